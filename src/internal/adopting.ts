@@ -1,0 +1,72 @@
+/** How `set` puts a connection that is open already into the pool. */
+import { Clock, Deferred, Effect, Exit, Scope } from "effect"
+import { PoolClosed } from "./errors.ts"
+import { expiry, watch } from "./launching.ts"
+import { exceeded } from "./leasing.ts"
+import type { Pool } from "./pool.ts"
+import { step } from "./pool.ts"
+import type { Session } from "./state.ts"
+import * as Transitions from "./transitions.ts"
+
+/** Adopts the connection, waiting for a place if need be. If this fails, the connection is still the caller's. */
+export const set = <K, A, E>(
+  self: Pool<K, A, E>,
+  key: K,
+  value: A,
+  finalizer: Effect.Effect<unknown>
+): Effect.Effect<void, E> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.gen(function*() {
+      const startedAt = yield* Clock.currentTimeMillis
+      const scope = Scope.makeUnsafe()
+      yield* Scope.addFinalizer(scope, finalizer)
+      const group = self.options.groupBy(key)
+      const idleTimeToLive = self.options.idleTimeToLive(key)
+      const granted = Deferred.makeUnsafe<boolean>()
+      const id = ++self.lastId
+      const adopt = Effect.fnUntraced(function*(held: boolean, entry: Transitions.Entry | undefined) {
+        const now = yield* Clock.currentTimeMillis
+        const expiresAt = yield* expiry(self, now)
+        const session: Session<K, A> = {
+          id,
+          key,
+          group,
+          value,
+          scope,
+          createdAt: now,
+          openedAt: now,
+          expiresAt,
+          idleTimeToLive
+        }
+        const fresh = entry ?? { createdAt: now, requestCount: 0, errorCount: 0 }
+        return yield* step(
+          self,
+          (state) => Transitions.adopt(state, self.options, session, { granted, held }, fresh)
+        )
+      })
+      let adopted = yield* adopt(false, undefined)
+      if (adopted._tag === "Queued") {
+        const { entry, ticket } = adopted
+        const giveBack = step(self, (state) => Transitions.returnGrant(state, self.options, ticket, group))
+        const { acquireTimeout } = self.options
+        const place = Deferred.await(granted)
+        const wait = acquireTimeout === Infinity ? Effect.asSome(place) : Effect.timeoutOption(place, acquireTimeout)
+        const got = yield* Effect.onExit(
+          restore(wait),
+          (exit) => Exit.isSuccess(exit) && exit.value._tag === "Some" ? Effect.void : giveBack
+        )
+        if (got._tag === "None") {
+          return yield* exceeded(self, key, group, (yield* Clock.currentTimeMillis) - startedAt)
+        }
+        adopted = yield* adopt(got.value, entry)
+      }
+      switch (adopted._tag) {
+        case "Adopted":
+          return watch(self, adopted.session)
+        case "Closed":
+          return yield* Effect.failCause(self.fail(new PoolClosed({ key })))
+        default:
+          return yield* exceeded(self, key, group, 0)
+      }
+    })
+  )

@@ -1,0 +1,291 @@
+/**
+ * The working copy of a state inside one step, and the moves that several transitions share: places, the queue for
+ * them, eviction, retirement. A draft lives only as long as its step; the state it came from is never changed.
+ */
+import { HashMap, Option } from "effect"
+import * as Candidates from "./candidates.ts"
+import * as Queue from "./queue.ts"
+import type { Action, Detached, Inventory, Launch, Live, Places, Reason, Slot, Waiter } from "./state.ts"
+import { Launching, noPlaces, State } from "./state.ts"
+
+/** The options that the transitions read; times in milliseconds, what is off is infinity. */
+export interface Limits {
+  readonly capacity: number
+  readonly groupCapacity: number
+  readonly maxWaiting: number
+  readonly maxErrorCount: number
+  readonly failureTimeToLive: number
+  readonly validateAfter: number
+}
+
+/** What a step returns: its decision, then what is to be done. */
+export interface Outcome<out R, K, A, E> {
+  readonly result: R
+  readonly actions: ReadonlyArray<Action<K, A, E>>
+}
+
+export type Step<R, K, A, E> = readonly [Outcome<R, K, A, E>, State<K, A, E>]
+
+export class Draft<K, A, E> {
+  readonly limits: Limits
+  slots: HashMap.HashMap<K, Slot<K, A, E>>
+  active: number
+  hits: number
+  inventory: Inventory<K, A, E>
+  readonly actions: Array<Action<K, A, E>> = []
+
+  constructor(state: State<K, A, E>, limits: Limits) {
+    this.limits = limits
+    this.slots = state.slots
+    this.active = state.active
+    this.hits = state.hits
+    this.inventory = state.inventory
+  }
+
+  /** Ends the step. */
+  end<R>(result: R): Step<R, K, A, E> {
+    return [{ result, actions: this.actions }, new State(this.slots, this.active, this.hits, this.inventory)]
+  }
+
+  slot(key: K): Slot<K, A, E> | undefined {
+    return Option.getOrUndefined(HashMap.get(this.slots, key))
+  }
+
+  update(change: Partial<Inventory<K, A, E>>): void {
+    this.inventory = { ...this.inventory, ...change }
+  }
+
+  count(total: "misses" | "joins" | "launches" | "launchFailures" | "errors"): void {
+    const totals = this.inventory.totals
+    this.update({ totals: { ...totals, [total]: totals[total] + 1 } })
+  }
+}
+
+// -----------------------------------------------------------------------------
+// Places
+// -----------------------------------------------------------------------------
+
+const groupPlaces = <K, A, E>(d: Draft<K, A, E>, group: unknown): Places<K> =>
+  Option.getOrElse(HashMap.get(d.inventory.groups, group), () => noPlaces)
+
+/** Applies a change to the places of the pool, and to those of the group if groups have a limit. */
+const changePlaces = <K, A, E>(
+  d: Draft<K, A, E>,
+  group: unknown,
+  limited: boolean,
+  change: (places: Places<K>) => Places<K>
+): void => {
+  d.update({
+    places: !limited || d.limits.capacity !== Infinity ? change(d.inventory.places) : d.inventory.places
+  })
+  if (d.limits.groupCapacity === Infinity) return
+  const places = change(groupPlaces(d, group))
+  const unused = places.used === 0 && Candidates.size(places.idle) === 0
+  d.update({
+    groups: unused ? HashMap.remove(d.inventory.groups, group) : HashMap.set(d.inventory.groups, group, places)
+  })
+}
+
+export const takePlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
+  changePlaces(d, group, false, (places) => ({ ...places, used: places.used + 1 }))
+
+/** The place is still taken, but comes back by itself when the close is over. */
+export const startClosing = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
+  changePlaces(d, group, false, (places) => ({ ...places, closing: places.closing + 1 }))
+
+/** Gives back a place that was being closed, and serves whoever waits for it. */
+export const endClosing = <K, A, E>(d: Draft<K, A, E>, group: unknown): void => {
+  changePlaces(d, group, false, (places) => ({ ...places, used: places.used - 1, closing: places.closing - 1 }))
+  serve(d)
+}
+
+/** Gives back a place that nothing was opened in, and serves whoever waits for it. */
+export const returnPlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void => {
+  changePlaces(d, group, false, (places) => ({ ...places, used: places.used - 1 }))
+  serve(d)
+}
+
+/** A session under this key has become idle: it can be evicted now, at once if someone waits. */
+export const becomeIdle = <K, A, E>(d: Draft<K, A, E>, key: K, group: unknown): void => {
+  if (d.limits.capacity === Infinity && d.limits.groupCapacity === Infinity) return
+  changePlaces(d, group, true, (places) => ({ ...places, idle: Candidates.add(places.idle, key) }))
+  serve(d)
+}
+
+const forgetIdle = <K, A, E>(d: Draft<K, A, E>, key: K, group: unknown): void => {
+  if (d.limits.capacity === Infinity && d.limits.groupCapacity === Infinity) return
+  changePlaces(d, group, true, (places) => ({ ...places, idle: Candidates.remove(places.idle, key) }))
+}
+
+export const hasRoom = <K, A, E>(d: Draft<K, A, E>, group: unknown): boolean =>
+  d.inventory.places.used < d.limits.capacity &&
+  (d.limits.groupCapacity === Infinity || groupPlaces(d, group).used < d.limits.groupCapacity)
+
+/** Whether an idle session could be closed to make room in this group. */
+export const canEvict = <K, A, E>(d: Draft<K, A, E>, group: unknown): boolean => {
+  const groupFull = d.limits.groupCapacity !== Infinity && groupPlaces(d, group).used >= d.limits.groupCapacity
+  return leastRecentlyUsed(d, groupFull ? { group } : undefined) !== undefined
+}
+
+// -----------------------------------------------------------------------------
+// Waiters
+// -----------------------------------------------------------------------------
+
+export const enqueue = <K, A, E>(d: Draft<K, A, E>, waiter: Waiter<K>): number => {
+  const queue = d.inventory.queue
+  d.update({ queue: Queue.push(queue, waiter), waiting: d.inventory.waiting + 1 })
+  return queue.next
+}
+
+/**
+ * Hands every free place to the longest waiter that may use it, and evicts an idle session for each waiter that no
+ * place is on its way to. Runs in every step that frees a place, adds a waiter or makes a session idle, so that after
+ * a step nobody waits who need not.
+ */
+export const serve = <K, A, E>(d: Draft<K, A, E>): void => {
+  if (Queue.size(d.inventory.queue) === 0) return
+  const { capacity, groupCapacity } = d.limits
+  // Places that come back by themselves and that no earlier waiter counts on.
+  let coming = d.inventory.places.closing
+  // Free places that an earlier waiter counts on (it waits for its group alone).
+  let reserved = 0
+  let comingInGroup = HashMap.empty<unknown, number>()
+  for (const [ticket, waiter] of Queue.entries(d.inventory.queue)) {
+    const grouped = groupCapacity !== Infinity
+    const places = grouped ? groupPlaces(d, waiter.group) : noPlaces
+    const free = d.inventory.places.used + reserved < capacity
+    const groupFree = !grouped || places.used < groupCapacity
+    if (free && groupFree) {
+      grant(d, ticket, waiter)
+      continue
+    }
+    const groupComing = Option.getOrElse(HashMap.get(comingInGroup, waiter.group), () => places.closing)
+    if (!groupFree && groupComing <= 0) {
+      // Only a session of its own group can make room.
+      if (!evict(d, { group: waiter.group })) continue
+      comingInGroup = HashMap.set(comingInGroup, waiter.group, 0)
+    } else if (!groupFree) {
+      comingInGroup = HashMap.set(comingInGroup, waiter.group, groupComing - 1)
+      if (coming > 0) coming--
+      else reserved++
+    } else if (coming > 0) {
+      coming--
+    } else if (!evict(d, undefined)) {
+      // The pool is full and nothing is idle: those behind this waiter wait too.
+      return
+    }
+  }
+}
+
+const grant = <K, A, E>(d: Draft<K, A, E>, ticket: number, waiter: Waiter<K>): void => {
+  takePlace(d, waiter.group)
+  const queue = Queue.remove(d.inventory.queue, ticket)
+  if (waiter.granted !== undefined) {
+    d.update({ queue, waiting: d.inventory.waiting - 1 })
+    d.actions.push({ _tag: "Grant", granted: waiter.granted, place: true })
+    return
+  }
+  const slot = d.slot(waiter.key)
+  if (slot === undefined || slot._tag !== "Waiting") {
+    throw new Error(`effect-session-pool: the queue holds a waiter without a slot (ticket ${ticket})`)
+  }
+  d.slots = HashMap.set(d.slots, waiter.key, new Launching(slot.launch, slot.callers))
+  d.update({ queue, waiting: d.inventory.waiting - slot.callers, launching: d.inventory.launching + 1 })
+  d.actions.push({ _tag: "Launch", launch: slot.launch })
+}
+
+// -----------------------------------------------------------------------------
+// Eviction
+// -----------------------------------------------------------------------------
+
+/** Up to so many idle sessions the least recently used one is found exactly. */
+export const exactEvictionLimit = 4096
+const sampleSize = 16
+
+const evict = <K, A, E>(d: Draft<K, A, E>, within: { readonly group: unknown } | undefined): boolean => {
+  const live = leastRecentlyUsed(d, within)
+  if (live === undefined) return false
+  retire(d, live, "Evicted")
+  return true
+}
+
+/** The idle session used longest ago: exactly in a small set, the oldest of a sample in a large one (as Redis does). */
+const leastRecentlyUsed = <K, A, E>(
+  d: Draft<K, A, E>,
+  within: { readonly group: unknown } | undefined
+): Live<K, A> | undefined => {
+  if (within === undefined && d.limits.capacity === Infinity) return undefined
+  let idle = within === undefined ? d.inventory.places.idle : groupPlaces(d, within.group).idle
+  let oldest: Live<K, A> | undefined
+  const consider = (key: K): boolean => {
+    const slot = d.slot(key)
+    if (slot === undefined || slot._tag !== "Live" || slot.leases > 0) return false
+    if (
+      oldest === undefined || slot.lastUsedAt < oldest.lastUsedAt ||
+      (slot.lastUsedAt === oldest.lastUsedAt && slot.session.id < oldest.session.id)
+    ) oldest = slot
+    return true
+  }
+  let found = 0
+  // Each key dropped here was added by a release, so dropping costs no more in the long run than the releases did.
+  while (found < sampleSize && Candidates.size(idle) > exactEvictionLimit) {
+    const seed = (Math.imul(d.inventory.seed, 1664525) + 1013904223) >>> 0
+    d.update({ seed })
+    const key = Candidates.at(idle, Math.floor((seed / 4294967296) * Candidates.size(idle)))
+    if (consider(key)) found++
+    else idle = Candidates.remove(idle, key)
+  }
+  if (Candidates.size(idle) <= exactEvictionLimit) {
+    const inUse: Array<K> = []
+    for (const key of HashMap.values(idle.keys)) {
+      if (!consider(key)) inUse.push(key)
+    }
+    for (const key of inUse) idle = Candidates.remove(idle, key)
+  }
+  if (within === undefined) {
+    d.update({ places: { ...d.inventory.places, idle } })
+  } else if (HashMap.has(d.inventory.groups, within.group)) {
+    d.update({
+      groups: HashMap.set(d.inventory.groups, within.group, { ...groupPlaces(d, within.group), idle })
+    })
+  }
+  return oldest
+}
+
+// -----------------------------------------------------------------------------
+// Retirement
+// -----------------------------------------------------------------------------
+
+/** Takes a live session out of its slot. It closes now if nobody leases it, else with its last lease. */
+export const retire = <K, A, E>(d: Draft<K, A, E>, live: Live<K, A>, reason: Reason, leases = live.leases): void => {
+  const { session } = live
+  d.slots = HashMap.remove(d.slots, session.key)
+  if (live.leases > 0) d.active--
+  d.update({
+    live: d.inventory.live - 1,
+    retired: HashMap.set(d.inventory.retired, session.id, { session, leases, reason })
+  })
+  forgetIdle(d, session.key, session.group)
+  d.actions.push({ _tag: "Retire", session, reason })
+  if (leases === 0) {
+    startClosing(d, session.group)
+    d.actions.push({ _tag: "Close", session, reason })
+  }
+}
+
+/** Takes the launch from its slot; with callers it stays wanted, without it is cancelled. */
+export const detach = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>, callers: number): void => {
+  d.update({ detached: HashMap.set(d.inventory.detached, launch.id, { launch, callers }) })
+  if (callers === 0) startClosing(d, launch.group)
+}
+
+export const detached = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>): Detached<K, A, E> | undefined =>
+  Option.getOrUndefined(HashMap.get(d.inventory.detached, launch.id))
+
+/** In a closing pool, the step that takes out the last thing ends the pool. */
+export const endIfEmpty = <K, A, E>(d: Draft<K, A, E>): void => {
+  const { detached, phase, retired } = d.inventory
+  if (phase._tag === "Closing" && HashMap.isEmpty(retired) && HashMap.isEmpty(detached)) {
+    d.actions.push({ _tag: "End", ended: phase.ended })
+  }
+}

@@ -1,0 +1,76 @@
+/**
+ * One run of the lookup, in a fiber of the pool: single flight is the slot's, time-out and cancellation are handled
+ * here, and whatever ends without a session closes what the lookup acquired.
+ */
+import { Cause, Clock, Context, Deferred, Effect, Exit, Fiber, Random, Scope } from "effect"
+import { runDiscard } from "./closing.ts"
+import { LookupTimeout } from "./errors.ts"
+import type { Pool } from "./pool.ts"
+import { forkIn, publish, step } from "./pool.ts"
+import type { Launch, Session } from "./state.ts"
+import * as Transitions from "./transitions.ts"
+
+type End<A, E> = Exit.Exit<A, E> | "Cancelled" | "TimedOut"
+
+/** Runs the lookup of a launch to its end: landed, failed, timed out or cancelled. Nothing interrupts this. */
+export const runLaunch = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>) {
+  const startedAt = yield* Clock.currentTimeMillis
+  const fiber = Effect.runForkWith(Context.add(self.context, Scope.Scope, launch.scope))(
+    Effect.withSpan(Effect.suspend(() => self.lookup(launch.key)), "SessionPool.launch", {
+      attributes: { "session_pool.name": self.options.name, "session_pool.session.id": launch.id }
+    })
+  )
+  const end: End<A, E> = fiber.pollUnsafe() ?? (yield* awaitEnd(self, launch, fiber))
+  if (end === "Cancelled") return yield* runDiscard(self, launch, fiber)
+  const now = yield* Clock.currentTimeMillis
+  const duration = now - startedAt
+  if (end !== "TimedOut" && Exit.isSuccess(end)) {
+    const expiresAt = yield* expiry(self, now)
+    const session = yield* step(
+      self,
+      (state, now) => Transitions.landed(state, self.options, launch, end.value, startedAt, now, expiresAt)
+    )
+    if (session === undefined) return yield* runDiscard(self, launch, fiber)
+    return watch(self, session)
+  }
+  const cause = end === "TimedOut" ? timedOut(self, launch, duration) : end.cause
+  // An interrupted lookup was given up, it did not fail: nobody is to be turned away because of it.
+  const remember = !Cause.hasInterruptsOnly(cause)
+  const told = yield* step(
+    self,
+    (state, now) => Transitions.launchFailed(state, self.options, launch, cause, remember, now)
+  )
+  if (told) {
+    self.metrics.launchFailed(self.context, end === "TimedOut" ? "timeout" : "failure", duration)
+    publish(self, { _tag: "LaunchFailed", key: launch.key, id: launch.id, duration, cause })
+  }
+  return yield* runDiscard(self, launch, fiber)
+})
+
+const awaitEnd = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, fiber: Fiber.Fiber<A, E>) => {
+  const { lookupTimeout } = self.options
+  const ends: Array<Effect.Effect<End<A, E>>> = [
+    Fiber.await(fiber),
+    Effect.as(Deferred.await(launch.cancelled), "Cancelled")
+  ]
+  if (lookupTimeout !== Infinity) ends.push(Effect.as(Effect.sleep(lookupTimeout), "TimedOut"))
+  return Effect.raceAllFirst(ends)
+}
+
+const timedOut = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, waited: number): Cause.Cause<E> =>
+  self.fail(new LookupTimeout({ key: launch.key, limit: self.options.lookupTimeout, waited }))
+
+/** When a session opened now has lived long enough: up to a tenth early, so that a burst does not end as a burst. */
+export const expiry = <K, A, E>(self: Pool<K, A, E>, now: number): Effect.Effect<number> =>
+  self.options.maxLifetime === Infinity
+    ? Effect.succeed(Infinity)
+    : Effect.map(Random.next, (random) => now + self.options.maxLifetime * (1 - random / 10))
+
+/** Retires the session as soon as its connection has died by itself; ends with the session's scope. */
+export const watch = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>): void => {
+  const { closed } = self.options
+  if (closed === undefined) return
+  const retire = step(self, (state) => Transitions.disconnected(state, self.options, session.key, session.id))
+  const died = Effect.exit(Effect.suspend(() => closed(session.value, session.key)))
+  forkIn(self, Effect.andThen(died, retire), session.scope)
+}

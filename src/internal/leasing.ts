@@ -1,0 +1,303 @@
+/**
+ * How a caller gets a session and gives it back.
+ *
+ * A claim (on a launch, a place, a validation) is counted by the step that grants it and given back by the very
+ * caller, whatever interrupts it: the wait is the only interruptible part, and its exit decides between lease and return.
+ */
+import { Cause, Clock, Deferred, Effect, Exit, HashMap, Option, Ref, Scope } from "effect"
+import { CapacityExceeded, PoolClosed, ValidationFailed } from "./errors.ts"
+import * as Leaks from "./leaks.ts"
+import type { Pool } from "./pool.ts"
+import { forkIn, step } from "./pool.ts"
+import type { Launch, Session, Validation } from "./state.ts"
+import * as Transitions from "./transitions.ts"
+
+/** What a caller holds until its release. */
+interface Lease<out K, out A> {
+  readonly key: K
+  readonly id: number
+  readonly value: A
+}
+
+type Restore = <B, E2, R>(effect: Effect.Effect<B, E2, R>) => Effect.Effect<B, E2, R>
+
+/** The launch that a caller brings along, in case its key is absent. User functions run here, before the step. */
+const makeLaunch = <K, A, E>(self: Pool<K, A, E>, key: K): Launch<K, A, E> => ({
+  id: ++self.lastId,
+  key,
+  group: self.options.groupBy(key),
+  idleTimeToLive: self.options.idleTimeToLive(key),
+  scope: Scope.makeUnsafe(),
+  done: Deferred.makeUnsafe(),
+  cancelled: Deferred.makeUnsafe()
+})
+
+/** Leases a session for the caller's scope. */
+export const get = <K, A, E>(self: Pool<K, A, E>, key: K): Effect.Effect<A, E, Scope.Scope> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(claim(self, key, restore), (lease) => leaseForScope(self, lease))
+  )
+
+const leaseForScope = <K, A, E>(self: Pool<K, A, E>, lease: Lease<K, A>): Effect.Effect<A, never, Scope.Scope> =>
+  Effect.withFiber((fiber) => {
+    const trace = takeTrace(self, lease, fiber.context, fiber.getRef(Clock.Clock).currentTimeMillisUnsafe())
+    return Effect.flatMap(
+      Effect.scope,
+      (scope) => Effect.as(Scope.addFinalizer(scope, release(self, lease, trace, "neither")), lease.value)
+    )
+  })
+
+/** Leases a session for the run of `f`, and counts how it went in the step that ends the lease. */
+export const use = <K, A, E, B, E2, R>(
+  self: Pool<K, A, E>,
+  key: K,
+  f: (value: A) => Effect.Effect<B, E2, R>
+): Effect.Effect<B, E | E2, R> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(claim(self, key, restore), (lease) =>
+      Effect.withFiber((fiber) => {
+        const trace = takeTrace(self, lease, fiber.context, fiber.getRef(Clock.Clock).currentTimeMillisUnsafe())
+        return Effect.onExit(restore(Effect.suspend(() => f(lease.value))), (exit) =>
+          Exit.isSuccess(exit)
+            ? release(self, lease, trace, "success")
+            : Effect.flatMap(judge(self, key, exit.cause), (how) => release(self, lease, trace, how)))
+      }))
+  )
+
+/** Whether a failed `use` counts as an error. An `isError` that throws cannot tell, so it counts. */
+const judge = <K, A, E>(
+  self: Pool<K, A, E>,
+  key: K,
+  cause: Cause.Cause<unknown>
+): Effect.Effect<Transitions.Result> =>
+  Cause.hasInterruptsOnly(cause)
+    ? Effect.succeed("neither")
+    : Effect.map(
+      Effect.exit(Effect.sync(() => self.options.isError(cause, key))),
+      (exit) => Exit.isSuccess(exit) && !exit.value ? "neither" : "error"
+    )
+
+const takeTrace = <K, A, E>(
+  self: Pool<K, A, E>,
+  lease: Lease<K, A>,
+  context: Parameters<typeof Leaks.site>[0],
+  takenAt: number
+): Leaks.LeaseTrace<K> | undefined => {
+  if (self.leaks === undefined) return undefined
+  const trace = { key: lease.key, id: lease.id, takenAt, site: Leaks.site(context) }
+  self.leaks.add(trace)
+  return trace
+}
+
+const release = <K, A, E>(
+  self: Pool<K, A, E>,
+  lease: Lease<K, A>,
+  trace: Leaks.LeaseTrace<K> | undefined,
+  how: Transitions.Result
+): Effect.Effect<void> =>
+  step(self, (state, now) => {
+    if (trace !== undefined) self.leaks?.delete(trace)
+    return Transitions.release(state, self.options, lease.key, lease.id, now, how)
+  })
+
+// -----------------------------------------------------------------------------
+// Claims
+// -----------------------------------------------------------------------------
+
+/** Gets hold of a session, launching it if need be. Runs uninterruptibly but for its waits. */
+const claim = <K, A, E>(self: Pool<K, A, E>, key: K, restore: Restore): Effect.Effect<Lease<K, A>, E> =>
+  Effect.withFiber((fiber) => {
+    const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
+    return Effect.flatMap(
+      Ref.modify(self.state, (state) => Transitions.lease(state, self.options, key, now)),
+      (outcome) => outcome.result !== undefined ? Effect.succeed(outcome.result) : claimSlowly(self, key, restore, 1)
+    )
+  })
+
+const claimSlowly = Effect.fnUntraced(function*<K, A, E>(
+  self: Pool<K, A, E>,
+  key: K,
+  restore: Restore,
+  attempt: number
+): Effect.fn.Return<Lease<K, A>, E> {
+  const launch = makeLaunch(self, key)
+  const validation: Validation = Deferred.makeUnsafe()
+  const acquired = yield* step(
+    self,
+    (state, now) => Transitions.acquire(state, self.options, now, launch, validation)
+  )
+  const lease = yield* settle(self, key, restore, acquired)
+  // The first invalid session is replaced; what comes in its place must prove itself before it is handed out.
+  if (lease !== undefined) {
+    if (attempt === 1 || (yield* isValid(self, lease, restore))) return lease
+  } else if (attempt === 1) {
+    return yield* claimSlowly(self, key, restore, 2)
+  }
+  return yield* Effect.failCause(self.fail(new ValidationFailed({ key, attempts: attempt })))
+})
+
+/** Leases a session that is there or coming; `undefined` if there is none. */
+const claimPresent = Effect.fnUntraced(function*<K, A, E>(
+  self: Pool<K, A, E>,
+  key: K,
+  restore: Restore
+): Effect.fn.Return<Lease<K, A> | undefined, E> {
+  const validation: Validation = Deferred.makeUnsafe()
+  const acquired = yield* step(
+    self,
+    (state, now) => Transitions.join(state, self.options, key, now, validation)
+  )
+  return acquired._tag === "Absent" ? undefined : yield* settle(self, key, restore, acquired)
+})
+
+/** Leases a present or launching session for the caller's scope; never launches. */
+export const getOption = <K, A, E>(
+  self: Pool<K, A, E>,
+  key: K
+): Effect.Effect<Option.Option<A>, E, Scope.Scope> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(
+      claimPresent(self, key, restore),
+      (lease) => lease === undefined ? Effect.succeedNone : Effect.asSome(leaseForScope(self, lease))
+    )
+  )
+
+/** Turns what the step decided into a lease; `undefined`: the session was found invalid. */
+const settle = Effect.fnUntraced(function*<K, A, E>(
+  self: Pool<K, A, E>,
+  key: K,
+  restore: Restore,
+  acquired: Transitions.Acquired<K, A, E>
+): Effect.fn.Return<Lease<K, A> | undefined, E> {
+  switch (acquired._tag) {
+    case "Leased":
+      return acquired.session
+    case "Validate": {
+      const { begin, session, validation } = acquired
+      if (begin) startValidation(self, session, validation)
+      return (yield* awaitValidation(self, session, validation, restore)) ? session : undefined
+    }
+    case "Join": {
+      const { launch, queued } = acquired
+      const value = queued
+        ? yield* awaitPlace(self, launch, restore)
+        : yield* held(self, launch.key, launch.id, restore(Deferred.await(launch.done)))
+      return { key, id: launch.id, value }
+    }
+    case "Failed":
+      return yield* Effect.failCause(acquired.cause)
+    case "Full":
+      return yield* exceeded(self, key, self.options.groupBy(key), 0)
+    case "Closed":
+      return yield* Effect.failCause(self.fail(new PoolClosed({ key })))
+    case "Absent":
+      return undefined
+  }
+})
+
+/** Waits with a claim in hand: if the wait fails or is interrupted, the claim goes back. */
+const held = <B, K, A, E, E2>(
+  self: Pool<K, A, E>,
+  key: K,
+  id: number,
+  wait: Effect.Effect<B, E2>
+): Effect.Effect<B, E2> =>
+  Effect.onExit(wait, (exit) =>
+    Exit.isSuccess(exit)
+      ? Effect.void
+      : step(self, (state, now) => Transitions.abandon(state, self.options, key, id, now)))
+
+const awaitPlace = Effect.fnUntraced(function*<K, A, E>(
+  self: Pool<K, A, E>,
+  launch: Launch<K, A, E>,
+  restore: Restore
+): Effect.fn.Return<A, E> {
+  const { id, key } = launch
+  const { acquireTimeout } = self.options
+  const done = Deferred.await(launch.done)
+  if (acquireTimeout !== Infinity) {
+    const startedAt = yield* Clock.currentTimeMillis
+    const value = yield* held(self, key, id, restore(Effect.timeoutOption(done, acquireTimeout)))
+    if (value._tag === "Some") return value.value
+    // It may have got its place just now: then the launch runs, and lookupTimeout bounds the rest of the wait.
+    const gaveUp = yield* step(self, (state) => Transitions.giveUp(state, self.options, key, id))
+    if (gaveUp) {
+      const waited = (yield* Clock.currentTimeMillis) - startedAt
+      return yield* exceeded(self, key, launch.group, waited)
+    }
+  }
+  return yield* held(self, key, id, restore(done))
+})
+
+/** The error for a caller that got no place. */
+export const exceeded = <K, A, E>(
+  self: Pool<K, A, E>,
+  key: K,
+  group: unknown,
+  waited: number
+): Effect.Effect<never, E> =>
+  Effect.flatMap(Ref.get(self.state), ({ inventory }) => {
+    const { capacity, groupCapacity } = self.options
+    const places = HashMap.get(inventory.groups, group)
+    const ofGroup = groupCapacity < Infinity && Option.isSome(places) && places.value.used >= groupCapacity
+    return Effect.failCause(self.fail(
+      new CapacityExceeded({
+        key,
+        scope: ofGroup ? "group" : "pool",
+        limit: ofGroup ? groupCapacity : capacity,
+        waited,
+        waiting: inventory.waiting
+      })
+    ))
+  })
+
+// -----------------------------------------------------------------------------
+// Validation
+// -----------------------------------------------------------------------------
+
+/** Has a leased session validated now; a session found invalid loses its lease. */
+const isValid = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, lease: Lease<K, A>, restore: Restore) {
+  const fresh: Validation = Deferred.makeUnsafe()
+  const started = yield* step(
+    self,
+    (state) => Transitions.revalidate(state, self.options, lease.key, lease.id, fresh)
+  )
+  // Retired meanwhile: the caller keeps what it leased, as any holder does.
+  if (started === undefined) return true
+  if (started.begin !== undefined) startValidation(self, started.begin, started.validation)
+  return yield* awaitValidation(self, lease, started.validation, restore)
+})
+
+const awaitValidation = Effect.fnUntraced(function*<K, A, E>(
+  self: Pool<K, A, E>,
+  lease: Lease<K, A>,
+  validation: Validation,
+  restore: Restore
+) {
+  const valid = yield* held(self, lease.key, lease.id, restore(Deferred.await(validation)))
+  if (!valid) yield* release(self, lease, undefined, "neither")
+  return valid
+})
+
+/** Runs `validate` in a fiber of the pool, which has a lease of its own; everyone interested waits for `validation`. */
+export const startValidation = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>, validation: Validation): void => {
+  const { lookupTimeout, validate } = self.options
+  const { id, key, value } = session
+  const check = validate === undefined ? Effect.succeed(true) : Effect.suspend(() => validate(value, key))
+  const bounded = lookupTimeout === Infinity
+    ? check
+    : Effect.map(Effect.timeoutOption(check, lookupTimeout), (valid) => valid._tag === "Some" && valid.value)
+  forkIn(
+    self,
+    Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(Effect.exit(restore(bounded)), (exit) => {
+        const valid = Exit.isSuccess(exit) && exit.value
+        return Effect.andThen(
+          step(self, (state, now) => Transitions.validated(state, self.options, key, id, valid, now)),
+          Deferred.succeed(validation, valid)
+        )
+      })
+    ),
+    self.background
+  )
+}

@@ -1,0 +1,111 @@
+/**
+ * The shell around the state: what a pool is made of, the one way to run a step, and what each action means.
+ *
+ * A step is one `Ref.modify`; its actions follow at once and uninterruptibly, so no decision is ever lost. Whatever
+ * outlives the caller (a launch, a close, a validation) runs in a fiber of its own with the context of the pool.
+ */
+import type { Cause, Context, Scope } from "effect"
+import { Clock, Deferred, Effect, Fiber, PubSub, Ref } from "effect"
+import { runClose } from "./closing.ts"
+import type { AcquireError } from "./errors.ts"
+import type { Event } from "./events.ts"
+import { runLaunch } from "./launching.ts"
+import type { LeakDetector } from "./leaks.ts"
+import type { PoolMetrics } from "./metrics.ts"
+import type { Resolved } from "./options.ts"
+import type { Action, State } from "./state.ts"
+import type { Outcome, Step } from "./transitions.ts"
+
+/** What a `SessionPool` holds inside. `E` includes `AcquireError`: callers of one launch share one failure. */
+export interface Pool<in out K, in out A, in out E> {
+  readonly state: Ref.Ref<State<K, A, E>>
+  readonly options: Resolved<K, A>
+  readonly lookup: (key: K) => Effect.Effect<A, E, Scope.Scope>
+  /** Puts a failure of the pool itself into the error channel of its callers. */
+  readonly fail: (error: AcquireError) => Cause.Cause<E>
+  /** Of the fiber that made the pool: launches and closes see no caller's spans or references. */
+  readonly context: Context.Context<never>
+  /** `undefined` is the end of the pool. */
+  readonly events: PubSub.PubSub<Event<K, E> | undefined>
+  readonly metrics: PoolMetrics
+  readonly leaks: LeakDetector<K> | undefined
+  /** The fibers of the cleanup, of `keepAlive`, leak detection and validations: interrupted when the pool has closed. */
+  readonly background: Scope.Closeable
+  /** The last id given to a launch or an adopted session; never given again. */
+  lastId: number
+}
+
+/** Runs one step now and carries out what it says, whatever happens to the caller in between. */
+export const step = <R, K, A, E>(
+  self: Pool<K, A, E>,
+  f: (state: State<K, A, E>, now: number) => Step<R, K, A, E>
+): Effect.Effect<R> =>
+  Effect.withFiber((fiber) => {
+    const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
+    return Effect.uninterruptible(
+      Effect.map(Ref.modify(self.state, (state) => f(state, now)), (outcome) => perform(self, outcome))
+    )
+  })
+
+/** Carries out the actions of a step, in order, and says what the step decided. None of them waits for anything. */
+export const perform = <R, K, A, E>(self: Pool<K, A, E>, outcome: Outcome<R, K, A, E>): R => {
+  for (const action of outcome.actions) act(self, action)
+  return outcome.result
+}
+
+const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
+  switch (action._tag) {
+    case "Launch":
+      return fork(self, runLaunch(self, action.launch))
+    case "Cancel":
+      Deferred.doneUnsafe(action.launch.cancelled, Effect.void)
+      return
+    case "Open": {
+      const { session, startedAt } = action
+      const duration = session.openedAt - startedAt
+      self.metrics.launched(self.context, duration)
+      return publish(self, { _tag: "Launched", key: session.key, id: session.id, duration })
+    }
+    case "Adopt":
+      self.metrics.adopted(self.context)
+      return publish(self, { _tag: "Adopted", key: action.session.key, id: action.session.id })
+    case "Deliver":
+      Deferred.doneUnsafe(action.launch.done, Effect.succeed(action.value))
+      return
+    case "Refuse":
+      Deferred.doneUnsafe(action.launch.done, Effect.failCause(action.cause))
+      return
+    case "Grant":
+      Deferred.doneUnsafe(action.granted, Effect.succeed(action.place))
+      return
+    case "Retire": {
+      const { reason, session } = action
+      self.metrics.retired(self.context, reason)
+      return publish(self, { _tag: "Retired", key: session.key, id: session.id, reason })
+    }
+    case "Close":
+      return fork(self, runClose(self, action.session, action.reason))
+    case "End":
+      Deferred.doneUnsafe(action.ended, Effect.void)
+      return
+  }
+}
+
+/** Starts a fiber that belongs to the pool and that nothing interrupts: a launch or a close. */
+export const fork = <K, A, E>(self: Pool<K, A, E>, effect: Effect.Effect<unknown>): void => {
+  Effect.runForkWith(self.context)(effect)
+}
+
+/** Starts a fiber that is interrupted with this scope. */
+export const forkIn = <K, A, E>(
+  self: Pool<K, A, E>,
+  effect: Effect.Effect<unknown>,
+  scope: Scope.Scope
+): void => {
+  Fiber.runIn(Effect.runForkWith(self.context)(effect), scope)
+}
+
+/** Tells the readers of `events`; a reader that is too slow loses the oldest ones, and never slows the pool. */
+export const publish = <K, A, E>(self: Pool<K, A, E>, event: Event<K, E>): void => {
+  PubSub.publishUnsafe(self.events, event)
+}

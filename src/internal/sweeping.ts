@@ -1,0 +1,128 @@
+/**
+ * What runs in the background of a pool, and its end.
+ *
+ * Passes over all sessions walk an immutable snapshot in chunks, with a yield to the event loop after each; what they
+ * find is only a candidate, and the step that retires it checks again.
+ */
+import { Clock, Deferred, Effect, Exit, HashMap, Ref, Scope } from "effect"
+import { PoolClosed } from "./errors.ts"
+import { startValidation } from "./leasing.ts"
+import type { Pool } from "./pool.ts"
+import { step } from "./pool.ts"
+import type { Slot, Validation } from "./state.ts"
+import * as Transitions from "./transitions.ts"
+
+const chunkSize = 1024
+const probeConcurrency = 4
+
+/** Visits every slot of the present snapshot, without holding the event loop for longer than a chunk. */
+export const forEachSlot = Effect.fnUntraced(function*<K, A, E>(
+  self: Pool<K, A, E>,
+  visit: (key: K, slot: Slot<K, A, E>) => Effect.Effect<unknown> | undefined
+) {
+  let seen = 0
+  for (const [key, slot] of HashMap.entries((yield* Ref.get(self.state)).slots)) {
+    const effect = visit(key, slot)
+    if (effect !== undefined) yield* effect
+    if (++seen % chunkSize === 0) yield* Effect.yieldNow
+  }
+})
+
+/** One pass of the cleanup; the number of sessions retired. */
+export const sweep = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>) {
+  const { currentTimeMillisUnsafe } = yield* Clock.Clock
+  let retired = 0
+  yield* forEachSlot(
+    self,
+    (key, slot) =>
+      Transitions.expiry(slot, currentTimeMillisUnsafe()) === undefined ? undefined : Effect.map(
+        step(self, (state, now) => Transitions.expire(state, self.options, key, now)),
+        (expired) => {
+          if (expired) retired++
+        }
+      )
+  )
+  return retired
+})
+
+/** Retires every session, or those that satisfy the predicate; the number retired. */
+export const invalidateAll = Effect.fnUntraced(function*<K, A, E>(
+  self: Pool<K, A, E>,
+  matches: (slot: Slot<K, A, E>) => boolean
+) {
+  let retired = 0
+  yield* forEachSlot(self, (key, slot) => {
+    if (!matches(slot)) return undefined
+    const id = slot._tag === "Live" ? slot.session.id : slot._tag === "Launching" ? slot.launch.id : undefined
+    return Effect.map(
+      step(self, (state) => Transitions.invalidate(state, self.options, key, id)),
+      (was) => {
+        if (was) retired++
+      }
+    )
+  })
+  return retired
+})
+
+/** The cleanup: a sweep every `cleanupInterval`, on a fixed grid, whatever a sweep itself takes. */
+export const cleanup = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<never> =>
+  everyInterval(self.options.cleanupInterval, sweep(self))
+
+/** Validates the idle sessions, a few at a time; those found dead are retired. */
+export const keepAlive = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<never> =>
+  everyInterval(
+    self.options.keepAlive,
+    Effect.gen(function*() {
+      const idle: Array<readonly [key: K, id: number]> = []
+      yield* forEachSlot(self, (key, slot) => {
+        if (slot._tag === "Live" && slot.leases === 0) idle.push([key, slot.session.id])
+        return undefined
+      })
+      yield* Effect.forEach(idle, ([key, id]) => probe(self, key, id), { concurrency: probeConcurrency, discard: true })
+    })
+  )
+
+const probe = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, key: K, id: number) {
+  const fresh: Validation = Deferred.makeUnsafe()
+  const started = yield* Effect.uninterruptible(Effect.tap(
+    step(self, (state) => Transitions.probe(state, self.options, key, id, fresh)),
+    (started) => {
+      if (started?.begin !== undefined) startValidation(self, started.begin, started.validation)
+      return Effect.void
+    }
+  ))
+  if (started !== undefined) yield* Deferred.await(started.validation)
+})
+
+const everyInterval = (interval: number, effect: Effect.Effect<unknown>): Effect.Effect<never> =>
+  interval === Infinity ? Effect.never : Effect.flatMap(Clock.currentTimeMillis, (startedAt) =>
+    Effect.forever(
+      Effect.flatMap(Clock.currentTimeMillis, (now) =>
+        Effect.andThen(
+          Effect.sleep(interval - ((now - startedAt) % interval)),
+          // A pass that dies is reported, and the next one runs on time.
+          Effect.catchCause(effect, (cause) => Effect.logError("A cleanup pass of the session pool died", cause))
+        ))
+    ))
+
+/**
+ * Ends the pool: no new sessions from here on, waiting callers are refused, launches cancelled, idle sessions closed at
+ * once and leased ones after `drainTimeout`; done when every close is over or has timed out.
+ */
+export const end = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>) {
+  const ended = Deferred.makeUnsafe<void>()
+  const refusal = (key: K) => self.fail(new PoolClosed({ key }))
+  yield* step(
+    self,
+    (state) => Transitions.shutdown(state, self.options, refusal, { _tag: "Closing", ended })
+  )
+  if (self.options.drainTimeout > 0) {
+    const drained = Deferred.await(ended)
+    yield* self.options.drainTimeout === Infinity
+      ? drained
+      : Effect.timeoutOption(drained, self.options.drainTimeout)
+  }
+  yield* step(self, (state) => Transitions.forceClose(state, self.options))
+  yield* Deferred.await(ended)
+  yield* Scope.close(self.background, Exit.void)
+}, Effect.uninterruptible)
