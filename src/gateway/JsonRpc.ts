@@ -1,0 +1,55 @@
+/**
+ * What the gateway reads of a JSON-RPC message: enough to route it. The message itself is forwarded as it came.
+ */
+import { Option, Predicate } from "effect"
+
+/** The id of a request: a string, a number, or (in errors only) null. */
+export type Id = string | number | null
+
+export type Message =
+  | { readonly _tag: "Request"; readonly id: Id; readonly method: string; readonly progressToken: Id | undefined }
+  | { readonly _tag: "Notification"; readonly method: string; readonly progressToken: Id | undefined }
+  | { readonly _tag: "Response"; readonly id: Id; readonly failed: boolean }
+
+/** JSON-RPC 2.0 and MCP error codes that the gateway itself sends. */
+export const codes = { parseError: -32700, invalidRequest: -32600, internal: -32603, gateway: -32000 } as const
+
+const parseJson = Option.liftThrowable((text: string): unknown => JSON.parse(text))
+
+/** Parses JSON; `None` if the text is not JSON. */
+export const parse = (text: string): Option.Option<unknown> => parseJson(text)
+
+/** Says what a parsed message is; `undefined` if it is no JSON-RPC 2.0 message (batches included). */
+export const classify = (json: unknown): Message | undefined => {
+  if (!Predicate.isObject(json) || Array.isArray(json)) return undefined
+  const message: { readonly [name: string]: unknown } = { ...json }
+  if (message["jsonrpc"] !== "2.0") return undefined
+  const { id, method, params } = message
+  if (method !== undefined) {
+    if (typeof method !== "string") return undefined
+    if (id === undefined) return { _tag: "Notification", method, progressToken: field(params, "progressToken") }
+    if (!isId(id) || id === null) return undefined
+    return { _tag: "Request", id, method, progressToken: field(member(params, "_meta"), "progressToken") }
+  }
+  if (id === undefined || !isId(id)) return undefined
+  return "result" in message || "error" in message ? { _tag: "Response", id, failed: "error" in message } : undefined
+}
+
+const isId = (value: unknown): value is Id => typeof value === "string" || typeof value === "number" || value === null
+
+const member = (value: unknown, name: string): unknown => Predicate.hasProperty(value, name) ? value[name] : undefined
+
+const field = (value: unknown, name: string): Id | undefined => {
+  const id = member(value, name)
+  return isId(id) ? id : undefined
+}
+
+/** Ids of different JSON types differ: 1 is not "1". */
+export const idKey = (id: Id): string => `${typeof id}:${id}`
+
+/** A JSON-RPC error of the gateway's own making. */
+export const error = (id: Id, code: number, message: string, data?: unknown): string =>
+  JSON.stringify({ jsonrpc: "2.0", id, error: data === undefined ? { code, message } : { code, message, data } })
+
+/** On stdio a message is one line. Line ends in valid JSON are white space only, so a space can stand for each. */
+export const toLine = (text: string): string => `${text.replace(/[\r\n]/g, " ")}\n`
