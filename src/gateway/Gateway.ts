@@ -39,6 +39,8 @@ export interface GatewayOptions {
   readonly cleanupInterval?: Duration.Input | undefined
   /** Bounds the sessions, and so the processes, that exist at once. Default: 1,000. */
   readonly maxSessions?: number | undefined
+  /** How long an `initialize` waits for a place when `maxSessions` are in use. Default: 5 seconds. */
+  readonly acquireTimeout?: Duration.Input | undefined
   /** Bounds a request body, in bytes. Default: 4 MiB. */
   readonly maxBodyBytes?: number | undefined
   /** Host names (without port) that requests may be addressed to. Default: the loopback names. */
@@ -79,7 +81,7 @@ export class Sessions extends Context.Service<
         idleTimeToLive: options.idleTimeToLive ?? "30 minutes",
         cleanupInterval: options.cleanupInterval ?? "10 seconds",
         capacity: options.maxSessions ?? 1000,
-        acquireTimeout: "5 seconds",
+        acquireTimeout: options.acquireTimeout ?? "5 seconds",
         closed: (bridge) => Deferred.await(bridge.ended)
       })
     )

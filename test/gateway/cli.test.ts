@@ -1,0 +1,156 @@
+/** The command line as a person uses it: a real process, its output, its signals. */
+import type { ChildProcess } from "node:child_process"
+import { spawn } from "node:child_process"
+import { mkdirSync, writeFileSync } from "node:fs"
+import { createServer } from "node:net"
+import { afterAll, assert, describe, it } from "vitest"
+import * as Kit from "../kit/gateway.ts"
+
+const main = new URL("../../src/gateway/main.ts", import.meta.url).pathname
+const artifacts = new URL("../artifacts/", import.meta.url).pathname
+const [, fixture = ""] = [Kit.counter().command, ...Kit.counter().args]
+
+interface Run {
+  readonly child: ChildProcess
+  readonly output: () => string
+  readonly exit: Promise<number | null>
+}
+
+const children: Array<ChildProcess> = []
+afterAll(() => {
+  for (const child of children) child.kill("SIGKILL")
+})
+
+const run = (args: ReadonlyArray<string>, env: Record<string, string> = {}): Run => {
+  const child = spawn(process.execPath, [main, ...args], { env: { ...process.env, ...env } })
+  children.push(child)
+  let output = ""
+  child.stdout.on("data", (chunk) => {
+    output += chunk
+  })
+  child.stderr.on("data", (chunk) => {
+    output += chunk
+  })
+  return { child, output: () => output, exit: new Promise((resolve) => child.on("close", resolve)) }
+}
+
+const url = async (gateway: Run): Promise<string> => {
+  await Kit.eventually(
+    `the gateway says where it listens: ${gateway.output()}`,
+    () => /http:\S+/.test(gateway.output())
+  )
+  return /http:\S+/.exec(gateway.output())?.[0] ?? ""
+}
+
+const write = (name: string, content: unknown): string => {
+  mkdirSync(artifacts, { recursive: true })
+  const file = `${artifacts}${name}`
+  writeFileSync(file, typeof content === "string" ? content : JSON.stringify(content))
+  return file
+}
+
+describe("the command line", () => {
+  it("without arguments serves server-everything, and says where and what to do next", async () => {
+    const gateway = run(["--port", "0"])
+    const at = await url(gateway)
+    assert.match(at, /^http:\/\/127\.0\.0\.1:\d+\/mcp\/everything$/)
+    assert.include(gateway.output(), `claude mcp add --transport http everything ${at}`)
+    assert.include(gateway.output(), "\"mcpServers\"")
+    const client = await Kit.connect(at)
+    assert.strictEqual(await Kit.call(client, "echo", { message: "hello" }), "Echo: hello")
+    await client.close()
+    gateway.child.kill("SIGINT")
+    await gateway.exit
+  })
+
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    it(`-- COMMAND serves that command, and after ${signal} no process is left`, async () => {
+      const gateway = run(["--port", "0", "--", process.execPath, fixture, "--grandchild"])
+      const at = await url(gateway)
+      assert.match(at, /\/mcp\/node$/)
+      const session = await Kit.open(at)
+      const { result } = await (await Kit.post(at, session, Kit.toolCall(1, "pids"))).json()
+      const pids: ReadonlyArray<number> = JSON.parse(result.content[0].text)
+      assert.isTrue(pids.every(Kit.alive))
+      gateway.child.kill(signal)
+      await gateway.exit
+      assert.isFalse(pids.some(Kit.alive))
+    })
+  }
+
+  it("--config FILE serves its servers, with variables from the environment", async () => {
+    const file = write("good.json", {
+      mcpServers: {
+        one: { command: "${NODE}", args: [fixture] },
+        two: { command: "${NODE}", args: ["${MISSING:-" + fixture + "}"], env: { X: "${NODE}" } }
+      },
+      gateway: { idleTimeToLive: "1 hour", maxSessions: 5 }
+    })
+    const gateway = run(["--port", "0", "--config", file], { NODE: process.execPath })
+    const at = await url(gateway)
+    const client = await Kit.connect(at.replace("/mcp/one", "/mcp/two"))
+    assert.strictEqual(await Kit.call(client, "count"), "1")
+    await client.close()
+    gateway.child.kill("SIGINT")
+    await gateway.exit
+  })
+
+  it("a wrong file is refused with every fault and its path, and nothing starts", async () => {
+    const file = write("wrong.json", {
+      mcpServers: {
+        "a/b": { command: "x" },
+        noCommand: { args: "x" },
+        remote: { url: "https://example.org/mcp" },
+        typo: { command: "x", arg: [], env: { A: 1 }, args: ["${NOT_SET_ANYWHERE}"] }
+      },
+      gateway: { idleTimeToLive: "soon", maxSessions: 0, more: true }
+    })
+    const gateway = run(["--port", "0", "--config", file])
+    assert.strictEqual(await gateway.exit, 1)
+    for (
+      const path of [
+        "mcpServers.a/b:",
+        "mcpServers.noCommand.command:",
+        "mcpServers.noCommand.args:",
+        "mcpServers.remote.url:",
+        "mcpServers.typo.arg:",
+        "mcpServers.typo.env.A:",
+        "mcpServers.typo.args[0]: the environment variable NOT_SET_ANYWHERE",
+        "gateway.idleTimeToLive:",
+        "gateway.maxSessions:",
+        "gateway.more:"
+      ]
+    ) assert.include(gateway.output(), `  ${path}`)
+    assert.notInclude(gateway.output(), "at file:")
+  })
+
+  it("what it cannot do is one clear message and exit code 1", async () => {
+    const taken = createServer().listen(0, "127.0.0.1")
+    await Kit.eventually("the port is taken", () => taken.listening)
+    const address = taken.address()
+    const port = typeof address === "object" && address !== null ? address.port : 0
+    const cases: ReadonlyArray<readonly [ReadonlyArray<string>, string]> = [
+      [["--port", String(port)], `Cannot listen on 127.0.0.1:${port}`],
+      [["--host", "0.0.0.0", "--port", "0"], "--insecure"],
+      [["--config", "/no/such/file.json"], "cannot be read"],
+      [["--config", write("broken.json", "{")], "no JSON"],
+      [["--idle-timeout", "soon"], "--idle-timeout must be a duration"],
+      [["--config", "x.json", "--", "y"], "not both"]
+    ]
+    for (const [args, message] of cases) {
+      const gateway = run(args)
+      assert.deepStrictEqual([args, await gateway.exit], [args, 1])
+      assert.include(gateway.output(), message)
+      assert.notInclude(gateway.output(), "    at ")
+    }
+    taken.close()
+  })
+
+  it("--help lists every flag", async () => {
+    const gateway = run(["--help"])
+    assert.strictEqual(await gateway.exit, 0)
+    for (const flag of ["--config", "--host", "--port", "--idle-timeout", "--insecure"]) {
+      assert.include(gateway.output(), flag)
+    }
+  })
+})

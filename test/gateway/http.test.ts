@@ -1,0 +1,194 @@
+/** What each wrong request is told, and that no client can end the gateway. */
+import { request } from "node:http"
+import { connect } from "node:net"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import * as Kit from "../kit/gateway.ts"
+
+describe("over HTTP", () => {
+  let gateway: Kit.Running
+  let url: string
+  beforeAll(async () => {
+    gateway = await Kit.start({ backends: { a: Kit.counter(), b: Kit.counter() }, maxBodyBytes: 1000, maxSessions: 8 })
+    url = `${gateway.origin}/mcp/a`
+  })
+  afterAll(() => gateway.stop())
+
+  const status = async (method: string, headers: Record<string, string>, body?: string, at = url): Promise<number> => {
+    const response = await fetch(at, { method, headers, ...(body === undefined ? {} : { body }) })
+    await response.text()
+    return response.status
+  }
+
+  /** `fetch` does not let a program choose its Host. */
+  const statusFor = (headers: Record<string, string>) =>
+    new Promise<number>((resolve, reject) => {
+      const { hostname, pathname, port } = new URL(url)
+      request(
+        { hostname, port, path: pathname, method: "POST", headers: { ...Kit.headers, ...headers } },
+        (response) => {
+          response.resume().on("end", () => resolve(response.statusCode ?? 0))
+        }
+      ).on("error", reject).end(Kit.toolCall(1, "count"))
+    })
+
+  it("an unknown session is 404 with a JSON-RPC error, so that clients initialise again", async () => {
+    const response = await Kit.post(url, "no-such-session", Kit.toolCall(1, "count"))
+    assert.strictEqual(response.status, 404)
+    const { error, jsonrpc } = await response.json()
+    assert.deepStrictEqual([jsonrpc, typeof error.code, typeof error.message], ["2.0", "number", "string"])
+  })
+
+  it("a session of one back end does not exist at another", async () => {
+    const session = await Kit.open(url)
+    assert.strictEqual((await Kit.post(`${gateway.origin}/mcp/b`, session, Kit.toolCall(1, "count"))).status, 404)
+    assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "count"))).status, 200)
+  })
+
+  it("a missing session id is 400, also for GET and DELETE", async () => {
+    assert.strictEqual(await status("POST", Kit.headers, Kit.toolCall(1, "count")), 400)
+    assert.strictEqual(await status("GET", { accept: "text/event-stream" }), 400)
+    assert.strictEqual(await status("DELETE", {}), 400)
+  })
+
+  it("an unknown session is 404 for GET and DELETE too", async () => {
+    const session = { "mcp-session-id": "no-such-session" }
+    assert.strictEqual(await status("GET", { ...session, accept: "text/event-stream" }), 404)
+    assert.strictEqual(await status("DELETE", session), 404)
+  })
+
+  it("an unsupported MCP-Protocol-Version is 400", async () => {
+    assert.strictEqual(
+      await status("POST", { ...Kit.headers, "mcp-protocol-version": "1999-01-01" }, Kit.initializeBody),
+      400
+    )
+  })
+
+  it("an Accept that lacks one of the two types is 406", async () => {
+    assert.strictEqual(await status("POST", { ...Kit.headers, accept: "application/json" }, Kit.initializeBody), 406)
+    assert.strictEqual(await status("POST", { ...Kit.headers, accept: "text/event-stream" }, Kit.initializeBody), 406)
+    assert.strictEqual(await status("GET", { accept: "text/html", "mcp-session-id": "x" }), 406)
+  })
+
+  it("a content type that is not JSON is 415", async () => {
+    assert.strictEqual(await status("POST", { ...Kit.headers, "content-type": "text/plain" }, Kit.initializeBody), 415)
+  })
+
+  it("a body over the limit is 413, whether its length is announced or not", async () => {
+    const large = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "x", params: { text: "x".repeat(2000) } })
+    assert.strictEqual(await status("POST", Kit.headers, large), 413)
+    const stream = new ReadableStream({
+      start: (controller) => {
+        controller.enqueue(new TextEncoder().encode(large))
+        controller.close()
+      }
+    })
+    const init = { method: "POST", headers: Kit.headers, body: stream, duplex: "half" }
+    const chunked = await fetch(url, init).then((response) => response.status, () => 413)
+    assert.strictEqual(chunked, 413)
+  })
+
+  it("broken JSON is 400 with -32700; JSON that is no message, or a batch, is 400 with -32600", async () => {
+    for (
+      const [body, code] of [
+        ["{\"jsonrpc\"", -32700],
+        ["{}", -32600],
+        ["\"text\"", -32600],
+        ["null", -32600],
+        [`[${Kit.toolCall(1, "count")}]`, -32600],
+        ["{\"jsonrpc\":\"2.0\",\"id\":{},\"method\":\"x\"}", -32600],
+        ["{\"jsonrpc\":\"1.0\",\"id\":1,\"method\":\"x\"}", -32600]
+      ] as const
+    ) {
+      const response = await Kit.post(url, "any", body)
+      assert.deepStrictEqual([body, response.status, (await response.json()).error.code], [body, 400, code])
+    }
+  })
+
+  it("another method is 405 and says which are allowed", async () => {
+    const response = await fetch(url, { method: "PUT" })
+    assert.deepStrictEqual([response.status, response.headers.get("allow")], [405, "GET, POST, DELETE"])
+  })
+
+  it("an unknown back end is 404 and names those there are", async () => {
+    const response = await fetch(`${gateway.origin}/mcp/nope`, {
+      method: "POST",
+      headers: Kit.headers,
+      body: Kit.initializeBody
+    })
+    assert.strictEqual(response.status, 404)
+    assert.include((await response.json()).error.message, "/mcp/a, /mcp/b")
+    assert.strictEqual(await status("POST", Kit.headers, Kit.initializeBody, `${gateway.origin}/mcp`), 404)
+    assert.strictEqual(await status("POST", Kit.headers, Kit.initializeBody, `${gateway.origin}/mcp/constructor`), 404)
+  })
+
+  it("a foreign Origin and a foreign Host are 403", async () => {
+    assert.strictEqual(await statusFor({ origin: "https://evil.example" }), 403)
+    assert.strictEqual(await statusFor({ origin: "null" }), 403)
+    assert.strictEqual(await statusFor({ host: "evil.example" }), 403)
+    assert.strictEqual(await statusFor({ host: "localhost:8420", origin: "http://localhost:3000" }), 400)
+  })
+
+  it("notifications and responses are 202 without a body", async () => {
+    const session = await Kit.open(url)
+    for (
+      const body of [
+        "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}",
+        "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}"
+      ]
+    ) {
+      const response = await Kit.post(url, session, body)
+      assert.deepStrictEqual([response.status, await response.text()], [202, ""])
+    }
+  })
+
+  it("ids of different JSON types are different requests", async () => {
+    const session = await Kit.open(url)
+    const answers = await Promise.all(
+      [1, "1"].map(async (id) => (await Kit.post(url, session, Kit.toolCall(id, "slow"))).json())
+    )
+    assert.deepStrictEqual(answers.map(({ id }) => id), [1, "1"])
+  })
+
+  it("a gateway whose sessions are all in use answers 503 with Retry-After", async () => {
+    const small = await Kit.start({ backends: { a: Kit.counter() }, maxSessions: 1, acquireTimeout: "100 millis" })
+    const session = await Kit.open(`${small.origin}/mcp`)
+    const running = Kit.post(`${small.origin}/mcp`, session, Kit.toolCall(1, "never"))
+    await Kit.eventually("the only session is in use", async () => {
+      const again = await Kit.post(`${small.origin}/mcp`, session, Kit.toolCall(1, "count"))
+      await again.text()
+      return again.status === 400
+    })
+    const refused = await fetch(`${small.origin}/mcp`, {
+      method: "POST",
+      headers: Kit.headers,
+      body: Kit.initializeBody
+    })
+    assert.deepStrictEqual([refused.status, refused.headers.get("retry-after")], [503, "10"])
+    await small.stop()
+    await running.catch(() => undefined)
+  })
+
+  it("clients that cut their connection anywhere in an exchange leave the gateway serving", async () => {
+    const session = await Kit.open(url)
+    const { hostname, pathname, port } = new URL(url)
+    const body = Kit.toolCall("x", "count")
+    const exchange = [
+      `POST ${pathname} HTTP/1.1`,
+      `host: ${hostname}`,
+      ...Object.entries({ ...Kit.headers, "mcp-session-id": session }).map(([name, value]) => `${name}: ${value}`),
+      `content-length: ${body.length}`,
+      "",
+      body
+    ].join("\r\n")
+    for (let length = 1; length <= exchange.length; length += 13) {
+      await new Promise<void>((resolve) => {
+        const socket = connect(Number(port), hostname, () => {
+          socket.write(exchange.slice(0, length), () => socket.resetAndDestroy())
+        })
+        socket.on("close", () => resolve())
+      })
+    }
+    const { result } = await (await Kit.post(url, session, Kit.toolCall(1, "count"))).json()
+    assert.isAtLeast(Number(result.content[0].text), 1)
+  })
+})

@@ -1,0 +1,254 @@
+/** One process per client session, gone with it: with the official client and the official server, and a counter. */
+import { LoggingMessageNotificationSchema, ToolListChangedNotificationSchema } from "@modelcontextprotocol/sdk/types.js"
+import { createRequire } from "node:module"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import * as Kit from "../kit/gateway.ts"
+
+const everything = {
+  command: process.execPath,
+  args: [createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js"), "stdio"],
+  env: {},
+  cwd: undefined
+}
+
+describe("with the official client and server-everything", () => {
+  let gateway: Kit.Running
+  beforeAll(async () => {
+    gateway = await Kit.start({ backends: { everything } })
+  })
+  afterAll(() => gateway.stop())
+
+  it("lists and calls tools, with progress, in 20 concurrent sessions", async () => {
+    const results = await Promise.all(Array.from({ length: 20 }, async (_, i) => {
+      const client = await Kit.connect(`${gateway.origin}/mcp/everything`)
+      const { tools } = await client.listTools()
+      const echo = await Kit.call(client, "echo", { message: `session ${i}` })
+      const progress: Array<number> = []
+      await client.callTool(
+        { name: "trigger-long-running-operation", arguments: { duration: 0.2, steps: 3 } },
+        undefined,
+        { onprogress: (update) => progress.push(update.progress) }
+      )
+      await client.close()
+      return [tools.some(({ name }) => name === "echo"), echo, progress]
+    }))
+    assert.deepStrictEqual(results, Array.from({ length: 20 }, (_, i) => [true, `Echo: session ${i}`, [1, 2, 3]]))
+  })
+
+  it("carries log messages of the server to its client", async () => {
+    const client = await Kit.connect(`${gateway.origin}/mcp`)
+    const logged: Array<unknown> = []
+    client.setNotificationHandler(LoggingMessageNotificationSchema, (message) => {
+      logged.push(message.params.level)
+    })
+    await client.setLoggingLevel("debug")
+    await Kit.call(client, "toggle-simulated-logging")
+    await Kit.eventually("a log message arrives", () => logged.length > 0)
+    await client.close()
+  })
+})
+
+describe("with a server that counts", () => {
+  let gateway: Kit.Running
+  let url: string
+  beforeAll(async () => {
+    gateway = await Kit.start({ backends: { counter: Kit.counter() }, idleTimeToLive: "30 minutes" })
+    url = `${gateway.origin}/mcp/counter`
+  })
+  afterAll(() => gateway.stop())
+
+  const pidOf = async (session: string): Promise<number> => {
+    const response = await Kit.post(url, session, Kit.toolCall("pids", "pids"))
+    const { result } = await response.json()
+    return JSON.parse(result.content[0].text)[0]
+  }
+
+  it("each of ten concurrent sessions counts 1 to 20, whatever the others do with the same ids", async () => {
+    const counts = await Promise.all(Array.from({ length: 10 }, async () => {
+      const session = await Kit.open(url)
+      const texts = await Promise.all(Array.from({ length: 20 }, async (_, i) => {
+        const response = await Kit.post(url, session, Kit.toolCall(i + 1, "count"))
+        const { id, result } = await response.json()
+        assert.strictEqual(id, i + 1)
+        return Number(result.content[0].text)
+      }))
+      return texts.toSorted((a, b) => a - b)
+    }))
+    assert.deepStrictEqual(counts, Array.from({ length: 10 }, () => Array.from({ length: 20 }, (_, i) => i + 1)))
+  })
+
+  it("DELETE answers 204 when the process is gone, and afterwards the session is unknown", async () => {
+    const session = await Kit.open(url)
+    const pid = await pidOf(session)
+    assert.isTrue(Kit.alive(pid))
+    const response = await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+    assert.strictEqual(response.status, 204)
+    assert.isFalse(Kit.alive(pid))
+    assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "count"))).status, 404)
+    assert.strictEqual((await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })).status, 404)
+  })
+
+  it("a crash is told to every pending request with its exit code, and the session is unknown from then on", async () => {
+    const session = await Kit.open(url)
+    const waiting = Kit.post(url, session, Kit.toolCall("waiting", "never"))
+    const crashing = Kit.post(url, session, Kit.toolCall("crashing", "crash"))
+    for (const [response, id] of [[await waiting, "waiting"], [await crashing, "crashing"]] as const) {
+      const body = await response.json()
+      assert.strictEqual(body.id, id)
+      assert.include(body.error.message, "exit code 7")
+    }
+    await Kit.eventually("the session is unknown", async () => {
+      const response = await Kit.post(url, session, Kit.toolCall(1, "count"))
+      return response.status === 404
+    })
+  })
+
+  it("a death by signal is told with the signal", async () => {
+    const session = await Kit.open(url)
+    const body = await (await Kit.post(url, session, Kit.toolCall(1, "killed"))).json()
+    assert.include(body.error.message, "SIGKILL")
+  })
+
+  it("garbage on stdout is skipped, and the answer after it arrives", async () => {
+    const session = await Kit.open(url)
+    const { result } = await (await Kit.post(url, session, Kit.toolCall(1, "garbage"))).json()
+    assert.strictEqual(result.content[0].text, "after garbage")
+  })
+
+  it("a request goes on when its client has gone, and its session lives", async () => {
+    const session = await Kit.open(url)
+    const gone = new AbortController()
+    const cut = fetch(url, {
+      method: "POST",
+      headers: { ...Kit.headers, "mcp-session-id": session },
+      body: Kit.toolCall("cut", "slow"),
+      signal: gone.signal
+    })
+    const refused = Kit.eventually("the request runs", async () => {
+      const response = await Kit.post(url, session, Kit.toolCall("cut", "count"))
+      await response.text()
+      return response.status === 400
+    })
+    await refused
+    gone.abort()
+    await cut.catch(() => undefined)
+    await Kit.eventually("the slow request is answered, so its id is free", async () => {
+      const response = await Kit.post(url, session, Kit.toolCall("cut", "count"))
+      return response.status === 200
+    })
+  })
+
+  it("answers as a stream once progress comes first, and the answer ends it", async () => {
+    const session = await Kit.open(url)
+    const body = JSON.stringify({
+      jsonrpc: "2.0",
+      id: 1,
+      method: "tools/call",
+      params: { name: "progress", _meta: { progressToken: "p" } }
+    })
+    const response = await Kit.post(url, session, body)
+    assert.include(response.headers.get("content-type"), "text/event-stream")
+    const data = (await response.text()).split("\n").filter((line) => line.startsWith("data: "))
+    const methods = data.map((line) => JSON.parse(line.slice(6)).method ?? "answer")
+    assert.deepStrictEqual(methods, ["notifications/progress", "answer"])
+  })
+
+  it("a message that belongs to no request reaches the GET stream of the official client", async () => {
+    const client = await Kit.connect(url)
+    let changed = 0
+    client.setNotificationHandler(ToolListChangedNotificationSchema, () => {
+      changed++
+    })
+    await Kit.call(client, "announce")
+    await Kit.eventually("the notification arrives", () => changed === 1)
+    await client.close()
+  })
+
+  it("forwards a message as it came: unknown fields, _meta, unicode, big numbers and white space", async () => {
+    const session = await Kit.open(url)
+    const message = "{ \"jsonrpc\":\"2.0\",\t\"id\":\"ü\\n\u2028\", \"method\":\"tools/call\",\r\n \"params\":" +
+      "{\"name\":\"raw\",\"big\":12345678901234567890.10,\"_meta\":{\"x/y\":null}}, \"extra\":[1e400,\"\u{1F600}\"]}"
+    const { id, result } = await (await Kit.post(url, session, message)).json()
+    assert.strictEqual(id, "ü\n\u2028")
+    assert.strictEqual(result.content[0].text, message.replace(/[\r\n]/g, " "))
+  })
+})
+
+describe("processes", () => {
+  it("an idle session ends, and its process with it", async () => {
+    const gateway = await Kit.start({
+      backends: { counter: Kit.counter() },
+      idleTimeToLive: "200 millis",
+      cleanupInterval: "100 millis"
+    })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    const { result } = await (await Kit.post(url, session, Kit.toolCall(1, "pids"))).json()
+    const [pid] = JSON.parse(result.content[0].text)
+    await Kit.eventually("the process is gone", () => !Kit.alive(pid))
+    assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "count"))).status, 404)
+    await gateway.stop()
+  })
+
+  it("a stubborn process and its grandchild, behind a shell, are gone after the gateway has stopped", async () => {
+    const { args, command } = Kit.counter("--stubborn", "--grandchild")
+    const script = [command, ...args].map((part) => `'${part}'`).join(" ")
+    const gateway = await Kit.start({
+      backends: { shell: { command: "sh", args: ["-c", `${script}; true`], env: {}, cwd: undefined } }
+    })
+    const url = `${gateway.origin}/mcp/shell`
+    const session = await Kit.open(url)
+    const { result } = await (await Kit.post(url, session, Kit.toolCall(1, "pids"))).json()
+    const pids: ReadonlyArray<number> = JSON.parse(result.content[0].text)
+    assert.isTrue(pids.every(Kit.alive))
+    await gateway.stop()
+    assert.isFalse(pids.some(Kit.alive))
+  })
+
+  it("a back end that fails to start is told as 502 with its exit code and the end of its stderr", async () => {
+    const gateway = await Kit.start({ backends: { broken: Kit.counter("--fail-start") } })
+    const response = await fetch(`${gateway.origin}/mcp/broken`, {
+      method: "POST",
+      headers: Kit.headers,
+      body: Kit.initializeBody
+    })
+    assert.strictEqual(response.status, 502)
+    const { error, id } = await response.json()
+    assert.strictEqual(id, 0)
+    assert.include(error.message, "exit code 3")
+    assert.include(error.message, "cannot open the database")
+    await gateway.stop()
+  })
+
+  it("a command that does not exist is told as 502", async () => {
+    const entry = { command: "no-such-command", args: [], env: {}, cwd: undefined }
+    const gateway = await Kit.start({ backends: { missing: entry } })
+    const response = await fetch(`${gateway.origin}/mcp`, {
+      method: "POST",
+      headers: Kit.headers,
+      body: Kit.initializeBody
+    })
+    assert.strictEqual(response.status, 502)
+    assert.include(await response.text(), "no-such-command")
+    await gateway.stop()
+  })
+
+  it("a child sees the safe part of the environment and its own entry, and nothing else", async () => {
+    const entry = Kit.counter()
+    const script =
+      "printf '%s' '{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{\"env\":\"'; env | sort | tr '\\n' ' '; echo '\"}}'; cat"
+    const gateway = await Kit.start({
+      backends: { env: { ...entry, command: "sh", args: ["-c", script], env: { OWN: "yes" } } },
+      environment: { PATH: process.env["PATH"], GATEWAY_KEY: "secret" }
+    })
+    const response = await fetch(`${gateway.origin}/mcp`, {
+      method: "POST",
+      headers: Kit.headers,
+      body: Kit.initializeBody
+    })
+    const text = await response.text()
+    assert.include(text, "OWN=yes")
+    assert.notInclude(text, "secret")
+    await gateway.stop()
+  })
+})

@@ -1,0 +1,96 @@
+/** A gateway on a free port of this machine, and the ways to talk to it. */
+import { NodeHttpServer } from "@effect/platform-node"
+import { Client } from "@modelcontextprotocol/sdk/client/index.js"
+import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
+import { Effect, Exit, Layer, Logger, Scope } from "effect"
+import { HttpRouter, HttpServer } from "effect/http"
+import { existsSync, readFileSync } from "node:fs"
+import { createServer } from "node:http"
+import * as Gateway from "../../src/gateway/Gateway.ts"
+
+export const counter = (...args: ReadonlyArray<string>): Gateway.StdioEntry => ({
+  command: process.execPath,
+  args: [new URL("../fixtures/counter-server.ts", import.meta.url).pathname, ...args],
+  env: {},
+  cwd: undefined
+})
+
+export interface Running {
+  readonly origin: string
+  readonly stop: () => Promise<void>
+}
+
+/** Starts a gateway in this process. */
+export const start = async (options: Gateway.GatewayOptions): Promise<Running> => {
+  const scope = Effect.runSync(Scope.make())
+  const address = Layer.provideMerge(
+    HttpRouter.serve(Gateway.layer({ environment: process.env, ...options }), {
+      disableLogger: true,
+      disableListenLog: true
+    }),
+    NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout: "1 second" })
+  )
+  const context = await Effect.runPromise(
+    Layer.buildWithScope(Layer.provide(address, Logger.layer([])), scope)
+  )
+  const { address: bound } = await Effect.runPromise(
+    Effect.provideContext(Effect.map(HttpServer.HttpServer, (server) => server), context)
+  )
+  const port = bound._tag === "UnixPathAddress" ? 0 : bound.port
+  return {
+    origin: `http://127.0.0.1:${port}`,
+    stop: () => Effect.runPromise(Scope.close(scope, Exit.void))
+  }
+}
+
+/** The official client, connected. */
+export const connect = async (url: string): Promise<Client> => {
+  const client = new Client({ name: "test", version: "1.0.0" }, {
+    capabilities: { sampling: {}, elicitation: {}, roots: {} }
+  })
+  await client.connect(new StreamableHTTPClientTransport(new URL(url)))
+  return client
+}
+
+/** The text of a tool's result. */
+export const call = async (client: Client, name: string, args: Record<string, unknown> = {}): Promise<string> => {
+  const { content } = await client.callTool({ name, arguments: args })
+  const [first] = Array.isArray(content) ? content : []
+  return String(first?.text)
+}
+
+export const initializeBody = JSON.stringify({
+  jsonrpc: "2.0",
+  id: 0,
+  method: "initialize",
+  params: { protocolVersion: "2025-06-18", capabilities: {}, clientInfo: { name: "raw", version: "1.0.0" } }
+})
+
+export const headers = { "content-type": "application/json", "accept": "application/json, text/event-stream" }
+
+/** Opens a session without the official client; its id. */
+export const open = async (url: string): Promise<string> => {
+  const response = await fetch(url, { method: "POST", headers, body: initializeBody })
+  await response.text()
+  return String(response.headers.get("mcp-session-id"))
+}
+
+/** Posts one message to a session. */
+export const post = (url: string, session: string, body: string, extra: Record<string, string> = {}) =>
+  fetch(url, { method: "POST", headers: { ...headers, "mcp-session-id": session, ...extra }, body })
+
+export const toolCall = (id: string | number, name: string): string =>
+  JSON.stringify({ jsonrpc: "2.0", id, method: "tools/call", params: { name, arguments: {} } })
+
+/** Whether a process exists and is no zombie. */
+export const alive = (pid: number): boolean =>
+  existsSync(`/proc/${pid}/stat`) && !/^\d+ \(.*\) [ZX]/.test(readFileSync(`/proc/${pid}/stat`, "utf8"))
+
+/** Waits until a condition holds, and fails if it does not within ten seconds. */
+export const eventually = async (what: string, condition: () => boolean | Promise<boolean>): Promise<void> => {
+  const until = Date.now() + 10_000
+  while (!(await condition())) {
+    if (Date.now() > until) throw new Error(`not within ten seconds: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 25))
+  }
+}
