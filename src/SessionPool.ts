@@ -371,9 +371,10 @@ export const getOption: {
  *
  * **Details**
  *
- * `finalizer` closes the connection; without one the pool leaves that to its owner. It needs a place like a launch does
- * and waits for one like `get`. If it fails (`CapacityExceeded`, `PoolClosed`) or is interrupted, the connection is
- * still the caller's. Callers that wait for a launch of this key get the adopted connection.
+ * `finalizer` closes the connection; without one the pool leaves that to its owner. The connection is the pool's from the
+ * moment this runs: it needs a place like a launch does and waits for one like `get`, and if it gets none
+ * (`CapacityExceeded`, `PoolClosed`) or is interrupted, the finalizer runs. Callers that wait for a launch of this key
+ * get the adopted connection.
  *
  * **Example** (Adopting a connection)
  *

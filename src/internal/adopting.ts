@@ -1,29 +1,33 @@
 /** How `set` puts a connection that is open already into the pool. */
 import { Clock, Deferred, Effect, Exit, Scope } from "effect"
+import { runReject } from "./closing.ts"
 import { PoolClosed } from "./errors.ts"
 import { expiry, watch } from "./launching.ts"
 import { exceeded } from "./leasing.ts"
 import type { Pool } from "./pool.ts"
-import { step } from "./pool.ts"
+import { fork, step } from "./pool.ts"
 import type { Session } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
-/** Adopts the connection, waiting for a place if need be. If this fails, the connection is still the caller's. */
+/**
+ * Adopts the connection, waiting for a place if need be. It is the pool's from the first moment: if it cannot be adopted
+ * its finalizer runs, so that an interruption leaves no doubt about who closes it.
+ */
 export const set = <K, A, E>(
   self: Pool<K, A, E>,
   key: K,
   value: A,
   finalizer: Effect.Effect<unknown>
 ): Effect.Effect<void, E> =>
-  Effect.uninterruptibleMask((restore) =>
-    Effect.gen(function*() {
-      const startedAt = yield* Clock.currentTimeMillis
-      const scope = Scope.makeUnsafe()
+  Effect.uninterruptibleMask((restore) => {
+    const scope = Scope.makeUnsafe()
+    const id = ++self.lastId
+    const adoption = Effect.gen(function*() {
       yield* Scope.addFinalizer(scope, finalizer)
+      const startedAt = yield* Clock.currentTimeMillis
       const group = self.options.groupBy(key)
       const idleTimeToLive = self.options.idleTimeToLive(key)
       const granted = Deferred.makeUnsafe<boolean>()
-      const id = ++self.lastId
       const adopt = Effect.fnUntraced(function*(held: boolean, entry: Transitions.Entry | undefined) {
         const now = yield* Clock.currentTimeMillis
         const expiresAt = yield* expiry(self, now)
@@ -69,4 +73,6 @@ export const set = <K, A, E>(
           return yield* exceeded(self, key, group, 0)
       }
     })
-  )
+    return Effect.onExit(adoption, (exit) =>
+      Exit.isSuccess(exit) ? Effect.void : Effect.sync(() => fork(self, runReject(self, id, key, scope))))
+  })

@@ -34,6 +34,10 @@ export const runDiscard = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>
     step(self, (state) => Transitions.launchClosed(state, self.options, launch))
   )
 
+/** Closes a connection that could not be adopted. */
+export const runReject = <K, A, E>(self: Pool<K, A, E>, id: number, key: K, scope: Scope.Closeable) =>
+  within(self, id, key, Scope.close(scope, Exit.void), Effect.void)
+
 /** Runs a close, and frees the place when it is over or takes longer than `closeTimeout`, whichever comes first. */
 const within = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
