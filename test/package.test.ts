@@ -1,0 +1,75 @@
+/** What the package promises to whoever installs it. */
+import { execFileSync } from "node:child_process"
+import { existsSync, readFileSync } from "node:fs"
+import { assert, describe, it } from "vitest"
+
+const root = new URL("..", import.meta.url).pathname
+const manifest = JSON.parse(readFileSync(`${root}package.json`, "utf8"))
+
+describe("the package", () => {
+  it("the core loads no Node module, no gateway and no platform package", () => {
+    const probe = `
+      import { registerHooks } from "node:module"
+      const seen = []
+      registerHooks({
+        resolve(specifier, context, next) {
+          const resolved = next(specifier, context)
+          seen.push([context.parentURL ?? "", resolved.url])
+          return resolved
+        }
+      })
+      for (const entry of ["index", "SessionPool", "SessionKey"]) await import("${root}src/" + entry + ".ts")
+      console.log(JSON.stringify(seen))`
+    const output = execFileSync(process.execPath, ["--input-type=module", "--eval", probe], { encoding: "utf8" })
+    const seen: ReadonlyArray<readonly [string, string]> = JSON.parse(output)
+    const loaded = seen.map(([, url]) => url)
+    assert.isTrue(loaded.some((url) => url.endsWith("/src/internal/transitions.ts")))
+    assert.deepStrictEqual(
+      loaded.filter((url) =>
+        url.startsWith("node:") || url.includes("/src/gateway/") || url.includes("@effect/platform-node")
+      ),
+      []
+    )
+  })
+
+  it("every export has its source, and the types come first", () => {
+    for (const [name, target] of Object.entries<Record<string, string>>(manifest.exports)) {
+      if (name === "./package.json") continue
+      assert.deepStrictEqual(Object.keys(target), ["types", "default"])
+      const source = String(target["default"]).replace("./dist/", "src/").replace(/\.js$/, ".ts")
+      assert.isTrue(existsSync(`${root}${source}`), source)
+    }
+    assert.deepStrictEqual(Object.keys(manifest.exports), [
+      "./package.json",
+      ".",
+      "./SessionPool",
+      "./SessionKey",
+      "./gateway"
+    ])
+    assert.isTrue(existsSync(`${root}src/gateway/main.ts`))
+  })
+
+  it("effect is a peer, the platform an optional one, and nothing else is installed with it", () => {
+    assert.deepStrictEqual(Object.keys(manifest.peerDependencies), ["@effect/platform-node", "effect"])
+    assert.deepStrictEqual(manifest.peerDependenciesMeta, { "@effect/platform-node": { optional: true } })
+    assert.isUndefined(manifest.dependencies)
+    assert.isFalse(manifest.sideEffects)
+    assert.strictEqual(manifest.engines.node, ">=22.19")
+  })
+
+  it("the top level holds nothing but what it names", () => {
+    const names = execFileSync("git", ["ls-files"], { cwd: root, encoding: "utf8" }).split("\n")
+    const top = new Set(names.map((name) => name.split("/")[0] ?? "").filter((name) => name !== ""))
+    const allowed = [
+      "package.json",
+      "package-lock.json",
+      "tsconfig.json",
+      "src",
+      "test",
+      "README.md",
+      "LICENSE",
+      "CHANGELOG.md"
+    ]
+    assert.deepStrictEqual([...top].filter((name) => !name.startsWith(".") && !allowed.includes(name)), [])
+  })
+})
