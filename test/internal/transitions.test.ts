@@ -1,0 +1,328 @@
+/** The transitions with plain values: what each decides, and what it leaves alone. */
+import { assert, describe, it } from "@effect/vitest"
+import { Cause, Deferred, HashMap, Option, Scope } from "effect"
+import * as Queue from "../../src/internal/queue.ts"
+import type { Action, Launch, Session, Validation } from "../../src/internal/state.ts"
+import { Live, make, type State } from "../../src/internal/state.ts"
+import * as Transitions from "../../src/internal/transitions.ts"
+
+type S = State<string, string, string>
+
+const off: Transitions.Limits = {
+  capacity: Infinity,
+  groupCapacity: Infinity,
+  maxWaiting: Infinity,
+  maxErrorCount: 3,
+  failureTimeToLive: 0,
+  validateAfter: Infinity
+}
+
+const launch = (id: number, key: string, group?: string): Launch<string, string, string> => ({
+  id,
+  key,
+  group,
+  idleTimeToLive: 100,
+  scope: Scope.makeUnsafe(),
+  done: Deferred.makeUnsafe(),
+  cancelled: Deferred.makeUnsafe()
+})
+
+const validation = (): Validation => Deferred.makeUnsafe()
+
+/** Carries a state through steps, and keeps the tags of the actions of the last one. */
+class Run {
+  state: S = make(1)
+  actions: ReadonlyArray<Action<string, string, string>> = []
+  readonly limits: Transitions.Limits
+  constructor(limits: Partial<Transitions.Limits> = {}) {
+    this.limits = { ...off, ...limits }
+  }
+  step<R>(f: (state: S, limits: Transitions.Limits) => Transitions.Step<R, string, string, string>): R {
+    const before = this.state
+    const [{ actions, result }, after] = f(before, this.limits)
+    // A function of its input: the same step on the same state decides the same.
+    assert.deepStrictEqual(f(before, this.limits)[0].actions.map(({ _tag }) => _tag), actions.map(({ _tag }) => _tag))
+    this.state = after
+    this.actions = actions
+    return result
+  }
+  get tags() {
+    return this.actions.map(({ _tag }) => _tag)
+  }
+  acquire(id: number, key: string, now = 0, group?: string) {
+    const mine = launch(id, key, group)
+    const result = this.step((state, limits) => Transitions.acquire(state, limits, now, mine, validation()))
+    return { launch: mine, result }
+  }
+  /** Acquires and lands: a live session with one lease. */
+  open(id: number, key: string, now = 0, group?: string): Launch<string, string, string> {
+    const { launch } = this.acquire(id, key, now, group)
+    this.step((state, limits) => Transitions.landed(state, limits, launch, `value ${id}`, now, now, Infinity))
+    return launch
+  }
+  release(id: number, key: string, now = 0, how: Transitions.Result = "neither") {
+    this.step((state, limits) => Transitions.release(state, limits, key, id, now, how))
+  }
+  closed(id: number) {
+    this.step((state, limits) => Transitions.closed(state, limits, id))
+  }
+  live(key: string): Live<string, string> {
+    const slot = Option.getOrThrow(HashMap.get(this.state.slots, key))
+    assert.instanceOf(slot, Live)
+    return slot as Live<string, string>
+  }
+}
+
+describe("acquire", () => {
+  it("launches what is absent, joins what launches, leases what is live", () => {
+    const run = new Run()
+    const first = run.acquire(1, "a")
+    assert.deepStrictEqual([first.result._tag, run.tags], ["Join", ["Launch"]])
+    const second = run.acquire(2, "a")
+    assert.deepStrictEqual([second.result, run.tags], [{ _tag: "Join", launch: first.launch, queued: false }, []])
+    run.step((state, limits) => Transitions.landed(state, limits, first.launch, "value", 0, 5, Infinity))
+    assert.deepStrictEqual(run.tags, ["Open", "Deliver"])
+    assert.deepStrictEqual([run.live("a").leases, run.live("a").requestCount], [2, 2])
+    assert.strictEqual(run.acquire(3, "a", 7).result._tag, "Leased")
+    assert.deepStrictEqual([run.live("a").leases, run.live("a").lastUsedAt], [3, 7])
+  })
+
+  it("at capacity evicts the least recently used idle session, and hands its place over when it is closed", () => {
+    const run = new Run({ capacity: 2 })
+    run.open(1, "a")
+    run.open(2, "b", 1)
+    run.release(1, "a", 10)
+    run.release(2, "b", 5)
+    const waiting = run.acquire(3, "c", 20)
+    assert.deepStrictEqual([waiting.result._tag, run.tags], ["Join", ["Retire", "Close"]])
+    assert.isTrue(HashMap.has(run.state.slots, "a"))
+    run.closed(2)
+    assert.deepStrictEqual(run.tags, ["Launch"])
+    assert.strictEqual(run.state.inventory.places.used, 2)
+    assert.strictEqual(run.state.inventory.waiting, 0)
+  })
+
+  it("at capacity without an idle session queues, and a release to idle serves the first in the queue", () => {
+    const run = new Run({ capacity: 1 })
+    run.open(1, "a")
+    run.acquire(2, "b")
+    run.acquire(3, "c")
+    assert.strictEqual(run.state.inventory.waiting, 2)
+    run.release(1, "a")
+    assert.deepStrictEqual(run.tags, ["Retire", "Close"])
+    run.closed(1)
+    assert.deepStrictEqual(run.actions.map((action) => action._tag === "Launch" && action.launch.key), ["b"])
+  })
+
+  it("evicts no second session for a waiter that a place is on its way to", () => {
+    const run = new Run({ capacity: 2 })
+    run.open(1, "a")
+    run.open(2, "b")
+    run.release(1, "a")
+    run.acquire(3, "c")
+    assert.deepStrictEqual(run.tags, ["Retire", "Close"])
+    run.release(2, "b")
+    assert.deepStrictEqual(run.tags, [])
+    run.acquire(4, "d")
+    assert.deepStrictEqual(run.tags, ["Retire", "Close"])
+  })
+
+  it("refuses one caller more than maxWaiting, but not one that an eviction makes room for", () => {
+    const run = new Run({ capacity: 1, maxWaiting: 0 })
+    run.open(1, "a")
+    assert.strictEqual(run.acquire(2, "b").result._tag, "Full")
+    assert.strictEqual(run.state.inventory.waiting, 0)
+    run.release(1, "a")
+    assert.strictEqual(run.acquire(3, "b").result._tag, "Join")
+  })
+
+  it("a full group neither uses the places of others nor keeps them from those behind it in the queue", () => {
+    const run = new Run({ capacity: 3, groupCapacity: 1 })
+    run.open(1, "x1", 0, "x")
+    assert.strictEqual(run.acquire(2, "x2", 0, "x").result._tag, "Join")
+    assert.strictEqual(run.state.inventory.waiting, 1)
+    assert.deepStrictEqual([run.acquire(3, "y1", 0, "y").result._tag, run.tags], ["Join", ["Launch"]])
+    run.release(1, "x1")
+    assert.deepStrictEqual(run.tags, ["Retire", "Close"])
+    run.closed(1)
+    assert.deepStrictEqual(run.tags, ["Launch"])
+  })
+
+  it("fails at once with a remembered failure, until it is forgotten", () => {
+    const run = new Run({ failureTimeToLive: 10 })
+    const { launch } = run.acquire(1, "a")
+    run.step((state, limits) => Transitions.launchFailed(state, limits, launch, Cause.fail("refused"), true, 0))
+    run.step((state, limits) => Transitions.launchClosed(state, limits, launch))
+    assert.strictEqual(run.acquire(2, "a", 9).result._tag, "Failed")
+    assert.isFalse(run.step((state, limits) => Transitions.invalidate(state, limits, "a")))
+    assert.strictEqual(run.acquire(3, "a", 9).result._tag, "Join")
+  })
+})
+
+describe("abandon", () => {
+  it("the last caller cancels the launch, whose place stays taken until it is closed", () => {
+    const run = new Run({ capacity: 1 })
+    const { launch } = run.acquire(1, "a")
+    run.acquire(2, "a")
+    const abandon = () => run.step((state, limits) => Transitions.abandon(state, limits, "a", 1, 0))
+    abandon()
+    assert.deepStrictEqual(run.tags, [])
+    abandon()
+    assert.deepStrictEqual(run.tags, ["Cancel"])
+    assert.strictEqual(run.state.inventory.places.used, 1)
+    const late = run.step((state, limits) => Transitions.landed(state, limits, launch, "late", 0, 0, Infinity))
+    assert.isUndefined(late)
+    run.step((state, limits) => Transitions.launchClosed(state, limits, launch))
+    assert.strictEqual(run.state.inventory.places.used, 0)
+  })
+
+  it("a caller whose launch has landed meanwhile gives its lease back", () => {
+    const run = new Run()
+    run.open(1, "a")
+    run.step((state, limits) => Transitions.abandon(state, limits, "a", 1, 0))
+    assert.strictEqual(run.live("a").leases, 0)
+  })
+
+  it("the last waiter of a key takes its ticket out of the queue", () => {
+    const run = new Run({ capacity: 1 })
+    run.open(1, "a")
+    run.acquire(2, "b")
+    assert.isTrue(run.step((state, limits) => Transitions.giveUp(state, limits, "b", 2)))
+    assert.isFalse(run.step((state, limits) => Transitions.giveUp(state, limits, "b", 2)))
+    assert.strictEqual(Queue.size(run.state.inventory.queue), 0)
+    assert.isFalse(HashMap.has(run.state.slots, "b"))
+  })
+})
+
+describe("identity", () => {
+  it("a release, a validation result or a death of the old session leaves the new one as it is", () => {
+    const run = new Run()
+    run.open(1, "a")
+    run.step((state, limits) => Transitions.invalidate(state, limits, "a"))
+    run.open(2, "a")
+    const before = run.live("a")
+    run.step((state, limits) => Transitions.validated(state, limits, "a", 1, false, 0))
+    assert.deepStrictEqual(run.tags, ["Close"])
+    run.release(1, "a", 50, "error")
+    run.step((state, limits) => Transitions.disconnected(state, limits, "a", 1))
+    run.closed(1)
+    assert.strictEqual(run.live("a"), before)
+  })
+
+  it("a release beyond the last changes nothing", () => {
+    const run = new Run()
+    run.open(1, "a")
+    run.step((state, limits) => Transitions.invalidate(state, limits, "a"))
+    run.release(1, "a")
+    assert.deepStrictEqual(run.tags, ["Close"])
+    run.release(1, "a")
+    assert.deepStrictEqual(run.tags, [])
+  })
+})
+
+describe("invalidate while launching", () => {
+  it("those who wait get the session, retired from the start; the next caller launches another", () => {
+    const run = new Run()
+    const { launch } = run.acquire(1, "a")
+    assert.isTrue(run.step((state, limits) => Transitions.invalidate(state, limits, "a")))
+    assert.deepStrictEqual(run.acquire(2, "a").result._tag, "Join")
+    assert.deepStrictEqual(run.tags, ["Launch"])
+    run.step((state, limits) => Transitions.landed(state, limits, launch, "old", 0, 0, Infinity))
+    assert.deepStrictEqual(run.tags, ["Open", "Deliver", "Retire"])
+    run.release(1, "a")
+    assert.deepStrictEqual(run.tags, ["Close"])
+  })
+})
+
+describe("adopt", () => {
+  const session = (id: number, key: string): Session<string, string> => ({
+    id,
+    key,
+    group: undefined,
+    value: "adopted",
+    scope: Scope.makeUnsafe(),
+    createdAt: 50,
+    openedAt: 50,
+    expiresAt: Infinity,
+    idleTimeToLive: 100
+  })
+  const fresh = { createdAt: 50, requestCount: 0, errorCount: 0 }
+  const adopt = (run: Run, id: number, key: string, held = false) => {
+    const mine = session(id, key)
+    const granted = Deferred.makeUnsafe<boolean>()
+    return run.step((state, limits) => Transitions.adopt(state, limits, mine, { granted, held }, fresh))
+  }
+
+  it("replaces the present session and carries its createdAt and counts on", () => {
+    const run = new Run()
+    run.open(1, "a", 3)
+    assert.strictEqual(adopt(run, 9, "a")._tag, "Adopted")
+    assert.deepStrictEqual(run.tags, ["Retire", "Adopt"])
+    const { requestCount, session } = run.live("a")
+    assert.deepStrictEqual([session.id, session.createdAt, session.openedAt, requestCount], [9, 3, 50, 1])
+  })
+
+  it("wins over a launch: its callers get the adopted session, and the launch is cancelled", () => {
+    const run = new Run()
+    const { launch } = run.acquire(1, "a")
+    adopt(run, 9, "a")
+    assert.deepStrictEqual(run.tags, ["Cancel", "Deliver", "Adopt"])
+    assert.deepStrictEqual([run.live("a").leases, run.live("a").session.value], [1, "adopted"])
+    run.step((state, limits) => Transitions.launchClosed(state, limits, launch))
+    run.step((state, limits) => Transitions.abandon(state, limits, "a", 1, 60))
+    assert.strictEqual(run.live("a").leases, 0)
+    assert.strictEqual(run.state.inventory.places.used, 1)
+  })
+
+  it("queues for a place when the pool is full, and gives a place that it does not use to the next", () => {
+    const run = new Run({ capacity: 1 })
+    run.open(1, "a")
+    const queued = adopt(run, 9, "b")
+    assert.strictEqual(queued._tag, "Queued")
+    run.acquire(2, "c")
+    run.release(1, "a")
+    run.closed(1)
+    assert.deepStrictEqual(run.tags, ["Grant"])
+    const ticket = queued._tag === "Queued" ? queued.ticket : -1
+    assert.isFalse(run.step((state, limits) => Transitions.returnGrant(state, limits, ticket, undefined)))
+    assert.deepStrictEqual(run.tags, ["Launch"])
+    assert.strictEqual(run.state.inventory.places.used, 1)
+  })
+})
+
+describe("expire", () => {
+  it("is strict: at the time to live a session stays, after it it goes; a leased one only at its lifetime's end", () => {
+    const run = new Run()
+    run.open(1, "a")
+    const expire = (now: number) => run.step((state, limits) => Transitions.expire(state, limits, "a", now))
+    assert.isFalse(expire(1000))
+    run.release(1, "a")
+    assert.isFalse(expire(100))
+    assert.isTrue(expire(101))
+  })
+})
+
+describe("shutdown", () => {
+  it("refuses, cancels, retires; with nothing left it ends, else with the last close", () => {
+    const refusal = () => Cause.fail("closed")
+    const phase = { _tag: "Closing", ended: Deferred.makeUnsafe<void>() } as const
+    const empty = new Run()
+    empty.step((state, limits) => Transitions.shutdown(state, limits, refusal, phase))
+    assert.deepStrictEqual(empty.tags, ["End"])
+    const run = new Run({ capacity: 2 })
+    run.open(1, "a")
+    const { launch } = run.acquire(2, "b")
+    run.acquire(3, "c")
+    run.step((state, limits) => Transitions.shutdown(state, limits, refusal, phase))
+    assert.deepStrictEqual(run.tags.toSorted(), ["Cancel", "Refuse", "Refuse", "Retire"])
+    assert.strictEqual(run.acquire(4, "d").result._tag, "Closed")
+    run.step((state, limits) => Transitions.launchClosed(state, limits, launch))
+    assert.deepStrictEqual(run.tags, [])
+    run.step((state, limits) => Transitions.forceClose(state, limits))
+    assert.deepStrictEqual(run.tags, ["Close"])
+    run.release(1, "a")
+    assert.deepStrictEqual(run.tags, [])
+    run.closed(1)
+    assert.deepStrictEqual(run.tags, ["End"])
+  })
+})
