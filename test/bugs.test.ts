@@ -1,0 +1,290 @@
+/** What broke in other pools: each defect that real users met, as a promise that it cannot happen here. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Exit, Fiber, Option, Scope } from "effect"
+import { TestClock } from "effect/testing"
+import { SessionPool } from "../src/index.ts"
+import * as Backend from "./kit/backend.ts"
+
+const turns = (count: number) => Effect.forEach(Array.from({ length: count }), () => Effect.yieldNow, { discard: true })
+
+describe("races", () => {
+  it.effect("get racing invalidate leaves the key gone or fresh, never the old session back", () =>
+    Effect.gen(function*() {
+      for (let delay = 0; delay < 12; delay++) {
+        const backend = Backend.make()
+        const pool = yield* SessionPool.make({ lookup: backend.open })
+        const old = yield* Effect.scoped(SessionPool.get(pool, "a"))
+        const getting = yield* Effect.forkChild(Effect.scoped(SessionPool.get(pool, "a")))
+        yield* turns(delay)
+        yield* SessionPool.invalidate(pool, "a")
+        yield* Fiber.join(getting)
+        const info = yield* SessionPool.info(pool, "a")
+        const present = yield* SessionPool.touch(pool, "a")
+        assert.isTrue(Option.isNone(present) || present.value !== old)
+        assert.strictEqual(Option.isSome(info), Option.isSome(present))
+        assert.strictEqual(backend.closes(old), 1)
+      }
+    }))
+
+  it.effect("two waiters, one place: each place that becomes free wakes one of them, until both are served", () =>
+    Effect.gen(function*() {
+      const backend = Backend.make()
+      const pool = yield* SessionPool.make({ capacity: 1, lookup: backend.open })
+      const order: Array<string> = []
+      const fibers = yield* Effect.forEach(["a", "b", "c"], (key) =>
+        Effect.forkChild(SessionPool.use(pool, key, () => {
+          order.push(key)
+          return Effect.sleep("1 second")
+        })))
+      yield* TestClock.adjust("1 second")
+      yield* TestClock.adjust("1 second")
+      yield* TestClock.adjust("1 second")
+      yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
+      assert.deepStrictEqual(order, ["a", "b", "c"])
+    }))
+
+  it.effect("a newcomer never takes the place of one who waits", () =>
+    Effect.gen(function*() {
+      const backend = Backend.make()
+      const pool = yield* SessionPool.make({ capacity: 1, idleTimeToLive: 0, lookup: backend.open })
+      const order: Array<string> = []
+      const note = (key: string) => SessionPool.use(pool, key, () => Effect.sync(() => order.push(key)))
+      const scope = yield* Scope.make()
+      yield* SessionPool.get(pool, "held").pipe(Scope.provide(scope))
+      const waiting = yield* Effect.forkChild(note("waiting"))
+      yield* Effect.yieldNow
+      const newcomer = yield* Effect.forkChild(note("newcomer"))
+      yield* Scope.close(scope, Exit.void)
+      yield* Fiber.join(waiting)
+      yield* Fiber.join(newcomer)
+      assert.deepStrictEqual(order, ["waiting", "newcomer"])
+    }))
+})
+
+describe("places that become free", () => {
+  const frees: Record<
+    string,
+    (
+      pool: SessionPool.SessionPool<string, Backend.Connection, string>,
+      hold: Scope.Closeable,
+      gate: Deferred.Deferred<void>
+    ) => Effect.Effect<unknown, unknown>
+  > = {
+    "a release": (_, hold) => Scope.close(hold, Exit.void),
+    "a failed launch": (_, __, gate) => Deferred.succeed(gate, undefined),
+    "an invalidation of the session in use, once released": (pool, hold) =>
+      Effect.andThen(SessionPool.invalidate(pool, "held"), Scope.close(hold, Exit.void)),
+    "a close that hangs, once its time is over": (pool, hold) =>
+      Effect.andThen(
+        SessionPool.invalidate(pool, "held"),
+        Effect.andThen(Scope.close(hold, Exit.void), TestClock.adjust("1 minute"))
+      )
+  }
+  for (const [name, free] of Object.entries(frees)) {
+    it.effect(`${name} serves the longest waiter of any key`, () =>
+      Effect.gen(function*() {
+        const backend = Backend.make()
+        const gate = yield* Deferred.make<void>()
+        const hang = yield* Deferred.make<void>()
+        const pool = yield* SessionPool.make({
+          capacity: 2,
+          acquireTimeout: "1 hour",
+          closeTimeout: "30 seconds",
+          lookupTimeout: "1 hour",
+          lookup: (key: string): Effect.Effect<Backend.Connection, string, Scope.Scope> =>
+            key === "failing"
+              ? Effect.andThen(Deferred.await(gate), Effect.fail("refused"))
+              : Effect.tap(backend.open(key), () =>
+                key === "held" && name.includes("hangs")
+                  ? Effect.addFinalizer(() => Deferred.await(hang))
+                  : Effect.void)
+        })
+        const hold = yield* Scope.make()
+        yield* SessionPool.get(pool, "held").pipe(Scope.provide(hold))
+        const failing = yield* Effect.forkChild(Effect.exit(Effect.scoped(SessionPool.get(pool, "failing"))))
+        yield* Effect.yieldNow
+        const waiter = yield* Effect.forkChild(SessionPool.use(pool, "other", () => Effect.succeed("served")))
+        yield* Effect.yieldNow
+        assert.strictEqual((yield* SessionPool.stats(pool)).waiting, 1)
+        yield* free(pool, hold, gate)
+        assert.strictEqual(yield* Fiber.join(waiter), "served")
+        yield* Deferred.succeed(hang, undefined)
+        yield* Deferred.succeed(gate, undefined)
+        yield* Fiber.join(failing)
+        yield* Scope.close(hold, Exit.void)
+      }))
+  }
+
+  it.effect("the limit is on what is open: idle sessions do not come on top", () =>
+    Effect.gen(function*() {
+      const backend = Backend.make()
+      const pool = yield* SessionPool.make({ capacity: 2, lookup: backend.open })
+      yield* Effect.forEach(["a", "b", "c", "d"], (key) => Effect.scoped(SessionPool.get(pool, key)))
+      assert.strictEqual(backend.openCount(), 2)
+    }))
+
+  it.effect("eviction passes the busiest over, although it was got first", () =>
+    Effect.gen(function*() {
+      const backend = Backend.make()
+      const pool = yield* SessionPool.make({ capacity: 2, lookup: backend.open })
+      const scope = yield* Scope.make()
+      yield* SessionPool.get(pool, "busy").pipe(Scope.provide(scope))
+      yield* TestClock.adjust("1 second")
+      yield* Effect.scoped(SessionPool.get(pool, "idle"))
+      yield* Effect.scoped(SessionPool.get(pool, "new"))
+      assert.deepStrictEqual(backend.closed.map(({ key }) => key), ["idle"])
+      yield* TestClock.adjust("1 second")
+      // Released last, so used last, although it was got first.
+      yield* Scope.close(scope, Exit.void)
+      yield* Effect.scoped(SessionPool.get(pool, "newer"))
+      assert.deepStrictEqual(backend.closed.map(({ key }) => key), ["idle", "new"])
+    }))
+
+  it.effect("eviction among more than 4,096 idle sessions takes an old one and stays within the capacity", () =>
+    Effect.gen(function*() {
+      const capacity = 5000
+      const closed: Array<number> = []
+      const pool = yield* SessionPool.make({
+        capacity,
+        lookup: (key: number) => Effect.acquireRelease(Effect.succeed(key), () => Effect.sync(() => closed.push(key)))
+      })
+      const visit = (key: number) => Effect.scoped(SessionPool.get(pool, key))
+      for (let key = 0; key < capacity; key++) {
+        if (key === capacity / 2) yield* TestClock.adjust("1 second")
+        yield* visit(key)
+      }
+      for (let key = capacity; key < capacity + 100; key++) yield* visit(key)
+      assert.strictEqual(yield* SessionPool.size(pool), capacity)
+      assert.strictEqual(closed.length, 100)
+      // The oldest of 16: of the older half but for once in 65,536.
+      assert.isAbove(closed.filter((key) => key < capacity / 2).length, 95)
+    }))
+})
+
+describe("validation", () => {
+  it.effect("a validate that always says no: one relaunch, then a typed failure, and no spin", () =>
+    Effect.gen(function*() {
+      const backend = Backend.make()
+      const pool = yield* SessionPool.make({ lookup: backend.open, validate: () => Effect.succeed(false) })
+      yield* Effect.scoped(SessionPool.get(pool, "a"))
+      yield* TestClock.adjust("1 second")
+      const error = yield* Effect.flip(Effect.scoped(SessionPool.get(pool, "a")))
+      assert.strictEqual(error._tag, "ValidationFailed")
+      assert.strictEqual(backend.opened.length, 2)
+      backend.assertAllClosedOnce()
+    }))
+})
+
+describe("the end and the finalizers", () => {
+  it.effect("a finalizer that dies is reported, and the next sweep runs on time", () =>
+    Effect.gen(function*() {
+      const backend = Backend.make()
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) =>
+          Effect.tap(backend.open(key), () => Effect.addFinalizer(() => Effect.die(new Error("cannot close")))),
+        idleTimeToLive: "1 minute",
+        cleanupInterval: "1 minute"
+      })
+      yield* Effect.scoped(SessionPool.get(pool, "a"))
+      yield* TestClock.adjust("2 minutes")
+      yield* Effect.scoped(SessionPool.get(pool, "b"))
+      yield* TestClock.adjust("2 minutes")
+      assert.deepStrictEqual(backend.closed.map(({ key }) => key), ["a", "b"])
+    }))
+
+  it.effect("a finalizer may get, invalidate, set and read the stats of the same pool", () =>
+    Effect.gen(function*() {
+      const backend = Backend.make()
+      const seen: Array<unknown> = []
+      const pool: SessionPool.SessionPool<string, Backend.Connection> = yield* SessionPool.make({
+        lookup: (key: string) =>
+          Effect.tap(backend.open(key), () =>
+            key !== "a" ? Effect.void : Effect.addFinalizer(() =>
+              Effect.gen(function*() {
+                yield* Effect.exit(Effect.scoped(SessionPool.get(pool, "b")))
+                yield* SessionPool.invalidate(pool, "a")
+                yield* SessionPool.invalidate(pool, "b")
+                yield* Effect.exit(SessionPool.set(pool, "c", { key: "c", id: 0 }))
+                seen.push((yield* SessionPool.stats(pool)).retired)
+              })
+            ))
+      })
+      yield* Effect.scoped(SessionPool.get(pool, "a"))
+      yield* SessionPool.invalidate(pool, "a")
+      assert.deepStrictEqual(seen, [1])
+      assert.deepStrictEqual(yield* SessionPool.keys(pool), ["c"])
+      backend.assertAllClosedOnce()
+    }))
+
+  it.effect("closes do not wait for each other", () =>
+    Effect.gen(function*() {
+      const backend = Backend.make()
+      const gate = yield* Deferred.make<void>()
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) =>
+          Effect.tap(backend.open(key), () =>
+            key === "stuck" ? Effect.addFinalizer(() => Deferred.await(gate)) : Effect.void)
+      })
+      yield* Effect.forEach(["stuck", "a", "b"], (key) =>
+        Effect.scoped(SessionPool.get(pool, key)))
+      assert.strictEqual(yield* SessionPool.invalidateAll(pool), 3)
+      assert.deepStrictEqual(backend.closed.map(({ key }) => key).toSorted(), ["a", "b"])
+      yield* Deferred.succeed(gate, undefined)
+      yield* turns(5)
+      backend.assertAllClosedOnce()
+    }))
+
+  for (const moment of ["a launch", "a wait", "a sweep", "a validation", "a close"]) {
+    it.effect(`a scope closed during ${moment}, twice, ends with nothing left`, () =>
+      Effect.gen(function*() {
+        const backend = Backend.make()
+        const gate = yield* Deferred.make<void>()
+        const scope = yield* Scope.make()
+        const pool = yield* SessionPool.make({
+          capacity: 1,
+          idleTimeToLive: "1 minute",
+          validate: () => moment === "a validation" ? Effect.never : Effect.succeed(true),
+          lookup: (key: string) =>
+            moment === "a launch" ?
+              Effect.never :
+              Effect.tap(
+                backend.open(key),
+                () => moment === "a close" ? Effect.addFinalizer(() => Deferred.await(gate)) : Effect.void
+              )
+        }).pipe(Scope.provide(scope))
+        const calls: Array<Fiber.Fiber<unknown, unknown>> = []
+        const call = (effect: Effect.Effect<unknown, unknown>) =>
+          Effect.map(Effect.forkChild(Effect.exit(effect)), (fiber) => {
+            calls.push(fiber)
+          })
+        if (moment === "a wait") yield* call(SessionPool.use(pool, "held", () => Deferred.await(gate)))
+        else if (moment !== "a launch") yield* Effect.scoped(SessionPool.get(pool, "a"))
+        yield* TestClock.adjust("61 seconds")
+        if (moment === "a close") yield* SessionPool.invalidate(pool, "a")
+        else if (moment === "a sweep") yield* call(SessionPool.sweep(pool))
+        else yield* call(Effect.scoped(SessionPool.get(pool, "a")))
+        yield* turns(2)
+        const ends = yield* Effect.forEach([1, 2], () => Effect.forkChild(Scope.close(scope, Exit.void)))
+        yield* turns(5)
+        yield* Deferred.succeed(gate, undefined)
+        yield* Effect.forEach([...ends, ...calls], (fiber) => Fiber.await(fiber))
+        const { active, idle, launching, retired, waiting } = yield* SessionPool.stats(pool)
+        assert.deepStrictEqual([active, idle, launching, retired, waiting], [0, 0, 0, 0, 0])
+        backend.assertAllClosedOnce()
+      }))
+  }
+
+  it.effect("a release after the end changes nothing", () =>
+    Effect.gen(function*() {
+      const backend = Backend.make()
+      const scope = yield* Scope.make()
+      const pool = yield* SessionPool.make({ lookup: backend.open }).pipe(Scope.provide(scope))
+      const lease = yield* Scope.make()
+      yield* SessionPool.get(pool, "a").pipe(Scope.provide(lease))
+      yield* Scope.close(scope, Exit.void)
+      const before = yield* SessionPool.stats(pool)
+      yield* Scope.close(lease, Exit.void)
+      assert.deepStrictEqual(yield* SessionPool.stats(pool), before)
+      backend.assertAllClosedOnce()
+    }))
+})
