@@ -116,6 +116,20 @@ export interface Stats {
 /**
  * Whether a value is a `SessionPool`.
  *
+ * **Example** (Telling a pool from another value)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { SessionPool } from "effect-session-pool"
+ *
+ * const program = Effect.gen(function*() {
+ *   const pool = yield* SessionPool.make({ lookup: (user: string) => Effect.succeed(user) })
+ *   return [SessionPool.isSessionPool(pool), SessionPool.isSessionPool({})]
+ * })
+ *
+ * await Effect.runPromise(Effect.scoped(program)) // => [true, false]
+ * ```
+ *
  * @category guards
  * @since 0.1.0
  */
@@ -520,6 +534,21 @@ export const recordError: {
 /**
  * Runs one pass of the cleanup now; the number of sessions retired.
  *
+ * **Example** (Cleaning up at a time of one's own)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { SessionPool } from "effect-session-pool"
+ *
+ * const program = Effect.gen(function*() {
+ *   const pool = yield* SessionPool.make({ lookup: (user: string) => Effect.succeed(user) })
+ *   yield* SessionPool.get(pool, "ada")
+ *   return yield* SessionPool.sweep(pool)
+ * })
+ *
+ * await Effect.runPromise(Effect.scoped(program)) // => 0
+ * ```
+ *
  * @category combinators
  * @since 0.1.0
  */
@@ -589,6 +618,22 @@ const collect = <K, A, E, B>(self: SessionPool<K, A, E>, f: (live: Live<K, A>) =
 /**
  * What is known of every live session, in no particular order.
  *
+ * **Example** (Listing the sessions)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { SessionPool } from "effect-session-pool"
+ *
+ * const program = Effect.gen(function*() {
+ *   const pool = yield* SessionPool.make({ lookup: (user: string) => Effect.succeed(user) })
+ *   yield* SessionPool.get(pool, "ada")
+ *   const entries = yield* SessionPool.entries(pool)
+ *   return entries.map(({ key, state }) => [key, state])
+ * })
+ *
+ * await Effect.runPromise(Effect.scoped(program)) // => [["ada", "active"]]
+ * ```
+ *
  * @category getters
  * @since 0.1.0
  */
@@ -596,6 +641,21 @@ export const entries = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Arra
 
 /**
  * The keys of all live sessions, in no particular order.
+ *
+ * **Example** (Listing the keys)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { SessionPool } from "effect-session-pool"
+ *
+ * const program = Effect.gen(function*() {
+ *   const pool = yield* SessionPool.make({ lookup: (user: string) => Effect.succeed(user) })
+ *   yield* SessionPool.get(pool, "ada")
+ *   return yield* SessionPool.keys(pool)
+ * })
+ *
+ * await Effect.runPromise(Effect.scoped(program)) // => ["ada"]
+ * ```
  *
  * @category getters
  * @since 0.1.0
@@ -605,6 +665,21 @@ export const keys = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Array<K
 
 /**
  * How many sessions are live.
+ *
+ * **Example** (Counting the sessions)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { SessionPool } from "effect-session-pool"
+ *
+ * const program = Effect.gen(function*() {
+ *   const pool = yield* SessionPool.make({ lookup: (user: string) => Effect.succeed(user) })
+ *   yield* SessionPool.get(pool, "ada")
+ *   return yield* SessionPool.size(pool)
+ * })
+ *
+ * await Effect.runPromise(Effect.scoped(program)) // => 1
+ * ```
  *
  * @category getters
  * @since 0.1.0
@@ -651,6 +726,27 @@ export const stats = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Stats>
  * **Details**
  *
  * A reader that lags 4,096 events behind loses the oldest; it never slows the pool.
+ *
+ * **Example** (Following the first two events)
+ *
+ * ```ts
+ * import { Effect, Fiber, Stream } from "effect"
+ * import { SessionPool } from "effect-session-pool"
+ *
+ * const program = Effect.gen(function*() {
+ *   const pool = yield* SessionPool.make({ lookup: (user: string) => Effect.succeed(user) })
+ *   const events = yield* SessionPool.events(pool).pipe(
+ *     Stream.take(2),
+ *     Stream.runCollect,
+ *     Effect.forkScoped({ startImmediately: true })
+ *   )
+ *   yield* Effect.scoped(SessionPool.get(pool, "ada"))
+ *   yield* SessionPool.invalidate(pool, "ada")
+ *   return (yield* Fiber.join(events)).map(({ _tag }) => _tag)
+ * })
+ *
+ * await Effect.runPromise(Effect.scoped(program)) // => ["Launched", "Retired"]
+ * ```
  *
  * @category getters
  * @since 0.1.0
