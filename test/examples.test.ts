@@ -64,7 +64,7 @@ describe("examples", () => {
     for (const [name, module] of Object.entries({ SessionPool: Main.SessionPool, SessionKey: Main.SessionKey })) {
       for (const [symbol, value] of Object.entries(module)) {
         // Error classes are documented by their fields and messages.
-        if (typeof value !== "function" || /^class/.test(Function.prototype.toString.call(value))) continue
+        if (typeof value !== "function" || Function.prototype.toString.call(value).startsWith("class")) continue
         const doc = new RegExp(`/\\*\\*((?:(?!\\*/)[\\s\\S])*)\\*/\\nexport const ${symbol}\\b`).exec(
           docs.get(name) ?? ""
         )
