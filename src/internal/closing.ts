@@ -50,7 +50,7 @@ const within = Effect.fnUntraced(function*<K, A, E>(
   const annotations = { pool: name, session: id }
   const startedAt = yield* Clock.currentTimeMillis
   const fiber = Effect.runForkWith(self.context)(
-    Effect.withSpan(close, "SessionPool.close", {
+    Effect.withSpan(Effect.asVoid(close), "SessionPool.close", {
       attributes: { "session_pool.name": name, "session_pool.session.id": id }
     })
   )

@@ -24,7 +24,7 @@ export type Event<K, E> =
     readonly id: number
     readonly reason: Reason
     readonly duration: number
-    readonly exit: Exit.Exit<unknown, unknown>
+    readonly exit: Exit.Exit<void, unknown>
   }
   /** The finalizers run longer than `closeTimeout`: left to themselves, they no longer count against `capacity`. */
   | { readonly _tag: "CloseTimedOut"; readonly key: K; readonly id: number; readonly duration: number }

@@ -107,5 +107,6 @@ export const forkIn = <K, A, E>(
 
 /** Tells the readers of `events`; a reader that is too slow loses the oldest ones, and never slows the pool. */
 export const publish = <K, A, E>(self: Pool<K, A, E>, event: Event<K, E>): void => {
-  PubSub.publishUnsafe(self.events, event)
+  // A full buffer refuses the direct way; the other one makes room by dropping the oldest, and does not wait either.
+  if (!PubSub.publishUnsafe(self.events, event)) fork(self, PubSub.publish(self.events, event))
 }
