@@ -752,10 +752,14 @@ export const stats = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Stats>
  * @since 0.1.0
  */
 export const events = <K, A, E>({ pool }: SessionPool<K, A, E>): Stream.Stream<Event<K, E | AcquireError>> =>
-  Stream.unwrap(Effect.map(Ref.get(pool.state), ({ inventory }) =>
-    inventory.phase._tag === "Closing"
+  Stream.unwrap(Effect.gen(function*() {
+    // Subscribed before it is asked whether the pool is open, so that the end cannot slip through between.
+    const subscription = yield* PubSub.subscribe(pool.events)
+    const { inventory } = yield* Ref.get(pool.state)
+    return inventory.phase._tag === "Closing"
       ? Stream.empty
-      : Stream.takeWhile(Stream.fromPubSub(pool.events), (event) => event !== undefined)))
+      : Stream.takeWhile(Stream.fromSubscription(subscription), (event) => event !== undefined)
+  }))
 
 // -----------------------------------------------------------------------------
 // Service

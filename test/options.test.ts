@@ -895,6 +895,22 @@ describe("validate and validateAfter", () => {
         assert.deepStrictEqual(keysOf(backend.closed), ["a"])
       }))
 
+    it.effect("that always runs when the sweep does keeps no idle session alive", () =>
+      Effect.gen(function*() {
+        const backend = Backend.make()
+        const pool = yield* SessionPool.make({
+          lookup: backend.open,
+          idleTimeToLive: "10 minutes",
+          cleanupInterval: "5 minutes",
+          validate: () => Effect.as(Effect.sleep("1 minute"), true),
+          keepAlive: "150 seconds"
+        })
+        yield* visit(pool, "a")
+        yield* TestClock.adjust("17 minutes")
+        assert.deepStrictEqual(keysOf(backend.closed), ["a"])
+        assert.strictEqual((yield* SessionPool.stats(pool)).closes.IdleTimeout, 1)
+      }))
+
     it.effect("validates a few at a time", () =>
       Effect.gen(function*() {
         let [running, most] = [0, 0]

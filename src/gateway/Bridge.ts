@@ -5,7 +5,7 @@
  * request; anything else to the only request that runs, else to the GET stream, else to the oldest request.
  */
 import type { Cause, Scope } from "effect"
-import { Deferred, Effect, Exit, Option, Queue } from "effect"
+import { Deferred, Effect, Option, Queue } from "effect"
 import type { ChildProcessSpawner } from "effect/process"
 import * as JsonRpc from "./JsonRpc.ts"
 import * as StdioProcess from "./StdioProcess.ts"
@@ -38,7 +38,7 @@ export interface Bridge {
   readonly begin: (
     request: Extract<JsonRpc.Message, { readonly _tag: "Request" }>,
     release: Effect.Effect<void>
-  ) => Option.Option<Exchange>
+  ) => Effect.Effect<Option.Option<Exchange>>
   readonly send: (text: string) => Effect.Effect<void>
   /** The client of this exchange has gone: what still comes for it is dropped, but for nobody else's loss. */
   readonly abandon: (exchange: Exchange) => void
@@ -129,19 +129,15 @@ export const make = Effect.fnUntraced(function*(
     pid: process.pid,
     ended: process.ended,
     gone,
-    begin: (request, release) => {
-      const key = JsonRpc.idKey(request.id)
-      if (pending.has(key)) return Option.none()
-      const exchange: Pending = {
-        id: request.id,
-        progressToken: request.progressToken,
-        messages: makeQueue(),
-        release
-      }
-      pending.set(key, exchange)
-      if (over !== undefined) settle(exchange, JsonRpc.error(request.id, JsonRpc.codes.gateway, over))
-      return Option.some(exchange)
-    },
+    begin: (request, release) =>
+      Effect.map(Queue.unbounded<Outgoing, Cause.Done>(), (messages): Option.Option<Exchange> => {
+        const key = JsonRpc.idKey(request.id)
+        if (pending.has(key)) return Option.none()
+        const exchange = { id: request.id, progressToken: request.progressToken, messages, release }
+        pending.set(key, exchange)
+        if (over !== undefined) settle(exchange, JsonRpc.error(request.id, JsonRpc.codes.gateway, over))
+        return Option.some(exchange)
+      }),
     send: (text) => process.send(JsonRpc.toLine(text)),
     abandon: (exchange) => {
       Queue.endUnsafe(exchange.messages)
@@ -161,9 +157,3 @@ export const make = Effect.fnUntraced(function*(
     end
   }
 })
-
-const makeQueue = (): Queue.Queue<Outgoing, Cause.Done> => {
-  const exit = Effect.runSyncExit(Queue.unbounded<Outgoing, Cause.Done>())
-  if (Exit.isSuccess(exit)) return exit.value
-  throw new Error("effect-session-pool: a queue could not be made")
-}

@@ -142,7 +142,12 @@ export const make = (sessions: Sessions["Service"], options: GatewayOptions, sco
         PoolClosed: () => refuse(503, "The gateway is shutting down", { id: message.id })
       })
     )
-    const first = yield* takeFirst(exchange)
+    // Nobody would ever learn the id of this session.
+    const unheard = SessionPool.invalidate(sessions, key)
+    const first = yield* Effect.onInterrupt(
+      takeFirst(exchange),
+      () => Effect.andThen(unheard, exchange.bridge.end("the client has gone"))
+    )
     if (first.last && isError(first.text)) {
       // Refused by the back end, which is the client's to read, or by the gateway because the back end died.
       yield* SessionPool.invalidate(sessions, key)
@@ -165,11 +170,12 @@ export const make = (sessions: Sessions["Service"], options: GatewayOptions, sco
    * exchange, not to the client's connection: it is registered and released without the handler's fiber.
    */
   const hold = <E>(message: Call, text: string, acquire: Effect.Effect<Bridge, E, Scope.Scope>) =>
-    Effect.uninterruptible(Effect.gen(function*() {
+    Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
       const lease = yield* Scope.fork(scope)
       const release = Scope.close(lease, Exit.void)
-      const bridge = yield* Effect.onError(Scope.provide(acquire, lease), () => release)
-      const exchange = bridge.begin(message, release)
+      // A client that goes while its session launches takes the launch with it.
+      const bridge = yield* Effect.onError(restore(Scope.provide(acquire, lease)), () => release)
+      const exchange = yield* bridge.begin(message, release)
       if (Option.isNone(exchange)) {
         yield* release
         return yield* refuse(400, "A request with this id is running in this session", {
@@ -182,8 +188,12 @@ export const make = (sessions: Sessions["Service"], options: GatewayOptions, sco
       return { ...exchange.value, bridge }
     }))
 
-  const takeFirst = (exchange: Exchange): Effect.Effect<Outgoing, Refusal> =>
-    Effect.catch(Queue.take(exchange.messages), () => refuse(500, "The request ended without an answer"))
+  /** Waits for the first message; a client that goes meanwhile leaves its request running, and nobody to collect for. */
+  const takeFirst = (exchange: Exchange & { readonly bridge: Bridge }): Effect.Effect<Outgoing, Refusal> =>
+    Queue.take(exchange.messages).pipe(
+      Effect.onInterrupt(() => Effect.sync(() => exchange.bridge.abandon(exchange))),
+      Effect.catch(() => refuse(500, "The request ended without an answer"))
+    )
 
   /** JSON when the answer comes first, else a stream that ends with the answer. */
   const respond = (bridge: Bridge, exchange: Exchange, first: Outgoing, headers: Record<string, string>) => {

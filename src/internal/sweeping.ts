@@ -30,12 +30,12 @@ export const forEachSlot = Effect.fnUntraced(function*<K, A, E>(
 
 /** One pass of the cleanup; the number of sessions retired. */
 export const sweep = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>) {
-  const { currentTimeMillisUnsafe } = yield* Clock.Clock
+  const clock = yield* Clock.Clock
   let retired = 0
   yield* forEachSlot(
     self,
     (key, slot) =>
-      Transitions.expiry(slot, currentTimeMillisUnsafe()) === undefined ? undefined : Effect.map(
+      Transitions.expiry(slot, clock.currentTimeMillisUnsafe()) === undefined ? undefined : Effect.map(
         step(self, (state, now) => Transitions.expire(state, self.options, key, now)),
         (expired) => {
           if (expired) retired++

@@ -470,10 +470,12 @@ export const validated = <K, A, E>(
     retire(d, slot, "Invalid", leases)
     return d.end(undefined)
   }
-  d.slots = HashMap.set(d.slots, key, new Live(session, lastUsedAt, requestCount, errorCount, leases, now, undefined))
+  const live = new Live(session, lastUsedAt, requestCount, errorCount, leases, now, undefined)
+  d.slots = HashMap.set(d.slots, key, live)
   if (leases === 0) {
     d.active--
-    becomeIdle(d, key, session.group)
+    if (session.idleTimeToLive === 0) retire(d, live, "IdleTimeout")
+    else becomeIdle(d, key, session.group)
   }
   return d.end(undefined)
 }
@@ -613,7 +615,9 @@ export const expiry = <K, A, E>(
   if (slot._tag === "Failed") return now >= slot.until ? "Failure" : undefined
   if (slot._tag !== "Live") return undefined
   if (now >= slot.session.expiresAt) return "MaxLifetime"
-  return slot.leases === 0 && now - slot.lastUsedAt > slot.session.idleTimeToLive ? "IdleTimeout" : undefined
+  // A validation in the background is no use: else one that always runs with the sweep would keep a session for ever.
+  const users = slot.validation === undefined ? slot.leases : slot.leases - 1
+  return users === 0 && now - slot.lastUsedAt > slot.session.idleTimeToLive ? "IdleTimeout" : undefined
 }
 
 /** Re-checks one candidate of the sweep, and retires it if it has expired. True if a session was retired. */

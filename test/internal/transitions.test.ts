@@ -326,3 +326,29 @@ describe("shutdown", () => {
     assert.deepStrictEqual(run.tags, ["End"])
   })
 })
+
+describe("a validation", () => {
+  it("whose caller has gone closes a session without idle time when it ends", () => {
+    const run = new Run()
+    const mine = { ...launch(1, "a"), idleTimeToLive: 0 }
+    run.step((state, limits) => Transitions.acquire(state, limits, 0, mine, validation()))
+    run.step((state, limits) => Transitions.landed(state, limits, mine, "value", 0, 0, Infinity))
+    run.step((state, limits) => Transitions.revalidate(state, limits, "a", 1, validation()))
+    run.release(1, "a")
+    assert.deepStrictEqual(run.tags, [])
+    run.step((state, limits) => Transitions.validated(state, limits, "a", 1, true, 5))
+    assert.deepStrictEqual(run.tags, ["Retire", "Close"])
+  })
+
+  it("in the background is no use: the session expires, and closes when the validation ends", () => {
+    const run = new Run()
+    run.open(1, "a")
+    run.release(1, "a")
+    run.step((state, limits) => Transitions.probe(state, limits, "a", 1, validation()))
+    const now = run.live("a").session.idleTimeToLive + 1
+    assert.isTrue(run.step((state, limits) => Transitions.expire(state, limits, "a", now)))
+    assert.deepStrictEqual(run.tags, ["Retire"])
+    run.step((state, limits) => Transitions.validated(state, limits, "a", 1, true, now))
+    assert.deepStrictEqual(run.tags, ["Close"])
+  })
+})
