@@ -13,6 +13,7 @@ import {
   Layer,
   Logger,
   Option,
+  Scheduler,
   Scope,
   Stream
 } from "effect"
@@ -578,6 +579,20 @@ describe("stats", () => {
 })
 
 describe("events", () => {
+  it.effect("end for a reader that comes in the moment in which the pool closes", () =>
+    Effect.forEach(
+      Array.from({ length: 30 }, (_, i) => i + 3),
+      (budget) =>
+        Effect.gen(function*() {
+          const scope = yield* Scope.make()
+          const pool = yield* Scope.provide(SessionPool.make({ lookup: (key: string) => Effect.succeed(key) }), scope)
+          const reading = yield* Effect.forkChild(Stream.runCollect(SessionPool.events(pool)))
+          yield* Scope.close(scope, Exit.void)
+          assert.deepStrictEqual(Array.from(yield* Fiber.join(reading)), [])
+        }).pipe(Effect.provideService(Scheduler.MaxOpsBeforeYield, budget)),
+      { discard: true }
+    ))
+
   it.effect("tell the life of each session in order, and end with the pool", () =>
     Effect.gen(function*() {
       const backend = Backend.make()

@@ -1,6 +1,15 @@
 /** One process per client session, gone with it: with the official client and the official server, and a counter. */
-import { LoggingMessageNotificationSchema, ToolListChangedNotificationSchema } from "@modelcontextprotocol/sdk/types.js"
+import {
+  CreateMessageRequestSchema,
+  ElicitRequestSchema,
+  ListRootsRequestSchema,
+  LoggingMessageNotificationSchema,
+  ToolListChangedNotificationSchema
+} from "@modelcontextprotocol/sdk/types.js"
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { createRequire } from "node:module"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Kit from "../kit/gateway.ts"
 
@@ -33,6 +42,24 @@ describe("with the official client and server-everything", () => {
       return [tools.some(({ name }) => name === "echo"), echo, progress]
     }))
     assert.deepStrictEqual(results, Array.from({ length: 20 }, (_, i) => [true, `Echo: session ${i}`, [1, 2, 3]]))
+  })
+
+  it("carries the server's own requests to its client, and the answers back: sampling, elicitation, roots", async () => {
+    const client = await Kit.connect(`${gateway.origin}/mcp/everything`)
+    client.setRequestHandler(CreateMessageRequestSchema, ({ params }) => ({
+      model: "none",
+      role: "assistant",
+      content: { type: "text", text: `sampled with ${params.maxTokens} tokens` }
+    }))
+    client.setRequestHandler(ElicitRequestSchema, () => ({ action: "decline" }))
+    client.setRequestHandler(ListRootsRequestSchema, () => ({ roots: [{ uri: "file:///here", name: "here" }] }))
+    assert.include(
+      await Kit.call(client, "trigger-sampling-request", { prompt: "hello", maxTokens: 7 }),
+      "sampled with 7 tokens"
+    )
+    assert.include(await Kit.call(client, "trigger-elicitation-request"), "declined")
+    assert.include(await Kit.call(client, "get-roots-list"), "file:///here")
+    await client.close()
   })
 
   it("carries log messages of the server to its client", async () => {
@@ -250,5 +277,28 @@ describe("processes", () => {
     assert.include(text, "OWN=yes")
     assert.notInclude(text, "secret")
     await gateway.stop()
+  })
+})
+
+describe("a client that goes while its session starts", () => {
+  it("leaves no process behind", async () => {
+    const directory = mkdtempSync(join(tmpdir(), "gateway-"))
+    const file = join(directory, "pid")
+    const gateway = await Kit.start({ backends: { slow: Kit.counter("--slow-start", file) } })
+    const gone = new AbortController()
+    const opening = fetch(`${gateway.origin}/mcp`, {
+      method: "POST",
+      headers: Kit.headers,
+      body: Kit.initializeBody,
+      signal: gone.signal
+    }).then(() => "answered", () => "aborted")
+    const pid = () => existsSync(file) ? Number(readFileSync(file, "utf8")) : 0
+    await Kit.eventually("the process has read initialize", () => pid() > 0)
+    assert.isTrue(Kit.alive(pid()))
+    gone.abort()
+    assert.strictEqual(await opening, "aborted")
+    await Kit.eventually("the process is gone", () => !Kit.alive(pid()))
+    await gateway.stop()
+    rmSync(directory, { recursive: true })
   })
 })
