@@ -239,7 +239,9 @@ const eventBuffer = 4096
 export const config: (
   prefix?: string
 ) => Config.Config<
-  & { readonly [P in keyof OptionsModule.OperatorOptions]-?: OptionsModule.OperatorOptions[P] }
+  & {
+    readonly [P in Exclude<keyof OptionsModule.OperatorOptions, never>]: OptionsModule.OperatorOptions[P] | undefined
+  }
   & { readonly idleTimeToLive: Duration.Duration | undefined }
 > = OptionsModule.config
 
