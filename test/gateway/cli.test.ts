@@ -1,7 +1,7 @@
 /** The command line as a person uses it: a real process, its output, its signals. */
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
-import { mkdirSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { createServer } from "node:net"
 import { afterAll, assert, describe, it } from "vitest"
 import * as Kit from "../kit/gateway.ts"
@@ -42,6 +42,16 @@ const url = async (gateway: Run): Promise<string> => {
   return /http:\S+/.exec(gateway.output())?.[0] ?? ""
 }
 
+/** The ids of a process's children, theirs, and so on. */
+const descendants = (pid: number): ReadonlyArray<number> =>
+  readdirSync("/proc").filter((name) => /^\d+$/.test(name) && parent(Number(name)) === pid).map(Number)
+    .flatMap((child) => [child, ...descendants(child)])
+
+const parent = (pid: number): number =>
+  existsSync(`/proc/${pid}/stat`)
+    ? Number(readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)?.split(" ")[1])
+    : 0
+
 const write = (name: string, content: unknown): string => {
   mkdirSync(artifacts, { recursive: true })
   const file = `${artifacts}${name}`
@@ -77,6 +87,22 @@ describe("the command line", () => {
       assert.isFalse(pids.some(Kit.alive))
     })
   }
+
+  it("npm start is ended by a SIGTERM to npm, as a supervisor sends it, and no process is left", async () => {
+    const npm = spawn("npm", ["start", "--", "--port", "0"])
+    children.push(npm)
+    let output = ""
+    npm.stdout.on("data", (chunk) => {
+      output += chunk
+    })
+    await Kit.eventually("npm start says where it listens", () => /http:\S+/.test(output))
+    const at = /http:\S+/.exec(output)?.[0] ?? ""
+    await Kit.open(at)
+    const started = descendants(npm.pid ?? 0)
+    assert.isAtLeast(started.length, 2)
+    npm.kill("SIGTERM")
+    await Kit.eventually("all are gone", () => !started.some(Kit.alive))
+  })
 
   it("--config FILE serves its servers, with variables from the environment", async () => {
     const file = write("good.json", {
