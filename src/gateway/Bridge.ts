@@ -1,159 +1,338 @@
 /**
- * One client session: routes messages between the client's HTTP exchanges and the back-end process.
+ * One client session on a stdio back end: routes messages between the client's HTTP exchanges and the process.
  *
  * Each message of the process goes to exactly one place: an answer and a progress notification to the exchange of their
- * request; anything else to the only request that runs, else to the GET stream, else to the oldest request.
+ * request; what concerns the whole session to the GET stream; anything else to the only request that runs, else to the
+ * GET stream, else to the oldest request.
  */
-import type { Cause, Scope } from "effect"
-import { Deferred, Effect, Option, Queue } from "effect"
-import type { ChildProcessSpawner } from "effect/process"
+import { Clock, Deferred, Duration, Effect, Option } from "effect"
+import type { Scope } from "effect"
+import { randomBytes } from "node:crypto"
+import * as ClientRecord from "./ClientRecord.ts"
+import type { EventStream, Reader, ReplayLimits } from "./EventStreams.ts"
+import { EventStreams } from "./EventStreams.ts"
+import { BackendFailed, InitializeRefused } from "./GatewayErrors.ts"
+import type { GatewayMetrics } from "./GatewayMetrics.ts"
 import * as JsonRpc from "./JsonRpc.ts"
-import * as StdioProcess from "./StdioProcess.ts"
+import type { StdioProcess } from "./StdioProcess.ts"
 
-/** One message on its way to the client; the last one of an exchange is the answer. */
-export interface Outgoing {
-  readonly text: string
-  readonly last: boolean
+export interface Limits {
+  /** How long a request may take; progress starts the time anew. */
+  readonly requestTimeout: Duration.Duration
+  /** A session whose client had a GET stream, lost it and says nothing for so long is ended. */
+  readonly streamLostTimeToLive: Duration.Duration
+  /** Requests that may run at once. */
+  readonly maxInFlight: number
+  readonly replay: ReplayLimits
 }
 
-/** A request that waits for its answer. */
-export interface Exchange {
-  /** What the process sends for this request, in order; ends after the answer. */
-  readonly messages: Queue.Queue<Outgoing, Cause.Done>
-}
+/** What a request gets first: its answer, or a stream that ends with it. */
+export type Reply =
+  | { readonly _tag: "Answer"; readonly text: string }
+  | { readonly _tag: "Stream"; readonly open: () => Reader }
 
-interface Pending extends Exchange {
-  readonly id: JsonRpc.Id
-  readonly progressToken: JsonRpc.Id | undefined
-  readonly release: Effect.Effect<void>
+/** A request that was taken on, or why it was not. */
+export type Taken =
+  | { readonly _tag: "Running"; readonly reply: Effect.Effect<Reply> }
+  | { readonly _tag: "DuplicateId" | "TooMany" | "Over" }
+
+/** What the page and the list of sessions show. */
+export interface Activity {
+  readonly pid: number | undefined
+  readonly client: string | undefined
+  readonly inFlight: number
+  readonly streams: number
+  readonly requests: number
+  readonly errors: number
 }
 
 export interface Bridge {
-  readonly pid: number
-  /** Completes when the process has ended by itself, with why. */
-  readonly ended: Deferred.Deferred<StdioProcess.BackendFailed>
+  readonly _tag: "Stdio"
+  /** Completes when the session has ended by itself, with why. */
+  readonly ended: Deferred.Deferred<BackendFailed>
   /** Completes when the process group is gone and everything is released. */
   readonly gone: Deferred.Deferred<void>
-  /** Registers a request; `release` runs once, when it is answered or fails. `None`: the id is in use. */
-  readonly begin: (
-    request: Extract<JsonRpc.Message, { readonly _tag: "Request" }>,
-    release: Effect.Effect<void>
-  ) => Effect.Effect<Option.Option<Exchange>>
-  readonly send: (text: string) => Effect.Effect<void>
-  /** The client of this exchange has gone: what still comes for it is dropped, but for nobody else's loss. */
-  readonly abandon: (exchange: Exchange) => void
-  /** Messages for the GET stream, for as long as the scope is open; it ends with the session. */
-  readonly listen: Effect.Effect<Queue.Dequeue<string, Cause.Done>, never, Scope.Scope>
+  /** The answer to the client's `initialize`. */
+  readonly answer: string
+  readonly record: ClientRecord.ClientRecord
+  /** Takes a request on and hands it to the process; `release` runs once, when it is answered or fails. */
+  readonly request: (message: JsonRpc.Request, text: string, release: Effect.Effect<void>) => Effect.Effect<Taken>
+  /** Hands a notification or a response to the process. */
+  readonly send: (message: JsonRpc.Message, text: string) => Effect.Effect<void>
+  /** Opens the stream of what belongs to no request, or goes on with the stream of a `Last-Event-ID`. */
+  readonly listen: (lastEventId: string | undefined) => Effect.Effect<Reader>
+  readonly activity: () => Activity
   /** Ends the session from the gateway's side: every request gets an error, every stream ends. */
   readonly end: (reason: string) => Effect.Effect<void>
 }
 
-/** Messages kept for a GET stream that is not there. The oldest go first. */
-const streamBuffer = 1000
+interface Pending {
+  readonly request: JsonRpc.Request
+  readonly first: Deferred.Deferred<Reply>
+  readonly release: Effect.Effect<void>
+  readonly startedAt: number
+  /** Since when there has been no progress. */
+  since: number
+  stream: EventStream | undefined
+  /** Nobody waits for it: its client has gone, or it is the gateway's own. */
+  unheard: boolean
+}
 
-/** Starts the process of a session. */
-export const make = Effect.fnUntraced(function*(
-  entry: StdioProcess.StdioEntry,
-  environment: Readonly<Record<string, string | undefined>>,
-  limits: StdioProcess.Limits
-): Effect.fn.Return<
-  Bridge,
-  StdioProcess.BackendFailed,
-  Scope.Scope | ChildProcessSpawner.ChildProcessSpawner
-> {
+/** Opens a session on a started process: the client's `initialize` first, and for one that wakes what followed it. */
+export const make = Effect.fnUntraced(function*<R>(
+  start: Effect.Effect<StdioProcess, BackendFailed, R | Scope.Scope>,
+  record: ClientRecord.ClientRecord,
+  limits: Limits,
+  metrics: GatewayMetrics
+): Effect.fn.Return<Bridge, BackendFailed | InitializeRefused, R | Scope.Scope> {
   const gone = yield* Deferred.make<void>()
   // Registered first, so it runs last.
   yield* Effect.addFinalizer(() => Deferred.succeed(gone, undefined))
-  const stream = yield* Queue.sliding<string, Cause.Done>(streamBuffer)
+  const process = yield* start
+  const clock = yield* Clock.Clock
   const services = yield* Effect.context<never>()
   const run = Effect.runForkWith(services)
+  const now = () => clock.currentTimeMillisUnsafe()
+  const streams = new EventStreams(limits.replay, randomBytes(4).toString("hex"))
   const pending = new Map<string, Pending>()
-  let listeners = 0
+  /** The streams of GET, the newest last. */
+  let standalone: Array<EventStream> = []
   let over: string | undefined
+  // A client that says nothing after its `initialize` may never have got its answer.
+  let lostStreamAt = record.initialized === undefined ? now() : Number.POSITIVE_INFINITY
+  let requests = 0
+  let errors = 0
 
-  const settle = (request: Pending, text: string) => {
-    pending.delete(JsonRpc.idKey(request.id))
-    Queue.offerUnsafe(request.messages, { text, last: true })
-    Queue.endUnsafe(request.messages)
-    run(request.release)
+  // ---------------------------------------------------------------------------
+  // From the process
+  // ---------------------------------------------------------------------------
+
+  const settle = (entry: Pending, text: string, outcome: "ok" | "error") => {
+    pending.delete(JsonRpc.idKey(entry.request.id))
+    if (entry.stream === undefined) {
+      Deferred.doneUnsafe(entry.first, Effect.succeed({ _tag: "Answer", text }))
+    } else {
+      streams.push(entry.stream, text)
+      streams.end(entry.stream)
+    }
+    if (outcome === "error") errors++
+    metrics.request(entry.request.method, outcome, now() - entry.startedAt)
+    run(entry.release)
   }
 
   const end = (reason: string) =>
     Effect.sync(() => {
       if (over !== undefined) return
       over = reason
-      for (const request of pending.values()) {
-        settle(request, JsonRpc.error(request.id, JsonRpc.codes.gateway, reason))
+      for (const entry of pending.values()) {
+        settle(entry, JsonRpc.error(entry.request.id, JsonRpc.codes.gateway, reason), "error")
       }
-      Queue.endUnsafe(stream)
+      streams.endAll()
     })
 
   const route = (text: string, message: JsonRpc.Message): void => {
     if (message._tag === "Response") {
-      const request = pending.get(JsonRpc.idKey(message.id))
-      if (request !== undefined) settle(request, text)
+      const entry = pending.get(JsonRpc.idKey(message.id))
+      if (entry !== undefined) settle(entry, text, message.failed ? "error" : "ok")
       return
     }
-    const request = owner(message)
-    if (request === undefined) Queue.offerUnsafe(stream, text)
-    else Queue.offerUnsafe(request.messages, { text, last: false })
+    const entry = owner(message)
+    if (entry === undefined) return streams.push(standaloneStream(), text)
+    if (entry.stream === undefined) {
+      const stream = entry.stream = streams.open()
+      Deferred.doneUnsafe(entry.first, Effect.succeed({ _tag: "Stream", open: () => streams.read(stream) }))
+    }
+    streams.push(entry.stream, text)
   }
 
+  /** The request that a message of the process belongs to. */
   const owner = (message: JsonRpc.Message): Pending | undefined => {
     if (message._tag === "Notification" && message.method === "notifications/progress") {
-      for (const request of pending.values()) {
-        if (request.progressToken !== undefined && request.progressToken === message.progressToken) return request
+      for (const entry of pending.values()) {
+        const token = entry.request.progressToken
+        if (token !== undefined && token === message.progressToken) {
+          entry.since = now()
+          return entry.unheard ? undefined : entry
+        }
       }
     }
-    if (pending.size === 0 || (pending.size > 1 && listeners > 0)) return undefined
-    return pending.values().next().value
+    const listening = standalone.some((stream) => stream.reader !== undefined)
+    if (listening && (pending.size > 1 || concernsSession(message))) return undefined
+    for (const entry of pending.values()) if (!entry.unheard) return entry
+    return undefined
   }
 
-  const process = yield* StdioProcess.start(entry, environment, limits, (line) => {
-    const json = JsonRpc.parse(line)
-    const message = Option.isSome(json) ? JsonRpc.classify(json.value) : undefined
-    if (message === undefined) {
-      run(
-        Effect.logWarning(
+  /** Where a message goes that belongs to no request: the newest stream with a reader, else the newest. */
+  const standaloneStream = (): EventStream => {
+    const stream = standalone.findLast(({ reader }) => reader !== undefined) ?? standalone.at(-1)
+    return stream ?? openStandalone()
+  }
+
+  const openStandalone = (): EventStream => {
+    const stream = streams.open()
+    // Of those that nobody reads, one with unread messages is enough to come back to.
+    standalone = standalone.filter((other) => other.reader !== undefined || other.sequence > other.delivered)
+    standalone.push(stream)
+    return stream
+  }
+
+  yield* process.attach({
+    receive: (line) => {
+      const json = JsonRpc.parse(line)
+      const message = Option.isSome(json) ? JsonRpc.classify(json.value) : undefined
+      if (message === undefined) {
+        metrics.garbage()
+        run(Effect.logWarning(
           `The back end wrote ${line.length} characters on stdout that are no JSON-RPC message; skipped`
-        )
-      )
-    } else {
-      route(line, message)
-    }
+        ))
+      } else {
+        route(line, message)
+      }
+      return !streams.congested()
+    },
+    room: streams.room
   })
+
   yield* Effect.addFinalizer(() => end("the session has ended"))
   yield* Effect.forkScoped(Effect.flatMap(Deferred.await(process.ended), (failure) => end(failure.message)))
 
+  // ---------------------------------------------------------------------------
+  // From the client
+  // ---------------------------------------------------------------------------
+
+  const write = (text: string) => process.send(JsonRpc.toLine(text))
+
+  const take = (request: JsonRpc.Request, release: Effect.Effect<void>, unheard: boolean): Pending => {
+    const at = now()
+    const entry: Pending = {
+      request,
+      first: Deferred.makeUnsafe(),
+      release,
+      startedAt: at,
+      since: at,
+      stream: undefined,
+      unheard
+    }
+    pending.set(JsonRpc.idKey(request.id), entry)
+    return entry
+  }
+
+  const heard = (method: string | undefined, params: unknown, text: string) => {
+    // A client that speaks without its stream does not need one.
+    lostStreamAt = Number.POSITIVE_INFINITY
+    if (method !== undefined) ClientRecord.note(record, method, params, text)
+  }
+
+  const waitFor = (entry: Pending): Effect.Effect<Reply> =>
+    Effect.onInterrupt(Deferred.await(entry.first), () =>
+      Effect.sync(() => {
+        if (entry.stream === undefined) entry.unheard = true
+      }))
+
+  /** The gateway's own request: its answer, and nothing of it to the client. */
+  const ask = Effect.fnUntraced(function*(text: string) {
+    const json = JsonRpc.parse(text)
+    const message = Option.isSome(json) ? JsonRpc.classify(json.value) : undefined
+    if (message?._tag !== "Request") return ""
+    const entry = take(message, Effect.void, true)
+    if (over === undefined) yield* write(text)
+    else settle(entry, JsonRpc.error(message.id, JsonRpc.codes.gateway, over), "error")
+    const reply = yield* Deferred.await(entry.first)
+    return reply._tag === "Answer" ? reply.text : ""
+  })
+
+  const timeOut = (entry: Pending) => {
+    const { id } = entry.request
+    const reason = `no answer within ${Duration.format(limits.requestTimeout)}; the gateway has cancelled the request`
+    settle(entry, JsonRpc.error(id, JsonRpc.codes.timeout, reason), "error")
+    const params = { requestId: id, reason }
+    run(write(JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params })))
+  }
+
+  const requestTimeout = Duration.toMillis(limits.requestTimeout)
+  const lostAfter = Duration.toMillis(limits.streamLostTimeToLive)
+  /** Ends what has waited for too long. Synchronous: no message comes in between. */
+  const check = Effect.sync(() => {
+    const at = now()
+    for (const entry of pending.values()) if (at - entry.since >= requestTimeout) timeOut(entry)
+    if (over === undefined && pending.size === 0 && at - lostStreamAt >= lostAfter) {
+      const reason = `the client lost its stream and said nothing for ${Duration.format(limits.streamLostTimeToLive)}`
+      Deferred.doneUnsafe(process.ended, Effect.succeed(new BackendFailed({ reason, stderr: "" })))
+      run(end(reason))
+    }
+  })
+  const tick = Math.max(10, Math.min(1000, requestTimeout / 4, lostAfter / 4))
+  yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(tick), check)))
+
+  // ---------------------------------------------------------------------------
+  // The handshake
+  // ---------------------------------------------------------------------------
+
+  const answer = yield* ask(record.initialize)
+  if (Deferred.isDoneUnsafe(process.ended)) return yield* Effect.flatMap(Deferred.await(process.ended), Effect.fail)
+  if (JsonRpc.isError(answer)) return yield* new InitializeRefused({ answer })
+  if (record.initialized !== undefined) {
+    yield* write(record.initialized)
+    if (record.level !== undefined) yield* ask(record.level)
+    for (const subscription of record.subscriptions.values()) yield* ask(subscription)
+  }
+
   return {
-    pid: process.pid,
+    _tag: "Stdio",
     ended: process.ended,
     gone,
-    begin: (request, release) =>
-      Effect.map(Queue.unbounded<Outgoing, Cause.Done>(), (messages): Option.Option<Exchange> => {
-        const key = JsonRpc.idKey(request.id)
-        if (pending.has(key)) return Option.none()
-        const exchange = { id: request.id, progressToken: request.progressToken, messages, release }
-        pending.set(key, exchange)
-        if (over !== undefined) settle(exchange, JsonRpc.error(request.id, JsonRpc.codes.gateway, over))
-        return Option.some(exchange)
+    answer,
+    record,
+    request: (request, text, release) =>
+      Effect.suspend((): Effect.Effect<Taken> => {
+        if (over !== undefined) return Effect.succeed({ _tag: "Over" })
+        if (pending.has(JsonRpc.idKey(request.id))) return Effect.succeed({ _tag: "DuplicateId" })
+        if (pending.size >= limits.maxInFlight) return Effect.succeed({ _tag: "TooMany" })
+        requests++
+        heard(request.method, request.params, text)
+        const entry = take(request, release, false)
+        // The write may have to wait for a process that does not read; it must not wait with the client.
+        run(write(text))
+        return Effect.succeed({ _tag: "Running", reply: waitFor(entry) })
       }),
-    send: (text) => process.send(JsonRpc.toLine(text)),
-    abandon: (exchange) => {
-      Queue.endUnsafe(exchange.messages)
-    },
-    listen: Effect.as(
-      Effect.acquireRelease(
-        Effect.sync(() => {
-          listeners++
-        }),
-        () =>
-          Effect.sync(() => {
-            listeners--
-          })
-      ),
-      stream
-    ),
+    send: (message, text) =>
+      Effect.suspend(() => {
+        heard(
+          message._tag === "Notification" ? message.method : undefined,
+          message._tag === "Notification" ? message.params : undefined,
+          text
+        )
+        return write(text)
+      }),
+    listen: (lastEventId) =>
+      Effect.sync(() => {
+        heard(undefined, undefined, "")
+        const place = lastEventId === undefined ? undefined : streams.find(lastEventId)
+        const stream = place?.stream ??
+          standalone.findLast(({ reader }) => reader === undefined) ?? openStandalone()
+        if (over !== undefined) streams.end(stream)
+        const reader = streams.read(stream, place?.sequence)
+        return {
+          ...reader,
+          close: () => {
+            reader.close()
+            if (streams.readers() === 0) lostStreamAt = now()
+          }
+        }
+      }),
+    activity: () => ({
+      pid: process.pid,
+      client: record.client,
+      inFlight: pending.size,
+      streams: streams.readers(),
+      requests,
+      errors
+    }),
     end
   }
 })
+
+/** Messages of a server that belong to no request by what they say. */
+const concernsSession = (message: JsonRpc.Message): boolean =>
+  message._tag === "Notification" &&
+  (message.method.endsWith("/list_changed") || message.method === "notifications/resources/updated")

@@ -1,133 +1,179 @@
 /**
- * The configuration file: the `mcpServers` JSON that MCP clients use, plus an optional `gateway` object. A wrong file is
- * refused whole, with every fault and its path.
+ * What an operator says, from three places: the command line over the environment over a file. A file is the `mcpServers`
+ * JSON that MCP clients use, plus an optional `gateway` object. What is wrong is refused whole: every fault at once, each
+ * with its place and what is allowed there.
  */
-import { Duration, Option, Predicate, Schema } from "effect"
+import { Option, Predicate, Schema } from "effect"
+import * as Backends from "./Backends.ts"
 import * as JsonRpc from "./JsonRpc.ts"
-import type { StdioEntry } from "./StdioProcess.ts"
+import * as Settings from "./Settings.ts"
 
-/** What a file says. */
+/** Everything decided. */
 export interface GatewayConfig {
-  readonly backends: Readonly<Record<string, StdioEntry>>
-  readonly idleTimeToLive: Duration.Duration | undefined
-  readonly maxSessions: number | undefined
+  readonly backends: Backends.Backends
+  readonly settings: Settings.GatewaySettings
 }
 
-/** The file is wrong; each fault has its path in the file and what is allowed there. */
+/** The configuration is wrong; each fault has its place and what is allowed there. */
 export class InvalidConfig extends Schema.TaggedError<InvalidConfig>()("InvalidConfig", {
-  file: Schema.String,
   faults: Schema.Array(Schema.String)
 }) {
   override get message(): string {
-    return [`The configuration ${this.file} is not valid:`, ...this.faults.map((fault) => `  ${fault}`)].join("\n")
+    return ["The configuration is not valid:", ...this.faults.map((fault) => `  ${fault}`)].join("\n")
   }
 }
 
 type Environment = Readonly<Record<string, string | undefined>>
+type Fault = (path: string, message: string) => void
 
-/** Names that are safe in a path, a session key and a log line. */
-const backendName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
-
-/** Reads the text of a file; `environment` fills in `${NAME}` and `${NAME:-default}`. */
-export const parse = (file: string, text: string, environment: Environment): GatewayConfig | InvalidConfig => {
-  const faults: Array<string> = []
-  const fault = (path: string, allowed: string) => {
-    faults.push(`${path}: ${allowed}`)
-  }
-  const json = JsonRpc.parse(text)
-  const root = Option.isSome(json) ? record(json.value) : undefined
-  if (root === undefined) {
-    const what = Option.isSome(json) ? "the file must be a JSON object" : "the file is no JSON"
-    return new InvalidConfig({ file, faults: [what] })
-  }
-  const backends: Record<string, StdioEntry> = {}
-  const servers = record(root["mcpServers"])
-  if (servers === undefined) fault("mcpServers", "must be an object of back ends by name")
-  else if (Object.keys(servers).length === 0) fault("mcpServers", "must name at least one back end")
-  for (const [name, value] of Object.entries(servers ?? {})) {
-    const path = `mcpServers.${name}`
-    if (!backendName.test(name)) {
-      fault(
-        path,
-        "a back end's name is 1 to 64 letters, digits, \".\", \"_\" or \"-\", beginning with a letter or digit"
-      )
-      continue
-    }
-    const entry = stdioEntry(path, value, environment, fault)
-    if (entry !== undefined) backends[name] = entry
-  }
-  const gateway = root["gateway"] === undefined ? {} : record(root["gateway"])
-  if (gateway === undefined) fault("gateway", "must be an object")
-  unknownNames("gateway", gateway ?? {}, ["idleTimeToLive", "maxSessions"], fault)
-  const idleTimeToLive = duration("gateway.idleTimeToLive", gateway?.["idleTimeToLive"], fault)
-  const maxSessions = gateway?.["maxSessions"]
-  if (maxSessions !== undefined && !(Number.isInteger(maxSessions) && Number(maxSessions) > 0)) {
-    fault("gateway.maxSessions", "must be an integer of at least 1")
-  }
-  return faults.length > 0
-    ? new InvalidConfig({ file, faults })
-    : { backends, idleTimeToLive, maxSessions: maxSessions === undefined ? undefined : Number(maxSessions) }
+export interface Sources {
+  /** The settings given on the command line, by name. */
+  readonly flags: Readonly<Record<string, unknown>>
+  readonly environment: Environment
+  /** A file's name and text. */
+  readonly file: { readonly name: string; readonly text: string } | undefined
+  /** Entries that are served without a file. */
+  readonly entries: Readonly<Record<string, Backends.Entry>>
 }
 
-type Fault = (path: string, allowed: string) => void
-
-const stdioEntry = (path: string, value: unknown, environment: Environment, fault: Fault): StdioEntry | undefined => {
-  const entry = record(value)
-  if (entry === undefined) return void fault(path, "must be an object with a command")
-  if (entry["url"] !== undefined) {
-    return void fault(`${path}.url`, "HTTP back ends are not supported yet; give a command")
+/** Puts the sources together. */
+export const load = ({ entries, environment, file, flags }: Sources): GatewayConfig | InvalidConfig => {
+  const faults: Array<string> = []
+  const fault: Fault = (path, message) => {
+    faults.push(`${path}: ${message}`)
   }
-  unknownNames(path, entry, ["command", "args", "env", "cwd", "type"], fault)
-  if (entry["type"] !== undefined && entry["type"] !== "stdio") fault(`${path}.type`, "must be \"stdio\"")
-  const expanded = (at: string, input: unknown, what: string): string => {
+  const root = file === undefined ? {} : read(file, fault)
+  const fromFile = root["gateway"] === undefined ? {} : record(root["gateway"])
+  if (fromFile === undefined) fault("gateway", "must be an object")
+  unknownNames("gateway", fromFile ?? {}, Object.keys(Settings.all), fault)
+  const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
+  let settings = Settings.decode(
+    tables,
+    noNumbers("gateway", fromFile ?? {}, fault),
+    Settings.defaults(tables),
+    (name, message) => fault(`gateway.${name}`, message)
+  )
+  settings = Settings.decode(
+    tables,
+    Object.fromEntries(Object.keys(tables).map((name) => [name, environment[Settings.variableName(name)]])),
+    settings,
+    (name, message) => fault(Settings.variableName(name), message)
+  )
+  settings = Settings.decode(tables, flags, settings, (name, message) => fault(`--${Settings.flagName(name)}`, message))
+  const backends = new Map<string, Backends.Backend>()
+  const add = (path: string, name: string, entry: Backends.Entry, secrets: ReadonlyArray<string>) => {
+    backends.set(name, Backends.resolve(path, name, entry, settings, secrets, fault))
+  }
+  for (const [name, entry] of Object.entries(entries)) add(name, name, entry, [])
+  if (file !== undefined && root !== nothing) {
+    const servers = record(root["mcpServers"])
+    if (servers === undefined) fault("mcpServers", "must be an object of back ends by name")
+    else if (Object.keys(servers).length === 0) fault("mcpServers", "must name at least one back end")
+    for (const [name, value] of Object.entries(servers ?? {})) {
+      const path = `mcpServers.${printable(name)}`
+      const parsed = parseEntry(path, value, environment, fault)
+      if (parsed !== undefined) add(path, name, parsed.entry, parsed.secrets)
+      else if (!Backends.isName(name)) fault(path, Backends.allowedName)
+    }
+  }
+  return faults.length > 0 ? new InvalidConfig({ faults }) : { backends, settings }
+}
+
+const nothing: { readonly [name: string]: unknown } = {}
+
+const read = (file: { readonly name: string; readonly text: string }, fault: Fault) => {
+  const json = JsonRpc.parse(file.text)
+  const root = Option.isSome(json) ? record(json.value) : undefined
+  if (root !== undefined) return root
+  fault(file.name, Option.isSome(json) ? "the file must be a JSON object" : "the file is no JSON")
+  return nothing
+}
+
+const parseEntry = (path: string, value: unknown, environment: Environment, fault: Fault) => {
+  const entry = record(value)
+  if (entry === undefined) return void fault(path, "must be an object with a command or a url")
+  const isHttp = entry["url"] !== undefined
+  if (isHttp && entry["command"] !== undefined) return void fault(path, "must have a command or a url, not both")
+  const secrets: Array<string> = []
+  const string = (at: string, input: unknown, what: string): string => {
     if (typeof input !== "string") {
       fault(at, what)
       return ""
     }
-    return expand(at, input, environment, fault)
+    return expand(at, input, environment, secrets, fault)
   }
-  const command = expanded(`${path}.command`, entry["command"], "must be a string: the program to run")
-  if (entry["command"] === "") fault(`${path}.command`, "must not be empty")
+  const strings = (at: string, input: unknown): Record<string, string> => {
+    const object = input === undefined ? {} : record(input)
+    if (object === undefined) fault(at, "must be an object of strings")
+    return Object.fromEntries(
+      Object.entries(object ?? {}).map((
+        [name, value]
+      ) => [name, string(`${at}.${printable(name)}`, value, "must be a string")])
+    )
+  }
+  const own = noNumbers(path, entry, fault)
+  const settings = Object.fromEntries(Object.keys(Settings.overridable).map((name) => [name, own[name]]))
+  const common = isHttp ? ["url", "headers", "type"] : ["command", "args", "env", "cwd", "type"]
+  unknownNames(path, entry, [...common, ...Object.keys(Settings.overridable)], fault)
+  if (isHttp) {
+    if (entry["type"] !== undefined && !["http", "streamable-http", "streamableHttp"].includes(String(entry["type"]))) {
+      fault(`${path}.type`, "must be \"http\" for a url")
+    }
+    const url = string(`${path}.url`, entry["url"], "must be a string: the URL of an MCP server on Streamable HTTP")
+    return { entry: { ...settings, url, headers: strings(`${path}.headers`, entry["headers"]) }, secrets }
+  }
+  if (entry["type"] !== undefined && entry["type"] !== "stdio") {
+    fault(`${path}.type`, "must be \"stdio\" for a command")
+  }
   const args = entry["args"] ?? []
   if (!Array.isArray(args)) fault(`${path}.args`, "must be an array of strings")
-  const env = record(entry["env"] ?? {})
-  if (env === undefined) fault(`${path}.env`, "must be an object of strings")
-  const cwd = entry["cwd"]
   return {
-    command,
-    args: Array.isArray(args) ? args.map((arg, i) => expanded(`${path}.args[${i}]`, arg, "must be a string")) : [],
-    env: Object.fromEntries(
-      Object.entries(env ?? {}).map((
-        [name, value]
-      ) => [name, expanded(`${path}.env.${name}`, value, "must be a string")])
-    ),
-    cwd: cwd === undefined ? undefined : expanded(`${path}.cwd`, cwd, "must be a string: a directory")
+    entry: {
+      ...settings,
+      command: string(`${path}.command`, entry["command"], "must be a string: the program to run"),
+      args: Array.isArray(args) ? args.map((arg, i) => string(`${path}.args[${i}]`, arg, "must be a string")) : [],
+      env: strings(`${path}.env`, entry["env"]),
+      cwd: entry["cwd"] === undefined
+        ? undefined
+        : string(`${path}.cwd`, entry["cwd"], "must be a string: a directory")
+    },
+    secrets
   }
 }
 
-const expand = (path: string, input: string, environment: Environment, fault: Fault): string =>
+/** In a file, a bare number does not say which unit of time it means. */
+const noNumbers = (path: string, input: Readonly<Record<string, unknown>>, fault: Fault) =>
+  Object.fromEntries(
+    Object.entries(input).filter(([name, value]) => {
+      const setting = Object.hasOwn(Settings.all, name) ? Settings.all[name] : undefined
+      if (setting?.kind !== "duration" || typeof value !== "number") return true
+      fault(`${path}.${name}`, `must be ${setting.allowed}`)
+      return false
+    })
+  )
+
+const expand = (path: string, input: string, environment: Environment, secrets: Array<string>, fault: Fault): string =>
   input.replace(/\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}/g, (_, name: string, fallback: string | undefined) => {
     const value = environment[name]
-    if (value !== undefined && (value !== "" || fallback === undefined)) return value
+    if (value !== undefined && (value !== "" || fallback === undefined)) {
+      secrets.push(value)
+      return value
+    }
     if (fallback !== undefined) return fallback
     fault(path, `the environment variable ${name} is not set; set it, or write \${${name}:-default}`)
     return ""
   })
 
-const duration = (path: string, value: unknown, fault: Fault): Duration.Duration | undefined => {
-  if (value === undefined) return undefined
-  const parsed = typeof value === "string" ? decodeDuration(value) : Option.none()
-  if (Option.isSome(parsed) && Duration.isPositive(parsed.value)) return parsed.value
-  return void fault(path, "must be a duration greater than zero, such as \"30 minutes\"")
-}
-
-const decodeDuration = Schema.decodeUnknownOption(Schema.DurationFromString)
-
 const unknownNames = (path: string, value: object, allowed: ReadonlyArray<string>, fault: Fault): void => {
   for (const name of Object.keys(value)) {
-    if (!allowed.includes(name)) fault(`${path}.${name}`, `unknown; allowed are ${allowed.join(", ")}`)
+    if (!allowed.includes(name)) {
+      fault(`${path}.${printable(name)}`, `unknown; allowed are ${allowed.join(", ")}`)
+    }
   }
 }
+
+/** In a fault that is printed: no control characters. */
+const printable = (text: string): string => JSON.stringify(text).slice(1, -1)
 
 const record = (value: unknown): { readonly [name: string]: unknown } | undefined =>
   Predicate.isObject(value) && !Array.isArray(value) ? { ...value } : undefined

@@ -1,94 +1,92 @@
 /**
- * The gateway as a layer: MCP clients on Streamable HTTP in front of stdio servers, one process per client session,
- * held by a `SessionPool` under `backend/session`.
+ * The gateway as a layer: MCP clients on Streamable HTTP in front of MCP servers, one process per client session, held by
+ * a `SessionPool` under `backend/session`.
  *
  * @since 0.1.0
  */
-import type { Duration } from "effect"
-import { Context, Deferred, Effect, Layer } from "effect"
+import type { FileSystem } from "effect"
+import { Context, Deferred, Duration, Effect, Layer, Schedule } from "effect"
 import { HttpRouter } from "effect/http"
 import type { ChildProcessSpawner } from "effect/process"
-import * as SessionKey from "../SessionKey.ts"
 import * as SessionPool from "../SessionPool.ts"
-import * as Bridge from "./Bridge.ts"
+import * as Access from "./Access.ts"
+import * as AdminRoutes from "./AdminRoutes.ts"
+import * as Backends from "./Backends.ts"
+import type { GatewayConfig } from "./Config.ts"
 import * as McpRoutes from "./McpRoutes.ts"
-import * as StdioProcess from "./StdioProcess.ts"
+import * as SessionsModule from "./Sessions.ts"
+import * as Settings from "./Settings.ts"
+
+export type {
+  /**
+   * One back end: a `StdioEntry` or an `HttpEntry`.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Entry,
+  /**
+   * Where an MCP server on Streamable HTTP is.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  HttpEntry,
+  /**
+   * How to start the process of a stdio back end.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  StdioEntry
+} from "./Backends.ts"
+
+export {
+  /**
+   * The options make no sense: `faults` has each with its path and what is allowed.
+   *
+   * @category errors
+   * @since 0.1.0
+   */
+  InvalidGatewayOptions
+} from "./Backends.ts"
 
 /**
- * How to start the process of a stdio back end.
+ * What a gateway serves, and its settings; those of the server itself (`host`, `port`, TLS, time-outs of the header) are
+ * the program's own.
  *
  * @category models
  * @since 0.1.0
  */
-export type StdioEntry = StdioProcess.StdioEntry
-
-/**
- * What a gateway serves, and its limits.
- *
- * @category models
- * @since 0.1.0
- */
-export interface GatewayOptions {
+export interface GatewayOptions extends Settings.GatewayInput {
   /** The back ends by name; each is served at `/mcp/{name}`, and at `/mcp` if it is the only one. */
-  readonly backends: Readonly<Record<string, StdioEntry>>
-  /** What back ends may see of it: `PATH`, `HOME` and their like, nothing else. Default: nothing. */
+  readonly backends: Readonly<Record<string, Backends.Entry>>
+  /** What processes may see of it: `PATH`, `HOME` and their like, nothing else. Default: nothing. */
   readonly environment?: Readonly<Record<string, string | undefined>> | undefined
-  /** A session without requests or streams ends after this. Default: 30 minutes. */
-  readonly idleTimeToLive?: Duration.Input | undefined
-  /** How often idle sessions are looked for. Default: 10 seconds. */
-  readonly cleanupInterval?: Duration.Input | undefined
-  /** Bounds the sessions, and so the processes, that exist at once. Default: 1,000. */
-  readonly maxSessions?: number | undefined
-  /** How long an `initialize` waits for a place when `maxSessions` are in use. Default: 5 seconds. */
-  readonly acquireTimeout?: Duration.Input | undefined
-  /** Bounds a request body, in bytes. Default: 4 MiB. */
-  readonly maxBodyBytes?: number | undefined
-  /** Host names (without port) that requests may be addressed to. Default: the loopback names. */
-  readonly allowedHosts?: ReadonlyArray<string> | undefined
-  /** Limits of a process. Default: lines of 16 MiB, two seconds of grace at each step of its end. */
-  readonly processLimits?: StdioProcess.Limits | undefined
 }
 
 /**
- * The pool of a gateway: one process per session.
+ * A running gateway.
  *
  * @category services
  * @since 0.1.0
  */
-export class Sessions extends Context.Service<
-  Sessions,
-  SessionPool.SessionPool<SessionKey.SessionKey, Bridge.Bridge, StdioProcess.BackendFailed>
->()("effect-session-pool/gateway/Sessions") {
-  static readonly layer = (
-    options: GatewayOptions
-  ): Layer.Layer<Sessions, never, ChildProcessSpawner.ChildProcessSpawner> =>
-    Layer.effect(
-      Sessions,
-      SessionPool.make({
-        name: "gateway",
-        lookup: Effect.fnUntraced(function*(key: SessionKey.SessionKey) {
-          const backend = SessionKey.backend(key)
-          const entry = options.backends[backend]
-          if (entry === undefined) {
-            return yield* new StdioProcess.BackendFailed({ reason: `there is no back end "${backend}"`, stderr: "" })
-          }
-          return yield* Bridge.make(
-            entry,
-            options.environment ?? {},
-            options.processLimits ?? StdioProcess.defaultLimits
-          ).pipe(Effect.annotateLogs({ backend, session: SessionKey.session(key).slice(0, 8) }))
-        }),
-        idleTimeToLive: options.idleTimeToLive ?? "30 minutes",
-        cleanupInterval: options.cleanupInterval ?? "10 seconds",
-        capacity: options.maxSessions ?? 1000,
-        acquireTimeout: options.acquireTimeout ?? "5 seconds",
-        closed: (bridge) => Deferred.await(bridge.ended)
-      })
-    )
-}
+export class Gateway extends Context.Service<Gateway, {
+  /**
+   * Serves other back ends from now on: the sessions of changed and removed ones end, the others live on.
+   */
+  readonly reload: (backends: Backends.Backends) => Effect.Effect<SessionsModule.Reloaded>
+  /**
+   * Takes no new sessions and requests from now on, ends the streams of GET, and waits until the running requests are
+   * answered, at most `drainTimeout`.
+   */
+  readonly drain: Effect.Effect<void>
+}>()("effect-session-pool/gateway/Gateway") {}
+
+type Requirements = HttpRouter.HttpRouter | ChildProcessSpawner.ChildProcessSpawner | FileSystem.FileSystem
 
 /**
- * Serves the gateway's routes on an `HttpRouter`.
+ * Serves the gateway's routes on an `HttpRouter`. Options that make no sense fail with `InvalidGatewayOptions`.
  *
  * **Example** (Serving one back end on port 8420)
  *
@@ -100,7 +98,7 @@ export class Sessions extends Context.Service<
  * import { createServer } from "node:http"
  *
  * const gateway = Gateway.layer({
- *   backends: { files: { command: "my-mcp-server", args: ["--stdio"], env: {}, cwd: undefined } }
+ *   backends: { files: { command: "my-mcp-server", args: ["--stdio"] } }
  * })
  *
  * HttpRouter.serve(gateway).pipe(
@@ -115,11 +113,49 @@ export class Sessions extends Context.Service<
  */
 export const layer = (
   options: GatewayOptions
-): Layer.Layer<never, never, HttpRouter.HttpRouter | ChildProcessSpawner.ChildProcessSpawner> =>
-  Layer.effectDiscard(Effect.gen(function*() {
-    const sessions = yield* Sessions
-    const router = yield* HttpRouter.HttpRouter
-    const handler = McpRoutes.make(sessions, options, yield* Effect.scope)
-    yield* router.add("*", "/mcp/:backend", handler)
-    yield* router.add("*", "/mcp", handler)
-  })).pipe(Layer.provide(Sessions.layer(options)))
+): Layer.Layer<Gateway, Backends.InvalidGatewayOptions, Requirements> =>
+  Layer.unwrap(Effect.gen(function*() {
+    const faults: Array<string> = []
+    const fault = (path: string, message: string) => {
+      faults.push(`${path}: ${message}`)
+    }
+    const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
+    const settings = Settings.decode(tables, { ...options }, Settings.defaults(tables), fault)
+    const backends = new Map(
+      Object.entries(options.backends).map(([name, entry]) =>
+        [name, Backends.resolve(`backends.${name}`, name, entry, settings, [], fault)] as const
+      )
+    )
+    if (faults.length > 0) return yield* new Backends.InvalidGatewayOptions({ faults })
+    return layerConfig({ backends, settings }, options.environment ?? {})
+  }))
+
+/** The same from a configuration that has been read and checked. */
+export const layerConfig = (
+  config: GatewayConfig,
+  environment: Readonly<Record<string, string | undefined>>
+): Layer.Layer<Gateway, never, Requirements> =>
+  Layer.effect(
+    Gateway,
+    Effect.gen(function*() {
+      const { settings } = config
+      const sessions = yield* SessionsModule.make(config, environment)
+      const access = Access.make(settings)
+      const draining = yield* Deferred.make<void>()
+      const router = yield* HttpRouter.HttpRouter
+      const handler = McpRoutes.make(sessions, settings, access, draining, yield* Effect.scope)
+      yield* router.add("*", "/mcp/:backend", handler)
+      yield* router.add("*", "/mcp", handler)
+      yield* AdminRoutes.add(sessions, access, draining)
+      const atRest = Effect.repeat(SessionPool.stats(sessions.pool), {
+        until: ({ active, launching }) => active + launching === 0,
+        schedule: Schedule.spaced("50 millis")
+      })
+      const drain = Effect.andThen(
+        Deferred.succeed(draining, undefined),
+        Duration.isZero(settings.drainTimeout) ? Effect.void : Effect.timeoutOption(atRest, settings.drainTimeout)
+      ).pipe(Effect.asVoid)
+      yield* Effect.addFinalizer(() => drain)
+      return Gateway.of({ reload: sessions.reload, drain })
+    })
+  )

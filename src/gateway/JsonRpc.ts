@@ -6,13 +6,32 @@ import { Option, Predicate } from "effect"
 /** The id of a request: a string, a number, or (in errors only) null. */
 export type Id = string | number | null
 
+export interface Request {
+  readonly _tag: "Request"
+  readonly id: Id
+  readonly method: string
+  readonly params: unknown
+  readonly progressToken: Id | undefined
+}
+
 export type Message =
-  | { readonly _tag: "Request"; readonly id: Id; readonly method: string; readonly progressToken: Id | undefined }
-  | { readonly _tag: "Notification"; readonly method: string; readonly progressToken: Id | undefined }
+  | Request
+  | {
+    readonly _tag: "Notification"
+    readonly method: string
+    readonly params: unknown
+    readonly progressToken: Id | undefined
+  }
   | { readonly _tag: "Response"; readonly id: Id; readonly failed: boolean }
 
 /** JSON-RPC 2.0 and MCP error codes that the gateway itself sends. */
-export const codes = { parseError: -32700, invalidRequest: -32600, internal: -32603, gateway: -32000 } as const
+export const codes = {
+  parseError: -32700,
+  invalidRequest: -32600,
+  internal: -32603,
+  gateway: -32000,
+  timeout: -32001
+} as const
 
 const parseJson = Option.liftThrowable((text: string): unknown => JSON.parse(text))
 
@@ -27,9 +46,9 @@ export const classify = (json: unknown): Message | undefined => {
   const { id, method, params } = message
   if (method !== undefined) {
     if (typeof method !== "string") return undefined
-    if (id === undefined) return { _tag: "Notification", method, progressToken: field(params, "progressToken") }
+    if (id === undefined) return { _tag: "Notification", method, params, progressToken: field(params, "progressToken") }
     if (!isId(id) || id === null) return undefined
-    return { _tag: "Request", id, method, progressToken: field(member(params, "_meta"), "progressToken") }
+    return { _tag: "Request", id, method, params, progressToken: field(member(params, "_meta"), "progressToken") }
   }
   if (id === undefined || !isId(id)) return undefined
   return "result" in message || "error" in message ? { _tag: "Response", id, failed: "error" in message } : undefined
@@ -53,3 +72,32 @@ export const error = (id: Id, code: number, message: string, data?: unknown): st
 
 /** On stdio a message is one line. Line ends in valid JSON are white space only, so a space can stand for each. */
 export const toLine = (text: string): string => `${text.replace(/[\r\n]/g, " ")}\n`
+
+/** Whether a text is an error response. */
+export const isError = (text: string): boolean => {
+  const json = parse(text)
+  const message = Option.isSome(json) ? classify(json.value) : undefined
+  return message?._tag === "Response" && message.failed
+}
+
+/** The texts of the elements of a JSON array, as they came. The text must be valid JSON. */
+export const elements = (array: string): ReadonlyArray<string> => {
+  const parts: Array<string> = []
+  let depth = 0
+  let inString = false
+  let start = array.indexOf("[") + 1
+  for (let i = start; i < array.length; i++) {
+    const character = array[i]
+    if (inString) {
+      if (character === "\\") i++
+      else if (character === "\"") inString = false
+    } else if (character === "\"") inString = true
+    else if (character === "[" || character === "{") depth++
+    else if (depth > 0 && (character === "]" || character === "}")) depth--
+    else if (depth === 0 && (character === "," || character === "]")) {
+      parts.push(array.slice(start, i).trim())
+      start = i + 1
+    }
+  }
+  return parts.filter((part) => part !== "")
+}

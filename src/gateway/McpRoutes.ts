@@ -5,20 +5,24 @@
  * A request's lease lasts until its answer, whether or not the client still listens: the specification says that a
  * disconnect is no cancellation.
  */
-import { ByteSize, Cause, Deferred, Effect, Exit, Option, Queue, Scope, Stream } from "effect"
+import { ByteSize, Cause, Deferred, Effect, Exit, Option, Scope, Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
-import { HttpIncomingMessage, HttpRouter, HttpServerResponse } from "effect/http"
-import { randomUUID } from "node:crypto"
-import * as SessionKey from "../SessionKey.ts"
-import * as SessionPool from "../SessionPool.ts"
-import type { Bridge, Exchange, Outgoing } from "./Bridge.ts"
-import type { GatewayOptions, Sessions } from "./Gateway.ts"
+import { HttpIncomingMessage, HttpMiddleware, HttpRouter, HttpServerResponse } from "effect/http"
+import type * as Access from "./Access.ts"
+import type { Reply } from "./Bridge.ts"
+import * as EventStreamBody from "./EventStreamBody.ts"
+import type { Reader } from "./EventStreams.ts"
+import * as GatewayMetrics from "./GatewayMetrics.ts"
 import * as JsonRpc from "./JsonRpc.ts"
+import * as Masking from "./Masking.ts"
+import type { AcquireError, Connection, Principal, Sessions } from "./Sessions.ts"
+import type * as Settings from "./Settings.ts"
 
 const protocolVersions = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
-const loopbackHosts = ["127.0.0.1", "localhost", "[::1]"]
-const defaultMaxBodyBytes = 4 * 1024 * 1024
-const heartbeat = "15 seconds"
+/** From this revision on an event stream begins with an event without data, so that it can be resumed from the start. */
+const primingVersion = "2025-11-25"
+/** The last revision with batches. */
+const batchVersion = "2025-03-26"
 /** Longest that DELETE waits for the process group to be gone. */
 const endTimeout = "10 seconds"
 
@@ -34,55 +38,88 @@ class Refusal {
   }
 }
 
-const refuse = (
-  status: number,
-  message: string,
-  options?: { readonly id?: JsonRpc.Id; readonly code?: number; readonly headers?: Record<string, string> }
-): Effect.Effect<never, Refusal> =>
-  Effect.fail(
-    new Refusal(HttpServerResponse.text(
-      JsonRpc.error(options?.id ?? null, options?.code ?? JsonRpc.codes.gateway, message),
-      { status, contentType: "application/json", headers: options?.headers ?? {} }
-    ))
+interface RefusalOptions {
+  readonly id?: JsonRpc.Id
+  readonly code?: number
+  readonly headers?: Record<string, string>
+}
+
+const refuse = (status: number, message: string, options?: RefusalOptions): Effect.Effect<never, Refusal> =>
+  Effect.andThen(
+    GatewayMetrics.refused(status),
+    Effect.fail(
+      new Refusal(jsonResponse(
+        JsonRpc.error(options?.id ?? null, options?.code ?? JsonRpc.codes.gateway, message),
+        status,
+        options?.headers
+      ))
+    )
   )
 
-/** The handler of every MCP route. `scope` is the gateway's: work that outlives a request ends with it. */
-export const make = (sessions: Sessions["Service"], options: GatewayOptions, scope: Scope.Scope) => {
-  const names = Object.keys(options.backends)
-  const hosts = options.allowedHosts ?? loopbackHosts
-  const maxBodyBytes = options.maxBodyBytes ?? defaultMaxBodyBytes
+/** One request, as far as it has been checked. */
+interface Caller {
+  readonly request: Request
+  readonly backend: string
+  readonly principal: Principal
+  readonly version: string | undefined
+}
 
+/** The handler of every MCP route. `scope` is the gateway's: work that outlives a request ends with it. */
+export const make = (
+  sessions: Sessions["Service"],
+  settings: Settings.GatewaySettings,
+  access: Access.Access,
+  draining: Deferred.Deferred<void>,
+  scope: Scope.Scope
+) => {
   const handle = Effect.fnUntraced(function*(request: Request) {
-    yield* checkHost(request, hosts)
+    yield* admit(access.host(request.headers["host"]))
+    yield* admit(access.origin(request.headers["origin"]))
+    const principal = yield* admit(access.client(request.headers["authorization"]))
     const params = yield* HttpRouter.params
-    const backend = params["backend"] ?? (names.length === 1 ? names[0] : undefined)
-    if (backend === undefined || !Object.hasOwn(options.backends, backend)) {
-      return yield* refuse(
-        404,
-        `There is no such back end; there are: ${names.map((name) => `/mcp/${name}`).join(", ")}`
-      )
+    const backends = sessions.backends()
+    const backend = params["backend"] ?? (backends.size === 1 ? [...backends.keys()][0] : undefined)
+    if (backend === undefined || !backends.has(backend)) {
+      const paths = [...backends.keys()].map((name) => `/mcp/${name}`)
+      return yield* refuse(404, `There is no such back end; there are: ${paths.join(", ")}`)
     }
     const version = request.headers["mcp-protocol-version"]
     if (version !== undefined && !protocolVersions.includes(version)) {
       return yield* refuse(400, `Unsupported MCP-Protocol-Version; supported: ${protocolVersions.join(", ")}`)
     }
+    const caller: Caller = { request, backend, principal, version }
     switch (request.method) {
       case "POST":
-        return yield* post(request, backend)
+        return yield* post(caller)
       case "GET":
-        return yield* listen(request, backend)
+        return yield* listen(caller)
       case "DELETE":
-        return yield* end(request, backend)
+        return yield* end(caller)
       default:
         return yield* refuse(405, "Use POST, GET or DELETE", { headers: { allow: "GET, POST, DELETE" } })
     }
   })
 
+  const admit = (verdict: Access.Verdict): Effect.Effect<Principal, Refusal> =>
+    verdict._tag === "Granted"
+      ? Effect.succeed(verdict.principal)
+      : refuse(verdict.status, verdict.message, {
+        headers: verdict.status === 401 ? { "www-authenticate": "Bearer" } : {}
+      })
+
+  const refuseWhileDraining = (id?: JsonRpc.Id) =>
+    Effect.suspend(() =>
+      Deferred.isDoneUnsafe(draining)
+        ? refuse(503, "The gateway is shutting down", { ...(id === undefined ? {} : { id }), headers: retryLater })
+        : Effect.void
+    )
+
   // ---------------------------------------------------------------------------
   // POST
   // ---------------------------------------------------------------------------
 
-  const post = Effect.fnUntraced(function*(request: Request, backend: string) {
+  const post = Effect.fnUntraced(function*(caller: Caller) {
+    const { request } = caller
     if (!accepts(request, "application/json") || !accepts(request, "text/event-stream")) {
       return yield* refuse(406, "Accept must list application/json and text/event-stream")
     }
@@ -93,27 +130,31 @@ export const make = (sessions: Sessions["Service"], options: GatewayOptions, sco
     if (Option.isNone(json)) {
       return yield* refuse(400, "The body is no JSON", { code: JsonRpc.codes.parseError })
     }
+    if (Array.isArray(json.value) && (caller.version ?? batchVersion) <= batchVersion) {
+      return yield* batch(caller, json.value, JsonRpc.elements(text))
+    }
     const message = JsonRpc.classify(json.value)
     if (message === undefined) {
-      return yield* refuse(400, "The body is no single JSON-RPC 2.0 message (batches are not supported)", {
-        code: JsonRpc.codes.invalidRequest
-      })
+      return yield* refuse(400, "The body is no single JSON-RPC 2.0 message", { code: JsonRpc.codes.invalidRequest })
     }
     if (message._tag === "Request") {
       return message.method === "initialize" && request.headers["mcp-session-id"] === undefined
-        ? yield* initialize(backend, message, text)
-        : yield* call(request, backend, message, text)
+        ? yield* initialize(caller, message, text)
+        : yield* call(caller, message, text)
     }
-    yield* Effect.scoped(Effect.flatMap(bridgeOf(request, backend), (bridge) => bridge.send(text)))
+    yield* send(caller, message, text)
     return HttpServerResponse.empty({ status: 202 })
   })
 
+  const send = (caller: Caller, message: JsonRpc.Message, text: string) =>
+    Effect.scoped(Effect.flatMap(lease(caller), (connection) => connection.send(message, text)))
+
   const body = (request: Request) => {
-    const length = Number(request.headers["content-length"] ?? 0)
-    const tooLarge = refuse(413, `The body is larger than ${maxBodyBytes} bytes`)
-    if (length > maxBodyBytes) return tooLarge
+    const limit = settings.maxBodyBytes
+    const tooLarge = refuse(413, `The body is larger than ${limit} bytes`)
+    if (Number(request.headers["content-length"] ?? 0) > limit) return tooLarge
     return request.text.pipe(
-      Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBodyBytes)),
+      Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(limit)),
       Effect.catch((error) =>
         String(error.cause).includes("maxBytes exceeded")
           ? tooLarge
@@ -122,134 +163,165 @@ export const make = (sessions: Sessions["Service"], options: GatewayOptions, sco
     )
   }
 
-  type Call = Extract<JsonRpc.Message, { readonly _tag: "Request" }>
-
-  /** Opens a session: a new id, a new process, and the client's own `initialize` as its first message. */
-  const initialize = Effect.fnUntraced(function*(backend: string, message: Call, text: string) {
-    const session = randomUUID()
-    const key = SessionKey.makeUnsafe(backend, session)
-    const annotate = Effect.annotateLogs({ backend, session: session.slice(0, 8) })
-    const exchange = yield* hold(message, text, SessionPool.get(sessions, key)).pipe(
-      Effect.catchTags({
-        BackendFailed: (error) => refuse(502, error.message, { id: message.id }),
-        CapacityExceeded: () =>
-          refuse(503, "The gateway is at its limit of sessions; try again later", {
-            id: message.id,
-            headers: { "retry-after": "10" }
-          }),
-        LookupTimeout: (error) => refuse(502, error.message, { id: message.id }),
-        ValidationFailed: (error) => refuse(502, error.message, { id: message.id }),
-        PoolClosed: () => refuse(503, "The gateway is shutting down", { id: message.id })
-      })
-    )
-    // Nobody would ever learn the id of this session.
-    const unheard = SessionPool.invalidate(sessions, key)
-    const first = yield* Effect.onInterrupt(
-      takeFirst(exchange),
-      () => Effect.andThen(unheard, exchange.bridge.end("the client has gone"))
-    )
-    if (first.last && isError(first.text)) {
-      // Refused by the back end, which is the client's to read, or by the gateway because the back end died.
-      yield* SessionPool.invalidate(sessions, key)
-      return jsonResponse(first.text, Deferred.isDoneUnsafe(exchange.bridge.ended) ? 502 : 200)
+  /** Opens a session: a new id, and the client's own `initialize` as the first message of its process. */
+  const initialize = Effect.fnUntraced(function*(caller: Caller, message: JsonRpc.Request, text: string) {
+    const { backend, principal } = caller
+    yield* refuseWhileDraining(message.id)
+    const opened = yield* Effect.result(sessions.open(backend, principal, message, text))
+    if (opened._tag === "Failure") {
+      // Refused by the back end itself: the client's to read.
+      if (opened.failure._tag === "InitializeRefused") return jsonResponse(opened.failure.answer, 200)
+      yield* Effect.logWarning(`No session was opened: ${opened.failure.message}`).pipe(
+        Effect.annotateLogs({ backend })
+      )
+      return yield* refuseFailure(opened.failure, message.id)
     }
-    yield* annotate(Effect.logInfo("session opened"))
-    return yield* respond(exchange.bridge, exchange, first, { "mcp-session-id": session })
+    const { connection, id } = opened.success
+    yield* Effect.logInfo("session opened").pipe(Effect.annotateLogs({ backend, session: Masking.shortId(id) }))
+    return jsonResponse(connection.answer, 200, { "mcp-session-id": id })
   })
 
   /** A request within a session. */
-  const call = Effect.fnUntraced(function*(request: Request, backend: string, message: Call, text: string) {
-    const acquire = bridgeOf(request, backend)
-    const exchange = yield* hold(message, text, acquire)
-    const first = yield* takeFirst(exchange)
-    return yield* respond(exchange.bridge, exchange, first, {})
+  const call = Effect.fnUntraced(function*(caller: Caller, message: JsonRpc.Request, text: string) {
+    const reply = yield* yield* begin(caller, message, text)
+    if (reply._tag === "Answer") return jsonResponse(reply.text, 200)
+    return eventStream(caller, Effect.sync(reply.open))
   })
 
   /**
    * Leases the session until the request is answered, and hands the request to the process. The lease belongs to the
-   * exchange, not to the client's connection: it is registered and released without the handler's fiber.
+   * request, not to the client's connection: it is registered and released without the handler's fiber.
    */
-  const hold = <E>(message: Call, text: string, acquire: Effect.Effect<Bridge, E, Scope.Scope>) =>
+  const begin = (
+    caller: Caller,
+    message: JsonRpc.Request,
+    text: string
+  ): Effect.Effect<Effect.Effect<Reply>, Refusal> =>
     Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
-      const lease = yield* Scope.fork(scope)
-      const release = Scope.close(lease, Exit.void)
-      // A client that goes while its session launches takes the launch with it.
-      const bridge = yield* Effect.onError(restore(Scope.provide(acquire, lease)), () => release)
-      const exchange = yield* bridge.begin(message, release)
-      if (Option.isNone(exchange)) {
-        yield* release
-        return yield* refuse(400, "A request with this id is running in this session", {
-          id: message.id,
-          code: JsonRpc.codes.invalidRequest
-        })
+      const id = message.id
+      yield* refuseWhileDraining(id)
+      const leased = yield* Scope.fork(scope)
+      const release = Scope.close(leased, Exit.void)
+      // A client that goes while its session wakes takes the launch with it.
+      const connection = yield* Effect.onError(restore(Scope.provide(lease(caller, id), leased)), () => release)
+      const taken = yield* connection.request(message, text, release)
+      if (taken._tag === "Running") return taken.reply
+      yield* release
+      switch (taken._tag) {
+        case "DuplicateId":
+          return yield* refuse(400, "A request with this id is running in this session", {
+            id,
+            code: JsonRpc.codes.invalidRequest
+          })
+        case "TooMany":
+          return yield* refuse(429, "Too many requests of this session are running", { id, headers: retryLater })
+        case "Over":
+          return yield* unknownSession(id)
       }
-      // The write may have to wait for a process that does not read; it must not wait with the client.
-      yield* Effect.forkIn(bridge.send(text), lease)
-      return { ...exchange.value, bridge }
     }))
 
-  /** Waits for the first message; a client that goes meanwhile leaves its request running, and nobody to collect for. */
-  const takeFirst = (exchange: Exchange & { readonly bridge: Bridge }): Effect.Effect<Outgoing, Refusal> =>
-    Queue.take(exchange.messages).pipe(
-      Effect.onInterrupt(() => Effect.sync(() => exchange.bridge.abandon(exchange))),
-      Effect.catch(() => refuse(500, "The request ended without an answer"))
+  /** Several messages in one body, as revision 2025-03-26 has it. Their answers come on one stream. */
+  const batch = Effect.fnUntraced(function*(
+    caller: Caller,
+    values: ReadonlyArray<unknown>,
+    texts: ReadonlyArray<string>
+  ) {
+    const messages = values.map(JsonRpc.classify)
+    if (messages.length === 0 || !messages.every((message) => message !== undefined)) {
+      return yield* refuse(400, "The batch is empty, or one of its elements is no JSON-RPC 2.0 message", {
+        code: JsonRpc.codes.invalidRequest
+      })
+    }
+    if (messages.some((message) => message._tag === "Request" && message.method === "initialize")) {
+      return yield* refuse(400, "initialize must not be part of a batch", { code: JsonRpc.codes.invalidRequest })
+    }
+    const replies: Array<Effect.Effect<Reply>> = []
+    for (const [i, message] of messages.entries()) {
+      const text = texts[i] ?? ""
+      if (message._tag === "Request") replies.push(yield* begin(caller, message, text))
+      else yield* send(caller, message, text)
+    }
+    if (replies.length === 0) return HttpServerResponse.empty({ status: 202 })
+    const streams = replies.map((reply) =>
+      Stream.unwrap(Effect.map(reply, (first) =>
+        first._tag === "Answer"
+          ? Stream.succeed(EventStreamBody.event({ text: first.text }))
+          : events(caller, Effect.sync(first.open))))
     )
-
-  /** JSON when the answer comes first, else a stream that ends with the answer. */
-  const respond = (bridge: Bridge, exchange: Exchange, first: Outgoing, headers: Record<string, string>) => {
-    if (first.last) return Effect.succeed(jsonResponse(first.text, 200, headers))
-    const rest = Stream.fromQueue(exchange.messages)
-    const messages = Stream.map(Stream.concat(Stream.succeed(first), rest), ({ text }) => text)
-    return Effect.succeed(sseResponse(
-      Stream.ensuring(messages, Effect.sync(() => bridge.abandon(exchange))),
-      headers
-    ))
-  }
+    return sse(Stream.mergeAll(streams, { concurrency: "unbounded" }))
+  })
 
   // ---------------------------------------------------------------------------
   // GET and DELETE
   // ---------------------------------------------------------------------------
 
-  /** The stream of what belongs to no request. It leases the session for as long as the client listens. */
-  const listen = Effect.fnUntraced(function*(request: Request, backend: string) {
+  /** The stream of what belongs to no request, or what is left of another. It leases the session while it is open. */
+  const listen = Effect.fnUntraced(function*(caller: Caller) {
+    const { request } = caller
     if (!accepts(request, "text/event-stream")) return yield* refuse(406, "Accept must list text/event-stream")
+    yield* refuseWhileDraining()
     // Asked once before the response begins, so that an unknown session is a 404 and not an empty stream.
-    yield* Effect.scoped(bridgeOf(request, backend))
-    const messages = Stream.unwrap(Effect.gen(function*() {
-      const bridge = yield* bridgeOf(request, backend)
-      return Stream.fromQueue(yield* bridge.listen)
-    }))
-    return sseResponse(Stream.catch(messages, () => Stream.empty), {})
+    yield* Effect.scoped(lease(caller))
+    const open = Effect.flatMap(lease(caller), (connection) => connection.listen(request.headers["last-event-id"]))
+    return eventStream(caller, Effect.orElseSucceed(open, () => undefined))
   })
 
   /** Ends the session; answers when its process group is gone. */
-  const end = Effect.fnUntraced(function*(request: Request, backend: string) {
-    const bridge = yield* Effect.scoped(
-      Effect.uninterruptible(Effect.tap(bridgeOf(request, backend), (bridge) =>
-        Effect.andThen(
-          SessionPool.invalidate(sessions, keyOf(request, backend)),
-          bridge.end("the session was deleted")
-        )))
-    )
-    yield* Effect.timeoutOption(Deferred.await(bridge.gone), endTimeout)
+  const end = Effect.fnUntraced(function*({ backend, principal, request }: Caller) {
+    const id = yield* sessionId(request)
+    const gone = yield* sessions.end(backend, principal, id)
+    if (Option.isNone(gone)) return yield* unknownSession()
+    yield* Effect.timeoutOption(gone.value, endTimeout)
     return HttpServerResponse.empty({ status: 204 })
   })
 
-  const keyOf = (request: Request, backend: string) =>
-    SessionKey.makeUnsafe(backend, request.headers["mcp-session-id"] ?? "-")
+  const eventStream = (caller: Caller, open: Effect.Effect<Reader | undefined, never, Scope.Scope>) =>
+    sse(Stream.interruptWhen(events(caller, open), isListener(caller) ? Deferred.await(draining) : Effect.never))
 
-  /** The session of a request, leased for the current scope; 400 without an id, 404 for one that does not exist. */
-  const bridgeOf = (request: Request, backend: string): Effect.Effect<Bridge, Refusal, Scope.Scope> => {
-    if (!request.headers["mcp-session-id"]) return refuse(400, "The header Mcp-Session-Id is missing")
-    const unknown = refuse(404, "There is no such session; initialize again")
-    return SessionPool.getOption(sessions, keyOf(request, backend)).pipe(
-      Effect.catch(() => unknown),
-      Effect.flatMap(Option.match({ onNone: () => unknown, onSome: Effect.succeed }))
-    )
+  const events = (caller: Caller, open: Effect.Effect<Reader | undefined, never, Scope.Scope>) =>
+    EventStreamBody.make(open, {
+      heartbeat: settings.heartbeat,
+      stallTimeout: settings.stallTimeout,
+      prime: (caller.version ?? "") >= primingVersion,
+      disconnect: EventStreamBody.disconnect(caller.request)
+    })
+
+  // ---------------------------------------------------------------------------
+  // Sessions
+  // ---------------------------------------------------------------------------
+
+  const sessionId = (request: Request): Effect.Effect<string, Refusal> => {
+    const id = request.headers["mcp-session-id"]
+    if (!id) return refuse(400, "The header Mcp-Session-Id is missing")
+    // Ours are UUIDs; whatever has another form cannot be one.
+    return /^[\w-]{1,64}$/.test(id) ? Effect.succeed(id) : unknownSession()
   }
 
-  return (request: Request) =>
-    handle(request).pipe(
+  /** The session of a request, leased for the current scope; 400 without an id, 404 for one that does not exist. */
+  const lease = (caller: Caller, id?: JsonRpc.Id): Effect.Effect<Connection, Refusal, Scope.Scope> =>
+    Effect.flatMap(sessionId(caller.request), (session) =>
+      Effect.catch(
+        sessions.lease(caller.backend, caller.principal, session),
+        (error) => refuseFailure(error, id)
+      ))
+
+  const cors = HttpMiddleware.cors({
+    allowedOrigins: access.isListedOrigin,
+    allowedMethods: ["GET", "POST", "DELETE"],
+    allowedHeaders: [
+      "Authorization",
+      "Content-Type",
+      "Accept",
+      "Mcp-Session-Id",
+      "MCP-Protocol-Version",
+      "Last-Event-ID"
+    ],
+    exposedHeaders: ["Mcp-Session-Id", "Retry-After", "WWW-Authenticate"],
+    maxAge: 600
+  })
+
+  return (request: Request) => {
+    const answered = handle(request).pipe(
       Effect.catch((refusal) => Effect.succeed(refusal.response)),
       Effect.catchCause((cause) =>
         Cause.hasInterruptsOnly(cause)
@@ -260,23 +332,40 @@ export const make = (sessions: Sessions["Service"], options: GatewayOptions, sco
           )
       )
     )
+    return request.headers["origin"] === undefined ? answered : cors(answered)
+  }
 }
 
-const isError = (text: string): boolean => {
-  const json = JsonRpc.parse(text)
-  const message = Option.isSome(json) ? JsonRpc.classify(json.value) : undefined
-  return message?._tag === "Response" && message.failed
+const retryLater = { "retry-after": "10" }
+
+const unknownSession = (id?: JsonRpc.Id) =>
+  refuse(404, "There is no such session; initialize again", id === undefined ? {} : { id })
+
+/** What the client is told when there is no session for it. */
+const refuseFailure = (error: AcquireError, requestId?: JsonRpc.Id): Effect.Effect<never, Refusal> => {
+  const id = requestId === undefined ? {} : { id: requestId }
+  switch (error._tag) {
+    case "UnknownSession":
+      return unknownSession(requestId)
+    case "BackendFull":
+      return refuse(503, error.message, { ...id, headers: retryLater })
+    case "CoolingDown":
+      return refuse(503, error.message, { ...id, headers: { "retry-after": String(error.seconds) } })
+    case "CapacityExceeded":
+      return refuse(503, "The gateway is at its limit of sessions; try again later", { ...id, headers: retryLater })
+    case "PoolClosed":
+      return refuse(503, "The gateway is shutting down", { ...id, headers: retryLater })
+    case "InitializeRefused":
+      return refuse(502, "The back end refused to initialize again", id)
+    case "BackendFailed":
+    case "LookupTimeout":
+    case "ValidationFailed":
+      return refuse(502, error.message, id)
+  }
 }
 
-/** Against DNS rebinding: the host must be one that is served, and a browser's origin must be that host. */
-const checkHost = (request: Request, hosts: ReadonlyArray<string>) => {
-  const host = (request.headers["host"] ?? "").replace(/:\d+$/, "").toLowerCase()
-  if (!hosts.includes(host)) return refuse(403, "This Host is not served here")
-  const origin = request.headers["origin"]
-  if (origin === undefined) return Effect.void
-  const name = /^https?:\/\/(\[[^\]]*\]|[^:/]*)(:\d+)?$/.exec(origin.toLowerCase())?.[1]
-  return name !== undefined && hosts.includes(name) ? Effect.void : refuse(403, "This Origin is not allowed")
-}
+/** GET streams end when the gateway drains; those of a request go on until its answer. */
+const isListener = (caller: Caller) => caller.request.method === "GET"
 
 const accepts = (request: Request, type: string): boolean =>
   (request.headers["accept"] ?? "").split(",").some((range) => {
@@ -287,15 +376,8 @@ const accepts = (request: Request, type: string): boolean =>
 const jsonResponse = (text: string, status: number, headers: Record<string, string> = {}): Response =>
   HttpServerResponse.text(text, { status, contentType: "application/json", headers })
 
-const encoder = new TextEncoder()
-
-/** Server-sent events, one a message, with comments in between so that no one takes silence for death. */
-const sseResponse = (messages: Stream.Stream<string>, headers: Record<string, string>): Response =>
-  HttpServerResponse.stream(
-    Stream.merge(
-      Stream.map(messages, (text) => encoder.encode(`event: message\ndata: ${text}\n\n`)),
-      Stream.map(Stream.tick(heartbeat), () => encoder.encode(": \n\n")),
-      { haltStrategy: "left" }
-    ),
-    { contentType: "text/event-stream", headers: { ...headers, "cache-control": "no-cache, no-transform" } }
-  )
+const sse = (body: Stream.Stream<Uint8Array>): Response =>
+  HttpServerResponse.stream(body, {
+    contentType: "text/event-stream",
+    headers: { "cache-control": "no-cache, no-transform", "x-accel-buffering": "no" }
+  })

@@ -4,33 +4,32 @@
  * It ends with its scope: stdin is closed first, so that a well-behaved server can leave by itself; after a grace the
  * group gets SIGTERM, and after another SIGKILL, so that wrappers (`npx`, `sh -c`) leave nothing behind either.
  */
-import type { Cause, Scope } from "effect"
-import { Deferred, Duration, Effect, Fiber, Queue, Schema, Stream } from "effect"
+import type { Scope } from "effect"
+import { Cause, Deferred, Duration, Effect, Fiber, Queue, Stream } from "effect"
 import type { PlatformError } from "effect/PlatformError"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import { BackendFailed } from "./GatewayErrors.ts"
 import * as Lines from "./Lines.ts"
 
-/** How to start a back end. */
-export interface StdioEntry {
+/** How to start the process of a stdio back end. */
+export interface StdioCommand {
   readonly command: string
   readonly args: ReadonlyArray<string>
   readonly env: Readonly<Record<string, string>>
   readonly cwd: string | undefined
 }
 
-/** The process could not be started, or ended before it answered. */
-export class BackendFailed extends Schema.TaggedError<BackendFailed>()("BackendFailed", {
-  reason: Schema.String,
-  /** The end of what it wrote on stderr. */
-  stderr: Schema.String
-}) {
-  override get message(): string {
-    return this.stderr === "" ? this.reason : `${this.reason}; its stderr ends with: ${this.stderr}`
-  }
+/** Where the lines of a process go. */
+export interface Receiver {
+  /** Takes one line; false: there is no room for more until `room` says so. */
+  readonly receive: (line: string) => boolean
+  readonly room: Effect.Effect<void>
 }
 
 export interface StdioProcess {
   readonly pid: number
+  /** Hands the lines of stdout to a receiver, from the first on; to be called once. */
+  readonly attach: (receiver: Receiver) => Effect.Effect<void>
   /** Writes one line. Waits while the process does not read; does nothing once it has ended. */
   readonly send: (line: string) => Effect.Effect<void>
   /** Completes when the process has ended by itself or broke the protocol, with why. */
@@ -39,14 +38,14 @@ export interface StdioProcess {
 
 export interface Limits {
   readonly maxLineBytes: number
+  /** How long the process may leave a message unread. */
+  readonly writeTimeout: Duration.Duration
   /** After stdin was closed, and again after SIGTERM. */
-  readonly grace: Duration.Duration
+  readonly closeGrace: Duration.Duration
 }
 
-export const defaultLimits: Limits = { maxLineBytes: 16 * 1024 * 1024, grace: Duration.seconds(2) }
-
 /** Lines that wait to be written; more wait in their senders. */
-const writeBuffer = 256
+const writeBuffer = 16
 const stderrTailLength = 2000
 
 /** What a child may see of the gateway's own environment: never its keys. */
@@ -64,35 +63,50 @@ export const childEnvironment = (
   return { ...safe, ...own }
 }
 
-/** Starts the process and hands each line of its stdout to `onLine`, until the scope closes. */
+/** The groups of processes that were started here and are not known to be gone, for who must end them at once. */
+export const liveGroups = new Set<number>()
+
+/** Starts the process, which lives until the scope closes. `environment` is the gateway's, of which it sees the safe part. */
 export const start = Effect.fnUntraced(function*(
-  entry: StdioEntry,
+  command: StdioCommand,
   environment: Readonly<Record<string, string | undefined>>,
   limits: Limits,
-  onLine: (line: string) => void
+  mask: (text: string) => string
 ): Effect.fn.Return<StdioProcess, BackendFailed, Scope.Scope | ChildProcessSpawner.ChildProcessSpawner> {
   const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
   const input = yield* Queue.bounded<Uint8Array, Cause.Done>(writeBuffer)
   const ended = yield* Deferred.make<BackendFailed>()
   let stderr = ""
-  const failed = (reason: string) => new BackendFailed({ reason, stderr: stderr.trim() })
-  const handle = yield* spawner.spawn(ChildProcess.make(entry.command, entry.args, {
-    env: childEnvironment(environment, entry.env),
+  const failed = (reason: string) => new BackendFailed({ reason, stderr: mask(stderr.trim()) })
+  const receiver = yield* Deferred.make<Receiver>()
+  // Registered first, so it runs last: when the group is gone.
+  let group: number | undefined
+  yield* Effect.addFinalizer(() => Effect.sync(() => group !== undefined && liveGroups.delete(group)))
+  const handle = yield* spawner.spawn(ChildProcess.make(command.command, command.args, {
+    env: childEnvironment(environment, command.env),
     extendEnv: false,
-    ...(entry.cwd === undefined ? {} : { cwd: entry.cwd }),
+    ...(command.cwd === undefined ? {} : { cwd: command.cwd }),
     stdin: { stream: Stream.fromQueue(input) },
     detached: true,
     killSignal: "SIGTERM",
-    forceKillAfter: limits.grace
+    forceKillAfter: limits.closeGrace
   })).pipe(
-    Effect.mapError((error) => failed(`the back end "${entry.command}" could not be started (${error.reason._tag})`))
+    Effect.mapError((error) => failed(`the back end "${command.command}" could not be started (${error.reason._tag})`))
   )
+  group = handle.pid
+  liveGroups.add(group)
   // Runs before the spawner's own finalizer, which then signals the group.
   yield* Effect.addFinalizer(() =>
-    Effect.andThen(Queue.end(input), Effect.timeoutOption(Effect.exit(handle.exitCode), limits.grace))
+    Effect.andThen(Queue.end(input), Effect.timeoutOption(Effect.exit(handle.exitCode), limits.closeGrace))
   )
   const splitter = Lines.make(limits.maxLineBytes)
   const decoder = new TextDecoder()
+  const deliver = (to: Receiver, lines: ReadonlyArray<string>): Effect.Effect<void> => {
+    for (const [i, line] of lines.entries()) {
+      if (!to.receive(line)) return Effect.andThen(to.room, Effect.suspend(() => deliver(to, lines.slice(i + 1))))
+    }
+    return Effect.void
+  }
   const read = Stream.runForEach(handle.stdout, (chunk) => {
     const lines = splitter.push(chunk)
     if (lines === "TooLong") {
@@ -100,19 +114,31 @@ export const start = Effect.fnUntraced(function*(
         Deferred.succeed(ended, failed(`the back end sent a line of more than ${limits.maxLineBytes} bytes`))
       )
     }
-    for (const line of lines) onLine(line)
-    return Effect.void
+    // A process that nobody uses yet keeps what it says: the pipe holds it.
+    return Effect.flatMap(Deferred.await(receiver), (to) => deliver(to, lines))
   })
   const readErrors = Stream.runForEach(handle.stderr, (chunk) =>
     Effect.sync(() => {
       stderr = (stderr + decoder.decode(chunk, { stream: true })).slice(-stderrTailLength)
     }))
-  const reading = yield* Effect.forkScoped(Effect.ignore(read))
+  const reading = yield* Effect.forkScoped(Effect.catchCause(read, (cause) =>
+    Cause.hasInterruptsOnly(cause)
+      ? Effect.void
+      : Effect.andThen(
+        Effect.logError("The stdout of the back end could not be read", cause),
+        Deferred.succeed(ended, failed("its stdout could not be read"))
+      )))
   const readingErrors = yield* Effect.forkScoped(Effect.ignore(readErrors))
   const exited = Effect.matchEffect(handle.exitCode, {
     onFailure: (error) => Effect.succeed(`the back end ended ${describeSignal(error)}`),
     onSuccess: (code) => Effect.succeed(`the back end ended with exit code ${code}`)
   })
+  yield* Effect.forkScoped(Effect.gen(function*() {
+    yield* Fiber.await(reading)
+    // A process that closes its stdout without leaving can no longer answer.
+    yield* Effect.sleep("500 millis")
+    yield* Deferred.succeed(ended, failed("the back end has closed its stdout"))
+  }))
   yield* Effect.forkScoped(Effect.gen(function*() {
     const reason = yield* exited
     // What it wrote before it ended still counts; a grandchild that holds the pipe open does not delay the news.
@@ -120,10 +146,23 @@ export const start = Effect.fnUntraced(function*(
     yield* Deferred.succeed(ended, failed(reason))
   }))
   const encoder = new TextEncoder()
+  const unread = Deferred.succeed(
+    ended,
+    failed(`the back end has not read its stdin for ${Duration.format(limits.writeTimeout)}`)
+  )
   return {
     pid: handle.pid,
     ended,
-    send: (line) => Effect.raceFirst(Queue.offer(input, encoder.encode(line)), Deferred.await(ended))
+    attach: (to) => Effect.asVoid(Deferred.succeed(receiver, to)),
+    send: (line) =>
+      Effect.suspend(() => {
+        const chunk = encoder.encode(line)
+        if (Queue.offerUnsafe(input, chunk)) return Effect.void
+        return Effect.raceFirst(Queue.offer(input, chunk), Deferred.await(ended)).pipe(
+          Effect.timeoutOrElse({ duration: limits.writeTimeout, orElse: () => unread }),
+          Effect.asVoid
+        )
+      })
   }
 })
 

@@ -6,48 +6,66 @@
  * command, `--config FILE` what a file names.
  */
 import { NodeHttpServer, NodeRuntime, NodeServices } from "@effect/platform-node"
-import { Console, Duration, Effect, FileSystem, Layer, Logger, Option, Path, Schema } from "effect"
+import { Console, Context, Duration, Effect, FileSystem, Layer, Logger, Option, Path, Queue, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { HttpRouter, HttpServer } from "effect/http"
+import { FetchHttpClient, HttpRouter, HttpServer } from "effect/http"
+import { Otlp, OtlpSerialization } from "effect/observability"
 import { createServer } from "node:http"
+import { createServer as createTlsServer } from "node:https"
 import { createRequire } from "node:module"
+import * as Access from "./Access.ts"
+import type * as Backends from "./Backends.ts"
 import * as Config from "./Config.ts"
 import * as Gateway from "./Gateway.ts"
+import * as Settings from "./Settings.ts"
+import * as StdioProcess from "./StdioProcess.ts"
+import { version } from "./version.ts"
 
 /** Something that the person at the command line can mend; told without a stack. */
 class UsageError extends Schema.TaggedError<UsageError>()("UsageError", { message: Schema.String }) {}
 
-const flags = {
-  config: Flag.String("config").pipe(
-    Flag.withDescription("A file with the mcpServers JSON that MCP clients use"),
-    Flag.optional
-  ),
-  host: Flag.String("host").pipe(Flag.withDescription("The address to listen on"), Flag.withDefault("127.0.0.1")),
-  port: Flag.Int("port").pipe(
-    Flag.withDescription("The port to listen on; 0 takes a free one"),
-    Flag.withDefault(8420)
-  ),
-  idleTimeout: Flag.String("idle-timeout").pipe(
-    Flag.withDescription("A session without requests or streams ends after this, e.g. \"30 minutes\""),
-    Flag.optional
-  ),
-  insecure: Flag.Boolean("insecure").pipe(
-    Flag.withDescription("Listen on an address that other machines reach, although anyone there may use it"),
-    Flag.withDefault(false)
-  ),
-  command: Argument.String("command").pipe(
-    Argument.withDescription("After --: the command of one stdio server, and its arguments"),
-    Argument.variadic()
-  )
+// -----------------------------------------------------------------------------
+// The command line
+// -----------------------------------------------------------------------------
+
+const config = Flag.String("config").pipe(
+  Flag.withDescription("A file with the mcpServers JSON that MCP clients use; reloaded on SIGHUP"),
+  Flag.optional
+)
+const check = Flag.Boolean("check").pipe(
+  Flag.withDescription("Check the configuration and exit"),
+  Flag.withDefault(false)
+)
+const command = Argument.String("command").pipe(
+  Argument.withDescription("After --: the command of one stdio server, and its arguments"),
+  Argument.variadic()
+)
+
+/** A flag for every setting that is no secret. */
+const settingFlags: Readonly<Record<string, Flag.Flag<Option.Option<unknown>>>> = Object.fromEntries(
+  Object.entries(Settings.all)
+    .filter(([name]) => !Settings.secret.includes(name))
+    .map(([name, setting]) => {
+      const flag: Flag.Flag<unknown> = setting.kind === "flag"
+        ? Flag.Boolean(Settings.flagName(name))
+        : Flag.String(Settings.flagName(name))
+      return [
+        name,
+        Flag.optional(Flag.withDescription(Flag.withMetavar(flag, setting.kind), description(name, setting)))
+      ]
+    })
+)
+
+function description(name: string, setting: Settings.Setting<unknown, unknown>): string {
+  const fallback = setting.shown === "" ? "" : `default: ${setting.shown}; `
+  return `${setting.description} (${fallback}${Settings.variableName(name)})`
 }
 
-const loopback = (host: string) => host === "localhost" || host === "::1" || host.startsWith("127.")
-
-const embedded: Option.Option<Gateway.StdioEntry> = Option.map(
+const embedded: Option.Option<Backends.StdioEntry> = Option.map(
   Option.liftThrowable(() =>
     createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
   )(),
-  (path) => ({ command: process.execPath, args: [path, "stdio"], env: {}, cwd: undefined })
+  (path) => ({ command: process.execPath, args: [path, "stdio"] })
 )
 
 const waysToServe = [
@@ -55,8 +73,19 @@ const waysToServe = [
   "  effect-session-pool --config FILE        those of an mcpServers file"
 ].join("\n")
 
+// -----------------------------------------------------------------------------
+// The configuration
+// -----------------------------------------------------------------------------
+
+interface Input {
+  readonly config: Option.Option<string>
+  readonly check: boolean
+  readonly command: ReadonlyArray<string>
+  readonly settings: Readonly<Record<string, Option.Option<unknown>>>
+}
+
 /** What is to be served: a command, a file, or the embedded default. */
-const backends = Effect.fnUntraced(function*(command: ReadonlyArray<string>, config: Option.Option<string>) {
+const entries = Effect.fnUntraced(function*({ command, config }: Input) {
   const [program, ...args] = command
   if (program !== undefined && Option.isSome(config)) {
     return yield* new UsageError({ message: "Give either --config FILE or -- COMMAND, not both." })
@@ -64,36 +93,77 @@ const backends = Effect.fnUntraced(function*(command: ReadonlyArray<string>, con
   if (program !== undefined) {
     const path = yield* Path.Path
     const name = path.basename(program).replace(/[^A-Za-z0-9._-]/g, "-").replace(/^[^A-Za-z0-9]+/, "").slice(0, 64)
-    const entry = { command: program, args, env: {}, cwd: undefined }
-    return { backends: { [name === "" ? "server" : name]: entry }, idleTimeToLive: undefined, maxSessions: undefined }
+    return { [name === "" ? "server" : name]: { command: program, args } }
   }
-  if (Option.isSome(config)) {
-    const file = config.value
-    const text = yield* Effect.mapError(
-      Effect.flatMap(FileSystem.FileSystem, (fs) => fs.readFileString(file)),
-      (error) => new UsageError({ message: `The configuration ${file} cannot be read (${error.reason._tag}).` })
-    )
-    const parsed = Config.parse(file, text, process.env)
-    return parsed instanceof Config.InvalidConfig ? yield* parsed : parsed
-  }
-  if (Option.isSome(embedded)) {
-    return { backends: { everything: embedded.value }, idleTimeToLive: undefined, maxSessions: undefined }
-  }
+  if (Option.isSome(config)) return {}
+  if (Option.isSome(embedded)) return { everything: embedded.value }
   return yield* new UsageError({ message: `There is nothing to serve yet. Say what:\n${waysToServe}` })
 })
 
-const banner = (names: ReadonlyArray<string>, origin: string): string => {
+const readText = (file: string, what: string) =>
+  Effect.mapError(
+    Effect.flatMap(FileSystem.FileSystem, (fs) => fs.readFileString(file)),
+    (error) => new UsageError({ message: `${what} ${file} cannot be read (${error.reason._tag}).` })
+  )
+
+/** Reads and checks everything that there is to read. */
+const load = Effect.fnUntraced(function*(input: Input) {
+  const served = yield* entries(input)
+  const file = Option.getOrUndefined(input.config)
+  const loaded = Config.load({
+    flags: Object.fromEntries(
+      Object.entries(input.settings).map(([name, value]) => [name, Option.getOrUndefined(value)])
+    ),
+    environment: process.env,
+    file: file === undefined ? undefined : { name: file, text: yield* readText(file, "The configuration") },
+    entries: served
+  })
+  if (loaded instanceof Config.InvalidConfig) return yield* loaded
+  const { keysFile } = loaded.settings
+  const lines = keysFile === "" ? [] : (yield* readText(keysFile, "The file of keys")).split("\n")
+  const keys = [...loaded.settings.keys, ...lines.map((line) => line.trim()).filter((line) => !/^(#|$)/.test(line))]
+  if (keysFile !== "" && keys.length === 0) {
+    return yield* new UsageError({ message: `The file of keys ${keysFile} holds no key; nobody could come in.` })
+  }
+  const settings = { ...loaded.settings, keys }
+  const { host, insecure, port, tlsCert, tlsKey } = settings
+  if (!Access.isLoopback(host) && keys.length === 0 && !insecure) {
+    return yield* new UsageError({
+      message: `Other machines reach ${host}, and the gateway would serve anyone there. Set ` +
+        `${Settings.variableName("keys")} or --${Settings.flagName("keysFile")}, listen on 127.0.0.1, or say ` +
+        "--insecure if that is what you want."
+    })
+  }
+  if (port > 65535) return yield* new UsageError({ message: `The port ${port} does not exist; the last is 65535.` })
+  if ((tlsCert === "") !== (tlsKey === "")) {
+    return yield* new UsageError({ message: "TLS needs both a certificate (tlsCert) and its key (tlsKey)." })
+  }
+  const tls = tlsCert === ""
+    ? undefined
+    : { cert: yield* readText(tlsCert, "The certificate"), key: yield* readText(tlsKey, "The certificate's key") }
+  return { config: { backends: loaded.backends, settings }, tls }
+})
+
+// -----------------------------------------------------------------------------
+// Serving
+// -----------------------------------------------------------------------------
+
+const banner = (names: ReadonlyArray<string>, origin: string, settings: Settings.GatewaySettings): string => {
   const urls = names.map((name) => ({ name, url: `${origin}/mcp/${name}` }))
-  const servers = Object.fromEntries(urls.map(({ name, url }) => [name, { type: "http", url }]))
+  const key = settings.keys.length === 0 ? {} : { headers: { Authorization: "Bearer ${MCP_KEY}" } }
+  const header = settings.keys.length === 0 ? "" : " --header \"Authorization: Bearer $MCP_KEY\""
+  const servers = Object.fromEntries(urls.map(({ name, url }) => [name, { type: "http", url, ...key }]))
   return [
     "",
-    "The gateway is up: one process per client session.",
+    "The gateway is up: one session of a back end per client session.",
     "",
     ...urls.map(({ name, url }) => `  ${name}: ${url}`),
     "",
+    `Watch it: ${origin}/`,
+    "",
     "Connect a client, for instance:",
     "",
-    ...urls.map(({ name, url }) => `  claude mcp add --transport http ${name} ${url}`),
+    ...urls.map(({ name, url }) => `  claude mcp add --transport http ${name} ${url}${header}`),
     "",
     "or, in a client's mcpServers file:",
     "",
@@ -104,61 +174,121 @@ const banner = (names: ReadonlyArray<string>, origin: string): string => {
   ].join("\n")
 }
 
-const serve = Command.make(
-  "effect-session-pool",
-  flags,
-  Effect.fnUntraced(function*(input) {
-    const { host, insecure, port } = input
-    if (!loopback(host) && !insecure) {
-      return yield* new UsageError({
-        message: `Other machines reach ${host}, and the gateway would serve anyone there. ` +
-          "Listen on 127.0.0.1, or say --insecure if that is what you want."
-      })
-    }
-    const idle = Option.map(input.idleTimeout, Schema.decodeUnknownOption(Schema.DurationFromString))
-    if (Option.isSome(idle) && !(Option.isSome(idle.value) && Duration.isPositive(idle.value.value))) {
-      return yield* new UsageError({ message: "--idle-timeout must be a duration such as \"30 minutes\"." })
-    }
-    const served = yield* backends(input.command, input.config)
-    const gateway = Gateway.layer({
-      backends: served.backends,
-      environment: process.env,
-      idleTimeToLive: Option.getOrUndefined(Option.flatten(idle)) ?? served.idleTimeToLive,
-      maxSessions: served.maxSessions,
-      ...(loopback(host) ? {} : { allowedHosts: [host, "127.0.0.1", "localhost"] })
-    })
-    const announce = Layer.effectDiscard(
-      Effect.flatMap(HttpServer.HttpServer, ({ address }) => {
-        const bound = address._tag === "UnixPathAddress" ? port : address.port
-        const name = host.includes(":") ? `[${host}]` : host
-        return Console.log(banner(Object.keys(served.backends), `http://${name}:${bound}`))
-      })
+const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; key: string } | undefined) => {
+  const { bodyTimeout, headersTimeout, host, maxHeaderBytes, port } = settings
+  // Node takes zero for "no limit".
+  const millis = (duration: Duration.Duration) => Duration.isFinite(duration) ? Duration.toMillis(duration) : 0
+  const limits = {
+    maxHeaderSize: maxHeaderBytes,
+    headersTimeout: millis(headersTimeout),
+    requestTimeout: millis(bodyTimeout),
+    connectionsCheckingInterval: 1000,
+    keepAlive: true,
+    keepAliveInitialDelay: 10_000
+  }
+  return NodeHttpServer.layer(
+    () => tls === undefined ? createServer(limits) : createTlsServer({ ...limits, ...tls }),
+    { host, port, gracefulShutdownTimeout: "1 second" }
+  )
+}
+
+/** Signals, as they come. */
+const signals = (...names: ReadonlyArray<NodeJS.Signals>) =>
+  Effect.gen(function*() {
+    const queue = yield* Queue.unbounded<NodeJS.Signals>()
+    const listener = (name: NodeJS.Signals) => void Queue.offerUnsafe(queue, name)
+    yield* Effect.acquireRelease(
+      Effect.sync(() => names.forEach((name) => process.on(name, listener))),
+      () => Effect.sync(() => names.forEach((name) => process.off(name, listener)))
     )
-    const server = NodeHttpServer.layer(createServer, { host, port, gracefulShutdownTimeout: "1 second" })
-    return yield* Layer.launch(
-      Layer.provide(
-        Layer.mergeAll(HttpRouter.serve(gateway, { disableLogger: true, disableListenLog: true }), announce),
-        server
-      )
-    ).pipe(
-      Effect.catchTag("ServeError", (error) =>
-        new UsageError({
-          message: `Cannot listen on ${host}:${port} (${
-            String(error.cause)
-          }). Is another gateway running? Try --port 0.`
-        }))
-    )
+    return queue
   })
-).pipe(
-  Command.withDescription("Serves stdio MCP servers on Streamable HTTP, one process per client session")
+
+/** The first signal is NodeRuntime's, which ends everything in order; the second ends everything. */
+const hurry = Effect.gen(function*() {
+  const queue = yield* signals("SIGINT", "SIGTERM")
+  yield* Queue.take(queue)
+  yield* Console.error("Stopping: running requests may end. A second signal ends them now.")
+  yield* Queue.take(queue)
+  return yield* Effect.sync((): never => {
+    for (const group of StdioProcess.liveGroups) Option.liftThrowable(() => process.kill(-group, "SIGKILL"))()
+    return process.exit(130)
+  })
+})
+
+const reloads = Effect.fnUntraced(
+  function*(input: Input, settings: Settings.GatewaySettings, gateway: Gateway.Gateway["Service"]) {
+    const queue = yield* signals("SIGHUP")
+    return yield* Effect.forever(Effect.gen(function*() {
+      yield* Queue.take(queue)
+      const loaded = yield* Effect.result(load(input))
+      if (loaded._tag === "Failure") {
+        return yield* Effect.logError(`Not reloaded, everything stays as it is. ${loaded.failure.message}`)
+      }
+      const next = loaded.success.config
+      const differing = Object.keys(Settings.gatewayOnly).filter((name) =>
+        !Settings.same(name, settings, next.settings)
+      )
+      if (differing.length > 0) {
+        yield* Effect.logWarning(`Only a restart changes these settings: ${differing.join(", ")}`)
+      }
+      const { added, changed, removed } = yield* gateway.reload(next.backends)
+      yield* Effect.logInfo("reloaded").pipe(Effect.annotateLogs({ added, changed, removed }))
+    }))
+  }
 )
 
-Command.run(serve, { version: "0.1.0" }).pipe(
+const run = Effect.fnUntraced(function*(input: Input) {
+  const { config, tls } = yield* load(input)
+  const { backends, settings } = config
+  const names = [...backends.keys()]
+  if (input.check) return yield* Console.log(`The configuration is valid. Back ends: ${names.join(", ")}`)
+  const gateway = Gateway.layerConfig(config, process.env)
+  const app = Layer.provideMerge(
+    HttpRouter.serve(gateway, { disableLogger: true, disableListenLog: true }),
+    serverLayer(settings, tls)
+  )
+  // Forked outside of the server's scope: still there while that closes.
+  yield* Effect.forkDetach(Effect.scoped(hurry))
+  return yield* Effect.scoped(Effect.gen(function*() {
+    const services = yield* Layer.build(app)
+    const running = Context.get(services, Gateway.Gateway)
+    const { address } = Context.get(services, HttpServer.HttpServer)
+    const bound = address._tag === "UnixPathAddress" ? settings.port : address.port
+    const name = settings.host.includes(":") ? `[${settings.host}]` : settings.host
+    yield* Console.log(banner(names, `${tls === undefined ? "http" : "https"}://${name}:${bound}`, settings))
+    yield* Effect.forkScoped(reloads(input, settings, running))
+    return yield* Effect.onInterrupt(Effect.never, () => running.drain)
+  })).pipe(
+    Effect.catchTag("ServeError", (error) =>
+      new UsageError({
+        message: `Cannot listen on ${settings.host}:${settings.port} (${
+          String(error.cause)
+        }). Is another gateway running? Try --port 0.`
+      })),
+    Effect.provide(telemetry)
+  )
+})
+
+/** Traces, metrics and logs go to a collector when the standard variable names one. */
+const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
+  ? Layer.empty
+  : Otlp.layerFromConfig({ resource: { serviceName: "effect-session-pool", serviceVersion: version } }).pipe(
+    Layer.provide([FetchHttpClient.layer, OtlpSerialization.layerJson])
+  )
+
+const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, run).pipe(
+  Command.withDescription("Serves MCP servers on Streamable HTTP, one process per client session")
+)
+
+const logger = process.stdout.isTTY ? Logger.consolePretty() : Logger.consoleJson
+
+Command.run(main, { version }).pipe(
   Effect.catchTags({
     UsageError: (error) => fail(error.message),
     InvalidConfig: (error) => fail(error.message)
   }),
-  Effect.provide(Layer.mergeAll(NodeServices.layer, Logger.layer([Logger.consolePretty()]))),
+  Effect.provide(Layer.mergeAll(NodeServices.layer, Logger.layer([logger]))),
   NodeRuntime.runMain({ disableErrorReporting: true })
 )
 

@@ -4,6 +4,7 @@ import { spawn } from "node:child_process"
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { createServer } from "node:net"
 import { afterAll, assert, describe, it } from "vitest"
+import * as Settings from "../../src/gateway/Settings.ts"
 import * as Kit from "../kit/gateway.ts"
 
 const main = new URL("../../src/gateway/main.ts", import.meta.url).pathname
@@ -126,15 +127,23 @@ describe("the command line", () => {
       mcpServers: {
         "a/b": { command: "x" },
         noCommand: { args: "x" },
-        remote: { url: "https://example.org/mcp" },
+        remote: { url: "ftp://example.org/mcp", headers: { "x-key": "a\r\nb: c", "bad name": "x" }, spares: 1 },
+        both: { command: "x", url: "https://example.org/mcp" },
         typo: { command: "x", arg: [], env: { A: 1 }, args: ["${NOT_SET_ANYWHERE}"] }
       },
-      gateway: { idleTimeToLive: "soon", maxSessions: 0, more: true }
+      gateway: { idleTimeToLive: "soon", requestTimeout: 30, maxSessions: 0, more: true }
     })
-    const gateway = run(["--port", "0", "--config", file])
+    const gateway = run(["--port", "many", "--config", file], { GATEWAY_SPARES: "-1" })
     assert.strictEqual(await gateway.exit, 1)
     for (
       const path of [
+        "--port:",
+        "GATEWAY_SPARES:",
+        "mcpServers.remote.headers.x-key:",
+        "mcpServers.remote.headers: \"bad name\"",
+        "mcpServers.remote.spares:",
+        "mcpServers.both:",
+        "gateway.requestTimeout:",
         "mcpServers.a/b:",
         "mcpServers.noCommand.command:",
         "mcpServers.noCommand.args:",
@@ -160,7 +169,10 @@ describe("the command line", () => {
       [["--host", "0.0.0.0", "--port", "0"], "--insecure"],
       [["--config", "/no/such/file.json"], "cannot be read"],
       [["--config", write("broken.json", "{")], "no JSON"],
-      [["--idle-timeout", "soon"], "--idle-timeout must be a duration"],
+      [["--idle-time-to-live", "soon"], "--idle-time-to-live: must be a duration"],
+      [["--keys-file", write("no-keys.txt", "# none yet\n\n")], "holds no key"],
+      [["--tls-cert", "x.pem"], "TLS needs both"],
+      [["--port", "65536"], "does not exist"],
       [["--config", "x.json", "--", "y"], "not both"]
     ]
     for (const [args, message] of cases) {
@@ -175,8 +187,11 @@ describe("the command line", () => {
   it("--help lists every flag", async () => {
     const gateway = run(["--help"])
     assert.strictEqual(await gateway.exit, 0)
-    for (const flag of ["--config", "--host", "--port", "--idle-timeout", "--insecure"]) {
-      assert.include(gateway.output(), flag)
+    const help = gateway.output()
+    for (const name of Object.keys(Settings.all).filter((name) => !Settings.secret.includes(name))) {
+      assert.include(help, `--${Settings.flagName(name)} `)
+      assert.include(help, Settings.variableName(name))
     }
+    for (const flag of ["--config", "--check", "--completions"]) assert.include(help, flag)
   })
 })

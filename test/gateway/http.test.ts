@@ -8,7 +8,7 @@ describe("over HTTP", () => {
   let gateway: Kit.Running
   let url: string
   beforeAll(async () => {
-    gateway = await Kit.start({ backends: { a: Kit.counter(), b: Kit.counter() }, maxBodyBytes: 1000, maxSessions: 8 })
+    gateway = await Kit.start({ backends: { a: Kit.counter(), b: Kit.counter() }, maxBodyBytes: 1024, maxSessions: 8 })
     url = `${gateway.origin}/mcp/a`
   })
   afterAll(() => gateway.stop())
@@ -87,14 +87,16 @@ describe("over HTTP", () => {
     assert.strictEqual(chunked, 413)
   })
 
-  it("broken JSON is 400 with -32700; JSON that is no message, or a batch, is 400 with -32600", async () => {
+  it("broken JSON is 400 with -32700; JSON that is no message is 400 with -32600", async () => {
     for (
       const [body, code] of [
         ["{\"jsonrpc\"", -32700],
         ["{}", -32600],
         ["\"text\"", -32600],
         ["null", -32600],
-        [`[${Kit.toolCall(1, "count")}]`, -32600],
+        ["[]", -32600],
+        ["[1]", -32600],
+        [`[${Kit.initializeBody}]`, -32600],
         ["{\"jsonrpc\":\"2.0\",\"id\":{},\"method\":\"x\"}", -32600],
         ["{\"jsonrpc\":\"1.0\",\"id\":1,\"method\":\"x\"}", -32600]
       ] as const
@@ -102,6 +104,13 @@ describe("over HTTP", () => {
       const response = await Kit.post(url, "any", body)
       assert.deepStrictEqual([body, response.status, (await response.json()).error.code], [body, 400, code])
     }
+  })
+
+  it("a batch is 400 from the revision on that has none", async () => {
+    const response = await Kit.post(url, "any", `[${Kit.toolCall(1, "count")}]`, {
+      "mcp-protocol-version": "2025-06-18"
+    })
+    assert.deepStrictEqual([response.status, (await response.json()).error.code], [400, -32600])
   })
 
   it("another method is 405 and says which are allowed", async () => {

@@ -8,11 +8,9 @@ import { existsSync, readFileSync } from "node:fs"
 import { createServer } from "node:http"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 
-export const counter = (...args: ReadonlyArray<string>): Gateway.StdioEntry => ({
+export const counter = (...args: ReadonlyArray<string>) => ({
   command: process.execPath,
-  args: [new URL("../fixtures/counter-server.ts", import.meta.url).pathname, ...args],
-  env: {},
-  cwd: undefined
+  args: [new URL("../fixtures/counter-server.ts", import.meta.url).pathname, ...args]
 })
 
 export interface Running {
@@ -24,7 +22,7 @@ export interface Running {
 export const start = async (options: Gateway.GatewayOptions): Promise<Running> => {
   const scope = Effect.runSync(Scope.make())
   const address = Layer.provideMerge(
-    HttpRouter.serve(Gateway.layer({ environment: process.env, ...options }), {
+    HttpRouter.serve(Gateway.layer({ environment: process.env, drainTimeout: "0 seconds", ...options }), {
       disableLogger: true,
       disableListenLog: true
     }),

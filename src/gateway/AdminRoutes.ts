@@ -1,0 +1,141 @@
+/** What operators see: the page, the sessions, metrics, health. */
+import { Deferred, Effect, FileSystem, Option, Ref, Schedule, Stream } from "effect"
+import type { HttpServerRequest } from "effect/http"
+import { HttpRouter, HttpServerResponse } from "effect/http"
+import { PrometheusMetrics } from "effect/observability"
+import { fileURLToPath } from "node:url"
+import type * as Access from "./Access.ts"
+import * as Overview from "./Overview.ts"
+import type { Sessions } from "./Sessions.ts"
+
+const page = fileURLToPath(new URL("./assets/page.html", import.meta.url))
+const refresh = "2 seconds"
+
+type Request = HttpServerRequest.HttpServerRequest
+
+/** The page may run what is written in it and ask this server, and nothing else. */
+const pageHeaders = {
+  "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; " +
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+  "x-content-type-options": "nosniff",
+  "referrer-policy": "no-referrer",
+  "cache-control": "no-cache"
+}
+
+/** Adds the routes to the router of the layer. */
+export const add = Effect.fnUntraced(function*(
+  sessions: Sessions["Service"],
+  access: Access.Access,
+  draining: Deferred.Deferred<void>
+) {
+  const router = yield* HttpRouter.HttpRouter
+  const fs = yield* FileSystem.FileSystem
+  const history = yield* Overview.history(sessions)
+  const isDraining = () => Deferred.isDoneUnsafe(draining)
+  const snapshot = Effect.provideService(
+    Effect.suspend(() => Overview.snapshot(sessions, history, isDraining())),
+    FileSystem.FileSystem,
+    fs
+  )
+
+  /** Answers whoever may come in, and in the end nothing that a cache may keep. */
+  const guarded = <E, R>(
+    needsKey: boolean,
+    handler: (request: Request) => Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>
+  ) =>
+  (request: Request): Effect.Effect<HttpServerResponse.HttpServerResponse, E, R> => {
+    const { authorization, host, origin } = request.headers
+    const verdicts = [access.host(host), access.origin(origin), ...needsKey ? [access.operator(authorization)] : []]
+    const refusal = verdicts.find((verdict) => verdict._tag === "Refused")
+    if (refusal?._tag !== "Refused") return handler(request)
+    return Effect.succeed(
+      json({ error: refusal.message }, refusal.status, refusal.status === 401 ? { "www-authenticate": "Bearer" } : {})
+    )
+  }
+
+  yield* router.add(
+    "GET",
+    "/",
+    guarded(false, () =>
+      Effect.orDie(
+        Effect.map(fs.readFileString(page), (text) =>
+          HttpServerResponse.text(text, { contentType: "text/html; charset=utf-8", headers: pageHeaders }))
+      ))
+  )
+  yield* router.add("GET", "/sessions", guarded(true, () => Effect.map(snapshot, (value) => json(value))))
+  yield* router.add(
+    "GET",
+    "/sessions/events",
+    guarded(true, () => {
+      const encoder = new TextEncoder()
+      const snapshots = Stream.fromEffectSchedule(snapshot, Schedule.spaced(refresh))
+      return Effect.succeed(HttpServerResponse.stream(
+        snapshots.pipe(
+          Stream.map((value) => encoder.encode(`event: snapshot\ndata: ${JSON.stringify(value)}\n\n`)),
+          Stream.interruptWhen(Deferred.await(draining))
+        ),
+        { contentType: "text/event-stream", headers: { "cache-control": "no-cache, no-transform" } }
+      ))
+    })
+  )
+  yield* router.add(
+    "DELETE",
+    "/sessions/:id",
+    guarded(
+      true,
+      Effect.fnUntraced(function*() {
+        const { id } = yield* HttpRouter.params
+        const gone = yield* sessions.endNumber(Number(id))
+        if (Option.isNone(gone)) return json({ error: "There is no such session" }, 404)
+        yield* Effect.timeoutOption(gone.value, "10 seconds")
+        return HttpServerResponse.empty({ status: 204 })
+      })
+    )
+  )
+  yield* router.add(
+    "GET",
+    "/metrics",
+    guarded(
+      true,
+      () =>
+        Effect.map(
+          PrometheusMetrics.format(),
+          (text) => HttpServerResponse.text(text, { contentType: "text/plain; version=0.0.4; charset=utf-8" })
+        )
+    )
+  )
+  // Alive: the gateway answers. What its back ends do is told, but a back end that does not start is no reason to
+  // restart the gateway.
+  yield* router.add(
+    "GET",
+    "/health",
+    guarded(false, () => Effect.map(backendStates(sessions), (backends) => json({ status: "ok", backends })))
+  )
+  // Ready: it takes new sessions.
+  yield* router.add(
+    "GET",
+    "/ready",
+    guarded(false, () =>
+      Effect.map(backendStates(sessions), (backends) => {
+        const some = Object.values(backends).some((state) => state === "ok")
+        const status = isDraining() ? "draining" : some ? "ready" : "no back end starts"
+        return json({ status, backends }, status === "ready" ? 200 : 503)
+      }))
+  )
+})
+
+const backendStates = Effect.fnUntraced(function*(sessions: Sessions["Service"]) {
+  const now = yield* Effect.clockWith((clock) => clock.currentTimeMillis)
+  const states: Record<string, "ok" | "cooling down"> = {}
+  for (const { backend, cooldown } of sessions.running().values()) {
+    states[backend.name] = (yield* Ref.get(cooldown)).until > now ? "cooling down" : "ok"
+  }
+  return states
+})
+
+const json = (value: unknown, status = 200, headers: Record<string, string> = {}) =>
+  HttpServerResponse.text(JSON.stringify(value), {
+    status,
+    contentType: "application/json",
+    headers: { ...headers, "cache-control": "no-store", "x-content-type-options": "nosniff" }
+  })

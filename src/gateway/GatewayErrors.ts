@@ -1,0 +1,46 @@
+/** Why a session could not be opened or found. */
+import { Schema } from "effect"
+
+/** The process could not be started, or ended before it answered. */
+export class BackendFailed extends Schema.TaggedError<BackendFailed>()("BackendFailed", {
+  reason: Schema.String,
+  /** The end of what it wrote on stderr. */
+  stderr: Schema.String
+}) {
+  override get message(): string {
+    return this.stderr === "" ? this.reason : `${this.reason}; its stderr ends with: ${this.stderr}`
+  }
+}
+
+/** The back end answered `initialize` with an error, which is the client's to read. */
+export class InitializeRefused extends Schema.TaggedError<InitializeRefused>()("InitializeRefused", {
+  answer: Schema.String
+}) {}
+
+/** There is no such session, or no longer. */
+export class UnknownSession extends Schema.TaggedError<UnknownSession>()("UnknownSession", {}) {}
+
+/** The back end has as many sessions as it may. */
+export class BackendFull extends Schema.TaggedError<BackendFull>()("BackendFull", {
+  backend: Schema.String,
+  limit: Schema.Int
+}) {
+  override get message(): string {
+    return `The back end "${this.backend}" has ${this.limit} sessions, its limit; try again later`
+  }
+}
+
+/** The back end failed to start several times in a row; it is left alone for a while. */
+export class CoolingDown extends Schema.TaggedError<CoolingDown>()("CoolingDown", {
+  backend: Schema.String,
+  failures: Schema.Int,
+  seconds: Schema.Int,
+  lastFailure: Schema.String
+}) {
+  override get message(): string {
+    return `The back end "${this.backend}" failed to start ${this.failures} times in a row and is tried again in ` +
+      `${this.seconds} s; the last failure: ${this.lastFailure}`
+  }
+}
+
+export type LaunchError = BackendFailed | InitializeRefused | UnknownSession | BackendFull | CoolingDown

@@ -1,0 +1,335 @@
+/**
+ * The sessions of the gateway: a `SessionPool` of connections to back ends, keyed `backend/id`, and what a session is
+ * between its processes.
+ *
+ * A session belongs to the key that opened it because that key's name is part of the pool's key: with another one it does
+ * not exist.
+ */
+import type { Scope } from "effect"
+import { Cache, Clock, Context, Deferred, Duration, Effect, Exit, Option, Ref, Scope as ScopeModule } from "effect"
+import { ChildProcessSpawner } from "effect/process"
+import { randomUUID } from "node:crypto"
+import * as SessionKey from "../SessionKey.ts"
+import * as SessionPool from "../SessionPool.ts"
+import type { Backend, Backends } from "./Backends.ts"
+import * as Bridge from "./Bridge.ts"
+import * as ClientRecord from "./ClientRecord.ts"
+import type { GatewayConfig } from "./Config.ts"
+import * as Cooldown from "./Cooldown.ts"
+import * as GatewayErrors from "./GatewayErrors.ts"
+import * as GatewayMetrics from "./GatewayMetrics.ts"
+import type * as JsonRpc from "./JsonRpc.ts"
+import * as Masking from "./Masking.ts"
+import * as Spares from "./Spares.ts"
+import * as StdioProcess from "./StdioProcess.ts"
+
+type Key = SessionKey.SessionKey
+export type Connection = Bridge.Bridge
+export type AcquireError = GatewayErrors.LaunchError | SessionPool.AcquireError
+
+/** Who asks: the name of a key, or "" where no keys are asked for. */
+export type Principal = string
+
+/** A back end as it runs. */
+export interface Running {
+  readonly backend: Backend
+  readonly metrics: GatewayMetrics.GatewayMetrics
+  readonly cooldown: Ref.Ref<Cooldown.Cooldown>
+  /** Sessions that exist and are not closed. */
+  readonly sessions: Ref.Ref<number>
+  readonly spares: Spares.Spares<ChildProcessSpawner.ChildProcessSpawner>
+  /** Of the spares. */
+  readonly scope: ScopeModule.Closeable
+  readonly counts: { launches: number; requests: number; errors: number }
+}
+
+export interface LiveSession {
+  readonly info: SessionPool.Info<Key>
+  readonly activity: Bridge.Activity
+}
+
+/** What a reload did. */
+export interface Reloaded {
+  readonly added: ReadonlyArray<string>
+  readonly changed: ReadonlyArray<string>
+  readonly removed: ReadonlyArray<string>
+}
+
+export class Sessions extends Context.Service<Sessions, {
+  readonly pool: SessionPool.SessionPool<Key, Connection, GatewayErrors.LaunchError>
+  readonly backends: () => Backends
+  readonly running: () => ReadonlyMap<string, Running>
+  /** Opens a session with the client's `initialize`; its id. */
+  readonly open: (
+    backend: string,
+    principal: Principal,
+    message: JsonRpc.Request,
+    text: string
+  ) => Effect.Effect<{ readonly id: string; readonly connection: Connection }, AcquireError>
+  /** The connection of a session, leased for the scope; a sleeping session is woken. */
+  readonly lease: (
+    backend: string,
+    principal: Principal,
+    id: string
+  ) => Effect.Effect<Connection, AcquireError, Scope.Scope>
+  /** Ends a session, asleep or not, if there is one: what it gives waits until the process is gone. */
+  readonly end: (backend: string, principal: Principal, id: string) => Effect.Effect<Option.Option<Effect.Effect<void>>>
+  /** Ends the live session with this number in the pool. */
+  readonly endNumber: (number: number) => Effect.Effect<Option.Option<Effect.Effect<void>>>
+  /** Serves other back ends from now on; the sessions of changed and removed ones end. */
+  readonly reload: (backends: Backends) => Effect.Effect<Reloaded>
+  /** Sleeping sessions by back end, live ones of stateless back ends included. */
+  readonly asleep: Effect.Effect<ReadonlyMap<string, number>>
+  /** The live sessions, and what they are doing. */
+  readonly live: Effect.Effect<ReadonlyArray<LiveSession>>
+  readonly recent: GatewayMetrics.Recent
+}>()("effect-session-pool/gateway/Sessions") {}
+
+const make = Effect.fnUntraced(function*(
+  config: GatewayConfig,
+  environment: Readonly<Record<string, string | undefined>>
+) {
+  const { settings } = config
+  const scope = yield* Effect.scope
+  const registry = yield* Effect.context<never>()
+  const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
+  const recent = GatewayMetrics.recent()
+  const running = new Map<string, Running>()
+  const connections = new Map<Key, Connection>()
+  /** The clients whose session is being opened. */
+  const opening = new Map<Key, ClientRecord.ClientRecord>()
+  /** The clients of stateless back ends: whoever is here may be woken. */
+  const sleepers = yield* Cache.make<Key, ClientRecord.ClientRecord, GatewayErrors.UnknownSession>({
+    capacity: settings.maxAsleep,
+    timeToLive: settings.asleepTimeToLive,
+    lookup: () => new GatewayErrors.UnknownSession()
+  })
+
+  // ---------------------------------------------------------------------------
+  // Launching
+  // ---------------------------------------------------------------------------
+
+  const startProcess = (backend: Backend) =>
+    backend.target._tag === "Stdio"
+      ? StdioProcess.start(backend.target.command, environment, backend.settings, backend.mask)
+      : Effect.die(new Error("only stdio back ends have processes"))
+
+  const run = Effect.fnUntraced(function*(backend: Backend) {
+    const own = yield* ScopeModule.fork(scope)
+    const counts = { launches: 0, requests: 0, errors: 0 }
+    const metrics = GatewayMetrics.make(backend.name, registry, recent)
+    running.set(backend.name, {
+      backend,
+      metrics: {
+        ...metrics,
+        request: (method, outcome, millis) => {
+          counts.requests++
+          if (outcome === "error") counts.errors++
+          metrics.request(method, outcome, millis)
+        }
+      },
+      cooldown: yield* Ref.make(Cooldown.initial),
+      sessions: yield* Ref.make(0),
+      spares: yield* Spares.make(backend.settings.spares, startProcess(backend), scope).pipe(
+        Effect.annotateLogs({ backend: backend.name }),
+        ScopeModule.provide(own),
+        Effect.provideService(ChildProcessSpawner.ChildProcessSpawner, spawner)
+      ),
+      scope: own,
+      counts
+    })
+  })
+
+  /** Counts a session against its back end's limit, until it is closed. */
+  const enter = ({ backend, sessions }: Running) =>
+    Effect.acquireRelease(
+      Effect.flatMap(
+        Ref.modify(sessions, (count) => {
+          const admitted = count < settings.maxSessionsPerBackend
+          return [admitted, admitted ? count + 1 : count]
+        }),
+        (admitted) =>
+          admitted
+            ? Effect.void
+            : new GatewayErrors.BackendFull({ backend: backend.name, limit: settings.maxSessionsPerBackend })
+      ),
+      () => Ref.update(sessions, (count) => count - 1)
+    )
+
+  const lookup = Effect.fnUntraced(function*(key: Key) {
+    const target = running.get(SessionKey.backend(key))
+    const record = opening.get(key) ?? Option.getOrUndefined(yield* Cache.getSuccess(sleepers, key))
+    if (target === undefined || record === undefined) return yield* new GatewayErrors.UnknownSession()
+    const { backend, cooldown, counts, metrics, spares } = target
+    const name = backend.name
+    const refusal = Cooldown.check(yield* Ref.get(cooldown), name, yield* Clock.currentTimeMillis)
+    if (refusal !== undefined) return yield* refusal
+    yield* enter(target)
+    if (backend.settings.stateless) {
+      // When the process has gone, the session sleeps; unless it has been ended.
+      yield* Effect.addFinalizer(() => record.over ? Effect.void : Cache.set(sleepers, key, record))
+    }
+    counts.launches++
+    const { replayBytes, replayEvents } = backend.settings
+    const limits = { ...backend.settings, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
+    const connection = yield* Bridge.make(spares.take, record, limits, metrics).pipe(
+      Effect.timeoutOrElse({
+        duration: backend.settings.startTimeout,
+        orElse: () =>
+          new GatewayErrors.BackendFailed({
+            reason: `the back end did not answer initialize within ${Duration.format(backend.settings.startTimeout)}`,
+            stderr: ""
+          })
+      }),
+      Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
+      Effect.tapErrorTag(
+        "BackendFailed",
+        (error) =>
+          Effect.flatMap(
+            Clock.currentTimeMillis,
+            (now) => Ref.update(cooldown, (state) => Cooldown.failed(state, now, error.message))
+          )
+      ),
+      Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
+    )
+    yield* Effect.acquireRelease(
+      Effect.sync(() => connections.set(key, connection)),
+      () => Effect.sync(() => connections.get(key) === connection && connections.delete(key))
+    )
+    return connection
+  })
+
+  for (const backend of config.backends.values()) yield* run(backend)
+
+  const pool = yield* SessionPool.make({
+    name: "gateway",
+    lookup: (key: Key) => Effect.provideService(lookup(key), ChildProcessSpawner.ChildProcessSpawner, spawner),
+    idleTimeToLive: (key: Key) =>
+      running.get(SessionKey.backend(key))?.backend.settings.idleTimeToLive ?? settings.idleTimeToLive,
+    cleanupInterval: settings.cleanupInterval,
+    capacity: settings.maxSessions,
+    acquireTimeout: settings.acquireTimeout,
+    // Each back end has its own `startTimeout`.
+    lookupTimeout: Duration.infinity,
+    ...(settings.keys.length === 0
+      ? {}
+      : { groupBy: principalOf, groupCapacity: settings.maxSessionsPerKey }),
+    closed: (connection) => Deferred.await(connection.ended)
+  })
+
+  // ---------------------------------------------------------------------------
+  // Sessions
+  // ---------------------------------------------------------------------------
+
+  const open: Sessions["Service"]["open"] = Effect.fnUntraced(function*(backend, principal, message, text) {
+    const id = randomUUID()
+    const key = keyOf(backend, principal, id)
+    const record = ClientRecord.make(message.id, text, message.params)
+    const stateless = running.get(backend)?.backend.settings.stateless === true
+    return yield* Effect.acquireUseRelease(
+      Effect.sync(() => opening.set(key, record)),
+      () =>
+        Effect.scoped(SessionPool.get(pool, key)).pipe(
+          Effect.tap(() => stateless ? Cache.set(sleepers, key, record) : Effect.void),
+          Effect.map((connection) => ({ id, connection }))
+        ),
+      (_, exit) =>
+        Effect.andThen(
+          Effect.sync(() => opening.delete(key)),
+          // Nobody would ever learn the id of a session whose client has gone meanwhile.
+          Exit.isSuccess(exit) ? Effect.void : end(backend, principal, id)
+        )
+    )
+  })
+
+  const lease: Sessions["Service"]["lease"] = Effect.fnUntraced(function*(backend, principal, id) {
+    const key = keyOf(backend, principal, id)
+    if (running.get(backend)?.backend.settings.stateless === true && (yield* Cache.has(sleepers, key))) {
+      return yield* SessionPool.get(pool, key)
+    }
+    const found = yield* SessionPool.getOption(pool, key)
+    return Option.isSome(found) ? found.value : yield* new GatewayErrors.UnknownSession()
+  })
+
+  const endKey = (key: Key, reason: string) =>
+    Effect.uninterruptible(Effect.gen(function*() {
+      const record = yield* Cache.getSuccess(sleepers, key)
+      if (Option.isSome(record)) record.value.over = true
+      yield* Cache.invalidate(sleepers, key)
+      const connection = yield* Effect.scoped(Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone))
+      const existed = yield* SessionPool.invalidate(pool, key)
+      if (Option.isSome(connection)) {
+        connection.value.record.over = true
+        yield* connection.value.end(reason)
+      }
+      if (Option.isSome(connection)) return Option.some(Deferred.await(connection.value.gone))
+      return existed || Option.isSome(record) ? Option.some(Effect.void) : Option.none()
+    }))
+
+  const end: Sessions["Service"]["end"] = (backend, principal, id) =>
+    endKey(keyOf(backend, principal, id), "the session was deleted")
+
+  const endNumber: Sessions["Service"]["endNumber"] = Effect.fnUntraced(function*(number) {
+    const entries = yield* SessionPool.entries(pool)
+    const entry = entries.find(({ id }) => id === number)
+    return entry === undefined ? Option.none() : yield* endKey(entry.key, "the session was ended by the operator")
+  })
+
+  const reload: Sessions["Service"]["reload"] = Effect.fnUntraced(function*(backends) {
+    const added = [...backends.keys()].filter((name) => !running.has(name))
+    const removed = [...running.keys()].filter((name) => !backends.has(name))
+    const changed = [...running.values()].map(({ backend }) => backend).filter((backend) => {
+      const next = backends.get(backend.name)
+      return next !== undefined && next.fingerprint !== backend.fingerprint
+    }).map(({ name }) => name)
+    for (const name of [...removed, ...changed]) {
+      const old = running.get(name)
+      running.delete(name)
+      if (old !== undefined) yield* Effect.forkIn(ScopeModule.close(old.scope, Exit.void), scope)
+    }
+    for (const name of [...changed, ...added]) {
+      const backend = backends.get(name)
+      if (backend !== undefined) yield* run(backend)
+    }
+    const gone = new Set([...removed, ...changed])
+    const keys = [...(yield* SessionPool.keys(pool)), ...(yield* Cache.keys(sleepers))]
+    const affected = keys.filter((key) => gone.has(SessionKey.backend(key)))
+    yield* Effect.forEach(affected, (key) => endKey(key, "the configuration of the back end has changed"), {
+      discard: true
+    })
+    return { added, changed, removed }
+  })
+
+  return Sessions.of({
+    pool,
+    backends: () => new Map([...running.values()].map(({ backend }) => [backend.name, backend])),
+    running: () => running,
+    open,
+    lease,
+    end,
+    endNumber,
+    reload,
+    asleep: Effect.gen(function*() {
+      const counts = new Map<string, number>()
+      for (const key of yield* Cache.keys(sleepers)) {
+        const name = SessionKey.backend(key)
+        counts.set(name, (counts.get(name) ?? 0) + 1)
+      }
+      return counts
+    }),
+    live: Effect.map(SessionPool.entries(pool), (entries) =>
+      entries.flatMap((info) => {
+        const connection = connections.get(info.key)
+        return connection === undefined ? [] : [{ info, activity: connection.activity() }]
+      })),
+    recent
+  })
+})
+
+/** The pool's key of a session. No id contains a dot, so the name of a key cannot be guessed into one. */
+const keyOf = (backend: string, principal: Principal, id: string): Key =>
+  SessionKey.makeUnsafe(backend, principal === "" ? id : `${id}.${principal}`)
+
+const principalOf = (key: Key): Principal => key.slice(key.lastIndexOf(".") + 1)
+
+export { make }

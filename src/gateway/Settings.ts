@@ -1,0 +1,241 @@
+/**
+ * Every setting of the gateway, in one table: its default, what is allowed, and what it means. The command line, the
+ * environment, the configuration file and `--help` are all made from it.
+ *
+ * `idleTimeToLive` is `--idle-time-to-live` on the command line, `GATEWAY_IDLE_TIME_TO_LIVE` in the environment and
+ * `idleTimeToLive` in a file.
+ */
+import { ByteSize, Duration, Option, Predicate } from "effect"
+
+export interface Setting<out A, out Input> {
+  readonly kind: "duration" | "count" | "bytes" | "flag" | "list" | "text"
+  readonly default: A
+  /** The default as a person would write it; empty for none. */
+  readonly shown: string
+  readonly description: string
+  /** What is allowed, to be read after "must be". */
+  readonly allowed: string
+  /** Reads a value from a program, a file, the environment or the command line. */
+  readonly decode: (input: unknown) => Option.Option<A>
+  readonly Input: Input | undefined
+}
+
+const setting = <A, Input = A>(
+  kind: Setting<A, Input>["kind"],
+  fallback: A,
+  description: string,
+  allowed: string,
+  decode: (input: unknown) => Option.Option<A>,
+  shown: string = String(fallback)
+): Setting<A, Input> => ({ kind, default: fallback, shown, description, allowed, decode, Input: undefined })
+
+const duration = (fallback: Duration.Input, description: string, minimum: "positive" | "zero" = "positive") =>
+  setting<Duration.Duration, Duration.Input>(
+    "duration",
+    Duration.fromInputUnsafe(fallback),
+    description,
+    minimum === "zero"
+      ? "a duration, such as \"30 minutes\", \"0 seconds\" or \"infinity\""
+      : "a duration greater than zero, such as \"30 minutes\" or \"infinity\"",
+    (input) => {
+      if (typeof input === "string" && input.trim().toLowerCase() === "infinity") return Option.some(Duration.infinity)
+      const read = isDurationInput(input) ? Duration.fromInput(input) : Option.none()
+      return Option.filter(
+        read,
+        (value) => minimum === "zero" ? !Duration.isNegative(value) : Duration.isPositive(value)
+      )
+    }
+  )
+
+// Whatever is a string, a number or a Duration may be tried: `fromInput` answers None for what it cannot read.
+const isDurationInput = (input: unknown): input is Duration.Input =>
+  typeof input === "string" || (typeof input === "number" && !Number.isNaN(input)) || Duration.isDuration(input)
+
+const count = (fallback: number, description: string, minimum = 1) =>
+  setting<number>(
+    "count",
+    fallback,
+    description,
+    `an integer of at least ${minimum}`,
+    (input) => {
+      const value = typeof input === "string" && /^\d+$/.test(input) ? Number(input) : input
+      return typeof value === "number" && Number.isSafeInteger(value) && value >= minimum
+        ? Option.some(value)
+        : Option.none()
+    }
+  )
+
+const bytes = (fallback: number, description: string) =>
+  setting<number, number | string>(
+    "bytes",
+    fallback,
+    description,
+    "a number of bytes of at least 1024, such as 4194304 or \"4 MiB\"",
+    (input) => {
+      const size = typeof input === "number" && Number.isSafeInteger(input) && input >= 0
+        ? Option.some(input)
+        : typeof input === "string"
+        ? Option.flatMap(ByteSize.fromString(/^\d+$/.test(input) ? `${input} B` : input), ByteSize.toNumber)
+        : Option.none()
+      return Option.filter(size, (value) => value >= 1024)
+    }
+  )
+
+const flag = (description: string) =>
+  setting<boolean>(
+    "flag",
+    false,
+    description,
+    "true or false",
+    (input) =>
+      typeof input === "boolean"
+        ? Option.some(input)
+        : input === "true" || input === "1" || input === "yes"
+        ? Option.some(true)
+        : input === "false" || input === "0" || input === "no"
+        ? Option.some(false)
+        : Option.none()
+  )
+
+const list = (description: string) =>
+  setting<ReadonlyArray<string>>(
+    "list",
+    [],
+    description,
+    "an array of strings (or, on the command line and in the environment, one string with commas)",
+    (input) => {
+      const items: unknown = typeof input === "string" ? input.split(",").map((item) => item.trim()) : input
+      return Array.isArray(items) && items.every((item) => typeof item === "string" && item !== "")
+        ? Option.some(items)
+        : Option.none()
+    }
+  )
+
+const text = (fallback: string, description: string) =>
+  setting<string>(
+    "text",
+    fallback,
+    description,
+    "a string",
+    (input) => typeof input === "string" ? Option.some(input) : Option.none()
+  )
+
+const mebi = 1024 * 1024
+
+/** Settings of a session and its process. A server's entry in the file may override each. */
+export const backendSettings = {
+  idleTimeToLive: duration("30 minutes", "A session without requests and streams ends after this"),
+  streamLostTimeToLive: duration(
+    "2 minutes",
+    "A session whose client had a stream, lost it and says nothing ends after this"
+  ),
+  requestTimeout: duration("5 minutes", "A request is cancelled after this; its progress starts the time anew"),
+  startTimeout: duration("1 minute", "A back end must have answered initialize within this"),
+  writeTimeout: duration("30 seconds", "A back end that leaves a message unread for this is given up"),
+  closeGrace: duration(
+    "2 seconds",
+    "What a process gets after its stdin was closed, and again after SIGTERM, before SIGKILL",
+    "zero"
+  ),
+  maxInFlight: count(100, "Requests of one session that may run at once"),
+  maxLineBytes: bytes(16 * mebi, "Longest message of a back end"),
+  replayEvents: count(1000, "Messages kept for a client that resumes a stream"),
+  replayBytes: bytes(4 * mebi, "The same in bytes"),
+  spares: count(0, "Processes kept started for new sessions", 0),
+  stateless: flag(
+    "Sessions sleep instead of ending when idle: the process goes, the id stays valid, the next request wakes it"
+  )
+}
+
+/** Settings of the gateway as a whole. */
+export const gatewaySettings = {
+  host: text("127.0.0.1", "The address to listen on"),
+  port: count(8420, "The port to listen on; 0 takes a free one", 0),
+  insecure: flag("Listen on an address that other machines reach, without keys"),
+  tlsCert: text("", "PEM file with the certificate; with --tls-key, serve HTTPS"),
+  tlsKey: text("", "PEM file with the private key"),
+  keys: list("Keys that clients must show as a bearer token; none: no key is asked for"),
+  keysFile: text("", "A file with keys that clients must show as a bearer token, one a line"),
+  adminKeys: list("Keys for the page, /sessions and /metrics; a client's key does not open these"),
+  allowedHosts: list("Host names that requests may be addressed to, besides the loopback names and --host"),
+  allowedOrigins: list("Origins of web pages that may use the gateway, such as https://app.example.com"),
+  maxSessions: count(1000, "Sessions, and so processes, that exist at once; the longest idle one makes room"),
+  maxSessionsPerBackend: count(1000, "The same for each back end; the next one is refused"),
+  maxSessionsPerKey: count(1000, "The same for each key; its own longest idle one makes room"),
+  maxAsleep: count(100_000, "Sleeping sessions of stateless back ends; the oldest goes first"),
+  asleepTimeToLive: duration("24 hours", "How long a session may sleep"),
+  acquireTimeout: duration("5 seconds", "How long initialize waits for a place when none is idle", "zero"),
+  maxBodyBytes: bytes(4 * mebi, "Largest request body"),
+  maxHeaderBytes: bytes(16 * 1024, "Largest request header"),
+  headersTimeout: duration("10 seconds", "A client must have sent its header within this"),
+  bodyTimeout: duration("1 minute", "A client must have sent its whole request within this"),
+  heartbeat: duration("15 seconds", "How often a silent stream gets a comment, so that nothing in between cuts it"),
+  stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
+  cleanupInterval: duration("10 seconds", "How often idle sessions are looked for"),
+  drainTimeout: duration("10 seconds", "How long running requests may still take when the gateway stops", "zero")
+}
+
+type Values<T> = { readonly [K in keyof T]: T[K] extends Setting<infer A, unknown> ? A : never }
+type Inputs<T> = {
+  readonly [K in keyof T]?: T[K] extends Setting<unknown, infer Input> ? Input | undefined : never
+}
+
+export type BackendSettings = Values<typeof backendSettings>
+export type GatewaySettings = BackendSettings & Values<typeof gatewaySettings>
+/** What a program may give of a back end's settings. */
+export interface BackendInput extends Inputs<typeof backendSettings> {}
+/** What a program may give of all settings. */
+export interface GatewayInput extends Inputs<typeof backendSettings>, Inputs<typeof gatewaySettings> {}
+
+/** All settings, for those who list or parse them. */
+export const all: Readonly<Record<string, Setting<unknown, unknown>>> = { ...backendSettings, ...gatewaySettings }
+export const overridable: Readonly<Record<string, Setting<unknown, unknown>>> = backendSettings
+
+/** Names that hold secrets: never a flag, because everyone on the machine can read a command line. */
+export const secret: ReadonlyArray<string> = ["keys", "adminKeys"]
+
+export const flagName = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+export const variableName = (name: string): string =>
+  `GATEWAY_${name.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`
+
+/** Decodes what is given, over `base`; each fault is told to `fault`. */
+export const decode = <T extends Readonly<Record<string, Setting<unknown, unknown>>>>(
+  table: T,
+  input: Readonly<Record<string, unknown>>,
+  base: Values<T>,
+  fault: (name: string, message: string) => void
+): Values<T> => {
+  const values: Record<string, unknown> = { ...base }
+  for (const [name, { allowed, decode }] of Object.entries(table)) {
+    const given = input[name]
+    if (given === undefined) continue
+    const value = decode(given)
+    if (Option.isSome(value)) values[name] = value.value
+    else fault(name, `must be ${allowed}`)
+  }
+  // Each value comes from `base` or from the decoder of its own name.
+  return values as Values<T>
+}
+
+export const defaults = <T extends Readonly<Record<string, Setting<unknown, unknown>>>>(table: T): Values<T> =>
+  // Each value is the default of its own name.
+  Object.fromEntries(Object.entries(table).map(([name, setting]) => [name, setting.default])) as Values<T>
+
+/** What of an object is given, that is, not `undefined`. */
+export const given = (input: object): Readonly<Record<string, unknown>> =>
+  Object.fromEntries(Object.entries(input).filter(([, value]) => Predicate.isNotUndefined(value)))
+
+/** The values of a table out of those of a larger one. */
+export const pick = <T extends Readonly<Record<string, Setting<unknown, unknown>>>>(
+  table: T,
+  values: Values<T>
+): Values<T> =>
+  // Each value keeps its name.
+  Object.fromEntries(Object.entries(values).filter(([name]) => name in table)) as Values<T>
+
+/** The settings that only the gateway as a whole has. */
+export const gatewayOnly: Readonly<Record<string, Setting<unknown, unknown>>> = gatewaySettings
+
+/** Whether a setting has the same value in both. */
+export const same = (name: string, a: object, b: object): boolean =>
+  JSON.stringify(given(a)[name]) === JSON.stringify(given(b)[name])
