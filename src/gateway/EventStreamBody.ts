@@ -1,17 +1,18 @@
 /** Writes an event stream to a client: server-sent events, heartbeats, and an end for a client that does not read. */
-import type { Cause, Scope } from "effect"
+import type { Cause } from "effect"
 import { Clock, Duration, Effect, Option, Predicate, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { HttpServerRequest } from "effect/http"
-import type { Reader, StreamEvent } from "./EventStreams.ts"
+import { HttpServerResponse } from "effect/http"
+import type { Reader } from "./EventStreams.ts"
 
 export interface Options {
   /** How often a silent stream gets a comment. */
   readonly heartbeat: Duration.Duration
   /** How long the client may leave what was written unread. */
   readonly stallTimeout: Duration.Duration
-  /** Begin with an event without data (revision 2025-11-25), so that a client can resume from the start. */
-  readonly prime: boolean
+  /** Begin with a comment: Node sends a response's header with its first bytes, and the first event may be long in coming. */
+  readonly greet: boolean
   /** Cuts the connection of a client that does not read. */
   readonly disconnect: Effect.Effect<void>
 }
@@ -26,26 +27,34 @@ const comment = encoder.encode(": \n\n")
 export const event = ({ id, text }: { readonly id?: string; readonly text: string }): Uint8Array =>
   encoder.encode(`${id === undefined ? "" : `id: ${id}\n`}event: message\ndata: ${text.replace(/[\r\n]/g, " ")}\n\n`)
 
+/** An event without data (revision 2025-11-25), so that a client can resume from the start. */
 const priming = (id: string): Uint8Array => encoder.encode(`id: ${id}\nretry: ${retry}\ndata: \n\n`)
 
-/** The body of a response; `open` gives its reader when the response begins, `undefined` if there is nothing to read. */
+/** Chunks of an event stream, as they come; done at its end. */
+export type Chunks = Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>
+
+/** The events of a reader, after the priming event if one is due. */
+export const fromReader = (reader: Reader, prime: boolean): Chunks => {
+  let first = prime
+  return Effect.suspend(() => {
+    if (!first) return Effect.map(reader.take, ([head, ...rest]) => [event(head), ...rest.map(event)] as const)
+    first = false
+    return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([priming(reader.start)])
+  })
+}
+
+/** The body of a response: the chunks, with heartbeats between events, and an eye on the client. */
 export const make = (
-  open: Effect.Effect<Reader | undefined, never, Scope.Scope>,
-  { disconnect, heartbeat, prime, stallTimeout }: Options
+  take: Chunks,
+  { disconnect, greet, heartbeat, stallTimeout }: Options
 ): Stream.Stream<Uint8Array> =>
-  Stream.scoped(Stream.fromPull(Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
-    const reader = yield* restore(open)
-    if (reader === undefined) return Stream.toPull(Stream.empty).pipe(Effect.flatten)
-    yield* Effect.addFinalizer(() => Effect.sync(reader.close))
+  Stream.scoped(Stream.fromPull(Effect.gen(function*() {
     const clock = yield* Clock.Clock
-    let first = prime
     /** Since when the client has had something to read. */
     let writtenAt: number | undefined
-    const next: Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done> = Effect.suspend(() => {
-      if (!first) return Effect.map(Effect.timeoutOption(reader.take, heartbeat), Option.match({ onNone, onSome }))
-      first = false
-      return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([priming(reader.start)])
-    })
+    /** The last chunk ended with an event, so that a comment may follow. */
+    let between = true
+    let silent = greet
     const watch = Effect.gen(function*() {
       yield* Effect.sleep(Duration.divideUnsafe(stallTimeout, 2))
       if (writtenAt === undefined) return
@@ -54,20 +63,35 @@ export const make = (
       yield* disconnect
     })
     yield* Effect.forkScoped(Effect.forever(watch))
+    const next: Chunks = Effect.flatMap(
+      Effect.timeoutOption(take, heartbeat),
+      (taken) => {
+        if (Option.isNone(taken) && !between) return next
+        const written: NonEmptyReadonlyArray<Uint8Array> = Option.getOrElse(taken, () => [comment] as const)
+        between = endsEvent(written[written.length - 1])
+        writtenAt = clock.currentTimeMillisUnsafe()
+        return Effect.succeed(written)
+      }
+    )
     return Effect.suspend(() => {
       writtenAt = undefined
-      return Effect.tap(next, () =>
-        Effect.sync(() => {
-          writtenAt = clock.currentTimeMillisUnsafe()
-        }))
+      if (!silent) return next
+      silent = false
+      return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([comment])
     })
-  }))))
+  })))
 
-const onNone = (): NonEmptyReadonlyArray<Uint8Array> => [comment]
-const onSome = ([first, ...rest]: NonEmptyReadonlyArray<StreamEvent>): NonEmptyReadonlyArray<Uint8Array> => [
-  event(first),
-  ...rest.map(event)
-]
+/** Two line ends in a row. */
+const endsEvent = (chunk: Uint8Array | undefined): boolean =>
+  chunk !== undefined && /(\n\n|\r\r|\r\n\r\n)$/.test(new TextDecoder().decode(chunk.subarray(-4)))
+
+/** The response that streams a body. */
+export const response = (body: Stream.Stream<Uint8Array>, status = 200): HttpServerResponse.HttpServerResponse =>
+  HttpServerResponse.stream(body, {
+    status,
+    contentType: "text/event-stream",
+    headers: { "cache-control": "no-cache, no-transform", "x-accel-buffering": "no" }
+  })
 
 /** Cuts the connection that a request came on. */
 export const disconnect = ({ source }: HttpServerRequest.HttpServerRequest): Effect.Effect<void> =>

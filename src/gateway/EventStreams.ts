@@ -109,10 +109,10 @@ export class EventStreams {
 
   /** The stream and the place that a `Last-Event-ID` names, if it is still known. */
   find(eventId: string): { readonly stream: EventStream; readonly sequence: number } | undefined {
-    const [prefix, id, sequence] = eventId.split("-")
+    const [, prefix, id, sequence] = /^(\w+)-(\d+)-(\d+)$/.exec(eventId) ?? []
     const stream = prefix === this.#prefix ? this.#streams.get(Number(id)) : undefined
     const at = Number(sequence)
-    return stream === undefined || !(at >= 0 && at <= stream.sequence) ? undefined : { stream, sequence: at }
+    return stream === undefined || at > stream.sequence ? undefined : { stream, sequence: at }
   }
 
   /** Reads a stream from the event after `sequence`; by default from the first that nobody took. */

@@ -4,6 +4,7 @@
  *
  * @since 0.1.0
  */
+import { NodeHttpClient } from "@effect/platform-node"
 import type { FileSystem } from "effect"
 import { Context, Deferred, Duration, Effect, Layer, Schedule } from "effect"
 import { HttpRouter } from "effect/http"
@@ -158,4 +159,4 @@ export const layerConfig = (
       yield* Effect.addFinalizer(() => drain)
       return Gateway.of({ reload: sessions.reload, drain })
     })
-  )
+  ).pipe(Layer.provide(NodeHttpClient.layerNodeHttp))

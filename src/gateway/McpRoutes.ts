@@ -62,6 +62,7 @@ interface Caller {
   readonly backend: string
   readonly principal: Principal
   readonly version: string | undefined
+  readonly lastEventId: string | undefined
 }
 
 /** The handler of every MCP route. `scope` is the gateway's: work that outlives a request ends with it. */
@@ -87,7 +88,7 @@ export const make = (
     if (version !== undefined && !protocolVersions.includes(version)) {
       return yield* refuse(400, `Unsupported MCP-Protocol-Version; supported: ${protocolVersions.join(", ")}`)
     }
-    const caller: Caller = { request, backend, principal, version }
+    const caller: Caller = { request, backend, principal, version, lastEventId: request.headers["last-event-id"] }
     switch (request.method) {
       case "POST":
         return yield* post(caller)
@@ -130,24 +131,31 @@ export const make = (
     if (Option.isNone(json)) {
       return yield* refuse(400, "The body is no JSON", { code: JsonRpc.codes.parseError })
     }
-    if (Array.isArray(json.value) && (caller.version ?? batchVersion) <= batchVersion) {
+    const isBatch = Array.isArray(json.value) && (caller.version ?? batchVersion) <= batchVersion
+    if (isBatch && isHttp(caller)) return yield* forward(caller, text, undefined)
+    if (isBatch) {
       return yield* batch(caller, json.value, JsonRpc.elements(text))
     }
     const message = JsonRpc.classify(json.value)
     if (message === undefined) {
       return yield* refuse(400, "The body is no single JSON-RPC 2.0 message", { code: JsonRpc.codes.invalidRequest })
     }
-    if (message._tag === "Request") {
-      return message.method === "initialize" && request.headers["mcp-session-id"] === undefined
-        ? yield* initialize(caller, message, text)
-        : yield* call(caller, message, text)
+    if (message._tag === "Request" && message.method === "initialize" && !request.headers["mcp-session-id"]) {
+      return yield* initialize(caller, message, text)
     }
+    if (isHttp(caller)) return yield* forward(caller, text, message)
+    if (message._tag === "Request") return yield* call(caller, message, text)
     yield* send(caller, message, text)
     return HttpServerResponse.empty({ status: 202 })
   })
 
   const send = (caller: Caller, message: JsonRpc.Message, text: string) =>
-    Effect.scoped(Effect.flatMap(lease(caller), (connection) => connection.send(message, text)))
+    Effect.scoped(
+      Effect.flatMap(lease(caller), (connection) =>
+        connection._tag === "Stdio" ? connection.send(message, text) : unknownSession())
+    )
+
+  const isHttp = (caller: Caller) => sessions.backends().get(caller.backend)?.target._tag === "Http"
 
   const body = (request: Request) => {
     const limit = settings.maxBodyBytes
@@ -185,7 +193,33 @@ export const make = (
   const call = Effect.fnUntraced(function*(caller: Caller, message: JsonRpc.Request, text: string) {
     const reply = yield* yield* begin(caller, message, text)
     if (reply._tag === "Answer") return jsonResponse(reply.text, 200)
-    return eventStream(caller, Effect.sync(reply.open))
+    const reader = yield* opened(Effect.sync(reply.open))
+    return EventStreamBody.response(events(caller, reader))
+  })
+
+  /** A reader, for as long as the request's scope is open: until its response has been sent. */
+  const opened = (open: Effect.Effect<Reader>) =>
+    Effect.acquireRelease(open, (reader) => Effect.sync(() => reader.close()))
+
+  /** Passes a message on to the upstream session of an HTTP back end. */
+  const forward = Effect.fnUntraced(function*(caller: Caller, body: string, message: JsonRpc.Message | undefined) {
+    const id = message?._tag === "Request" ? message.id : undefined
+    if (message?._tag !== "Notification" && message?._tag !== "Response") yield* refuseWhileDraining(id)
+    const connection = yield* lease(caller, id)
+    if (connection._tag !== "Http") return yield* unknownSession(id)
+    const { lastEventId, request, version } = caller
+    const forwarded = connection.forward({
+      method: request.method === "GET" ? "GET" : "POST",
+      body,
+      request: message?._tag === "Request" ? message : undefined,
+      version,
+      lastEventId,
+      stream: streamOptions(caller)
+    })
+    return yield* Effect.catchTags(forwarded, {
+      UpstreamGone: () => unknownSession(id),
+      BackendFailed: (error) => refuse(502, error.message, id === undefined ? {} : { id })
+    })
   })
 
   /**
@@ -204,6 +238,8 @@ export const make = (
       const release = Scope.close(leased, Exit.void)
       // A client that goes while its session wakes takes the launch with it.
       const connection = yield* Effect.onError(restore(Scope.provide(lease(caller, id), leased)), () => release)
+      // The back end has become an HTTP one in the meantime.
+      if (connection._tag !== "Stdio") return yield* Effect.andThen(release, unknownSession(id))
       const taken = yield* connection.request(message, text, release)
       if (taken._tag === "Running") return taken.reply
       yield* release
@@ -243,12 +279,13 @@ export const make = (
     }
     if (replies.length === 0) return HttpServerResponse.empty({ status: 202 })
     const streams = replies.map((reply) =>
-      Stream.unwrap(Effect.map(reply, (first) =>
-        first._tag === "Answer"
-          ? Stream.succeed(EventStreamBody.event({ text: first.text }))
-          : events(caller, Effect.sync(first.open))))
+      Stream.unwrap(Effect.gen(function*() {
+        const first = yield* reply
+        if (first._tag === "Answer") return Stream.succeed(EventStreamBody.event({ text: first.text }))
+        return events(caller, yield* opened(Effect.sync(first.open)))
+      }))
     )
-    return sse(Stream.mergeAll(streams, { concurrency: "unbounded" }))
+    return EventStreamBody.response(Stream.mergeAll(streams, { concurrency: "unbounded" }))
   })
 
   // ---------------------------------------------------------------------------
@@ -260,10 +297,11 @@ export const make = (
     const { request } = caller
     if (!accepts(request, "text/event-stream")) return yield* refuse(406, "Accept must list text/event-stream")
     yield* refuseWhileDraining()
-    // Asked once before the response begins, so that an unknown session is a 404 and not an empty stream.
-    yield* Effect.scoped(lease(caller))
-    const open = Effect.flatMap(lease(caller), (connection) => connection.listen(request.headers["last-event-id"]))
-    return eventStream(caller, Effect.orElseSucceed(open, () => undefined))
+    if (isHttp(caller)) return yield* forward(caller, "", undefined)
+    const connection = yield* lease(caller)
+    if (connection._tag !== "Stdio") return yield* unknownSession()
+    const reader = yield* opened(connection.listen(caller.lastEventId))
+    return EventStreamBody.response(Stream.interruptWhen(events(caller, reader), Deferred.await(draining)))
   })
 
   /** Ends the session; answers when its process group is gone. */
@@ -275,16 +313,18 @@ export const make = (
     return HttpServerResponse.empty({ status: 204 })
   })
 
-  const eventStream = (caller: Caller, open: Effect.Effect<Reader | undefined, never, Scope.Scope>) =>
-    sse(Stream.interruptWhen(events(caller, open), isListener(caller) ? Deferred.await(draining) : Effect.never))
+  const streamOptions = (caller: Caller): EventStreamBody.Options => ({
+    heartbeat: settings.heartbeat,
+    stallTimeout: settings.stallTimeout,
+    greet: caller.request.method === "GET",
+    disconnect: EventStreamBody.disconnect(caller.request)
+  })
 
-  const events = (caller: Caller, open: Effect.Effect<Reader | undefined, never, Scope.Scope>) =>
-    EventStreamBody.make(open, {
-      heartbeat: settings.heartbeat,
-      stallTimeout: settings.stallTimeout,
-      prime: (caller.version ?? "") >= primingVersion,
-      disconnect: EventStreamBody.disconnect(caller.request)
-    })
+  const events = (caller: Caller, reader: Reader) =>
+    EventStreamBody.make(
+      EventStreamBody.fromReader(reader, (caller.version ?? "") >= primingVersion),
+      streamOptions(caller)
+    )
 
   // ---------------------------------------------------------------------------
   // Sessions
@@ -364,9 +404,6 @@ const refuseFailure = (error: AcquireError, requestId?: JsonRpc.Id): Effect.Effe
   }
 }
 
-/** GET streams end when the gateway drains; those of a request go on until its answer. */
-const isListener = (caller: Caller) => caller.request.method === "GET"
-
 const accepts = (request: Request, type: string): boolean =>
   (request.headers["accept"] ?? "").split(",").some((range) => {
     const [name = ""] = range.trim().toLowerCase().split(";")
@@ -375,9 +412,3 @@ const accepts = (request: Request, type: string): boolean =>
 
 const jsonResponse = (text: string, status: number, headers: Record<string, string> = {}): Response =>
   HttpServerResponse.text(text, { status, contentType: "application/json", headers })
-
-const sse = (body: Stream.Stream<Uint8Array>): Response =>
-  HttpServerResponse.stream(body, {
-    contentType: "text/event-stream",
-    headers: { "cache-control": "no-cache, no-transform", "x-accel-buffering": "no" }
-  })

@@ -7,6 +7,7 @@
  */
 import type { Scope } from "effect"
 import { Cache, Clock, Context, Deferred, Duration, Effect, Exit, Option, Ref, Scope as ScopeModule } from "effect"
+import type { HttpClient } from "effect/http"
 import { ChildProcessSpawner } from "effect/process"
 import { randomUUID } from "node:crypto"
 import * as SessionKey from "../SessionKey.ts"
@@ -22,9 +23,10 @@ import type * as JsonRpc from "./JsonRpc.ts"
 import * as Masking from "./Masking.ts"
 import * as Spares from "./Spares.ts"
 import * as StdioProcess from "./StdioProcess.ts"
+import * as Upstream from "./Upstream.ts"
 
 type Key = SessionKey.SessionKey
-export type Connection = Bridge.Bridge
+export type Connection = Bridge.Bridge | Upstream.Upstream
 export type AcquireError = GatewayErrors.LaunchError | SessionPool.AcquireError
 
 /** Who asks: the name of a key, or "" where no keys are asked for. */
@@ -172,7 +174,14 @@ const make = Effect.fnUntraced(function*(
     counts.launches++
     const { replayBytes, replayEvents } = backend.settings
     const limits = { ...backend.settings, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
-    const connection = yield* Bridge.make(spares.take, record, limits, metrics).pipe(
+    const started: Effect.Effect<
+      Connection,
+      GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused,
+      Scope.Scope | ChildProcessSpawner.ChildProcessSpawner | HttpClient.HttpClient
+    > = backend.target._tag === "Http"
+      ? Upstream.make(backend.target, record, backend.settings, metrics, backend.mask)
+      : Bridge.make(spares.take, record, limits, metrics)
+    const connection = yield* started.pipe(
       Effect.timeoutOrElse({
         duration: backend.settings.startTimeout,
         orElse: () =>
@@ -203,7 +212,7 @@ const make = Effect.fnUntraced(function*(
 
   const pool = yield* SessionPool.make({
     name: "gateway",
-    lookup: (key: Key) => Effect.provideService(lookup(key), ChildProcessSpawner.ChildProcessSpawner, spawner),
+    lookup,
     idleTimeToLive: (key: Key) =>
       running.get(SessionKey.backend(key))?.backend.settings.idleTimeToLive ?? settings.idleTimeToLive,
     cleanupInterval: settings.cleanupInterval,

@@ -77,8 +77,59 @@ export const open = async (url: string): Promise<string> => {
 export const post = (url: string, session: string, body: string, extra: Record<string, string> = {}) =>
   fetch(url, { method: "POST", headers: { ...headers, "mcp-session-id": session, ...extra }, body })
 
-export const toolCall = (id: string | number, name: string): string =>
-  JSON.stringify({ jsonrpc: "2.0", id, method: "tools/call", params: { name, arguments: {} } })
+/** A call of a tool; with a progress token, which is the id. */
+export const toolCall = (id: string | number, name: string, args: Record<string, unknown> = {}): string =>
+  JSON.stringify({
+    jsonrpc: "2.0",
+    id,
+    method: "tools/call",
+    params: { name, arguments: args, _meta: { progressToken: id } }
+  })
+
+/** Calls a tool of the counter in a session; the text of its result. */
+export const toolText = async (url: string, session: string, name: string, args = {}): Promise<string> => {
+  const response = await post(url, session, toolCall(`${name} ${Math.random()}`, name, args))
+  const { result } = await response.json()
+  return result.content[0].text
+}
+
+export const pidOf = async (url: string, session: string): Promise<number> =>
+  JSON.parse(await toolText(url, session, "pids"))[0]
+
+export interface Event {
+  readonly id: string | undefined
+  readonly data: string
+}
+
+/** Opens an event stream and hands its events to `onEvent`, which ends the reading by answering true. */
+export const readEvents = async (
+  response: Response,
+  onEvent: (event: Event, comments: number) => boolean
+): Promise<void> => {
+  const decoder = new TextDecoder()
+  let text = ""
+  let comments = 0
+  for await (const chunk of response.body ?? []) {
+    text += decoder.decode(chunk, { stream: true })
+    for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+      const lines = text.slice(0, end).split("\n")
+      text = text.slice(end + 2)
+      if (lines.every((line) => line.startsWith(":"))) {
+        comments++
+        continue
+      }
+      const field = (name: string) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2)
+      if (onEvent({ id: field("id"), data: field("data") ?? "" }, comments)) return
+    }
+  }
+}
+
+/** A GET stream of a session. */
+export const listen = (url: string, session: string, extra: Record<string, string> = {}, signal?: AbortSignal) =>
+  fetch(url, {
+    headers: { "accept": "text/event-stream", "mcp-session-id": session, ...extra },
+    ...(signal === undefined ? {} : { signal })
+  })
 
 /** Whether a process exists and is no zombie. */
 export const alive = (pid: number): boolean =>

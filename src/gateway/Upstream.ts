@@ -1,0 +1,219 @@
+/**
+ * One client session on an HTTP back end: an upstream session of its own, opened by the client's `initialize`. What the
+ * two ends say to each other passes as it comes; event ids are the upstream's.
+ */
+import type { Cause, Scope } from "effect"
+import { Deferred, Duration, Effect, Option, Queue, Schema, Stream } from "effect"
+import { Sse } from "effect/encoding"
+import type { HttpClientResponse } from "effect/http"
+import { HttpClient, HttpClientRequest, HttpServerResponse } from "effect/http"
+import type { Activity } from "./Bridge.ts"
+import type { ClientRecord } from "./ClientRecord.ts"
+import * as EventStreamBody from "./EventStreamBody.ts"
+import { BackendFailed, InitializeRefused } from "./GatewayErrors.ts"
+import type { GatewayMetrics } from "./GatewayMetrics.ts"
+import * as JsonRpc from "./JsonRpc.ts"
+import type { BackendSettings } from "./Settings.ts"
+
+/** A message of the client, or its wish to listen. */
+export interface Forwarded {
+  readonly method: "POST" | "GET"
+  readonly body: string
+  /** The request in it, if it is one. */
+  readonly request: JsonRpc.Request | undefined
+  readonly version: string | undefined
+  readonly lastEventId: string | undefined
+  readonly stream: EventStreamBody.Options
+}
+
+/** The upstream does not know its session any more. */
+export class UpstreamGone extends Schema.TaggedError<UpstreamGone>()("UpstreamGone", {}) {}
+
+export interface Upstream {
+  readonly _tag: "Http"
+  /** Completes when the session has ended by itself, with why. */
+  readonly ended: Deferred.Deferred<BackendFailed>
+  /** Completes when the upstream's session is ended and everything released. */
+  readonly gone: Deferred.Deferred<void>
+  readonly answer: string
+  readonly record: ClientRecord
+  /** Passes a message on, and gives back what the upstream says to it, as it comes. */
+  readonly forward: (
+    message: Forwarded
+  ) => Effect.Effect<HttpServerResponse.HttpServerResponse, BackendFailed | UpstreamGone, Scope.Scope>
+  readonly activity: () => Activity
+  readonly end: (reason: string) => Effect.Effect<void>
+}
+
+/** How long the upstream may take to end its session. */
+const closeTimeout = "5 seconds"
+/** Chunks that wait for a client that reads slowly. */
+const chunks = 16
+
+export const make = Effect.fnUntraced(function*(
+  target: { readonly url: string; readonly headers: Readonly<Record<string, string>> },
+  record: ClientRecord,
+  settings: BackendSettings,
+  metrics: GatewayMetrics,
+  mask: (text: string) => string
+): Effect.fn.Return<Upstream, BackendFailed | InitializeRefused, Scope.Scope | HttpClient.HttpClient> {
+  const client = yield* HttpClient.HttpClient
+  const ended = yield* Deferred.make<BackendFailed>()
+  const gone = yield* Deferred.make<void>()
+  const over = yield* Deferred.make<string>()
+  yield* Effect.addFinalizer(() => Deferred.succeed(gone, undefined))
+  const { headers, url } = withoutCredentials(target)
+  let upstreamSession: string | undefined
+  let inFlight = 0
+  let streams = 0
+  let requests = 0
+  let errors = 0
+
+  const failed = (reason: string) => new BackendFailed({ reason: mask(reason), stderr: "" })
+
+  const send = (method: "POST" | "GET" | "DELETE", own: Record<string, string | undefined>, body: string) => {
+    const given = Object.entries({ ...headers, ...own, "mcp-session-id": upstreamSession })
+    const request = HttpClientRequest.make(method)(url).pipe(
+      HttpClientRequest.setHeaders(Object.fromEntries(given.filter(([, value]) => value !== undefined))),
+      method === "POST" ? HttpClientRequest.bodyText(body, "application/json") : (same) => same
+    )
+    return client.execute(request).pipe(
+      Effect.mapError((error) => failed(`the back end cannot be reached (${error.reason._tag})`))
+    )
+  }
+
+  const post = (body: string, version: string | undefined) =>
+    send("POST", { accept: "application/json, text/event-stream", "mcp-protocol-version": version }, body)
+
+  // The handshake. Its response is read whole: it ends with the answer.
+  const response = yield* post(record.initialize, undefined)
+  if (response.status !== 200) {
+    const text = yield* Effect.orElseSucceed(response.text, () => "")
+    if (JsonRpc.isError(text)) return yield* new InitializeRefused({ answer: text })
+    return yield* failed(`the back end answered initialize with status ${response.status}`)
+  }
+  upstreamSession = response.headers["mcp-session-id"]
+  yield* Effect.addFinalizer(() =>
+    upstreamSession === undefined
+      ? Effect.void
+      : Effect.ignore(Effect.timeout(Effect.scoped(send("DELETE", {}, "")), closeTimeout))
+  )
+  const answer = yield* Effect.flatMap(
+    answerOf(response, record.id),
+    (text) => text === undefined ? failed("the back end did not answer initialize") : Effect.succeed(text)
+  )
+  if (JsonRpc.isError(answer)) return yield* new InitializeRefused({ answer })
+
+  yield* Effect.addFinalizer(() => Deferred.succeed(over, "the session has ended"))
+
+  const forward: Upstream["forward"] = Effect.fnUntraced(function*(message) {
+    const { request } = message
+    const started = yield* Effect.clockWith((clock) => clock.currentTimeMillis)
+    if (message.method === "GET") {
+      yield* Effect.acquireRelease(Effect.sync(() => streams++), () => Effect.sync(() => streams--))
+    } else if (request !== undefined) {
+      requests++
+      yield* Effect.acquireRelease(
+        Effect.sync(() => inFlight++),
+        (_, exit) =>
+          Effect.clockWith((clock) =>
+            Effect.map(clock.currentTimeMillis, (now) => {
+              inFlight--
+              if (exit._tag === "Failure") errors++
+              metrics.request(request.method, exit._tag === "Failure" ? "error" : "ok", now - started)
+            })
+          )
+      )
+    }
+    const sent = message.method === "POST"
+      ? post(message.body, message.version)
+      : send("GET", {
+        accept: "text/event-stream",
+        "mcp-protocol-version": message.version,
+        "last-event-id": message.lastEventId
+      }, "")
+    const answered = yield* Effect.raceFirst(sent, Effect.flatMap(Deferred.await(over), failed)).pipe(
+      Effect.timeoutOption(request === undefined ? Duration.infinity : settings.requestTimeout)
+    )
+    if (Option.isNone(answered)) return yield* timedOut(message)
+    const upstream = answered.value
+    if (upstream.status === 404 && upstreamSession !== undefined) {
+      yield* Deferred.succeed(ended, failed("the back end does not know its session any more"))
+      return yield* new UpstreamGone()
+    }
+    if (upstream.status === 401 || upstream.status === 403) {
+      return yield* failed(`the back end refused what the gateway showed it (status ${upstream.status})`)
+    }
+    const contentType = upstream.headers["content-type"] ?? "application/json"
+    if (!contentType.startsWith("text/event-stream")) {
+      const text = yield* Effect.mapError(upstream.text, () => failed("the back end broke off its answer"))
+      return HttpServerResponse.text(text, { status: upstream.status, contentType })
+    }
+    return EventStreamBody.response(EventStreamBody.make(yield* chunksOf(upstream), message.stream), upstream.status)
+  })
+
+  const timedOut = Effect.fnUntraced(function*({ request, version }: Forwarded) {
+    const id = request?.id ?? null
+    const reason = `no answer within ${Duration.format(settings.requestTimeout)}; the gateway has cancelled the request`
+    const params = { requestId: id, reason }
+    yield* Effect.ignore(post(JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params }), version))
+    return HttpServerResponse.text(JsonRpc.error(id, JsonRpc.codes.timeout, reason), {
+      contentType: "application/json"
+    })
+  })
+
+  /** The body of a response, chunk by chunk; it ends with the session. */
+  const chunksOf = Effect.fnUntraced(function*(response: HttpClientResponse.HttpClientResponse) {
+    const queue = yield* Queue.bounded<Uint8Array, Cause.Done>(chunks)
+    const body = Stream.interruptWhen(response.stream, Deferred.await(over))
+    yield* Effect.forkScoped(Effect.ensuring(
+      Effect.ignore(Stream.runForEach(body, (chunk) => Queue.offer(queue, chunk))),
+      Queue.end(queue)
+    ))
+    return Queue.takeAll(queue)
+  })
+
+  return {
+    _tag: "Http",
+    ended,
+    gone,
+    answer,
+    record,
+    forward,
+    activity: () => ({ pid: undefined, client: record.client, inFlight, streams, requests, errors }),
+    end: (reason) => Effect.asVoid(Deferred.succeed(over, reason))
+  }
+})
+
+/** The answer to a request in a response, which is JSON or an event stream. */
+const answerOf = (response: HttpClientResponse.HttpClientResponse, id: JsonRpc.Id) =>
+  (response.headers["content-type"] ?? "").startsWith("text/event-stream")
+    ? response.stream.pipe(
+      Stream.decodeText(),
+      Stream.splitLines,
+      // For the decoder a `retry` is a failure; nothing is retried here.
+      Stream.filter((line) => !line.startsWith("retry")),
+      Stream.map((line) => `${line}\n`),
+      Stream.pipeThroughChannel(Sse.decode()),
+      Stream.map(({ data }) => data),
+      Stream.filter((data) => {
+        const json = JsonRpc.parse(data)
+        const message = Option.isSome(json) ? JsonRpc.classify(json.value) : undefined
+        return message?._tag === "Response" && JsonRpc.idKey(message.id) === JsonRpc.idKey(id)
+      }),
+      Stream.runHead,
+      Effect.map(Option.getOrUndefined),
+      Effect.orElseSucceed(() => undefined)
+    )
+    : Effect.orElseSucceed(response.text, () => undefined)
+
+/** Credentials in a URL become a header: URLs are shown, headers are not. */
+const withoutCredentials = (target: { readonly url: string; readonly headers: Readonly<Record<string, string>> }) => {
+  const url = new URL(target.url)
+  if (url.username === "" && url.password === "") return target
+  const credentials = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`
+  url.username = ""
+  url.password = ""
+  const authorization = `Basic ${Buffer.from(credentials).toString("base64")}`
+  return { url: url.href, headers: { ...target.headers, authorization } }
+}

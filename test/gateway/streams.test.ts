@@ -1,0 +1,324 @@
+/** Event streams: each message on exactly one, resumed after a cut, alive while silent, given up when nobody reads. */
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { Effect, Schema } from "effect"
+import { connect } from "node:net"
+import type { Reader } from "../../src/gateway/EventStreams.ts"
+import { EventStreams } from "../../src/gateway/EventStreams.ts"
+import * as Kit from "../kit/gateway.ts"
+
+describe("requests with streams", () => {
+  let gateway: Kit.Running
+  let url: string
+  beforeAll(async () => {
+    gateway = await Kit.start({
+      backends: { counter: Kit.counter() },
+      requestTimeout: "600 millis",
+      heartbeat: "100 millis",
+      maxInFlight: 3
+    })
+    url = `${gateway.origin}/mcp`
+  })
+  afterAll(() => gateway.stop())
+
+  it("a stream that is cut resumes after the last event that arrived, up to the answer, and nothing comes twice", async () => {
+    const session = await Kit.open(url)
+    const stop = new AbortController()
+    const response = await fetch(url, {
+      method: "POST",
+      headers: { ...Kit.headers, "mcp-session-id": session },
+      body: Kit.toolCall(1, "steps", { count: 6, every: 30 }),
+      signal: stop.signal
+    })
+    const events: Array<Kit.Event> = []
+    await Kit.readEvents(response, (event) => {
+      events.push(event)
+      return events.length === 2
+    })
+    stop.abort()
+    const last = events.at(-1)?.id ?? ""
+    await Kit.readEvents(await Kit.listen(url, session, { "last-event-id": last }), (event) => {
+      events.push(event)
+      return false
+    })
+    const messages = events.map(({ data }) => JSON.parse(data))
+    assert.deepStrictEqual(
+      messages.map(({ params, result }) => params?.progress ?? result.content[0].text),
+      [1, 2, 3, 4, 5, 6, "steps"]
+    )
+    assert.strictEqual(new Set(events.map(({ id }) => id)).size, 7)
+  })
+
+  it("from revision 2025-11-25 on a stream begins with an empty event, from which it can be resumed", async () => {
+    const session = await Kit.open(url)
+    const version = { "mcp-protocol-version": "2025-11-25" }
+    const response = await Kit.post(url, session, Kit.toolCall(1, "progress"), version)
+    const events: Array<Kit.Event> = []
+    await Kit.readEvents(response, (event) => events.push(event) === 1)
+    assert.strictEqual(events[0]?.data, "")
+    const resumed: Array<string> = []
+    const again = await Kit.listen(url, session, { ...version, "last-event-id": events[0]?.id ?? "" })
+    await Kit.readEvents(again, ({ data }) => {
+      if (data !== "") resumed.push(data)
+      return false
+    })
+    assert.deepStrictEqual(resumed.map((data) => JSON.parse(data).method ?? "answer"), [
+      "notifications/progress",
+      "answer"
+    ])
+  })
+
+  it("messages for nobody wait for the next GET stream, and come once", async () => {
+    const session = await Kit.open(url)
+    await Kit.toolText(url, session, "flood", { count: 3 })
+    const read = async (count: number) => {
+      const stop = new AbortController()
+      const data: Array<string> = []
+      await Kit.readEvents(await Kit.listen(url, session, {}, stop.signal), (event) => data.push(event.data) === count)
+      stop.abort()
+      return data.map((text) => JSON.parse(text).params.data)
+    }
+    assert.deepStrictEqual(await read(3), ["1 ", "2 ", "3 "])
+    await Kit.toolText(url, session, "flood", { count: 1 })
+    assert.deepStrictEqual(await read(1), ["1 "])
+  })
+
+  it("of several GET streams each message comes on exactly one", async () => {
+    const session = await Kit.open(url)
+    const stop = new AbortController()
+    const seen: Array<string> = []
+    const streams = await Promise.all([0, 1, 2].map(() => Kit.listen(url, session, {}, stop.signal)))
+    const reading = streams.map((stream) =>
+      Kit.readEvents(stream, ({ data }) => {
+        seen.push(JSON.parse(data).params.data)
+        return false
+      }).catch(() => undefined)
+    )
+    await Kit.toolText(url, session, "flood", { count: 50 })
+    await Kit.eventually("all have come", () => seen.length >= 50)
+    stop.abort()
+    await Promise.all(reading)
+    assert.deepStrictEqual(seen.toSorted(), Array.from({ length: 50 }, (_, i) => `${i + 1} `).toSorted())
+  })
+
+  it("a reader who is slow, but there, gets 20,000 messages through a buffer for 1,000, none lost", async () => {
+    const session = await Kit.open(url)
+    const response = await Kit.post(url, session, Kit.toolCall(1, "burst", { count: 20_000, size: 200 }))
+    let expected = 1
+    let answered = false
+    await Kit.readEvents(response, ({ data }) => {
+      const message = JSON.parse(data)
+      if (message.result !== undefined) answered = true
+      else assert.strictEqual(message.params.progress, expected++)
+      return false
+    })
+    assert.deepStrictEqual([expected, answered], [20_001, true])
+  })
+
+  it("an answer of 3 MB arrives whole, on JSON and on a stream", async () => {
+    const session = await Kit.open(url)
+    assert.lengthOf(await Kit.toolText(url, session, "big", { size: 3_000_000 }), 3_000_000)
+    const response = await Kit.post(url, session, Kit.toolCall(1, "burst", { count: 2, size: 3_000_000 }))
+    const sizes: Array<number> = []
+    await Kit.readEvents(response, ({ data }) => sizes.push(data.length) < 0)
+    assert.deepStrictEqual(sizes.map((size) => size > 3_000_000), [true, true, false])
+  })
+
+  it("a silent stream gets heartbeats", async () => {
+    const session = await Kit.open(url)
+    const stop = new AbortController()
+    const response = await Kit.listen(url, session, {}, stop.signal)
+    let comments = 0
+    const decoder = new TextDecoder()
+    for await (const chunk of response.body ?? []) {
+      comments += decoder.decode(chunk).split(": \n\n").length - 1
+      if (comments >= 3) break
+    }
+    stop.abort()
+    assert.isAtLeast(comments, 3)
+  })
+
+  it("a request over its time gets an error and the process a cancellation; its late answer goes nowhere", async () => {
+    const session = await Kit.open(url)
+    const { error, id } = await (await Kit.post(url, session, Kit.toolCall("late", "never"))).json()
+    assert.deepStrictEqual([id, error.code], ["late", -32001])
+    await Kit.eventually(
+      "the process has heard of it",
+      async () => (await Kit.toolText(url, session, "heard")).includes("cancelled late")
+    )
+  })
+
+  it("progress starts the time of a request anew", async () => {
+    const session = await Kit.open(url)
+    // Twice the time of a request.
+    const response = await Kit.post(url, session, Kit.toolCall(1, "steps", { count: 6, every: 200 }))
+    const data: Array<string> = []
+    await Kit.readEvents(response, (event) => data.push(event.data) < 0)
+    assert.include(data.at(-1), "steps")
+  })
+
+  it("more requests at once than a session may have are 429, and the next one after an answer is taken", async () => {
+    const session = await Kit.open(url)
+    const running = [1, 2, 3].map((id) => Kit.post(url, session, Kit.toolCall(id, "slow")))
+    await Kit.eventually("three are running", async () => {
+      const response = await Kit.post(url, session, Kit.toolCall("more", "count"))
+      await response.text()
+      return response.status === 429 && response.headers.has("retry-after")
+    })
+    await Promise.all(running.map(async (response) => (await response).text()))
+    assert.match(await Kit.toolText(url, session, "count"), /^\d+$/)
+  })
+
+  it("a batch of revision 2025-03-26 gets every answer, and its notifications arrive", async () => {
+    const session = await Kit.open(url)
+    const notification = "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}"
+    const tricky =
+      "{\"jsonrpc\":\"2.0\",\"id\":\"],\\\"[{\",\"method\":\"tools/call\",\"params\":{\"name\":\"raw\",\"n\":[1.0,{}]}}"
+    const body = ` [ ${Kit.toolCall(1, "count")} , ${notification},${tricky}]`
+    const response = await Kit.post(url, session, body)
+    const answers: Array<{ id: unknown; result: { content: ReadonlyArray<{ text: string }> } }> = []
+    await Kit.readEvents(response, ({ data }) => answers.push(JSON.parse(data)) < 0)
+    assert.sameMembers(answers.map(({ id }) => id), [1, "],\"[{"])
+    assert.strictEqual(answers.find(({ id }) => id !== 1)?.result.content[0]?.text, tricky)
+    assert.include(await Kit.toolText(url, session, "heard"), "notifications/initialized")
+    assert.strictEqual((await Kit.post(url, session, `[${notification}]`)).status, 202)
+  })
+})
+
+describe("a client that is no longer there", () => {
+  it("one that stops reading without closing is cut off, and its session lives on", async () => {
+    const gateway = await Kit.start({
+      backends: { counter: Kit.counter() },
+      stallTimeout: "300 millis",
+      heartbeat: "100 millis"
+    })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    const socket = connect(Number(new URL(url).port), "127.0.0.1")
+    socket.on("error", () => undefined)
+    socket.write(
+      `GET /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\nMcp-Session-Id: ${session}\r\n\r\n`
+    )
+    await new Promise((resolve) => socket.once("data", resolve))
+    socket.pause()
+    const streams = async () => {
+      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+      return sessions[0].streams
+    }
+    assert.strictEqual(await streams(), 1)
+    // More than the buffers of the kernel hold.
+    await Kit.toolText(url, session, "flood", { count: 400, size: 100_000 })
+    await Kit.eventually("the stream is gone", async () => (await streams()) === 0)
+    assert.match(await Kit.toolText(url, session, "count"), /^\d+$/)
+    socket.destroy()
+    await gateway.stop()
+  })
+
+  it("a session that had a stream, lost it and hears nothing is ended, process and all; a client without stream is not", async () => {
+    const gateway = await Kit.start({
+      backends: { counter: Kit.counter() },
+      streamLostTimeToLive: "400 millis",
+      cleanupInterval: "100 millis"
+    })
+    const url = `${gateway.origin}/mcp`
+    const [lost, posting] = [await Kit.open(url), await Kit.open(url)]
+    const [pid, other] = [await Kit.pidOf(url, lost), await Kit.pidOf(url, posting)]
+    const stop = new AbortController()
+    await Kit.listen(url, lost, {}, stop.signal)
+    stop.abort()
+    await Kit.eventually("its process is gone", () => !Kit.alive(pid))
+    assert.strictEqual((await Kit.post(url, lost, Kit.toolCall(1, "count"))).status, 404)
+    assert.isTrue(Kit.alive(other))
+    assert.strictEqual(await Kit.toolText(url, posting, "count"), "1")
+    await gateway.stop()
+  })
+
+  it("a client that is never heard of again after initialize leaves no session behind", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, streamLostTimeToLive: "300 millis" })
+    await Kit.open(`${gateway.origin}/mcp`)
+    await Kit.eventually("the session is gone", async () => {
+      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+      return sessions.length === 0
+    })
+    await gateway.stop()
+  })
+})
+
+describe("the buffer", () => {
+  it("keeps no more than its limits, drops the oldest first, and resumes with what there is", () => {
+    const streams = new EventStreams({ maxEvents: 3, maxBytes: 1000 }, "p")
+    const stream = streams.open()
+    for (const text of ["a", "b", "c", "d", "e"]) streams.push(stream, text)
+    const reader = streams.read(stream, 0)
+    assert.deepStrictEqual(Effect.runSync(reader.take).map(({ text }) => text), ["c", "d", "e"])
+  })
+
+  it("knows only its own event ids", () => {
+    const streams = new EventStreams({ maxEvents: 3, maxBytes: 1000 }, "p")
+    const stream = streams.open()
+    streams.push(stream, "a")
+    for (const id of ["", "p-1", "p-1-2", "p-1--1", "p-2-0", "q-1-1", "p-1-x", "p-NaN-1"]) {
+      assert.deepStrictEqual([id, streams.find(id)], [id, undefined])
+    }
+    assert.strictEqual(streams.find("p-1-1")?.sequence, 1)
+  })
+
+  it("a newer reader of a stream ends the older one", async () => {
+    const streams = new EventStreams({ maxEvents: 3, maxBytes: 1000 }, "p")
+    const stream = streams.open()
+    const older = streams.read(stream)
+    const waiting = Effect.runPromiseExit(older.take)
+    const newer = streams.read(stream)
+    assert.strictEqual((await waiting)._tag, "Failure")
+    streams.push(stream, "a")
+    older.close()
+    assert.deepStrictEqual(Effect.runSync(newer.take).map(({ text }) => text), ["a"])
+    assert.strictEqual(streams.readers(), 1)
+  })
+
+  const between = (minimum: number, maximum: number) => Schema.Int.check(Schema.isBetween({ minimum, maximum }))
+  const Command = Schema.Struct({
+    type: Schema.Literals(["push", "push", "read", "take", "close"]),
+    stream: between(0, 2),
+    size: between(0, 30)
+  })
+
+  it.prop(
+    "whatever is pushed, read, dropped and resumed: each stream's events come in order, each once, none lost to a reader",
+    [Schema.Array(Command)],
+    ([commands]) => {
+      const streams = new EventStreams({ maxEvents: 5, maxBytes: 60 }, "p")
+      const all = [0, 1, 2].map(() => ({
+        stream: streams.open(),
+        pushed: 0,
+        seen: 0,
+        reader: undefined as Reader | undefined
+      }))
+      for (const { size, stream, type } of commands) {
+        const model = all[stream]
+        if (model === undefined) continue
+        if (type === "push" && !streams.congested()) {
+          streams.push(model.stream, `${++model.pushed}:${"x".repeat(size)}`)
+        } else if (type === "read") {
+          model.reader = streams.read(model.stream)
+          // What was dropped while nobody read is lost; from here on nothing may be.
+          model.seen = model.stream.delivered
+        } else if (type === "take" && model.reader !== undefined && model.seen < model.pushed) {
+          for (const { text } of Effect.runSync(model.reader.take)) {
+            assert.strictEqual(Number(text.split(":")[0]), ++model.seen)
+          }
+        } else if (type === "close") {
+          model.reader?.close()
+          model.reader = undefined
+        }
+      }
+      for (const model of all) {
+        while (model.reader !== undefined && model.seen < model.pushed) {
+          for (const { text } of Effect.runSync(model.reader.take)) {
+            assert.strictEqual(Number(text.split(":")[0]), ++model.seen)
+          }
+        }
+      }
+    },
+    { arbitrary: { runs: 500, size: 100 } }
+  )
+})

@@ -1,0 +1,224 @@
+/** HTTP back ends: one upstream session per client session, and what both ends say passes as it comes. */
+import {
+  CreateMessageRequestSchema,
+  ElicitRequestSchema,
+  LoggingMessageNotificationSchema
+} from "@modelcontextprotocol/sdk/types.js"
+import type { ChildProcess } from "node:child_process"
+import { spawn } from "node:child_process"
+import type { Server } from "node:http"
+import { createServer } from "node:http"
+import { createRequire } from "node:module"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import * as Kit from "../kit/gateway.ts"
+
+const everything = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
+
+/** A port that was free a moment ago. */
+const freePort = async (): Promise<number> => {
+  const server = createServer().listen(0, "127.0.0.1")
+  await new Promise((resolve) => server.on("listening", resolve))
+  const port = portOf(server)
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+const portOf = (server: Server): number => {
+  const address = server.address()
+  return typeof address === "object" && address !== null ? address.port : 0
+}
+
+describe("server-everything on Streamable HTTP, behind the gateway", () => {
+  let upstream: ChildProcess
+  let gateway: Kit.Running
+  let url: string
+  let direct: string
+  beforeAll(async () => {
+    const port = await freePort()
+    direct = `http://127.0.0.1:${port}/mcp`
+    upstream = spawn(process.execPath, [everything, "streamableHttp"], {
+      env: { ...process.env, PORT: String(port) },
+      stdio: "ignore"
+    })
+    await Kit.eventually("the upstream listens", () => fetch(direct).then(() => true, () => false))
+    gateway = await Kit.start({ backends: { remote: { url: direct } } })
+    url = `${gateway.origin}/mcp/remote`
+  })
+  afterAll(async () => {
+    await gateway.stop()
+    upstream.kill("SIGKILL")
+  })
+
+  it("lists and calls tools, with progress, in ten concurrent sessions", async () => {
+    const results = await Promise.all(Array.from({ length: 10 }, async (_, i) => {
+      const client = await Kit.connect(url)
+      const echo = await Kit.call(client, "echo", { message: `session ${i}` })
+      const progress: Array<number> = []
+      await client.callTool(
+        { name: "trigger-long-running-operation", arguments: { duration: 0.2, steps: 3 } },
+        undefined,
+        { onprogress: (update) => progress.push(update.progress) }
+      )
+      await client.close()
+      return [echo, progress]
+    }))
+    assert.deepStrictEqual(results, Array.from({ length: 10 }, (_, i) => [`Echo: session ${i}`, [1, 2, 3]]))
+  })
+
+  it("carries sampling, elicitation and log messages to the client of that session", async () => {
+    const client = await Kit.connect(url)
+    const logged: Array<unknown> = []
+    client.setRequestHandler(CreateMessageRequestSchema, () => ({
+      model: "none",
+      role: "assistant",
+      content: { type: "text", text: "sampled" }
+    }))
+    client.setRequestHandler(ElicitRequestSchema, () => ({ action: "decline" }))
+    client.setNotificationHandler(LoggingMessageNotificationSchema, (message) => {
+      logged.push(message.params.level)
+    })
+    assert.include(await Kit.call(client, "trigger-sampling-request", { prompt: "x", maxTokens: 1 }), "sampled")
+    assert.include(await Kit.call(client, "trigger-elicitation-request"), "declined")
+    await client.setLoggingLevel("debug")
+    await Kit.call(client, "toggle-simulated-logging")
+    await Kit.eventually("a log message arrives", () => logged.length > 0)
+    await client.close()
+  })
+
+  it("our session id is not the upstream's, and DELETE ends the upstream's session too", async () => {
+    const session = await Kit.open(url)
+    const atUpstream = await Kit.post(direct, session, Kit.toolCall(1, "echo"))
+    await atUpstream.text()
+    assert.isAtLeast(atUpstream.status, 400)
+    const response = await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+    assert.strictEqual(response.status, 204)
+    assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "echo"))).status, 404)
+  })
+})
+
+describe("an upstream of our own", () => {
+  let server: Server
+  let gateway: Kit.Running
+  let url: string
+  const seen: Array<{ readonly method: string; readonly headers: Record<string, unknown>; readonly body: string }> = []
+  let forget = false
+  const answer = (id: unknown, result: object) => JSON.stringify({ jsonrpc: "2.0", id, result })
+  beforeAll(async () => {
+    server = createServer((request, response) => {
+      let body = ""
+      request.on("data", (chunk) => {
+        body += chunk
+      }).on("end", () => {
+        seen.push({ method: request.method ?? "", headers: request.headers, body })
+        const message = body === "" ? {} : JSON.parse(body)
+        if (request.method === "GET") {
+          response.writeHead(200, { "content-type": "text/event-stream" })
+          response.write("id: up-1\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"x\"}\n\n")
+          return
+        }
+        if (message.method === "initialize") {
+          response.writeHead(200, { "content-type": "text/event-stream", "mcp-session-id": "upstream-session" })
+          return response.end(
+            `retry: 500\nid: 0\ndata: \n\nevent: message\ndata: ${answer(message.id, { serverInfo: {} })}\n\n`
+          )
+        }
+        if (forget) return response.writeHead(404).end()
+        if (message.method === "never") return
+        if (message.method === "denied") return response.writeHead(401).end()
+        if (message.id === undefined) return response.writeHead(202).end()
+        response.writeHead(200, { "content-type": "application/json" })
+        response.end(answer(message.id, { echo: message }))
+      })
+    }).listen(0, "127.0.0.1")
+    await new Promise((resolve) => server.on("listening", resolve))
+    gateway = await Kit.start({
+      backends: {
+        own: { url: `http://me:s3cretword@127.0.0.1:${portOf(server)}/mcp`, headers: { "x-extra": "yes" } },
+        down: { url: "http://127.0.0.1:9/" }
+      },
+      requestTimeout: "500 millis",
+      heartbeat: "100 millis"
+    })
+    url = `${gateway.origin}/mcp/own`
+  })
+  afterAll(async () => {
+    await gateway.stop()
+    server.closeAllConnections()
+    server.close()
+  })
+
+  it("gets the entry's headers, its own session id, the revision and the body as it came", async () => {
+    const session = await Kit.open(url)
+    const body = "{ \"jsonrpc\":\"2.0\", \"id\":7, \"method\":\"tools/list\", \"big\":12345678901234567890 }"
+    const response = await Kit.post(url, session, body, { "mcp-protocol-version": "2025-06-18" })
+    assert.strictEqual((await response.json()).id, 7)
+    const last = seen.at(-1)
+    assert.strictEqual(last?.body, body)
+    assert.strictEqual(last?.headers["mcp-session-id"], "upstream-session")
+    assert.strictEqual(last?.headers["x-extra"], "yes")
+    assert.strictEqual(last?.headers["mcp-protocol-version"], "2025-06-18")
+    assert.strictEqual(last?.headers["authorization"], `Basic ${Buffer.from("me:s3cretword").toString("base64")}`)
+  })
+
+  it("passes the upstream's events on with their ids, with heartbeats in between, and Last-Event-ID back", async () => {
+    const session = await Kit.open(url)
+    const stop = new AbortController()
+    const response = await fetch(url, {
+      headers: { accept: "text/event-stream", "mcp-session-id": session, "last-event-id": "up-0" },
+      signal: stop.signal
+    })
+    assert.strictEqual(seen.findLast(({ method }) => method === "GET")?.headers["last-event-id"], "up-0")
+    let text = ""
+    const decoder = new TextDecoder()
+    for await (const chunk of response.body ?? []) {
+      text += decoder.decode(chunk)
+      if (text.includes("up-1") && text.includes("\n\n: \n\n")) break
+    }
+    stop.abort()
+    assert.include(text, "id: up-1\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"x\"}\n\n")
+  })
+
+  it("a request that it does not answer in time gets an error, and it a cancellation", async () => {
+    const session = await Kit.open(url)
+    const body = JSON.stringify({ jsonrpc: "2.0", id: 5, method: "never" })
+    const { error, id } = await (await Kit.post(url, session, body)).json()
+    assert.deepStrictEqual([id, error.code], [5, -32001])
+    await Kit.eventually(
+      "the cancellation arrives",
+      () =>
+        seen.some((message) =>
+          message.body.includes("notifications/cancelled") && message.body.includes("\"requestId\":5")
+        )
+    )
+  })
+
+  it("what it refuses to the gateway is 502 to the client, and no secret is told", async () => {
+    const session = await Kit.open(url)
+    const response = await Kit.post(url, session, JSON.stringify({ jsonrpc: "2.0", id: 5, method: "denied" }))
+    const text = await response.text()
+    assert.strictEqual(response.status, 502)
+    assert.include(text, "401")
+    assert.notInclude(text, "s3cretword")
+  })
+
+  it("when it has forgotten its session, ours ends: 404, at once and afterwards", async () => {
+    const session = await Kit.open(url)
+    forget = true
+    assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "x"))).status, 404)
+    forget = false
+    await Kit.eventually(
+      "the session is unknown",
+      async () => (await Kit.post(url, session, Kit.toolCall(2, "x"))).status === 404
+    )
+  })
+
+  it("one that cannot be reached is 502", async () => {
+    const response = await fetch(`${gateway.origin}/mcp/down`, {
+      method: "POST",
+      headers: Kit.headers,
+      body: Kit.initializeBody
+    })
+    assert.strictEqual(response.status, 502)
+    assert.include(await response.text(), "cannot be reached")
+  })
+})
