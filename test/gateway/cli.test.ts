@@ -1,57 +1,15 @@
 /** The command line as a person uses it: a real process, its output, its signals. */
-import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { mkdirSync, writeFileSync } from "node:fs"
 import { createServer } from "node:net"
-import { afterAll, assert, describe, it } from "vitest"
+import { assert, describe, it } from "vitest"
 import * as Settings from "../../src/gateway/Settings.ts"
 import * as Kit from "../kit/gateway.ts"
 
-const main = new URL("../../src/gateway/main.ts", import.meta.url).pathname
 const artifacts = new URL("../artifacts/", import.meta.url).pathname
 const [, fixture = ""] = [Kit.counter().command, ...Kit.counter().args]
 
-interface Run {
-  readonly child: ChildProcess
-  readonly output: () => string
-  readonly exit: Promise<number | null>
-}
-
-const children: Array<ChildProcess> = []
-afterAll(() => {
-  for (const child of children) child.kill("SIGKILL")
-})
-
-const run = (args: ReadonlyArray<string>, env: Record<string, string> = {}): Run => {
-  const child = spawn(process.execPath, [main, ...args], { env: { ...process.env, ...env } })
-  children.push(child)
-  let output = ""
-  child.stdout.on("data", (chunk) => {
-    output += chunk
-  })
-  child.stderr.on("data", (chunk) => {
-    output += chunk
-  })
-  return { child, output: () => output, exit: new Promise((resolve) => child.on("close", resolve)) }
-}
-
-const url = async (gateway: Run): Promise<string> => {
-  await Kit.eventually(
-    `the gateway says where it listens: ${gateway.output()}`,
-    () => /http:\S+/.test(gateway.output())
-  )
-  return /http:\S+/.exec(gateway.output())?.[0] ?? ""
-}
-
-/** The ids of a process's children, theirs, and so on. */
-const descendants = (pid: number): ReadonlyArray<number> =>
-  readdirSync("/proc").filter((name) => /^\d+$/.test(name) && parent(Number(name)) === pid).map(Number)
-    .flatMap((child) => [child, ...descendants(child)])
-
-const parent = (pid: number): number =>
-  existsSync(`/proc/${pid}/stat`)
-    ? Number(readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)?.split(" ")[1])
-    : 0
+const { run, urlOf: url } = Kit
 
 const write = (name: string, content: unknown): string => {
   mkdirSync(artifacts, { recursive: true })
@@ -91,7 +49,6 @@ describe("the command line", () => {
 
   it("npm start is ended by a SIGTERM to npm, as a supervisor sends it, and no process is left", async () => {
     const npm = spawn("npm", ["start", "--", "--port", "0"])
-    children.push(npm)
     let output = ""
     npm.stdout.on("data", (chunk) => {
       output += chunk
@@ -99,7 +56,7 @@ describe("the command line", () => {
     await Kit.eventually("npm start says where it listens", () => /http:\S+/.test(output))
     const at = /http:\S+/.exec(output)?.[0] ?? ""
     await Kit.open(at)
-    const started = descendants(npm.pid ?? 0)
+    const started = Kit.descendants(npm.pid ?? 0)
     assert.isAtLeast(started.length, 2)
     npm.kill("SIGTERM")
     await Kit.eventually("all are gone", () => !started.some(Kit.alive))

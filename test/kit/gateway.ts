@@ -4,7 +4,9 @@ import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
 import { Effect, Exit, Layer, Logger, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
-import { existsSync, readFileSync } from "node:fs"
+import type { ChildProcess } from "node:child_process"
+import { spawn } from "node:child_process"
+import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { createServer } from "node:http"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 
@@ -142,4 +144,50 @@ export const eventually = async (what: string, condition: () => boolean | Promis
     if (Date.now() > until) throw new Error(`not within ten seconds: ${what}`)
     await new Promise((resolve) => setTimeout(resolve, 25))
   }
+}
+
+/** The ids of a process's children, theirs, and so on. */
+export const descendants = (pid: number): ReadonlyArray<number> =>
+  readdirSync("/proc").filter((name) => /^\d+$/.test(name) && parent(Number(name)) === pid).map(Number)
+    .flatMap((child) => [child, ...descendants(child)])
+
+const parent = (pid: number): number =>
+  existsSync(`/proc/${pid}/stat`)
+    ? Number(readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)?.split(" ")[1])
+    : 0
+
+const main = new URL("../../src/gateway/main.ts", import.meta.url).pathname
+
+export interface Run {
+  readonly child: ChildProcess
+  readonly output: () => string
+  readonly exit: Promise<number | null>
+}
+
+const runs: Array<ChildProcess> = []
+process.on("exit", () => {
+  for (const child of runs) child.kill("SIGKILL")
+})
+
+/** Runs the gateway's command. */
+export const run = (args: ReadonlyArray<string>, env: Record<string, string> = {}): Run => {
+  const child = spawn(process.execPath, [main, ...args], { env: { ...process.env, ...env } })
+  runs.push(child)
+  let output = ""
+  child.stdout.on("data", (chunk) => {
+    output += chunk
+  })
+  child.stderr.on("data", (chunk) => {
+    output += chunk
+  })
+  return { child, output: () => output, exit: new Promise((resolve) => child.on("close", resolve)) }
+}
+
+/** The first URL that the command says it listens on. */
+export const urlOf = async (gateway: Run): Promise<string> => {
+  await eventually(
+    `the gateway says where it listens: ${gateway.output()}`,
+    () => /https?:\S+/.test(gateway.output())
+  )
+  return /https?:\S+/.exec(gateway.output())?.[0] ?? ""
 }

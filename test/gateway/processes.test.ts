@@ -1,0 +1,314 @@
+/** Processes: how they start, wait, sleep, fail and end. */
+import { mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { assert, describe, it } from "vitest"
+import * as Cooldown from "../../src/gateway/Cooldown.ts"
+import * as Kit from "../kit/gateway.ts"
+
+const temporary = () => mkdtempSync(join(tmpdir(), "gateway-"))
+const overview = async (gateway: Kit.Running) => (await fetch(`${gateway.origin}/sessions`)).json()
+const initialize = (url: string) => fetch(url, { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
+
+describe("the environment of a process", () => {
+  it("is its entry's directory and variables", async () => {
+    const cwd = realpathSync(temporary())
+    const gateway = await Kit.start({ backends: { counter: { ...Kit.counter(), cwd, env: { OWN: "yes" } } } })
+    const url = `${gateway.origin}/mcp`
+    const seen = JSON.parse(await Kit.toolText(url, await Kit.open(url), "environment"))
+    assert.deepStrictEqual([seen.cwd, seen.env.OWN], [cwd, "yes"])
+    await gateway.stop()
+    rmSync(cwd, { recursive: true })
+  })
+})
+
+describe("a process that misbehaves", () => {
+  it("one that stops reading fails its session once a message waits for too long, and the gateway goes on", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, writeTimeout: "300 millis" })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    await Kit.toolText(url, session, "deaf")
+    // More than the pipe and the queue hold.
+    const answers = await Promise.all(Array.from({ length: 40 }, async (_, i) => {
+      const response = await Kit.post(url, session, Kit.toolCall(i, "count", { filler: "x".repeat(100_000) }))
+      return response.status === 404 ? "404" : (await response.json()).error.message
+    }))
+    assert.isTrue(answers.every((answer) => answer === "404" || /has not read its stdin/.test(answer)), answers.join())
+    assert.strictEqual(await Kit.toolText(url, await Kit.open(url), "count"), "1")
+    await gateway.stop()
+  })
+
+  it("one that closes its stdout fails its session at once", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
+    const url = `${gateway.origin}/mcp`
+    const { error } = await (await Kit.post(url, await Kit.open(url), Kit.toolCall(1, "mute"))).json()
+    assert.include(error.message, "closed its stdout")
+    await gateway.stop()
+  })
+
+  it("a line over the limit fails its session, and the gateway goes on", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, maxLineBytes: 10_000 })
+    const url = `${gateway.origin}/mcp`
+    const { error } = await (await Kit.post(url, await Kit.open(url), Kit.toolCall(1, "big", { size: 20_000 }))).json()
+    assert.include(error.message, "10000 bytes")
+    assert.strictEqual(await Kit.toolText(url, await Kit.open(url), "count"), "1")
+    await gateway.stop()
+  })
+
+  it("one that does not answer initialize in time is 502, and gone", async () => {
+    const directory = temporary()
+    const gateway = await Kit.start({
+      backends: { slow: Kit.counter("--slow-start", join(directory, "pid")) },
+      startTimeout: "300 millis"
+    })
+    const response = await initialize(`${gateway.origin}/mcp`)
+    assert.strictEqual(response.status, 502)
+    assert.include(await response.text(), "300ms")
+    await Kit.eventually("no session is left", async () => (await overview(gateway)).sessions.length === 0)
+    await gateway.stop()
+    rmSync(directory, { recursive: true })
+  })
+})
+
+describe("cool-down", () => {
+  it("after three failures in a row starts are refused at once for a while, then one is tried, then longer", () => {
+    let state = Cooldown.initial
+    const pauses: Array<number> = []
+    for (let i = 0; i < 9; i++) {
+      state = Cooldown.failed(state, 0, "x")
+      pauses.push(state.until / 1000)
+    }
+    assert.deepStrictEqual(pauses, [0, 0, 10, 20, 40, 80, 160, 300, 300])
+    assert.strictEqual(Cooldown.check(state, "b", 299_000)?.seconds, 1)
+    assert.strictEqual(Cooldown.check(state, "b", 300_000), undefined)
+    assert.deepStrictEqual(Cooldown.succeeded(state), Cooldown.initial)
+  })
+
+  it("is told to clients as 503 with Retry-After and the last failure, and to operators; other back ends go on", async () => {
+    const gateway = await Kit.start({ backends: { broken: Kit.counter("--fail-start"), good: Kit.counter() } })
+    const url = `${gateway.origin}/mcp/broken`
+    const statuses: Array<number> = []
+    for (let i = 0; i < 3; i++) statuses.push((await initialize(url)).status)
+    const refused = await initialize(url)
+    assert.deepStrictEqual([...statuses, refused.status], [502, 502, 502, 503])
+    assert.isAtLeast(Number(refused.headers.get("retry-after")), 1)
+    assert.include(await refused.text(), "cannot open the database")
+    const health = await (await fetch(`${gateway.origin}/health`)).json()
+    assert.deepStrictEqual(health.backends, { broken: "cooling down", good: "ok" })
+    assert.strictEqual((await fetch(`${gateway.origin}/ready`)).status, 200)
+    const { backends } = await overview(gateway)
+    assert.strictEqual(backends[0].state, "cooling down")
+    assert.include(backends[0].lastFailure, "exit code 3")
+    assert.strictEqual(
+      await Kit.toolText(`${gateway.origin}/mcp/good`, await Kit.open(`${gateway.origin}/mcp/good`), "count"),
+      "1"
+    )
+    await gateway.stop()
+  })
+
+  it("a gateway of which no back end starts is not ready", async () => {
+    const gateway = await Kit.start({ backends: { broken: Kit.counter("--fail-start") } })
+    for (let i = 0; i < 3; i++) await initialize(`${gateway.origin}/mcp`)
+    assert.strictEqual((await fetch(`${gateway.origin}/ready`)).status, 503)
+    assert.strictEqual((await fetch(`${gateway.origin}/health`)).status, 200)
+    await gateway.stop()
+  })
+})
+
+describe("warm spares", () => {
+  const spares = async (gateway: Kit.Running) => (await overview(gateway)).backends[0].spares
+
+  it("each is given to one session only, others are started in their place, and none is left in the end", async () => {
+    const gateway = await Kit.start({ backends: { counter: { ...Kit.counter(), spares: 2 } } })
+    const url = `${gateway.origin}/mcp`
+    await Kit.eventually("two are ready", async () => (await spares(gateway)) === 2)
+    const sessions = await Promise.all(Array.from({ length: 5 }, () => Kit.open(url)))
+    const pids = await Promise.all(sessions.map((session) => Kit.pidOf(url, session)))
+    assert.strictEqual(new Set(pids).size, 5)
+    const counts = await Promise.all(sessions.map((session) => Kit.toolText(url, session, "count")))
+    assert.deepStrictEqual(counts, ["1", "1", "1", "1", "1"])
+    await Kit.eventually("two are ready again", async () => (await spares(gateway)) === 2)
+    const first = await fetch(url, { method: "DELETE", headers: { "mcp-session-id": sessions[0] ?? "" } })
+    assert.strictEqual(first.status, 204)
+    assert.isFalse(Kit.alive(pids[0] ?? 0))
+    const mine = children()
+    await gateway.stop()
+    assert.isFalse(pids.some(Kit.alive))
+    assert.isFalse(mine.some(Kit.alive))
+  })
+
+  it("one that dies unused is replaced, and never given away", async () => {
+    const gateway = await Kit.start({ backends: { counter: { ...Kit.counter(), spares: 1 } } })
+    const url = `${gateway.origin}/mcp`
+    await Kit.eventually("one is ready", async () => (await spares(gateway)) === 1)
+    const before = children()
+    for (const pid of before) process.kill(pid, "SIGKILL")
+    await Kit.eventually("its end is noticed", async () => (await spares(gateway)) === 0)
+    assert.strictEqual(await Kit.toolText(url, await Kit.open(url), "count"), "1")
+    await gateway.stop()
+  })
+
+  /** The counter servers that this test process has started. */
+  const children = (): ReadonlyArray<number> => Kit.descendants(process.pid)
+})
+
+describe("sessions of a stateless back end", () => {
+  const start = (more: object = {}) =>
+    Kit.start({
+      backends: { counter: { ...Kit.counter(), stateless: true } },
+      idleTimeToLive: "200 millis",
+      cleanupInterval: "50 millis",
+      ...more
+    })
+
+  const sleepingSession = async (gateway: Kit.Running, messages: ReadonlyArray<string> = []) => {
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    for (
+      const message of ["{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}", ...messages]
+    ) await (await Kit.post(url, session, message)).text()
+    const pid = await Kit.pidOf(url, session)
+    await Kit.eventually("the process is gone", () => !Kit.alive(pid))
+    await Kit.eventually("the session sleeps", async () => (await overview(gateway)).backends[0].asleep === 1)
+    return { url, session, pid }
+  }
+
+  it("sleep when idle and wake with the next message: new process, same id, handshake replayed unseen", async () => {
+    const gateway = await start()
+    const { pid, session, url } = await sleepingSession(gateway, [
+      "{\"jsonrpc\":\"2.0\",\"id\":\"l\",\"method\":\"logging/setLevel\",\"params\":{\"level\":\"debug\"}}",
+      "{\"jsonrpc\":\"2.0\",\"id\":\"s1\",\"method\":\"resources/subscribe\",\"params\":{\"uri\":\"a:1\"}}",
+      "{\"jsonrpc\":\"2.0\",\"id\":\"s2\",\"method\":\"resources/subscribe\",\"params\":{\"uri\":\"a:2\"}}",
+      "{\"jsonrpc\":\"2.0\",\"id\":\"u\",\"method\":\"resources/unsubscribe\",\"params\":{\"uri\":\"a:1\"}}"
+    ])
+    const answers = await Promise.all([1, 2, 3].map(() => Kit.toolText(url, session, "heard")))
+    for (const answer of answers) {
+      assert.deepStrictEqual(JSON.parse(answer), [
+        "initialize",
+        "notifications/initialized",
+        "logging/setLevel",
+        "resources/subscribe"
+      ])
+    }
+    assert.notStrictEqual(await Kit.pidOf(url, session), pid)
+    await gateway.stop()
+  })
+
+  it("a GET stream wakes them too, and a Last-Event-ID of the earlier process is no trouble", async () => {
+    const gateway = await start()
+    const { session, url } = await sleepingSession(gateway)
+    const stop = new AbortController()
+    const response = await Kit.listen(url, session, { "last-event-id": "abcdef01-1-1" }, stop.signal)
+    assert.strictEqual(response.status, 200)
+    assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
+    stop.abort()
+    await gateway.stop()
+  })
+
+  it("DELETE ends one that sleeps: it does not wake any more", async () => {
+    const gateway = await start()
+    const { session, url } = await sleepingSession(gateway)
+    const ended = await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+    assert.strictEqual(ended.status, 204)
+    assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "count"))).status, 404)
+    assert.strictEqual((await overview(gateway)).backends[0].asleep, 0)
+    await gateway.stop()
+  })
+
+  it("a process that crashes is replaced by the next message", async () => {
+    const gateway = await start({ idleTimeToLive: "1 minute" })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    const { error } = await (await Kit.post(url, session, Kit.toolCall(1, "crash"))).json()
+    assert.include(error.message, "exit code 7")
+    await Kit.eventually("the session works again", async () => {
+      const response = await Kit.post(url, session, Kit.toolCall(2, "count"))
+      return response.status === 200 && "result" in (await response.json())
+    })
+    await gateway.stop()
+  })
+
+  it("only so many sleep: the oldest is forgotten first", async () => {
+    const gateway = await start({ maxAsleep: 2 })
+    const url = `${gateway.origin}/mcp`
+    const sessions = [await Kit.open(url), await Kit.open(url), await Kit.open(url)]
+    await Kit.eventually("none is awake", async () => (await overview(gateway)).sessions.length === 0)
+    const statuses = await Promise.all(
+      sessions.map(async (session) => (await Kit.post(url, session, Kit.toolCall(1, "count"))).status)
+    )
+    assert.strictEqual(statuses.filter((status) => status === 200).length, 2)
+    await gateway.stop()
+  })
+
+  it("when the process does not start again the client is told so, and the session stays asleep", async () => {
+    const directory = temporary()
+    const flag = join(directory, "flag")
+    const gateway = await start({ backends: { counter: { ...Kit.counter("--fail-if", flag), stateless: true } } })
+    const { session, url } = await sleepingSession(gateway)
+    writeFileSync(flag, "")
+    const response = await Kit.post(url, session, Kit.toolCall(1, "count"))
+    assert.strictEqual(response.status, 502)
+    assert.include(await response.text(), "exit code 4")
+    rmSync(directory, { recursive: true })
+    assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
+    await gateway.stop()
+  })
+})
+
+describe("what an operator sees and does", () => {
+  it("the list of sessions says who, how long, how much; DELETE by number ends one, process and all", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    const pid = await Kit.pidOf(url, session)
+    const { backends, sessions } = await overview(gateway)
+    const [row] = sessions
+    assert.deepStrictEqual(
+      [row.backend, row.session, row.client, row.state, row.requests, row.inFlight, row.pid],
+      ["counter", session.slice(0, 8), "raw 1.0.0", "idle", 1, 0, pid]
+    )
+    assert.isAbove(row.memoryBytes, 1_000_000)
+    assert.strictEqual(backends[0].requests, 2)
+    assert.notInclude(JSON.stringify(await overview(gateway)), session)
+    const ended = await fetch(`${gateway.origin}/sessions/${row.id}`, { method: "DELETE" })
+    assert.strictEqual(ended.status, 204)
+    assert.isFalse(Kit.alive(pid))
+    assert.strictEqual((await fetch(`${gateway.origin}/sessions/${row.id}`, { method: "DELETE" })).status, 404)
+    assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "count"))).status, 404)
+    await gateway.stop()
+  })
+
+  it("the live stream of it begins at once and goes on", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
+    const snapshots: Array<{ readonly sessions: ReadonlyArray<unknown> }> = []
+    const stop = new AbortController()
+    const response = await fetch(`${gateway.origin}/sessions/events`, { signal: stop.signal })
+    await Kit.readEvents(response, ({ data }) => snapshots.push(JSON.parse(data)) === 2)
+    stop.abort()
+    assert.deepStrictEqual(snapshots.map(({ sessions }) => sessions.length), [0, 0])
+    await gateway.stop()
+  })
+
+  it("the metrics have names with units, and count what happened", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    await Kit.toolText(url, session, "count")
+    await Kit.toolText(url, session, "garbage")
+    await (await Kit.post(url, session, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"made/up\"}")).text()
+    await (await Kit.post(url, "unknown", Kit.toolCall(1, "count"))).text()
+    const text = await (await fetch(`${gateway.origin}/metrics`)).text()
+    for (
+      const line of [
+        /^mcp_gateway_requests_total\{backend="counter",method="tools\/call",outcome="ok"\} [2-9]/m,
+        /^mcp_gateway_requests_total\{backend="counter",method="other",outcome="ok"\} [1-9]/m,
+        /^mcp_gateway_request_duration_seconds_bucket\{backend="counter",method="tools\/call",le="\+Inf"\} [1-9]/m,
+        /^mcp_gateway_garbage_lines_total\{backend="counter"\} [1-9]/m,
+        /^mcp_gateway_refusals_total\{status="404"\} [1-9]/m,
+        /^session_pool_launches_total\{pool="gateway",outcome="success"\} [1-9]/m,
+        /^# HELP mcp_gateway_requests_total /m
+      ]
+    ) assert.match(text, line)
+    await gateway.stop()
+  })
+})
