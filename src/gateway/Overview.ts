@@ -43,7 +43,7 @@ export const history = Effect.fnUntraced(function*(sessions: Sessions["Service"]
     before = stats
     Object.assign(recent, { requests: 0, errors: 0, millis: [] })
   })
-  yield* Effect.forkScoped(Effect.schedule(sample, Schedule.spaced(interval)))
+  yield* Effect.forkScoped(Effect.repeat(sample, Schedule.spaced(interval)))
   return (): ReadonlyArray<Point> => kept
 })
 
