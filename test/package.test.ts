@@ -2,6 +2,7 @@
 import { execFileSync } from "node:child_process"
 import { existsSync, readFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
+import { version } from "../src/gateway/version.ts"
 
 const root = new URL("..", import.meta.url).pathname
 const manifest = JSON.parse(readFileSync(`${root}package.json`, "utf8"))
@@ -47,6 +48,12 @@ describe("the package", () => {
       "./gateway"
     ])
     assert.isTrue(existsSync(`${root}src/gateway/main.ts`))
+  })
+
+  it("the gateway tells the version of the package, and its page is shipped where the gateway looks for it", () => {
+    assert.strictEqual(version, manifest.version)
+    assert.isTrue(existsSync(`${root}src/gateway/assets/page.html`))
+    assert.include(manifest.scripts.build, "cpSync('src/gateway/assets', 'dist/gateway/assets'")
   })
 
   it("effect is a peer, the platform an optional one, and nothing else is installed with it", () => {

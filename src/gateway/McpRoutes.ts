@@ -140,6 +140,11 @@ export const make = (
     if (message === undefined) {
       return yield* refuse(400, "The body is no single JSON-RPC 2.0 message", { code: JsonRpc.codes.invalidRequest })
     }
+    yield* Effect.annotateCurrentSpan({
+      "mcp.backend": caller.backend,
+      "mcp.method.name": message._tag === "Response" ? "response" : message.method,
+      "mcp.session": Masking.shortId(request.headers["mcp-session-id"] ?? "new")
+    })
     if (message._tag === "Request" && message.method === "initialize" && !request.headers["mcp-session-id"]) {
       return yield* initialize(caller, message, text)
     }

@@ -6,7 +6,20 @@
  * command, `--config FILE` what a file names.
  */
 import { NodeHttpServer, NodeRuntime, NodeServices } from "@effect/platform-node"
-import { Console, Context, Duration, Effect, FileSystem, Layer, Logger, Option, Path, Queue, Schema } from "effect"
+import {
+  ConfigProvider,
+  Console,
+  Context,
+  Duration,
+  Effect,
+  FileSystem,
+  Layer,
+  Logger,
+  Option,
+  Path,
+  Queue,
+  Schema
+} from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { FetchHttpClient, HttpRouter, HttpServer } from "effect/http"
 import { Otlp, OtlpSerialization } from "effect/observability"
@@ -270,11 +283,22 @@ const run = Effect.fnUntraced(function*(input: Input) {
   )
 })
 
-/** Traces, metrics and logs go to a collector when the standard variable names one. */
+/** Traces, metrics and logs go to a collector when the standard variable names one; further ones say how. */
 const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
   ? Layer.empty
   : Otlp.layerFromConfig({ resource: { serviceName: "effect-session-pool", serviceVersion: version } }).pipe(
-    Layer.provide([FetchHttpClient.layer, OtlpSerialization.layerJson])
+    Layer.provide([
+      FetchHttpClient.layer,
+      OtlpSerialization.layerJson,
+      ConfigProvider.layer(ConfigProvider.fromEnv({
+        env: {
+          OTEL_TRACES_EXPORTER: "otlp",
+          OTEL_METRICS_EXPORTER: "otlp",
+          OTEL_LOGS_EXPORTER: "otlp",
+          ...process.env
+        }
+      }))
+    ])
   )
 
 const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, run).pipe(

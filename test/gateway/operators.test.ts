@@ -1,0 +1,188 @@
+/** What operators do to a running gateway: check, reload, drain, hurry, kill, trace. */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { createServer } from "node:http"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterAll, assert, describe, it } from "vitest"
+import * as Kit from "../kit/gateway.ts"
+
+const directory = mkdtempSync(join(tmpdir(), "gateway-"))
+afterAll(() => rmSync(directory, { recursive: true }))
+
+const write = (name: string, content: unknown): string => {
+  mkdirSync(directory, { recursive: true })
+  const file = join(directory, name)
+  writeFileSync(file, typeof content === "string" ? content : JSON.stringify(content))
+  return file
+}
+
+/** Starts a session and a request that never ends by itself; the process's id. */
+const busy = async (url: string) => {
+  const session = await Kit.open(url)
+  const pid = await Kit.pidOf(url, session)
+  return { session, pid }
+}
+
+describe("checking", () => {
+  it("--check says what a good configuration serves, and starts nothing", async () => {
+    const file = write("check.json", { mcpServers: { one: Kit.counter(), two: { url: "https://example.org/mcp" } } })
+    const gateway = Kit.run(["--check", "--config", file])
+    assert.strictEqual(await gateway.exit, 0)
+    assert.include(gateway.output(), "The configuration is valid. Back ends: one, two")
+    assert.notInclude(gateway.output(), "http://")
+  })
+
+  it("--check refuses a wrong one with exit code 1", async () => {
+    const gateway = Kit.run(["--check", "--config", write("wrong.json", { mcpServers: { one: { command: "" } } })])
+    assert.strictEqual(await gateway.exit, 1)
+    assert.include(gateway.output(), "mcpServers.one.command: must not be empty")
+  })
+
+  it("--completions prints a script for the shell", async () => {
+    const gateway = Kit.run(["--completions", "bash"])
+    assert.strictEqual(await gateway.exit, 0)
+    assert.include(gateway.output(), "idle-time-to-live")
+  })
+})
+
+describe("the sources of a setting", () => {
+  it("the command line comes before the environment, that before the file, and a server's own before all", async () => {
+    const file = write("sources.json", {
+      mcpServers: { plain: Kit.counter(), own: { ...Kit.counter(), maxInFlight: 1 } },
+      gateway: { host: "127.0.0.2", maxInFlight: 5, requestTimeout: "1 minute" }
+    })
+    const gateway = Kit.run(["--port", "0", "--config", file, "--max-in-flight", "2"], { GATEWAY_HOST: "127.0.0.3" })
+    const url = await Kit.urlOf(gateway)
+    assert.match(url, /^http:\/\/127\.0\.0\.3:/)
+    const refusals = async (at: string) => {
+      const session = await Kit.open(at)
+      const responses = [1, 2, 3].map((id) => Kit.post(at, session, Kit.toolCall(id, "slow")))
+      const statuses = await Promise.all(responses.map(async (response) => (await response).status))
+      return statuses.filter((status) => status === 429).length
+    }
+    assert.deepStrictEqual([await refusals(url), await refusals(url.replace("plain", "own"))], [1, 2])
+    gateway.child.kill("SIGTERM")
+    await gateway.exit
+  })
+})
+
+describe("SIGHUP", () => {
+  it("serves what the file says now: sessions of changed and removed entries end, the others live on; a wrong file changes nothing", async () => {
+    const entry = (mark: string) => ({ ...Kit.counter(), env: { MARK: mark } })
+    const file = write("reload.json", { mcpServers: { kept: entry("1"), changed: entry("1"), removed: entry("1") } })
+    const gateway = Kit.run(["--port", "0", "--config", file])
+    const at = (name: string) => new URL(`/mcp/${name}`, first).href
+    const first = await Kit.urlOf(gateway)
+    const [kept, changed, removed] = await Promise.all(["kept", "changed", "removed"].map((name) => busy(at(name))))
+    write("reload.json", { mcpServers: { kept: entry("1"), changed: entry("2"), added: entry("1") } })
+    gateway.child.kill("SIGHUP")
+    await Kit.eventually("the reload is done", () => gateway.output().includes("\"reloaded\""))
+    await Kit.eventually("two processes are gone", () => !Kit.alive(changed?.pid ?? 0) && !Kit.alive(removed?.pid ?? 0))
+    assert.isTrue(Kit.alive(kept?.pid ?? 0))
+    assert.strictEqual(await Kit.toolText(at("kept"), kept?.session ?? "", "count"), "1")
+    assert.strictEqual((await Kit.post(at("changed"), changed?.session ?? "", Kit.toolCall(1, "count"))).status, 404)
+    assert.strictEqual((await fetch(at("removed"), { method: "POST", headers: Kit.headers, body: "{}" })).status, 404)
+    const seen = JSON.parse(await Kit.toolText(at("changed"), await Kit.open(at("changed")), "environment"))
+    assert.strictEqual(seen.env.MARK, "2")
+    assert.strictEqual(await Kit.toolText(at("added"), await Kit.open(at("added")), "count"), "1")
+    write("reload.json", "{")
+    gateway.child.kill("SIGHUP")
+    await Kit.eventually("the fault is told", () => gateway.output().includes("Not reloaded"))
+    assert.strictEqual(await Kit.toolText(at("kept"), kept?.session ?? "", "count"), "2")
+    gateway.child.kill("SIGTERM")
+    await gateway.exit
+  })
+})
+
+describe("stopping", () => {
+  it("SIGTERM lets running requests end, refuses new sessions, says so in /ready, and leaves no process", async () => {
+    const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args, "--grandchild"])
+    const url = await Kit.urlOf(gateway)
+    const session = await Kit.open(url)
+    const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(url, session, "pids"))
+    const stop = new AbortController()
+    const stream = await Kit.listen(url, session, {}, stop.signal)
+    const running = Kit.post(url, session, Kit.toolCall(1, "steps", { count: 6, every: 300 }))
+    await running
+    gateway.child.kill("SIGTERM")
+    await Kit.eventually("it is not ready", async () => (await fetch(new URL("/ready", url))).status === 503)
+    const refused = await fetch(url, { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
+    assert.strictEqual(refused.status, 503)
+    assert.include(await (await running).text(), "\"steps\"")
+    // The GET stream does not keep it.
+    await stream.text()
+    await gateway.exit
+    assert.isFalse(pids.some(Kit.alive))
+  })
+
+  it("a second signal ends everything at once, stubborn processes included", async () => {
+    const gateway = Kit.run(["--port", "0", "--drain-timeout", "1 minute", "--close-grace", "1 minute", "--"].concat([
+      Kit.counter().command,
+      ...Kit.counter().args,
+      "--stubborn",
+      "--grandchild"
+    ]))
+    const url = await Kit.urlOf(gateway)
+    const session = await Kit.open(url)
+    const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(url, session, "pids"))
+    const running = Kit.post(url, session, Kit.toolCall(1, "never")).catch(() => undefined)
+    await Kit.eventually(
+      "the request runs",
+      async () => (await (await fetch(new URL("/sessions", url))).json()).sessions[0].inFlight === 1
+    )
+    gateway.child.kill("SIGINT")
+    await Kit.eventually("it says how to hurry", () => gateway.output().includes("A second signal"))
+    gateway.child.kill("SIGINT")
+    assert.strictEqual(await gateway.exit, 130)
+    await running
+    await Kit.eventually("no process is left", () => !pids.some(Kit.alive))
+  })
+
+  it("a gateway killed with SIGKILL takes the processes along that obey the end of their stdin", async () => {
+    const gateway = Kit.run(["--port", "0", "--spares", "1", "--", Kit.counter().command, ...Kit.counter().args])
+    const url = await Kit.urlOf(gateway)
+    await Kit.open(url)
+    const pids = Kit.descendants(gateway.child.pid ?? 0)
+    assert.isAtLeast(pids.length, 1)
+    gateway.child.kill("SIGKILL")
+    await gateway.exit
+    await Kit.eventually("no process is left", () => !pids.some(Kit.alive))
+  })
+})
+
+describe("telemetry", () => {
+  it("goes to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names: a span per request and launch, without ids or keys", async () => {
+    const received: Array<{ readonly path: string; readonly body: string }> = []
+    const collector = createServer((request, response) => {
+      let body = ""
+      request.on("data", (chunk) => {
+        body += chunk
+      }).on("end", () => {
+        received.push({ path: request.url ?? "", body })
+        response.end("{}")
+      })
+    }).listen(0, "127.0.0.1")
+    await Kit.eventually("the collector listens", () => collector.listening)
+    const address = collector.address()
+    const port = typeof address === "object" && address !== null ? address.port : 0
+    const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args], {
+      OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}`,
+      GATEWAY_KEYS: "a-secret-key-0123"
+    })
+    const url = await Kit.urlOf(gateway)
+    const key = { authorization: "Bearer a-secret-key-0123" }
+    const opened = await fetch(url, { method: "POST", headers: { ...Kit.headers, ...key }, body: Kit.initializeBody })
+    await opened.text()
+    const session = opened.headers.get("mcp-session-id") ?? ""
+    await (await Kit.post(url, session, Kit.toolCall(1, "count"), key)).text()
+    gateway.child.kill("SIGTERM")
+    await gateway.exit
+    const traces = received.filter(({ path }) => path === "/v1/traces").map(({ body }) => body).join()
+    for (const name of ["\"name\":\"POST\"", "tools/call", "SessionPool.launch"]) assert.include(traces, name)
+    const all = received.map(({ body }) => body).join()
+    assert.notInclude(all, session)
+    assert.notInclude(all, "a-secret-key-0123")
+    collector.closeAllConnections()
+    collector.close()
+  })
+})
