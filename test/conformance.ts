@@ -1,0 +1,117 @@
+/**
+ * Runs the official conformance suite against a server directly and through the gateway, and compares scenario by
+ * scenario, check by check: `npm run conformance`. Ends with 1 if the gateway does worse in any.
+ */
+import { execFileSync, spawn } from "node:child_process"
+import type { ChildProcess } from "node:child_process"
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
+import { createServer } from "node:net"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+
+const suite = "@modelcontextprotocol/conformance@0.1.16"
+const fixture = new URL("./fixtures/conformance-server.ts", import.meta.url).pathname
+const gateway = new URL("../src/gateway/main.ts", import.meta.url).pathname
+
+interface Check {
+  readonly id: string
+  readonly status: string
+  readonly errorMessage?: string
+}
+
+const freePort = () =>
+  new Promise<number>((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const address = server.address()
+      server.close(() => resolve(typeof address === "object" && address !== null ? address.port : 0))
+    })
+  })
+
+const answers = async (url: string): Promise<void> => {
+  for (let i = 0; i < 100; i++) {
+    if (await fetch(url).then(() => true, () => false)) return
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  throw new Error(`${url} does not answer`)
+}
+
+/** The checks of each scenario; those that only inform are left out. */
+const run = (url: string): Map<string, ReadonlyArray<Check>> => {
+  const directory = mkdtempSync(join(tmpdir(), "conformance-"))
+  try {
+    execFileSync(
+      "npm",
+      [
+        "exec",
+        "--yes",
+        `--package=${suite}`,
+        "--",
+        "conformance",
+        "server",
+        "--url",
+        url,
+        "--suite",
+        "all",
+        "-o",
+        directory
+      ],
+      { stdio: "ignore", timeout: 300_000 }
+    )
+  } catch {
+    // It ends with 1 if any scenario fails; the files say which.
+  }
+  const scenarios = new Map<string, ReadonlyArray<Check>>()
+  for (const name of readdirSync(directory)) {
+    const checks: ReadonlyArray<Check> = JSON.parse(readFileSync(join(directory, name, "checks.json"), "utf8"))
+    const scenario = name.replace(/^server-(?=.*-\d{4}-)/, "").replace(/-\d{4}-\d\d-\d\dT.*$/, "")
+    scenarios.set(scenario, checks.filter(({ status }) => status !== "INFO"))
+  }
+  rmSync(directory, { recursive: true })
+  return scenarios
+}
+
+const show = (checks: ReadonlyArray<Check>): string => {
+  const count = (status: string) => checks.filter((check) => check.status === status).length
+  const parts = [["SUCCESS", "passed"], ["FAILURE", "failed"], ["WARNING", "warned"]] as const
+  return parts.filter(([status]) => count(status) > 0).map(([status, word]) => `${count(status)} ${word}`).join(", ")
+}
+
+const key = (checks: ReadonlyArray<Check>): string =>
+  checks.map(({ id, status }) => `${id} ${status}`).toSorted().join()
+
+const children: Array<ChildProcess> = []
+const start = (args: ReadonlyArray<string>, env: Record<string, string>) => {
+  children.push(spawn(process.execPath, args, { env: { ...process.env, ...env }, stdio: "ignore" }))
+}
+
+try {
+  const [direct, through] = [await freePort(), await freePort()]
+  start([fixture, "http"], { PORT: String(direct) })
+  start([gateway, "--port", String(through), "--", process.execPath, fixture, "stdio"], {})
+  await answers(`http://127.0.0.1:${direct}/mcp`)
+  await answers(`http://127.0.0.1:${through}/health`)
+  const results = [run(`http://127.0.0.1:${direct}/mcp`), run(`http://127.0.0.1:${through}/mcp`)] as const
+  const names = [...new Set(results.flatMap((result) => [...result.keys()]))].toSorted()
+  const differing: Array<string> = []
+  console.log("| scenario | the server itself | through the gateway | same |\n|---|---|---|---|")
+  for (const name of names) {
+    const [one = [], two = []] = results.map((result) => result.get(name) ?? [])
+    // These judge how a transport streams an answer. The gateway's answers as JSON where the server's streams, and then
+    // there is nothing to judge; what there is must not be bad.
+    const own = name.startsWith("server-sse-") && two.every(({ status }) => status === "SUCCESS")
+    const same = key(one) === key(two)
+    if (!same && !own) differing.push(name)
+    console.log(`| ${name} | ${show(one)} | ${show(two) || "-"} | ${same ? "yes" : own ? "answered as JSON" : "no"} |`)
+  }
+  console.log(`\n${names.length} scenarios, ${names.length - differing.length} the same`)
+  for (const name of differing) {
+    for (const [side, result] of [["itself", results[0]], ["gateway", results[1]]] as const) {
+      for (const { errorMessage = "", id, status } of result.get(name) ?? []) {
+        console.log(name, side, id, status, errorMessage)
+      }
+    }
+  }
+  process.exitCode = names.length < 20 || differing.length > 0 ? 1 : 0
+} finally {
+  for (const child of children) child.kill("SIGTERM")
+}
