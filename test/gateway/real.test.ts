@@ -1,0 +1,137 @@
+/** The official servers on stdio, through the gateway, with both official clients: 1.x, and 2.x in its legacy mode. */
+import * as Client2 from "@modelcontextprotocol/client"
+import { Client as Client1 } from "@modelcontextprotocol/sdk/client/index.js"
+import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
+import { ResourceUpdatedNotificationSchema } from "@modelcontextprotocol/sdk/types.js"
+import { mkdtempSync, readFileSync, realpathSync, rmSync } from "node:fs"
+import { createRequire } from "node:module"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import * as Kit from "../kit/gateway.ts"
+
+const server = (name: string) =>
+  createRequire(import.meta.url).resolve(`@modelcontextprotocol/server-${name}/dist/index.js`)
+const directory = realpathSync(mkdtempSync(join(tmpdir(), "gateway-real-")))
+const info = { name: "real", version: "1.0.0" }
+
+/** What both clients can do, so that each test runs with each. */
+interface AnyClient {
+  readonly listTools: () => Promise<{ readonly tools: ReadonlyArray<{ readonly name: string }> }>
+  readonly listPrompts: () => Promise<{ readonly prompts: ReadonlyArray<{ readonly name: string }> }>
+  readonly listResources: () => Promise<{ readonly resources: ReadonlyArray<{ readonly uri: string }> }>
+  readonly readResource: (params: { uri: string }) => Promise<{ readonly contents: ReadonlyArray<unknown> }>
+  readonly subscribeResource: (params: { uri: string }) => Promise<unknown>
+  readonly getPrompt: (params: { name: string }) => Promise<{ readonly messages: ReadonlyArray<unknown> }>
+  readonly ping: () => Promise<unknown>
+  readonly close: () => Promise<void>
+}
+
+interface Connected {
+  readonly client: AnyClient
+  readonly call: (name: string, args?: Record<string, unknown>, signal?: AbortSignal) => Promise<unknown>
+  readonly updates: Array<string>
+}
+
+const clients: Record<string, (url: string) => Promise<Connected>> = {
+  "client 1.x": async (url) => {
+    const client = new Client1(info)
+    await client.connect(new StreamableHTTPClientTransport(new URL(url)))
+    const updates: Array<string> = []
+    client.setNotificationHandler(ResourceUpdatedNotificationSchema, ({ params }) => {
+      updates.push(params.uri)
+    })
+    const call: Connected["call"] = async (name, args = {}, signal) =>
+      (await client.callTool({ name, arguments: args }, undefined, signal === undefined ? {} : { signal })).content
+    return { client, call, updates }
+  },
+  "client 2.x": async (url) => {
+    const client = new Client2.Client(info)
+    await client.connect(new Client2.StreamableHTTPClientTransport(new URL(url)))
+    const updates: Array<string> = []
+    client.setNotificationHandler("notifications/resources/updated", ({ params }) => {
+      updates.push(params.uri)
+    })
+    const call: Connected["call"] = async (name, args = {}, signal) =>
+      (await client.callTool({ name, arguments: args }, signal === undefined ? {} : { signal })).content
+    return { client, call, updates }
+  }
+}
+
+let gateway: Kit.Running
+beforeAll(async () => {
+  gateway = await Kit.start({
+    backends: {
+      everything: { command: process.execPath, args: [server("everything"), "stdio"] },
+      memory: {
+        command: process.execPath,
+        args: [server("memory")],
+        env: { MEMORY_FILE_PATH: join(directory, "memory.json") }
+      },
+      filesystem: { command: process.execPath, args: [server("filesystem"), directory] }
+    }
+  })
+})
+afterAll(async () => {
+  await gateway.stop()
+  rmSync(directory, { recursive: true })
+})
+
+for (const [name, connect] of Object.entries(clients)) {
+  describe(`with ${name}`, () => {
+    const open = (backend: string) => connect(`${gateway.origin}/mcp/${backend}`)
+
+    it("server-everything lists, reads, prompts, echoes and pings", async () => {
+      const { call, client } = await open("everything")
+      assert.isAbove((await client.listTools()).tools.length, 5)
+      assert.isAbove((await client.listPrompts()).prompts.length, 0)
+      const { resources } = await client.listResources()
+      const [resource] = resources
+      assert.strictEqual((await client.readResource({ uri: resource?.uri ?? "" })).contents.length, 1)
+      assert.isAbove((await client.getPrompt({ name: "simple-prompt" })).messages.length, 0)
+      assert.deepStrictEqual(await call("echo", { message: name }), [{ type: "text", text: `Echo: ${name}` }])
+      await client.ping()
+      await client.close()
+    })
+
+    it("a subscription of server-everything brings its updates", async () => {
+      const { call, client, updates } = await open("everything")
+      const uri = "demo://resource/dynamic/text/1"
+      await client.subscribeResource({ uri })
+      await call("toggle-subscriber-updates")
+      await Kit.eventually("an update arrives", () => updates.includes(uri))
+      await client.close()
+    })
+
+    it("a call that is cancelled ends at the client, and the session goes on", async () => {
+      const { call, client } = await open("everything")
+      const stop = new AbortController()
+      const long = call("trigger-long-running-operation", { duration: 60, steps: 600 }, stop.signal)
+      const ended = long.then(() => "answered", () => "cancelled")
+      await call("echo", { message: "meanwhile" })
+      stop.abort()
+      assert.strictEqual(await ended, "cancelled")
+      assert.deepStrictEqual(await call("echo", { message: "on" }), [{ type: "text", text: "Echo: on" }])
+      await client.close()
+    })
+
+    it("server-memory keeps what it is told", async () => {
+      const { call, client } = await open("memory")
+      const entity = { name: `${name} entity`, entityType: "test", observations: ["seen"] }
+      await call("create_entities", { entities: [entity] })
+      assert.include(JSON.stringify(await call("search_nodes", { query: entity.name })), "seen")
+      await client.close()
+      assert.include(readFileSync(join(directory, "memory.json"), "utf8"), entity.name)
+    })
+
+    it("server-filesystem writes and reads, and what it writes is on the disk", async () => {
+      const { call, client } = await open("filesystem")
+      const path = join(directory, `${name}.txt`)
+      const content = "line 1\nline 2 \u{1F600} \u2028 end"
+      await call("write_file", { path, content })
+      assert.strictEqual(readFileSync(path, "utf8"), content)
+      assert.include(JSON.stringify(await call("read_text_file", { path })), "line 2 \u{1F600}")
+      await client.close()
+    })
+  })
+}
