@@ -2,6 +2,7 @@
 import { execFileSync } from "node:child_process"
 import { existsSync, readFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
+import * as Settings from "../src/gateway/Settings.ts"
 import { version } from "../src/gateway/version.ts"
 
 const root = new URL("..", import.meta.url).pathname
@@ -54,6 +55,13 @@ describe("the package", () => {
     assert.strictEqual(version, manifest.version)
     assert.isTrue(existsSync(`${root}src/gateway/assets/page.html`))
     assert.include(manifest.scripts.build, "cpSync('src/gateway/assets', 'dist/gateway/assets'")
+  })
+
+  it("the README tells every setting of the gateway with its default and its meaning", () => {
+    const readme = readFileSync(`${root}README.md`, "utf8")
+    for (const [name, { description, shown }] of Object.entries(Settings.all)) {
+      assert.include(readme, `| \`${name}\` | ${shown === "" ? "none" : shown} | ${description} |`)
+    }
   })
 
   it("effect is a peer, the platform an optional one, and nothing else is installed with it", () => {

@@ -1,5 +1,5 @@
 /** Processes: how they start, wait, sleep, fail and end. */
-import { mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs"
+import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
@@ -67,6 +67,83 @@ describe("a process that misbehaves", () => {
     await Kit.eventually("no session is left", async () => (await overview(gateway)).sessions.length === 0)
     await gateway.stop()
     rmSync(directory, { recursive: true })
+  })
+})
+
+describe("the end of a process", () => {
+  /** A back end that sees only the end of its stdin: SIGTERM means nothing to it. */
+  const obeysOnlyEof = (file: string) => ({
+    command: "sh",
+    args: ["-c", `trap '' TERM; ${[Kit.counter().command, ...Kit.counter().args].join(" ")}; echo left > ${file}`]
+  })
+
+  it("begins with the end of its stdin, so that one that obeys nothing else leaves by itself", async () => {
+    const directory = temporary()
+    const file = join(directory, "left")
+    const gateway = await Kit.start({ backends: { eof: obeysOnlyEof(file) } })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+    assert.strictEqual(readFileSync(file, "utf8"), "left\n")
+    await gateway.stop()
+    rmSync(directory, { recursive: true })
+  })
+
+  for (const how of ["DELETE", "a crash", "the idle time"] as const) {
+    it(`after ${how} takes along what it started, behind a shell as well`, async () => {
+      const { args, command } = Kit.counter("--grandchild")
+      const gateway = await Kit.start({
+        backends: { shell: { command: "sh", args: ["-c", `${[command, ...args].join(" ")}; sleep 1000`] } },
+        closeGrace: "100 millis",
+        ...(how === "the idle time" ? { idleTimeToLive: "200 millis", cleanupInterval: "50 millis" } : {})
+      })
+      const url = `${gateway.origin}/mcp`
+      const before = new Set(Kit.descendants(process.pid))
+      const session = await Kit.open(url)
+      const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(url, session, "pids"))
+      const all = [...pids, ...Kit.descendants(process.pid).filter((pid) => !before.has(pid))]
+      assert.isAtLeast(all.length, 3)
+      if (how === "DELETE") await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+      if (how === "a crash") {
+        // The server dies; the shell around it sleeps on, and its stdout stays open.
+        const response = Kit.post(url, session, Kit.toolCall(1, "crash"))
+        const [shell = 0] = all.filter((pid) => !pids.includes(pid))
+        process.kill(shell, "SIGKILL")
+        assert.match((await (await response).json()).error.message, /SIGKILL|stdout/)
+      }
+      await Kit.eventually("all are gone", () => !all.some(Kit.alive))
+      await gateway.stop()
+    })
+  }
+
+  it("npx in front of a server leaves nothing either", async () => {
+    const gateway = await Kit.start({ backends: { npx: { command: "npx", args: ["mcp-server-everything", "stdio"] } } })
+    const url = `${gateway.origin}/mcp`
+    const before = new Set(Kit.descendants(process.pid))
+    const session = await Kit.open(url)
+    const started = Kit.descendants(process.pid).filter((pid) => !before.has(pid))
+    assert.isAtLeast(started.length, 2)
+    await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+    await Kit.eventually("all are gone", () => !started.some(Kit.alive))
+    await gateway.stop()
+  })
+
+  it("while messages are on their way to it fails them, each with why or 404, and costs the gateway nothing", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
+    const url = `${gateway.origin}/mcp`
+    for (let round = 0; round < 5; round++) {
+      const session = await Kit.open(url)
+      const pid = await Kit.pidOf(url, session)
+      const answers = Promise.all(Array.from({ length: 40 }, async (_, i) => {
+        if (i === 5) process.kill(pid, "SIGKILL")
+        const response = await Kit.post(url, session, Kit.toolCall(i, "count", { filler: "x".repeat(10_000) }))
+        const body = await response.json()
+        return body.id === i && (response.status === 404 || "result" in body || /SIGKILL/.test(body.error.message))
+      }))
+      assert.isTrue((await answers).every(Boolean))
+    }
+    assert.strictEqual(await Kit.toolText(url, await Kit.open(url), "count"), "1")
+    await gateway.stop()
   })
 })
 
