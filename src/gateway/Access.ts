@@ -44,7 +44,9 @@ const match = (keys: ReadonlyArray<Buffer>, authorization: string | undefined): 
 }
 
 export const make = (options: Options): Access => {
-  const hosts = [...loopbackHosts, options.host, ...options.allowedHosts].map((host) => host.toLowerCase())
+  // In a header an IPv6 address stands in brackets.
+  const own = options.host.includes(":") ? `[${options.host}]` : options.host
+  const hosts = [...loopbackHosts, own, ...options.allowedHosts].map((host) => host.toLowerCase())
   const origins = options.allowedOrigins.map((origin) => origin.toLowerCase().replace(/\/$/, ""))
   const isListedOrigin = (origin: string) => origins.includes(origin.toLowerCase())
   const keys = options.keys.map(digest)

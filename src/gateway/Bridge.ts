@@ -5,7 +5,7 @@
  * request; what concerns the whole session to the GET stream; anything else to the only request that runs, else to the
  * GET stream, else to the oldest request.
  */
-import { Clock, Deferred, Duration, Effect, Option } from "effect"
+import { Array as Arr, Clock, Deferred, Duration, Effect, Option, Result } from "effect"
 import type { Scope } from "effect"
 import { randomBytes } from "node:crypto"
 import * as ClientRecord from "./ClientRecord.ts"
@@ -21,7 +21,7 @@ export interface Limits {
   readonly requestTimeout: Duration.Duration
   /** A session whose client had a GET stream, lost it and says nothing for so long is ended. */
   readonly streamLostTimeToLive: Duration.Duration
-  /** Requests that may run at once. */
+  /** Requests that may run at once; as many streams may be open. */
   readonly maxInFlight: number
   readonly replay: ReplayLimits
 }
@@ -59,8 +59,11 @@ export interface Bridge {
   readonly request: (message: JsonRpc.Request, text: string, release: Effect.Effect<void>) => Effect.Effect<Taken>
   /** Hands a notification or a response to the process. */
   readonly send: (message: JsonRpc.Message, text: string) => Effect.Effect<void>
-  /** Opens the stream of what belongs to no request, or goes on with the stream of a `Last-Event-ID`. */
-  readonly listen: (lastEventId: string | undefined) => Effect.Effect<Reader>
+  /**
+   * Opens the stream of what belongs to no request, or goes on with the stream of a `Last-Event-ID`. `None`: too many are
+   * open already.
+   */
+  readonly listen: (lastEventId: string | undefined) => Effect.Effect<Option.Option<Reader>>
   readonly activity: () => Activity
   /** Ends the session from the gateway's side: every request gets an error, every stream ends. */
   readonly end: (reason: string) => Effect.Effect<void>
@@ -102,6 +105,7 @@ export const make = Effect.fnUntraced(function*<R>(
   let lostStreamAt = record.initialized === undefined ? now() : Number.POSITIVE_INFINITY
   let requests = 0
   let errors = 0
+  let garbage = 0
 
   // ---------------------------------------------------------------------------
   // From the process
@@ -117,6 +121,8 @@ export const make = Effect.fnUntraced(function*<R>(
     }
     if (outcome === "error") errors++
     metrics.request(entry.request.method, outcome, now() - entry.startedAt)
+    // A client that waited for this answer was not silent.
+    if (lostStreamAt < Number.POSITIVE_INFINITY) lostStreamAt = now()
     run(entry.release)
   }
 
@@ -171,8 +177,13 @@ export const make = Effect.fnUntraced(function*<R>(
   const openStandalone = (): EventStream => {
     const stream = streams.open()
     // Of those that nobody reads, one with unread messages is enough to come back to.
-    standalone = standalone.filter((other) => other.reader !== undefined || other.sequence > other.delivered)
-    standalone.push(stream)
+    const [useful, spent] = Arr.partition(
+      standalone,
+      (other) =>
+        other.reader === undefined && other.sequence === other.delivered ? Result.fail(other) : Result.succeed(other)
+    )
+    standalone = [...useful, stream]
+    for (const other of spent) streams.end(other)
     return stream
   }
 
@@ -182,9 +193,12 @@ export const make = Effect.fnUntraced(function*<R>(
       const message = Option.isSome(json) ? JsonRpc.classify(json.value) : undefined
       if (message === undefined) {
         metrics.garbage()
-        run(Effect.logWarning(
-          `The back end wrote ${line.length} characters on stdout that are no JSON-RPC message; skipped`
-        ))
+        // The first, the second, the fourth, the eighth…: a server that logs on stdout must not fill our log.
+        if (Number.isInteger(Math.log2(++garbage))) {
+          run(Effect.logWarning(
+            `The back end wrote ${line.length} characters on stdout that are no JSON-RPC message; skipped (line ${garbage} of these)`
+          ))
+        }
       } else {
         route(line, message)
       }
@@ -255,7 +269,7 @@ export const make = Effect.fnUntraced(function*<R>(
   const check = Effect.sync(() => {
     const at = now()
     for (const entry of pending.values()) if (at - entry.since >= requestTimeout) timeOut(entry)
-    if (over === undefined && pending.size === 0 && at - lostStreamAt >= lostAfter) {
+    if (over === undefined && pending.size + streams.readers() === 0 && at - lostStreamAt >= lostAfter) {
       const reason = `the client lost its stream and said nothing for ${Duration.format(limits.streamLostTimeToLive)}`
       Deferred.doneUnsafe(process.ended, Effect.succeed(new BackendFailed({ reason, stderr: "" })))
       run(end(reason))
@@ -291,8 +305,8 @@ export const make = Effect.fnUntraced(function*<R>(
         requests++
         heard(request.method, request.params, text)
         const entry = take(request, release, false)
-        // The write may have to wait for a process that does not read; it must not wait with the client.
-        run(write(text))
+        // Where the process does not read, the write waits; not with the client, who may go.
+        if (!process.offer(JsonRpc.toLine(text))) run(write(text))
         return Effect.succeed({ _tag: "Running", reply: waitFor(entry) })
       }),
     send: (message, text) =>
@@ -307,18 +321,19 @@ export const make = Effect.fnUntraced(function*<R>(
     listen: (lastEventId) =>
       Effect.sync(() => {
         heard(undefined, undefined, "")
+        if (streams.readers() >= limits.maxInFlight) return Option.none()
         const place = lastEventId === undefined ? undefined : streams.find(lastEventId)
         const stream = place?.stream ??
           standalone.findLast(({ reader }) => reader === undefined) ?? openStandalone()
         if (over !== undefined) streams.end(stream)
         const reader = streams.read(stream, place?.sequence)
-        return {
+        return Option.some({
           ...reader,
           close: () => {
             reader.close()
             if (streams.readers() === 0) lostStreamAt = now()
           }
-        }
+        })
       }),
     activity: () => ({
       pid: process.pid,

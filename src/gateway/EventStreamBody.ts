@@ -13,6 +13,8 @@ export interface Options {
   readonly stallTimeout: Duration.Duration
   /** Begin with a comment: Node sends a response's header with its first bytes, and the first event may be long in coming. */
   readonly greet: boolean
+  /** Ends the stream when it completes. */
+  readonly until: Effect.Effect<void>
   /** Cuts the connection of a client that does not read. */
   readonly disconnect: Effect.Effect<void>
 }
@@ -46,40 +48,43 @@ export const fromReader = (reader: Reader, prime: boolean): Chunks => {
 /** The body of a response: the chunks, with heartbeats between events, and an eye on the client. */
 export const make = (
   take: Chunks,
-  { disconnect, greet, heartbeat, stallTimeout }: Options
+  { disconnect, greet, heartbeat, stallTimeout, until }: Options
 ): Stream.Stream<Uint8Array> =>
-  Stream.scoped(Stream.fromPull(Effect.gen(function*() {
-    const clock = yield* Clock.Clock
-    /** Since when the client has had something to read. */
-    let writtenAt: number | undefined
-    /** The last chunk ended with an event, so that a comment may follow. */
-    let between = true
-    let silent = greet
-    const watch = Effect.gen(function*() {
-      yield* Effect.sleep(Duration.divideUnsafe(stallTimeout, 2))
-      if (writtenAt === undefined) return
-      if (clock.currentTimeMillisUnsafe() - writtenAt < Duration.toMillis(stallTimeout)) return
-      yield* Effect.logWarning(`A client has not read its stream for ${Duration.format(stallTimeout)}; disconnected`)
-      yield* disconnect
-    })
-    yield* Effect.forkScoped(Effect.forever(watch))
-    const next: Chunks = Effect.flatMap(
-      Effect.timeoutOption(take, heartbeat),
-      (taken) => {
-        if (Option.isNone(taken) && !between) return next
-        const written: NonEmptyReadonlyArray<Uint8Array> = Option.getOrElse(taken, () => [comment] as const)
-        between = endsEvent(written[written.length - 1])
-        writtenAt = clock.currentTimeMillisUnsafe()
-        return Effect.succeed(written)
-      }
-    )
-    return Effect.suspend(() => {
-      writtenAt = undefined
-      if (!silent) return next
-      silent = false
-      return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([comment])
-    })
-  })))
+  Stream.interruptWhen(
+    Stream.scoped(Stream.fromPull(Effect.gen(function*() {
+      const clock = yield* Clock.Clock
+      /** Since when the client has had something to read. */
+      let writtenAt: number | undefined
+      /** The last chunk ended with an event, so that a comment may follow. */
+      let between = true
+      let silent = greet
+      const watch = Effect.gen(function*() {
+        yield* Effect.sleep(Duration.divideUnsafe(stallTimeout, 2))
+        if (writtenAt === undefined) return
+        if (clock.currentTimeMillisUnsafe() - writtenAt < Duration.toMillis(stallTimeout)) return
+        yield* Effect.logWarning(`A client has not read its stream for ${Duration.format(stallTimeout)}; disconnected`)
+        yield* disconnect
+      })
+      yield* Effect.forkScoped(Effect.forever(watch))
+      const next: Chunks = Effect.flatMap(
+        Effect.timeoutOption(take, heartbeat),
+        (taken) => {
+          if (Option.isNone(taken) && !between) return next
+          const written: NonEmptyReadonlyArray<Uint8Array> = Option.getOrElse(taken, () => [comment] as const)
+          between = endsEvent(written[written.length - 1])
+          writtenAt = clock.currentTimeMillisUnsafe()
+          return Effect.succeed(written)
+        }
+      )
+      return Effect.suspend(() => {
+        writtenAt = undefined
+        if (!silent) return next
+        silent = false
+        return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([comment])
+      })
+    }))),
+    until
+  )
 
 /** Two line ends in a row. */
 const endsEvent = (chunk: Uint8Array | undefined): boolean =>

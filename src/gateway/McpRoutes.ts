@@ -142,7 +142,7 @@ export const make = (
     }
     yield* Effect.annotateCurrentSpan({
       "mcp.backend": caller.backend,
-      "mcp.method.name": message._tag === "Response" ? "response" : message.method,
+      "mcp.method.name": message._tag === "Response" ? "response" : message.method.slice(0, 100),
       "mcp.session": Masking.shortId(request.headers["mcp-session-id"] ?? "new")
     })
     if (message._tag === "Request" && message.method === "initialize" && !request.headers["mcp-session-id"]) {
@@ -305,8 +305,13 @@ export const make = (
     if (isHttp(caller)) return yield* forward(caller, "", undefined)
     const connection = yield* lease(caller)
     if (connection._tag !== "Stdio") return yield* unknownSession()
-    const reader = yield* opened(connection.listen(caller.lastEventId))
-    return EventStreamBody.response(Stream.interruptWhen(events(caller, reader), Deferred.await(draining)))
+    const reader = yield* Effect.acquireRelease(
+      connection.listen(caller.lastEventId),
+      (opened) => Effect.sync(() => Option.map(opened, ({ close }) => close()))
+    )
+    return Option.isSome(reader)
+      ? EventStreamBody.response(events(caller, reader.value))
+      : yield* refuse(429, "Too many streams of this session are open", { headers: retryLater })
   })
 
   /** Ends the session; answers when its process group is gone. */
@@ -321,7 +326,9 @@ export const make = (
   const streamOptions = (caller: Caller): EventStreamBody.Options => ({
     heartbeat: settings.heartbeat,
     stallTimeout: settings.stallTimeout,
-    greet: caller.request.method === "GET",
+    greet: isListener(caller),
+    // Those of a request go on until its answer.
+    until: isListener(caller) ? Deferred.await(draining) : Effect.never,
     disconnect: EventStreamBody.disconnect(caller.request)
   })
 
@@ -408,6 +415,8 @@ const refuseFailure = (error: AcquireError, requestId?: JsonRpc.Id): Effect.Effe
       return refuse(502, error.message, id)
   }
 }
+
+const isListener = (caller: Caller) => caller.request.method === "GET"
 
 const accepts = (request: Request, type: string): boolean =>
   (request.headers["accept"] ?? "").split(",").some((range) => {

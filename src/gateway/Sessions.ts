@@ -291,17 +291,15 @@ const make = Effect.fnUntraced(function*(
       const next = backends.get(backend.name)
       return next !== undefined && next.fingerprint !== backend.fingerprint
     }).map(({ name }) => name)
-    for (const name of [...removed, ...changed]) {
-      const old = running.get(name)
-      running.delete(name)
-      if (old !== undefined) yield* Effect.forkIn(ScopeModule.close(old.scope, Exit.void), scope)
-    }
+    const replaced = [...removed, ...changed].flatMap((name) => running.get(name) ?? [])
+    for (const name of removed) running.delete(name)
     for (const name of [...changed, ...added]) {
       const backend = backends.get(name)
       if (backend !== undefined) yield* run(backend)
     }
+    for (const old of replaced) yield* Effect.forkIn(ScopeModule.close(old.scope, Exit.void), scope)
     const gone = new Set([...removed, ...changed])
-    const keys = [...(yield* SessionPool.keys(pool)), ...(yield* Cache.keys(sleepers))]
+    const keys = [...(yield* SessionPool.keys(pool)), ...(yield* Cache.keys(sleepers)), ...opening.keys()]
     const affected = keys.filter((key) => gone.has(SessionKey.backend(key)))
     yield* Effect.forEach(affected, (key) => endKey(key, "the configuration of the back end has changed"), {
       discard: true

@@ -30,6 +30,8 @@ export interface StdioProcess {
   readonly pid: number
   /** Hands the lines of stdout to a receiver, from the first on; to be called once. */
   readonly attach: (receiver: Receiver) => Effect.Effect<void>
+  /** Writes one line at once, after all earlier ones; false: the process does not read, and `send` must wait. */
+  readonly offer: (line: string) => boolean
   /** Writes one line. Waits while the process does not read; does nothing once it has ended. */
   readonly send: (line: string) => Effect.Effect<void>
   /** Completes when the process has ended by itself or broke the protocol, with why. */
@@ -153,6 +155,7 @@ export const start = Effect.fnUntraced(function*(
   return {
     pid: handle.pid,
     ended,
+    offer: (line) => Queue.offerUnsafe(input, encoder.encode(line)),
     attach: (to) => Effect.asVoid(Deferred.succeed(receiver, to)),
     send: (line) =>
       Effect.suspend(() => {

@@ -6,7 +6,7 @@ import { Effect, Exit, Layer, Logger, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
-import { existsSync, readdirSync, readFileSync } from "node:fs"
+import { readdirSync, readFileSync } from "node:fs"
 import { createServer } from "node:http"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 
@@ -91,8 +91,10 @@ export const toolCall = (id: string | number, name: string, args: Record<string,
 /** Calls a tool of the counter in a session; the text of its result. */
 export const toolText = async (url: string, session: string, name: string, args = {}): Promise<string> => {
   const response = await post(url, session, toolCall(`${name} ${Math.random()}`, name, args))
-  const { result } = await response.json()
-  return result.content[0].text
+  const body = await response.text()
+  // On a stream the answer is the last event.
+  const answer = body.startsWith("{") ? body : body.trimEnd().split("\n").at(-1)?.replace("data: ", "") ?? ""
+  return JSON.parse(answer).result.content[0].text
 }
 
 export const pidOf = async (url: string, session: string): Promise<number> =>
@@ -133,9 +135,21 @@ export const listen = (url: string, session: string, extra: Record<string, strin
     ...(signal === undefined ? {} : { signal })
   })
 
+/** What the kernel says of a process; `undefined` when it is gone. */
+const stat = (pid: number): ReadonlyArray<string> | undefined => {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, "utf8")
+    return text.slice(text.lastIndexOf(")") + 2).split(" ")
+  } catch {
+    return undefined
+  }
+}
+
 /** Whether a process exists and is no zombie. */
-export const alive = (pid: number): boolean =>
-  existsSync(`/proc/${pid}/stat`) && !/^\d+ \(.*\) [ZX]/.test(readFileSync(`/proc/${pid}/stat`, "utf8"))
+export const alive = (pid: number): boolean => {
+  const [state = "X"] = stat(pid) ?? []
+  return !["Z", "X"].includes(state)
+}
 
 /** Waits until a condition holds, and fails if it does not within ten seconds. */
 export const eventually = async (what: string, condition: () => boolean | Promise<boolean>): Promise<void> => {
@@ -151,10 +165,7 @@ export const descendants = (pid: number): ReadonlyArray<number> =>
   readdirSync("/proc").filter((name) => /^\d+$/.test(name) && parent(Number(name)) === pid).map(Number)
     .flatMap((child) => [child, ...descendants(child)])
 
-const parent = (pid: number): number =>
-  existsSync(`/proc/${pid}/stat`)
-    ? Number(readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)?.split(" ")[1])
-    : 0
+const parent = (pid: number): number => Number(stat(pid)?.[1] ?? 0)
 
 const main = new URL("../../src/gateway/main.ts", import.meta.url).pathname
 
