@@ -123,6 +123,15 @@ describe("requests with streams", () => {
     assert.deepStrictEqual(sizes.map((size) => size > 3_000_000), [true, true, false])
   })
 
+  it("more streams than a session may have are 429", async () => {
+    const session = await Kit.open(url)
+    const stop = new AbortController()
+    const open = () => Kit.listen(url, session, {}, stop.signal)
+    const statuses = [await open(), await open(), await open(), await open()].map(({ status }) => status)
+    assert.deepStrictEqual(statuses, [200, 200, 200, 429])
+    stop.abort()
+  })
+
   it("a silent stream gets heartbeats", async () => {
     const session = await Kit.open(url)
     const stop = new AbortController()
@@ -181,6 +190,15 @@ describe("requests with streams", () => {
     assert.strictEqual(answers.find(({ id }) => id !== 1)?.result.content[0]?.text, tricky)
     assert.include(await Kit.toolText(url, session, "heard"), "notifications/initialized")
     assert.strictEqual((await Kit.post(url, session, `[${notification}]`)).status, 202)
+    const calls = Array.from({ length: 20 }, (_, i) => [Kit.toolCall(`h${i}`, "heard"), notification]).flat()
+    const inOrder = await Kit.post(url, session, `[${calls.join()}]`)
+    await Kit.readEvents(inOrder, ({ data }) => {
+      const { id, result } = JSON.parse(data)
+      // Two notifications came before this batch, and then one after each call.
+      const heard: ReadonlyArray<string> = JSON.parse(result.content[0].text)
+      assert.lengthOf(heard.filter((method) => method === "notifications/initialized"), 2 + Number(id.slice(1)))
+      return false
+    })
   })
 })
 
@@ -229,6 +247,23 @@ describe("a client that is no longer there", () => {
     assert.strictEqual((await Kit.post(url, lost, Kit.toolCall(1, "count"))).status, 404)
     assert.isTrue(Kit.alive(other))
     assert.strictEqual(await Kit.toolText(url, posting, "count"), "1")
+    await gateway.stop()
+  })
+
+  it("a client that lost its stream while it waited for a long answer is not taken for gone when that comes", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, streamLostTimeToLive: "400 millis" })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    const stop = new AbortController()
+    await Kit.listen(url, session, {}, stop.signal)
+    const long = Kit.post(url, session, Kit.toolCall(1, "steps", { count: 1, every: 500 }))
+    await (await long).body?.cancel()
+    stop.abort()
+    await Kit.eventually("the answer has come", async () => {
+      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+      return sessions[0].inFlight === 0
+    })
+    assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
     await gateway.stop()
   })
 
