@@ -42,6 +42,16 @@ export type {
   StdioEntry
 } from "./Backends.ts"
 
+export type {
+  /**
+   * A configuration that has been checked, see `config`.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  GatewayConfig
+} from "./Config.ts"
+
 export {
   /**
    * The options make no sense: `faults` has each with its path and what is allowed.
@@ -74,9 +84,10 @@ export interface GatewayOptions extends Settings.GatewayInput {
  */
 export class Gateway extends Context.Service<Gateway, {
   /**
-   * Serves other back ends from now on: the sessions of changed and removed ones end, the others live on.
+   * Serves the back ends of another configuration from now on: the sessions of changed and removed ones end, the others
+   * live on. Settings of the gateway as a whole stay as they were.
    */
-  readonly reload: (backends: Backends.Backends) => Effect.Effect<SessionsModule.Reloaded>
+  readonly reload: (config: GatewayConfig) => Effect.Effect<SessionsModule.Reloaded>
   /**
    * Takes no new sessions and requests from now on, ends the streams of GET, and waits until the running requests are
    * answered, at most `drainTimeout`.
@@ -85,6 +96,31 @@ export class Gateway extends Context.Service<Gateway, {
 }>()("effect-session-pool/gateway/Gateway") {}
 
 type Requirements = HttpRouter.HttpRouter | ChildProcessSpawner.ChildProcessSpawner | FileSystem.FileSystem
+
+/**
+ * Checks options and decides what they leave open. Options that make no sense fail with `InvalidGatewayOptions`, which has
+ * every fault.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Backends.InvalidGatewayOptions> =>
+  Effect.suspend(() => {
+    const faults: Array<string> = []
+    const fault = (path: string, message: string) => {
+      faults.push(`${path}: ${message}`)
+    }
+    const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
+    const settings = Settings.decode(tables, { ...options }, Settings.defaults(tables), fault)
+    const backends = new Map(
+      Object.entries(options.backends).map(([name, entry]) =>
+        [name, Backends.resolve(`backends.${name}`, name, entry, settings, [], fault)] as const
+      )
+    )
+    return faults.length > 0
+      ? Effect.fail(new Backends.InvalidGatewayOptions({ faults }))
+      : Effect.succeed({ backends, settings })
+  })
 
 /**
  * Serves the gateway's routes on an `HttpRouter`. Options that make no sense fail with `InvalidGatewayOptions`.
@@ -115,23 +151,14 @@ type Requirements = HttpRouter.HttpRouter | ChildProcessSpawner.ChildProcessSpaw
 export const layer = (
   options: GatewayOptions
 ): Layer.Layer<Gateway, Backends.InvalidGatewayOptions, Requirements> =>
-  Layer.unwrap(Effect.gen(function*() {
-    const faults: Array<string> = []
-    const fault = (path: string, message: string) => {
-      faults.push(`${path}: ${message}`)
-    }
-    const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
-    const settings = Settings.decode(tables, { ...options }, Settings.defaults(tables), fault)
-    const backends = new Map(
-      Object.entries(options.backends).map(([name, entry]) =>
-        [name, Backends.resolve(`backends.${name}`, name, entry, settings, [], fault)] as const
-      )
-    )
-    if (faults.length > 0) return yield* new Backends.InvalidGatewayOptions({ faults })
-    return layerConfig({ backends, settings }, options.environment ?? {})
-  }))
+  Layer.unwrap(Effect.map(config(options), (decided) => layerConfig(decided, options.environment ?? {})))
 
-/** The same from a configuration that has been read and checked. */
+/**
+ * The same from a configuration that has been checked.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
 export const layerConfig = (
   config: GatewayConfig,
   environment: Readonly<Record<string, string | undefined>>
@@ -157,6 +184,6 @@ export const layerConfig = (
         Duration.isZero(settings.drainTimeout) ? Effect.void : Effect.timeoutOption(atRest, settings.drainTimeout)
       ).pipe(Effect.asVoid)
       yield* Effect.addFinalizer(() => drain)
-      return Gateway.of({ reload: sessions.reload, drain })
+      return Gateway.of({ reload: ({ backends }) => sessions.reload(backends), drain })
     })
   ).pipe(Layer.provide(NodeHttpClient.layerNodeHttp))

@@ -245,7 +245,7 @@ const reloads = Effect.fnUntraced(
       if (differing.length > 0) {
         yield* Effect.logWarning(`Only a restart changes these settings: ${differing.join(", ")}`)
       }
-      const { added, changed, removed } = yield* gateway.reload(next.backends)
+      const { added, changed, removed } = yield* gateway.reload(next)
       yield* Effect.logInfo("reloaded").pipe(Effect.annotateLogs({ added, changed, removed }))
     }))
   }

@@ -1,9 +1,11 @@
 /** What operators do to a running gateway: check, reload, drain, hurry, kill, trace. */
+import { Duration, Effect } from "effect"
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { createServer } from "node:http"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, describe, it } from "vitest"
+import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Kit from "../kit/gateway.ts"
 
 const directory = mkdtempSync(join(tmpdir(), "gateway-"))
@@ -42,6 +44,40 @@ describe("checking", () => {
     const gateway = Kit.run(["--completions", "bash"])
     assert.strictEqual(await gateway.exit, 0)
     assert.include(gateway.output(), "idle-time-to-live")
+  })
+})
+
+describe("in a program", () => {
+  it("options that make no sense are refused with every fault, its path and what is allowed", () => {
+    const exit = Effect.runSync(Effect.flip(Gateway.config({
+      backends: {
+        "a/b": { command: "x" },
+        ok: { command: "x", spares: -1, env: { "A=B": "" } },
+        remote: { url: "no url" }
+      },
+      maxSessions: 0,
+      requestTimeout: "0 seconds"
+    })))
+    assert.deepStrictEqual(exit.faults.map((fault) => fault.split(": ")[0]), [
+      "requestTimeout",
+      "maxSessions",
+      "backends.a/b",
+      "backends.ok.spares",
+      "backends.ok.env",
+      "backends.remote.url"
+    ])
+  })
+
+  it("a checked configuration has every setting, given or default, for all and for the one server", () => {
+    const { backends, settings } = Effect.runSync(Gateway.config({
+      backends: { own: { command: "x", maxInFlight: 1, idleTimeToLive: Duration.infinity }, plain: { command: "x" } },
+      maxInFlight: 7
+    }))
+    assert.deepStrictEqual(
+      [settings.maxInFlight, backends.get("own")?.settings.maxInFlight, backends.get("plain")?.settings.maxInFlight],
+      [7, 1, 7]
+    )
+    assert.strictEqual(backends.get("own")?.settings.idleTimeToLive, Duration.infinity)
   })
 })
 
