@@ -1,6 +1,6 @@
 /**
  * 1,000 sessions with 20 calls each of a server that counts, through a gateway in a process of its own:
- * `npm run load [-- --sessions 1000 --at-once 40]`. Ends with 1 if any call fails or meets another session's count, or if
+ * `npm run load [-- --sessions 1000 --at-once 10]`. Ends with 1 if any call fails or meets another session's count, or if
  * a process is left.
  */
 import { readFileSync } from "node:fs"
@@ -11,7 +11,7 @@ const { values } = parseArgs({
   options: {
     "sessions": { type: "string", default: "1000" },
     "calls": { type: "string", default: "20" },
-    "at-once": { type: "string", default: "40" }
+    "at-once": { type: "string", default: "10" }
   }
 })
 const [sessions, calls, atOnce] = [values.sessions, values.calls, values["at-once"]].map(Number)

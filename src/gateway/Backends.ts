@@ -134,7 +134,7 @@ const ownHeaders = ["host", "content-length", "content-type", "accept", "connect
   .concat(["mcp-session-id", "mcp-protocol-version", "last-event-id"])
 
 /** In a fault that is printed: no control characters. */
-const printable = (text: string): string => JSON.stringify(text).slice(1, -1)
+export const printable = (text: string): string => JSON.stringify(text).slice(1, -1)
 
 const secretsOf = (target: Backend["target"]): ReadonlyArray<string> =>
   target._tag === "Stdio"

@@ -70,7 +70,7 @@ export const load = ({ entries, environment, file, flags }: Sources): GatewayCon
     if (servers === undefined) fault("mcpServers", "must be an object of back ends by name")
     else if (Object.keys(servers).length === 0) fault("mcpServers", "must name at least one back end")
     for (const [name, value] of Object.entries(servers ?? {})) {
-      const path = `mcpServers.${printable(name)}`
+      const path = `mcpServers.${Backends.printable(name)}`
       const parsed = parseEntry(path, value, environment, fault)
       if (parsed !== undefined) add(path, name, parsed.entry, parsed.secrets)
       else if (!Backends.isName(name)) fault(path, Backends.allowedName)
@@ -108,7 +108,7 @@ const parseEntry = (path: string, value: unknown, environment: Environment, faul
     return Object.fromEntries(
       Object.entries(object ?? {}).map((
         [name, value]
-      ) => [name, string(`${at}.${printable(name)}`, value, "must be a string")])
+      ) => [name, string(`${at}.${Backends.printable(name)}`, value, "must be a string")])
     )
   }
   const own = noNumbers(path, entry, fault)
@@ -167,13 +167,10 @@ const expand = (path: string, input: string, environment: Environment, secrets: 
 const unknownNames = (path: string, value: object, allowed: ReadonlyArray<string>, fault: Fault): void => {
   for (const name of Object.keys(value)) {
     if (!allowed.includes(name)) {
-      fault(`${path}.${printable(name)}`, `unknown; allowed are ${allowed.join(", ")}`)
+      fault(`${path}.${Backends.printable(name)}`, `unknown; allowed are ${allowed.join(", ")}`)
     }
   }
 }
-
-/** In a fault that is printed: no control characters. */
-const printable = (text: string): string => JSON.stringify(text).slice(1, -1)
 
 const record = (value: unknown): { readonly [name: string]: unknown } | undefined =>
   Predicate.isObject(value) && !Array.isArray(value) ? { ...value } : undefined

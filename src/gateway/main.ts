@@ -201,7 +201,8 @@ const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; ke
   }
   return NodeHttpServer.layer(
     () => tls === undefined ? createServer(limits) : createTlsServer({ ...limits, ...tls }),
-    { host, port, gracefulShutdownTimeout: "1 second" }
+    // Node's own backlog of 511 makes a burst of clients wait for seconds; the kernel caps this one.
+    { host, port, backlog: 4096, gracefulShutdownTimeout: "1 second" }
   )
 }
 
@@ -251,10 +252,28 @@ const reloads = Effect.fnUntraced(
   }
 )
 
+/** The programs of stdio back ends that are not there: told by `--check`; a running gateway may get them later. */
+const missingPrograms = Effect.fnUntraced(function*(backends: Backends.Backends) {
+  const [fs, path] = [yield* FileSystem.FileSystem, yield* Path.Path]
+  const faults: Array<string> = []
+  for (const { name, target } of backends.values()) {
+    if (target._tag === "Http") continue
+    const { command, cwd = "." } = target.command
+    const places = command.includes("/")
+      ? [path.resolve(cwd, command)]
+      : (process.env["PATH"] ?? "").split(":").map((directory) => path.join(directory, command))
+    const found = yield* Effect.findFirst(places, (place) => Effect.orElseSucceed(fs.exists(place), () => false))
+    if (Option.isNone(found)) faults.push(`${name}: there is no program "${command}"`)
+  }
+  return faults
+})
+
 const run = Effect.fnUntraced(function*(input: Input) {
   const { config, tls } = yield* load(input)
   const { backends, settings } = config
   const names = [...backends.keys()]
+  const faults = input.check ? yield* missingPrograms(backends) : []
+  if (faults.length > 0) return yield* new Config.InvalidConfig({ faults })
   if (input.check) return yield* Console.log(`The configuration is valid. Back ends: ${names.join(", ")}`)
   const gateway = Gateway.layerConfig(config, process.env)
   const app = Layer.provideMerge(

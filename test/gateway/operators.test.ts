@@ -34,6 +34,14 @@ describe("checking", () => {
     assert.notInclude(gateway.output(), "http://")
   })
 
+  it("--check refuses a program that is not there", async () => {
+    const file = write("missing.json", { mcpServers: { one: { command: "no-such-program" }, two: Kit.counter() } })
+    const gateway = Kit.run(["--check", "--config", file])
+    assert.strictEqual(await gateway.exit, 1)
+    assert.include(gateway.output(), "one: there is no program \"no-such-program\"")
+    assert.notInclude(gateway.output(), "two:")
+  })
+
   it("--check refuses a wrong one with exit code 1", async () => {
     const gateway = Kit.run(["--check", "--config", write("wrong.json", { mcpServers: { one: { command: "" } } })])
     assert.strictEqual(await gateway.exit, 1)
