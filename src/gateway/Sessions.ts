@@ -6,7 +6,19 @@
  * not exist.
  */
 import type { Scope } from "effect"
-import { Cache, Clock, Context, Deferred, Duration, Effect, Exit, Option, Ref, Scope as ScopeModule } from "effect"
+import {
+  Cache,
+  Clock,
+  Context,
+  Deferred,
+  Duration,
+  Effect,
+  Exit,
+  Option,
+  Ref,
+  Scope as ScopeModule,
+  Stream
+} from "effect"
 import type { HttpClient } from "effect/http"
 import { ChildProcessSpawner } from "effect/process"
 import { randomUUID } from "node:crypto"
@@ -225,6 +237,21 @@ const make = Effect.fnUntraced(function*(
       : { groupBy: principalOf, groupCapacity: settings.maxSessionsPerKey }),
     closed: (connection) => Deferred.await(connection.ended)
   })
+
+  // What ends is told with why; the process's own end has been told with its exit code to the client.
+  yield* SessionPool.events(pool).pipe(
+    Stream.runForEach((event) => {
+      if (event._tag !== "Closed" && event._tag !== "CloseTimedOut") return Effect.void
+      const told = event._tag === "Closed"
+        ? Effect.logInfo(`session closed: ${event.reason}`)
+        : Effect.logWarning(`a session has not closed within ${Duration.format(Duration.millis(event.duration))}`)
+      return Effect.annotateLogs(told, {
+        backend: SessionKey.backend(event.key),
+        session: Masking.shortId(SessionKey.session(event.key))
+      })
+    }),
+    Effect.forkScoped
+  )
 
   // ---------------------------------------------------------------------------
   // Sessions

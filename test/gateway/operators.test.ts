@@ -121,6 +121,7 @@ describe("SIGHUP", () => {
     write("reload.json", { mcpServers: { kept: entry("1"), changed: entry("2"), added: entry("1") } })
     gateway.child.kill("SIGHUP")
     await Kit.eventually("the reload is done", () => gateway.output().includes("\"reloaded\""))
+    await Kit.eventually("it is told", () => gateway.output().includes("session closed: Invalidated"))
     await Kit.eventually("two processes are gone", () => !Kit.alive(changed?.pid ?? 0) && !Kit.alive(removed?.pid ?? 0))
     assert.isTrue(Kit.alive(kept?.pid ?? 0))
     assert.strictEqual(await Kit.toolText(at("kept"), kept?.session ?? "", "count"), "1")
@@ -157,6 +158,7 @@ describe("stopping", () => {
     await stream.text()
     await gateway.exit
     assert.isFalse(pids.some(Kit.alive))
+    assert.include(gateway.output(), "session opened")
   })
 
   it("a second signal ends everything at once, stubborn processes included", async () => {
