@@ -29,6 +29,9 @@ const comment = encoder.encode(": \n\n")
 export const event = ({ id, text }: { readonly id?: string; readonly text: string }): Uint8Array =>
   encoder.encode(`${id === undefined ? "" : `id: ${id}\n`}event: message\ndata: ${text.replace(/[\r\n]/g, " ")}\n\n`)
 
+/** The gateway's own last word on a stream that may have broken off within an event. */
+export const lastEvent = (text: string): Uint8Array => encoder.encode(`\n\nevent: message\ndata: ${text}\n\n`)
+
 /** An event without data (revision 2025-11-25), so that a client can resume from the start. */
 const priming = (id: string): Uint8Array => encoder.encode(`id: ${id}\nretry: ${retry}\ndata: \n\n`)
 

@@ -2,8 +2,8 @@
  * One client session on an HTTP back end: an upstream session of its own, opened by the client's `initialize`. What the
  * two ends say to each other passes as it comes; event ids are the upstream's.
  */
-import type { Cause, Scope } from "effect"
-import { Deferred, Duration, Effect, Option, Queue, Schema, Stream } from "effect"
+import type { Scope } from "effect"
+import { Cause, Clock, Deferred, Duration, Effect, Option, Queue, Schema, Stream } from "effect"
 import { Sse } from "effect/encoding"
 import type { HttpClientResponse } from "effect/http"
 import { HttpClient, HttpClientRequest, HttpServerResponse } from "effect/http"
@@ -45,7 +45,7 @@ export interface Upstream {
   readonly end: (reason: string) => Effect.Effect<void>
 }
 
-/** How long the upstream may take to end its session. */
+/** How long the upstream may take for what nobody waits for: a cancellation, the end of its session. */
 const closeTimeout = "5 seconds"
 /** Chunks that wait for a client that reads slowly. */
 const chunks = 16
@@ -135,7 +135,9 @@ export const make = Effect.fnUntraced(function*(
     const answered = yield* Effect.raceFirst(sent, Effect.flatMap(Deferred.await(over), failed)).pipe(
       Effect.timeoutOption(request === undefined ? Duration.infinity : settings.requestTimeout)
     )
-    if (Option.isNone(answered)) return yield* timedOut(message)
+    if (Option.isNone(answered)) {
+      return HttpServerResponse.text(yield* cancel(message), { contentType: "application/json" })
+    }
     const upstream = answered.value
     if (upstream.status === 404 && upstreamSession !== undefined) {
       yield* Deferred.succeed(ended, failed("the back end does not know its session any more"))
@@ -149,17 +151,39 @@ export const make = Effect.fnUntraced(function*(
       const text = yield* Effect.mapError(upstream.text, () => failed("the back end broke off its answer"))
       return HttpServerResponse.text(text, { status: upstream.status, contentType })
     }
-    return EventStreamBody.response(EventStreamBody.make(yield* chunksOf(upstream), message.stream), upstream.status)
+    const chunks = yield* chunksOf(upstream)
+    const body = EventStreamBody.make(request === undefined ? chunks : yield* timed(chunks, message), message.stream)
+    return EventStreamBody.response(body, upstream.status)
   })
 
-  const timedOut = Effect.fnUntraced(function*({ request, version }: Forwarded) {
+  /** Cancels a request that takes too long; what its client is told. */
+  const cancel = Effect.fnUntraced(function*({ request, version }: Forwarded) {
     const id = request?.id ?? null
     const reason = `no answer within ${Duration.format(settings.requestTimeout)}; the gateway has cancelled the request`
     const params = { requestId: id, reason }
-    yield* Effect.ignore(post(JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params }), version))
-    return HttpServerResponse.text(JsonRpc.error(id, JsonRpc.codes.timeout, reason), {
-      contentType: "application/json"
+    const notification = JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params })
+    // The client's error does not wait for it.
+    yield* Effect.forkDetach(Effect.ignore(Effect.timeout(post(notification, version), closeTimeout)))
+    return JsonRpc.error(id, JsonRpc.codes.timeout, reason)
+  })
+
+  /** The chunks of a request's stream: silence for too long ends it with an error; whatever comes starts the time anew. */
+  const timed = Effect.fnUntraced(function*(chunks: EventStreamBody.Chunks, message: Forwarded) {
+    const clock = yield* Clock.Clock
+    const limit = Duration.toMillis(settings.requestTimeout)
+    let since = clock.currentTimeMillisUnsafe()
+    let over = false
+    const next: EventStreamBody.Chunks = Effect.suspend(() => {
+      if (over) return Cause.done()
+      const left = Math.max(0, limit - (clock.currentTimeMillisUnsafe() - since))
+      return Effect.flatMap(Effect.timeoutOption(chunks, left), (taken) => {
+        since = clock.currentTimeMillisUnsafe()
+        if (Option.isSome(taken)) return Effect.succeed(taken.value)
+        over = true
+        return Effect.map(cancel(message), (text) => [EventStreamBody.lastEvent(text)] as const)
+      })
     })
+    return next
   })
 
   /** The body of a response, chunk by chunk; it ends with the session. */

@@ -177,7 +177,7 @@ describe("over HTTP", () => {
     await running.catch(() => undefined)
   })
 
-  it("clients that cut their connection anywhere in an exchange leave the gateway serving", async () => {
+  it("clients that cut their connection after any byte of an exchange leave the gateway serving", async () => {
     const session = await Kit.open(url)
     const { hostname, pathname, port } = new URL(url)
     const body = Kit.toolCall("x", "count")
@@ -189,7 +189,7 @@ describe("over HTTP", () => {
       "",
       body
     ].join("\r\n")
-    for (let length = 1; length <= exchange.length; length += 13) {
+    for (let length = 1; length <= exchange.length; length++) {
       await new Promise<void>((resolve) => {
         const socket = connect(Number(port), hostname, () => {
           socket.write(exchange.slice(0, length), () => socket.resetAndDestroy())

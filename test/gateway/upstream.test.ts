@@ -124,6 +124,10 @@ describe("an upstream of our own", () => {
         }
         if (forget) return response.writeHead(404).end()
         if (message.method === "never") return
+        if (message.method === "stall") {
+          response.writeHead(200, { "content-type": "text/event-stream" })
+          return response.write("id: up-2\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"x\"}\n\n")
+        }
         if (message.method === "denied") return response.writeHead(401).end()
         if (message.id === undefined) return response.writeHead(202).end()
         response.writeHead(200, { "content-type": "application/json" })
@@ -190,6 +194,19 @@ describe("an upstream of our own", () => {
           message.body.includes("notifications/cancelled") && message.body.includes("\"requestId\":5")
         )
     )
+  })
+
+  it("a request whose stream falls silent gets an error on that stream, and it a cancellation", async () => {
+    const session = await Kit.open(url)
+    const response = await Kit.post(url, session, JSON.stringify({ jsonrpc: "2.0", id: 6, method: "stall" }))
+    const data: Array<string> = []
+    await Kit.readEvents(response, (event) => data.push(event.data) < 0)
+    const messages = data.filter((text) => text !== "").map((text) => JSON.parse(text))
+    assert.deepStrictEqual(messages.map(({ error, id, method }) => [id, method, error?.code]), [
+      [undefined, "x", undefined],
+      [6, undefined, -32001]
+    ])
+    await Kit.eventually("the cancellation arrives", () => seen.some(({ body }) => body.includes("\"requestId\":6")))
   })
 
   it("what it refuses to the gateway is 502 to the client, and no secret is told", async () => {
