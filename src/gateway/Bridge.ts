@@ -31,9 +31,17 @@ export type Reply =
   | { readonly _tag: "Answer"; readonly text: string }
   | { readonly _tag: "Stream"; readonly open: () => Reader }
 
+/** A request that runs. */
+export interface RunningRequest {
+  readonly _tag: "Running"
+  readonly reply: Effect.Effect<Reply>
+  /** Its client has gone before the reply: nothing of it is kept for anybody. */
+  readonly abandon: Effect.Effect<void>
+}
+
 /** A request that was taken on, or why it was not. */
 export type Taken =
-  | { readonly _tag: "Running"; readonly reply: Effect.Effect<Reply> }
+  | RunningRequest
   | { readonly _tag: "DuplicateId" | "TooMany" | "Over" }
 
 /** What the page and the list of sessions show. */
@@ -237,11 +245,13 @@ export const make = Effect.fnUntraced(function*<R>(
     if (method !== undefined) ClientRecord.note(record, method, params, text)
   }
 
-  const waitFor = (entry: Pending): Effect.Effect<Reply> =>
-    Effect.onInterrupt(Deferred.await(entry.first), () =>
-      Effect.sync(() => {
-        if (entry.stream === undefined) entry.unheard = true
-      }))
+  const running = (entry: Pending): RunningRequest => ({
+    _tag: "Running",
+    reply: Deferred.await(entry.first),
+    abandon: Effect.sync(() => {
+      entry.unheard = true
+    })
+  })
 
   /** The gateway's own request: its answer, and nothing of it to the client. */
   const ask = Effect.fnUntraced(function*(text: string) {
@@ -307,7 +317,7 @@ export const make = Effect.fnUntraced(function*<R>(
         const entry = take(request, release, false)
         // Where the process does not read, the write waits; not with the client, who may go.
         if (!process.offer(JsonRpc.toLine(text))) run(write(text))
-        return Effect.succeed({ _tag: "Running", reply: waitFor(entry) })
+        return Effect.succeed(running(entry))
       }),
     send: (message, text) =>
       Effect.suspend(() => {

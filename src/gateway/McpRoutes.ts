@@ -9,7 +9,7 @@ import { ByteSize, Cause, Deferred, Effect, Exit, Option, Scope, Stream } from "
 import type { HttpServerRequest } from "effect/http"
 import { HttpIncomingMessage, HttpMiddleware, HttpRouter, HttpServerResponse } from "effect/http"
 import type * as Access from "./Access.ts"
-import type { Reply } from "./Bridge.ts"
+import type { RunningRequest } from "./Bridge.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import type { Reader } from "./EventStreams.ts"
 import * as GatewayMetrics from "./GatewayMetrics.ts"
@@ -195,12 +195,14 @@ export const make = (
   })
 
   /** A request within a session. */
-  const call = Effect.fnUntraced(function*(caller: Caller, message: JsonRpc.Request, text: string) {
-    const reply = yield* yield* begin(caller, message, text)
-    if (reply._tag === "Answer") return jsonResponse(reply.text, 200)
-    const reader = yield* opened(Effect.sync(reply.open))
-    return EventStreamBody.response(events(caller, reader))
-  })
+  const call = (caller: Caller, message: JsonRpc.Request, text: string) =>
+    Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+      const running = yield* begin(caller, message, text, restore)
+      const first = yield* Effect.onInterrupt(restore(running.reply), () => running.abandon)
+      if (first._tag === "Answer") return jsonResponse(first.text, 200)
+      const reader = yield* opened(Effect.sync(first.open))
+      return EventStreamBody.response(events(caller, reader))
+    }))
 
   /** A reader, for as long as the request's scope is open: until its response has been sent. */
   const opened = (open: Effect.Effect<Reader>) =>
@@ -229,37 +231,38 @@ export const make = (
 
   /**
    * Leases the session until the request is answered, and hands the request to the process. The lease belongs to the
-   * request, not to the client's connection: it is registered and released without the handler's fiber.
+   * request, not to the client's connection: it is registered and released without the handler's fiber. To be run
+   * uninterruptible, with `restore` for what may wait.
    */
-  const begin = (
+  const begin = Effect.fnUntraced(function*(
     caller: Caller,
     message: JsonRpc.Request,
-    text: string
-  ): Effect.Effect<Effect.Effect<Reply>, Refusal> =>
-    Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
-      const id = message.id
-      yield* refuseWhileDraining(id)
-      const leased = yield* Scope.fork(scope)
-      const release = Scope.close(leased, Exit.void)
-      // A client that goes while its session wakes takes the launch with it.
-      const connection = yield* Effect.onError(restore(Scope.provide(lease(caller, id), leased)), () => release)
-      // The back end has become an HTTP one in the meantime.
-      if (connection._tag !== "Stdio") return yield* Effect.andThen(release, unknownSession(id))
-      const taken = yield* connection.request(message, text, release)
-      if (taken._tag === "Running") return taken.reply
-      yield* release
-      switch (taken._tag) {
-        case "DuplicateId":
-          return yield* refuse(400, "A request with this id is running in this session", {
-            id,
-            code: JsonRpc.codes.invalidRequest
-          })
-        case "TooMany":
-          return yield* refuse(429, "Too many requests of this session are running", { id, headers: retryLater })
-        case "Over":
-          return yield* unknownSession(id)
-      }
-    }))
+    text: string,
+    restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  ) {
+    const id = message.id
+    yield* refuseWhileDraining(id)
+    const leased = yield* Scope.fork(scope)
+    const release = Scope.close(leased, Exit.void)
+    // A client that goes while its session wakes takes the launch with it.
+    const connection = yield* Effect.onError(restore(Scope.provide(lease(caller, id), leased)), () => release)
+    // The back end has become an HTTP one in the meantime.
+    if (connection._tag !== "Stdio") return yield* Effect.andThen(release, unknownSession(id))
+    const taken = yield* connection.request(message, text, release)
+    if (taken._tag === "Running") return taken
+    yield* release
+    switch (taken._tag) {
+      case "DuplicateId":
+        return yield* refuse(400, "A request with this id is running in this session", {
+          id,
+          code: JsonRpc.codes.invalidRequest
+        })
+      case "TooMany":
+        return yield* refuse(429, "Too many requests of this session are running", { id, headers: retryLater })
+      case "Over":
+        return yield* unknownSession(id)
+    }
+  })
 
   /** Several messages in one body, as revision 2025-03-26 has it. Their answers come on one stream. */
   const batch = Effect.fnUntraced(function*(
@@ -276,16 +279,19 @@ export const make = (
     if (messages.some((message) => message._tag === "Request" && message.method === "initialize")) {
       return yield* refuse(400, "initialize must not be part of a batch", { code: JsonRpc.codes.invalidRequest })
     }
-    const replies: Array<Effect.Effect<Reply>> = []
-    for (const [i, message] of messages.entries()) {
-      const text = texts[i] ?? ""
-      if (message._tag === "Request") replies.push(yield* begin(caller, message, text))
-      else yield* send(caller, message, text)
-    }
-    if (replies.length === 0) return HttpServerResponse.empty({ status: 202 })
-    const streams = replies.map((reply) =>
+    const calls: Array<RunningRequest> = []
+    // A client that goes has sent the whole batch all the same.
+    yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+      for (const [i, message] of messages.entries()) {
+        const text = texts[i] ?? ""
+        if (message._tag === "Request") calls.push(yield* begin(caller, message, text, restore))
+        else yield* restore(send(caller, message, text))
+      }
+    }))
+    if (calls.length === 0) return HttpServerResponse.empty({ status: 202 })
+    const streams = calls.map((running) =>
       Stream.unwrap(Effect.gen(function*() {
-        const first = yield* reply
+        const first = yield* Effect.onInterrupt(running.reply, () => running.abandon)
         if (first._tag === "Answer") return Stream.succeed(EventStreamBody.event({ text: first.text }))
         return events(caller, yield* opened(Effect.sync(first.open)))
       }))
