@@ -1,10 +1,12 @@
 /** Writes an event stream to a client: server-sent events, heartbeats, and an end for a client that does not read. */
-import type { Cause } from "effect"
+import type { Cause, FileSystem } from "effect"
 import { Clock, Duration, Effect, Option, Predicate, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { HttpServerRequest } from "effect/http"
 import { HttpServerResponse } from "effect/http"
+import { Socket } from "node:net"
 import type { Reader } from "./EventStreams.ts"
+import * as PeerWatch from "./PeerWatch.ts"
 
 export interface Options {
   /** How often a silent stream gets a comment. */
@@ -15,7 +17,9 @@ export interface Options {
   readonly greet: boolean
   /** Ends the stream when it completes. */
   readonly until: Effect.Effect<void>
-  /** Cuts the connection of a client that does not read. */
+  /** Tells whether the client has vanished. */
+  readonly vanished: Effect.Effect<boolean>
+  /** Cuts the connection of a client that does not read, or is no longer there. */
   readonly disconnect: Effect.Effect<void>
 }
 
@@ -51,7 +55,7 @@ export const fromReader = (reader: Reader, prime: boolean): Chunks => {
 /** The body of a response: the chunks, with heartbeats between events, and an eye on the client. */
 export const make = (
   take: Chunks,
-  { disconnect, greet, heartbeat, stallTimeout, until }: Options
+  { disconnect, greet, heartbeat, stallTimeout, until, vanished }: Options
 ): Stream.Stream<Uint8Array> =>
   Stream.interruptWhen(
     Stream.scoped(Stream.fromPull(Effect.gen(function*() {
@@ -63,9 +67,11 @@ export const make = (
       let silent = greet
       const watch = Effect.gen(function*() {
         yield* Effect.sleep(Duration.divideUnsafe(stallTimeout, 2))
-        if (writtenAt === undefined) return
-        if (clock.currentTimeMillisUnsafe() - writtenAt < Duration.toMillis(stallTimeout)) return
-        yield* Effect.logWarning(`A client has not read its stream for ${Duration.format(stallTimeout)}; disconnected`)
+        const unread = writtenAt !== undefined &&
+          clock.currentTimeMillisUnsafe() - writtenAt >= Duration.toMillis(stallTimeout)
+        if (!unread && !(yield* vanished)) return
+        const what = unread ? `has not read its stream for ${Duration.format(stallTimeout)}` : "has vanished"
+        yield* Effect.logWarning(`A client ${what}; disconnected`)
         yield* disconnect
       })
       yield* Effect.forkScoped(Effect.forever(watch))
@@ -101,9 +107,23 @@ export const response = (body: Stream.Stream<Uint8Array>, status = 200): HttpSer
     headers: { "cache-control": "no-cache, no-transform", "x-accel-buffering": "no" }
   })
 
+/** The connection that a request came on, if it is one of `node:net`. */
+const socketOf = ({ source }: HttpServerRequest.HttpServerRequest): Socket | undefined => {
+  const socket = Predicate.hasProperty(source, "socket") ? source.socket : undefined
+  return socket instanceof Socket ? socket : undefined
+}
+
 /** Cuts the connection that a request came on. */
-export const disconnect = ({ source }: HttpServerRequest.HttpServerRequest): Effect.Effect<void> =>
-  Effect.sync(() => {
-    const socket = Predicate.hasProperty(source, "socket") ? source.socket : undefined
-    if (Predicate.hasProperty(socket, "destroy") && Predicate.isFunction(socket.destroy)) socket.destroy()
-  })
+export const disconnect = (request: HttpServerRequest.HttpServerRequest): Effect.Effect<void> =>
+  Effect.sync(() => void socketOf(request)?.destroy())
+
+/** Whether the peer of a request's connection has vanished. */
+export const vanished = (
+  fs: FileSystem.FileSystem,
+  request: HttpServerRequest.HttpServerRequest
+): Effect.Effect<boolean> => {
+  const { localPort, remotePort } = socketOf(request) ?? {}
+  return localPort === undefined || remotePort === undefined
+    ? Effect.succeed(false)
+    : PeerWatch.hasVanished(fs, localPort, remotePort)
+}

@@ -5,8 +5,7 @@
  * @since 0.1.0
  */
 import { NodeHttpClient } from "@effect/platform-node"
-import type { FileSystem } from "effect"
-import { Context, Deferred, Duration, Effect, Layer, Schedule } from "effect"
+import { Context, Deferred, Duration, Effect, FileSystem, Layer, Schedule } from "effect"
 import { HttpRouter } from "effect/http"
 import type { ChildProcessSpawner } from "effect/process"
 import * as SessionPool from "../SessionPool.ts"
@@ -171,7 +170,14 @@ export const layerConfig = (
       const access = Access.make(settings)
       const draining = yield* Deferred.make<void>()
       const router = yield* HttpRouter.HttpRouter
-      const handler = McpRoutes.make(sessions, settings, access, draining, yield* Effect.scope)
+      const handler = McpRoutes.make(
+        sessions,
+        settings,
+        access,
+        draining,
+        yield* FileSystem.FileSystem,
+        yield* Effect.scope
+      )
       yield* router.add("*", "/mcp/:backend", handler)
       yield* router.add("*", "/mcp", handler)
       yield* AdminRoutes.add(sessions, access, draining)

@@ -5,6 +5,7 @@
  * A request's lease lasts until its answer, whether or not the client still listens: the specification says that a
  * disconnect is no cancellation.
  */
+import type { FileSystem } from "effect"
 import { ByteSize, Cause, Deferred, Effect, Exit, Option, Scope, Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
 import { HttpIncomingMessage, HttpMiddleware, HttpRouter, HttpServerResponse } from "effect/http"
@@ -71,6 +72,7 @@ export const make = (
   settings: Settings.GatewaySettings,
   access: Access.Access,
   draining: Deferred.Deferred<void>,
+  fs: FileSystem.FileSystem,
   scope: Scope.Scope
 ) => {
   const handle = Effect.fnUntraced(function*(request: Request) {
@@ -335,6 +337,7 @@ export const make = (
     greet: isListener(caller),
     // Those of a request go on until its answer.
     until: isListener(caller) ? Deferred.await(draining) : Effect.never,
+    vanished: EventStreamBody.vanished(fs, caller.request),
     disconnect: EventStreamBody.disconnect(caller.request)
   })
 
