@@ -353,8 +353,11 @@ export const touch: {
   <K, A, E>(self: SessionPool<K, A, E>, key: K): Effect.Effect<Option.Option<A>>
 } = dual(2, <K, A, E>({ pool }: SessionPool<K, A, E>, key: K) =>
   Effect.withFiber((fiber) => {
-    const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
-    return Effect.map(Ref.modify(pool.state, (state) => Transitions.touch(state, key, now)), ({ result }) => result)
+    const clock = fiber.getRef(Clock.Clock)
+    return Effect.map(
+      Ref.modify(pool.state, (state) => Transitions.touch(state, key, clock.currentTimeMillisUnsafe())),
+      ({ result }) => result
+    )
   }))
 
 /**

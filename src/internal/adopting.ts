@@ -2,7 +2,7 @@
 import { Clock, Deferred, Effect, Exit, Scope } from "effect"
 import { runReject } from "./closing.ts"
 import { PoolClosed } from "./errors.ts"
-import { expiry, watch } from "./launching.ts"
+import { jitteredLifetime, watch } from "./launching.ts"
 import { exceeded } from "./leasing.ts"
 import type { Pool } from "./pool.ts"
 import { fork, step } from "./pool.ts"
@@ -28,25 +28,23 @@ export const set = <K, A, E>(
       const group = self.options.groupBy(key)
       const idleTimeToLive = self.options.idleTimeToLive(key)
       const granted = Deferred.makeUnsafe<boolean>()
+      const sessionAt = (now: number, lifetime: number): Session<K, A> => ({
+        id,
+        key,
+        group,
+        value,
+        scope,
+        createdAt: now,
+        openedAt: now,
+        expiresAt: now + lifetime,
+        idleTimeToLive
+      })
       const adopt = Effect.fnUntraced(function*(held: boolean, entry: Transitions.Entry | undefined) {
-        const now = yield* Clock.currentTimeMillis
-        const expiresAt = yield* expiry(self, now)
-        const session: Session<K, A> = {
-          id,
-          key,
-          group,
-          value,
-          scope,
-          createdAt: now,
-          openedAt: now,
-          expiresAt,
-          idleTimeToLive
-        }
-        const fresh = entry ?? { createdAt: now, requestCount: 0, errorCount: 0 }
-        return yield* step(
-          self,
-          (state) => Transitions.adopt(state, self.options, session, { granted, held }, fresh)
-        )
+        const lifetime = yield* jitteredLifetime(self)
+        return yield* step(self, (state, now) => {
+          const fresh = entry ?? { createdAt: now, requestCount: 0, errorCount: 0 }
+          return Transitions.adopt(state, self.options, sessionAt(now, lifetime), { granted, held }, fresh)
+        })
       })
       let adopted = yield* adopt(false, undefined)
       if (adopted._tag === "Queued") {

@@ -22,13 +22,12 @@ export const runLaunch = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E
   )
   const end: End<A, E> = fiber.pollUnsafe() ?? (yield* awaitEnd(self, launch, fiber))
   if (end === "Cancelled") return yield* runDiscard(self, launch, fiber)
-  const now = yield* Clock.currentTimeMillis
-  const duration = now - startedAt
+  const duration = (yield* Clock.currentTimeMillis) - startedAt
   if (end !== "TimedOut" && Exit.isSuccess(end)) {
-    const expiresAt = yield* expiry(self, now)
+    const lifetime = yield* jitteredLifetime(self)
     const session = yield* step(
       self,
-      (state, now) => Transitions.landed(state, self.options, launch, end.value, startedAt, now, expiresAt)
+      (state, now) => Transitions.landed(state, self.options, launch, end.value, startedAt, now, now + lifetime)
     )
     if (session === undefined) return yield* runDiscard(self, launch, fiber)
     return watch(self, session)
@@ -60,11 +59,11 @@ const awaitEnd = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, fiber: 
 const timedOut = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, waited: number): Cause.Cause<E> =>
   self.fail(new LookupTimeout({ key: launch.key, limit: self.options.lookupTimeout, waited }))
 
-/** When a session opened now has lived long enough: up to a tenth early, so that a burst does not end as a burst. */
-export const expiry = <K, A, E>(self: Pool<K, A, E>, now: number): Effect.Effect<number> =>
+/** How long a session may live: up to a tenth less than `maxLifetime`, so that a burst does not end as a burst. */
+export const jitteredLifetime = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<number> =>
   self.options.maxLifetime === Infinity
     ? Effect.succeed(Infinity)
-    : Effect.map(Random.next, (random) => now + self.options.maxLifetime * (1 - random / 10))
+    : Effect.map(Random.next, (random) => self.options.maxLifetime * (1 - random / 10))
 
 /** Retires the session as soon as its connection has died by itself; ends with the session's scope. */
 export const watch = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>): void => {

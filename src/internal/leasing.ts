@@ -107,9 +107,9 @@ const release = <K, A, E>(
 /** Gets hold of a session, launching it if need be. Runs uninterruptibly but for its waits. */
 const claim = <K, A, E>(self: Pool<K, A, E>, key: K, restore: Restore): Effect.Effect<Lease<K, A>, E> =>
   Effect.withFiber((fiber) => {
-    const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
+    const clock = fiber.getRef(Clock.Clock)
     return Effect.flatMap(
-      Ref.modify(self.state, (state) => Transitions.lease(state, self.options, key, now)),
+      Ref.modify(self.state, (state) => Transitions.lease(state, self.options, key, clock.currentTimeMillisUnsafe())),
       (outcome) => outcome.result !== undefined ? Effect.succeed(outcome.result) : claimSlowly(self, key, restore, 1)
     )
   })

@@ -35,15 +35,21 @@ export interface Pool<in out K, in out A, in out E> {
   lastId: number
 }
 
-/** Runs one step now and carries out what it says, whatever happens to the caller in between. */
+/**
+ * Runs one step and carries out what it says, whatever happens to the caller in between. The time is read inside the
+ * step: read before it, it would be old by whatever ran in between, and a touch could set `lastUsedAt` back.
+ */
 export const step = <R, K, A, E>(
   self: Pool<K, A, E>,
   f: (state: State<K, A, E>, now: number) => Step<R, K, A, E>
 ): Effect.Effect<R> =>
   Effect.withFiber((fiber) => {
-    const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
+    const clock = fiber.getRef(Clock.Clock)
     return Effect.uninterruptible(
-      Effect.map(Ref.modify(self.state, (state) => f(state, now)), (outcome) => perform(self, outcome))
+      Effect.map(
+        Ref.modify(self.state, (state) => f(state, clock.currentTimeMillisUnsafe())),
+        (outcome) => perform(self, outcome)
+      )
     )
   })
 
