@@ -1,0 +1,46 @@
+/**
+ * Schedules of the whole pool: every one that is away from the undisturbed schedule at one point, in small scenarios, and
+ * 30,000 random ones of eight fibers. After each step, and at the end, the nine invariants are checked (`kit/watch.ts`).
+ * `npm run explore` goes further.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import * as Explorer from "./kit/explorer.ts"
+import { scenarios } from "./kit/scenarios.ts"
+import { shrink, systematically } from "./kit/schedule.ts"
+
+describe("every schedule with one deviation keeps all promises", () => {
+  for (const { name, run } of scenarios) {
+    it(name, ({ annotate }) => {
+      const { failure, schedules } = systematically(run, 1)
+      assert.isUndefined(failure)
+      // Less would mean that the explorer had lost its choice points.
+      assert.isAbove(schedules, 100)
+      return annotate(`${schedules} schedules`)
+    }, 60_000)
+  }
+})
+
+describe("random schedules of eight fibers keep all promises", () => {
+  const [parts, schedules] = [10, 30_000]
+  for (let part = 0; part < parts; part++) {
+    const from = part * schedules / parts
+    it(`those of the seeds from ${from}`, () => {
+      for (let seed = from; seed < from + schedules / parts; seed++) {
+        if (Explorer.runSeed(seed) === undefined) continue
+        const failure = Explorer.minimise(seed)
+        assert.fail(
+          failure === undefined ? `seed ${seed} fails, and not when it is recorded` : Explorer.report(failure)
+        )
+      }
+    }, 60_000)
+  }
+})
+
+describe("shrinking", () => {
+  it("leaves just what a failure needs", () => {
+    const numbers = Array.from({ length: 100 }, (_, i) => i)
+    const needed = [3, 50, 51, 98]
+    assert.deepStrictEqual(shrink(numbers, (some) => needed.every((number) => some.includes(number))), needed)
+    assert.deepStrictEqual(shrink(numbers, () => true), [])
+  })
+})
