@@ -1,84 +1,144 @@
 /**
- * Every operation, interrupted at every point where its fiber can yield, at every budget of operations from 3 to 64:
- * nothing leaks, everything closes once, and the pool's own counts agree with what is open.
+ * Every operation, interrupted at every point where its fiber can yield, at every budget of operations from 3 to 64,
+ * alone and while others use the same keys: nothing leaks, everything closes once, and the pool's own counts agree with
+ * what is open.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Scheduler, Scope } from "effect"
+import { Effect, Exit, Fiber, Layer, Scheduler, Scope, Stream } from "effect"
+import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
 import * as Backend from "./kit/backend.ts"
+import * as Handover from "./kit/handover.ts"
 
 type Pool = SessionPool.SessionPool<string, Backend.Connection>
 
-const operations: Record<
-  string,
-  (pool: Pool, adopted: { closes: number; adopted: number }) => Effect.Effect<unknown, unknown>
-> = {
-  "get": (pool) => Effect.scoped(SessionPool.get(pool, "a")),
-  "get of a live session": (pool) => Effect.scoped(SessionPool.get(pool, "live")),
-  "get at capacity": (pool) => Effect.scoped(Effect.andThen(SessionPool.get(pool, "a"), SessionPool.get(pool, "b"))),
-  "getOption": (pool) => Effect.scoped(SessionPool.getOption(pool, "live")),
-  "use": (pool) => SessionPool.use(pool, "a", () => Effect.yieldNow),
-  "use that fails": (pool) => SessionPool.use(pool, "live", () => Effect.fail("broken")),
-  "touch": (pool) => SessionPool.touch(pool, "live"),
-  "set": (pool, counts) => adopt(pool, "a", counts),
-  "set over a live session": (pool, counts) => adopt(pool, "live", counts),
-  "invalidate": (pool) => SessionPool.invalidate(pool, "live"),
-  "invalidateAll": (pool) => SessionPool.invalidateAll(pool),
-  "recordError": (pool) => SessionPool.recordError(pool, "live"),
-  "sweep": (pool) => SessionPool.sweep(pool)
+/** What one run of an operation works on. */
+interface Site {
+  readonly pool: Pool
+  readonly scope: Scope.Closeable
+  readonly backend: Backend.Backend
+  readonly handover: Handover.Handover
+  /** Of the connections that `set` was given. */
+  readonly adopted: { count: number; closes: number }
 }
 
-/** From the moment `set` runs, closing the connection is the pool's: also if `set` is interrupted. */
-const adopt = (pool: Pool, key: string, counts: { closes: number; adopted: number }) =>
-  Effect.suspend(() => {
-    counts.adopted++
-    return SessionPool.set(pool, key, { key, id: -1 }, Effect.sync(() => counts.closes++))
-  })
+const options = (backend: Backend.Backend, { groupBy } = Handover.make()) => ({
+  groupBy,
+  capacity: 2,
+  maxErrorCount: 1,
+  validate: () => Effect.as(Effect.yieldNow, true),
+  validateAfter: 0,
+  lookup: (key: string) => Effect.tap(backend.open(key), () => Effect.yieldNow)
+})
+
+const adopt = ({ adopted, handover, pool }: Site, key: string) =>
+  handover.offer(
+    SessionPool.set(pool, key, { key, id: -1 }, Effect.sync(() => adopted.closes++)),
+    () => adopted.count++
+  )
+
+/** Both places are taken for a few turns, so that whoever comes next has to wait. */
+const full = ({ pool }: Site) =>
+  Effect.forEach(
+    ["live", "b"],
+    (key) =>
+      Effect.forkChild(SessionPool.use(pool, key, () => Effect.andThen(Effect.yieldNow, Effect.yieldNow)), {
+        startImmediately: true
+      })
+  )
+
+class Sessions extends SessionPool.Service<Sessions>()("test/interruption/Sessions", {
+  lookup: (key: string) => Effect.succeed(key)
+}) {}
+
+const operations: Record<string, (site: Site) => Effect.Effect<unknown, unknown>> = {
+  "make": ({ backend }) =>
+    Effect.scoped(Effect.flatMap(SessionPool.make(options(backend)), (pool) => SessionPool.get(pool, "a"))),
+  "a layer of Service": () => Effect.provide(Sessions.use("a", () => Effect.yieldNow), Layer.fresh(Sessions.layer)),
+  "get": ({ pool }) => Effect.scoped(SessionPool.get(pool, "a")),
+  "get of a live session": ({ pool }) => Effect.scoped(SessionPool.get(pool, "live")),
+  "get that joins a launch": ({ pool }) =>
+    Effect.andThen(
+      Effect.forkChild(SessionPool.use(pool, "a", () => Effect.yieldNow), { startImmediately: true }),
+      Effect.scoped(SessionPool.get(pool, "a"))
+    ),
+  "get that waits for a place": (site) => Effect.andThen(full(site), Effect.scoped(SessionPool.get(site.pool, "a"))),
+  "get that evicts": ({ pool }) =>
+    Effect.scoped(Effect.andThen(SessionPool.get(pool, "a"), SessionPool.get(pool, "b"))),
+  "getOption": ({ pool }) => Effect.scoped(SessionPool.getOption(pool, "live")),
+  "getOption of a launching session": ({ pool }) =>
+    Effect.andThen(
+      Effect.forkChild(SessionPool.use(pool, "a", () => Effect.yieldNow), { startImmediately: true }),
+      Effect.scoped(SessionPool.getOption(pool, "a"))
+    ),
+  "use": ({ pool }) => SessionPool.use(pool, "a", () => Effect.yieldNow),
+  "use that fails": ({ pool }) => SessionPool.use(pool, "live", () => Effect.fail("broken")),
+  "touch": ({ pool }) => SessionPool.touch(pool, "live"),
+  "set": (site) => adopt(site, "a"),
+  "set over a live session": (site) => adopt(site, "live"),
+  "set that waits for a place": (site) => Effect.andThen(full(site), adopt(site, "a")),
+  "invalidate": ({ pool }) => SessionPool.invalidate(pool, "live"),
+  "invalidateAll": ({ pool }) => SessionPool.invalidateAll(pool, ({ leases }) => leases === 0),
+  "recordError": ({ pool }) => SessionPool.recordError(pool, "live"),
+  "sweep": ({ pool }) => SessionPool.sweep(pool),
+  "info, entries, keys, size and stats": ({ pool }) =>
+    Effect.all([
+      SessionPool.info(pool, "live"),
+      SessionPool.entries(pool),
+      SessionPool.keys(pool),
+      SessionPool.size(pool),
+      SessionPool.stats(pool)
+    ]),
+  "events": ({ pool }) =>
+    Effect.raceFirst(
+      Stream.runHead(SessionPool.events(pool)),
+      Effect.forever(
+        Effect.andThen(SessionPool.use(pool, "a", () => Effect.yieldNow), SessionPool.invalidate(pool, "a"))
+      )
+    ),
+  "the end": ({ scope }) => Scope.close(scope, Exit.void)
+}
 
 /** Runs the operation once, interrupted after `turns` turns of its fiber; how many turns it took. */
-const scenario = Effect.fnUntraced(function*(
-  operation: (typeof operations)[string],
-  turns: number,
-  contended: boolean
-) {
-  const backend = Backend.make()
-  const counts = { closes: 0, adopted: 0 }
-  const scope = yield* Scope.make()
-  const pool: Pool = yield* SessionPool.make({
-    capacity: 2,
-    maxErrorCount: 1,
-    validate: () => Effect.as(Effect.yieldNow, true),
-    validateAfter: 0,
-    lookup: (key: string) => Effect.tap(backend.open(key), () => Effect.yieldNow)
-  }).pipe(Scope.provide(scope))
-  yield* Effect.scoped(SessionPool.get(pool, "live"))
-  const rivals = contended
-    ? yield* Effect.forEach(["a", "live"], (key) => Effect.forkChild(SessionPool.use(pool, key, () => Effect.yieldNow)))
-    : []
-  const fiber = yield* Effect.forkChild(operation(pool, counts), { startImmediately: true })
-  let taken = 0
-  while (taken < turns && fiber.pollUnsafe() === undefined) {
-    taken++
-    yield* Effect.yieldNow
+const scenario = Effect.fnUntraced(
+  function*(operation: (typeof operations)[string], turns: number, contended: boolean) {
+    const [backend, handover, scope] = [Backend.make(), Handover.make(), yield* Scope.make()]
+    const pool: Pool = yield* SessionPool.make(options(backend, handover)).pipe(Scope.provide(scope))
+    const adopted = { count: 0, closes: 0 }
+    yield* Effect.scoped(SessionPool.get(pool, "live"))
+    // Idle for long enough to be validated before the next lease.
+    yield* TestClock.adjust(1)
+    const rivals = contended
+      ? yield* Effect.forEach(
+        ["a", "live"],
+        (key) => Effect.forkChild(Effect.exit(SessionPool.use(pool, key, () => Effect.yieldNow)))
+      )
+      : []
+    const fiber = yield* Effect.forkChild(operation({ pool, scope, backend, handover, adopted }), {
+      startImmediately: true
+    })
+    let taken = 0
+    while (taken < turns && fiber.pollUnsafe() === undefined) {
+      taken++
+      yield* Effect.yieldNow
+    }
+    yield* Fiber.interrupt(fiber)
+    yield* Effect.forEach(rivals, (rival) => Fiber.await(rival))
+    // Whatever was handed over while the interruption was on its way settles now.
+    for (let i = 0; i < 50; i++) yield* Effect.yieldNow
+    const { active, idle, launching, retired, waiting } = yield* SessionPool.stats(pool)
+    assert.deepStrictEqual({ active, launching, waiting, retired }, { active: 0, launching: 0, waiting: 0, retired: 0 })
+    assert.strictEqual(idle, backend.openCount() + adopted.count - adopted.closes)
+    if (scope.state._tag === "Open") {
+      // A place that leaked would make this wait for ever.
+      yield* Effect.forEach(["x", "y", "z"], (key) => Effect.scoped(SessionPool.get(pool, key)))
+    }
+    yield* Scope.close(scope, Exit.void)
+    backend.assertAllClosedOnce()
+    assert.strictEqual(adopted.closes, adopted.count)
+    return taken
   }
-  yield* Fiber.interrupt(fiber)
-  yield* Effect.forEach(rivals, (rival) => Fiber.await(rival))
-  // Whatever was handed over while the interruption was on its way settles now.
-  for (let i = 0; i < 50; i++) yield* Effect.yieldNow
-  const stats = yield* SessionPool.stats(pool)
-  const open = backend.openCount() + counts.adopted - counts.closes
-  assert.deepStrictEqual(
-    { active: stats.active, launching: stats.launching, waiting: stats.waiting, retired: stats.retired },
-    { active: 0, launching: 0, waiting: 0, retired: 0 }
-  )
-  assert.strictEqual(stats.idle, open)
-  // A place that leaked would make this wait for ever.
-  yield* Effect.forEach(["x", "y", "z"], (key) => Effect.scoped(SessionPool.get(pool, key)))
-  yield* Scope.close(scope, Exit.void)
-  backend.assertAllClosedOnce()
-  assert.strictEqual(counts.closes, counts.adopted)
-  return taken
-})
+)
 
 describe("interrupted at every yield", () => {
   for (const [name, operation] of Object.entries(operations)) {

@@ -214,13 +214,7 @@ const options = (plan: Plan, watch: Watch) => {
   return {
     ...rest,
     ...(groupCapacity < Infinity ? { groupCapacity } : {}),
-    groupBy: (key: string) => {
-      // `set` asks for the group in the step in which it takes charge of the connection.
-      const fiber = Fiber.getCurrent()
-      const brought = fiber === undefined ? undefined : watch.bringing.get(fiber.id)
-      if (brought !== undefined) brought.accepted = true
-      return key[0]
-    },
+    groupBy: watch.handover.groupBy,
     validate: (connection: Connection) => Effect.as(Effect.yieldNow, lookups.get(connection)?.valid ?? true),
     ...(validates ? {} : { validate: undefined, validateAfter: undefined, keepAlive: undefined }),
     closed: (connection: Connection) => Effect.sleep(lookups.get(connection)?.livesFor ?? Infinity),
@@ -328,12 +322,11 @@ const calls: Record<
       )
     }),
   set: (pool, watch, { key }) =>
-    Effect.withFiber(({ id }) => {
+    Effect.suspend(() => {
       const connection = watch.opens(key, true)
-      watch.bringing.set(id, connection)
-      return Effect.ensuring(
+      return watch.handover.offer(
         SessionPool.set(pool, key, connection, close(watch, connection, "yield")),
-        Effect.sync(() => watch.bringing.delete(id))
+        () => connection.accepted = true
       )
     }),
   invalidate: (pool, _, { key }) => SessionPool.invalidate(pool, key),

@@ -92,7 +92,7 @@ interface Timer {
 }
 
 /** More tasks than any sound run takes: a run that gets here is stuck in a loop. */
-const maxTasks = 20_000
+const maxTasks = 10_000
 
 /** One run: the scheduler and the clock of all its fibers. */
 export class Machine implements Scheduler.Scheduler, Clock.Clock {

@@ -7,11 +7,12 @@ import type { SessionPool } from "../../src/index.ts"
 import type { Limits } from "../../src/internal/draft.ts"
 import * as Queue from "../../src/internal/queue.ts"
 import type * as State from "../../src/internal/state.ts"
+import * as Handover from "./handover.ts"
 
 /** A connection as a lookup, or a caller of `set`, opens it. */
 export interface Connection {
   readonly key: string
-  /** Brought by `set`: open before it has a place, and the pool's to close once `set` runs. */
+  /** Given to `set`: open before it has a place, and the pool's to close once it is accepted. */
   readonly brought: boolean
   accepted: boolean
   /** The id of its session; 0 before there is one. */
@@ -44,8 +45,8 @@ export class Watch {
   /** The pool's scope closes, or has closed. */
   ending = false
   readonly connections: Array<Connection> = []
-  /** What the callers of `set` bring, by fiber: each may hold a place that the state does not show. */
-  readonly bringing = new Map<number, Connection>()
+  /** Of the connections that `set` is given. Each of those calls may hold a place that the state does not show. */
+  readonly handover = Handover.make()
   private readonly bounds: Bounds
   /** Time passes only when nothing else can run, so nothing is late. */
   private readonly punctual: boolean
@@ -278,7 +279,7 @@ export class Watch {
     ) if (shown !== real) this.fail(`9 nothing left: ${name} says ${shown}, there are ${real}`)
     const held = count.launching + count.live + HashMap.size(inventory.retired) + HashMap.size(inventory.detached)
     // A closed pool gives no places any more: one that was granted to a `set` before is not counted back.
-    if (inventory.phase._tag === "Open" && (used < held || used > held + this.bringing.size)) {
+    if (inventory.phase._tag === "Open" && (used < held || used > held + this.handover.underWay())) {
       this.fail(`6 bounded: ${used} places are taken by ${held} sessions and launches`)
     }
     if (used > this.bounds.capacity) {
