@@ -35,7 +35,7 @@ import * as Metrics from "./internal/metrics.ts"
 import type { Options, Services } from "./internal/options.ts"
 import * as OptionsModule from "./internal/options.ts"
 import type { Pool } from "./internal/pool.ts"
-import { forkIn, step } from "./internal/pool.ts"
+import { forkIn, publish, step } from "./internal/pool.ts"
 import type { Live, Reason, Slot } from "./internal/state.ts"
 import * as State from "./internal/state.ts"
 import * as Sweeping from "./internal/sweeping.ts"
@@ -185,7 +185,7 @@ export const make = <K, A, E, R>(
       lookup: options.lookup as (key: K) => Effect.Effect<A, E, Scope.Scope>,
       fail: Cause.fail,
       context,
-      events: yield* PubSub.sliding<Event<K, E | AcquireError> | undefined>(eventBuffer),
+      events: undefined,
       metrics: Metrics.make(resolved.name),
       leaks: resolved.leakDetection === Infinity ? undefined : Leaks.make<K>(),
       background: Scope.makeUnsafe("parallel"),
@@ -193,7 +193,7 @@ export const make = <K, A, E, R>(
     }
     yield* Scope.addFinalizer(
       scope,
-      Effect.andThen(Sweeping.end(pool), PubSub.publish(pool.events, undefined))
+      Effect.andThen(Sweeping.end(pool), Effect.sync(() => publish(pool, undefined)))
     )
     forkIn(pool, Sweeping.cleanup(pool), pool.background)
     if (resolved.keepAlive !== Infinity) forkIn(pool, Sweeping.keepAlive(pool), pool.background)
@@ -206,9 +206,6 @@ export const make = <K, A, E, R>(
       }
     }
   }))
-
-/** Events that a reader may lag behind before it loses the oldest. */
-const eventBuffer = 4096
 
 /**
  * Reads the options that an operator sets from the configuration; what is not set keeps its default.
@@ -758,13 +755,18 @@ export const stats = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Stats>
  */
 export const events = <K, A, E>({ pool }: SessionPool<K, A, E>): Stream.Stream<Event<K, E | AcquireError>> =>
   Stream.unwrap(Effect.gen(function*() {
+    // The buffer is made for the first reader; two first readers at once keep one of theirs.
+    const made = pool.events ?? (yield* PubSub.sliding<Event<K, E | AcquireError> | undefined>(eventBuffer))
     // Subscribed before it is asked whether the pool is open, so that the end cannot slip through between.
-    const subscription = yield* PubSub.subscribe(pool.events)
+    const subscription = yield* PubSub.subscribe(pool.events ??= made)
     const { inventory } = yield* Ref.get(pool.state)
     return inventory.phase._tag === "Closing"
       ? Stream.empty
       : Stream.takeWhile(Stream.fromSubscription(subscription), (event) => event !== undefined)
   }))
+
+/** Events that a reader may lag behind before it loses the oldest. */
+const eventBuffer = 4096
 
 // -----------------------------------------------------------------------------
 // Service

@@ -25,8 +25,8 @@ export interface Pool<in out K, in out A, in out E> {
   readonly fail: (error: AcquireError) => Cause.Cause<E>
   /** Of the fiber that made the pool: launches and closes see no caller's spans or references. */
   readonly context: Context.Context<never>
-  /** `undefined` is the end of the pool. */
-  readonly events: PubSub.PubSub<Event<K, E> | undefined>
+  /** Made by the first reader of `events`; in it, `undefined` is the end of the pool. */
+  events: PubSub.PubSub<Event<K, E> | undefined> | undefined
   readonly metrics: PoolMetrics
   readonly leaks: LeakDetector<K> | undefined
   /** The fibers of the cleanup, of `keepAlive`, leak detection and validations: interrupted when the pool has closed. */
@@ -112,7 +112,8 @@ export const forkIn = <K, A, E>(
 }
 
 /** Tells the readers of `events`; a reader that is too slow loses the oldest ones, and never slows the pool. */
-export const publish = <K, A, E>(self: Pool<K, A, E>, event: Event<K, E>): void => {
+export const publish = <K, A, E>(self: Pool<K, A, E>, event: Event<K, E> | undefined): void => {
+  if (self.events === undefined) return
   // A full buffer refuses the direct way; the other one makes room by dropping the oldest, and does not wait either.
   if (!PubSub.publishUnsafe(self.events, event)) fork(self, PubSub.publish(self.events, event))
 }

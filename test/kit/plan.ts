@@ -192,6 +192,7 @@ const program = (plan: Plan, machine: Machine, watch: Watch) =>
         Fiber.await(fiber))}
     watch.ending = true
     yield* Scope.close(scope, Exit.void)
+    watch.scopeClosed()
     yield* Effect.forEach(fibers, (fiber) => Fiber.await(fiber))
     machine.exploring = false
     yield* afterTheEnd(pool, watch)

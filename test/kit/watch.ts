@@ -350,6 +350,15 @@ export class Watch {
     }
   }
 
+  /** The pool's scope has closed: it waited for every close, but for those that took longer than `closeTimeout`. */
+  scopeClosed(): void {
+    for (const { closes, key, session } of this.connections) {
+      if (session !== 0 && closes === 0 && this.bounds.closeTimeout === Infinity) {
+        this.fail(`8 the end: session ${session} of ${key} is open, and the scope has closed`)
+      }
+    }
+  }
+
   /** The pool has closed and nothing is left to run. */
   ended(left: { readonly tasks: number; readonly timers: number; readonly fibers: number }): void {
     const { fibers, tasks, timers } = left
@@ -362,7 +371,13 @@ export class Watch {
       }
     }
     if (this.state === undefined) return
-    const { active, inventory: { detached, launching, live, places, queue, retired, waiting }, slots } = this.state
+    const { active, inventory: { detached, launching, live, places, queue, retired, totals, waiting }, slots } =
+      this.state
+    const counted = Object.values(totals.closes).reduce((sum, closes) => sum + closes, 0)
+    const sessions = this.connections.filter(({ session }) => session !== 0).length
+    if (counted !== sessions) {
+      this.fail(`4 closed exactly once: ${counted} closes are counted, there were ${sessions} sessions`)
+    }
     const rest = [HashMap.size(slots), HashMap.size(detached), HashMap.size(retired), Queue.size(queue)].concat(
       [active, launching, live, waiting, places.closing]
     )
