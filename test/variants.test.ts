@@ -46,7 +46,7 @@ afterEach(() => {
 })
 
 afterAll(() =>
-  console.log(["broken variants, the random schedules until found, the promise broken:", ...found].join("\n"))
+  console.log(["schedules until found | broken variant | promise broken | smallest run found", ...found].join("\n"))
 )
 
 describe("the explorer finds a pool in which", () => {
@@ -57,7 +57,9 @@ describe("the explorer finds a pool in which", () => {
       while (seed < most && Explorer.runSeed(seed) === undefined) seed++
       const failure = Explorer.minimise(seed)
       if (failure === undefined) assert.fail(`not found in ${most} schedules`)
-      found.push(`${seed + 1} | ${name} | ${failure.verdict}`)
+      const operations = failure.plan.fibers.flat().length
+      const size = `${operations} operations, ${failure.deviations.length} deviations`
+      found.push(`${seed + 1} | ${name} | ${failure.verdict} | ${size}`)
       const again = () => Plan.run(failure.plan, new Replay(failure.deviations), seed % 2 === 0)
       assert.strictEqual(again(), failure.verdict)
       assert.strictEqual(again(), failure.verdict)

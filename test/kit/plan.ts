@@ -150,6 +150,34 @@ export const random = (seed: number): Plan => {
   }
 }
 
+/** The plans that are plainer than this one in one respect, for shrinking. */
+export const plainer = (plan: Plan): ReadonlyArray<Plan> => {
+  const plans: Array<Plan> = plan.endsEarly ? [{ ...plan, endsEarly: false }] : []
+  for (const options of plainerThan(plan.options, plainOptions)) plans.push({ ...plan, options })
+  if (plan.lookups.length > 1) plans.push({ ...plan, lookups: plan.lookups.slice(0, -1) })
+  for (const [i, lookup] of plan.lookups.entries()) {
+    for (const plainer of plainerThan(lookup, plainLookup)) {
+      plans.push({ ...plan, lookups: plan.lookups.with(i, plainer) })
+    }
+  }
+  for (const [i, operations] of plan.fibers.entries()) {
+    for (const [j, step] of operations.entries()) {
+      for (const plainer of plainerThan(step, operation(step.kind, step.key))) {
+        plans.push({ ...plan, fibers: plan.fibers.with(i, operations.with(j, plainer)) })
+      }
+    }
+  }
+  return plans
+}
+
+const plainerThan = <T extends object>(value: T, plain: T): ReadonlyArray<T> => {
+  const plainer: Array<T> = []
+  for (const name in plain) {
+    if (value[name] !== plain[name]) plainer.push({ ...value, [name]: plain[name] })
+  }
+  return plainer
+}
+
 // -----------------------------------------------------------------------------
 // Running a plan
 // -----------------------------------------------------------------------------

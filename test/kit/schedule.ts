@@ -92,7 +92,7 @@ interface Timer {
 }
 
 /** More tasks than any sound run takes: a run that gets here is stuck in a loop. */
-const maxTasks = 10_000
+const maxTasks = 5000
 
 /** One run: the scheduler and the clock of all its fibers. */
 export class Machine implements Scheduler.Scheduler, Clock.Clock {
@@ -204,12 +204,14 @@ export interface Coverage {
 }
 
 /**
- * Runs every schedule with at most `bound` deviations: preemptions, or tasks taken out of turn. Each is run once: its
- * deviations are in order, and the next one is put at every later point of the run.
+ * Runs every schedule with at most `bound` deviations: preemptions, tasks taken out of turn, or time that passes first.
+ * Each is run once: its deviations are in order, and the next one is put at every later point of the run. Stops at the
+ * first that breaks a promise, or after `most` schedules.
  */
-export const systematically = (run: (chooser: Chooser) => Verdict, bound: number): Coverage => {
+export const systematically = (run: (chooser: Chooser) => Verdict, bound: number, most = Infinity): Coverage => {
   let schedules = 0
   const search = (deviations: ReadonlyArray<Deviation>): Coverage["failure"] => {
+    if (schedules === most) return undefined
     schedules++
     const replay = new Replay(deviations)
     const verdict = run(replay)
