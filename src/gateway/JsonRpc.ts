@@ -54,7 +54,8 @@ export const classify = (json: unknown): Message | undefined => {
   return "result" in message || "error" in message ? { _tag: "Response", id, failed: "error" in message } : undefined
 }
 
-const isId = (value: unknown): value is Id => typeof value === "string" || typeof value === "number" || value === null
+/** A number that no double holds (`1e400`) could be neither told apart nor answered. */
+const isId = (value: unknown): value is Id => typeof value === "string" || Number.isFinite(value) || value === null
 
 const member = (value: unknown, name: string): unknown => Predicate.hasProperty(value, name) ? value[name] : undefined
 

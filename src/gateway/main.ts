@@ -196,6 +196,8 @@ const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; ke
     headersTimeout: millis(headersTimeout),
     requestTimeout: millis(bodyTimeout),
     connectionsCheckingInterval: 1000,
+    // Nothing is upgraded here: a client that offers it (`Upgrade: h2c`) is answered as any other, and its connection stays.
+    shouldUpgradeCallback: () => false,
     keepAlive: true,
     keepAliveInitialDelay: 10_000
   }

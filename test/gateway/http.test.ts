@@ -3,6 +3,7 @@ import { request } from "node:http"
 import { connect } from "node:net"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Kit from "../kit/gateway.ts"
+import * as Raw from "../kit/rawHttp.ts"
 
 describe("over HTTP", () => {
   let gateway: Kit.Running
@@ -98,6 +99,8 @@ describe("over HTTP", () => {
         ["[1]", -32600],
         [`[${Kit.initializeBody}]`, -32600],
         ["{\"jsonrpc\":\"2.0\",\"id\":{},\"method\":\"x\"}", -32600],
+        // An id that no double holds could not be answered.
+        ["{\"jsonrpc\":\"2.0\",\"id\":1e400,\"method\":\"x\"}", -32600],
         ["{\"jsonrpc\":\"1.0\",\"id\":1,\"method\":\"x\"}", -32600]
       ] as const
     ) {
@@ -199,5 +202,29 @@ describe("over HTTP", () => {
     }
     const { result } = await (await Kit.post(url, session, Kit.toolCall(1, "count"))).json()
     assert.isAtLeast(Number(result.content[0].text), 1)
+  })
+})
+
+describe("an offer to upgrade", () => {
+  it("is passed over: the request is answered, and its connection takes the next one", async () => {
+    const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args])
+    const connection = await Raw.open(Number(new URL(await Kit.urlOf(gateway)).port))
+    const ask = (offer: string) =>
+      connection.exchange([Buffer.from(
+        `POST /mcp HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nContent-Type: application/json\r\n${offer}` +
+          "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+      )])
+    const offers = [
+      "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n",
+      "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    ]
+    for (const offer of [...offers, ""]) {
+      const response = await ask(offer)
+      assert.deepStrictEqual([offer, response?.status], [offer, 400])
+      assert.include(response?.body, "-32600")
+    }
+    connection.socket.destroy()
+    gateway.child.kill("SIGTERM")
+    await gateway.exit
   })
 })

@@ -151,11 +151,11 @@ export const alive = (pid: number): boolean => {
   return !["Z", "X"].includes(state)
 }
 
-/** Waits until a condition holds, and fails if it does not within ten seconds. */
+/** Waits until a condition holds, and fails if it does not within 25 seconds: less than a test may take. */
 export const eventually = async (what: string, condition: () => boolean | Promise<boolean>): Promise<void> => {
-  const until = Date.now() + 10_000
+  const until = Date.now() + 25_000
   while (!(await condition())) {
-    if (Date.now() > until) throw new Error(`not within ten seconds: ${what}`)
+    if (Date.now() > until) throw new Error(`not within 25 seconds: ${what}`)
     await new Promise((resolve) => setTimeout(resolve, 25))
   }
 }
