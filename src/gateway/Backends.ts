@@ -143,5 +143,9 @@ const secretsOf = (target: Backend["target"]): ReadonlyArray<string> =>
 
 const credentials = (url: string): ReadonlyArray<string> => {
   const parsed = Option.liftThrowable(() => new URL(url))()
-  return Option.isSome(parsed) ? [parsed.value.password, decodeURIComponent(parsed.value.password)] : []
+  return Option.isSome(parsed) ? [parsed.value.password, percentDecoded(parsed.value.password)] : []
 }
+
+/** A part of a URL as it was meant; as it stands, if that is no percent-encoded text. */
+export const percentDecoded = (text: string): string =>
+  Option.getOrElse(Option.liftThrowable(decodeURIComponent)(text), () => text)

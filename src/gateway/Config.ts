@@ -49,7 +49,7 @@ export const load = ({ entries, environment, file, flags }: Sources): GatewayCon
   const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
   let settings = Settings.decode(
     tables,
-    noNumbers("gateway", fromFile ?? {}, fault),
+    textDurations("gateway", fromFile ?? {}, fault),
     Settings.defaults(tables),
     (name, message) => fault(`gateway.${name}`, message)
   )
@@ -89,6 +89,8 @@ const read = (file: { readonly name: string; readonly text: string }, fault: Fau
   return nothing
 }
 
+const httpTypes: ReadonlyArray<unknown> = ["http", "streamable-http", "streamableHttp"]
+
 const parseEntry = (path: string, value: unknown, environment: Environment, fault: Fault) => {
   const entry = record(value)
   if (entry === undefined) return void fault(path, "must be an object with a command or a url")
@@ -111,12 +113,12 @@ const parseEntry = (path: string, value: unknown, environment: Environment, faul
       ) => [name, string(`${at}.${Backends.printable(name)}`, value, "must be a string")])
     )
   }
-  const own = noNumbers(path, entry, fault)
+  const own = textDurations(path, entry, fault)
   const settings = Object.fromEntries(Object.keys(Settings.overridable).map((name) => [name, own[name]]))
   const common = isHttp ? ["url", "headers", "type"] : ["command", "args", "env", "cwd", "type"]
   unknownNames(path, entry, [...common, ...Object.keys(Settings.overridable)], fault)
   if (isHttp) {
-    if (entry["type"] !== undefined && !["http", "streamable-http", "streamableHttp"].includes(String(entry["type"]))) {
+    if (entry["type"] !== undefined && !httpTypes.includes(entry["type"])) {
       fault(`${path}.type`, "must be \"http\" for a url")
     }
     const url = string(`${path}.url`, entry["url"], "must be a string: the URL of an MCP server on Streamable HTTP")
@@ -141,12 +143,12 @@ const parseEntry = (path: string, value: unknown, environment: Environment, faul
   }
 }
 
-/** In a file, a bare number does not say which unit of time it means. */
-const noNumbers = (path: string, input: Readonly<Record<string, unknown>>, fault: Fault) =>
+/** In a file a duration is a text: a bare number does not say which unit of time it means. */
+const textDurations = (path: string, input: Readonly<Record<string, unknown>>, fault: Fault) =>
   Object.fromEntries(
     Object.entries(input).filter(([name, value]) => {
       const setting = Object.hasOwn(Settings.all, name) ? Settings.all[name] : undefined
-      if (setting?.kind !== "duration" || typeof value !== "number") return true
+      if (setting?.kind !== "duration" || typeof value === "string") return true
       fault(`${path}.${name}`, `must be ${setting.allowed}`)
       return false
     })
@@ -154,7 +156,8 @@ const noNumbers = (path: string, input: Readonly<Record<string, unknown>>, fault
 
 const expand = (path: string, input: string, environment: Environment, secrets: Array<string>, fault: Fault): string =>
   input.replace(/\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}/g, (_, name: string, fallback: string | undefined) => {
-    const value = environment[name]
+    // Not what an object inherits: no variable is named `constructor`.
+    const value = Object.hasOwn(environment, name) ? environment[name] : undefined
     if (value !== undefined && (value !== "" || fallback === undefined)) {
       secrets.push(value)
       return value

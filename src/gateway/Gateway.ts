@@ -113,7 +113,7 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
     const settings = Settings.decode(tables, { ...options }, Settings.defaults(tables), fault)
     const backends = new Map(
       Object.entries(options.backends).map(([name, entry]) =>
-        [name, Backends.resolve(`backends.${name}`, name, entry, settings, [], fault)] as const
+        [name, Backends.resolve(`backends.${Backends.printable(name)}`, name, entry, settings, [], fault)] as const
       )
     )
     return faults.length > 0

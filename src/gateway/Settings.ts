@@ -47,9 +47,9 @@ const duration = (fallback: Duration.Input, description: string, minimum: "posit
     }
   )
 
-// Whatever is a string, a number or a Duration may be tried: `fromInput` answers None for what it cannot read.
+// Whatever is of one of these types may be tried: `fromInput` answers None for what it cannot read.
 const isDurationInput = (input: unknown): input is Duration.Input =>
-  typeof input === "string" || (typeof input === "number" && !Number.isNaN(input)) || Duration.isDuration(input)
+  ["string", "bigint", "object"].includes(typeof input) || (typeof input === "number" && !Number.isNaN(input))
 
 const count = (fallback: number, description: string, minimum = 1) =>
   setting<number>(

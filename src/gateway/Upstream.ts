@@ -7,6 +7,7 @@ import { Cause, Clock, Deferred, Duration, Effect, Option, Queue, Schema, Stream
 import { Sse } from "effect/encoding"
 import type { HttpClientResponse } from "effect/http"
 import { HttpClient, HttpClientRequest, HttpServerResponse } from "effect/http"
+import { percentDecoded } from "./Backends.ts"
 import type { Activity } from "./Bridge.ts"
 import type { ClientRecord } from "./ClientRecord.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
@@ -235,7 +236,7 @@ const answerOf = (response: HttpClientResponse.HttpClientResponse, id: JsonRpc.I
 const withoutCredentials = (target: { readonly url: string; readonly headers: Readonly<Record<string, string>> }) => {
   const url = new URL(target.url)
   if (url.username === "" && url.password === "") return target
-  const credentials = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`
+  const credentials = `${percentDecoded(url.username)}:${percentDecoded(url.password)}`
   url.username = ""
   url.password = ""
   const authorization = `Basic ${Buffer.from(credentials).toString("base64")}`
