@@ -7,6 +7,7 @@ import { readdirSync, readFileSync } from "node:fs"
 import { request } from "node:http"
 import { parseArgs } from "node:util"
 import * as Kit from "./kit/gateway.ts"
+import * as Random from "./kit/random.ts"
 
 const { values } = parseArgs({
   options: { minutes: { type: "string", default: "10" }, seed: { type: "string", default: String(Date.now() % 1e6) } }
@@ -14,15 +15,7 @@ const { values } = parseArgs({
 const minutes = Number(values.minutes)
 console.log(`${minutes} minutes with seed ${values.seed}`)
 
-/** A small generator with a seed (mulberry32). */
-let state = Number(values.seed)
-const random = (): number => {
-  state = (state + 0x6d2b79f5) | 0
-  let t = Math.imul(state ^ (state >>> 15), 1 | state)
-  t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-  return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-}
-const below = (n: number) => Math.floor(random() * n)
+const { below, next: random } = Random.make(Number(values.seed))
 const wait = (millis: number) => new Promise((resolve) => setTimeout(resolve, millis))
 
 const gateway = Kit.run(

@@ -1,27 +1,36 @@
-/** A small generator with a seed (mulberry32), for what must come out the same again. */
+/** Random choices that a seed repeats. */
 
-export interface Generator {
-  /** From 0 to 1, without 1. */
+export interface Random {
+  /** At least 0, below 1. */
   readonly next: () => number
-  /** An integer from 0 to `count` - 1. */
-  readonly below: (count: number) => number
+  /** An integer of at least 0, below `n`. */
+  readonly below: (n: number) => number
   readonly chance: (probability: number) => boolean
-  readonly pick: <T>(values: readonly [T, ...ReadonlyArray<T>]) => T
+  readonly pick: <A>(items: ReadonlyArray<A>) => A
 }
 
-export const make = (seed: number): Generator => {
+/** A small generator (mulberry32). */
+export const make = (seed: number): Random => {
   let state = seed | 0
-  const next = () => {
+  const next = (): number => {
     state = (state + 0x6d2b79f5) | 0
     let t = Math.imul(state ^ (state >>> 15), 1 | state)
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
   }
-  const below = (count: number) => Math.floor(next() * count)
+  const below = (n: number): number => Math.floor(next() * n)
   return {
     next,
     below,
     chance: (probability) => next() < probability,
-    pick: (values) => values[below(values.length)] ?? values[0]
+    pick: (items) => {
+      const at = below(items.length)
+      for (const item of items.slice(at, at + 1)) return item
+      throw new Error("there is nothing to pick from")
+    }
   }
 }
+
+/** The generator of one case of a run, so that the case can be had without those before it. */
+export const ofCase = (seed: number, index: number): Random =>
+  make(Math.imul(seed, 0x9e3779b1) ^ Math.imul(index, 0x85ebca6b))

@@ -1,0 +1,54 @@
+/**
+ * Bad input, by a seed: `npm run fuzz [-- --seed 1 --http 75000 --config 25000 --commands 40]`. Requests of any make over
+ * raw sockets to a running gateway, and configurations. A case that gets anything else than its list allows is printed with
+ * its number: `npm run fuzz -- --seed 1 --case 4711` sends that one alone (`--config-case` reads that configuration alone).
+ */
+import { parseArgs } from "node:util"
+import * as Fuzz from "./kit/fuzz.ts"
+
+const text = (value: number) => ({ type: "string", default: String(value) }) as const
+const { values } = parseArgs({
+  options: {
+    seed: text(Date.now() % 1_000_000),
+    http: text(75_000),
+    config: text(25_000),
+    commands: text(40),
+    case: { type: "string" },
+    "config-case": { type: "string" }
+  }
+})
+const seed = Number(values.seed)
+const [one, oneConfig] = [values.case, values["config-case"]]
+const single = one !== undefined || oneConfig !== undefined
+const counts = single
+  ? { http: one === undefined ? 0 : 1, config: oneConfig === undefined ? 0 : 1, commands: 0 }
+  : { http: Number(values.http), config: Number(values.config), commands: Number(values.commands) }
+console.log(`seed ${seed}: ${counts.http} requests, ${counts.config} configurations, ${counts.commands} by the command`)
+
+const failures: Array<string> = []
+const begun = Date.now()
+const told = (line: string) => console.log(`${((Date.now() - begun) / 1000).toFixed(0)} s: ${line}`)
+
+if (counts.config > 0) {
+  const { cases, failures: wrong, valid } = Fuzz.configurations(seed, Number(oneConfig ?? 0), counts.config)
+  failures.push(...wrong)
+  told(`${cases} configurations, ${valid} of them valid by construction: ${wrong.length} failures`)
+}
+if (counts.commands > 0) {
+  const { cases, failures: wrong } = await Fuzz.commands(seed, 0, counts.commands)
+  failures.push(...wrong)
+  told(`${cases} configurations given to the command: ${wrong.length} failures`)
+}
+if (counts.http > 0) {
+  const { cases, failures: wrong, kinds, statuses } = await Fuzz.http({
+    seed,
+    from: Number(one ?? 0),
+    count: counts.http,
+    onProgress: (done) => told(`${done} requests`)
+  })
+  failures.push(...wrong)
+  told(`${cases} requests of ${kinds} kinds: ${wrong.length} failures; statuses ${JSON.stringify(statuses)}`)
+}
+for (const failure of failures.slice(0, 20)) console.log(`FAILURE ${failure}`)
+console.log(failures.length === 0 ? "no failure" : `${failures.length} failures with seed ${seed}`)
+process.exit(failures.length === 0 ? 0 : 1)

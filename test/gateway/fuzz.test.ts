@@ -1,0 +1,46 @@
+/** Bad input in short: `npm run fuzz` is the long form. */
+import { assert, describe, it } from "vitest"
+import * as Fuzz from "../kit/fuzz.ts"
+import * as Bodies from "../kit/fuzzBodies.ts"
+import * as FuzzConfig from "../kit/fuzzConfig.ts"
+import * as FuzzHttp from "../kit/fuzzHttp.ts"
+
+const seed = 1
+
+describe("bad input", () => {
+  it("2,000 requests of any make get what their kind allows; nothing crashes, crosses over or is left", async () => {
+    const { cases, failures, statuses } = await Fuzz.http({ seed, from: 0, count: 2000 })
+    assert.deepStrictEqual([failures, cases], [[], 2000])
+    // The cases are what they say: all of these came back.
+    for (const status of [200, 202, 204, 400, 401, 403, 404, 405, 406, 413, 415, 431, "closed"]) {
+      assert.property(statuses, String(status))
+    }
+  })
+
+  it("2,000 configurations are read as valid, or refused with exactly their faults, each with its path", () => {
+    const { failures, valid } = Fuzz.configurations(seed, 0, 2000)
+    assert.deepStrictEqual(failures, [])
+    assert.isAbove(valid, 400)
+    assert.isBelow(valid, 1600)
+  })
+
+  it("the command says of a configuration what reading it says", async () => {
+    assert.deepStrictEqual((await Fuzz.commands(seed, 0, 2)).failures, [])
+  })
+
+  it("a case is made by its seed and number alone", () => {
+    for (let index = 0; index < 50; index++) {
+      assert.deepStrictEqual(FuzzHttp.make(7, index), FuzzHttp.make(7, index))
+      assert.deepStrictEqual(FuzzConfig.make(7, index), FuzzConfig.make(7, index))
+    }
+    assert.notDeepEqual(FuzzHttp.make(7, 1), FuzzHttp.make(8, 1))
+  })
+
+  it("what a body means is told apart: broken, no message, a request, silent, a batch", () => {
+    const meanings = ([["{", true], ["{}", true], ["{\"jsonrpc\":\"2.0\",\"method\":\"x\"}", true]] as const)
+      .concat([["{\"jsonrpc\":\"2.0\",\"id\":1e400,\"method\":\"x\"}", true]] as never)
+      .concat([["[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\"}]", true], ["[]", false]] as never)
+      .map(([text, batches]) => Bodies.meaningOf(Buffer.from(text), batches).is)
+    assert.deepStrictEqual(meanings, ["broken", "invalid", "silent", "invalid", "batch", "invalid"])
+  })
+})

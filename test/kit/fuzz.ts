@@ -1,0 +1,45 @@
+/** The fuzz as a whole: so many cases of each kind, from a seed. */
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import * as Command from "./fuzzCommand.ts"
+import * as FuzzConfig from "./fuzzConfig.ts"
+import * as Check from "./fuzzConfigCheck.ts"
+import * as FuzzHttp from "./fuzzHttpRun.ts"
+
+export interface Report {
+  readonly cases: number
+  readonly failures: ReadonlyArray<string>
+}
+
+/** Configurations that are read in this process. */
+export const configurations = (seed: number, from: number, count: number): Report & { readonly valid: number } => {
+  const failures: Array<string> = []
+  let valid = 0
+  for (let index = from; index < from + count && failures.length <= 20; index++) {
+    const test = FuzzConfig.make(seed, index)
+    const reason = Check.check(test)
+    if (reason !== undefined) failures.push(Check.describe(test, reason))
+    if (test.paths?.length === 0) valid++
+  }
+  return { cases: count, failures, valid }
+}
+
+/** Configurations that the real command is given. */
+export const commands = async (seed: number, from: number, count: number): Promise<Report> => {
+  const directory = mkdtempSync(join(tmpdir(), "gateway-"))
+  const failures: Array<string> = []
+  let done = 0
+  // Only files: the options of a program have no command.
+  for (let index = from; done < count; index++) {
+    const test = FuzzConfig.make(seed, index)
+    if (test.kind === "options" || /\0/.test(JSON.stringify(Object.values(test.flags)))) continue
+    done++
+    const reason = await Command.check(test, directory)
+    if (reason !== undefined) failures.push(Check.describe(test, `the command: ${reason}`))
+  }
+  rmSync(directory, { recursive: true })
+  return { cases: done, failures }
+}
+
+export const http = FuzzHttp.run

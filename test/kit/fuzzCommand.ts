@@ -1,0 +1,40 @@
+/** Gives cases of the configuration's fuzz to the real command, with `--check`: it must say what reading them said. */
+import { readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import * as Config from "../../src/gateway/Config.ts"
+import * as Settings from "../../src/gateway/Settings.ts"
+import type { ConfigCase } from "./fuzzConfig.ts"
+import { secret } from "./fuzzConfig.ts"
+import * as Kit from "./gateway.ts"
+
+/** Why the command did not do with a case as it must; `undefined` if it did. */
+export const check = async (test: ConfigCase, directory: string): Promise<string | undefined> => {
+  const file = join(directory, `${test.index}.json`)
+  writeFileSync(file, test.text)
+  // A flag of the command line has no value.
+  const flags = Object.entries(test.flags).filter(([name]) => Settings.all[name]?.kind !== "flag")
+  const read = Config.load({
+    flags: Object.fromEntries(flags),
+    environment: { ...process.env, ...test.environment },
+    file: { name: file, text: readFileSync(file, "utf8") },
+    entries: {}
+  })
+  const command = Kit.run(
+    ["--check", "--config", file, ...flags.map(([name, value]) => `--${Settings.flagName(name)}=${String(value)}`)],
+    Object.fromEntries(Object.entries(test.environment).map(([name, value]) => [name, value ?? ""]))
+  )
+  const exit = await command.exit
+  const output = command.output()
+  if (exit !== 0 && exit !== 1) return `it ended with ${exit}: ${output}`
+  if (/\n {4}at |node:internal|\[object /.test(output)) return `a stack or an object is told: ${output}`
+  if (output.includes(secret)) return `a secret is told: ${output}`
+  if (read instanceof Config.InvalidConfig) {
+    return exit === 1 && output.trim() === read.message.trim() ? undefined : `told ${output}, not ${read.message}`
+  }
+  // What is valid by itself may still name no program, no file of keys, no port.
+  return exit === 0
+    ? output.startsWith("The configuration is valid. Back ends: ") ? undefined : `told ${output}`
+    : /there is no program|cannot be read|does not exist|--insecure|TLS needs both/.test(output)
+    ? undefined
+    : `refused a valid one: ${output}`
+}

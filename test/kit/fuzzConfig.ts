@@ -1,0 +1,399 @@
+/**
+ * Cases for the fuzz of the configuration: files, settings of the command line and of the environment. Each starts from a
+ * valid configuration and knows every fault that it puts in, by the path that must be told. What is read must be a
+ * configuration, or exactly these faults, each on one line, with what is allowed, and without a secret.
+ */
+import { Duration } from "effect"
+import * as Backends from "../../src/gateway/Backends.ts"
+import type * as Gateway from "../../src/gateway/Gateway.ts"
+import * as Settings from "../../src/gateway/Settings.ts"
+import * as Bodies from "./fuzzBodies.ts"
+import type { Random } from "./random.ts"
+import * as Random_ from "./random.ts"
+
+/** What a value may be, in the fuzz a secret that no fault may show. */
+export const secret = "s3cr3t-0123456789"
+
+export interface ConfigCase {
+  readonly index: number
+  readonly kind: "file" | "damaged file" | "any JSON" | "options"
+  readonly text: string
+  readonly flags: Readonly<Record<string, unknown>>
+  readonly environment: Readonly<Record<string, string | undefined>>
+  readonly options: Gateway.GatewayOptions | undefined
+  /** The paths that must be told, sorted; `undefined`: whatever they are. */
+  readonly paths: ReadonlyArray<string> | undefined
+}
+
+// -----------------------------------------------------------------------------
+// Values of settings
+// -----------------------------------------------------------------------------
+
+/** JSON texts of values by kind: what is read, and what is not. */
+const values: Readonly<
+  Record<Settings.Setting<unknown, unknown>["kind"], { good: ReadonlyArray<string>; bad: ReadonlyArray<string> }>
+> = {
+  duration: {
+    good: ["\"30 minutes\"", "\"1 second\"", "\"infinity\"", "\" Infinity \"", "\"100 millis\"", "\"1.5 hours\""],
+    bad: ["30", "1e400", "-1", "\"soon\"", "\"\"", "\"-1 seconds\"", "\"1\"", "true", "{}", "[]", "\"1e400 seconds x\""]
+      .concat(["\"NaN seconds\"", "[\"1 second\"]", "{\"millis\":1}", "\"\\u0000\"", "\"1 fortnight\""])
+  },
+  count: {
+    good: ["1", "7", "\"12\"", "9007199254740991"],
+    bad: [
+      "-1",
+      "1.5",
+      "1e400",
+      "9007199254740993",
+      "\"\"",
+      "\"1e3\"",
+      "\"0x10\"",
+      "\"-1\"",
+      "true",
+      "[1]",
+      "{}",
+      "\"１\""
+    ]
+  },
+  bytes: {
+    good: ["1024", "\"4 MiB\"", "\"2048\"", "\"1 kB \"".replace(" \"", "\"").replace("1 kB", "2 kB")],
+    bad: [
+      "0",
+      "1023",
+      "-5",
+      "1.5",
+      "1e400",
+      "\"many\"",
+      "\"1 B\"",
+      "\"\"",
+      "true",
+      "[]",
+      "{}",
+      "\"-4 MiB\"",
+      "\"4 MiB 4\""
+    ]
+  },
+  flag: {
+    good: ["true", "false", "\"true\"", "\"no\"", "\"1\""],
+    bad: ["1", "0", "\"\"", "\"maybe\"", "{}", "[]", "[true]", "\"TRUE \""]
+  },
+  list: {
+    good: ["[]", "[\"a\"]", "\"a, b\"", "[\"__proto__\"]"],
+    bad: ["1", "{}", "[1]", "[\"\"]", "\"\"", "\"a,,b\"", "[[\"a\"]]", "true", "{\"0\":\"a\",\"length\":1}"]
+  },
+  text: {
+    good: ["\"\"", "\"a\"", "\"\\ud800\"", "\"__proto__\""],
+    bad: ["1", "{}", "[]", "true", "[\"a\"]", "{\"toString\":1}"]
+  }
+}
+
+type Setting = Settings.Setting<unknown, unknown>
+/** A back end that is HTTP does not take these, not even from the settings for all. */
+const notForHttp = ["spares", "stateless"]
+type Table = ReadonlyArray<readonly [string, Setting]>
+const allSettings: Table = Object.entries(Settings.all)
+const ownSettings: Table = Object.entries(Settings.overridable)
+
+/** A value of a setting as JSON; with a fault, one that it does not take. */
+const settingValue = (random: Random, setting: Setting, wrong: boolean): string =>
+  random.pick(wrong ? values[setting.kind].bad : values[setting.kind].good)
+
+// -----------------------------------------------------------------------------
+// Files
+// -----------------------------------------------------------------------------
+
+const strange = ["__proto__", "constructor", "prototype", "toString", "hasOwnProperty", "", "a b", "ü", "a\n    at b"]
+  .concat(["\u001b[2J", "\ud800", "x".repeat(300), "a.b", "command ", "Env"])
+
+interface Draft {
+  readonly random: Random
+  readonly paths: Array<string>
+  /** Whether this place gets a fault. */
+  readonly wrong: () => boolean
+}
+
+type Member = readonly [string, string]
+
+const object = (members: ReadonlyArray<Member>): string =>
+  `{${members.map(([name, value]) => `${JSON.stringify(name)}:${value}`).join()}}`
+
+const fault = ({ paths }: Draft, path: string): void => {
+  if (!paths.includes(path)) paths.push(path)
+}
+
+/** As it stands in a path that is told: without control characters. */
+const printable = (name: string): string => JSON.stringify(name).slice(1, -1)
+
+/** Nested deeper than a recursive reader bears. */
+const deep = (random: Random): string => {
+  const levels = random.pick([10, 1000, 20_000])
+  return random.chance(0.5) ? deepArray(levels) : "{\"a\":".repeat(levels) + "1" + "}".repeat(levels)
+}
+
+const deepArray = (levels: number): string => "[".repeat(levels) + "]".repeat(levels)
+
+const noString = (random: Random): string =>
+  random.pick(["1", "true", "{}", "[]", "1e400", "{\"toString\":1}", deep(random)])
+
+/** A string, with or without variables. */
+const string = (draft: Draft, path: string): string => {
+  const { random } = draft
+  if (!draft.wrong()) {
+    return random.pick(["\"x\"", "\"${SET}\"", "\"${UNSET:-}\"", "\"${UNSET:-a}-${SET}\"", "\"${\"", "\"$SET {}\""])
+  }
+  fault(draft, path)
+  return random.chance(0.5)
+    ? noString(random)
+    : random.pick(["\"${UNSET}\"", "\"a${constructor}\"", "\"${__proto__}\"", "\"${toString}${SET}\""])
+}
+
+/** Some settings, each once. */
+const someSettings = (random: Random, count: number, table: Table, exclude: ReadonlyArray<string>): Table =>
+  [...new Map(Array.from({ length: random.below(count) }, () => random.pick(table)))]
+    .filter(([name]) => !exclude.includes(name))
+
+const settingsOf = (draft: Draft, path: string, table: Table, exclude: ReadonlyArray<string>): ReadonlyArray<Member> =>
+  someSettings(draft.random, 4, table, exclude).map(([name, setting]) => {
+    const wrong = draft.wrong()
+    if (wrong) fault(draft, `${path}.${name}`)
+    return [name, settingValue(draft.random, setting, wrong)]
+  })
+
+const unknown = (draft: Draft, path: string): ReadonlyArray<Member> => {
+  if (!draft.wrong()) return []
+  const name = draft.random.pick(strange)
+  fault(draft, `${path}.${printable(name)}`)
+  return [[name, draft.random.chance(0.5) ? Bodies.anyJson(draft.random) : deep(draft.random)]]
+}
+
+const maybe = (random: Random, member: () => Member): ReadonlyArray<Member> => random.chance(0.5) ? [member()] : []
+
+const stdio = (draft: Draft, path: string): ReadonlyArray<Member> => {
+  const { random } = draft
+  return [
+    ["command", command(draft, path)],
+    ...maybe(random, () => ["args", args(draft, path)]),
+    ...maybe(random, () => ["env", record(draft, `${path}.env`, ["A", "__proto__", "constructor", "TOKEN"])]),
+    ...maybe(random, () => ["cwd", string(draft, `${path}.cwd`)]),
+    ...maybe(random, () => ["type", type(draft, path, ["\"stdio\""])]),
+    ...settingsOf(draft, path, ownSettings, [])
+  ]
+}
+
+const command = (draft: Draft, path: string): string => {
+  const value = string(draft, `${path}.command`)
+  // An unset variable with an empty default leaves nothing to run.
+  return value === "\"${UNSET:-}\"" ? "\"x\"" : value
+}
+
+const args = (draft: Draft, path: string): string => {
+  const { random } = draft
+  if (draft.wrong() && random.chance(0.5)) {
+    fault(draft, `${path}.args`)
+    return random.pick(["1", "{}", "\"x\"", "true", "{\"length\":1}"])
+  }
+  return `[${Array.from({ length: random.below(3) }, (_, i) => string(draft, `${path}.args[${i}]`)).join()}]`
+}
+
+const type = (draft: Draft, path: string, good: ReadonlyArray<string>): string => {
+  if (!draft.wrong()) return draft.random.pick(good)
+  fault(draft, `${path}.type`)
+  return draft.random.pick(["\"sse\"", "\"\"", "null", "1", "[\"stdio\"]", "[\"http\"]", "{\"toString\":1}"].concat([
+    deep(draft.random)
+  ]))
+}
+
+const record = (draft: Draft, path: string, names: ReadonlyArray<string>): string => {
+  const { random } = draft
+  if (draft.wrong() && random.chance(0.5)) {
+    fault(draft, path)
+    return random.pick(["1", "\"x\"", "[]", "true", "[[\"a\",\"b\"]]"])
+  }
+  const chosen = new Set(Array.from({ length: random.below(3) }, () => random.pick(names)))
+  return object([...chosen].map((name) => [name, string(draft, `${path}.${name}`)]))
+}
+
+const goodUrls = ["http://127.0.0.1:1/mcp", "HTTPS://example.org", `http://u:${secret}@h/`, "http://u:%ff@h/"]
+  .concat(["http://u:%@h/", "http://%zz:p@h/", "http://ü.example/\\ud800", "http://h/${SET}"])
+const badUrls = ["", "no url", "ftp://x/", "javascript:1", "http://", "http://[::1", "//x", "file:///x", "http://a b/"]
+const badHeaders: ReadonlyArray<Member> = [
+  ["host", "\"x\""],
+  ["Content-Length", "\"1\""],
+  ["x", "\"a\\nb\""],
+  ["x", "\"\\u0000\""],
+  ["x", "\"ü→\""]
+]
+
+const http = (draft: Draft, path: string): ReadonlyArray<Member> => {
+  const { random } = draft
+  const wrongUrl = draft.wrong()
+  if (wrongUrl) fault(draft, `${path}.url`)
+  const wrongHeader = draft.wrong()
+  const bad = random.pick(badHeaders)
+  if (wrongHeader) fault(draft, `${path}.headers.${bad[0]}`)
+  const headers = wrongHeader
+    ? object([bad])
+    : record(draft, `${path}.headers`, ["x-key", "__proto__", "authorization"])
+  return [
+    ["url", `"${random.pick(wrongUrl ? badUrls : goodUrls)}"`],
+    ["headers", headers],
+    ...maybe(random, () => ["type", type(draft, path, ["\"http\"", "\"streamable-http\"", "\"streamableHttp\""])]),
+    ...settingsOf(draft, path, ownSettings, notForHttp)
+  ]
+}
+
+const server = (draft: Draft, path: string): string => {
+  const { random } = draft
+  if (draft.wrong() && random.chance(0.5)) {
+    fault(draft, path)
+    return random.pick([
+      "1",
+      "null",
+      "\"x\"",
+      "[]",
+      "true",
+      "{\"command\":\"x\",\"url\":\"http://h\"}",
+      deepArray(random.pick([10, 20_000]))
+    ])
+  }
+  return object([...(random.chance(0.6) ? stdio(draft, path) : http(draft, path)), ...unknown(draft, path)])
+}
+
+const file = (draft: Draft): string => {
+  const { random } = draft
+  const names = ["one", "two", "a.b-c_d", "constructor", "toString", "0"] as const
+  const servers: Array<Member> = [...new Set(Array.from({ length: 1 + random.below(3) }, () => random.pick(names)))]
+    .map((name) => [name, server(draft, `mcpServers.${name}`)])
+  if (draft.wrong()) {
+    const name = random.pick(strange.filter((name) => !Backends.isName(name)))
+    const path = `mcpServers.${printable(name)}`
+    fault(draft, path)
+    servers.push([name, "{\"command\":\"x\"}"])
+  }
+  const members: Array<Member> = []
+  if (draft.wrong() && random.chance(0.3)) {
+    // What the servers had wrong is not looked at.
+    draft.paths.splice(0, draft.paths.length, "mcpServers")
+    if (random.chance(0.7)) members.push(["mcpServers", random.pick(["1", "[]", "{}", "null", "\"x\"", "true"])])
+  } else members.push(["mcpServers", object(servers)])
+  if (random.chance(0.6)) {
+    if (draft.wrong() && random.chance(0.3)) {
+      fault(draft, "gateway")
+      members.push(["gateway", random.pick(["1", "null", "[]", "\"x\"", "true"])])
+    } else {
+      const settings = settingsOf(draft, "gateway", allSettings, notForHttp)
+      members.push(["gateway", object([...settings, ...unknown(draft, "gateway")])])
+    }
+  }
+  if (random.chance(0.2)) members.push([random.pick(["other", "__proto__", "$schema"]), Bodies.anyJson(random)])
+  return object(random.chance(0.5) ? members : members.toReversed())
+}
+
+// -----------------------------------------------------------------------------
+// The command line and the environment
+// -----------------------------------------------------------------------------
+
+/** Strings by kind, as the environment and the command line have them. */
+const strings = (random: Random, setting: Setting, wrong: boolean): unknown => {
+  // Every text is one.
+  if (setting.kind === "text") return wrong ? undefined : random.pick(["a", "/x", "\ud800"])
+  const list = (wrong ? values[setting.kind].bad : values[setting.kind].good)
+    .filter((text) => text.startsWith("\""))
+    .map((text) => JSON.parse(text))
+  return random.pick(list)
+}
+
+const given = (
+  draft: Draft,
+  pathOf: (name: string) => string,
+  keyOf: (name: string) => string,
+  exclude: ReadonlyArray<string>
+) =>
+  Object.fromEntries(
+    someSettings(draft.random, 3, allSettings, exclude).flatMap(([name, setting]) => {
+      const wrong = draft.wrong()
+      const value = strings(draft.random, setting, wrong)
+      if (value === undefined) return []
+      if (wrong) fault(draft, pathOf(name))
+      return [[keyOf(name), value]]
+    })
+  )
+
+const environmentOf = (draft: Draft): Record<string, string | undefined> => ({
+  SET: secret,
+  ...given(draft, Settings.variableName, Settings.variableName, notForHttp)
+})
+
+// -----------------------------------------------------------------------------
+// The options of a program
+// -----------------------------------------------------------------------------
+
+/** Options that the types allow, with values that make no sense. */
+const optionsOf = (draft: Draft): Gateway.GatewayOptions => {
+  const { random } = draft
+  const number = (path: string, minimum: number): number => {
+    if (!draft.wrong()) return minimum + random.below(10)
+    fault(draft, path)
+    return random.pick([minimum - 1, Number.NaN, Number.POSITIVE_INFINITY, 1.5, 2 ** 60])
+  }
+  const duration = (path: string): Duration.Input => {
+    if (!draft.wrong()) return random.pick<Duration.Input>(["1 second", 1, Duration.infinity, 5n, [1, 0]])
+    fault(draft, path)
+    return random.pick<Duration.Input>([Number.NaN, -1, 0, "soon" as "1 second", Duration.zero, Duration.seconds(-1)])
+  }
+  const wrongCommand = draft.wrong()
+  if (wrongCommand) fault(draft, "backends.a.command")
+  const wrongName = draft.wrong()
+  const name = random.pick(strange.filter((name) => !Backends.isName(name)))
+  if (wrongName) fault(draft, `backends.${printable(name)}`)
+  return {
+    maxSessions: number("maxSessions", 1),
+    requestTimeout: duration("requestTimeout"),
+    backends: {
+      a: {
+        command: wrongCommand ? "" : "x",
+        maxInFlight: number("backends.a.maxInFlight", 1),
+        env: { TOKEN: secret },
+        idleTimeToLive: duration("backends.a.idleTimeToLive")
+      },
+      ...(wrongName ? { [name]: { command: "x" } } : {}),
+      h: { url: random.pick([`http://u:${secret}@h/`, "http://u:%ff@h/", "http://%:%@h"]), headers: { x: secret } }
+    }
+  }
+}
+
+// -----------------------------------------------------------------------------
+// Cases, and what is read
+// -----------------------------------------------------------------------------
+
+/** The case of a seed with this number. */
+export const make = (seed: number, index: number): ConfigCase => {
+  const random = Random_.ofCase(seed, index)
+  // Often nothing is wrong, seldom much.
+  const rate = random.pick([0, 0, 0.05, 0.1, 0.3])
+  const draft: Draft = { random, paths: [], wrong: () => random.chance(rate) }
+  const base = { index, flags: {}, environment: { SET: secret }, options: undefined }
+  const kind = random.below(100)
+  if (kind < 10) return { ...base, kind: "options", text: "", options: optionsOf(draft), paths: draft.paths.toSorted() }
+  if (kind < 20) return { ...base, kind: "any JSON", text: anyFile(random), paths: undefined }
+  const text = file(draft)
+  if (kind < 40) {
+    return {
+      ...base,
+      kind: "damaged file",
+      text: Bodies.damaged(random, Buffer.from(text)).toString("utf8"),
+      paths: undefined
+    }
+  }
+  const environment = environmentOf(draft)
+  const flags = given(draft, (name) => `--${Settings.flagName(name)}`, (name) => name, [
+    ...notForHttp,
+    ...Settings.secret
+  ])
+  return { ...base, kind: "file", text, flags, environment, paths: draft.paths.toSorted() }
+}
+
+const anyFile = (random: Random): string =>
+  random.chance(0.3)
+    ? Bodies.body(random).toString("utf8")
+    : `{"mcpServers":${Bodies.anyJson(random)},"gateway":${Bodies.anyJson(random)}}`

@@ -1,0 +1,99 @@
+/** Reads the configuration of a case as the gateway does, and says whether that is as it must be. */
+import { Duration, Effect } from "effect"
+import * as Backends from "../../src/gateway/Backends.ts"
+import * as Config from "../../src/gateway/Config.ts"
+import * as Gateway from "../../src/gateway/Gateway.ts"
+import * as Settings from "../../src/gateway/Settings.ts"
+import type { ConfigCase } from "./fuzzConfig.ts"
+import { secret } from "./fuzzConfig.ts"
+
+/** What a fault may say is allowed, or what to do. */
+const allowed =
+  /^[^\n]*: (must be |must not |must have |must name |unknown; allowed are |the file is no JSON|the file must be |a back end's name is |is set by the gateway|is for stdio back ends|"[^\n]*" is no name of |command, args and cwd must not |the environment variable [A-Za-z0-9_]+ is not set; set it)/
+
+/** Reads the configuration of a case; why that is not as it must be, `undefined` if it is. */
+export const check = (test: ConfigCase): string | undefined => {
+  const read = reading(test)
+  if (typeof read === "string") return read
+  if (!(read instanceof Config.InvalidConfig || read instanceof Backends.InvalidGatewayOptions)) {
+    return test.paths === undefined || test.paths.length === 0 ? validity(read) : `no fault, but ${test.paths.join()}`
+  }
+  const { faults, message } = read
+  if (faults.length === 0) return "invalid without a fault"
+  for (const text of faults) {
+    if (!allowed.test(text)) return `a fault that does not say what is allowed: ${JSON.stringify(text.slice(0, 500))}`
+    // Control characters of names would reach the terminal.
+    if ([...text].some((character) => character < " " || character === "\u007f")) {
+      return `a control character in ${JSON.stringify(text)}`
+    }
+  }
+  if (message.includes(secret)) return `a secret is told: ${JSON.stringify(message)}`
+  if (/\n {4}at |\[object |native code/.test(message)) return `a stack or an object is told: ${JSON.stringify(message)}`
+  if (test.paths === undefined) return undefined
+  const told = [...new Set(faults.map(pathOf))].toSorted()
+  return JSON.stringify(told) === JSON.stringify(test.paths)
+    ? undefined
+    : `told ${JSON.stringify(told)}, not ${JSON.stringify(test.paths)}`
+}
+
+/** Faults about names in a record are told at the record, those of values at the value. */
+const pathOf = (text: string): string => text.slice(0, text.indexOf(": "))
+
+const reading = (test: ConfigCase) => {
+  try {
+    return test.options === undefined
+      ? Config.load({
+        flags: test.flags,
+        environment: test.environment,
+        file: { name: "file.json", text: test.text },
+        entries: {}
+      })
+      : Effect.runSync(Effect.match(Gateway.config(test.options), {
+        onFailure: (error) => error,
+        onSuccess: (config) => config
+      }))
+  } catch (error) {
+    return `a defect: ${error instanceof Error ? error.stack : String(error)}`
+  }
+}
+
+/** Why a configuration that was taken makes no sense. */
+const validity = ({ backends, settings }: Config.GatewayConfig): string | undefined => {
+  if (backends.size === 0) return "no back end"
+  for (const table of [settings, ...[...backends.values()].map((backend) => backend.settings)]) {
+    for (const [name, value] of Object.entries(table)) {
+      const kind = Settings.all[name]?.kind
+      const right = kind === "duration"
+        ? Duration.isDuration(value) && !Duration.isNegative(value)
+        : kind === "count" || kind === "bytes"
+        ? Number.isSafeInteger(value)
+        : kind === "flag"
+        ? typeof value === "boolean"
+        : kind === "list"
+        ? Array.isArray(value) && value.every((item) => typeof item === "string" && item !== "")
+        : typeof value === "string"
+      if (!right) return `the setting ${name} has the value ${String(value)}`
+    }
+  }
+  for (const { mask, name, target } of backends.values()) {
+    if (!Backends.isName(name)) return `the name ${JSON.stringify(name)}`
+    const texts = target._tag === "Stdio"
+      ? [target.command.command, target.command.cwd ?? "", ...target.command.args, ...Object.values(target.command.env)]
+      : [target.url, ...Object.values(target.headers)]
+    for (const text of texts) {
+      if (typeof text !== "string" || text.includes("\0")) return `the text ${JSON.stringify(text)}`
+      if (/\[object |native code/.test(text)) return `an object in ${text}`
+    }
+    if (texts[0] === "") return "nothing to run"
+    const isSecret = texts.slice(target._tag === "Stdio" ? 0 : 1).some((text) => text.includes(secret))
+    if (isSecret && mask(`a ${secret} b`).includes(secret)) return "a secret that is not masked"
+  }
+  return undefined
+}
+
+export const describe = (test: ConfigCase, reason: string): string =>
+  [
+    `configuration case ${test.index} (${test.kind}): ${reason}`,
+    `  file: ${JSON.stringify(test.text.slice(0, 2000))}`,
+    `  flags: ${JSON.stringify(test.flags)}, environment: ${JSON.stringify(test.environment)}`
+  ].join("\n")
