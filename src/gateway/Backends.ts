@@ -102,7 +102,7 @@ const stdio = (path: string, entry: StdioEntry, fault: Fault): Backend["target"]
   if (command === "") fault(`${path}.command`, "must not be empty")
   for (const [name, value] of Object.entries(env)) {
     if (name === "" || /[=\0]/.test(name)) fault(`${path}.env`, `"${printable(name)}" is no name of a variable`)
-    if (value.includes("\0")) fault(`${path}.env.${name}`, "must not contain a NUL character")
+    if (value.includes("\0")) fault(`${path}.env.${printable(name)}`, "must not contain a NUL character")
   }
   for (const text of [command, cwd ?? "", ...args]) {
     if (text.includes("\0")) fault(path, "command, args and cwd must not contain a NUL character")
@@ -133,8 +133,12 @@ const http = (path: string, entry: HttpEntry, settings: Settings.BackendSettings
 const ownHeaders = ["host", "content-length", "content-type", "accept", "connection", "transfer-encoding"]
   .concat(["mcp-session-id", "mcp-protocol-version", "last-event-id"])
 
-/** In a fault that is printed: no control characters. */
-export const printable = (text: string): string => JSON.stringify(text).slice(1, -1)
+/** In a fault that is printed: no control characters, and none that turn the direction of what follows. */
+export const printable = (text: string): string =>
+  JSON.stringify(text).slice(1, -1).replace(
+    /[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`
+  )
 
 const secretsOf = (target: Backend["target"]): ReadonlyArray<string> =>
   target._tag === "Stdio"

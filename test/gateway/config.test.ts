@@ -55,8 +55,10 @@ describe("a configuration", () => {
   })
 
   it("a name in a fault is on one line, whatever is in it", () => {
-    const { message } = Effect.runSync(Effect.flip(Gateway.config({ backends: { "a\n\u001b[2J": { command: "x" } } })))
+    const { message } = Effect.runSync(
+      Effect.flip(Gateway.config({ backends: { "a\n\u001b[2J\u007f\u009b\u202e": { command: "x" } } }))
+    )
     assert.deepStrictEqual(message.split("\n").length, 2)
-    assert.include(message, "backends.a\\n\\u001b[2J: ")
+    assert.include(message, "backends.a\\n\\u001b[2J\\u007f\\u009b\\u202e: ")
   })
 })

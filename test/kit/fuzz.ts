@@ -33,7 +33,9 @@ export const commands = async (seed: number, from: number, count: number): Promi
   // Only files: the options of a program have no command.
   for (let index = from; done < count; index++) {
     const test = FuzzConfig.make(seed, index)
-    if (test.kind === "options" || /\0/.test(JSON.stringify(Object.values(test.flags)))) continue
+    const strings = [...Object.values(test.flags), ...Object.values(test.environment)]
+    // No process can be given a NUL character.
+    if (test.kind === "options" || strings.some((value) => String(value).includes("\0"))) continue
     done++
     const reason = await Command.check(test, directory)
     if (reason !== undefined) failures.push(Check.describe(test, `the command: ${reason}`))

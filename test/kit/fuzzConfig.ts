@@ -103,7 +103,7 @@ const settingValue = (random: Random, setting: Setting, wrong: boolean): string 
 // -----------------------------------------------------------------------------
 
 const strange = ["__proto__", "constructor", "prototype", "toString", "hasOwnProperty", "", "a b", "ü", "a\n    at b"]
-  .concat(["\u001b[2J", "\ud800", "x".repeat(300), "a.b", "command ", "Env"])
+  .concat(["\u001b[2J", "\u007f\u009b2J", "\ud800", "x".repeat(300), "a.b", "command ", "Env"])
 
 interface Draft {
   readonly random: Random
@@ -122,7 +122,8 @@ const fault = ({ paths }: Draft, path: string): void => {
 }
 
 /** As it stands in a path that is told: without control characters. */
-const printable = (name: string): string => JSON.stringify(name).slice(1, -1)
+const printable = (name: string): string =>
+  JSON.stringify(name).slice(1, -1).replaceAll("\u007f", "\\u007f").replaceAll("\u009b", "\\u009b")
 
 /** Nested deeper than a recursive reader bears. */
 const deep = (random: Random): string => {

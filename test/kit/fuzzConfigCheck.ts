@@ -23,7 +23,7 @@ export const check = (test: ConfigCase): string | undefined => {
   for (const text of faults) {
     if (!allowed.test(text)) return `a fault that does not say what is allowed: ${JSON.stringify(text.slice(0, 500))}`
     // Control characters of names would reach the terminal.
-    if ([...text].some((character) => character < " " || character === "\u007f")) {
+    if ([...text].some((character) => character < " " || (character >= "\u007f" && character <= "\u009f"))) {
       return `a control character in ${JSON.stringify(text)}`
     }
   }
