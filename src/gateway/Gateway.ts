@@ -89,7 +89,7 @@ export class Gateway extends Context.Service<Gateway, {
   readonly reload: (config: GatewayConfig) => Effect.Effect<SessionsModule.Reloaded>
   /**
    * Takes no new sessions and requests from now on, ends the streams of GET, and waits until the running requests are
-   * answered, at most `drainTimeout`.
+   * answered, at most `drainTimeout`; those that are not by then are told why they end.
    */
   readonly drain: Effect.Effect<void>
 }>()("effect-session-pool/gateway/Gateway") {}
@@ -188,7 +188,7 @@ export const layerConfig = (
       const drain = Effect.andThen(
         Deferred.succeed(draining, undefined),
         Duration.isZero(settings.drainTimeout) ? Effect.void : Effect.timeoutOption(atRest, settings.drainTimeout)
-      ).pipe(Effect.asVoid)
+      ).pipe(Effect.andThen(sessions.endRequests("the gateway is shutting down")))
       yield* Effect.addFinalizer(() => drain)
       return Gateway.of({ reload: ({ backends }) => sessions.reload(backends), drain })
     })

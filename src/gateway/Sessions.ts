@@ -90,6 +90,8 @@ export class Sessions extends Context.Service<Sessions, {
   readonly end: (backend: string, principal: Principal, id: string) => Effect.Effect<Option.Option<Effect.Effect<void>>>
   /** Ends the live session with this number in the pool. */
   readonly endNumber: (number: number) => Effect.Effect<Option.Option<Effect.Effect<void>>>
+  /** Tells every request that still runs why it ends, and ends the streams; the sessions themselves end with the gateway. */
+  readonly endRequests: (reason: string) => Effect.Effect<void>
   /** Serves other back ends from now on; the sessions of changed and removed ones end. */
   readonly reload: (backends: Backends) => Effect.Effect<Reloaded>
   /** Sleeping sessions by back end, live ones of stateless back ends included. */
@@ -342,6 +344,8 @@ const make = Effect.fnUntraced(function*(
     lease,
     end,
     endNumber,
+    endRequests: (reason) =>
+      Effect.suspend(() => Effect.forEach([...connections.values()], ({ end }) => end(reason), { discard: true })),
     reload,
     asleep: Effect.gen(function*() {
       const counts = new Map<string, number>()

@@ -161,6 +161,22 @@ describe("stopping", () => {
     assert.include(gateway.output(), "session opened")
   })
 
+  it("a request that takes longer than drainTimeout is told why it ends, with its id", async () => {
+    const { args, command } = Kit.counter()
+    const gateway = Kit.run(["--port", "0", "--drain-timeout", "200 millis", "--", command, ...args])
+    const url = await Kit.urlOf(gateway)
+    const session = await Kit.open(url)
+    const running = Kit.post(url, session, Kit.toolCall("endless", "never"))
+    await Kit.eventually(
+      "the request runs",
+      async () => (await (await fetch(new URL("/sessions", url))).json()).sessions[0].inFlight === 1
+    )
+    gateway.child.kill("SIGTERM")
+    const { error, id } = await (await running).json()
+    assert.deepStrictEqual([id, error.message], ["endless", "the gateway is shutting down"])
+    await gateway.exit
+  })
+
   it("a second signal ends everything at once, stubborn processes included", async () => {
     const gateway = Kit.run(["--port", "0", "--drain-timeout", "1 minute", "--close-grace", "1 minute", "--"].concat([
       Kit.counter().command,
