@@ -30,6 +30,8 @@ export const add = Effect.fnUntraced(function*(
 ) {
   const router = yield* HttpRouter.HttpRouter
   const fs = yield* FileSystem.FileSystem
+  // Read once: a gateway that is short of file handles still shows it.
+  const text = yield* Effect.orDie(fs.readFileString(page))
   const history = yield* Overview.history(sessions)
   const isDraining = () => Deferred.isDoneUnsafe(draining)
   const snapshot = Effect.provideService(
@@ -57,9 +59,8 @@ export const add = Effect.fnUntraced(function*(
     "GET",
     "/",
     guarded(false, () =>
-      Effect.orDie(
-        Effect.map(fs.readFileString(page), (text) =>
-          HttpServerResponse.text(text, { contentType: "text/html; charset=utf-8", headers: pageHeaders }))
+      Effect.succeed(
+        HttpServerResponse.text(text, { contentType: "text/html; charset=utf-8", headers: pageHeaders })
       ))
   )
   yield* router.add("GET", "/sessions", guarded(true, () => Effect.map(snapshot, (value) => json(value))))

@@ -419,6 +419,9 @@ const refuseFailure = (error: AcquireError, requestId?: JsonRpc.Id): Effect.Effe
     case "InitializeRefused":
       return refuse(502, "The back end refused to initialize again", id)
     case "BackendFailed":
+      return error.shortage === true
+        ? refuse(503, error.message, { ...id, headers: retryLater })
+        : refuse(502, error.message, id)
     case "LookupTimeout":
     case "ValidationFailed":
       return refuse(502, error.message, id)

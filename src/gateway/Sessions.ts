@@ -208,7 +208,7 @@ const make = Effect.fnUntraced(function*(
       Effect.tapErrorTag(
         "BackendFailed",
         (error) =>
-          Effect.flatMap(
+          error.shortage === true ? Effect.void : Effect.flatMap(
             Clock.currentTimeMillis,
             (now) => Ref.update(cooldown, (state) => Cooldown.failed(state, now, error.message))
           )

@@ -93,7 +93,7 @@ export const start = Effect.fnUntraced(function*(
     killSignal: "SIGTERM",
     forceKillAfter: limits.closeGrace
   })).pipe(
-    Effect.mapError((error) => failed(`the back end "${command.command}" could not be started (${error.reason._tag})`))
+    Effect.mapError((error) => notStarted(command.command, error))
   )
   group = handle.pid
   liveGroups.add(group)
@@ -168,6 +168,18 @@ export const start = Effect.fnUntraced(function*(
       })
   }
 })
+
+const notStarted = (command: string, error: PlatformError): BackendFailed => {
+  const [shortage] = /\bE(MFILE|NFILE|AGAIN|NOMEM)\b/.exec(String(error.cause)) ?? []
+  const reason = `the back end "${command}" could not be started`
+  return shortage === undefined
+    ? new BackendFailed({ reason: `${reason} (${error.reason._tag})`, stderr: "" })
+    : new BackendFailed({
+      reason: `${reason}: the gateway is short of handles (${shortage})`,
+      stderr: "",
+      shortage: true
+    })
+}
 
 /** The spawner tells a death by signal as a failure whose cause names the signal. */
 const describeSignal = (error: PlatformError): string => {

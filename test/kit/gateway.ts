@@ -151,6 +151,11 @@ export const alive = (pid: number): boolean => {
   return !["Z", "X"].includes(state)
 }
 
+/** Sends a signal to a process that may be gone already. */
+export const kill = (pid: number, signal: NodeJS.Signals): void => {
+  if (pid > 1 && alive(pid)) process.kill(pid, signal)
+}
+
 /** Waits until a condition holds, and fails if it does not within 25 seconds: less than a test may take. */
 export const eventually = async (what: string, condition: () => boolean | Promise<boolean>): Promise<void> => {
   const until = Date.now() + 25_000
@@ -180,9 +185,12 @@ process.on("exit", () => {
   for (const child of runs) child.kill("SIGKILL")
 })
 
-/** Runs the gateway's command. */
-export const run = (args: ReadonlyArray<string>, env: Record<string, string> = {}): Run => {
-  const child = spawn(process.execPath, [main, ...args], { env: { ...process.env, ...env } })
+/** Runs the gateway's command; with a limit, it gets no more file descriptors than that. */
+export const run = (args: ReadonlyArray<string>, env: Record<string, string> = {}, descriptors?: number): Run => {
+  const command = [process.execPath, main, ...args]
+  const limited = ["sh", "-c", `ulimit -n ${descriptors}; exec "$0" "$@"`, ...command]
+  const [program = "", ...rest] = descriptors === undefined ? command : limited
+  const child = spawn(program, rest, { env: { ...process.env, ...env } })
   runs.push(child)
   let output = ""
   child.stdout.on("data", (chunk) => {

@@ -1,0 +1,316 @@
+/** The faults: each is done to a gateway under load, and leaves it serving the next client. */
+import { once } from "node:events"
+import { connect } from "node:net"
+import type { Attacked } from "./faults.ts"
+import * as Faults from "./faults.ts"
+import * as Kit from "./gateway.ts"
+import type { Random } from "./random.ts"
+import * as Raw from "./rawHttp.ts"
+
+export interface Size {
+  readonly sessions: number
+  readonly requests: number
+}
+
+const openMany = (url: string, count: number): Promise<ReadonlyArray<string>> =>
+  Promise.all(Array.from({ length: count }, () => Kit.open(url)))
+
+const endMany = (url: string, sessions: ReadonlyArray<string>) =>
+  Promise.all(sessions.map((session) => Faults.end(url, session)))
+
+/** SIGKILL for the processes of some sessions in the middle of their requests; the others do not notice. */
+export const killedBackEnds = async (
+  attacked: Attacked,
+  random: Random,
+  { requests, sessions }: Size
+): Promise<void> => {
+  const url = attacked.at("good")
+  const all = await openMany(url, sessions)
+  const pids = await Promise.all(all.map((session) => Kit.pidOf(url, session)))
+  Faults.look(attacked)
+  await Promise.all(all.map((session, i) => {
+    // Every second one, so that there are always some of both.
+    const dies = i % 2 === 0 ? 1 + random.below(requests) : Number.POSITIVE_INFINITY
+    const delay = random.below(4)
+    let killed = false
+    return Faults.talk(attacked, {
+      url,
+      session,
+      requests,
+      before: (round) => {
+        if (round < dies || killed) return
+        killed = true
+        setTimeout(() => Kit.kill(pids[i] ?? 0, "SIGKILL"), delay)
+      },
+      mayFail: () => killed
+    })
+  }))
+  await Faults.serves(attacked)
+  await endMany(url, all)
+}
+
+/** Back ends that write garbage and answer twice, do not read, do not leave, do not start, or are not there. */
+export const badBackEnds = async (attacked: Attacked, random: Random, { requests }: Size): Promise<void> => {
+  const { failures } = attacked
+  const fine = ["good", "noisy", "stubborn"].map(async (backend) => {
+    const url = attacked.at(backend)
+    const session = await Kit.open(url)
+    await Faults.talk(attacked, { url, session, requests })
+    Faults.look(attacked)
+    const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(url, session, "pids"))
+    const status = await Faults.end(url, session)
+    // The answer comes when the process is gone, whether it wants to or not.
+    if (status !== 204 || pids.some((pid) => pid > 0 && Kit.alive(pid))) {
+      failures.push(`${backend}: DELETE gave ${status}`)
+    }
+  })
+  const notStarting = ["failing", "missing"].map(async (backend) => {
+    for (let i = 0; i < 5; i++) {
+      const response = await fetch(attacked.at(backend), {
+        method: "POST",
+        headers: Kit.headers,
+        body: Kit.initializeBody
+      })
+      const { error } = await response.json()
+      const right = [502, 503].includes(response.status) &&
+        /exit code 3|could not be started|no-such-command/.test(error.message)
+      if (!right) failures.push(`${backend}: ${response.status} ${JSON.stringify(error)}`)
+    }
+  })
+  const deaf = async () => {
+    const url = attacked.at("good")
+    const session = await Kit.open(url)
+    await Kit.toolText(url, session, "deaf")
+    const filler = "x".repeat(50_000 + random.below(100_000))
+    const bodies = Array.from({ length: 40 }, (_, i) => Kit.toolCall(i, "count", { filler }))
+    const answers = await Promise.all(bodies.map((body) => Faults.ask(attacked, url, session, body)))
+    for (const answer of answers) {
+      const right = answer?.status === 404 || /has not read its stdin/.test(answer?.error ?? "")
+      if (!right) failures.push(`deaf: ${JSON.stringify(answer)}`)
+    }
+  }
+  await Promise.all([...fine, ...notStarting, deaf()])
+  await Faults.serves(attacked)
+}
+
+/** A request as it stands on the wire. */
+const exchange = (url: string, session: string, body: string): Buffer => {
+  const { host, pathname } = new URL(url)
+  const headers = { host, ...Kit.headers, "mcp-session-id": session, "content-length": String(Buffer.byteLength(body)) }
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`)
+  return Buffer.from([`POST ${pathname} HTTP/1.1`, ...lines, "", body].join("\r\n"))
+}
+
+const portOf = ({ origin }: Attacked): number => Number(new URL(origin).port)
+
+/** Connections cut after every byte of a request, by a reset or in order; at most the whole ones are heard. */
+export const cutRequests = async (attacked: Attacked, random: Random): Promise<void> => {
+  const url = attacked.at("good")
+  const session = await Kit.open(url)
+  const handles = Faults.handles(attacked)
+  const whole = exchange(url, session, Kit.toolCall("cut", "count")).length
+  for (let length = 0; length <= whole; length++) {
+    const socket = connect(portOf(attacked), "127.0.0.1").on("error", () => undefined)
+    const closed = once(socket, "close")
+    const reset = random.chance(0.5)
+    const part = exchange(url, session, Kit.toolCall("cut", "count")).subarray(0, length)
+    socket.write(part, () => reset ? socket.resetAndDestroy() : socket.destroy())
+    await closed
+  }
+  await Faults.atRest(attacked, handles)
+  const count = Number(await Kit.toolText(url, session, "count"))
+  if (count !== 1 && count !== 2) attacked.failures.push(`${count - 1} of the cut requests were heard`)
+  await Faults.end(url, session)
+}
+
+/**
+ * Connections cut after every byte of a response that streams: what was not read is had by resuming, each message once,
+ * and the answer last.
+ */
+export const cutResponses = async (attacked: Attacked, random: Random, stride = 1): Promise<void> => {
+  const url = attacked.at("good")
+  const session = await Kit.open(url)
+  const handles = Faults.handles(attacked)
+  const body = (id: string) => Kit.toolCall(id, "steps", { count: 3, every: 4 })
+  const length = (await readBytes(attacked, exchange(url, session, body("whole")), Number.POSITIVE_INFINITY)).length
+  const lengths = Array.from({ length: Math.ceil(length / stride) }, (_, i) => 1 + i * stride)
+  const one = async (wanted: number) => {
+    const id = `cut ${wanted}`
+    const read = await readBytes(attacked, exchange(url, session, body(id)), wanted)
+    const events = eventsOf(read)
+    const last = events.at(-1)?.id
+    if (last === undefined) return
+    const resumed = await Kit.listen(url, session, { "last-event-id": last })
+    events.push(...eventsOf(`\r\n\r\n${await resumed.text()}`))
+    const got = events.map(({ data }) => JSON.parse(data)).map(({ id, params }) => params?.progress ?? id).join()
+    if (got !== `1,2,3,${id}`) attacked.failures.push(`cut after ${wanted} bytes, resumed: ${got}`)
+  }
+  // Some at a time, in any order.
+  const rest = lengths.toSorted(() => random.next() - 0.5)
+  await Promise.all(Array.from({ length: 8 }, async () => {
+    for (let wanted = rest.pop(); wanted !== undefined; wanted = rest.pop()) await one(wanted)
+  }))
+  await Faults.atRest(attacked, handles)
+  await Faults.end(url, session)
+}
+
+/** Sends a request, reads so many bytes of the response, not one more, and cuts the connection; what was read. */
+const readBytes = async (attacked: Attacked, request: Buffer, wanted: number): Promise<string> => {
+  const socket = connect(portOf(attacked), "127.0.0.1").on("error", () => undefined)
+  socket.write(request)
+  let read = ""
+  const complete = () => read.length >= wanted || read.endsWith("\r\n0\r\n\r\n")
+  while (!complete() && !socket.readableEnded) {
+    const chunk: Buffer | null = socket.read(Math.min(wanted - read.length, Math.max(1, socket.readableLength)))
+    if (chunk === null) await Promise.race([once(socket, "readable"), once(socket, "close")])
+    else read += chunk.toString("latin1")
+  }
+  socket.destroy()
+  return read
+}
+
+/** The whole events in what was read of a response. */
+const eventsOf = (read: string): Array<Kit.Event> => {
+  const body = read.slice(read.indexOf("\r\n\r\n") + 4).replace(/(^|\r\n)[0-9a-f]+\r\n/g, "")
+  return body.split("\n\n").slice(0, -1).map((text) => {
+    const field = (name: string) => new RegExp(`^${name}: (.*)$`, "m").exec(text)?.[1]
+    return { id: field("id"), data: field("data") ?? "" }
+  }).filter(({ data }) => data !== "")
+}
+
+/** Clients that go at some moment of a request or of a stream, without a word. */
+export const vanishingClients = async (
+  attacked: Attacked,
+  random: Random,
+  { requests, sessions }: Size
+): Promise<void> => {
+  const url = attacked.at("good")
+  const all = await openMany(url, sessions)
+  const handles = Faults.handles(attacked)
+  await Promise.all(all.flatMap((session, i) =>
+    Array.from({ length: requests }, async (_, round) => {
+      const gone = new AbortController()
+      const tool = random.pick(["slow", "steps", "count", "listen"])
+      const asked = tool === "listen"
+        ? Kit.listen(url, session, {}, gone.signal)
+        : fetch(url, {
+          method: "POST",
+          headers: { ...Kit.headers, "mcp-session-id": session },
+          body: Kit.toolCall(`${tool} ${round}`, tool, { count: 20, every: 10 }),
+          signal: gone.signal
+        })
+      const delay = random.below(60)
+      const done = asked.then((response) => response.text()).catch(() => undefined)
+      // A moment, not a wait for something.
+      await new Promise((resolve) => setTimeout(resolve, delay + i))
+      gone.abort()
+      await done
+    })
+  ))
+  await Faults.atRest(attacked, handles)
+  await Faults.serves(attacked)
+  await endMany(url, all)
+}
+
+/** No file descriptors left, neither for processes nor for connections; and then again some. */
+export const noDescriptors = async (attacked: Attacked, descriptors: number): Promise<void> => {
+  const { failures, origin } = attacked
+  const url = attacked.at("good")
+  const kept = await Raw.open(portOf(attacked))
+  // What is made once for all is made with the first session.
+  await Faults.serves(attacked)
+  const handles = Faults.handles(attacked)
+  const sessions: Array<string> = []
+  const initialize = (via: Raw.RawConnection) =>
+    via.exchange([Buffer.from(
+      `POST /mcp/good HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nContent-Type: application/json\r\nContent-Length: ${Kit.initializeBody.length}\r\n\r\n${Kit.initializeBody}`
+    )])
+  for (let response = await initialize(kept);; response = await initialize(kept)) {
+    if (response?.status === 200) {
+      sessions.push(response.headers.get("mcp-session-id") ?? "")
+      continue
+    }
+    const clear = response?.status === 503 && response.headers.has("retry-after") && response.body.includes("EMFILE")
+    if (!clear) failures.push(`without descriptors initialize is told ${response?.status} ${response?.body}`)
+    break
+  }
+  Faults.look(attacked)
+  const before = Faults.handles(attacked)
+  const idle = Array.from(
+    { length: descriptors },
+    () => connect(portOf(attacked), "127.0.0.1").on("error", () => undefined)
+  )
+  await Kit.eventually("no descriptor is left", () => Faults.handles(attacked) >= descriptors - 1)
+  const used = Faults.cpu(attacked)
+  await new Promise((resolve) => setTimeout(resolve, 500))
+  // Connections that cannot be accepted are no reason to spin.
+  const share = (Faults.cpu(attacked) - used) / 50
+  if (share > 0.5) failures.push(`without descriptors the gateway uses ${share * 100} % of a CPU`)
+  for (const path of ["/health", "/", "/sessions", "/metrics"]) {
+    const response = await kept.exchange([Buffer.from(`GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`)])
+    if (response?.status !== 200) failures.push(`without descriptors ${path} is ${response?.status} ${response?.body}`)
+  }
+  const [session = ""] = sessions
+  const called = await kept.exchange([exchange(url, session, Kit.toolCall(1, "count"))])
+  if (called?.status !== 200 || !called.body.includes("\"1\"")) {
+    failures.push(`a session is told ${called?.status} ${called?.body}`)
+  }
+  for (const socket of idle) socket.destroy()
+  await Kit.eventually("the connections are gone", () => Faults.handles(attacked) <= before)
+  await Kit.eventually("a new one is served", () => fetch(`${origin}/health`).then(({ ok }) => ok, () => false))
+  // One after the other: the sessions still have nearly all descriptors.
+  for (const session of sessions) await Faults.end(url, session)
+  await Faults.serves(attacked)
+  await Faults.atRest(attacked, handles)
+  kept.socket.destroy()
+}
+
+/** SIGTERM under load: what runs is answered or told why not; what comes later is refused. */
+export const drained = async (attacked: Attacked, random: Random, { requests, sessions }: Size): Promise<void> => {
+  const url = attacked.at("good")
+  const all = await openMany(url, sessions)
+  Faults.look(attacked)
+  let draining = false
+  const mayFail = () => draining
+  const talks = all.map((session) =>
+    Faults.talk(attacked, { url, session, requests: 10_000, mayFail, mayCut: mayFail })
+  )
+  // Sent before the signal, so each of them must be answered: by its process, or by the end of the gateway.
+  const slow = all.map((session) => Faults.ask(attacked, url, session, Kit.toolCall("slow", "slow")))
+  const never = all.slice(0, 2).map((session) => Faults.ask(attacked, url, session, Kit.toolCall("never", "never")))
+  await Kit.eventually("all of them run", async () => {
+    const { sessions: shown } = await (await fetch(`${attacked.origin}/sessions`)).json()
+    const requests = shown.reduce((sum: number, { inFlight }: { inFlight: number }) => sum + inFlight, 0)
+    return requests >= slow.length + never.length
+  })
+  const rounds = attacked.tally.answered + random.below(requests)
+  await Kit.eventually("the load goes on", () => attacked.tally.answered >= rounds)
+  draining = true
+  attacked.run.child.kill("SIGTERM")
+  for (const answer of await Promise.all(slow)) {
+    if (answer?.text !== "slow") attacked.failures.push(`a running request was told ${JSON.stringify(answer)}`)
+  }
+  for (const answer of await Promise.all(never)) {
+    if (answer?.error === undefined) attacked.failures.push(`an endless request was told ${JSON.stringify(answer)}`)
+  }
+  await Promise.all(talks)
+  await attacked.run.exit
+  await Faults.nobodyLeft(attacked)
+}
+
+/** SIGKILL under load: no process that obeys the end of its stdin is left. */
+export const killed = async (attacked: Attacked, random: Random, { requests, sessions }: Size): Promise<void> => {
+  const url = attacked.at("good")
+  const all = await openMany(url, sessions)
+  Faults.look(attacked)
+  let dead = false
+  const mayCut = () => dead
+  const talks = all.map((session) => Faults.talk(attacked, { url, session, requests: 10_000, mayCut }))
+  const rounds = 1 + random.below(requests)
+  await Kit.eventually("the load goes on", () => attacked.tally.answered >= rounds)
+  dead = true
+  attacked.run.child.kill("SIGKILL")
+  await Promise.all(talks)
+  await attacked.run.exit
+  await Faults.nobodyLeft(attacked)
+}
