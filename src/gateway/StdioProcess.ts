@@ -5,9 +5,11 @@
  * group gets SIGTERM, and after another SIGKILL, so that wrappers (`npx`, `sh -c`) leave nothing behind either.
  */
 import type { Scope } from "effect"
-import { Cause, Deferred, Duration, Effect, Fiber, Queue, Stream } from "effect"
+import { Cause, Deferred, Duration, Effect, Fiber, Option, Queue, Stream } from "effect"
 import type { PlatformError } from "effect/PlatformError"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import { closeSync, openSync } from "node:fs"
+import { devNull } from "node:os"
 import { BackendFailed } from "./GatewayErrors.ts"
 import * as Lines from "./Lines.ts"
 
@@ -84,6 +86,8 @@ export const start = Effect.fnUntraced(function*(
   // Registered first, so it runs last: when the group is gone.
   let group: number | undefined
   yield* Effect.addFinalizer(() => Effect.sync(() => group !== undefined && liveGroups.delete(group)))
+  const shortage = shortageOfHandles()
+  if (shortage !== undefined) return yield* notStarted(command.command, "Busy", shortage)
   const handle = yield* spawner.spawn(ChildProcess.make(command.command, command.args, {
     env: childEnvironment(environment, command.env),
     extendEnv: false,
@@ -93,7 +97,7 @@ export const start = Effect.fnUntraced(function*(
     killSignal: "SIGTERM",
     forceKillAfter: limits.closeGrace
   })).pipe(
-    Effect.mapError((error) => notStarted(command.command, error))
+    Effect.mapError((error) => notStarted(command.command, error.reason._tag, String(error.cause)))
   )
   group = handle.pid
   liveGroups.add(group)
@@ -169,11 +173,29 @@ export const start = Effect.fnUntraced(function*(
   }
 })
 
-const notStarted = (command: string, error: PlatformError): BackendFailed => {
-  const [shortage] = /\bE(MFILE|NFILE|AGAIN|NOMEM)\b/.exec(String(error.cause)) ?? []
+/** More than the pipes of a process, and what the spawn itself takes for a moment. */
+const handlesOfStart = 16
+
+/**
+ * Says why no process should be started now: there are not enough handles. Node never gives back the pipes of a spawn that
+ * fails in the middle for want of them, so none is begun that would; each would cost three for ever.
+ */
+const shortageOfHandles = (): string | undefined => {
+  const opened: Array<number> = []
+  const open = Option.liftThrowable(() => openSync(devNull, "r"))
+  for (let i = 0; i < handlesOfStart; i++) {
+    const handle = open()
+    if (Option.isSome(handle)) opened.push(handle.value)
+  }
+  opened.forEach((handle) => closeSync(handle))
+  return opened.length === handlesOfStart ? undefined : "EMFILE"
+}
+
+const notStarted = (command: string, tag: string, cause: string): BackendFailed => {
+  const [shortage] = /\bE(MFILE|NFILE|AGAIN|NOMEM)\b/.exec(cause) ?? []
   const reason = `the back end "${command}" could not be started`
   return shortage === undefined
-    ? new BackendFailed({ reason: `${reason} (${error.reason._tag})`, stderr: "" })
+    ? new BackendFailed({ reason: `${reason} (${tag})`, stderr: "" })
     : new BackendFailed({
       reason: `${reason}: the gateway is short of handles (${shortage})`,
       stderr: "",
