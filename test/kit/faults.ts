@@ -66,7 +66,17 @@ export const look = ({ pid, seen }: Attacked): void => {
   for (const child of Kit.descendants(pid)) seen.add(child)
 }
 
-export const handles = ({ pid }: Attacked): number => readdirSync(`/proc/${pid}/fd`).length
+export const descriptors = ({ pid }: Attacked): number => readdirSync(`/proc/${pid}/fd`).length
+
+/** Descriptors but for the connections of clients that are there: those that this process keeps alive come and go. */
+export const handles = (attacked: Attacked): number => {
+  const port = Number(new URL(attacked.origin).port).toString(16).toUpperCase().padStart(4, "0")
+  const established = readFileSync("/proc/net/tcp", "utf8").split("\n").filter((line) => {
+    const [, local = "", , state] = line.trim().split(/\s+/)
+    return local.endsWith(`:${port}`) && state === "01"
+  })
+  return descriptors(attacked) - established.length
+}
 
 /** Hundredths of a second of CPU that the gateway itself has used. */
 export const cpu = ({ pid }: Attacked): number => {

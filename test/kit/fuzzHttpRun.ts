@@ -189,9 +189,12 @@ const attempt = async (target: Target, worker: Worker, test: Case) => {
   const ours = { ours: worker.session, OURS: worker.session.toUpperCase() }
   const words = { theirs, elsewhere, ended, ...ours, key: keys.ours, admin: keys.admin }
   const events = test.outcomes.some(({ body }) => body.is === "events")
-  const expect = { head: test.method === "HEAD", firstBytes: events, end: test.end }
   const send = (test: Case) =>
-    connection.exchange(bytesOf(test, words), expect).catch((error: unknown) => {
+    connection.exchange(bytesOf(test, words), {
+      head: test.method === "HEAD",
+      firstBytes: test.outcomes.some(({ body }) => body.is === "events"),
+      end: test.end
+    }).catch((error: unknown) => {
       failures.push(Answers.describe(test, undefined, String(error)))
       connection.socket.destroy()
       return undefined
