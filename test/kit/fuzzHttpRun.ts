@@ -200,11 +200,13 @@ const attempt = async (target: Target, worker: Worker, test: Case) => {
       return undefined
     })
   let said = await send(test)
-  if (said === undefined && reused && worker.last !== undefined) {
+  const mayClose = test.outcomes.some(({ status }) => status === "closed")
+  if (said === undefined && reused && !mayClose && worker.last !== undefined) {
     // A starved server finds its keep-alive time over before it finds the request. If it was the case before that made it
     // close, it does so again.
     connection = await Raw.open(target.port)
     await send(worker.last)
+    if (!connection.usable()) connection = await Raw.open(target.port)
     said = await send(test)
   }
   const reason = Answers.breaks(test.outcomes, said, worker.count) ??
