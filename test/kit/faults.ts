@@ -33,7 +33,8 @@ export interface Attacked {
 const backends = {
   good: Kit.counter(),
   noisy: Kit.counter("--noise"),
-  stubborn: Kit.counter("--stubborn", "--grandchild"),
+  // No spares: nothing but its gateway ends such a process.
+  stubborn: { ...Kit.counter("--stubborn", "--grandchild"), spares: 0 },
   failing: Kit.counter("--fail-start"),
   missing: { command: "no-such-command" }
 }

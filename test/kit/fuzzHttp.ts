@@ -32,7 +32,7 @@ type Wrong = "host" | "origin" | "key" | "path" | "version" | "method" | "accept
 const outer: ReadonlyArray<Wrong> = ["host", "origin", "key"]
 const ofMethod = (method: string): ReadonlyArray<Wrong> =>
   method === "POST"
-    ? ["path", "version", "accept", "type", "session", "size"]
+    ? ["path", "version", "accept", "type", "session", "session", "session", "size"]
     : method === "GET"
     ? ["path", "version", "accept", "session"]
     : method === "DELETE"

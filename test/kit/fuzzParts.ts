@@ -145,7 +145,18 @@ export const sessions = {
   bad: [
     ...lines(
       "Mcp-Session-Id",
-      ["{theirs}", "{elsewhere}", "{ended}", "{ours}0", "-{ours}", "{OURS}", "{ours}, {ours}", "{ours}.x", "a/{ours}"]
+      // The real ones of others most often.
+      [
+        ...Array<string>(12).fill("{theirs}"),
+        ...Array<string>(8).fill("{elsewhere}"),
+        "{ended}",
+        "{ours}0",
+        "-{ours}",
+        "{OURS}",
+        "{ours}, {ours}",
+        "{ours}.x",
+        "a/{ours}"
+      ]
         .concat(["__proto__", "constructor", "0", "../{ours}", "%00", "\xff", "x".repeat(3000), "{ours};"])
         .concat(["00000000-0000-4000-8000-000000000000", "{theirs}, {ours}", "{ours} x"]),
       error(404)
