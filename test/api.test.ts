@@ -472,6 +472,23 @@ describe("invalidateAll", () => {
       assert.deepStrictEqual(yield* SessionPool.keys(pool), ["leased"])
     }))
 
+  it.effect("leaves what it makes room for: whoever waits for a place gets a session newer than the call", () =>
+    Effect.gen(function*() {
+      // Sessions are visited in the order of a hash map: of so many keys, some come after "idle".
+      for (const key of ["a", "b", "c", "d", "e", "f", "g", "h"]) {
+        const { pool } = yield* makePool({ capacity: 2 })
+        yield* SessionPool.set(pool, "closing", { key: "closing", id: 99 }, Effect.never)
+        yield* visit(pool, "idle")
+        yield* SessionPool.invalidate(pool, "closing")
+        const waiter = yield* fork(visit(pool, key))
+        assert.strictEqual((yield* SessionPool.stats(pool)).waiting, 1)
+        assert.strictEqual(yield* SessionPool.invalidateAll(pool), 1)
+        yield* Fiber.join(waiter)
+        assert.deepStrictEqual(yield* SessionPool.keys(pool), [key])
+        yield* TestClock.adjust("30 seconds")
+      }
+    }))
+
   it.effect("covers a pool of thousands", () =>
     Effect.gen(function*() {
       const { backend, pool } = yield* makePool()

@@ -45,6 +45,9 @@ export const sweep = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>) {
   return retired
 })
 
+/** The id of no session: narrows `invalidate` to a remembered failure. */
+const nothing = 0
+
 /** Retires every session, or those that satisfy the predicate; the number retired. */
 export const invalidateAll = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
@@ -52,8 +55,9 @@ export const invalidateAll = Effect.fnUntraced(function*<K, A, E>(
 ) {
   let retired = 0
   yield* forEachSlot(self, (key, slot) => {
-    if (!matches(slot)) return undefined
-    const id = slot._tag === "Live" ? slot.session.id : slot._tag === "Launching" ? slot.launch.id : undefined
+    // What waits for a place may get the one of a session retired here: it is newer than this call, and stays.
+    if (slot._tag === "Waiting" || !matches(slot)) return undefined
+    const id = slot._tag === "Live" ? slot.session.id : slot._tag === "Launching" ? slot.launch.id : nothing
     return Effect.map(
       step(self, (state) => Transitions.invalidate(state, self.options, key, id)),
       (was) => {
