@@ -6,8 +6,9 @@
 import { readdirSync, readFileSync } from "node:fs"
 import { request } from "node:http"
 import { parseArgs } from "node:util"
-import * as Kit from "./kit/gateway.ts"
-import * as Random from "./kit/random.ts"
+import * as Kit from "../kit/gateway.ts"
+import * as Line from "../kit/line.ts"
+import * as Random from "../kit/random.ts"
 
 const { values } = parseArgs({
   options: { minutes: { type: "string", default: "10" }, seed: { type: "string", default: String(Date.now() % 1e6) } }
@@ -167,12 +168,9 @@ const worker = async (number: number): Promise<void> => {
 await Promise.all(Array.from({ length: 8 }, (_, i) => worker(i)))
 clearInterval(sampling)
 
-/** Of the second half, so that the start is left out: a line through the points (least squares). */
+/** Of the second half, so that the start is left out. */
 const half = samples.slice(samples.length / 2)
-const mean = (i: 0 | 1) => half.reduce((sum, point) => sum + point[i], 0) / half.length
-const [x, y] = [mean(0), mean(1)]
-const slope = half.reduce((sum, [a, b]) => sum + (a - x) * (b - y), 0) /
-  half.reduce((sum, [a]) => sum + (a - x) ** 2, 0)
+const { mean, slope } = Line.fit(half)
 const spread = Math.max(...half.map(([, b]) => b)) - Math.min(...half.map(([, b]) => b))
 
 await wait(7000)
@@ -183,7 +181,7 @@ const left = Kit.descendants(pid).length - 1
 const handlesLeft = handles() - handlesBefore
 console.log(JSON.stringify(tally))
 console.log(
-  `heap: ${y.toFixed(1)} MiB alive in the second half, spread ${spread.toFixed(1)} MiB, slope ${
+  `heap: ${mean.toFixed(1)} MiB alive in the second half, spread ${spread.toFixed(1)} MiB, slope ${
     slope.toFixed(1)
   } MiB an hour, ` +
     `${heapLeft.toFixed(1)} MiB in the end; resident at most ${peak.toFixed(0)} MiB; ` +

@@ -1,0 +1,42 @@
+/** The workload of the soak in short, driven by the test clock. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Fiber, Logger, Scope } from "effect"
+import { TestClock } from "effect/testing"
+import { SessionPool } from "../src/index.ts"
+import * as Workload from "./kit/workload.ts"
+
+const seeds = [1, 2]
+const rounds = 3
+const operations = 1_000
+
+describe("everything at once", () => {
+  for (const seed of seeds) {
+    it.effect(`leaves no count that differs from what is open, and nothing open in the end (seed ${seed})`, () =>
+      Effect.gen(function*() {
+        const scope = yield* Scope.make()
+        const { failures, faults, open, pool, round, tally } = yield* Scope.provide(Workload.make(seed), scope)
+        for (let i = 1; i <= rounds; i++) {
+          const fiber = yield* Effect.forkChild(round(() => tally.operations < operations * i))
+          while (fiber.pollUnsafe() === undefined) yield* TestClock.adjust(1)
+          yield* Fiber.join(fiber)
+          // What the pool does by itself ends in time: the longest close takes 60 ms.
+          for (let millis = 0; millis < 1_000 && (yield* faults).length > 0; millis++) yield* TestClock.adjust(1)
+          assert.deepStrictEqual(yield* faults, [])
+        }
+        const end = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+        while (end.pollUnsafe() === undefined) yield* TestClock.adjust(1)
+        yield* TestClock.adjust(100)
+        assert.deepStrictEqual([open.size, tally.closedTwice, tally.usedAfterClose], [0, 0, 0])
+        // It has met what it is meant to meet.
+        const { closes } = yield* SessionPool.stats(pool)
+        for (const [name, count] of Object.entries({ ...failures, ...closes })) assert.isAbove(count, 0, name)
+        assert.containsAllKeys(failures, [
+          "Refused",
+          "the lookup died",
+          "LookupTimeout",
+          "CapacityExceeded",
+          "a defect"
+        ])
+      }).pipe(Effect.provide(Logger.layer([]))))
+  }
+})
