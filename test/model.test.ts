@@ -7,6 +7,6 @@ describe("pool and model", () => {
     "agree after every command of any sequence, for any options",
     [Sequence],
     ([sequence]) => compare(sequence),
-    { arbitrary: { runs: 500, size: 60, seed: 1, maxShrinks: 500 }, timeout: 120_000 }
+    { arbitrary: { runs: 500, size: 200, seed: 1, maxShrinks: 500 }, timeout: 120_000 }
   )
 })

@@ -20,7 +20,7 @@ const result = await Effect.runPromise(Arbitrary.checkEffect(
     if (++runs % 2000 === 0) console.log(`${runs} sequences, ${commands} commands`)
     return Effect.catchCause(Effect.as(compare(sequence), true), (cause) => Effect.fail(cause))
   },
-  { runs: Number(values.runs), size: 60, seed: Number(values.seed), maxShrinks: 2000 }
+  { runs: Number(values.runs), size: 200, seed: Number(values.seed), maxShrinks: 2000 }
 ))
 const seconds = (performance.now() - started) / 1000
 console.log(`${runs} sequences, ${commands} commands with seed ${values.seed} in ${seconds.toFixed(0)} s`)

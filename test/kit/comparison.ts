@@ -48,14 +48,14 @@ const Configuration = Schema.Struct({
   lookupTimeout: one([2, 5, "off"]),
   closeTimeout: one([2, 5, "off"]),
   drainTimeout: one([0, 0, 4, "off"]),
-  failureTimeToLive: one([0, 0, 3]),
-  validateAfter: one([0, 1, 3, "off"]),
+  failureTimeToLive: one([0, 3]),
+  validateAfter: one([0, 0, 1, 3, "off"]),
   maxLifetime: one([8, "off", "off"]),
   cleanupInterval: one([6, "off"]),
   idleTimeToLive: Schema.Struct({ a1: one([0, 5, "off"]), a2: one([5, 9]), b1: one([0, 5]), b2: one([5, "off"]) }),
   lookups: some(one(["opens", "opens", "opens", "fails", "hangs"])),
   closes: some(one(["ends", "ends", "hangs"])),
-  validations: some(one(["yes", "yes", "no", "hangs"]))
+  validations: some(one(["yes", "no", "hangs", "hangs"]))
 })
 
 const How = one(["success", "error", "harmless"])
@@ -125,7 +125,7 @@ const toOptions = (configuration: Sequence["configuration"]): Options => {
     validateAfter: times(configuration.validateAfter, second),
     maxLifetime: times(configuration.maxLifetime, second),
     idleTimeToLive: (key) => times(idleTimeToLive[key as typeof names[number]], second),
-    groupBy: (key) => key[0],
+    groupBy: (key) => key.slice(0, 1),
     lookups: nth(lookups),
     closes: nth(closes),
     validations: nth(validations)

@@ -1,33 +1,31 @@
 /**
- * What a pool should do, as plain mutable data: one list of everything that exists, a list of timers, and a list of what
- * is still to be done in this moment. No fibers, no persistent data, no identity but that of objects.
+ * What a pool should do, as plain mutable data: a list of everything that exists, a list of timers, and what each step
+ * causes, done at once. No fibers, no persistent data, no identity but that of objects; every count is counted anew.
  *
- * What happens in one moment happens here in the order in which it was caused. The pool's fibers may take turns in
- * another one where several callers go on at once; the explorer of schedules tests that. Besides, the model leaves out:
- * eviction by sample (above 4,096 idle sessions), `keepAlive`, leak detection, events, metrics, functions of the user
- * that throw, finalizers that fail, the fields of an error other than its tag. They have tests of their own.
+ * What happens in one moment happens here in the order in which it is caused, depth first. Fibers may take turns in
+ * another way where several callers go on at once: that is the explorer's to test. The model also leaves out eviction by
+ * sample (above 4,096 idle sessions), `keepAlive`, leak detection, events, metrics, functions of the user that throw,
+ * finalizers that fail and the fields of errors: `options.test.ts` and `api.test.ts` test each.
  */
 import type { SessionPool } from "../../src/index.ts"
 
+type Off = "maxWaiting" | "acquireTimeout" | "lookupTimeout" | "closeTimeout" | "drainTimeout" | "failureTimeToLive"
+type Numbers =
+  | Off
+  | "capacity"
+  | "groupCapacity"
+  | "maxErrorCount"
+  | "validateAfter"
+  | "maxLifetime"
+  | "cleanupInterval"
+
 /** Times are milliseconds; what is off is infinity. */
-export interface Options {
-  readonly capacity: number
-  readonly groupCapacity: number
-  readonly maxWaiting: number
-  readonly maxErrorCount: number
-  readonly acquireTimeout: number
-  readonly lookupTimeout: number
-  readonly closeTimeout: number
-  readonly drainTimeout: number
-  readonly failureTimeToLive: number
-  readonly validateAfter: number
-  readonly maxLifetime: number
-  readonly cleanupInterval: number
+export interface Options extends Readonly<Record<Numbers, number>> {
+  readonly idleTimeToLive: (key: string) => number
+  readonly groupBy: (key: string) => string
   /** In the order in which the pool visits them. */
   readonly keys: ReadonlyArray<string>
-  readonly idleTimeToLive: (key: string) => number
-  readonly groupBy: (key: string) => unknown
-  /** What the n-th connection's lookup does, what its close does, and what the n-th validation says. */
+  /** What the lookup and the close of the n-th connection do, and what the n-th validation says. */
   readonly lookups: (n: number) => "opens" | "fails" | "hangs"
   readonly closes: (n: number) => "ends" | "hangs"
   readonly validations: (n: number) => "yes" | "no" | "hangs"
@@ -39,10 +37,11 @@ export interface Caller {
   /** `waits`, then `has` and the connection, or how it ended. */
   result: string
   session?: Session
-  /** 2: a session was found invalid. 3: what came in its place is being checked. */
-  attempt?: number
+  /** 2: its first session was found invalid. 3: what came in its place is being checked. */
+  attempt?: 2 | 3
 }
 
+/** A connection, or what is to become one. */
 export interface Session {
   readonly key: string
   id: number
@@ -56,21 +55,21 @@ export interface Session {
   /** A validation runs, and these wait for its answer. */
   checking?: Array<Caller> | undefined
   reason?: SessionPool.Reason
+  requests: number
+  errors: number
   createdAt: number
   openedAt: number
   expiresAt: number
   lastUsedAt: number
   validatedAt: number
-  requests: number
-  errors: number
 }
 
 export class Model {
   now = 0
   opened = 0
   ended = false
-  closing = false
   sessions: Array<Session> = []
+  timers: Array<{ readonly at: number; readonly run: () => void }> = []
   readonly closed: Array<number> = []
   /** Closes that hang, with what they free when they end. */
   readonly hanging = new Map<number, () => void>()
@@ -79,8 +78,8 @@ export class Model {
   readonly closes: Partial<Record<SessionPool.Reason, number>> = {}
   readonly totals = { hits: 0, misses: 0, joins: 0, launches: 0, launchFailures: 0, errors: 0 }
   readonly options: Options
-  timers: Array<{ readonly at: number; readonly run: () => void }> = []
-  private todo: Array<() => void> = []
+  private closing = false
+  private caused: Array<() => void> = []
   private ids = 0
   private validations = 0
 
@@ -90,25 +89,24 @@ export class Model {
       this.sweep()
       this.after(options.cleanupInterval, tick)
     }
-    this.after(options.cleanupInterval, tick)
+    tick()
   }
 
-  // Time, and what is still to be done in this moment
-
-  after(millis: number, run: () => void): void {
-    if (millis === 0) this.todo.push(run)
-    else this.timers.push({ at: this.now + millis, run })
-  }
+  // Time and steps
 
   /** One step of the pool; what it causes follows at once, each with what that causes in turn. */
   run<A>(step: () => A): A {
-    const outer = this.todo
-    this.todo = []
+    const outer = this.caused
+    this.caused = []
     const result = step()
-    const caused = this.todo
-    for (const next of caused) this.run(next)
-    this.todo = outer
+    for (const next of this.caused.splice(0)) this.run(next)
+    this.caused = outer
     return result
+  }
+
+  private after(millis: number, run: () => void): void {
+    if (millis === 0) this.caused.push(run)
+    else this.timers.push({ at: this.now + millis, run })
   }
 
   advance(to: number): void {
@@ -120,49 +118,50 @@ export class Model {
     this.advance(to)
   }
 
-  // Looking at it
+  // Places and the queue for them
 
   at = (key: string) => this.sessions.find((s) => s.current && s.key === key)
   live = (key: string) => this.sessions.find((s) => s.state === "live" && s.key === key)
-  waiting = () => this.sessions.reduce((sum, s) => sum + (s.state === "waiting" ? s.callers.length : 0), 0)
+  waiting = () => this.in("waiting").reduce((sum, s) => sum + s.callers.length, 0)
   leases = (s: Session) => s.callers.length + (s.checking === undefined ? 0 : 1)
 
-  // Places and the queue for them
-
-  private in(group: unknown, ...states: ReadonlyArray<Session["state"]>): Array<Session> {
+  private in(state: Session["state"], group?: string): Array<Session> {
     return this.sessions.filter((s) =>
-      states.includes(s.state) && (group === undefined || this.options.groupBy(s.key) === group)
+      s.state === state && (group ?? this.options.groupBy(s.key)) === this.options.groupBy(s.key)
     )
   }
 
-  private full(group: unknown, reserved = 0): boolean {
-    const used = this.in(group, "launching", "live", "retired", "closing").length
-    return used + reserved >= (group === undefined ? this.options.capacity : this.options.groupCapacity)
+  private full(group?: string): boolean {
+    const used = this.sessions.filter((s) =>
+      s.state !== "waiting" && (group === undefined || this.options.groupBy(s.key) === group)
+    )
+    return used.length >= (group === undefined ? this.options.capacity : this.options.groupCapacity)
   }
 
-  private idlest(group: unknown): Session | undefined {
-    const idle = this.in(group, "live").filter((s) => this.leases(s) === 0)
+  private idlest(group?: string): Session | undefined {
+    const idle = this.in("live", group).filter((s) => this.leases(s) === 0)
     return idle.toSorted((x, y) => x.lastUsedAt - y.lastUsedAt || x.id - y.id)[0]
   }
 
-  private evict(group: unknown): boolean {
+  private evict(group?: string): boolean {
     const idlest = this.idlest(group)
     if (idlest !== undefined) this.retire(idlest, "Evicted")
     return idlest !== undefined
   }
 
   /** False: there is no place, and none to wait for. */
-  private enqueue(s: Session, caller: Caller, place: (s: Session) => void): boolean {
+  private enqueue(s: Session, caller: Caller): boolean {
     const group = this.options.groupBy(s.key)
-    const full = this.full(undefined) || this.full(group)
+    const full = this.full() || this.full(group)
     const evictable = this.idlest(this.full(group) ? group : undefined) !== undefined
     if (full && this.waiting() >= this.options.maxWaiting && !evictable) return false
     this.sessions.push(s)
     caller.session = s
-    if (full) {
+    if (!full) this.place(s)
+    else {
       this.serve()
       this.wait(caller)
-    } else place(s)
+    }
     return true
   }
 
@@ -172,67 +171,60 @@ export class Model {
     })
   }
 
-  /** First come, first served: each waiter that may use a free place, counts on one that comes, or evicts. */
+  /** First come, first served: each waiter gets a free place, counts on one that comes, or evicts. */
   private serve(): void {
-    let coming = this.in(undefined, "closing").length
-    let reserved = 0
-    const comingIn = new Map<unknown, number>()
-    for (const s of this.in(undefined, "waiting")) {
+    let coming = this.in("closing").length
+    const comingIn = new Map<string, number>()
+    for (const s of this.in("waiting")) {
       const group = this.options.groupBy(s.key)
-      const ofGroup = comingIn.get(group) ?? this.in(group, "closing").length
-      if (!this.full(undefined, reserved) && !this.full(group)) this.place(s)
-      else if (this.full(group) && ofGroup > 0) {
+      const ofGroup = comingIn.get(group) ?? this.in("closing", group).length
+      if (this.full(group) && ofGroup > 0) {
         comingIn.set(group, ofGroup - 1)
-        if (coming > 0) coming--
-        else reserved++
+        coming--
       } else if (this.full(group)) {
         if (this.evict(group)) comingIn.set(group, 0)
-      } else if (coming > 0) coming--
-      else if (!this.evict(undefined)) return
+      } else if (!this.full()) this.place(s)
+      else if (coming > 0) coming--
+      else if (!this.evict()) return
     }
   }
 
   private place(s: Session): void {
     s.state = "launching"
-    const [caller] = s.callers
-    if (caller?.kind === "set") this.todo.push(() => this.adopt(s, caller))
-    else this.todo.push(() => this.launch(s))
+    this.caused.push(() => s.callers[0]?.kind === "set" ? this.adopt(s, s.callers[0]) : this.launch(s))
   }
 
   // Getting a session
 
-  private fresh(key: string, caller: Caller, connection: number): Session {
+  private fresh(caller: Caller, connection: number): Session {
     const times = { createdAt: this.now, openedAt: 0, expiresAt: 0, lastUsedAt: 0, validatedAt: 0 }
     const counts = { id: ++this.ids, connection, requests: 0, errors: 0 }
-    return { key, state: "waiting", current: connection === 0, callers: [caller], ...times, ...counts }
+    return { key: caller.key, state: "waiting", current: connection === 0, callers: [caller], ...times, ...counts }
   }
 
   acquire(caller: Caller): void {
-    const { key, kind } = caller
-    const s = this.at(key)
-    const failure = this.failures.get(key)
+    const s = this.at(caller.key)
+    const failure = this.failures.get(caller.key)
     if (s === undefined) {
-      if (kind === "getOption") caller.result = "None"
+      if (caller.kind === "getOption") caller.result = "None"
       else if (this.closing) caller.result = "PoolClosed"
       else if (failure !== undefined && this.now < failure.until) caller.result = failure.error
-      else if (this.enqueue(this.fresh(key, caller, 0), caller, (s) => this.place(s))) this.totals.misses++
+      else if (this.enqueue(this.fresh(caller, 0), caller)) this.totals.misses++
       else caller.result = "CapacityExceeded"
-      return
-    }
-    if (s.state === "waiting" && this.waiting() >= this.options.maxWaiting) {
+    } else if (s.state === "waiting" && this.waiting() >= this.options.maxWaiting) {
       caller.result = "CapacityExceeded"
-      return
+    } else {
+      const idle = s.callers.length > 0 ? 0 : this.now - Math.max(s.lastUsedAt, s.validatedAt)
+      caller.session = s
+      s.callers.push(caller)
+      if (s.state === "waiting") this.wait(caller)
+      if (s.state !== "live") this.totals.joins++
+      else {
+        this.touch(s.key)
+        if (s.checking !== undefined || idle > this.options.validateAfter) this.check(s, caller)
+        else this.leased(s, caller)
+      }
     }
-    const unchecked = s.checking !== undefined || (s.callers.length === 0 &&
-      this.now - Math.max(s.lastUsedAt, s.validatedAt) > this.options.validateAfter)
-    caller.session = s
-    s.callers.push(caller)
-    if (s.state !== "live") this.totals.joins++
-    if (s.state === "waiting") this.wait(caller)
-    if (s.state !== "live") return
-    this.touch(key)
-    if (unchecked) this.check(s, caller)
-    else this.leased(s, caller)
   }
 
   touch(key: string): number | undefined {
@@ -246,28 +238,25 @@ export class Model {
 
   private leased(s: Session, caller: Caller): void {
     if (caller.result !== "waits") return
-    if (caller.attempt === 2) {
-      caller.attempt = 3
-      if (s.state === "live") return this.check(s, caller)
-    }
-    caller.result = `has ${s.connection}`
+    const prove = caller.attempt === 2
+    if (prove) caller.attempt = 3
+    if (prove && s.state === "live") this.check(s, caller)
+    else caller.result = `has ${s.connection}`
   }
 
   /** Interrupted, or without a place for too long. */
   leave(caller: Caller, why: string): void {
     const s = caller.session
     caller.result = why
-    if (s === undefined) return
-    if (s.state !== "waiting" && s.state !== "launching") return this.release(caller, "neither")
+    if (s?.state !== "waiting" && s?.state !== "launching") return this.release(caller, "neither")
     s.callers = s.callers.filter((other) => other !== caller)
     if (s.callers.length > 0) return
     if (s.state === "launching") return this.close(s)
     this.sessions = this.sessions.filter((other) => other !== s)
-    if (caller.kind === "set") this.shut(s.connection, () => {})
-    this.serve()
+    if (caller.kind === "set") this.shut(s.connection)
   }
 
-  // Launching
+  // Launching and adoption
 
   private launch(s: Session): void {
     s.connection = ++this.opened
@@ -278,17 +267,15 @@ export class Model {
 
   launched(s: Session, error: string | undefined): void {
     if (s.state !== "launching") return
-    const { callers, key } = s
     this.totals[error === undefined ? "launches" : "launchFailures"]++
     if (error === undefined) {
-      this.open(s, s.current ? "live" : "retired")
       s.createdAt = this.now
       s.reason = "Invalidated"
-      return
+      return this.open(s, s.current ? "live" : "retired")
     }
-    if (s.current) this.failures.set(key, { until: this.now + this.options.failureTimeToLive, error })
+    if (s.current) this.failures.set(s.key, { until: this.now + this.options.failureTimeToLive, error })
+    for (const caller of s.callers) caller.result = error
     this.close(s)
-    for (const caller of callers) caller.result = error
   }
 
   private open(s: Session, state: "live" | "retired"): void {
@@ -296,28 +283,29 @@ export class Model {
     s.openedAt = s.lastUsedAt = s.validatedAt = this.now
     s.expiresAt = this.now + this.options.maxLifetime
     s.requests += s.callers.length
-    for (const caller of s.callers) this.todo.push(() => this.leased(s, caller))
+    for (const caller of s.callers) this.caused.push(() => this.leased(s, caller))
   }
 
-  // Adoption
-
   set(caller: Caller): void {
-    const s = this.fresh(caller.key, caller, ++this.opened)
-    const old = this.live(caller.key)
-    if (old !== undefined) Object.assign(s, { createdAt: old.createdAt, requests: old.requests, errors: old.errors })
-    if (!this.closing && this.enqueue(s, caller, () => this.adopt(s, caller))) return
+    const s = this.fresh(caller, ++this.opened)
+    this.carryOver(s)
+    if (!this.closing && this.enqueue(s, caller)) return
     caller.result = this.closing ? "PoolClosed" : "CapacityExceeded"
-    this.shut(s.connection, () => {})
+    this.shut(s.connection)
+  }
+
+  private carryOver(s: Session): void {
+    const old = this.live(s.key)
+    if (old !== undefined) Object.assign(s, { createdAt: old.createdAt, requests: old.requests, errors: old.errors })
   }
 
   private adopt(s: Session, caller: Caller): void {
     const old = this.at(s.key)
     caller.result = "set"
     s.callers = []
-    if (old?.state === "live") {
-      Object.assign(s, { createdAt: old.createdAt, requests: old.requests, errors: old.errors })
-      this.retire(old, "Replaced")
-    } else if (old !== undefined) {
+    this.carryOver(s)
+    if (old?.state === "live") this.retire(old, "Replaced")
+    else if (old !== undefined) {
       s.id = old.id
       s.callers = old.callers
       for (const caller of s.callers) caller.session = s
@@ -334,25 +322,22 @@ export class Model {
 
   private check(s: Session, caller: Caller): void {
     if (s.checking !== undefined) return void s.checking.push(caller)
-    const waiting = s.checking = [caller]
+    const checking = s.checking = [caller]
     this.checks.add(s)
-    const what = this.options.validations(++this.validations)
-    if (what !== "hangs") return void this.todo.push(() => this.checked(s, what === "yes"))
-    this.after(this.options.lookupTimeout, () => {
-      if (s.checking === waiting) this.checked(s, false)
-    })
+    const says = this.options.validations(++this.validations)
+    if (says !== "hangs") this.caused.push(() => this.checked(s, says === "yes"))
+    else this.after(this.options.lookupTimeout, () => s.checking === checking && this.checked(s, false))
   }
 
   checked(s: Session, valid: boolean): void {
-    const { checking = [] } = s
+    for (const caller of s.checking ?? []) {
+      this.caused.push(() => valid ? this.leased(s, caller) : this.refused(caller))
+    }
     s.checking = undefined
     this.checks.delete(s)
-    if (s.state === "live" && !valid) this.retire(s, "Invalid")
-    else if (s.state === "live") s.validatedAt = this.now
-    if (this.leases(s) === 0) this.unused(s)
-    for (const caller of checking) {
-      this.todo.push(() => valid ? this.leased(s, caller) : this.refused(caller))
-    }
+    if (valid) s.validatedAt = this.now
+    else if (s.state === "live") this.retire(s, "Invalid")
+    this.unused(s)
   }
 
   private refused(caller: Caller): void {
@@ -375,7 +360,7 @@ export class Model {
     if (s.state === "live") s.lastUsedAt = this.now
     if (how === "success") s.errors = 0
     if (how === "error") this.error(s)
-    if (this.leases(s) === 0) this.unused(s)
+    this.unused(s)
   }
 
   error(s: Session): void {
@@ -383,17 +368,16 @@ export class Model {
     if (++s.errors >= this.options.maxErrorCount && s.state === "live") this.retire(s, "Errors")
   }
 
-  /** The last lease has ended. */
+  /** If the last lease has ended. */
   private unused(s: Session): void {
+    if (this.leases(s) > 0) return
     if (s.state === "retired") this.close(s)
     else if (s.state === "live" && this.options.idleTimeToLive(s.key) === 0) this.retire(s, "IdleTimeout")
     else this.serve()
   }
 
   retire(s: Session, reason: SessionPool.Reason): void {
-    s.current = false
-    s.state = "retired"
-    s.reason = reason
+    Object.assign(s, { state: "retired", current: false, reason })
     if (this.leases(s) === 0) this.close(s)
   }
 
@@ -408,42 +392,34 @@ export class Model {
 
   /** What comes while this goes on is newer than the call and stays. */
   invalidateAll(which: "every" | "idle"): number {
-    const all = this.options.keys.map((key) => ({ key, s: this.at(key) }))
-    const known = all.filter(({ s }) =>
-      s !== undefined && s.state !== "waiting" && (which === "every" || (s.state === "live" && this.leases(s) === 0))
-    )
+    const known = this.options.keys.map((key) => this.at(key)).filter((s) => s !== undefined && s.state !== "waiting")
+    const matching = known.filter((s) => s && (which === "every" || (s.state === "live" && this.leases(s) === 0)))
+    const ids = matching.map((s) => s?.id)
     if (which === "every") this.failures.clear()
-    const ids = known.map(({ key, s }) => ({ key, id: s?.id }))
-    return ids.filter(({ id, key }) => this.at(key)?.id === id && this.run(() => this.invalidate(key))).length
+    return matching.filter((s, i) => s && this.at(s.key)?.id === ids[i] && this.run(() => this.invalidate(s.key)))
+      .length
   }
 
   sweep(): number {
-    const expired = this.options.keys.filter((key) => {
+    return this.options.keys.filter((key) => {
       const s = this.live(key)
       if (s === undefined) return false
-      const idle = s.callers.length === 0 ? this.now - s.lastUsedAt : 0
-      const reason = this.now >= s.expiresAt ? "MaxLifetime" : "IdleTimeout"
-      if (reason === "IdleTimeout" && idle <= this.options.idleTimeToLive(key)) return false
-      this.run(() => this.retire(s, reason))
-      return true
-    })
-    return expired.length
+      const old = this.now >= s.expiresAt
+      const idle = s.callers.length === 0 && this.now - s.lastUsedAt > this.options.idleTimeToLive(key)
+      if (old || idle) this.run(() => this.retire(s, old ? "MaxLifetime" : "IdleTimeout"))
+      return old || idle
+    }).length
   }
 
   private close(s: Session): void {
-    s.current = false
-    s.state = "closing"
-    s.callers = []
-    this.todo.push(() => this.shut(s.connection, () => this.gone(s)))
+    Object.assign(s, { state: "closing", current: false, callers: [] })
+    this.caused.push(() => this.shut(s.connection, () => this.gone(s)))
   }
 
-  private shut(connection: number, free: () => void): void {
-    if (this.options.closes(connection) === "ends") {
-      this.closed.push(connection)
-      return free()
-    }
+  private shut(connection: number, free: () => void = () => {}): void {
     this.hanging.set(connection, free)
-    this.after(this.options.closeTimeout, free)
+    if (this.options.closes(connection) === "ends") this.closeEnds(connection)
+    else this.after(this.options.closeTimeout, free)
   }
 
   closeEnds(connection: number): void {
@@ -465,20 +441,19 @@ export class Model {
 
   end(): void {
     this.closing = true
-    const waiting = this.in(undefined, "waiting", "launching")
-    for (const s of waiting) {
+    const waiting = this.in("waiting")
+    this.sessions = this.sessions.filter((s) => s.state !== "waiting")
+    for (const s of [...waiting, ...this.in("launching")]) {
       for (const caller of s.callers) caller.result = "PoolClosed"
       if (s.state === "launching") this.close(s)
-      else if (!s.current) this.todo.push(() => this.shut(s.connection, () => {}))
+      else if (!s.current) this.caused.push(() => this.shut(s.connection))
     }
-    this.sessions = this.sessions.filter((s) => s.state !== "waiting")
-    for (const s of this.in(undefined, "live")) this.retire(s, "PoolClosed")
-    const force = () => this.in(undefined, "retired").forEach((s) => this.close(s))
-    this.after(this.options.drainTimeout, force)
+    for (const s of this.in("live")) this.retire(s, "PoolClosed")
+    this.after(this.options.drainTimeout, () => this.in("retired").forEach((s) => this.close(s)))
     this.over()
   }
 
-  /** When nothing is left the pool has ended, and validations that still run are given up. */
+  /** Once nothing is left the pool has ended, and validations that still run are given up. */
   private over(): void {
     if (!this.closing || this.sessions.length > 0 || this.ended) return
     this.ended = true
