@@ -4,7 +4,7 @@
  *
  * At a quiet point no caller is at work; then the pool's counts must be those of the back end.
  */
-import { Cause, Data, Deferred, Effect, Fiber, Option, Stream } from "effect"
+import { Cause, Data, Deferred, Effect, Fiber, HashMap, Option, Ref, Stream } from "effect"
 import { SessionPool } from "../../src/index.ts"
 import * as Random from "./random.ts"
 
@@ -183,9 +183,15 @@ export const make = Effect.fnUntraced(function*(seed: number) {
     )
 
   /** What is wrong at a quiet point. What the pool itself still does (launches, closes, validations) ends in time. */
-  const faults = Effect.map(SessionPool.stats(pool), ({ active, idle, launching, retired, waiting }) => {
-    const here = { active, launching, retired, waiting, closesUnderWay: tally.closesUnderWay, open: open.size - idle }
-    const wrong = Object.entries(here).filter(([, count]) => count !== 0)
+  const faults = Effect.gen(function*() {
+    const { active, idle, launching, retired, waiting } = yield* SessionPool.stats(pool)
+    // What only the pool sees: a place that is never given back, an entry of the queue that nobody waits in.
+    const { groups, places, queue } = (yield* Ref.get(pool.pool.state)).inventory
+    const inGroups = [...HashMap.values(groups)].reduce((sum, { used }) => sum + used, 0)
+    const excess = { open: open.size - idle, places: places.used - idle, placesInGroups: inGroups - idle }
+    const here = { active, launching, retired, waiting, closesUnderWay: tally.closesUnderWay, ...excess }
+    const queued = HashMap.size(queue.entries)
+    const wrong = Object.entries({ ...here, queued }).filter(([, count]) => count !== 0)
     const never = Object.entries({ closedTwice: tally.closedTwice, usedAfterClose: tally.usedAfterClose })
     return [...wrong, ...never.filter(([, count]) => count > 0)].map(([name, count]) => `${name}: ${count}`)
   })
