@@ -114,7 +114,7 @@ console.log(
 )
 const first = settled[0]
 const last = settled.at(-1)
-if (first === undefined || last === undefined || settled.length < 10) {
+if (first === undefined || last === undefined || settled.length < 6) {
   console.log("Too few quiet points to judge a slope: that takes more than a minute.")
 } else {
   const least = ({ slope, standardError }: Line.Line) => slope - 3 * standardError
