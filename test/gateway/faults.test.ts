@@ -1,5 +1,5 @@
 /** The gateway under fault injection, each fault once: `npm run faults` does them again and again, by a seed. */
-import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { afterAll, assert, beforeAll, describe, it, vi } from "vitest"
 import * as FaultKinds from "../kit/faultKinds.ts"
 import type { Attacked } from "../kit/faults.ts"
 import * as Faults from "../kit/faults.ts"
@@ -7,6 +7,9 @@ import * as Random from "../kit/random.ts"
 
 const random = Random.make(1)
 const size = { sessions: 6, requests: 10 }
+
+// Each starts whole gateways; on a busy machine that takes its time.
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 })
 
 describe("a gateway with real processes", () => {
   let attacked: Attacked

@@ -1,11 +1,14 @@
 /** Bad input in short: `npm run fuzz` is the long form. */
-import { assert, describe, it } from "vitest"
+import { assert, describe, it, vi } from "vitest"
 import * as Fuzz from "../kit/fuzz.ts"
 import * as Bodies from "../kit/fuzzBodies.ts"
 import * as FuzzConfig from "../kit/fuzzConfig.ts"
 import * as FuzzHttp from "../kit/fuzzHttp.ts"
 
 const seed = 1
+
+// Each starts whole gateways; on a busy machine that takes its time.
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 })
 
 describe("bad input", () => {
   it("2,000 requests of any make get what their kind allows; nothing crashes, crosses over or is left", async () => {
