@@ -156,11 +156,15 @@ export const kill = (pid: number, signal: NodeJS.Signals): void => {
   if (pid > 1 && alive(pid)) process.kill(pid, signal)
 }
 
-/** Waits until a condition holds, and fails if it does not within 25 seconds: less than a test may take. */
-export const eventually = async (what: string, condition: () => boolean | Promise<boolean>): Promise<void> => {
-  const until = Date.now() + 25_000
+/** Waits until a condition holds, and fails if it does not within a time, which is less than most tests may take. */
+export const eventually = async (
+  what: string,
+  condition: () => boolean | Promise<boolean>,
+  seconds = 25
+): Promise<void> => {
+  const until = Date.now() + seconds * 1000
   while (!(await condition())) {
-    if (Date.now() > until) throw new Error(`not within 25 seconds: ${what}`)
+    if (Date.now() > until) throw new Error(`not within ${seconds} seconds: ${what}`)
     await new Promise((resolve) => setTimeout(resolve, 25))
   }
 }
@@ -206,7 +210,8 @@ export const run = (args: ReadonlyArray<string>, env: Record<string, string> = {
 export const urlOf = async (gateway: Run): Promise<string> => {
   await eventually(
     `the gateway says where it listens: ${gateway.output()}`,
-    () => /https?:\S+/.test(gateway.output())
+    () => /https?:\S+/.test(gateway.output()),
+    80
   )
   return /https?:\S+/.exec(gateway.output())?.[0] ?? ""
 }
