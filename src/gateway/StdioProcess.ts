@@ -141,8 +141,9 @@ export const start = Effect.fnUntraced(function*(
   })
   yield* Effect.forkScoped(Effect.gen(function*() {
     yield* Fiber.await(reading)
-    // A process that closes its stdout without leaving can no longer answer.
-    yield* Effect.sleep("500 millis")
+    // A process that closes its stdout without leaving can no longer answer; one that leaves closes it a moment earlier,
+    // on a busy machine a long one, and is better described by how it ended.
+    yield* Effect.sleep("2 seconds")
     yield* Deferred.succeed(ended, failed("the back end has closed its stdout"))
   }))
   yield* Effect.forkScoped(Effect.gen(function*() {
