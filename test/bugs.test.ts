@@ -139,26 +139,6 @@ describe("places that become free", () => {
       yield* Effect.scoped(SessionPool.get(pool, "newer"))
       assert.deepStrictEqual(backend.closed.map(({ key }) => key), ["idle", "new"])
     }))
-
-  it.effect("eviction among more than 4,096 idle sessions takes an old one and stays within the capacity", () =>
-    Effect.gen(function*() {
-      const capacity = 5000
-      const closed: Array<number> = []
-      const pool = yield* SessionPool.make({
-        capacity,
-        lookup: (key: number) => Effect.acquireRelease(Effect.succeed(key), () => Effect.sync(() => closed.push(key)))
-      })
-      const visit = (key: number) => Effect.scoped(SessionPool.get(pool, key))
-      for (let key = 0; key < capacity; key++) {
-        if (key === capacity / 2) yield* TestClock.adjust("1 second")
-        yield* visit(key)
-      }
-      for (let key = capacity; key < capacity + 100; key++) yield* visit(key)
-      assert.strictEqual(yield* SessionPool.size(pool), capacity)
-      assert.strictEqual(closed.length, 100)
-      // The oldest of 16: of the older half but for once in 65,536.
-      assert.isAbove(closed.filter((key) => key < capacity / 2).length, 95)
-    }))
 })
 
 describe("validation", () => {

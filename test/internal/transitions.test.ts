@@ -1,77 +1,9 @@
 /** The transitions with plain values: what each decides, and what it leaves alone. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Deferred, HashMap, Option, Scope } from "effect"
+import { Cause, Deferred, HashMap } from "effect"
 import * as Queue from "../../src/internal/queue.ts"
-import type { Action, Launch, Session, Validation } from "../../src/internal/state.ts"
-import { Live, make, type State } from "../../src/internal/state.ts"
 import * as Transitions from "../../src/internal/transitions.ts"
-
-type S = State<string, string, string>
-
-const off: Transitions.Limits = {
-  capacity: Infinity,
-  groupCapacity: Infinity,
-  maxWaiting: Infinity,
-  maxErrorCount: 3,
-  failureTimeToLive: 0,
-  validateAfter: Infinity
-}
-
-const launch = (id: number, key: string, group?: string): Launch<string, string, string> => ({
-  id,
-  key,
-  group,
-  idleTimeToLive: 100,
-  scope: Scope.makeUnsafe(),
-  done: Deferred.makeUnsafe(),
-  cancelled: Deferred.makeUnsafe()
-})
-
-const validation = (): Validation => Deferred.makeUnsafe()
-
-/** Carries a state through steps, and keeps the tags of the actions of the last one. */
-class Run {
-  state: S = make(1)
-  actions: ReadonlyArray<Action<string, string, string>> = []
-  readonly limits: Transitions.Limits
-  constructor(limits: Partial<Transitions.Limits> = {}) {
-    this.limits = { ...off, ...limits }
-  }
-  step<R>(f: (state: S, limits: Transitions.Limits) => Transitions.Step<R, string, string, string>): R {
-    const before = this.state
-    const [{ actions, result }, after] = f(before, this.limits)
-    // A function of its input: the same step on the same state decides the same.
-    assert.deepStrictEqual(f(before, this.limits)[0].actions.map(({ _tag }) => _tag), actions.map(({ _tag }) => _tag))
-    this.state = after
-    this.actions = actions
-    return result
-  }
-  get tags() {
-    return this.actions.map(({ _tag }) => _tag)
-  }
-  acquire(id: number, key: string, now = 0, group?: string) {
-    const mine = launch(id, key, group)
-    const result = this.step((state, limits) => Transitions.acquire(state, limits, now, mine, validation()))
-    return { launch: mine, result }
-  }
-  /** Acquires and lands: a live session with one lease. */
-  open(id: number, key: string, now = 0, group?: string): Launch<string, string, string> {
-    const { launch } = this.acquire(id, key, now, group)
-    this.step((state, limits) => Transitions.landed(state, limits, launch, `value ${id}`, now, now, Infinity))
-    return launch
-  }
-  release(id: number, key: string, now = 0, how: Transitions.Result = "neither") {
-    this.step((state, limits) => Transitions.release(state, limits, key, id, now, how))
-  }
-  closed(id: number) {
-    this.step((state, limits) => Transitions.closed(state, limits, id))
-  }
-  live(key: string): Live<string, string> {
-    const slot = Option.getOrThrow(HashMap.get(this.state.slots, key))
-    assert.instanceOf(slot, Live)
-    return slot as Live<string, string>
-  }
-}
+import { launch, Run, session, validation } from "../kit/steps.ts"
 
 describe("acquire", () => {
   it("launches what is absent, joins what launches, leases what is live", () => {
@@ -235,37 +167,20 @@ describe("invalidate while launching", () => {
 })
 
 describe("adopt", () => {
-  const session = (id: number, key: string): Session<string, string> => ({
-    id,
-    key,
-    group: undefined,
-    value: "adopted",
-    scope: Scope.makeUnsafe(),
-    createdAt: 50,
-    openedAt: 50,
-    expiresAt: Infinity,
-    idleTimeToLive: 100
-  })
-  const fresh = { createdAt: 50, requestCount: 0, errorCount: 0 }
-  const adopt = (run: Run, id: number, key: string, held = false) => {
-    const mine = session(id, key)
-    const granted = Deferred.makeUnsafe<boolean>()
-    return run.step((state, limits) => Transitions.adopt(state, limits, mine, { granted, held }, fresh))
-  }
-
   it("replaces the present session and carries its createdAt and counts on", () => {
     const run = new Run()
     run.open(1, "a", 3)
-    assert.strictEqual(adopt(run, 9, "a")._tag, "Adopted")
+    assert.strictEqual(run.adopt(session(9, "a"))._tag, "Adopted")
     assert.deepStrictEqual(run.tags, ["Retire", "Adopt"])
-    const { requestCount, session } = run.live("a")
-    assert.deepStrictEqual([session.id, session.createdAt, session.openedAt, requestCount], [9, 3, 50, 1])
+    const live = run.live("a")
+    const { createdAt, id, openedAt } = live.session
+    assert.deepStrictEqual([id, createdAt, openedAt, live.requestCount], [9, 3, 50, 1])
   })
 
   it("wins over a launch: its callers get the adopted session, and the launch is cancelled", () => {
     const run = new Run()
     const { launch } = run.acquire(1, "a")
-    adopt(run, 9, "a")
+    run.adopt(session(9, "a"))
     assert.deepStrictEqual(run.tags, ["Cancel", "Deliver", "Adopt"])
     assert.deepStrictEqual([run.live("a").leases, run.live("a").session.value], [1, "adopted"])
     run.step((state, limits) => Transitions.launchClosed(state, limits, launch))
@@ -277,14 +192,14 @@ describe("adopt", () => {
   it("queues for a place when the pool is full, and gives a place that it does not use to the next", () => {
     const run = new Run({ capacity: 1 })
     run.open(1, "a")
-    const queued = adopt(run, 9, "b")
+    const queued = run.adopt(session(9, "b"))
     assert.strictEqual(queued._tag, "Queued")
     run.acquire(2, "c")
     run.release(1, "a")
     run.closed(1)
     assert.deepStrictEqual(run.tags, ["Grant"])
     const ticket = queued._tag === "Queued" ? queued.ticket : -1
-    assert.isFalse(run.step((state, limits) => Transitions.returnGrant(state, limits, ticket, undefined)))
+    assert.isFalse(run.returnGrant(ticket))
     assert.deepStrictEqual(run.tags, ["Launch"])
     assert.strictEqual(run.state.inventory.places.used, 1)
   })

@@ -1,0 +1,85 @@
+/**
+ * Mutation testing: `npm run mutants [-- transitions|shell] [-- --only src/internal/queue.ts]`. Changes the code in every
+ * place where a small change makes sense, one at a time, and sees whether a test fails. Prints the score of each group
+ * and what survived; ends with 1 if a score is below its threshold, or if a survivor is not listed in `equivalent.ts`.
+ *
+ * Stryker is installed for this alone, in `test/artifacts/mutants`; it finds the project's vitest above its own folder.
+ */
+import { spawnSync } from "node:child_process"
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { availableParallelism } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { parseArgs } from "node:util"
+import type { Group } from "./groups.ts"
+import { groups } from "./groups.ts"
+import { print } from "./report.ts"
+
+const version = "10.1.1"
+const packages = ["@stryker-mutator/core", "@stryker-mutator/vitest-runner"]
+
+const root = fileURLToPath(new URL("../..", import.meta.url))
+const folder = "test/artifacts/mutants"
+const home = join(root, folder)
+const modules = join(home, "node_modules")
+
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
+  options: {
+    only: { type: "string", multiple: true, default: [] },
+    concurrency: { type: "string", default: String(availableParallelism()) }
+  }
+})
+
+const run = (command: string, args: ReadonlyArray<string>, cwd: string, tests: ReadonlyArray<string> = []): void => {
+  const env = { ...process.env, MUTANTS_TESTS: tests.join(",") }
+  const { status } = spawnSync(command, args, { cwd, env, stdio: "inherit" })
+  if (status !== 0) throw new Error(`${command} ${args.join(" ")} ended with ${status}`)
+}
+
+const install = (): void => {
+  const isInstalled = (name: string) => {
+    const file = join(modules, name, "package.json")
+    return existsSync(file) && JSON.parse(readFileSync(file, "utf8")).version === version
+  }
+  if (packages.every(isInstalled)) return
+  mkdirSync(home, { recursive: true })
+  writeFileSync(join(home, "package.json"), JSON.stringify({ private: true }))
+  const options = ["--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund"]
+  run("npm", ["install", ...options, ...packages.map((name) => `${name}@${version}`)], home)
+}
+
+const mutate = (group: Group): string => {
+  const report = `${folder}/${group.name}.json`
+  const config = join(home, `${group.name}.config.json`)
+  rmSync(join(root, report), { force: true })
+  writeFileSync(
+    config,
+    JSON.stringify({
+      plugins: [join(modules, "@stryker-mutator/vitest-runner/dist/src/index.js")],
+      testRunner: "vitest",
+      vitest: { configFile: "test/mutants/vitest.config.ts", related: false },
+      mutate: values.only.length === 0 ? group.mutate : group.mutate.filter((file) => values.only.includes(file)),
+      coverageAnalysis: "perTest",
+      // Code that runs once, when its module is loaded, would need all tests for each mutant.
+      ignoreStatic: true,
+      concurrency: Number(values.concurrency),
+      timeoutMS: 2000,
+      timeoutFactor: 1.25,
+      reporters: ["json", "progress-append-only"],
+      jsonReporter: { fileName: report },
+      // Stryker reads it through an API that TypeScript 7 does not have, and needs nothing from it.
+      tsconfigFile: "none",
+      tempDirName: `${folder}/${group.name}`,
+      ignorePatterns: ["dist", "test/artifacts"]
+    })
+  )
+  run(process.execPath, [join(modules, "@stryker-mutator/core/bin/stryker.js"), "run", config], root, group.tests)
+  return join(root, report)
+}
+
+install()
+const chosen = groups.filter(({ name }) => positionals.length === 0 || positionals.includes(name))
+const reports = chosen.map((group) => [group, mutate(group)] as const)
+const passed = reports.map(([group, report]) => print(group, report))
+process.exitCode = passed.every(Boolean) ? 0 : 1
