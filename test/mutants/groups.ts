@@ -15,7 +15,7 @@ export const groups: ReadonlyArray<Group> = [
     name: "transitions",
     threshold: 95,
     mutate: internal("transitions", "draft", "queue", "candidates"),
-    tests: ["test/internal"]
+    tests: ["test/internal/transitions", "test/internal/collections", "test/internal"]
   },
   {
     name: "shell",
