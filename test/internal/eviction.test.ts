@@ -1,0 +1,166 @@
+/** Whom an eviction takes, with plain values. */
+import { assert, describe, it } from "@effect/vitest"
+import { HashMap } from "effect"
+import * as Candidates from "../../src/internal/candidates.ts"
+import { exactEvictionLimit } from "../../src/internal/draft.ts"
+import { Run } from "../kit/steps.ts"
+
+const evicted = (run: Run) =>
+  run.actions.flatMap((action) => action._tag === "Retire" ? [[action.session.key, action.reason]] : [])
+
+describe("an eviction takes", () => {
+  it("the session that was used longest ago, wherever it stands", () => {
+    for (const times of [[1, 2, 3], [3, 1, 2], [2, 3, 1]]) {
+      const run = new Run({ capacity: 3 })
+      for (const [i, time] of times.entries()) run.idle(i + 1, `a${time}`, time)
+      run.acquire(9, "new", 10)
+      assert.deepStrictEqual(evicted(run), [["a1", "Evicted"]])
+    }
+  })
+
+  it("of several used at the same time the one that was opened first", () => {
+    for (const ids of [[1, 2, 3], [3, 2, 1], [2, 3, 1]]) {
+      const run = new Run({ capacity: 3 })
+      for (const id of ids) run.idle(id, `a${id}`)
+      run.acquire(9, "new", 10)
+      assert.deepStrictEqual(evicted(run), [["a1", "Evicted"]])
+    }
+  })
+
+  it("none that is in use, though it was idle before and used longest ago", () => {
+    const run = new Run({ capacity: 2 })
+    run.idle(1, "a", 1)
+    run.idle(2, "b", 2)
+    run.acquire(3, "a", 3)
+    run.acquire(4, "b", 4)
+    run.release(2, "b", 5)
+    run.acquire(5, "new", 6)
+    assert.deepStrictEqual(evicted(run), [["b", "Evicted"]])
+    run.acquire(6, "newer", 7)
+    assert.deepStrictEqual(evicted(run), [])
+  })
+
+  it("one for each waiter, until nothing is idle", () => {
+    const run = new Run({ capacity: 3 })
+    run.idle(1, "a")
+    run.idle(2, "b")
+    run.open(3, "c")
+    assert.deepStrictEqual([...Array(3).keys()].map((i) => (run.acquire(10 + i, `new ${i}`), evicted(run).length)), [
+      1,
+      1,
+      0
+    ])
+  })
+
+  it("only one of the group whose limit is reached, and any when the pool's is", () => {
+    const run = new Run({ capacity: 4, groupCapacity: 2 })
+    run.idle(1, "x1", 3, "x")
+    run.idle(2, "x2", 2, "x")
+    run.idle(3, "y1", 1, "y")
+    run.acquire(4, "x3", 10, "x")
+    assert.deepStrictEqual(evicted(run), [["x2", "Evicted"]])
+    run.closed(2)
+    run.idle(5, "z1", 4, "z")
+    run.acquire(6, "z2", 10, "z")
+    assert.deepStrictEqual(evicted(run), [["y1", "Evicted"]])
+  })
+
+  it("nobody of another group for one that is full", () => {
+    const run = new Run({ capacity: 9, groupCapacity: 1, maxWaiting: 0 })
+    run.open(1, "x1", 0, "x")
+    run.idle(2, "y1", 0, "y")
+    assert.strictEqual(run.acquire(3, "x2", 0, "x").result._tag, "Full")
+    run.release(1, "x1")
+    assert.strictEqual(run.acquire(4, "x2", 0, "x").result._tag, "Join")
+    assert.deepStrictEqual(evicted(run), [["x1", "Evicted"]])
+  })
+
+  it("nobody in a pool without a limit of its own, whatever the groups hold", () => {
+    const run = new Run({ groupCapacity: 1 })
+    run.idle(1, "x1", 0, "x")
+    run.open(2, "y1", 0, "y")
+    run.acquire(3, "y2", 0, "y")
+    assert.deepStrictEqual(evicted(run), [])
+    assert.strictEqual(Candidates.size(run.state.inventory.places.idle), 0)
+  })
+})
+
+describe("a place for a full group", () => {
+  it("that is on its way is given to no waiter of another group", () => {
+    const run = new Run({ capacity: 2, groupCapacity: 1 })
+    run.idle(1, "x1", 0, "x")
+    run.idle(2, "y1", 0, "y")
+    run.acquire(3, "x2", 0, "x")
+    assert.deepStrictEqual(evicted(run), [["x1", "Evicted"]])
+    // The pool is full, and the place of x1 is promised: z takes another.
+    run.acquire(4, "z1", 0, "z")
+    assert.deepStrictEqual(evicted(run), [["y1", "Evicted"]])
+    run.closed(2)
+    assert.deepStrictEqual(run.actions.map((action) => action._tag === "Launch" && action.launch.key), ["z1"])
+    run.closed(1)
+    assert.deepStrictEqual(run.actions.map((action) => action._tag === "Launch" && action.launch.key), ["x2"])
+  })
+
+  it("of which two wait needs two to come", () => {
+    const run = new Run({ capacity: 9, groupCapacity: 2 })
+    run.idle(1, "x1", 0, "x")
+    run.idle(2, "x2", 1, "x")
+    run.acquire(3, "x3", 2, "x")
+    assert.deepStrictEqual(evicted(run), [["x1", "Evicted"]])
+    run.acquire(4, "x4", 2, "x")
+    assert.deepStrictEqual(evicted(run), [["x2", "Evicted"]])
+    run.acquire(5, "x5", 2, "x")
+    assert.deepStrictEqual(evicted(run), [])
+    run.closed(1)
+    run.closed(2)
+    assert.strictEqual(run.state.inventory.waiting, 1)
+  })
+})
+
+describe("among more idle sessions than are compared one by one", () => {
+  const count = exactEvictionLimit + 904
+  const fill = (seed: number) => {
+    const run = new Run({ capacity: count }, seed)
+    run.recount = false
+    for (let id = 1; id <= count; id++) run.idle(id, `a${id}`, id)
+    return run
+  }
+
+  it("an eviction takes an old one of a sample, another for another seed, and the same for the same", () => {
+    const run = fill(1)
+    const first = run.state
+    const ids: Array<number> = []
+    for (let i = 0; i < 200; i++) {
+      run.acquire(count + 1 + i, `new ${i}`, count + i)
+      const retired = run.actions.flatMap((action) => action._tag === "Retire" ? [action.session.id] : [])
+      assert.strictEqual(retired.length, 1)
+      ids.push(...retired)
+    }
+    // The oldest of 16 is of the oldest third but for once in 650, and on average of the oldest 17th.
+    const mean = ids.reduce((sum, id) => sum + id, 0) / ids.length
+    assert.isAbove(mean, count / 24)
+    assert.isBelow(mean, count / 12)
+    assert.strictEqual(new Set(ids).size, ids.length)
+    run.state = first
+    run.acquire(count + 1, "new 0", count)
+    assert.strictEqual(run.actions.flatMap((action) => action._tag === "Retire" ? [action.session.id] : [])[0], ids[0])
+  })
+
+  it("those in use are dropped when they are drawn, and none of them is taken", () => {
+    const run = fill(2)
+    for (let id = 1; id <= count; id++) if (id % 8 !== 0) run.acquire(count + id, `a${id}`, count)
+    const before = Candidates.size(run.state.inventory.places.idle)
+    run.acquire(3 * count, "new", 2 * count)
+    const [action] = run.actions
+    assert.isTrue(action?._tag === "Retire" && action.session.id % 8 === 0)
+    assert.isBelow(Candidates.size(run.state.inventory.places.idle), before - 16)
+  })
+
+  it("the last few are compared one by one as soon as the others are dropped", () => {
+    const run = fill(3)
+    for (let id = 1; id <= count; id++) if (id !== 77 && id !== 78) run.acquire(count + id, `a${id}`, count)
+    run.acquire(3 * count, "new", 2 * count)
+    assert.deepStrictEqual(evicted(run), [["a77", "Evicted"]])
+    assert.deepStrictEqual([...HashMap.values(run.state.inventory.places.idle.keys)], ["a78"])
+  })
+})
