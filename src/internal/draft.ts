@@ -80,10 +80,8 @@ const changePlaces = <K, A, E>(
   })
   if (d.limits.groupCapacity === Infinity) return
   const places = change(groupPlaces(d, group))
-  const unused = places.used === 0 && Candidates.size(places.idle) === 0
-  d.update({
-    groups: unused ? HashMap.remove(d.inventory.groups, group) : HashMap.set(d.inventory.groups, group, places)
-  })
+  const { groups } = d.inventory
+  d.update({ groups: places.used === 0 ? HashMap.remove(groups, group) : HashMap.set(groups, group, places) })
 }
 
 export const takePlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
@@ -107,23 +105,19 @@ export const returnPlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
 
 /** A session under this key has become idle: it can be evicted now, at once if someone waits. */
 export const becomeIdle = <K, A, E>(d: Draft<K, A, E>, key: K, group: unknown): void => {
-  if (d.limits.capacity === Infinity && d.limits.groupCapacity === Infinity) return
   changePlaces(d, group, true, (places) => ({ ...places, idle: Candidates.add(places.idle, key) }))
   serve(d)
 }
 
-const forgetIdle = <K, A, E>(d: Draft<K, A, E>, key: K, group: unknown): void => {
-  if (d.limits.capacity === Infinity && d.limits.groupCapacity === Infinity) return
+const forgetIdle = <K, A, E>(d: Draft<K, A, E>, key: K, group: unknown): void =>
   changePlaces(d, group, true, (places) => ({ ...places, idle: Candidates.remove(places.idle, key) }))
-}
 
 export const hasRoom = <K, A, E>(d: Draft<K, A, E>, group: unknown): boolean =>
-  d.inventory.places.used < d.limits.capacity &&
-  (d.limits.groupCapacity === Infinity || groupPlaces(d, group).used < d.limits.groupCapacity)
+  d.inventory.places.used < d.limits.capacity && groupPlaces(d, group).used < d.limits.groupCapacity
 
 /** Whether an idle session could be closed to make room in this group. */
 export const canEvict = <K, A, E>(d: Draft<K, A, E>, group: unknown): boolean => {
-  const groupFull = d.limits.groupCapacity !== Infinity && groupPlaces(d, group).used >= d.limits.groupCapacity
+  const groupFull = groupPlaces(d, group).used >= d.limits.groupCapacity
   return leastRecentlyUsed(d, groupFull ? { group } : undefined) !== undefined
 }
 
@@ -147,14 +141,11 @@ export const serve = <K, A, E>(d: Draft<K, A, E>): void => {
   const { capacity, groupCapacity } = d.limits
   // Places that come back by themselves and that no earlier waiter counts on.
   let coming = d.inventory.places.closing
-  // Free places that an earlier waiter counts on (it waits for its group alone).
-  let reserved = 0
   let comingInGroup = HashMap.empty<unknown, number>()
   for (const [ticket, waiter] of Queue.entries(d.inventory.queue)) {
-    const grouped = groupCapacity !== Infinity
-    const places = grouped ? groupPlaces(d, waiter.group) : noPlaces
-    const free = d.inventory.places.used + reserved < capacity
-    const groupFree = !grouped || places.used < groupCapacity
+    const places = groupPlaces(d, waiter.group)
+    const free = d.inventory.places.used < capacity
+    const groupFree = places.used < groupCapacity
     if (free && groupFree) {
       grant(d, ticket, waiter)
       continue
@@ -166,8 +157,7 @@ export const serve = <K, A, E>(d: Draft<K, A, E>): void => {
       comingInGroup = HashMap.set(comingInGroup, waiter.group, 0)
     } else if (!groupFree) {
       comingInGroup = HashMap.set(comingInGroup, waiter.group, groupComing - 1)
-      if (coming > 0) coming--
-      else reserved++
+      coming--
     } else if (coming > 0) {
       coming--
     } else if (!evict(d, undefined)) {
@@ -186,7 +176,7 @@ const grant = <K, A, E>(d: Draft<K, A, E>, ticket: number, waiter: Waiter<K>): v
     return
   }
   const slot = d.slot(waiter.key)
-  if (slot === undefined || slot._tag !== "Waiting") {
+  if (slot?._tag !== "Waiting") {
     throw new Error(`effect-session-pool: the queue holds a waiter without a slot (ticket ${ticket})`)
   }
   d.slots = HashMap.set(d.slots, waiter.key, new Launching(slot.launch, slot.callers))
@@ -214,12 +204,11 @@ const leastRecentlyUsed = <K, A, E>(
   d: Draft<K, A, E>,
   within: { readonly group: unknown } | undefined
 ): Live<K, A> | undefined => {
-  if (within === undefined && d.limits.capacity === Infinity) return undefined
   let idle = within === undefined ? d.inventory.places.idle : groupPlaces(d, within.group).idle
   let oldest: Live<K, A> | undefined
   const consider = (key: K): boolean => {
     const slot = d.slot(key)
-    if (slot === undefined || slot._tag !== "Live" || slot.leases > 0) return false
+    if (slot?._tag !== "Live" || slot.leases > 0) return false
     if (
       oldest === undefined || slot.lastUsedAt < oldest.lastUsedAt ||
       (slot.lastUsedAt === oldest.lastUsedAt && slot.session.id < oldest.session.id)
@@ -244,7 +233,7 @@ const leastRecentlyUsed = <K, A, E>(
   }
   if (within === undefined) {
     d.update({ places: { ...d.inventory.places, idle } })
-  } else if (HashMap.has(d.inventory.groups, within.group)) {
+  } else {
     d.update({
       groups: HashMap.set(d.inventory.groups, within.group, { ...groupPlaces(d, within.group), idle })
     })

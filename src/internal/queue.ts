@@ -25,9 +25,8 @@ export const push = <V>(self: Queue<V>, value: V): Queue<V> => ({
   entries: HashMap.set(self.entries, self.next, value)
 })
 
-/** Takes the entry with this ticket out; the queue itself if it is not there. */
+/** Takes the entry with this ticket out, if it is there. */
 export const remove = <V>(self: Queue<V>, ticket: number): Queue<V> => {
-  if (!HashMap.has(self.entries, ticket)) return self
   const entries = HashMap.remove(self.entries, ticket)
   if (HashMap.isEmpty(entries)) return { head: self.next, next: self.next, entries }
   let head = self.head

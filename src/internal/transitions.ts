@@ -210,7 +210,6 @@ const leaveQueue = <K, A, E>(state: State<K, A, E>, limits: Limits, slot: Waitin
   } else {
     d.slots = HashMap.remove(d.slots, key)
     d.update({ queue: Queue.remove(d.inventory.queue, slot.ticket) })
-    serve(d)
   }
   return d.end(undefined)
 }
@@ -387,7 +386,6 @@ export const adopt = <K, A, E>(
   )
   d.update({ live: d.inventory.live + 1 })
   if (callers === 0) becomeIdle(d, key, group)
-  else serve(d)
   return d.end({ _tag: "Adopted", session: adopted })
 }
 
@@ -401,7 +399,6 @@ export const returnGrant = <K, A, E>(
   const d = new Draft(state, limits)
   if (HashMap.has(d.inventory.queue.entries, ticket)) {
     d.update({ queue: Queue.remove(d.inventory.queue, ticket), waiting: d.inventory.waiting - 1 })
-    serve(d)
     return d.end(true)
   }
   if (d.inventory.phase._tag === "Open") returnPlace(d, group)
@@ -435,7 +432,8 @@ export const probe = <K, A, E>(
   validation: Validation
 ): Step<{ readonly validation: Validation; readonly begin: Session<K, A> | undefined } | undefined, K, A, E> => {
   const slot = slotOf(state, key)
-  return slot?._tag === "Live" && slot.session.id === id && slot.leases === 0 && slot.validation === undefined
+  // A validation that runs has a lease.
+  return slot?._tag === "Live" && slot.session.id === id && slot.leases === 0
     ? beginValidation(state, limits, slot, validation)
     : unchanged(state, undefined)
 }
@@ -515,7 +513,7 @@ export const release = <K, A, E>(
   d.slots = HashMap.set(d.slots, key, live)
   d.active = active
   if (how === "error") d.count("errors")
-  if (errorCount >= limits.maxErrorCount && how === "error") {
+  if (errorCount >= limits.maxErrorCount) {
     retire(d, live, "Errors")
   } else if (leases === 0) {
     if (session.idleTimeToLive === 0) retire(d, live, "IdleTimeout")

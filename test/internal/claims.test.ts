@@ -72,7 +72,6 @@ describe("a caller that goes away", () => {
   })
 
   it("from the head of the queue lets the next one have what it stood in the way of", () => {
-    // z waits for the pool, behind x, which reserves the only free place until its group has one.
     const run = new Run({ capacity: 3, groupCapacity: 2 })
     run.open(1, "x1", 0, "x")
     run.idle(2, "x2", 0, "x")

@@ -1,9 +1,9 @@
 /** Whom an eviction takes, with plain values. */
 import { assert, describe, it } from "@effect/vitest"
-import { HashMap } from "effect"
+import { HashMap, Option } from "effect"
 import * as Candidates from "../../src/internal/candidates.ts"
 import { exactEvictionLimit } from "../../src/internal/draft.ts"
-import { Run } from "../kit/steps.ts"
+import { Run, session } from "../kit/steps.ts"
 
 const evicted = (run: Run) =>
   run.actions.flatMap((action) => action._tag === "Retire" ? [[action.session.key, action.reason]] : [])
@@ -16,6 +16,13 @@ describe("an eviction takes", () => {
       run.acquire(9, "new", 10)
       assert.deepStrictEqual(evicted(run), [["a1", "Evicted"]])
     }
+  })
+
+  it("the session that was used longest ago, though it was opened last", () => {
+    const run = new Run({ capacity: 3 })
+    for (const [i, id] of [3, 2, 1].entries()) run.idle(id, `a${id}`, i)
+    run.acquire(9, "new", 10)
+    assert.deepStrictEqual(evicted(run), [["a3", "Evicted"]])
   })
 
   it("of several used at the same time the one that was opened first", () => {
@@ -75,6 +82,26 @@ describe("an eviction takes", () => {
     assert.deepStrictEqual(evicted(run), [["x1", "Evicted"]])
   })
 
+  it("one of any group for one that has room in its own, however few may wait", () => {
+    const run = new Run({ capacity: 2, groupCapacity: 2, maxWaiting: 0 })
+    run.idle(1, "x1", 0, "x")
+    run.open(2, "y1", 0, "y")
+    assert.strictEqual(run.acquire(3, "y2", 0, "y").result._tag, "Join")
+    assert.deepStrictEqual(evicted(run), [["x1", "Evicted"]])
+  })
+
+  it("of a group forgets those that are in use when it looks for an idle one", () => {
+    const run = new Run({ groupCapacity: 2 })
+    run.idle(1, "x1", 0, "x")
+    run.idle(2, "x2", 0, "x")
+    run.acquire(3, "x1", 1, "x")
+    run.acquire(4, "x3", 2, "x")
+    assert.deepStrictEqual(evicted(run), [["x2", "Evicted"]])
+    const places = Option.getOrThrow(HashMap.get(run.state.inventory.groups, "x"))
+    assert.strictEqual(Candidates.size(places.idle), 0)
+    assert.deepStrictEqual([places.used, places.closing], [2, 1])
+  })
+
   it("nobody in a pool without a limit of its own, whatever the groups hold", () => {
     const run = new Run({ groupCapacity: 1 })
     run.idle(1, "x1", 0, "x")
@@ -86,6 +113,17 @@ describe("an eviction takes", () => {
 })
 
 describe("a place for a full group", () => {
+  it("that is handed to a caller of set comes back when it does not take it", () => {
+    const run = new Run({ groupCapacity: 1 })
+    run.open(1, "x1", 0, "x")
+    const queued = run.adopt(session(2, "x2", 0, "x"))
+    run.release(1, "x1")
+    run.closed(1)
+    assert.deepStrictEqual(run.tags, ["Grant"])
+    assert.isFalse(run.returnGrant(queued._tag === "Queued" ? queued.ticket : -1, "x"))
+    assert.strictEqual(run.state.inventory.places.used, 0)
+  })
+
   it("that is on its way is given to no waiter of another group", () => {
     const run = new Run({ capacity: 2, groupCapacity: 1 })
     run.idle(1, "x1", 0, "x")
