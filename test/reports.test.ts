@@ -1,0 +1,184 @@
+/** What an operator sees of a pool: its metrics with their numbers, its log lines, its spans. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Logger, Metric, References, Scope, Tracer } from "effect"
+import { TestClock } from "effect/testing"
+import { SessionPool } from "../src/index.ts"
+
+/** A back end whose keys say what it does: `slow`, `bad`, `hangs` and `stuck` (which does not close). */
+const lookup = (key: string): Effect.Effect<string, string, Scope.Scope> => {
+  if (key === "bad") return Effect.delay(Effect.fail("refused"), "2 seconds")
+  if (key === "hangs") return Effect.never
+  const close = key === "stuck" ? "50 seconds" : "3 seconds"
+  return Effect.delay(Effect.acquireRelease(Effect.succeed(key), () => Effect.sleep(close)), "2 seconds")
+}
+
+const visit = (pool: SessionPool.SessionPool<string, string, string>, key: string) =>
+  Effect.gen(function*() {
+    const fiber = yield* Effect.forkChild(Effect.exit(Effect.scoped(SessionPool.get(pool, key))), {
+      startImmediately: true
+    })
+    yield* TestClock.adjust("10 seconds")
+    return fiber
+  })
+
+describe("the metrics of a pool", () => {
+  const measured = Effect.gen(function*() {
+    const all: Record<string, unknown> = {}
+    for (const { attributes, id, state } of yield* Metric.snapshot) {
+      if (!id.startsWith("session_pool_")) continue
+      const { pool, ...rest } = attributes as Record<string, string>
+      assert.strictEqual(pool, "shells", id)
+      const name = [id.slice("session_pool_".length), ...Object.values(rest)].join(" ")
+      all[name] = "sum" in state
+        ? [state.count, state.sum]
+        : "value" in state
+        ? state.value
+        : "count" in state
+        ? state.count
+        : undefined
+    }
+    return all
+  })
+
+  it.effect("count launches, retirements, closes and leaks, hold what is open, and measure in seconds", () =>
+    Effect.gen(function*() {
+      const pool = yield* SessionPool.make({
+        lookup,
+        name: "shells",
+        lookupTimeout: "5 seconds",
+        closeTimeout: "10 seconds",
+        leakDetection: "1 minute"
+      })
+      yield* visit(pool, "a")
+      yield* visit(pool, "bad")
+      yield* visit(pool, "hangs")
+      yield* visit(pool, "stuck")
+      yield* SessionPool.set(pool, "b", "adopted")
+      const before = yield* measured
+      assert.deepInclude(before, {
+        "launches_total success": 2,
+        "launches_total failure": 1,
+        "launches_total timeout": 1,
+        "open_sessions": 3,
+        "launch_duration_seconds": [4, 2 + 2 + 2 + 5]
+      })
+      yield* SessionPool.invalidate(pool, "a")
+      yield* SessionPool.set(pool, "stuck", "adopted")
+      yield* SessionPool.get(pool, "b")
+      yield* TestClock.adjust("2 minutes")
+      assert.deepInclude(yield* measured, {
+        "retirements_total Invalidated": 1,
+        "retirements_total Replaced": 1,
+        "open_sessions": 2,
+        "close_duration_seconds": [2, 3 + 50],
+        "close_timeouts_total": 1,
+        "leaked_leases_total": 1
+      })
+    }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
+
+  it.effect("count no launch that was given up", () =>
+    Effect.gen(function*() {
+      const pool = yield* SessionPool.make({ lookup, name: "shells" })
+      const fiber = yield* Effect.forkChild(Effect.scoped(SessionPool.get(pool, "hangs")), { startImmediately: true })
+      yield* Effect.yieldNow
+      fiber.interruptUnsafe()
+      yield* TestClock.adjust("10 minutes")
+      const all = yield* measured
+      assert.deepStrictEqual([all["launches_total failure"] ?? 0, all["launches_total timeout"] ?? 0], [0, 0])
+    }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
+})
+
+describe("the log of a pool", () => {
+  const lines: Array<string> = []
+  const logger = Logger.make(({ fiber, message }) => {
+    const annotations = fiber.getRef(References.CurrentLogAnnotations)
+    lines.push(JSON.stringify([message, annotations]))
+  })
+
+  const logged = <A, E>(effect: Effect.Effect<A, E, Scope.Scope>) => {
+    lines.length = 0
+    return effect.pipe(Effect.provide(Logger.layer([logger])))
+  }
+
+  const assertLine = (...parts: ReadonlyArray<string>) => {
+    const found = lines.filter((line) => parts.every((part) => line.includes(part)))
+    assert.strictEqual(found.length, 1, `one line with ${parts.join(", ")} in ${lines.join("\n")}`)
+  }
+
+  it.effect("says which session of which pool takes too long to close, and how long it may", () =>
+    logged(Effect.gen(function*() {
+      const pool = yield* SessionPool.make({ lookup, name: "shells", closeTimeout: "10 seconds" })
+      yield* visit(pool, "stuck")
+      yield* SessionPool.invalidate(pool, "stuck")
+      yield* TestClock.adjust("1 minute")
+      assertLine("10000 ms", "close", "\"pool\":\"shells\"", "\"session\":1")
+    })))
+
+  it.effect("says whose finalizer failed, and how", () =>
+    logged(Effect.gen(function*() {
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) => Effect.acquireRelease(Effect.succeed(key), () => Effect.die("finalizer is ill")),
+        name: "shells"
+      })
+      yield* Effect.scoped(SessionPool.get(pool, "a"))
+      yield* SessionPool.invalidate(pool, "a")
+      yield* TestClock.adjust(0)
+      assertLine("finalizer failed", "finalizer is ill", "\"pool\":\"shells\"", "\"session\":1")
+    })))
+
+  it.effect("says which lease is held too long, for how long, and the limit", () =>
+    logged(Effect.gen(function*() {
+      const pool = yield* SessionPool.make({
+        lookup: Effect.succeed<string>,
+        name: "shells",
+        leakDetection: "1 minute"
+      })
+      yield* TestClock.adjust("90 seconds")
+      yield* SessionPool.get(pool, "a")
+      yield* TestClock.adjust("59 seconds")
+      assert.deepStrictEqual(lines, [])
+      yield* TestClock.adjust("2 minutes")
+      assertLine("A lease is held", "leakDetection: 60000 ms", "\"pool\":\"shells\"", "\"session\":1")
+      assert.strictEqual(lines.length, 1)
+    })))
+
+  it.effect("has nothing to say of a pool that is well", () =>
+    logged(Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const pool = yield* Scope.provide(SessionPool.make({ lookup, idleTimeToLive: "1 minute" }), scope)
+      yield* visit(pool, "a")
+      yield* visit(pool, "b")
+      yield* SessionPool.invalidate(pool, "b")
+      yield* TestClock.adjust("1 hour")
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+      yield* TestClock.adjust("1 minute")
+      yield* Effect.yieldNow
+      assert.isDefined(closing.pollUnsafe())
+      assert.deepStrictEqual(lines, [])
+    })))
+})
+
+describe("the spans of a pool", () => {
+  it.effect("name the launch and the close of each session, with the pool and the session", () =>
+    Effect.gen(function*() {
+      const spans: Array<unknown> = []
+      const tracer = Tracer.make({
+        span: (options) => {
+          const span = new Tracer.NativeSpan(options)
+          const end = span.end.bind(span)
+          span.end = (time, exit) => {
+            spans.push([span.name, Object.fromEntries(span.attributes)])
+            end(time, exit)
+          }
+          return span
+        }
+      })
+      const program = Effect.scoped(Effect.gen(function*() {
+        const pool = yield* SessionPool.make({ lookup: Effect.succeed<string>, name: "shells" })
+        yield* Effect.scoped(SessionPool.get(pool, "a"))
+      }))
+      yield* Effect.withTracer(program, tracer)
+      const attributes = { "session_pool.name": "shells", "session_pool.session.id": 1 }
+      assert.deepStrictEqual(spans, [["SessionPool.launch", attributes], ["SessionPool.close", attributes]])
+    }))
+})
