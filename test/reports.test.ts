@@ -4,9 +4,9 @@ import { Effect, Exit, Logger, Metric, References, Scope, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
 
-/** A back end whose keys say what it does: `slow`, `bad`, `hangs` and `stuck` (which does not close). */
+/** A back end whose keys say what it does: `bad`, `hangs` and `stuck` (which does not close). */
 const lookup = (key: string): Effect.Effect<string, string, Scope.Scope> => {
-  if (key === "bad") return Effect.delay(Effect.fail("refused"), "2 seconds")
+  if (key.startsWith("bad")) return Effect.delay(Effect.fail("refused"), "2 seconds")
   if (key === "hangs") return Effect.never
   const close = key === "stuck" ? "50 seconds" : "3 seconds"
   return Effect.delay(Effect.acquireRelease(Effect.succeed(key), () => Effect.sleep(close)), "2 seconds")
@@ -51,16 +51,17 @@ describe("the metrics of a pool", () => {
       })
       yield* visit(pool, "a")
       yield* visit(pool, "bad")
+      yield* visit(pool, "bad too")
       yield* visit(pool, "hangs")
       yield* visit(pool, "stuck")
       yield* SessionPool.set(pool, "b", "adopted")
       const before = yield* measured
       assert.deepInclude(before, {
         "launches_total success": 2,
-        "launches_total failure": 1,
+        "launches_total failure": 2,
         "launches_total timeout": 1,
         "open_sessions": 3,
-        "launch_duration_seconds": [4, 2 + 2 + 2 + 5]
+        "launch_duration_seconds": [5, 2 + 2 + 2 + 2 + 5]
       })
       yield* SessionPool.invalidate(pool, "a")
       yield* SessionPool.set(pool, "stuck", "adopted")

@@ -64,8 +64,9 @@ const mutate = (group: Group): string => {
       // Code that runs once, when its module is loaded, would need all tests for each mutant.
       ignoreStatic: true,
       concurrency: Number(values.concurrency),
-      timeoutMS: 2000,
-      timeoutFactor: 1.25,
+      // Long, because what is too slow counts as killed, and the machine may be busy.
+      timeoutMS: 20_000,
+      timeoutFactor: 2,
       reporters: ["json", "progress-append-only"],
       jsonReporter: { fileName: report },
       // Stryker reads it through an API that TypeScript 7 does not have, and needs nothing from it.

@@ -20,7 +20,7 @@ export default defineConfig({
     root: fileURLToPath(new URL("../..", import.meta.url)),
     include: tests.map((path) => `${path}{,/**/*,.*}.test.ts`),
     // A mutant that makes a test hang is found out sooner.
-    testTimeout: 5000,
+    testTimeout: 10_000,
     sequence: { sequencer: InOrder }
   }
 })
