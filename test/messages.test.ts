@@ -1,6 +1,6 @@
 /** What a person reads when a pool refuses: the numbers, and what to do. */
 import { assert, describe, it } from "@effect/vitest"
-import { ConfigProvider, Effect, Exit, Fiber, Stream } from "effect"
+import { ConfigProvider, Effect, Exit, Fiber, Schema, Stream, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionKey, SessionPool } from "../src/index.ts"
 
@@ -125,7 +125,35 @@ describe("InvalidSessionKey", () => {
     }))
 })
 
+describe("the schema of a SessionKey", () => {
+  it("says whether the separator is missing or the back end is empty", () => {
+    const refused = (input: string) => {
+      const exit = Schema.decodeUnknownExit(SessionKey.schema)(input)
+      return Exit.isFailure(exit) ? String(exit.cause) : ""
+    }
+    assert.include(refused("no separator"), "the \"/\" is missing")
+    assert.include(refused("/session"), "The backend of a session key is empty")
+  })
+})
+
 describe("an event", () => {
+  it.effect("of a leaked lease names a span of another process by its id", () =>
+    Effect.gen(function*() {
+      const pool = yield* SessionPool.make({ lookup: (key: string) => Effect.succeed(key), leakDetection: "1 minute" })
+      const leaked = yield* fork(Stream.runHead(
+        Stream.filter(SessionPool.events(pool), ({ _tag }) => _tag === "LeaseLeaked")
+      ))
+      yield* TestClock.adjust(0)
+      yield* Effect.withParentSpan(
+        SessionPool.get(pool, "a"),
+        Tracer.externalSpan({ spanId: "span-7", traceId: "trace-9" })
+      )
+      yield* TestClock.adjust("2 minutes")
+      const event = yield* Fiber.join(leaked)
+      assert.isTrue(event._tag === "Some" && event.value._tag === "LeaseLeaked")
+      assert.include(JSON.stringify(event), "span span-7 (trace-9)")
+    }))
+
   it.effect("says how long a lookup took", () =>
     Effect.gen(function*() {
       const pool = yield* SessionPool.make({ lookup: (key: string) => Effect.delay(Effect.succeed(key), "2 seconds") })

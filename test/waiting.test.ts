@@ -63,6 +63,66 @@ describe("a session found valid", () => {
     }))
 })
 
+describe("a session that replaces an invalid one", () => {
+  const make = (gate: Deferred.Deferred<void>) =>
+    Effect.gen(function*() {
+      const asked: Array<number> = []
+      let opened = 0
+      const pool = yield* SessionPool.make({
+        lookup: (_: string) =>
+          Effect.suspend(() => ++opened === 1 ? Effect.succeed(1) : Effect.as(Deferred.await(gate), 2)),
+        validateAfter: "1 second",
+        validate: (id) => Effect.sync(() => asked.push(id) > 0 && id > 1)
+      })
+      yield* Effect.scoped(SessionPool.get(pool, "a"))
+      yield* TestClock.adjust("10 seconds")
+      return { asked, pool }
+    })
+
+  it.effect("is validated once for all who wait for it", () =>
+    Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      const { asked, pool } = yield* make(gate)
+      const first = yield* fork(Effect.scoped(SessionPool.get(pool, "a")))
+      const second = yield* fork(Effect.scoped(SessionPool.get(pool, "a")))
+      yield* TestClock.adjust("1 second")
+      yield* Deferred.succeed(gate, undefined)
+      assert.deepStrictEqual([yield* Fiber.join(first), yield* Fiber.join(second)], [2, 2])
+      assert.deepStrictEqual(asked, [1, 2])
+    }))
+
+  it.effect("and is invalidated while it launches goes to who waits, as any does", () =>
+    Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      const { asked, pool } = yield* make(gate)
+      const getting = yield* fork(Effect.scoped(SessionPool.get(pool, "a")))
+      yield* TestClock.adjust("1 second")
+      assert.isTrue(yield* SessionPool.invalidate(pool, "a"))
+      yield* Deferred.succeed(gate, undefined)
+      assert.strictEqual(yield* Fiber.join(getting), 2)
+      assert.deepStrictEqual(asked, [1])
+    }))
+})
+
+describe("a set that waited too long", () => {
+  it.effect("waits no more: the next place is not handed to it", () =>
+    Effect.gen(function*() {
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) => Effect.succeed(key),
+        capacity: 1,
+        acquireTimeout: "5 seconds"
+      })
+      const lease = yield* Scope.make()
+      yield* Scope.provide(SessionPool.get(pool, "a"), lease)
+      const setting = yield* fork(Effect.exit(SessionPool.set(pool, "b", "adopted")))
+      yield* TestClock.adjust("6 seconds")
+      assert.isTrue(Exit.isFailure(yield* Fiber.join(setting)))
+      assert.strictEqual((yield* SessionPool.stats(pool)).waiting, 0)
+      yield* Scope.close(lease, Exit.void)
+      assert.strictEqual(yield* Effect.scoped(SessionPool.get(pool, "c")), "c")
+    }))
+})
+
 describe("a refusal", () => {
   it.effect("of something that is no function says that it must be one", () =>
     Effect.gen(function*() {

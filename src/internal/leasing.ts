@@ -147,7 +147,7 @@ const claimPresent = Effect.fnUntraced(function*<K, A, E>(
     self,
     (state, now) => Transitions.join(state, self.options, key, now, validation)
   )
-  return acquired._tag === "Absent" ? undefined : yield* settle(self, key, restore, acquired)
+  return yield* settle(self, key, restore, acquired)
 })
 
 /** Leases a present or launching session for the caller's scope; never launches. */
@@ -162,7 +162,7 @@ export const getOption = <K, A, E>(
     )
   )
 
-/** Turns what the step decided into a lease; `undefined`: the session was found invalid. */
+/** Turns what the step decided into a lease; `undefined`: there is none, or it was found invalid. */
 const settle = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
   key: K,
@@ -239,7 +239,7 @@ export const exceeded = <K, A, E>(
   Effect.flatMap(Ref.get(self.state), ({ inventory }) => {
     const { capacity, groupCapacity } = self.options
     const places = HashMap.get(inventory.groups, group)
-    const ofGroup = groupCapacity < Infinity && Option.isSome(places) && places.value.used >= groupCapacity
+    const ofGroup = Option.isSome(places) && places.value.used >= groupCapacity
     return Effect.failCause(self.fail(
       new CapacityExceeded({
         key,

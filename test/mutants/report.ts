@@ -1,7 +1,7 @@
-/** The score of a group, and its survivors: those known to be equivalent, and the new ones. */
+/** The score of a group, and its survivors: the known ones, and the new. */
 import { readFileSync } from "node:fs"
-import { equivalent } from "./equivalent.ts"
 import type { Group } from "./groups.ts"
+import { survivors as known } from "./survivors.ts"
 
 interface Mutant {
   readonly mutatorName: string
@@ -52,7 +52,7 @@ const killed = ["Killed", "Timeout"]
 export const print = (group: Group, path: string): boolean => {
   const { files } = JSON.parse(readFileSync(path, "utf8")) as Report
   const listed = new Map<string, string>()
-  for (const { mutants, why } of equivalent) for (const mutant of mutants) listed.set(mutant, why)
+  for (const { mutants, why } of known) for (const mutant of mutants) listed.set(mutant, why)
   const all = Object.entries(files).flatMap(([file, { mutants, source }]) => {
     const lines = source.split("\n")
     const inOrder = mutants.toSorted(({ location: { start: x } }, { location: { start: y } }) =>
@@ -68,7 +68,7 @@ export const print = (group: Group, path: string): boolean => {
   const left = all.length - valid.length
   console.log(
     `\n${group.name}: ${score.toFixed(2)} % of ${valid.length} mutants killed (at least ${group.threshold} %), ` +
-      `${survivors.length - fresh.length} of ${survivors.length} survivors listed as equivalent; ${left} not run`
+      `${survivors.length - fresh.length} of ${survivors.length} survivors listed with a reason; ${left} not run`
   )
   for (const { file, location, mutatorName, name, status } of fresh) {
     console.log(`  new: ${name}  (${mutatorName}, ${status}, ${file}:${location.start.line})`)

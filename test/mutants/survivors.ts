@@ -1,0 +1,170 @@
+/**
+ * The mutants that live, each group with the reason. A mutant is named as `npm run mutants` prints it: file, declaration,
+ * what became what; a number tells apart those that read the same.
+ */
+interface Survivors {
+  readonly why: string
+  readonly mutants: ReadonlyArray<string>
+}
+
+const transitions: ReadonlyArray<Survivors> = [
+  {
+    why: "Nothing to do in any case: what the condition keeps out would change nothing; it saves the time.",
+    mutants: [
+      "internal/draft.ts serve: Queue.size(d.inventory.queue) === 0 → false",
+      "internal/draft.ts serve: { // The pool is full and nothing is idle: those behind this waiter wait… → {}",
+      "internal/queue.ts entries: ticket < self.next → ticket <= self.next",
+      "internal/draft.ts leastRecentlyUsed: [] → [\"Stryker was here\"]",
+      "internal/draft.ts forgetIdle: true → false"
+    ]
+  },
+  {
+    why: "A step adds one waiter or makes one session idle, so it evicts at most once, and does nothing after it.",
+    mutants: [
+      "internal/draft.ts serve: !evict(d, { group: waiter.group }) → evict(d, { group: waiter.group })",
+      "internal/draft.ts serve: !evict(d, undefined) → evict(d, undefined)",
+      "internal/draft.ts evict: false → true",
+      "internal/draft.ts evict: true → false"
+    ]
+  },
+  {
+    why: "Cannot be otherwise: a ticket in the queue has a waiting slot, and a candidate for eviction is live.",
+    mutants: [
+      "internal/draft.ts grant: slot?._tag !== \"Waiting\" → false",
+      "internal/draft.ts grant: slot?._tag → slot._tag",
+      "internal/draft.ts leastRecentlyUsed: slot?._tag !== \"Live\" → false",
+      "internal/draft.ts leastRecentlyUsed: slot?._tag → slot._tag"
+    ]
+  },
+  {
+    why: "Two sessions never have the same id.",
+    mutants: [
+      "internal/draft.ts leastRecentlyUsed: slot.session.id < oldest.session.id → slot.session.id <= oldest.session.id"
+    ]
+  },
+  {
+    why: "Another sample of the same kind: one more or one less, or another generator.",
+    mutants: [
+      "internal/draft.ts leastRecentlyUsed: found < sampleSize → found <= sampleSize",
+      "internal/draft.ts leastRecentlyUsed: Candidates.size(idle) > exactEvictionLimit → Candidates.size(idle) >= exactEvictionLimit",
+      "internal/draft.ts leastRecentlyUsed: Math.imul(d.inventory.seed, 1664525) + 1013904223 → Math.imul(d.inventory.seed, 1664525) - 1013904223"
+    ]
+  },
+  {
+    why: "A candidate that is in use is dropped when it is drawn.",
+    mutants: ["internal/transitions.ts adopt: callers === 0 → true"]
+  },
+  {
+    why: "What is neither a success nor an error, whatever it is called.",
+    mutants: [
+      "internal/transitions.ts abandon: \"neither\" → \"\"",
+      "internal/transitions.ts validated: \"neither\" → \"\"",
+      "internal/leasing.ts leaseForScope: \"neither\" → \"\"",
+      "internal/leasing.ts judge: \"neither\" → \"\"",
+      "internal/leasing.ts judge: \"neither\" → \"\" (2)",
+      "internal/leasing.ts awaitValidation: \"neither\" → \"\""
+    ]
+  },
+  {
+    why: "The compiler needs the check: `Failure` is the reason of a `Failed` slot, and of no other.",
+    mutants: [
+      "internal/transitions.ts expiry: \"Failure\" → \"\"",
+      "internal/transitions.ts expire: slot === undefined → false (2)",
+      "internal/transitions.ts expire: slot._tag === \"Live\" && reason !== \"Failure\" → slot._tag === \"Live\" || reason !== \"Failure\"",
+      "internal/transitions.ts expire: slot._tag === \"Live\" → true",
+      "internal/transitions.ts expire: reason !== \"Failure\" → true",
+      "internal/transitions.ts expire: \"Failure\" → \"\""
+    ]
+  }
+]
+
+const shell: ReadonlyArray<Survivors> = [
+  {
+    why: "Without a limit: a sleep of infinity never ends either, and zero waits for nothing; it saves the timer.",
+    mutants: [
+      "internal/leasing.ts awaitPlace: acquireTimeout !== Infinity → true",
+      "internal/leasing.ts startValidation: lookupTimeout === Infinity → false",
+      "internal/launching.ts awaitEnd: lookupTimeout !== Infinity → true",
+      "internal/launching.ts expiry: self.options.maxLifetime === Infinity → false",
+      "internal/closing.ts within: exit === undefined && closeTimeout !== Infinity → true",
+      "internal/closing.ts within: exit === undefined && closeTimeout !== Infinity → exit === undefined || closeTimeout !== Infinity",
+      "internal/closing.ts within: exit === undefined → true",
+      "internal/closing.ts within: closeTimeout !== Infinity → true",
+      "internal/sweeping.ts everyInterval: interval === Infinity → false",
+      "internal/sweeping.ts end: self.options.drainTimeout > 0 → true",
+      "internal/sweeping.ts end: self.options.drainTimeout > 0 → self.options.drainTimeout >= 0",
+      "internal/sweeping.ts end: self.options.drainTimeout === Infinity → false",
+      "internal/adopting.ts set: acquireTimeout === Infinity → false"
+    ]
+  },
+  {
+    why: "What is switched off does nothing either way; it saves a fiber, or the memory of the traces.",
+    mutants: [
+      "SessionPool.ts make: resolved.leakDetection === Infinity → false",
+      "SessionPool.ts make: resolved.keepAlive !== Infinity → true",
+      "SessionPool.ts make: pool.leaks !== undefined → true",
+      "internal/leasing.ts release: trace !== undefined → true",
+      "internal/leasing.ts release: self.leaks?.delete → self.leaks.delete",
+      "internal/options.ts resolveUnsafe: validate === undefined → false",
+      "internal/leasing.ts startValidation: validate === undefined → false"
+    ]
+  },
+  {
+    why: "Only finds candidates: the step that follows decides, and finds the same.",
+    mutants: [
+      "internal/sweeping.ts sweep: Transitions.expiry(slot, clock.currentTimeMillisUnsafe()) === undefin… → false",
+      "internal/sweeping.ts keepAlive: slot._tag === \"Live\" && slot.leases === 0 → true",
+      "internal/sweeping.ts keepAlive: slot._tag === \"Live\" && slot.leases === 0 → slot._tag === \"Live\" || slot.leases === 0",
+      "internal/sweeping.ts keepAlive: slot._tag === \"Live\" → true",
+      "internal/sweeping.ts keepAlive: slot.leases === 0 → true",
+      "internal/sweeping.ts keepAlive: [] → [\"Stryker was here\"]",
+      "internal/leasing.ts awaitPlace: value._tag === \"Some\" → false",
+      "internal/leasing.ts awaitPlace: \"Some\" → \"\""
+    ]
+  },
+  {
+    why: "The compiler needs the check, or the value cannot be another.",
+    mutants: [
+      "internal/launching.ts runLaunch: end !== \"TimedOut\" → true",
+      "internal/launching.ts runLaunch: \"TimedOut\" → \"\"",
+      "internal/leasing.ts startValidation: valid._tag === \"Some\" → true",
+      "internal/sweeping.ts probe: started?.begin !== undefined → true",
+      "internal/leaks.ts site: \"unknown\" → \"\""
+    ]
+  },
+  {
+    why: "Counts the same, or gives back the same, in another way.",
+    mutants: [
+      "internal/sweeping.ts forEachSlot: ++seen → --seen",
+      "internal/sweeping.ts keepAlive: true → false",
+      "internal/pool.ts publish: !PubSub.publishUnsafe(self.events, event) → true"
+    ]
+  },
+  {
+    why: "No promise: the seed of the eviction samples, and the order in which the background fibers are interrupted.",
+    mutants: [
+      "SessionPool.ts make: (yield* Random.next) * 4294967296 → (yield* Random.next) / 4294967296",
+      "SessionPool.ts make: \"parallel\" → \"\""
+    ]
+  },
+  {
+    why: "A guard for what nothing does today: no pass can die, as a `validate` that dies is taken for a no.",
+    mutants: [
+      "internal/sweeping.ts everyInterval: (cause) => Effect.logError(\"A cleanup pass of the session pool died\",… → () => undefined"
+    ]
+  },
+  {
+    why:
+      "Not equivalent, but it takes a race of two steps that these tests do not time: left to the explored schedules.",
+    mutants: [
+      "internal/leasing.ts claimSlowly: attempt === 1 → true (2)",
+      "internal/launching.ts runLaunch: session === undefined → false",
+      "internal/launching.ts runLaunch: told → true",
+      "internal/sweeping.ts sweep: expired → true",
+      "internal/sweeping.ts invalidateAll: slot._tag === \"Launching\" → false",
+      "internal/sweeping.ts invalidateAll: \"Launching\" → \"\""
+    ]
+  }
+]
+
+export const survivors: ReadonlyArray<Survivors> = [...transitions, ...shell]
