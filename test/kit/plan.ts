@@ -153,7 +153,11 @@ export const random = (seed: number): Plan => {
 /** The plans that are plainer than this one in one respect, for shrinking. */
 export const plainer = (plan: Plan): ReadonlyArray<Plan> => {
   const plans: Array<Plan> = plan.endsEarly ? [{ ...plan, endsEarly: false }] : []
-  for (const options of plainerThan(plan.options, plainOptions)) plans.push({ ...plan, options })
+  // A lookup that hangs is ended by its time-out alone.
+  const plain = plan.lookups.some(({ ends }) => ends === "hangs")
+    ? { ...plainOptions, lookupTimeout: plan.options.lookupTimeout }
+    : plainOptions
+  for (const options of plainerThan(plan.options, plain)) plans.push({ ...plan, options })
   if (plan.lookups.length > 1) plans.push({ ...plan, lookups: plan.lookups.slice(0, -1) })
   for (const [i, lookup] of plan.lookups.entries()) {
     for (const plainer of plainerThan(lookup, plainLookup)) {

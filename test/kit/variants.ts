@@ -152,7 +152,7 @@ export const variants: ReadonlyArray<Variant> = [
     })
   },
   {
-    name: "a waiter that leaves takes its wake-up along, a new one evicts nobody",
+    name: "a caller that comes to a full pool evicts nobody",
     replace: () => ({ draft: { serve: () => undefined } })
   },
   {
