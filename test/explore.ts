@@ -1,27 +1,39 @@
 /**
- * The schedule explorer at length: `npm run explore [-- --schedules 1000000 --from 0 --bound 2]`, or one seed again:
- * `npm run explore -- --seed 7`. Ends with 1 at the first promise that is broken, with the smallest run that breaks it.
+ * The schedule explorer at length: `npm run explore [-- --schedules 1000000 --from 0 --bound 2]`; one seed again:
+ * `npm run explore -- --seed 7`; one schedule of a scenario: `-- --scenario "one place, two keys" --deviations 4:1,30:4`. Ends with 1 at the first promise that is broken, with the smallest run that breaks it.
  */
 import { parseArgs } from "node:util"
 import { minimise, report, runSeed } from "./kit/explorer.ts"
 import { scenarios } from "./kit/scenarios.ts"
-import { systematically } from "./kit/schedule.ts"
+import { Replay, systematically } from "./kit/schedule.ts"
 
 const { values } = parseArgs({
   options: {
     schedules: { type: "string", default: "1000000" },
     from: { type: "string", default: "0" },
     bound: { type: "string", default: "2" },
-    seed: { type: "string" }
+    seed: { type: "string" },
+    scenario: { type: "string" },
+    deviations: { type: "string", default: "" }
   }
 })
 
-const fail = (seed: number): never => {
+const replay = (seed: number): never => {
   const failure = minimise(seed)
   console.log(failure === undefined ? `seed ${seed}: all promises were kept` : report(failure))
   process.exit(failure === undefined ? 0 : 1)
 }
-if (values.seed !== undefined) fail(Number(values.seed))
+if (values.seed !== undefined) replay(Number(values.seed))
+for (const { name, run } of scenarios) {
+  if (name !== values.scenario) continue
+  const deviations = values.deviations.split(",").filter((text) => text !== "").map((text) => {
+    const [point = NaN, option = NaN] = text.split(":").map(Number)
+    return { point, option }
+  })
+  const verdict = run(new Replay(deviations))
+  console.log(verdict ?? "all promises were kept")
+  process.exit(verdict === undefined ? 0 : 1)
+}
 
 const seconds = (since: number) => `${((performance.now() - since) / 1000).toFixed(0)} s`
 const bound = Number(values.bound)
@@ -30,7 +42,8 @@ for (const { name, run } of scenarios) {
   const started = performance.now()
   const { failure, schedules } = systematically(run, bound)
   if (failure !== undefined) {
-    console.log(`${name}: ${failure.verdict}; deviations ${JSON.stringify(failure.deviations)}`)
+    const deviations = failure.deviations.map(({ option, point }) => `${point}:${option}`).join(",")
+    console.log(`${name}: ${failure.verdict}; replay: --scenario "${name}" --deviations "${deviations}"`)
     process.exit(1)
   }
   systematic += schedules
@@ -42,7 +55,7 @@ for (const { name, run } of scenarios) {
 const [from, count] = [Number(values.from), Number(values.schedules)]
 const started = performance.now()
 for (let seed = from; seed < from + count; seed++) {
-  if (runSeed(seed) !== undefined) fail(seed)
+  if (runSeed(seed) !== undefined) replay(seed)
   if ((seed + 1 - from) % 100_000 === 0) console.log(`${seed + 1 - from} random schedules (${seconds(started)})`)
 }
 console.log(

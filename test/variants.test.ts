@@ -6,8 +6,6 @@ import type * as Leasing from "../src/internal/leasing.ts"
 import type * as Shell from "../src/internal/pool.ts"
 import type * as Transitions from "../src/internal/transitions.ts"
 import * as Explorer from "./kit/explorer.ts"
-import * as Plan from "./kit/plan.ts"
-import { Replay } from "./kit/schedule.ts"
 import { variants } from "./kit/variants.ts"
 
 /** What stands in for the functions of each module at the moment, and the modules with a way around every function. */
@@ -55,16 +53,15 @@ describe("the explorer finds a pool in which", () => {
       Object.assign(replaced, replace(real))
       let seed = 0
       while (seed < most && Explorer.runSeed(seed) === undefined) seed++
-      const failure = Explorer.minimise(seed)
+      const failure = seed < most ? Explorer.minimise(seed) : undefined
       if (failure === undefined) assert.fail(`not found in ${most} schedules`)
       const operations = failure.plan.fibers.flat().length
       const size = `${operations} operations, ${failure.deviations.length} deviations`
       found.push(`${seed + 1} | ${name} | ${failure.verdict} | ${size}`)
-      const again = () => Plan.run(failure.plan, new Replay(failure.deviations), seed % 2 === 0)
-      assert.strictEqual(again(), failure.verdict)
-      assert.strictEqual(again(), failure.verdict)
+      assert.strictEqual(Explorer.replay(failure), failure.verdict)
+      assert.strictEqual(Explorer.replay(failure), failure.verdict)
       for (const name of Object.keys(replaced)) delete replaced[name]
-      assert.isUndefined(again(), "the pool as it is keeps all promises in the same run")
+      assert.isUndefined(Explorer.replay(failure), "the pool as it is keeps all promises in the same run")
     }, 60_000)
   }
 })

@@ -40,10 +40,17 @@ describe("bad input", () => {
   })
 
   it("what a body means is told apart: broken, no message, a request, silent, a batch", () => {
-    const meanings = ([["{", true], ["{}", true], ["{\"jsonrpc\":\"2.0\",\"method\":\"x\"}", true]] as const)
-      .concat([["{\"jsonrpc\":\"2.0\",\"id\":1e400,\"method\":\"x\"}", true]] as never)
-      .concat([["[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\"}]", true], ["[]", false]] as never)
-      .map(([text, batches]) => Bodies.meaningOf(Buffer.from(text), batches).is)
-    assert.deepStrictEqual(meanings, ["broken", "invalid", "silent", "invalid", "batch", "invalid"])
+    const bodies: ReadonlyArray<readonly [text: string, batches: boolean, meaning: string]> = [
+      ["{", true, "broken"],
+      ["{}", true, "invalid"],
+      ["{\"jsonrpc\":\"2.0\",\"method\":\"x\"}", true, "silent"],
+      ["{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\"}", true, "request"],
+      ["{\"jsonrpc\":\"2.0\",\"id\":1e400,\"method\":\"x\"}", true, "invalid"],
+      ["[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\"}]", true, "batch"],
+      ["[]", false, "invalid"]
+    ]
+    for (const [text, batches, meaning] of bodies) {
+      assert.strictEqual(Bodies.meaningOf(Buffer.from(text), batches).is, meaning, text)
+    }
   })
 })

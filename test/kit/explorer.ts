@@ -1,21 +1,21 @@
-/** The random half of the explorer: from a seed to a run, and from a run that breaks a promise to the smallest like it. */
+/**
+ * The random half of the explorer: from a seed to a run, and from a run that breaks a promise to the smallest like it. The
+ * systematic half is `scenarios.ts` under `systematically` of `schedule.ts`.
+ */
 import * as Plan from "./plan.ts"
 import * as Random from "./random.ts"
 import type { Chooser, Deviation, Verdict } from "./schedule.ts"
 import { randomChooser, Recorder, Replay, shrink, systematically } from "./schedule.ts"
 
-/** How a seed's schedule is made. Odd seeds let time pass while tasks wait; even ones only when nothing else can run. */
-const chooser = (seed: number) => {
-  const punctual = seed % 2 === 0
-  const preempt = Random.make(seed).pick([0.01, 0.05, 0.2, 0.35])
-  return { punctual, chooser: randomChooser(seed, { preempt, timePasses: punctual ? 0 : 0.05 }) }
-}
+/** Odd seeds let time pass while tasks wait, as on a busy machine; even ones only when nothing else can run. */
+const isPunctual = (seed: number) => seed % 2 === 0
+
+const randomSchedule = (seed: number) =>
+  randomChooser(seed, { preempt: Random.make(seed).pick([0.01, 0.05, 0.2, 0.35]), timePasses: 0.05 })
 
 /** Runs the plan and the schedule of a seed. */
-export const runSeed = (seed: number, plan = Plan.random(seed)): Verdict => {
-  const { chooser: random, punctual } = chooser(seed)
-  return Plan.run(plan, random, punctual)
-}
+export const runSeed = (seed: number, plan = Plan.random(seed)): Verdict =>
+  Plan.run(plan, randomSchedule(seed), isPunctual(seed))
 
 export interface Failure {
   readonly seed: number
@@ -29,8 +29,8 @@ export interface Failure {
  * made plainer, then the schedules of what is left are searched for one with at most two deviations.
  */
 export const minimise = (seed: number, plan = Plan.random(seed)): Failure | undefined => {
-  const { chooser: random, punctual } = chooser(seed)
-  const recorder = new Recorder(random)
+  const punctual = isPunctual(seed)
+  const recorder = new Recorder(randomSchedule(seed))
   const first = Plan.run(plan, recorder, punctual)
   if (first === undefined) return undefined
   const same = (verdict: Verdict): verdict is string => verdict !== undefined && kindOf(verdict) === kindOf(first)
@@ -58,6 +58,10 @@ export const minimise = (seed: number, plan = Plan.random(seed)): Failure | unde
   }
   return { seed, verdict: Plan.run(smaller, new Replay(deviations), punctual) ?? first, plan: smaller, deviations }
 }
+
+/** Runs what was found once more. */
+export const replay = ({ deviations, plan, seed }: Failure): Verdict =>
+  Plan.run(plan, new Replay(deviations), isPunctual(seed))
 
 /** The promise that was broken, without the numbers. */
 const kindOf = (verdict: string) => verdict.replaceAll(/\d+/g, "").slice(0, 40)

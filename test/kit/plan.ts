@@ -2,7 +2,7 @@
  * A plan is what the fibers of one run do to one pool: plain data, made from a seed, that can be run under any schedule
  * and shrunk. `run` says which promise was broken.
  */
-import { Cause, Effect, Exit, Fiber, Option, Scope } from "effect"
+import { Cause, Effect, Exit, Fiber, Option, Scope, Stream } from "effect"
 import { SessionPool } from "../../src/index.ts"
 import * as Random from "./random.ts"
 import type { Chooser, Verdict } from "./schedule.ts"
@@ -69,6 +69,8 @@ export interface Plan {
   readonly fibers: ReadonlyArray<ReadonlyArray<Operation>>
   /** The pool's scope closes while the fibers run, instead of after them. */
   readonly endsEarly: boolean
+  /** Somebody reads the events of the pool, slowly, from before the first to the end. */
+  readonly isRead: boolean
 }
 
 export const plainOptions: Options = {
@@ -146,13 +148,15 @@ export const random = (seed: number): Plan => {
     },
     lookups: Array.from({ length: 1 + random.below(4) }, lookup),
     fibers: Array.from({ length: 8 }, operations),
-    endsEarly: random.chance(0.3)
+    endsEarly: random.chance(0.3),
+    isRead: random.chance(0.3)
   }
 }
 
 /** The plans that are plainer than this one in one respect, for shrinking. */
 export const plainer = (plan: Plan): ReadonlyArray<Plan> => {
   const plans: Array<Plan> = plan.endsEarly ? [{ ...plan, endsEarly: false }] : []
+  if (plan.isRead) plans.push({ ...plan, isRead: false })
   // A lookup that hangs is ended by its time-out alone.
   const plain = plan.lookups.some(({ ends }) => ends === "hangs")
     ? { ...plainOptions, lookupTimeout: plan.options.lookupTimeout }
@@ -191,12 +195,9 @@ type Pool = SessionPool.SessionPool<string, Connection, "refused">
 const pause = (length: Pause): Effect.Effect<void> =>
   length === "none" ? Effect.void : length === "yield" ? Effect.yieldNow : Effect.sleep(length)
 
-/**
- * Runs the plan under the choices of one schedule, and says which promise was broken first. `punctual`: the schedule lets
- * time pass only when nothing else can run.
- */
+/** Runs the plan under the choices of one schedule, and says which promise was broken first. */
 export const run = (plan: Plan, chooser: Chooser, punctual: boolean): Verdict => {
-  const machine = new Machine(chooser)
+  const machine = new Machine(chooser, punctual)
   const watch = new Watch(plan.options, punctual, () => machine.currentTimeMillisUnsafe())
   const exit = machine.run(
     program(plan, machine, watch),
@@ -204,7 +205,7 @@ export const run = (plan: Plan, chooser: Chooser, punctual: boolean): Verdict =>
     () => watch.broken !== undefined
   )
   if (watch.broken !== undefined) return watch.broken
-  if (exit === undefined) watch.fail("6 bounded: somebody waits for ever")
+  if (exit === undefined) watch.fail("6 bounded: somebody waits for ever, or runs in a circle")
   else if (Exit.isFailure(exit)) watch.fail(`the run itself failed: ${Cause.pretty(exit.cause)}`)
   else watch.ended(machine.left)
   return watch.broken
@@ -215,6 +216,11 @@ const program = (plan: Plan, machine: Machine, watch: Watch) =>
     const scope = yield* Scope.make()
     const pool: Pool = yield* SessionPool.make(options(plan, watch)).pipe(Scope.provide(scope))
     watch.attach(pool)
+    const reader = plan.isRead
+      ? yield* Effect.forkChild(Stream.runForEach(SessionPool.events(pool), () => Effect.yieldNow), {
+        startImmediately: true
+      })
+      : undefined
     machine.exploring = true
     const fibers = yield* Effect.forEach(plan.fibers, (operations) =>
       Effect.forkChild(Effect.forEach(operations, (operation) => perform(pool, watch, operation))))
@@ -226,6 +232,8 @@ const program = (plan: Plan, machine: Machine, watch: Watch) =>
     yield* Scope.close(scope, Exit.void)
     watch.scopeClosed()
     yield* Effect.forEach(fibers, (fiber) => Fiber.await(fiber))
+    // Its events end with the pool, or this waits for ever.
+    if (reader !== undefined) yield* Fiber.join(reader)
     machine.exploring = false
     yield* afterTheEnd(pool, watch)
   })

@@ -22,15 +22,18 @@ const scenario = (
     options: { ...plainOptions, ...options },
     lookups: lookups.map((lookup) => ({ ...plainLookup, ...lookup })),
     fibers,
-    endsEarly
+    endsEarly,
+    isRead: false
   }
   return { name, run: (chooser) => run(plan, chooser, false) }
 }
 
-const [get, use, touch, set, invalidate] = (["get", "use", "touch", "set", "invalidate"] as const).map(
-  (kind) => (key = "a1", rest: Partial<Operation> = {}) => operation(kind, key, rest)
-) as [Make, Make, Make, Make, Make]
-type Make = (key?: string, rest?: Partial<Operation>) => Operation
+const make = (kind: Operation["kind"]) => (key = "a1", rest: Partial<Operation> = {}) => operation(kind, key, rest)
+const get = make("get")
+const use = make("use")
+const touch = make("touch")
+const set = make("set")
+const invalidate = make("invalidate")
 
 const interrupted = { interrupted: true }
 const failing = { fails: true }

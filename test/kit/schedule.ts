@@ -106,9 +106,12 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
   /** The next one first. */
   private readonly timers: Array<Timer> = []
   private readonly chooser: Chooser
+  private readonly punctual: boolean
 
-  constructor(chooser: Chooser) {
+  /** `punctual`: time passes only when nothing else can run; else that is one of the choices. */
+  constructor(chooser: Chooser, punctual: boolean) {
     this.chooser = chooser
+    this.punctual = punctual
   }
 
   shouldYield(_fiber: Fiber.Fiber<unknown, unknown>): boolean {
@@ -116,6 +119,7 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
   }
 
   makeDispatcher(): Scheduler.SchedulerDispatcher {
+    // Priorities do not count: any order is one that must do.
     return { scheduleTask: (task) => void this.tasks.push(task), flush: () => undefined }
   }
 
@@ -169,7 +173,8 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
         this.timePasses()
         continue
       }
-      const option = this.exploring ? this.chooser.pick(this.tasks.length, this.timers.length > 0) : 0
+      const timers = !this.punctual && this.timers.length > 0
+      const option = this.exploring ? this.chooser.pick(this.tasks.length, timers) : 0
       if (option === this.tasks.length) this.timePasses()
       else this.tasks.splice(option, 1)[0]?.()
     }
