@@ -4,6 +4,7 @@ import { vi } from "vitest"
 import type * as Draft from "../src/internal/draft.ts"
 import type * as Leasing from "../src/internal/leasing.ts"
 import type * as Shell from "../src/internal/pool.ts"
+import type * as Sweeping from "../src/internal/sweeping.ts"
 import type * as Transitions from "../src/internal/transitions.ts"
 import * as Explorer from "./kit/explorer.ts"
 import { variants } from "./kit/variants.ts"
@@ -28,12 +29,14 @@ vi.mock("../src/internal/draft.ts", (original) => detour("draft", original))
 vi.mock("../src/internal/transitions.ts", (original) => detour("transitions", original))
 vi.mock("../src/internal/pool.ts", (original) => detour("pool", original))
 vi.mock("../src/internal/leasing.ts", (original) => detour("leasing", original))
+vi.mock("../src/internal/sweeping.ts", (original) => detour("sweeping", original))
 
 const real = {
   draft: await vi.importActual<typeof Draft>("../src/internal/draft.ts"),
   transitions: await vi.importActual<typeof Transitions>("../src/internal/transitions.ts"),
   pool: await vi.importActual<typeof Shell>("../src/internal/pool.ts"),
-  leasing: await vi.importActual<typeof Leasing>("../src/internal/leasing.ts")
+  leasing: await vi.importActual<typeof Leasing>("../src/internal/leasing.ts"),
+  sweeping: await vi.importActual<typeof Sweeping>("../src/internal/sweeping.ts")
 }
 
 const most = 3000

@@ -4,7 +4,7 @@
  */
 import { Cause, Effect, Exit, Fiber, Option, Scope, Stream } from "effect"
 import { SessionPool } from "../../src/index.ts"
-import * as Random from "./random.ts"
+import type * as Random from "./random.ts"
 import type { Chooser, Verdict } from "./schedule.ts"
 import { Machine } from "./schedule.ts"
 import type { Connection } from "./watch.ts"
@@ -41,7 +41,7 @@ export interface Operation {
   readonly holds: Pause
   /** `use` ends with a failure. */
   readonly fails: boolean
-  /** Runs in a fiber that is interrupted at once: the schedule says when it gets there. */
+  /** Runs in a fiber that is interrupted at once: the schedule says how far it gets. */
   readonly interrupted: boolean
 }
 
@@ -106,8 +106,7 @@ export const operation = (
 const keys = ["a1", "a2", "b1", "b2"] as const
 
 /** Eight fibers with mixed operations on a pool of small capacity. */
-export const random = (seed: number): Plan => {
-  const random = Random.make(seed)
+export const random = (random: Random.Random): Plan => {
   const sometimes = <T>(usual: T, ...others: readonly [T, ...ReadonlyArray<T>]): T =>
     random.chance(0.6) ? usual : random.pick(others)
   const operations = () =>
@@ -135,7 +134,7 @@ export const random = (seed: number): Plan => {
       idleTimeToLive: sometimes(10, 0, Infinity),
       cleanupInterval: 10,
       maxErrorCount: sometimes(2, 1, Infinity),
-      maxLifetime: sometimes(Infinity, 25),
+      maxLifetime: sometimes(Infinity, 5),
       acquireTimeout: sometimes(Infinity, 0, 5),
       maxWaiting: sometimes(Infinity, 0, 2),
       // What hangs must end some time.
@@ -207,7 +206,7 @@ export const run = (plan: Plan, chooser: Chooser, punctual: boolean): Verdict =>
   if (watch.broken !== undefined) return watch.broken
   if (exit === undefined) watch.fail("6 bounded: somebody waits for ever, or runs in a circle")
   else if (Exit.isFailure(exit)) watch.fail(`the run itself failed: ${Cause.pretty(exit.cause)}`)
-  else watch.ended(machine.left)
+  else watch.ended(machine.leftAtEnd ?? machine.left, machine.left)
   return watch.broken
 }
 
@@ -258,7 +257,11 @@ const options = (plan: Plan, watch: Watch) => {
     groupBy: watch.handover.groupBy,
     validate: (connection: Connection) => Effect.as(Effect.yieldNow, lookups.get(connection)?.valid ?? true),
     ...(validates ? {} : { validate: undefined, validateAfter: undefined, keepAlive: undefined }),
-    closed: (connection: Connection) => Effect.sleep(lookups.get(connection)?.livesFor ?? Infinity),
+    closed: (connection: Connection) =>
+      Effect.andThen(
+        Effect.sleep(lookups.get(connection)?.livesFor ?? Infinity),
+        Effect.sync(() => connection.died = true)
+      ),
     lookup: (key: string): Effect.Effect<Connection, "refused", Scope.Scope> =>
       Effect.acquireUseRelease(
         Effect.sync(() => watch.lookupBegins(key)),
@@ -280,6 +283,7 @@ const open = (watch: Watch, key: string, lookup: Lookup, lookups: Map<Connection
     if (lookup.ends === "fails") return yield* Effect.fail("refused" as const)
     if (lookup.ends === "dies") return yield* Effect.die("broken")
     if (lookup.ends === "hangs") return yield* Effect.never
+    connection.openedAt = watch.now()
     return connection
   })
 
@@ -298,8 +302,8 @@ const perform = (pool: Pool, watch: Watch, operation: Operation): Effect.Effect<
     if (kind === "pause") return yield* pause(operation.holds)
     const call = Effect.exit(calls[kind](pool, watch, operation))
     if (!interrupted) return judge(watch, operation, yield* call)
-    // The fiber itself is interrupted, so its exit is the interruption, whatever the call was at.
-    const fiber = yield* Effect.forkChild(call)
+    // Begun at once, so that the interruption meets it wherever it yields first, or later if the parent yields too.
+    const fiber = yield* Effect.forkChild(call, { startImmediately: true })
     yield* Fiber.interrupt(fiber)
   })
 
@@ -324,7 +328,11 @@ const hold = (watch: Watch, connection: Connection, holds: Pause) =>
       watch.uses(connection)
       return Effect.andThen(pause(holds), Effect.sync(() => watch.uses(connection)))
     },
-    () => Effect.sync(() => connection.users--)
+    () =>
+      Effect.sync(() => {
+        connection.users--
+        watch.usedUntilNow(connection)
+      })
   )
 
 const calls: Record<

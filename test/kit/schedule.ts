@@ -8,7 +8,7 @@
  */
 import { Clock, Context, Duration, Effect, Logger, Metric, References, Scheduler } from "effect"
 import type { Exit, Fiber } from "effect"
-import * as Random from "./random.ts"
+import type * as Random from "./random.ts"
 
 /** The option taken at a choice point, where that is not option 0. */
 export interface Deviation {
@@ -30,13 +30,10 @@ export interface Odds {
   readonly timePasses: number
 }
 
-export const randomChooser = (seed: number, odds: Odds): Chooser => {
-  const random = Random.make(seed)
-  return {
-    preempt: () => random.chance(odds.preempt),
-    pick: (tasks, timers) => timers && random.chance(odds.timePasses) ? tasks : tasks > 1 ? random.below(tasks) : 0
-  }
-}
+export const randomChooser = (random: Random.Random, odds: Odds): Chooser => ({
+  preempt: () => random.chance(odds.preempt),
+  pick: (tasks, timers) => timers && random.chance(odds.timePasses) ? tasks : tasks > 1 ? random.below(tasks) : 0
+})
 
 /** Replays deviations, and option 0 at every other point; counts the options of each point. */
 export class Replay implements Chooser {
@@ -86,6 +83,12 @@ export class Recorder implements Chooser {
   }
 }
 
+export interface Left {
+  readonly tasks: number
+  readonly timers: number
+  readonly fibers: number
+}
+
 interface Timer {
   readonly at: number
   readonly resume: () => void
@@ -101,6 +104,8 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
   exploring = false
   /** Fibers that have begun and not ended. */
   fibers = 0
+  /** What there still was when the program had ended and nothing could run. */
+  leftAtEnd: Left | undefined
   private now = 0
   private readonly tasks: Array<() => void> = []
   /** The next one first. */
@@ -168,6 +173,7 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
     const root = Effect.runForkWith(contextOf(this))(program)
     for (let count = 0; count < maxTasks && !stop(); count++) {
       if (this.tasks.length === 0) {
+        if (root.pollUnsafe() !== undefined) this.leftAtEnd ??= this.left
         if (this.timers.length === 0) break
         quiet()
         this.timePasses()
@@ -182,7 +188,7 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
   }
 
   /** What is left after a run: of each nothing, if the program cleans up. */
-  get left(): { readonly tasks: number; readonly timers: number; readonly fibers: number } {
+  get left(): Left {
     return { tasks: this.tasks.length, timers: this.timers.length, fibers: this.fibers }
   }
 }

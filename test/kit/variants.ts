@@ -10,6 +10,7 @@ import type * as Shell from "../../src/internal/pool.ts"
 import * as Queue from "../../src/internal/queue.ts"
 import type { Inventory, Session, Slot } from "../../src/internal/state.ts"
 import { Launching, Live, State, Waiting } from "../../src/internal/state.ts"
+import type * as Sweeping from "../../src/internal/sweeping.ts"
 import type * as Transitions from "../../src/internal/transitions.ts"
 
 /** The real modules whose functions can be replaced. */
@@ -18,6 +19,7 @@ export interface Modules {
   readonly transitions: typeof Transitions
   readonly pool: typeof Shell
   readonly leasing: typeof Leasing
+  readonly sweeping: typeof Sweeping
 }
 
 type Replacements = { readonly [M in keyof Modules]?: Partial<Modules[M]> }
@@ -37,10 +39,10 @@ const withSlots = <K, A, E>(state: State<K, A, E>, slots: State<K, A, E>["slots"
 const withInventory = <K, A, E>(state: State<K, A, E>, change: Partial<Inventory<K, A, E>>) =>
   new State(state.slots, state.active, state.hits, { ...state.inventory, ...change })
 
-const withLeases = <K, A>(live: Live<K, A>, leases: number) =>
+const withLeases = <K, A>(live: Live<K, A>, leases: number, lastUsedAt = live.lastUsedAt) =>
   new Live(
     live.session,
-    live.lastUsedAt,
+    lastUsedAt,
     live.requestCount,
     live.errorCount,
     leases,
@@ -136,6 +138,58 @@ export const variants: ReadonlyArray<Variant> = [
           const slot = slotOf(state, key)
           return transitions.release(state, limits, key, slot?._tag === "Live" ? slot.session.id : id, now, how)
         }
+      }
+    })
+  },
+  {
+    name: "the last use is set when a request starts, and not when it ends",
+    replace: ({ transitions }) => ({
+      transitions: {
+        release: (state, limits, key, id, now, how) => {
+          const [outcome, next] = transitions.release(state, limits, key, id, now, how)
+          const [was, is] = [slotOf(state, key), slotOf(next, key)]
+          return was?._tag !== "Live" || is?._tag !== "Live" || is.session.id !== id
+            ? [outcome, next]
+            : [outcome, withSlots(next, HashMap.set(next.slots, key, withLeases(is, is.leases, was.lastUsedAt)))]
+        }
+      }
+    })
+  },
+  {
+    name: "the longest life of a session is never read",
+    replace: ({ transitions }) => ({
+      transitions: {
+        landed: (state, limits, launch, value, startedAt, now) =>
+          transitions.landed(state, limits, launch, value, startedAt, now, Infinity)
+      }
+    })
+  },
+  {
+    name: "a connection that has died stays",
+    replace: () => ({
+      transitions: { disconnected: (state) => [{ result: false, actions: [] }, state] }
+    })
+  },
+  {
+    name: "the cleanup stops for ever",
+    replace: () => ({ sweeping: { cleanup: () => Effect.never } })
+  },
+  {
+    name: "a set that is interrupted as it gets its place keeps it",
+    replace: ({ transitions }) => ({
+      transitions: {
+        returnGrant: (state, limits, ticket, group) =>
+          HashMap.has(state.inventory.queue.entries, ticket)
+            ? transitions.returnGrant(state, limits, ticket, group)
+            : [{ result: false, actions: [] }, state]
+      }
+    })
+  },
+  {
+    name: "a timer outlives the end",
+    replace: ({ pool, sweeping }) => ({
+      sweeping: {
+        end: (self) => Effect.andThen(sweeping.end(self), Effect.sync(() => pool.fork(self, Effect.sleep(30_000))))
       }
     })
   },

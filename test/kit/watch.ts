@@ -8,6 +8,7 @@ import type { Limits } from "../../src/internal/draft.ts"
 import * as Queue from "../../src/internal/queue.ts"
 import type * as State from "../../src/internal/state.ts"
 import * as Handover from "./handover.ts"
+import type { Left } from "./schedule.ts"
 
 /** A connection as a lookup, or a caller of `set`, opens it. */
 export interface Connection {
@@ -22,6 +23,11 @@ export interface Connection {
   users: number
   /** When its finalizer began. */
   closingSince: number
+  /** When its lookup had opened it; of one that `set` brings, nothing is known. */
+  openedAt: number
+  /** The last use that a caller knows of; the pool may know of a later one. */
+  usedAt: number
+  /** It has died by itself. */
   died: boolean
 }
 
@@ -30,6 +36,7 @@ type PoolState = State.State<string, Connection, "refused" | SessionPool.Acquire
 export interface Bounds extends Limits {
   readonly cleanupInterval: number
   readonly closeTimeout: number
+  readonly maxLifetime: number
 }
 
 /** What a caller knew when it called. */
@@ -50,7 +57,7 @@ export class Watch {
   private readonly bounds: Bounds
   /** Time passes only when nothing else can run, so nothing is late. */
   private readonly punctual: boolean
-  private readonly now: () => number
+  readonly now: () => number
   private state: PoolState | undefined
   private steps = 0
   /** Ids that have left their slot, with the step after which they were gone. */
@@ -116,6 +123,8 @@ export class Watch {
       closes: 0,
       users: 0,
       closingSince: Infinity,
+      openedAt: Infinity,
+      usedAt: 0,
       died: false
     }
     this.connections.push(connection)
@@ -153,6 +162,7 @@ export class Watch {
   /** A caller has got a connection from a call. */
   gets(connection: Connection, { at, key, step }: Call): void {
     const { session } = connection
+    connection.usedAt = Math.max(connection.usedAt, at)
     const got = (this.got.get(session) ?? 0) + 1
     this.got.set(session, got)
     const counted = this.requestCounts.get(session) ?? 0
@@ -172,6 +182,10 @@ export class Watch {
     if (connection.closingSince < Infinity && !this.ending) {
       this.fail(`2 no use after close: session ${connection.session} is used after its close began`)
     }
+  }
+
+  usedUntilNow(connection: Connection): void {
+    connection.usedAt = this.now()
   }
 
   private slot(key: string) {
@@ -230,7 +244,7 @@ export class Watch {
   private reason(live: State.Live<string, Connection>, { leases, reason }: State.Retired<string, Connection>): void {
     const { id, idleTimeToLive } = live.session
     const users = live.validation === undefined ? live.leases : live.leases - 1
-    const idle = this.now() - live.lastUsedAt
+    const idle = this.now() - Math.max(live.lastUsedAt, live.session.value.usedAt)
     if (leases > live.leases || leases < live.leases - 1) {
       this.fail(`2 no use after close: session ${id} had ${live.leases} leases, retired it has ${leases}`)
     }
@@ -295,17 +309,16 @@ export class Watch {
     const { capacity, groupCapacity } = this.bounds
     const grouped = groupCapacity < Infinity
     const { places, queue } = inventory
-    const [first] = Queue.entries(queue)
-    if (first !== undefined) {
-      const group = HashMap.get(inventory.groups, first[1].group)
-      const groupFull = grouped && group._tag === "Some" && group.value.used >= groupCapacity
-      if (places.used < capacity && !groupFull) {
-        this.fail("6 bounded: a place is free, and the first in the queue waits")
-      }
-      const idle = [...HashMap.values(slots)].some((slot) => slot._tag === "Live" && slot.leases === 0)
-      if (idle && !grouped && places.closing < Queue.size(queue)) {
-        this.fail("6 bounded: an idle session could make room, and the queue waits")
-      }
+    for (const [, waiter] of Queue.entries(queue)) {
+      const group = grouped ? HashMap.get(inventory.groups, waiter.group) : undefined
+      const ofGroup = group?._tag === "Some" ? group.value : undefined
+      const groupFull = ofGroup !== undefined && ofGroup.used >= groupCapacity
+      if (places.used < capacity && !groupFull) this.fail("6 bounded: a place is free, and one waits who could use it")
+      const idle = [...HashMap.values(slots)].some((slot) =>
+        slot._tag === "Live" && slot.leases === 0 && (!groupFull || slot.session.group === waiter.group)
+      )
+      const coming = groupFull ? ofGroup.closing > 0 : places.closing >= (grouped ? 1 : Queue.size(queue))
+      if (idle && !coming) this.fail("6 bounded: an idle session could make room, and the queue waits")
     }
     if (grouped || before.inventory.queue === queue) return
     let longest = Infinity
@@ -344,9 +357,13 @@ export class Watch {
     if (this.state === undefined || this.ending || !this.punctual) return
     for (const slot of HashMap.values(this.state.slots)) {
       if (slot._tag !== "Live" || slot.leases > 0) continue
-      const idle = this.now() - slot.lastUsedAt
-      const longest = slot.session.idleTimeToLive + this.bounds.cleanupInterval
-      if (idle > longest) this.fail(`7 time: session ${slot.session.id} is idle for ${idle} ms, longest ${longest}`)
+      const { id, idleTimeToLive, value } = slot.session
+      const { cleanupInterval, maxLifetime } = this.bounds
+      const [idle, age] = [this.now() - slot.lastUsedAt, this.now() - value.openedAt]
+      const longest = idleTimeToLive + cleanupInterval
+      if (idle > longest) this.fail(`7 time: session ${id} is idle for ${idle} ms, longest ${longest}`)
+      if (age > maxLifetime + cleanupInterval) this.fail(`7 time: session ${id} is ${age} ms old`)
+      if (value.died) this.fail(`7 time: session ${id} has died, and is still in the pool`)
     }
   }
 
@@ -360,8 +377,9 @@ export class Watch {
   }
 
   /** The pool has closed and nothing is left to run. */
-  ended(left: { readonly tasks: number; readonly timers: number; readonly fibers: number }): void {
-    const { fibers, tasks, timers } = left
+  ended(atEnd: Left, afterwards: Left): void {
+    // Finalizers that are left to themselves go on for a while.
+    const { fibers, tasks, timers } = this.bounds.closeTimeout === Infinity ? atEnd : afterwards
     if (fibers + tasks + timers > 0) {
       this.fail(`8 the end: ${fibers} fibers, ${timers} timers and ${tasks} tasks are left`)
     }
