@@ -20,7 +20,7 @@ describe("a pass over many sessions", () => {
       yield* Fiber.interrupt(other)
       assert.isAtLeast(during, 1)
       assert.isAtMost(during, 40)
-    }))
+    }), 30_000)
 })
 
 describe("keepAlive", () => {

@@ -164,6 +164,16 @@ describe("the end", () => {
     assert.deepStrictEqual(run.tags, [])
   })
 
+  it("takes no connection of an invalidated launch that lands after it", () => {
+    const run = new Run()
+    const { launch } = run.acquire(1, "a")
+    run.invalidate("a")
+    shutdown(run)
+    assert.isUndefined(run.land(launch))
+    run.launchClosed(launch)
+    assert.deepStrictEqual(run.tags, ["End"])
+  })
+
   it("comes once, and refuses whoever comes after it", () => {
     const run = new Run()
     run.open(1, "a")

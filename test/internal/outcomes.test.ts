@@ -131,6 +131,16 @@ describe("validation", () => {
     }
   })
 
+  it("that said yes makes room for one who came meanwhile, if nobody uses the session", () => {
+    const run = new Run({ capacity: 1 })
+    run.idle(1, "a")
+    run.step((state, limits) => Transitions.probe(state, limits, "a", 1, validation()))
+    run.acquire(2, "b")
+    assert.deepStrictEqual(run.tags, [])
+    run.step((state, limits) => Transitions.validated(state, limits, "a", 1, true, 5))
+    assert.deepStrictEqual([run.tags, reasons(run)], [["Retire", "Close"], ["Evicted"]])
+  })
+
   it("of a session retired meanwhile ends with its lease, and moves no count", () => {
     const run = new Run()
     run.idle(1, "a")

@@ -12,10 +12,11 @@ const transitions: ReadonlyArray<Survivors> = [
     why: "Nothing to do in any case: what the condition keeps out would change nothing; it saves the time.",
     mutants: [
       "internal/draft.ts serve: Queue.size(d.inventory.queue) === 0 → false",
-      "internal/draft.ts serve: { // The pool is full and nothing is idle: those behind this waiter wait… → {}",
+      "internal/draft.ts serve: { // The pool is full and nothing is idle: those behind this waiter w… → {}",
       "internal/queue.ts entries: ticket < self.next → ticket <= self.next",
       "internal/draft.ts leastRecentlyUsed: [] → [\"Stryker was here\"]",
-      "internal/draft.ts forgetIdle: true → false"
+      "internal/draft.ts forgetIdle: true → false",
+      "internal/transitions.ts release: leases > 0 → false"
     ]
   },
   {
@@ -32,6 +33,8 @@ const transitions: ReadonlyArray<Survivors> = [
     mutants: [
       "internal/draft.ts grant: slot?._tag !== \"Waiting\" → false",
       "internal/draft.ts grant: slot?._tag → slot._tag",
+      "internal/draft.ts grant: { throw new Error(`effect-session-pool: the queue holds a waiter with… → {}",
+      "internal/draft.ts grant: `effect-session-pool: the queue holds a waiter without a slot (ticket… → ``",
       "internal/draft.ts leastRecentlyUsed: slot?._tag !== \"Live\" → false",
       "internal/draft.ts leastRecentlyUsed: slot?._tag → slot._tag"
     ]
