@@ -1,7 +1,7 @@
 /** What is mutated, which tests must notice, and how many of the mutants they must kill. */
 export interface Group {
   readonly name: string
-  /** Percent of the mutants that the tests must kill; the equivalent ones count against it too. */
+  /** Percent of the mutants that the tests must kill; the survivors listed with a reason count against it. */
   readonly threshold: number
   readonly mutate: ReadonlyArray<string>
   /** In the order in which they run: the first failure ends the run of a mutant, so the fast ones come first. */

@@ -1,7 +1,7 @@
 /**
- * Mutation testing: `npm run mutants [-- transitions|shell] [-- --only src/internal/queue.ts]`. Changes the code in every
- * place where a small change makes sense, one at a time, and sees whether a test fails. Prints the score of each group
- * and what survived; ends with 1 if a score is below its threshold, or if a survivor is not listed in `survivors.ts`.
+ * Mutation testing: `npm run mutants [-- transitions|shell] [-- --only src/internal/queue.ts]`. Changes the code in
+ * every place where a small change makes sense, one at a time, and sees whether a test fails. Prints the score of each
+ * group and what survived; ends with 1 if a score is below its threshold, or if a survivor is not in `survivors.ts`.
  *
  * Stryker is installed for this alone, in `test/artifacts/mutants`; it finds the project's vitest above its own folder.
  */

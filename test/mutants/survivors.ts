@@ -1,6 +1,6 @@
 /**
- * The mutants that live, each group with the reason. A mutant is named as `npm run mutants` prints it: file, declaration,
- * what became what; a number tells apart those that read the same.
+ * The mutants that live, each group with the reason. A mutant is named as `npm run mutants` prints it: file,
+ * declaration, what became what; a number tells apart those that read the same.
  */
 interface Survivors {
   readonly why: string
