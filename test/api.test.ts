@@ -472,6 +472,21 @@ describe("invalidateAll", () => {
       assert.deepStrictEqual(yield* SessionPool.keys(pool), ["leased"])
     }))
 
+  it.effect("retires what is launching: those who wait get it, the next one another", () =>
+    Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      const backend = Backend.make()
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) => Effect.tap(backend.open(key), () => Deferred.await(gate))
+      })
+      const waiting = yield* fork(Effect.scoped(SessionPool.get(pool, "a")))
+      assert.strictEqual(yield* SessionPool.invalidateAll(pool), 1)
+      yield* Deferred.succeed(gate, undefined)
+      assert.strictEqual((yield* Fiber.join(waiting)).id, 1)
+      assert.strictEqual((yield* Effect.scoped(SessionPool.get(pool, "a"))).id, 2)
+      assert.deepStrictEqual(idsOf(backend.closed), [1])
+    }))
+
   it.effect("leaves what it makes room for: whoever waits for a place gets a session newer than the call", () =>
     Effect.gen(function*() {
       // Sessions are visited in the order of a hash map: of so many keys, some come after "idle".

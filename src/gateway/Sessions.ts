@@ -259,6 +259,15 @@ const make = Effect.fnUntraced(function*(
   // Sessions
   // ---------------------------------------------------------------------------
 
+  const ending = yield* Deferred.make<void>()
+
+  /** Waits for a session that is to be started, but not beyond the end of the gateway. */
+  const untilEnd = <A, E, R>(
+    key: Key,
+    start: Effect.Effect<A, E, R>
+  ): Effect.Effect<A, E | SessionPool.PoolClosed, R> =>
+    Effect.raceFirst(start, Effect.andThen(Deferred.await(ending), new SessionPool.PoolClosed({ key })))
+
   const open: Sessions["Service"]["open"] = Effect.fnUntraced(function*(backend, principal, message, text) {
     const id = randomUUID()
     const key = keyOf(backend, principal, id)
@@ -267,7 +276,7 @@ const make = Effect.fnUntraced(function*(
     return yield* Effect.acquireUseRelease(
       Effect.sync(() => opening.set(key, record)),
       () =>
-        Effect.scoped(SessionPool.get(pool, key)).pipe(
+        untilEnd(key, Effect.scoped(SessionPool.get(pool, key))).pipe(
           Effect.tap(() => stateless ? Cache.set(sleepers, key, record) : Effect.void),
           Effect.map((connection) => ({ id, connection }))
         ),
@@ -283,7 +292,9 @@ const make = Effect.fnUntraced(function*(
   const lease: Sessions["Service"]["lease"] = Effect.fnUntraced(function*(backend, principal, id) {
     const key = keyOf(backend, principal, id)
     if (running.get(backend)?.backend.settings.stateless === true && (yield* Cache.has(sleepers, key))) {
-      return yield* SessionPool.get(pool, key)
+      const get = SessionPool.get(pool, key)
+      // One that is awake is had at once.
+      return yield* Option.isSome(yield* SessionPool.info(pool, key)) ? get : untilEnd(key, get)
     }
     const found = yield* SessionPool.getOption(pool, key)
     return Option.isSome(found) ? found.value : yield* new GatewayErrors.UnknownSession()
@@ -345,7 +356,10 @@ const make = Effect.fnUntraced(function*(
     end,
     endNumber,
     endRequests: (reason) =>
-      Effect.suspend(() => Effect.forEach([...connections.values()], ({ end }) => end(reason), { discard: true })),
+      Effect.andThen(
+        Deferred.succeed(ending, undefined),
+        Effect.suspend(() => Effect.forEach([...connections.values()], ({ end }) => end(reason), { discard: true }))
+      ),
     reload,
     asleep: Effect.gen(function*() {
       const counts = new Map<string, number>()

@@ -47,9 +47,18 @@ const duration = (fallback: Duration.Input, description: string, minimum: "posit
     }
   )
 
-// Whatever is of one of these types may be tried: `fromInput` answers None for what it cannot read.
-const isDurationInput = (input: unknown): input is Duration.Input =>
-  ["string", "bigint", "object"].includes(typeof input) || (typeof input === "number" && !Number.isNaN(input))
+// What `fromInput` may be asked: it answers None for a text that it cannot read, and zero for an object that it cannot.
+const isDurationInput = (input: unknown): input is Duration.Input => {
+  if (typeof input === "number") return !Number.isNaN(input)
+  if (typeof input !== "object" || input === null) return typeof input === "string" || typeof input === "bigint"
+  if (Duration.isDuration(input)) return true
+  const parts = Object.entries(input)
+  const isTuple = Array.isArray(input) && parts.length === 2
+  return parts.length > 0 &&
+    parts.every(([unit, value]) => Number.isFinite(value) && (isTuple || durationUnits.includes(unit)))
+}
+
+const durationUnits = ["weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds", "nanoseconds"]
 
 const count = (fallback: number, description: string, minimum = 1) =>
   setting<number>(

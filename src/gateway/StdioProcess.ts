@@ -5,7 +5,7 @@
  * group gets SIGTERM, and after another SIGKILL, so that wrappers (`npx`, `sh -c`) leave nothing behind either.
  */
 import type { Scope } from "effect"
-import { Cause, Deferred, Duration, Effect, Fiber, Option, Queue, Stream } from "effect"
+import { Cause, Deferred, Duration, Effect, Fiber, Predicate, Queue, Result, Stream } from "effect"
 import type { PlatformError } from "effect/PlatformError"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { closeSync, openSync } from "node:fs"
@@ -87,7 +87,7 @@ export const start = Effect.fnUntraced(function*(
   let group: number | undefined
   yield* Effect.addFinalizer(() => Effect.sync(() => group !== undefined && liveGroups.delete(group)))
   const shortage = shortageOfHandles()
-  if (shortage !== undefined) return yield* notStarted(command.command, "Busy", shortage)
+  if (shortage !== undefined) return yield* short(command.command, shortage)
   const handle = yield* spawner.spawn(ChildProcess.make(command.command, command.args, {
     env: childEnvironment(environment, command.env),
     extendEnv: false,
@@ -97,7 +97,12 @@ export const start = Effect.fnUntraced(function*(
     killSignal: "SIGTERM",
     forceKillAfter: limits.closeGrace
   })).pipe(
-    Effect.mapError((error) => notStarted(command.command, error.reason._tag, String(error.cause)))
+    Effect.mapError((error) => {
+      const code = codeOf(error.cause)
+      return shortages.includes(code)
+        ? short(command.command, code)
+        : failed(`the back end "${command.command}" could not be started (${error.reason._tag})`)
+    })
   )
   group = handle.pid
   liveGroups.add(group)
@@ -183,26 +188,33 @@ const handlesOfStart = 16
  */
 const shortageOfHandles = (): string | undefined => {
   const opened: Array<number> = []
-  const open = Option.liftThrowable(() => openSync(devNull, "r"))
-  for (let i = 0; i < handlesOfStart; i++) {
-    const handle = open()
-    if (Option.isSome(handle)) opened.push(handle.value)
+  let shortage: string | undefined
+  while (opened.length < handlesOfStart && shortage === undefined) {
+    const handle = Result.try(() => openSync(devNull, "r"))
+    if (Result.isSuccess(handle)) opened.push(handle.success)
+    else shortage = codeOf(handle.failure)
   }
   opened.forEach((handle) => closeSync(handle))
-  return opened.length === handlesOfStart ? undefined : "EMFILE"
+  // Whatever else keeps it from being opened says nothing of handles.
+  return shortage !== undefined && shortages.includes(shortage) ? shortage : undefined
 }
 
-const notStarted = (command: string, tag: string, cause: string): BackendFailed => {
-  const [shortage] = /\bE(MFILE|NFILE|AGAIN|NOMEM)\b/.exec(cause) ?? []
-  const reason = `the back end "${command}" could not be started`
-  return shortage === undefined
-    ? new BackendFailed({ reason: `${reason} (${tag})`, stderr: "" })
-    : new BackendFailed({
-      reason: `${reason}: the gateway is short of handles (${shortage})`,
-      stderr: "",
-      shortage: true
-    })
-}
+/** The codes of errors that tell of the gateway's own need, not of a fault of the back end. */
+const shortages = ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"]
+
+const codeOf = (error: unknown): string =>
+  Predicate.hasProperty(error, "code")
+    ? String(error.code)
+    : Predicate.hasProperty(error, "cause")
+    ? codeOf(error.cause)
+    : ""
+
+const short = (command: string, code: string): BackendFailed =>
+  new BackendFailed({
+    reason: `the back end "${command}" could not be started: the gateway is short of handles or memory (${code})`,
+    stderr: "",
+    shortage: true
+  })
 
 /** The spawner tells a death by signal as a failure whose cause names the signal. */
 const describeSignal = (error: PlatformError): string => {

@@ -196,7 +196,8 @@ const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; ke
     headersTimeout: millis(headersTimeout),
     requestTimeout: millis(bodyTimeout),
     connectionsCheckingInterval: 1000,
-    // Nothing is upgraded here: a client that offers it (`Upgrade: h2c`) is answered as any other, and its connection stays.
+    // Nothing is upgraded here: a client that offers it (`Upgrade: h2c`) is answered as any other, and its connection
+    // stays. Node knows this from 24.9 on; before, it closes the connection after the answer.
     shouldUpgradeCallback: () => false,
     keepAlive: true,
     keepAliveInitialDelay: 10_000

@@ -177,6 +177,18 @@ describe("stopping", () => {
     await gateway.exit
   })
 
+  it("a session whose process still starts when drainTimeout is over is refused as JSON-RPC, with the id", async () => {
+    const gateway = Kit.run(["--port", "0", "--drain-timeout", "200 millis", "--", "sleep", "100"])
+    const url = await Kit.urlOf(gateway)
+    const opening = fetch(url, { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
+    await Kit.eventually("the process starts", () => Kit.descendants(gateway.child.pid ?? 0).length > 0)
+    gateway.child.kill("SIGTERM")
+    const response = await opening
+    const { error, id } = await response.json()
+    assert.deepStrictEqual([response.status, id, error.message], [503, 0, "The gateway is shutting down"])
+    await gateway.exit
+  })
+
   it("a second signal ends everything at once, stubborn processes included", async () => {
     const gateway = Kit.run(["--port", "0", "--drain-timeout", "1 minute", "--close-grace", "1 minute", "--"].concat([
       Kit.counter().command,

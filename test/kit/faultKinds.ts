@@ -136,12 +136,14 @@ export const cutResponses = async (attacked: Attacked, random: Random, stride = 
   const body = (id: string) => Kit.toolCall(id, "steps", { count: 2, every: 3 })
   const length = (await readBytes(attacked, exchange(url, session, body("whole")), Number.POSITIVE_INFINITY)).length
   const lengths = Array.from({ length: Math.ceil(length / stride) }, (_, i) => 1 + i * stride)
+  let resumptions = 0
   const one = async (wanted: number) => {
     const id = `cut ${wanted}`
     const read = await readBytes(attacked, exchange(url, session, body(id)), wanted)
     const events = eventsOf(read)
     const last = events.at(-1)?.id
     if (last === undefined) return
+    resumptions++
     const resumed = await Kit.listen(url, session, { "last-event-id": last })
     events.push(...eventsOf(`\r\n\r\n${await resumed.text()}`))
     const got = events.map(({ data }) => JSON.parse(data)).map(({ id, params }) => params?.progress ?? id).join()
@@ -152,6 +154,7 @@ export const cutResponses = async (attacked: Attacked, random: Random, stride = 
   await Promise.all(Array.from({ length: 8 }, async () => {
     for (let wanted = rest.pop(); wanted !== undefined; wanted = rest.pop()) await one(wanted)
   }))
+  if (resumptions === 0) attacked.failures.push(`no event arrived in any of ${lengths.length} responses`)
   await Faults.atRest(attacked, handles)
   await Faults.end(url, session)
 }
@@ -304,8 +307,11 @@ export const drained = async (attacked: Attacked, random: Random, { requests, se
     if (answer?.error === undefined) attacked.failures.push(`an endless request was told ${JSON.stringify(answer)}`)
   }
   await Promise.all(talks)
-  await attacked.run.exit
+  const code = await attacked.run.exit
+  // 130: interrupted, as the runtime says of every program that a signal has ended in order.
+  if (code !== 130) attacked.failures.push(`the drained gateway ended with ${code}`)
   await Faults.nobodyLeft(attacked)
+  Faults.nothingWrongLogged(attacked)
 }
 
 /** SIGKILL under load: no process that obeys the end of its stdin is left. */

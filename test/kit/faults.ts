@@ -91,6 +91,10 @@ export const stop = async (attacked: Attacked, signal: NodeJS.Signals = "SIGTERM
   attacked.run.child.kill(signal)
   await attacked.run.exit
   await nobodyLeft(attacked)
+  nothingWrongLogged(attacked)
+}
+
+export const nothingWrongLogged = (attacked: Attacked): void => {
   const wrong = /.*(A request died|"level":"(ERROR|FATAL)"|[Uu]nhandled|\n {4}at ).*/.exec(attacked.run.output())
   if (wrong !== null) attacked.failures.push(`the gateway has logged: ${wrong[0].slice(0, 1000)}`)
 }
@@ -164,7 +168,7 @@ export const ask = async (
     if (answer === undefined) throw new Error(`no answer in a response with status ${response.status}`)
     if (more.length > 0) failures.push(`${more.length + 1} answers to ${id}`)
     if (answer.id !== id) failures.push(`an answer to ${JSON.stringify(answer.id)} came to ${id}`)
-    if (answer.result === undefined && !(answer.error?.message !== "")) {
+    if (answer.result === undefined && !answer.error?.message) {
       failures.push(`an error without a message to ${id}`)
     }
     if (answer.result !== undefined) tally.answered++

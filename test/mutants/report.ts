@@ -77,5 +77,11 @@ export const print = (group: Group, path: string): boolean => {
     all.some((mutant) => mutant.name === name) && !survivors.some((mutant) => mutant.name === name)
   )
   for (const name of gone) console.log(`  listed, but killed: ${name}`)
-  return score >= group.threshold && fresh.length === 0
+  // Of the files that were run; the list would rot unseen else.
+  const ran = Object.keys(files).map((file) => file.replace(/^src\//, ""))
+  const stale = [...listed.keys()].filter((name) =>
+    ran.some((file) => name.startsWith(`${file} `)) && !all.some((mutant) => mutant.name === name)
+  )
+  for (const name of stale) console.log(`  listed, but not there: ${name}`)
+  return score >= group.threshold && fresh.length === 0 && stale.length === 0
 }
