@@ -31,7 +31,7 @@ export interface Pool<in out K, in out A, in out E> {
   readonly leaks: LeakDetector<K> | undefined
   /** The fibers of the cleanup, of `keepAlive`, leak detection and validations: interrupted when the pool has closed. */
   readonly background: Scope.Closeable
-  /** The last id given to a launch or an adopted session; never given again. */
+  /** The last id given to a launch or an adopted session; never given again. 0 is the id of none. */
   lastId: number
 }
 

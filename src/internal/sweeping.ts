@@ -45,8 +45,8 @@ export const sweep = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>) {
   return retired
 })
 
-/** The id of no session: narrows `invalidate` to a remembered failure. */
-const nothing = 0
+/** Narrows `invalidate` to a remembered failure. */
+const noId = 0
 
 /** Retires every session, or those that satisfy the predicate; the number retired. */
 export const invalidateAll = Effect.fnUntraced(function*<K, A, E>(
@@ -57,7 +57,7 @@ export const invalidateAll = Effect.fnUntraced(function*<K, A, E>(
   yield* forEachSlot(self, (key, slot) => {
     // What waits for a place may get the one of a session retired here: it is newer than this call, and stays.
     if (slot._tag === "Waiting" || !matches(slot)) return undefined
-    const id = slot._tag === "Live" ? slot.session.id : slot._tag === "Launching" ? slot.launch.id : nothing
+    const id = slot._tag === "Live" ? slot.session.id : slot._tag === "Launching" ? slot.launch.id : noId
     return Effect.map(
       step(self, (state) => Transitions.invalidate(state, self.options, key, id)),
       (was) => {

@@ -513,6 +513,7 @@ export const release = <K, A, E>(
   d.slots = HashMap.set(d.slots, key, live)
   d.active = active
   if (how === "error") d.count("errors")
+  // Only by this error: a session at the threshold is live no more.
   if (errorCount >= limits.maxErrorCount) {
     retire(d, live, "Errors")
   } else if (leases === 0) {

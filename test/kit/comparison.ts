@@ -104,7 +104,10 @@ export const Sequence = Arbitrary.schema(Schema.Struct({
 }))
 type Sequence = typeof Sequence extends Arbitrary.Arbitrary<infer A> ? A : never
 
-/** Odd milliseconds on top, so that two timers of different kinds never fall due in the same moment. */
+/**
+ * What a configuration calls a second, in milliseconds: so long that odd milliseconds on top make no difference to the
+ * order of things, but keep two timers of different kinds from falling due in the same moment.
+ */
 const second = 1_000_000
 const toOptions = (configuration: Sequence["configuration"]): Options => {
   const nth = <A>(list: ReadonlyArray<A>) => (n: number) => list[(n - 1) % list.length] as A // at least one

@@ -7,20 +7,10 @@ import { assert } from "@effect/vitest"
 import { Cause, Deferred, HashMap } from "effect"
 import type { Action, Launch, Reason, Session } from "../../src/internal/state.ts"
 import * as Transitions from "../../src/internal/transitions.ts"
+import * as Random from "./random.ts"
 import { launch, Run, session, validation } from "./steps.ts"
 
 type L = Launch<string, string, string>
-
-/** A generator with a seed (mulberry32). */
-const generator = (seed: number) => {
-  let state = seed
-  return (below: number): number => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) % below
-  }
-}
 
 interface Claim {
   readonly key: string
@@ -64,7 +54,7 @@ export class Walk {
 
   constructor(seed: number, limits: Partial<Transitions.Limits>) {
     this.run = new Run(limits)
-    this.random = generator(seed)
+    this.random = Random.make(seed).below
   }
 
   pick<T>(from: ReadonlyArray<T>): T | undefined {

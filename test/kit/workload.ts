@@ -10,7 +10,7 @@ import * as Random from "./random.ts"
 
 class Refused extends Data.TaggedError("Refused")<{}> {}
 
-/** A connection knows whether it is open; `died` completes when the back end gives up on it. */
+/** `died` completes when the back end gives up on it. */
 interface Connection {
   readonly died: Deferred.Deferred<void>
 }
@@ -21,8 +21,7 @@ const callers = 64
 export type Workload = Effect.Success<ReturnType<typeof make>>
 
 export const make = Effect.fnUntraced(function*(seed: number) {
-  const { below, chance } = Random.make(seed)
-  const one = <A>(list: ReadonlyArray<A>): A => list[below(list.length)] as A // never empty
+  const { below, chance, pick: one } = Random.make(seed)
   /** Sleeps up to so many milliseconds. */
   const nap = (millis: number) => Effect.suspend(() => Effect.sleep(1 + below(millis)))
 
