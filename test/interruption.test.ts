@@ -3,7 +3,7 @@
  * alone and while others use the same keys: nothing leaks, everything closes once, and the pool's own counts agree with
  * what is open.
  */
-import { assert, describe, it } from "@effect/vitest"
+import { afterAll, assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Layer, Scheduler, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
@@ -141,6 +141,8 @@ const scenario = Effect.fnUntraced(
 )
 
 describe("interrupted at every yield", () => {
+  let runs = 0
+  afterAll(() => console.log(`${runs} runs, each interrupted at another turn or budget`))
   for (const [name, operation] of Object.entries(operations)) {
     for (const contended of [false, true]) {
       it.effect(
@@ -155,6 +157,7 @@ describe("interrupted at every yield", () => {
                   Scheduler.MaxOpsBeforeYield,
                   budget
                 )
+                runs++
                 latest = Math.max(latest, taken)
                 if (taken < turns) break
               }
