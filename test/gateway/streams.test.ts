@@ -12,7 +12,7 @@ describe("requests with streams", () => {
   beforeAll(async () => {
     gateway = await Kit.start({
       backends: { counter: Kit.counter() },
-      requestTimeout: "600 millis",
+      requestTimeout: "2 seconds",
       heartbeat: "100 millis",
       maxInFlight: 3
     })
@@ -159,7 +159,7 @@ describe("requests with streams", () => {
   it("progress starts the time of a request anew", async () => {
     const session = await Kit.open(url)
     // Twice the time of a request.
-    const response = await Kit.post(url, session, Kit.toolCall(1, "steps", { count: 6, every: 200 }))
+    const response = await Kit.post(url, session, Kit.toolCall(1, "steps", { count: 6, every: 700 }))
     const data: Array<string> = []
     await Kit.readEvents(response, (event) => data.push(event.data) < 0)
     assert.include(data.at(-1), "steps")
