@@ -162,8 +162,8 @@ describe("interrupted at every yield", () => {
                 if (taken < turns) break
               }
             }
-            // At the smallest budgets every operation yields, so it was interrupted in the middle as well.
-            assert.isAbove(latest, 0)
+            // A touch is over before it could yield; of all others some runs were interrupted in the middle.
+            assert.strictEqual(latest > 0, name !== "touch")
           }),
         60_000
       )

@@ -139,7 +139,7 @@ describe("the command line", () => {
       assert.notInclude(gateway.output(), "    at ")
     }
     taken.close()
-  })
+  }, 120_000)
 
   it("--help lists every flag", async () => {
     const gateway = run(["--help"])
