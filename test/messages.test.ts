@@ -59,6 +59,44 @@ describe("CapacityExceeded", () => {
     }))
 })
 
+describe("the other refusals", () => {
+  it.effect("say what to do about a lookup that takes too long, with its time and its limit", () =>
+    Effect.gen(function*() {
+      const pool = yield* SessionPool.make({ lookup: (_: string) => Effect.never, lookupTimeout: "7 seconds" })
+      const getting = yield* fork(Effect.flip(Effect.scoped(SessionPool.get(pool, "secret"))))
+      yield* TestClock.adjust("7 seconds")
+      assert.strictEqual(
+        (yield* Fiber.join(getting)).message,
+        "The lookup did not open the session within 7000 ms (it ran 7000 ms). " +
+          "Look for what it waits for, or raise lookupTimeout."
+      )
+    }))
+
+  it.effect("say how often validate said no in a row, and whose fault it may be", () =>
+    Effect.gen(function*() {
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) => Effect.succeed(key),
+        validateAfter: "1 second",
+        validate: () => Effect.succeed(false)
+      })
+      yield* Effect.scoped(SessionPool.get(pool, "secret"))
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual(
+        (yield* Effect.flip(Effect.scoped(SessionPool.get(pool, "secret")))).message,
+        "validate refused 2 sessions in a row, the last one just launched. " +
+          "The back end is broken, or validate is wrong."
+      )
+    }))
+
+  it.effect("say that the pool is closed, and how long it may be used", () =>
+    Effect.gen(function*() {
+      const pool = yield* Effect.scoped(SessionPool.make({ lookup: (key: string) => Effect.succeed(key) }))
+      const error = yield* Effect.flip(Effect.scoped(SessionPool.get(pool, "secret")))
+      assert.include(error.message, "The session pool is closed")
+      assert.include(error.message, "while the layer or scope that made it is open")
+    }))
+})
+
 describe("InvalidOptions", () => {
   const refusals: ReadonlyArray<readonly [SessionPool.OperatorOptions & { readonly closed?: never }, string]> = [
     [{ capacity: 0 }, "the option capacity is 0; it must be an integer of at least 1, or infinity."],

@@ -138,8 +138,9 @@ describe("the log of a pool", () => {
       yield* SessionPool.get(pool, "a")
       yield* TestClock.adjust("59 seconds")
       assert.deepStrictEqual(lines, [])
-      yield* TestClock.adjust("2 minutes")
-      assertLine("A lease is held", "leakDetection: 60000 ms", "\"pool\":\"shells\"", "\"session\":1")
+      yield* TestClock.adjust("1 second")
+      assertLine("A lease is held for 60000 ms", "leakDetection: 60000 ms", "\"pool\":\"shells\"", "\"session\":1")
+      yield* TestClock.adjust("10 minutes")
       assert.strictEqual(lines.length, 1)
     })))
 

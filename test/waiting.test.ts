@@ -72,7 +72,7 @@ describe("a session that replaces an invalid one", () => {
         lookup: (_: string) =>
           Effect.suspend(() => ++opened === 1 ? Effect.succeed(1) : Effect.as(Deferred.await(gate), 2)),
         validateAfter: "1 second",
-        validate: (id) => Effect.sync(() => asked.push(id) > 0 && id > 1)
+        validate: (id) => Effect.delay(Effect.sync(() => asked.push(id) > 0 && id > 1), "1 second")
       })
       yield* Effect.scoped(SessionPool.get(pool, "a"))
       yield* TestClock.adjust("10 seconds")
@@ -85,8 +85,9 @@ describe("a session that replaces an invalid one", () => {
       const { asked, pool } = yield* make(gate)
       const first = yield* fork(Effect.scoped(SessionPool.get(pool, "a")))
       const second = yield* fork(Effect.scoped(SessionPool.get(pool, "a")))
-      yield* TestClock.adjust("1 second")
+      yield* TestClock.adjust("2 seconds")
       yield* Deferred.succeed(gate, undefined)
+      yield* TestClock.adjust("2 seconds")
       assert.deepStrictEqual([yield* Fiber.join(first), yield* Fiber.join(second)], [2, 2])
       assert.deepStrictEqual(asked, [1, 2])
     }))
@@ -96,7 +97,7 @@ describe("a session that replaces an invalid one", () => {
       const gate = yield* Deferred.make<void>()
       const { asked, pool } = yield* make(gate)
       const getting = yield* fork(Effect.scoped(SessionPool.get(pool, "a")))
-      yield* TestClock.adjust("1 second")
+      yield* TestClock.adjust("2 seconds")
       assert.isTrue(yield* SessionPool.invalidate(pool, "a"))
       yield* Deferred.succeed(gate, undefined)
       assert.strictEqual(yield* Fiber.join(getting), 2)

@@ -109,7 +109,8 @@ const shell: ReadonlyArray<Survivors> = [
       "internal/leasing.ts release: trace !== undefined → true",
       "internal/leasing.ts release: self.leaks?.delete → self.leaks.delete",
       "internal/options.ts resolveUnsafe: validate === undefined → false",
-      "internal/leasing.ts startValidation: validate === undefined → false"
+      "internal/leasing.ts startValidation: validate === undefined → false",
+      "internal/leasing.ts startValidation: true → false"
     ]
   },
   {
@@ -131,7 +132,8 @@ const shell: ReadonlyArray<Survivors> = [
       "internal/launching.ts runLaunch: end !== \"TimedOut\" → true",
       "internal/launching.ts runLaunch: \"TimedOut\" → \"\"",
       "internal/leasing.ts startValidation: valid._tag === \"Some\" → true",
-      "internal/sweeping.ts probe: started?.begin !== undefined → true",
+      "internal/leasing.ts settle: case \"Absent\": return undefined → case \"Absent\":",
+      "internal/leasing.ts settle: \"Absent\" → \"\"",
       "internal/leaks.ts site: \"unknown\" → \"\""
     ]
   },
@@ -144,6 +146,10 @@ const shell: ReadonlyArray<Survivors> = [
     ]
   },
   {
+    why: "Not equivalent: test/large.test.ts, which is left out because of its time, fails without it.",
+    mutants: ["internal/pool.ts publish: fork(self, PubSub.publish(self.events, event)) → ;"]
+  },
+  {
     why: "No promise: the seed of the eviction samples, and the order in which the background fibers are interrupted.",
     mutants: [
       "SessionPool.ts make: (yield* Random.next) * 4294967296 → (yield* Random.next) / 4294967296",
@@ -153,6 +159,7 @@ const shell: ReadonlyArray<Survivors> = [
   {
     why: "A guard for what nothing does today: no pass can die, as a `validate` that dies is taken for a no.",
     mutants: [
+      "internal/sweeping.ts everyInterval: \"A cleanup pass of the session pool died\" → \"\"",
       "internal/sweeping.ts everyInterval: (cause) => Effect.logError(\"A cleanup pass of the session pool died\",… → () => undefined"
     ]
   },
@@ -164,9 +171,8 @@ const shell: ReadonlyArray<Survivors> = [
     why:
       "Not equivalent: it takes a race of two steps that no test times, and changes an event, a count that is returned or the error of a caller.",
     mutants: [
-      "internal/leasing.ts claimSlowly: attempt === 1 → true (2)",
-      "internal/launching.ts runLaunch: told → true",
-      "internal/sweeping.ts sweep: expired → true"
+      "internal/leasing.ts claimSlowly: attempt === 1 → true",
+      "internal/launching.ts runLaunch: told → true"
     ]
   }
 ]
