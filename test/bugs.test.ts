@@ -1,9 +1,20 @@
 /** What broke in other pools: each defect that real users met, as a promise that it cannot happen here. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Option, Scope } from "effect"
+import { Deferred, Effect, Exit, Fiber, Option, Scheduler, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
 import * as Backend from "./kit/backend.ts"
+
+/** While it is late, fibers that begin wait for a hundred turns before their first step. */
+class LateFibers extends Scheduler.MixedScheduler {
+  late = false
+  private readonly waits = new WeakMap<object, number>()
+  override shouldYield(fiber: Fiber.Fiber<unknown, unknown>): boolean {
+    const left = this.waits.get(fiber) ?? (this.late ? 100 : 0)
+    this.waits.set(fiber, left - 1)
+    return left > 0
+  }
+}
 
 const turns = (count: number) => Effect.forEach(Array.from({ length: count }), () => Effect.yieldNow, { discard: true })
 
@@ -253,6 +264,33 @@ describe("the end and the finalizers", () => {
         backend.assertAllClosedOnce()
       }))
   }
+
+  it.effect("a validation that has not begun when the scope closes answers those who wait for it all the same", () => {
+    const scheduler = new LateFibers()
+    return Effect.gen(function*() {
+      const backend = Backend.make()
+      const scope = yield* Scope.make()
+      const pool = yield* SessionPool.make({ lookup: backend.open, validate: () => Effect.never }).pipe(
+        Scope.provide(scope)
+      )
+      yield* Effect.scoped(SessionPool.get(pool, "a"))
+      yield* TestClock.adjust("1 second")
+      const caller = yield* Effect.forkChild(
+        Effect.exit(Effect.scoped(Effect.andThen(
+          Effect.sync(() => {
+            scheduler.late = true
+          }),
+          SessionPool.get(pool, "a")
+        ))),
+        { startImmediately: true }
+      )
+      scheduler.late = false
+      yield* Scope.close(scope, Exit.void)
+      yield* turns(200)
+      assert.isDefined(caller.pollUnsafe())
+      backend.assertAllClosedOnce()
+    }).pipe(Effect.provideService(Scheduler.Scheduler, scheduler))
+  })
 
   it.effect("a release after the end changes nothing", () =>
     Effect.gen(function*() {

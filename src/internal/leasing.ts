@@ -287,17 +287,17 @@ export const startValidation = <K, A, E>(self: Pool<K, A, E>, session: Session<K
   const bounded = lookupTimeout === Infinity
     ? check
     : Effect.map(Effect.timeoutOption(check, lookupTimeout), (valid) => valid._tag === "Some" && valid.value)
+  // Whoever waits for the answer gets one, also if the pool ends before this fiber has begun.
   forkIn(
     self,
-    Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(Effect.exit(restore(bounded)), (exit) => {
-        const valid = Exit.isSuccess(exit) && exit.value
-        return Effect.andThen(
-          step(self, (state, now) => Transitions.validated(state, self.options, key, id, valid, now)),
-          Deferred.succeed(validation, valid)
-        )
-      })
-    ),
-    self.background
+    Effect.flatMap(Effect.exit(Effect.interruptible(bounded)), (exit) => {
+      const valid = Exit.isSuccess(exit) && exit.value
+      return Effect.andThen(
+        step(self, (state, now) => Transitions.validated(state, self.options, key, id, valid, now)),
+        Deferred.succeed(validation, valid)
+      )
+    }),
+    self.background,
+    { uninterruptible: true }
   )
 }

@@ -102,13 +102,17 @@ export const fork = <K, A, E>(self: Pool<K, A, E>, effect: Effect.Effect<unknown
   Effect.runForkWith(self.context)(effect)
 }
 
-/** Starts a fiber that is interrupted with this scope. */
+/**
+ * Starts a fiber that is interrupted with this scope; an uninterruptible one where its effect allows it. What must be done
+ * in any case needs that: an interruption can come before the first step of the effect.
+ */
 export const forkIn = <K, A, E>(
   self: Pool<K, A, E>,
   effect: Effect.Effect<unknown>,
-  scope: Scope.Scope
+  scope: Scope.Scope,
+  options?: { readonly uninterruptible: boolean }
 ): void => {
-  Fiber.runIn(Effect.runForkWith(self.context)(effect), scope)
+  Fiber.runIn(Effect.runForkWith(self.context)(effect, options), scope)
 }
 
 /** Tells the readers of `events`; a reader that is too slow loses the oldest ones, and never slows the pool. */
