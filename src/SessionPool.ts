@@ -185,6 +185,8 @@ export const make = <K, A, E, R>(
       lookup: options.lookup as (key: K) => Effect.Effect<A, E, Scope.Scope>,
       fail: Cause.fail,
       context,
+      clock: Context.get(context, Clock.Clock),
+      tracer: Context.get(context, Tracer.Tracer),
       events: undefined,
       metrics: Metrics.make(resolved.name),
       leaks: resolved.leakDetection === Infinity ? undefined : Leaks.make<K>(),
@@ -348,14 +350,11 @@ export const use: {
 export const touch: {
   <K>(key: K): <A, E>(self: SessionPool<K, A, E>) => Effect.Effect<Option.Option<A>>
   <K, A, E>(self: SessionPool<K, A, E>, key: K): Effect.Effect<Option.Option<A>>
-} = dual(2, <K, A, E>({ pool }: SessionPool<K, A, E>, key: K) =>
-  Effect.withFiber((fiber) => {
-    const clock = fiber.getRef(Clock.Clock)
-    return Effect.map(
-      Ref.modify(pool.state, (state) => Transitions.touch(state, key, clock.currentTimeMillisUnsafe())),
-      ({ result }) => result
-    )
-  }))
+} = dual(
+  2,
+  <K, A, E>({ pool }: SessionPool<K, A, E>, key: K) =>
+    Ref.modify(pool.state, (state) => Transitions.touch(state, key, pool.clock.currentTimeMillisUnsafe()))
+)
 
 /**
  * Leases the session of a key for the current `Scope` if it is there or launching; never launches.

@@ -51,6 +51,8 @@ class Sessions extends SessionPool.Service<Sessions>()("test/interruption/Sessio
   lookup: (key: string) => Effect.succeed(key)
 }) {}
 
+const oneStep = ["touch", "invalidate", "recordError"]
+
 const operations: Record<string, (site: Site) => Effect.Effect<unknown, unknown>> = {
   "make": ({ backend }) =>
     Effect.scoped(Effect.flatMap(SessionPool.make(options(backend)), (pool) => SessionPool.get(pool, "a"))),
@@ -162,8 +164,8 @@ describe("interrupted at every yield", () => {
                 if (taken < turns) break
               }
             }
-            // A touch is over before it could yield; of all others some runs were interrupted in the middle.
-            assert.strictEqual(latest > 0, name !== "touch")
+            // A step that waits for nothing is over before it could yield; all others are interrupted somewhere.
+            assert.strictEqual(latest > 0, !oneStep.includes(name))
           }),
         60_000
       )

@@ -4,7 +4,7 @@
  */
 import { Cause, Clock, Effect, Exit, Fiber, Scope } from "effect"
 import type { Pool } from "./pool.ts"
-import { publish, step } from "./pool.ts"
+import { publish, step, traced } from "./pool.ts"
 import type { Launch, Reason, Session } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
@@ -50,9 +50,7 @@ const within = Effect.fnUntraced(function*<K, A, E>(
   const annotations = { pool: name, session: id }
   const startedAt = yield* Clock.currentTimeMillis
   const fiber = Effect.runForkWith(self.context)(
-    Effect.withSpan(Effect.asVoid(close), "SessionPool.close", {
-      attributes: { "session_pool.name": name, "session_pool.session.id": id }
-    })
+    traced(self, id, "SessionPool.close", Effect.asVoid(close))
   )
   let exit = fiber.pollUnsafe()
   if (exit === undefined && closeTimeout !== Infinity) {

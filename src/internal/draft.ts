@@ -5,7 +5,7 @@
 import { HashMap, Option } from "effect"
 import * as Candidates from "./candidates.ts"
 import * as Queue from "./queue.ts"
-import type { Action, Detached, Inventory, Launch, Live, Places, Reason, Slot, Waiter } from "./state.ts"
+import type { Action, Detached, Inventory, Launch, Live, Places, Reason, Slot, Totals, Waiter } from "./state.ts"
 import { Launching, noPlaces, State } from "./state.ts"
 
 /** The options that the transitions read; times in milliseconds, what is off is infinity. */
@@ -26,6 +26,8 @@ export interface Outcome<out R, K, A, E> {
 
 export type Step<R, K, A, E> = readonly [Outcome<R, K, A, E>, State<K, A, E>]
 
+type Mutable<T> = { -readonly [P in keyof T]: T[P] }
+
 export class Draft<K, A, E> {
   readonly limits: Limits
   slots: HashMap.HashMap<K, Slot<K, A, E>>
@@ -33,6 +35,7 @@ export class Draft<K, A, E> {
   hits: number
   inventory: Inventory<K, A, E>
   readonly actions: Array<Action<K, A, E>> = []
+  private copy: Mutable<Inventory<K, A, E>> | undefined
 
   constructor(state: State<K, A, E>, limits: Limits) {
     this.limits = limits
@@ -51,13 +54,19 @@ export class Draft<K, A, E> {
     return Option.getOrUndefined(HashMap.get(this.slots, key))
   }
 
-  update(change: Partial<Inventory<K, A, E>>): void {
-    this.inventory = { ...this.inventory, ...change }
+  /** The inventory as this step's own, to be changed: copied once a step, and only by a step that changes it. */
+  get own(): Mutable<Inventory<K, A, E>> {
+    if (this.copy === undefined) {
+      this.copy = { ...this.inventory }
+      this.inventory = this.copy
+    }
+    return this.copy
   }
 
   count(total: "misses" | "joins" | "launches" | "launchFailures" | "errors"): void {
-    const totals = this.inventory.totals
-    this.update({ totals: { ...totals, [total]: totals[total] + 1 } })
+    const totals: Mutable<Totals> = { ...this.inventory.totals }
+    totals[total]++
+    this.own.totals = totals
   }
 }
 
@@ -75,13 +84,11 @@ const changePlaces = <K, A, E>(
   limited: boolean,
   change: (places: Places<K>) => Places<K>
 ): void => {
-  d.update({
-    places: !limited || d.limits.capacity !== Infinity ? change(d.inventory.places) : d.inventory.places
-  })
+  if (!limited || d.limits.capacity !== Infinity) d.own.places = change(d.inventory.places)
   if (d.limits.groupCapacity === Infinity) return
   const places = change(groupPlaces(d, group))
   const { groups } = d.inventory
-  d.update({ groups: places.used === 0 ? HashMap.remove(groups, group) : HashMap.set(groups, group, places) })
+  d.own.groups = places.used === 0 ? HashMap.remove(groups, group) : HashMap.set(groups, group, places)
 }
 
 export const takePlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
@@ -127,7 +134,8 @@ export const canEvict = <K, A, E>(d: Draft<K, A, E>, group: unknown): boolean =>
 
 export const enqueue = <K, A, E>(d: Draft<K, A, E>, waiter: Waiter<K>): number => {
   const queue = d.inventory.queue
-  d.update({ queue: Queue.push(queue, waiter), waiting: d.inventory.waiting + 1 })
+  d.own.queue = Queue.push(queue, waiter)
+  d.own.waiting++
   return queue.next
 }
 
@@ -172,7 +180,8 @@ const grant = <K, A, E>(d: Draft<K, A, E>, ticket: number, waiter: Waiter<K>): v
   takePlace(d, waiter.group)
   const queue = Queue.remove(d.inventory.queue, ticket)
   if (waiter.granted !== undefined) {
-    d.update({ queue, waiting: d.inventory.waiting - 1 })
+    d.own.queue = queue
+    d.own.waiting--
     d.actions.push({ _tag: "Grant", granted: waiter.granted, place: true })
     return
   }
@@ -181,7 +190,9 @@ const grant = <K, A, E>(d: Draft<K, A, E>, ticket: number, waiter: Waiter<K>): v
     throw new Error(`effect-session-pool: the queue holds a waiter without a slot (ticket ${ticket})`)
   }
   d.slots = HashMap.set(d.slots, waiter.key, new Launching(slot.launch, slot.callers))
-  d.update({ queue, waiting: d.inventory.waiting - slot.callers, launching: d.inventory.launching + 1 })
+  d.own.queue = queue
+  d.own.waiting -= slot.callers
+  d.own.launching++
   d.actions.push({ _tag: "Launch", launch: slot.launch })
 }
 
@@ -191,7 +202,8 @@ const grant = <K, A, E>(d: Draft<K, A, E>, ticket: number, waiter: Waiter<K>): v
 
 /** Up to so many idle sessions the least recently used one is found exactly. */
 export const exactEvictionLimit = 4096
-const sampleSize = 16
+/** The default of Redis (`maxmemory-samples`); each costs two lookups in maps of all sessions. */
+const sampleSize = 5
 
 const evict = <K, A, E>(d: Draft<K, A, E>, within: { readonly group: unknown } | undefined): boolean => {
   const live = leastRecentlyUsed(d, within)
@@ -220,7 +232,7 @@ const leastRecentlyUsed = <K, A, E>(
   // Each key dropped here was added by a release, so dropping costs no more in the long run than the releases did.
   while (found < sampleSize && Candidates.size(idle) > exactEvictionLimit) {
     const seed = (Math.imul(d.inventory.seed, 1664525) + 1013904223) >>> 0
-    d.update({ seed })
+    d.own.seed = seed
     const key = Candidates.at(idle, Math.floor((seed / 4294967296) * Candidates.size(idle)))
     if (consider(key)) found++
     else idle = Candidates.remove(idle, key)
@@ -233,11 +245,9 @@ const leastRecentlyUsed = <K, A, E>(
     for (const key of inUse) idle = Candidates.remove(idle, key)
   }
   if (within === undefined) {
-    d.update({ places: { ...d.inventory.places, idle } })
+    d.own.places = { ...d.inventory.places, idle }
   } else {
-    d.update({
-      groups: HashMap.set(d.inventory.groups, within.group, { ...groupPlaces(d, within.group), idle })
-    })
+    d.own.groups = HashMap.set(d.inventory.groups, within.group, { ...groupPlaces(d, within.group), idle })
   }
   return oldest
 }
@@ -251,10 +261,8 @@ export const retire = <K, A, E>(d: Draft<K, A, E>, live: Live<K, A>, reason: Rea
   const { session } = live
   d.slots = HashMap.remove(d.slots, session.key)
   if (live.leases > 0) d.active--
-  d.update({
-    live: d.inventory.live - 1,
-    retired: HashMap.set(d.inventory.retired, session.id, { session, leases, reason })
-  })
+  d.own.live--
+  d.own.retired = HashMap.set(d.inventory.retired, session.id, { session, leases, reason })
   forgetIdle(d, session.key, session.group)
   d.actions.push({ _tag: "Retire", session, reason })
   if (leases === 0) {
@@ -265,7 +273,7 @@ export const retire = <K, A, E>(d: Draft<K, A, E>, live: Live<K, A>, reason: Rea
 
 /** Takes the launch from its slot; with callers it stays wanted, without it is cancelled. */
 export const detach = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>, callers: number): void => {
-  d.update({ detached: HashMap.set(d.inventory.detached, launch.id, { launch, callers }) })
+  d.own.detached = HashMap.set(d.inventory.detached, launch.id, { launch, callers })
   if (callers === 0) startClosing(d, launch.group)
 }
 

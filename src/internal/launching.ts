@@ -2,11 +2,11 @@
  * One run of the lookup, in a fiber of the pool: single flight is the slot's, time-out and cancellation are handled
  * here, and whatever ends without a session closes what the lookup acquired.
  */
-import { Cause, Clock, Context, Deferred, Effect, Exit, Fiber, Random, Scope } from "effect"
+import { Cause, Context, Deferred, Effect, Exit, Fiber, Random, Scope } from "effect"
 import { runDiscard } from "./closing.ts"
 import { LookupTimeout } from "./errors.ts"
 import type { Pool } from "./pool.ts"
-import { forkIn, publish, step } from "./pool.ts"
+import { forkIn, publish, step, traced } from "./pool.ts"
 import type { Launch, Session } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
@@ -14,17 +14,15 @@ type End<A, E> = Exit.Exit<A, E> | "Cancelled" | "TimedOut"
 
 /** Runs the lookup of a launch to its end: landed, failed, timed out or cancelled. Nothing interrupts this. */
 export const runLaunch = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>) {
-  const startedAt = yield* Clock.currentTimeMillis
+  const startedAt = self.clock.currentTimeMillisUnsafe()
   const fiber = Effect.runForkWith(Context.add(self.context, Scope.Scope, launch.scope))(
-    Effect.withSpan(Effect.suspend(() => self.lookup(launch.key)), "SessionPool.launch", {
-      attributes: { "session_pool.name": self.options.name, "session_pool.session.id": launch.id }
-    })
+    traced(self, launch.id, "SessionPool.launch", Effect.suspend(() => self.lookup(launch.key)))
   )
   const end: End<A, E> = fiber.pollUnsafe() ?? (yield* awaitEnd(self, launch, fiber))
   if (end === "Cancelled") return yield* runDiscard(self, launch, fiber)
-  const duration = (yield* Clock.currentTimeMillis) - startedAt
+  const duration = self.clock.currentTimeMillisUnsafe() - startedAt
   if (end !== "TimedOut" && Exit.isSuccess(end)) {
-    const lifetime = yield* jitteredLifetime(self)
+    const lifetime = self.options.maxLifetime === Infinity ? Infinity : yield* jitteredLifetime(self)
     const session = yield* step(
       self,
       (state, now) => Transitions.landed(state, self.options, launch, end.value, startedAt, now, now + lifetime)
@@ -61,9 +59,7 @@ const timedOut = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, waited:
 
 /** How long a session may live: up to a tenth less than `maxLifetime`, so that a burst does not end as a burst. */
 export const jitteredLifetime = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<number> =>
-  self.options.maxLifetime === Infinity
-    ? Effect.succeed(Infinity)
-    : Effect.map(Random.next, (random) => self.options.maxLifetime * (1 - random / 10))
+  Effect.map(Random.next, (random) => self.options.maxLifetime * (1 - random / 10))
 
 /** Retires the session as soon as its connection has died by itself; ends with the session's scope. */
 export const watch = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>): void => {

@@ -4,11 +4,11 @@
  * A claim (on a launch, a place, a validation) is counted by the step that grants it and given back by the very
  * caller, whatever interrupts it: the wait is the only interruptible part, and its exit decides between lease and return.
  */
-import { Cause, Clock, Deferred, Effect, Exit, HashMap, Option, Ref, Scope } from "effect"
+import { Cause, Clock, Context, Deferred, Effect, Exit, Hash, HashMap, Option, Ref, Scope } from "effect"
 import { CapacityExceeded, PoolClosed, ValidationFailed } from "./errors.ts"
 import * as Leaks from "./leaks.ts"
 import type { Pool } from "./pool.ts"
-import { forkIn, step } from "./pool.ts"
+import { forkIn, step, stepUninterrupted } from "./pool.ts"
 import type { Launch, Session, Validation } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
@@ -34,35 +34,71 @@ const makeLaunch = <K, A, E>(self: Pool<K, A, E>, key: K): Launch<K, A, E> => ({
 
 /** Leases a session for the caller's scope. */
 export const get = <K, A, E>(self: Pool<K, A, E>, key: K): Effect.Effect<A, E, Scope.Scope> =>
-  Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(claim(self, key, restore), (lease) => leaseForScope(self, lease))
-  )
-
-const leaseForScope = <K, A, E>(self: Pool<K, A, E>, lease: Lease<K, A>): Effect.Effect<A, never, Scope.Scope> =>
-  Effect.withFiber((fiber) => {
-    const trace = takeTrace(self, lease, fiber.context, fiber.getRef(Clock.Clock).currentTimeMillisUnsafe())
+  Effect.uninterruptibleMask((restore) => {
+    const hash = Hash.hash(key)
     return Effect.flatMap(
-      Effect.scope,
-      (scope) => Effect.as(Scope.addFinalizer(scope, release(self, lease, trace, "neither")), lease.value)
+      leasePresent(self, key, hash),
+      (session): Effect.Effect<A, E, Scope.Scope> =>
+        session !== undefined
+          ? leaseForScope(self, session, hash)
+          : Effect.flatMap(claim(self, key, restore, 1), (lease) => leaseForScope(self, lease, hash))
     )
   })
 
-/** Leases a session for the run of `f`, and counts how it went in the step that ends the lease. */
+const leaseForScope = <K, A, E>(
+  self: Pool<K, A, E>,
+  lease: Lease<K, A>,
+  hash: number
+): Effect.Effect<A, never, Scope.Scope> =>
+  Effect.withFiber((fiber) => {
+    const trace = takeTrace(self, lease, fiber.context)
+    // As `Effect.scope` finds it, without an effect of its own.
+    const scope = Context.getUnsafe(fiber.context, Scope.Scope)
+    return Effect.as(Scope.addFinalizerExit(scope, () => release(self, lease, hash, trace, "neither")), lease.value)
+  })
+
+/**
+ * Leases a session for the run of `f`, and counts how it went in the step that ends the lease.
+ *
+ * The release is registered first and `lease` is set in the step that takes it, so that the usual case, a session that
+ * is there, needs no uninterruptible region: that made a `use` a third faster.
+ */
 export const use = <K, A, E, B, E2, R>(
   self: Pool<K, A, E>,
   key: K,
   f: (value: A) => Effect.Effect<B, E2, R>
 ): Effect.Effect<B, E | E2, R> =>
-  Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(claim(self, key, restore), (lease) =>
-      Effect.withFiber((fiber) => {
-        const trace = takeTrace(self, lease, fiber.context, fiber.getRef(Clock.Clock).currentTimeMillisUnsafe())
-        return Effect.onExit(restore(Effect.suspend(() => f(lease.value))), (exit) =>
-          Exit.isSuccess(exit)
-            ? release(self, lease, trace, "success")
-            : Effect.flatMap(judge(self, key, exit.cause), (how) => release(self, lease, trace, how)))
-      }))
-  )
+  Effect.suspend(() => {
+    const hash = Hash.hash(key)
+    let lease: Lease<K, A> | undefined
+    let trace: Leaks.LeaseTrace<K> | undefined
+    return Effect.onExit(
+      Effect.flatMap(
+        leasePresent(self, key, hash, (session) => lease = session),
+        (session): Effect.Effect<B, E | E2, R> => {
+          if (session !== undefined && self.leaks === undefined) return f(session.value)
+          return Effect.uninterruptibleMask((restore) =>
+            Effect.flatMap(
+              session !== undefined ? Effect.succeed(session) : claim(self, key, restore, 1),
+              (claimed) => {
+                lease = claimed
+                return Effect.withFiber((fiber) => {
+                  trace = takeTrace(self, claimed, fiber.context)
+                  return restore(f(claimed.value))
+                })
+              }
+            )
+          )
+        }
+      ),
+      (exit) => {
+        if (lease === undefined) return Effect.void
+        if (Exit.isSuccess(exit)) return release(self, lease, hash, trace, "success")
+        const held = lease
+        return Effect.flatMap(judge(self, key, exit.cause), (how) => release(self, held, hash, trace, how))
+      }
+    )
+  })
 
 /** Whether a failed `use` counts as an error. An `isError` that throws cannot tell, so it counts. */
 const judge = <K, A, E>(
@@ -80,41 +116,47 @@ const judge = <K, A, E>(
 const takeTrace = <K, A, E>(
   self: Pool<K, A, E>,
   lease: Lease<K, A>,
-  context: Parameters<typeof Leaks.site>[0],
-  takenAt: number
+  context: Parameters<typeof Leaks.site>[0]
 ): Leaks.LeaseTrace<K> | undefined => {
   if (self.leaks === undefined) return undefined
+  const takenAt = self.clock.currentTimeMillisUnsafe()
   const trace = { key: lease.key, id: lease.id, takenAt, site: Leaks.site(context) }
   self.leaks.add(trace)
   return trace
 }
 
+/** Ends a lease; runs uninterruptibly in an exit handler or a finalizer. */
 const release = <K, A, E>(
   self: Pool<K, A, E>,
-  lease: Lease<K, A>,
+  { id, key }: Lease<K, A>,
+  hash: number,
   trace: Leaks.LeaseTrace<K> | undefined,
   how: Transitions.Result
 ): Effect.Effect<void> =>
-  step(self, (state, now) => {
+  stepUninterrupted(self, (state, now) => {
     if (trace !== undefined) self.leaks?.delete(trace)
-    return Transitions.release(state, self.options, lease.key, lease.id, now, how)
+    return Transitions.release(state, self.options, key, id, now, how, hash)
   })
 
 // -----------------------------------------------------------------------------
 // Claims
 // -----------------------------------------------------------------------------
 
-/** Gets hold of a session, launching it if need be. Runs uninterruptibly but for its waits. */
-const claim = <K, A, E>(self: Pool<K, A, E>, key: K, restore: Restore): Effect.Effect<Lease<K, A>, E> =>
-  Effect.withFiber((fiber) => {
-    const clock = fiber.getRef(Clock.Clock)
-    return Effect.flatMap(
-      Ref.modify(self.state, (state) => Transitions.lease(state, self.options, key, clock.currentTimeMillisUnsafe())),
-      (outcome) => outcome.result !== undefined ? Effect.succeed(outcome.result) : claimSlowly(self, key, restore, 1)
-    )
+/** Leases a session that is there and needs no validation; `note` hears of it within the step. */
+const leasePresent = <K, A, E>(
+  self: Pool<K, A, E>,
+  key: K,
+  hash: number,
+  note?: (session: Session<K, A>) => void
+): Effect.Effect<Session<K, A> | undefined> =>
+  Ref.modify(self.state, (state) => {
+    const step = Transitions.lease(state, self.options, key, self.clock.currentTimeMillisUnsafe(), hash)
+    if (note !== undefined && step[0] !== undefined) note(step[0])
+    return step
   })
 
-const claimSlowly = Effect.fnUntraced(function*<K, A, E>(
+/** Gets hold of a session, launching it if need be. Runs uninterruptibly but for its waits. */
+const claim = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
   key: K,
   restore: Restore,
@@ -131,7 +173,7 @@ const claimSlowly = Effect.fnUntraced(function*<K, A, E>(
   if (lease !== undefined) {
     if (attempt === 1 || (yield* isValid(self, lease, restore))) return lease
   } else if (attempt === 1) {
-    return yield* claimSlowly(self, key, restore, 2)
+    return yield* claim(self, key, restore, 2)
   }
   return yield* Effect.failCause(self.fail(new ValidationFailed({ key, attempts: attempt })))
 })
@@ -158,7 +200,7 @@ export const getOption = <K, A, E>(
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
       claimPresent(self, key, restore),
-      (lease) => lease === undefined ? Effect.succeedNone : Effect.asSome(leaseForScope(self, lease))
+      (lease) => lease === undefined ? Effect.succeedNone : Effect.asSome(leaseForScope(self, lease, Hash.hash(key)))
     )
   )
 
@@ -275,7 +317,7 @@ const awaitValidation = Effect.fnUntraced(function*<K, A, E>(
   restore: Restore
 ) {
   const valid = yield* held(self, lease.key, lease.id, restore(Deferred.await(validation)))
-  if (!valid) yield* release(self, lease, undefined, "neither")
+  if (!valid) yield* release(self, lease, Hash.hash(lease.key), undefined, "neither")
   return valid
 })
 

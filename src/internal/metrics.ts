@@ -44,6 +44,8 @@ export const make = (pool: string) => {
   const closeTime = Metric.withAttributes(closeDuration, { pool })
   const timeouts = Metric.withAttributes(closeTimeouts, { pool })
   const leaked = Metric.withAttributes(leaks, { pool })
+  const retired = new Map<Reason, ReturnType<typeof withReason>>()
+  const withReason = (reason: Reason) => Metric.withAttributes(retirements, { pool, reason })
   type Registry = Context.Context<never>
   return {
     launched: (registry: Registry, millis: number) => {
@@ -56,8 +58,11 @@ export const make = (pool: string) => {
       launchTime.updateUnsafe(millis / 1000, registry)
     },
     adopted: (registry: Registry) => opened.modifyUnsafe(1, registry),
-    retired: (registry: Registry, reason: Reason) =>
-      Metric.withAttributes(retirements, { pool, reason }).updateUnsafe(1, registry),
+    retired: (registry: Registry, reason: Reason) => {
+      const counter = retired.get(reason) ?? withReason(reason)
+      retired.set(reason, counter)
+      counter.updateUnsafe(1, registry)
+    },
     closed: (registry: Registry, millis: number) => {
       opened.modifyUnsafe(-1, registry)
       closeTime.updateUnsafe(millis / 1000, registry)

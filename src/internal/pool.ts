@@ -4,8 +4,8 @@
  * A step is one `Ref.modify`; its actions follow at once and uninterruptibly, so no decision is ever lost. Whatever
  * outlives the caller (a launch, a close, a validation) runs in a fiber of its own with the context of the pool.
  */
-import type { Cause, Context, Scope } from "effect"
-import { Clock, Deferred, Effect, Fiber, PubSub, Ref } from "effect"
+import type { Cause, Clock, Context, Scope } from "effect"
+import { Deferred, Effect, Fiber, PubSub, Ref, Tracer } from "effect"
 import { runClose } from "./closing.ts"
 import type { AcquireError } from "./errors.ts"
 import type { Event } from "./events.ts"
@@ -25,6 +25,9 @@ export interface Pool<in out K, in out A, in out E> {
   readonly fail: (error: AcquireError) => Cause.Cause<E>
   /** Of the fiber that made the pool: launches and closes see no caller's spans or references. */
   readonly context: Context.Context<never>
+  /** Of the same fiber: every time that the pool notes comes from the clock that its cleanup sleeps by. */
+  readonly clock: Clock.Clock
+  readonly tracer: Tracer.Tracer
   /** Made by the first reader of `events`; in it, `undefined` is the end of the pool. */
   events: PubSub.PubSub<Event<K, E> | undefined> | undefined
   readonly metrics: PoolMetrics
@@ -42,16 +45,17 @@ export interface Pool<in out K, in out A, in out E> {
 export const step = <R, K, A, E>(
   self: Pool<K, A, E>,
   f: (state: State<K, A, E>, now: number) => Step<R, K, A, E>
+): Effect.Effect<R> => Effect.uninterruptible(stepUninterrupted(self, f))
+
+/** As `step`, for callers that are uninterruptible already. */
+export const stepUninterrupted = <R, K, A, E>(
+  self: Pool<K, A, E>,
+  f: (state: State<K, A, E>, now: number) => Step<R, K, A, E>
 ): Effect.Effect<R> =>
-  Effect.withFiber((fiber) => {
-    const clock = fiber.getRef(Clock.Clock)
-    return Effect.uninterruptible(
-      Effect.map(
-        Ref.modify(self.state, (state) => f(state, clock.currentTimeMillisUnsafe())),
-        (outcome) => perform(self, outcome)
-      )
-    )
-  })
+  Effect.map(
+    Ref.modify(self.state, (state) => f(state, self.clock.currentTimeMillisUnsafe())),
+    (outcome) => perform(self, outcome)
+  )
 
 /** Carries out the actions of a step, in order, and says what the step decided. None of them waits for anything. */
 export const perform = <R, K, A, E>(self: Pool<K, A, E>, outcome: Outcome<R, K, A, E>): R => {
@@ -101,6 +105,18 @@ const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
 export const fork = <K, A, E>(self: Pool<K, A, E>, effect: Effect.Effect<unknown>): void => {
   Effect.runForkWith(self.context)(effect)
 }
+
+/** A span of the pool's own, if a tracer sees it: making one takes longer than all the rest of a launch. */
+export const traced = <K, A, E, B, E2, R>(
+  self: Pool<K, A, E>,
+  id: number,
+  name: string,
+  effect: Effect.Effect<B, E2, R>
+): Effect.Effect<B, E2, R> =>
+  self.tracer === Tracer.nativeTracer ? effect : Effect.withSpan(effect, name, {
+    attributes: { "session_pool.name": self.options.name, "session_pool.session.id": id },
+    captureStackTrace: false
+  })
 
 /**
  * Starts a fiber that is interrupted with this scope; an uninterruptible one where its effect allows it. What must be done

@@ -109,17 +109,23 @@ export class Live<in out K, in out A> {
 }
 
 /** A launch failed, and is remembered until `until`. It holds no place. */
-export class Failed<out E> {
+export class Failed<out K, out E> {
   readonly _tag = "Failed"
+  readonly key: K
   readonly cause: Cause.Cause<E>
   readonly until: number
-  constructor(cause: Cause.Cause<E>, until: number) {
+  constructor(key: K, cause: Cause.Cause<E>, until: number) {
+    this.key = key
     this.cause = cause
     this.until = until
   }
 }
 
-export type Slot<K, A, E> = Waiting<K, A, E> | Launching<K, A, E> | Live<K, A> | Failed<E>
+/** The key that a slot is under. */
+export const keyOf = <K, A, E>(slot: Slot<K, A, E>): K =>
+  slot._tag === "Live" ? slot.session.key : slot._tag === "Failed" ? slot.key : slot.launch.key
+
+export type Slot<K, A, E> = Waiting<K, A, E> | Launching<K, A, E> | Live<K, A> | Failed<K, E>
 
 /** A session that nobody can get any more. It closes when `leases` is 0. */
 export interface Retired<in out K, in out A> {

@@ -10,33 +10,40 @@ import { startValidation } from "./leasing.ts"
 import type { Pool } from "./pool.ts"
 import { step } from "./pool.ts"
 import type { Slot, Validation } from "./state.ts"
+import { keyOf } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
 const chunkSize = 1024
 const probeConcurrency = 4
 
-/** Visits every slot of the present snapshot, without holding the event loop for longer than a chunk. */
+/**
+ * Visits every slot of the present snapshot, without holding the event loop for longer than a chunk; `now` is the time at
+ * which the chunk began.
+ */
 export const forEachSlot = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
-  visit: (key: K, slot: Slot<K, A, E>) => Effect.Effect<unknown> | undefined
+  visit: (slot: Slot<K, A, E>, now: number) => Effect.Effect<unknown> | undefined
 ) {
   let seen = 0
-  for (const [key, slot] of HashMap.entries((yield* Ref.get(self.state)).slots)) {
-    const effect = visit(key, slot)
+  let now = self.clock.currentTimeMillisUnsafe()
+  for (const slot of HashMap.values((yield* Ref.get(self.state)).slots)) {
+    const effect = visit(slot, now)
     if (effect !== undefined) yield* effect
-    if (++seen % chunkSize === 0) yield* Effect.yieldNow
+    if (++seen % chunkSize === 0) {
+      yield* Effect.yieldNow
+      now = self.clock.currentTimeMillisUnsafe()
+    }
   }
 })
 
 /** One pass of the cleanup; the number of sessions retired. */
 export const sweep = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>) {
-  const clock = yield* Clock.Clock
   let retired = 0
   yield* forEachSlot(
     self,
-    (key, slot) =>
-      Transitions.expiry(slot, clock.currentTimeMillisUnsafe()) === undefined ? undefined : Effect.map(
-        step(self, (state, now) => Transitions.expire(state, self.options, key, now)),
+    (slot, now) =>
+      Transitions.expiry(slot, now) === undefined ? undefined : Effect.map(
+        step(self, (state, now) => Transitions.expire(state, self.options, keyOf(slot), now)),
         (expired) => {
           if (expired) retired++
         }
@@ -54,12 +61,12 @@ export const invalidateAll = Effect.fnUntraced(function*<K, A, E>(
   matches: (slot: Slot<K, A, E>) => boolean
 ) {
   let retired = 0
-  yield* forEachSlot(self, (key, slot) => {
+  yield* forEachSlot(self, (slot) => {
     // What waits for a place may get the one of a session retired here: it is newer than this call, and stays.
     if (slot._tag === "Waiting" || !matches(slot)) return undefined
     const id = slot._tag === "Live" ? slot.session.id : slot._tag === "Launching" ? slot.launch.id : noId
     return Effect.map(
-      step(self, (state) => Transitions.invalidate(state, self.options, key, id)),
+      step(self, (state) => Transitions.invalidate(state, self.options, keyOf(slot), id)),
       (was) => {
         if (was) retired++
       }
@@ -78,8 +85,8 @@ export const keepAlive = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<never> =>
     self.options.keepAlive,
     Effect.gen(function*() {
       const idle: Array<readonly [key: K, id: number]> = []
-      yield* forEachSlot(self, (key, slot) => {
-        if (slot._tag === "Live" && slot.leases === 0) idle.push([key, slot.session.id])
+      yield* forEachSlot(self, (slot) => {
+        if (slot._tag === "Live" && slot.leases === 0) idle.push([slot.session.key, slot.session.id])
         return undefined
       })
       yield* Effect.forEach(idle, ([key, id]) => probe(self, key, id), { concurrency: probeConcurrency, discard: true })

@@ -6,7 +6,7 @@
  * to an old session finds another id in the slot and changes nothing there.
  */
 import type { Cause, Deferred } from "effect"
-import { HashMap, Option } from "effect"
+import { Hash, HashMap, Option } from "effect"
 import type { Limits, Step } from "./draft.ts"
 import {
   becomeIdle,
@@ -25,12 +25,14 @@ import {
   takePlace
 } from "./draft.ts"
 import * as Queue from "./queue.ts"
-import type { Launch, Phase, Reason, Session, Validation } from "./state.ts"
+import type { Launch, Phase, Reason, Session, Slot, Validation } from "./state.ts"
 import { Failed, Launching, Live, State, Waiting } from "./state.ts"
 
 export type { Limits, Outcome, Step } from "./draft.ts"
 
 const none: ReadonlyArray<never> = []
+
+const nothing = { result: undefined, actions: none }
 
 const unchanged = <R, K, A, E>(state: State<K, A, E>, result: R): Step<R, K, A, E> => [{ result, actions: none }, state]
 
@@ -38,6 +40,15 @@ const touched = <K, A>(live: Live<K, A>, now: number, leases: number, validation
   new Live(live.session, now, live.requestCount + 1, live.errorCount, leases, live.validatedAt, validation)
 
 const slotOf = <K, A, E>(state: State<K, A, E>, key: K) => Option.getOrUndefined(HashMap.get(state.slots, key))
+
+// The transitions that every request runs take the key's hash from their caller, because a long string takes 0.1 µs to
+// hash and a use would do it four times.
+
+const slotAt = <K, A, E>(state: State<K, A, E>, key: K, hash: number) =>
+  Option.getOrUndefined(HashMap.getHash(state.slots, key, hash))
+
+const withSlot = <K, A, E>(state: State<K, A, E>, key: K, hash: number, slot: Live<K, A>) =>
+  HashMap.modifyHash(state.slots, key, hash, () => Option.some(slot))
 
 const isUnchecked = <K, A>(live: Live<K, A>, limits: Limits, now: number): boolean =>
   live.validation !== undefined ||
@@ -47,15 +58,20 @@ const isUnchecked = <K, A>(live: Live<K, A>, limits: Limits, now: number): boole
 // Lookup and touch
 // -----------------------------------------------------------------------------
 
+/** What a step returns that nothing is to be done after. */
+export type Hit<R, K, A, E> = readonly [result: R, state: State<K, A, E>]
+
 /** The atomic lookup-and-touch: no launch, no lease. */
-export const touch = <K, A, E>(state: State<K, A, E>, key: K, now: number): Step<Option.Option<A>, K, A, E> => {
-  const slot = slotOf(state, key)
-  if (slot === undefined || slot._tag !== "Live") return unchanged(state, Option.none())
-  const slots = HashMap.set(state.slots, key, touched(slot, now, slot.leases))
-  return [
-    { result: Option.some(slot.session.value), actions: none },
-    new State(slots, state.active, state.hits + 1, state.inventory)
-  ]
+export const touch = <K, A, E>(
+  state: State<K, A, E>,
+  key: K,
+  now: number,
+  hash = Hash.hash(key)
+): Hit<Option.Option<A>, K, A, E> => {
+  const slot = slotAt(state, key, hash)
+  if (slot === undefined || slot._tag !== "Live") return [Option.none(), state]
+  const slots = withSlot(state, key, hash, touched(slot, now, slot.leases))
+  return [Option.some(slot.session.value), new State(slots, state.active, state.hits + 1, state.inventory)]
 }
 
 /** The fast path of `acquire`: leases a live session that needs no validation, else changes nothing. */
@@ -63,15 +79,14 @@ export const lease = <K, A, E>(
   state: State<K, A, E>,
   limits: Limits,
   key: K,
-  now: number
-): Step<Session<K, A> | undefined, K, A, E> => {
-  const slot = slotOf(state, key)
-  if (slot === undefined || slot._tag !== "Live" || isUnchecked(slot, limits, now)) return unchanged(state, undefined)
-  const slots = HashMap.set(state.slots, key, touched(slot, now, slot.leases + 1))
-  return [
-    { result: slot.session, actions: none },
-    new State(slots, slot.leases === 0 ? state.active + 1 : state.active, state.hits + 1, state.inventory)
-  ]
+  now: number,
+  hash = Hash.hash(key)
+): Hit<Session<K, A> | undefined, K, A, E> => {
+  const slot = slotAt(state, key, hash)
+  if (slot === undefined || slot._tag !== "Live" || isUnchecked(slot, limits, now)) return [undefined, state]
+  const slots = withSlot(state, key, hash, touched(slot, now, slot.leases + 1))
+  const active = slot.leases === 0 ? state.active + 1 : state.active
+  return [slot.session, new State(slots, active, state.hits + 1, state.inventory)]
 }
 
 /** What a caller has got: a lease, a claim on a launch or a validation, or a refusal. */
@@ -130,7 +145,7 @@ export const join = <K, A, E>(
       }
       d.count("joins")
       d.slots = HashMap.set(d.slots, key, new Waiting(slot.launch, slot.callers + 1, slot.ticket))
-      d.update({ waiting: d.inventory.waiting + 1 })
+      d.own.waiting++
       return d.end({ _tag: "Join", launch: slot.launch, queued: true })
     }
   }
@@ -153,7 +168,7 @@ export const acquire = <K, A, E>(
   if (hasRoom(d, group)) {
     takePlace(d, group)
     d.slots = HashMap.set(d.slots, key, new Launching(launch, 1))
-    d.update({ launching: d.inventory.launching + 1 })
+    d.own.launching++
     d.count("misses")
     d.actions.push({ _tag: "Launch", launch })
     return d.end({ _tag: "Join", launch, queued: false })
@@ -185,7 +200,7 @@ export const abandon = <K, A, E>(
       d.slots = HashMap.set(d.slots, key, new Launching(slot.launch, slot.callers - 1))
     } else {
       d.slots = HashMap.remove(d.slots, key)
-      d.update({ launching: d.inventory.launching - 1 })
+      d.own.launching--
       detach(d, slot.launch, 0)
       d.actions.push({ _tag: "Cancel", launch: slot.launch })
     }
@@ -204,12 +219,12 @@ export const abandon = <K, A, E>(
 const leaveQueue = <K, A, E>(state: State<K, A, E>, limits: Limits, slot: Waiting<K, A, E>): Step<void, K, A, E> => {
   const d = new Draft(state, limits)
   const { key } = slot.launch
-  d.update({ waiting: d.inventory.waiting - 1 })
+  d.own.waiting--
   if (slot.callers > 1) {
     d.slots = HashMap.set(d.slots, key, new Waiting(slot.launch, slot.callers - 1, slot.ticket))
   } else {
     d.slots = HashMap.remove(d.slots, key)
-    d.update({ queue: Queue.remove(d.inventory.queue, slot.ticket) })
+    d.own.queue = Queue.remove(d.inventory.queue, slot.ticket)
   }
   return d.end(undefined)
 }
@@ -248,7 +263,8 @@ export const landed = <K, A, E>(
   if (slot?._tag === "Launching" && slot.launch === launch) {
     d.slots = HashMap.set(d.slots, key, new Live(session, now, slot.callers, 0, slot.callers, now, undefined))
     d.active++
-    d.update({ launching: d.inventory.launching - 1, live: d.inventory.live + 1 })
+    d.own.launching--
+    d.own.live++
     d.count("launches")
     d.actions.push({ _tag: "Open", session, startedAt }, { _tag: "Deliver", launch, value })
     return d.end(session)
@@ -256,10 +272,8 @@ export const landed = <K, A, E>(
   const entry = detached(d, launch)
   if (entry === undefined || entry.callers === 0) return unchanged(state, undefined)
   // Invalidated while launching: those who wait get it, and nobody else.
-  d.update({
-    detached: HashMap.remove(d.inventory.detached, id),
-    retired: HashMap.set(d.inventory.retired, id, { session, leases: entry.callers, reason: "Invalidated" })
-  })
+  d.own.detached = HashMap.remove(d.inventory.detached, id)
+  d.own.retired = HashMap.set(d.inventory.retired, id, { session, leases: entry.callers, reason: "Invalidated" })
   d.count("launches")
   d.actions.push(
     { _tag: "Open", session, startedAt },
@@ -282,9 +296,9 @@ export const launchFailed = <K, A, E>(
   const slot = d.slot(launch.key)
   if (slot?._tag === "Launching" && slot.launch === launch) {
     d.slots = remember && limits.failureTimeToLive > 0
-      ? HashMap.set(d.slots, launch.key, new Failed(cause, now + limits.failureTimeToLive))
+      ? HashMap.set(d.slots, launch.key, new Failed(launch.key, cause, now + limits.failureTimeToLive))
       : HashMap.remove(d.slots, launch.key)
-    d.update({ launching: d.inventory.launching - 1 })
+    d.own.launching--
   } else {
     const entry = detached(d, launch)
     if (entry === undefined || entry.callers === 0) return unchanged(state, false)
@@ -304,7 +318,7 @@ export const launchClosed = <K, A, E>(
 ): Step<void, K, A, E> => {
   const d = new Draft(state, limits)
   if (detached(d, launch) === undefined) return unchanged(state, undefined)
-  d.update({ detached: HashMap.remove(d.inventory.detached, launch.id) })
+  d.own.detached = HashMap.remove(d.inventory.detached, launch.id)
   endClosing(d, launch.group)
   endIfEmpty(d)
   return d.end(undefined)
@@ -368,9 +382,10 @@ export const adopt = <K, A, E>(
     id = slot.launch.id
     callers = slot.callers
     if (slot._tag === "Waiting") {
-      d.update({ queue: Queue.remove(d.inventory.queue, slot.ticket), waiting: d.inventory.waiting - callers })
+      d.own.queue = Queue.remove(d.inventory.queue, slot.ticket)
+      d.own.waiting -= callers
     } else {
-      d.update({ launching: d.inventory.launching - 1 })
+      d.own.launching--
       detach(d, slot.launch, 0)
       d.actions.push({ _tag: "Cancel", launch: slot.launch })
     }
@@ -384,7 +399,7 @@ export const adopt = <K, A, E>(
     key,
     new Live(adopted, now, carried.requestCount + callers, carried.errorCount, callers, now, undefined)
   )
-  d.update({ live: d.inventory.live + 1 })
+  d.own.live++
   if (callers === 0) becomeIdle(d, key, group)
   return d.end({ _tag: "Adopted", session: adopted })
 }
@@ -398,7 +413,8 @@ export const returnGrant = <K, A, E>(
 ): Step<boolean, K, A, E> => {
   const d = new Draft(state, limits)
   if (HashMap.has(d.inventory.queue.entries, ticket)) {
-    d.update({ queue: Queue.remove(d.inventory.queue, ticket), waiting: d.inventory.waiting - 1 })
+    d.own.queue = Queue.remove(d.inventory.queue, ticket)
+    d.own.waiting--
     return d.end(true)
   }
   if (d.inventory.phase._tag === "Open") returnPlace(d, group)
@@ -492,9 +508,10 @@ export const release = <K, A, E>(
   key: K,
   id: number,
   now: number,
-  how: Result
+  how: Result,
+  hash = Hash.hash(key)
 ): Step<void, K, A, E> => {
-  const slot = slotOf(state, key)
+  const slot = slotAt(state, key, hash)
   if (slot?._tag !== "Live" || slot.session.id !== id) return releaseRetired(state, limits, id, how)
   const { requestCount, session, validatedAt, validation } = slot
   const leases = slot.leases - 1
@@ -504,10 +521,7 @@ export const release = <K, A, E>(
   const bounded = limits.capacity !== Infinity || limits.groupCapacity !== Infinity
   if (how !== "error" && (leases > 0 || (session.idleTimeToLive > 0 && !bounded))) {
     // Nothing follows from the end of this lease.
-    return [
-      { result: undefined, actions: none },
-      new State(HashMap.set(state.slots, key, live), active, state.hits, state.inventory)
-    ]
+    return [nothing, new State(withSlot(state, key, hash, live), active, state.hits, state.inventory)]
   }
   const d = new Draft(state, limits)
   d.slots = HashMap.set(d.slots, key, live)
@@ -535,7 +549,7 @@ const releaseRetired = <K, A, E>(
   const d = new Draft(state, limits)
   if (how === "error") d.count("errors")
   const leases = entry.leases - 1
-  d.update({ retired: HashMap.set(d.inventory.retired, id, { ...entry, leases }) })
+  d.own.retired = HashMap.set(d.inventory.retired, id, { ...entry, leases })
   if (leases === 0) {
     startClosing(d, entry.session.group)
     d.actions.push({ _tag: "Close", session: entry.session, reason: entry.reason })
@@ -578,7 +592,7 @@ export const invalidate = <K, A, E>(
     case "Launching": {
       if (id !== undefined && slot.launch.id !== id) return unchanged(state, false)
       d.slots = HashMap.remove(d.slots, key)
-      d.update({ launching: d.inventory.launching - 1 })
+      d.own.launching--
       detach(d, slot.launch, slot.callers)
       return d.end(true)
     }
@@ -608,7 +622,7 @@ export const disconnected = <K, A, E>(
 
 /** Why a slot has expired: a session's reason, or `Failure` for a remembered failure; undefined if it has not. */
 export const expiry = <K, A, E>(
-  slot: Waiting<K, A, E> | Launching<K, A, E> | Live<K, A> | Failed<E>,
+  slot: Slot<K, A, E>,
   now: number
 ): Reason | "Failure" | undefined => {
   if (slot._tag === "Failed") return now >= slot.until ? "Failure" : undefined
@@ -639,10 +653,8 @@ export const closed = <K, A, E>(state: State<K, A, E>, limits: Limits, id: numbe
   if (entry === undefined) return unchanged(state, undefined)
   const d = new Draft(state, limits)
   const totals = d.inventory.totals
-  d.update({
-    retired: HashMap.remove(d.inventory.retired, id),
-    totals: { ...totals, closes: { ...totals.closes, [entry.reason]: totals.closes[entry.reason] + 1 } }
-  })
+  d.own.retired = HashMap.remove(d.inventory.retired, id)
+  d.own.totals = { ...totals, closes: { ...totals.closes, [entry.reason]: totals.closes[entry.reason] + 1 } }
   endClosing(d, entry.session.group)
   endIfEmpty(d)
   return d.end(undefined)
@@ -664,7 +676,9 @@ export const shutdown = <K, A, E>(
   for (const [, waiter] of Queue.entries(d.inventory.queue)) {
     if (waiter.granted !== undefined) d.actions.push({ _tag: "Grant", granted: waiter.granted, place: false })
   }
-  d.update({ phase, queue: Queue.empty, waiting: 0 })
+  d.own.phase = phase
+  d.own.queue = Queue.empty
+  d.own.waiting = 0
   const refuse = (launch: Launch<K, A, E>) => d.actions.push({ _tag: "Refuse", launch, cause: refusal(launch.key) })
   for (const { callers, launch } of HashMap.values(d.inventory.detached)) {
     if (callers === 0) continue
@@ -684,7 +698,7 @@ export const shutdown = <K, A, E>(
     }
   }
   d.slots = HashMap.empty()
-  d.update({ launching: 0 })
+  d.own.launching = 0
   endIfEmpty(d)
   return d.end(undefined)
 }
@@ -695,7 +709,7 @@ export const forceClose = <K, A, E>(state: State<K, A, E>, limits: Limits): Step
   for (const entry of HashMap.values(state.inventory.retired)) {
     if (entry.leases === 0) continue
     const { reason, session } = entry
-    d.update({ retired: HashMap.set(d.inventory.retired, session.id, { ...entry, leases: 0 }) })
+    d.own.retired = HashMap.set(d.inventory.retired, session.id, { ...entry, leases: 0 })
     startClosing(d, session.group)
     d.actions.push({ _tag: "Close", session, reason })
   }

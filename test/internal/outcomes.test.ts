@@ -3,14 +3,15 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, Option } from "effect"
 import { Live } from "../../src/internal/state.ts"
 import * as Transitions from "../../src/internal/transitions.ts"
-import { launch, Run, validation } from "../kit/steps.ts"
+import { launch, Run, validation, withoutActions } from "../kit/steps.ts"
 
 const reasons = (run: Run) => run.actions.flatMap((action) => action._tag === "Retire" ? [action.reason] : [])
 
-const touch = (run: Run, key: string, now: number) => run.step((state) => Transitions.touch(state, key, now))
+const touch = (run: Run, key: string, now: number) =>
+  run.step((state) => withoutActions(Transitions.touch(state, key, now)))
 
 const lease = (run: Run, key: string, now: number) =>
-  run.step((state, limits) => Transitions.lease(state, limits, key, now))
+  run.step((state, limits) => withoutActions(Transitions.lease(state, limits, key, now)))
 
 const join = (run: Run, key: string, now: number) =>
   run.step((state, limits) => Transitions.join(state, limits, key, now, validation()))

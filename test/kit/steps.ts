@@ -45,6 +45,11 @@ export const session = (id: number, key: string, now = 50, group?: string): Sess
 
 export const validation = (): Validation => Deferred.makeUnsafe()
 
+/** A hit as a step of its own: nothing is to be done after it. */
+export const withoutActions = <R>(
+  [result, state]: Transitions.Hit<R, string, string, string>
+): Transitions.Step<R, string, string, string> => [{ result, actions: [] }, state]
+
 /** Carries a state through steps, and keeps the actions of the last one. */
 export class Run {
   state: S

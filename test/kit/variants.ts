@@ -53,9 +53,9 @@ const withLeases = <K, A>(live: Live<K, A>, leases: number, lastUsedAt = live.la
 /** Runs a move of a step while part of the queue is out of sight. */
 const hidingQueue = <K, A, E>(d: Draft.Draft<K, A, E>, move: () => void): void => {
   const { queue } = d.inventory
-  d.update({ queue: Queue.empty })
+  d.own.queue = Queue.empty
   move()
-  d.update({ queue })
+  d.own.queue = queue
 }
 
 export const variants: ReadonlyArray<Variant> = [
@@ -101,10 +101,13 @@ export const variants: ReadonlyArray<Variant> = [
       leasing: {
         get: <K, A, E>(self: Shell.Pool<K, A, E>, key: K): Effect.Effect<A, E, Scope.Scope> =>
           Effect.flatMap(
-            pool.step(self, (state, now) => transitions.lease(state, self.options, key, now)),
+            Ref.modify(self.state, (state) =>
+              transitions.lease(state, self.options, key, self.clock.currentTimeMillisUnsafe())),
             (session) =>
               session === undefined ? leasing.get(self, key) : Effect.as(
-                Effect.addFinalizer(() => releaseOf(pool, transitions, self, session)),
+                Effect.addFinalizer(() =>
+                  releaseOf(pool, transitions, self, session)
+                ),
                 session.value
               )
           )
@@ -218,10 +221,10 @@ export const variants: ReadonlyArray<Variant> = [
           const newest = [...Queue.entries(queue)].at(-1)
           if (newest === undefined) return draft.endClosing(d, group)
           for (const [ticket] of Queue.entries(queue)) {
-            if (ticket !== newest[0]) d.update({ queue: Queue.remove(d.inventory.queue, ticket) })
+            if (ticket !== newest[0]) d.own.queue = Queue.remove(d.inventory.queue, ticket)
           }
           draft.endClosing(d, group)
-          d.update({ queue: Queue.size(d.inventory.queue) === 0 ? Queue.remove(queue, newest[0]) : queue })
+          d.own.queue = Queue.size(d.inventory.queue) === 0 ? Queue.remove(queue, newest[0]) : queue
         }
       }
     })

@@ -8,7 +8,7 @@ import { Cause, Deferred, HashMap } from "effect"
 import type { Action, Launch, Reason, Session } from "../../src/internal/state.ts"
 import * as Transitions from "../../src/internal/transitions.ts"
 import * as Random from "./random.ts"
-import { launch, Run, session, validation } from "./steps.ts"
+import { launch, Run, session, validation, withoutActions } from "./steps.ts"
 
 type L = Launch<string, string, string>
 
@@ -242,13 +242,13 @@ export class Walk {
 
   lease(): void {
     const key = this.pick(keys) ?? ""
-    const leased = this.run.step((state, limits) => Transitions.lease(state, limits, key, this.now))
+    const leased = this.run.step((state, limits) => withoutActions(Transitions.lease(state, limits, key, this.now)))
     if (leased !== undefined) this.got(key, -1, { _tag: "Leased", session: leased })
   }
 
   touch(): void {
     const key = this.pick(keys) ?? ""
-    const touched = this.run.step((state) => Transitions.touch(state, key, this.now))
+    const touched = this.run.step((state) => withoutActions(Transitions.touch(state, key, this.now)))
     if (touched._tag === "None") return
     this.totals.hits++
     assert.strictEqual(this.run.live(key).lastUsedAt, this.now)
