@@ -1,0 +1,80 @@
+/** Runs a case: one process a subject, measured in turn, round after round. */
+import type { ChildProcess } from "node:child_process"
+import { fork } from "node:child_process"
+import { once } from "node:events"
+import { fileURLToPath } from "node:url"
+import type { Case } from "./cases.ts"
+import type { Answer } from "./worker.ts"
+
+interface Spread {
+  readonly median: number
+  readonly least: number
+  readonly greatest: number
+}
+
+export interface Row {
+  readonly name: string
+  readonly figure: Spread
+  /** To the first subject of the same round; the first has none. */
+  readonly ratio: Spread | undefined
+}
+
+const worker = fileURLToPath(new URL("worker.ts", import.meta.url))
+
+/** Starts a filled subject. A million entries of the largest peer need 4 GB. */
+const start = async (one: Case, name: string): Promise<ChildProcess> => {
+  const child = fork(worker, [one.kind, name, String(one.sessions)], {
+    execArgv: ["--expose-gc", "--max-old-space-size=12000"]
+  })
+  await once(child, "message")
+  return child
+}
+
+const ask = async (child: ChildProcess, one: Case): Promise<number> => {
+  child.send(one.request)
+  const [answer]: ReadonlyArray<Answer> = await once(child, "message")
+  if (answer === undefined) throw new Error(`no answer to ${one.name}`)
+  return one.figure(answer)
+}
+
+const stop = async (child: ChildProcess): Promise<void> => {
+  const exit = once(child, "exit")
+  child.kill("SIGKILL")
+  await exit
+}
+
+const spreadOf = (figures: ReadonlyArray<number>): Spread => {
+  const sorted = figures.toSorted((a, b) => a - b)
+  const at = (share: number) => sorted[Math.round((sorted.length - 1) * share)] ?? NaN
+  return { median: at(0.5), least: at(0), greatest: at(1) }
+}
+
+export const measure = async (one: Case, rounds: number): Promise<ReadonlyArray<Row>> => {
+  const figures = one.subjects.map((): Array<number> => [])
+  if (one.once === true || one.request.measure === "memory") {
+    for (let round = 0; round < (one.request.measure === "memory" ? 1 : rounds); round++) {
+      for (const [i, name] of one.subjects.entries()) {
+        const child = await start(one, name)
+        figures[i]?.push(await ask(child, one))
+        await stop(child)
+      }
+    }
+  } else {
+    const children: Array<ChildProcess> = []
+    for (const name of one.subjects) children.push(await start(one, name))
+    // The first round warms the compiler up and does not count.
+    for (let round = 0; round <= rounds; round++) {
+      for (const [i, child] of children.entries()) {
+        const figure = await ask(child, one)
+        if (round > 0) figures[i]?.push(figure)
+      }
+    }
+    await Promise.all(children.map(stop))
+  }
+  const [ours = []] = figures
+  return one.subjects.map((name, i) => ({
+    name,
+    figure: spreadOf(figures[i] ?? []),
+    ratio: i === 0 ? undefined : spreadOf((figures[i] ?? []).map((figure, round) => figure / (ours[round] ?? NaN)))
+  }))
+}
