@@ -164,7 +164,7 @@ const claim = Effect.fnUntraced(function*<K, A, E>(
 ): Effect.fn.Return<Lease<K, A>, E> {
   const launch = makeLaunch(self, key)
   const validation: Validation = Deferred.makeUnsafe()
-  const acquired = yield* step(
+  const acquired = yield* stepUninterrupted(
     self,
     (state, now) => Transitions.acquire(state, self.options, now, launch, validation)
   )
@@ -185,7 +185,7 @@ const claimPresent = Effect.fnUntraced(function*<K, A, E>(
   restore: Restore
 ): Effect.fn.Return<Lease<K, A> | undefined, E> {
   const validation: Validation = Deferred.makeUnsafe()
-  const acquired = yield* step(
+  const acquired = yield* stepUninterrupted(
     self,
     (state, now) => Transitions.join(state, self.options, key, now, validation)
   )
@@ -221,6 +221,8 @@ const settle = Effect.fnUntraced(function*<K, A, E>(
     }
     case "Join": {
       const { launch, queued } = acquired
+      // A lookup that waits for nothing has ended within the step's own actions.
+      if (Deferred.isDoneUnsafe(launch.done)) return { key, id: launch.id, value: yield* Deferred.await(launch.done) }
       const value = queued
         ? yield* awaitPlace(self, launch, restore)
         : yield* held(self, launch.key, launch.id, restore(Deferred.await(launch.done)))
