@@ -47,8 +47,8 @@ describe("a large pool", () => {
       for (let key = capacity; key < capacity + 100; key++) yield* visit(key)
       assert.strictEqual(yield* SessionPool.size(pool), capacity)
       assert.strictEqual(closed.length, 100)
-      // The oldest of 16: of the older half but for once in 65,536.
-      assert.isAbove(closed.filter((key) => key < capacity / 2).length, 95)
+      // The oldest of five: of the older half but for once in 32, so 97 of 100; fewer than 86 once in a million runs.
+      assert.isAbove(closed.filter((key) => key < capacity / 2).length, 85)
     }))
 
   it.effect("invalidateAll covers thousands", () =>

@@ -16,6 +16,9 @@ export const empty: Candidates<never> = { keys: HashMap.empty(), positions: Hash
 
 export const size = <K>(self: Candidates<K>): number => HashMap.size(self.keys)
 
+/** Whether a key, with its hash, is in the set. */
+export const has = <K>(self: Candidates<K>, key: K, hash: number): boolean => HashMap.hasHash(self.positions, key, hash)
+
 /** Adds a key; the set itself if it is in it already. */
 export const add = <K>(self: Candidates<K>, key: K): Candidates<K> => {
   if (HashMap.has(self.positions, key)) return self

@@ -22,7 +22,8 @@ import {
   returnPlace,
   serve,
   startClosing,
-  takePlace
+  takePlace,
+  wasIdle
 } from "./draft.ts"
 import * as Queue from "./queue.ts"
 import type { Launch, Phase, Reason, Session, Slot, Validation } from "./state.ts"
@@ -518,8 +519,9 @@ export const release = <K, A, E>(
   const errorCount = how === "success" ? 0 : how === "error" ? slot.errorCount + 1 : slot.errorCount
   const live = new Live(session, now, requestCount, errorCount, leases, validatedAt, validation)
   const active = leases === 0 ? state.active - 1 : state.active
-  const bounded = limits.capacity !== Infinity || limits.groupCapacity !== Infinity
-  if (how !== "error" && (leases > 0 || (session.idleTimeToLive > 0 && !bounded))) {
+  const staysAsIs = leases > 0 ||
+    (session.idleTimeToLive > 0 && wasIdle(state.inventory, limits, key, hash, session.group))
+  if (how !== "error" && staysAsIs) {
     // Nothing follows from the end of this lease.
     return [nothing, new State(withSlot(state, key, hash, live), active, state.hits, state.inventory)]
   }
