@@ -52,6 +52,7 @@ export const cases: ReadonlyArray<Case> = [
   ...hit("get in a scope", "get", sizes, ["RcMap", "bare shape"]),
   ...hit("a fresh structured key", "structured", small, ["RcMap, Data.Class key"]),
   ...hit("touch of an absent key", "absent", small, ["RcMap", "lru-cache"]),
+  ...hit("use, leak detection", "use", [1_000], ["SessionPool, leak detection on"]),
   fibers("100 fibers, one key", 1),
   fibers("100 fibers, 100 keys", 100),
   {

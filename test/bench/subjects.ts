@@ -60,25 +60,26 @@ export const keyOf = (key: number): string => `${backend}/${session(key)}`
 
 class StructuredKey extends Data.Class<{ readonly backend: string; readonly session: string }> {}
 
-const sessionPool: MakeSubject = Effect.fnUntraced(function*(keys) {
-  const lookup = (_: string) => Effect.succeed(connection)
-  const pool = yield* SessionPool.make({ lookup, idleTimeToLive })
-  const key = (i: number) => keys[i] ?? keyOf(i)
-  const get = effect((i) => Effect.scoped(SessionPool.get(pool, key(i))))
-  return {
-    fill: get,
-    operations: {
-      touch: effect((i) => SessionPool.touch(pool, key(i))),
-      use: effect((i) => SessionPool.use(pool, key(i), work)),
-      get,
-      absent: effect((i) => SessionPool.touch(pool, absentKey(key(i)))),
-      structured: effect((i) => SessionPool.use(pool, SessionKey.makeUnsafe(backend, session(i)), work)),
-      overlapping: effect((i) => SessionPool.use(pool, key(i), overlapping)),
-      launch: get
-    },
-    forget: (i) => SessionPool.invalidate(pool, key(i))
-  }
-})
+const sessionPool = (options: { readonly leakDetection?: "1 hour" } = {}): MakeSubject =>
+  Effect.fnUntraced(function*(keys) {
+    const lookup = (_: string) => Effect.succeed(connection)
+    const pool = yield* SessionPool.make({ lookup, idleTimeToLive, ...options })
+    const key = (i: number) => keys[i] ?? keyOf(i)
+    const get = effect((i) => Effect.scoped(SessionPool.get(pool, key(i))))
+    return {
+      fill: get,
+      operations: {
+        touch: effect((i) => SessionPool.touch(pool, key(i))),
+        use: effect((i) => SessionPool.use(pool, key(i), work)),
+        get,
+        absent: effect((i) => SessionPool.touch(pool, absentKey(key(i)))),
+        structured: effect((i) => SessionPool.use(pool, SessionKey.makeUnsafe(backend, session(i)), work)),
+        overlapping: effect((i) => SessionPool.use(pool, key(i), overlapping)),
+        launch: get
+      },
+      forget: (i) => SessionPool.invalidate(pool, key(i))
+    }
+  })
 
 const absentKey = (key: string) => `x${key.slice(1)}`
 
@@ -339,14 +340,15 @@ const bareShape: MakeSubject = Effect.fnUntraced(function*(keys) {
 })
 
 export const subjects: Readonly<Record<string, MakeSubject>> = {
-  "SessionPool": sessionPool,
+  "SessionPool": sessionPool(),
+  "SessionPool, leak detection on": sessionPool({ leakDetection: "1 hour" }),
   "RcMap": rcMap,
   "RcMap, Data.Class key": rcMapStructured,
   "ScopedCache": scopedCache,
   "LayerMap": layerMap,
   "Pool per key": poolPerKey,
   "generic-pool per key": genericPool,
-  "lru-cache": lruCache(2_000_000),
+  "lru-cache": (keys) => lruCache(2 * keys.length)(keys),
   "HashMap get+set": hashMap,
   "bare shape": bareShape
 }
