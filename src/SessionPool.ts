@@ -35,7 +35,7 @@ import * as Metrics from "./internal/metrics.ts"
 import type { Options, Services } from "./internal/options.ts"
 import * as OptionsModule from "./internal/options.ts"
 import type { Pool } from "./internal/pool.ts"
-import { forkIn, publish, step } from "./internal/pool.ts"
+import { forkIn, hit, publish, step } from "./internal/pool.ts"
 import type { Live, Reason, Slot } from "./internal/state.ts"
 import * as State from "./internal/state.ts"
 import * as Sweeping from "./internal/sweeping.ts"
@@ -352,8 +352,7 @@ export const touch: {
   <K, A, E>(self: SessionPool<K, A, E>, key: K): Effect.Effect<Option.Option<A>>
 } = dual(
   2,
-  <K, A, E>({ pool }: SessionPool<K, A, E>, key: K) =>
-    Ref.modify(pool.state, (state) => Transitions.touch(state, key, pool.clock.currentTimeMillisUnsafe()))
+  <K, A, E>({ pool }: SessionPool<K, A, E>, key: K) => hit(pool, (state, now) => Transitions.touch(state, key, now))
 )
 
 /**

@@ -51,6 +51,7 @@ class Sessions extends SessionPool.Service<Sessions>()("test/interruption/Sessio
   lookup: (key: string) => Effect.succeed(key)
 }) {}
 
+/** Over before they could yield. */
 const oneStep = ["touch", "invalidate", "recordError"]
 
 const operations: Record<string, (site: Site) => Effect.Effect<unknown, unknown>> = {
@@ -74,6 +75,25 @@ const operations: Record<string, (site: Site) => Effect.Effect<unknown, unknown>
       Effect.scoped(SessionPool.getOption(pool, "a"))
     ),
   "use": ({ pool }) => SessionPool.use(pool, "a", () => Effect.yieldNow),
+  "use of a session that needs no validation": ({ pool }) =>
+    Effect.andThen(
+      SessionPool.use(pool, "live", () => Effect.void),
+      SessionPool.use(pool, "live", () => Effect.andThen(Effect.yieldNow, Effect.yieldNow))
+    ),
+  "get of a session that needs no validation": ({ pool }) =>
+    Effect.andThen(
+      SessionPool.use(pool, "live", () => Effect.void),
+      Effect.scoped(Effect.andThen(SessionPool.get(pool, "live"), Effect.yieldNow))
+    ),
+  "use with leak detection": ({ backend }) =>
+    Effect.scoped(Effect.flatMap(
+      SessionPool.make({ ...options(backend), leakDetection: "1 minute" }),
+      (pool) =>
+        Effect.andThen(
+          SessionPool.use(pool, "a", () => Effect.void),
+          SessionPool.use(pool, "a", () => Effect.andThen(Effect.yieldNow, Effect.yieldNow))
+        )
+    )),
   "use that fails": ({ pool }) => SessionPool.use(pool, "live", () => Effect.fail("broken")),
   "touch": ({ pool }) => SessionPool.touch(pool, "live"),
   "set": (site) => adopt(site, "a"),
@@ -164,7 +184,6 @@ describe("interrupted at every yield", () => {
                 if (taken < turns) break
               }
             }
-            // A step that waits for nothing is over before it could yield; all others are interrupted somewhere.
             assert.strictEqual(latest > 0, !oneStep.includes(name))
           }),
         60_000

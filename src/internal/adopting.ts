@@ -1,5 +1,5 @@
 /** How `set` puts a connection that is open already into the pool. */
-import { Clock, Deferred, Effect, Exit, Scope } from "effect"
+import { Clock, Deferred, Effect, Exit, Hash, Scope } from "effect"
 import { runReject } from "./closing.ts"
 import { PoolClosed } from "./errors.ts"
 import { jitteredLifetime, watch } from "./launching.ts"
@@ -25,12 +25,14 @@ export const set = <K, A, E>(
     const adoption = Effect.gen(function*() {
       yield* Scope.addFinalizer(scope, finalizer)
       const startedAt = yield* Clock.currentTimeMillis
+      const hash = Hash.hash(key)
       const group = self.options.groupBy(key)
       const idleTimeToLive = self.options.idleTimeToLive(key)
       const granted = Deferred.makeUnsafe<boolean>()
       const sessionAt = (now: number, lifetime: number): Session<K, A> => ({
         id,
         key,
+        hash,
         group,
         value,
         scope,

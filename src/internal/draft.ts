@@ -247,7 +247,8 @@ const leastRecentlyUsed = <K, A, E>(
     return true
   }
   let found = 0
-  // Each key dropped here was added by a release, so dropping costs no more in the long run than the releases did.
+  // Each key dropped here was added by a release, so dropping costs no more in the long run than the releases did. It can
+  // all fall on one step, when nearly all of many sessions are in use again since they were idle.
   while (found < sampleSize && Candidates.size(idle) > exactEvictionLimit) {
     const seed = (Math.imul(d.inventory.seed, 1664525) + 1013904223) >>> 0
     d.own.seed = seed

@@ -59,6 +59,7 @@ const timedOut = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, waited:
 
 /** How long a session may live: up to a tenth less than `maxLifetime`, so that a burst does not end as a burst. */
 export const jitteredLifetime = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<number> =>
+  // Without a limit still infinity.
   Effect.map(Random.next, (random) => self.options.maxLifetime * (1 - random / 10))
 
 /** Retires the session as soon as its connection has died by itself; ends with the session's scope. */

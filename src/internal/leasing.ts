@@ -8,16 +8,16 @@ import { Cause, Clock, Context, Deferred, Effect, Exit, Hash, HashMap, Option, R
 import { CapacityExceeded, PoolClosed, ValidationFailed } from "./errors.ts"
 import * as Leaks from "./leaks.ts"
 import type { Pool } from "./pool.ts"
-import { forkIn, step, stepUninterrupted } from "./pool.ts"
-import type { Launch, Session, Validation } from "./state.ts"
+import { forkIn, hit, step, stepAsIs } from "./pool.ts"
+import type { Identity, Launch, Session, Validation } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
 /** What a caller holds until its release. */
-interface Lease<out K, out A> {
-  readonly key: K
-  readonly id: number
+interface Lease<out K, out A> extends Identity<K> {
   readonly value: A
 }
+
+const leaseOf = <K, A>({ hash, id, key }: Identity<K>, value: A): Lease<K, A> => ({ hash, id, key, value })
 
 type Restore = <B, E2, R>(effect: Effect.Effect<B, E2, R>) => Effect.Effect<B, E2, R>
 
@@ -25,6 +25,7 @@ type Restore = <B, E2, R>(effect: Effect.Effect<B, E2, R>) => Effect.Effect<B, E
 const makeLaunch = <K, A, E>(self: Pool<K, A, E>, key: K): Launch<K, A, E> => ({
   id: ++self.lastId,
   key,
+  hash: Hash.hash(key),
   group: self.options.groupBy(key),
   idleTimeToLive: self.options.idleTimeToLive(key),
   scope: Scope.makeUnsafe(),
@@ -34,34 +35,32 @@ const makeLaunch = <K, A, E>(self: Pool<K, A, E>, key: K): Launch<K, A, E> => ({
 
 /** Leases a session for the caller's scope. */
 export const get = <K, A, E>(self: Pool<K, A, E>, key: K): Effect.Effect<A, E, Scope.Scope> =>
-  Effect.uninterruptibleMask((restore) => {
-    const hash = Hash.hash(key)
-    return Effect.flatMap(
-      leasePresent(self, key, hash),
-      (session): Effect.Effect<A, E, Scope.Scope> =>
-        session !== undefined
-          ? leaseForScope(self, session, hash)
-          : Effect.flatMap(claim(self, key, restore, 1), (lease) => leaseForScope(self, lease, hash))
-    )
-  })
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(leasePresent(self, key), (session): Effect.Effect<A, E, Scope.Scope> =>
+      session !== undefined
+        ? leaseForScope(self, session)
+        : Effect.flatMap(claim(self, key, restore, 1), (lease) => leaseForScope(self, lease)))
+  )
 
-const leaseForScope = <K, A, E>(
-  self: Pool<K, A, E>,
-  lease: Lease<K, A>,
-  hash: number
-): Effect.Effect<A, never, Scope.Scope> =>
+const leaseForScope = <K, A, E>(self: Pool<K, A, E>, lease: Lease<K, A>): Effect.Effect<A, never, Scope.Scope> =>
   Effect.withFiber((fiber) => {
     const trace = takeTrace(self, lease, fiber.context)
     // As `Effect.scope` finds it, without an effect of its own.
     const scope = Context.getUnsafe(fiber.context, Scope.Scope)
-    return Effect.as(Scope.addFinalizerExit(scope, () => release(self, lease, hash, trace, "neither")), lease.value)
+    return Effect.as(Scope.addFinalizerExit(scope, () => release(self, lease, trace, "neither")), lease.value)
   })
+
+/** What a run of `use` holds, if anything yet. */
+interface Holding<in out K, in out A> {
+  lease: Lease<K, A> | undefined
+  trace: Leaks.LeaseTrace<K> | undefined
+}
 
 /**
  * Leases a session for the run of `f`, and counts how it went in the step that ends the lease.
  *
- * The release is registered first and `lease` is set in the step that takes it, so that the usual case, a session that
- * is there, needs no uninterruptible region: that made a `use` a third faster.
+ * The release is registered first, and the step that takes a lease notes it in `holding` itself: whatever interrupts or
+ * throws after that step finds the lease there. So a session that is there needs no mask, which would cost a third more.
  */
 export const use = <K, A, E, B, E2, R>(
   self: Pool<K, A, E>,
@@ -69,36 +68,44 @@ export const use = <K, A, E, B, E2, R>(
   f: (value: A) => Effect.Effect<B, E2, R>
 ): Effect.Effect<B, E | E2, R> =>
   Effect.suspend(() => {
-    const hash = Hash.hash(key)
-    let lease: Lease<K, A> | undefined
-    let trace: Leaks.LeaseTrace<K> | undefined
+    const holding: Holding<K, A> = { lease: undefined, trace: undefined }
     return Effect.onExit(
-      Effect.flatMap(
-        leasePresent(self, key, hash, (session) => lease = session),
-        (session): Effect.Effect<B, E | E2, R> => {
-          if (session !== undefined && self.leaks === undefined) return f(session.value)
-          return Effect.uninterruptibleMask((restore) =>
-            Effect.flatMap(
-              session !== undefined ? Effect.succeed(session) : claim(self, key, restore, 1),
-              (claimed) => {
-                lease = claimed
-                return Effect.withFiber((fiber) => {
-                  trace = takeTrace(self, claimed, fiber.context)
-                  return restore(f(claimed.value))
-                })
-              }
-            )
-          )
-        }
-      ),
-      (exit) => {
-        if (lease === undefined) return Effect.void
-        if (Exit.isSuccess(exit)) return release(self, lease, hash, trace, "success")
-        const held = lease
-        return Effect.flatMap(judge(self, key, exit.cause), (how) => release(self, held, hash, trace, how))
-      }
+      Effect.flatMap(leasePresent(self, key, holding), (session): Effect.Effect<B, E | E2, R> =>
+        session !== undefined && self.leaks === undefined ? f(session.value) : useSlowly(self, key, f, holding)),
+      (exit) =>
+        endUse(self, holding, exit)
     )
   })
+
+/** As `use`, where the session must be launched, waited for or validated, or where leases are traced. */
+const useSlowly = <K, A, E, B, E2, R>(
+  self: Pool<K, A, E>,
+  key: K,
+  f: (value: A) => Effect.Effect<B, E2, R>,
+  holding: Holding<K, A>
+): Effect.Effect<B, E | E2, R> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(
+      holding.lease !== undefined ? Effect.succeed(holding.lease) : claim(self, key, restore, 1),
+      (lease) =>
+        Effect.withFiber((fiber) => {
+          holding.lease = lease
+          holding.trace = takeTrace(self, lease, fiber.context)
+          return restore(Effect.suspend(() => f(lease.value)))
+        })
+    )
+  )
+
+const endUse = <K, A, E>(
+  self: Pool<K, A, E>,
+  { lease, trace }: Holding<K, A>,
+  exit: Exit.Exit<unknown, unknown>
+): Effect.Effect<void> => {
+  if (lease === undefined) return Effect.void
+  return Exit.isSuccess(exit)
+    ? release(self, lease, trace, "success")
+    : Effect.flatMap(judge(self, lease.key, exit.cause), (how) => release(self, lease, trace, how))
+}
 
 /** Whether a failed `use` counts as an error. An `isError` that throws cannot tell, so it counts. */
 const judge = <K, A, E>(
@@ -125,34 +132,32 @@ const takeTrace = <K, A, E>(
   return trace
 }
 
-/** Ends a lease; runs uninterruptibly in an exit handler or a finalizer. */
+/** Ends a lease. For exit handlers and finalizers, which Effect runs uninterruptibly. */
 const release = <K, A, E>(
   self: Pool<K, A, E>,
-  { id, key }: Lease<K, A>,
-  hash: number,
+  lease: Lease<K, A>,
   trace: Leaks.LeaseTrace<K> | undefined,
   how: Transitions.Result
 ): Effect.Effect<void> =>
-  stepUninterrupted(self, (state, now) => {
+  stepAsIs(self, (state, now) => {
     if (trace !== undefined) self.leaks?.delete(trace)
-    return Transitions.release(state, self.options, key, id, now, how, hash)
+    return Transitions.release(state, self.options, lease, now, how)
   })
 
 // -----------------------------------------------------------------------------
 // Claims
 // -----------------------------------------------------------------------------
 
-/** Leases a session that is there and needs no validation; `note` hears of it within the step. */
+/** Leases a session that is there and needs no validation, and notes it in `holding`, within the step. */
 const leasePresent = <K, A, E>(
   self: Pool<K, A, E>,
   key: K,
-  hash: number,
-  note?: (session: Session<K, A>) => void
+  holding?: Holding<K, A>
 ): Effect.Effect<Session<K, A> | undefined> =>
-  Ref.modify(self.state, (state) => {
-    const step = Transitions.lease(state, self.options, key, self.clock.currentTimeMillisUnsafe(), hash)
-    if (note !== undefined && step[0] !== undefined) note(step[0])
-    return step
+  hit(self, (state, now) => {
+    const leased = Transitions.lease(state, self.options, key, Hash.hash(key), now)
+    if (holding !== undefined) holding.lease = leased[0]
+    return leased
   })
 
 /** Gets hold of a session, launching it if need be. Runs uninterruptibly but for its waits. */
@@ -164,7 +169,7 @@ const claim = Effect.fnUntraced(function*<K, A, E>(
 ): Effect.fn.Return<Lease<K, A>, E> {
   const launch = makeLaunch(self, key)
   const validation: Validation = Deferred.makeUnsafe()
-  const acquired = yield* stepUninterrupted(
+  const acquired = yield* stepAsIs(
     self,
     (state, now) => Transitions.acquire(state, self.options, now, launch, validation)
   )
@@ -185,7 +190,7 @@ const claimPresent = Effect.fnUntraced(function*<K, A, E>(
   restore: Restore
 ): Effect.fn.Return<Lease<K, A> | undefined, E> {
   const validation: Validation = Deferred.makeUnsafe()
-  const acquired = yield* stepUninterrupted(
+  const acquired = yield* stepAsIs(
     self,
     (state, now) => Transitions.join(state, self.options, key, now, validation)
   )
@@ -200,7 +205,7 @@ export const getOption = <K, A, E>(
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
       claimPresent(self, key, restore),
-      (lease) => lease === undefined ? Effect.succeedNone : Effect.asSome(leaseForScope(self, lease, Hash.hash(key)))
+      (lease) => lease === undefined ? Effect.succeedNone : Effect.asSome(leaseForScope(self, lease))
     )
   )
 
@@ -222,11 +227,11 @@ const settle = Effect.fnUntraced(function*<K, A, E>(
     case "Join": {
       const { launch, queued } = acquired
       // A lookup that waits for nothing has ended within the step's own actions.
-      if (Deferred.isDoneUnsafe(launch.done)) return { key, id: launch.id, value: yield* Deferred.await(launch.done) }
+      if (Deferred.isDoneUnsafe(launch.done)) return leaseOf(launch, yield* Deferred.await(launch.done))
       const value = queued
         ? yield* awaitPlace(self, launch, restore)
         : yield* held(self, launch.key, launch.id, restore(Deferred.await(launch.done)))
-      return { key, id: launch.id, value }
+      return leaseOf(launch, value)
     }
     case "Failed":
       return yield* Effect.failCause(acquired.cause)
@@ -319,7 +324,7 @@ const awaitValidation = Effect.fnUntraced(function*<K, A, E>(
   restore: Restore
 ) {
   const valid = yield* held(self, lease.key, lease.id, restore(Deferred.await(validation)))
-  if (!valid) yield* release(self, lease, Hash.hash(lease.key), undefined, "neither")
+  if (!valid) yield* release(self, lease, undefined, "neither")
   return valid
 })
 

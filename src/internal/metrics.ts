@@ -44,8 +44,18 @@ export const make = (pool: string) => {
   const closeTime = Metric.withAttributes(closeDuration, { pool })
   const timeouts = Metric.withAttributes(closeTimeouts, { pool })
   const leaked = Metric.withAttributes(leaks, { pool })
-  const retired = new Map<Reason, ReturnType<typeof withReason>>()
-  const withReason = (reason: Reason) => Metric.withAttributes(retirements, { pool, reason })
+  const reason = (value: Reason) => Metric.withAttributes(retirements, { pool, reason: value })
+  const retired: Record<Reason, ReturnType<typeof reason>> = {
+    IdleTimeout: reason("IdleTimeout"),
+    MaxLifetime: reason("MaxLifetime"),
+    Errors: reason("Errors"),
+    Invalidated: reason("Invalidated"),
+    Replaced: reason("Replaced"),
+    Evicted: reason("Evicted"),
+    Disconnected: reason("Disconnected"),
+    Invalid: reason("Invalid"),
+    PoolClosed: reason("PoolClosed")
+  }
   type Registry = Context.Context<never>
   return {
     launched: (registry: Registry, millis: number) => {
@@ -58,11 +68,7 @@ export const make = (pool: string) => {
       launchTime.updateUnsafe(millis / 1000, registry)
     },
     adopted: (registry: Registry) => opened.modifyUnsafe(1, registry),
-    retired: (registry: Registry, reason: Reason) => {
-      const counter = retired.get(reason) ?? withReason(reason)
-      retired.set(reason, counter)
-      counter.updateUnsafe(1, registry)
-    },
+    retired: (registry: Registry, reason: Reason) => retired[reason].updateUnsafe(1, registry),
     closed: (registry: Registry, millis: number) => {
       opened.modifyUnsafe(-1, registry)
       closeTime.updateUnsafe(millis / 1000, registry)

@@ -1,5 +1,5 @@
 /**
- * The shell around the state: what a pool is made of, the one way to run a step, and what each action means.
+ * The shell around the state: what a pool is made of, how a step is run, and what each action means.
  *
  * A step is one `Ref.modify`; its actions follow at once and uninterruptibly, so no decision is ever lost. Whatever
  * outlives the caller (a launch, a close, a validation) runs in a fiber of its own with the context of the pool.
@@ -14,7 +14,7 @@ import type { LeakDetector } from "./leaks.ts"
 import type { PoolMetrics } from "./metrics.ts"
 import type { Resolved } from "./options.ts"
 import type { Action, State } from "./state.ts"
-import type { Outcome, Step } from "./transitions.ts"
+import type { Hit, Outcome, Step } from "./transitions.ts"
 
 /** What a `SessionPool` holds inside. `E` includes `AcquireError`: callers of one launch share one failure. */
 export interface Pool<in out K, in out A, in out E> {
@@ -25,7 +25,7 @@ export interface Pool<in out K, in out A, in out E> {
   readonly fail: (error: AcquireError) => Cause.Cause<E>
   /** Of the fiber that made the pool: launches and closes see no caller's spans or references. */
   readonly context: Context.Context<never>
-  /** Of the same fiber: every time that the pool notes comes from the clock that its cleanup sleeps by. */
+  /** Of the same fiber: every time in the state comes from the clock that the cleanup sleeps by. */
   readonly clock: Clock.Clock
   readonly tracer: Tracer.Tracer
   /** Made by the first reader of `events`; in it, `undefined` is the end of the pool. */
@@ -45,10 +45,10 @@ export interface Pool<in out K, in out A, in out E> {
 export const step = <R, K, A, E>(
   self: Pool<K, A, E>,
   f: (state: State<K, A, E>, now: number) => Step<R, K, A, E>
-): Effect.Effect<R> => Effect.uninterruptible(stepUninterrupted(self, f))
+): Effect.Effect<R> => Effect.uninterruptible(stepAsIs(self, f))
 
-/** As `step`, for callers that are uninterruptible already. */
-export const stepUninterrupted = <R, K, A, E>(
+/** As `step`, where nothing can interrupt: in a fiber of the pool, a mask, an exit handler or a finalizer. */
+export const stepAsIs = <R, K, A, E>(
   self: Pool<K, A, E>,
   f: (state: State<K, A, E>, now: number) => Step<R, K, A, E>
 ): Effect.Effect<R> =>
@@ -56,6 +56,12 @@ export const stepUninterrupted = <R, K, A, E>(
     Ref.modify(self.state, (state) => f(state, self.clock.currentTimeMillisUnsafe())),
     (outcome) => perform(self, outcome)
   )
+
+/** Runs a step that finds a session and touches it: nothing is to be done after it. */
+export const hit = <R, K, A, E>(
+  self: Pool<K, A, E>,
+  f: (state: State<K, A, E>, now: number) => Hit<R, K, A, E>
+): Effect.Effect<R> => Ref.modify(self.state, (state) => f(state, self.clock.currentTimeMillisUnsafe()))
 
 /** Carries out the actions of a step, in order, and says what the step decided. None of them waits for anything. */
 export const perform = <R, K, A, E>(self: Pool<K, A, E>, outcome: Outcome<R, K, A, E>): R => {

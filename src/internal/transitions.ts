@@ -1,6 +1,7 @@
 /**
  * Everything that can happen to a pool, in the order of a session's life. Each transition is a pure function
- * `(state, …) => [{ result, actions }, state]`, run by one `Ref.modify`; the shell then carries out what it says.
+ * `(state, …) => [{ result, actions }, state]`, run by one `Ref.modify`; the shell then carries out what it says. The two
+ * that find a session and touch it have no actions: `(state, …) => [result, state]`.
  *
  * A caller's claim is the id of what it waits for or leases, never the key: a release, error or time-out that belongs
  * to an old session finds another id in the slot and changes nothing there.
@@ -26,14 +27,14 @@ import {
   wasIdle
 } from "./draft.ts"
 import * as Queue from "./queue.ts"
-import type { Launch, Phase, Reason, Session, Slot, Validation } from "./state.ts"
+import type { Identity, Launch, Phase, Reason, Session, Slot, Validation } from "./state.ts"
 import { Failed, Launching, Live, State, Waiting } from "./state.ts"
 
 export type { Limits, Outcome, Step } from "./draft.ts"
 
 const none: ReadonlyArray<never> = []
 
-const nothing = { result: undefined, actions: none }
+const noOutcome = { result: undefined, actions: none }
 
 const unchanged = <R, K, A, E>(state: State<K, A, E>, result: R): Step<R, K, A, E> => [{ result, actions: none }, state]
 
@@ -42,12 +43,12 @@ const touched = <K, A>(live: Live<K, A>, now: number, leases: number, validation
 
 const slotOf = <K, A, E>(state: State<K, A, E>, key: K) => Option.getOrUndefined(HashMap.get(state.slots, key))
 
-// The transitions that every request runs take the key's hash from their caller, because a long string takes 0.1 µs to
-// hash and a use would do it four times.
+// What every request runs hashes its key once: a use would do it four times.
 
 const slotAt = <K, A, E>(state: State<K, A, E>, key: K, hash: number) =>
   Option.getOrUndefined(HashMap.getHash(state.slots, key, hash))
 
+/** `HashMap` exports no `set` that takes the hash. */
 const withSlot = <K, A, E>(state: State<K, A, E>, key: K, hash: number, slot: Live<K, A>) =>
   HashMap.modifyHash(state.slots, key, hash, () => Option.some(slot))
 
@@ -66,9 +67,9 @@ export type Hit<R, K, A, E> = readonly [result: R, state: State<K, A, E>]
 export const touch = <K, A, E>(
   state: State<K, A, E>,
   key: K,
-  now: number,
-  hash = Hash.hash(key)
+  now: number
 ): Hit<Option.Option<A>, K, A, E> => {
+  const hash = Hash.hash(key)
   const slot = slotAt(state, key, hash)
   if (slot === undefined || slot._tag !== "Live") return [Option.none(), state]
   const slots = withSlot(state, key, hash, touched(slot, now, slot.leases))
@@ -80,8 +81,8 @@ export const lease = <K, A, E>(
   state: State<K, A, E>,
   limits: Limits,
   key: K,
-  now: number,
-  hash = Hash.hash(key)
+  hash: number,
+  now: number
 ): Hit<Session<K, A> | undefined, K, A, E> => {
   const slot = slotAt(state, key, hash)
   if (slot === undefined || slot._tag !== "Live" || isUnchecked(slot, limits, now)) return [undefined, state]
@@ -176,7 +177,8 @@ export const acquire = <K, A, E>(
   }
   // A caller that an eviction makes room for is on its way in, so `maxWaiting` does not turn it away.
   if (d.inventory.waiting >= limits.maxWaiting && !canEvict(d, group)) {
-    return unchanged(state, { _tag: "Full" })
+    // Not `unchanged`: what the search dropped because it is in use need not be dropped by the next refusal again.
+    return d.end({ _tag: "Full" })
   }
   d.count("misses")
   const ticket = enqueue(d, { key, group, granted: undefined })
@@ -214,7 +216,7 @@ export const abandon = <K, A, E>(
     if (entry.callers === 1) d.actions.push({ _tag: "Cancel", launch: entry.launch })
     return d.end(undefined)
   }
-  return release(state, limits, key, id, now, "neither")
+  return release(state, limits, { id, key, hash: Hash.hash(key) }, now, "neither")
 }
 
 const leaveQueue = <K, A, E>(state: State<K, A, E>, limits: Limits, slot: Waiting<K, A, E>): Step<void, K, A, E> => {
@@ -257,8 +259,8 @@ export const landed = <K, A, E>(
   now: number,
   expiresAt: number
 ): Step<Session<K, A> | undefined, K, A, E> => {
-  const { group, id, idleTimeToLive, key, scope } = launch
-  const session = { id, key, group, value, scope, createdAt: now, openedAt: now, expiresAt, idleTimeToLive }
+  const { group, hash, id, idleTimeToLive, key, scope } = launch
+  const session = { id, key, hash, group, value, scope, createdAt: now, openedAt: now, expiresAt, idleTimeToLive }
   const d = new Draft(state, limits)
   const slot = d.slot(key)
   if (slot?._tag === "Launching" && slot.launch === launch) {
@@ -366,7 +368,7 @@ export const adopt = <K, A, E>(
   if (!place.held) {
     if (!hasRoom(d, group)) {
       if (d.inventory.waiting >= limits.maxWaiting && !canEvict(d, group)) {
-        return unchanged(state, { _tag: "Full" })
+        return d.end({ _tag: "Full" })
       }
       const ticket = enqueue(d, { key, group, granted: place.granted })
       serve(d)
@@ -477,7 +479,9 @@ export const validated = <K, A, E>(
   now: number
 ): Step<void, K, A, E> => {
   const slot = slotOf(state, key)
-  if (slot?._tag !== "Live" || slot.session.id !== id) return release(state, limits, key, id, now, "neither")
+  if (slot?._tag !== "Live" || slot.session.id !== id) {
+    return release(state, limits, { id, key, hash: Hash.hash(key) }, now, "neither")
+  }
   const d = new Draft(state, limits)
   const { errorCount, lastUsedAt, requestCount, session } = slot
   const leases = slot.leases - 1
@@ -506,11 +510,9 @@ export type Result = "success" | "error" | "neither"
 export const release = <K, A, E>(
   state: State<K, A, E>,
   limits: Limits,
-  key: K,
-  id: number,
+  { hash, id, key }: Identity<K>,
   now: number,
-  how: Result,
-  hash = Hash.hash(key)
+  how: Result
 ): Step<void, K, A, E> => {
   const slot = slotAt(state, key, hash)
   if (slot?._tag !== "Live" || slot.session.id !== id) return releaseRetired(state, limits, id, how)
@@ -523,7 +525,7 @@ export const release = <K, A, E>(
     (session.idleTimeToLive > 0 && wasIdle(state.inventory, limits, key, hash, session.group))
   if (how !== "error" && staysAsIs) {
     // Nothing follows from the end of this lease.
-    return [nothing, new State(withSlot(state, key, hash, live), active, state.hits, state.inventory)]
+    return [noOutcome, new State(withSlot(state, key, hash, live), active, state.hits, state.inventory)]
   }
   const d = new Draft(state, limits)
   d.slots = HashMap.set(d.slots, key, live)

@@ -174,7 +174,6 @@ describe("among more idle sessions than are compared one by one", () => {
       assert.strictEqual(retired.length, 1)
       ids.push(...retired)
     }
-    // The oldest of 16 is of the oldest third but for once in 650, and on average of the oldest 17th.
     const mean = ids.reduce((sum, id) => sum + id, 0) / ids.length
     // The least of five is a sixth of the way on average.
     assert.isAbove(mean, count / 8)

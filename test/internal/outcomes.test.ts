@@ -1,6 +1,6 @@
 /** What a use, an error, a validation and time do to a session, with plain values, at the very edges. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Option } from "effect"
+import { Cause, Hash, Option } from "effect"
 import { Live } from "../../src/internal/state.ts"
 import * as Transitions from "../../src/internal/transitions.ts"
 import { launch, Run, validation, withoutActions } from "../kit/steps.ts"
@@ -11,7 +11,7 @@ const touch = (run: Run, key: string, now: number) =>
   run.step((state) => withoutActions(Transitions.touch(state, key, now)))
 
 const lease = (run: Run, key: string, now: number) =>
-  run.step((state, limits) => withoutActions(Transitions.lease(state, limits, key, now)))
+  run.step((state, limits) => withoutActions(Transitions.lease(state, limits, key, Hash.hash(key), now)))
 
 const join = (run: Run, key: string, now: number) =>
   run.step((state, limits) => Transitions.join(state, limits, key, now, validation()))

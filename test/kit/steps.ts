@@ -3,7 +3,7 @@
  * itself is what it holds, within its limits, and nobody waits who need not.
  */
 import { assert } from "@effect/vitest"
-import { Deferred, HashMap, Option, Scope } from "effect"
+import { Deferred, Hash, HashMap, Option, Scope } from "effect"
 import * as Queue from "../../src/internal/queue.ts"
 import type { Action, Launch, Places, Session, Slot, State, Validation } from "../../src/internal/state.ts"
 import { Live, make } from "../../src/internal/state.ts"
@@ -23,6 +23,7 @@ const off: Transitions.Limits = {
 export const launch = (id: number, key: string, group?: string): Launch<string, string, string> => ({
   id,
   key,
+  hash: Hash.hash(key),
   group,
   idleTimeToLive: 100,
   scope: Scope.makeUnsafe(),
@@ -34,6 +35,7 @@ export const launch = (id: number, key: string, group?: string): Launch<string, 
 export const session = (id: number, key: string, now = 50, group?: string): Session<string, string> => ({
   id,
   key,
+  hash: Hash.hash(key),
   group,
   value: "adopted",
   scope: Scope.makeUnsafe(),
@@ -101,7 +103,7 @@ export class Run {
     this.release(id, key, now)
   }
   release(id: number, key: string, now = 0, how: Transitions.Result = "neither") {
-    this.step((state, limits) => Transitions.release(state, limits, key, id, now, how))
+    this.step((state, limits) => Transitions.release(state, limits, { id, key, hash: Hash.hash(key) }, now, how))
   }
   abandon(id: number, key: string, now = 0) {
     this.step((state, limits) => Transitions.abandon(state, limits, key, id, now))

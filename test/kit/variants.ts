@@ -2,7 +2,7 @@
  * Broken variants of the pool: for each class of fault that other pools had, one transition, one move of a step or one
  * function of the shell is replaced by what those pools did. The explorer must find every one of them.
  */
-import { Clock, Effect, HashMap, Option, Ref } from "effect"
+import { Clock, Effect, Hash, HashMap, Option, Ref } from "effect"
 import type { Scope } from "effect"
 import type * as Draft from "../../src/internal/draft.ts"
 import type * as Leasing from "../../src/internal/leasing.ts"
@@ -101,13 +101,10 @@ export const variants: ReadonlyArray<Variant> = [
       leasing: {
         get: <K, A, E>(self: Shell.Pool<K, A, E>, key: K): Effect.Effect<A, E, Scope.Scope> =>
           Effect.flatMap(
-            Ref.modify(self.state, (state) =>
-              transitions.lease(state, self.options, key, self.clock.currentTimeMillisUnsafe())),
+            pool.hit(self, (state, now) => transitions.lease(state, self.options, key, Hash.hash(key), now)),
             (session) =>
               session === undefined ? leasing.get(self, key) : Effect.as(
-                Effect.addFinalizer(() =>
-                  releaseOf(pool, transitions, self, session)
-                ),
+                Effect.addFinalizer(() => releaseOf(pool, transitions, self, session)),
                 session.value
               )
           )
@@ -137,9 +134,9 @@ export const variants: ReadonlyArray<Variant> = [
     name: "a release finds its session by key instead of identity",
     replace: ({ transitions }) => ({
       transitions: {
-        release: (state, limits, key, id, now, how) => {
-          const slot = slotOf(state, key)
-          return transitions.release(state, limits, key, slot?._tag === "Live" ? slot.session.id : id, now, how)
+        release: (state, limits, lease, now, how) => {
+          const slot = slotOf(state, lease.key)
+          return transitions.release(state, limits, slot?._tag === "Live" ? slot.session : lease, now, how)
         }
       }
     })
@@ -148,8 +145,9 @@ export const variants: ReadonlyArray<Variant> = [
     name: "the last use is set when a request starts, and not when it ends",
     replace: ({ transitions }) => ({
       transitions: {
-        release: (state, limits, key, id, now, how) => {
-          const [outcome, next] = transitions.release(state, limits, key, id, now, how)
+        release: (state, limits, lease, now, how) => {
+          const { id, key } = lease
+          const [outcome, next] = transitions.release(state, limits, lease, now, how)
           const [was, is] = [slotOf(state, key), slotOf(next, key)]
           return was?._tag !== "Live" || is?._tag !== "Live" || is.session.id !== id
             ? [outcome, next]
@@ -310,7 +308,18 @@ export const variants: ReadonlyArray<Variant> = [
         landed: (state, limits, launch, value, startedAt, now, expiresAt) => {
           const step = transitions.landed(state, limits, launch, value, startedAt, now, expiresAt)
           const { group, id, idleTimeToLive, key, scope } = launch
-          const session = { id, key, group, value, scope, createdAt: now, openedAt: now, expiresAt, idleTimeToLive }
+          const session = {
+            id,
+            key,
+            hash: launch.hash,
+            group,
+            value,
+            scope,
+            createdAt: now,
+            openedAt: now,
+            expiresAt,
+            idleTimeToLive
+          }
           return step[0].result === undefined ? [{ result: session, actions: [] }, state] : step
         }
       }
@@ -443,5 +452,5 @@ const releaseOf = <K, A, E>(
   pool: typeof Shell,
   transitions: typeof Transitions,
   self: Shell.Pool<K, A, E>,
-  { id, key }: Session<K, A>
-) => pool.step(self, (state, now) => transitions.release(state, self.options, key, id, now, "neither"))
+  session: Session<K, A>
+) => pool.step(self, (state, now) => transitions.release(state, self.options, session, now, "neither"))

@@ -4,7 +4,7 @@
  * turns takes a moment, and a seed repeats it.
  */
 import { assert } from "@effect/vitest"
-import { Cause, Deferred, HashMap } from "effect"
+import { Cause, Deferred, Hash, HashMap } from "effect"
 import type { Action, Launch, Reason, Session } from "../../src/internal/state.ts"
 import * as Transitions from "../../src/internal/transitions.ts"
 import * as Random from "./random.ts"
@@ -242,7 +242,9 @@ export class Walk {
 
   lease(): void {
     const key = this.pick(keys) ?? ""
-    const leased = this.run.step((state, limits) => withoutActions(Transitions.lease(state, limits, key, this.now)))
+    const leased = this.run.step((state, limits) =>
+      withoutActions(Transitions.lease(state, limits, key, Hash.hash(key), this.now))
+    )
     if (leased !== undefined) this.got(key, -1, { _tag: "Leased", session: leased })
   }
 
