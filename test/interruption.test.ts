@@ -191,3 +191,21 @@ describe("interrupted at every yield", () => {
     }
   }
 })
+
+describe("a caller that is interrupted as its session opens", () => {
+  it.effect("does not start its work, and leaves no lease", () =>
+    Effect.gen(function*() {
+      const caller: { fiber?: Fiber.Fiber<unknown, unknown> } = {}
+      let started = 0
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) => Effect.sync(() => (caller.fiber?.interruptUnsafe(), key))
+      })
+      const use = Effect.andThen(Effect.yieldNow, SessionPool.use(pool, "a", () => (started++, Effect.void)))
+      caller.fiber = yield* Effect.forkChild(use)
+      const exit = yield* Fiber.await(caller.fiber)
+      assert.isTrue(Exit.hasInterrupts(exit))
+      assert.strictEqual(started, 0)
+      const { active, idle } = yield* SessionPool.stats(pool)
+      assert.deepStrictEqual({ active, idle }, { active: 0, idle: 1 })
+    }))
+})

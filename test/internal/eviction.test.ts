@@ -47,6 +47,20 @@ describe("an eviction takes", () => {
     assert.deepStrictEqual(evicted(run), [])
   })
 
+  it("none where all are in use, and a refusal keeps what its search found", () => {
+    const run = new Run({ capacity: 2, maxWaiting: 0 })
+    run.idle(1, "a", 1)
+    run.idle(2, "b", 2)
+    run.acquire(3, "a", 3)
+    run.acquire(4, "b", 4)
+    assert.deepStrictEqual(run.acquire(5, "new", 5).result, { _tag: "Full" })
+    // The next search does not look at them again.
+    assert.strictEqual(Candidates.size(run.state.inventory.places.idle), 0)
+    run.release(2, "b", 6)
+    run.acquire(6, "new", 7)
+    assert.deepStrictEqual(evicted(run), [["b", "Evicted"]])
+  })
+
   it("one for each waiter, until nothing is idle", () => {
     const run = new Run({ capacity: 3 })
     run.idle(1, "a")
