@@ -161,8 +161,38 @@ describe("invalidate while launching", () => {
     assert.deepStrictEqual(run.tags, ["Launch"])
     run.step((state, limits) => Transitions.landed(state, limits, launch, "old", 0, 0, Infinity))
     assert.deepStrictEqual(run.tags, ["Open", "Deliver", "Retire"])
+    const launched = run.state.inventory.totals.launches
+    assert.strictEqual(launched, 1)
+    assert.deepStrictEqual(run.actions.flatMap((action) => action._tag === "Retire" ? [action.reason] : []), [
+      "Invalidated"
+    ])
     run.release(1, "a")
-    assert.deepStrictEqual(run.tags, ["Close"])
+    assert.deepStrictEqual(
+      run.actions.map((action) => action._tag === "Close" ? action.reason : action._tag),
+      ["Invalidated"]
+    )
+  })
+
+  it("those who wait are told when it fails", () => {
+    const run = new Run()
+    const { launch } = run.acquire(1, "a")
+    run.invalidate("a")
+    assert.isTrue(
+      run.step((state, limits) => Transitions.launchFailed(state, limits, launch, Cause.fail("refused"), true, 0))
+    )
+    assert.deepStrictEqual(run.tags, ["Refuse"])
+    assert.isFalse(
+      run.step((state, limits) => Transitions.launchFailed(state, limits, launch, Cause.fail("again"), true, 0))
+    )
+  })
+
+  it("only if it is the launch that is meant", () => {
+    const run = new Run()
+    run.acquire(1, "a")
+    assert.isFalse(run.invalidate("a", 2))
+    assert.strictEqual(run.slot("a")?._tag, "Launching")
+    assert.isTrue(run.invalidate("a", 1))
+    assert.isUndefined(run.slot("a"))
   })
 })
 

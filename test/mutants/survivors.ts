@@ -13,10 +13,36 @@ const transitions: ReadonlyArray<Survivors> = [
     mutants: [
       "internal/draft.ts serve: Queue.size(d.inventory.queue) === 0 → false",
       "internal/draft.ts serve: { // The pool is full and nothing is idle: those behind this waiter w… → {}",
-      "internal/queue.ts entries: ticket < self.next → ticket <= self.next",
       "internal/draft.ts leastRecentlyUsed: [] → [\"Stryker was here\"]",
       "internal/draft.ts forgetIdle: true → false",
       "internal/transitions.ts release: leases > 0 → false"
+    ]
+  },
+  {
+    why:
+      "The short way of a release that changes nothing else, or one copy of the inventory: the long way does the same.",
+    mutants: [
+      "internal/draft.ts Draft: this.copy === undefined → true",
+      "internal/draft.ts wasIdle: { if (Queue.size(queue) > 0) return false if (limits.capacity !== Inf… → {}",
+      "internal/draft.ts wasIdle: Queue.size(queue) > 0 → true",
+      "internal/draft.ts wasIdle: limits.capacity !== Infinity && !Candidates.has(places.idle, key, has… → true",
+      "internal/draft.ts wasIdle: limits.capacity !== Infinity && !Candidates.has(places.idle, key, has… → limits.capacity !== Infinity || !Candidates.has(places.idle, key, has…",
+      "internal/draft.ts wasIdle: limits.capacity !== Infinity → true",
+      "internal/draft.ts wasIdle: limits.groupCapacity === Infinity → false",
+      "internal/draft.ts wasIdle: true → false",
+      "internal/draft.ts wasIdle: Option.isSome(ofGroup) && Candidates.has(ofGroup.value.idle, key, has… → false",
+      "internal/transitions.ts release: leases > 0 || (session.idleTimeToLive > 0 && wasIdle(state.inventory,… → false",
+      "internal/transitions.ts release: leases > 0 || (session.idleTimeToLive > 0 && wasIdle(state.inventory,… → leases > 0 && session.idleTimeToLive > 0 && wasIdle(state.inventory, …",
+      "internal/transitions.ts release: how !== \"error\" && staysAsIs → false",
+      "internal/transitions.ts release: { // Nothing follows from the end of this lease. return [noOutcome, n… → {}"
+    ]
+  },
+  {
+    why: "A guard: whoever waits, and counts on no close, has had every candidate that is in use dropped.",
+    mutants: [
+      "internal/draft.ts wasIdle: Queue.size(queue) > 0 → false",
+      "internal/draft.ts wasIdle: Queue.size(queue) > 0 → Queue.size(queue) >= 0",
+      "internal/draft.ts wasIdle: Queue.size(queue) > 0 → Queue.size(queue) <= 0"
     ]
   },
   {
@@ -48,7 +74,6 @@ const transitions: ReadonlyArray<Survivors> = [
   {
     why: "Another sample of the same kind: one more or one less, or another generator.",
     mutants: [
-      "internal/draft.ts leastRecentlyUsed: found < sampleSize → found <= sampleSize",
       "internal/draft.ts leastRecentlyUsed: Candidates.size(idle) > exactEvictionLimit → Candidates.size(idle) >= exactEvictionLimit",
       "internal/draft.ts leastRecentlyUsed: Math.imul(d.inventory.seed, 1664525) + 1013904223 → Math.imul(d.inventory.seed, 1664525) - 1013904223"
     ]
