@@ -1,7 +1,8 @@
 /** The command line as a person uses it: a real process, its output, its signals. */
 import { spawn } from "node:child_process"
 import { mkdirSync, writeFileSync } from "node:fs"
-import { createServer } from "node:net"
+import type { Socket } from "node:net"
+import { connect, createServer } from "node:net"
 import { assert, describe, it } from "vitest"
 import * as Settings from "../../src/gateway/Settings.ts"
 import * as Kit from "../kit/gateway.ts"
@@ -17,6 +18,27 @@ const write = (name: string, content: unknown): string => {
   writeFileSync(file, typeof content === "string" ? content : JSON.stringify(content))
   return file
 }
+
+const freePort = () =>
+  new Promise<number>((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const address = server.address()
+      server.close(() => resolve(typeof address === "object" ? address?.port ?? 0 : 0))
+    })
+  })
+
+/** The status of the answer to a request on a connection; 0 if there is none within a time. */
+const answerOn = (socket: Socket) =>
+  new Promise<number>((resolve) => {
+    const timer = setTimeout(() => socket.destroy(), 10_000)
+    let text = ""
+    socket.on("data", (chunk) => {
+      text += chunk
+    }).on("error", () => undefined).on("close", () => {
+      clearTimeout(timer)
+      resolve(Number(text.split(" ")[1] ?? 0))
+    }).write("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+  })
 
 describe("the command line", () => {
   it("without arguments serves server-everything, and says where and what to do next", async () => {
@@ -46,6 +68,26 @@ describe("the command line", () => {
       assert.isFalse(pids.some(Kit.alive))
     })
   }
+
+  it("whoever reaches the port while the gateway still starts is answered", async () => {
+    const port = await freePort()
+    const gateway = run(["--port", String(port), "--", process.execPath, fixture])
+    const answers: Array<Promise<number>> = []
+    // From the first connection on that is taken, one after another until the gateway says that it is up.
+    while (!gateway.output().includes("Stop it with")) {
+      const taken = await new Promise<boolean>((resolve) => {
+        const socket = connect(port, "127.0.0.1").once("connect", () => resolve(true)).once(
+          "error",
+          () => resolve(false)
+        )
+        answers.push(answerOn(socket))
+      })
+      if (!taken) answers.pop()
+    }
+    assert.deepStrictEqual(new Set(await Promise.all(answers)), new Set([200]))
+    gateway.child.kill("SIGTERM")
+    await gateway.exit
+  })
 
   it("npm start is ended by a SIGTERM to npm, as a supervisor sends it, and no process is left", async () => {
     const npm = spawn("npm", ["start", "--", "--port", "0"])
