@@ -1,8 +1,8 @@
 /** The back ends that a gateway serves: their entries, resolved with the settings, and how they are replaced. */
 import { Option, Schema } from "effect"
 import * as Masking from "./Masking.ts"
+import type { Command } from "./ProcessGroup.ts"
 import * as Settings from "./Settings.ts"
-import type { StdioCommand } from "./StdioProcess.ts"
 
 /**
  * How to start the process of a stdio back end, and the settings in which it differs from the gateway.
@@ -43,7 +43,7 @@ export type Entry = StdioEntry | HttpEntry
 export interface Backend {
   readonly name: string
   readonly target:
-    | { readonly _tag: "Stdio"; readonly command: StdioCommand }
+    | { readonly _tag: "Stdio"; readonly command: Command }
     | { readonly _tag: "Http"; readonly url: string; readonly headers: Readonly<Record<string, string>> }
   readonly settings: Settings.BackendSettings
   /** Hides what of its entry may be secret. */

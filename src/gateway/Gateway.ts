@@ -7,7 +7,6 @@
 import { NodeHttpClient } from "@effect/platform-node"
 import { Context, Deferred, Duration, Effect, FileSystem, Layer, Schedule } from "effect"
 import { HttpRouter } from "effect/http"
-import type { ChildProcessSpawner } from "effect/process"
 import * as SessionPool from "../SessionPool.ts"
 import * as Access from "./Access.ts"
 import * as AdminRoutes from "./AdminRoutes.ts"
@@ -94,7 +93,7 @@ export class Gateway extends Context.Service<Gateway, {
   readonly drain: Effect.Effect<void>
 }>()("effect-session-pool/gateway/Gateway") {}
 
-type Requirements = HttpRouter.HttpRouter | ChildProcessSpawner.ChildProcessSpawner | FileSystem.FileSystem
+type Requirements = HttpRouter.HttpRouter | FileSystem.FileSystem
 
 /**
  * Checks options and decides what they leave open. Options that make no sense fail with `InvalidGatewayOptions`, which has

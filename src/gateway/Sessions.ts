@@ -20,7 +20,6 @@ import {
   Stream
 } from "effect"
 import type { HttpClient } from "effect/http"
-import { ChildProcessSpawner } from "effect/process"
 import { randomUUID } from "node:crypto"
 import * as SessionKey from "../SessionKey.ts"
 import * as SessionPool from "../SessionPool.ts"
@@ -51,7 +50,7 @@ export interface Running {
   readonly cooldown: Ref.Ref<Cooldown.Cooldown>
   /** Sessions that exist and are not closed. */
   readonly sessions: Ref.Ref<number>
-  readonly spares: Spares.Spares<ChildProcessSpawner.ChildProcessSpawner>
+  readonly spares: Spares.Spares
   /** Of the spares. */
   readonly scope: ScopeModule.Closeable
   readonly counts: { launches: number; requests: number; errors: number }
@@ -108,7 +107,6 @@ const make = Effect.fnUntraced(function*(
   const { settings } = config
   const scope = yield* Effect.scope
   const registry = yield* Effect.context<never>()
-  const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
   const recent = GatewayMetrics.recent()
   const running = new Map<string, Running>()
   const connections = new Map<Key, Connection>()
@@ -148,8 +146,7 @@ const make = Effect.fnUntraced(function*(
       sessions: yield* Ref.make(0),
       spares: yield* Spares.make(backend.settings.spares, startProcess(backend), scope).pipe(
         Effect.annotateLogs({ backend: backend.name }),
-        ScopeModule.provide(own),
-        Effect.provideService(ChildProcessSpawner.ChildProcessSpawner, spawner)
+        ScopeModule.provide(own)
       ),
       scope: own,
       counts
@@ -191,7 +188,7 @@ const make = Effect.fnUntraced(function*(
     const started: Effect.Effect<
       Connection,
       GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused,
-      Scope.Scope | ChildProcessSpawner.ChildProcessSpawner | HttpClient.HttpClient
+      Scope.Scope | HttpClient.HttpClient
     > = backend.target._tag === "Http"
       ? Upstream.make(backend.target, record, backend.settings, metrics, backend.mask)
       : Bridge.make(spares.take, record, limits, metrics)

@@ -3,9 +3,9 @@ import { Deferred, Effect, Exit, Latch, Scope } from "effect"
 import type { BackendFailed } from "./GatewayErrors.ts"
 import type { StdioProcess } from "./StdioProcess.ts"
 
-export interface Spares<R> {
+export interface Spares {
   /** A spare process, or a new one; it ends with the scope. */
-  readonly take: Effect.Effect<StdioProcess, BackendFailed, R | Scope.Scope>
+  readonly take: Effect.Effect<StdioProcess, BackendFailed, Scope.Scope>
   readonly size: () => number
 }
 
@@ -16,9 +16,9 @@ const retryAfter = "10 seconds"
  * Keeps `count` processes ready until the scope closes. Processes that were taken live in `processes`, which must outlive
  * both.
  */
-export const make = Effect.fnUntraced(function*<R>(
+export const make = Effect.fnUntraced(function*(
   count: number,
-  start: Effect.Effect<StdioProcess, BackendFailed, R | Scope.Scope>,
+  start: Effect.Effect<StdioProcess, BackendFailed, Scope.Scope>,
   processes: Scope.Scope
 ) {
   interface Spare {
@@ -86,6 +86,6 @@ export const make = Effect.fnUntraced(function*<R>(
     return yield* restore(start)
   }))
 
-  const spares: Spares<R> = { take, size: () => ready.size }
+  const spares: Spares = { take, size: () => ready.size }
   return spares
 })

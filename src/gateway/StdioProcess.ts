@@ -1,25 +1,17 @@
 /**
- * One back-end process on stdio, in a process group of its own.
+ * One back-end process on stdio: lines in, lines out, and why it ended.
  *
  * It ends with its scope: stdin is closed first, so that a well-behaved server can leave by itself; after a grace the
  * group gets SIGTERM, and after another SIGKILL, so that wrappers (`npx`, `sh -c`) leave nothing behind either.
  */
 import type { Scope } from "effect"
-import { Cause, Deferred, Duration, Effect, Fiber, Predicate, Queue, Result, Stream } from "effect"
-import type { PlatformError } from "effect/PlatformError"
-import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import { Deferred, Duration, Effect, Fiber, Result } from "effect"
 import { closeSync, openSync } from "node:fs"
 import { devNull } from "node:os"
+import type { Readable, Writable } from "node:stream"
 import { BackendFailed } from "./GatewayErrors.ts"
 import * as Lines from "./Lines.ts"
-
-/** How to start the process of a stdio back end. */
-export interface StdioCommand {
-  readonly command: string
-  readonly args: ReadonlyArray<string>
-  readonly env: Readonly<Record<string, string>>
-  readonly cwd: string | undefined
-}
+import * as ProcessGroup from "./ProcessGroup.ts"
 
 /** Where the lines of a process go. */
 export interface Receiver {
@@ -48,8 +40,6 @@ export interface Limits {
   readonly closeGrace: Duration.Duration
 }
 
-/** Lines that wait to be written; more wait in their senders. */
-const writeBuffer = 16
 const stderrTailLength = 2000
 
 /** What a child may see of the gateway's own environment: never its keys. */
@@ -67,117 +57,136 @@ export const childEnvironment = (
   return { ...safe, ...own }
 }
 
-/** The groups of processes that were started here and are not known to be gone, for who must end them at once. */
-export const liveGroups = new Set<number>()
-
 /** Starts the process, which lives until the scope closes. `environment` is the gateway's, of which it sees the safe part. */
 export const start = Effect.fnUntraced(function*(
-  command: StdioCommand,
+  command: ProcessGroup.Command,
   environment: Readonly<Record<string, string | undefined>>,
   limits: Limits,
   mask: (text: string) => string
-): Effect.fn.Return<StdioProcess, BackendFailed, Scope.Scope | ChildProcessSpawner.ChildProcessSpawner> {
-  const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
-  const input = yield* Queue.bounded<Uint8Array, Cause.Done>(writeBuffer)
-  const ended = yield* Deferred.make<BackendFailed>()
-  let stderr = ""
-  const failed = (reason: string) => new BackendFailed({ reason, stderr: mask(stderr.trim()) })
-  const receiver = yield* Deferred.make<Receiver>()
-  // Registered first, so it runs last: when the group is gone.
-  let group: number | undefined
-  yield* Effect.addFinalizer(() => Effect.sync(() => group !== undefined && liveGroups.delete(group)))
+): Effect.fn.Return<StdioProcess, BackendFailed, Scope.Scope> {
   const shortage = shortageOfHandles()
   if (shortage !== undefined) return yield* short(command.command, shortage)
-  const handle = yield* spawner.spawn(ChildProcess.make(command.command, command.args, {
-    env: childEnvironment(environment, command.env),
-    extendEnv: false,
-    ...(command.cwd === undefined ? {} : { cwd: command.cwd }),
-    stdin: { stream: Stream.fromQueue(input) },
-    detached: true,
-    killSignal: "SIGTERM",
-    forceKillAfter: limits.closeGrace
-  })).pipe(
-    Effect.mapError((error) => {
-      const code = codeOf(error.cause)
-      return shortages.includes(code)
+  const ended = Deferred.makeUnsafe<BackendFailed>()
+  let stderr = ""
+  const failed = (reason: string) => new BackendFailed({ reason, stderr: mask(stderr.trim()) })
+  const env = childEnvironment(environment, command.env)
+  const group = yield* Effect.mapError(
+    ProcessGroup.start({ ...command, env }, limits.closeGrace),
+    (code) =>
+      shortages.includes(code)
         ? short(command.command, code)
-        : failed(`the back end "${command.command}" could not be started (${error.reason._tag})`)
-    })
+        : failed(`the back end "${command.command}" could not be started (${code})`)
   )
-  group = handle.pid
-  liveGroups.add(group)
-  // Runs before the spawner's own finalizer, which then signals the group.
-  yield* Effect.addFinalizer(() =>
-    Effect.andThen(Queue.end(input), Effect.timeoutOption(Effect.exit(handle.exitCode), limits.closeGrace))
-  )
-  const splitter = Lines.make(limits.maxLineBytes)
   const decoder = new TextDecoder()
-  const deliver = (to: Receiver, lines: ReadonlyArray<string>): Effect.Effect<void> => {
-    for (const [i, line] of lines.entries()) {
-      if (!to.receive(line)) return Effect.andThen(to.room, Effect.suspend(() => deliver(to, lines.slice(i + 1))))
-    }
-    return Effect.void
-  }
-  const read = Stream.runForEach(handle.stdout, (chunk) => {
-    const lines = splitter.push(chunk)
-    if (lines === "TooLong") {
-      return Effect.asVoid(
-        Deferred.succeed(ended, failed(`the back end sent a line of more than ${limits.maxLineBytes} bytes`))
-      )
-    }
-    // A process that nobody uses yet keeps what it says: the pipe holds it.
-    return Effect.flatMap(Deferred.await(receiver), (to) => deliver(to, lines))
+  group.stderr.on("data", (chunk) => {
+    stderr = (stderr + decoder.decode(chunk, { stream: true })).slice(-stderrTailLength)
   })
-  const readErrors = Stream.runForEach(handle.stderr, (chunk) =>
-    Effect.sync(() => {
-      stderr = (stderr + decoder.decode(chunk, { stream: true })).slice(-stderrTailLength)
-    }))
-  const reading = yield* Effect.forkScoped(Effect.catchCause(read, (cause) =>
-    Cause.hasInterruptsOnly(cause)
-      ? Effect.void
-      : Effect.andThen(
-        Effect.logError("The stdout of the back end could not be read", cause),
-        Deferred.succeed(ended, failed("its stdout could not be read"))
-      )))
-  const readingErrors = yield* Effect.forkScoped(Effect.ignore(readErrors))
-  const exited = Effect.matchEffect(handle.exitCode, {
-    onFailure: (error) => Effect.succeed(`the back end ended ${describeSignal(error)}`),
-    onSuccess: (code) => Effect.succeed(`the back end ended with exit code ${code}`)
-  })
+  const read = closed(group.stdout)
   yield* Effect.forkScoped(Effect.gen(function*() {
-    yield* Fiber.await(reading)
+    yield* read
     // A process that closes its stdout without leaving can no longer answer; one that leaves closes it a moment earlier,
     // on a busy machine a long one, and is better described by how it ended.
     yield* Effect.sleep("2 seconds")
     yield* Deferred.succeed(ended, failed("the back end has closed its stdout"))
   }))
   yield* Effect.forkScoped(Effect.gen(function*() {
-    const reason = yield* exited
+    const how = yield* Deferred.await(group.exit)
     // What it wrote before it ended still counts; a grandchild that holds the pipe open does not delay the news.
-    yield* Effect.timeoutOption(Fiber.awaitAll([reading, readingErrors]), "200 millis")
-    yield* Deferred.succeed(ended, failed(reason))
+    yield* Effect.timeoutOption(Effect.andThen(read, closed(group.stderr)), "200 millis")
+    yield* Deferred.succeed(ended, failed(`the back end ended ${how}`))
   }))
-  const encoder = new TextEncoder()
+  const tooLong = () =>
+    Deferred.doneUnsafe(
+      ended,
+      Effect.succeed(failed(`the back end sent a line of more than ${limits.maxLineBytes} bytes`))
+    )
   const unread = Deferred.succeed(
     ended,
     failed(`the back end has not read its stdin for ${Duration.format(limits.writeTimeout)}`)
   )
+  const { offer, wait } = writer(group.stdin)
+  const scope = yield* Effect.scope
   return {
-    pid: handle.pid,
+    pid: group.pid,
     ended,
-    offer: (line) => Queue.offerUnsafe(input, encoder.encode(line)),
-    attach: (to) => Effect.asVoid(Deferred.succeed(receiver, to)),
+    offer,
+    attach: (to) => readLines(group.stdout, limits.maxLineBytes, to, tooLong, scope),
     send: (line) =>
-      Effect.suspend(() => {
-        const chunk = encoder.encode(line)
-        if (Queue.offerUnsafe(input, chunk)) return Effect.void
-        return Effect.raceFirst(Queue.offer(input, chunk), Deferred.await(ended)).pipe(
+      Effect.suspend(() =>
+        offer(line) ? Effect.void : Effect.raceFirst(wait(line), Effect.asVoid(Deferred.await(ended))).pipe(
           Effect.timeoutOrElse({ duration: limits.writeTimeout, orElse: () => unread }),
           Effect.asVoid
         )
-      })
+      )
   }
 })
+
+/** Completes when nothing more comes from a pipe. */
+const closed = (pipe: Readable): Effect.Effect<void> =>
+  Effect.callback((resume) => {
+    if (pipe.readableEnded || pipe.destroyed) return resume(Effect.void)
+    const done = () => resume(Effect.void)
+    pipe.once("end", done).once("close", done)
+    return Effect.sync(() => pipe.off("end", done).off("close", done))
+  })
+
+/** Writes lines in the order in which they come; those that must wait until the process reads come first. */
+const writer = (stdin: Writable) => {
+  const waiting = new Set<{ readonly line: string; readonly written: () => void }>()
+  stdin.on("drain", () => {
+    for (const waiter of waiting) {
+      if (stdin.writableNeedDrain) return
+      waiting.delete(waiter)
+      stdin.write(waiter.line)
+      waiter.written()
+    }
+  })
+  return {
+    offer: (line: string): boolean => {
+      if (waiting.size > 0 || stdin.writableNeedDrain) return false
+      stdin.write(line)
+      return true
+    },
+    wait: (line: string) =>
+      Effect.callback<void>((resume) => {
+        const waiter = { line, written: () => resume(Effect.void) }
+        waiting.add(waiter)
+        return Effect.sync(() => waiting.delete(waiter))
+      })
+  }
+}
+
+/** Hands lines on as they come, and reads no further while the receiver has no room. */
+const readLines = (
+  stdout: Readable,
+  maxLineBytes: number,
+  { receive, room }: Receiver,
+  tooLong: () => void,
+  scope: Scope.Scope
+) =>
+  Effect.map(Effect.context<never>(), (services) => {
+    const run = Effect.runForkWith(services)
+    const splitter = Lines.make(maxLineBytes)
+    /** Whether all of them found room. */
+    const deliver = (lines: ReadonlyArray<string>, from: number): boolean => {
+      for (let i = from; i < lines.length; i++) {
+        if (receive(lines[i] ?? "")) continue
+        stdout.pause()
+        Fiber.runIn(run(Effect.map(room, () => deliver(lines, i + 1) && stdout.resume())), scope)
+        return false
+      }
+      return true
+    }
+    const take = (chunk: Uint8Array) => {
+      const lines = splitter.push(chunk)
+      if (lines !== "TooLong") return void deliver(lines, 0)
+      // What it says from now on is read and forgotten.
+      stdout.off("data", take).resume()
+      tooLong()
+    }
+    // A process that nobody uses yet keeps what it says: the pipe holds it.
+    stdout.on("data", take)
+  })
 
 /** More than the pipes of a process, and what the spawn itself takes for a moment. */
 const handlesOfStart = 16
@@ -192,7 +201,7 @@ const shortageOfHandles = (): string | undefined => {
   while (opened.length < handlesOfStart && shortage === undefined) {
     const handle = Result.try(() => openSync(devNull, "r"))
     if (Result.isSuccess(handle)) opened.push(handle.success)
-    else shortage = codeOf(handle.failure)
+    else shortage = ProcessGroup.codeOf(handle.failure)
   }
   opened.forEach((handle) => closeSync(handle))
   // Whatever else keeps it from being opened says nothing of handles.
@@ -202,22 +211,9 @@ const shortageOfHandles = (): string | undefined => {
 /** The codes of errors that tell of the gateway's own need, not of a fault of the back end. */
 const shortages = ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"]
 
-const codeOf = (error: unknown): string =>
-  Predicate.hasProperty(error, "code")
-    ? String(error.code)
-    : Predicate.hasProperty(error, "cause")
-    ? codeOf(error.cause)
-    : ""
-
 const short = (command: string, code: string): BackendFailed =>
   new BackendFailed({
     reason: `the back end "${command}" could not be started: the gateway is short of handles or memory (${code})`,
     stderr: "",
     shortage: true
   })
-
-/** The spawner tells a death by signal as a failure whose cause names the signal. */
-const describeSignal = (error: PlatformError): string => {
-  const signal = /SIG[A-Z0-9]+/.exec(String(error.cause))
-  return signal === null ? "for an unknown reason" : `by signal ${signal[0]}`
-}

@@ -31,8 +31,8 @@ import * as Access from "./Access.ts"
 import type * as Backends from "./Backends.ts"
 import * as Config from "./Config.ts"
 import * as Gateway from "./Gateway.ts"
+import * as ProcessGroup from "./ProcessGroup.ts"
 import * as Settings from "./Settings.ts"
-import * as StdioProcess from "./StdioProcess.ts"
 import { version } from "./version.ts"
 
 /** Something that the person at the command line can mend; told without a stack. */
@@ -245,7 +245,7 @@ const hurry = Effect.gen(function*() {
   yield* Console.error("Stopping: running requests may end. A second signal ends them now.")
   yield* Queue.take(queue)
   return yield* Effect.sync((): never => {
-    for (const group of StdioProcess.liveGroups) Option.liftThrowable(() => process.kill(-group, "SIGKILL"))()
+    for (const group of ProcessGroup.live) ProcessGroup.signal(group, "SIGKILL")
     return process.exit(130)
   })
 })
