@@ -64,7 +64,7 @@ export interface Bridge {
   readonly answer: string
   readonly record: ClientRecord.ClientRecord
   /** Takes a request on and hands it to the process; `release` runs once, when it is answered or fails. */
-  readonly request: (message: JsonRpc.Request, text: string, release: Effect.Effect<void>) => Effect.Effect<Taken>
+  readonly request: (message: JsonRpc.Request, text: string, release: Effect.Effect<void>) => Taken
   /** Hands a notification or a response to the process. */
   readonly send: (message: JsonRpc.Message, text: string) => Effect.Effect<void>
   /**
@@ -307,18 +307,17 @@ export const make = Effect.fnUntraced(function*<R>(
     gone,
     answer,
     record,
-    request: (request, text, release) =>
-      Effect.suspend((): Effect.Effect<Taken> => {
-        if (over !== undefined) return Effect.succeed({ _tag: "Over" })
-        if (pending.has(JsonRpc.idKey(request.id))) return Effect.succeed({ _tag: "DuplicateId" })
-        if (pending.size >= limits.maxInFlight) return Effect.succeed({ _tag: "TooMany" })
-        requests++
-        heard(request.method, request.params, text)
-        const entry = take(request, release, false)
-        // Where the process does not read, the write waits; not with the client, who may go.
-        if (!process.offer(JsonRpc.toLine(text))) run(write(text))
-        return Effect.succeed(running(entry))
-      }),
+    request: (request, text, release) => {
+      if (over !== undefined) return { _tag: "Over" }
+      if (pending.has(JsonRpc.idKey(request.id))) return { _tag: "DuplicateId" }
+      if (pending.size >= limits.maxInFlight) return { _tag: "TooMany" }
+      requests++
+      heard(request.method, request.params, text)
+      const entry = take(request, release, false)
+      // Where the process does not read, the write waits; not with the client, who may go.
+      if (!process.offer(JsonRpc.toLine(text))) run(write(text))
+      return running(entry)
+    },
     send: (message, text) =>
       Effect.suspend(() => {
         heard(

@@ -174,8 +174,7 @@ export const layerConfig = (
         settings,
         access,
         draining,
-        yield* FileSystem.FileSystem,
-        yield* Effect.scope
+        yield* FileSystem.FileSystem
       )
       yield* router.add("*", "/mcp/:backend", handler)
       yield* router.add("*", "/mcp", handler)

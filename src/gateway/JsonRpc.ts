@@ -40,10 +40,8 @@ export const parse = (text: string): Option.Option<unknown> => parseJson(text)
 
 /** Says what a parsed message is; `undefined` if it is no JSON-RPC 2.0 message (batches included). */
 export const classify = (json: unknown): Message | undefined => {
-  if (!Predicate.isObject(json) || Array.isArray(json)) return undefined
-  const message: { readonly [name: string]: unknown } = { ...json }
-  if (message["jsonrpc"] !== "2.0") return undefined
-  const { id, method, params } = message
+  if (!isRecord(json) || json["jsonrpc"] !== "2.0") return undefined
+  const { id, method, params } = json
   if (method !== undefined) {
     if (typeof method !== "string") return undefined
     if (id === undefined) return { _tag: "Notification", method, params, progressToken: field(params, "progressToken") }
@@ -51,8 +49,11 @@ export const classify = (json: unknown): Message | undefined => {
     return { _tag: "Request", id, method, params, progressToken: field(member(params, "_meta"), "progressToken") }
   }
   if (id === undefined || !isId(id)) return undefined
-  return "result" in message || "error" in message ? { _tag: "Response", id, failed: "error" in message } : undefined
+  return "result" in json || "error" in json ? { _tag: "Response", id, failed: "error" in json } : undefined
 }
+
+const isRecord = (json: unknown): json is { readonly [name: string]: unknown } =>
+  Predicate.isObject(json) && !Array.isArray(json)
 
 /** A number that no double holds (`1e400`) could be neither told apart nor answered. */
 const isId = (value: unknown): value is Id => typeof value === "string" || Number.isFinite(value) || value === null

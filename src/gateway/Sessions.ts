@@ -286,15 +286,22 @@ const make = Effect.fnUntraced(function*(
     )
   })
 
-  const lease: Sessions["Service"]["lease"] = Effect.fnUntraced(function*(backend, principal, id) {
+  const lease: Sessions["Service"]["lease"] = (backend, principal, id) => {
     const key = keyOf(backend, principal, id)
-    if (running.get(backend)?.backend.settings.stateless === true && (yield* Cache.has(sleepers, key))) {
-      const get = SessionPool.get(pool, key)
-      // One that is awake is had at once.
-      return yield* Option.isSome(yield* SessionPool.info(pool, key)) ? get : untilEnd(key, get)
-    }
-    const found = yield* SessionPool.getOption(pool, key)
-    return Option.isSome(found) ? found.value : yield* new GatewayErrors.UnknownSession()
+    return running.get(backend)?.backend.settings.stateless === true ? leaseOrWake(key) : leaseAwake(key)
+  }
+
+  const leaseAwake = (key: Key) =>
+    Effect.flatMap(
+      SessionPool.getOption(pool, key),
+      (found) => Option.isSome(found) ? Effect.succeed(found.value) : new GatewayErrors.UnknownSession()
+    )
+
+  const leaseOrWake = Effect.fnUntraced(function*(key: Key) {
+    if (!(yield* Cache.has(sleepers, key))) return yield* leaseAwake(key)
+    const get = SessionPool.get(pool, key)
+    // One that is awake is had at once.
+    return yield* Option.isSome(yield* SessionPool.info(pool, key)) ? get : untilEnd(key, get)
   })
 
   const endKey = (key: Key, reason: string) =>
