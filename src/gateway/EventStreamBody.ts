@@ -15,8 +15,8 @@ export interface Options {
   readonly stallTimeout: Duration.Duration
   /** Begin with a comment: Node sends a response's header with its first bytes, and the first event may be long in coming. */
   readonly greet: boolean
-  /** Ends the stream when it completes. */
-  readonly until: Effect.Effect<void>
+  /** Ends the stream when it completes, if given. */
+  readonly until: Effect.Effect<void> | undefined
   /** Tells whether the client has vanished. */
   readonly vanished: Effect.Effect<boolean>
   /** Cuts the connection of a client that does not read, or is no longer there. */
@@ -40,64 +40,76 @@ export const lastEvent = (text: string): Uint8Array => encoder.encode(`\n\nevent
 const priming = (id: string): Uint8Array => encoder.encode(`id: ${id}\nretry: ${retry}\ndata: \n\n`)
 
 /** Chunks of an event stream, as they come; done at its end. */
-export type Chunks = Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>
+export type Take = Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>
+
+export interface Chunks {
+  readonly take: Take
+  /** Whether `take` would not wait. A take without a time-out costs a tenth of one with. */
+  readonly ready: () => boolean
+}
+
+/** Chunks of which nobody knows when they come. */
+export const fromTake = (take: Take): Chunks => ({ take, ready: () => false })
 
 /** The events of a reader, after the priming event if one is due. */
 export const fromReader = (reader: Reader, prime: boolean): Chunks => {
   let first = prime
-  return Effect.suspend(() => {
-    if (!first) return Effect.map(reader.take, ([head, ...rest]) => [event(head), ...rest.map(event)] as const)
-    first = false
-    return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([priming(reader.start)])
-  })
+  return {
+    ready: () => first || reader.ready(),
+    take: Effect.suspend(() => {
+      if (!first) return Effect.map(reader.take, ([head, ...rest]) => [event(head), ...rest.map(event)] as const)
+      first = false
+      return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([priming(reader.start)])
+    })
+  }
 }
 
 /** The body of a response: the chunks, with heartbeats between events, and an eye on the client. */
 export const make = (
-  take: Chunks,
+  { ready, take }: Chunks,
   { disconnect, greet, heartbeat, stallTimeout, until, vanished }: Options
-): Stream.Stream<Uint8Array> =>
-  Stream.interruptWhen(
-    Stream.scoped(Stream.fromPull(Effect.gen(function*() {
-      const clock = yield* Clock.Clock
-      /** Since when the client has had something to read. */
-      let writtenAt: number | undefined
-      /** The last chunk ended with an event, so that a comment may follow. */
-      let between = true
-      let silent = greet
-      const watch = Effect.gen(function*() {
-        yield* Effect.sleep(Duration.divideUnsafe(stallTimeout, 2))
-        const unread = writtenAt !== undefined &&
-          clock.currentTimeMillisUnsafe() - writtenAt >= Duration.toMillis(stallTimeout)
-        if (!unread && !(yield* vanished)) return
-        const what = unread ? `has not read its stream for ${Duration.format(stallTimeout)}` : "has vanished"
-        yield* Effect.logWarning(`A client ${what}; disconnected`)
-        yield* disconnect
+): Stream.Stream<Uint8Array> => {
+  const body = Stream.scoped(Stream.fromPull(Effect.gen(function*() {
+    const clock = yield* Clock.Clock
+    /** Since when the client has had something to read. */
+    let writtenAt: number | undefined
+    /** The last chunk ended with an event, so that a comment may follow. */
+    let between = true
+    let silent = greet
+    const watch = Effect.gen(function*() {
+      yield* Effect.sleep(Duration.divideUnsafe(stallTimeout, 2))
+      const unread = writtenAt !== undefined &&
+        clock.currentTimeMillisUnsafe() - writtenAt >= Duration.toMillis(stallTimeout)
+      if (!unread && !(yield* vanished)) return
+      const what = unread ? `has not read its stream for ${Duration.format(stallTimeout)}` : "has vanished"
+      yield* Effect.logWarning(`A client ${what}; disconnected`)
+      yield* disconnect
+    })
+    yield* Effect.forkScoped(Effect.forever(watch))
+    const written = (chunks: NonEmptyReadonlyArray<Uint8Array>) => {
+      between = endsEvent(chunks[chunks.length - 1])
+      writtenAt = clock.currentTimeMillisUnsafe()
+      return chunks
+    }
+    const next: Take = Effect.suspend(() =>
+      ready() ? Effect.map(take, written) : Effect.flatMap(Effect.timeoutOption(take, heartbeat), (taken) => {
+        if (Option.isSome(taken)) return Effect.succeed(written(taken.value))
+        return between ? Effect.succeed(written([comment])) : next
       })
-      yield* Effect.forkScoped(Effect.forever(watch))
-      const next: Chunks = Effect.flatMap(
-        Effect.timeoutOption(take, heartbeat),
-        (taken) => {
-          if (Option.isNone(taken) && !between) return next
-          const written: NonEmptyReadonlyArray<Uint8Array> = Option.getOrElse(taken, () => [comment] as const)
-          between = endsEvent(written[written.length - 1])
-          writtenAt = clock.currentTimeMillisUnsafe()
-          return Effect.succeed(written)
-        }
-      )
-      return Effect.suspend(() => {
-        writtenAt = undefined
-        if (!silent) return next
-        silent = false
-        return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([comment])
-      })
-    }))),
-    until
-  )
+    )
+    return Effect.suspend(() => {
+      writtenAt = undefined
+      if (!silent) return next
+      silent = false
+      return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([comment])
+    })
+  })))
+  return until === undefined ? body : Stream.interruptWhen(body, until)
+}
 
 /** Two line ends in a row. */
 const endsEvent = (chunk: Uint8Array | undefined): boolean =>
-  chunk !== undefined && /(\n\n|\r\r|\r\n\r\n)$/.test(new TextDecoder().decode(chunk.subarray(-4)))
+  chunk !== undefined && /(\n\n|\r\r|\r\n\r\n)$/.test(String.fromCharCode(...chunk.subarray(-4)))
 
 /** The response that streams a body. */
 export const response = (body: Stream.Stream<Uint8Array>, status = 200): HttpServerResponse.HttpServerResponse =>

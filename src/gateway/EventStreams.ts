@@ -25,6 +25,8 @@ export interface Reader {
   readonly start: string
   /** The next events, at once or when there are some; done when the stream has ended. */
   readonly take: Effect.Effect<NonEmptyReadonlyArray<StreamEvent>, Cause.Done>
+  /** Whether there are some, or the stream has ended. */
+  readonly ready: () => boolean
   /** Lets the stream go; what comes from now on waits for the next reader. */
   readonly close: () => void
 }
@@ -123,8 +125,9 @@ export class EventStreams {
     stream.delivered = first === undefined ? stream.sequence : Math.max(sequence, first.sequence - 1)
     stream.deliveredOffset = stream.offset - size(stream.events.filter((event) => event.sequence > stream.delivered))
     const isCurrent = () => stream.reader === reader
+    const ready = () => !isCurrent() || stream.ended || stream.sequence > stream.delivered
     const wait = Effect.callback<void>((resume) => {
-      if (!isCurrent() || stream.ended || stream.sequence > stream.delivered) return resume(Effect.void)
+      if (ready()) return resume(Effect.void)
       stream.wake = () => {
         stream.wake = undefined
         resume(Effect.void)
@@ -133,12 +136,14 @@ export class EventStreams {
         if (isCurrent()) stream.wake = undefined
       })
     })
+    const take = Effect.suspend(() => {
+      const events = isCurrent() ? this.#take(stream) : []
+      return Arr.isReadonlyArrayNonEmpty(events) ? Effect.succeed(events) : Cause.done()
+    })
     const reader: Reader = {
       start: this.#eventId(stream, sequence),
-      take: Effect.flatMap(wait, () => {
-        const events = isCurrent() ? this.#take(stream) : []
-        return Arr.isReadonlyArrayNonEmpty(events) ? Effect.succeed(events) : Cause.done()
-      }),
+      ready,
+      take: Effect.suspend(() => ready() ? take : Effect.andThen(wait, take)),
       close: () => {
         if (!isCurrent()) return
         stream.reader = undefined

@@ -358,7 +358,7 @@ export const make = (
     stallTimeout: settings.stallTimeout,
     greet: isListener(caller),
     // Those of a request go on until its answer.
-    until: isListener(caller) ? Deferred.await(draining) : Effect.never,
+    until: isListener(caller) ? Deferred.await(draining) : undefined,
     vanished: EventStreamBody.vanished(fs, caller.request),
     disconnect: EventStreamBody.disconnect(caller.request)
   })

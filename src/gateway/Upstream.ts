@@ -153,7 +153,10 @@ export const make = Effect.fnUntraced(function*(
       return HttpServerResponse.text(text, { status: upstream.status, contentType })
     }
     const chunks = yield* chunksOf(upstream)
-    const body = EventStreamBody.make(request === undefined ? chunks : yield* timed(chunks, message), message.stream)
+    const body = EventStreamBody.make(
+      EventStreamBody.fromTake(request === undefined ? chunks : yield* timed(chunks, message)),
+      message.stream
+    )
     return EventStreamBody.response(body, upstream.status)
   })
 
@@ -169,12 +172,12 @@ export const make = Effect.fnUntraced(function*(
   })
 
   /** The chunks of a request's stream: silence for too long ends it with an error; whatever comes starts the time anew. */
-  const timed = Effect.fnUntraced(function*(chunks: EventStreamBody.Chunks, message: Forwarded) {
+  const timed = Effect.fnUntraced(function*(chunks: EventStreamBody.Take, message: Forwarded) {
     const clock = yield* Clock.Clock
     const limit = Duration.toMillis(settings.requestTimeout)
     let since = clock.currentTimeMillisUnsafe()
     let over = false
-    const next: EventStreamBody.Chunks = Effect.suspend(() => {
+    const next: EventStreamBody.Take = Effect.suspend(() => {
       if (over) return Cause.done()
       const left = Math.max(0, limit - (clock.currentTimeMillisUnsafe() - since))
       return Effect.flatMap(Effect.timeoutOption(chunks, left), (taken) => {

@@ -5,7 +5,10 @@
  * Without arguments it serves the official `server-everything`, if that is installed; `-- COMMAND ARGS…` serves one
  * command, `--config FILE` what a file names.
  */
-import { NodeHttpServer, NodeRuntime, NodeServices } from "@effect/platform-node"
+// Not the whole package: it loads Redis, WebSocket and undici clients, 20 MiB and 0.2 seconds.
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as NodeServices from "@effect/platform-node/NodeServices"
 import {
   ConfigProvider,
   Console,
