@@ -3,6 +3,8 @@
  * `-- --rounds 3` and `-- --only json-10,big` for less. It prints what each gateway's own process used and what its
  * clients saw, and the ratios.
  *
+ * Ours is what `npm run build` makes of it, as the peers are run as published.
+ *
  * Each round takes the gateways in turn, each started afresh, so that what else the machine does meets all of them.
  * Figures are medians over the rounds; ratios are formed within a round, so they are steadier than the figures.
  */

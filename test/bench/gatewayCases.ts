@@ -33,6 +33,7 @@ export interface Case {
 interface Load {
   readonly sessions: number
   readonly calls: number
+  /** Calls of each session that are not measured, 10,000 in all for small ones: a gateway runs for days, and Node compiles what is used. */
   readonly warmUp: number
   readonly tool: string
   readonly args?: Record<string, unknown>
@@ -188,12 +189,12 @@ export const cases: ReadonlyArray<Case> = [
   {
     name: "json-10",
     description: "10 sessions × 200 calls, JSON answers",
-    run: load({ sessions: 10, calls: 200, warmUp: 200, tool: "count", check: counted })
+    run: load({ sessions: 10, calls: 200, warmUp: 1000, tool: "count", check: counted })
   },
   {
     name: "json-100",
     description: "100 sessions × 200 calls, JSON answers",
-    run: load({ sessions: 100, calls: 200, warmUp: 30, tool: "count", check: counted })
+    run: load({ sessions: 100, calls: 200, warmUp: 100, tool: "count", check: counted })
   },
   {
     name: "progress",
@@ -201,7 +202,7 @@ export const cases: ReadonlyArray<Case> = [
     run: load({
       sessions: 10,
       calls: 200,
-      warmUp: 100,
+      warmUp: 1000,
       tool: "burst",
       args: { count: progressSteps, size: 1 },
       check: progressed
@@ -210,7 +211,7 @@ export const cases: ReadonlyArray<Case> = [
   {
     name: "big",
     description: "4 sessions × 50 calls, results of 1 MB",
-    run: load({ sessions: 4, calls: 50, warmUp: 10, tool: "big", args: { size: bigSize }, check: big })
+    run: load({ sessions: 4, calls: 50, warmUp: 50, tool: "big", args: { size: bigSize }, check: big })
   },
   {
     name: "start-cold",

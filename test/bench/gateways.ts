@@ -13,15 +13,18 @@ export interface Backend {
 
 export interface Subject {
   readonly name: string
+  /** Of Node. */
   readonly arguments: (port: number, backend: Backend, spares: number) => ReadonlyArray<string>
   readonly path: string
 }
 
 const here = (path: string) => new URL(path, import.meta.url).pathname
+/** As the package has it (built by `npm run bench:gateway`), with the option of Node that the README recommends. */
 const ours: Subject = {
   name: "effect-session-pool",
   arguments: (port, { args, command }, spares) => [
-    here("../../src/gateway/main.ts"),
+    "--max-semi-space-size=8",
+    here("../../dist/gateway/main.js"),
     `--port=${port}`,
     `--spares=${spares}`,
     "--",
