@@ -5,7 +5,7 @@
  * request; what concerns the whole session to the GET stream; anything else to the only request that runs, else to the
  * GET stream, else to the oldest request.
  */
-import { Array as Arr, Clock, Deferred, Duration, Effect, Option, Result } from "effect"
+import { Array as Arr, Clock, Deferred, Duration, Effect, Fiber, Option, Result } from "effect"
 import type { Scope } from "effect"
 import { randomBytes } from "node:crypto"
 import * as ClientRecord from "./ClientRecord.ts"
@@ -103,6 +103,7 @@ export const make = Effect.fnUntraced(function*<R>(
   const clock = yield* Clock.Clock
   const services = yield* Effect.context<never>()
   const run = Effect.runForkWith(services)
+  const scope = yield* Effect.scope
   const now = () => clock.currentTimeMillisUnsafe()
   const streams = new EventStreams(limits.replay, randomBytes(4).toString("hex"))
   const pending = new Map<string, Pending>()
@@ -236,6 +237,7 @@ export const make = Effect.fnUntraced(function*<R>(
       unheard
     }
     pending.set(JsonRpc.idKey(request.id), entry)
+    watch()
     return entry
   }
 
@@ -286,7 +288,20 @@ export const make = Effect.fnUntraced(function*<R>(
     }
   })
   const tick = Math.max(10, Math.min(1000, requestTimeout / 4, lostAfter / 4))
-  yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(tick), check)))
+  // Only while there is something to wait for: a thousand idle sessions would wake a thousand times a second.
+  let watching = false
+  const isWaiting = () => over === undefined && (pending.size > 0 || lostStreamAt < Number.POSITIVE_INFINITY)
+  const goOn = () => {
+    watching = isWaiting()
+    return watching
+  }
+  const watched = Effect.repeat(Effect.andThen(Effect.sleep(tick), check), { while: goOn })
+  function watch() {
+    if (watching) return
+    watching = true
+    Fiber.runIn(run(watched), scope)
+  }
+  if (isWaiting()) watch()
 
   // ---------------------------------------------------------------------------
   // The handshake
@@ -340,7 +355,9 @@ export const make = Effect.fnUntraced(function*<R>(
           ...reader,
           close: () => {
             reader.close()
-            if (streams.readers() === 0) lostStreamAt = now()
+            if (streams.readers() > 0) return
+            lostStreamAt = now()
+            watch()
           }
         })
       }),

@@ -1,4 +1,4 @@
-/** Writes an event stream to a client: server-sent events, heartbeats, and an end for a client that does not read. */
+/** Writes event streams to clients: server-sent events, heartbeats, and an end for a client that does not read. */
 import type { Cause, FileSystem } from "effect"
 import { Clock, Duration, Effect, Option, Predicate, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
@@ -11,16 +11,27 @@ import * as PeerWatch from "./PeerWatch.ts"
 export interface Options {
   /** How often a silent stream gets a comment. */
   readonly heartbeat: Duration.Duration
-  /** How long the client may leave what was written unread. */
-  readonly stallTimeout: Duration.Duration
+  /** Where the body is entered while it is open, for `watch`. */
+  readonly open: Set<OpenBody>
   /** Begin with a comment: Node sends a response's header with its first bytes, and the first event may be long in coming. */
   readonly greet: boolean
   /** Ends the stream when it completes, if given. */
   readonly until: Effect.Effect<void> | undefined
+  readonly client: Client
+}
+
+export interface Client {
   /** Tells whether the client has vanished. */
   readonly vanished: Effect.Effect<boolean>
   /** Cuts the connection of a client that does not read, or is no longer there. */
   readonly disconnect: Effect.Effect<void>
+}
+
+/** A body that is being sent. */
+export interface OpenBody {
+  readonly client: Client
+  /** Since when the client has had something to read. */
+  writtenAt: number | undefined
 }
 
 /** How long a client should wait before it comes back, in milliseconds. */
@@ -64,31 +75,41 @@ export const fromReader = (reader: Reader, prime: boolean): Chunks => {
   }
 }
 
-/** The body of a response: the chunks, with heartbeats between events, and an eye on the client. */
+/**
+ * Keeps an eye on the clients of open bodies, and disconnects those that leave what was written unread for `stallTimeout`,
+ * or have vanished. One fiber for all of them: a fiber with a timer for each would cost a short stream a tenth of its time.
+ */
+export const watch = Effect.fnUntraced(function*(open: ReadonlySet<OpenBody>, stallTimeout: Duration.Duration) {
+  const clock = yield* Clock.Clock
+  const check = Effect.fnUntraced(function*({ client, writtenAt }: OpenBody) {
+    const unread = writtenAt !== undefined &&
+      clock.currentTimeMillisUnsafe() - writtenAt >= Duration.toMillis(stallTimeout)
+    if (!unread && !(yield* client.vanished)) return
+    const what = unread ? `has not read its stream for ${Duration.format(stallTimeout)}` : "has vanished"
+    yield* Effect.logWarning(`A client ${what}; disconnected`)
+    yield* client.disconnect
+  })
+  return yield* Effect.forever(Effect.gen(function*() {
+    yield* Effect.sleep(Duration.divideUnsafe(stallTimeout, 2))
+    yield* Effect.forEach([...open], check, { discard: true })
+  }))
+})
+
+/** The body of a response: the chunks, with heartbeats between events. */
 export const make = (
   { ready, take }: Chunks,
-  { disconnect, greet, heartbeat, stallTimeout, until, vanished }: Options
+  { client, greet, heartbeat, open, until }: Options
 ): Stream.Stream<Uint8Array> => {
   const body = Stream.scoped(Stream.fromPull(Effect.gen(function*() {
     const clock = yield* Clock.Clock
-    /** Since when the client has had something to read. */
-    let writtenAt: number | undefined
+    const own: OpenBody = { client, writtenAt: undefined }
+    yield* Effect.acquireRelease(Effect.sync(() => open.add(own)), () => Effect.sync(() => open.delete(own)))
     /** The last chunk ended with an event, so that a comment may follow. */
     let between = true
     let silent = greet
-    const watch = Effect.gen(function*() {
-      yield* Effect.sleep(Duration.divideUnsafe(stallTimeout, 2))
-      const unread = writtenAt !== undefined &&
-        clock.currentTimeMillisUnsafe() - writtenAt >= Duration.toMillis(stallTimeout)
-      if (!unread && !(yield* vanished)) return
-      const what = unread ? `has not read its stream for ${Duration.format(stallTimeout)}` : "has vanished"
-      yield* Effect.logWarning(`A client ${what}; disconnected`)
-      yield* disconnect
-    })
-    yield* Effect.forkScoped(Effect.forever(watch))
     const written = (chunks: NonEmptyReadonlyArray<Uint8Array>) => {
       between = endsEvent(chunks[chunks.length - 1])
-      writtenAt = clock.currentTimeMillisUnsafe()
+      own.writtenAt = clock.currentTimeMillisUnsafe()
       return chunks
     }
     const next: Take = Effect.suspend(() =>
@@ -98,7 +119,7 @@ export const make = (
       })
     )
     return Effect.suspend(() => {
-      writtenAt = undefined
+      own.writtenAt = undefined
       if (!silent) return next
       silent = false
       return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([comment])

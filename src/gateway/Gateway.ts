@@ -13,6 +13,7 @@ import * as Access from "./Access.ts"
 import * as AdminRoutes from "./AdminRoutes.ts"
 import * as Backends from "./Backends.ts"
 import type { GatewayConfig } from "./Config.ts"
+import * as EventStreamBody from "./EventStreamBody.ts"
 import * as McpRoutes from "./McpRoutes.ts"
 import * as SessionsModule from "./Sessions.ts"
 import * as Settings from "./Settings.ts"
@@ -169,13 +170,16 @@ export const layerConfig = (
       const sessions = yield* SessionsModule.make(config, environment)
       const access = Access.make(settings)
       const draining = yield* Deferred.make<void>()
+      const bodies = new Set<EventStreamBody.OpenBody>()
+      yield* Effect.forkScoped(EventStreamBody.watch(bodies, settings.stallTimeout))
       const router = yield* HttpRouter.HttpRouter
       const handler = McpRoutes.make(
         sessions,
         settings,
         access,
         draining,
-        yield* FileSystem.FileSystem
+        yield* FileSystem.FileSystem,
+        bodies
       )
       yield* router.add("*", "/mcp/:backend", handler)
       yield* router.add("*", "/mcp", handler)

@@ -66,13 +66,14 @@ interface Caller {
   readonly lastEventId: string | undefined
 }
 
-/** The handler of every MCP route. */
+/** The handler of every MCP route; enters the event streams that it sends in `bodies`. */
 export const make = (
   sessions: Sessions["Service"],
   settings: Settings.GatewaySettings,
   access: Access.Access,
   draining: Deferred.Deferred<void>,
-  fs: FileSystem.FileSystem
+  fs: FileSystem.FileSystem,
+  bodies: Set<EventStreamBody.OpenBody>
 ) => {
   // The way of a call is in plain functions and `flatMap`s instead of generators, a dozen of which cost it 30 % more CPU.
   const handle = (request: Request) => {
@@ -355,12 +356,14 @@ export const make = (
 
   const streamOptions = (caller: Caller): EventStreamBody.Options => ({
     heartbeat: settings.heartbeat,
-    stallTimeout: settings.stallTimeout,
+    open: bodies,
     greet: isListener(caller),
     // Those of a request go on until its answer.
     until: isListener(caller) ? Deferred.await(draining) : undefined,
-    vanished: EventStreamBody.vanished(fs, caller.request),
-    disconnect: EventStreamBody.disconnect(caller.request)
+    client: {
+      vanished: EventStreamBody.vanished(fs, caller.request),
+      disconnect: EventStreamBody.disconnect(caller.request)
+    }
   })
 
   const events = (caller: Caller, reader: Reader) =>

@@ -9,6 +9,12 @@ export interface Spares {
   readonly size: () => number
 }
 
+/**
+ * How long after a spare was taken another is started: the start of a process stops the gateway for some milliseconds and
+ * takes a core for a while, and whoever took the spare is still waiting for the first answer.
+ */
+const replaceAfter = "100 millis"
+
 /** How long to wait after a process that did not start. */
 const retryAfter = "10 seconds"
 
@@ -60,9 +66,12 @@ export const make = Effect.fnUntraced(function*(
         return Effect.forEach(unused, close, { concurrency: "unbounded", discard: true })
       })
     )
+    let started = false
     yield* Effect.forkScoped(Effect.forever(Effect.gen(function*() {
       yield* missing.await
       yield* missing.close
+      if (started) yield* Effect.sleep(replaceAfter)
+      started = true
       while (ready.size < count) {
         const exit = yield* Effect.exit(add)
         if (Exit.isSuccess(exit)) continue

@@ -81,18 +81,20 @@ export const start = Effect.fnUntraced(function*(
   group.stderr.on("data", (chunk) => {
     stderr = (stderr + decoder.decode(chunk, { stream: true })).slice(-stderrTailLength)
   })
-  const read = closed(group.stdout)
-  yield* Effect.forkScoped(Effect.gen(function*() {
-    yield* read
-    // A process that closes its stdout without leaving can no longer answer; one that leaves closes it a moment earlier,
-    // on a busy machine a long one, and is better described by how it ended.
-    yield* Effect.sleep("2 seconds")
-    yield* Deferred.succeed(ended, failed("the back end has closed its stdout"))
-  }))
+  const scope = yield* Effect.scope
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  const fork = (effect: Effect.Effect<unknown>) => void Fiber.runIn(run(effect), scope)
+  // A process that closes its stdout without leaving can no longer answer; one that leaves closes it a moment earlier, on a
+  // busy machine a long one, and is better described by how it ended.
+  const mute = Effect.andThen(
+    Effect.sleep("2 seconds"),
+    Effect.suspend(() => Deferred.succeed(ended, failed("the back end has closed its stdout")))
+  )
+  group.stdout.once("close", () => fork(mute))
   yield* Effect.forkScoped(Effect.gen(function*() {
     const how = yield* Deferred.await(group.exit)
     // What it wrote before it ended still counts; a grandchild that holds the pipe open does not delay the news.
-    yield* Effect.timeoutOption(Effect.andThen(read, closed(group.stderr)), "200 millis")
+    yield* Effect.timeoutOption(Effect.andThen(closed(group.stdout), closed(group.stderr)), "200 millis")
     yield* Deferred.succeed(ended, failed(`the back end ended ${how}`))
   }))
   const tooLong = () =>
@@ -105,12 +107,11 @@ export const start = Effect.fnUntraced(function*(
     failed(`the back end has not read its stdin for ${Duration.format(limits.writeTimeout)}`)
   )
   const { offer, wait } = writer(group.stdin)
-  const scope = yield* Effect.scope
   return {
     pid: group.pid,
     ended,
     offer,
-    attach: (to) => readLines(group.stdout, limits.maxLineBytes, to, tooLong, scope),
+    attach: (to) => Effect.sync(() => readLines(group.stdout, limits.maxLineBytes, to, tooLong, fork)),
     send: (line) =>
       Effect.suspend(() =>
         offer(line) ? Effect.void : Effect.raceFirst(wait(line), Effect.asVoid(Deferred.await(ended))).pipe(
@@ -162,31 +163,29 @@ const readLines = (
   maxLineBytes: number,
   { receive, room }: Receiver,
   tooLong: () => void,
-  scope: Scope.Scope
-) =>
-  Effect.map(Effect.context<never>(), (services) => {
-    const run = Effect.runForkWith(services)
-    const splitter = Lines.make(maxLineBytes)
-    /** Whether all of them found room. */
-    const deliver = (lines: ReadonlyArray<string>, from: number): boolean => {
-      for (let i = from; i < lines.length; i++) {
-        if (receive(lines[i] ?? "")) continue
-        stdout.pause()
-        Fiber.runIn(run(Effect.map(room, () => deliver(lines, i + 1) && stdout.resume())), scope)
-        return false
-      }
-      return true
+  fork: (effect: Effect.Effect<unknown>) => void
+) => {
+  const splitter = Lines.make(maxLineBytes)
+  /** Whether all of them found room. */
+  const deliver = (lines: ReadonlyArray<string>, from: number): boolean => {
+    for (let i = from; i < lines.length; i++) {
+      if (receive(lines[i] ?? "")) continue
+      stdout.pause()
+      fork(Effect.map(room, () => deliver(lines, i + 1) && stdout.resume()))
+      return false
     }
-    const take = (chunk: Uint8Array) => {
-      const lines = splitter.push(chunk)
-      if (lines !== "TooLong") return void deliver(lines, 0)
-      // What it says from now on is read and forgotten.
-      stdout.off("data", take).resume()
-      tooLong()
-    }
-    // A process that nobody uses yet keeps what it says: the pipe holds it.
-    stdout.on("data", take)
-  })
+    return true
+  }
+  const take = (chunk: Uint8Array) => {
+    const lines = splitter.push(chunk)
+    if (lines !== "TooLong") return void deliver(lines, 0)
+    // What it says from now on is read and forgotten.
+    stdout.off("data", take).resume()
+    tooLong()
+  }
+  // A process that nobody uses yet keeps what it says: the pipe holds it.
+  stdout.on("data", take)
+}
 
 /** More than the pipes of a process, and what the spawn itself takes for a moment. */
 const handlesOfStart = 16

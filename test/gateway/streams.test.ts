@@ -238,8 +238,11 @@ describe("a client that is no longer there", () => {
       cleanupInterval: "100 millis"
     })
     const url = `${gateway.origin}/mcp`
-    const [lost, posting] = [await Kit.open(url), await Kit.open(url)]
-    const [pid, other] = [await Kit.pidOf(url, lost), await Kit.pidOf(url, posting)]
+    // Each speaks right after it was opened: silent from the start is lost as well.
+    const posting = await Kit.open(url)
+    const other = await Kit.pidOf(url, posting)
+    const lost = await Kit.open(url)
+    const pid = await Kit.pidOf(url, lost)
     const stop = new AbortController()
     await Kit.listen(url, lost, {}, stop.signal)
     stop.abort()
