@@ -1141,6 +1141,19 @@ describe("leakDetection", () => {
       assert.deepStrictEqual(leaks(events), [])
     }))
 
+  it.effect("reports a use of a session that is there, which is leased once", () =>
+    Effect.gen(function*() {
+      const pool = yield* SessionPool.make({ lookup: Backend.make().open, leakDetection: "1 minute" })
+      const events = yield* listen(pool)
+      yield* visit(pool, "a")
+      const using = yield* Effect.forkChild(SessionPool.use(pool, "a", () => Effect.never), { startImmediately: true })
+      const info = Option.getOrThrow(yield* SessionPool.info(pool, "a"))
+      assert.deepStrictEqual([info.leases, info.requestCount], [1, 2])
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(leaks(events).length, 1)
+      yield* Fiber.interrupt(using)
+      assert.strictEqual((yield* SessionPool.stats(pool)).active, 0)
+    }))
   refuses("leakDetection", noPositiveDuration)
 })
 

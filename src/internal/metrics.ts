@@ -44,17 +44,13 @@ export const make = (pool: string) => {
   const closeTime = Metric.withAttributes(closeDuration, { pool })
   const timeouts = Metric.withAttributes(closeTimeouts, { pool })
   const leaked = Metric.withAttributes(leaks, { pool })
-  const reason = (value: Reason) => Metric.withAttributes(retirements, { pool, reason: value })
-  const retired: Record<Reason, ReturnType<typeof reason>> = {
-    IdleTimeout: reason("IdleTimeout"),
-    MaxLifetime: reason("MaxLifetime"),
-    Errors: reason("Errors"),
-    Invalidated: reason("Invalidated"),
-    Replaced: reason("Replaced"),
-    Evicted: reason("Evicted"),
-    Disconnected: reason("Disconnected"),
-    Invalid: reason("Invalid"),
-    PoolClosed: reason("PoolClosed")
+  const retiredFor = new Map<Reason, typeof succeeded>()
+  const retirement = (reason: Reason) => {
+    const known = retiredFor.get(reason)
+    if (known !== undefined) return known
+    const counter = Metric.withAttributes(retirements, { pool, reason })
+    retiredFor.set(reason, counter)
+    return counter
   }
   type Registry = Context.Context<never>
   return {
@@ -68,7 +64,7 @@ export const make = (pool: string) => {
       launchTime.updateUnsafe(millis / 1000, registry)
     },
     adopted: (registry: Registry) => opened.modifyUnsafe(1, registry),
-    retired: (registry: Registry, reason: Reason) => retired[reason].updateUnsafe(1, registry),
+    retired: (registry: Registry, reason: Reason) => retirement(reason).updateUnsafe(1, registry),
     closed: (registry: Registry, millis: number) => {
       opened.modifyUnsafe(-1, registry)
       closeTime.updateUnsafe(millis / 1000, registry)

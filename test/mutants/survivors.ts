@@ -113,7 +113,7 @@ const shell: ReadonlyArray<Survivors> = [
       "internal/leasing.ts awaitPlace: acquireTimeout !== Infinity → true",
       "internal/leasing.ts startValidation: lookupTimeout === Infinity → false",
       "internal/launching.ts awaitEnd: lookupTimeout !== Infinity → true",
-      "internal/launching.ts jitteredLifetime: self.options.maxLifetime === Infinity → false",
+      "internal/launching.ts runLaunch: self.options.maxLifetime === Infinity → false",
       "internal/closing.ts within: exit === undefined && closeTimeout !== Infinity → true",
       "internal/closing.ts within: exit === undefined && closeTimeout !== Infinity → exit === undefined || closeTimeout !== Infinity",
       "internal/closing.ts within: exit === undefined → true",
@@ -128,8 +128,6 @@ const shell: ReadonlyArray<Survivors> = [
   {
     why: "What is switched off does nothing either way; it saves a fiber, or the memory of the traces.",
     mutants: [
-      "SessionPool.ts make: resolved.leakDetection === Infinity → false",
-      "SessionPool.ts make: resolved.keepAlive !== Infinity → true",
       "SessionPool.ts make: pool.leaks !== undefined → true",
       "internal/leasing.ts release: trace !== undefined → true",
       "internal/leasing.ts release: self.leaks?.delete → self.leaks.delete",
@@ -141,7 +139,9 @@ const shell: ReadonlyArray<Survivors> = [
   {
     why: "Only finds candidates: the step that follows decides, and finds the same.",
     mutants: [
-      "internal/sweeping.ts sweep: Transitions.expiry(slot, clock.currentTimeMillisUnsafe()) === undefin… → false",
+      "internal/sweeping.ts sweep: Transitions.expiry(slot, now) === undefined → false",
+      "internal/sweeping.ts invalidateAll: slot._tag === \"Waiting\" → false",
+      "internal/sweeping.ts invalidateAll: \"Waiting\" → \"\"",
       "internal/sweeping.ts keepAlive: slot._tag === \"Live\" && slot.leases === 0 → true",
       "internal/sweeping.ts keepAlive: slot._tag === \"Live\" && slot.leases === 0 → slot._tag === \"Live\" || slot.leases === 0",
       "internal/sweeping.ts keepAlive: slot._tag === \"Live\" → true",
@@ -163,6 +163,22 @@ const shell: ReadonlyArray<Survivors> = [
     ]
   },
   {
+    why: "The short way of a hit, of a launch that ends at once, of a metric: the long way does the same.",
+    mutants: [
+      "internal/leasing.ts use: { lease: undefined, trace: undefined } → {}",
+      "internal/leasing.ts use: session !== undefined && self.leaks === undefined → false",
+      "internal/leasing.ts settle: Deferred.isDoneUnsafe(launch.done) → false",
+      "internal/metrics.ts make: known !== undefined → false"
+    ]
+  },
+  {
+    why: "A span, or its stack, that nobody sees.",
+    mutants: [
+      "internal/pool.ts traced: self.tracer === Tracer.nativeTracer → false",
+      "internal/pool.ts traced: false → true"
+    ]
+  },
+  {
     why: "Counts the same, or gives back the same, in another way.",
     mutants: [
       "internal/sweeping.ts forEachSlot: ++seen → --seen",
@@ -175,10 +191,9 @@ const shell: ReadonlyArray<Survivors> = [
     mutants: ["internal/pool.ts publish: fork(self, PubSub.publish(self.events, event)) → ;"]
   },
   {
-    why: "No promise: the seed of the eviction samples, and the order in which the background fibers are interrupted.",
+    why: "No promise: the seed of the eviction samples.",
     mutants: [
-      "SessionPool.ts make: (yield* Random.next) * 4294967296 → (yield* Random.next) / 4294967296",
-      "SessionPool.ts make: \"parallel\" → \"\""
+      "SessionPool.ts make: (yield* Random.next) * 4294967296 → (yield* Random.next) / 4294967296"
     ]
   },
   {
@@ -196,7 +211,7 @@ const shell: ReadonlyArray<Survivors> = [
     why:
       "Not equivalent: it takes a race of two steps that no test times, and changes an event, a count that is returned or the error of a caller.",
     mutants: [
-      "internal/leasing.ts claimSlowly: attempt === 1 → true",
+      "internal/leasing.ts claim: attempt === 1 → true",
       "internal/launching.ts runLaunch: told → true"
     ]
   }
