@@ -122,7 +122,7 @@ const big: Load["check"] = (messages, number) => {
 
 /** Sessions that are opened and ended one after another; with spares, each start waits until there is one. */
 const starts = (count: number, spares: number) => async (subject: Subject): Promise<Figures> => {
-  if (subject === alone) return quantiles(await times(count, startAlone))
+  if (subject === alone) return quantiles(await times(count, () => startAlone(spares > 0)))
   const gateway = await Gateways.start(subject, Kit.counter(), spares)
   const agent = McpCaller.connections()
   const rest = () => new Promise((resolve) => setTimeout(resolve, spares > 0 ? 1000 : 100))
@@ -150,13 +150,17 @@ const times = async (count: number, measure: () => Promise<number>): Promise<Rea
   return values
 }
 
-/** No gateway at all: what the start of the process itself takes. */
+/** No gateway at all: what the start of the process itself takes; of a spare, what its first answer takes. */
 const alone: Subject = { name: "the process alone", arguments: () => [], path: "" }
 
-const startAlone = async (): Promise<number> => {
-  const at = performance.now()
+const startAlone = async (spare: boolean): Promise<number> => {
+  let at = performance.now()
   const { args, command } = Kit.counter()
   const child = spawn(command, args, { stdio: ["pipe", "pipe", "inherit"] })
+  if (spare) {
+    await new Promise((resolve) => setTimeout(resolve, 1000))
+    at = performance.now()
+  }
   child.stdin.write(`${Kit.initializeBody}\n`)
   await new Promise((resolve) => createInterface(child.stdout).once("line", resolve))
   const millis = performance.now() - at
@@ -222,7 +226,7 @@ export const cases: ReadonlyArray<Case> = [
   {
     name: "start-warm",
     description: "20 session starts with two warm spares, a second apart (the peers have none)",
-    subjects: [Gateways.ours],
+    subjects: [Gateways.ours, alone],
     run: starts(20, 2)
   },
   { name: "idle", description: "1,000 idle sessions of a server that is a shell script", run: idle(1000) }
