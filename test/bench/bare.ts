@@ -14,7 +14,10 @@ const open = () => {
   const waiting = new Map<unknown, ServerResponse>()
   let rest = ""
   child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
-    const lines = (rest + chunk).split("\n")
+    // A long line comes in many chunks; it is joined once.
+    rest += chunk
+    if (!chunk.includes("\n")) return
+    const lines = rest.split("\n")
     rest = lines.pop() ?? ""
     lines.forEach(receive)
   })
