@@ -55,7 +55,7 @@ export type Take = Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>
 
 export interface Chunks {
   readonly take: Take
-  /** Whether `take` would not wait. A take without a time-out costs a tenth of one with. */
+  /** Whether `take` would not wait. Such a take needs no time-out. */
   readonly ready: () => boolean
 }
 
@@ -77,7 +77,7 @@ export const fromReader = (reader: Reader, prime: boolean): Chunks => {
 
 /**
  * Keeps an eye on the clients of open bodies, and disconnects those that leave what was written unread for `stallTimeout`,
- * or have vanished. One fiber for all of them: a fiber with a timer for each would cost a short stream a tenth of its time.
+ * or have vanished. One fiber for all of them, instead of a fiber with a timer for each.
  */
 export const watch = Effect.fnUntraced(function*(open: ReadonlySet<OpenBody>, stallTimeout: Duration.Duration) {
   const clock = yield* Clock.Clock
