@@ -14,7 +14,7 @@ import { EventStreams } from "./EventStreams.ts"
 import { BackendFailed, InitializeRefused } from "./GatewayErrors.ts"
 import type { GatewayMetrics } from "./GatewayMetrics.ts"
 import * as JsonRpc from "./JsonRpc.ts"
-import type { StdioProcess } from "./StdioProcess.ts"
+import type { Transport } from "./Transport.ts"
 
 export interface Limits {
   /** How long a request may take; progress starts the time anew. */
@@ -91,7 +91,7 @@ interface Pending {
 
 /** Opens a session on a started process: the client's `initialize` first, and for one that wakes what followed it. */
 export const make = Effect.fnUntraced(function*<R>(
-  start: Effect.Effect<StdioProcess, BackendFailed, R | Scope.Scope>,
+  start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>,
   record: ClientRecord.ClientRecord,
   limits: Limits,
   metrics: GatewayMetrics

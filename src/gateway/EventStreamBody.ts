@@ -141,7 +141,7 @@ export const response = (body: Stream.Stream<Uint8Array>, status = 200): HttpSer
   })
 
 /** The connection that a request came on, if it is one of `node:net`. */
-const socketOf = ({ source }: HttpServerRequest.HttpServerRequest): Socket | undefined => {
+export const socketOf = ({ source }: HttpServerRequest.HttpServerRequest): Socket | undefined => {
   const socket = Predicate.hasProperty(source, "socket") ? source.socket : undefined
   return socket instanceof Socket ? socket : undefined
 }

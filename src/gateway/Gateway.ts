@@ -15,6 +15,8 @@ import * as Backends from "./Backends.ts"
 import type { GatewayConfig } from "./Config.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import * as McpRoutes from "./McpRoutes.ts"
+import * as Parked from "./Parked.ts"
+import * as RequestState from "./RequestState.ts"
 import * as SessionsModule from "./Sessions.ts"
 import * as Settings from "./Settings.ts"
 
@@ -170,6 +172,8 @@ export const layerConfig = (
       const sessions = yield* SessionsModule.make(config, environment)
       const access = Access.make(settings)
       const draining = yield* Deferred.make<void>()
+      const seal = RequestState.make(settings.stateKey === "" ? undefined : settings.stateKey)
+      const parked = yield* Parked.make(settings, seal)
       const bodies = new Set<EventStreamBody.OpenBody>()
       yield* Effect.forkScoped(EventStreamBody.watch(bodies, settings.stallTimeout))
       const router = yield* HttpRouter.HttpRouter
@@ -179,7 +183,8 @@ export const layerConfig = (
         access,
         draining,
         yield* FileSystem.FileSystem,
-        bodies
+        bodies,
+        parked
       )
       yield* router.add("*", "/mcp/:backend", handler)
       yield* router.add("*", "/mcp", handler)
@@ -189,7 +194,8 @@ export const layerConfig = (
         schedule: Schedule.spaced("50 millis")
       })
       const drain = Effect.andThen(
-        Deferred.succeed(draining, undefined),
+        // Nobody can come back to a parked call now.
+        Effect.andThen(Deferred.succeed(draining, undefined), parked.cancelAll("the gateway is shutting down")),
         Duration.isZero(settings.drainTimeout) ? Effect.void : Effect.timeoutOption(atRest, settings.drainTimeout)
       ).pipe(Effect.andThen(sessions.endRequests("the gateway is shutting down")))
       yield* Effect.addFinalizer(() => drain)

@@ -32,6 +32,17 @@ export class BackendFull extends Schema.TaggedError<BackendFull>()("BackendFull"
   }
 }
 
+/** All processes that one modern client may have are taken by its own calls. */
+export class LanesTaken extends Schema.TaggedError<LanesTaken>()("LanesTaken", {
+  backend: Schema.String,
+  limit: Schema.Int
+}) {
+  override get message(): string {
+    return `All ${this.limit} processes of this client on "${this.backend}" are taken by calls that run or wait for input; ` +
+      "answer them, or try again later"
+  }
+}
+
 /** The back end failed to start several times in a row; it is left alone for a while. */
 export class CoolingDown extends Schema.TaggedError<CoolingDown>()("CoolingDown", {
   backend: Schema.String,

@@ -81,25 +81,3 @@ export const isError = (text: string): boolean => {
   const message = Option.isSome(json) ? classify(json.value) : undefined
   return message?._tag === "Response" && message.failed
 }
-
-/** The texts of the elements of a JSON array, as they came. The text must be valid JSON. */
-export const elements = (array: string): ReadonlyArray<string> => {
-  const parts: Array<string> = []
-  let depth = 0
-  let inString = false
-  let start = array.indexOf("[") + 1
-  for (let i = start; i < array.length; i++) {
-    const character = array[i]
-    if (inString) {
-      if (character === "\\") i++
-      else if (character === "\"") inString = false
-    } else if (character === "\"") inString = true
-    else if (character === "[" || character === "{") depth++
-    else if (depth > 0 && (character === "]" || character === "}")) depth--
-    else if (depth === 0 && (character === "," || character === "]")) {
-      parts.push(array.slice(start, i).trim())
-      start = i + 1
-    }
-  }
-  return parts.filter((part) => part !== "")
-}

@@ -13,10 +13,23 @@ import type * as Access from "./Access.ts"
 import type { RunningRequest, Taken } from "./Bridge.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import type { Reader } from "./EventStreams.ts"
-import * as GatewayMetrics from "./GatewayMetrics.ts"
 import * as JsonRpc from "./JsonRpc.ts"
+import * as JsonText from "./JsonText.ts"
 import * as Masking from "./Masking.ts"
-import type { AcquireError, Connection, Principal, Sessions } from "./Sessions.ts"
+import * as Modern from "./Modern.ts"
+import * as ModernRoutes from "./ModernRoutes.ts"
+import type * as Parked from "./Parked.ts"
+import type { Refusal } from "./Refusals.ts"
+import {
+  jsonResponse,
+  refuse,
+  refuseFailure,
+  refuseModern,
+  retryLater,
+  shuttingDown,
+  unknownSession
+} from "./Refusals.ts"
+import type { Connection, Principal, Sessions } from "./Sessions.ts"
 import type * as Settings from "./Settings.ts"
 
 const protocolVersions = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
@@ -29,33 +42,6 @@ const endTimeout = "10 seconds"
 
 type Response = HttpServerResponse.HttpServerResponse
 type Request = HttpServerRequest.HttpServerRequest
-
-/** A request that is refused, with its response. */
-class Refusal {
-  readonly _tag = "Refusal"
-  readonly response: Response
-  constructor(response: Response) {
-    this.response = response
-  }
-}
-
-interface RefusalOptions {
-  readonly id?: JsonRpc.Id
-  readonly code?: number
-  readonly headers?: Record<string, string>
-}
-
-const refuse = (status: number, message: string, options?: RefusalOptions): Effect.Effect<never, Refusal> =>
-  Effect.andThen(
-    GatewayMetrics.refused(status),
-    Effect.fail(
-      new Refusal(jsonResponse(
-        JsonRpc.error(options?.id ?? null, options?.code ?? JsonRpc.codes.gateway, message),
-        status,
-        options?.headers
-      ))
-    )
-  )
 
 /** One request, as far as it has been checked. */
 interface Caller {
@@ -73,7 +59,8 @@ export const make = (
   access: Access.Access,
   draining: Deferred.Deferred<void>,
   fs: FileSystem.FileSystem,
-  bodies: Set<EventStreamBody.OpenBody>
+  bodies: Set<EventStreamBody.OpenBody>,
+  parked: Parked.Parked
 ) => {
   // The way of a call is in plain functions and `flatMap`s instead of generators, a dozen of which cost it 30 % more CPU.
   const handle = (request: Request) => {
@@ -102,8 +89,9 @@ export const make = (
       return refuse(404, `There is no such back end; there are: ${paths.join(", ")}`)
     }
     const version = request.headers["mcp-protocol-version"]
-    if (version !== undefined && !protocolVersions.includes(version)) {
-      return refuse(400, `Unsupported MCP-Protocol-Version; supported: ${protocolVersions.join(", ")}`)
+    // That of a POST is judged together with its body.
+    if (request.method !== "POST" && version !== undefined && !protocolVersions.includes(version)) {
+      return refuse(400, unsupported)
     }
     const caller: Caller = { request, backend, principal, version, lastEventId: request.headers["last-event-id"] }
     switch (request.method) {
@@ -152,21 +140,32 @@ export const make = (
   const receive = (caller: Caller, text: string): Effect.Effect<Response, Refusal, Scope.Scope> => {
     const json = JsonRpc.parse(text)
     if (Option.isNone(json)) return refuse(400, "The body is no JSON", { code: JsonRpc.codes.parseError })
+    const { headers } = caller.request
+    const first = JsonRpc.classify(json.value)
+    if (first !== undefined && Modern.isModern(first, headers)) {
+      return Effect.andThen(annotate(caller, first, undefined), modern(caller, first, text))
+    }
+    if (caller.version !== undefined && !protocolVersions.includes(caller.version)) {
+      return first?._tag === "Request"
+        ? refuseModern(first.id, { ...Modern.unsupportedVersion(caller.version), message: unsupported })
+        : refuse(400, unsupported)
+    }
     const isBatch = Array.isArray(json.value) && (caller.version ?? batchVersion) <= batchVersion
     if (isBatch && isHttp(caller)) return forward(caller, text, undefined)
-    if (isBatch) return batch(caller, json.value, JsonRpc.elements(text))
-    const message = JsonRpc.classify(json.value)
-    if (message === undefined) {
+    if (isBatch) return batch(caller, json.value, JsonText.elements(text))
+    if (first === undefined) {
       return refuse(400, "The body is no single JSON-RPC 2.0 message", { code: JsonRpc.codes.invalidRequest })
     }
-    const session = caller.request.headers["mcp-session-id"]
-    const annotated = Effect.annotateCurrentSpan({
+    const session = headers["mcp-session-id"]
+    return Effect.andThen(annotate(caller, first, session ?? "new"), answer(caller, first, text, session))
+  }
+
+  const annotate = (caller: Caller, message: JsonRpc.Message, session: string | undefined) =>
+    Effect.annotateCurrentSpan({
       "mcp.backend": caller.backend,
       "mcp.method.name": message._tag === "Response" ? "response" : message.method.slice(0, 100),
-      "mcp.session": Masking.shortId(session ?? "new")
+      ...(session === undefined ? {} : { "mcp.session": Masking.shortId(session) })
     })
-    return Effect.andThen(annotated, answer(caller, message, text, session))
-  }
 
   const answer = (caller: Caller, message: JsonRpc.Message, text: string, session: string | undefined) => {
     if (message._tag === "Request" && message.method === "initialize" && !session) {
@@ -355,16 +354,24 @@ export const make = (
   })
 
   const streamOptions = (caller: Caller): EventStreamBody.Options => ({
-    heartbeat: settings.heartbeat,
-    open: bodies,
+    ...streamOptionsOf(caller.request),
     greet: isListener(caller),
     // Those of a request go on until its answer.
-    until: isListener(caller) ? Deferred.await(draining) : undefined,
+    until: isListener(caller) ? Deferred.await(draining) : undefined
+  })
+
+  const streamOptionsOf = (request: Request): EventStreamBody.Options => ({
+    heartbeat: settings.heartbeat,
+    open: bodies,
+    greet: false,
+    until: undefined,
     client: {
-      vanished: EventStreamBody.vanished(fs, caller.request),
-      disconnect: EventStreamBody.disconnect(caller.request)
+      vanished: EventStreamBody.vanished(fs, request),
+      disconnect: EventStreamBody.disconnect(request)
     }
   })
+
+  const modern = ModernRoutes.make({ sessions, settings, parked, draining, fs, streamOptions: streamOptionsOf })
 
   const events = (caller: Caller, reader: Reader) =>
     EventStreamBody.make(
@@ -379,8 +386,8 @@ export const make = (
   const sessionId = (request: Request): Effect.Effect<string, Refusal> => {
     const id = request.headers["mcp-session-id"]
     if (!id) return refuse(400, "The header Mcp-Session-Id is missing")
-    // Ours are UUIDs; whatever has another form cannot be one.
-    return /^[\w-]{1,64}$/.test(id) ? Effect.succeed(id) : unknownSession()
+    // Ours are UUIDs; whatever has another form cannot be one, and must not be taken for another key of the pool.
+    return uuid.test(id) ? Effect.succeed(id) : unknownSession()
   }
 
   /** The session of a request, leased for the current scope; 400 without an id, 404 for one that does not exist. */
@@ -400,6 +407,8 @@ export const make = (
       "Accept",
       "Mcp-Session-Id",
       "MCP-Protocol-Version",
+      "Mcp-Method",
+      "Mcp-Name",
       "Last-Event-ID"
     ],
     exposedHeaders: ["Mcp-Session-Id", "Retry-After", "WWW-Authenticate"],
@@ -422,39 +431,11 @@ export const make = (
   }
 }
 
-const retryLater = { "retry-after": "10" }
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
-const unknownSession = (id?: JsonRpc.Id) =>
-  refuse(404, "There is no such session; initialize again", id === undefined ? {} : { id })
-
-const shuttingDown = (id?: JsonRpc.Id) =>
-  refuse(503, "The gateway is shutting down", { ...(id === undefined ? {} : { id }), headers: retryLater })
-
-/** What the client is told when there is no session for it. */
-const refuseFailure = (error: AcquireError, requestId?: JsonRpc.Id): Effect.Effect<never, Refusal> => {
-  const id = requestId === undefined ? {} : { id: requestId }
-  switch (error._tag) {
-    case "UnknownSession":
-      return unknownSession(requestId)
-    case "BackendFull":
-      return refuse(503, error.message, { ...id, headers: retryLater })
-    case "CoolingDown":
-      return refuse(503, error.message, { ...id, headers: { "retry-after": String(error.seconds) } })
-    case "CapacityExceeded":
-      return refuse(503, "The gateway is at its limit of sessions; try again later", { ...id, headers: retryLater })
-    case "PoolClosed":
-      return shuttingDown(requestId)
-    case "InitializeRefused":
-      return refuse(502, "The back end refused to initialize again", id)
-    case "BackendFailed":
-      return error.shortage === true
-        ? refuse(503, error.message, { ...id, headers: retryLater })
-        : refuse(502, error.message, id)
-    case "LookupTimeout":
-    case "ValidationFailed":
-      return refuse(502, error.message, id)
-  }
-}
+const unsupported = `Unsupported MCP-Protocol-Version; supported: ${
+  [...protocolVersions, ...Modern.supportedVersions].join(", ")
+}`
 
 /** What the official clients send, on every request. */
 const usualAccept = "application/json, text/event-stream"
@@ -466,6 +447,3 @@ const accepts = (request: Request, type: string): boolean =>
     const [name = ""] = range.trim().toLowerCase().split(";")
     return name === type || name === "*/*" || name === `${type.split("/")[0]}/*`
   })
-
-const jsonResponse = (text: string, status: number, headers: Record<string, string> = {}): Response =>
-  HttpServerResponse.text(text, { status, contentType: "application/json", headers })

@@ -25,20 +25,23 @@ import * as SessionKey from "../SessionKey.ts"
 import * as SessionPool from "../SessionPool.ts"
 import type { Backend, Backends } from "./Backends.ts"
 import * as Bridge from "./Bridge.ts"
+import * as Callers from "./Callers.ts"
 import * as ClientRecord from "./ClientRecord.ts"
 import type { GatewayConfig } from "./Config.ts"
 import * as Cooldown from "./Cooldown.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
 import * as GatewayMetrics from "./GatewayMetrics.ts"
 import type * as JsonRpc from "./JsonRpc.ts"
+import * as Lane from "./Lane.ts"
 import * as Masking from "./Masking.ts"
+import type * as Modern from "./Modern.ts"
 import * as Spares from "./Spares.ts"
 import * as StdioProcess from "./StdioProcess.ts"
 import * as Upstream from "./Upstream.ts"
 
 type Key = SessionKey.SessionKey
-export type Connection = Bridge.Bridge | Upstream.Upstream
-export type AcquireError = GatewayErrors.LaunchError | SessionPool.AcquireError
+export type Connection = Bridge.Bridge | Upstream.Upstream | Lane.Lane
+export type AcquireError = GatewayErrors.LaunchError | GatewayErrors.LanesTaken | SessionPool.AcquireError
 
 /** Who asks: the name of a key, or "" where no keys are asked for. */
 export type Principal = string
@@ -54,6 +57,15 @@ export interface Running {
   /** Of the spares. */
   readonly scope: ScopeModule.Closeable
   readonly counts: { launches: number; requests: number; errors: number }
+  /** What its newest process has said of itself to the gateway; `undefined`: none has been asked. */
+  handshake: Lane.Handshake | undefined
+  readonly asks: { asked: boolean }
+}
+
+/** A lane, leased. */
+export interface LeasedLane {
+  readonly lane: Lane.Lane
+  readonly profile: Callers.Profile
 }
 
 export interface LiveSession {
@@ -85,6 +97,13 @@ export class Sessions extends Context.Service<Sessions, {
     principal: Principal,
     id: string
   ) => Effect.Effect<Connection, AcquireError, Scope.Scope>
+  /** A lane of a modern caller, leased for the scope; for a call that has it to itself, or shares it. */
+  readonly lane: (
+    caller: Callers.Caller,
+    exclusive: boolean
+  ) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
+  /** The first lane of a modern caller, leased for the scope, whoever else uses it: for who only listens. */
+  readonly firstLane: (caller: Callers.Caller) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
   /** Ends a session, asleep or not, if there is one: what it gives waits until the process is gone. */
   readonly end: (backend: string, principal: Principal, id: string) => Effect.Effect<Option.Option<Effect.Effect<void>>>
   /** Ends the live session with this number in the pool. */
@@ -110,6 +129,7 @@ const make = Effect.fnUntraced(function*(
   const recent = GatewayMetrics.recent()
   const running = new Map<string, Running>()
   const connections = new Map<Key, Connection>()
+  const callers = Callers.make()
   /** The clients whose session is being opened. */
   const opening = new Map<Key, ClientRecord.ClientRecord>()
   /** The clients of stateless back ends: whoever is here may be woken. */
@@ -149,7 +169,9 @@ const make = Effect.fnUntraced(function*(
         ScopeModule.provide(own)
       ),
       scope: own,
-      counts
+      counts,
+      handshake: undefined,
+      asks: { asked: false }
     })
   })
 
@@ -169,16 +191,42 @@ const make = Effect.fnUntraced(function*(
       () => Ref.update(sessions, (count) => count - 1)
     )
 
+  /** Opens the connection of a lane. A process that ends when it is asked for its revisions gets no such question again. */
+  const startLane = (target: Running, key: Key, client: Modern.Client) => {
+    const { backend, handshake, metrics, spares } = target
+    const { era } = backend.settings
+    const start = (known: Lane.Era | undefined) =>
+      Lane.make(spares.take, {
+        client,
+        era: known,
+        probeTimeout,
+        maxNotifications: backend.settings.replayEvents,
+        changed: (change) => callers.find(key)?.listeners.forEach((listener) => listener(change)),
+        asks: target.asks
+      }, metrics)
+    const known = era === "auto" ? handshake?.era : era
+    const started = start(known)
+    return Effect.tap(
+      known === undefined ? Effect.catchTag(started, "BackendFailed", () => start("legacy")) : started,
+      (lane) =>
+        Effect.sync(() => {
+          target.handshake = lane.handshake
+        })
+    )
+  }
+
   const lookup = Effect.fnUntraced(function*(key: Key) {
     const target = running.get(SessionKey.backend(key))
+    const profile = callers.find(key)
     const record = opening.get(key) ?? Option.getOrUndefined(yield* Cache.getSuccess(sleepers, key))
-    if (target === undefined || record === undefined) return yield* new GatewayErrors.UnknownSession()
+    const known = profile ?? record
+    if (target === undefined || known === undefined) return yield* new GatewayErrors.UnknownSession()
     const { backend, cooldown, counts, metrics, spares } = target
     const name = backend.name
     const refusal = Cooldown.check(yield* Ref.get(cooldown), name, yield* Clock.currentTimeMillis)
     if (refusal !== undefined) return yield* refusal
     yield* enter(target)
-    if (backend.settings.stateless) {
+    if (backend.settings.stateless && record !== undefined) {
       // When the process has gone, the session sleeps; unless it has been ended.
       yield* Effect.addFinalizer(() => record.over ? Effect.void : Cache.set(sleepers, key, record))
     }
@@ -187,9 +235,13 @@ const make = Effect.fnUntraced(function*(
     const limits = { ...backend.settings, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
     const started: Effect.Effect<
       Connection,
-      GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused,
+      GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused | GatewayErrors.UnknownSession,
       Scope.Scope | HttpClient.HttpClient
-    > = backend.target._tag === "Http"
+    > = profile !== undefined
+      ? startLane(target, key, profile.client)
+      : record === undefined
+      ? new GatewayErrors.UnknownSession()
+      : backend.target._tag === "Http"
       ? Upstream.make(backend.target, record, backend.settings, metrics, backend.mask)
       : Bridge.make(spares.take, record, limits, metrics)
     const connection = yield* started.pipe(
@@ -225,7 +277,9 @@ const make = Effect.fnUntraced(function*(
     name: "gateway",
     lookup,
     idleTimeToLive: (key: Key) =>
-      running.get(SessionKey.backend(key))?.backend.settings.idleTimeToLive ?? settings.idleTimeToLive,
+      Callers.isOfLoner(key)
+        ? Duration.zero
+        : running.get(SessionKey.backend(key))?.backend.settings.idleTimeToLive ?? settings.idleTimeToLive,
     cleanupInterval: settings.cleanupInterval,
     capacity: settings.maxSessions,
     acquireTimeout: settings.acquireTimeout,
@@ -304,6 +358,32 @@ const make = Effect.fnUntraced(function*(
     return yield* Option.isSome(yield* SessionPool.info(pool, key)) ? get : untilEnd(key, get)
   })
 
+  /** The lane with this number. What it ends with is registered before it is used: the newest finalizer runs first. */
+  const leaseLane = Effect.fnUntraced(function*(profile: Callers.Profile, number: number) {
+    const key = Callers.keyOf(profile, number)
+    const lane = yield* untilEnd(key, SessionPool.get(pool, key))
+    if (lane._tag !== "Lane") return yield* new GatewayErrors.UnknownSession()
+    yield* Effect.addFinalizer(() =>
+      // Another process may have taken its place in the meantime.
+      lane.isSpoilt() && connections.get(key) === lane ? SessionPool.invalidate(pool, key) : Effect.void
+    )
+    return { lane, profile }
+  })
+
+  const lane: Sessions["Service"]["lane"] = Effect.fnUntraced(function*(caller, exclusive) {
+    const { backend } = caller
+    const max = running.get(backend)?.backend.settings.maxLanes ?? 1
+    const profile = yield* callers.enter(caller)
+    const number = yield* Effect.timeoutOrElse(callers.claim(profile, exclusive, max), {
+      duration: settings.acquireTimeout,
+      orElse: () => new GatewayErrors.LanesTaken({ backend, limit: max })
+    })
+    return yield* leaseLane(profile, number)
+  })
+
+  const firstLane: Sessions["Service"]["firstLane"] = (caller) =>
+    Effect.flatMap(callers.enter(caller), (profile) => leaseLane(profile, 0))
+
   const endKey = (key: Key, reason: string) =>
     Effect.uninterruptible(Effect.gen(function*() {
       const record = yield* Cache.getSuccess(sleepers, key)
@@ -312,7 +392,7 @@ const make = Effect.fnUntraced(function*(
       const connection = yield* Effect.scoped(Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone))
       const existed = yield* SessionPool.invalidate(pool, key)
       if (Option.isSome(connection)) {
-        connection.value.record.over = true
+        if (connection.value.record !== undefined) connection.value.record.over = true
         yield* connection.value.end(reason)
       }
       if (Option.isSome(connection)) return Option.some(Deferred.await(connection.value.gone))
@@ -357,6 +437,8 @@ const make = Effect.fnUntraced(function*(
     running: () => running,
     open,
     lease,
+    lane,
+    firstLane,
     end,
     endNumber,
     endRequests: (reason) =>
@@ -385,6 +467,9 @@ const make = Effect.fnUntraced(function*(
 /** The pool's key of a session. No id contains a dot, so the name of a key cannot be guessed into one. */
 const keyOf = (backend: string, principal: Principal, id: string): Key =>
   SessionKey.makeUnsafe(backend, principal === "" ? id : `${id}.${principal}`)
+
+/** How long a server may take to say that it does not know `server/discover`, in milliseconds. */
+const probeTimeout = 5000
 
 const principalOf = (key: Key): Principal => key.slice(key.lastIndexOf(".") + 1)
 

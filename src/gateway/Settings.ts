@@ -129,6 +129,25 @@ const text = (fallback: string, description: string) =>
     (input) => typeof input === "string" ? Option.some(input) : Option.none()
   )
 
+const choice = <A extends string>(choices: ReadonlyArray<A>, fallback: A, description: string) =>
+  setting<A>(
+    "text",
+    fallback,
+    description,
+    choices.map((each) => `"${each}"`).join(" or "),
+    (input) => Option.fromUndefinedOr(choices.find((each) => each === input))
+  )
+
+/** A secret of at least as many characters as a key of 128 bits has in hexadecimal. */
+const secretText = (description: string) =>
+  setting<string>(
+    "text",
+    "",
+    description,
+    "a secret of at least 32 characters",
+    (input) => typeof input === "string" && input.length >= 32 ? Option.some(input) : Option.none()
+  )
+
 const mebi = 1024 * 1024
 
 /** Settings of a session and its process. A server's entry in the file may override each. */
@@ -153,7 +172,17 @@ export const backendSettings = {
   spares: count(0, "Processes kept started for new sessions", 0),
   stateless: flag(
     "Sessions sleep instead of ending when idle: the process goes, the id stays valid, the next request wakes it"
-  )
+  ),
+  era: choice(
+    ["auto", "legacy", "modern"],
+    "auto",
+    "The revisions that the back end speaks: up to 2025-11-25 (legacy), from 2026-07-28 on (modern), or what it says"
+  ),
+  maxLanes: count(
+    8,
+    "Processes of one modern client: a call that may ask its client for something has one to itself while it runs"
+  ),
+  parkedTimeToLive: duration("5 minutes", "A call that waits for its client's input is cancelled after this")
 }
 
 /** Settings of the gateway as a whole. */
@@ -171,6 +200,12 @@ export const gatewaySettings = {
   maxSessions: count(1000, "Sessions, and so processes, that exist at once; the longest idle one makes room"),
   maxSessionsPerBackend: count(1000, "The same for each back end; the next one is refused"),
   maxSessionsPerKey: count(1000, "The same for each key; its own longest idle one makes room"),
+  maxParked: count(1000, "Calls that may wait for their client's input at once"),
+  maxParkedPerKey: count(100, "The same for each key"),
+  stateKey: secretText("Seals what a waiting call's client has to send back; by default a key of this process alone"),
+  shareWithoutKeys: flag(
+    "Modern clients without keys share their sessions, whoever they are; else only those of the gateway's own user do"
+  ),
   maxAsleep: count(100_000, "Sleeping sessions of stateless back ends; the oldest goes first"),
   asleepTimeToLive: duration("24 hours", "How long a session may sleep"),
   acquireTimeout: duration("5 seconds", "How long initialize waits for a place when none is idle", "zero"),
@@ -201,7 +236,7 @@ export const all: Readonly<Record<string, Setting<unknown, unknown>>> = { ...bac
 export const overridable: Readonly<Record<string, Setting<unknown, unknown>>> = backendSettings
 
 /** Names that hold secrets: never a flag, because everyone on the machine can read a command line. */
-export const secret: ReadonlyArray<string> = ["keys", "adminKeys"]
+export const secret: ReadonlyArray<string> = ["keys", "adminKeys", "stateKey"]
 
 export const flagName = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 export const variableName = (name: string): string =>

@@ -1,11 +1,11 @@
 /** Started processes that nobody uses yet: each is given to one session only, and another is started in its place. */
 import { Deferred, Effect, Exit, Latch, Scope } from "effect"
 import type { BackendFailed } from "./GatewayErrors.ts"
-import type { StdioProcess } from "./StdioProcess.ts"
+import type { Transport } from "./Transport.ts"
 
 export interface Spares {
   /** A spare process, or a new one; it ends with the scope. */
-  readonly take: Effect.Effect<StdioProcess, BackendFailed, Scope.Scope>
+  readonly take: Effect.Effect<Transport, BackendFailed, Scope.Scope>
   readonly size: () => number
 }
 
@@ -24,11 +24,11 @@ const retryAfter = "10 seconds"
  */
 export const make = Effect.fnUntraced(function*(
   count: number,
-  start: Effect.Effect<StdioProcess, BackendFailed, Scope.Scope>,
+  start: Effect.Effect<Transport, BackendFailed, Scope.Scope>,
   processes: Scope.Scope
 ) {
   interface Spare {
-    readonly process: StdioProcess
+    readonly process: Transport
     readonly scope: Scope.Closeable
   }
   const ready = new Set<Spare>()

@@ -12,25 +12,7 @@ import type { Readable, Writable } from "node:stream"
 import { BackendFailed } from "./GatewayErrors.ts"
 import * as Lines from "./Lines.ts"
 import * as ProcessGroup from "./ProcessGroup.ts"
-
-/** Where the lines of a process go. */
-export interface Receiver {
-  /** Takes one line; false: there is no room for more until `room` says so. */
-  readonly receive: (line: string) => boolean
-  readonly room: Effect.Effect<void>
-}
-
-export interface StdioProcess {
-  readonly pid: number
-  /** Hands the lines of stdout to a receiver, from the first on; to be called once. */
-  readonly attach: (receiver: Receiver) => Effect.Effect<void>
-  /** Writes one line at once, after all earlier ones; false: the process does not read, and `send` must wait. */
-  readonly offer: (line: string) => boolean
-  /** Writes one line. Waits while the process does not read; does nothing once it has ended. */
-  readonly send: (line: string) => Effect.Effect<void>
-  /** Completes when the process has ended by itself or broke the protocol, with why. */
-  readonly ended: Deferred.Deferred<BackendFailed>
-}
+import type { Receiver, Transport } from "./Transport.ts"
 
 export interface Limits {
   readonly maxLineBytes: number
@@ -63,7 +45,7 @@ export const start = Effect.fnUntraced(function*(
   environment: Readonly<Record<string, string | undefined>>,
   limits: Limits,
   mask: (text: string) => string
-): Effect.fn.Return<StdioProcess, BackendFailed, Scope.Scope> {
+): Effect.fn.Return<Transport, BackendFailed, Scope.Scope> {
   const shortage = shortageOfHandles()
   if (shortage !== undefined) return yield* short(command.command, shortage)
   const ended = Deferred.makeUnsafe<BackendFailed>()

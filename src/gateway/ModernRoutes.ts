@@ -1,0 +1,422 @@
+/**
+ * Revision 2026-07-28 on Streamable HTTP: each request is complete in itself. In front of the servers people have, which keep
+ * their state in a process, a request becomes a call on one of its caller's pooled lanes; when the server asks for input in
+ * the middle of it, the call is parked until its client sends the request again with the answers.
+ *
+ * Here a disconnect is a cancellation (basic/patterns/cancellation), so a call belongs to the scope of its HTTP request until
+ * it is answered or parked.
+ */
+import type { FileSystem } from "effect"
+import { Cause, Deferred, Duration, Effect, Exit, Option, Predicate, Result, Scope } from "effect"
+import type { NonEmptyReadonlyArray } from "effect/Array"
+import type { HttpServerRequest } from "effect/http"
+import { HttpServerResponse } from "effect/http"
+import type * as Callers from "./Callers.ts"
+import * as EventStreamBody from "./EventStreamBody.ts"
+import * as JsonRpc from "./JsonRpc.ts"
+import * as JsonText from "./JsonText.ts"
+import type { Change, Event, Handshake, RunningCall } from "./Lane.ts"
+import * as Modern from "./Modern.ts"
+import type * as Parked from "./Parked.ts"
+import * as PeerOwner from "./PeerOwner.ts"
+import type { Refusal } from "./Refusals.ts"
+import { jsonResponse, refuseFailure, refuseModern, shuttingDown } from "./Refusals.ts"
+import * as RequestState from "./RequestState.ts"
+import type { LeasedLane, Principal, Sessions } from "./Sessions.ts"
+import type * as Settings from "./Settings.ts"
+
+type Response = HttpServerResponse.HttpServerResponse
+type Request = HttpServerRequest.HttpServerRequest
+
+/** One request, as far as it has been checked. */
+export interface Asking {
+  readonly request: Request
+  readonly backend: string
+  readonly principal: Principal
+}
+
+export interface Dependencies {
+  readonly sessions: Sessions["Service"]
+  readonly settings: Settings.GatewaySettings
+  readonly parked: Parked.Parked
+  readonly draining: Deferred.Deferred<void>
+  readonly fs: FileSystem.FileSystem
+  readonly streamOptions: (request: Request) => EventStreamBody.Options
+}
+
+/** A call as long as an HTTP request answers for it. */
+interface Attached {
+  readonly asking: Asking
+  readonly call: Modern.Call
+  readonly running: RunningCall
+  /** It has been answered or parked: the end of the HTTP request is not the end of the call. */
+  settled: boolean
+}
+
+/** What the client gets next, and whether that is all. */
+interface Step {
+  readonly texts: NonEmptyReadonlyArray<string>
+  readonly status: number
+  readonly done: boolean
+}
+
+/** Discovery may be remembered for so long, in milliseconds: a restarted back end can have changed. */
+const discoverTimeToLive = 60_000
+
+export const make = ({ draining, fs, parked, sessions, settings, streamOptions }: Dependencies) => {
+  const post = (
+    asking: Asking,
+    message: JsonRpc.Message,
+    text: string
+  ): Effect.Effect<Response, Refusal, Scope.Scope> => {
+    // Over HTTP this revision has no notifications of a client; what an extension may send belongs to no call here.
+    if (message._tag !== "Request") return Effect.succeed(HttpServerResponse.empty({ status: 202 }))
+    const { id, method } = message
+    const read = Modern.read(message, text, asking.request.headers)
+    if (Result.isFailure(read)) return refuseModern(id, read.failure)
+    if (Deferred.isDoneUnsafe(draining)) return shuttingDown(id)
+    const call = read.success
+    if (Modern.removedMethods.includes(method)) return refuseModern(id, unknownMethod(method))
+    switch (method) {
+      case "server/discover":
+        return discover(asking, call)
+      case "subscriptions/listen":
+        return listen(asking, call)
+      default:
+        return call.requestState !== undefined && isOurs(asking.backend) ? retry(asking, call) : begin(asking, call)
+    }
+  }
+
+  const running = (backend: string) => sessions.running().get(backend)
+
+  /** Whether the states that clients bring are sealed here; a modern back end makes its own. */
+  const isOurs = (backend: string) => running(backend)?.handshake?.era !== "modern"
+
+  const callerOf = Effect.fnUntraced(function*({ backend, principal, request }: Asking, { client }: Modern.Call) {
+    const known = principal !== "" || settings.shareWithoutKeys || (yield* PeerOwner.isOwnUser(fs, request))
+    const caller: Callers.Caller = { backend, principal, known, client }
+    return caller
+  })
+
+  // ---------------------------------------------------------------------------
+  // server/discover
+  // ---------------------------------------------------------------------------
+
+  const discover = Effect.fnUntraced(function*(asking: Asking, call: Modern.Call) {
+    const known = running(asking.backend)?.handshake
+    const handshake = known ?? (yield* Effect.scoped(leaseFirst(asking, call))).lane.handshake
+    return jsonResponse(resultText(call, discovered(handshake)), 200)
+  })
+
+  const leaseFirst = (asking: Asking, call: Modern.Call): Effect.Effect<LeasedLane, Refusal, Scope.Scope> =>
+    Effect.catch(
+      Effect.flatMap(callerOf(asking, call), sessions.firstLane),
+      (error) => refuseFailure(error, call.request.id)
+    )
+
+  // ---------------------------------------------------------------------------
+  // Calls
+  // ---------------------------------------------------------------------------
+
+  /** Whether the server may say something for this call that does not say whose it is. */
+  const needsLane = (backend: string, { client, logLevel, request }: Modern.Call): boolean =>
+    logLevel !== undefined ||
+    (isOurs(backend) && Modern.mayRequireInput.includes(request.method) && Modern.canBeAsked(client.capabilities))
+
+  const begin = (asking: Asking, call: Modern.Call) =>
+    Effect.uninterruptibleMask((restore) => {
+      const leaseScope = Scope.makeUnsafe()
+      const release = Scope.close(leaseScope, Exit.void)
+      const exclusive = needsLane(asking.backend, call)
+      const leased = Effect.flatMap(callerOf(asking, call), (caller) => sessions.lane(caller, exclusive))
+      return Effect.flatMap(
+        Effect.onError(restore(Scope.provide(leased, leaseScope)), () => release),
+        ({ lane }) =>
+          Effect.flatMap(
+            attach(asking, call, lane.call(call, exclusive, release)),
+            (attached) => restore(answer(attached))
+          )
+      ).pipe(Effect.catchIf(isAcquireError, (error) => refuseFailure(error, call.request.id)))
+    })
+
+  /** The client has come back with input for a parked call. */
+  const retry = (asking: Asking, call: Modern.Call) =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(
+        parked.take(call.requestState ?? "", ownerOf(asking, call)),
+        (taken) => {
+          if (taken._tag === "Refused") {
+            return refuseModern(call.request.id, {
+              status: 400,
+              code: Modern.codes.invalidParams,
+              message: `Invalid params: requestState is not valid here: ${taken.reason}`
+            })
+          }
+          return Effect.flatMap(attach(asking, call, taken.call), (attached) => {
+            attached.running.resume(call)
+            return restore(answer(attached))
+          })
+        }
+      )
+    )
+
+  /** Ties a call to the HTTP request's scope: whoever goes before the answer has cancelled it. */
+  const attach = (asking: Asking, call: Modern.Call, running: RunningCall) => {
+    const attached: Attached = { asking, call, running, settled: false }
+    return Effect.as(
+      Effect.addFinalizer(() =>
+        Effect.sync(() => {
+          if (!attached.settled) running.cancel("the client has gone")
+        })
+      ),
+      attached
+    )
+  }
+
+  const ownerOf = ({ backend, principal }: Asking, { params, request }: Modern.Call): Parked.Owner => {
+    const plain = JsonText.edit(params, { _meta: undefined, inputResponses: undefined, requestState: undefined })
+    return { backend, principal, digest: RequestState.digest(request.method, Option.getOrNull(JsonRpc.parse(plain))) }
+  }
+
+  const answer = (attached: Attached): Effect.Effect<Response> =>
+    Effect.map(step(attached), (first) => {
+      if (first.done && first.texts.length === 1) return jsonResponse(first.texts[0], first.status)
+      let next: Step | undefined = first
+      const take: EventStreamBody.Take = Effect.suspend(() => {
+        const ready = next
+        if (ready === undefined) {
+          return Effect.map(step(attached), (later) => {
+            if (later.done) next = over
+            return chunks(later.texts)
+          })
+        }
+        if (ready === over) return Cause.done()
+        next = ready.done ? over : undefined
+        return Effect.succeed(chunks(ready.texts))
+      })
+      return EventStreamBody.response(
+        EventStreamBody.make(EventStreamBody.fromTake(take), streamOptions(attached.asking.request))
+      )
+    })
+
+  /** What comes next of a call. The server's silence for too long ends it. */
+  const step = (attached: Attached): Effect.Effect<Step> => {
+    const { asking, call, running: runningCall } = attached
+    const limit = running(asking.backend)?.backend.settings.requestTimeout ?? settings.requestTimeout
+    return Effect.flatMap(
+      Effect.timeoutOption(
+        runningCall.take,
+        call.request.method === "subscriptions/listen" ? Duration.infinity : limit
+      ),
+      (events) => {
+        if (Option.isSome(events)) return stepOf(attached, events.value)
+        const reason = `no answer within ${Duration.format(limit)}; the gateway has cancelled the request`
+        attached.settled = true
+        runningCall.cancel(reason)
+        return Effect.succeed(last(JsonRpc.error(call.request.id, JsonRpc.codes.internal, reason)))
+      }
+    )
+  }
+
+  const stepOf = (attached: Attached, events: NonEmptyReadonlyArray<Event>): Effect.Effect<Step> => {
+    const texts = events.flatMap((event) => event._tag === "Notification" ? [event.text] : [])
+    const end = events[events.length - 1]
+    const ending = end?._tag === "InputRequired"
+      ? parkCall(attached)
+      : Effect.succeed(end?._tag === "Answer" ? end : undefined)
+    return Effect.map(ending, (answer) => {
+      if (answer !== undefined) attached.settled = true
+      const [first = "", ...others] = answer === undefined ? texts : [...texts, answer.text]
+      return { texts: [first, ...others], status: answer?.status ?? 200, done: answer !== undefined }
+    })
+  }
+
+  const parkCall = (attached: Attached) => {
+    const { asking, call, running: runningCall } = attached
+    const timeToLive = running(asking.backend)?.backend.settings.parkedTimeToLive ?? settings.parkedTimeToLive
+    return Effect.map(parked.park(runningCall, ownerOf(asking, call), timeToLive), (result) => {
+      if (result._tag === "TooMany") {
+        const message =
+          `${result.limit} calls wait for input already, the limit; answer one of them, or try again later`
+        runningCall.cancel(message)
+        return { text: JsonRpc.error(call.request.id, JsonRpc.codes.internal, message), status: 503 }
+      }
+      const inputRequests = JsonText.make(runningCall.inputRequests().map(({ key, text }) => [key, text]))
+      const required = JsonText.make([
+        ["resultType", "\"input_required\""],
+        ["inputRequests", inputRequests],
+        ["requestState", JSON.stringify(result.requestState)]
+      ])
+      return { text: resultText(call, required), status: 200 }
+    })
+  }
+
+  // ---------------------------------------------------------------------------
+  // subscriptions/listen
+  // ---------------------------------------------------------------------------
+
+  /** The changes that a caller's lanes tell of. The first one is leased for as long as the client listens. */
+  const listen = Effect.fnUntraced(function*(asking: Asking, call: Modern.Call) {
+    const filter = filterOf(call.request.params)
+    if (filter === undefined) {
+      return yield* refuseModern(call.request.id, {
+        status: 400,
+        code: Modern.codes.invalidParams,
+        message: "Invalid params: notifications must be an object of the kinds of change to hear of"
+      })
+    }
+    const { lane, profile } = yield* leaseFirst(asking, call)
+    if (lane.handshake.era === "modern") {
+      return yield* Effect.flatMap(attach(asking, call, lane.call(call, false, Effect.void)), answer)
+    }
+    const honoured = honour(filter, lane.handshake)
+    const changes = new Map<string, Change>()
+    let wake: (() => void) | undefined
+    const listener = (change: Change) => {
+      if (!concerns(honoured, change)) return
+      // Of changes of the same thing the newest says all.
+      changes.set(`${change.method} ${change.uri ?? ""}`, change)
+      wake?.()
+    }
+    yield* Effect.acquireRelease(
+      Effect.sync(() => profile.listeners.add(listener)),
+      () => Effect.sync(() => profile.listeners.delete(listener))
+    )
+    yield* lane.watchResources(honoured.resourceSubscriptions ?? [])
+    const changed = Effect.callback<"Changed">((resume) => {
+      wake = () => {
+        wake = undefined
+        resume(Effect.succeed("Changed"))
+      }
+      if (changes.size > 0) wake()
+    })
+    const ended = Effect.raceFirst(
+      Effect.as(Deferred.await(draining), "Draining" as const),
+      Effect.as(Deferred.await(lane.ended), "Ended" as const)
+    )
+    return subscription(asking, call, honoured, Effect.raceFirst(changed, ended), () => {
+      const news = [...changes.values()]
+      changes.clear()
+      return news
+    })
+  })
+
+  const subscription = (
+    { request }: Asking,
+    call: Modern.Call,
+    honoured: Filter,
+    next: Effect.Effect<"Changed" | "Draining" | "Ended">,
+    news: () => ReadonlyArray<Change>
+  ): Response => {
+    const { id } = call.request
+    const notification = (method: string, params: string) =>
+      `{"jsonrpc":"2.0","method":${JSON.stringify(method)},"params":${Modern.tagged(params, id)}}`
+    let state: "new" | "open" | "over" = "new"
+    const take: EventStreamBody.Take = Effect.suspend(() => {
+      if (state === "over") return Cause.done()
+      if (state === "new") {
+        state = "open"
+        const acknowledged = JSON.stringify({ notifications: honoured })
+        return Effect.succeed(chunks([notification("notifications/subscriptions/acknowledged", acknowledged)]))
+      }
+      return Effect.flatMap(next, (what): EventStreamBody.Take => {
+        const [first, ...others] = news().map(({ method, params }) => notification(method, params))
+        if (what === "Changed") return first === undefined ? take : Effect.succeed(chunks([first, ...others]))
+        state = "over"
+        // Without an answer the client knows that it should come back.
+        if (what === "Ended") return Cause.done()
+        return Effect.succeed(chunks([resultText(call, Modern.tagged("{\"resultType\":\"complete\"}", id))]))
+      })
+    })
+    return EventStreamBody.response(EventStreamBody.make(EventStreamBody.fromTake(take), streamOptions(request)))
+  }
+
+  return post
+}
+
+const over: Step = { texts: [""], status: 200, done: true }
+
+const last = (text: string): Step => ({ texts: [text], status: 200, done: true })
+
+const chunks = ([first, ...others]: NonEmptyReadonlyArray<string>): NonEmptyReadonlyArray<Uint8Array> => [
+  EventStreamBody.event({ text: first }),
+  ...others.map((text) => EventStreamBody.event({ text }))
+]
+
+const isAcquireError = <E extends { readonly _tag: string }>(error: E | Refusal): error is E => error._tag !== "Refusal"
+
+const unknownMethod = (method: string): Modern.Fault => ({
+  status: 404,
+  code: Modern.codes.methodNotFound,
+  message: `Method not found: revision ${Modern.version} has no ${method}`
+})
+
+const resultText = (call: Modern.Call, result: string): string =>
+  `{"jsonrpc":"2.0","id":${JSON.stringify(call.request.id)},"result":${result}}`
+
+/** The answer to `server/discover`, from what a back end has said in its handshake. */
+const discovered = ({ capabilities, instructions, serverInfo }: Handshake): string =>
+  JsonText.make([
+    ["resultType", "\"complete\""],
+    ["supportedVersions", JSON.stringify(Modern.supportedVersions)],
+    ["capabilities", capabilities],
+    ...(instructions === undefined ? [] : [["instructions", instructions] as const]),
+    ["ttlMs", String(discoverTimeToLive)],
+    // Whoever has another key may get other answers.
+    ["cacheScope", "\"private\""],
+    ...(serverInfo === undefined
+      ? []
+      : [["_meta", JsonText.make([[Modern.metaKeys.serverInfo, serverInfo]])] as const])
+  ])
+
+/** What a client wants to hear of. */
+interface Filter {
+  readonly toolsListChanged?: true
+  readonly promptsListChanged?: true
+  readonly resourcesListChanged?: true
+  readonly resourceSubscriptions?: ReadonlyArray<string>
+}
+
+const field = (value: unknown, name: string): unknown => Predicate.hasProperty(value, name) ? value[name] : undefined
+
+const filterOf = (params: unknown): Filter | undefined => {
+  const given = field(params, "notifications")
+  if (!Predicate.isObject(given) || Array.isArray(given)) return undefined
+  const uris = field(given, "resourceSubscriptions") ?? []
+  if (!Array.isArray(uris) || !uris.every((uri) => typeof uri === "string")) return undefined
+  return {
+    ...(field(given, "toolsListChanged") === true ? { toolsListChanged: true } : {}),
+    ...(field(given, "promptsListChanged") === true ? { promptsListChanged: true } : {}),
+    ...(field(given, "resourcesListChanged") === true ? { resourcesListChanged: true } : {}),
+    ...(uris.length > 0 ? { resourceSubscriptions: [...new Set(uris)] } : {})
+  }
+}
+
+/** The part of it that the server can tell of. */
+const honour = (filter: Filter, { capabilities }: Handshake): Filter => {
+  const can = Option.getOrUndefined(JsonRpc.parse(capabilities))
+  const listChanged = (what: string) => field(field(can, what), "listChanged") === true
+  return {
+    ...(filter.toolsListChanged === true && listChanged("tools") ? { toolsListChanged: true } : {}),
+    ...(filter.promptsListChanged === true && listChanged("prompts") ? { promptsListChanged: true } : {}),
+    ...(filter.resourcesListChanged === true && listChanged("resources") ? { resourcesListChanged: true } : {}),
+    ...(filter.resourceSubscriptions !== undefined && field(field(can, "resources"), "subscribe") === true
+      ? { resourceSubscriptions: filter.resourceSubscriptions }
+      : {})
+  }
+}
+
+const concerns = (filter: Filter, { method, uri }: Change): boolean => {
+  switch (method) {
+    case "notifications/tools/list_changed":
+      return filter.toolsListChanged === true
+    case "notifications/prompts/list_changed":
+      return filter.promptsListChanged === true
+    case "notifications/resources/list_changed":
+      return filter.resourcesListChanged === true
+    case "notifications/resources/updated":
+      return uri !== undefined && filter.resourceSubscriptions?.includes(uri) === true
+    default:
+      return false
+  }
+}

@@ -1,0 +1,118 @@
+/**
+ * Calls that wait for their client's input: kept with their lane until the client comes back with it, for a while.
+ *
+ * What the client is given for one is sealed and says which call, whose, of which back end and request, and until when; so
+ * it is good for that retry alone, and the call is gone from here once it has been used.
+ */
+import { Clock, Duration, Effect, Fiber, Option } from "effect"
+import { randomUUID } from "node:crypto"
+import type { RunningCall } from "./Lane.ts"
+import type * as RequestState from "./RequestState.ts"
+import type { Principal } from "./Sessions.ts"
+
+/** Whose a parked call is, and what it is. */
+export interface Owner {
+  readonly principal: Principal
+  readonly backend: string
+  /** Of its method and arguments. */
+  readonly digest: string
+}
+
+interface Entry {
+  readonly call: RunningCall
+  readonly owner: Owner
+  readonly timer: Fiber.Fiber<void>
+}
+
+export interface Parked {
+  /** Parks a call; what its client has to send back, or why it cannot be parked. */
+  readonly park: (
+    call: RunningCall,
+    owner: Owner,
+    timeToLive: Duration.Duration
+  ) => Effect.Effect<
+    { readonly _tag: "Parked"; readonly requestState: string } | { readonly _tag: "TooMany"; readonly limit: number }
+  >
+  /** The call that a state is for, which it is good for once; or what is wrong with it. */
+  readonly take: (
+    requestState: string,
+    owner: Owner
+  ) => Effect.Effect<
+    { readonly _tag: "Taken"; readonly call: RunningCall } | { readonly _tag: "Refused"; readonly reason: string }
+  >
+  /** Cancels all of them. */
+  readonly cancelAll: (reason: string) => Effect.Effect<void>
+  readonly size: () => number
+}
+
+export interface Limits {
+  readonly maxParked: number
+  readonly maxParkedPerKey: number
+}
+
+/** Keeps calls until the scope closes. */
+export const make = Effect.fnUntraced(function*(limits: Limits, seal: RequestState.Seal) {
+  const scope = yield* Effect.scope
+  const clock = yield* Clock.Clock
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  const entries = new Map<string, Entry>()
+  const counts = new Map<Principal, number>()
+
+  const remove = (id: string): Entry | undefined => {
+    const entry = entries.get(id)
+    if (entry === undefined) return undefined
+    entries.delete(id)
+    const { principal } = entry.owner
+    const left = (counts.get(principal) ?? 1) - 1
+    if (left > 0) counts.set(principal, left)
+    else counts.delete(principal)
+    return entry
+  }
+
+  const parked: Parked = {
+    // Synchronous: a call is either the client's connection's or here.
+    park: (call, owner, timeToLive) =>
+      Effect.sync(() => {
+        const { principal } = owner
+        const own = counts.get(principal) ?? 0
+        if (own >= limits.maxParkedPerKey) return { _tag: "TooMany", limit: limits.maxParkedPerKey }
+        if (entries.size >= limits.maxParked) return { _tag: "TooMany", limit: limits.maxParked }
+        const id = randomUUID()
+        const expire = Effect.sync(() => remove(id)?.call.cancel(`no input came within ${Duration.format(timeToLive)}`))
+        const timer = Fiber.runIn(run(Effect.delay(expire, timeToLive)), scope)
+        entries.set(id, { call, owner, timer })
+        counts.set(principal, own + 1)
+        call.park()
+        const expires = clock.currentTimeMillisUnsafe() + Duration.toMillis(timeToLive)
+        // JSON has no infinity.
+        const until = Math.min(expires, Number.MAX_SAFE_INTEGER)
+        return { _tag: "Parked", requestState: seal.seal({ call: id, ...owner, expires: until }) }
+      }),
+    take: (requestState, owner) =>
+      Effect.sync(() => {
+        const state = Option.getOrUndefined(seal.open(requestState))
+        const refused = (reason: string) => ({ _tag: "Refused", reason }) as const
+        if (state === undefined) return refused("it was not made by this gateway, or has been changed")
+        if (state.principal !== owner.principal) return refused("it belongs to somebody else")
+        if (state.backend !== owner.backend || state.digest !== owner.digest) {
+          return refused("it belongs to another request")
+        }
+        if (state.expires <= clock.currentTimeMillisUnsafe()) return refused("it has expired; make the call anew")
+        const entry = remove(state.call)
+        if (entry === undefined) return refused("it has been used before, or its call has ended; make the call anew")
+        entry.timer.interruptUnsafe()
+        return { _tag: "Taken", call: entry.call }
+      }),
+    cancelAll: (reason) =>
+      Effect.sync(() => {
+        for (const id of entries.keys()) {
+          const entry = remove(id)
+          entry?.timer.interruptUnsafe()
+          entry?.call.cancel(reason)
+        }
+      }),
+    size: () => entries.size
+  }
+  yield* Effect.addFinalizer(() => parked.cancelAll("the gateway is shutting down"))
+  return parked
+})

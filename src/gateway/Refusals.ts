@@ -1,0 +1,86 @@
+/** Requests that are refused: what their clients are told, and with which status. */
+import { Effect } from "effect"
+import { HttpServerResponse } from "effect/http"
+import * as GatewayMetrics from "./GatewayMetrics.ts"
+import * as JsonRpc from "./JsonRpc.ts"
+import type * as Modern from "./Modern.ts"
+import type { AcquireError } from "./Sessions.ts"
+
+/** A request that is refused, with its response. */
+export class Refusal {
+  readonly _tag = "Refusal"
+  readonly response: HttpServerResponse.HttpServerResponse
+  constructor(response: HttpServerResponse.HttpServerResponse) {
+    this.response = response
+  }
+}
+
+export interface RefusalOptions {
+  readonly id?: JsonRpc.Id
+  readonly code?: number
+  readonly headers?: Record<string, string>
+}
+
+export const refuse = (status: number, message: string, options?: RefusalOptions): Effect.Effect<never, Refusal> =>
+  Effect.andThen(
+    GatewayMetrics.refused(status),
+    Effect.fail(
+      new Refusal(jsonResponse(
+        JsonRpc.error(options?.id ?? null, options?.code ?? JsonRpc.codes.gateway, message),
+        status,
+        options?.headers
+      ))
+    )
+  )
+
+/** A request of revision 2026-07-28 that is refused. Codes below -32000 are the specification's, so what it has none for is internal. */
+export const refuseModern = (
+  id: JsonRpc.Id,
+  { code, data, message, status }: Modern.Fault
+): Effect.Effect<never, Refusal> =>
+  Effect.andThen(
+    GatewayMetrics.refused(status),
+    Effect.fail(new Refusal(jsonResponse(JsonRpc.error(id, code, message, data), status)))
+  )
+
+export const retryLater = { "retry-after": "10" }
+
+export const unknownSession = (id?: JsonRpc.Id) =>
+  refuse(404, "There is no such session; initialize again", id === undefined ? {} : { id })
+
+export const shuttingDown = (id?: JsonRpc.Id) =>
+  refuse(503, "The gateway is shutting down", { ...(id === undefined ? {} : { id }), headers: retryLater })
+
+/** What the client is told when there is no session for it. */
+export const refuseFailure = (error: AcquireError, requestId?: JsonRpc.Id): Effect.Effect<never, Refusal> => {
+  const id = requestId === undefined ? {} : { id: requestId }
+  switch (error._tag) {
+    case "UnknownSession":
+      return unknownSession(requestId)
+    case "BackendFull":
+    case "LanesTaken":
+      return refuse(503, error.message, { ...id, headers: retryLater })
+    case "CoolingDown":
+      return refuse(503, error.message, { ...id, headers: { "retry-after": String(error.seconds) } })
+    case "CapacityExceeded":
+      return refuse(503, "The gateway is at its limit of sessions; try again later", { ...id, headers: retryLater })
+    case "PoolClosed":
+      return shuttingDown(requestId)
+    case "InitializeRefused":
+      return refuse(502, "The back end refused to initialize again", id)
+    case "BackendFailed":
+      return error.shortage === true
+        ? refuse(503, error.message, { ...id, headers: retryLater })
+        : refuse(502, error.message, id)
+    case "LookupTimeout":
+    case "ValidationFailed":
+      return refuse(502, error.message, id)
+  }
+}
+
+export const jsonResponse = (
+  text: string,
+  status: number,
+  headers: Record<string, string> = {}
+): HttpServerResponse.HttpServerResponse =>
+  HttpServerResponse.text(text, { status, contentType: "application/json", headers })
