@@ -20,15 +20,7 @@ import * as Modern from "./Modern.ts"
 import * as ModernRoutes from "./ModernRoutes.ts"
 import type * as Parked from "./Parked.ts"
 import type { Refusal } from "./Refusals.ts"
-import {
-  jsonResponse,
-  refuse,
-  refuseFailure,
-  refuseModern,
-  retryLater,
-  shuttingDown,
-  unknownSession
-} from "./Refusals.ts"
+import { jsonResponse, refuse, refuseFailure, retryLater, shuttingDown, unknownSession } from "./Refusals.ts"
 import type { Connection, Principal, Sessions } from "./Sessions.ts"
 import type * as Settings from "./Settings.ts"
 
@@ -146,9 +138,7 @@ export const make = (
       return Effect.andThen(annotate(caller, first, undefined), modern(caller, first, text))
     }
     if (caller.version !== undefined && !protocolVersions.includes(caller.version)) {
-      return first?._tag === "Request"
-        ? refuseModern(first.id, { ...Modern.unsupportedVersion(caller.version), message: unsupported })
-        : refuse(400, unsupported)
+      return refuse(400, unsupported, first?._tag === "Request" ? { id: first.id } : {})
     }
     const isBatch = Array.isArray(json.value) && (caller.version ?? batchVersion) <= batchVersion
     if (isBatch && isHttp(caller)) return forward(caller, text, undefined)

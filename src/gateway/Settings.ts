@@ -8,7 +8,7 @@
 import { ByteSize, Duration, Option, Predicate } from "effect"
 
 export interface Setting<out A, out Input> {
-  readonly kind: "duration" | "count" | "bytes" | "flag" | "list" | "text"
+  readonly kind: "duration" | "count" | "bytes" | "flag" | "list" | "text" | "choice" | "secret"
   readonly default: A
   /** The default as a person would write it; empty for none. */
   readonly shown: string
@@ -131,7 +131,7 @@ const text = (fallback: string, description: string) =>
 
 const choice = <A extends string>(choices: ReadonlyArray<A>, fallback: A, description: string) =>
   setting<A>(
-    "text",
+    "choice",
     fallback,
     description,
     choices.map((each) => `"${each}"`).join(" or "),
@@ -141,7 +141,7 @@ const choice = <A extends string>(choices: ReadonlyArray<A>, fallback: A, descri
 /** A secret of at least as many characters as a key of 128 bits has in hexadecimal. */
 const secretText = (description: string) =>
   setting<string>(
-    "text",
+    "secret",
     "",
     description,
     "a secret of at least 32 characters",

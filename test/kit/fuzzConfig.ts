@@ -84,6 +84,15 @@ const values: Readonly<
   text: {
     good: ["\"\"", "\"a\"", "\"\\ud800\"", "\"__proto__\""],
     bad: ["1", "{}", "[]", "true", "[\"a\"]", "{\"toString\":1}"]
+  },
+  // The only one is `era`.
+  choice: {
+    good: ["\"auto\"", "\"legacy\"", "\"modern\""],
+    bad: ["1", "{}", "[]", "true", "\"\"", "\"Auto\"", "[\"auto\"]", "\"__proto__\"", "\"auto \""]
+  },
+  secret: {
+    good: [JSON.stringify(`${secret}-${secret}`), JSON.stringify("\ud800".repeat(32))],
+    bad: ["1", "{}", "[]", "true", "\"\"", "\"short\"", JSON.stringify("x".repeat(31)), "[\"a\"]"]
   }
 }
 
