@@ -1,15 +1,18 @@
 /**
- * Runs the official conformance suite against a server directly and through the gateway, and compares scenario by
- * scenario, check by check: `npm run conformance`. Ends with 1 if the gateway does worse in any.
+ * Runs the official conformance suites against a legacy stdio server: `npm run conformance`. That of the legacy revisions
+ * runs directly and through the gateway, and is compared scenario by scenario, check by check. That of 2026-07-28 runs
+ * through the gateway alone, because the server by itself speaks no such revision. Ends with 1 if the gateway does worse in
+ * a scenario of the first, or fails one that the revision requires in the second.
  */
-import { execFileSync, spawn } from "node:child_process"
+import { spawn, spawnSync } from "node:child_process"
 import type { ChildProcess } from "node:child_process"
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 
-const suite = "@modelcontextprotocol/conformance@0.1.16"
+const legacySuite = "@modelcontextprotocol/conformance@0.1.16"
+const modernSuite = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
 const fixture = new URL("./fixtures/conformance-server.ts", import.meta.url).pathname
 const gateway = new URL("../src/gateway/main.ts", import.meta.url).pathname
 
@@ -35,31 +38,17 @@ const answers = async (url: string): Promise<void> => {
   throw new Error(`${url} does not answer`)
 }
 
-/** The checks of each scenario; those that only inform are left out. */
-const run = (url: string): Map<string, ReadonlyArray<Check>> => {
+interface Run {
+  /** The checks of each scenario; those that only inform are left out. */
+  readonly scenarios: ReadonlyMap<string, ReadonlyArray<Check>>
+  readonly said: string
+}
+
+const run = (suite: string, url: string, which: ReadonlyArray<string>): Run => {
   const directory = mkdtempSync(join(tmpdir(), "conformance-"))
-  try {
-    execFileSync(
-      "npm",
-      [
-        "exec",
-        "--yes",
-        `--package=${suite}`,
-        "--",
-        "conformance",
-        "server",
-        "--url",
-        url,
-        "--suite",
-        "all",
-        "-o",
-        directory
-      ],
-      { stdio: "ignore", timeout: 300_000 }
-    )
-  } catch {
-    // It ends with 1 if any scenario fails; the files say which.
-  }
+  const args = ["exec", "--yes", `--package=${suite}`, "--", "conformance", "server", "--url", url, ...which]
+  // It ends with 1 if any scenario fails; the files say which.
+  const { stdout } = spawnSync("npm", [...args, "-o", directory], { timeout: 300_000, encoding: "utf8" })
   const scenarios = new Map<string, ReadonlyArray<Check>>()
   for (const name of readdirSync(directory)) {
     const checks: ReadonlyArray<Check> = JSON.parse(readFileSync(join(directory, name, "checks.json"), "utf8"))
@@ -67,7 +56,22 @@ const run = (url: string): Map<string, ReadonlyArray<Check>> => {
     scenarios.set(scenario, checks.filter(({ status }) => status !== "INFO"))
   }
   rmSync(directory, { recursive: true })
-  return scenarios
+  return { scenarios, said: stdout }
+}
+
+/** Prints a suite's result through the gateway: the scenarios that the revision requires and that fail. */
+const requirements = (revision: string, url: string): ReadonlyArray<string> => {
+  const { said, scenarios } = run(modernSuite, url, ["--requirements", revision])
+  const unscored = new Map([...said.matchAll(/^ {2}[✗✓] (\S+) \((.*)\)$/gm)].map(([, name = "", why]) => [name, why]))
+  const failing: Array<string> = []
+  console.log(`\n| scenario of ${revision} | through the gateway | required |\n|---|---|---|`)
+  for (const [name, checks] of [...scenarios].toSorted()) {
+    const why = unscored.get(name)
+    if (why === undefined && checks.some(({ status }) => status === "FAILURE")) failing.push(name)
+    console.log(`| ${name} | ${show(checks) || "-"} | ${why === undefined ? "yes" : `no: ${why}`} |`)
+  }
+  console.log(`\n${scenarios.size - unscored.size} required scenarios, ${failing.length} failing`)
+  return scenarios.size - unscored.size < 30 ? [...failing, "too few scenarios have run"] : failing
 }
 
 const show = (checks: ReadonlyArray<Check>): string => {
@@ -87,10 +91,13 @@ const start = (args: ReadonlyArray<string>, env: Record<string, string>) => {
 try {
   const [direct, through] = [await freePort(), await freePort()]
   start([fixture, "http"], { PORT: String(direct) })
-  start([gateway, "--port", String(through), "--", process.execPath, fixture, "stdio"], {})
+  // The suite gives some calls half a second; a process may need longer to start.
+  start([gateway, "--port", String(through), "--spares", "2", "--", process.execPath, fixture, "stdio"], {})
   await answers(`http://127.0.0.1:${direct}/mcp`)
   await answers(`http://127.0.0.1:${through}/health`)
-  const results = [run(`http://127.0.0.1:${direct}/mcp`), run(`http://127.0.0.1:${through}/mcp`)] as const
+  const results = [direct, through].map((port) =>
+    run(legacySuite, `http://127.0.0.1:${port}/mcp`, ["--suite", "all"]).scenarios
+  )
   const names = [...new Set(results.flatMap((result) => [...result.keys()]))].toSorted()
   const differing: Array<string> = []
   console.log("| scenario | the server itself | through the gateway | same |\n|---|---|---|---|")
@@ -106,12 +113,14 @@ try {
   console.log(`\n${names.length} scenarios, ${names.length - differing.length} the same`)
   for (const name of differing) {
     for (const [side, result] of [["itself", results[0]], ["gateway", results[1]]] as const) {
-      for (const { errorMessage = "", id, status } of result.get(name) ?? []) {
+      for (const { errorMessage = "", id, status } of result?.get(name) ?? []) {
         console.log(name, side, id, status, errorMessage)
       }
     }
   }
-  process.exitCode = names.length < 20 || differing.length > 0 ? 1 : 0
+  const failing = requirements("2026-07-28", `http://127.0.0.1:${through}/mcp`)
+  console.log(failing.join("\n"))
+  process.exitCode = names.length < 20 || differing.length + failing.length > 0 ? 1 : 0
 } finally {
   for (const child of children) child.kill("SIGTERM")
 }

@@ -18,6 +18,7 @@ import type { GatewayMetrics } from "./GatewayMetrics.ts"
 import * as JsonRpc from "./JsonRpc.ts"
 import * as JsonText from "./JsonText.ts"
 import * as Modern from "./Modern.ts"
+import * as ParamHeaders from "./ParamHeaders.ts"
 import type { Transport } from "./Transport.ts"
 import { version as ownVersion } from "./version.ts"
 
@@ -103,6 +104,7 @@ export interface Options {
   readonly changed: (change: Change) => void
   /** Whether a process of this back end has ever asked a client for something; and that this one has now. */
   readonly asks: { asked: boolean }
+  readonly paramHeaders: ParamHeaders.ParamHeaders
 }
 
 /** How long to wait for further requests of the server, in milliseconds, before its client is asked. */
@@ -298,6 +300,7 @@ export const make = Effect.fnUntraced(function*<R>(
     const { method } = call.current.request
     if (!failed) {
       const result = JsonText.member(line, "result") ?? "{}"
+      if (method === "tools/list") ParamHeaders.note(options.paramHeaders, result)
       const completed = handshake.era === "modern" || !JsonText.isObject(result)
         ? result
         : Modern.completed(method, result, handshake.serverInfo)

@@ -17,6 +17,7 @@ import * as JsonRpc from "./JsonRpc.ts"
 import * as JsonText from "./JsonText.ts"
 import type { Change, Event, Handshake, RunningCall } from "./Lane.ts"
 import * as Modern from "./Modern.ts"
+import * as ParamHeaders from "./ParamHeaders.ts"
 import type * as Parked from "./Parked.ts"
 import * as PeerOwner from "./PeerOwner.ts"
 import type { Refusal } from "./Refusals.ts"
@@ -77,6 +78,14 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
     if (Deferred.isDoneUnsafe(draining)) return shuttingDown(id)
     const call = read.success
     if (Modern.removedMethods.includes(method)) return refuseModern(id, unknownMethod(method))
+    const mismatch = method === "tools/call"
+      ? ParamHeaders.mismatch(
+        running(asking.backend)?.paramHeaders ?? new Map(),
+        message.params,
+        asking.request.headers
+      )
+      : undefined
+    if (mismatch !== undefined) return refuseModern(id, mismatch)
     switch (method) {
       case "server/discover":
         return discover(asking, call)

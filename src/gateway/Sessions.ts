@@ -35,6 +35,7 @@ import type * as JsonRpc from "./JsonRpc.ts"
 import * as Lane from "./Lane.ts"
 import * as Masking from "./Masking.ts"
 import type * as Modern from "./Modern.ts"
+import type * as ParamHeaders from "./ParamHeaders.ts"
 import * as Spares from "./Spares.ts"
 import * as StdioProcess from "./StdioProcess.ts"
 import * as Upstream from "./Upstream.ts"
@@ -60,6 +61,7 @@ export interface Running {
   /** What its newest process has said of itself to the gateway; `undefined`: none has been asked. */
   handshake: Lane.Handshake | undefined
   readonly asks: { asked: boolean }
+  readonly paramHeaders: ParamHeaders.ParamHeaders
 }
 
 /** A lane, leased. */
@@ -171,7 +173,8 @@ const make = Effect.fnUntraced(function*(
       scope: own,
       counts,
       handshake: undefined,
-      asks: { asked: false }
+      asks: { asked: false },
+      paramHeaders: new Map()
     })
   })
 
@@ -202,7 +205,8 @@ const make = Effect.fnUntraced(function*(
         probeTimeout,
         maxNotifications: backend.settings.replayEvents,
         changed: (change) => callers.find(key)?.listeners.forEach((listener) => listener(change)),
-        asks: target.asks
+        asks: target.asks,
+        paramHeaders: target.paramHeaders
       }, metrics)
     const known = era === "auto" ? handshake?.era : era
     const started = start(known)
