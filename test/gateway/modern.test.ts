@@ -1,0 +1,246 @@
+/** Revision 2026-07-28 at the gateway's door, in front of a legacy stdio server: what is answered how. */
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import * as Modern from "../../src/gateway/Modern.ts"
+import * as Kit from "../kit/gateway.ts"
+import { body, callTool, everything, request, send, textOf } from "../kit/modern.ts"
+
+const asking = (...args: ReadonlyArray<string>) => ({
+  command: process.execPath,
+  args: [new URL("../fixtures/asking-server.ts", import.meta.url).pathname, ...args]
+})
+
+let gateway: Kit.Running
+let url = ""
+beforeAll(async () => {
+  gateway = await Kit.start({ backends: { asking: asking() } })
+  url = `${gateway.origin}/mcp/asking`
+})
+afterAll(() => gateway.stop())
+
+const post = async (message: object, headers: Record<string, string | undefined>) => {
+  const given = Object.entries({ ...Kit.headers, ...headers }).filter((entry): entry is [string, string] =>
+    entry[1] !== undefined
+  )
+  const response = await fetch(url, {
+    method: "POST",
+    headers: Object.fromEntries(given),
+    body: JSON.stringify(message)
+  })
+  return { status: response.status, ...JSON.parse(await response.text()) }
+}
+
+describe("a request of revision 2026-07-28", () => {
+  it("is told from those of earlier revisions by its own content, on the same URL", async () => {
+    const session = await Kit.open(url)
+    assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
+    assert.strictEqual(textOf(await callTool(url, "count")), "1")
+    assert.strictEqual(await Kit.toolText(url, session, "count"), "2")
+    assert.strictEqual(textOf(await callTool(url, "count")), "2")
+  })
+
+  it("without the required keys of _meta is refused with -32602 and 400, under its id", async () => {
+    const whole = body("tools/list", {}, { id: "x" })
+    const meta: Record<string, unknown> = whole.params._meta
+    const wrong: ReadonlyArray<Record<string, unknown>> = [
+      { [Modern.metaKeys.protocolVersion]: undefined },
+      { [Modern.metaKeys.clientCapabilities]: undefined },
+      { [Modern.metaKeys.clientCapabilities]: [] },
+      { [Modern.metaKeys.protocolVersion]: 5 },
+      { [Modern.metaKeys.clientInfo]: "x" },
+      { [Modern.metaKeys.logLevel]: "loud" }
+    ]
+    for (const change of wrong) {
+      const said = await post(
+        { ...whole, params: { _meta: { ...meta, ...change } } },
+        Modern.headersOf("tools/list", {})
+      )
+      assert.deepStrictEqual([said.status, said.error?.code, said.id], [400, -32602, "x"], JSON.stringify(change))
+    }
+    const without = await post({ jsonrpc: "2.0", id: "x", method: "tools/list" }, Modern.headersOf("tools/list", {}))
+    assert.deepStrictEqual([without.status, without.error.code, without.id], [400, -32602, "x"])
+  })
+
+  it("whose headers say something else than its body is refused with -32020 and 400", async () => {
+    const right = Modern.headersOf("tools/call", { name: "count" })
+    const message = body("tools/call", { name: "count" }, {})
+    for (
+      const change of [
+        { "mcp-protocol-version": undefined },
+        { "mcp-protocol-version": "2025-11-25" },
+        { "mcp-method": undefined },
+        { "mcp-method": "tools/list" },
+        { "mcp-name": undefined },
+        { "mcp-name": "COUNT" },
+        { "mcp-name": "=?base64?!?=" }
+      ]
+    ) {
+      const said = await post(message, { ...right, ...change })
+      assert.deepStrictEqual([said.status, said.error?.code], [400, -32020], JSON.stringify(change))
+      assert.match(said.error.message, /^Header mismatch: the header M\S+ (is missing|says ".*", the body ".*")$/)
+    }
+  })
+
+  it("may have its name encoded in the header, and must if it is no plain ASCII", async () => {
+    for (const name of ["ü", " count", "=?base64?Y291bnQ=?=", "line\nbreak"]) {
+      const headers = Modern.headersOf("tools/call", { name })
+      assert.match(String(headers["mcp-name"]), /^=\?base64\?.*\?=$/)
+      const said = await callTool(url, name)
+      assert.strictEqual(said.last.error.message, "no such tool")
+    }
+    const encoded = { "mcp-name": `=?base64?${Buffer.from("count").toString("base64")}?=` }
+    assert.strictEqual((await callTool(url, "count", {}, { headers: encoded })).status, 200)
+  })
+
+  it("of a revision that is not spoken here is told which ones are", async () => {
+    const message = body("tools/list", {}, { meta: { [Modern.metaKeys.protocolVersion]: "2099-01-01" } })
+    const headers = { ...Modern.headersOf("tools/list", {}), "mcp-protocol-version": "2099-01-01" }
+    const said = await post(message, headers)
+    assert.deepStrictEqual([said.status, said.error.code, said.error.data], [400, -32022, {
+      supported: ["2026-07-28"],
+      requested: "2099-01-01"
+    }])
+  })
+
+  it("for what this revision has no longer, or the back end never had, is refused with -32601 and 404", async () => {
+    for (const method of ["initialize", "ping", "logging/setLevel", "resources/subscribe", "prompts/list"]) {
+      const said = await request(url, method, {}, { id: 7 })
+      assert.deepStrictEqual([said.status, said.last.error.code, said.last.id], [404, -32601, 7], method)
+    }
+  })
+
+  it("is a notification without consequences: 202", async () => {
+    const { id: _, ...notification } = body("notifications/cancelled", { requestId: 1 }, {})
+    const response = await fetch(url, {
+      method: "POST",
+      headers: { ...Kit.headers, ...Modern.headersOf("notifications/cancelled", {}) },
+      body: JSON.stringify(notification)
+    })
+    assert.deepStrictEqual([response.status, await response.text()], [202, ""])
+  })
+
+  it("server/discover tells what the server said in its handshake, without tasks", async () => {
+    const { last, status } = await request(url, "server/discover", {})
+    assert.strictEqual(status, 200)
+    assert.deepStrictEqual(last.result, {
+      resultType: "complete",
+      supportedVersions: ["2026-07-28"],
+      capabilities: {
+        tools: { listChanged: true },
+        resources: { subscribe: true, listChanged: true },
+        logging: {}
+      },
+      instructions: "Ask away.",
+      ttlMs: 60000,
+      cacheScope: "private",
+      _meta: { [Modern.metaKeys.serverInfo]: { name: "asking", version: "1.0.0" } }
+    })
+  })
+
+  it("gets results that say what they are, whose they are and how long they hold; numbers as they came", async () => {
+    const list = await request(url, "tools/list", {})
+    assert.deepStrictEqual(list.last.result, {
+      tools: [],
+      big: "12345678901234567890",
+      resultType: "complete",
+      ttlMs: 0,
+      cacheScope: "private",
+      _meta: { [Modern.metaKeys.serverInfo]: { name: "asking", version: "1.0.0" } }
+    })
+    const odd = await (await send(url, "odd", {})).text()
+    assert.include(odd, "\"n\":12345678901234567890,\"e\":1e400")
+    assert.notInclude(odd, "ttlMs")
+  })
+
+  it("reaches the server under an id of the gateway's, without the keys of this hop, with all others", async () => {
+    const meta = { "progressToken": "mine", "traceparent": "00-1-2-01", "example.com/x": { deep: [1] } }
+    const said = await callTool(url, "raw", { a: 1 }, { id: "client", meta })
+    assert.strictEqual(said.last.id, "client")
+    const { id, params } = JSON.parse(textOf(said))
+    assert.isNumber(id)
+    assert.deepStrictEqual(params, {
+      name: "raw",
+      arguments: { a: 1 },
+      _meta: { "traceparent": "00-1-2-01", "example.com/x": { deep: [1] }, "progressToken": id }
+    })
+  })
+
+  it("gets errors in this revision's codes", async () => {
+    const missing = await callTool(url, "missing")
+    assert.deepStrictEqual(missing.last.error, { message: "no such resource", data: { uri: "x" }, code: -32602 })
+    const reserved = await callTool(url, "reserved")
+    assert.deepStrictEqual(reserved.last.error, { message: "a code of its own", code: -32603, data: { code: -32050 } })
+    assert.deepStrictEqual([missing.status, reserved.status], [200, 200])
+  })
+
+  it("is told how its process ended, and the next one meets another", async () => {
+    const crashed = await callTool(url, "crash")
+    assert.match(crashed.last.error.message, /exit code 7/)
+    assert.strictEqual(textOf(await callTool(url, "count")), "1")
+  })
+
+  it("hears of its own progress under its own token, whatever tokens others use at the same time", async () => {
+    const calls = await Promise.all(
+      ["same", "same", 1, undefined].map((progressToken) =>
+        callTool(url, "progress", {}, { id: 1, meta: progressToken === undefined ? {} : { progressToken } })
+      )
+    )
+    for (const [i, { messages }] of calls.entries()) {
+      const progress = messages.slice(0, -1).map(({ params }) => [params.progressToken, params.progress])
+      const token = ["same", "same", 1][i]
+      assert.deepStrictEqual(progress, token === undefined ? [] : [[token, 1], [token, 2], [token, 3]])
+    }
+  })
+
+  it("hears log messages at the level that it asked for, and none without one", async () => {
+    const heard = async (level: string | undefined) => {
+      const meta = level === undefined ? {} : { [Modern.metaKeys.logLevel]: level }
+      const { messages } = await callTool(url, "log", {}, { meta })
+      return messages.slice(0, -1).map(({ params }) => params.data)
+    }
+    assert.deepStrictEqual(
+      await Promise.all([heard(undefined), heard("debug"), heard("warning"), heard("emergency")]),
+      [[], ["a debug", "a info", "a error"], ["a error"], []]
+    )
+  })
+
+  it("whose client goes is cancelled", async () => {
+    const before = textOf(await callTool(url, "pid", {}, { client: "leaver" }))
+    const aborter = new AbortController()
+    const call = send(url, "tools/call", { name: "never" }, { client: "leaver", signal: aborter.signal })
+    setTimeout(() => aborter.abort(), 100)
+    await call.then(() => assert.fail("an answer"), () => undefined)
+    await Kit.eventually("the cancellation is heard", async () => {
+      const heard = textOf(await callTool(url, "heard", {}, { client: "leaver" }))
+      return /notifications\/cancelled \d/.test(heard)
+    })
+    // Nobody had asked anything, so the process goes on.
+    assert.strictEqual(textOf(await callTool(url, "pid", {}, { client: "leaver" })), before)
+  })
+
+  it("that takes too long is cancelled and told so", async () => {
+    const short = await Kit.start({ backends: { asking: asking() }, requestTimeout: "300 millis" })
+    const said = await callTool(`${short.origin}/mcp/asking`, "never", {}, { capabilities: everything })
+    assert.match(said.last.error.message, /no answer within 300ms/)
+    assert.strictEqual(said.last.error.code, -32603)
+    await short.stop()
+  })
+})
+
+describe("the probe for the era", () => {
+  it("is answered by nobody: a server that is silent, or dies of the question, is served all the same", async () => {
+    const odd = await Kit.start({ backends: { silent: asking("--silent"), dies: asking("--die-on-discover") } })
+    for (const name of ["dies", "silent"]) {
+      assert.strictEqual(textOf(await callTool(`${odd.origin}/mcp/${name}`, "count")), "1", name)
+    }
+    await odd.stop()
+  })
+
+  it("is left out where the setting says what the back end speaks", async () => {
+    const known = await Kit.start({ backends: { asking: { ...asking("--silent"), era: "legacy" } } })
+    const started = Date.now()
+    const heard = textOf(await callTool(`${known.origin}/mcp/asking`, "heard"))
+    assert.deepStrictEqual(JSON.parse(heard), ["initialize", "notifications/initialized"])
+    assert.isBelow(Date.now() - started, 4000)
+    await known.stop()
+  })
+})

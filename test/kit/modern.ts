@@ -1,0 +1,86 @@
+/** A client of revision 2026-07-28 by hand: each request complete in itself. */
+import * as Modern from "../../src/gateway/Modern.ts"
+import { headers } from "./gateway.ts"
+
+export interface Said {
+  readonly status: number
+  readonly headers: Headers
+  /** Everything that came, in order: one message, or the events of a stream. */
+  readonly messages: ReadonlyArray<Message>
+  /** The last of them. */
+  readonly last: Message
+}
+
+// Whatever a server may say.
+// oxlint-disable-next-line typescript/no-explicit-any
+type Message = any
+
+export interface Options {
+  readonly id?: string | number
+  readonly key?: string
+  readonly client?: string
+  readonly capabilities?: object
+  readonly meta?: object
+  readonly headers?: Record<string, string>
+  readonly signal?: AbortSignal
+}
+
+export const everything = { elicitation: { form: {}, url: {} }, sampling: {}, roots: {} }
+
+export const body = (method: string, params: object, { capabilities = {}, client = "raw", id = 1, meta }: Options) => ({
+  jsonrpc: "2.0",
+  id,
+  method,
+  params: {
+    ...params,
+    _meta: {
+      [Modern.metaKeys.protocolVersion]: Modern.version,
+      [Modern.metaKeys.clientInfo]: { name: client, version: "1" },
+      [Modern.metaKeys.clientCapabilities]: capabilities,
+      ...meta
+    }
+  }
+})
+
+export const send = (url: string, method: string, params: object, options: Options = {}): Promise<Response> =>
+  fetch(url, {
+    method: "POST",
+    headers: {
+      ...headers,
+      ...Modern.headersOf(method, params),
+      ...(options.key === undefined ? {} : { authorization: `Bearer ${options.key}` }),
+      ...options.headers
+    },
+    body: JSON.stringify(body(method, params, options)),
+    ...(options.signal === undefined ? {} : { signal: options.signal })
+  })
+
+/** Sends a request and reads all that is said to it. */
+export const request = async (url: string, method: string, params: object, options: Options = {}): Promise<Said> => {
+  const response = await send(url, method, params, options)
+  const text = await response.text()
+  const isStream = response.headers.get("content-type") === "text/event-stream"
+  const messages: ReadonlyArray<Message> = isStream
+    ? text.split("\n").flatMap((line) => line.startsWith("data: ") ? [JSON.parse(line.slice(6))] : [])
+    : text === ""
+    ? []
+    : [JSON.parse(text)]
+  return { status: response.status, headers: response.headers, messages, last: messages.at(-1) }
+}
+
+export const callTool = (url: string, name: string, args: object = {}, options: Options & { again?: object } = {}) =>
+  request(url, "tools/call", { name, arguments: args, ...options.again }, options)
+
+/** The text of a tool's result. */
+export const textOf = (said: Said): string => said.last.result?.content?.[0]?.text
+
+/** What a client sends again to a call that asked: its answers by key. */
+export const answers = (said: Said, ...texts: ReadonlyArray<string>) => ({
+  requestState: said.last.result.requestState,
+  inputResponses: Object.fromEntries(
+    Object.keys(said.last.result.inputRequests).map((
+      key,
+      i
+    ) => [key, { action: "accept", content: { answer: texts[i] ?? "yes" } }])
+  )
+})
