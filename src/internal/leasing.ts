@@ -21,18 +21,6 @@ const leaseOf = <K, A>({ hash, id, key }: Identity<K>, value: A): Lease<K, A> =>
 
 type Restore = <B, E2, R>(effect: Effect.Effect<B, E2, R>) => Effect.Effect<B, E2, R>
 
-/** The launch that a caller brings along, in case its key is absent. User functions run here, before the step. */
-const makeLaunch = <K, A, E>(self: Pool<K, A, E>, key: K): Launch<K, A, E> => ({
-  id: ++self.lastId,
-  key,
-  hash: Hash.hash(key),
-  group: self.options.groupBy(key),
-  idleTimeToLive: self.options.idleTimeToLive(key),
-  scope: Scope.makeUnsafe(),
-  done: Deferred.makeUnsafe(),
-  cancelled: Deferred.makeUnsafe()
-})
-
 /** Leases a session for the caller's scope. */
 export const get = <K, A, E>(self: Pool<K, A, E>, key: K): Effect.Effect<A, E, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
@@ -120,6 +108,24 @@ const judge = <K, A, E>(
       (exit) => Exit.isSuccess(exit) && !exit.value ? "neither" : "error"
     )
 
+/** Leases a present or launching session for the caller's scope; never launches. */
+export const getOption = <K, A, E>(
+  self: Pool<K, A, E>,
+  key: K
+): Effect.Effect<Option.Option<A>, E, Scope.Scope> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(
+      leasePresent(self, key),
+      (session): Effect.Effect<Option.Option<A>, E, Scope.Scope> =>
+        session !== undefined
+          ? Effect.asSome(leaseForScope(self, session))
+          : Effect.flatMap(
+            claimPresent(self, key, restore),
+            (lease) => lease === undefined ? Effect.succeedNone : Effect.asSome(leaseForScope(self, lease))
+          )
+    )
+  )
+
 const takeTrace = <K, A, E>(
   self: Pool<K, A, E>,
   lease: Lease<K, A>,
@@ -160,6 +166,18 @@ const leasePresent = <K, A, E>(
     return leased
   })
 
+/** The launch that a caller brings along, in case its key is absent. User functions run here, before the step. */
+const makeLaunch = <K, A, E>(self: Pool<K, A, E>, key: K): Launch<K, A, E> => ({
+  id: ++self.lastId,
+  key,
+  hash: Hash.hash(key),
+  group: self.options.groupBy(key),
+  idleTimeToLive: self.options.idleTimeToLive(key),
+  scope: Scope.makeUnsafe(),
+  done: Deferred.makeUnsafe(),
+  cancelled: Deferred.makeUnsafe()
+})
+
 /** Gets hold of a session, launching it if need be. Runs uninterruptibly but for its waits. */
 const claim = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
@@ -196,18 +214,6 @@ const claimPresent = Effect.fnUntraced(function*<K, A, E>(
   )
   return yield* settle(self, key, restore, acquired)
 })
-
-/** Leases a present or launching session for the caller's scope; never launches. */
-export const getOption = <K, A, E>(
-  self: Pool<K, A, E>,
-  key: K
-): Effect.Effect<Option.Option<A>, E, Scope.Scope> =>
-  Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(
-      claimPresent(self, key, restore),
-      (lease) => lease === undefined ? Effect.succeedNone : Effect.asSome(leaseForScope(self, lease))
-    )
-  )
 
 /** Turns what the step decided into a lease; `undefined`: there is none, or it was found invalid. */
 const settle = Effect.fnUntraced(function*<K, A, E>(
