@@ -25,7 +25,11 @@ export interface Pool<in out K, in out A, in out E> {
   readonly fail: (error: AcquireError) => Cause.Cause<E>
   /** Of the fiber that made the pool: launches and closes see no caller's spans or references. */
   readonly context: Context.Context<never>
-  /** Of the same fiber: every time in the state comes from the clock that the cleanup sleeps by. */
+  /**
+   * Of the same fiber: every time in the state comes from the clock that the cleanup sleeps by. The pool's own fibers find
+   * it in their context. Only how long a caller has waited for a place is measured by the caller's clock, which its
+   * time-out runs by.
+   */
   readonly clock: Clock.Clock
   readonly tracer: Tracer.Tracer
   /** Made by the first reader of `events`; in it, `undefined` is the end of the pool. */
@@ -47,7 +51,10 @@ export const step = <R, K, A, E>(
   f: (state: State<K, A, E>, now: number) => Step<R, K, A, E>
 ): Effect.Effect<R> => Effect.uninterruptible(stepAsIs(self, f))
 
-/** As `step`, where nothing can interrupt: in a fiber of the pool, a mask, an exit handler or a finalizer. */
+/**
+ * As `step`, without its mask, which the way of a `get` or a `use` would pay for. Only where nothing can interrupt (in a
+ * mask, an exit handler or a finalizer); elsewhere take `step`.
+ */
 export const stepAsIs = <R, K, A, E>(
   self: Pool<K, A, E>,
   f: (state: State<K, A, E>, now: number) => Step<R, K, A, E>
@@ -57,7 +64,10 @@ export const stepAsIs = <R, K, A, E>(
     (outcome) => perform(self, outcome)
   )
 
-/** Runs a step that finds a session and touches it: nothing is to be done after it. */
+/**
+ * Runs a step that finds a session and touches it: nothing is to be done after it. This `Ref.modify` is what makes the
+ * two one atomic step.
+ */
 export const hit = <R, K, A, E>(
   self: Pool<K, A, E>,
   f: (state: State<K, A, E>, now: number) => Hit<R, K, A, E>
@@ -112,7 +122,7 @@ export const fork = <K, A, E>(self: Pool<K, A, E>, effect: Effect.Effect<unknown
   Effect.runForkWith(self.context)(effect)
 }
 
-/** A span of the pool's own, if a tracer sees it: making one takes longer than all the rest of a launch. */
+/** A span of the pool's own, only if a tracer sees it: without them a launch takes 10 instead of 14.4 µs. */
 export const traced = <K, A, E, B, E2, R>(
   self: Pool<K, A, E>,
   id: number,
