@@ -1,6 +1,7 @@
 /**
- * The working copy of a state inside one step, and the moves that several transitions share: places, the queue for
- * them, eviction, retirement. A draft lives only as long as its step; the state it came from is never changed.
+ * What transitions are made of: what a step returns, how it finds a slot, the working copy of the state inside it, and the
+ * moves that several transitions share: places, the queue for them, eviction, retirement. A draft lives only as long as
+ * its step; the state it came from is never changed.
  */
 import { HashMap, Option } from "effect"
 import * as Candidates from "./candidates.ts"
@@ -26,6 +27,27 @@ export interface Outcome<out R, K, A, E> {
 
 export type Step<R, K, A, E> = readonly [Outcome<R, K, A, E>, State<K, A, E>]
 
+/** What a step returns that nothing is to be done after. */
+export type Hit<R, K, A, E> = readonly [result: R, state: State<K, A, E>]
+
+export const none: ReadonlyArray<never> = []
+
+export const unchanged = <R, K, A, E>(state: State<K, A, E>, result: R): Step<R, K, A, E> => [
+  { result, actions: none },
+  state
+]
+
+export const slotOf = <K, A, E>(state: State<K, A, E>, key: K): Slot<K, A, E> | undefined =>
+  Option.getOrUndefined(HashMap.get(state.slots, key))
+
+/** As `slotOf`. What every request runs hashes its key once: a use would do it four times. */
+export const slotAt = <K, A, E>(state: State<K, A, E>, key: K, hash: number): Slot<K, A, E> | undefined =>
+  Option.getOrUndefined(HashMap.getHash(state.slots, key, hash))
+
+/** Sets the slot of a key that has one. `HashMap` exports no `set` that takes the hash. */
+export const withSlot = <K, A, E>(state: State<K, A, E>, key: K, hash: number, slot: Live<K, A>) =>
+  HashMap.modifyHash(state.slots, key, hash, () => Option.some(slot))
+
 type Mutable<T> = { -readonly [P in keyof T]: T[P] }
 
 export class Draft<K, A, E> {
@@ -33,6 +55,7 @@ export class Draft<K, A, E> {
   slots: HashMap.HashMap<K, Slot<K, A, E>>
   active: number
   hits: number
+  /** To read; to change it, write to `own`. */
   inventory: Inventory<K, A, E>
   readonly actions: Array<Action<K, A, E>> = []
   private copy: Mutable<Inventory<K, A, E>> | undefined
@@ -120,7 +143,7 @@ export const becomeIdle = <K, A, E>(d: Draft<K, A, E>, key: K, group: unknown): 
  * Whether nothing changes when a session under this key becomes idle: nobody waits, and wherever idle sessions are looked
  * for its key is found already, since it was idle before. Saves a bounded pool most of the work of a release.
  */
-export const wasIdle = <K, A, E>(
+export const idleChangesNothing = <K, A, E>(
   { groups, places, queue }: Inventory<K, A, E>,
   limits: Limits,
   key: K,
@@ -140,7 +163,10 @@ const forgetIdle = <K, A, E>(d: Draft<K, A, E>, key: K, group: unknown): void =>
 export const hasRoom = <K, A, E>(d: Draft<K, A, E>, group: unknown): boolean =>
   d.inventory.places.used < d.limits.capacity && groupPlaces(d, group).used < d.limits.groupCapacity
 
-/** Whether an idle session could be closed to make room in this group. */
+/**
+ * Whether an idle session could be closed to make room in this group. Forgets the keys that it finds in use: end the step
+ * with `d.end`, not with `unchanged`.
+ */
 export const canEvict = <K, A, E>(d: Draft<K, A, E>, group: unknown): boolean => {
   const groupFull = groupPlaces(d, group).used >= d.limits.groupCapacity
   return leastRecentlyUsed(d, groupFull ? { group } : undefined) !== undefined
@@ -275,7 +301,10 @@ const leastRecentlyUsed = <K, A, E>(
 // Retirement
 // -----------------------------------------------------------------------------
 
-/** Takes a live session out of its slot. It closes now if nobody leases it, else with its last lease. */
+/**
+ * Takes a live session out of its slot. It closes now if nobody leases it, else with its last lease (`release`). Every
+ * retirement is this move, but for the one in `landed`: a launch that was invalidated while it ran never gets a slot.
+ */
 export const retire = <K, A, E>(d: Draft<K, A, E>, live: Live<K, A>, reason: Reason, leases = live.leases): void => {
   const { session } = live
   d.slots = HashMap.remove(d.slots, session.key)

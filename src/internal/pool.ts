@@ -7,6 +7,7 @@
 import type { Cause, Clock, Context, Scope } from "effect"
 import { Deferred, Effect, Fiber, PubSub, Ref, Tracer } from "effect"
 import { runClose } from "./closing.ts"
+import type { Hit, Outcome, Step } from "./draft.ts"
 import type { AcquireError } from "./errors.ts"
 import type { Event } from "./events.ts"
 import { runLaunch } from "./launching.ts"
@@ -14,7 +15,6 @@ import type { LeakDetector } from "./leaks.ts"
 import type { PoolMetrics } from "./metrics.ts"
 import type { Resolved } from "./options.ts"
 import type { Action, State } from "./state.ts"
-import type { Hit, Outcome, Step } from "./transitions.ts"
 
 /** What a `SessionPool` holds inside. `E` includes `AcquireError`: callers of one launch share one failure. */
 export interface Pool<in out K, in out A, in out E> {

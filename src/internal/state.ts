@@ -1,5 +1,6 @@
 /**
- * The data of a pool: what the one `Ref` holds. Every value here is immutable; all changes are in `transitions.ts`.
+ * The data of a pool: what the one `Ref` holds. Every value here is immutable; `transitions.ts` lists all
+ * changes.
  *
  * A key has a slot while something is known of it: `Waiting` (for a place) → `Launching` → `Live`, or `Failed` (a
  * remembered failure). What has left its slot but still holds a place is in `retired` (sessions) or `detached`
@@ -10,7 +11,10 @@ import { HashMap } from "effect"
 import * as Candidates from "./candidates.ts"
 import * as Queue from "./queue.ts"
 
-/** Why a session was retired. */
+/**
+ * Why a session was retired. One more reason goes here and into `closes` of `make` below; the transition that finds it
+ * hands it to `retire` (`draft.ts`). Events, metrics and counts follow by themselves.
+ */
 export type Reason =
   | "IdleTimeout"
   | "MaxLifetime"
@@ -22,7 +26,10 @@ export type Reason =
   | "Invalid"
   | "PoolClosed"
 
-/** What names one session or launch: its identity, and its key with the hash, which takes 0.1 µs for a long string. */
+/**
+ * What names one session or launch: its identity, and its key with the hash, which takes 0.1 µs for a long string. `hash`
+ * is always `Hash.hash(key)`: with another the slot is not found.
+ */
 export interface Identity<out K> {
   readonly id: number
   readonly key: K

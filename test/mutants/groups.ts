@@ -14,7 +14,12 @@ export const groups: ReadonlyArray<Group> = [
   {
     name: "transitions",
     threshold: 95,
-    mutate: internal("transitions", "draft", "queue", "candidates"),
+    mutate: internal(
+      ...["acquire", "launch", "adopt", "validate", "release", "retire", "end"].map((name) => `transitions/${name}`),
+      "draft",
+      "queue",
+      "candidates"
+    ),
     tests: ["transitions", "outcomes", "claims", "collections", "eviction", "walk"].map((name) =>
       `test/internal/${name}`
     )

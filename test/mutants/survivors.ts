@@ -15,7 +15,7 @@ const transitions: ReadonlyArray<Survivors> = [
       "internal/draft.ts serve: { // The pool is full and nothing is idle: those behind this waiter w… → {}",
       "internal/draft.ts leastRecentlyUsed: [] → [\"Stryker was here\"]",
       "internal/draft.ts forgetIdle: true → false",
-      "internal/transitions.ts release: leases > 0 → false"
+      "internal/transitions/release.ts release: leases > 0 → false"
     ]
   },
   {
@@ -23,26 +23,26 @@ const transitions: ReadonlyArray<Survivors> = [
       "The short way of a release that changes nothing else, or one copy of the inventory: the long way does the same.",
     mutants: [
       "internal/draft.ts Draft: this.copy === undefined → true",
-      "internal/draft.ts wasIdle: { if (Queue.size(queue) > 0) return false if (limits.capacity !== Inf… → {}",
-      "internal/draft.ts wasIdle: Queue.size(queue) > 0 → true",
-      "internal/draft.ts wasIdle: limits.capacity !== Infinity && !Candidates.has(places.idle, key, has… → true",
-      "internal/draft.ts wasIdle: limits.capacity !== Infinity && !Candidates.has(places.idle, key, has… → limits.capacity !== Infinity || !Candidates.has(places.idle, key, has…",
-      "internal/draft.ts wasIdle: limits.capacity !== Infinity → true",
-      "internal/draft.ts wasIdle: limits.groupCapacity === Infinity → false",
-      "internal/draft.ts wasIdle: true → false",
-      "internal/draft.ts wasIdle: Option.isSome(ofGroup) && Candidates.has(ofGroup.value.idle, key, has… → false",
-      "internal/transitions.ts release: leases > 0 || (session.idleTimeToLive > 0 && wasIdle(state.inventory,… → false",
-      "internal/transitions.ts release: leases > 0 || (session.idleTimeToLive > 0 && wasIdle(state.inventory,… → leases > 0 && session.idleTimeToLive > 0 && wasIdle(state.inventory, …",
-      "internal/transitions.ts release: how !== \"error\" && staysAsIs → false",
-      "internal/transitions.ts release: { // Nothing follows from the end of this lease. return [noOutcome, n… → {}"
+      "internal/draft.ts idleChangesNothing: { if (Queue.size(queue) > 0) return false if (limits.capacity !== Inf… → {}",
+      "internal/draft.ts idleChangesNothing: Queue.size(queue) > 0 → true",
+      "internal/draft.ts idleChangesNothing: limits.capacity !== Infinity && !Candidates.has(places.idle, key, has… → true",
+      "internal/draft.ts idleChangesNothing: limits.capacity !== Infinity && !Candidates.has(places.idle, key, has… → limits.capacity !== Infinity || !Candidates.has(places.idle, key, has…",
+      "internal/draft.ts idleChangesNothing: limits.capacity !== Infinity → true",
+      "internal/draft.ts idleChangesNothing: limits.groupCapacity === Infinity → false",
+      "internal/draft.ts idleChangesNothing: true → false",
+      "internal/draft.ts idleChangesNothing: Option.isSome(ofGroup) && Candidates.has(ofGroup.value.idle, key, has… → false",
+      "internal/transitions/release.ts release: leases > 0 || (session.idleTimeToLive > 0 && idleChangesNothing(state… → false",
+      "internal/transitions/release.ts release: leases > 0 || (session.idleTimeToLive > 0 && idleChangesNothing(state… → leases > 0 && session.idleTimeToLive > 0 && idleChangesNothing(state.…",
+      "internal/transitions/release.ts release: how !== \"error\" && staysAsIs → false",
+      "internal/transitions/release.ts release: { // Nothing follows from the end of this lease. const slots = withSl… → {}"
     ]
   },
   {
     why: "A guard: whoever waits, and counts on no close, has had every candidate that is in use dropped.",
     mutants: [
-      "internal/draft.ts wasIdle: Queue.size(queue) > 0 → false",
-      "internal/draft.ts wasIdle: Queue.size(queue) > 0 → Queue.size(queue) >= 0",
-      "internal/draft.ts wasIdle: Queue.size(queue) > 0 → Queue.size(queue) <= 0"
+      "internal/draft.ts idleChangesNothing: Queue.size(queue) > 0 → false",
+      "internal/draft.ts idleChangesNothing: Queue.size(queue) > 0 → Queue.size(queue) >= 0",
+      "internal/draft.ts idleChangesNothing: Queue.size(queue) > 0 → Queue.size(queue) <= 0"
     ]
   },
   {
@@ -80,13 +80,13 @@ const transitions: ReadonlyArray<Survivors> = [
   },
   {
     why: "A candidate that is in use is dropped when it is drawn.",
-    mutants: ["internal/transitions.ts adopt: callers === 0 → true"]
+    mutants: ["internal/transitions/adopt.ts adopt: callers === 0 → true"]
   },
   {
     why: "What is neither a success nor an error, whatever it is called.",
     mutants: [
-      "internal/transitions.ts abandon: \"neither\" → \"\"",
-      "internal/transitions.ts validated: \"neither\" → \"\"",
+      "internal/transitions/acquire.ts abandon: \"neither\" → \"\"",
+      "internal/transitions/validate.ts validated: \"neither\" → \"\"",
       "internal/leasing.ts leaseForScope: \"neither\" → \"\"",
       "internal/leasing.ts judge: \"neither\" → \"\"",
       "internal/leasing.ts judge: \"neither\" → \"\" (2)",
@@ -96,12 +96,12 @@ const transitions: ReadonlyArray<Survivors> = [
   {
     why: "The compiler needs the check: `Failure` is the reason of a `Failed` slot, and of no other.",
     mutants: [
-      "internal/transitions.ts expiry: \"Failure\" → \"\"",
-      "internal/transitions.ts expire: slot === undefined → false (2)",
-      "internal/transitions.ts expire: slot._tag === \"Live\" && reason !== \"Failure\" → slot._tag === \"Live\" || reason !== \"Failure\"",
-      "internal/transitions.ts expire: slot._tag === \"Live\" → true",
-      "internal/transitions.ts expire: reason !== \"Failure\" → true",
-      "internal/transitions.ts expire: \"Failure\" → \"\""
+      "internal/transitions/retire.ts expiry: \"Failure\" → \"\"",
+      "internal/transitions/retire.ts expire: slot === undefined → false (2)",
+      "internal/transitions/retire.ts expire: slot._tag === \"Live\" && reason !== \"Failure\" → slot._tag === \"Live\" || reason !== \"Failure\"",
+      "internal/transitions/retire.ts expire: slot._tag === \"Live\" → true",
+      "internal/transitions/retire.ts expire: reason !== \"Failure\" → true",
+      "internal/transitions/retire.ts expire: \"Failure\" → \"\""
     ]
   }
 ]

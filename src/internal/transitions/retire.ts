@@ -1,0 +1,94 @@
+/**
+ * The steps that retire a session for a reason from outside: its owner, its connection, its age. What they do then is
+ * `retire` of `draft.ts`, as in every step that finds a reason on its way (`release`, `validated`, `adopt`, an eviction).
+ */
+import { HashMap, Option } from "effect"
+import type { Limits, Step } from "../draft.ts"
+import { detach, Draft, endClosing, endIfEmpty, retire, slotOf, unchanged } from "../draft.ts"
+import type { Reason, Slot, State } from "../state.ts"
+
+/** Retires whatever is under the key; `id` narrows it to one session or launch. True if something was retired. */
+export const invalidate = <K, A, E>(
+  state: State<K, A, E>,
+  limits: Limits,
+  key: K,
+  id?: number
+): Step<boolean, K, A, E> => {
+  const slot = slotOf(state, key)
+  const d = new Draft(state, limits)
+  switch (slot?._tag) {
+    case "Live": {
+      if (id !== undefined && slot.session.id !== id) return unchanged(state, false)
+      retire(d, slot, "Invalidated")
+      return d.end(true)
+    }
+    case "Launching": {
+      if (id !== undefined && slot.launch.id !== id) return unchanged(state, false)
+      d.slots = HashMap.remove(d.slots, key)
+      d.own.launching--
+      detach(d, slot.launch, slot.callers)
+      return d.end(true)
+    }
+    case "Failed": {
+      d.slots = HashMap.remove(d.slots, key)
+      return d.end(false)
+    }
+    // What waits for a place is not launched yet: whoever waits gets a session newer than this call.
+    default:
+      return unchanged(state, false)
+  }
+}
+
+/** Retires a session whose connection has died. */
+export const disconnected = <K, A, E>(
+  state: State<K, A, E>,
+  limits: Limits,
+  key: K,
+  id: number
+): Step<boolean, K, A, E> => {
+  const slot = slotOf(state, key)
+  if (slot?._tag !== "Live" || slot.session.id !== id) return unchanged(state, false)
+  const d = new Draft(state, limits)
+  retire(d, slot, "Disconnected")
+  return d.end(true)
+}
+
+/** Why a slot has expired: a session's reason, or `Failure` for a remembered failure; undefined if it has not. */
+export const expiry = <K, A, E>(
+  slot: Slot<K, A, E>,
+  now: number
+): Reason | "Failure" | undefined => {
+  if (slot._tag === "Failed") return now >= slot.until ? "Failure" : undefined
+  if (slot._tag !== "Live") return undefined
+  if (now >= slot.session.expiresAt) return "MaxLifetime"
+  // A validation in the background is no use: else one that always runs with the sweep would keep a session for ever.
+  const users = slot.validation === undefined ? slot.leases : slot.leases - 1
+  return users === 0 && now - slot.lastUsedAt > slot.session.idleTimeToLive ? "IdleTimeout" : undefined
+}
+
+/** Re-checks one candidate of the sweep, and retires it if it has expired. True if a session was retired. */
+export const expire = <K, A, E>(state: State<K, A, E>, limits: Limits, key: K, now: number): Step<boolean, K, A, E> => {
+  const slot = slotOf(state, key)
+  const reason = slot === undefined ? undefined : expiry(slot, now)
+  if (slot === undefined || reason === undefined) return unchanged(state, false)
+  const d = new Draft(state, limits)
+  if (slot._tag === "Live" && reason !== "Failure") {
+    retire(d, slot, reason)
+    return d.end(true)
+  }
+  d.slots = HashMap.remove(d.slots, key)
+  return d.end(false)
+}
+
+/** A session is closed (or its close timed out): its place is free. */
+export const closed = <K, A, E>(state: State<K, A, E>, limits: Limits, id: number): Step<void, K, A, E> => {
+  const entry = Option.getOrUndefined(HashMap.get(state.inventory.retired, id))
+  if (entry === undefined) return unchanged(state, undefined)
+  const d = new Draft(state, limits)
+  const totals = d.inventory.totals
+  d.own.retired = HashMap.remove(d.inventory.retired, id)
+  d.own.totals = { ...totals, closes: { ...totals.closes, [entry.reason]: totals.closes[entry.reason] + 1 } }
+  endClosing(d, entry.session.group)
+  endIfEmpty(d)
+  return d.end(undefined)
+}

@@ -1,0 +1,80 @@
+/**
+ * A check of the connection begins and ends. While it runs it holds a lease, so that nothing closes the session under it.
+ */
+import { Hash, HashMap } from "effect"
+import type { Limits, Step } from "../draft.ts"
+import { becomeIdle, Draft, retire, slotOf, unchanged } from "../draft.ts"
+import type { Session, State, Validation } from "../state.ts"
+import { Live } from "../state.ts"
+import { release } from "./release.ts"
+
+/** Has a session that the caller leases validated: begins it, or joins the one that runs; undefined if it is retired. */
+export const revalidate = <K, A, E>(
+  state: State<K, A, E>,
+  limits: Limits,
+  key: K,
+  id: number,
+  validation: Validation
+): Step<{ readonly validation: Validation; readonly begin: Session<K, A> | undefined } | undefined, K, A, E> => {
+  const slot = slotOf(state, key)
+  if (slot?._tag !== "Live" || slot.session.id !== id) return unchanged(state, undefined)
+  if (slot.validation !== undefined) return unchanged(state, { validation: slot.validation, begin: undefined })
+  return beginValidation(state, limits, slot, validation)
+}
+
+/** Begins the background validation of a session if it is idle and none runs; it is no use of the session. */
+export const probe = <K, A, E>(
+  state: State<K, A, E>,
+  limits: Limits,
+  key: K,
+  id: number,
+  validation: Validation
+): Step<{ readonly validation: Validation; readonly begin: Session<K, A> | undefined } | undefined, K, A, E> => {
+  const slot = slotOf(state, key)
+  // A validation that runs has a lease.
+  return slot?._tag === "Live" && slot.session.id === id && slot.leases === 0
+    ? beginValidation(state, limits, slot, validation)
+    : unchanged(state, undefined)
+}
+
+const beginValidation = <K, A, E>(state: State<K, A, E>, limits: Limits, live: Live<K, A>, validation: Validation) => {
+  const d = new Draft(state, limits)
+  const { errorCount, lastUsedAt, leases, requestCount, session, validatedAt } = live
+  if (leases === 0) d.active++
+  d.slots = HashMap.set(
+    d.slots,
+    session.key,
+    new Live(session, lastUsedAt, requestCount, errorCount, leases + 1, validatedAt, validation)
+  )
+  return d.end({ validation, begin: session })
+}
+
+/** The validation is over: its own lease ends, and a session found invalid is retired. */
+export const validated = <K, A, E>(
+  state: State<K, A, E>,
+  limits: Limits,
+  key: K,
+  id: number,
+  valid: boolean,
+  now: number
+): Step<void, K, A, E> => {
+  const slot = slotOf(state, key)
+  if (slot?._tag !== "Live" || slot.session.id !== id) {
+    return release(state, limits, { id, key, hash: Hash.hash(key) }, now, "neither")
+  }
+  const d = new Draft(state, limits)
+  const { errorCount, lastUsedAt, requestCount, session } = slot
+  const leases = slot.leases - 1
+  if (!valid) {
+    retire(d, slot, "Invalid", leases)
+    return d.end(undefined)
+  }
+  const live = new Live(session, lastUsedAt, requestCount, errorCount, leases, now, undefined)
+  d.slots = HashMap.set(d.slots, key, live)
+  if (leases === 0) {
+    d.active--
+    if (session.idleTimeToLive === 0) retire(d, live, "IdleTimeout")
+    else becomeIdle(d, key, session.group)
+  }
+  return d.end(undefined)
+}
