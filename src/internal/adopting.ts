@@ -1,8 +1,10 @@
 /** How `set` puts a connection that is open already into the pool. */
+import type { Option } from "effect"
 import { Clock, Deferred, Effect, Exit, Hash, Scope } from "effect"
 import { runReject } from "./closing.ts"
 import { PoolClosed } from "./errors.ts"
 import { jitteredLifetime, watch } from "./launching.ts"
+import type { Restore } from "./leasing.ts"
 import { exceeded } from "./leasing.ts"
 import type { Pool } from "./pool.ts"
 import { fork, step } from "./pool.ts"
@@ -51,14 +53,7 @@ export const set = <K, A, E>(
       let adopted = yield* adopt(false, undefined)
       if (adopted._tag === "Queued") {
         const { entry, ticket } = adopted
-        const giveBack = step(self, (state) => Transitions.returnGrant(state, self.options, ticket, group))
-        const { acquireTimeout } = self.options
-        const place = Deferred.await(granted)
-        const wait = acquireTimeout === Infinity ? Effect.asSome(place) : Effect.timeoutOption(place, acquireTimeout)
-        const got = yield* Effect.onExit(
-          restore(wait),
-          (exit) => Exit.isSuccess(exit) && exit.value._tag === "Some" ? Effect.void : giveBack
-        )
+        const got = yield* awaitGrant(self, granted, ticket, group, restore)
         if (got._tag === "None") {
           return yield* exceeded(self, key, group, (yield* Clock.currentTimeMillis) - startedAt)
         }
@@ -76,3 +71,21 @@ export const set = <K, A, E>(
     return Effect.onExit(adoption, (exit) =>
       Exit.isSuccess(exit) ? Effect.void : Effect.sync(() => fork(self, runReject(self, id, key, scope))))
   })
+
+/** Waits for the place, up to `acquireTimeout`; whoever does not get it leaves the queue, or returns it. */
+const awaitGrant = <K, A, E>(
+  self: Pool<K, A, E>,
+  granted: Deferred.Deferred<boolean>,
+  ticket: number,
+  group: unknown,
+  restore: Restore
+): Effect.Effect<Option.Option<boolean>> => {
+  const { acquireTimeout } = self.options
+  const place = Deferred.await(granted)
+  const wait = acquireTimeout === Infinity ? Effect.asSome(place) : Effect.timeoutOption(place, acquireTimeout)
+  const giveBack = step(self, (state) => Transitions.returnGrant(state, self.options, ticket, group))
+  return Effect.onExit(
+    restore(wait),
+    (exit) => Exit.isSuccess(exit) && exit.value._tag === "Some" ? Effect.void : giveBack
+  )
+}

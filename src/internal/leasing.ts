@@ -19,7 +19,8 @@ interface Lease<out K, out A> extends Identity<K> {
 
 const leaseOf = <K, A>({ hash, id, key }: Identity<K>, value: A): Lease<K, A> => ({ hash, id, key, value })
 
-type Restore = <B, E2, R>(effect: Effect.Effect<B, E2, R>) => Effect.Effect<B, E2, R>
+/** Makes a wait within a mask interruptible again. */
+export type Restore = <B, E2, R>(effect: Effect.Effect<B, E2, R>) => Effect.Effect<B, E2, R>
 
 /** Leases a session for the caller's scope. */
 export const get = <K, A, E>(self: Pool<K, A, E>, key: K): Effect.Effect<A, E, Scope.Scope> =>

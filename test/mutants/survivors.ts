@@ -122,7 +122,7 @@ const shell: ReadonlyArray<Survivors> = [
       "internal/sweeping.ts end: self.options.drainTimeout > 0 → true",
       "internal/sweeping.ts end: self.options.drainTimeout > 0 → self.options.drainTimeout >= 0",
       "internal/sweeping.ts end: self.options.drainTimeout === Infinity → false",
-      "internal/adopting.ts set: acquireTimeout === Infinity → false"
+      "internal/adopting.ts awaitGrant: acquireTimeout === Infinity → false"
     ]
   },
   {
