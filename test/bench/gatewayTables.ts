@@ -2,6 +2,7 @@
 import type { Case, Figures } from "./gatewayCases.ts"
 import { measures } from "./gatewayCases.ts"
 import * as Gateways from "./gateways.ts"
+import { format, spreadOf } from "./spread.ts"
 
 /** The rounds of a case, each with the figures by the name of the gateway. */
 export type Rounds = ReadonlyArray<ReadonlyMap<string, Figures>>
@@ -17,7 +18,7 @@ export const table = ({ description, subjects = Gateways.subjects }: Case, round
   const cell = (subject: string, measure: Measure) => {
     const found = values(subject, measure)
     if (found.length === 0) return "–"
-    return counts.includes(measure) ? String(found.reduce((a, b) => a + b)) : figure(median(found))
+    return counts.includes(measure) ? String(found.reduce((a, b) => a + b)) : figure(spreadOf(found).median)
   }
   const compared = names.filter(has)
   const others = subjects.filter((subject) => subject !== Gateways.ours)
@@ -51,17 +52,7 @@ const ratios = (rounds: Rounds, over: string, under: string, measure: Measure): 
     return a === undefined || b === undefined ? [] : [a / b]
   })
 
-const spread = (values: ReadonlyArray<number>): string =>
-  values.length === 0
-    ? "–"
-    : `${median(values).toFixed(2)} (${Math.min(...values).toFixed(2)}–${Math.max(...values).toFixed(2)})`
-
-const median = (values: ReadonlyArray<number>): number => {
-  const sorted = values.toSorted((a, b) => a - b)
-  const middle = sorted.length >> 1
-  const upper = sorted[middle] ?? Number.NaN
-  return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2
-}
+const spread = (values: ReadonlyArray<number>): string => values.length === 0 ? "–" : format(spreadOf(values))
 
 const figure = (value: number): string =>
   value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2)

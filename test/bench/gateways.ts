@@ -20,7 +20,7 @@ export interface Subject {
 
 const here = (path: string) => new URL(path, import.meta.url).pathname
 /** As the package has it (built by `npm run bench:gateway`), with the option of Node that the README recommends. */
-const ours: Subject = {
+export const ours: Subject = {
   name: "effect-session-pool",
   arguments: (port, { args, command }, spares) => [
     "--max-semi-space-size=8",
@@ -68,7 +68,6 @@ const mcpProxy: Subject = {
   path: "/mcp"
 }
 
-export { ours }
 export const subjects: ReadonlyArray<Subject> = [ours, limit, supergateway, mcpProxy]
 
 export interface Gateway {
@@ -94,7 +93,9 @@ export const start = async (subject: Subject, backend: Backend, spares = 0): Pro
   })
   const exit = new Promise<void>((resolve) => child.once("exit", () => resolve()))
   const pid = child.pid ?? 0
-  await Kit.eventually(`${subject.name} listens: ${errors}`, () => listens(port), 60)
+  await Kit.eventually(`${subject.name} listens`, () => listens(port), 60).catch((cause) => {
+    throw new Error(`${subject.name} does not start. Its last errors: ${errors}`, { cause })
+  })
   return {
     url: `http://127.0.0.1:${port}${subject.path}`,
     cpuMicros: () => cpuMicros(pid),

@@ -1,10 +1,10 @@
 /**
  * One subject in a process of its own, so that subjects share neither heap nor compiled code: filled once, then told by
- * its parent to measure one operation at a time. Arguments: the subject, the number of sessions.
+ * its parent to measure one operation at a time. Arguments: the table of subjects (hit, sweep or evict), the subject, the number of sessions.
  */
 import { Effect } from "effect"
-import type { Operation, Subject } from "./subjects.ts"
-import { evictors, keyOf, open, subjects, sweepers } from "./subjects.ts"
+import type { Operation, Subject } from "./coreSubjects.ts"
+import { evictors, keyOf, open, subjects, sweepers } from "./coreSubjects.ts"
 
 /** What the parent asks for, and what it gets: nanoseconds per operation unless said otherwise. */
 export type Request =
@@ -23,7 +23,7 @@ export interface Answer {
   readonly stallMillis?: number
 }
 
-const [kind = "", name = "", sessions = "0"] = process.argv.slice(2)
+const [table = "", name = "", sessions = "0"] = process.argv.slice(2)
 const size = Number(sessions)
 const keys = Array.from({ length: size }, (_, i) => keyOf(i))
 
@@ -136,7 +136,7 @@ const stall = async (operation: Operation, count: number): Promise<Answer> => {
   return { value, cpuMillis: (system + user) / 1000, stallMillis: longest }
 }
 
-const makeSubject = kind === "sweep" ? sweepers[name] : kind === "evict" ? evictors[name]?.(size) : subjects[name]
+const makeSubject = table === "sweep" ? sweepers[name] : table === "evict" ? evictors[name]?.(size) : subjects[name]
 if (makeSubject === undefined) throw new Error(`no subject ${name}`)
 
 const empty = heap()

@@ -3,14 +3,10 @@ import type { ChildProcess } from "node:child_process"
 import { fork } from "node:child_process"
 import { once } from "node:events"
 import { fileURLToPath } from "node:url"
-import type { Case } from "./cases.ts"
-import type { Answer } from "./worker.ts"
-
-interface Spread {
-  readonly median: number
-  readonly least: number
-  readonly greatest: number
-}
+import type { Case } from "./coreCases.ts"
+import type { Answer } from "./coreWorker.ts"
+import type { Spread } from "./spread.ts"
+import { spreadOf } from "./spread.ts"
 
 export interface Row {
   readonly name: string
@@ -19,7 +15,7 @@ export interface Row {
   readonly ratio: Spread | undefined
 }
 
-const worker = fileURLToPath(new URL("worker.ts", import.meta.url))
+const worker = fileURLToPath(new URL("coreWorker.ts", import.meta.url))
 
 /** Starts a filled subject. A million entries of the largest peer need 4 GB. */
 const start = async (one: Case, name: string): Promise<ChildProcess> => {
@@ -41,12 +37,6 @@ const stop = async (child: ChildProcess): Promise<void> => {
   const exit = once(child, "exit")
   child.kill("SIGKILL")
   await exit
-}
-
-const spreadOf = (figures: ReadonlyArray<number>): Spread => {
-  const sorted = figures.toSorted((a, b) => a - b)
-  const at = (share: number) => sorted[Math.round((sorted.length - 1) * share)] ?? NaN
-  return { median: at(0.5), least: at(0), greatest: at(1) }
 }
 
 export const measure = async (one: Case, rounds: number): Promise<ReadonlyArray<Row>> => {

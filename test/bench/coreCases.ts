@@ -1,5 +1,5 @@
 /** What is compared: each case is one measurement of `SessionPool` and of those that can do the same. */
-import type { Answer, Request } from "./worker.ts"
+import type { Answer, Request } from "./coreWorker.ts"
 
 export interface Case {
   readonly name: string

@@ -1,0 +1,10 @@
+/** The cases named by `--only NAME`, once for each of them; all of them without. */
+export const chosen = <C extends { readonly name: string }>(
+  cases: ReadonlyArray<C>,
+  only: ReadonlyArray<string>
+): ReadonlyArray<C> => {
+  const names = [...new Set(cases.map(({ name }) => name))]
+  const unknown = only.find((name) => !names.includes(name))
+  if (unknown !== undefined) throw new Error(`no case "${unknown}"; there are: "${names.join("\", \"")}"`)
+  return only.length === 0 ? cases : cases.filter(({ name }) => only.includes(name))
+}
