@@ -7,6 +7,9 @@
  *
  * @since 0.1.0
  */
+
+// Long, because every public function stands here with its documentation: only a third of the lines are code.
+
 import type { Config, Duration } from "effect"
 import {
   Cause,
@@ -193,6 +196,7 @@ export const make = <K, A, E, R>(
       background: Scope.makeUnsafe("parallel"),
       lastId: 0
     }
+    // The end of the scope ends the pool, and with it what is started below.
     yield* Scope.addFinalizer(
       scope,
       Effect.andThen(Sweeping.end(pool), Effect.sync(() => publish(pool, undefined)))
@@ -239,7 +243,10 @@ export const config: (
   prefix?: string
 ) => Config.Config<
   & {
-    readonly [P in Exclude<keyof OptionsModule.OperatorOptions, never>]: OptionsModule.OperatorOptions[P] | undefined
+    readonly [
+      // `Exclude` of nothing: the options are not optional here, but `undefined` where they are not set.
+      P in Exclude<keyof OptionsModule.OperatorOptions, never>
+    ]: OptionsModule.OperatorOptions[P] | undefined
   }
   & { readonly idleTimeToLive: Duration.Duration | undefined }
 > = OptionsModule.config

@@ -1,6 +1,9 @@
 /**
- * Closing what has left the pool: each close in its own fiber, so that none waits for another, and each bounded by
- * `closeTimeout`, after which its place is free and the finalizer is left to itself.
+ * Closing what has left the pool. Nothing else closes a connection: a retired session is closed for the action `Close` of
+ * the step that ended its last lease (or retired it without any), a launch without callers by its own fiber.
+ *
+ * Each close runs in its own fiber, so that none waits for another, and each is bounded by `closeTimeout`, after which its
+ * place is free and the finalizer is left to itself.
  */
 import { Cause, Clock, Effect, Exit, Fiber, Scope } from "effect"
 import type { Pool } from "./pool.ts"

@@ -1,6 +1,5 @@
 /**
- * The data of a pool: what the one `Ref` holds. Every value here is immutable; `transitions.ts` lists all
- * changes.
+ * The data of a pool: what the one `Ref` holds. Every value here is immutable; `transitions.ts` lists all changes.
  *
  * A key has a slot while something is known of it: `Waiting` (for a place) → `Launching` → `Live`, or `Failed` (a
  * remembered failure). What has left its slot but still holds a place is in `retired` (sessions) or `detached`

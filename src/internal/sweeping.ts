@@ -75,7 +75,10 @@ export const invalidateAll = Effect.fnUntraced(function*<K, A, E>(
   return retired
 })
 
-/** The cleanup: a sweep every `cleanupInterval`, on a fixed grid, whatever a sweep itself takes. */
+/**
+ * The cleanup: a sweep every `cleanupInterval`, on a fixed grid, whatever a sweep itself takes. `make` starts its fiber, in
+ * the scope `background`; `end` below closes that scope, and so stops it.
+ */
 export const cleanup = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<never> =>
   everyInterval(self.options.cleanupInterval, sweep(self))
 
@@ -135,5 +138,6 @@ export const end = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>) {
   }
   yield* step(self, (state) => Transitions.forceClose(state, self.options))
   yield* Deferred.await(ended)
+  // Stops the cleanup, `keepAlive`, leak detection and whatever validation still runs.
   yield* Scope.close(self.background, Exit.void)
 }, Effect.uninterruptible)

@@ -8,19 +8,26 @@
  */
 export type { Hit, Limits, Outcome, Step } from "./draft.ts"
 
+// A session is found and touched, joined while it launches, or launched; the wait for it is given up.
 export type { Acquired } from "./transitions/acquire.ts"
 export { abandon, acquire, giveUp, join, lease, touch } from "./transitions/acquire.ts"
 
+// The launch ends.
 export { landed, launchClosed, launchFailed } from "./transitions/launch.ts"
 
+// `set` brings a connection along.
 export type { Adopted, Entry } from "./transitions/adopt.ts"
 export { adopt, returnGrant } from "./transitions/adopt.ts"
 
+// A connection is checked.
 export { probe, revalidate, validated } from "./transitions/validate.ts"
 
+// A lease ends, an error is counted; both may retire.
 export type { Result } from "./transitions/release.ts"
 export { recordError, release } from "./transitions/release.ts"
 
+// A session is retired for a reason from outside, and closed.
 export { closed, disconnected, expire, expiry, invalidate } from "./transitions/retire.ts"
 
+// The pool ends.
 export { forceClose, shutdown } from "./transitions/end.ts"

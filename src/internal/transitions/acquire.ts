@@ -23,7 +23,7 @@ import type { Launch, Session, Validation } from "../state.ts"
 import { Launching, Live, State, Waiting } from "../state.ts"
 import { release } from "./release.ts"
 
-/** The atomic lookup-and-touch: no launch, no lease. */
+/** The lookup-and-touch, atomic because `hit` (`pool.ts`) runs it in one `Ref.modify`: no launch, no lease. */
 export const touch = <K, A, E>(
   state: State<K, A, E>,
   key: K,

@@ -1,6 +1,7 @@
 /**
  * The steps that retire a session for a reason from outside: its owner, its connection, its age. What they do then is
  * `retire` of `draft.ts`, as in every step that finds a reason on its way (`release`, `validated`, `adopt`, an eviction).
+ * At the end `closed`, the last step of every session.
  */
 import { HashMap, Option } from "effect"
 import type { Limits, Step } from "../draft.ts"
