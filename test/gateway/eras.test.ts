@@ -65,6 +65,7 @@ const args: Readonly<Record<string, Record<string, unknown>>> = {
   "get-structured-content": { location: "New York" },
   "trigger-long-running-operation": { duration: 0.4, steps: 2 },
   "trigger-sampling-request": { prompt: "x" },
+  "trigger-url-elicitation": { url: "https://example.com/sign-in" },
   "gzip-file-as-resource": { name: "x.gz", data: "data:text/plain,hi" }
 }
 
@@ -85,9 +86,10 @@ describe("both eras on one URL", () => {
         one.callTool({ name, arguments: args[name] ?? {} }),
         two.callTool({ name, arguments: args[name] ?? {} })
       ])
-      const same = (
-        result: { readonly content?: unknown; readonly isError?: unknown }
-      ) => [Array.isArray(result.content) ? result.content.map(({ type }) => type) : [], result.isError ?? false]
+      const same = (result: Readonly<Record<string, unknown>>) => [
+        Array.isArray(result["content"]) ? result["content"].map(({ type }) => type) : [],
+        result["isError"] ?? false
+      ]
       assert.deepStrictEqual(same(theirs), same(mine), name)
       assert.notStrictEqual(theirs.isError, true, name)
     }
@@ -97,6 +99,9 @@ describe("both eras on one URL", () => {
       "sampled"
     )
     assert.include(text(await two.callTool({ name: "get-roots-list" })), "file:///home/ada")
+    // By the error that wants the client to visit a page and to call again.
+    const page = { url: "https://example.com/sign-in", errorPath: true }
+    assert.notStrictEqual((await two.callTool({ name: "trigger-url-elicitation", arguments: page })).isError, true)
     await Promise.all([one.close(), two.close()])
   })
 
@@ -210,7 +215,7 @@ describe("subscriptions/listen", () => {
       signal: aborter.signal,
       ...more
     })
-    const heard: Array<{ readonly method?: string; readonly params?: object; readonly result?: object }> = []
+    const heard: Array<Record<string, unknown>> = []
     const done = Kit.readEvents(response, ({ data }) => {
       heard.push(JSON.parse(data))
       return false
@@ -271,10 +276,10 @@ describe("subscriptions/listen", () => {
     await done
     assert.strictEqual(heard.length, 1)
 
-    const own = await Kit.start({ backends: { asking }, drainTimeout: "2 seconds" })
-    const said = request(`${own.origin}/mcp/asking`, "subscriptions/listen", { notifications: {} }, { id: 5 })
+    const own = Kit.run(["--port", "0", "--", asking.command, ...asking.args])
+    const said = request(await Kit.urlOf(own), "subscriptions/listen", { notifications: {} }, { id: 5 })
     await new Promise((resolve) => setTimeout(resolve, 1500))
-    await own.stop()
+    own.child.kill("SIGTERM")
     assert.deepStrictEqual((await said).last, {
       jsonrpc: "2.0",
       id: 5,
