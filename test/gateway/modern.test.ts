@@ -109,11 +109,11 @@ describe("a request of revision 2026-07-28", () => {
   })
 
   it("is a notification without consequences: 202", async () => {
-    const { id: _, ...notification } = body("notifications/cancelled", { requestId: 1 }, {})
+    const { jsonrpc, method, params } = body("notifications/cancelled", { requestId: 1 }, {})
     const response = await fetch(url, {
       method: "POST",
       headers: { ...Kit.headers, ...Modern.headersOf("notifications/cancelled", {}) },
-      body: JSON.stringify(notification)
+      body: JSON.stringify({ jsonrpc, method, params })
     })
     assert.deepStrictEqual([response.status, await response.text()], [202, ""])
   })
