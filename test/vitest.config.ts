@@ -2,15 +2,19 @@ import { defineConfig } from "vitest/config"
 
 const shared = { testTimeout: 30_000, hookTimeout: 30_000 }
 
+const root = new URL("..", import.meta.url).pathname
+
 export default defineConfig({
   test: {
-    root: new URL("..", import.meta.url).pathname,
+    root,
     // One after the other: the core's tests keep every CPU busy, the gateway's talk to real processes in real time.
     projects: [
       {
         test: {
           ...shared,
           name: "core",
+          // The examples import the package by its name, as a user does; here that is its source.
+          alias: { "effect-session-pool": `${root}src/index.ts` },
           include: ["test/*.test.ts", "test/internal/*.test.ts"],
           sequence: { groupOrder: 1 }
         }
