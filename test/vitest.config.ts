@@ -16,6 +16,7 @@ export default defineConfig({
           // The examples import the package by its name, as a user does; here that is its source.
           alias: { "effect-session-pool": `${root}src/index.ts` },
           include: ["test/*.test.ts", "test/internal/*.test.ts"],
+          typecheck: { enabled: true, include: ["test/*.test-d.ts"], tsconfig: `${root}tsconfig.json` },
           sequence: { groupOrder: 1 }
         }
       },
