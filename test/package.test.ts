@@ -72,6 +72,14 @@ describe("the package", () => {
     assert.strictEqual(manifest.engines.node, ">=22.19")
   })
 
+  it("a tool that is no dependency has its version in the script that runs it", () => {
+    for (const [name, script] of Object.entries<string>(manifest.scripts)) {
+      for (const [, tool = ""] of script.matchAll(/--package=(\S+)/g)) {
+        assert.match(tool, /.@\d+\.\d+\.\d+$/, name)
+      }
+    }
+  })
+
   it("the top level holds nothing but what it names", () => {
     const names = execFileSync("git", ["ls-files"], { cwd: root, encoding: "utf8" }).split("\n")
     const top = new Set(names.map((name) => name.split("/")[0] ?? "").filter((name) => name !== ""))

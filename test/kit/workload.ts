@@ -18,8 +18,6 @@ interface Connection {
 const keys = Array.from({ length: 60 }, (_, i) => `key ${i}`)
 const callers = 64
 
-export type Workload = Effect.Success<ReturnType<typeof make>>
-
 export const make = Effect.fnUntraced(function*(seed: number) {
   const { below, chance, pick: one } = Random.make(seed)
   /** Sleeps up to so many milliseconds. */

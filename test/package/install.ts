@@ -1,0 +1,105 @@
+/**
+ * Packs the package, installs it into empty projects as strangers do, and compiles and runs what they might write.
+ *
+ * One project resolves as Node does and has `effect` alone; it is compiled by three generations of TypeScript, with the
+ * package's declarations checked too. The other resolves as bundlers do and has the platform: the gateway, its command
+ * and the examples. What is compiled or bundled runs in both versions of Node.
+ */
+import { execFileSync } from "node:child_process"
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+
+const root = fileURLToPath(new URL("../..", import.meta.url))
+const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"))
+const pinned = (name: string): string => `${name}@${manifest.devDependencies[name]}`
+const compilers = {
+  "typescript": pinned("typescript"),
+  "typescript-6": "typescript@6.0.3",
+  "typescript-5": "typescript@5.9.3"
+}
+const otherNode = "node@22.23.3"
+
+const folder = mkdtempSync(join(tmpdir(), "effect-session-pool-"))
+process.on("exit", () => rmSync(folder, { recursive: true, force: true }))
+
+const run = (cwd: string, command: string, args: ReadonlyArray<string>): string => {
+  try {
+    return execFileSync(command, args, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] }).trim()
+  } catch (error) {
+    if (error instanceof Error && "stdout" in error) console.error(error.stdout)
+    throw error
+  }
+}
+
+const expect = (what: string, actual: string, expected: string): void => {
+  if (!actual.includes(expected)) throw new Error(`${what}: expected ${expected}, got ${actual}`)
+  console.log(`ok: ${what}`)
+}
+
+/** An empty project with these packages. */
+const project = (name: string, packages: ReadonlyArray<string>): string => {
+  const home = join(folder, name)
+  mkdirSync(home)
+  writeFileSync(
+    join(home, "package.json"),
+    JSON.stringify({ private: true, type: "module", allowScripts: { node: true } })
+  )
+  run(home, "npm", ["install", "--no-audit", "--no-fund", "--prefer-offline", ...packages])
+  cpSync(join(root, "test/package/program.ts"), join(home, "program.ts"))
+  return home
+}
+
+const compile = (home: string, compiler: string, options: ReadonlyArray<string>): void => {
+  const strict = ["--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--types", "node"]
+  run(home, process.execPath, [`node_modules/${compiler}/bin/tsc`, ...strict, ...options])
+}
+
+const [{ filename }] = JSON.parse(run(root, "npm", ["pack", "--json", "--pack-destination", folder]))
+const tarball = join(folder, filename)
+const nodes = { [process.version]: process.execPath, [otherNode]: join(folder, "node/node_modules/node/bin/node") }
+project("node", [otherNode])
+
+const plain = project("nodenext", [
+  tarball,
+  pinned("effect"),
+  pinned("@types/node"),
+  ...Object.entries(compilers).map(([alias, spec]) => `${alias}@npm:${spec}`)
+])
+for (const [alias, spec] of Object.entries(compilers)) {
+  const skip = ["--skipLibCheck", "false"]
+  compile(plain, alias, ["--module", "nodenext", ...skip, "--outDir", alias, "program.ts"])
+  for (const [version, node] of Object.entries(nodes)) {
+    expect(`nodenext, ${spec}, runs in ${version}`, run(plain, node, [`${alias}/program.js`]), "true 2 2\nclosed")
+  }
+}
+
+const full = project("bundler", [
+  tarball,
+  ...["effect", "@effect/platform-node", "@types/node", "typescript"].map(pinned),
+  "esbuild@0.28.2"
+])
+cpSync(join(root, "test/examples"), join(full, "src/examples"), { recursive: true })
+cpSync(join(root, "test/fixtures/language-server.ts"), join(full, "src/fixtures/language-server.ts"))
+writeFileSync(
+  join(full, "gateway.ts"),
+  "import * as Gateway from \"effect-session-pool/gateway\"\nconsole.log(typeof Gateway.layer)\n"
+)
+const examples = readdirSync(join(full, "src/examples")).map((name) => `src/examples/${name}`)
+const bundled = ["--module", "esnext", "--moduleResolution", "bundler", "--skipLibCheck", "--noEmit"]
+const libraries = ["--lib", "es2024,dom,esnext.disposable"]
+compile(full, "typescript", [...bundled, ...libraries, "program.ts", "gateway.ts", ...examples])
+const bundle = ["--bundle", "--platform=node", "--format=esm", "--outfile=bundle.mjs", "program.ts"]
+run(full, join(full, "node_modules/.bin/esbuild"), bundle)
+for (const [version, node] of Object.entries(nodes)) {
+  expect(`bundler, the bundle runs in ${version}`, run(full, node, ["bundle.mjs"]), "true 2 2\nclosed")
+  expect(`bundler, the gateway loads in ${version}`, run(full, node, ["gateway.ts"]), "function")
+  const cli = run(full, node, ["node_modules/effect-session-pool/dist/gateway/main.js", "--version"])
+  expect(`bundler, the command runs in ${version}`, cli, manifest.version)
+  for (const example of examples) {
+    const code =
+      `import { Effect } from "effect"; import { main } from "./${example}"; await Effect.runPromise(main); console.log("returned")`
+    expect(`${example} runs in ${version}`, run(full, node, ["--input-type=module", "--eval", code]), "returned")
+  }
+}
