@@ -21,11 +21,23 @@ export type SessionKey = string & Brand.Brand<"SessionKey">
  * A part of a key is empty, or the back end contains a `/`. The message names the part, never its value: session ids
  * are often secrets.
  *
+ * **Example** (What the message says)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { SessionKey } from "effect-session-pool"
+ *
+ * const error = Effect.runSync(Effect.flip(SessionKey.make("everything", "")))
+ * error.message // => "The session of a session key is empty; it must have at least one character."
+ * ```
+ *
  * @category errors
  * @since 0.1.0
  */
 export class InvalidSessionKey extends Schema.TaggedError<InvalidSessionKey>()("InvalidSessionKey", {
+  /** Which part is wrong. */
   part: Schema.Literals(["backend", "session"]),
+  /** Whether it is empty, or contains the separator `/`. */
   reason: Schema.Literals(["empty", "separator"])
 }) {
   override get message(): string {

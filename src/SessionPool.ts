@@ -53,14 +53,18 @@ export type { Reason } from "./internal/state.ts"
 const TypeId = "~effect-session-pool/SessionPool"
 
 /**
- * A pool of sessions: keys `K`, connections `A`, and the errors `E` of opening one.
+ * A pool of sessions: keys `K`, connections `A`, and the errors `E` of opening one. Made by `make` or a `Service`.
  *
  * @category models
  * @since 0.1.0
  */
 export interface SessionPool<in out K, in out A, in out E = never> extends Pipeable {
   readonly [TypeId]: typeof TypeId
-  /** For the functions of this module. */
+  /**
+   * For the functions of this module.
+   *
+   * @internal
+   */
   readonly pool: Pool<K, A, E | AcquireError>
 }
 
@@ -71,6 +75,7 @@ export interface SessionPool<in out K, in out A, in out E = never> extends Pipea
  * @since 0.1.0
  */
 export interface Info<out K> {
+  /** The key that the session is under. */
   readonly key: K
   /** Never given to another session, not even to a later one under the same key. */
   readonly id: number
@@ -80,10 +85,13 @@ export interface Info<out K> {
   readonly openedAt: number
   /** The last touch or release. */
   readonly lastUsedAt: number
+  /** Touches since `createdAt`: every `get`, `use`, `getOption` and `touch` that found or opened it. */
   readonly requestCount: number
   /** Errors since the last success. */
   readonly errorCount: number
+  /** Callers that hold the session now. */
   readonly leases: number
+  /** Idle: without leases. */
   readonly state: "idle" | "active"
 }
 
@@ -104,15 +112,19 @@ export interface Stats {
   readonly retired: number
   /** Callers that wait for a place. */
   readonly waiting: number
+  /** Calls that found a live session, since the pool was made; so are all counts below. */
   readonly hits: number
+  /** Calls that found none, and launched or waited for a place. */
   readonly misses: number
   /** Callers that joined the launch of another. */
   readonly joins: number
   /** Lookups that opened a session. */
   readonly launches: number
+  /** Lookups that failed, died, were interrupted or took longer than `lookupTimeout`. */
   readonly launchFailures: number
   /** Sessions closed, by the reason of their retirement. */
   readonly closes: Readonly<Record<Reason, number>>
+  /** Errors counted against sessions, by `use` and `recordError`. */
   readonly errors: number
 }
 
@@ -260,7 +272,9 @@ export const config: (
  *
  * **Details**
  *
- * Fails with the lookup's error, or an `AcquireError`. The scope's outcome counts no errors; see `use`.
+ * Fails with the lookup's error, or an `AcquireError`: `LookupTimeout` after `lookupTimeout`, `CapacityExceeded` where no
+ * place became free within `acquireTimeout`, `ValidationFailed` where `validate` also refuses a new session, `PoolClosed`
+ * after the pool's end. The scope's outcome counts no errors; see `use`.
  *
  * **Example** (Two gets share one session)
  *
@@ -292,7 +306,7 @@ export const get: {
  *
  * **Details**
  *
- * A failure or defect of the effect counts as an error of the session if `isError` says so, an interruption does not; a
+ * Fails as the effect does, and as `get`. A failure or defect of the effect counts as an error of the session if `isError` says so, an interruption does not; a
  * success resets the count. At `maxErrorCount` the session is retired.
  *
  * **Example** (Using a connection)
@@ -364,6 +378,10 @@ export const touch: {
 
 /**
  * Leases the session of a key for the current `Scope` if it is there or launching; never launches.
+ *
+ * **Details**
+ *
+ * `None` for a key without a session, and after the pool's end. Waits for a launch that runs, and fails as it does.
  *
  * **Example** (A request for a session that must exist)
  *
@@ -510,6 +528,10 @@ export const invalidateAll: {
 /**
  * Counts one error of a key's session; at `maxErrorCount` consecutive ones it is retired at once.
  *
+ * **Details**
+ *
+ * Does nothing for a key without a live session. A success of `use` starts the count anew.
+ *
  * **Example** (Reporting an error that `use` did not see)
  *
  * ```ts
@@ -541,6 +563,10 @@ export const recordError: {
 /**
  * Runs one pass of the cleanup now; the number of sessions retired.
  *
+ * **Details**
+ *
+ * Retires what has been idle for `idleTimeToLive` or open for `maxLifetime`, as the cleanup does every `cleanupInterval`.
+ *
  * **Example** (Cleaning up at a time of one's own)
  *
  * ```ts
@@ -566,7 +592,7 @@ export const sweep = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<number
 // -----------------------------------------------------------------------------
 
 /**
- * What is known of the live session of a key, without touching it.
+ * What is known of the live session of a key, without touching it; `None` while it launches, and where there is none.
  *
  * **Example** (Reading the metadata)
  *
@@ -732,7 +758,8 @@ export const stats = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Stats>
  *
  * **Details**
  *
- * A reader that lags 4,096 events behind loses the oldest; it never slows the pool.
+ * A reader that lags 4,096 events behind loses the oldest; it never slows the pool. Each reader gets what happens after it
+ * has begun to read.
  *
  * **Example** (Following the first two events)
  *
@@ -784,20 +811,30 @@ const eventBuffer = 4096
  * @since 0.1.0
  */
 export interface Accessors<Self, K, A, E> {
+  /** `SessionPool.get` of this pool. */
   readonly get: (key: K) => Effect.Effect<A, E | AcquireError, Self | Scope.Scope>
+  /** `SessionPool.use` of this pool. */
   readonly use: <B, E2, R2>(
     key: K,
     f: (value: A) => Effect.Effect<B, E2, R2>
   ) => Effect.Effect<B, E | E2 | AcquireError, Self | R2>
+  /** `SessionPool.touch` of this pool. */
   readonly touch: (key: K) => Effect.Effect<Option.Option<A>, never, Self>
+  /** `SessionPool.getOption` of this pool. */
   readonly getOption: (key: K) => Effect.Effect<Option.Option<A>, E | AcquireError, Self | Scope.Scope>
+  /** `SessionPool.set` of this pool. */
   readonly set: (key: K, value: A, finalizer?: Effect.Effect<unknown>) => Effect.Effect<void, E | AcquireError, Self>
+  /** `SessionPool.invalidate` of this pool. */
   readonly invalidate: (key: K) => Effect.Effect<boolean, never, Self>
+  /** `SessionPool.invalidateAll` of this pool. */
   readonly invalidateAll: (
     predicate?: (info: Info<K>) => boolean
   ) => Effect.Effect<number, never, Self>
+  /** `SessionPool.recordError` of this pool. */
   readonly recordError: (key: K) => Effect.Effect<void, never, Self>
+  /** `SessionPool.info` of this pool. */
   readonly info: (key: K) => Effect.Effect<Option.Option<Info<K>>, never, Self>
+  /** `SessionPool.stats` of this pool. */
   readonly stats: Effect.Effect<Stats, never, Self>
 }
 

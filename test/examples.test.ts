@@ -16,7 +16,7 @@ interface Example {
   readonly code: string
 }
 
-const sources = ["src/SessionPool.ts", "src/SessionKey.ts", "README.md"]
+const sources = ["src/SessionPool.ts", "src/SessionKey.ts", "src/internal/errors.ts", "README.md"]
 
 /** The `ts` blocks of a file, without the stars of a docstring. */
 const examplesOf = (file: string): ReadonlyArray<Example> => {
@@ -56,18 +56,18 @@ describe("examples", () => {
     })
   }
 
-  it("every public function has one", () => {
-    const docs = new Map(
-      ["SessionPool", "SessionKey"].map((name) => [name, readFileSync(`${root}src/${name}.ts`, "utf8")])
-    )
+  it("every public function and error has one", () => {
+    const [pool, key, errors] = sources.map((file) => readFileSync(`${root}${file}`, "utf8"))
     const lacking: Array<string> = []
-    for (const [name, module] of Object.entries({ SessionPool: Main.SessionPool, SessionKey: Main.SessionKey })) {
+    const modules = [["SessionPool", Main.SessionPool, `${pool}\n${errors}`], [
+      "SessionKey",
+      Main.SessionKey,
+      key
+    ]] as const
+    for (const [name, module, docs = ""] of modules) {
       for (const [symbol, value] of Object.entries(module)) {
-        // Error classes are documented by their fields and messages.
-        if (typeof value !== "function" || Function.prototype.toString.call(value).startsWith("class")) continue
-        const doc = new RegExp(`/\\*\\*((?:(?!\\*/)[\\s\\S])*)\\*/\\nexport const ${symbol}\\b`).exec(
-          docs.get(name) ?? ""
-        )
+        if (typeof value !== "function") continue
+        const doc = new RegExp(`/\\*\\*((?:(?!\\*/)[\\s\\S])*)\\*/\\nexport (?:const|class) ${symbol}\\b`).exec(docs)
         if (doc?.[1]?.includes("**Example**") !== true) lacking.push(`${name}.${symbol}`)
       }
     }

@@ -2,6 +2,12 @@
 import type { Cause, Exit } from "effect"
 import type { Reason } from "./state.ts"
 
+/**
+ * What `events` tells: each has the session's `key` and its `id`. Times are milliseconds.
+ *
+ * @category models
+ * @since 0.1.0
+ */
 export type Event<K, E> =
   /** A lookup has opened a session; `duration`: how long it took. */
   | { readonly _tag: "Launched"; readonly key: K; readonly id: number; readonly duration: number }

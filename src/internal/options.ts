@@ -7,7 +7,13 @@ import type { Cause, Effect, Scope } from "effect"
 import { Config, Duration, Option, Schema } from "effect"
 import { InvalidOptions } from "./errors.ts"
 
-/** The options that an operator may set from the environment, see `SessionPool.config`. */
+/**
+ * The options that an operator may set from the environment, see `config`. Durations are `Duration.Input`: a number is
+ * milliseconds, `"30 minutes"` a text; `undefined` is the default.
+ *
+ * @category options
+ * @since 0.1.0
+ */
 export interface OperatorOptions {
   /** Bounds how many sessions exist and are not closed. Default: unbounded. */
   readonly capacity?: number | undefined
@@ -39,7 +45,12 @@ export interface OperatorOptions {
   readonly leakDetection?: Duration.Input | undefined
 }
 
-/** All options of a pool; only `lookup` is required. */
+/**
+ * All options of a pool; only `lookup` is required. What makes no sense is refused by `make`, see `InvalidOptions`.
+ *
+ * @category options
+ * @since 0.1.0
+ */
 export interface Options<K, A, E, R> extends OperatorOptions {
   /** Opens the connection of a session. Runs in a fiber of the pool; what it adds to its `Scope` closes the session. */
   readonly lookup: (key: K) => Effect.Effect<A, E, R>

@@ -11,9 +11,14 @@ import * as Candidates from "./candidates.ts"
 import * as Queue from "./queue.ts"
 
 /**
- * Why a session was retired. One more reason goes here and into `closes` of `make` below; the transition that finds it
- * hands it to `retire` (`draft.ts`). Events, metrics and counts follow by themselves.
+ * Why a session was retired: its time was over (`IdleTimeout`, `MaxLifetime`), it was broken (`Errors`, `Disconnected`,
+ * `Invalid`), its place or key was needed (`Evicted`, `Replaced`), or somebody ended it (`Invalidated`, `PoolClosed`).
+ *
+ * @category models
+ * @since 0.1.0
  */
+// One more reason goes here and into `closes` of `make` below; the transition that finds it hands it to `retire`
+// (`draft.ts`). Events, metrics and counts follow by themselves.
 export type Reason =
   | "IdleTimeout"
   | "MaxLifetime"
