@@ -51,6 +51,17 @@ export const mismatch = (known: ParamHeaders, params: unknown, headers: Modern.H
   return undefined
 }
 
+/** The headers that repeat arguments of a call. */
+export const headersOf = (known: ParamHeaders, params: unknown): Record<string, string> =>
+  Object.fromEntries(
+    (known.get(String(field(params, "name"))) ?? []).flatMap(({ header, path }) => {
+      const value = path.reduce(field, field(params, "arguments"))
+      return typeof value === "string" || typeof value === "boolean" || Number.isSafeInteger(value)
+        ? [[`mcp-param-${header.toLowerCase()}`, Modern.encodeHeader(String(value))]]
+        : []
+    })
+  )
+
 const keyword = "x-mcp-header"
 
 const field = (value: unknown, name: string): unknown =>

@@ -31,6 +31,7 @@ import type { GatewayConfig } from "./Config.ts"
 import * as Cooldown from "./Cooldown.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
 import * as GatewayMetrics from "./GatewayMetrics.ts"
+import * as HttpTransport from "./HttpTransport.ts"
 import type * as JsonRpc from "./JsonRpc.ts"
 import * as Lane from "./Lane.ts"
 import * as Masking from "./Masking.ts"
@@ -60,6 +61,8 @@ export interface Running {
   readonly counts: { launches: number; requests: number; errors: number }
   /** What its newest process has said of itself to the gateway; `undefined`: none has been asked. */
   handshake: Lane.Handshake | undefined
+  /** What it has been found to speak to who is modern; `undefined`: not known yet, or no longer. */
+  era: Lane.Era | undefined
   readonly asks: { asked: boolean }
   readonly paramHeaders: ParamHeaders.ParamHeaders
 }
@@ -173,6 +176,7 @@ const make = Effect.fnUntraced(function*(
       scope: own,
       counts,
       handshake: undefined,
+      era: undefined,
       asks: { asked: false },
       paramHeaders: new Map()
     })
@@ -194,12 +198,19 @@ const make = Effect.fnUntraced(function*(
       () => Ref.update(sessions, (count) => count - 1)
     )
 
+  /** A connection of the gateway's own to a back end: a process, or what stands for one. */
+  const startTransport = ({ backend, spares }: Running) =>
+    backend.target._tag === "Http"
+      ? HttpTransport.make(backend.target, backend.settings, backend.mask)
+      : spares.take
+
+  const knownEra = ({ backend: { settings: { era } }, era: found }: Running) => era === "auto" ? found : era
+
   /** Opens the connection of a lane. A process that ends when it is asked for its revisions gets no such question again. */
   const startLane = (target: Running, key: Key, client: Modern.Client) => {
-    const { backend, handshake, metrics, spares } = target
-    const { era } = backend.settings
+    const { backend, metrics } = target
     const start = (known: Lane.Era | undefined) =>
-      Lane.make(spares.take, {
+      Lane.make(startTransport(target), {
         client,
         era: known,
         probeTimeout,
@@ -208,14 +219,22 @@ const make = Effect.fnUntraced(function*(
         asks: target.asks,
         paramHeaders: target.paramHeaders
       }, metrics)
-    const known = era === "auto" ? handshake?.era : era
+    const known = knownEra(target)
     const started = start(known)
-    return Effect.tap(
-      known === undefined ? Effect.catchTag(started, "BackendFailed", () => start("legacy")) : started,
-      (lane) =>
+    // An HTTP back end that fails then is not there: no verdict.
+    const mayDie = known === undefined && backend.target._tag === "Stdio"
+    return (mayDie ? Effect.catchTag(started, "BackendFailed", () => start("legacy")) : started).pipe(
+      Effect.tap((lane) =>
         Effect.sync(() => {
           target.handshake = lane.handshake
+          target.era = lane.handshake.era
         })
+      ),
+      // It may have been replaced by one of the other era.
+      Effect.tapErrorTag("InitializeRefused", () =>
+        Effect.sync(() => {
+          target.era = undefined
+        }))
     )
   }
 

@@ -3,17 +3,18 @@
  * two ends say to each other passes as it comes; event ids are the upstream's.
  */
 import type { Scope } from "effect"
-import { Cause, Clock, Deferred, Duration, Effect, Option, Queue, Schema, Stream } from "effect"
-import { Sse } from "effect/encoding"
+import { Deferred, Duration, Effect, Option, Schema, Stream } from "effect"
 import type { HttpClientResponse } from "effect/http"
-import { HttpClient, HttpClientRequest, HttpServerResponse } from "effect/http"
-import { percentDecoded } from "./Backends.ts"
+import type { HttpClient } from "effect/http"
+import { HttpServerResponse } from "effect/http"
 import type { Activity } from "./Bridge.ts"
 import type { ClientRecord } from "./ClientRecord.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
-import { BackendFailed, InitializeRefused } from "./GatewayErrors.ts"
+import type { BackendFailed } from "./GatewayErrors.ts"
+import { InitializeRefused } from "./GatewayErrors.ts"
 import type { GatewayMetrics } from "./GatewayMetrics.ts"
 import * as JsonRpc from "./JsonRpc.ts"
+import * as Remote from "./Remote.ts"
 import type { BackendSettings } from "./Settings.ts"
 
 /** A message of the client, or its wish to listen. */
@@ -46,45 +47,30 @@ export interface Upstream {
   readonly end: (reason: string) => Effect.Effect<void>
 }
 
-/** How long the upstream may take for what nobody waits for: a cancellation, the end of its session. */
-const closeTimeout = "5 seconds"
-/** Chunks that wait for a client that reads slowly. */
-const chunks = 16
-
 export const make = Effect.fnUntraced(function*(
-  target: { readonly url: string; readonly headers: Readonly<Record<string, string>> },
+  target: Remote.Target,
   record: ClientRecord,
   settings: BackendSettings,
   metrics: GatewayMetrics,
   mask: (text: string) => string
 ): Effect.fn.Return<Upstream, BackendFailed | InitializeRefused, Scope.Scope | HttpClient.HttpClient> {
-  const client = yield* HttpClient.HttpClient
+  const remote = yield* Remote.make(target, mask)
+  const { failed } = remote
   const ended = yield* Deferred.make<BackendFailed>()
   const gone = yield* Deferred.make<void>()
   const over = yield* Deferred.make<string>()
   yield* Effect.addFinalizer(() => Deferred.succeed(gone, undefined))
-  const { headers, url } = withoutCredentials(target)
   let upstreamSession: string | undefined
   let inFlight = 0
   let streams = 0
   let requests = 0
   let errors = 0
 
-  const failed = (reason: string) => new BackendFailed({ reason: mask(reason), stderr: "" })
-
-  const send = (method: "POST" | "GET" | "DELETE", own: Record<string, string | undefined>, body: string) => {
-    const given = Object.entries({ ...headers, ...own, "mcp-session-id": upstreamSession })
-    const request = HttpClientRequest.make(method)(url).pipe(
-      HttpClientRequest.setHeaders(Object.fromEntries(given.filter(([, value]) => value !== undefined))),
-      method === "POST" ? HttpClientRequest.bodyText(body, "application/json") : (same) => same
-    )
-    return client.execute(request).pipe(
-      Effect.mapError((error) => failed(`the back end cannot be reached (${error.reason._tag})`))
-    )
-  }
+  const send = (method: "POST" | "GET" | "DELETE", own: Record<string, string | undefined>, body?: string) =>
+    remote.send(method, { ...own, "mcp-session-id": upstreamSession }, body)
 
   const post = (body: string, version: string | undefined) =>
-    send("POST", { accept: "application/json, text/event-stream", "mcp-protocol-version": version }, body)
+    send("POST", { accept: Remote.accept, "mcp-protocol-version": version }, body)
 
   // The handshake. Its response is read whole: it ends with the answer.
   const response = yield* post(record.initialize, undefined)
@@ -97,10 +83,10 @@ export const make = Effect.fnUntraced(function*(
   yield* Effect.addFinalizer(() =>
     upstreamSession === undefined
       ? Effect.void
-      : Effect.ignore(Effect.timeout(Effect.scoped(send("DELETE", {}, "")), closeTimeout))
+      : Effect.ignore(Effect.timeout(Effect.scoped(send("DELETE", {})), Remote.closeTimeout))
   )
   const answer = yield* Effect.flatMap(
-    answerOf(response, record.id),
+    answerOf(response, record.id, settings.maxLineBytes),
     (text) => text === undefined ? failed("the back end did not answer initialize") : Effect.succeed(text)
   )
   if (JsonRpc.isError(answer)) return yield* new InitializeRefused({ answer })
@@ -132,7 +118,7 @@ export const make = Effect.fnUntraced(function*(
         accept: "text/event-stream",
         "mcp-protocol-version": message.version,
         "last-event-id": message.lastEventId
-      }, "")
+      })
     const answered = yield* Effect.raceFirst(sent, Effect.flatMap(Deferred.await(over), failed)).pipe(
       Effect.timeoutOption(request === undefined ? Duration.infinity : settings.requestTimeout)
     )
@@ -144,17 +130,17 @@ export const make = Effect.fnUntraced(function*(
       yield* Deferred.succeed(ended, failed("the back end does not know its session any more"))
       return yield* new UpstreamGone()
     }
-    if (upstream.status === 401 || upstream.status === 403) {
-      return yield* failed(`the back end refused what the gateway showed it (status ${upstream.status})`)
-    }
+    if (Remote.isRefusal(upstream.status)) return yield* Remote.refusal(remote, upstream.status)
     const contentType = upstream.headers["content-type"] ?? "application/json"
-    if (!contentType.startsWith("text/event-stream")) {
+    if (!Remote.isEventStream(upstream)) {
       const text = yield* Effect.mapError(upstream.text, () => failed("the back end broke off its answer"))
       return HttpServerResponse.text(text, { status: upstream.status, contentType })
     }
-    const chunks = yield* chunksOf(upstream)
+    const chunks = yield* Remote.chunksOf(upstream, Deferred.await(over))
     const body = EventStreamBody.make(
-      EventStreamBody.fromTake(request === undefined ? chunks : yield* timed(chunks, message)),
+      EventStreamBody.fromTake(
+        request === undefined ? chunks : yield* Remote.timed(chunks, settings.requestTimeout, cancel(message))
+      ),
       message.stream
     )
     return EventStreamBody.response(body, upstream.status)
@@ -163,42 +149,14 @@ export const make = Effect.fnUntraced(function*(
   /** Cancels a request that takes too long; what its client is told. */
   const cancel = Effect.fnUntraced(function*({ request, version }: Forwarded) {
     const id = request?.id ?? null
-    const reason = `no answer within ${Duration.format(settings.requestTimeout)}; the gateway has cancelled the request`
+    const reason = Remote.timeoutReason(settings.requestTimeout)
     const params = { requestId: id, reason }
     const notification = JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params })
     // The client's error does not wait for it.
-    yield* Effect.forkDetach(Effect.ignore(Effect.timeout(post(notification, version), closeTimeout)))
+    yield* Effect.forkDetach(
+      Effect.ignore(Effect.timeout(Effect.scoped(post(notification, version)), Remote.closeTimeout))
+    )
     return JsonRpc.error(id, JsonRpc.codes.timeout, reason)
-  })
-
-  /** The chunks of a request's stream: silence for too long ends it with an error; whatever comes starts the time anew. */
-  const timed = Effect.fnUntraced(function*(chunks: EventStreamBody.Take, message: Forwarded) {
-    const clock = yield* Clock.Clock
-    const limit = Duration.toMillis(settings.requestTimeout)
-    let since = clock.currentTimeMillisUnsafe()
-    let over = false
-    const next: EventStreamBody.Take = Effect.suspend(() => {
-      if (over) return Cause.done()
-      const left = Math.max(0, limit - (clock.currentTimeMillisUnsafe() - since))
-      return Effect.flatMap(Effect.timeoutOption(chunks, left), (taken) => {
-        since = clock.currentTimeMillisUnsafe()
-        if (Option.isSome(taken)) return Effect.succeed(taken.value)
-        over = true
-        return Effect.map(cancel(message), (text) => [EventStreamBody.lastEvent(text)] as const)
-      })
-    })
-    return next
-  })
-
-  /** The body of a response, chunk by chunk; it ends with the session. */
-  const chunksOf = Effect.fnUntraced(function*(response: HttpClientResponse.HttpClientResponse) {
-    const queue = yield* Queue.bounded<Uint8Array, Cause.Done>(chunks)
-    const body = Stream.interruptWhen(response.stream, Deferred.await(over))
-    yield* Effect.forkScoped(Effect.ensuring(
-      Effect.ignore(Stream.runForEach(body, (chunk) => Queue.offer(queue, chunk))),
-      Queue.end(queue)
-    ))
-    return Queue.takeAll(queue)
   })
 
   return {
@@ -214,15 +172,9 @@ export const make = Effect.fnUntraced(function*(
 })
 
 /** The answer to a request in a response, which is JSON or an event stream. */
-const answerOf = (response: HttpClientResponse.HttpClientResponse, id: JsonRpc.Id) =>
-  (response.headers["content-type"] ?? "").startsWith("text/event-stream")
-    ? response.stream.pipe(
-      Stream.decodeText(),
-      Stream.splitLines,
-      // For the decoder a `retry` is a failure; nothing is retried here.
-      Stream.filter((line) => !line.startsWith("retry")),
-      Stream.map((line) => `${line}\n`),
-      Stream.pipeThroughChannel(Sse.decode()),
+const answerOf = (response: HttpClientResponse.HttpClientResponse, id: JsonRpc.Id, maxBytes: number) =>
+  Remote.isEventStream(response)
+    ? Remote.events(response, maxBytes).pipe(
       Stream.map(({ data }) => data),
       Stream.filter((data) => {
         const json = JsonRpc.parse(data)
@@ -234,14 +186,3 @@ const answerOf = (response: HttpClientResponse.HttpClientResponse, id: JsonRpc.I
       Effect.orElseSucceed(() => undefined)
     )
     : Effect.orElseSucceed(response.text, () => undefined)
-
-/** Credentials in a URL become a header: URLs are shown, headers are not. */
-const withoutCredentials = (target: { readonly url: string; readonly headers: Readonly<Record<string, string>> }) => {
-  const url = new URL(target.url)
-  if (url.username === "" && url.password === "") return target
-  const credentials = `${percentDecoded(url.username)}:${percentDecoded(url.password)}`
-  url.username = ""
-  url.password = ""
-  const authorization = `Basic ${Buffer.from(credentials).toString("base64")}`
-  return { url: url.href, headers: { ...target.headers, authorization } }
-}
