@@ -356,7 +356,7 @@ export const make = Effect.fnUntraced(function*<R>(
   /** Puts a request of the server to the call's client. */
   const ask = (call: Running, method: string, params: string, id: string | undefined, name: string | undefined) => {
     const key = name ?? `${method.split("/")[0] ?? ""}-${++call.inputs}`
-    const text = JsonText.make([["method", JSON.stringify(method)], ["params", withoutHop(params)]])
+    const text = JsonText.make([["method", JSON.stringify(method)], ["params", Modern.withoutHop(params)]])
     call.asked.set(key, { id, request: { key, text } })
     const known = call.current.inputResponses
     // A client may have answered before it was asked: it has made the same call before.
@@ -444,7 +444,7 @@ export const make = Effect.fnUntraced(function*<R>(
     }
     const meta = JsonText.member(current.params, "_meta") ?? "{}"
     const progressToken = current.request.progressToken === undefined ? undefined : String(number)
-    const newMeta = JsonText.edit(legacy ? withoutKeys(meta) : meta, { progressToken })
+    const newMeta = JsonText.edit(legacy ? Modern.withoutHopKeys(meta) : meta, { progressToken })
     const params = JsonText.edit(current.params, {
       _meta: legacy && newMeta === "{}" ? undefined : newMeta,
       ...(legacy ? { inputResponses: undefined, requestState: undefined } : {})
@@ -660,16 +660,3 @@ const inputRequired: Queued = { _tag: "InputRequired" }
 
 const statusOf = (code: number): number =>
   code === Modern.codes.methodNotFound ? 404 : code === Modern.codes.missingCapability ? 400 : 200
-
-/** Without the keys of `_meta` that belong to the hop between the client and the gateway. */
-const withoutKeys = (meta: string): string =>
-  JsonText.make(JsonText.members(meta).filter(([name]) => !hopKeys.includes(name)))
-
-const hopKeys: ReadonlyArray<string> = Object.values(Modern.metaKeys)
-
-/** A server's request without what belongs to its own hop. */
-const withoutHop = (params: string): string => {
-  if (!JsonText.isObject(params)) return "{}"
-  const meta = JsonText.edit(withoutKeys(JsonText.member(params, "_meta") ?? "{}"), { progressToken: undefined })
-  return JsonText.edit(params, { _meta: meta === "{}" ? undefined : meta, task: undefined })
-}

@@ -24,7 +24,7 @@ import { jsonResponse, refuse, refuseFailure, retryLater, shuttingDown, unknownS
 import type { Connection, Principal, Sessions } from "./Sessions.ts"
 import type * as Settings from "./Settings.ts"
 
-const protocolVersions = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
+const protocolVersions = Modern.legacyVersions
 /** From this revision on an event stream begins with an event without data, so that it can be resumed from the start. */
 const primingVersion = "2025-11-25"
 /** The last revision with batches. */
@@ -141,8 +141,10 @@ export const make = (
       return refuse(400, unsupported, first?._tag === "Request" ? { id: first.id } : {})
     }
     const isBatch = Array.isArray(json.value) && (caller.version ?? batchVersion) <= batchVersion
-    if (isBatch && isHttp(caller)) return forward(caller, text, undefined)
-    if (isBatch) return batch(caller, json.value, JsonText.elements(text))
+    if (isBatch) {
+      const here = batch(caller, json.value, JsonText.elements(text))
+      return isHttp(caller) ? forward(caller, text, undefined, here) : here
+    }
     if (first === undefined) {
       return refuse(400, "The body is no single JSON-RPC 2.0 message", { code: JsonRpc.codes.invalidRequest })
     }
@@ -161,9 +163,10 @@ export const make = (
     if (message._tag === "Request" && message.method === "initialize" && !session) {
       return initialize(caller, message, text)
     }
-    if (isHttp(caller)) return forward(caller, text, message)
-    if (message._tag === "Request") return call(caller, message, text)
-    return Effect.as(send(caller, message, text), HttpServerResponse.empty({ status: 202 }))
+    const here = message._tag === "Request"
+      ? call(caller, message, text)
+      : Effect.as(send(caller, message, text), HttpServerResponse.empty({ status: 202 }))
+    return isHttp(caller) ? forward(caller, text, message, here) : here
   }
 
   const send = (caller: Caller, message: JsonRpc.Message, text: string) =>
@@ -214,11 +217,17 @@ export const make = (
   const opened = (open: Effect.Effect<Reader>) =>
     Effect.acquireRelease(open, (reader) => Effect.sync(() => reader.close()))
 
-  /** Passes a message on to the upstream session of an HTTP back end. */
-  const forward = Effect.fnUntraced(function*(caller: Caller, body: string, message: JsonRpc.Message | undefined) {
+  /** Passes a message on to the upstream session of an HTTP back end; `here`: it has none, the gateway keeps the session. */
+  const forward = Effect.fnUntraced(function*(
+    caller: Caller,
+    body: string,
+    message: JsonRpc.Message | undefined,
+    here: Effect.Effect<Response, Refusal, Scope.Scope>
+  ) {
     const id = message?._tag === "Request" ? message.id : undefined
     if (message?._tag !== "Notification" && message?._tag !== "Response") yield* refuseWhileDraining(id)
     const connection = yield* lease(caller, id)
+    if (connection._tag === "Stdio") return yield* here
     if (connection._tag !== "Http") return yield* unknownSession(id)
     const { lastEventId, request, version } = caller
     const forwarded = connection.forward({
@@ -322,7 +331,11 @@ export const make = (
     const { request } = caller
     if (!accepts(request, "text/event-stream")) return yield* refuse(406, "Accept must list text/event-stream")
     yield* refuseWhileDraining()
-    if (isHttp(caller)) return yield* forward(caller, "", undefined)
+    const here = listenHere(caller)
+    return yield* isHttp(caller) ? forward(caller, "", undefined, here) : here
+  })
+
+  const listenHere = Effect.fnUntraced(function*(caller: Caller) {
     const connection = yield* lease(caller)
     if (connection._tag !== "Stdio") return yield* unknownSession()
     const reader = yield* Effect.acquireRelease(

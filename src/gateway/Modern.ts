@@ -8,6 +8,8 @@ import * as JsonText from "./JsonText.ts"
 
 export const version = "2026-07-28"
 export const supportedVersions = [version]
+/** The revisions before, the newest last. */
+export const legacyVersions = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
 
 /** The keys of `_meta` that belong to a hop: each end of it sets its own. */
 export const metaKeys = {
@@ -100,7 +102,10 @@ export const read = (
     client: {
       info: JsonText.member(meta, metaKeys.clientInfo),
       name: nameOf(field(metaOf(request.params), metaKeys.clientInfo)),
-      capabilities: capabilitiesOf(field(metaOf(request.params), metaKeys.clientCapabilities), meta)
+      capabilities: capabilitiesOf(
+        field(metaOf(request.params), metaKeys.clientCapabilities),
+        JsonText.member(meta, metaKeys.clientCapabilities) ?? "{}"
+      )
     },
     logLevel: typeof level === "string" ? level : undefined,
     requestState: state,
@@ -212,7 +217,8 @@ const nameOf = (info: unknown): string | undefined =>
     ? `${String(field(info, "name"))} ${String(field(info, "version") ?? "")}`.trim().slice(0, 100)
     : undefined
 
-const capabilitiesOf = (given: unknown, meta: string): Capabilities => {
+/** What a client says it can do; `json` is the JSON of it. */
+export const capabilitiesOf = (given: unknown, json: string): Capabilities => {
   const { elicitation, extensions, roots, sampling } = {
     elicitation: field(given, "elicitation"),
     extensions: field(given, "extensions"),
@@ -230,7 +236,7 @@ const capabilitiesOf = (given: unknown, meta: string): Capabilities => {
       ? { form: field(elicitation, "form") !== undefined || !url, url }
       : undefined,
     extensions: isRecord(extensions)
-      ? JsonText.member(JsonText.member(meta, metaKeys.clientCapabilities) ?? "{}", "extensions")
+      ? JsonText.member(json, "extensions")
       : undefined
   }
 }
@@ -346,6 +352,19 @@ export const tagged = (params: string, id: JsonRpc.Id): string =>
   JsonText.edit(params, {
     _meta: JsonText.edit(JsonText.member(params, "_meta") ?? "{}", { [metaKeys.subscriptionId]: JSON.stringify(id) })
   })
+
+/** Without the keys of `_meta` that belong to the hop between two ends. */
+export const withoutHopKeys = (meta: string): string =>
+  JsonText.make(JsonText.members(meta).filter(([name]) => !hopKeys.includes(name)))
+
+const hopKeys: ReadonlyArray<string> = Object.values(metaKeys)
+
+/** A server's request without what belongs to its own hop. */
+export const withoutHop = (params: string): string => {
+  if (!JsonText.isObject(params)) return "{}"
+  const meta = JsonText.edit(withoutHopKeys(JsonText.member(params, "_meta") ?? "{}"), { progressToken: undefined })
+  return JsonText.edit(params, { _meta: meta === "{}" ? undefined : meta, task: undefined })
+}
 
 /** A request of this revision from the gateway itself. */
 export const ownMeta = (client: string, capabilities: string): string =>

@@ -34,6 +34,7 @@ import * as GatewayMetrics from "./GatewayMetrics.ts"
 import * as HttpTransport from "./HttpTransport.ts"
 import type * as JsonRpc from "./JsonRpc.ts"
 import * as Lane from "./Lane.ts"
+import * as LegacyFace from "./LegacyFace.ts"
 import * as Masking from "./Masking.ts"
 import type * as Modern from "./Modern.ts"
 import type * as ParamHeaders from "./ParamHeaders.ts"
@@ -63,9 +64,18 @@ export interface Running {
   handshake: Lane.Handshake | undefined
   /** What it has been found to speak to who is modern; `undefined`: not known yet, or no longer. */
   era: Lane.Era | undefined
+  /** It has refused to speak as the revisions before, but is a modern server: its legacy clients need a face. */
+  faced: boolean
   readonly asks: { asked: boolean }
   readonly paramHeaders: ParamHeaders.ParamHeaders
 }
+
+/** A connection that is being opened. */
+type Started = Effect.Effect<
+  Connection,
+  GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused,
+  Scope.Scope | HttpClient.HttpClient
+>
 
 /** A lane, leased. */
 export interface LeasedLane {
@@ -177,6 +187,7 @@ const make = Effect.fnUntraced(function*(
       counts,
       handshake: undefined,
       era: undefined,
+      faced: false,
       asks: { asked: false },
       paramHeaders: new Map()
     })
@@ -238,13 +249,59 @@ const make = Effect.fnUntraced(function*(
     )
   }
 
+  /**
+   * Opens the session of a legacy client: in the server's own way if it has one, else behind a face. Which it is only the
+   * server's answer tells; one that speaks both ways need not say so.
+   */
+  const startSession = (
+    target: Running,
+    record: ClientRecord.ClientRecord
+  ): Started => {
+    const { backend, metrics, spares } = target
+    const { era, replayBytes, replayEvents } = backend.settings
+    const limits = { ...backend.settings, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
+    const faced = Bridge.make(LegacyFace.make(startTransport(target)), record, limits, metrics).pipe(
+      Effect.onExit((exit) =>
+        Effect.sync(() => {
+          target.faced = Exit.isSuccess(exit)
+          if (target.faced) target.era = "modern"
+        })
+      )
+    )
+    if (era === "modern" || target.faced) return faced
+    const plain: Started = backend.target._tag === "Http"
+      ? Upstream.make(backend.target, record, backend.settings, metrics, backend.mask)
+      : Bridge.make(spares.take, record, limits, metrics)
+    if (knownEra(target) === "legacy") return plain
+    return Effect.catchIf(
+      attempt(plain),
+      // An HTTP server may refuse it by its status alone.
+      (error) => error._tag === "InitializeRefused" || backend.target._tag === "Http",
+      (error) =>
+        Effect.catch(
+          Effect.timeoutOrElse(attempt(faced), { duration: probeTimeout, orElse: () => Effect.fail(error) }),
+          () => Effect.fail(error)
+        )
+    )
+  }
+
+  /** Releases at once what has failed. */
+  const attempt = <A, E, R>(start: Effect.Effect<A, E, R>): Effect.Effect<A, E, R | Scope.Scope> =>
+    Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+      const own = yield* ScopeModule.fork(yield* Effect.scope)
+      return yield* Effect.onError(
+        restore(ScopeModule.provide(start, own)),
+        (cause) => ScopeModule.close(own, Exit.failCause(cause))
+      )
+    }))
+
   const lookup = Effect.fnUntraced(function*(key: Key) {
     const target = running.get(SessionKey.backend(key))
     const profile = callers.find(key)
     const record = opening.get(key) ?? Option.getOrUndefined(yield* Cache.getSuccess(sleepers, key))
     const known = profile ?? record
     if (target === undefined || known === undefined) return yield* new GatewayErrors.UnknownSession()
-    const { backend, cooldown, counts, metrics, spares } = target
+    const { backend, cooldown, counts } = target
     const name = backend.name
     const refusal = Cooldown.check(yield* Ref.get(cooldown), name, yield* Clock.currentTimeMillis)
     if (refusal !== undefined) return yield* refusal
@@ -254,8 +311,6 @@ const make = Effect.fnUntraced(function*(
       yield* Effect.addFinalizer(() => record.over ? Effect.void : Cache.set(sleepers, key, record))
     }
     counts.launches++
-    const { replayBytes, replayEvents } = backend.settings
-    const limits = { ...backend.settings, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
     const started: Effect.Effect<
       Connection,
       GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused | GatewayErrors.UnknownSession,
@@ -264,9 +319,7 @@ const make = Effect.fnUntraced(function*(
       ? startLane(target, key, profile.client)
       : record === undefined
       ? new GatewayErrors.UnknownSession()
-      : backend.target._tag === "Http"
-      ? Upstream.make(backend.target, record, backend.settings, metrics, backend.mask)
-      : Bridge.make(spares.take, record, limits, metrics)
+      : startSession(target, record)
     const connection = yield* started.pipe(
       Effect.timeoutOrElse({
         duration: backend.settings.startTimeout,

@@ -1,0 +1,144 @@
+/** Servers of revision 2026-07-28 behind the gateway: what clients of both eras get of them, at the same time. */
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import * as Eras from "../kit/eras.ts"
+import * as Kit from "../kit/gateway.ts"
+
+type Client =
+  | Eras.Connected<Awaited<ReturnType<typeof Eras.modern>>["client"]>
+  | Awaited<ReturnType<typeof Eras.legacy>>
+
+const kinds = ["stdio", "http"] as const
+
+describe.each(kinds)("a modern server on %s", (kind) => {
+  let upstream: Eras.HttpServer | undefined
+  let gateway: Kit.Running
+  let url = ""
+  beforeAll(async () => {
+    upstream = kind === "http" ? await Eras.startHttp("modern-server.ts", ["http"]) : undefined
+    gateway = await Kit.start({
+      backends: { it: upstream === undefined ? Eras.modernStdio() : { url: upstream.url } }
+    })
+    url = `${gateway.origin}/mcp/it`
+  })
+  afterAll(async () => {
+    await gateway.stop()
+    upstream?.process.kill("SIGKILL")
+  })
+
+  const both = async (use: (client: Client) => Promise<void>, can?: object) => {
+    const clients = await Promise.all([Eras.modern(url, can), Eras.legacy(url, can)])
+    await Promise.all(clients.map(async (client) => {
+      await use(client)
+      await client.client.close()
+    }))
+  }
+
+  it("introduces itself, and carries out calls", () =>
+    both(async ({ call, client }) => {
+      assert.strictEqual(client.getServerVersion()?.name, "modern")
+      assert.strictEqual(client.getInstructions(), "Use it well.")
+      assert.deepInclude(client.getServerCapabilities(), { tools: { listChanged: true } })
+      assert.include((await client.listTools()).tools.map(({ name }) => name), "echo")
+      assert.strictEqual(await call("echo", { message: "ä\nb" }), "ä\nb")
+      assert.strictEqual((await client.readResource({ uri: "test://watched" })).contents.length, 1)
+      assert.strictEqual((await client.getPrompt({ name: "simple" })).messages.length, 1)
+    }))
+
+  it("sees who the client is and what it can do, whatever its era", async () => {
+    await both(async ({ call, client }) => {
+      const { envelope } = JSON.parse(await call("whoami"))
+      const name = client.constructor === (await import("@modelcontextprotocol/client")).Client ? "modern" : "legacy"
+      assert.strictEqual(envelope["io.modelcontextprotocol/clientInfo"].name, name)
+      assert.deepStrictEqual(envelope["io.modelcontextprotocol/clientCapabilities"], {
+        elicitation: { form: {} },
+        roots: {}
+      })
+    }, { elicitation: { form: {} }, roots: {} })
+  })
+
+  it("asks for input, and gets it with its own state", () =>
+    both(async ({ call, heard }) => {
+      const { responses, state } = JSON.parse(await call("ask"))
+      assert.strictEqual(responses.who.action, "accept")
+      assert.strictEqual(state, "asked once")
+      assert.deepStrictEqual(heard.asked, ["Who are you?"])
+    }))
+
+  it("asks for several things at once, in several rounds, and for another try only", () =>
+    both(async ({ call, heard }) => {
+      const { what, where, who } = JSON.parse(await call("ask-all"))
+      assert.strictEqual(who.action, "accept")
+      assert.strictEqual(what.content.text, "sampled")
+      assert.strictEqual(where.roots[0].name, "home")
+      assert.strictEqual(await call("rounds", { count: 4 }), "4 rounds")
+      assert.deepStrictEqual(heard.asked.slice(1), ["Round 0", "Round 1", "Round 2", "Round 3"])
+      assert.strictEqual(await call("wait-for-state"), "came back")
+      assert.strictEqual(JSON.parse(await call("page")).page.action, "accept")
+    }))
+
+  it("reports progress, and logs to those who want to hear it", () =>
+    both(async ({ call, client, heard }) => {
+      if ("setLoggingLevel" in client && heard.logs.length === 0) await client.setLoggingLevel("debug").catch(() => {})
+      assert.strictEqual(await call("steps"), "done")
+      assert.deepStrictEqual(heard.progress, [1, 2, 3])
+      await Kit.eventually("the log has come", () => heard.logs.length === 3)
+      assert.deepStrictEqual(heard.logs, ["step 1", "step 2", "step 3"])
+    }))
+
+  it("a legacy client that has not set a level hears no log", async () => {
+    const { call, client, heard } = await Eras.legacy(url)
+    assert.strictEqual(await call("steps"), "done")
+    assert.deepStrictEqual(heard.logs, [])
+    await client.close()
+  })
+
+  it("says its errors as they are", () =>
+    both(async ({ call }) => {
+      const failure = await call("fail").then(() => undefined, (error: unknown) => error)
+      assert.include(String(failure), "It has failed")
+      assert.deepInclude(failure, { code: -32000, data: { why: "told to" } })
+    }))
+
+  it("is told of a cancellation", () =>
+    both(async ({ call }) => {
+      const stop = new AbortController()
+      const { log: before } = JSON.parse(await call("whoami"))
+      const slow = call("slow", {}, stop.signal).catch(() => "stopped")
+      await new Promise((resolve) => setTimeout(resolve, 300))
+      stop.abort()
+      assert.strictEqual(await slow, "stopped")
+      await Kit.eventually("the server has stopped", async () => {
+        const { log } = JSON.parse(await call("whoami"))
+        return log.length > before.length
+      })
+    }))
+
+  it("never asks a client that has not said that it can be asked", () =>
+    both(async ({ call }) => {
+      const failure = await call("ask").then(String, String)
+      assert.match(failure, /capabilit/i)
+    }, {}))
+
+  it("tells of changes to those that subscribed, and no longer to those that have left", async () => {
+    const { call, client, heard } = await Eras.legacy(url)
+    await client.subscribeResource({ uri: "test://watched" })
+    await call("change")
+    await Kit.eventually("both changes are told", () => heard.changes.length >= 2)
+    assert.sameMembers([...new Set(heard.changes)], ["tools", "test://watched"])
+    await client.unsubscribeResource({ uri: "test://watched" })
+    await new Promise((resolve) => setTimeout(resolve, 1000))
+    heard.changes.length = 0
+    await call("change")
+    await Kit.eventually("the tools have changed", () => heard.changes.length >= 1)
+    assert.deepStrictEqual(heard.changes, ["tools"])
+    await client.close()
+  })
+
+  it("refuses a subscription of what it does not offer, and knows no tasks", async () => {
+    const { client } = await Eras.legacy(url)
+    const session = await Kit.open(url)
+    const response = await Kit.post(url, session, JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tasks/list" }))
+    assert.strictEqual((await response.json()).error.code, -32601)
+    await client.close()
+  })
+})
