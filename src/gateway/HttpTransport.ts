@@ -7,9 +7,8 @@
  * may ask it on the same transport.
  */
 import type { Scope } from "effect"
-import { ByteSize, Deferred, Duration, Effect, Fiber, Option, Predicate, Queue, Stream } from "effect"
+import { Deferred, Duration, Effect, Fiber, Option, Predicate, Queue, Stream } from "effect"
 import type { HttpClient, HttpClientResponse } from "effect/http"
-import { HttpIncomingMessage } from "effect/http"
 import type { BackendFailed } from "./GatewayErrors.ts"
 import * as JsonRpc from "./JsonRpc.ts"
 import * as JsonText from "./JsonText.ts"
@@ -109,11 +108,7 @@ export const make = Effect.fnUntraced(function*(
         : sessionHeaders())
     }, line.trimEnd())
 
-  const textOf = (response: Response) =>
-    response.text.pipe(
-      Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(limits.maxLineBytes)),
-      Effect.mapError(() => remote.failed("the back end broke off its answer"))
-    )
+  const textOf = (response: Response) => Remote.textOf(remote, response, limits.maxLineBytes)
 
   /** A response with status 200 that is no stream. */
   const body = Effect.fnUntraced(function*(text: string, message: JsonRpc.Request, to: Receiver) {
@@ -132,10 +127,10 @@ export const make = Effect.fnUntraced(function*(
   const refused = (status: number, text: string, message: JsonRpc.Request, to: Receiver) => {
     if (Remote.isRefusal(status) && !established) return end(Remote.refusal(remote, status))
     const probing = message.method === "server/discover"
-    if (probing && isNoVerdict(status)) {
+    if (probing && Remote.isNoVerdict(status)) {
       return end(remote.failed(`the back end answered server/discover with status ${status}`))
     }
-    const error = errorOf(text, message.id)
+    const error = Modern.errorOf(text, message.id)
     if (error !== undefined) return deliver(error, to)
     if (message.method === "initialize") {
       return end(remote.failed(`the back end answered initialize with status ${status}`))
@@ -214,7 +209,7 @@ export const make = Effect.fnUntraced(function*(
         accept: Remote.accept,
         ...Modern.headersOf(list.method, params)
       }, JSON.stringify(list))
-      const answer = Remote.isEventStream(response) ? yield* lastOf(response) : yield* textOf(response)
+      const answer = yield* textOf(response)
       ParamHeaders.note(paramHeaders, resultOf(answer))
       const next = field(Option.getOrUndefined(JsonRpc.parse(resultOf(answer))), "nextCursor")
       cursor = typeof next === "string" ? next : undefined
@@ -224,12 +219,6 @@ export const make = Effect.fnUntraced(function*(
     const text = yield* textOf(response)
     yield* response.status === 200 ? body(text, message, to) : refused(response.status, text, message, to)
   })
-
-  const lastOf = (response: Response) =>
-    Stream.runLast(Remote.events(response, limits.maxLineBytes)).pipe(
-      Effect.map(Option.match({ onNone: () => "", onSome: ({ data }) => data })),
-      Effect.orElseSucceed(() => "")
-    )
 
   // ---------------------------------------------------------------------------
   // Messages without an answer, and the stream of GET
@@ -323,19 +312,7 @@ export const make = Effect.fnUntraced(function*(
 /** Pages of tools that are looked through for one call. */
 const maxPages = 20
 
-/** Statuses that say nothing of what a server speaks: it is not there, or lets nobody in. */
-const isNoVerdict = (status: number): boolean =>
-  status < 400 || status >= 500 || Remote.isRefusal(status) || status === 408 || status === 429
-
 const failedAnswer = (id: JsonRpc.Id, reason: string): string => JsonRpc.error(id, JsonRpc.codes.internal, reason)
-
-/** The error response in a text, if it is one; servers that could not tell whose request it was give it no id. */
-const errorOf = (text: string, id: JsonRpc.Id): string | undefined => {
-  const json = Option.getOrUndefined(JsonRpc.parse(text))
-  return JsonText.isObject(text) && Predicate.isObject(field(json, "error"))
-    ? JsonText.edit(text, { jsonrpc: "\"2.0\"", id: JSON.stringify(id) })
-    : undefined
-}
 
 /** JSON of an answer's result. */
 const resultOf = (text: string): string =>

@@ -374,6 +374,12 @@ export const ownMeta = (client: string, capabilities: string): string =>
     [metaKeys.clientCapabilities, capabilities]
   ])
 
+/** The error response in a text, if it is one; servers that could not tell whose request it was give it no id. */
+export const errorOf = (text: string, id: JsonRpc.Id): string | undefined =>
+  JsonText.isObject(text) && isRecord(field(Option.getOrUndefined(JsonRpc.parse(text)), "error"))
+    ? JsonText.edit(text, { jsonrpc: "\"2.0\"", id: JSON.stringify(id) })
+    : undefined
+
 /** Whether an answer to `server/discover` is that of a modern server; `undefined` if it is no verdict. */
 export const speaksModern = (answer: string): boolean => {
   const json = Option.getOrUndefined(JsonRpc.parse(answer))

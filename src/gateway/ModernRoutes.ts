@@ -19,11 +19,13 @@ import type { Change, Event, Handshake, RunningCall } from "./Lane.ts"
 import * as Modern from "./Modern.ts"
 import * as ParamHeaders from "./ParamHeaders.ts"
 import type * as Parked from "./Parked.ts"
+import * as PassThrough from "./PassThrough.ts"
 import * as PeerOwner from "./PeerOwner.ts"
 import type { Refusal } from "./Refusals.ts"
 import { jsonResponse, refuseFailure, refuseModern, shuttingDown } from "./Refusals.ts"
+import type * as Remote from "./Remote.ts"
 import * as RequestState from "./RequestState.ts"
-import type { LeasedLane, Principal, Sessions } from "./Sessions.ts"
+import type { LeasedLane, Principal, Running, Sessions } from "./Sessions.ts"
 import type * as Settings from "./Settings.ts"
 
 type Response = HttpServerResponse.HttpServerResponse
@@ -71,7 +73,12 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
     text: string
   ): Effect.Effect<Response, Refusal, Scope.Scope> => {
     // Over HTTP this revision has no notifications of a client; what an extension may send belongs to no call here.
-    if (message._tag !== "Request") return Effect.succeed(HttpServerResponse.empty({ status: 202 }))
+    if (message._tag !== "Request") {
+      const target = running(asking.backend)
+      return target?.remote !== undefined && target.era === "modern"
+        ? passOn(asking, target, target.remote, undefined, text)
+        : Effect.succeed(HttpServerResponse.empty({ status: 202 }))
+    }
     const { id, method } = message
     const read = Modern.read(message, text, asking.request.headers)
     if (Result.isFailure(read)) return refuseModern(id, read.failure)
@@ -86,7 +93,45 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
       )
       : undefined
     if (mismatch !== undefined) return refuseModern(id, mismatch)
-    switch (method) {
+    const target = running(asking.backend)
+    if (target?.remote === undefined) return carryOut(asking, call)
+    const { remote } = target
+    return Effect.flatMap(
+      Effect.catch(sessions.eraOf(target, remote), (error) => refuseFailure(error, id)),
+      (era) => era === "modern" ? passOn(asking, target, remote, message, text) : carryOut(asking, call)
+    )
+  }
+
+  /** Hands a message on to a modern HTTP back end. */
+  const passOn = (
+    asking: Asking,
+    target: Running,
+    remote: Remote.Remote,
+    message: JsonRpc.Request | undefined,
+    text: string
+  ) => {
+    const stream = streamOptions(asking.request)
+    const passed = PassThrough.forward(
+      remote,
+      {
+        body: text,
+        headers: asking.request.headers,
+        request: message,
+        stream: message?.method === "subscriptions/listen"
+          ? { ...stream, greet: true, until: Deferred.await(draining) }
+          : stream,
+        doubted: () => {
+          target.era = undefined
+        }
+      },
+      target.backend.settings,
+      target.metrics
+    )
+    return Effect.catchTag(passed, "BackendFailed", (error) => refuseFailure(error, message?.id))
+  }
+
+  const carryOut = (asking: Asking, call: Modern.Call): Effect.Effect<Response, Refusal, Scope.Scope> => {
+    switch (call.request.method) {
       case "server/discover":
         return discover(asking, call)
       case "subscriptions/listen":

@@ -1,9 +1,9 @@
 /** The gateway's requests to an MCP server on Streamable HTTP, and what their responses hold. */
 import type { Scope } from "effect"
-import { Cause, Clock, Duration, Effect, Option, Queue, Stream } from "effect"
+import { ByteSize, Cause, Clock, Duration, Effect, Option, Queue, Stream } from "effect"
 import { Sse } from "effect/encoding"
 import type { HttpClientResponse } from "effect/http"
-import { HttpClient, HttpClientRequest } from "effect/http"
+import { HttpClient, HttpClientRequest, HttpIncomingMessage } from "effect/http"
 import { percentDecoded } from "./Backends.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import { BackendFailed } from "./GatewayErrors.ts"
@@ -21,6 +21,8 @@ export interface Remote {
     headers: Readonly<Record<string, string | undefined>>,
     body?: string
   ) => Effect.Effect<HttpClientResponse.HttpClientResponse, BackendFailed, Scope.Scope>
+  /** The names of the headers that its entry gives, in lower case. */
+  readonly given: ReadonlySet<string>
   /** A failure of the server, without what of its entry may be secret. */
   readonly failed: (reason: string) => BackendFailed
 }
@@ -40,6 +42,7 @@ export const make = Effect.fnUntraced(function*(target: Target, mask: (text: str
   const failed = (reason: string) => new BackendFailed({ reason: mask(reason), stderr: "" })
   const remote: Remote = {
     failed,
+    given: new Set(Object.keys(headers).map((name) => name.toLowerCase())),
     send: (method, own, body) => {
       const given = Object.entries({ ...headers, ...own })
       const request = HttpClientRequest.make(method)(url).pipe(
@@ -71,6 +74,10 @@ export const isRefusal = (status: number): boolean => status === 401 || status =
 
 export const refusal = (remote: Remote, status: number): BackendFailed =>
   remote.failed(`the back end refused what the gateway showed it (status ${status})`)
+
+/** Whether a status says nothing of what a server speaks: it is not there, or lets nobody in. */
+export const isNoVerdict = (status: number): boolean =>
+  status < 400 || status >= 500 || isRefusal(status) || status === 408 || status === 429
 
 export const isEventStream = (response: HttpClientResponse.HttpClientResponse): boolean =>
   (response.headers["content-type"] ?? "").startsWith("text/event-stream")
@@ -105,6 +112,22 @@ export const events = (
     Stream.flattenIterable
   )
 }
+
+/** The message that a response holds; of a stream, read to its end, the last one. */
+export const textOf = (
+  remote: Remote,
+  response: HttpClientResponse.HttpClientResponse,
+  maxBytes: number
+): Effect.Effect<string, BackendFailed> =>
+  Effect.mapError(
+    isEventStream(response)
+      ? Effect.map(
+        Stream.runLast(events(response, maxBytes)),
+        Option.match({ onNone: () => "", onSome: ({ data }) => data })
+      )
+      : Effect.provideService(response.text, HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBytes)),
+    () => remote.failed("the back end broke off its answer")
+  )
 
 /** The body of a response, chunk by chunk; it ends early once `over` has completed, and is aborted at the scope's end. */
 export const chunksOf = Effect.fnUntraced(function*(

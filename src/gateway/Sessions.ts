@@ -19,7 +19,7 @@ import {
   Scope as ScopeModule,
   Stream
 } from "effect"
-import type { HttpClient } from "effect/http"
+import { HttpClient } from "effect/http"
 import { randomUUID } from "node:crypto"
 import * as SessionKey from "../SessionKey.ts"
 import * as SessionPool from "../SessionPool.ts"
@@ -38,6 +38,8 @@ import * as LegacyFace from "./LegacyFace.ts"
 import * as Masking from "./Masking.ts"
 import type * as Modern from "./Modern.ts"
 import type * as ParamHeaders from "./ParamHeaders.ts"
+import * as PassThrough from "./PassThrough.ts"
+import * as Remote from "./Remote.ts"
 import * as Spares from "./Spares.ts"
 import * as StdioProcess from "./StdioProcess.ts"
 import * as Upstream from "./Upstream.ts"
@@ -66,6 +68,8 @@ export interface Running {
   era: Lane.Era | undefined
   /** It has refused to speak as the revisions before, but is a modern server: its legacy clients need a face. */
   faced: boolean
+  /** The way to an HTTP back end. */
+  readonly remote: Remote.Remote | undefined
   readonly asks: { asked: boolean }
   readonly paramHeaders: ParamHeaders.ParamHeaders
 }
@@ -119,6 +123,8 @@ export class Sessions extends Context.Service<Sessions, {
   ) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
   /** The first lane of a modern caller, leased for the scope, whoever else uses it: for who only listens. */
   readonly firstLane: (caller: Callers.Caller) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
+  /** The era of an HTTP back end, which is asked unless it is known. */
+  readonly eraOf: (target: Running, remote: Remote.Remote) => Effect.Effect<Lane.Era, GatewayErrors.BackendFailed>
   /** Ends a session, asleep or not, if there is one: what it gives waits until the process is gone. */
   readonly end: (backend: string, principal: Principal, id: string) => Effect.Effect<Option.Option<Effect.Effect<void>>>
   /** Ends the live session with this number in the pool. */
@@ -163,6 +169,10 @@ const make = Effect.fnUntraced(function*(
       ? StdioProcess.start(backend.target.command, environment, backend.settings, backend.mask)
       : Effect.die(new Error("only stdio back ends have processes"))
 
+  const client = yield* HttpClient.HttpClient
+  const remoteOf = (target: Remote.Target, mask: (text: string) => string) =>
+    Effect.provideService(Remote.make(target, mask), HttpClient.HttpClient, client)
+
   const run = Effect.fnUntraced(function*(backend: Backend) {
     const own = yield* ScopeModule.fork(scope)
     const counts = { launches: 0, requests: 0, errors: 0 }
@@ -186,8 +196,9 @@ const make = Effect.fnUntraced(function*(
       scope: own,
       counts,
       handshake: undefined,
-      era: undefined,
+      era: backend.settings.era === "auto" ? undefined : backend.settings.era,
       faced: false,
+      remote: backend.target._tag === "Http" ? yield* remoteOf(backend.target, backend.mask) : undefined,
       asks: { asked: false },
       paramHeaders: new Map()
     })
@@ -241,13 +252,25 @@ const make = Effect.fnUntraced(function*(
           target.era = lane.handshake.era
         })
       ),
-      // It may have been replaced by one of the other era.
-      Effect.tapErrorTag("InitializeRefused", () =>
-        Effect.sync(() => {
-          target.era = undefined
-        }))
+      Effect.tapErrorTag("InitializeRefused", () => forget(target))
     )
   }
+
+  /** It may have been replaced by one of the other era. */
+  const forget = (target: Running) =>
+    Effect.sync(() => {
+      target.era = undefined
+    })
+
+  const eraOf: Sessions["Service"]["eraOf"] = Effect.fnUntraced(function*(target, remote) {
+    const known = knownEra(target)
+    if (known !== undefined) return known
+    const { startTimeout } = target.backend.settings
+    return target.era = yield* Effect.timeoutOrElse(PassThrough.probe(remote, target.backend.settings), {
+      duration: startTimeout,
+      orElse: () => remote.failed(`the back end did not answer server/discover within ${Duration.format(startTimeout)}`)
+    })
+  })
 
   /**
    * Opens the session of a legacy client: in the server's own way if it has one, else behind a face. Which it is only the
@@ -272,7 +295,9 @@ const make = Effect.fnUntraced(function*(
     const plain: Started = backend.target._tag === "Http"
       ? Upstream.make(backend.target, record, backend.settings, metrics, backend.mask)
       : Bridge.make(spares.take, record, limits, metrics)
-    if (knownEra(target) === "legacy") return plain
+    if (knownEra(target) === "legacy") {
+      return Effect.tapErrorTag(plain, "InitializeRefused", () => forget(target))
+    }
     return Effect.catchIf(
       attempt(plain),
       // An HTTP server may refuse it by its status alone.
@@ -515,6 +540,7 @@ const make = Effect.fnUntraced(function*(
     lease,
     lane,
     firstLane,
+    eraOf,
     end,
     endNumber,
     endRequests: (reason) =>
