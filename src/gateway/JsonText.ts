@@ -9,9 +9,9 @@ export type Member = readonly [name: string, value: string]
 /** The texts of the elements of an array. */
 export const elements = (array: string): ReadonlyArray<string> => parts(array)
 
-/** The members of an object; of those with the same name the last counts, as for `JSON.parse`. */
+/** The members of an object; of those with the same name the last counts, as for `JSON.parse`. What is no object has none. */
 export const members = (object: string): ReadonlyArray<Member> =>
-  parts(object).map((part): Member => {
+  (isObject(object) ? parts(object) : []).map((part): Member => {
     const end = endOfString(part, 0)
     // A JSON string, which is a string for `JSON.parse`.
     const name = String(JSON.parse(part.slice(0, end)))

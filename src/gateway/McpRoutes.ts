@@ -2,6 +2,8 @@
  * MCP on Streamable HTTP (revisions 2025-03-26, 2025-06-18, 2025-11-25; basic/transports): what each request means for
  * the session that it belongs to.
  *
+ * POSTs of revision 2026-07-28 go to `ModernRoutes`.
+ *
  * A request's lease lasts until its answer, whether or not the client still listens: the specification says that a
  * disconnect is no cancellation.
  */
@@ -404,16 +406,7 @@ export const make = (
   const cors = HttpMiddleware.cors({
     allowedOrigins: access.isListedOrigin,
     allowedMethods: ["GET", "POST", "DELETE"],
-    allowedHeaders: [
-      "Authorization",
-      "Content-Type",
-      "Accept",
-      "Mcp-Session-Id",
-      "MCP-Protocol-Version",
-      "Mcp-Method",
-      "Mcp-Name",
-      "Last-Event-ID"
-    ],
+    // Those that are asked for: a tool may name any header after Mcp-Param-.
     exposedHeaders: ["Mcp-Session-Id", "Retry-After", "WWW-Authenticate"],
     maxAge: 600
   })

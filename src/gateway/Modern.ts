@@ -148,6 +148,7 @@ const named: Readonly<Record<string, string>> = { "tools/call": "name", "prompts
 const headerFault = ({ method, params }: JsonRpc.Request, headers: Headers): Fault | undefined => {
   const parameter = Object.hasOwn(named, method) ? named[method] : undefined
   const value = parameter === undefined ? undefined : field(params, parameter)
+  // Another header to be compared is one line here.
   const expected: ReadonlyArray<readonly [name: string, value: unknown]> = [
     ["MCP-Protocol-Version", field(metaOf(params), metaKeys.protocolVersion)],
     ["Mcp-Method", method],
@@ -366,7 +367,7 @@ export const withoutHop = (params: string): string => {
   return JsonText.edit(params, { _meta: meta === "{}" ? undefined : meta, task: undefined })
 }
 
-/** A request of this revision from the gateway itself. */
+/** The `_meta` of the gateway's own requests. */
 export const ownMeta = (client: string, capabilities: string): string =>
   JsonText.make([
     [metaKeys.protocolVersion, JSON.stringify(version)],
@@ -380,7 +381,7 @@ export const errorOf = (text: string, id: JsonRpc.Id): string | undefined =>
     ? JsonText.edit(text, { jsonrpc: "\"2.0\"", id: JSON.stringify(id) })
     : undefined
 
-/** Whether an answer to `server/discover` is that of a modern server; `undefined` if it is no verdict. */
+/** Whether an answer to `server/discover` is that of a modern server. */
 export const speaksModern = (answer: string): boolean => {
   const json = Option.getOrUndefined(JsonRpc.parse(answer))
   if (Array.isArray(field(field(json, "result"), "supportedVersions"))) return true

@@ -5,6 +5,10 @@
  *
  * Here a disconnect is a cancellation (basic/patterns/cancellation), so a call belongs to the scope of its HTTP request until
  * it is answered or parked.
+ *
+ * A call's lease is a scope of its own. `begin` owns it until the lane has the call; from then on the lane does, and closes it
+ * once, when the call is over: answered, cancelled (its client gone, too slow, not retried in time, drained), or failed with its
+ * process. Parking moves no lease.
  */
 import type { FileSystem } from "effect"
 import { Cause, Deferred, Duration, Effect, Exit, Option, Predicate, Result, Scope } from "effect"
@@ -12,10 +16,11 @@ import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { HttpServerRequest } from "effect/http"
 import { HttpServerResponse } from "effect/http"
 import type * as Callers from "./Callers.ts"
+import type { Event } from "./CallEvents.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import * as JsonRpc from "./JsonRpc.ts"
 import * as JsonText from "./JsonText.ts"
-import type { Change, Event, Handshake, RunningCall } from "./Lane.ts"
+import type { Change, Handshake, RunningCall } from "./Lane.ts"
 import * as Modern from "./Modern.ts"
 import * as ParamHeaders from "./ParamHeaders.ts"
 import type * as Parked from "./Parked.ts"
@@ -51,9 +56,11 @@ export interface Dependencies {
 interface Attached {
   readonly asking: Asking
   readonly call: Modern.Call
-  readonly running: RunningCall
+  readonly onLane: RunningCall
   /** It has been answered or parked: the end of the HTTP request is not the end of the call. */
-  settled: boolean
+  detached: boolean
+  /** When the server has last said something for it. */
+  since: number
 }
 
 /** What the client gets next, and whether that is all. */
@@ -137,14 +144,15 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
       case "subscriptions/listen":
         return listen(asking, call)
       default:
-        return call.requestState !== undefined && isOurs(asking.backend) ? retry(asking, call) : begin(asking, call)
+        return call.requestState === undefined ? begin(asking, call) : Effect.flatMap(
+          handshakeOf(asking, call),
+          // A modern server makes states of its own.
+          ({ era }) => era === "legacy" ? retry(asking, call) : begin(asking, call)
+        )
     }
   }
 
   const running = (backend: string) => sessions.running().get(backend)
-
-  /** Whether the states that clients bring are sealed here; a modern back end makes its own. */
-  const isOurs = (backend: string) => running(backend)?.handshake?.era !== "modern"
 
   const callerOf = Effect.fnUntraced(function*({ backend, principal, request }: Asking, { client }: Modern.Call) {
     const known = principal !== "" || settings.shareWithoutKeys || (yield* PeerOwner.isOwnUser(fs, request))
@@ -156,11 +164,20 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
   // server/discover
   // ---------------------------------------------------------------------------
 
-  const discover = Effect.fnUntraced(function*(asking: Asking, call: Modern.Call) {
-    const known = running(asking.backend)?.handshake
-    const handshake = known ?? (yield* Effect.scoped(leaseFirst(asking, call))).lane.handshake
-    return jsonResponse(resultText(call, discovered(handshake)), 200)
-  })
+  const discover = (asking: Asking, call: Modern.Call) =>
+    Effect.map(
+      handshakeOf(asking, call),
+      (handshake) => jsonResponse(resultText(call, discovered(handshake)), 200)
+    )
+
+  /** What the back end has said of itself; a process is started if none has yet. */
+  const handshakeOf = (asking: Asking, call: Modern.Call): Effect.Effect<Handshake, Refusal> =>
+    Effect.suspend(() => {
+      const known = running(asking.backend)?.handshake
+      return known === undefined
+        ? Effect.map(Effect.scoped(leaseFirst(asking, call)), ({ lane }) => lane.handshake)
+        : Effect.succeed(known)
+    })
 
   const leaseFirst = (asking: Asking, call: Modern.Call): Effect.Effect<LeasedLane, Refusal, Scope.Scope> =>
     Effect.catch(
@@ -173,15 +190,18 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
   // ---------------------------------------------------------------------------
 
   /** Whether the server may say something for this call that does not say whose it is. */
-  const needsLane = (backend: string, { client, logLevel, request }: Modern.Call): boolean =>
-    logLevel !== undefined ||
-    (isOurs(backend) && Modern.mayRequireInput.includes(request.method) && Modern.canBeAsked(client.capabilities))
+  const needsOwnLane = (backend: string, { client, logLevel, request }: Modern.Call): boolean =>
+    logLevel !== undefined || (
+      sessions.knownEra(backend) !== "modern" &&
+      Modern.mayRequireInput.includes(request.method) &&
+      Modern.canBeAsked(client.capabilities)
+    )
 
   const begin = (asking: Asking, call: Modern.Call) =>
     Effect.uninterruptibleMask((restore) => {
       const leaseScope = Scope.makeUnsafe()
       const release = Scope.close(leaseScope, Exit.void)
-      const exclusive = needsLane(asking.backend, call)
+      const exclusive = needsOwnLane(asking.backend, call)
       const leased = Effect.flatMap(callerOf(asking, call), (caller) => sessions.lane(caller, exclusive))
       return Effect.flatMap(
         Effect.onError(restore(Scope.provide(leased, leaseScope)), () => release),
@@ -190,7 +210,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
             attach(asking, call, lane.call(call, exclusive, release)),
             (attached) => restore(answer(attached))
           )
-      ).pipe(Effect.catchIf(isAcquireError, (error) => refuseFailure(error, call.request.id)))
+      ).pipe(Effect.catch((error) => refuseFailure(error, call.request.id)))
     })
 
   /** The client has come back with input for a parked call. */
@@ -207,7 +227,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
             })
           }
           return Effect.flatMap(attach(asking, call, taken.call), (attached) => {
-            attached.running.resume(call)
+            attached.onLane.resume(call)
             return restore(answer(attached))
           })
         }
@@ -215,17 +235,20 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
     )
 
   /** Ties a call to the HTTP request's scope: whoever goes before the answer has cancelled it. */
-  const attach = (asking: Asking, call: Modern.Call, running: RunningCall) => {
-    const attached: Attached = { asking, call, running, settled: false }
-    return Effect.as(
-      Effect.addFinalizer(() =>
-        Effect.sync(() => {
-          if (!attached.settled) running.cancel("the client has gone")
-        })
+  const attach = (
+    asking: Asking,
+    call: Modern.Call,
+    onLane: RunningCall
+  ): Effect.Effect<Attached, never, Scope.Scope> =>
+    Effect.acquireRelease(
+      Effect.clockWith((clock) =>
+        Effect.sync(() => ({ asking, call, onLane, detached: false, since: clock.currentTimeMillisUnsafe() }))
       ),
-      attached
+      ({ detached }) =>
+        Effect.sync(() => {
+          if (!detached) onLane.cancel("the client has gone")
+        })
     )
-  }
 
   const ownerOf = ({ backend, principal }: Asking, { params, request }: Modern.Call): Parked.Owner => {
     const plain = JsonText.edit(params, { _meta: undefined, inputResponses: undefined, requestState: undefined })
@@ -255,21 +278,21 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
 
   /** What comes next of a call. The server's silence for too long ends it. */
   const step = (attached: Attached): Effect.Effect<Step> => {
-    const { asking, call, running: runningCall } = attached
+    const { asking, call, onLane } = attached
     const limit = running(asking.backend)?.backend.settings.requestTimeout ?? settings.requestTimeout
-    return Effect.flatMap(
-      Effect.timeoutOption(
-        runningCall.take,
-        call.request.method === "subscriptions/listen" ? Duration.infinity : limit
-      ),
-      (events) => {
+    return Effect.clockWith((clock) => {
+      // A stream asks anew at each heartbeat; only what the server says starts the time anew.
+      const left = Math.max(0, attached.since + Duration.toMillis(limit) - clock.currentTimeMillisUnsafe())
+      const isListen = call.request.method === "subscriptions/listen"
+      return Effect.flatMap(Effect.timeoutOption(onLane.take, isListen ? Duration.infinity : left), (events) => {
+        attached.since = clock.currentTimeMillisUnsafe()
         if (Option.isSome(events)) return stepOf(attached, events.value)
         const reason = `no answer within ${Duration.format(limit)}; the gateway has cancelled the request`
-        attached.settled = true
-        runningCall.cancel(reason)
+        attached.detached = true
+        onLane.cancel(reason)
         return Effect.succeed(last(JsonRpc.error(call.request.id, JsonRpc.codes.internal, reason)))
-      }
-    )
+      })
+    })
   }
 
   const stepOf = (attached: Attached, events: NonEmptyReadonlyArray<Event>): Effect.Effect<Step> => {
@@ -279,23 +302,28 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
       ? parkCall(attached)
       : Effect.succeed(end?._tag === "Answer" ? end : undefined)
     return Effect.map(ending, (answer) => {
-      if (answer !== undefined) attached.settled = true
+      if (answer !== undefined) attached.detached = true
       const [first = "", ...others] = answer === undefined ? texts : [...texts, answer.text]
       return { texts: [first, ...others], status: answer?.status ?? 200, done: answer !== undefined }
     })
   }
 
-  const parkCall = (attached: Attached) => {
-    const { asking, call, running: runningCall } = attached
+  const parkCall = ({ asking, call, onLane }: Attached) => {
+    if (Deferred.isDoneUnsafe(draining)) {
+      // Nobody could come back to it.
+      const message = "the gateway is shutting down"
+      onLane.cancel(message)
+      return Effect.succeed({ text: JsonRpc.error(call.request.id, JsonRpc.codes.internal, message), status: 503 })
+    }
     const timeToLive = running(asking.backend)?.backend.settings.parkedTimeToLive ?? settings.parkedTimeToLive
-    return Effect.map(parked.park(runningCall, ownerOf(asking, call), timeToLive), (result) => {
+    return Effect.map(parked.park(onLane, ownerOf(asking, call), timeToLive), (result) => {
       if (result._tag === "TooMany") {
         const message =
           `${result.limit} calls wait for input already, the limit; answer one of them, or try again later`
-        runningCall.cancel(message)
+        onLane.cancel(message)
         return { text: JsonRpc.error(call.request.id, JsonRpc.codes.internal, message), status: 503 }
       }
-      const inputRequests = JsonText.make(runningCall.inputRequests().map(({ key, text }) => [key, text]))
+      const inputRequests = JsonText.make(onLane.inputRequests().map(({ key, text }) => [key, text]))
       const required = JsonText.make([
         ["resultType", "\"input_required\""],
         ["inputRequests", inputRequests],
@@ -396,8 +424,6 @@ const chunks = ([first, ...others]: NonEmptyReadonlyArray<string>): NonEmptyRead
   EventStreamBody.event({ text: first }),
   ...others.map((text) => EventStreamBody.event({ text }))
 ]
-
-const isAcquireError = <E extends { readonly _tag: string }>(error: E | Refusal): error is E => error._tag !== "Refusal"
 
 const unknownMethod = (method: string): Modern.Fault => ({
   status: 404,

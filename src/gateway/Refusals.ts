@@ -67,7 +67,7 @@ export const refuseFailure = (error: AcquireError, requestId?: JsonRpc.Id): Effe
     case "PoolClosed":
       return shuttingDown(requestId)
     case "InitializeRefused":
-      return refuse(502, "The back end refused to initialize again", id)
+      return refuse(502, "The back end has refused to initialize", id)
     case "BackendFailed":
       return error.shortage === true
         ? refuse(503, error.message, { ...id, headers: retryLater })

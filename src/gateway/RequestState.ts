@@ -50,8 +50,8 @@ export const make = (secret: string | undefined): Seal => {
       return Buffer.concat([nonce, sealed, cipher.getAuthTag()]).toString("base64url")
     },
     open: (text) =>
-      // Node's decoder skips what is no base64url; a state has one form only.
-      /^[\w-]+$/.test(text)
+      // A state has one form only: Node's decoder passes over what is no base64url, and over the last bits.
+      Buffer.from(text, "base64url").toString("base64url") === text
         ? Option.flatMap(decrypt(text), Schema.decodeUnknownOption(State))
         : Option.none()
   }

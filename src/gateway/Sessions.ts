@@ -1,6 +1,6 @@
 /**
  * The sessions of the gateway: a `SessionPool` of connections to back ends, keyed `backend/id`, and what a session is
- * between its processes.
+ * between its processes. The lanes of modern callers are in the same pool, keyed by `Callers.keyOf`.
  *
  * A session belongs to the key that opened it because that key's name is part of the pool's key: with another one it does
  * not exist.
@@ -29,6 +29,7 @@ import * as Callers from "./Callers.ts"
 import * as ClientRecord from "./ClientRecord.ts"
 import type { GatewayConfig } from "./Config.ts"
 import * as Cooldown from "./Cooldown.ts"
+import type { Era } from "./Dialect.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
 import * as GatewayMetrics from "./GatewayMetrics.ts"
 import * as HttpTransport from "./HttpTransport.ts"
@@ -65,7 +66,7 @@ export interface Running {
   /** What its newest process has said of itself to the gateway; `undefined`: none has been asked. */
   handshake: Lane.Handshake | undefined
   /** What it has been found to speak to who is modern; `undefined`: not known yet, or no longer. */
-  era: Lane.Era | undefined
+  era: Era | undefined
   /** It has refused to speak as the revisions before, but is a modern server: its legacy clients need a face. */
   faced: boolean
   /** The way to an HTTP back end. */
@@ -123,8 +124,10 @@ export class Sessions extends Context.Service<Sessions, {
   ) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
   /** The first lane of a modern caller, leased for the scope, whoever else uses it: for who only listens. */
   readonly firstLane: (caller: Callers.Caller) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
+  /** Which revisions a back end speaks, as far as that is said or known. */
+  readonly knownEra: (backend: string) => Era | undefined
   /** The era of an HTTP back end, which is asked unless it is known. */
-  readonly eraOf: (target: Running, remote: Remote.Remote) => Effect.Effect<Lane.Era, GatewayErrors.BackendFailed>
+  readonly eraOf: (target: Running, remote: Remote.Remote) => Effect.Effect<Era, GatewayErrors.BackendFailed>
   /** Ends a session, asleep or not, if there is one: what it gives waits until the process is gone. */
   readonly end: (backend: string, principal: Principal, id: string) => Effect.Effect<Option.Option<Effect.Effect<void>>>
   /** Ends the live session with this number in the pool. */
@@ -231,7 +234,7 @@ const make = Effect.fnUntraced(function*(
   /** Opens the connection of a lane. A process that ends when it is asked for its revisions gets no such question again. */
   const startLane = (target: Running, key: Key, client: Modern.Client) => {
     const { backend, metrics } = target
-    const start = (known: Lane.Era | undefined) =>
+    const start = (known: Era | undefined) =>
       Lane.make(startTransport(target), {
         client,
         era: known,
@@ -459,7 +462,10 @@ const make = Effect.fnUntraced(function*(
     return yield* Option.isSome(yield* SessionPool.info(pool, key)) ? get : untilEnd(key, get)
   })
 
-  /** The lane with this number. What it ends with is registered before it is used: the newest finalizer runs first. */
+  /**
+   * The lane with this number. At the end it is looked at first whether it is spoilt, before the lease and the lane's number are
+   * given back: finalizers run newest first.
+   */
   const leaseLane = Effect.fnUntraced(function*(profile: Callers.Profile, number: number) {
     const key = Callers.keyOf(profile, number)
     const lane = yield* untilEnd(key, SessionPool.get(pool, key))
@@ -540,6 +546,10 @@ const make = Effect.fnUntraced(function*(
     lease,
     lane,
     firstLane,
+    knownEra: (name) => {
+      const target = running.get(name)
+      return target === undefined ? undefined : knownEra(target)
+    },
     eraOf,
     end,
     endNumber,

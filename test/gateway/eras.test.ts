@@ -7,6 +7,7 @@ import * as Client2 from "@modelcontextprotocol/client"
 import { Client as Client1 } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
 import * as Types from "@modelcontextprotocol/sdk/types.js"
+import * as Callers from "../../src/gateway/Callers.ts"
 import * as Modern from "../../src/gateway/Modern.ts"
 import * as PeerOwner from "../../src/gateway/PeerOwner.ts"
 import * as Kit from "../kit/gateway.ts"
@@ -135,18 +136,25 @@ describe("both eras on one URL", () => {
 
   it("nobody reaches a lane by guessing its name as a session", async () => {
     const url = `${gateway.origin}/mcp/asking`
-    await callTool(url, "count")
-    const response = await fetch(`${gateway.origin}/sessions`)
-    const { sessions } = await response.json()
-    const lane = sessions.find(({ session }: { session: string }) => session.startsWith("lane"))
-    assert.isDefined(lane)
-    for (const method of ["GET", "DELETE"]) {
+    const pid = Number(textOf(await callTool(url, "pid")))
+    const client = {
+      info: JSON.stringify({ name: "raw", version: "1" }),
+      name: undefined,
+      capabilities: Modern.capabilitiesOf({}, "{}")
+    }
+    const id = Callers.identify({ backend: "asking", principal: "", known: true, client })
+    for (const method of ["GET", "DELETE", "POST"]) {
       const said = await fetch(url, {
         method,
-        headers: { ...Kit.headers, "mcp-session-id": `lane0-${"0".repeat(32)}` }
+        headers: { ...Kit.headers, "mcp-session-id": `lane0-${id}` },
+        ...(method === "POST" ? { body: Kit.toolCall(1, "count") } : {})
       })
-      assert.strictEqual(said.status, 404)
+      assert.strictEqual(said.status, 404, method)
     }
+    const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+    // It was a right name.
+    assert.isTrue(sessions.some((each: { readonly pid: number; readonly session: string }) => each.pid === pid))
+    assert.isTrue(Kit.alive(pid))
   })
 })
 
@@ -199,6 +207,12 @@ describe("what is shared", () => {
       [0xc350, 0xc351, 0xc352, 0xc353, 0xc354].map((port) => PeerOwner.userOf(table, port, 0x1f90)),
       [33, undefined, 1001, 1002, undefined]
     )
+    // Another user's socket with the same ports, on another loopback address.
+    const twice = `${table}\n   5: 0200007F:C350 0100007F:1F90 01 0:0 0:0 0 1000 0 6 1`
+    assert.isUndefined(PeerOwner.userOf(twice, 0xc350, 0x1f90))
+    const client = { info: "{}", name: undefined, capabilities: Modern.capabilitiesOf({}, "{}") }
+    const loner = { backend: "asking", principal: "", known: false, client }
+    assert.notStrictEqual(Callers.identify(loner), Callers.identify(loner))
     const url = `${gateway.origin}/mcp/asking`
     const first = Number(textOf(await callTool(url, "count", {}, { client: "own" })))
     assert.strictEqual(Number(textOf(await callTool(url, "count", {}, { client: "own" }))), first + 1)
@@ -230,16 +244,20 @@ describe("subscriptions/listen", () => {
       toolsListChanged: true,
       promptsListChanged: true,
       resourceSubscriptions: ["test://a"]
-    })
+    }, { capabilities })
     assert.deepStrictEqual(heard[0], {
       jsonrpc: "2.0",
       method: "notifications/subscriptions/acknowledged",
       params: { notifications: { toolsListChanged: true, resourceSubscriptions: ["test://a"] }, _meta: tag }
     })
     // On another lane of the same client, too.
-    const other = callTool(url, "slow", { millis: 600 }, { client: "listener", capabilities })
-    await callTool(url, "change", {}, { client: "listener" })
-    await other
+    const options = { client: "listener", capabilities }
+    const slow = callTool(url, "slow", { millis: 1000 }, options)
+    await new Promise((resolve) => setTimeout(resolve, 300))
+    const pid = textOf(await callTool(url, "pid", {}, options))
+    await callTool(url, "change", {}, options)
+    await slow
+    assert.notStrictEqual(textOf(await callTool(url, "pid", {}, options)), pid)
     await Kit.eventually("both are heard", () => heard.length >= 3)
     assert.deepStrictEqual(heard.slice(1).map(({ method, params }) => [method, params]), [
       ["notifications/tools/list_changed", { _meta: tag }],
@@ -247,7 +265,7 @@ describe("subscriptions/listen", () => {
     ])
     close()
     await Kit.eventually("the server is told that nobody listens any more", async () => {
-      const said = textOf(await callTool(url, "heard", {}, { client: "listener" }))
+      const said = textOf(await callTool(url, "heard", {}, { client: "listener", capabilities }))
       return said.includes("resources/subscribe test://a") && said.includes("resources/unsubscribe test://a")
     })
   })
