@@ -51,6 +51,13 @@ describe("JSON text", () => {
     )
   })
 
+  it("what is no object has no members", () => {
+    for (const text of ["[1]", "\"{\"", "5", "null", "true", " [ {} ] "]) {
+      assert.deepStrictEqual(JsonText.members(text), [])
+    }
+    assert.deepStrictEqual(JsonText.members(" { } "), [])
+  })
+
   it("of members with the same name the last counts, and an edit replaces all of them", () => {
     const text = "{\"a\":1,\"\\u0061\":2,\"b\":3}"
     assert.strictEqual(JsonText.member(text, "a"), "2")

@@ -109,6 +109,7 @@ describe("a request of revision 2026-07-28", () => {
   })
 
   it("is a notification without consequences: 202", async () => {
+    const slow = callTool(url, "slow", { millis: 300 }, { id: 1 })
     const { jsonrpc, method, params } = body("notifications/cancelled", { requestId: 1 }, {})
     const response = await fetch(url, {
       method: "POST",
@@ -116,6 +117,7 @@ describe("a request of revision 2026-07-28", () => {
       body: JSON.stringify({ jsonrpc, method, params })
     })
     assert.deepStrictEqual([response.status, await response.text()], [202, ""])
+    assert.strictEqual(textOf(await slow), "slow")
   })
 
   it("server/discover tells what the server said in its handshake, without tasks", async () => {
@@ -140,12 +142,14 @@ describe("a request of revision 2026-07-28", () => {
     const list = await request(url, "tools/list", {})
     assert.deepStrictEqual(list.last.result, {
       tools: [],
-      big: "12345678901234567890",
+      // What no double holds is read so; it came as it was.
+      big: 12345678901234567000,
       resultType: "complete",
       ttlMs: 0,
       cacheScope: "private",
       _meta: { [Modern.metaKeys.serverInfo]: { name: "asking", version: "1.0.0" } }
     })
+    assert.include(await (await send(url, "tools/list", {})).text(), "\"big\":12345678901234567890")
     const odd = await (await send(url, "odd", {})).text()
     assert.include(odd, "\"n\":12345678901234567890,\"e\":1e400")
     assert.notInclude(odd, "ttlMs")
@@ -219,9 +223,26 @@ describe("a request of revision 2026-07-28", () => {
 
   it("that takes too long is cancelled and told so", async () => {
     const short = await Kit.start({ backends: { asking: asking() }, requestTimeout: "300 millis" })
-    const said = await callTool(`${short.origin}/mcp/asking`, "never", {}, { capabilities: everything })
+    const there = `${short.origin}/mcp/asking`
+    const said = await callTool(there, "never", {}, { capabilities: everything })
     assert.match(said.last.error.message, /no answer within 300ms/)
     assert.strictEqual(said.last.error.code, -32603)
+    assert.match(
+      textOf(await callTool(there, "heard", {}, { capabilities: everything })),
+      /notifications\/cancelled \d/
+    )
+    await short.stop()
+  })
+
+  it("that falls silent in the middle of its stream ends as well, whatever comments the stream gets", async () => {
+    const short = await Kit.start({
+      backends: { asking: asking() },
+      requestTimeout: "400 millis",
+      heartbeat: "100 millis"
+    })
+    const said = await callTool(`${short.origin}/mcp/asking`, "stall", {}, { meta: { progressToken: 1 } })
+    assert.strictEqual(said.messages.length, 2)
+    assert.match(said.last.error.message, /no answer within 400ms/)
     await short.stop()
   })
 })

@@ -85,6 +85,11 @@ describe("a call whose server asks its client", () => {
     const inputResponses = { fixed: { action: "accept", content: { answer: "known" } } }
     const said = await callTool(url, "ask", { id: "fixed" }, { ...options, again: { inputResponses } })
     assert.strictEqual(textOf(said), "answered known")
+    // A name of the gateway's may be that of another question.
+    const guessed = { "elicitation-1": { action: "accept", content: { answer: "guessed" } } }
+    const asked = await callTool(url, "ask", {}, { ...options, again: { inputResponses: guessed } })
+    assert.strictEqual(asked.last.result.resultType, "input_required")
+    assert.strictEqual(textOf(await again("ask", answers(asked))), "answered yes")
   })
 
   it("for sampling and roots brings the same as for forms", async () => {
@@ -130,6 +135,12 @@ describe("a call whose server asks its client", () => {
         name
       )
     }
+  })
+
+  it("whose server sends what makes no sense ends with an error, and the gateway goes on", async () => {
+    const said = await callTool(url, "odd", {}, options)
+    assert.strictEqual(said.last.error.code, -32603)
+    assert.strictEqual(textOf(await again("ask", answers(await callTool(url, "ask", {}, options)))), "answered yes")
   })
 
   it("refuses what this revision knows no request for, in the server's own terms", async () => {
@@ -314,8 +325,9 @@ describe("the end of the gateway", () => {
     assert.isFalse(Kit.alive(pid))
   })
 
-  it("leaves no port open", async () => {
+  it("leaves no port open, parked calls or not", async () => {
     const own = await Kit.start({ backends: { asking: asking() } })
+    await callTool(`${own.origin}/mcp/asking`, "ask", {}, { capabilities })
     await own.stop()
     await new Promise<void>((resolve, reject) => {
       const server = createServer().on("error", reject)
