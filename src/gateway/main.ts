@@ -248,7 +248,7 @@ const hurry = Effect.gen(function*() {
   yield* Console.error("Stopping: running requests may end. A second signal ends them now.")
   yield* Queue.take(queue)
   return yield* Effect.sync((): never => {
-    for (const group of ProcessGroup.live) ProcessGroup.signal(group, "SIGKILL")
+    ProcessGroup.killAll()
     return process.exit(130)
   })
 })
