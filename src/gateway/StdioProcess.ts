@@ -5,7 +5,7 @@
  * group gets SIGTERM, and after another SIGKILL, so that wrappers (`npx`, `sh -c`) leave nothing behind either.
  */
 import type { Scope } from "effect"
-import { Deferred, Duration, Effect, Fiber, Result } from "effect"
+import { Cause, Deferred, Duration, Effect, Fiber, Latch, Result } from "effect"
 import { closeSync, openSync } from "node:fs"
 import { devNull } from "node:os"
 import type { Readable, Writable } from "node:stream"
@@ -66,34 +66,38 @@ export const start = Effect.fnUntraced(function*(
   const scope = yield* Effect.scope
   const run = Effect.runForkWith(yield* Effect.context<never>())
   const fork = (effect: Effect.Effect<unknown>) => void Fiber.runIn(run(effect), scope)
-  // A process that closes its stdout without leaving can no longer answer; one that leaves closes it a moment earlier, on a
-  // busy machine a long one, and is better described by how it ended.
-  const mute = Effect.andThen(
-    Effect.sleep("2 seconds"),
-    Effect.suspend(() => Deferred.succeed(ended, failed("the back end has closed its stdout")))
-  )
-  group.stdout.once("close", () => fork(mute))
+  const fail = (reason: string) => Deferred.doneUnsafe(ended, Effect.succeed(failed(reason)))
+  // A process that closes a pipe without leaving can no longer answer; one that leaves closes it a moment earlier, on a busy
+  // machine a long one, and is better described by how it ended. That it has closed its stdin shows at the next write.
+  for (const pipe of ["stdin", "stdout"] as const) {
+    const lost = Effect.sync(() => fail(`the back end has closed its ${pipe}`))
+    group[pipe].once("close", () => fork(Effect.andThen(Effect.sleep("2 seconds"), lost)))
+  }
+  const output = reader(group.stdout, limits.maxLineBytes, {
+    fork,
+    tooLong: () => fail(`the back end sent a line of more than ${limits.maxLineBytes} bytes`),
+    broken: (defect) => {
+      fork(Effect.logError("A line of a back end could not be taken", Cause.die(defect)))
+      fail("the stdout of the back end could not be read")
+    }
+  })
   yield* Effect.forkScoped(Effect.gen(function*() {
     const how = yield* Deferred.await(group.exit)
-    // What it wrote before it ended still counts; a grandchild that holds the pipe open does not delay the news.
-    yield* Effect.timeoutOption(Effect.andThen(closed(group.stdout), closed(group.stderr)), "200 millis")
+    // What it wrote before it ended still counts; a grandchild that holds the pipe open, or a client that reads slowly, does
+    // not delay the news.
+    const allIsSaid = Effect.andThen(closed(group.stdout), Effect.andThen(closed(group.stderr), output.delivered))
+    yield* Effect.timeoutOption(allIsSaid, "200 millis")
     yield* Deferred.succeed(ended, failed(`the back end ended ${how}`))
   }))
-  const tooLong = () =>
-    Deferred.doneUnsafe(
-      ended,
-      Effect.succeed(failed(`the back end sent a line of more than ${limits.maxLineBytes} bytes`))
-    )
-  const unread = Deferred.succeed(
-    ended,
-    failed(`the back end has not read its stdin for ${Duration.format(limits.writeTimeout)}`)
+  const unread = Effect.sync(() =>
+    fail(`the back end has not read its stdin for ${Duration.format(limits.writeTimeout)}`)
   )
   const { offer, wait } = writer(group.stdin)
   return {
     pid: group.pid,
     ended,
     offer,
-    attach: (to) => Effect.sync(() => readLines(group.stdout, limits.maxLineBytes, to, tooLong, fork)),
+    attach: (to) => Effect.sync(() => output.attach(to)),
     send: (line) =>
       Effect.suspend(() =>
         offer(line) ? Effect.void : Effect.raceFirst(wait(line), Effect.asVoid(Deferred.await(ended))).pipe(
@@ -124,6 +128,12 @@ const writer = (stdin: Writable) => {
       waiter.written()
     }
   })
+  // Nobody waits for a process that reads no more.
+  stdin.once("close", () => {
+    const rest = [...waiting]
+    waiting.clear()
+    for (const waiter of rest) waiter.written()
+  })
   return {
     offer: (line: string): boolean => {
       if (waiting.size > 0 || stdin.writableNeedDrain) return false
@@ -139,34 +149,75 @@ const writer = (stdin: Writable) => {
   }
 }
 
-/** Hands lines on as they come, and reads no further while the receiver has no room. */
-const readLines = (
-  stdout: Readable,
-  maxLineBytes: number,
-  { receive, room }: Receiver,
-  tooLong: () => void,
-  fork: (effect: Effect.Effect<unknown>) => void
-) => {
+/** What becomes of what a process says. */
+interface Trouble {
+  readonly fork: (effect: Effect.Effect<unknown>) => void
+  readonly tooLong: () => void
+  /** The receiver threw. */
+  readonly broken: (defect: unknown) => void
+}
+
+/**
+ * Hands lines on as they come, each after all earlier ones, and reads no further while the receiver has no room.
+ *
+ * That nothing is read does not mean that nothing comes: when a process exits, Node lets its stdout flow again. So what comes
+ * while lines wait is put behind them.
+ */
+const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong }: Trouble) => {
   const splitter = Lines.make(maxLineBytes)
-  /** Whether all of them found room. */
-  const deliver = (lines: ReadonlyArray<string>, from: number): boolean => {
-    for (let i = from; i < lines.length; i++) {
-      if (receive(lines[i] ?? "")) continue
-      stdout.pause()
-      fork(Effect.map(room, () => deliver(lines, i + 1) && stdout.resume()))
-      return false
+  let lines: ReadonlyArray<string> = []
+  /** How many of them have been handed on. */
+  let done = 0
+  let waiting = false
+  const delivered = Latch.makeUnsafe(true)
+
+  const attach = ({ receive, room }: Receiver) => {
+    const deliver = () => {
+      while (done < lines.length) {
+        if (receive(lines[done++] ?? "")) continue
+        waiting = true
+        stdout.pause()
+        if (done < lines.length) delivered.closeUnsafe()
+        return fork(Effect.andThen(room, goOn))
+      }
+      delivered.openUnsafe()
     }
-    return true
+    const goOn = Effect.sync(() => {
+      waiting = false
+      guarded(deliver)
+      if (!waiting) stdout.resume()
+    })
+    const take = (chunk: Uint8Array) => {
+      const more = splitter.push(chunk)
+      if (more === "TooLong") {
+        forget()
+        return tooLong()
+      }
+      lines = done < lines.length ? [...lines.slice(done), ...more] : more
+      done = 0
+      if (!waiting) return guarded(deliver)
+      stdout.pause()
+      if (lines.length > 0) delivered.closeUnsafe()
+    }
+    /** Reads what it says from now on and forgets it. */
+    const forget = () => void stdout.off("data", take).resume()
+    const guarded = (step: () => void) => {
+      const result = Result.try(step)
+      if (Result.isSuccess(result)) return
+      // Not even what waits: something before it is missing now.
+      lines = []
+      delivered.openUnsafe()
+      forget()
+      broken(result.failure)
+    }
+    // A process that nobody uses yet keeps what it says: the pipe holds it.
+    stdout.on("data", take)
   }
-  const take = (chunk: Uint8Array) => {
-    const lines = splitter.push(chunk)
-    if (lines !== "TooLong") return void deliver(lines, 0)
-    // What it says from now on is read and forgotten.
-    stdout.off("data", take).resume()
-    tooLong()
+  return {
+    attach,
+    /** Completes when no line waits. */
+    delivered: delivered.await
   }
-  // A process that nobody uses yet keeps what it says: the pipe holds it.
-  stdout.on("data", take)
 }
 
 /** More than the pipes of a process, and what the spawn itself takes for a moment. */

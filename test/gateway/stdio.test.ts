@@ -1,0 +1,190 @@
+/** The lines of a process: none lost, none overtaken, and nobody waits for a process that is gone. */
+import { Context, Deferred, Duration, Effect, Exit, Logger, Scope } from "effect"
+import { afterEach, assert, beforeEach, describe, it } from "vitest"
+import * as Bridge from "../../src/gateway/Bridge.ts"
+import * as ClientRecord from "../../src/gateway/ClientRecord.ts"
+import * as GatewayMetrics from "../../src/gateway/GatewayMetrics.ts"
+import * as JsonRpc from "../../src/gateway/JsonRpc.ts"
+import * as StdioProcess from "../../src/gateway/StdioProcess.ts"
+import type { Receiver, Transport } from "../../src/gateway/Transport.ts"
+import * as Kit from "../kit/gateway.ts"
+
+describe("one process", () => {
+  let scope: Scope.Closeable
+  beforeEach(() => {
+    scope = Scope.makeUnsafe()
+  })
+  afterEach(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+
+  const limits = {
+    maxLineBytes: 1_000_000,
+    writeTimeout: Duration.seconds(30),
+    closeGrace: Duration.millis(100)
+  }
+  const logged: Array<unknown> = []
+  const logger = Logger.layer([Logger.make(({ message }) => void logged.push(message))])
+
+  const start = (command: string, ...args: ReadonlyArray<string>): Promise<Transport> =>
+    Effect.runPromise(
+      StdioProcess.start({ command, args, env: {}, cwd: undefined }, process.env, limits, (text) => text).pipe(
+        Scope.provide(scope),
+        Effect.provide(logger)
+      )
+    )
+  const attach = (transport: Transport, receiver: Receiver) => Effect.runPromise(transport.attach(receiver))
+  const end = async (transport: Transport) => (await Effect.runPromise(Deferred.await(transport.ended))).reason
+
+  it("hands on every line in order before it tells of the end, also where the receiver had no room meanwhile", async () => {
+    const seen: Array<string> = []
+    // More than a chunk and less than the pipe holds: it has exited while its lines wait.
+    const transport = await start("seq", "1", "20000")
+    await attach(transport, {
+      receive: (line) => {
+        seen.push(line)
+        return ![10, 11, 9000].includes(seen.length)
+      },
+      // The end waits for 200 milliseconds, at most.
+      room: Effect.suspend(() => Effect.sleep(seen.length === 10 ? "50 millis" : "5 millis"))
+    })
+    assert.include(await end(transport), "exit code 0")
+    assert.deepStrictEqual(seen, Array.from({ length: 20_000 }, (_, i) => String(i + 1)))
+  })
+
+  it("a receiver that never has room again does not delay the news of its end, and holds up what is written afterwards", async () => {
+    const seen: Array<string> = []
+    const transport = await start("sh", "-c", "(sleep 0.1; exec seq 1 1000000) & exec seq 1 10")
+    await attach(transport, { receive: (line) => seen.push(line) < 5, room: Effect.never })
+    assert.include(await end(transport), "exit code 0")
+    assert.deepStrictEqual(seen, ["1", "2", "3", "4", "5"])
+  })
+
+  for (const at of [1, 3]) {
+    it(`a receiver that throws ${at === 1 ? "at once" : "after a wait"} fails this session and nothing else`, async () => {
+      const seen: Array<string> = []
+      const transport = await start("sh", "-c", "seq 1 10; exec sleep 1000")
+      await attach(transport, {
+        receive: (line) => {
+          seen.push(line)
+          if (seen.length === at) throw new Error("a defect of the receiver")
+          return seen.length !== 2
+        },
+        room: Effect.sleep("10 millis")
+      })
+      assert.strictEqual(await end(transport), "the stdout of the back end could not be read")
+      assert.lengthOf(seen, at)
+      assert.isTrue(logged.some((message) => String(message).includes("could not be taken")))
+    })
+  }
+
+  it("one that closes its stdin is noticed by what is written to it", async () => {
+    const transport = await start("sh", "-c", "exec 0<&-; echo closed; exec sleep 1000")
+    await new Promise<void>((resolve) => {
+      void attach(transport, { receive: () => (resolve(), true), room: Effect.void })
+    })
+    assert.isTrue(transport.offer("{}\n"))
+    assert.strictEqual(await end(transport), "the back end has closed its stdin")
+  })
+
+  it("writes that wait end with their process: none is left when its scope is closed", async () => {
+    const transport = await start("sleep", "1000")
+    const line = `${"x".repeat(100_000)}\n`
+    const writes = Array.from({ length: 40 }, () => Effect.runFork(transport.send(line)))
+    const waiting = () => writes.filter((fiber) => fiber.pollUnsafe() === undefined).length
+    assert.isAbove(waiting(), 30)
+    await Effect.runPromise(Scope.close(scope, Exit.void))
+    assert.strictEqual(waiting(), 0)
+    assert.isTrue(writes.every((fiber) => Exit.isSuccess(fiber.pollUnsafe() ?? Exit.fail("left"))))
+  })
+
+  it("exits after its answer: a client that reads slowly gets its progress without a gap or a jump, and the answer", async () => {
+    const { args, command } = Kit.counter()
+    const process = StdioProcess.start({ command, args, env: {}, cwd: undefined }, {}, limits, (text) => text)
+    const bridge = await Effect.runPromise(
+      Bridge.make(
+        process,
+        ClientRecord.make(0, Kit.initializeBody, {}),
+        {
+          requestTimeout: Duration.infinity,
+          streamLostTimeToLive: Duration.infinity,
+          maxInFlight: 10,
+          replay: { maxEvents: 20, maxBytes: 1_000_000 }
+        },
+        GatewayMetrics.make("test", Context.empty(), GatewayMetrics.recent())
+      ).pipe(Scope.provide(scope))
+    )
+    const call = Kit.toolCall(1, "lastWords", { count: 40, size: 3000 })
+    const message = JsonRpc.classify(JSON.parse(call))
+    const running = message?._tag === "Request" ? bridge.request(message, call, Effect.void) : undefined
+    if (running?._tag !== "Running") return assert.fail("not taken")
+    const opened = Effect.map(running.reply, (reply) => reply._tag === "Stream" ? reply.open() : undefined)
+    const reader = await Effect.runPromise(opened)
+    if (reader === undefined) return assert.fail("no stream")
+    const seen: Array<string> = []
+    const takeOnce = Effect.map(reader.take, (events) => {
+      for (const { text } of events) {
+        const { params, result } = JSON.parse(text)
+        seen.push(params === undefined ? result?.content[0].text ?? text : String(params.progress))
+      }
+    })
+    // It exits while most of this waits in the pipe and in the gateway.
+    await Kit.eventually("it is gone", () => !Kit.alive(bridge.activity().pid ?? 0))
+    await Effect.runPromise(Effect.ignore(Effect.forever(Effect.andThen(takeOnce, Effect.sleep("5 millis")))))
+    assert.deepStrictEqual(seen, [...Array.from({ length: 40 }, (_, i) => String(i + 1)), "last words"])
+  })
+})
+
+describe("a session", () => {
+  it("whose back end closes its stdin and lives on is told so and ended", async () => {
+    const script = "read l; exec 0<&-; echo '{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{}}'; exec sleep 1000"
+    const gateway = await Kit.start({ backends: { closed: { command: "sh", args: ["-c", script] } } })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    const { error, id } = await (await Kit.post(url, session, Kit.toolCall(1, "count"))).json()
+    assert.deepStrictEqual([id, error.message], [1, "the back end has closed its stdin"])
+    assert.strictEqual((await Kit.post(url, session, Kit.toolCall(2, "count"))).status, 404)
+    await gateway.stop()
+  })
+
+  it("that is deleted while its process does not read ends within the grace, whatever waits to be written", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, closeGrace: "300 millis" })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    const pid = await Kit.pidOf(url, session)
+    await Kit.toolText(url, session, "deaf")
+    const answers = Array.from({ length: 40 }, async (_, i) => {
+      const response = await Kit.post(url, session, Kit.toolCall(i, "count", { filler: "x".repeat(100_000) }))
+      return response.status === 404 ? "404" : (await response.json()).error.message
+    })
+    await Kit.eventually("all are running", async () => {
+      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+      return sessions[0].inFlight === 40
+    })
+    await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+    assert.isFalse(Kit.alive(pid))
+    assert.deepStrictEqual(new Set(await Promise.all(answers)), new Set(["the session was deleted"]))
+    await gateway.stop()
+  })
+
+  it("whose process does not read for a while is written to later, everything once and in order", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    const napping = Kit.toolText(url, session, "nap")
+    await new Promise((resolve) => setTimeout(resolve, 100))
+    // One body, so that it is known which comes first.
+    const ids = Array.from({ length: 60 }, (_, i) => `call ${i}`)
+    const filler = "x".repeat(50_000)
+    const batch = ids.flatMap((id, i) => [
+      Kit.toolCall(id, "count", { filler }),
+      ...(i % 3 === 0 ? [`{"jsonrpc":"2.0","method":"notifications/n${i}","params":{"filler":"${filler}"}}`] : [])
+    ])
+    await (await Kit.post(url, session, `[${batch.join()}]`)).text()
+    assert.strictEqual(await napping, "nap")
+    const heard: ReadonlyArray<string> = JSON.parse(await Kit.toolText(url, session, "inOrder"))
+    assert.deepStrictEqual(
+      heard.filter((what) => /call|notifications/.test(what)),
+      ids.flatMap((id, i) => i % 3 === 0 ? [id, `notifications/n${i}`] : [id])
+    )
+    await gateway.stop()
+  })
+})
