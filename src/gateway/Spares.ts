@@ -11,7 +11,8 @@ export interface Spares {
 
 /**
  * How long after a spare was taken another is started: the start of a process stops the gateway for some milliseconds and
- * takes a core for a while, and whoever took the spare is still waiting for the first answer.
+ * takes a core for a while, and whoever took the spare is still waiting for the first answer. When that comes is not known
+ * here; a spare that has loaded answers within this time.
  */
 const replaceAfter = "100 millis"
 
@@ -19,8 +20,8 @@ const replaceAfter = "100 millis"
 const retryAfter = "10 seconds"
 
 /**
- * Keeps `count` processes ready until the scope closes. Processes that were taken live in `processes`, which must outlive
- * both.
+ * Keeps `count` processes ready until the scope closes. Those that died unused are closed in `processes`, which must outlive
+ * it.
  */
 export const make = Effect.fnUntraced(function*(
   count: number,
@@ -32,11 +33,20 @@ export const make = Effect.fnUntraced(function*(
     readonly scope: Scope.Closeable
   }
   const ready = new Set<Spare>()
-  const missing = yield* Latch.make(true)
+  const missing = yield* Latch.make(false)
   const close = (spare: Spare) => Scope.close(spare.scope, Exit.void)
+  /** Closes one that died. A scope that closes takes no new fiber, but waits for those that it has. */
+  const bury = (spare: Spare) =>
+    Effect.suspend(() =>
+      processes.state._tag === "Closed"
+        ? close(spare)
+        : Effect.forkIn(close(spare), processes, { startImmediately: true })
+    )
 
   const add = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
-    const scope = yield* Scope.fork(processes)
+    // On purpose no child of `processes`, which would close its children one after the other, and before their sessions. It
+    // always has one owner that closes it: this effect, then the finalizer below, then whoever took it or buries it.
+    const scope = Scope.makeUnsafe()
     const process = yield* Effect.onError(
       restore(Scope.provide(start, scope)),
       (cause) => Scope.close(scope, Exit.failCause(cause))
@@ -49,10 +59,8 @@ export const make = Effect.fnUntraced(function*(
         yield* Deferred.await(process.ended)
         if (!ready.delete(spare)) return
         yield* Effect.logWarning("A spare process ended before it was used")
-        yield* Effect.forkIn(
-          Effect.andThen(close(spare), Effect.andThen(Effect.sleep(retryAfter), missing.open)),
-          processes
-        )
+        yield* Effect.forkIn(Effect.andThen(Effect.sleep(retryAfter), missing.open), processes)
+        yield* bury(spare)
       }),
       scope
     )
@@ -66,19 +74,19 @@ export const make = Effect.fnUntraced(function*(
         return Effect.forEach(unused, close, { concurrency: "unbounded", discard: true })
       })
     )
-    let started = false
-    yield* Effect.forkScoped(Effect.forever(Effect.gen(function*() {
-      yield* missing.await
-      yield* missing.close
-      if (started) yield* Effect.sleep(replaceAfter)
-      started = true
+    const fill = Effect.gen(function*() {
       while (ready.size < count) {
         const exit = yield* Effect.exit(add)
         if (Exit.isSuccess(exit)) continue
         yield* Effect.logWarning("A spare process did not start", exit.cause)
         yield* Effect.sleep(retryAfter)
       }
-    })))
+    })
+    const replace = Effect.andThen(
+      Effect.andThen(missing.await, missing.close),
+      Effect.andThen(Effect.sleep(replaceAfter), fill)
+    )
+    yield* Effect.forkScoped(Effect.andThen(fill, Effect.forever(replace)))
   }
 
   const take = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
@@ -86,7 +94,7 @@ export const make = Effect.fnUntraced(function*(
       ready.delete(spare)
       yield* missing.open
       if (Deferred.isDoneUnsafe(spare.process.ended)) {
-        yield* Effect.forkIn(close(spare), processes)
+        yield* bury(spare)
         continue
       }
       yield* Effect.addFinalizer(() => close(spare))

@@ -225,6 +225,53 @@ describe("warm spares", () => {
     await gateway.stop()
   })
 
+  it("those that were taken end together with the gateway, not one after the other", async () => {
+    const gateway = await Kit.start({
+      backends: { counter: { ...Kit.counter("--stubborn"), spares: 1 } },
+      closeGrace: "500 millis"
+    })
+    const url = `${gateway.origin}/mcp`
+    const pids: Array<number> = []
+    for (let i = 0; i < 6; i++) {
+      await Kit.eventually("one is ready", async () => (await spares(gateway)) === 1)
+      pids.push(await Kit.pidOf(url, await Kit.open(url)))
+    }
+    const at = Date.now()
+    await gateway.stop()
+    // Each takes a second: the grace after the end of its stdin, and that after SIGTERM.
+    assert.isBelow(Date.now() - at, 4000)
+    assert.isFalse(pids.some(Kit.alive))
+  })
+
+  it("a gateway that stops right after one was taken leaves neither that nor the one that would replace it", async () => {
+    const before = new Set(children())
+    const gateway = await Kit.start({ backends: { counter: { ...Kit.counter("--slow-boot", "300"), spares: 1 } } })
+    const url = `${gateway.origin}/mcp`
+    await Kit.eventually("one is ready", async () => (await spares(gateway)) === 1)
+    const opening = initialize(url).catch(() => undefined)
+    await Kit.eventually("it is taken", async () => (await spares(gateway)) === 0)
+    await gateway.stop()
+    await opening
+    assert.deepStrictEqual(children().filter((pid) => !before.has(pid) && Kit.alive(pid)), [])
+    // Nor is one started later.
+    await new Promise((resolve) => setTimeout(resolve, 300))
+    assert.deepStrictEqual(children().filter((pid) => !before.has(pid) && Kit.alive(pid)), [])
+  })
+
+  it("one that dies while the gateway stops takes along what it started", async () => {
+    const before = new Set(children())
+    const mine = () => children().filter((pid) => !before.has(pid))
+    const gateway = await Kit.start({
+      backends: { counter: { ...Kit.counter("--grandchild"), spares: 2 } },
+      closeGrace: "100 millis"
+    })
+    await Kit.eventually("two are there with what they start", () => mine().length === 4)
+    const all = mine()
+    Kit.kill(all[0] ?? 0, "SIGKILL")
+    await gateway.stop()
+    assert.isFalse(all.some(Kit.alive))
+  })
+
   /** The counter servers that this test process has started. */
   const children = (): ReadonlyArray<number> => Kit.descendants(process.pid)
 })
