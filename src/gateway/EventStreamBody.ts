@@ -1,6 +1,6 @@
 /** Writes event streams to clients: server-sent events, heartbeats, and an end for a client that does not read. */
-import type { Cause, FileSystem } from "effect"
-import { Clock, Duration, Effect, Option, Predicate, Stream } from "effect"
+import type { FileSystem } from "effect"
+import { Cause, Clock, Duration, Effect, Option, Predicate, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { HttpServerRequest } from "effect/http"
 import { HttpServerResponse } from "effect/http"
@@ -12,7 +12,7 @@ export interface Options {
   /** How often a silent stream gets a comment. */
   readonly heartbeat: Duration.Duration
   /** Where the body is entered while it is open, for `watch`. */
-  readonly open: Set<OpenBody>
+  readonly bodies: Set<OpenBody>
   /** Begin with a comment: Node sends a response's header with its first bytes, and the first event may be long in coming. */
   readonly greet: boolean
   /** Ends the stream when it completes, if given. */
@@ -21,8 +21,8 @@ export interface Options {
 }
 
 export interface Client {
-  /** Tells whether the client has vanished. */
-  readonly vanished: Effect.Effect<boolean>
+  /** Of its connection, if it is one of TCP. */
+  readonly ports: { readonly local: number; readonly remote: number } | undefined
   /** Cuts the connection of a client that does not read, or is no longer there. */
   readonly disconnect: Effect.Effect<void>
 }
@@ -53,76 +53,75 @@ const priming = (id: string): Uint8Array => encoder.encode(`id: ${id}\nretry: ${
 /** Chunks of an event stream, as they come; done at its end. */
 export type Take = Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>
 
-export interface Chunks {
-  readonly take: Take
-  /** Whether `take` would not wait. Such a take needs no time-out. */
-  readonly ready: () => boolean
-}
-
-/** Chunks of which nobody knows when they come. */
-export const fromTake = (take: Take): Chunks => ({ take, ready: () => false })
-
 /** The events of a reader, after the priming event if one is due. */
-export const fromReader = (reader: Reader, prime: boolean): Chunks => {
+export const fromReader = (reader: Reader, prime: boolean): Take => {
   let first = prime
-  return {
-    ready: () => first || reader.ready(),
-    take: Effect.suspend(() => {
-      if (!first) return Effect.map(reader.take, ([head, ...rest]) => [event(head), ...rest.map(event)] as const)
-      first = false
-      return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([priming(reader.start)])
-    })
-  }
+  return Effect.suspend(() => {
+    if (!first) return Effect.map(reader.take, ([head, ...rest]) => [event(head), ...rest.map(event)] as const)
+    first = false
+    return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([priming(reader.start)])
+  })
 }
 
 /**
  * Keeps an eye on the clients of open bodies, and disconnects those that leave what was written unread for `stallTimeout`,
- * or have vanished. One fiber for all of them, instead of a fiber with a timer for each.
+ * or have vanished. One fiber for all of them, instead of a fiber with a timer for each. A stalled client is cut after one to
+ * one and a half `stallTimeout`.
  */
-export const watch = Effect.fnUntraced(function*(open: ReadonlySet<OpenBody>, stallTimeout: Duration.Duration) {
+export const watch = Effect.fnUntraced(function*(
+  bodies: ReadonlySet<OpenBody>,
+  stallTimeout: Duration.Duration,
+  fs: FileSystem.FileSystem
+) {
   const clock = yield* Clock.Clock
-  const check = Effect.fnUntraced(function*({ client, writtenAt }: OpenBody) {
+  const check = Effect.fnUntraced(function*(
+    { client, writtenAt }: OpenBody,
+    hasVanished: (localPort: number, remotePort: number) => boolean
+  ) {
     const unread = writtenAt !== undefined &&
       clock.currentTimeMillisUnsafe() - writtenAt >= Duration.toMillis(stallTimeout)
-    if (!unread && !(yield* client.vanished)) return
+    if (!unread && (client.ports === undefined || !hasVanished(client.ports.local, client.ports.remote))) return
     const what = unread ? `has not read its stream for ${Duration.format(stallTimeout)}` : "has vanished"
     yield* Effect.logWarning(`A client ${what}; disconnected`)
     yield* client.disconnect
   })
-  return yield* Effect.forever(Effect.gen(function*() {
-    yield* Effect.sleep(Duration.divideUnsafe(stallTimeout, 2))
-    yield* Effect.forEach([...open], check, { discard: true })
-  }))
+  /** One client's trouble, or one round's, is not the others'. */
+  const guarded = <A>(effect: Effect.Effect<A>) =>
+    Effect.catchDefect(effect, (defect) => Effect.logError("A check of the open streams died", Cause.die(defect)))
+  const round = Effect.gen(function*() {
+    if (bodies.size === 0) return
+    const hasVanished = yield* PeerWatch.look(fs)
+    yield* Effect.forEach([...bodies], (body) => guarded(check(body, hasVanished)), { discard: true })
+  })
+  return yield* Effect.forever(Effect.andThen(Effect.sleep(Duration.divideUnsafe(stallTimeout, 2)), guarded(round)))
 })
 
 /** The body of a response: the chunks, with heartbeats between events. */
 export const make = (
-  { ready, take }: Chunks,
-  { client, greet, heartbeat, open, until }: Options
+  take: Take,
+  { bodies, client, greet, heartbeat, until }: Options
 ): Stream.Stream<Uint8Array> => {
   const body = Stream.scoped(Stream.fromPull(Effect.gen(function*() {
     const clock = yield* Clock.Clock
     const own: OpenBody = { client, writtenAt: undefined }
-    yield* Effect.acquireRelease(Effect.sync(() => open.add(own)), () => Effect.sync(() => open.delete(own)))
+    yield* Effect.acquireRelease(Effect.sync(() => bodies.add(own)), () => Effect.sync(() => bodies.delete(own)))
     /** The last chunk ended with an event, so that a comment may follow. */
     let between = true
-    let silent = greet
+    let greetingDue = greet
     const written = (chunks: NonEmptyReadonlyArray<Uint8Array>) => {
       between = endsEvent(chunks[chunks.length - 1])
       own.writtenAt = clock.currentTimeMillisUnsafe()
       return chunks
     }
-    const next: Take = Effect.suspend(() =>
-      ready() ? Effect.map(take, written) : Effect.flatMap(Effect.timeoutOption(take, heartbeat), (taken) => {
-        if (Option.isSome(taken)) return Effect.succeed(written(taken.value))
-        return between ? Effect.succeed(written([comment])) : next
-      })
-    )
+    const next: Take = Effect.flatMap(Effect.timeoutOption(take, heartbeat), (taken) => {
+      if (Option.isSome(taken)) return Effect.succeed(written(taken.value))
+      return between ? Effect.succeed(written([comment])) : next
+    })
     return Effect.suspend(() => {
       own.writtenAt = undefined
-      if (!silent) return next
-      silent = false
-      return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([comment])
+      if (!greetingDue) return next
+      greetingDue = false
+      return Effect.succeed(written([comment]))
     })
   })))
   return until === undefined ? body : Stream.interruptWhen(body, until)
@@ -146,17 +145,12 @@ export const socketOf = ({ source }: HttpServerRequest.HttpServerRequest): Socke
   return socket instanceof Socket ? socket : undefined
 }
 
-/** Cuts the connection that a request came on. */
-export const disconnect = (request: HttpServerRequest.HttpServerRequest): Effect.Effect<void> =>
-  Effect.sync(() => void socketOf(request)?.destroy())
-
-/** Whether the peer of a request's connection has vanished. */
-export const vanished = (
-  fs: FileSystem.FileSystem,
-  request: HttpServerRequest.HttpServerRequest
-): Effect.Effect<boolean> => {
-  const { localPort, remotePort } = socketOf(request) ?? {}
-  return localPort === undefined || remotePort === undefined
-    ? Effect.succeed(false)
-    : PeerWatch.hasVanished(fs, localPort, remotePort)
+/** The client that a request came from. */
+export const clientOf = (request: HttpServerRequest.HttpServerRequest): Client => {
+  const socket = socketOf(request)
+  const { localPort: local, remotePort: remote } = socket ?? {}
+  return {
+    ports: local === undefined || remote === undefined ? undefined : { local, remote },
+    disconnect: Effect.sync(() => void socket?.destroy())
+  }
 }

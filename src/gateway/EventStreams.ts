@@ -25,8 +25,6 @@ export interface Reader {
   readonly start: string
   /** The next events, at once or when there are some; done when the stream has ended. */
   readonly take: Effect.Effect<NonEmptyReadonlyArray<StreamEvent>, Cause.Done>
-  /** Whether there are some, or the stream has ended. */
-  readonly ready: () => boolean
   /** Lets the stream go; what comes from now on waits for the next reader. */
   readonly close: () => void
 }
@@ -142,7 +140,6 @@ export class EventStreams {
     })
     const reader: Reader = {
       start: this.#eventId(stream, sequence),
-      ready,
       take: Effect.suspend(() => ready() ? take : Effect.andThen(wait, take)),
       close: () => {
         if (!isCurrent()) return
@@ -221,9 +218,13 @@ export class EventStreams {
   }
 
   #announceRoom(): void {
-    if (this.#waitingForRoom.size === 0 || this.congested()) return
-    for (const waiter of this.#waitingForRoom) waiter()
-    this.#waitingForRoom.clear()
+    // A copy: a waiter that is called may fill the room at once, and wait again.
+    const waiters = [...this.#waitingForRoom]
+    for (const waiter of waiters) {
+      if (this.congested()) return
+      this.#waitingForRoom.delete(waiter)
+      waiter()
+    }
   }
 }
 

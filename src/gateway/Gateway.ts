@@ -130,7 +130,8 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
  * **Example** (Serving one back end on port 8420)
  *
  * ```ts skip
- * import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
+ * import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+ * import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
  * import { Layer } from "effect"
  * import { HttpRouter } from "effect/http"
  * import * as Gateway from "effect-session-pool/gateway"
@@ -175,14 +176,15 @@ export const layerConfig = (
       const seal = RequestState.make(settings.stateKey === "" ? undefined : settings.stateKey)
       const parked = yield* Parked.make(settings, seal)
       const bodies = new Set<EventStreamBody.OpenBody>()
-      yield* Effect.forkScoped(EventStreamBody.watch(bodies, settings.stallTimeout))
+      const fs = yield* FileSystem.FileSystem
+      yield* Effect.forkScoped(EventStreamBody.watch(bodies, settings.stallTimeout, fs))
       const router = yield* HttpRouter.HttpRouter
       const handler = McpRoutes.make(
         sessions,
         settings,
         access,
         draining,
-        yield* FileSystem.FileSystem,
+        fs,
         bodies,
         parked
       )

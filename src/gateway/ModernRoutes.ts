@@ -272,7 +272,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
         return Effect.succeed(chunks(ready.texts))
       })
       return EventStreamBody.response(
-        EventStreamBody.make(EventStreamBody.fromTake(take), streamOptions(attached.asking.request))
+        EventStreamBody.make(take, streamOptions(attached.asking.request))
       )
     })
 
@@ -410,7 +410,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
         return Effect.succeed(chunks([resultText(call, Modern.tagged("{\"resultType\":\"complete\"}", id))]))
       })
     })
-    return EventStreamBody.response(EventStreamBody.make(EventStreamBody.fromTake(take), streamOptions(request)))
+    return EventStreamBody.response(EventStreamBody.make(take, streamOptions(request)))
   }
 
   return post

@@ -55,7 +55,7 @@ export const forward = Effect.fnUntraced(function*(
   if (Remote.isRefusal(status)) return yield* Remote.refusal(remote, status)
   if (status === 200 && Remote.isEventStream(upstream)) {
     const timed = yield* Remote.timed(yield* Remote.chunksOf(upstream, Effect.never), limit, timedOut)
-    const body = EventStreamBody.make(EventStreamBody.fromTake(timed), message.stream)
+    const body = EventStreamBody.make(timed, message.stream)
     return EventStreamBody.response(body)
   }
   const text = yield* Effect.timeoutOption(Remote.textOf(remote, upstream, settings.maxLineBytes), limit)

@@ -24,13 +24,9 @@ export const retransmissions = (table: string): ReadonlyMap<string, number> => {
   return counts
 }
 
-/** Whether the kernel sends to the peer of a connection in vain. */
-export const hasVanished = Effect.fnUntraced(function*(
-  fs: FileSystem.FileSystem,
-  localPort: number,
-  remotePort: number
-) {
+/** Reads the kernel's tables once, and tells of connections by their ports whether it sends to their peers in vain. */
+export const look = Effect.fnUntraced(function*(fs: FileSystem.FileSystem) {
   const read = (file: string) => Effect.orElseSucceed(fs.readFileString(file), () => "")
-  const table = `${yield* read("/proc/net/tcp")}\n${yield* read("/proc/net/tcp6")}`
-  return (retransmissions(table).get(`${localPort},${remotePort}`) ?? 0) >= hopeless
+  const counts = retransmissions(`${yield* read("/proc/net/tcp")}\n${yield* read("/proc/net/tcp6")}`)
+  return (localPort: number, remotePort: number) => (counts.get(`${localPort},${remotePort}`) ?? 0) >= hopeless
 })

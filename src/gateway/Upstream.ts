@@ -138,9 +138,7 @@ export const make = Effect.fnUntraced(function*(
     }
     const chunks = yield* Remote.chunksOf(upstream, Deferred.await(over))
     const body = EventStreamBody.make(
-      EventStreamBody.fromTake(
-        request === undefined ? chunks : yield* Remote.timed(chunks, settings.requestTimeout, cancel(message))
-      ),
+      request === undefined ? chunks : yield* Remote.timed(chunks, settings.requestTimeout, cancel(message)),
       message.stream
     )
     return EventStreamBody.response(body, upstream.status)

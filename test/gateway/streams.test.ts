@@ -313,6 +313,28 @@ describe("the buffer", () => {
     assert.strictEqual(streams.readers(), 1)
   })
 
+  it("calls who waits for room only while there is some, each once, the first first", () => {
+    const streams = new EventStreams({ maxEvents: 4, maxBytes: 1000 }, "p")
+    const stream = streams.open()
+    const reader = streams.read(stream)
+    const called: Array<string> = []
+    const fill = () => {
+      while (!streams.congested()) streams.push(stream, "x")
+    }
+    fill()
+    /** Fills what room there is, and waits again. */
+    const greedy = (name: string): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        called.push(name)
+        fill()
+        return called.length < 20 ? Effect.andThen(streams.room, greedy(name)) : Effect.void
+      })
+    Effect.runFork(Effect.andThen(streams.room, greedy("a")))
+    Effect.runFork(Effect.andThen(streams.room, greedy("b")))
+    for (let i = 0; i < 4; i++) Effect.runSync(reader.take)
+    assert.deepStrictEqual(called, ["a", "b", "a", "b"])
+  })
+
   const between = (minimum: number, maximum: number) => Schema.Int.check(Schema.isBetween({ minimum, maximum }))
   const Command = Schema.Struct({
     type: Schema.Literals(["push", "push", "read", "take", "close"]),
