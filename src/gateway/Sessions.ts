@@ -102,7 +102,6 @@ export interface Reloaded {
 
 export class Sessions extends Context.Service<Sessions, {
   readonly pool: SessionPool.SessionPool<Key, Connection, GatewayErrors.LaunchError>
-  readonly backends: () => Backends
   readonly running: () => ReadonlyMap<string, Running>
   /** Opens a session with the client's `initialize`; its id. */
   readonly open: (
@@ -540,7 +539,6 @@ const make = Effect.fnUntraced(function*(
 
   return Sessions.of({
     pool,
-    backends: () => new Map([...running.values()].map(({ backend }) => [backend.name, backend])),
     running: () => running,
     open,
     lease,
