@@ -26,13 +26,13 @@ import {
 import { Argument, Command, Flag } from "effect/cli"
 import { FetchHttpClient, HttpRouter, HttpServer } from "effect/http"
 import { Otlp, OtlpSerialization } from "effect/observability"
-import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import { createServer } from "node:http"
 import { createServer as createTlsServer } from "node:https"
 import { createRequire } from "node:module"
 import * as Access from "./Access.ts"
 import type * as Backends from "./Backends.ts"
 import * as Config from "./Config.ts"
+import * as EarlyRequests from "./EarlyRequests.ts"
 import * as Gateway from "./Gateway.ts"
 import * as ProcessGroup from "./ProcessGroup.ts"
 import * as Settings from "./Settings.ts"
@@ -207,26 +207,10 @@ const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; ke
     keepAliveInitialDelay: 10_000
   }
   return NodeHttpServer.layer(
-    () => holdEarlyRequests(tls === undefined ? createServer(limits) : createTlsServer({ ...limits, ...tls })),
+    () => EarlyRequests.hold(tls === undefined ? createServer(limits) : createTlsServer({ ...limits, ...tls })),
     // Node's own backlog of 511 makes a burst of clients wait for seconds; the kernel caps this one.
     { host, port, backlog: 4096, gracefulShutdownTimeout: "1 second" }
   )
-}
-
-/**
- * The server listens before its routes are there, and Node drops a request that nobody listens for: its client would wait
- * for ever. Such requests wait here until there is somebody.
- */
-const holdEarlyRequests = (server: Server): Server => {
-  const held: Array<readonly [IncomingMessage, ServerResponse]> = []
-  const hold = (request: IncomingMessage, response: ServerResponse) => void held.push([request, response])
-  const release = (event: string | symbol) => {
-    if (event !== "request") return
-    server.off("newListener", release).off("request", hold)
-    // The listener is told of before it is added.
-    queueMicrotask(() => held.forEach(([request, response]) => server.emit("request", request, response)))
-  }
-  return server.on("request", hold).on("newListener", release)
 }
 
 /** Signals, as they come. */
