@@ -237,7 +237,7 @@ export const make = Effect.fnUntraced(function*<R>(
       unheard
     }
     pending.set(JsonRpc.idKey(request.id), entry)
-    watch()
+    startTimer()
     return entry
   }
 
@@ -267,6 +267,13 @@ export const make = Effect.fnUntraced(function*<R>(
     return reply._tag === "Answer" ? reply.text : ""
   })
 
+  // ---------------------------------------------------------------------------
+  // Time
+  //
+  // One timer for all that may take too long. It runs only while there is something of this kind, and whoever adds to it
+  // starts it: a thousand idle sessions would wake a thousand times a second.
+  // ---------------------------------------------------------------------------
+
   const timeOut = (entry: Pending) => {
     const { id } = entry.request
     const reason = `no answer within ${Duration.format(limits.requestTimeout)}; the gateway has cancelled the request`
@@ -277,8 +284,10 @@ export const make = Effect.fnUntraced(function*<R>(
 
   const requestTimeout = Duration.toMillis(limits.requestTimeout)
   const lostAfter = Duration.toMillis(limits.streamLostTimeToLive)
-  /** Ends what has waited for too long. Synchronous: no message comes in between. */
-  const check = Effect.sync(() => {
+  const interval = Math.max(10, Math.min(1000, requestTimeout / 4, lostAfter / 4))
+
+  /** Ends what has taken too long. Synchronous: no message comes in between. */
+  const endOverdue = Effect.sync(() => {
     const at = now()
     for (const entry of pending.values()) if (at - entry.since >= requestTimeout) timeOut(entry)
     if (over === undefined && pending.size + streams.readers() === 0 && at - lostStreamAt >= lostAfter) {
@@ -287,21 +296,21 @@ export const make = Effect.fnUntraced(function*<R>(
       run(end(reason))
     }
   })
-  const tick = Math.max(10, Math.min(1000, requestTimeout / 4, lostAfter / 4))
-  // Only while there is something to wait for: a thousand idle sessions would wake a thousand times a second.
-  let watching = false
-  const isWaiting = () => over === undefined && (pending.size > 0 || lostStreamAt < Number.POSITIVE_INFINITY)
-  const goOn = () => {
-    watching = isWaiting()
-    return watching
+
+  let timerRuns = false
+  const timerIsNeeded = () => over === undefined && (pending.size > 0 || lostStreamAt < Number.POSITIVE_INFINITY)
+  function startTimer() {
+    if (timerRuns || !timerIsNeeded()) return
+    timerRuns = true
+    const timer = Effect.repeat(Effect.andThen(Effect.sleep(interval), endOverdue), {
+      while: () => {
+        timerRuns = timerIsNeeded()
+        return timerRuns
+      }
+    })
+    Fiber.runIn(run(timer), scope)
   }
-  const watched = Effect.repeat(Effect.andThen(Effect.sleep(tick), check), { while: goOn })
-  function watch() {
-    if (watching) return
-    watching = true
-    Fiber.runIn(run(watched), scope)
-  }
-  if (isWaiting()) watch()
+  startTimer()
 
   // ---------------------------------------------------------------------------
   // The handshake
@@ -357,7 +366,7 @@ export const make = Effect.fnUntraced(function*<R>(
             reader.close()
             if (streams.readers() > 0) return
             lostStreamAt = now()
-            watch()
+            startTimer()
           }
         })
       }),
