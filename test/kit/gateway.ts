@@ -69,8 +69,9 @@ export const initializeBody = JSON.stringify({
 export const headers = { "content-type": "application/json", "accept": "application/json, text/event-stream" }
 
 /** Opens a session without the official client; its id. */
-export const open = async (url: string): Promise<string> => {
-  const response = await fetch(url, { method: "POST", headers, body: initializeBody })
+export const open = async (url: string, capabilities: object = {}): Promise<string> => {
+  const body = initializeBody.replace("\"capabilities\":{}", `"capabilities":${JSON.stringify(capabilities)}`)
+  const response = await fetch(url, { method: "POST", headers, body })
   await response.text()
   return String(response.headers.get("mcp-session-id"))
 }
