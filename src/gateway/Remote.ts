@@ -107,7 +107,9 @@ export const events = (
       const error = parser.feed(text)
       const events = parsed
       parsed = []
-      return error === undefined ? Effect.succeed(events) : Effect.fail(error)
+      // The parser's limit is for what it keeps; an event that came whole it lets pass.
+      const tooLong = error ?? events.find(({ data }) => data.length > maxLength)
+      return tooLong === undefined ? Effect.succeed(events) : Effect.fail(tooLong)
     }),
     Stream.flattenIterable
   )

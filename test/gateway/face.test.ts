@@ -134,6 +134,15 @@ describe.each(kinds)("a modern server on %s", (kind) => {
     await client.close()
   })
 
+  it("tells modern clients of what they listen to", async () => {
+    const { call, client, heard } = await Eras.modern(url)
+    const subscription = await client.listen({ toolsListChanged: true, resourceSubscriptions: ["test://watched"] })
+    await call("change")
+    await Kit.eventually("both changes are told", () => heard.changes.length === 2)
+    await subscription.close()
+    await client.close()
+  })
+
   it("refuses a subscription of what it does not offer, and knows no tasks", async () => {
     const { client } = await Eras.legacy(url)
     const session = await Kit.open(url)

@@ -47,4 +47,41 @@ describe("a legacy server on Streamable HTTP", () => {
     assert.include(String(failure), "no such tool")
     await modern.client.close()
   })
+
+  it("tells a modern client of changes that it wants to hear of", async () => {
+    const modern = await Eras.modern(url)
+    const subscription = await modern.client.listen({ toolsListChanged: true })
+    await modern.call("test_trigger_tool_change")
+    await Kit.eventually("the change is told", () => modern.heard.changes.includes("tools"))
+    await subscription.close()
+    await modern.client.close()
+  })
+
+  it("is told of a cancellation, and the next call works", async () => {
+    const modern = await Eras.modern(url)
+    const stop = new AbortController()
+    const running = modern.call("test_tool_with_progress", {}, stop.signal).then(String, () => "stopped")
+    await Kit.eventually("it runs", () => modern.heard.progress.length > 0)
+    stop.abort()
+    assert.strictEqual(await running, "stopped")
+    assert.include(await modern.call("test_simple_text"), "simple text")
+    await modern.client.close()
+  })
+})
+
+describe("a legacy server on Streamable HTTP that is started anew", () => {
+  it("is served again, to modern clients at once", async () => {
+    const port = await Eras.freePort()
+    const first = await Eras.startHttp("conformance-server.ts", ["http"], port)
+    const own = await Kit.start({ backends: { remote: { url: first.url } } })
+    const modern = await Eras.modern(`${own.origin}/mcp/remote`)
+    assert.include(await modern.call("test_simple_text"), "simple text")
+    first.process.kill("SIGKILL")
+    await Kit.eventually("the call fails", () => modern.call("test_simple_text").then(() => false, () => true))
+    const second = await Eras.startHttp("conformance-server.ts", ["http"], port)
+    await Kit.eventually("it works again", () => modern.call("test_simple_text").then(() => true, () => false))
+    await modern.client.close()
+    await own.stop()
+    second.process.kill("SIGKILL")
+  })
 })
