@@ -1,0 +1,112 @@
+/** A server of revision 2026-07-28 on Streamable HTTP as lines: what is sent for each, and what comes of the responses. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred } from "effect"
+import * as Modern from "../../src/gateway/Modern.ts"
+import * as Kit from "../kit/gateway.ts"
+import { event, json, Scripted, stream } from "../kit/scripted.ts"
+
+const scripted = new Scripted()
+
+describe("the form of revision 2026-07-28", () => {
+  it("repeats in headers what the request says, and shows no session", async () => {
+    scripted.answers["tools/call"] = (response, { id }) => json(response, { id, result: {} })
+    scripted.modernCall(1, "tools/call", { name: "ä" })
+    await scripted.answerOf(1)
+    assert.deepInclude(scripted.seen[0]?.headers, {
+      "mcp-method": "tools/call",
+      "mcp-protocol-version": Modern.version,
+      "mcp-name": "=?base64?w6Q=?="
+    })
+    await scripted.close()
+    assert.strictEqual(scripted.seen.length, 1)
+  })
+
+  it("the end of its connection cancels a request", async () => {
+    scripted.answers["tools/call"] = (response) => stream(response, event({ method: "notifications/progress" }))
+    scripted.modernCall(1, "tools/call", { name: "x" })
+    await Kit.eventually("it runs", () => scripted.lines.length === 1, 5)
+    scripted.write({ method: "notifications/cancelled", params: { requestId: 1 } })
+    await Kit.eventually("it is gone", () => scripted.seen[0]?.closed === true, 5)
+    assert.deepStrictEqual([scripted.seen.length, scripted.lines.length], [1, 1])
+  })
+
+  it("a response that breaks off, lies, or does not come is an error of that request alone", async () => {
+    scripted.answers["server/discover"] = (response, { id }) => json(response, { id, result: {} })
+    scripted.modernCall(1, "server/discover")
+    await scripted.answerOf(1)
+    scripted.answers["broken"] = (response) => {
+      stream(response, event({ method: "notifications/progress" }), "data: {\"json")
+      setTimeout(() => response.destroy(), 20)
+    }
+    scripted.answers["destroyed"] = (response) => response.destroy()
+    scripted.answers["empty"] = (response) =>
+      response.writeHead(200, { "content-type": "application/json" }).end("null")
+    scripted.answers["long"] = (response, { id }) => json(response, { id, result: { long: "x".repeat(20_000) } })
+    scripted.answers["longStream"] = (response, { id }) =>
+      stream(response, event({ id, result: { long: "x".repeat(20_000) } }))
+    for (const [i, method] of ["broken", "destroyed", "empty", "long", "longStream"].entries()) {
+      scripted.modernCall(10 + i, method)
+      assert.strictEqual((await scripted.answerOf(10 + i)).error?.code, -32603, method)
+    }
+    assert.isFalse(Deferred.isDoneUnsafe(scripted.transport.ended))
+  })
+
+  it("learns which arguments headers repeat when it is told that they are missing", async () => {
+    const inputSchema = {
+      type: "object",
+      properties: { where: { type: "object", properties: { region: { type: "string", "x-mcp-header": "Region" } } } }
+    }
+    scripted.answers["tools/list"] = (response, { id, params }) =>
+      json(response, {
+        id,
+        result: params.cursor === undefined
+          ? { tools: [], nextCursor: "2" }
+          : { tools: [{ name: "query", inputSchema }] }
+      })
+    scripted.answers["tools/call"] = (response, { id }, headers) =>
+      headers["mcp-param-region"] === "eu"
+        ? json(response, { id, result: { ok: true } })
+        : json(response, { id, error: { code: -32020, message: "Header mismatch" } }, 400)
+    scripted.modernCall(1, "tools/call", { name: "query", arguments: { where: { region: "eu" } } })
+    assert.deepStrictEqual((await scripted.answerOf(1)).result, { ok: true })
+    scripted.modernCall(2, "tools/call", { name: "query", arguments: { where: { region: "us" } } })
+    assert.strictEqual((await scripted.answerOf(2)).error.code, -32020)
+    assert.isBelow(scripted.seen.length, 10)
+  })
+})
+
+describe("a server that is not there", () => {
+  it("is the end, and no answer to the question which revisions it speaks", async () => {
+    for (const probe of [503, 500, 401, 429, 302]) {
+      await scripted.renew(scripted.url)
+      scripted.answers["server/discover"] = (response) => response.writeHead(probe).end()
+      scripted.modernCall(1, "server/discover")
+      assert.include(await scripted.ended(), String(probe))
+    }
+    await scripted.renew("http://127.0.0.1:9/")
+    scripted.modernCall(1, "server/discover")
+    assert.include(await scripted.ended(), "cannot be reached")
+    assert.deepStrictEqual(scripted.lines, [])
+  })
+})
+
+describe("a receiver without room", () => {
+  it("gets no more of a stream until it has", async () => {
+    scripted.answers["many"] = (response, { id }) => {
+      stream(
+        response,
+        ...Array.from({ length: 50 }, (_, i) => event({ method: `notifications/${i}` })),
+        event({ id, result: {} })
+      )
+      response.end()
+    }
+    scripted.room = false
+    scripted.modernCall(1, "many")
+    for (let i = 1; i <= 50; i++) {
+      await Kit.eventually(`line ${i}`, () => scripted.lines.length === i && scripted.waiting.length === 1, 5)
+      scripted.waiting.pop()?.()
+    }
+    await scripted.answerOf(1)
+    assert.strictEqual(scripted.lines.length, 51)
+  })
+})

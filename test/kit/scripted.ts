@@ -1,0 +1,160 @@
+/** A scripted server on Streamable HTTP, and a transport to it whose lines are kept. */
+import { NodeHttpClient } from "@effect/platform-node"
+import { afterAll, afterEach, beforeAll, beforeEach } from "@effect/vitest"
+import { Deferred, Duration, Effect, Exit, Option, Scope } from "effect"
+import type { IncomingMessage, Server, ServerResponse } from "node:http"
+import { createServer } from "node:http"
+import * as HttpTransport from "../../src/gateway/HttpTransport.ts"
+import * as Modern from "../../src/gateway/Modern.ts"
+import type { Transport } from "../../src/gateway/Transport.ts"
+import * as Eras from "./eras.ts"
+import * as Kit from "./gateway.ts"
+
+// Whatever is said.
+// oxlint-disable-next-line typescript/no-explicit-any
+type Json = any
+
+interface Seen {
+  readonly method: string
+  readonly headers: IncomingMessage["headers"]
+  readonly message: Json
+  closed: boolean
+}
+
+type Answer = (response: ServerResponse, message: Json, headers: IncomingMessage["headers"]) => void
+
+export const json = (response: ServerResponse, message: object, status = 200, headers = {}) =>
+  response.writeHead(status, { "content-type": "application/json", ...headers })
+    .end(JSON.stringify({ jsonrpc: "2.0", ...message }))
+
+export const stream = (response: ServerResponse, ...events: ReadonlyArray<string>) => {
+  response.writeHead(200, { "content-type": "text/event-stream" })
+  for (const event of events) response.write(event)
+}
+
+export const event = (message: object, id?: string) =>
+  `${id === undefined ? "" : `id: ${id}\n`}data: ${JSON.stringify({ jsonrpc: "2.0", ...message })}\n\n`
+
+const legacy: Record<string, Answer> = {
+  initialize: (response, { id }) =>
+    json(response, { id, result: { protocolVersion: "2025-06-18", capabilities: {} } }, 200, {
+      "mcp-session-id": "s-1"
+    }),
+  "notifications/initialized": (response) => response.writeHead(202).end(),
+  GET: (response) => response.writeHead(405).end(),
+  DELETE: (response) => response.writeHead(204).end()
+}
+
+const meta = { [Modern.metaKeys.protocolVersion]: Modern.version, [Modern.metaKeys.clientCapabilities]: {} }
+
+/** Both, for the tests of a file; anew for each test, but for the server's port. */
+export class Scripted {
+  seen: Array<Seen> = []
+  /** What the server does with a request: by the method of its message, else by that of HTTP; else 202. */
+  answers: Record<string, Answer> = {}
+  lines: Array<Json> = []
+  room = true
+  waiting: Array<() => void> = []
+  transport!: Transport
+  url = ""
+  #scope = Effect.runSync(Scope.make())
+
+  constructor() {
+    const server: Server = createServer((request, response) => this.#serve(request, response))
+    beforeAll(async () => {
+      server.listen(0, "127.0.0.1")
+      await new Promise((resolve) => server.on("listening", resolve))
+      this.url = `http://127.0.0.1:${Eras.portOf(server)}/mcp`
+    })
+    afterAll(() => {
+      server.closeAllConnections()
+      server.close()
+    })
+    beforeEach(async () => {
+      this.seen = []
+      this.lines = []
+      this.room = true
+      this.waiting = []
+      this.answers = { ...legacy }
+      await this.renew(this.url)
+    })
+    afterEach(() => this.close())
+  }
+
+  #serve(request: IncomingMessage, response: ServerResponse) {
+    let body = ""
+    request.on("data", (chunk) => {
+      body += chunk
+    }).on("end", () => {
+      const message = body === "" ? undefined : JSON.parse(body)
+      const entry: Seen = { method: request.method ?? "", headers: request.headers, message, closed: false }
+      this.seen.push(entry)
+      response.on("close", () => {
+        entry.closed = true
+      })
+      const answer = this.answers[message?.method ?? entry.method]
+      if (answer === undefined) response.writeHead(202).end()
+      else answer(response, message, request.headers)
+    })
+  }
+
+  /** Another transport. */
+  async renew(url: string) {
+    await this.close()
+    this.#scope = Effect.runSync(Scope.make())
+    this.transport = await Effect.runPromise(
+      HttpTransport.make(
+        { url, headers: { "x-extra": "yes" } },
+        { maxLineBytes: 10_000, writeTimeout: Duration.millis(500) },
+        (text) => text
+      ).pipe(
+        Effect.tap((transport) =>
+          transport.attach({
+            receive: (line) => {
+              this.lines.push(JSON.parse(line))
+              return this.room
+            },
+            room: Effect.callback((resume) => void this.waiting.push(() => resume(Effect.void)))
+          })
+        ),
+        Effect.provideService(Scope.Scope, this.#scope),
+        Effect.provide(NodeHttpClient.layerNodeHttp)
+      )
+    )
+  }
+
+  close() {
+    return Effect.runPromise(Scope.close(this.#scope, Exit.void))
+  }
+
+  write(message: object) {
+    this.transport.offer(`${JSON.stringify({ jsonrpc: "2.0", ...message })}\n`)
+  }
+
+  call(id: number, method: string, params: object = {}) {
+    this.write({ id, method, params })
+  }
+
+  modernCall(id: number, method: string, params: object = {}) {
+    this.call(id, method, { ...params, _meta: meta })
+  }
+
+  async answerOf(id: number): Promise<Json> {
+    const find = () => this.lines.find((line) => line?.id === id)
+    await Kit.eventually(`an answer to ${id}`, () => find() !== undefined, 5)
+    return find()
+  }
+
+  async handshake() {
+    this.call(0, "initialize")
+    await this.answerOf(0)
+    this.write({ method: "notifications/initialized" })
+    await Kit.eventually("the stream is asked for", () => this.seen.some(({ method }) => method === "GET"), 5)
+  }
+
+  /** Why it has ended. */
+  async ended(): Promise<string> {
+    const failure = await Effect.runPromise(Effect.timeoutOption(Deferred.await(this.transport.ended), "5 seconds"))
+    return Option.match(failure, { onNone: () => "it has not", onSome: ({ message }) => message })
+  }
+}
