@@ -1,8 +1,10 @@
 /** What an operator sees of a pool: its metrics with their numbers, its log lines, its spans. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Logger, Metric, References, Scope, Tracer } from "effect"
+import { PrometheusMetrics } from "effect/observability"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
+import * as Exported from "./kit/metrics.ts"
 
 /** A back end whose keys say what it does: `bad`, `hangs` and `stuck` (which does not close). */
 const lookup = (key: string): Effect.Effect<string, string, Scope.Scope> => {
@@ -26,8 +28,9 @@ describe("the metrics of a pool", () => {
     const all: Record<string, unknown> = {}
     for (const { attributes, id, state } of yield* Metric.snapshot) {
       if (!id.startsWith("session_pool_")) continue
-      const { pool, ...rest } = attributes as Record<string, string>
+      const { pool, unit, ...rest } = attributes as Record<string, string>
       assert.strictEqual(pool, "shells", id)
+      assert.strictEqual(unit, id.endsWith("_seconds") ? "seconds" : undefined, id)
       const name = [id.slice("session_pool_".length), ...Object.values(rest)].join(" ")
       all[name] = "sum" in state
         ? [state.count, state.sum]
@@ -40,7 +43,7 @@ describe("the metrics of a pool", () => {
     return all
   })
 
-  it.effect("count launches, retirements, closes and leaks, hold what is open, and measure in seconds", () =>
+  it.effect("count launches, retirements, closes and leaks, hold what is open, measure in seconds, and are those of the README", () =>
     Effect.gen(function*() {
       const pool = yield* SessionPool.make({
         lookup,
@@ -75,6 +78,8 @@ describe("the metrics of a pool", () => {
         "close_timeouts_total": 1,
         "leaked_leases_total": 1
       })
+      const text = yield* PrometheusMetrics.format()
+      assert.deepStrictEqual(Exported.exported(text, "session_pool_"), Exported.documented("session_pool_"))
     }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
 
   it.effect("count no launch that was given up", () =>

@@ -6,7 +6,9 @@ import { PrometheusMetrics } from "effect/observability"
 import { fileURLToPath } from "node:url"
 import type * as Access from "./Access.ts"
 import * as Overview from "./Overview.ts"
+import type * as Parked from "./Parked.ts"
 import type { Sessions } from "./Sessions.ts"
+import type * as Settings from "./Settings.ts"
 
 const page = fileURLToPath(new URL("./assets/page.html", import.meta.url))
 const refresh = "2 seconds"
@@ -25,6 +27,8 @@ const pageHeaders = {
 /** Adds the routes to the router of the layer. */
 export const add = Effect.fnUntraced(function*(
   sessions: Sessions["Service"],
+  parked: Parked.Parked,
+  settings: Settings.GatewaySettings,
   access: Access.Access,
   draining: Deferred.Deferred<void>
 ) {
@@ -32,10 +36,10 @@ export const add = Effect.fnUntraced(function*(
   const fs = yield* FileSystem.FileSystem
   // Read once: a gateway that is short of file handles still shows it.
   const text = yield* Effect.orDie(fs.readFileString(page))
-  const history = yield* Overview.history(sessions)
+  const overview = yield* Overview.make(sessions, parked, settings)
   const isDraining = () => Deferred.isDoneUnsafe(draining)
   const snapshot = Effect.provideService(
-    Effect.suspend(() => Overview.snapshot(sessions, history, isDraining())),
+    Effect.suspend(() => overview.snapshot(isDraining())),
     FileSystem.FileSystem,
     fs
   )
@@ -100,7 +104,7 @@ export const add = Effect.fnUntraced(function*(
       true,
       () =>
         Effect.map(
-          PrometheusMetrics.format(),
+          Effect.andThen(overview.measure, PrometheusMetrics.format()),
           (text) => HttpServerResponse.text(text, { contentType: "text/plain; version=0.0.4; charset=utf-8" })
         )
     )

@@ -40,6 +40,8 @@ export interface Callers {
   readonly claim: (profile: Profile, exclusive: boolean, max: number) => Effect.Effect<number, never, Scope.Scope>
   /** The profile that a pool's key belongs to, while it is used. */
   readonly find: (key: SessionKey.SessionKey) => Profile | undefined
+  /** How many calls wait for a lane. */
+  readonly waiting: Effect.Effect<number>
 }
 
 /** The pool's key of a lane. Ids of sessions are UUIDs, so none can be mistaken for it. */
@@ -110,6 +112,9 @@ export const make = (): Callers => {
     find: (key) => {
       const id = /^lane\d+-([\w-]+)(\.\w+)?$/.exec(SessionKey.session(key))?.[1]
       return id === undefined ? undefined : profiles.get(id)
-    }
+    },
+    waiting: Effect.sync(() =>
+      [...profiles.values()].reduce((sum, { lanes }) => sum + Ref.getUnsafe(lanes).waiting.length, 0)
+    )
   }
 }

@@ -190,7 +190,7 @@ export const layerConfig = (
       )
       yield* router.add("*", "/mcp/:backend", handler)
       yield* router.add("*", "/mcp", handler)
-      yield* AdminRoutes.add(sessions, access, draining)
+      yield* AdminRoutes.add(sessions, parked, settings, access, draining)
       const atRest = Effect.repeat(SessionPool.stats(sessions.pool), {
         until: ({ active, launching }) => active + launching === 0,
         schedule: Schedule.spaced("50 millis")

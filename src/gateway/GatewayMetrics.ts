@@ -1,6 +1,6 @@
-/** The metrics of the gateway, each with the attribute `backend`; and the figures of the last seconds, for the page. */
+/** The metrics of the gateway, most with the attribute `backend`; and the figures of the last seconds, for the page. */
 import type { Context } from "effect"
-import { Metric } from "effect"
+import { Effect, Metric } from "effect"
 
 const requests = Metric.counter("mcp_gateway_requests_total", {
   description: "Requests of clients that ended, by method and outcome (ok, error)",
@@ -8,6 +8,7 @@ const requests = Metric.counter("mcp_gateway_requests_total", {
 })
 const duration = Metric.histogram("mcp_gateway_request_duration_seconds", {
   description: "How long requests took, by method",
+  attributes: { unit: "seconds" },
   boundaries: Metric.exponentialBoundaries({ start: 0.001, factor: 4, count: 10 })
 })
 const garbage = Metric.counter("mcp_gateway_garbage_lines_total", {
@@ -18,6 +19,23 @@ const refusals = Metric.counter("mcp_gateway_refusals_total", {
   description: "HTTP requests that were refused, by status",
   incremental: true
 })
+
+const gauge = (name: string, description: string) => Metric.gauge(`mcp_gateway_${name}`, { description })
+
+/** What there is of a back end at the moment. */
+const gauges = {
+  sessions: gauge(
+    "live_sessions",
+    "Sessions that have a process or an upstream session, lanes of modern clients included"
+  ),
+  inFlight: gauge("in_flight_requests", "Requests that a back end has not answered yet"),
+  asleep: gauge("asleep_sessions", "Sessions of stateless back ends that have no process"),
+  parked: gauge("parked_calls", "Calls that wait for their client's input"),
+  spares: gauge("spare_processes", "Processes started for sessions to come"),
+  coolingDown: gauge("cooling_down", "1 while a back end that does not start is left alone, else 0")
+}
+const waiting = gauge("waiting_calls", "Who waits at the moment, for a place among the sessions or for a lane")
+const maxSessions = gauge("max_sessions", "The setting maxSessions: how many live sessions there may be in all")
 
 /** Methods of the specification; others are counted together, so that no client can fill the memory with names. */
 const methods = new Set([
@@ -81,6 +99,29 @@ export const make = (backend: string, registry: Context.Context<never>, recent: 
     garbage: () => garbageLines.updateUnsafe(1, registry)
   }
 }
+
+/** What there is of one back end. */
+export type Figures = Readonly<Record<keyof typeof gauges, number>>
+
+/** Sets the gauges of one back end. */
+export const setFigures = (backend: string, figures: Figures): Effect.Effect<void> =>
+  Effect.forEach(
+    Object.entries(gauges),
+    // The names of the one are those of the other.
+    ([name, metric]) => Metric.update(Metric.withAttributes(metric, { backend }), figures[name as keyof Figures]),
+    { discard: true }
+  )
+
+/** Those of a back end that is served no more: a gauge that was once set cannot be taken back. */
+export const noFigures: Figures = { sessions: 0, inFlight: 0, asleep: 0, parked: 0, spares: 0, coolingDown: 0 }
+
+/** Sets the gauges of the gateway as a whole. */
+export const setTotals = (totals: { readonly place: number; readonly lane: number; readonly maxSessions: number }) =>
+  Effect.all([
+    Metric.update(Metric.withAttributes(waiting, { resource: "place" }), totals.place),
+    Metric.update(Metric.withAttributes(waiting, { resource: "lane" }), totals.lane),
+    Metric.update(maxSessions, totals.maxSessions)
+  ], { discard: true })
 
 /** Counts a refused request. */
 export const refused = (status: number) => Metric.update(Metric.withAttributes(refusals, { status: String(status) }), 1)

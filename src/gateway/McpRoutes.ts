@@ -8,7 +8,7 @@
  * disconnect is no cancellation.
  */
 import type { FileSystem } from "effect"
-import { ByteSize, Cause, Deferred, Effect, Exit, Option, Scope, Stream } from "effect"
+import { ByteSize, Cause, Deferred, Effect, Exit, Option, Predicate, Scope, Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
 import { HttpIncomingMessage, HttpMiddleware, HttpRouter, HttpServerResponse } from "effect/http"
 import type * as Access from "./Access.ts"
@@ -156,11 +156,14 @@ export const make = (
     return Effect.andThen(annotate(caller, first, session ?? "new"), answer(caller, first, text, session))
   }
 
+  /** By OpenTelemetry's semantic conventions for MCP; but no URI and no argument, which may be secret. */
   const annotate = (caller: Caller, message: JsonRpc.Message, session: string | undefined) =>
     Effect.annotateCurrentSpan({
-      "mcp.backend": caller.backend,
-      "mcp.method.name": message._tag === "Response" ? "response" : message.method.slice(0, 100),
-      ...(session === undefined ? {} : { "mcp.session": Masking.shortId(session) })
+      "mcp_gateway.backend": caller.backend,
+      "mcp.method.name": message._tag === "Response" ? "response" : short(message.method),
+      ...(caller.version === undefined ? {} : { "mcp.protocol.version": short(caller.version) }),
+      ...(session === undefined ? {} : { "mcp.session.id": Masking.shortId(session) }),
+      ...(message._tag === "Request" ? requestAttributes(message) : {})
     })
 
   const answer = (caller: Caller, message: JsonRpc.Message, text: string, session: string | undefined) => {
@@ -444,3 +447,15 @@ const accepts = (request: Request, type: string): boolean =>
     const [name = ""] = range.trim().toLowerCase().split(";")
     return name === type || name === "*/*" || name === `${type.split("/")[0]}/*`
   })
+
+const requestAttributes = ({ id, method, params }: JsonRpc.Request): Record<string, string> => {
+  const attributes: Record<string, string> = { "jsonrpc.request.id": short(String(id)) }
+  const name = Predicate.hasProperty(params, "name") && typeof params.name === "string" ? short(params.name) : undefined
+  if (method === "tools/call") attributes["gen_ai.operation.name"] = "execute_tool"
+  if (method === "tools/call" && name !== undefined) attributes["gen_ai.tool.name"] = name
+  if (method === "prompts/get" && name !== undefined) attributes["gen_ai.prompt.name"] = name
+  return attributes
+}
+
+/** What a client has written, cut to what a span should carry. */
+const short = (text: string): string => text.slice(0, 100)

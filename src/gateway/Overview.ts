@@ -2,9 +2,12 @@
 import { Clock, Effect, Ref, Schedule } from "effect"
 import * as SessionKey from "../SessionKey.ts"
 import * as SessionPool from "../SessionPool.ts"
+import * as GatewayMetrics from "./GatewayMetrics.ts"
 import * as Masking from "./Masking.ts"
+import type * as Parked from "./Parked.ts"
 import * as ProcessStats from "./ProcessStats.ts"
-import type { Sessions } from "./Sessions.ts"
+import type { LiveSession, Running, Sessions } from "./Sessions.ts"
+import type * as Settings from "./Settings.ts"
 
 /** One point of the history: what happened in the ten seconds before it. */
 export interface Point {
@@ -21,10 +24,17 @@ export interface Point {
 const interval = "10 seconds"
 const points = 360
 
-/** Keeps the history for as long as the scope is open. */
-export const history = Effect.fnUntraced(function*(sessions: Sessions["Service"]) {
+/** Keeps the history, and the gauges up to date, for as long as the scope is open. */
+export const make = Effect.fnUntraced(function*(
+  sessions: Sessions["Service"],
+  parked: Parked.Parked,
+  settings: Settings.GatewaySettings
+) {
   const kept: Array<Point> = []
   let before = yield* SessionPool.stats(sessions.pool)
+  /** The back ends that have gauges. */
+  const measured = new Set<string>()
+
   const sample = Effect.gen(function*() {
     const stats = yield* SessionPool.stats(sessions.pool)
     const { recent } = sessions
@@ -43,73 +53,110 @@ export const history = Effect.fnUntraced(function*(sessions: Sessions["Service"]
     before = stats
     Object.assign(recent, { requests: 0, errors: 0, millis: [] })
   })
-  yield* Effect.forkScoped(Effect.repeat(sample, Schedule.spaced(interval)))
-  return (): ReadonlyArray<Point> => kept
-})
 
-/** Everything at once, as JSON has it. Ids of sessions are shortened: whoever has one may use the session. */
-export const snapshot = Effect.fnUntraced(function*(
-  sessions: Sessions["Service"],
-  history: () => ReadonlyArray<Point>,
-  draining: boolean
-) {
-  const now = yield* Clock.currentTimeMillis
-  const stats = yield* SessionPool.stats(sessions.pool)
-  const asleep = yield* sessions.asleep
-  const live = yield* sessions.live
-  const pids = new Set(live.flatMap(({ activity }) => activity.pid ?? []))
-  const usage = yield* ProcessStats.usage(pids)
-  const backends = yield* Effect.forEach(
-    [...sessions.running().values()],
-    Effect.fnUntraced(function*(running) {
-      const { backend, counts, spares } = running
-      const cooldown = yield* Ref.get(running.cooldown)
-      const cooling = cooldown.until > now
-      const own = live.filter(({ info }) => SessionKey.backend(info.key) === backend.name)
+  /** The figures of every back end, from one look at the sessions. */
+  const look = Effect.gen(function*() {
+    const now = yield* Clock.currentTimeMillis
+    const live = yield* sessions.live
+    const asleep = yield* sessions.asleep
+    const ofBackend = new Map<string, Array<LiveSession>>()
+    for (const session of live) {
+      const name = SessionKey.backend(session.info.key)
+      const own = ofBackend.get(name)
+      if (own === undefined) ofBackend.set(name, [session])
+      else own.push(session)
+    }
+    const figures = Effect.fnUntraced(function*(running: Running) {
+      const { name } = running.backend
+      const own = ofBackend.get(name) ?? []
       return {
-        name: backend.name,
-        kind: backend.target._tag === "Stdio" ? "stdio" : "http",
-        url: `/mcp/${backend.name}`,
-        state: cooling ? "cooling down" : "ok",
-        retryInSeconds: cooling ? Math.ceil((cooldown.until - now) / 1000) : null,
-        lastFailure: cooldown.lastFailure ?? null,
-        spares: spares.size(),
         sessions: own.length,
-        asleep: Math.max(0, (asleep.get(backend.name) ?? 0) - own.length),
-        launches: counts.launches,
-        requests: counts.requests,
-        errors: counts.errors
+        inFlight: own.reduce((sum, { activity }) => sum + activity.inFlight, 0),
+        asleep: Math.max(0, (asleep.get(name) ?? 0) - own.length),
+        parked: parked.count(name),
+        spares: running.spares.size(),
+        coolingDown: (yield* Ref.get(running.cooldown)).until > now ? 1 : 0
       }
     })
-  )
-  return {
-    now,
-    draining,
-    backends,
-    sessions: live.map(({ activity, info }) => {
-      const used = activity.pid === undefined ? undefined : usage.get(activity.pid)
-      return {
-        id: info.id,
-        backend: SessionKey.backend(info.key),
-        session: Masking.shortId(SessionKey.session(info.key)),
-        client: activity.client ?? null,
-        state: info.state,
-        ageSeconds: (now - info.openedAt) / 1000,
-        idleSeconds: info.state === "idle" ? (now - info.lastUsedAt) / 1000 : 0,
-        requests: activity.requests,
-        errors: activity.errors,
-        inFlight: activity.inFlight,
-        streams: activity.streams,
-        pid: activity.pid ?? null,
-        memoryBytes: used?.memoryBytes ?? null,
-        cpuSeconds: used?.cpuSeconds ?? null
-      }
-    }),
-    launches: stats.launches,
-    launchFailures: stats.launchFailures,
-    closes: Object.fromEntries(Object.entries(stats.closes).filter(([, count]) => count > 0)),
-    history: history()
-  }
+    return { now, live, figures }
+  })
+
+  const measure = Effect.gen(function*() {
+    const { figures } = yield* look
+    const running = sessions.running()
+    for (const name of measured) {
+      if (!running.has(name)) yield* GatewayMetrics.setFigures(name, GatewayMetrics.noFigures)
+    }
+    for (const [name, each] of running) {
+      measured.add(name)
+      yield* GatewayMetrics.setFigures(name, yield* figures(each))
+    }
+    const { waiting } = yield* SessionPool.stats(sessions.pool)
+    const { maxSessions } = settings
+    yield* GatewayMetrics.setTotals({ place: waiting, lane: yield* sessions.waitingForLane, maxSessions })
+  })
+
+  /** Everything at once, as JSON has it. Ids of sessions are shortened: whoever has one may use the session. */
+  const snapshot = Effect.fnUntraced(function*(draining: boolean) {
+    const { figures, live, now } = yield* look
+    const stats = yield* SessionPool.stats(sessions.pool)
+    const usage = yield* ProcessStats.usage(new Set(live.flatMap(({ activity }) => activity.pid ?? [])))
+    const backends = yield* Effect.forEach(
+      [...sessions.running().values()],
+      Effect.fnUntraced(function*(running) {
+        const { backend, counts } = running
+        const { asleep, coolingDown, parked, sessions, spares } = yield* figures(running)
+        const cooldown = yield* Ref.get(running.cooldown)
+        const cooling = coolingDown === 1
+        return {
+          name: backend.name,
+          kind: backend.target._tag === "Stdio" ? "stdio" : "http",
+          url: `/mcp/${backend.name}`,
+          state: cooling ? "cooling down" : "ok",
+          retryInSeconds: cooling ? Math.ceil((cooldown.until - now) / 1000) : null,
+          lastFailure: cooldown.lastFailure ?? null,
+          spares,
+          sessions,
+          asleep,
+          parked,
+          launches: counts.launches,
+          requests: counts.requests,
+          errors: counts.errors
+        }
+      })
+    )
+    return {
+      now,
+      draining,
+      backends,
+      sessions: live.map(({ activity, info }) => {
+        const used = activity.pid === undefined ? undefined : usage.get(activity.pid)
+        return {
+          id: info.id,
+          backend: SessionKey.backend(info.key),
+          session: Masking.shortId(SessionKey.session(info.key)),
+          client: activity.client ?? null,
+          state: info.state,
+          ageSeconds: (now - info.openedAt) / 1000,
+          idleSeconds: info.state === "idle" ? (now - info.lastUsedAt) / 1000 : 0,
+          requests: activity.requests,
+          errors: activity.errors,
+          inFlight: activity.inFlight,
+          streams: activity.streams,
+          pid: activity.pid ?? null,
+          memoryBytes: used?.memoryBytes ?? null,
+          cpuSeconds: used?.cpuSeconds ?? null
+        }
+      }),
+      launches: stats.launches,
+      launchFailures: stats.launchFailures,
+      closes: Object.fromEntries(Object.entries(stats.closes).filter(([, count]) => count > 0)),
+      history: kept
+    }
+  })
+
+  yield* Effect.forkScoped(Effect.repeat(Effect.andThen(sample, measure), Schedule.spaced(interval)))
+  return { measure, snapshot }
 })
 
 const total = (closes: Readonly<Record<string, number>>): number =>

@@ -42,7 +42,8 @@ export interface Parked {
   >
   /** Cancels all of them. */
   readonly cancelAll: (reason: string) => Effect.Effect<void>
-  readonly size: () => number
+  /** How many there are of a back end. */
+  readonly count: (backend: string) => number
 }
 
 export interface Limits {
@@ -111,7 +112,7 @@ export const make = Effect.fnUntraced(function*(limits: Limits, seal: RequestSta
           entry?.call.cancel(reason)
         }
       }),
-    size: () => entries.size
+    count: (backend) => [...entries.values()].filter(({ owner }) => owner.backend === backend).length
   }
   yield* Effect.addFinalizer(() => parked.cancelAll("the gateway is shutting down"))
   return parked

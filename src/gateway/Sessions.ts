@@ -139,6 +139,8 @@ export class Sessions extends Context.Service<Sessions, {
   readonly asleep: Effect.Effect<ReadonlyMap<string, number>>
   /** The live sessions, and what they are doing. */
   readonly live: Effect.Effect<ReadonlyArray<LiveSession>>
+  /** How many calls of modern clients wait for a lane. */
+  readonly waitingForLane: Effect.Effect<number>
   readonly recent: GatewayMetrics.Recent
 }>()("effect-session-pool/gateway/Sessions") {}
 
@@ -570,6 +572,7 @@ const make = Effect.fnUntraced(function*(
         const connection = connections.get(info.key)
         return connection === undefined ? [] : [{ info, activity: connection.activity() }]
       })),
+    waitingForLane: callers.waiting,
     recent
   })
 })

@@ -17,10 +17,12 @@ const open = Metric.gauge("session_pool_open_sessions", {
 const seconds = Metric.exponentialBoundaries({ start: 0.001, factor: 4, count: 10 })
 const launchDuration = Metric.histogram("session_pool_launch_duration_seconds", {
   description: "How long lookups took, failed ones included",
+  attributes: { unit: "seconds" },
   boundaries: seconds
 })
 const closeDuration = Metric.histogram("session_pool_close_duration_seconds", {
   description: "How long finalizers took",
+  attributes: { unit: "seconds" },
   boundaries: seconds
 })
 const closeTimeouts = Metric.counter("session_pool_close_timeouts_total", {

@@ -248,11 +248,31 @@ describe("telemetry", () => {
     const opened = await fetch(url, { method: "POST", headers: { ...Kit.headers, ...key }, body: Kit.initializeBody })
     await opened.text()
     const session = opened.headers.get("mcp-session-id") ?? ""
-    await (await Kit.post(url, session, Kit.toolCall(1, "count"), key)).text()
+    await (await Kit.post(url, session, Kit.toolCall(1, "count"), {
+      ...key,
+      "mcp-protocol-version": "2025-06-18"
+    })).text()
     gateway.child.kill("SIGTERM")
     await gateway.exit
     const traces = received.filter(({ path }) => path === "/v1/traces").map(({ body }) => body).join()
     for (const name of ["\"name\":\"POST\"", "tools/call", "SessionPool.launch"]) assert.include(traces, name)
+    // By the semantic conventions for MCP.
+    const attributes = Object.fromEntries(
+      [...traces.matchAll(/\{"key":"((?:mcp|jsonrpc|gen_ai)[\w.]*)","value":\{"stringValue":"([^"]*)"\}\}/g)]
+        .map(([, key = "", value = ""]) => [key, value])
+    )
+    assert.deepStrictEqual(attributes, {
+      "mcp_gateway.backend": "node",
+      "mcp.method.name": "tools/call",
+      "mcp.session.id": session.slice(0, 8),
+      "mcp.protocol.version": "2025-06-18",
+      "jsonrpc.request.id": "1",
+      "gen_ai.operation.name": "execute_tool",
+      "gen_ai.tool.name": "count"
+    })
+    const metrics = received.filter(({ path }) => path === "/v1/metrics").map(({ body }) => body).join()
+    assert.include(metrics, "\"name\":\"mcp_gateway_live_sessions\"")
+    assert.match(metrics, /"name":"mcp_gateway_request_duration_seconds"[^[]*"unit":"s"/)
     const all = received.map(({ body }) => body).join()
     assert.notInclude(all, session)
     assert.notInclude(all, "a-secret-key-0123")

@@ -1,0 +1,169 @@
+/** The metrics of a gateway: what it exports, what the README tells of them, and what the dashboard and the alerts ask for. */
+import { Yaml } from "effect/encoding"
+import { readFileSync } from "node:fs"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import * as Kit from "../kit/gateway.ts"
+import * as Metrics from "../kit/metrics.ts"
+import { callTool, everything } from "../kit/modern.ts"
+
+const asset = (name: string) => readFileSync(new URL(`../../src/gateway/assets/${name}`, import.meta.url), "utf8")
+const asking = { command: "sh", args: [new URL("../fixtures/asking.sh", import.meta.url).pathname] }
+
+describe("the metrics of a gateway", () => {
+  let gateway: Kit.Running
+  const urlOf = (backend: string) => `${gateway.origin}/mcp/${backend}`
+  const scrape = async (): Promise<string> => (await fetch(`${gateway.origin}/metrics`)).text()
+  /** The value of a sample, written as Prometheus does. */
+  const value = (text: string, sample: string): number =>
+    Number(text.split("\n").find((line) => line.startsWith(`${sample} `))?.slice(sample.length + 1))
+
+  beforeAll(async () => {
+    gateway = await Kit.start({
+      backends: {
+        asking: { ...asking, maxLanes: 2 },
+        broken: Kit.counter("--fail-start"),
+        dozy: { ...Kit.counter(), stateless: true, idleTimeToLive: "200 millis" },
+        ready: { ...Kit.counter(), spares: 2 }
+      },
+      cleanupInterval: "100 millis",
+      acquireTimeout: "5 seconds",
+      shareWithoutKeys: true,
+      maxSessions: 50
+    })
+  })
+  afterAll(() => gateway.stop())
+
+  it("are those of the README's tables, each with its type and its labels, and no others", async () => {
+    const session = await Kit.open(urlOf("ready"))
+    await Kit.toolText(urlOf("ready"), session, "count")
+    await (await Kit.post(urlOf("ready"), session, Kit.toolCall(2, "garbage"))).text()
+    await fetch(urlOf("ready"), { method: "DELETE", headers: { "mcp-session-id": session } })
+    await fetch(urlOf("broken"), { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
+    const text = await scrape()
+    assert.deepStrictEqual(Metrics.exported(text, "mcp_gateway_"), Metrics.documented("mcp_gateway_"))
+    // What a pool exports when something goes wrong is compared by the tests of the pool.
+    const known = Metrics.documented("session_pool_")
+    for (const [name, metric] of Object.entries(Metrics.exported(text, "session_pool_"))) {
+      assert.deepStrictEqual(metric, known[name], name)
+    }
+  })
+
+  it("tell at the moment of the scrape what lives, sleeps, is ready, is parked and cools down", async () => {
+    await Kit.open(urlOf("dozy"))
+    assert.strictEqual((await callTool(urlOf("asking"), "ask", {}, { capabilities: everything })).status, 200)
+    for (let i = 0; i < 3; i++) {
+      await fetch(urlOf("broken"), { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
+    }
+    await Kit.eventually("all is as it should be", async () => {
+      const text = await scrape()
+      const of = (name: string, backend: string) => value(text, `mcp_gateway_${name}{backend="${backend}"}`)
+      return of("asleep_sessions", "dozy") === 1 && of("live_sessions", "dozy") === 0 &&
+        of("spare_processes", "ready") === 2 && of("parked_calls", "asking") === 1 &&
+        of("in_flight_requests", "asking") === 1 && of("live_sessions", "asking") === 1 &&
+        of("cooling_down", "broken") === 1 && of("cooling_down", "ready") === 0 &&
+        value(text, "mcp_gateway_max_sessions") === 50
+    })
+    const { backends } = await (await fetch(`${gateway.origin}/sessions`)).json()
+    assert.strictEqual(backends.find(({ name }: { name: string }) => name === "asking").parked, 1)
+  })
+
+  it("tell how many calls wait for a lane", async () => {
+    await callTool(urlOf("asking"), "ask", {}, { capabilities: everything })
+    const waiting = callTool(urlOf("asking"), "ask", {}, { capabilities: everything })
+    await Kit.eventually(
+      "one waits",
+      async () => value(await scrape(), "mcp_gateway_waiting_calls{resource=\"lane\"}") === 1
+    )
+    assert.notStrictEqual((await waiting).status, 200)
+    assert.strictEqual(value(await scrape(), "mcp_gateway_waiting_calls{resource=\"lane\"}"), 0)
+  })
+})
+
+/** The queries of a text in PromQL: what is wrong with one, going by what there is. */
+const faultsOf = (query: string): ReadonlyArray<string> => {
+  const faults: Array<string> = []
+  const known = { ...Metrics.documented("mcp_gateway_"), ...Metrics.documented("session_pool_") }
+  const names = [...query.matchAll(/\b((?:mcp_gateway|session_pool)_\w+)/g)].map(([, name = ""]) => {
+    const base = name.replace(/_(bucket|sum|count)$/, "")
+    return known[name] === undefined && known[base]?.type === "histogram" ? base : name
+  })
+  if (names.length === 0) faults.push("no metric")
+  for (const name of names) if (known[name] === undefined) faults.push(`there is no metric ${name}`)
+  // What Prometheus itself adds.
+  const labels = new Set([...names.flatMap((name) => known[name]?.labels ?? []), "le", "instance"])
+  const used = [
+    ...[...query.matchAll(/\{([^}]*)\}/g)].flatMap(([, inside = ""]) => [...inside.matchAll(/(\w+)\s*[=!]/g)]),
+    ...[...query.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, inside = ""]) => [...inside.matchAll(/(\w+)/g)])
+  ].map(([, label = ""]) => label)
+  for (const label of used) if (!labels.has(label)) faults.push(`none of them has the label ${label}`)
+  const open: Array<string> = []
+  const pairs: Record<string, string> = { ")": "(", "]": "[", "}": "{" }
+  for (const character of query.replace(/"[^"]*"/g, "")) {
+    if (character === "\"") faults.push("a quote is not closed")
+    if ("([{".includes(character)) open.push(character)
+    if (pairs[character] !== undefined && open.pop() !== pairs[character]) faults.push(`a ${character} too many`)
+  }
+  if (open.length > 0) faults.push(`${open.join(" ")} not closed`)
+  // A counter only ever grows: it says something by its rate.
+  for (const [, name = "", next = ""] of query.matchAll(/\b(\w+_(?:total|bucket))(?:\{[^}]*\})?(.?)/g)) {
+    if (next !== "[") faults.push(`${name} without a range`)
+  }
+  return faults
+}
+
+describe("the dashboard", () => {
+  const dashboard = JSON.parse(asset("dashboard.json"))
+
+  it("asks for metrics and labels that there are", () => {
+    const queries: ReadonlyArray<string> = dashboard.panels.flatMap(
+      ({ targets }: { targets: ReadonlyArray<{ expr: string }> }) => targets.map(({ expr }) => expr)
+    )
+    assert.isAtLeast(queries.length, 20)
+    for (const query of queries) assert.deepStrictEqual(faultsOf(query), [], query)
+    for (const { legendFormat, expr } of dashboard.panels.flatMap(({ targets }: { targets: unknown }) => targets)) {
+      for (const [, label = ""] of String(legendFormat).matchAll(/\{\{(\w+)\}\}/g)) {
+        assert.match(expr, new RegExp(`by \\([^)]*\\b${label}\\b|^mcp_gateway_\\w+\\{backend`), legendFormat)
+      }
+    }
+  })
+
+  it("shows every metric, and no panel lies on another", () => {
+    const text = JSON.stringify(dashboard.panels)
+    for (const prefix of ["mcp_gateway_", "session_pool_"]) {
+      for (const name of Object.keys(Metrics.documented(prefix))) assert.include(text, name)
+    }
+    const taken = new Set<string>()
+    for (const { gridPos: { h, w, x, y }, title } of dashboard.panels) {
+      for (let i = 0; i < w * h; i++) {
+        const place = `${x + i % w} ${y + Math.floor(i / w)}`
+        assert.isFalse(taken.has(place) || x + w > 24, title)
+        taken.add(place)
+      }
+    }
+    const ids = dashboard.panels.map(({ id }: { id: number }) => id)
+    assert.strictEqual(new Set(ids).size, ids.length)
+  })
+})
+
+describe("the alerts", () => {
+  it("ask for metrics and labels that there are, and each says what to do", () => {
+    // oxlint-disable-next-line typescript/no-explicit-any
+    const { groups } = Yaml.parse(asset("alerts.yaml")) as any
+    const rules = groups.flatMap(({ rules }: { rules: ReadonlyArray<unknown> }) => rules)
+    assert.isAtLeast(rules.length, 10)
+    for (const { alert, annotations, expr, for: duration = "0m", labels } of rules) {
+      assert.deepStrictEqual(faultsOf(expr), [], alert)
+      assert.match(alert, /^Mcp[A-Z]\w+$/)
+      assert.match(duration, /^\d+[smh]$/)
+      assert.oneOf(labels.severity, ["critical", "warning", "info"])
+      assert.isString(annotations.summary)
+      assert.isString(annotations.description)
+      for (const [, label = ""] of JSON.stringify(annotations).matchAll(/\$labels\.(\w+)/g)) {
+        const [name = ""] = /mcp_gateway_\w+/.exec(expr) ?? []
+        const kept = / by \(([^)]*)\)/.exec(expr)?.[1]?.split(", ") ?? Metrics.documented("mcp_gateway_")[name]?.labels
+        assert.isTrue(kept?.includes(label), `${alert} shows a label that its expression keeps`)
+      }
+    }
+    assert.strictEqual(new Set(rules.map(({ alert }: { alert: string }) => alert)).size, rules.length)
+  })
+})
