@@ -33,6 +33,7 @@ import * as Adopting from "./internal/adopting.ts"
 import type { AcquireError } from "./internal/errors.ts"
 import type { Event } from "./internal/events.ts"
 import * as Leaks from "./internal/leaks.ts"
+import { callSite } from "./internal/leaks.ts"
 import * as Leasing from "./internal/leasing.ts"
 import * as Metrics from "./internal/metrics.ts"
 import type { Options, Services } from "./internal/options.ts"
@@ -891,11 +892,29 @@ export const Service = <Self>() =>
     Effect.isEffect(options) ? options : Effect.succeed(options),
     (options) => make({ ...options, name: options.name ?? id })
   )
+  // Of the pool that was made last, so that the accessors know whether a call site is asked for when they are called.
+  let leaks: SessionPool<K, A, E>["pool"]["leaks"]
+  const layer = Layer.effect(
+    tag,
+    Effect.tap(pool, (made) =>
+      Effect.sync(() => {
+        leaks = made.pool.leaks
+      }))
+  )
   const accessors: Accessors<Self, K, A, E> = {
-    get: (key) => Effect.flatMap(tag, get(key)),
-    use: (key, f) => Effect.flatMap(tag, (pool) => use(pool, key, f)),
+    get: (key) => {
+      const at = callSite(leaks)
+      return Effect.flatMap(tag, ({ pool }) => Leasing.get(pool, key, at))
+    },
+    use: (key, f) => {
+      const at = callSite(leaks)
+      return Effect.flatMap(tag, ({ pool }) => Leasing.use(pool, key, f, at))
+    },
     touch: (key) => Effect.flatMap(tag, touch(key)),
-    getOption: (key) => Effect.flatMap(tag, getOption(key)),
+    getOption: (key) => {
+      const at = callSite(leaks)
+      return Effect.flatMap(tag, ({ pool }) => Leasing.getOption(pool, key, at))
+    },
     set: (key, value, finalizer) => Effect.flatMap(tag, (pool) => set(pool, key, value, finalizer)),
     invalidate: (key) => Effect.flatMap(tag, invalidate(key)),
     invalidateAll: (predicate) => Effect.flatMap(tag, (pool) => invalidateAll(pool, predicate)),
@@ -908,6 +927,6 @@ export const Service = <Self>() =>
     // One argument is a service class's own `use(f)`; the type of `ServiceClass.use` allows nothing in between.
     // oxlint-disable-next-line typescript/no-explicit-any
     use: (...args: [any, any?]) => args.length === 1 ? useService(args[0]) : accessors.use(args[0], args[1]),
-    layer: Layer.effect(tag, pool)
+    layer
   })
 }

@@ -1,6 +1,6 @@
 /** Every option of a pool: what it does, what it is by default, and what it refuses. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Deferred, Duration, Effect, Exit, Fiber, Metric, Option, Random, Scope, Stream } from "effect"
+import { Cause, Deferred, Duration, Effect, Exit, Fiber, Logger, Metric, Option, Random, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
 import * as Backend from "./kit/backend.ts"
@@ -1130,6 +1130,53 @@ describe("leakDetection", () => {
       assert.deepStrictEqual([leak?.key, more.length], ["used", 0])
       assert.include(leak?.site, "lease taken here")
       yield* Fiber.interrupt(fiber)
+    }))
+
+  it.effect("names the line that takes the lease, of the pool's functions and of a service's, with and without a span", () =>
+    Effect.gen(function*() {
+      const reported: Array<string> = []
+      const logger = Logger.make(({ message }) => void reported.push(String(message)))
+      class Shells extends SessionPool.Service<Shells>()("test/Shells", {
+        lookup: (key: string) => Effect.succeed(key),
+        leakDetection: "1 minute"
+      }) {}
+      yield* Effect.gen(function*() {
+        const pool = yield* Shells
+        const nothing = () => Effect.never
+        // Without a span, each by name, of whom the stack tells.
+        function forgetsGet() {
+          return Effect.asVoid(SessionPool.get(pool, "a"))
+        }
+        function forgetsOption() {
+          return Effect.asVoid(SessionPool.getOption(pool, "a"))
+        }
+        function forgetsUse() {
+          return Effect.asVoid(SessionPool.use(pool, "a", nothing))
+        }
+        function forgetsService() {
+          return Effect.asVoid(Shells.get("a"))
+        }
+        function forgetsServiceOption() {
+          return Effect.asVoid(Shells.getOption("a"))
+        }
+        function forgetsServiceUse() {
+          return Effect.asVoid(Shells.use("a", nothing))
+        }
+        const all = [forgetsGet, forgetsOption, forgetsUse, forgetsService, forgetsServiceOption, forgetsServiceUse]
+        for (const forgetful of all) {
+          reported.length = 0
+          yield* Effect.forkChild(Effect.suspend<void, unknown, Scope.Scope | Shells>(forgetful), {
+            startImmediately: true
+          })
+          yield* TestClock.adjust("1 minute")
+          assert.strictEqual(reported.length, 1, forgetful.name)
+          assert.match(String(reported[0]), new RegExp(`\\b${forgetful.name}\\b.*options\\.test`), forgetful.name)
+        }
+        reported.length = 0
+        yield* Effect.withSpan(Effect.suspend(forgetsGet), "the handler")
+        yield* TestClock.adjust("1 minute")
+        assert.match(String(reported[0]), /span the handler .*\n[\s\S]*\bforgetsGet\b/)
+      }).pipe(Effect.provide(Shells.layer), Effect.provide(Logger.layer([logger])))
     }))
 
   it.effect("is off by default", () =>

@@ -34,7 +34,7 @@ export type Event<K, E> =
   }
   /** The finalizers run longer than `closeTimeout`: left to themselves, they no longer count against `capacity`. */
   | { readonly _tag: "CloseTimedOut"; readonly key: K; readonly id: number; readonly duration: number }
-  /** A lease is held longer than `leakDetection`; `site`: the span or stack where it was taken. */
+  /** A lease is held longer than `leakDetection`; `site`: the span and the stack where it was taken. */
   | {
     readonly _tag: "LeaseLeaked"
     readonly key: K

@@ -11,21 +11,34 @@ export interface LeaseTrace<out K> {
   readonly key: K
   readonly id: number
   readonly takenAt: number
-  readonly site: string
+  readonly span: Tracer.AnySpan | undefined
+  readonly at: CallSite | undefined
 }
+
+/** The stack of whoever asked for a lease; V8 writes it out only if it is read. */
+export type CallSite = Error
 
 /** In the order in which they were taken; all have the same time limit, so the first is the first to exceed it. */
 export type LeakDetector<K> = Set<LeaseTrace<K>>
 
 export const make = <K>(): LeakDetector<K> => new Set()
 
-/** Where the running fiber is: its span if it has one, else the stack. */
-export const site = (context: Context.Context<never>): string => {
-  const span = context.mapUnsafe.get(Tracer.ParentSpan.key) as Tracer.AnySpan | undefined // the key's own type
-  if (span !== undefined) {
-    return span._tag === "Span" ? `span ${span.name} (${span.traceId})` : `span ${span.spanId} (${span.traceId})`
-  }
-  return new Error("lease taken here").stack ?? "unknown"
+/**
+ * Where a lease is asked for, if anybody wants to know. To be called where the user's own code calls: when the effect
+ * runs, the stack is that of Effect's run loop, and names nobody.
+ */
+export const callSite = <K>(leaks: LeakDetector<K> | undefined): CallSite | undefined =>
+  leaks === undefined ? undefined : new Error("lease taken here")
+
+/** The span of the running fiber, if it has one. */
+export const spanOf = (context: Context.Context<never>): Tracer.AnySpan | undefined =>
+  context.mapUnsafe.get(Tracer.ParentSpan.key) as Tracer.AnySpan | undefined // the key's own type
+
+const site = <K>({ at, span }: LeaseTrace<K>): string => {
+  const lines: Array<string> = []
+  if (span !== undefined) lines.push(`span ${span._tag === "Span" ? span.name : span.spanId} (${span.traceId})`)
+  if (at?.stack !== undefined) lines.push(at.stack)
+  return lines.length > 0 ? lines.join("\n") : "unknown"
 }
 
 /** Reports every lease held for longer than `leakDetection`, once. */
@@ -38,8 +51,8 @@ export const watch = <K, A, E>(self: Pool<K, A, E>, leases: LeakDetector<K>): Ef
       if (duration < limit) return limit - duration
       leases.delete(lease)
       self.metrics.leaked(self.context)
-      publish(self, { _tag: "LeaseLeaked", key: lease.key, id: lease.id, duration, site: lease.site })
-      yield* Effect.logWarning(`A lease is held for ${duration} ms (leakDetection: ${limit} ms)`, lease.site).pipe(
+      publish(self, { _tag: "LeaseLeaked", key: lease.key, id: lease.id, duration, site: site(lease) })
+      yield* Effect.logWarning(`A lease is held for ${duration} ms (leakDetection: ${limit} ms)`, site(lease)).pipe(
         Effect.annotateLogs({ pool: self.options.name, session: lease.id })
       )
     }

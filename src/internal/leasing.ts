@@ -23,17 +23,25 @@ const leaseOf = <K, A>({ hash, id, key }: Identity<K>, value: A): Lease<K, A> =>
 export type Restore = <B, E2, R>(effect: Effect.Effect<B, E2, R>) => Effect.Effect<B, E2, R>
 
 /** Leases a session for the caller's scope. */
-export const get = <K, A, E>(self: Pool<K, A, E>, key: K): Effect.Effect<A, E, Scope.Scope> =>
+export const get = <K, A, E>(
+  self: Pool<K, A, E>,
+  key: K,
+  at: Leaks.CallSite | undefined = Leaks.callSite(self.leaks)
+): Effect.Effect<A, E, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(leasePresent(self, key), (session): Effect.Effect<A, E, Scope.Scope> =>
       session !== undefined
-        ? leaseForScope(self, session)
-        : Effect.flatMap(claim(self, key, restore, 1), (lease) => leaseForScope(self, lease)))
+        ? leaseForScope(self, session, at)
+        : Effect.flatMap(claim(self, key, restore, 1), (lease) => leaseForScope(self, lease, at)))
   )
 
-const leaseForScope = <K, A, E>(self: Pool<K, A, E>, lease: Lease<K, A>): Effect.Effect<A, never, Scope.Scope> =>
+const leaseForScope = <K, A, E>(
+  self: Pool<K, A, E>,
+  lease: Lease<K, A>,
+  at: Leaks.CallSite | undefined
+): Effect.Effect<A, never, Scope.Scope> =>
   Effect.withFiber((fiber) => {
-    const trace = takeTrace(self, lease, fiber.context)
+    const trace = takeTrace(self, lease, fiber.context, at)
     // As `Effect.scope` finds it, without an effect of its own.
     const scope = Context.getUnsafe(fiber.context, Scope.Scope)
     return Effect.as(Scope.addFinalizerExit(scope, () => release(self, lease, trace, "neither")), lease.value)
@@ -54,13 +62,14 @@ interface Holding<in out K, in out A> {
 export const use = <K, A, E, B, E2, R>(
   self: Pool<K, A, E>,
   key: K,
-  f: (value: A) => Effect.Effect<B, E2, R>
+  f: (value: A) => Effect.Effect<B, E2, R>,
+  at: Leaks.CallSite | undefined = Leaks.callSite(self.leaks)
 ): Effect.Effect<B, E | E2, R> =>
   Effect.suspend(() => {
     const holding: Holding<K, A> = { lease: undefined, trace: undefined }
     return Effect.onExit(
       Effect.flatMap(leasePresent(self, key, holding), (session): Effect.Effect<B, E | E2, R> =>
-        session !== undefined && self.leaks === undefined ? f(session.value) : useSlowly(self, key, f, holding)),
+        session !== undefined && self.leaks === undefined ? f(session.value) : useSlowly(self, key, f, holding, at)),
       (exit) =>
         endUse(self, holding, exit)
     )
@@ -71,7 +80,8 @@ const useSlowly = <K, A, E, B, E2, R>(
   self: Pool<K, A, E>,
   key: K,
   f: (value: A) => Effect.Effect<B, E2, R>,
-  holding: Holding<K, A>
+  holding: Holding<K, A>,
+  at: Leaks.CallSite | undefined
 ): Effect.Effect<B, E | E2, R> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
@@ -79,7 +89,7 @@ const useSlowly = <K, A, E, B, E2, R>(
       (lease) =>
         Effect.withFiber((fiber) => {
           holding.lease = lease
-          holding.trace = takeTrace(self, lease, fiber.context)
+          holding.trace = takeTrace(self, lease, fiber.context, at)
           return restore(Effect.suspend(() => f(lease.value)))
         })
     )
@@ -112,17 +122,18 @@ const judge = <K, A, E>(
 /** Leases a present or launching session for the caller's scope; never launches. */
 export const getOption = <K, A, E>(
   self: Pool<K, A, E>,
-  key: K
+  key: K,
+  at: Leaks.CallSite | undefined = Leaks.callSite(self.leaks)
 ): Effect.Effect<Option.Option<A>, E, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
       leasePresent(self, key),
       (session): Effect.Effect<Option.Option<A>, E, Scope.Scope> =>
         session !== undefined
-          ? Effect.asSome(leaseForScope(self, session))
+          ? Effect.asSome(leaseForScope(self, session, at))
           : Effect.flatMap(
             claimPresent(self, key, restore),
-            (lease) => lease === undefined ? Effect.succeedNone : Effect.asSome(leaseForScope(self, lease))
+            (lease) => lease === undefined ? Effect.succeedNone : Effect.asSome(leaseForScope(self, lease, at))
           )
     )
   )
@@ -130,11 +141,12 @@ export const getOption = <K, A, E>(
 const takeTrace = <K, A, E>(
   self: Pool<K, A, E>,
   lease: Lease<K, A>,
-  context: Parameters<typeof Leaks.site>[0]
+  context: Context.Context<never>,
+  at: Leaks.CallSite | undefined
 ): Leaks.LeaseTrace<K> | undefined => {
   if (self.leaks === undefined) return undefined
   const takenAt = self.clock.currentTimeMillisUnsafe()
-  const trace = { key: lease.key, id: lease.id, takenAt, site: Leaks.site(context) }
+  const trace = { key: lease.key, id: lease.id, takenAt, span: Leaks.spanOf(context), at }
   self.leaks.add(trace)
   return trace
 }
