@@ -4,6 +4,7 @@
  * The back end cannot contain a `/`, so two different pairs never make the same key, and a plain string hashes and
  * compares faster in a `HashMap` than any structure.
  *
+ * @module
  * @since 0.1.0
  */
 import { Effect, Schema } from "effect"

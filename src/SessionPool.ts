@@ -5,6 +5,7 @@
  * The whole pool is one `Ref` of immutable data. Every operation is one pure transition run by one `Ref.modify`, so a
  * lookup and its touch are one atomic step, and no cleanup can come between.
  *
+ * @module
  * @since 0.1.0
  */
 
