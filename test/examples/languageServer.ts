@@ -57,7 +57,7 @@ const start = Effect.fnUntraced(function*() {
 class Servers extends SessionPool.Service<Servers>()("app/Servers", {
   lookup: (_project: string) => start(),
   closed: (server) => server.gone,
-  validate: (server) => server.request("ping").pipe(Effect.timeout("1 second"), Effect.isSuccess),
+  validate: (server) => server.request("ping").pipe(Effect.timeout("2 seconds"), Effect.isSuccess),
   validateAfter: "10 millis"
 }) {}
 
