@@ -30,7 +30,8 @@ import type { Refusal } from "./Refusals.ts"
 import { jsonResponse, refuseFailure, refuseModern, shuttingDown } from "./Refusals.ts"
 import type * as Remote from "./Remote.ts"
 import * as RequestState from "./RequestState.ts"
-import type { LeasedLane, Principal, Running, Sessions } from "./Sessions.ts"
+import * as RunningBackend from "./RunningBackend.ts"
+import type { LeasedLane, Principal, Sessions } from "./Sessions.ts"
 import type * as Settings from "./Settings.ts"
 
 type Response = HttpServerResponse.HttpServerResponse
@@ -104,7 +105,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
     if (target?.remote === undefined) return carryOut(asking, call)
     const { remote } = target
     return Effect.flatMap(
-      Effect.catch(sessions.eraOf(target, remote), (error) => refuseFailure(error, id)),
+      Effect.catch(RunningBackend.eraOf(target, remote), (error) => refuseFailure(error, id)),
       (era) => era === "modern" ? passOn(asking, target, remote, message, text) : carryOut(asking, call)
     )
   }
@@ -112,7 +113,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
   /** Hands a message on to a modern HTTP back end. */
   const passOn = (
     asking: Asking,
-    target: Running,
+    target: RunningBackend.RunningBackend,
     remote: Remote.Remote,
     message: JsonRpc.Request | undefined,
     text: string

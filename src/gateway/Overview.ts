@@ -6,7 +6,8 @@ import * as GatewayMetrics from "./GatewayMetrics.ts"
 import * as Masking from "./Masking.ts"
 import type * as Parked from "./Parked.ts"
 import * as ProcessStats from "./ProcessStats.ts"
-import type { LiveSession, Running, Sessions } from "./Sessions.ts"
+import type { RunningBackend } from "./RunningBackend.ts"
+import type { LiveSession, Sessions } from "./Sessions.ts"
 import type * as Settings from "./Settings.ts"
 
 /** One point of the history: what happened in the ten seconds before it. */
@@ -66,7 +67,7 @@ export const make = Effect.fnUntraced(function*(
       if (own === undefined) ofBackend.set(name, [session])
       else own.push(session)
     }
-    const figures = Effect.fnUntraced(function*(running: Running) {
+    const figures = Effect.fnUntraced(function*(running: RunningBackend) {
       const { name } = running.backend
       const own = ofBackend.get(name) ?? []
       return {

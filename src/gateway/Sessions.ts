@@ -24,7 +24,7 @@ import { randomUUID } from "node:crypto"
 import * as SessionKey from "../SessionKey.ts"
 import * as SessionPool from "../SessionPool.ts"
 import type { Backend, Backends } from "./Backends.ts"
-import * as Bridge from "./Bridge.ts"
+import type * as Bridge from "./Bridge.ts"
 import * as Callers from "./Callers.ts"
 import * as ClientRecord from "./ClientRecord.ts"
 import type { GatewayConfig } from "./Config.ts"
@@ -32,18 +32,11 @@ import * as Cooldown from "./Cooldown.ts"
 import type { Era } from "./Dialect.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
 import * as GatewayMetrics from "./GatewayMetrics.ts"
-import * as HttpTransport from "./HttpTransport.ts"
 import type * as JsonRpc from "./JsonRpc.ts"
-import * as Lane from "./Lane.ts"
-import * as LegacyFace from "./LegacyFace.ts"
+import type * as Lane from "./Lane.ts"
 import * as Masking from "./Masking.ts"
-import type * as Modern from "./Modern.ts"
-import type * as ParamHeaders from "./ParamHeaders.ts"
-import * as PassThrough from "./PassThrough.ts"
-import * as Remote from "./Remote.ts"
-import * as Spares from "./Spares.ts"
-import * as StdioProcess from "./StdioProcess.ts"
-import * as Upstream from "./Upstream.ts"
+import * as RunningBackend from "./RunningBackend.ts"
+import type * as Upstream from "./Upstream.ts"
 
 type Key = SessionKey.SessionKey
 export type Connection = Bridge.Bridge | Upstream.Upstream | Lane.Lane
@@ -51,36 +44,6 @@ export type AcquireError = GatewayErrors.LaunchError | GatewayErrors.LanesTaken 
 
 /** Who asks: the name of a key, or "" where no keys are asked for. */
 export type Principal = string
-
-/** A back end as it runs. */
-export interface Running {
-  readonly backend: Backend
-  readonly metrics: GatewayMetrics.GatewayMetrics
-  readonly cooldown: Ref.Ref<Cooldown.Cooldown>
-  /** Sessions that exist and are not closed. */
-  readonly sessions: Ref.Ref<number>
-  readonly spares: Spares.Spares
-  /** Of the spares. */
-  readonly scope: ScopeModule.Closeable
-  readonly counts: { launches: number; requests: number; errors: number }
-  /** What its newest process has said of itself to the gateway; `undefined`: none has been asked. */
-  handshake: Lane.Handshake | undefined
-  /** What it has been found to speak to who is modern; `undefined`: not known yet, or no longer. */
-  era: Era | undefined
-  /** It has refused to speak as the revisions before, but is a modern server: its legacy clients need a face. */
-  faced: boolean
-  /** The way to an HTTP back end. */
-  readonly remote: Remote.Remote | undefined
-  readonly asks: { asked: boolean }
-  readonly paramHeaders: ParamHeaders.ParamHeaders
-}
-
-/** A connection that is being opened. */
-type Started = Effect.Effect<
-  Connection,
-  GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused,
-  Scope.Scope | HttpClient.HttpClient
->
 
 /** A lane, leased. */
 export interface LeasedLane {
@@ -102,7 +65,7 @@ export interface Reloaded {
 
 export class Sessions extends Context.Service<Sessions, {
   readonly pool: SessionPool.SessionPool<Key, Connection, GatewayErrors.LaunchError>
-  readonly running: () => ReadonlyMap<string, Running>
+  readonly running: () => ReadonlyMap<string, RunningBackend.RunningBackend>
   /** Opens a session with the client's `initialize`; its id. */
   readonly open: (
     backend: string,
@@ -125,8 +88,6 @@ export class Sessions extends Context.Service<Sessions, {
   readonly firstLane: (caller: Callers.Caller) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
   /** Which revisions a back end speaks, as far as that is said or known. */
   readonly knownEra: (backend: string) => Era | undefined
-  /** The era of an HTTP back end, which is asked unless it is known. */
-  readonly eraOf: (target: Running, remote: Remote.Remote) => Effect.Effect<Era, GatewayErrors.BackendFailed>
   /** Ends a session, asleep or not, if there is one: what it gives waits until the process is gone. */
   readonly end: (backend: string, principal: Principal, id: string) => Effect.Effect<Option.Option<Effect.Effect<void>>>
   /** Ends the live session with this number in the pool. */
@@ -150,9 +111,8 @@ const make = Effect.fnUntraced(function*(
 ) {
   const { settings } = config
   const scope = yield* Effect.scope
-  const registry = yield* Effect.context<never>()
   const recent = GatewayMetrics.recent()
-  const running = new Map<string, Running>()
+  const running = new Map<string, RunningBackend.RunningBackend>()
   const connections = new Map<Key, Connection>()
   const callers = Callers.make()
   /** The clients whose session is being opened. */
@@ -168,48 +128,16 @@ const make = Effect.fnUntraced(function*(
   // Launching
   // ---------------------------------------------------------------------------
 
-  const startProcess = (backend: Backend) =>
-    backend.target._tag === "Stdio"
-      ? StdioProcess.start(backend.target.command, environment, backend.settings, backend.mask)
-      : Effect.die(new Error("only stdio back ends have processes"))
-
   const client = yield* HttpClient.HttpClient
-  const remoteOf = (target: Remote.Target, mask: (text: string) => string) =>
-    Effect.provideService(Remote.make(target, mask), HttpClient.HttpClient, client)
 
-  const run = Effect.fnUntraced(function*(backend: Backend) {
-    const own = yield* ScopeModule.fork(scope)
-    const counts = { launches: 0, requests: 0, errors: 0 }
-    const metrics = GatewayMetrics.make(backend.name, registry, recent)
-    running.set(backend.name, {
-      backend,
-      metrics: {
-        ...metrics,
-        request: (method, outcome, millis) => {
-          counts.requests++
-          if (outcome === "error") counts.errors++
-          metrics.request(method, outcome, millis)
-        }
-      },
-      cooldown: yield* Ref.make(Cooldown.initial),
-      sessions: yield* Ref.make(0),
-      spares: yield* Spares.make(backend.settings.spares, startProcess(backend), scope).pipe(
-        Effect.annotateLogs({ backend: backend.name }),
-        ScopeModule.provide(own)
-      ),
-      scope: own,
-      counts,
-      handshake: undefined,
-      era: backend.settings.era === "auto" ? undefined : backend.settings.era,
-      faced: false,
-      remote: backend.target._tag === "Http" ? yield* remoteOf(backend.target, backend.mask) : undefined,
-      asks: { asked: false },
-      paramHeaders: new Map()
-    })
-  })
+  const run = (backend: Backend) =>
+    Effect.map(RunningBackend.make(backend, environment, scope, recent), (target) => running.set(backend.name, target))
+      .pipe(
+        Effect.provideService(HttpClient.HttpClient, client)
+      )
 
   /** Counts a session against its back end's limit, until it is closed. */
-  const enter = ({ backend, sessions }: Running) =>
+  const enter = ({ backend, sessions }: RunningBackend.RunningBackend) =>
     Effect.acquireRelease(
       Effect.flatMap(
         Ref.modify(sessions, (count) => {
@@ -223,106 +151,6 @@ const make = Effect.fnUntraced(function*(
       ),
       () => Ref.update(sessions, (count) => count - 1)
     )
-
-  /** A connection of the gateway's own to a back end: a process, or what stands for one. */
-  const startTransport = ({ backend, spares }: Running) =>
-    backend.target._tag === "Http"
-      ? HttpTransport.make(backend.target, backend.settings, backend.mask)
-      : spares.take
-
-  const knownEra = ({ backend: { settings: { era } }, era: found }: Running) => era === "auto" ? found : era
-
-  /** Opens the connection of a lane. A process that ends when it is asked for its revisions gets no such question again. */
-  const startLane = (target: Running, key: Key, client: Modern.Client) => {
-    const { backend, metrics } = target
-    const start = (known: Era | undefined) =>
-      Lane.make(startTransport(target), {
-        client,
-        era: known,
-        probeTimeout,
-        maxNotifications: backend.settings.replayEvents,
-        changed: (change) => callers.find(key)?.listeners.forEach((listener) => listener(change)),
-        asks: target.asks,
-        paramHeaders: target.paramHeaders
-      }, metrics)
-    const known = knownEra(target)
-    const started = start(known)
-    // An HTTP back end that fails then is not there: no verdict.
-    const mayDie = known === undefined && backend.target._tag === "Stdio"
-    return (mayDie ? Effect.catchTag(started, "BackendFailed", () => start("legacy")) : started).pipe(
-      Effect.tap((lane) =>
-        Effect.sync(() => {
-          target.handshake = lane.handshake
-          target.era = lane.handshake.era
-        })
-      ),
-      Effect.tapErrorTag("InitializeRefused", () => forget(target))
-    )
-  }
-
-  /** It may have been replaced by one of the other era. */
-  const forget = (target: Running) =>
-    Effect.sync(() => {
-      target.era = undefined
-    })
-
-  const eraOf: Sessions["Service"]["eraOf"] = Effect.fnUntraced(function*(target, remote) {
-    const known = knownEra(target)
-    if (known !== undefined) return known
-    const { startTimeout } = target.backend.settings
-    return target.era = yield* Effect.timeoutOrElse(PassThrough.probe(remote, target.backend.settings), {
-      duration: startTimeout,
-      orElse: () => remote.failed(`the back end did not answer server/discover within ${Duration.format(startTimeout)}`)
-    })
-  })
-
-  /**
-   * Opens the session of a legacy client: in the server's own way if it has one, else behind a face. Which it is only the
-   * server's answer tells; one that speaks both ways need not say so.
-   */
-  const startSession = (
-    target: Running,
-    record: ClientRecord.ClientRecord
-  ): Started => {
-    const { backend, metrics, spares } = target
-    const { era, replayBytes, replayEvents } = backend.settings
-    const limits = { ...backend.settings, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
-    const faced = Bridge.make(LegacyFace.make(startTransport(target)), record, limits, metrics).pipe(
-      Effect.onExit((exit) =>
-        Effect.sync(() => {
-          target.faced = Exit.isSuccess(exit)
-          if (target.faced) target.era = "modern"
-        })
-      )
-    )
-    if (era === "modern" || target.faced) return faced
-    const plain: Started = backend.target._tag === "Http"
-      ? Upstream.make(backend.target, record, backend.settings, metrics, backend.mask)
-      : Bridge.make(spares.take, record, limits, metrics)
-    if (knownEra(target) === "legacy") {
-      return Effect.tapErrorTag(plain, "InitializeRefused", () => forget(target))
-    }
-    return Effect.catchIf(
-      attempt(plain),
-      // An HTTP server may refuse it by its status alone.
-      (error) => error._tag === "InitializeRefused" || backend.target._tag === "Http",
-      (error) =>
-        Effect.catch(
-          Effect.timeoutOrElse(attempt(faced), { duration: probeTimeout, orElse: () => Effect.fail(error) }),
-          () => Effect.fail(error)
-        )
-    )
-  }
-
-  /** Releases at once what has failed. */
-  const attempt = <A, E, R>(start: Effect.Effect<A, E, R>): Effect.Effect<A, E, R | Scope.Scope> =>
-    Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
-      const own = yield* ScopeModule.fork(yield* Effect.scope)
-      return yield* Effect.onError(
-        restore(ScopeModule.provide(start, own)),
-        (cause) => ScopeModule.close(own, Exit.failCause(cause))
-      )
-    }))
 
   const lookup = Effect.fnUntraced(function*(key: Key) {
     const target = running.get(SessionKey.backend(key))
@@ -345,10 +173,14 @@ const make = Effect.fnUntraced(function*(
       GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused | GatewayErrors.UnknownSession,
       Scope.Scope | HttpClient.HttpClient
     > = profile !== undefined
-      ? startLane(target, key, profile.client)
+      ? RunningBackend.startLane(
+        target,
+        profile.client,
+        (change) => callers.find(key)?.listeners.forEach((listener) => listener(change))
+      )
       : record === undefined
       ? new GatewayErrors.UnknownSession()
-      : startSession(target, record)
+      : RunningBackend.startSession(target, record)
     const connection = yield* started.pipe(
       Effect.timeoutOrElse({
         duration: backend.settings.startTimeout,
@@ -548,9 +380,8 @@ const make = Effect.fnUntraced(function*(
     firstLane,
     knownEra: (name) => {
       const target = running.get(name)
-      return target === undefined ? undefined : knownEra(target)
+      return target === undefined ? undefined : RunningBackend.knownEra(target)
     },
-    eraOf,
     end,
     endNumber,
     endRequests: (reason) =>
@@ -580,9 +411,6 @@ const make = Effect.fnUntraced(function*(
 /** The pool's key of a session. No id contains a dot, so the name of a key cannot be guessed into one. */
 const keyOf = (backend: string, principal: Principal, id: string): Key =>
   SessionKey.makeUnsafe(backend, principal === "" ? id : `${id}.${principal}`)
-
-/** How long a server may take to say that it does not know `server/discover`, in milliseconds. */
-const probeTimeout = 5000
 
 const principalOf = (key: Key): Principal => key.slice(key.lastIndexOf(".") + 1)
 
