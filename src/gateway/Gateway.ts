@@ -192,7 +192,7 @@ export const layerConfig = (
       yield* router.add("*", "/mcp", handler)
       yield* AdminRoutes.add(sessions, parked, settings, access, draining)
       const atRest = Effect.repeat(SessionPool.stats(sessions.pool), {
-        until: ({ active, launching }) => active + launching === 0,
+        until: ({ active, launching }) => active + launching + sessions.passing.count === 0,
         schedule: Schedule.spaced("50 millis")
       })
       const drain = Effect.andThen(

@@ -133,7 +133,8 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
         }
       },
       target.backend.settings,
-      target.metrics
+      target.metrics,
+      sessions.passing
     )
     return Effect.catchTag(passed, "BackendFailed", (error) => refuseFailure(error, message?.id))
   }

@@ -27,16 +27,25 @@ export interface Forwarded {
   readonly doubted: () => void
 }
 
+/** The requests that are under way, which no session stands for. */
+export interface Passing {
+  count: number
+  /** Completes when they must end. */
+  readonly over: Effect.Effect<void>
+}
+
 /** Passes a message on; what the back end says to it is told as it comes. The end of the scope aborts it. */
 export const forward = Effect.fnUntraced(function*(
   remote: Remote.Remote,
   message: Forwarded,
   settings: BackendSettings,
-  metrics: GatewayMetrics
+  metrics: GatewayMetrics,
+  passing: Passing
 ): Effect.fn.Return<HttpServerResponse.HttpServerResponse, BackendFailed, Scope.Scope> {
   const { request } = message
   const id = request?.id ?? null
   const outcome = { failed: false }
+  yield* Effect.acquireRelease(Effect.sync(() => passing.count++), () => Effect.sync(() => passing.count--))
   if (request !== undefined) yield* measured(request.method, metrics, outcome)
   const limit = request === undefined || request.method === "subscriptions/listen"
     ? Duration.infinity
@@ -45,20 +54,27 @@ export const forward = Effect.fnUntraced(function*(
     outcome.failed = true
     return JsonRpc.error(id, JsonRpc.codes.internal, Remote.timeoutReason(limit))
   })
-  const answered = yield* Effect.timeoutOption(
-    remote.send("POST", { ...forwardedHeaders(remote, message.headers), accept: Remote.accept }, message.body),
-    limit
+  const untilEnd = <A>(effect: Effect.Effect<A, BackendFailed, Scope.Scope>) =>
+    Effect.timeoutOption(
+      Effect.raceFirst(
+        effect,
+        Effect.andThen(passing.over, remote.failed("the gateway is shutting down"))
+      ),
+      limit
+    )
+  const answered = yield* untilEnd(
+    remote.send("POST", { ...forwardedHeaders(remote, message.headers), accept: Remote.accept }, message.body)
   )
   if (Option.isNone(answered)) return json(yield* timedOut, 200)
   const upstream = answered.value
   const { status } = upstream
   if (Remote.isRefusal(status)) return yield* Remote.refusal(remote, status)
   if (status === 200 && Remote.isEventStream(upstream)) {
-    const timed = yield* Remote.timed(yield* Remote.chunksOf(upstream, Effect.never), limit, timedOut)
+    const timed = yield* Remote.timed(yield* Remote.chunksOf(upstream, passing.over), limit, timedOut)
     const body = EventStreamBody.make(timed, message.stream)
     return EventStreamBody.response(body)
   }
-  const text = yield* Effect.timeoutOption(Remote.textOf(remote, upstream, settings.maxLineBytes), limit)
+  const text = yield* untilEnd(Remote.textOf(remote, upstream, settings.maxLineBytes))
   if (Option.isNone(text)) return json(yield* timedOut, 200)
   if (status === 202 && request === undefined) return HttpServerResponse.empty({ status })
   const error = Modern.errorOf(text.value, id)

@@ -1,5 +1,5 @@
 /** A back end as it runs: what its processes have taught the gateway, and how connections to it are opened. */
-import { Duration, Effect, Exit, Ref, Scope } from "effect"
+import { Duration, Effect, Exit, Ref, Result, Scope } from "effect"
 import type { HttpClient } from "effect/http"
 import type { Backend } from "./Backends.ts"
 import * as Bridge from "./Bridge.ts"
@@ -118,13 +118,13 @@ export const startLane = (target: RunningBackend, client: Modern.Client, changed
   const known = knownEra(target)
   const started = start(known)
   // An HTTP back end that fails then is not there: no verdict.
-  const mayDie = known === undefined && backend.target._tag === "Stdio"
-  const opened = mayDie
-    ? Effect.catchTag(
-      started,
-      "BackendFailed",
-      (error) => error.shortage === true ? Effect.fail(error) : start("legacy")
-    )
+  const isUnsure = known === undefined && backend.target._tag === "Stdio"
+  const opened = isUnsure
+    ? Effect.catchTags(started, {
+      BackendFailed: (error) => error.shortage === true ? Effect.fail(error) : start("legacy"),
+      // One that took longer to start than it is given for an answer was taken for one of earlier revisions.
+      InitializeRefused: () => start("modern")
+    })
     : started
   return opened.pipe(
     Effect.tap((lane) =>
@@ -180,16 +180,18 @@ export const startSession = (
   if (knownEra(target) === "legacy") {
     return Effect.tapErrorTag(plain, "InitializeRefused", () => forget(target))
   }
-  return Effect.catchIf(
-    attempt(plain),
+  return Effect.flatMap(Effect.timed(Effect.result(attempt(plain))), ([took, opened]) => {
+    if (Result.isSuccess(opened)) return Effect.succeed(opened.success)
+    const error = opened.failure
     // An HTTP server may refuse it by its status alone.
-    (error) => error._tag === "InitializeRefused" || backend.target._tag === "Http",
-    (error) =>
-      Effect.catch(
-        Effect.timeoutOrElse(attempt(faced), { duration: probeTimeout, orElse: () => Effect.fail(error) }),
-        () => Effect.fail(error)
-      )
-  )
+    if (error._tag !== "InitializeRefused" && backend.target._tag !== "Http") return Effect.fail(error)
+    // It may be slow to start.
+    const duration = Duration.sum(Duration.millis(probeTimeout), Duration.times(took, 2))
+    return Effect.catch(
+      Effect.timeoutOrElse(attempt(faced), { duration, orElse: () => Effect.fail(error) }),
+      () => Effect.fail(error)
+    )
+  })
 }
 
 /** Releases at once what has failed. */

@@ -35,6 +35,7 @@ import * as GatewayMetrics from "./GatewayMetrics.ts"
 import type * as JsonRpc from "./JsonRpc.ts"
 import type * as Lane from "./Lane.ts"
 import * as Masking from "./Masking.ts"
+import type * as PassThrough from "./PassThrough.ts"
 import * as RunningBackend from "./RunningBackend.ts"
 import type * as Upstream from "./Upstream.ts"
 
@@ -88,6 +89,8 @@ export class Sessions extends Context.Service<Sessions, {
   readonly firstLane: (caller: Callers.Caller) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
   /** Which revisions a back end speaks, as far as that is said or known. */
   readonly knownEra: (backend: string) => Era | undefined
+  /** The requests that are passed through. */
+  readonly passing: PassThrough.Passing
   /** Ends a session, asleep or not, if there is one: what it gives waits until the process is gone. */
   readonly end: (backend: string, principal: Principal, id: string) => Effect.Effect<Option.Option<Effect.Effect<void>>>
   /** Ends the live session with this number in the pool. */
@@ -248,6 +251,7 @@ const make = Effect.fnUntraced(function*(
   // ---------------------------------------------------------------------------
 
   const ending = yield* Deferred.make<void>()
+  const passing: PassThrough.Passing = { count: 0, over: Deferred.await(ending) }
 
   /** Waits for a session that is to be started, but not beyond the end of the gateway. */
   const untilEnd = <A, E, R>(
@@ -383,6 +387,7 @@ const make = Effect.fnUntraced(function*(
       return target === undefined ? undefined : RunningBackend.knownEra(target)
     },
     end,
+    passing,
     endNumber,
     endRequests: (reason) =>
       Effect.andThen(

@@ -54,6 +54,8 @@ const serve = (request: IncomingMessage, response: ServerResponse) => {
           )
       case "never":
         return
+      case "slow":
+        return void setTimeout(() => response.writeHead(200).end(answer(id, { slow: true })), 500)
       case "stream":
         response.writeHead(200, { "content-type": "text/event-stream" })
         response.write(event({ method: "notifications/progress", params: { progressToken: 1, progress: 1 } }))
@@ -254,5 +256,23 @@ describe("the era of an HTTP back end", () => {
     assert.isTrue(initialized())
     assert.strictEqual(probes(), 0)
     await gateway.stop()
+  })
+})
+
+describe("a gateway that stops", () => {
+  it("lets what it passes through end, for a while, and leaves nothing of it", async () => {
+    probed = isModern
+    const own = await Kit.start({ backends: { own: { url: target } }, drainTimeout: "1 second" })
+    const url = `${own.origin}/mcp/own`
+    const slow = send(url, "slow")
+    const never = send(url, "never")
+    const listening = send(url, "stream")
+    await Kit.eventually("all have arrived", () => seen.filter(({ closed }) => !closed).length === 3)
+    const stopped = own.stop()
+    assert.isTrue((await (await slow).json()).result.slow)
+    assert.include([502, 503], (await never).status)
+    await (await listening).text()
+    await stopped
+    await Kit.eventually("nothing is left", () => seen.every(({ closed }) => closed))
   })
 })
