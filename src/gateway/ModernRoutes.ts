@@ -11,7 +11,7 @@
  * process. Parking moves no lease.
  */
 import type { FileSystem } from "effect"
-import { Cause, Deferred, Duration, Effect, Exit, Option, Predicate, Result, Scope } from "effect"
+import { Cause, Deferred, Duration, Effect, Exit, Option, Result, Scope } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { HttpServerRequest } from "effect/http"
 import { HttpServerResponse } from "effect/http"
@@ -20,7 +20,8 @@ import type { Event } from "./CallEvents.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import * as JsonRpc from "./JsonRpc.ts"
 import * as JsonText from "./JsonText.ts"
-import type { Change, Handshake, RunningCall } from "./Lane.ts"
+import type { Handshake, RunningCall } from "./Lane.ts"
+import * as Listening from "./Listening.ts"
 import * as Modern from "./Modern.ts"
 import * as ParamHeaders from "./ParamHeaders.ts"
 import type * as Parked from "./Parked.ts"
@@ -169,7 +170,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
   const discover = (asking: Asking, call: Modern.Call) =>
     Effect.map(
       handshakeOf(asking, call),
-      (handshake) => jsonResponse(resultText(call, discovered(handshake)), 200)
+      (handshake) => jsonResponse(Listening.resultText(call, discovered(handshake)), 200)
     )
 
   /** What the back end has said of itself; a process is started if none has yet. */
@@ -266,12 +267,12 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
         if (ready === undefined) {
           return Effect.map(step(attached), (later) => {
             if (later.done) next = over
-            return chunks(later.texts)
+            return Listening.chunks(later.texts)
           })
         }
         if (ready === over) return Cause.done()
         next = ready.done ? over : undefined
-        return Effect.succeed(chunks(ready.texts))
+        return Effect.succeed(Listening.chunks(ready.texts))
       })
       return EventStreamBody.response(
         EventStreamBody.make(take, streamOptions(attached.asking.request))
@@ -331,7 +332,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
         ["inputRequests", inputRequests],
         ["requestState", JSON.stringify(result.requestState)]
       ])
-      return { text: resultText(call, required), status: 200 }
+      return { text: Listening.resultText(call, required), status: 200 }
     })
   }
 
@@ -341,7 +342,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
 
   /** The changes that a caller's lanes tell of. The first one is leased for as long as the client listens. */
   const listen = Effect.fnUntraced(function*(asking: Asking, call: Modern.Call) {
-    const filter = filterOf(call.request.params)
+    const filter = Listening.filterOf(call.request.params)
     if (filter === undefined) {
       return yield* refuseModern(call.request.id, {
         status: 400,
@@ -353,67 +354,9 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
     if (lane.handshake.era === "modern") {
       return yield* Effect.flatMap(attach(asking, call, lane.call(call, false, Effect.void)), answer)
     }
-    const honoured = honour(filter, lane.handshake)
-    const changes = new Map<string, Change>()
-    let wake: (() => void) | undefined
-    const listener = (change: Change) => {
-      if (!concerns(honoured, change)) return
-      // Of changes of the same thing the newest says all.
-      changes.set(`${change.method} ${change.uri ?? ""}`, change)
-      wake?.()
-    }
-    yield* Effect.acquireRelease(
-      Effect.sync(() => profile.listeners.add(listener)),
-      () => Effect.sync(() => profile.listeners.delete(listener))
-    )
-    yield* lane.watchResources(honoured.resourceSubscriptions ?? [])
-    const changed = Effect.callback<"Changed">((resume) => {
-      wake = () => {
-        wake = undefined
-        resume(Effect.succeed("Changed"))
-      }
-      if (changes.size > 0) wake()
-    })
-    const ended = Effect.raceFirst(
-      Effect.as(Deferred.await(draining), "Draining" as const),
-      Effect.as(Deferred.await(lane.ended), "Ended" as const)
-    )
-    return subscription(asking, call, honoured, Effect.raceFirst(changed, ended), () => {
-      const news = [...changes.values()]
-      changes.clear()
-      return news
-    })
+    const take = yield* Listening.take(lane, profile, call, filter, draining)
+    return EventStreamBody.response(EventStreamBody.make(take, streamOptions(asking.request)))
   })
-
-  const subscription = (
-    { request }: Asking,
-    call: Modern.Call,
-    honoured: Filter,
-    next: Effect.Effect<"Changed" | "Draining" | "Ended">,
-    news: () => ReadonlyArray<Change>
-  ): Response => {
-    const { id } = call.request
-    const notification = (method: string, params: string) =>
-      `{"jsonrpc":"2.0","method":${JSON.stringify(method)},"params":${Modern.tagged(params, id)}}`
-    let state: "new" | "open" | "over" = "new"
-    const take: EventStreamBody.Take = Effect.suspend(() => {
-      if (state === "over") return Cause.done()
-      if (state === "new") {
-        state = "open"
-        const acknowledged = JSON.stringify({ notifications: honoured })
-        return Effect.succeed(chunks([notification("notifications/subscriptions/acknowledged", acknowledged)]))
-      }
-      return Effect.flatMap(next, (what): EventStreamBody.Take => {
-        const [first, ...others] = news().map(({ method, params }) => notification(method, params))
-        if (what === "Changed") return first === undefined ? take : Effect.succeed(chunks([first, ...others]))
-        state = "over"
-        // Without an answer the client knows that it should come back.
-        if (what === "Ended") return Cause.done()
-        return Effect.succeed(chunks([resultText(call, Modern.tagged("{\"resultType\":\"complete\"}", id))]))
-      })
-    })
-    return EventStreamBody.response(EventStreamBody.make(take, streamOptions(request)))
-  }
 
   return post
 }
@@ -422,19 +365,11 @@ const over: Step = { texts: [""], status: 200, done: true }
 
 const last = (text: string): Step => ({ texts: [text], status: 200, done: true })
 
-const chunks = ([first, ...others]: NonEmptyReadonlyArray<string>): NonEmptyReadonlyArray<Uint8Array> => [
-  EventStreamBody.event({ text: first }),
-  ...others.map((text) => EventStreamBody.event({ text }))
-]
-
 const unknownMethod = (method: string): Modern.Fault => ({
   status: 404,
   code: Modern.codes.methodNotFound,
   message: `Method not found: revision ${Modern.version} has no ${method}`
 })
-
-const resultText = (call: Modern.Call, result: string): string =>
-  `{"jsonrpc":"2.0","id":${JSON.stringify(call.request.id)},"result":${result}}`
 
 /** The answer to `server/discover`, from what a back end has said in its handshake. */
 const discovered = ({ capabilities, instructions, serverInfo }: Handshake): string =>
@@ -450,55 +385,3 @@ const discovered = ({ capabilities, instructions, serverInfo }: Handshake): stri
       ? []
       : [["_meta", JsonText.make([[Modern.metaKeys.serverInfo, serverInfo]])] as const])
   ])
-
-/** What a client wants to hear of. */
-interface Filter {
-  readonly toolsListChanged?: true
-  readonly promptsListChanged?: true
-  readonly resourcesListChanged?: true
-  readonly resourceSubscriptions?: ReadonlyArray<string>
-}
-
-const field = (value: unknown, name: string): unknown => Predicate.hasProperty(value, name) ? value[name] : undefined
-
-const filterOf = (params: unknown): Filter | undefined => {
-  const given = field(params, "notifications")
-  if (!Predicate.isObject(given) || Array.isArray(given)) return undefined
-  const uris = field(given, "resourceSubscriptions") ?? []
-  if (!Array.isArray(uris) || !uris.every((uri) => typeof uri === "string")) return undefined
-  return {
-    ...(field(given, "toolsListChanged") === true ? { toolsListChanged: true } : {}),
-    ...(field(given, "promptsListChanged") === true ? { promptsListChanged: true } : {}),
-    ...(field(given, "resourcesListChanged") === true ? { resourcesListChanged: true } : {}),
-    ...(uris.length > 0 ? { resourceSubscriptions: [...new Set(uris)] } : {})
-  }
-}
-
-/** The part of it that the server can tell of. */
-const honour = (filter: Filter, { capabilities }: Handshake): Filter => {
-  const can = Option.getOrUndefined(JsonRpc.parse(capabilities))
-  const listChanged = (what: string) => field(field(can, what), "listChanged") === true
-  return {
-    ...(filter.toolsListChanged === true && listChanged("tools") ? { toolsListChanged: true } : {}),
-    ...(filter.promptsListChanged === true && listChanged("prompts") ? { promptsListChanged: true } : {}),
-    ...(filter.resourcesListChanged === true && listChanged("resources") ? { resourcesListChanged: true } : {}),
-    ...(filter.resourceSubscriptions !== undefined && field(field(can, "resources"), "subscribe") === true
-      ? { resourceSubscriptions: filter.resourceSubscriptions }
-      : {})
-  }
-}
-
-const concerns = (filter: Filter, { method, uri }: Change): boolean => {
-  switch (method) {
-    case "notifications/tools/list_changed":
-      return filter.toolsListChanged === true
-    case "notifications/prompts/list_changed":
-      return filter.promptsListChanged === true
-    case "notifications/resources/list_changed":
-      return filter.resourcesListChanged === true
-    case "notifications/resources/updated":
-      return uri !== undefined && filter.resourceSubscriptions?.includes(uri) === true
-    default:
-      return false
-  }
-}
