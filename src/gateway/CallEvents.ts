@@ -70,16 +70,25 @@ export class Room {
   }
 }
 
+export interface Limits {
+  readonly maxEvents: number
+  readonly maxBytes: number
+}
+
+const sizeOf = (event: Queued): number => event._tag === "Raw" ? event.params.length : 0
+
 export class CallEvents {
-  readonly #limit: number
+  readonly #limits: Limits
+  /** Characters of the notifications that wait. */
+  #size = 0
   readonly #queue: Array<Queued> = []
   #parked = false
   #over = false
   #wake: (() => void) | undefined
 
-  /** More than `limit` events make it full; while nobody reads them, the oldest notifications make room. */
-  constructor(limit: number) {
-    this.#limit = limit
+  /** More than that make it full; while nobody reads them, the oldest notifications make room. */
+  constructor(limits: Limits) {
+    this.#limits = limits
   }
 
   /** No further event comes. */
@@ -88,23 +97,34 @@ export class CallEvents {
   }
 
   isFull(): boolean {
-    return !this.#parked && this.#queue.length > this.#limit
+    return !this.#parked && this.#exceeds()
+  }
+
+  #exceeds(): boolean {
+    return this.#queue.length > this.#limits.maxEvents || this.#size > this.#limits.maxBytes
   }
 
   push(event: Queued): void {
     if (this.#over) return
     this.#queue.push(event)
+    this.#size += sizeOf(event)
     this.#over = event._tag === "Ended"
-    if (this.#parked && this.#queue.length > this.#limit) {
-      const oldest = this.#queue.findIndex(({ _tag }) => _tag === "Raw")
-      if (oldest >= 0) this.#queue.splice(oldest, 1)
-    }
+    if (this.#parked) this.#makeRoom()
     this.#wake?.()
+  }
+
+  #makeRoom(): void {
+    while (this.#exceeds()) {
+      const oldest = this.#queue.findIndex(({ _tag }) => _tag === "Raw")
+      if (oldest < 0) return
+      for (const dropped of this.#queue.splice(oldest, 1)) this.#size -= sizeOf(dropped)
+    }
   }
 
   /** Nobody reads for now. */
   park(): void {
     this.#parked = true
+    this.#makeRoom()
   }
 
   resume(): void {
@@ -118,6 +138,7 @@ export class CallEvents {
       const events: Array<Event> = []
       while (this.#queue.length > 0 && events.at(-1)?._tag !== "InputRequired") {
         const event = this.#queue.shift()
+        if (event !== undefined) this.#size -= sizeOf(event)
         const rendered = event === undefined ? undefined : render(event)
         if (rendered !== undefined) events.push(rendered)
       }
@@ -143,13 +164,12 @@ export class CallEvents {
 
 /** What a queued event is for the request that the client waits on now; `undefined`: nothing. */
 export const render = (call: Modern.Call, asked: number, event: Queued): Event | undefined => {
-  const { request } = call
   switch (event._tag) {
     case "InputRequired":
       // What was asked may have been answered or taken back in the meantime.
       return asked === 0 ? undefined : event
     case "Ended": {
-      const text = `{"jsonrpc":"2.0","id":${JSON.stringify(request.id)},"${event.member}":${event.value}}`
+      const text = `{"jsonrpc":"2.0","id":${call.id},"${event.member}":${event.value}}`
       return { _tag: "Answer", text, status: event.status }
     }
     case "Raw": {
@@ -161,15 +181,13 @@ export const render = (call: Modern.Call, asked: number, event: Queued): Event |
   }
 }
 
-const forClient = ({ logLevel, request }: Modern.Call, { kind, level, params }: Raw): string | undefined => {
+const forClient = ({ id, logLevel, progressToken }: Modern.Call, { kind, level, params }: Raw): string | undefined => {
   switch (kind) {
     case "progress":
-      return request.progressToken === undefined
-        ? undefined
-        : JsonText.edit(params, { progressToken: JSON.stringify(request.progressToken) })
+      return progressToken === undefined ? undefined : JsonText.edit(params, { progressToken })
     case "log":
       return logLevel !== undefined && level >= Modern.logLevels.indexOf(logLevel) ? params : undefined
     case "subscription":
-      return Modern.tagged(params, request.id)
+      return Modern.tagged(params, id)
   }
 }

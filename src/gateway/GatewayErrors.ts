@@ -43,6 +43,16 @@ export class LanesTaken extends Schema.TaggedError<LanesTaken>()("LanesTaken", {
   }
 }
 
+/** A modern client has as many requests running as a session may. */
+export class TooManyCalls extends Schema.TaggedError<TooManyCalls>()("TooManyCalls", {
+  backend: Schema.String,
+  limit: Schema.Int
+}) {
+  override get message(): string {
+    return `${this.limit} requests of this client on "${this.backend}" are running, the limit; try again later`
+  }
+}
+
 /** The back end failed to start several times in a row; it is left alone for a while. */
 export class CoolingDown extends Schema.TaggedError<CoolingDown>()("CoolingDown", {
   backend: Schema.String,

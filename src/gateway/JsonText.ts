@@ -27,7 +27,8 @@ export const isObject = (text: string): boolean => text.trimStart().startsWith("
 
 /** The same object with other values for these members; without those whose value is `undefined`. */
 export const edit = (object: string, changes: Readonly<Record<string, string | undefined>>): string => {
-  const kept = members(object).filter(([name]) => !Object.hasOwn(changes, name))
+  // Whoever reads it may take the first of two members where we have taken the last.
+  const kept = [...new Map(members(object))].filter(([name]) => !Object.hasOwn(changes, name))
   const given = Object.entries(changes).flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const])
   return make([...kept, ...given])
 }

@@ -6,7 +6,7 @@ import type { Scope } from "effect"
 import { Clock, Deferred, Effect, Option } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { Activity } from "./Bridge.ts"
-import type { Event } from "./CallEvents.ts"
+import type { Event, Limits } from "./CallEvents.ts"
 import * as Dialect from "./Dialect.ts"
 import type { BackendFailed } from "./GatewayErrors.ts"
 import { InitializeRefused } from "./GatewayErrors.ts"
@@ -47,6 +47,7 @@ export interface RunningCall {
   readonly resume: (call: Modern.Call) => void
   /** Ends it; the server is told why. Does nothing once it is over. */
   readonly cancel: (reason: string) => void
+  readonly isOver: () => boolean
 }
 
 /** The server's news that belong to no call. */
@@ -66,10 +67,14 @@ export interface Lane {
   readonly handshake: Handshake
   /** Hands a call to the server; `release` runs once, when it is over. */
   readonly call: (call: Modern.Call, exclusive: boolean, release: Effect.Effect<void>) => RunningCall
-  /** Hears of changes of these resources for as long as the scope is open. */
-  readonly watchResources: (uris: ReadonlyArray<string>) => Effect.Effect<void, never, Scope.Scope>
+  /** Hears of changes of these resources for as long as the scope is open; of which the server tells. */
+  readonly watchResources: (
+    uris: ReadonlyArray<string>
+  ) => Effect.Effect<ReadonlyArray<string>, never, Scope.Scope>
   /** It should not be used again: it cannot be told any more which call a message is for. */
   readonly isSpoilt: () => boolean
+  /** Completes when it is used no further: it has ended, or is to. */
+  readonly retired: Deferred.Deferred<void>
   readonly activity: () => Activity
   readonly end: (reason: string) => Effect.Effect<void>
 }
@@ -80,7 +85,7 @@ export interface Options {
   readonly era: Dialect.Era | undefined
   /** How long a server may take to say that it does not know `server/discover`, in milliseconds. */
   readonly probeTimeout: number
-  readonly maxNotifications: number
+  readonly limits: Limits
   readonly changed: (change: Change) => void
   /** Whether a process of this back end has ever asked a client for something. */
   readonly asks: { asked: boolean }
@@ -98,12 +103,25 @@ export const make = Effect.fnUntraced(function*<R>(
   yield* Effect.addFinalizer(() => Deferred.succeed(gone, undefined))
   const server = yield* start
   const run = Effect.runForkWith(yield* Effect.context<never>())
+  const retired = yield* Deferred.make<void>()
+  /** Messages that wait until the server reads. */
+  let unread = 0
   const write = (text: string) => {
     const line = JsonRpc.toLine(text)
-    if (!server.offer(line)) run(server.send(line))
+    if (server.offer(line)) return
+    unread++
+    run(Effect.ensuring(
+      server.send(line),
+      Effect.sync(() => {
+        unread--
+        calls.room.announce()
+      })
+    ))
   }
-  const calls = new LaneCalls({ write, run, clock: yield* Clock.Clock }, options, metrics)
-  const end = (reason: string) => Effect.sync(() => calls.end(reason))
+  const isBehind = () => unread > maxUnread
+  const calls: LaneCalls = new LaneCalls({ write, isBehind, run, clock: yield* Clock.Clock }, options, metrics)
+  const end = (reason: string) =>
+    Effect.andThen(Effect.sync(() => calls.end(reason)), Effect.asVoid(Deferred.succeed(retired, undefined)))
   yield* server.attach({ receive: (line) => calls.receive(line), room: calls.room.wait })
   yield* Effect.addFinalizer(() => end("the session has ended"))
   yield* Effect.forkScoped(Effect.flatMap(Deferred.await(server.ended), (failure) => end(failure.message)))
@@ -119,10 +137,16 @@ export const make = Effect.fnUntraced(function*<R>(
     call: (call, exclusive, release) => calls.call(call, exclusive, release),
     watchResources: watcher(calls, run),
     isSpoilt: () => calls.isSpoilt(),
+    retired,
     activity: () => ({ pid: server.pid, client: options.client.name, streams: 0, ...calls.activity() }),
     end
   }
 })
+
+/** Messages of the gateway that a server may leave unread before it is listened to no further. */
+const maxUnread = 1000
+/** How long a server may take to say whether it tells of a resource's changes. */
+const subscribeTimeout = "5 seconds"
 
 const ownInfo = JSON.stringify({ name: "effect-session-pool", version: ownVersion })
 
@@ -200,12 +224,16 @@ const watcher = (calls: LaneCalls, run: (effect: Effect.Effect<unknown>) => unkn
     Effect.flatMap(
       // The server's answer is waited for outside: whoever listens may go meanwhile.
       Effect.acquireRelease(
-        Effect.sync(() => uris.filter(enter)),
+        Effect.sync(() => new Set(uris.filter(enter))),
         () => Effect.sync(() => uris.forEach(leave))
       ),
       (first) =>
-        Effect.forEach(first, (uri) => calls.request("resources/subscribe", JSON.stringify({ uri })), {
-          discard: true
-        })
+        Effect.filter(uris, (uri) =>
+          first.has(uri)
+            ? calls.request("resources/subscribe", JSON.stringify({ uri })).pipe(
+              Effect.timeoutOption(subscribeTimeout),
+              Effect.map((answer) => Option.isSome(answer) && !JsonRpc.isError(answer.value))
+            )
+            : Effect.succeed(true), { concurrency: 10 })
     )
 }

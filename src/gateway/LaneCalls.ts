@@ -4,8 +4,9 @@
  * Each call gets a number of its own towards the server, because callers choose theirs without knowing of one another. What
  * a stateful server asks in the middle of a call is kept until the call's client has answered it.
  *
- * No message is attributed by guessing. What such a server asks or logs belongs to the call that has the lane to itself, or
- * to the only one that runs; after a call that was cancelled without an answer it may be that one's, and is refused.
+ * What such a server asks or logs belongs to the call that has the lane to itself, or to the only one that runs; after a call
+ * that was cancelled without an answer it may be that one's, and is refused. Nothing tells a question that a server asks of
+ * itself, such as for the roots when it has started, from one of the call that runs meanwhile: that call's client answers it.
  */
 import type { Clock } from "effect"
 import { Effect, Option, Predicate } from "effect"
@@ -23,6 +24,8 @@ import * as ParamHeaders from "./ParamHeaders.ts"
 export interface Connection {
   /** Sends one message, after all earlier ones. */
   readonly write: (text: string) => void
+  /** Whether the server leaves so much unread that it should say nothing for now. */
+  readonly isBehind: () => boolean
   /** Starts an effect that nobody waits for. */
   readonly run: (effect: Effect.Effect<unknown>) => void
   readonly clock: Clock.Clock
@@ -68,7 +71,7 @@ export class LaneCalls {
   readonly #own = new Map<number, (answer: string) => void>()
   /** Cancelled calls that have not been answered: the server may still speak for them. */
   readonly #suspects = new Set<number>()
-  readonly room = new Room(() => [...this.#calls].some(({ events }) => events.isFull()))
+  readonly room = new Room(() => this.#connection.isBehind() || [...this.#calls].some(({ events }) => events.isFull()))
   #handshake: Handshake | undefined
   #dialect: Dialect | undefined
   /** The log level that the server was told. */
@@ -146,7 +149,7 @@ export class LaneCalls {
       release,
       startedAt: this.#connection.clock.currentTimeMillisUnsafe(),
       number: 0,
-      events: new CallEvents(this.#options.maxNotifications),
+      events: new CallEvents(this.#options.limits),
       asked: new Map(),
       unnamed: 0
     }
@@ -167,7 +170,8 @@ export class LaneCalls {
         this.#reply(call, next.inputResponses ?? new Map())
         if (call.asked.size > 0) call.events.push(inputRequired)
       },
-      cancel: (reason) => this.#abort(call, failure(reason), reason)
+      cancel: (reason) => this.#abort(call, failure(reason), reason),
+      isOver: () => call.events.over
     }
   }
 
@@ -208,9 +212,6 @@ export class LaneCalls {
   /** Ends a call before its server does. */
   #abort(call: LaneCall, end: Ended, reason: string): void {
     if (call.events.over) return
-    for (const { id } of call.asked.values()) {
-      if (id !== undefined) this.#refuse(id, "cancelled")
-    }
     if (this.#unanswered.has(call.number)) {
       const params = { requestId: call.number, reason }
       this.#connection.write(JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params }))
@@ -222,6 +223,9 @@ export class LaneCalls {
   #settle(call: LaneCall, end: Ended, outcome: "ok" | "error"): void {
     if (call.events.over) return
     call.events.push(end)
+    for (const { id } of call.asked.values()) {
+      if (id !== undefined && this.#over === undefined) this.#refuse(id, "The call is over")
+    }
     call.asked.clear()
     this.#calls.delete(call)
     this.#unanswered.delete(call.number)
@@ -290,12 +294,12 @@ export class LaneCalls {
 
   /** A server of 2025-11-25 wants the client to visit pages first, and to be called again then. */
   #sentToPages(call: LaneCall, error: string): void {
+    this.#unanswered.delete(call.number)
     const missing = Modern.missing(call.current.client.capabilities, "elicitation/create", { mode: "url" })
     if (missing !== undefined) return this.#lacks(call, missing)
     const pages = JsonText.member(JsonText.member(error, "data") ?? "{}", "elicitations") ?? "[]"
     const visits = pages.startsWith("[") ? JsonText.elements(pages).filter(JsonText.isObject) : []
     if (visits.length === 0) return this.#settle(call, ended("error", Modern.mappedError(error), 200), "error")
-    this.#unanswered.delete(call.number)
     for (const page of visits) {
       this.#putToClient(
         call,
@@ -314,7 +318,7 @@ export class LaneCalls {
   }
 
   #asked({ id, method, params }: JsonRpc.Request, line: string): void {
-    const serverId = JSON.stringify(id)
+    const serverId = JsonText.member(line, "id") ?? "null"
     if (method === "ping") return this.#connection.write(`{"jsonrpc":"2.0","id":${serverId},"result":{}}`)
     if (this.#dialect?.isStateful !== true || !Modern.inputMethods.includes(method)) {
       return this.#refuse(serverId, "Method not found", Modern.codes.methodNotFound)
@@ -347,7 +351,7 @@ export class LaneCalls {
     id: string | undefined,
     name: string | undefined
   ): void {
-    const key = name ?? `${method.split("/")[0] ?? ""}-${++call.unnamed}`
+    const key = name ?? freeKey(call, method)
     const text = JsonText.make([["method", JSON.stringify(method)], ["params", Modern.withoutHop(params)]])
     call.asked.set(key, { id, request: { key, text } })
     const known = call.current.inputResponses
@@ -379,7 +383,7 @@ export class LaneCalls {
         this.#owner()?.events.push(raw("log", Modern.logLevels.indexOf(String(field(params, "level")))))
         return
       case "notifications/cancelled":
-        return this.#takenBack(field(params, "requestId"))
+        return this.#takenBack(JsonText.member(text, "requestId"))
     }
     const subscription = field(field(params, "_meta"), Modern.metaKeys.subscriptionId)
     if (this.#dialect?.isStateful !== true && subscription !== undefined) {
@@ -391,13 +395,18 @@ export class LaneCalls {
   }
 
   /** The server no longer wants an answer to this question. */
-  #takenBack(id: unknown): void {
-    if (id === undefined) return
-    const taken = JSON.stringify(id)
+  #takenBack(taken: string | undefined): void {
+    if (taken === undefined) return
     for (const { asked } of this.#calls) {
       for (const [key, { id }] of asked) if (id === taken) asked.delete(key)
     }
   }
+}
+
+/** A key for a question without a name, which none of the server's names is. */
+const freeKey = (call: LaneCall, method: string): string => {
+  const key = `${method.split("/")[0] ?? ""}-${++call.unnamed}`
+  return call.asked.has(key) ? freeKey(call, method) : key
 }
 
 const unattributable =

@@ -18,6 +18,9 @@ export interface Filter {
 
 const field = (value: unknown, name: string): unknown => Predicate.hasProperty(value, name) ? value[name] : undefined
 
+/** Resources that one stream may tell of; of more it is not acknowledged that it does. */
+const maxResources = 1000
+
 /** The filter in a request's parameters, if it is one. */
 export const filterOf = (params: unknown): Filter | undefined => {
   const given = field(params, "notifications")
@@ -28,7 +31,7 @@ export const filterOf = (params: unknown): Filter | undefined => {
     ...(field(given, "toolsListChanged") === true ? { toolsListChanged: true } : {}),
     ...(field(given, "promptsListChanged") === true ? { promptsListChanged: true } : {}),
     ...(field(given, "resourcesListChanged") === true ? { resourcesListChanged: true } : {}),
-    ...(uris.length > 0 ? { resourceSubscriptions: [...new Set(uris)] } : {})
+    ...(uris.length > 0 ? { resourceSubscriptions: [...new Set(uris)].slice(0, maxResources) } : {})
   }
 }
 
@@ -67,7 +70,7 @@ export const chunks = ([first, ...others]: NonEmptyReadonlyArray<string>): NonEm
 ]
 
 export const resultText = (call: Modern.Call, result: string): string =>
-  `{"jsonrpc":"2.0","id":${JSON.stringify(call.request.id)},"result":${result}}`
+  `{"jsonrpc":"2.0","id":${call.id},"result":${result}}`
 
 /** What a client is told on its stream, for as long as the scope is open: the changes that its caller's lanes tell of. */
 export const take = Effect.fnUntraced(function*(
@@ -77,11 +80,11 @@ export const take = Effect.fnUntraced(function*(
   filter: Filter,
   draining: Deferred.Deferred<void>
 ): Effect.fn.Return<EventStreamBody.Take, never, Scope.Scope> {
-  const honoured = honour(filter, lane.handshake)
+  const wanted = honour(filter, lane.handshake)
   const changes = new Map<string, Change>()
   let wake: (() => void) | undefined
   const listener = (change: Change) => {
-    if (!concerns(honoured, change)) return
+    if (!concerns(wanted, change)) return
     // Of changes of the same thing the newest says all.
     changes.set(`${change.method} ${change.uri ?? ""}`, change)
     wake?.()
@@ -90,7 +93,9 @@ export const take = Effect.fnUntraced(function*(
     Effect.sync(() => profile.listeners.add(listener)),
     () => Effect.sync(() => profile.listeners.delete(listener))
   )
-  yield* lane.watchResources(honoured.resourceSubscriptions ?? [])
+  const { resourceSubscriptions = [], ...lists } = wanted
+  const told = yield* lane.watchResources(resourceSubscriptions)
+  const honoured: Filter = told.length === 0 ? lists : { ...lists, resourceSubscriptions: told }
   const changed = Effect.callback<"Changed">((resume) => {
     wake = () => {
       wake = undefined
@@ -100,7 +105,7 @@ export const take = Effect.fnUntraced(function*(
   })
   const ended = Effect.raceFirst(
     Effect.as(Deferred.await(draining), "Draining" as const),
-    Effect.as(Deferred.await(lane.ended), "Ended" as const)
+    Effect.as(Deferred.await(lane.retired), "Ended" as const)
   )
   return events(call, honoured, Effect.raceFirst(changed, ended), () => {
     const news = [...changes.values()]
@@ -115,7 +120,7 @@ const events = (
   next: Effect.Effect<"Changed" | "Draining" | "Ended">,
   news: () => ReadonlyArray<Change>
 ): EventStreamBody.Take => {
-  const { id } = call.request
+  const { id } = call
   const notification = (method: string, params: string) =>
     `{"jsonrpc":"2.0","method":${JSON.stringify(method)},"params":${Modern.tagged(params, id)}}`
   let state: "new" | "open" | "over" = "new"

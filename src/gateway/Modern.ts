@@ -52,8 +52,10 @@ export interface Client {
 /** A request of this revision that has been checked. */
 export interface Call {
   readonly request: JsonRpc.Request
-  /** JSON of its `params`. */
+  /** JSON of its id, of its parameters, and of its progress token if it has one: as they came. */
+  readonly id: string
   readonly params: string
+  readonly progressToken: string | undefined
   readonly client: Client
   /** The least severe level that the client wants to hear; `undefined`: none at all. */
   readonly logLevel: string | undefined
@@ -87,7 +89,8 @@ export const read = (
   text: string,
   headers: Headers
 ): Result.Result<Call, Fault> => {
-  const fault = invalidMeta(request) ?? headerFault(request, headers) ?? unsupported(request)
+  // Whoever speaks a later revision may say other things; it must learn which ones are spoken here.
+  const fault = versionFault(request) ?? headerFault(request, headers) ?? unsupported(request) ?? invalidMeta(request)
   if (fault !== undefined) return Result.fail(fault)
   const params = JsonText.member(text, "params") ?? "{}"
   const meta = JsonText.member(params, "_meta") ?? "{}"
@@ -98,7 +101,9 @@ export const read = (
   if (responses === "Invalid") return invalid("params.inputResponses must be an object of objects")
   return Result.succeed({
     request,
+    id: JsonText.member(text, "id") ?? "null",
     params,
+    progressToken: request.progressToken === undefined ? undefined : JsonText.member(meta, "progressToken"),
     client: {
       info: JsonText.member(meta, metaKeys.clientInfo),
       name: nameOf(field(metaOf(request.params), metaKeys.clientInfo)),
@@ -124,22 +129,29 @@ const isRecord = (value: unknown): value is object => Predicate.isObject(value) 
 
 const isInfo = (value: unknown): boolean => isRecord(value) && typeof field(value, "name") === "string"
 
+const metaFault = (wrong: string): Fault => ({
+  status: 400,
+  code: codes.invalidParams,
+  message: `Invalid params: params._meta: ${wrong}`
+})
+
+const versionFault = ({ params }: JsonRpc.Request): Fault | undefined =>
+  typeof field(metaOf(params), metaKeys.protocolVersion) === "string"
+    ? undefined
+    : metaFault(`${metaKeys.protocolVersion} must be a string, such as "${version}"`)
+
 const invalidMeta = ({ params }: JsonRpc.Request): Fault | undefined => {
   const meta = metaOf(params)
   const level = field(meta, metaKeys.logLevel)
   const info = field(meta, metaKeys.clientInfo)
-  const wrong = typeof field(meta, metaKeys.protocolVersion) !== "string"
-    ? `${metaKeys.protocolVersion} must be a string, such as "${version}"`
-    : !isRecord(field(meta, metaKeys.clientCapabilities))
+  const wrong = !isRecord(field(meta, metaKeys.clientCapabilities))
     ? `${metaKeys.clientCapabilities} must be an object`
     : info !== undefined && !isInfo(info)
     ? `${metaKeys.clientInfo} must be an object with a name`
     : level !== undefined && !(typeof level === "string" && logLevels.includes(level))
     ? `${metaKeys.logLevel} must be one of ${logLevels.join(", ")}`
     : undefined
-  return wrong === undefined
-    ? undefined
-    : { status: 400, code: codes.invalidParams, message: `Invalid params: params._meta: ${wrong}` }
+  return wrong === undefined ? undefined : metaFault(wrong)
 }
 
 /** The parameter that the header `Mcp-Name` repeats. */
@@ -152,14 +164,18 @@ const headerFault = ({ method, params }: JsonRpc.Request, headers: Headers): Fau
   const expected: ReadonlyArray<readonly [name: string, value: unknown]> = [
     ["MCP-Protocol-Version", field(metaOf(params), metaKeys.protocolVersion)],
     ["Mcp-Method", method],
-    // Whatever is no string is the back end's to refuse.
-    ...(typeof value === "string" ? [["Mcp-Name", value] as const] : [])
+    // Whatever is no string is the back end's to refuse, unless a header says that it is one.
+    ...(typeof value === "string" || (parameter !== undefined && headers["mcp-name"] !== undefined)
+      ? [["Mcp-Name", value] as const]
+      : [])
   ]
   for (const [name, body] of expected) {
     const shown = headers[name.toLowerCase()]
+    // The others must not be encoded: what lies in between decides by them.
+    const said = name === "Mcp-Name" && shown !== undefined ? decodeHeader(shown) : shown
     const message = shown === undefined
       ? `the header ${name} is missing`
-      : decodeHeader(shown) !== body
+      : said !== body
       ? `the header ${name} says ${JSON.stringify(shown)}, the body ${JSON.stringify(body)}`
       : undefined
     if (message !== undefined) {
@@ -189,7 +205,7 @@ export const headersOf = (method: string, params: unknown): Record<string, strin
   const value = parameter === undefined ? undefined : field(params, parameter)
   return {
     "mcp-protocol-version": version,
-    "mcp-method": encodeHeader(method),
+    "mcp-method": method,
     ...(typeof value === "string" ? { "mcp-name": encodeHeader(value) } : {})
   }
 }
@@ -348,10 +364,10 @@ export const urlElicitationRequired = -32042
 /** What a legacy server can do, as this revision says it: tasks are an extension here, of another form. */
 export const serverCapabilities = (capabilities: string): string => JsonText.edit(capabilities, { tasks: undefined })
 
-/** A notification of a subscription, with the id under which its client knows it. */
-export const tagged = (params: string, id: JsonRpc.Id): string =>
+/** A notification of a subscription, with the id, as JSON, under which its client knows it. */
+export const tagged = (params: string, id: string): string =>
   JsonText.edit(params, {
-    _meta: JsonText.edit(JsonText.member(params, "_meta") ?? "{}", { [metaKeys.subscriptionId]: JSON.stringify(id) })
+    _meta: JsonText.edit(JsonText.member(params, "_meta") ?? "{}", { [metaKeys.subscriptionId]: id })
   })
 
 /** Without the keys of `_meta` that belong to the hop between two ends. */

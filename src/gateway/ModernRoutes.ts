@@ -11,7 +11,7 @@
  * process. Parking moves no lease.
  */
 import type { FileSystem } from "effect"
-import { Cause, Deferred, Duration, Effect, Exit, Option, Result, Scope } from "effect"
+import { Cause, Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { HttpServerRequest } from "effect/http"
 import { HttpServerResponse } from "effect/http"
@@ -91,7 +91,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
     const { id, method } = message
     const read = Modern.read(message, text, asking.request.headers)
     if (Result.isFailure(read)) return refuseModern(id, read.failure)
-    if (Deferred.isDoneUnsafe(draining)) return shuttingDown(id)
+    if (Deferred.isDoneUnsafe(draining)) return shuttingDown(id, JsonRpc.codes.internal)
     const call = read.success
     if (Modern.removedMethods.includes(method)) return refuseModern(id, unknownMethod(method))
     const mismatch = method === "tools/call"
@@ -106,7 +106,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
     if (target?.remote === undefined) return carryOut(asking, call)
     const { remote } = target
     return Effect.flatMap(
-      Effect.catch(RunningBackend.eraOf(target, remote), (error) => refuseFailure(error, id)),
+      Effect.catch(RunningBackend.eraOf(target, remote), (error) => refuseFailure(error, id, JsonRpc.codes.internal)),
       (era) => era === "modern" ? passOn(asking, target, remote, message, text) : carryOut(asking, call)
     )
   }
@@ -137,7 +137,11 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
       target.metrics,
       sessions.passing
     )
-    return Effect.catchTag(passed, "BackendFailed", (error) => refuseFailure(error, message?.id))
+    return Effect.catchTag(
+      passed,
+      "BackendFailed",
+      (error) => refuseFailure(error, message?.id, JsonRpc.codes.internal)
+    )
   }
 
   const carryOut = (asking: Asking, call: Modern.Call): Effect.Effect<Response, Refusal, Scope.Scope> => {
@@ -185,7 +189,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
   const leaseFirst = (asking: Asking, call: Modern.Call): Effect.Effect<LeasedLane, Refusal, Scope.Scope> =>
     Effect.catch(
       Effect.flatMap(callerOf(asking, call), sessions.firstLane),
-      (error) => refuseFailure(error, call.request.id)
+      (error) => refuseFailure(error, call.request.id, JsonRpc.codes.internal)
     )
 
   // ---------------------------------------------------------------------------
@@ -213,7 +217,7 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
             attach(asking, call, lane.call(call, exclusive, release)),
             (attached) => restore(answer(attached))
           )
-      ).pipe(Effect.catch((error) => refuseFailure(error, call.request.id)))
+      ).pipe(Effect.catch((error) => refuseFailure(error, call.request.id, JsonRpc.codes.internal)))
     })
 
   /** The client has come back with input for a parked call. */
@@ -255,19 +259,33 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
 
   const ownerOf = ({ backend, principal }: Asking, { params, request }: Modern.Call): Parked.Owner => {
     const plain = JsonText.edit(params, { _meta: undefined, inputResponses: undefined, requestState: undefined })
-    return { backend, principal, digest: RequestState.digest(request.method, Option.getOrNull(JsonRpc.parse(plain))) }
+    const digest = RequestState.digest(request.method, Option.getOrNull(JsonRpc.parse(plain)), plain)
+    return { backend, principal, digest }
   }
 
-  const answer = (attached: Attached): Effect.Effect<Response> =>
-    Effect.map(step(attached), (first) => {
+  const answer = (attached: Attached): Effect.Effect<Response, never, Scope.Scope> =>
+    Effect.gen(function*() {
+      const first = yield* step(attached)
       if (first.done && first.texts.length === 1) return jsonResponse(first.texts[0], first.status)
+      const scope = yield* Effect.scope
       let next: Step | undefined = first
+      let coming: Fiber.Fiber<Step> | undefined
+      // A heartbeat interrupts who waits for the step, not the step: it may have taken what comes.
+      const later = Effect.suspend(() =>
+        coming === undefined
+          ? Effect.tap(Effect.forkIn(step(attached), scope), (fiber) =>
+            Effect.sync(() => {
+              coming = fiber
+            }))
+          : Effect.succeed(coming)
+      ).pipe(Effect.uninterruptible, Effect.flatMap(Fiber.join))
       const take: EventStreamBody.Take = Effect.suspend(() => {
         const ready = next
         if (ready === undefined) {
-          return Effect.map(step(attached), (later) => {
-            if (later.done) next = over
-            return Listening.chunks(later.texts)
+          return Effect.map(later, (step) => {
+            coming = undefined
+            if (step.done) next = over
+            return Listening.chunks(step.texts)
           })
         }
         if (ready === over) return Cause.done()

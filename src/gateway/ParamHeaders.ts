@@ -69,8 +69,11 @@ const field = (value: unknown, name: string): unknown =>
     ? value[name]
     : undefined
 
+const maxDepth = 100
+
 /** Only what is reached by `properties` counts. */
 function* declared(schema: unknown, path: ReadonlyArray<string>): Generator<Declaration> {
+  if (path.length > maxDepth) return
   const properties = field(schema, "properties")
   for (const [name, each] of Object.entries(Predicate.isObject(properties) ? properties : {})) {
     const header = field(each, keyword)

@@ -74,6 +74,8 @@ export const make = Effect.fnUntraced(function*(limits: Limits, seal: RequestSta
     // Synchronous: a call is either the client's connection's or here.
     park: (call, owner, timeToLive) =>
       Effect.sync(() => {
+        // Those that have ended meanwhile wait for nobody.
+        for (const [id, entry] of entries) if (entry.call.isOver()) remove(id)?.timer.interruptUnsafe()
         const { principal } = owner
         const own = counts.get(principal) ?? 0
         if (own >= limits.maxParkedPerKey) return { _tag: "TooMany", limit: limits.maxParkedPerKey }

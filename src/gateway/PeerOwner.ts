@@ -31,11 +31,16 @@ const isLoopback = (address: string): boolean =>
 /** Of the whole process: the owner of a socket never changes. */
 const known = new WeakMap<Socket, boolean>()
 
+/** Headers of those that pass on the requests of others. */
+const relayed = ["forwarded", "x-forwarded-for", "x-real-ip", "via", "cf-connecting-ip"]
+
 /** Asks once for a connection. */
 export const isOwnUser = Effect.fnUntraced(function*(
   fs: FileSystem.FileSystem,
   request: HttpServerRequest.HttpServerRequest
 ) {
+  // A proxy of the same user speaks for others.
+  if (relayed.some((name) => request.headers[name] !== undefined)) return false
   const socket = socketOf(request)
   const from = (socket?.remoteAddress ?? "").replace(/^::ffff:/, "")
   if (socket?.remotePort === undefined || socket.localPort === undefined || !Access.isLoopback(from)) return false

@@ -48,33 +48,38 @@ export const retryLater = { "retry-after": "10" }
 export const unknownSession = (id?: JsonRpc.Id) =>
   refuse(404, "There is no such session; initialize again", id === undefined ? {} : { id })
 
-export const shuttingDown = (id?: JsonRpc.Id) =>
-  refuse(503, "The gateway is shutting down", { ...(id === undefined ? {} : { id }), headers: retryLater })
+export const shuttingDown = (id?: JsonRpc.Id, code: number = JsonRpc.codes.gateway) =>
+  refuse(503, "The gateway is shutting down", { ...(id === undefined ? {} : { id }), code, headers: retryLater })
 
-/** What the client is told when there is no session for it. */
-export const refuseFailure = (error: AcquireError, requestId?: JsonRpc.Id): Effect.Effect<never, Refusal> => {
-  const id = requestId === undefined ? {} : { id: requestId }
+/** What the client is told when there is no session for it; the code is that of the gateway's own errors in its era. */
+export const refuseFailure = (
+  error: AcquireError,
+  id: JsonRpc.Id | undefined,
+  code: number = JsonRpc.codes.gateway
+): Effect.Effect<never, Refusal> => {
+  const options = { ...(id === undefined ? {} : { id }), code }
+  const later = { ...options, headers: retryLater }
   switch (error._tag) {
     case "UnknownSession":
-      return unknownSession(requestId)
+      return unknownSession(id)
     case "BackendFull":
     case "LanesTaken":
-      return refuse(503, error.message, { ...id, headers: retryLater })
+      return refuse(503, error.message, later)
+    case "TooManyCalls":
+      return refuse(429, error.message, later)
     case "CoolingDown":
-      return refuse(503, error.message, { ...id, headers: { "retry-after": String(error.seconds) } })
+      return refuse(503, error.message, { ...options, headers: { "retry-after": String(error.seconds) } })
     case "CapacityExceeded":
-      return refuse(503, "The gateway is at its limit of sessions; try again later", { ...id, headers: retryLater })
+      return refuse(503, "The gateway is at its limit of sessions; try again later", later)
     case "PoolClosed":
-      return shuttingDown(requestId)
+      return shuttingDown(id, code)
     case "InitializeRefused":
-      return refuse(502, "The back end has refused to initialize", id)
+      return refuse(502, "The back end has refused to initialize", options)
     case "BackendFailed":
-      return error.shortage === true
-        ? refuse(503, error.message, { ...id, headers: retryLater })
-        : refuse(502, error.message, id)
+      return error.shortage === true ? refuse(503, error.message, later) : refuse(502, error.message, options)
     case "LookupTimeout":
     case "ValidationFailed":
-      return refuse(502, error.message, id)
+      return refuse(502, error.message, options)
   }
 }
 

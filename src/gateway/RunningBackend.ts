@@ -110,7 +110,7 @@ export const startLane = (target: RunningBackend, client: Modern.Client, changed
       client,
       era: known,
       probeTimeout,
-      maxNotifications: backend.settings.replayEvents,
+      limits: { maxEvents: backend.settings.replayEvents, maxBytes: backend.settings.replayBytes },
       changed,
       asks: target.asks,
       paramHeaders: target.paramHeaders

@@ -41,7 +41,11 @@ import type * as Upstream from "./Upstream.ts"
 
 type Key = SessionKey.SessionKey
 export type Connection = Bridge.Bridge | Upstream.Upstream | Lane.Lane
-export type AcquireError = GatewayErrors.LaunchError | GatewayErrors.LanesTaken | SessionPool.AcquireError
+export type AcquireError =
+  | GatewayErrors.LaunchError
+  | GatewayErrors.LanesTaken
+  | GatewayErrors.TooManyCalls
+  | SessionPool.AcquireError
 
 /** Who asks: the name of a key, or "" where no keys are asked for. */
 export type Principal = string
@@ -204,6 +208,8 @@ const make = Effect.fnUntraced(function*(
       ),
       Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
     )
+    // A reload has come in between: it has not seen this one.
+    if (running.get(name) !== target) return yield* new GatewayErrors.UnknownSession()
     yield* Effect.acquireRelease(
       Effect.sync(() => connections.set(key, connection)),
       () => Effect.sync(() => connections.get(key) === connection && connections.delete(key))
@@ -308,8 +314,10 @@ const make = Effect.fnUntraced(function*(
     const lane = yield* untilEnd(key, SessionPool.get(pool, key))
     if (lane._tag !== "Lane") return yield* new GatewayErrors.UnknownSession()
     yield* Effect.addFinalizer(() =>
-      // Another process may have taken its place in the meantime.
-      lane.isSpoilt() && connections.get(key) === lane ? SessionPool.invalidate(pool, key) : Effect.void
+      // Once: another process may take its place meanwhile.
+      lane.isSpoilt() && !Deferred.isDoneUnsafe(lane.retired)
+        ? Effect.andThen(Deferred.succeed(lane.retired, undefined), SessionPool.invalidate(pool, key))
+        : Effect.void
     )
     return { lane, profile }
   })
@@ -317,7 +325,7 @@ const make = Effect.fnUntraced(function*(
   const lane: Sessions["Service"]["lane"] = Effect.fnUntraced(function*(caller, exclusive) {
     const { backend } = caller
     const max = running.get(backend)?.backend.settings.maxLanes ?? 1
-    const profile = yield* callers.enter(caller)
+    const profile = yield* enterAs(caller)
     const number = yield* Effect.timeoutOrElse(callers.claim(profile, exclusive, max), {
       duration: settings.acquireTimeout,
       orElse: () => new GatewayErrors.LanesTaken({ backend, limit: max })
@@ -326,7 +334,16 @@ const make = Effect.fnUntraced(function*(
   })
 
   const firstLane: Sessions["Service"]["firstLane"] = (caller) =>
-    Effect.flatMap(callers.enter(caller), (profile) => leaseLane(profile, 0))
+    Effect.flatMap(enterAs(caller), (profile) => leaseLane(profile, 0))
+
+  /** A caller's profile for the scope, unless it makes more requests at once than it may. */
+  const enterAs = (caller: Callers.Caller) =>
+    Effect.flatMap(callers.enter(caller), (profile) => {
+      const limit = running.get(caller.backend)?.backend.settings.maxInFlight ?? settings.maxInFlight
+      return profile.users > limit
+        ? new GatewayErrors.TooManyCalls({ backend: caller.backend, limit })
+        : Effect.succeed(profile)
+    })
 
   const endKey = (key: Key, reason: string) =>
     Effect.uninterruptible(Effect.gen(function*() {
@@ -367,8 +384,9 @@ const make = Effect.fnUntraced(function*(
     }
     for (const old of replaced) yield* Effect.forkIn(ScopeModule.close(old.scope, Exit.void), scope)
     const gone = new Set([...removed, ...changed])
-    const keys = [...(yield* SessionPool.keys(pool)), ...(yield* Cache.keys(sleepers)), ...opening.keys()]
-    const affected = keys.filter((key) => gone.has(SessionKey.backend(key)))
+    const live = [...(yield* SessionPool.keys(pool)), ...connections.keys()]
+    const keys = new Set([...live, ...(yield* Cache.keys(sleepers)), ...opening.keys()])
+    const affected = [...keys].filter((key) => gone.has(SessionKey.backend(key)))
     yield* Effect.forEach(affected, (key) => endKey(key, "the configuration of the back end has changed"), {
       discard: true
     })

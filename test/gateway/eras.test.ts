@@ -216,6 +216,11 @@ describe("what is shared", () => {
     const url = `${gateway.origin}/mcp/asking`
     const first = Number(textOf(await callTool(url, "count", {}, { client: "own" })))
     assert.strictEqual(Number(textOf(await callTool(url, "count", {}, { client: "own" }))), first + 1)
+    // A proxy of the same user speaks for others.
+    for (const header of ["forwarded", "x-forwarded-for", "via"]) {
+      const said = await callTool(url, "count", {}, { client: "own", headers: { [header]: "1.2.3.4" } })
+      assert.strictEqual(textOf(said), "1", header)
+    }
   })
 })
 
@@ -303,6 +308,17 @@ describe("subscriptions/listen", () => {
       id: 5,
       result: { resultType: "complete", _meta: { [Modern.metaKeys.subscriptionId]: 5 } }
     })
+  })
+
+  it("ends when its process is ended by an operator, who does not wait for its client", async () => {
+    const { done, url } = await open({ toolsListChanged: true }, { client: "ended" })
+    const pid = Number(textOf(await callTool(url, "pid", {}, { client: "ended" })))
+    const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+    const session = sessions.find((each: { readonly pid: number }) => each.pid === pid)
+    const response = await fetch(`${gateway.origin}/sessions/${session.id}`, { method: "DELETE" })
+    assert.strictEqual(response.status, 204)
+    assert.isFalse(Kit.alive(pid))
+    await done
   })
 
   it("without a filter is refused", async () => {

@@ -69,6 +69,7 @@ describe("a request of revision 2026-07-28", () => {
         { "mcp-protocol-version": "2025-11-25" },
         { "mcp-method": undefined },
         { "mcp-method": "tools/list" },
+        { "mcp-method": `=?base64?${Buffer.from("tools/call").toString("base64")}?=` },
         { "mcp-name": undefined },
         { "mcp-name": "COUNT" },
         { "mcp-name": "=?base64?!?=" }
@@ -78,6 +79,34 @@ describe("a request of revision 2026-07-28", () => {
       assert.deepStrictEqual([said.status, said.error?.code], [400, -32020], JSON.stringify(change))
       assert.match(said.error.message, /^Header mismatch: the header M\S+ (is missing|says ".*", the body ".*")$/)
     }
+  })
+
+  it("whose name is no string does not pass for the one in the header, and of two names one is passed on", async () => {
+    const headers = Modern.headersOf("tools/call", { name: "count" })
+    const wrong = await post(body("tools/call", { name: ["count"] }, {}), headers)
+    assert.deepStrictEqual([wrong.status, wrong.error.code], [400, -32020])
+    const text = JSON.stringify(body("tools/call", { name: "raw" }, {}))
+      .replace("\"name\":\"raw\"", "\"name\":\"pid\",\"name\":\"raw\"")
+    const response = await fetch(url, {
+      method: "POST",
+      headers: { ...Kit.headers, ...Modern.headersOf("tools/call", { name: "raw" }) },
+      body: text
+    })
+    const raw = (await response.json()).result.content[0].text
+    assert.strictEqual(raw.split("\"name\":\"").length, 2)
+  })
+
+  it("under an id that no double holds is answered under it", async () => {
+    const text = JSON.stringify(body("tools/call", { name: "count" }, {})).replace(
+      "\"id\":1,",
+      "\"id\":12345678901234567890,"
+    )
+    const response = await fetch(url, {
+      method: "POST",
+      headers: { ...Kit.headers, ...Modern.headersOf("tools/call", { name: "count" }) },
+      body: text
+    })
+    assert.include(await response.text(), "\"id\":12345678901234567890,")
   })
 
   it("may have its name encoded in the header, and must if it is no plain ASCII", async () => {
@@ -92,7 +121,9 @@ describe("a request of revision 2026-07-28", () => {
   })
 
   it("of a revision that is not spoken here is told which ones are", async () => {
-    const message = body("tools/list", {}, { meta: { [Modern.metaKeys.protocolVersion]: "2099-01-01" } })
+    // It may say what it can do in another way.
+    const meta = { [Modern.metaKeys.protocolVersion]: "2099-01-01", [Modern.metaKeys.clientCapabilities]: undefined }
+    const message = body("tools/list", {}, { meta })
     const headers = { ...Modern.headersOf("tools/list", {}), "mcp-protocol-version": "2099-01-01" }
     const said = await post(message, headers)
     assert.deepStrictEqual([said.status, said.error.code, said.error.data], [400, -32022, {

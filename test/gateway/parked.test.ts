@@ -143,6 +143,32 @@ describe("a call whose server asks its client", () => {
     assert.strictEqual(textOf(await again("ask", answers(await callTool(url, "ask", {}, options)))), "answered yes")
   })
 
+  it("that is over leaves no question unanswered", async () => {
+    assert.strictEqual(textOf(await callTool(url, "hasty", {}, options)), "hasty")
+    await Kit.eventually(
+      "the server hears that",
+      async () => textOf(await callTool(url, "heard", {}, options)).includes("hasty The call is over")
+    )
+  })
+
+  it("may be asked under an id that no double holds, and answered under one", async () => {
+    const asked = await callTool(url, "bigId", {}, options)
+    const key = Object.keys(asked.last.result.inputRequests)[0] ?? ""
+    const { requestState } = asked.last.result
+    const said = await again("bigId", { requestState, inputResponses: { [key]: { roots: [] } } })
+    assert.strictEqual(textOf(said), "heard")
+  })
+
+  it("which was refused for want of a capability leaves its process as good as before", async () => {
+    const client = { ...options, client: "forms", capabilities: { elicitation: { form: {} } } }
+    const pid = textOf(await callTool(url, "pid", {}, client))
+    assert.strictEqual((await callTool(url, "page", {}, client)).last.error.code, -32021)
+    const asked = await callTool(url, "ask", {}, client)
+    assert.strictEqual(asked.last.result.resultType, "input_required")
+    await callTool(url, "ask", {}, { ...client, again: answers(asked) })
+    assert.strictEqual(textOf(await callTool(url, "pid", {}, client)), pid)
+  })
+
   it("refuses what this revision knows no request for, in the server's own terms", async () => {
     assert.strictEqual(textOf(await callTool(url, "strange", {}, options)), "Method not found")
   })
@@ -279,6 +305,28 @@ describe("limits", () => {
     assert.deepStrictEqual(results.map(({ status }) => status), [200, 200, 503, 200, 503])
     assert.match(results[2]?.last.error.message, /^2 calls wait for input already/)
     assert.match(results[4]?.last.error.message, /^3 calls wait for input already/)
+    await own.stop()
+  })
+
+  it("a parked call whose process has died gives its place to the next", async () => {
+    const own = await Kit.start({ backends: { light }, maxParked: 1, parkedTimeToLive: "Infinity" })
+    const there = `${own.origin}/mcp/light`
+    await callTool(there, "ask", {}, { capabilities })
+    const { sessions } = await (await fetch(`${own.origin}/sessions`)).json()
+    process.kill(sessions[0].pid, "SIGKILL")
+    await Kit.eventually(
+      "another call is parked",
+      async () => (await callTool(there, "ask", {}, { capabilities })).status === 200
+    )
+    await own.stop()
+  })
+
+  it("requests of one client at once: one more is refused with 429", async () => {
+    const own = await Kit.start({ backends: { asking: { ...asking(), maxInFlight: 2 } } })
+    const there = `${own.origin}/mcp/asking`
+    await callTool(there, "count")
+    const said = await Promise.all([1, 2, 3].map(() => callTool(there, "slow", { millis: 500 })))
+    assert.deepStrictEqual(said.map(({ status }) => status).toSorted(), [200, 200, 429])
     await own.stop()
   })
 
