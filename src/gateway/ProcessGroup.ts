@@ -7,6 +7,7 @@ import type { Duration, Scope } from "effect"
 import { Deferred, Effect, Option, Predicate, Result, Schedule } from "effect"
 import type { ChildProcessWithoutNullStreams } from "node:child_process"
 import { spawn as spawnProcess } from "node:child_process"
+import * as Programs from "./Programs.ts"
 
 /** How to start a process. */
 export interface Command {
@@ -47,9 +48,17 @@ export const start = (command: Command, grace: Duration.Duration): Effect.Effect
 
 const spawn = ({ args, command, cwd, env }: Command): Effect.Effect<ProcessGroup, string> =>
   Effect.callback((resume) => {
-    const started = Result.try(() =>
-      spawnProcess(command, args, { env, detached: true, ...(cwd === undefined ? {} : { cwd }) })
-    )
+    const started = Result.try(() => {
+      const { file, windowsVerbatimArguments, ...rest } = Programs.spawnable(command, args, cwd, Programs.here(env))
+      return spawnProcess(file, rest.args, {
+        env,
+        windowsVerbatimArguments,
+        windowsHide: true,
+        // On Windows there are no groups, and it would open a window.
+        detached: !Programs.isWindows,
+        ...(cwd === undefined ? {} : { cwd })
+      })
+    })
     if (Result.isFailure(started)) return resume(Effect.fail(codeOf(started.failure)))
     const child = started.success
     const exit = Deferred.makeUnsafe<string>()
@@ -92,9 +101,18 @@ const end = Effect.fnUntraced(function*({ exit, pid, stderr, stdin, stdout }: Pr
 const untilGone = (pid: number) =>
   Effect.repeat(Effect.sync(() => !signal(pid, 0)), { until: (gone) => gone, schedule: askAgain })
 
-/** Sends a signal to a group; false if there is nobody left in it. */
-const signal = (pid: number, name: NodeJS.Signals | 0): boolean =>
-  Option.isSome(Option.liftThrowable(() => process.kill(-pid, name))())
+/** Sends a signal to a group; false if there is nobody left in it. On Windows every signal ends the process and its children. */
+const signal = (pid: number, name: NodeJS.Signals | 0): boolean => {
+  const exists = Option.isSome(Option.liftThrowable(() => process.kill(Programs.isWindows ? pid : -pid, asks(name)))())
+  if (Programs.isWindows && exists && name !== 0) {
+    spawnProcess("taskkill", ["/pid", String(pid), "/T", "/F"], { stdio: "ignore", windowsHide: true })
+      .on("error", () => undefined)
+  }
+  return exists
+}
+
+/** A signal to one process would end it without its children, which could not be found then. */
+const asks = (name: NodeJS.Signals | 0): NodeJS.Signals | 0 => Programs.isWindows ? 0 : name
 
 /** The code of a system's error, or of what caused it. */
 export const codeOf = (error: unknown): string =>

@@ -44,7 +44,8 @@ const duration = (fallback: Duration.Input, description: string, minimum: "posit
         read,
         (value) => minimum === "zero" ? !Duration.isNegative(value) : Duration.isPositive(value)
       )
-    }
+    },
+    String(fallback)
   )
 
 // What `fromInput` may be asked: it answers None for a text that it cannot read, and zero for an object that it cannot.
@@ -74,6 +75,8 @@ const count = (fallback: number, description: string, minimum = 1) =>
     }
   )
 
+const mebi = 1024 * 1024
+
 const bytes = (fallback: number, description: string) =>
   setting<number, number | string>(
     "bytes",
@@ -87,7 +90,8 @@ const bytes = (fallback: number, description: string) =>
         ? Option.flatMap(ByteSize.fromString(/^\d+$/.test(input) ? `${input} B` : input), ByteSize.toNumber)
         : Option.none()
       return Option.filter(size, (value) => value >= 1024)
-    }
+    },
+    fallback % mebi === 0 ? `${fallback / mebi} MiB` : `${fallback / 1024} KiB`
   )
 
 const flag = (description: string) =>
@@ -147,8 +151,6 @@ const secretText = (description: string) =>
     "a secret of at least 32 characters",
     (input) => typeof input === "string" && input.length >= 32 ? Option.some(input) : Option.none()
   )
-
-const mebi = 1024 * 1024
 
 /** Settings of a session and its process. A server's entry in the file may override each. */
 export const backendSettings = {

@@ -25,7 +25,11 @@ export interface Limits {
 const stderrTailLength = 2000
 
 /** What a child may see of the gateway's own environment: never its keys. */
-const safeNames = ["PATH", "HOME", "LANG", "TMPDIR", "USER", "LOGNAME", "SHELL", "TZ", "TERM", "SYSTEMROOT", "TEMP"]
+const safeNames = ["PATH", "HOME", "LANG", "TMPDIR", "USER", "LOGNAME", "SHELL", "TZ", "TERM"].concat(
+  // Without these little starts on Windows.
+  ["SYSTEMROOT", "SYSTEMDRIVE", "TEMP", "TMP", "PATHEXT", "COMSPEC", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA"],
+  ["PROGRAMFILES", "USERPROFILE", "USERNAME", "HOMEDRIVE", "HOMEPATH", "PROCESSOR_ARCHITECTURE", "WINDIR"]
+)
 
 /** The safe part of an environment, with the entry's own variables on top. */
 export const childEnvironment = (

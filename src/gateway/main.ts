@@ -17,10 +17,10 @@ import {
   Effect,
   FileSystem,
   Layer,
-  Logger,
   Option,
   Path,
   Queue,
+  Result,
   Schema
 } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
@@ -29,12 +29,16 @@ import { Otlp, OtlpSerialization } from "effect/observability"
 import { createServer } from "node:http"
 import { createServer as createTlsServer } from "node:https"
 import { createRequire } from "node:module"
+import { createSecureContext } from "node:tls"
+import { inspect } from "node:util"
 import * as Access from "./Access.ts"
 import type * as Backends from "./Backends.ts"
+import * as CommandOutput from "./CommandOutput.ts"
 import * as Config from "./Config.ts"
 import * as EarlyRequests from "./EarlyRequests.ts"
 import * as Gateway from "./Gateway.ts"
 import * as ProcessGroup from "./ProcessGroup.ts"
+import * as Programs from "./Programs.ts"
 import * as Settings from "./Settings.ts"
 import { version } from "./version.ts"
 
@@ -45,7 +49,7 @@ class UsageError extends Schema.TaggedError<UsageError>()("UsageError", { messag
 // The command line
 // -----------------------------------------------------------------------------
 
-const config = Flag.String("config").pipe(
+const config = Flag.Path("config", { typeName: "file" }).pipe(
   Flag.withDescription("A file with the mcpServers JSON that MCP clients use; reloaded on SIGHUP"),
   Flag.optional
 )
@@ -65,11 +69,8 @@ const settingFlags: Readonly<Record<string, Flag.Flag<Option.Option<unknown>>>> 
     .map(([name, setting]) => {
       const flag: Flag.Flag<unknown> = setting.kind === "flag"
         ? Flag.Boolean(Settings.flagName(name))
-        : Flag.String(Settings.flagName(name))
-      return [
-        name,
-        Flag.optional(Flag.withDescription(Flag.withMetavar(flag, setting.kind), description(name, setting)))
-      ]
+        : Flag.withMetavar(Flag.String(Settings.flagName(name)), setting.kind)
+      return [name, Flag.optional(Flag.withDescription(flag, description(name, setting)))]
     })
 )
 
@@ -120,7 +121,11 @@ const entries = Effect.fnUntraced(function*({ command, config }: Input) {
 const readText = (file: string, what: string) =>
   Effect.mapError(
     Effect.flatMap(FileSystem.FileSystem, (fs) => fs.readFileString(file)),
-    (error) => new UsageError({ message: `${what} ${file} cannot be read (${error.reason._tag}).` })
+    (error) => {
+      const why = error.reason._tag
+      const next = why === "NotFound" ? "Is the path right?" : "Is it a file, and may this user read it?"
+      return new UsageError({ message: `${what} ${file} cannot be read (${why}). ${next}` })
+    }
   )
 
 /** Reads and checks everything that there is to read. */
@@ -140,7 +145,9 @@ const load = Effect.fnUntraced(function*(input: Input) {
   const lines = keysFile === "" ? [] : (yield* readText(keysFile, "The file of keys")).split("\n")
   const keys = [...loaded.settings.keys, ...lines.map((line) => line.trim()).filter((line) => !/^(#|$)/.test(line))]
   if (keysFile !== "" && keys.length === 0) {
-    return yield* new UsageError({ message: `The file of keys ${keysFile} holds no key; nobody could come in.` })
+    return yield* new UsageError({
+      message: `The file of keys ${keysFile} holds no key; nobody could come in. Write one a line.`
+    })
   }
   const settings = { ...loaded.settings, keys }
   const { host, insecure, port, tlsCert, tlsKey } = settings
@@ -151,13 +158,26 @@ const load = Effect.fnUntraced(function*(input: Input) {
         "--insecure if that is what you want."
     })
   }
-  if (port > 65535) return yield* new UsageError({ message: `The port ${port} does not exist; the last is 65535.` })
+  if (port > 65535) {
+    return yield* new UsageError({
+      message: `The port ${port} does not exist; the last is 65535, and 0 takes a free one.`
+    })
+  }
   if ((tlsCert === "") !== (tlsKey === "")) {
-    return yield* new UsageError({ message: "TLS needs both a certificate (tlsCert) and its key (tlsKey)." })
+    const missing = Settings.flagName(tlsCert === "" ? "tlsCert" : "tlsKey")
+    return yield* new UsageError({ message: `TLS needs both a certificate and its key: give --${missing} FILE too.` })
   }
   const tls = tlsCert === ""
     ? undefined
     : { cert: yield* readText(tlsCert, "The certificate"), key: yield* readText(tlsKey, "The certificate's key") }
+  const unusable = tls === undefined ? Option.none() : Result.getFailure(Result.try(() => createSecureContext(tls)))
+  if (Option.isSome(unusable)) {
+    return yield* new UsageError({
+      message: `${tlsCert} and ${tlsKey} cannot be used for TLS (${
+        String(unusable.value)
+      }). Both must be PEM, and belong together.`
+    })
+  }
   return { config: { backends: loaded.backends, settings }, tls }
 })
 
@@ -259,28 +279,38 @@ const reloads = Effect.fnUntraced(
   }
 )
 
-/** The programs of stdio back ends that are not there: told by `--check`; a running gateway may get them later. */
-const missingPrograms = Effect.fnUntraced(function*(backends: Backends.Backends) {
-  const [fs, path] = [yield* FileSystem.FileSystem, yield* Path.Path]
-  const faults: Array<string> = []
-  for (const { name, target } of backends.values()) {
-    if (target._tag === "Http") continue
-    const { command, cwd = "." } = target.command
-    const places = command.includes("/")
-      ? [path.resolve(cwd, command)]
-      : (process.env["PATH"] ?? "").split(":").map((directory) => path.join(directory, command))
-    const found = yield* Effect.findFirst(places, (place) => Effect.orElseSucceed(fs.exists(place), () => false))
-    if (Option.isNone(found)) faults.push(`${name}: there is no program "${command}"`)
-  }
-  return faults
-})
+/** The programs of stdio back ends that are not there. */
+const missingPrograms = (backends: Backends.Backends): ReadonlyArray<string> =>
+  [...backends.values()].flatMap(({ name, target }) => {
+    if (target._tag === "Http") return []
+    const { command, cwd, env } = target.command
+    const found = Programs.find(command, cwd, Programs.here({ ...process.env, ...env }))
+    return found === undefined ? [`${name}: there is no program "${command}"`] : []
+  })
+
+const howToFind = "Install it, or give its whole path; the PATH of this shell is looked through."
+
+/** Why the port cannot be had, and what to do. */
+const cannotListen = ({ host, port }: Settings.GatewaySettings, cause: unknown): UsageError => {
+  const code = ProcessGroup.codeOf(cause)
+  const next = code === "EACCES"
+    ? "Ports below 1024 are for root: try --port 8420."
+    : code === "EADDRNOTAVAIL" || code === "ENOTFOUND"
+    ? "This machine does not have that address: try --host 127.0.0.1."
+    : "Is another gateway running? Try --port 0."
+  return new UsageError({ message: `Cannot listen on ${host}:${port} (${String(cause)}). ${next}` })
+}
 
 const run = Effect.fnUntraced(function*(input: Input) {
   const { config, tls } = yield* load(input)
   const { backends, settings } = config
   const names = [...backends.keys()]
-  const faults = input.check ? yield* missingPrograms(backends) : []
-  if (faults.length > 0) return yield* new Config.InvalidConfig({ faults })
+  const missing = missingPrograms(backends)
+  if (missing.length > 0 && input.check) return yield* new Config.InvalidConfig({ faults: missing })
+  // The only one there is was just written by a person. Those of a file may come later, in a container that is still built.
+  if (missing.length > 0 && input.command.length > 0) {
+    return yield* new UsageError({ message: `There is no program "${input.command[0]}". ${howToFind}` })
+  }
   if (input.check) return yield* Console.log(`The configuration is valid. Back ends: ${names.join(", ")}`)
   const gateway = Gateway.layerConfig(config, process.env)
   const app = Layer.provideMerge(
@@ -296,15 +326,11 @@ const run = Effect.fnUntraced(function*(input: Input) {
     const bound = address._tag === "UnixPathAddress" ? settings.port : address.port
     const name = settings.host.includes(":") ? `[${settings.host}]` : settings.host
     yield* Console.log(banner(names, `${tls === undefined ? "http" : "https"}://${name}:${bound}`, settings))
+    for (const fault of missing) yield* Effect.logWarning(`${fault}. ${howToFind}`)
     yield* Effect.forkScoped(reloads(input, settings, running))
     return yield* Effect.onInterrupt(Effect.never, () => running.drain)
   })).pipe(
-    Effect.catchTag("ServeError", (error) =>
-      new UsageError({
-        message: `Cannot listen on ${settings.host}:${settings.port} (${
-          String(error.cause)
-        }). Is another gateway running? Try --port 0.`
-      })),
+    Effect.catchTag("ServeError", (error) => cannotListen(settings, error.cause)),
     Effect.provide(telemetry)
   )
 })
@@ -328,25 +354,37 @@ const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
   )
 
 const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, run).pipe(
-  Command.withDescription("Serves MCP servers on Streamable HTTP, one process per client session")
+  Command.withDescription(
+    "Serves MCP servers on Streamable HTTP, one process per client session. What a flag sets, the environment variable " +
+      "behind it or the file may set too; keys are no flags: GATEWAY_KEYS, GATEWAY_ADMIN_KEYS, GATEWAY_STATE_KEY."
+  ),
+  Command.withExamples([
+    {
+      command: "effect-session-pool -- npx -y @modelcontextprotocol/server-everything",
+      description: "One stdio server"
+    },
+    { command: "effect-session-pool --config servers.json", description: "Those of an mcpServers file" },
+    { command: "effect-session-pool --config servers.json --check", description: "What is wrong with a file" },
+    {
+      command: "effect-session-pool --host 0.0.0.0 --keys-file keys.txt --config servers.json",
+      description: "For other machines, whose clients show one of the keys"
+    },
+    {
+      command: "effect-session-pool --port 0 --idle-time-to-live '10 minutes' --spares 2 -- my-server --stdio",
+      description: "On a free port, with two processes kept ready"
+    }
+  ])
 )
-
-const logger = process.stdout.isTTY ? Logger.consolePretty() : Logger.consoleJson
 
 Command.run(main, { version }).pipe(
   Effect.catchTags({
-    UsageError: (error) => fail(error.message),
-    InvalidConfig: (error) => fail(error.message)
+    UsageError: (error) => CommandOutput.fail(error.message),
+    InvalidConfig: (error) =>
+      CommandOutput.fail(
+        `${error.message}\nNothing was started. Mend it and try again; --check tries without starting.`
+      )
   }),
-  Effect.provide(Layer.mergeAll(NodeServices.layer, Logger.layer([logger]))),
+  Effect.catchDefect((defect) => CommandOutput.fail(`This is a fault of the gateway itself: ${inspect(defect)}`)),
+  Effect.provide(Layer.mergeAll(NodeServices.layer, CommandOutput.layer)),
   NodeRuntime.runMain({ disableErrorReporting: true })
 )
-
-function fail(message: string) {
-  return Effect.andThen(
-    Console.error(message),
-    Effect.sync(() => {
-      process.exitCode = 1
-    })
-  )
-}

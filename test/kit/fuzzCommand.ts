@@ -29,7 +29,9 @@ export const check = async (test: ConfigCase, directory: string): Promise<string
   if (/\n {4}at |node:internal|\[object /.test(output)) return `a stack or an object is told: ${output}`
   if (output.includes(secret)) return `a secret is told: ${output}`
   if (read instanceof Config.InvalidConfig) {
-    return exit === 1 && output.trim() === read.message.trim() ? undefined : `told ${output}, not ${read.message}`
+    return exit === 1 && output.startsWith(`${read.message}\nNothing was started.`)
+      ? undefined
+      : `told ${output}, not ${read.message}`
   }
   // What is valid by itself may still name no program, no file of keys, no port.
   return exit === 0

@@ -1,0 +1,67 @@
+/** Where the program of a command is, and how it is started: on Windows `npx` is a batch file, which only `cmd.exe` runs. */
+import { existsSync } from "node:fs"
+import { posix, win32 } from "node:path"
+
+/** What decides it, so that the tests can ask for another system's answer. */
+export interface System {
+  readonly platform: string
+  readonly environment: Readonly<Record<string, string | undefined>>
+  readonly exists: (path: string) => boolean
+}
+
+/** This machine, with the environment that the program gets. */
+export const here = (environment: System["environment"]): System => ({
+  platform: process.platform,
+  environment,
+  exists: existsSync
+})
+
+export const isWindows = process.platform === "win32"
+
+/** The file that a command names, looked for as the system does; `undefined` if there is none. */
+export const find = (command: string, cwd: string | undefined, system: System): string | undefined => {
+  const { environment, exists, platform } = system
+  const windows = platform === "win32"
+  const path = windows ? win32 : posix
+  // Names of variables have no case on Windows, where it usually is `Path`.
+  const variable = (name: string) =>
+    environment[name] ?? Object.entries(environment).find(([key]) => windows && key.toUpperCase() === name)?.[1]
+  const hasDirectory = command.includes("/") || (windows && command.includes("\\"))
+  const directories = (variable("PATH") ?? "").split(path.delimiter).filter((directory) => directory !== "")
+  const places = hasDirectory
+    ? [path.resolve(cwd ?? ".", command)]
+    : directories.map((directory) => path.join(directory, command))
+  // A name with an ending is itself first.
+  const endings = windows ? (variable("PATHEXT") ?? ".COM;.EXE;.BAT;.CMD").split(";") : []
+  const names = windows && path.extname(command) === "" ? endings : ["", ...endings]
+  return places.flatMap((place) => (windows ? names : [""]).map((ending) => `${place}${ending}`)).find(exists)
+}
+
+/** What to give to `spawn`. */
+export interface Spawnable {
+  readonly file: string
+  readonly args: ReadonlyArray<string>
+  /** The arguments are quoted already. */
+  readonly windowsVerbatimArguments: boolean
+}
+
+export const spawnable = (
+  command: string,
+  args: ReadonlyArray<string>,
+  cwd: string | undefined,
+  system: System
+): Spawnable => {
+  const asIs = { file: command, args, windowsVerbatimArguments: false }
+  if (system.platform !== "win32") return asIs
+  const file = find(command, cwd, system)
+  if (file === undefined || !/\.(cmd|bat)$/i.test(file)) return asIs
+  const line = [escaped(file.includes(" ") ? `"${file}"` : file), ...args.map((arg) => escaped(escaped(quoted(arg))))]
+  const shell = system.environment["ComSpec"] ?? system.environment["COMSPEC"] ?? "cmd.exe"
+  return { file: shell, args: ["/d", "/s", "/c", `"${line.join(" ")}"`], windowsVerbatimArguments: true }
+}
+
+/** As a program's start code reads it: quotes within are escaped, and so are backslashes before a quote. */
+const quoted = (arg: string): string => `"${arg.replace(/(\\*)"/g, "$1$1\\\"").replace(/(\\+)$/, "$1$1")}"`
+
+/** As `cmd.exe` takes it literally; it reads an argument of a batch file twice. */
+const escaped = (text: string): string => text.replace(/[()[\]%!^"`<>&|;, *?]/g, "^$&")

@@ -1,0 +1,213 @@
+/** What the command says to a person: help, faults with the next step, completions, and colours only where they are seen. */
+import { execFileSync, spawn } from "node:child_process"
+import { mkdirSync, writeFileSync } from "node:fs"
+import { assert, describe, it } from "vitest"
+import * as CommandOutput from "../../src/gateway/CommandOutput.ts"
+import * as Programs from "../../src/gateway/Programs.ts"
+import * as Settings from "../../src/gateway/Settings.ts"
+import * as Kit from "../kit/gateway.ts"
+
+/** For a test that starts the command many times, on a busy machine. */
+const slow = 120_000
+
+const artifacts = new URL("../artifacts/", import.meta.url).pathname
+const write = (name: string, content: string): string => {
+  mkdirSync(artifacts, { recursive: true })
+  writeFileSync(`${artifacts}${name}`, content)
+  return `${artifacts}${name}`
+}
+
+/** No variable of the machine that runs the tests has a say in colours. */
+const colourless = { NO_COLOR: "", FORCE_COLOR: "", TERM: "xterm" }
+const said = async (args: ReadonlyArray<string>, env: Record<string, string> = {}) => {
+  const command = Kit.run(args, { ...colourless, ...env })
+  const exit = await command.exit
+  return { exit, output: command.output() }
+}
+const flags = Object.keys(Settings.all).filter((name) => !Settings.secret.includes(name))
+  .map((name) => `--${Settings.flagName(name)}`)
+
+describe("--help", () => {
+  it("has examples whose flags there are, and defaults as a person writes them", async () => {
+    const { output } = await said(["--help"])
+    const examples = output.slice(output.indexOf("EXAMPLES"))
+    assert.isAtLeast(examples.split("  # ").length, 5)
+    for (const [flag] of examples.replace(/ -- .*/g, "").matchAll(/--[a-z-]+/g)) {
+      assert.include([...flags, "--config", "--check"], flag)
+    }
+    for (const fallback of ["default: 30 minutes", "default: 4 MiB", "default: 16 KiB"]) {
+      assert.include(output, fallback)
+    }
+  })
+})
+
+describe("a fault", () => {
+  const cases: ReadonlyArray<readonly [string, ReadonlyArray<string>, ReadonlyArray<string>]> = [
+    ["an unknown flag", ["--frob"], ["--frob", "effect-session-pool --help"]],
+    ["a flag that is nearly one", ["--prot", "1"], ["Did you mean", "--port"]],
+    ["a key as a flag", ["--keys", "x"], ["set GATEWAY_KEYS"]],
+    ["a flag without its value", ["--port"], ["--port", "effect-session-pool --help"]],
+    ["a value that cannot be", ["--port", "many"], ["an integer of at least 0", "--check"]],
+    ["a file that is not there", ["--config", "/no/such.json"], ["NotFound", "Is the path right?"]],
+    ["a directory as a file", ["--config", artifacts], ["Is it a file"]],
+    ["a file that is no JSON", ["--config", write("help-broken.json", "{")], ["no JSON", "Mend it"]],
+    ["a program that is not there", ["--", "no-such-program"], ["no program \"no-such-program\"", "Install it"]],
+    ["a certificate without a key", ["--tls-cert", "x.pem"], ["give --tls-key FILE"]],
+    ["a certificate that is none", ["--tls-cert", "package.json", "--tls-key", "package.json"], ["must be PEM"]],
+    ["an address of another machine", ["--host", "192.0.2.1", "--insecure"], ["try --host 127.0.0.1"]],
+    ["an unknown shell", ["--completions", "dos"], ["\"bash\"", "effect-session-pool --help"]]
+  ]
+  for (const [what, args, parts] of cases) {
+    it(`says what to do: ${what}`, async () => {
+      const { exit, output } = await said(args)
+      assert.strictEqual(exit, 1)
+      for (const part of parts) assert.include(output, part)
+      assert.isBelow(output.split("\n").length, 12, "and no more than a person reads")
+      assert.notInclude(output, "    at ")
+    })
+  }
+
+  it("of a file's program is a warning: it may come later", async () => {
+    const file = write("help-later.json", JSON.stringify({ mcpServers: { later: { command: "no-such-program" } } }))
+    const gateway = Kit.run(["--port", "0", "--config", file])
+    await Kit.urlOf(gateway)
+    await Kit.eventually("it is told", () => gateway.output().includes("later: there is no program"))
+    gateway.child.kill("SIGTERM")
+    await gateway.exit
+  })
+})
+
+describe("--completions", () => {
+  it("bash: a script that completes flags", async () => {
+    const { exit, output } = await said(["--completions", "bash"])
+    assert.strictEqual(exit, 0)
+    const file = write("completions.bash", output)
+    const ask = `source ${file}
+      COMP_LINE="effect-session-pool --idle-"; COMP_POINT=\${#COMP_LINE}
+      COMP_WORDS=(effect-session-pool --idle-); COMP_CWORD=1
+      _effect_session_pool effect-session-pool --idle- effect-session-pool
+      echo "\${COMPREPLY[@]}"`
+    assert.strictEqual(execFileSync("bash", ["-c", ask], { encoding: "utf8" }).trim(), "--idle-time-to-live")
+  })
+
+  for (const [shell, first, check] of [["zsh", "#compdef", "-n"], ["fish", "###-begin", "--no-execute"]] as const) {
+    it(`${shell}: a script with every flag`, async () => {
+      const { exit, output } = await said(["--completions", shell])
+      assert.strictEqual(exit, 0)
+      assert.isTrue(output.startsWith(first))
+      for (const flag of flags) assert.include(output, flag.slice(2))
+      // Only where the shell is installed can it be asked.
+      const installed = Programs.find(shell, undefined, Programs.here(process.env)) !== undefined
+      if (installed) execFileSync(shell, [check, write(`completions.${shell}`, output)])
+    })
+  }
+})
+
+describe("colours", () => {
+  const [escape, help, fault] = ["\u001b", ["--help"], ["--config", "/no/such.json"]]
+
+  it("are not in what goes into a pipe: help, version, faults, logs", async () => {
+    for (const args of [help, fault, ["--frob"], ["--version"]]) {
+      assert.notInclude((await said(args)).output, escape, args.join(" "))
+    }
+    const gateway = Kit.run(["--port", "0", "--", process.execPath], colourless)
+    await Kit.open(await Kit.urlOf(gateway))
+    await Kit.eventually("a line is logged", () => gateway.output().includes("No session was opened"))
+    gateway.child.kill("SIGTERM")
+    await gateway.exit
+    assert.notInclude(gateway.output(), escape)
+  }, slow)
+
+  it("are where FORCE_COLOR asks for them, but not against NO_COLOR", async () => {
+    for (const args of [help, fault, ["--frob"]]) {
+      assert.include((await said(args, { FORCE_COLOR: "1" })).output, escape)
+      assert.notInclude((await said(args, { FORCE_COLOR: "1", NO_COLOR: "1" })).output, escape)
+    }
+  }, slow)
+
+  it("are on a terminal, but not with NO_COLOR", async () => {
+    const main = new URL("../../src/gateway/main.ts", import.meta.url).pathname
+    /** What the command says on a terminal, until it says so much, if it does not end by itself. */
+    const terminal = async (args: string, env: Record<string, string>, until?: string): Promise<string> => {
+      const script = spawn("script", ["-qec", `${process.execPath} ${main} ${args}`, "/dev/null"], {
+        env: { ...process.env, ...colourless, ...env }
+      })
+      let output = ""
+      script.stdout.on("data", (chunk) => {
+        output += chunk
+      })
+      const closed = new Promise((resolve) => script.on("close", resolve))
+      if (until !== undefined) {
+        await Kit.eventually(`it says ${until}`, () => output.includes(until), 80)
+        for (const pid of Kit.descendants(script.pid ?? 0)) Kit.kill(pid, "SIGTERM")
+      }
+      await closed
+      return output
+    }
+    for (const args of ["--help", "--config /no/such.json"]) {
+      assert.include(await terminal(args, {}), escape, args)
+      assert.notInclude(await terminal(args, { NO_COLOR: "1" }), escape, args)
+    }
+    // A gateway that logs a line, pretty.
+    const file = write("help-later.json", JSON.stringify({ mcpServers: { later: { command: "no-such-program" } } }))
+    const logs = `--port 0 --config ${file}`
+    assert.include(await terminal(logs, {}, "WARN"), escape)
+    assert.notInclude(await terminal(logs, { NO_COLOR: "1" }, "WARN"), escape)
+  }, slow)
+
+  it("go by the stream, NO_COLOR, FORCE_COLOR and TERM", () => {
+    const decide = (isTTY: boolean, env: Record<string, string>) => CommandOutput.hasColors({ isTTY }, env)
+    assert.deepStrictEqual([decide(true, {}), decide(false, {})], [true, false])
+    assert.isFalse(decide(true, { NO_COLOR: "1" }))
+    assert.isTrue(decide(true, { NO_COLOR: "" }))
+    for (const force of ["", "0", "false"]) assert.isFalse(decide(false, { FORCE_COLOR: force }))
+    for (const force of ["1", "true", "3"]) assert.isTrue(decide(false, { FORCE_COLOR: force }))
+    assert.isFalse(decide(true, { TERM: "dumb", FORCE_COLOR: "1" }))
+  })
+})
+
+describe("programs", () => {
+  const system = (platform: string, environment: Record<string, string>, files: ReadonlyArray<string>) => ({
+    platform,
+    environment,
+    exists: (path: string) => files.includes(path)
+  })
+  const windows = system("win32", { Path: "C:\\tools;C:\\Program Files\\nodejs", PATHEXT: ".EXE;.CMD" }, [
+    "C:\\Program Files\\nodejs\\npx.CMD",
+    "C:\\Program Files\\nodejs\\npx",
+    "C:\\tools\\server.EXE",
+    "C:\\work\\run.bat"
+  ])
+
+  it("are looked for in the PATH, or from the working directory", () => {
+    const unix = system("linux", { PATH: "/usr/bin::/opt/bin" }, ["/opt/bin/server", "/work/bin/server"])
+    assert.strictEqual(Programs.find("server", undefined, unix), "/opt/bin/server")
+    assert.strictEqual(Programs.find("bin/server", "/work", unix), "/work/bin/server")
+    assert.strictEqual(Programs.find("none", "/work", unix), undefined)
+    assert.deepStrictEqual(Programs.spawnable("server", ["a b"], undefined, unix), {
+      file: "server",
+      args: ["a b"],
+      windowsVerbatimArguments: false
+    })
+  })
+
+  it("on Windows have the endings of PATHEXT; a batch file is given to cmd.exe, with arguments that stay what they are", () => {
+    assert.strictEqual(Programs.find("npx", undefined, windows), "C:\\Program Files\\nodejs\\npx.CMD")
+    assert.strictEqual(Programs.find(".\\run.bat", "C:\\work", windows), "C:\\work\\run.bat")
+    assert.strictEqual(Programs.spawnable("server", ["a"], undefined, windows).file, "server")
+    const { args, file, windowsVerbatimArguments } = Programs.spawnable(
+      "npx",
+      ["-y", "a b", "say \"hi\" & del *", "ends with \\"],
+      undefined,
+      windows
+    )
+    assert.deepStrictEqual([file, args.slice(0, 3), windowsVerbatimArguments], ["cmd.exe", ["/d", "/s", "/c"], true])
+    // What cmd.exe makes of it: it drops the outer quotes, then takes what follows a caret literally, once for the line
+    // and once more in the batch file.
+    const line = String(args[3]).slice(1, -1)
+    const read = (text: string) => text.replace(/\^(.)/g, "$1")
+    assert.strictEqual(read(line).startsWith("\"C:\\Program Files\\nodejs\\npx.CMD\" "), true)
+    const rest = read(read(line)).slice("\"C:\\Program Files\\nodejs\\npx.CMD\" ".length)
+    assert.strictEqual(rest, "\"-y\" \"a b\" \"say \\\"hi\\\" & del *\" \"ends with \\\\\"")
+  })
+})
