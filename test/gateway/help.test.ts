@@ -110,7 +110,7 @@ describe("colours", () => {
     for (const args of [help, fault, ["--frob"], ["--version"]]) {
       assert.notInclude((await said(args)).output, escape, args.join(" "))
     }
-    const gateway = Kit.run(["--port", "0", "--", process.execPath], colourless)
+    const gateway = Kit.run(["--port", "0", "--", "false"], colourless)
     await Kit.open(await Kit.urlOf(gateway))
     await Kit.eventually("a line is logged", () => gateway.output().includes("No session was opened"))
     gateway.child.kill("SIGTERM")
