@@ -51,9 +51,11 @@ describe("the package", () => {
     assert.isTrue(existsSync(`${root}src/gateway/main.ts`))
   })
 
-  it("the gateway tells the version of the package, and its page is shipped where the gateway looks for it", () => {
+  it("the gateway tells the version of the package, and its page, dashboard and alerts are shipped", () => {
     assert.strictEqual(version, manifest.version)
-    assert.isTrue(existsSync(`${root}src/gateway/assets/page.html`))
+    for (const asset of ["page.html", "dashboard.json", "alerts.yaml"]) {
+      assert.isTrue(existsSync(`${root}src/gateway/assets/${asset}`))
+    }
     assert.include(manifest.scripts.build, "cpSync('src/gateway/assets', 'dist/gateway/assets'")
   })
 
