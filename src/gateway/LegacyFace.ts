@@ -1,8 +1,6 @@
 /**
  * Makes a server of revision 2026-07-28 look like one of the revisions before: a `Transport` over its `Transport`, for the
- * session of one legacy client.
- *
- * The server knows no sessions, so what belongs to one is kept here: who the client is and what it can do, which each request
+ * session of one legacy client. The server knows no sessions, so what belongs to one is kept here: who the client is and what it can do, which each request
  * has to say; the level of its log; what it wants to hear of. Where the server answers that it needs input, the client is
  * asked as it is used to, and the call is made again with its answers (basic/patterns/mrtr).
  */
