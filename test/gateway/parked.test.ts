@@ -332,7 +332,7 @@ describe("limits", () => {
 
   it("a thousand calls are parked at once, each goes on in its own process, and none is left in the end", async () => {
     const own = await Kit.start({
-      backends: { light: { ...light, maxLanes: 1000, era: "legacy" } },
+      backends: { light: { ...light, maxLanes: 1000, maxInFlight: 1000, era: "legacy" } },
       maxSessions: 1100,
       maxSessionsPerBackend: 1100,
       maxParkedPerKey: 1000,
