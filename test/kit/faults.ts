@@ -69,14 +69,17 @@ export const look = ({ pid, seen }: Attacked): void => {
 
 export const descriptors = ({ pid }: Attacked): number => readdirSync(`/proc/${pid}/fd`).length
 
-/** Descriptors but for the connections of clients that are there: those that this process keeps alive come and go. */
+/**
+ * Descriptors but for the connections of clients that are there, which this process keeps alive and lets go, and for the three
+ * pipes of each child: a spare may be started anew at any time.
+ */
 export const handles = (attacked: Attacked): number => {
   const port = Number(new URL(attacked.origin).port).toString(16).toUpperCase().padStart(4, "0")
   const established = readFileSync("/proc/net/tcp", "utf8").split("\n").filter((line) => {
     const [, local = "", , state] = line.trim().split(/\s+/)
     return local.endsWith(`:${port}`) && state === "01"
   })
-  return descriptors(attacked) - established.length
+  return descriptors(attacked) - established.length - 3 * Kit.children(attacked.pid).length
 }
 
 /** Hundredths of a second of CPU that the gateway itself has used. */

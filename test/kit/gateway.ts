@@ -170,10 +170,13 @@ export const eventually = async (
   }
 }
 
-/** The ids of a process's children, theirs, and so on. */
-export const descendants = (pid: number): ReadonlyArray<number> =>
+/** The ids of a process's children. */
+export const children = (pid: number): ReadonlyArray<number> =>
   readdirSync("/proc").filter((name) => /^\d+$/.test(name) && parent(Number(name)) === pid).map(Number)
-    .flatMap((child) => [child, ...descendants(child)])
+
+/** Theirs too, and so on. */
+export const descendants = (pid: number): ReadonlyArray<number> =>
+  children(pid).flatMap((child) => [child, ...descendants(child)])
 
 const parent = (pid: number): number => Number(stat(pid)?.[1] ?? 0)
 
