@@ -307,7 +307,8 @@ export const make = ({ draining, fs, parked, sessions, settings, streamOptions }
       const isListen = call.request.method === "subscriptions/listen"
       return Effect.flatMap(Effect.timeoutOption(onLane.take, isListen ? Duration.infinity : left), (events) => {
         attached.since = clock.currentTimeMillisUnsafe()
-        if (Option.isSome(events)) return stepOf(attached, events.value)
+        // A call is parked and detached in one step: between the two its client's end would cancel it.
+        if (Option.isSome(events)) return Effect.uninterruptible(stepOf(attached, events.value))
         const reason = `no answer within ${Duration.format(limit)}; the gateway has cancelled the request`
         attached.detached = true
         onLane.cancel(reason)
