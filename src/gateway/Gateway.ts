@@ -4,6 +4,18 @@
  *
  * @since 0.1.0
  */
+// The way of a request, and what is where:
+//
+//   McpRoutes             host, origin and key; which era a request is of
+//   LegacyRoutes          a request of a client with a session ── Sessions.lease ── Bridge (a process) or Upstream (HTTP)
+//   ModernRoutes          a request of a client without one ── Sessions.lane ── Lane; PassThrough to a modern HTTP back end
+//   ModernCalls, Parked   what the client of a call gets; a call that waits for its client's input
+//   Sessions, Registry    where sessions begin, sleep and end; the pool's keys
+//   Launching, RunningBackend   the pool's lookup: starts what a key stands for, on the transport of its back end
+//   StdioProcess, HttpTransport, LegacyFace   transports: a process, a server on HTTP, a modern server made to look legacy
+//   Config, Backends, Settings   the file, its entries, every setting
+//   AdminRoutes, Overview   what operators see
+//
 // Not the whole package: it loads Redis, WebSocket and undici clients, 20 MiB and 0.2 seconds.
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { Context, Deferred, Duration, Effect, FileSystem, Layer, Schedule } from "effect"
@@ -179,15 +191,7 @@ export const layerConfig = (
       const fs = yield* FileSystem.FileSystem
       yield* Effect.forkScoped(EventStreamBody.watch(bodies, settings.stallTimeout, fs))
       const router = yield* HttpRouter.HttpRouter
-      const handler = McpRoutes.make(
-        sessions,
-        settings,
-        access,
-        draining,
-        fs,
-        bodies,
-        parked
-      )
+      const handler = McpRoutes.make({ sessions, settings, parked, draining, fs, bodies }, access)
       yield* router.add("*", "/mcp/:backend", handler)
       yield* router.add("*", "/mcp", handler)
       yield* AdminRoutes.add(sessions, parked, settings, access, draining)

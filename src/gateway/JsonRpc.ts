@@ -14,15 +14,20 @@ export interface Request {
   readonly progressToken: Id | undefined
 }
 
-export type Message =
-  | Request
-  | {
-    readonly _tag: "Notification"
-    readonly method: string
-    readonly params: unknown
-    readonly progressToken: Id | undefined
-  }
-  | { readonly _tag: "Response"; readonly id: Id; readonly failed: boolean }
+export interface Notification {
+  readonly _tag: "Notification"
+  readonly method: string
+  readonly params: unknown
+  readonly progressToken: Id | undefined
+}
+
+export interface Response {
+  readonly _tag: "Response"
+  readonly id: Id
+  readonly failed: boolean
+}
+
+export type Message = Request | Notification | Response
 
 /** JSON-RPC 2.0 and MCP error codes that the gateway itself sends. */
 export const codes = {
@@ -38,15 +43,23 @@ const parseJson = Option.liftThrowable((text: string): unknown => JSON.parse(tex
 /** Parses JSON; `None` if the text is not JSON. */
 export const parse = (text: string): Option.Option<unknown> => parseJson(text)
 
-/** Says what a parsed message is; `undefined` if it is no JSON-RPC 2.0 message (batches included). */
+/** What one line or body says; `undefined` if it is no JSON-RPC 2.0 message (batches included). */
+export const read = (text: string): Message | undefined => {
+  const json = parse(text)
+  return Option.isSome(json) ? classify(json.value) : undefined
+}
+
+/** The same of what has been parsed. */
 export const classify = (json: unknown): Message | undefined => {
   if (!isRecord(json) || json["jsonrpc"] !== "2.0") return undefined
   const { id, method, params } = json
   if (method !== undefined) {
     if (typeof method !== "string") return undefined
-    if (id === undefined) return { _tag: "Notification", method, params, progressToken: field(params, "progressToken") }
+    if (id === undefined) {
+      return { _tag: "Notification", method, params, progressToken: idField(params, "progressToken") }
+    }
     if (!isId(id) || id === null) return undefined
-    return { _tag: "Request", id, method, params, progressToken: field(member(params, "_meta"), "progressToken") }
+    return { _tag: "Request", id, method, params, progressToken: idField(field(params, "_meta"), "progressToken") }
   }
   if (id === undefined || !isId(id)) return undefined
   return "result" in json || "error" in json ? { _tag: "Response", id, failed: "error" in json } : undefined
@@ -58,10 +71,12 @@ const isRecord = (json: unknown): json is { readonly [name: string]: unknown } =
 /** A number that no double holds (`1e400`) could be neither told apart nor answered. */
 const isId = (value: unknown): value is Id => typeof value === "string" || Number.isFinite(value) || value === null
 
-const member = (value: unknown, name: string): unknown => Predicate.hasProperty(value, name) ? value[name] : undefined
+/** A field of what has been parsed, whatever that is. */
+export const field = (value: unknown, name: string): unknown =>
+  Predicate.hasProperty(value, name) ? value[name] : undefined
 
-const field = (value: unknown, name: string): Id | undefined => {
-  const id = member(value, name)
+const idField = (value: unknown, name: string): Id | undefined => {
+  const id = field(value, name)
   return isId(id) ? id : undefined
 }
 
@@ -77,7 +92,6 @@ export const toLine = (text: string): string => `${text.replace(/[\r\n]/g, " ")}
 
 /** Whether a text is an error response. */
 export const isError = (text: string): boolean => {
-  const json = parse(text)
-  const message = Option.isSome(json) ? classify(json.value) : undefined
+  const message = read(text)
   return message?._tag === "Response" && message.failed
 }

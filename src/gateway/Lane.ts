@@ -5,7 +5,6 @@
 import type { Scope } from "effect"
 import { Clock, Deferred, Effect, Option } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
-import type { Activity } from "./Bridge.ts"
 import type { Event, Limits } from "./CallEvents.ts"
 import * as Dialect from "./Dialect.ts"
 import type { BackendFailed } from "./GatewayErrors.ts"
@@ -16,6 +15,7 @@ import * as JsonText from "./JsonText.ts"
 import { LaneCalls } from "./LaneCalls.ts"
 import * as Modern from "./Modern.ts"
 import type * as ParamHeaders from "./ParamHeaders.ts"
+import * as PooledConnection from "./PooledConnection.ts"
 import type { Transport } from "./Transport.ts"
 import { version as ownVersion } from "./version.ts"
 
@@ -58,12 +58,8 @@ export interface Change {
   readonly params: string
 }
 
-export interface Lane {
+export interface Lane extends PooledConnection.PooledConnection {
   readonly _tag: "Lane"
-  readonly ended: Deferred.Deferred<BackendFailed>
-  readonly gone: Deferred.Deferred<void>
-  readonly answer: string
-  readonly record: undefined
   readonly handshake: Handshake
   /** Hands a call to the server; `release` runs once, when it is over. */
   readonly call: (call: Modern.Call, exclusive: boolean, release: Effect.Effect<void>) => RunningCall
@@ -75,8 +71,6 @@ export interface Lane {
   readonly isSpoilt: () => boolean
   /** Completes when it is used no further: it has ended, or is to. */
   readonly retired: Deferred.Deferred<void>
-  readonly activity: () => Activity
-  readonly end: (reason: string) => Effect.Effect<void>
 }
 
 export interface Options {
@@ -98,9 +92,7 @@ export const make = Effect.fnUntraced(function*<R>(
   options: Options,
   metrics: GatewayMetrics
 ): Effect.fn.Return<Lane, BackendFailed | InitializeRefused, R | Scope.Scope> {
-  const gone = yield* Deferred.make<void>()
-  // Registered first, so it runs last.
-  yield* Effect.addFinalizer(() => Deferred.succeed(gone, undefined))
+  const gone = yield* PooledConnection.gone
   const server = yield* start
   const run = Effect.runForkWith(yield* Effect.context<never>())
   const retired = yield* Deferred.make<void>()

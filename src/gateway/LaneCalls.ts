@@ -9,7 +9,7 @@
  * itself, such as for the roots when it has started, from one of the call that runs meanwhile: that call's client answers it.
  */
 import type { Clock } from "effect"
-import { Effect, Option, Predicate } from "effect"
+import { Effect } from "effect"
 import { CallEvents, render, Room } from "./CallEvents.ts"
 import type { Ended, Raw } from "./CallEvents.ts"
 import type { Dialect } from "./Dialect.ts"
@@ -52,8 +52,6 @@ interface LaneCall {
   /** Questions that had no name of their own. */
   unnamed: number
 }
-
-type Message<Tag extends JsonRpc.Message["_tag"]> = Extract<JsonRpc.Message, { readonly _tag: Tag }>
 
 /** How long to wait for further questions of the server, in milliseconds, before its client is asked. */
 const gather = 20
@@ -242,7 +240,7 @@ export class LaneCalls {
 
   /** Takes one message; false: there is no room for more. */
   receive(line: string): boolean {
-    const message = JsonRpc.classify(Option.getOrUndefined(JsonRpc.parse(line)))
+    const message = JsonRpc.read(line)
     switch (message?._tag) {
       case "Response":
         this.#answered(message, line)
@@ -266,7 +264,7 @@ export class LaneCalls {
     return calls.find(({ exclusive }) => exclusive) ?? (calls.length === 1 ? calls[0] : undefined)
   }
 
-  #answered({ failed, id }: Message<"Response">, line: string): void {
+  #answered({ failed, id }: JsonRpc.Response, line: string): void {
     // Ours are numbers.
     const number = typeof id === "number" ? id : Number.NaN
     const own = this.#own.get(number)
@@ -372,7 +370,7 @@ export class LaneCalls {
     this.#abort(call, ended("error", error, 400), message)
   }
 
-  #heard({ method, params, progressToken }: Message<"Notification">, line: string): void {
+  #heard({ method, params, progressToken }: JsonRpc.Notification, line: string): void {
     const text = JsonText.member(line, "params") ?? "{}"
     const raw = (kind: Raw["kind"], level = 0): Raw => ({ _tag: "Raw", kind, method, params: text, level })
     switch (method) {
@@ -380,16 +378,16 @@ export class LaneCalls {
         this.#unanswered.get(Number(progressToken))?.events.push(raw("progress"))
         return
       case "notifications/message":
-        this.#owner()?.events.push(raw("log", Modern.logLevels.indexOf(String(field(params, "level")))))
+        this.#owner()?.events.push(raw("log", Modern.logLevels.indexOf(String(JsonRpc.field(params, "level")))))
         return
       case "notifications/cancelled":
         return this.#takenBack(JsonText.member(text, "requestId"))
     }
-    const subscription = field(field(params, "_meta"), Modern.metaKeys.subscriptionId)
+    const subscription = JsonRpc.field(JsonRpc.field(params, "_meta"), Modern.metaKeys.subscriptionId)
     if (this.#dialect?.isStateful !== true && subscription !== undefined) {
       this.#unanswered.get(Number(subscription))?.events.push(raw("subscription"))
     } else if (method.endsWith("/list_changed") || method === "notifications/resources/updated") {
-      const uri = field(params, "uri")
+      const uri = JsonRpc.field(params, "uri")
       this.#options.changed({ method, uri: typeof uri === "string" ? uri : undefined, params: text })
     }
   }
@@ -411,8 +409,6 @@ const freeKey = (call: LaneCall, method: string): string => {
 
 const unattributable =
   "the server asks for input, and it cannot be told whether for this call or for an earlier one that was cancelled; try again"
-
-const field = (value: unknown, name: string): unknown => Predicate.hasProperty(value, name) ? value[name] : undefined
 
 const request = (number: number, method: string, params: string): string =>
   `{"jsonrpc":"2.0","id":${number},"method":${JSON.stringify(method)},"params":${params}}`

@@ -16,21 +16,19 @@ export interface Filter {
   readonly resourceSubscriptions?: ReadonlyArray<string>
 }
 
-const field = (value: unknown, name: string): unknown => Predicate.hasProperty(value, name) ? value[name] : undefined
-
 /** Resources that one stream may tell of; of more it is not acknowledged that it does. */
 const maxResources = 1000
 
 /** The filter in a request's parameters, if it is one. */
 export const filterOf = (params: unknown): Filter | undefined => {
-  const given = field(params, "notifications")
+  const given = JsonRpc.field(params, "notifications")
   if (!Predicate.isObject(given) || Array.isArray(given)) return undefined
-  const uris = field(given, "resourceSubscriptions") ?? []
+  const uris = JsonRpc.field(given, "resourceSubscriptions") ?? []
   if (!Array.isArray(uris) || !uris.every((uri) => typeof uri === "string")) return undefined
   return {
-    ...(field(given, "toolsListChanged") === true ? { toolsListChanged: true } : {}),
-    ...(field(given, "promptsListChanged") === true ? { promptsListChanged: true } : {}),
-    ...(field(given, "resourcesListChanged") === true ? { resourcesListChanged: true } : {}),
+    ...(JsonRpc.field(given, "toolsListChanged") === true ? { toolsListChanged: true } : {}),
+    ...(JsonRpc.field(given, "promptsListChanged") === true ? { promptsListChanged: true } : {}),
+    ...(JsonRpc.field(given, "resourcesListChanged") === true ? { resourcesListChanged: true } : {}),
     ...(uris.length > 0 ? { resourceSubscriptions: [...new Set(uris)].slice(0, maxResources) } : {})
   }
 }
@@ -38,12 +36,13 @@ export const filterOf = (params: unknown): Filter | undefined => {
 /** The part of it that the server can tell of. */
 const honour = (filter: Filter, { capabilities }: Handshake): Filter => {
   const can = Option.getOrUndefined(JsonRpc.parse(capabilities))
-  const listChanged = (what: string) => field(field(can, what), "listChanged") === true
+  const listChanged = (what: string) => JsonRpc.field(JsonRpc.field(can, what), "listChanged") === true
   return {
     ...(filter.toolsListChanged === true && listChanged("tools") ? { toolsListChanged: true } : {}),
     ...(filter.promptsListChanged === true && listChanged("prompts") ? { promptsListChanged: true } : {}),
     ...(filter.resourcesListChanged === true && listChanged("resources") ? { resourcesListChanged: true } : {}),
-    ...(filter.resourceSubscriptions !== undefined && field(field(can, "resources"), "subscribe") === true
+    ...(filter.resourceSubscriptions !== undefined &&
+        JsonRpc.field(JsonRpc.field(can, "resources"), "subscribe") === true
       ? { resourceSubscriptions: filter.resourceSubscriptions }
       : {})
   }

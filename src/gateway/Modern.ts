@@ -94,8 +94,8 @@ export const read = (
   if (fault !== undefined) return Result.fail(fault)
   const params = JsonText.member(text, "params") ?? "{}"
   const meta = JsonText.member(params, "_meta") ?? "{}"
-  const level = field(metaOf(request.params), metaKeys.logLevel)
-  const state = field(request.params, "requestState")
+  const level = JsonRpc.field(metaOf(request.params), metaKeys.logLevel)
+  const state = JsonRpc.field(request.params, "requestState")
   if (state !== undefined && typeof state !== "string") return invalid("params.requestState must be a string")
   const responses = inputResponses(request.params, params)
   if (responses === "Invalid") return invalid("params.inputResponses must be an object of objects")
@@ -106,9 +106,9 @@ export const read = (
     progressToken: request.progressToken === undefined ? undefined : JsonText.member(meta, "progressToken"),
     client: {
       info: JsonText.member(meta, metaKeys.clientInfo),
-      name: nameOf(field(metaOf(request.params), metaKeys.clientInfo)),
+      name: nameOf(JsonRpc.field(metaOf(request.params), metaKeys.clientInfo)),
       capabilities: capabilitiesOf(
-        field(metaOf(request.params), metaKeys.clientCapabilities),
+        JsonRpc.field(metaOf(request.params), metaKeys.clientCapabilities),
         JsonText.member(meta, metaKeys.clientCapabilities) ?? "{}"
       )
     },
@@ -121,13 +121,11 @@ export const read = (
 const invalid = (message: string) =>
   Result.fail<Fault>({ status: 400, code: codes.invalidParams, message: `Invalid params: ${message}` })
 
-const metaOf = (params: unknown): unknown => field(params, "_meta")
-
-const field = (value: unknown, name: string): unknown => Predicate.hasProperty(value, name) ? value[name] : undefined
+const metaOf = (params: unknown): unknown => JsonRpc.field(params, "_meta")
 
 const isRecord = (value: unknown): value is object => Predicate.isObject(value) && !Array.isArray(value)
 
-const isInfo = (value: unknown): boolean => isRecord(value) && typeof field(value, "name") === "string"
+const isInfo = (value: unknown): boolean => isRecord(value) && typeof JsonRpc.field(value, "name") === "string"
 
 const metaFault = (wrong: string): Fault => ({
   status: 400,
@@ -136,15 +134,15 @@ const metaFault = (wrong: string): Fault => ({
 })
 
 const versionFault = ({ params }: JsonRpc.Request): Fault | undefined =>
-  typeof field(metaOf(params), metaKeys.protocolVersion) === "string"
+  typeof JsonRpc.field(metaOf(params), metaKeys.protocolVersion) === "string"
     ? undefined
     : metaFault(`${metaKeys.protocolVersion} must be a string, such as "${version}"`)
 
 const invalidMeta = ({ params }: JsonRpc.Request): Fault | undefined => {
   const meta = metaOf(params)
-  const level = field(meta, metaKeys.logLevel)
-  const info = field(meta, metaKeys.clientInfo)
-  const wrong = !isRecord(field(meta, metaKeys.clientCapabilities))
+  const level = JsonRpc.field(meta, metaKeys.logLevel)
+  const info = JsonRpc.field(meta, metaKeys.clientInfo)
+  const wrong = !isRecord(JsonRpc.field(meta, metaKeys.clientCapabilities))
     ? `${metaKeys.clientCapabilities} must be an object`
     : info !== undefined && !isInfo(info)
     ? `${metaKeys.clientInfo} must be an object with a name`
@@ -159,10 +157,10 @@ const named: Readonly<Record<string, string>> = { "tools/call": "name", "prompts
 
 const headerFault = ({ method, params }: JsonRpc.Request, headers: Headers): Fault | undefined => {
   const parameter = Object.hasOwn(named, method) ? named[method] : undefined
-  const value = parameter === undefined ? undefined : field(params, parameter)
+  const value = parameter === undefined ? undefined : JsonRpc.field(params, parameter)
   // Another header to be compared is one line here.
   const expected: ReadonlyArray<readonly [name: string, value: unknown]> = [
-    ["MCP-Protocol-Version", field(metaOf(params), metaKeys.protocolVersion)],
+    ["MCP-Protocol-Version", JsonRpc.field(metaOf(params), metaKeys.protocolVersion)],
     ["Mcp-Method", method],
     // Whatever is no string is the back end's to refuse, unless a header says that it is one.
     ...(typeof value === "string" || (parameter !== undefined && headers["mcp-name"] !== undefined)
@@ -202,7 +200,7 @@ export const encodeHeader = (value: string): string =>
 /** The headers that repeat what a request says. */
 export const headersOf = (method: string, params: unknown): Record<string, string> => {
   const parameter = Object.hasOwn(named, method) ? named[method] : undefined
-  const value = parameter === undefined ? undefined : field(params, parameter)
+  const value = parameter === undefined ? undefined : JsonRpc.field(params, parameter)
   return {
     "mcp-protocol-version": version,
     "mcp-method": method,
@@ -211,7 +209,7 @@ export const headersOf = (method: string, params: unknown): Record<string, strin
 }
 
 const unsupported = ({ params }: JsonRpc.Request): Fault | undefined => {
-  const requested = field(metaOf(params), metaKeys.protocolVersion)
+  const requested = JsonRpc.field(metaOf(params), metaKeys.protocolVersion)
   return requested === version ? undefined : unsupportedVersion(requested)
 }
 
@@ -223,7 +221,7 @@ export const unsupportedVersion = (requested: unknown): Fault => ({
 })
 
 const inputResponses = (params: unknown, text: string): ReadonlyMap<string, string> | undefined | "Invalid" => {
-  const given = field(params, "inputResponses")
+  const given = JsonRpc.field(params, "inputResponses")
   if (given === undefined) return undefined
   if (!isRecord(given) || !Object.values(given).every(isRecord)) return "Invalid"
   return new Map(JsonText.members(JsonText.member(text, "inputResponses") ?? "{}"))
@@ -231,26 +229,29 @@ const inputResponses = (params: unknown, text: string): ReadonlyMap<string, stri
 
 const nameOf = (info: unknown): string | undefined =>
   isInfo(info)
-    ? `${String(field(info, "name"))} ${String(field(info, "version") ?? "")}`.trim().slice(0, 100)
+    ? `${String(JsonRpc.field(info, "name"))} ${String(JsonRpc.field(info, "version") ?? "")}`.trim().slice(0, 100)
     : undefined
 
 /** What a client says it can do; `json` is the JSON of it. */
 export const capabilitiesOf = (given: unknown, json: string): Capabilities => {
   const { elicitation, extensions, roots, sampling } = {
-    elicitation: field(given, "elicitation"),
-    extensions: field(given, "extensions"),
-    roots: field(given, "roots"),
-    sampling: field(given, "sampling")
+    elicitation: JsonRpc.field(given, "elicitation"),
+    extensions: JsonRpc.field(given, "extensions"),
+    roots: JsonRpc.field(given, "roots"),
+    sampling: JsonRpc.field(given, "sampling")
   }
-  const url = field(elicitation, "url") !== undefined
+  const url = JsonRpc.field(elicitation, "url") !== undefined
   return {
     roots: isRecord(roots),
     sampling: isRecord(sampling)
-      ? { tools: field(sampling, "tools") !== undefined, context: field(sampling, "context") !== undefined }
+      ? {
+        tools: JsonRpc.field(sampling, "tools") !== undefined,
+        context: JsonRpc.field(sampling, "context") !== undefined
+      }
       : undefined,
     // One that names no mode has that of forms (client/elicitation, "Capabilities").
     elicitation: isRecord(elicitation)
-      ? { form: field(elicitation, "form") !== undefined || !url, url }
+      ? { form: JsonRpc.field(elicitation, "form") !== undefined || !url, url }
       : undefined,
     extensions: isRecord(extensions)
       ? JsonText.member(json, "extensions")
@@ -281,12 +282,12 @@ export const missing = (capabilities: Capabilities, method: string, params: unkn
     case "roots/list":
       return roots ? undefined : { roots: {} }
     case "sampling/createMessage": {
-      const tools = field(params, "tools") !== undefined
+      const tools = JsonRpc.field(params, "tools") !== undefined
       if (sampling === undefined || (tools && !sampling.tools)) return { sampling: tools ? { tools: {} } : {} }
       return undefined
     }
     case "elicitation/create": {
-      const mode = field(params, "mode") === "url" ? "url" : "form"
+      const mode = JsonRpc.field(params, "mode") === "url" ? "url" : "form"
       return elicitation?.[mode] === true ? undefined : { elicitation: { [mode]: {} } }
     }
     default:
@@ -393,14 +394,14 @@ export const ownMeta = (client: string, capabilities: string): string =>
 
 /** The error response in a text, if it is one; servers that could not tell whose request it was give it no id. */
 export const errorOf = (text: string, id: JsonRpc.Id): string | undefined =>
-  JsonText.isObject(text) && isRecord(field(Option.getOrUndefined(JsonRpc.parse(text)), "error"))
+  JsonText.isObject(text) && isRecord(JsonRpc.field(Option.getOrUndefined(JsonRpc.parse(text)), "error"))
     ? JsonText.edit(text, { jsonrpc: "\"2.0\"", id: JSON.stringify(id) })
     : undefined
 
 /** Whether an answer to `server/discover` is that of a modern server. */
 export const speaksModern = (answer: string): boolean => {
   const json = Option.getOrUndefined(JsonRpc.parse(answer))
-  if (Array.isArray(field(field(json, "result"), "supportedVersions"))) return true
-  const code = field(field(json, "error"), "code")
+  if (Array.isArray(JsonRpc.field(JsonRpc.field(json, "result"), "supportedVersions"))) return true
+  const code = JsonRpc.field(JsonRpc.field(json, "error"), "code")
   return code === codes.unsupportedVersion || code === codes.missingCapability || code === codes.headerMismatch
 }

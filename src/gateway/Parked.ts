@@ -7,8 +7,8 @@
 import { Clock, Duration, Effect, Fiber, Option } from "effect"
 import { randomUUID } from "node:crypto"
 import type { RunningCall } from "./Lane.ts"
+import type { Principal } from "./Registry.ts"
 import type * as RequestState from "./RequestState.ts"
-import type { Principal } from "./Sessions.ts"
 
 /** Whose a parked call is, and what it is. */
 export interface Owner {
@@ -52,7 +52,7 @@ export interface Limits {
 }
 
 /** Keeps calls until the scope closes. */
-export const make = Effect.fnUntraced(function*(limits: Limits, seal: RequestState.Seal) {
+export const make = Effect.fnUntraced(function*({ maxParked, maxParkedPerKey }: Limits, seal: RequestState.Seal) {
   const scope = yield* Effect.scope
   const clock = yield* Clock.Clock
   const run = Effect.runForkWith(yield* Effect.context<never>())
@@ -78,31 +78,24 @@ export const make = Effect.fnUntraced(function*(limits: Limits, seal: RequestSta
         for (const [id, entry] of entries) if (entry.call.isOver()) remove(id)?.timer.interruptUnsafe()
         const { principal } = owner
         const own = counts.get(principal) ?? 0
-        if (own >= limits.maxParkedPerKey) return { _tag: "TooMany", limit: limits.maxParkedPerKey }
-        if (entries.size >= limits.maxParked) return { _tag: "TooMany", limit: limits.maxParked }
+        if (own >= maxParkedPerKey) return { _tag: "TooMany", limit: maxParkedPerKey }
+        if (entries.size >= maxParked) return { _tag: "TooMany", limit: maxParked }
         const id = randomUUID()
         const expire = Effect.sync(() => remove(id)?.call.cancel(`no input came within ${Duration.format(timeToLive)}`))
         const timer = Fiber.runIn(run(Effect.delay(expire, timeToLive)), scope)
         entries.set(id, { call, owner, timer })
         counts.set(principal, own + 1)
         call.park()
-        const expires = clock.currentTimeMillisUnsafe() + Duration.toMillis(timeToLive)
-        // JSON has no infinity.
-        const until = Math.min(expires, Number.MAX_SAFE_INTEGER)
-        return { _tag: "Parked", requestState: seal.seal({ call: id, ...owner, expires: until }) }
+        const expires = expiry(clock.currentTimeMillisUnsafe(), timeToLive)
+        return { _tag: "Parked", requestState: seal.seal({ call: id, ...owner, expires }) }
       }),
     take: (requestState, owner) =>
       Effect.sync(() => {
         const state = Option.getOrUndefined(seal.open(requestState))
-        const refused = (reason: string) => ({ _tag: "Refused", reason }) as const
-        if (state === undefined) return refused("it was not made by this gateway, or has been changed")
-        if (state.principal !== owner.principal) return refused("it belongs to somebody else")
-        if (state.backend !== owner.backend || state.digest !== owner.digest) {
-          return refused("it belongs to another request")
-        }
-        if (state.expires <= clock.currentTimeMillisUnsafe()) return refused("it has expired; make the call anew")
-        const entry = remove(state.call)
-        if (entry === undefined) return refused("it has been used before, or its call has ended; make the call anew")
+        const wrong = fault(state, owner, clock.currentTimeMillisUnsafe())
+        if (wrong !== undefined) return { _tag: "Refused", reason: wrong }
+        const entry = state === undefined ? undefined : remove(state.call)
+        if (entry === undefined) return { _tag: "Refused", reason: spent }
         entry.timer.interruptUnsafe()
         return { _tag: "Taken", call: entry.call }
       }),
@@ -119,3 +112,17 @@ export const make = Effect.fnUntraced(function*(limits: Limits, seal: RequestSta
   yield* Effect.addFinalizer(() => parked.cancelAll("the gateway is shutting down"))
   return parked
 })
+
+const spent = "it has been used before, or its call has ended; make the call anew"
+
+/** When a call ends that is parked now. JSON has no infinity. */
+const expiry = (now: number, timeToLive: Duration.Duration): number =>
+  Math.min(now + Duration.toMillis(timeToLive), Number.MAX_SAFE_INTEGER)
+
+/** Why a state is not good for this request, if it is not. */
+const fault = (state: RequestState.State | undefined, owner: Owner, now: number): string | undefined => {
+  if (state === undefined) return "it was not made by this gateway, or has been changed"
+  if (state.principal !== owner.principal) return "it belongs to somebody else"
+  if (state.backend !== owner.backend || state.digest !== owner.digest) return "it belongs to another request"
+  return state.expires <= now ? "it has expired; make the call anew" : undefined
+}

@@ -1,0 +1,302 @@
+/**
+ * The revisions with sessions (2025-03-26, 2025-06-18, 2025-11-25; basic/transports) on Streamable HTTP: what each request
+ * means for the session that it belongs to.
+ *
+ * `Sessions.open` mints a session's id, which `initialize` gives to the client; `sessionId` checks what a client sends as one.
+ *
+ * A request's lease lasts until its answer, whether or not the client still listens: the specification says that a
+ * disconnect is no cancellation.
+ */
+import { Deferred, Effect, Exit, Option, Scope, Stream } from "effect"
+import { HttpServerResponse } from "effect/http"
+import type { RunningRequest, Taken } from "./BridgeRequests.ts"
+import * as EventStreamBody from "./EventStreamBody.ts"
+import type { Reader } from "./EventStreams.ts"
+import * as JsonRpc from "./JsonRpc.ts"
+import * as JsonText from "./JsonText.ts"
+import * as Masking from "./Masking.ts"
+import type { Refusal } from "./Refusals.ts"
+import { jsonResponse, refuse, refuseFailure, retryLater, shuttingDown, unknownSession } from "./Refusals.ts"
+import type { Connection } from "./Registry.ts"
+import * as Serving from "./Serving.ts"
+
+/** From this revision on an event stream begins with an event without data, so that it can be resumed from the start. */
+const primingVersion = "2025-11-25"
+/** Longest that DELETE waits for the process group to be gone. */
+const endTimeout = "10 seconds"
+
+type Response = HttpServerResponse.HttpServerResponse
+
+// ---------------------------------------------------------------------------
+// POST
+// ---------------------------------------------------------------------------
+
+/** One message; `session` is the id that its header names. */
+export const post = (
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  message: JsonRpc.Message,
+  text: string,
+  session: string | undefined
+): Effect.Effect<Response, Refusal, Scope.Scope> => {
+  if (message._tag === "Request" && message.method === "initialize" && !session) {
+    return initialize(serving, asking, message, text)
+  }
+  const here = message._tag === "Request"
+    ? call(serving, asking, message, text)
+    : Effect.as(send(serving, asking, message, text), HttpServerResponse.empty({ status: 202 }))
+  return isHttp(serving, asking) ? forward(serving, asking, text, message, here) : here
+}
+
+/** Opens a session: a new id, and the client's own `initialize` as the first message of its process. */
+const initialize = Effect.fnUntraced(function*(
+  serving: Serving.Serving,
+  { backend, principal }: Serving.Asking,
+  message: JsonRpc.Request,
+  text: string
+) {
+  yield* refuseWhileDraining(serving, message.id)
+  const opened = yield* Effect.result(serving.sessions.open(backend, principal, message, text))
+  if (opened._tag === "Failure") {
+    // Refused by the back end itself: the client's to read.
+    if (opened.failure._tag === "InitializeRefused") return jsonResponse(opened.failure.answer, 200)
+    yield* Effect.logWarning(`No session was opened: ${opened.failure.message}`).pipe(
+      Effect.annotateLogs({ backend })
+    )
+    return yield* refuseFailure(opened.failure, message.id)
+  }
+  const { connection, id } = opened.success
+  yield* Effect.logInfo("session opened").pipe(Effect.annotateLogs({ backend, session: Masking.shortId(id) }))
+  return jsonResponse(connection.answer, 200, { "mcp-session-id": id })
+})
+
+/** A request within a session: JSON if its answer is the first thing that comes, else an event stream that ends with it. */
+const call = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Request, text: string) =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(
+      Effect.flatMap(
+        begin(serving, asking, message, text, restore),
+        ({ abandon, reply }) => Effect.onInterrupt(restore(reply), () => abandon)
+      ),
+      (first) =>
+        first._tag === "Answer"
+          ? Effect.succeed(jsonResponse(first.text, 200))
+          : Effect.map(
+            readingOf(Effect.sync(first.open)),
+            (reader) => EventStreamBody.response(events(serving, asking, reader))
+          )
+    )
+  )
+
+/**
+ * Leases the session until the request is answered, and hands the request to the process. The lease belongs to the
+ * request, not to the client's connection: it is registered and released without the handler's fiber. To be run
+ * uninterruptible, with `restore` for what may wait.
+ */
+const begin = (
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  message: JsonRpc.Request,
+  text: string,
+  restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+): Effect.Effect<RunningRequest, Refusal> =>
+  Effect.suspend(() => {
+    const id = message.id
+    if (Deferred.isDoneUnsafe(serving.draining)) return shuttingDown(id)
+    // Closed when the request is answered, which the end of its session does at the latest.
+    // On purpose no child of the gateway's scope: with one, memory grew to 350 MiB in 40,000 calls, without it stays at 180.
+    // So `release` is all that closes it.
+    const leaseScope = Scope.makeUnsafe()
+    const release = Scope.close(leaseScope, Exit.void)
+    return Effect.flatMap(
+      // A client that goes while its session wakes takes the launch with it.
+      Effect.onError(restore(Scope.provide(lease(serving, asking, id), leaseScope)), () => release),
+      (connection) => {
+        // The back end has become an HTTP one in the meantime.
+        if (connection._tag !== "Stdio") return Effect.andThen(release, unknownSession(id))
+        const taken = connection.request(message, text, release)
+        return taken._tag === "Running" ? Effect.succeed(taken) : Effect.andThen(release, refuseRequest(taken, id))
+      }
+    )
+  })
+
+const refuseRequest = (taken: Exclude<Taken, RunningRequest>, id: JsonRpc.Id) => {
+  switch (taken._tag) {
+    case "DuplicateId":
+      return refuse(400, "A request with this id is running in this session", {
+        id,
+        code: JsonRpc.codes.invalidRequest
+      })
+    case "TooMany":
+      return refuse(429, "Too many requests of this session are running", { id, headers: retryLater })
+    case "Over":
+      return unknownSession(id)
+  }
+}
+
+/** A notification or a response. */
+const send = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Message, text: string) =>
+  Effect.scoped(
+    Effect.flatMap(
+      lease(serving, asking),
+      (connection) => connection._tag === "Stdio" ? connection.send(message, text) : unknownSession()
+    )
+  )
+
+/** Several messages in one body, as revision 2025-03-26 has it. */
+export const batch = (
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  values: ReadonlyArray<unknown>,
+  text: string
+): Effect.Effect<Response, Refusal, Scope.Scope> => {
+  const here = batchHere(serving, asking, values, JsonText.elements(text))
+  return isHttp(serving, asking) ? forward(serving, asking, text, undefined, here) : here
+}
+
+/** Their answers come on one stream. */
+const batchHere = Effect.fnUntraced(function*(
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  values: ReadonlyArray<unknown>,
+  texts: ReadonlyArray<string>
+) {
+  const messages = values.map(JsonRpc.classify)
+  if (messages.length === 0 || !messages.every((message) => message !== undefined)) {
+    return yield* refuse(400, "The batch is empty, or one of its elements is no JSON-RPC 2.0 message", {
+      code: JsonRpc.codes.invalidRequest
+    })
+  }
+  if (messages.some((message) => message._tag === "Request" && message.method === "initialize")) {
+    return yield* refuse(400, "initialize must not be part of a batch", { code: JsonRpc.codes.invalidRequest })
+  }
+  const calls: Array<RunningRequest> = []
+  // A client that goes has sent the whole batch all the same.
+  yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+    for (const [i, message] of messages.entries()) {
+      const text = texts[i] ?? ""
+      if (message._tag === "Request") calls.push(yield* begin(serving, asking, message, text, restore))
+      else yield* restore(send(serving, asking, message, text))
+    }
+  }))
+  if (calls.length === 0) return HttpServerResponse.empty({ status: 202 })
+  const streams = calls.map((running) =>
+    Stream.unwrap(Effect.gen(function*() {
+      const first = yield* Effect.onInterrupt(running.reply, () => running.abandon)
+      if (first._tag === "Answer") return Stream.succeed(EventStreamBody.event({ text: first.text }))
+      return events(serving, asking, yield* readingOf(Effect.sync(first.open)))
+    }))
+  )
+  return EventStreamBody.response(Stream.mergeAll(streams, { concurrency: "unbounded" }))
+})
+
+// ---------------------------------------------------------------------------
+// GET and DELETE
+// ---------------------------------------------------------------------------
+
+/** The stream of what belongs to no request, or what is left of another. It leases the session while it is open. */
+export const listen = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
+  if (!Serving.accepts(asking.request, "text/event-stream")) {
+    return yield* refuse(406, "Accept must list text/event-stream")
+  }
+  yield* refuseWhileDraining(serving)
+  const here = listenHere(serving, asking)
+  return yield* isHttp(serving, asking) ? forward(serving, asking, "", undefined, here) : here
+})
+
+const listenHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
+  const connection = yield* lease(serving, asking)
+  if (connection._tag !== "Stdio") return yield* unknownSession()
+  const reader = yield* Effect.acquireRelease(
+    connection.listen(asking.lastEventId),
+    (opened) => Effect.sync(() => Option.map(opened, ({ close }) => close()))
+  )
+  return Option.isSome(reader)
+    ? EventStreamBody.response(events(serving, asking, reader.value))
+    : yield* refuse(429, "Too many streams of this session are open", { headers: retryLater })
+})
+
+/** Ends the session; answers when its process group is gone. */
+export const end = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
+  const id = yield* sessionId(asking)
+  const gone = yield* serving.sessions.end(asking.backend, asking.principal, id)
+  if (Option.isNone(gone)) return yield* unknownSession()
+  yield* Effect.timeoutOption(gone.value, endTimeout)
+  return HttpServerResponse.empty({ status: 204 })
+})
+
+// ---------------------------------------------------------------------------
+// HTTP back ends
+// ---------------------------------------------------------------------------
+
+const isHttp = ({ sessions }: Serving.Serving, { backend }: Serving.Asking) =>
+  sessions.running().get(backend)?.backend.target._tag === "Http"
+
+/** Passes a message on to the upstream session of an HTTP back end; `here`: it has none, the gateway keeps the session. */
+const forward = Effect.fnUntraced(function*(
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  body: string,
+  message: JsonRpc.Message | undefined,
+  here: Effect.Effect<Response, Refusal, Scope.Scope>
+) {
+  const id = message?._tag === "Request" ? message.id : undefined
+  if (message?._tag !== "Notification" && message?._tag !== "Response") yield* refuseWhileDraining(serving, id)
+  const connection = yield* lease(serving, asking, id)
+  if (connection._tag === "Stdio") return yield* here
+  if (connection._tag !== "Http") return yield* unknownSession(id)
+  const { lastEventId, request, version } = asking
+  const forwarded = connection.forward({
+    method: request.method === "GET" ? "GET" : "POST",
+    body,
+    request: message?._tag === "Request" ? message : undefined,
+    version,
+    lastEventId,
+    stream: optionsOf(serving, asking)
+  })
+  return yield* Effect.catchTags(forwarded, {
+    UpstreamGone: () => unknownSession(id),
+    BackendFailed: (error) => refuse(502, error.message, id === undefined ? {} : { id })
+  })
+})
+
+// ---------------------------------------------------------------------------
+// Sessions and their streams
+// ---------------------------------------------------------------------------
+
+/** The session of a request, leased for the current scope; 400 without an id, 404 for one that does not exist. */
+const lease = (
+  { sessions }: Serving.Serving,
+  asking: Serving.Asking,
+  id?: JsonRpc.Id
+): Effect.Effect<Connection, Refusal, Scope.Scope> =>
+  Effect.flatMap(sessionId(asking), (session) =>
+    Effect.catch(
+      sessions.lease(asking.backend, asking.principal, session),
+      (error) => refuseFailure(error, id)
+    ))
+
+const sessionId = ({ request }: Serving.Asking): Effect.Effect<string, Refusal> => {
+  const id = request.headers["mcp-session-id"]
+  if (!id) return refuse(400, "The header Mcp-Session-Id is missing")
+  // Ours are UUIDs; whatever has another form cannot be one, and must not be taken for another key of the pool.
+  return uuid.test(id) ? Effect.succeed(id) : unknownSession()
+}
+
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
+
+const refuseWhileDraining = ({ draining }: Serving.Serving, id?: JsonRpc.Id): Effect.Effect<void, Refusal> =>
+  Effect.suspend(() => Deferred.isDoneUnsafe(draining) ? shuttingDown(id) : Effect.void)
+
+/** A reader, for as long as the request's scope is open: until its response has been sent. */
+const readingOf = (open: Effect.Effect<Reader>) =>
+  Effect.acquireRelease(open, (reader) => Effect.sync(() => reader.close()))
+
+const events = (serving: Serving.Serving, asking: Serving.Asking, reader: Reader) =>
+  EventStreamBody.make(
+    EventStreamBody.fromReader(reader, (asking.version ?? "") >= primingVersion),
+    optionsOf(serving, asking)
+  )
+
+const optionsOf = (serving: Serving.Serving, { request }: Serving.Asking) =>
+  request.method === "GET" ? Serving.listenOptions(serving, request) : Serving.streamOptions(serving, request)
