@@ -13,8 +13,6 @@ import type * as Settings from "./Settings.ts"
 const page = fileURLToPath(new URL("./assets/page.html", import.meta.url))
 const refresh = "2 seconds"
 
-type Request = HttpServerRequest.HttpServerRequest
-
 /** The page may run what is written in it and ask this server, and nothing else. */
 const pageHeaders = {
   "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; " +
@@ -37,97 +35,83 @@ export const add = Effect.fnUntraced(function*(
   // Read once: a gateway that is short of file handles still shows it.
   const text = yield* Effect.orDie(fs.readFileString(page))
   const overview = yield* Overview.make(sessions, parked, settings)
-  const isDraining = () => Deferred.isDoneUnsafe(draining)
   const snapshot = Effect.provideService(
-    Effect.suspend(() => overview.snapshot(isDraining())),
+    Effect.suspend(() => overview.snapshot(Deferred.isDoneUnsafe(draining))),
     FileSystem.FileSystem,
     fs
   )
+  const everybody = guard(access, false)
+  const operators = guard(access, true)
+  yield* router.add(
+    "GET",
+    "/",
+    everybody(() =>
+      Effect.succeed(
+        HttpServerResponse.text(text, { contentType: "text/html; charset=utf-8", headers: pageHeaders })
+      )
+    )
+  )
+  yield* router.add("GET", "/sessions", operators(() => Effect.map(snapshot, (value) => json(value))))
+  yield* router.add("GET", "/sessions/events", operators(() => Effect.succeed(live(snapshot, draining))))
+  yield* router.add("DELETE", "/sessions/:id", operators(() => end(sessions)))
+  yield* router.add("GET", "/metrics", operators(() => Effect.andThen(overview.measure, scraped)))
+  yield* router.add("GET", "/health", everybody(() => health(sessions)))
+  yield* router.add("GET", "/ready", everybody(() => ready(sessions, draining)))
+})
 
-  /** Answers whoever may come in, and in the end nothing that a cache may keep. */
-  const guarded = <E, R>(
-    needsKey: boolean,
-    handler: (request: Request) => Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>
-  ) =>
-  (request: Request): Effect.Effect<HttpServerResponse.HttpServerResponse, E, R> => {
-    const { authorization, host, origin } = request.headers
+/** Answers whoever may come in, and in the end nothing that a cache may keep. */
+const guard =
+  (access: Access.Access, needsKey: boolean) =>
+  <E, R>(handler: () => Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>) =>
+  ({ headers }: HttpServerRequest.HttpServerRequest): Effect.Effect<HttpServerResponse.HttpServerResponse, E, R> => {
+    const { authorization, host, origin } = headers
     const verdicts = [access.host(host), access.origin(origin), ...needsKey ? [access.operator(authorization)] : []]
     const refusal = verdicts.find((verdict) => verdict._tag === "Refused")
-    if (refusal?._tag !== "Refused") return handler(request)
+    if (refusal?._tag !== "Refused") return handler()
     return Effect.succeed(
       json({ error: refusal.message }, refusal.status, refusal.status === 401 ? { "www-authenticate": "Bearer" } : {})
     )
   }
 
-  yield* router.add(
-    "GET",
-    "/",
-    guarded(false, () =>
-      Effect.succeed(
-        HttpServerResponse.text(text, { contentType: "text/html; charset=utf-8", headers: pageHeaders })
-      ))
+/** What is to be seen, again and again until the gateway stops. */
+const live = (snapshot: Effect.Effect<unknown>, draining: Deferred.Deferred<void>) => {
+  const encoder = new TextEncoder()
+  return HttpServerResponse.stream(
+    Stream.fromEffectSchedule(snapshot, Schedule.spaced(refresh)).pipe(
+      Stream.map((value) => encoder.encode(`event: snapshot\ndata: ${JSON.stringify(value)}\n\n`)),
+      Stream.interruptWhen(Deferred.await(draining))
+    ),
+    { contentType: "text/event-stream", headers: { "cache-control": "no-cache, no-transform" } }
   )
-  yield* router.add("GET", "/sessions", guarded(true, () => Effect.map(snapshot, (value) => json(value))))
-  yield* router.add(
-    "GET",
-    "/sessions/events",
-    guarded(true, () => {
-      const encoder = new TextEncoder()
-      const snapshots = Stream.fromEffectSchedule(snapshot, Schedule.spaced(refresh))
-      return Effect.succeed(HttpServerResponse.stream(
-        snapshots.pipe(
-          Stream.map((value) => encoder.encode(`event: snapshot\ndata: ${JSON.stringify(value)}\n\n`)),
-          Stream.interruptWhen(Deferred.await(draining))
-        ),
-        { contentType: "text/event-stream", headers: { "cache-control": "no-cache, no-transform" } }
-      ))
-    })
-  )
-  yield* router.add(
-    "DELETE",
-    "/sessions/:id",
-    guarded(
-      true,
-      Effect.fnUntraced(function*() {
-        const { id } = yield* HttpRouter.params
-        const gone = yield* sessions.endNumber(Number(id))
-        if (Option.isNone(gone)) return json({ error: "There is no such session" }, 404)
-        yield* Effect.timeoutOption(gone.value, "10 seconds")
-        return HttpServerResponse.empty({ status: 204 })
-      })
-    )
-  )
-  yield* router.add(
-    "GET",
-    "/metrics",
-    guarded(
-      true,
-      () =>
-        Effect.map(
-          Effect.andThen(overview.measure, PrometheusMetrics.format()),
-          (text) => HttpServerResponse.text(text, { contentType: "text/plain; version=0.0.4; charset=utf-8" })
-        )
-    )
-  )
-  // Alive: the gateway answers. What its back ends do is told, but a back end that does not start is no reason to
-  // restart the gateway.
-  yield* router.add(
-    "GET",
-    "/health",
-    guarded(false, () => Effect.map(backendStates(sessions), (backends) => json({ status: "ok", backends })))
-  )
-  // Ready: it takes new sessions.
-  yield* router.add(
-    "GET",
-    "/ready",
-    guarded(false, () =>
-      Effect.map(backendStates(sessions), (backends) => {
-        const some = Object.values(backends).some((state) => state === "ok")
-        const status = isDraining() ? "draining" : some ? "ready" : "no back end starts"
-        return json({ status, backends }, status === "ready" ? 200 : 503)
-      }))
-  )
+}
+
+const end = Effect.fnUntraced(function*(sessions: Sessions["Service"]) {
+  const { id } = yield* HttpRouter.params
+  const gone = yield* sessions.endNumber(Number(id))
+  if (Option.isNone(gone)) return json({ error: "There is no such session" }, 404)
+  yield* Effect.timeoutOption(gone.value, "10 seconds")
+  return HttpServerResponse.empty({ status: 204 })
 })
+
+const scraped = Effect.map(
+  PrometheusMetrics.format(),
+  (text) => HttpServerResponse.text(text, { contentType: "text/plain; version=0.0.4; charset=utf-8" })
+)
+
+/**
+ * Alive: the gateway answers. What its back ends do is told, but a back end that does not start is no reason to restart the
+ * gateway.
+ */
+const health = (sessions: Sessions["Service"]) =>
+  Effect.map(backendStates(sessions), (backends) => json({ status: "ok", backends }))
+
+/** Ready: it takes new sessions. */
+const ready = (sessions: Sessions["Service"], draining: Deferred.Deferred<void>) =>
+  Effect.map(backendStates(sessions), (backends) => {
+    const some = Object.values(backends).some((state) => state === "ok")
+    const status = Deferred.isDoneUnsafe(draining) ? "draining" : some ? "ready" : "no back end starts"
+    return json({ status, backends }, status === "ready" ? 200 : 503)
+  })
 
 const backendStates = Effect.fnUntraced(function*(sessions: Sessions["Service"]) {
   const now = yield* Effect.clockWith((clock) => clock.currentTimeMillis)

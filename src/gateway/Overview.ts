@@ -39,51 +39,14 @@ export const make = Effect.fnUntraced(function*(
   const sample = Effect.gen(function*() {
     const stats = yield* SessionPool.stats(sessions.pool)
     const { recent } = sessions
-    const millis = recent.millis.toSorted((a, b) => a - b)
-    kept.push({
-      at: yield* Clock.currentTimeMillis,
-      sessions: stats.idle + stats.active,
-      requests: recent.requests,
-      errors: recent.errors,
-      launches: stats.launches - before.launches,
-      closes: total(stats.closes) - total(before.closes),
-      p50Ms: quantile(millis, 0.5),
-      p95Ms: quantile(millis, 0.95)
-    })
+    kept.push(pointOf(yield* Clock.currentTimeMillis, stats, before, recent))
     if (kept.length > points) kept.shift()
     before = stats
     Object.assign(recent, { requests: 0, errors: 0, millis: [] })
   })
 
-  /** The figures of every back end, from one look at the sessions. */
-  const look = Effect.gen(function*() {
-    const now = yield* Clock.currentTimeMillis
-    const live = yield* sessions.live
-    const asleep = yield* sessions.asleep
-    const ofBackend = new Map<string, Array<LiveSession>>()
-    for (const session of live) {
-      const name = SessionKey.backend(session.info.key)
-      const own = ofBackend.get(name)
-      if (own === undefined) ofBackend.set(name, [session])
-      else own.push(session)
-    }
-    const figures = Effect.fnUntraced(function*(running: RunningBackend) {
-      const { name } = running.backend
-      const own = ofBackend.get(name) ?? []
-      return {
-        sessions: own.length,
-        inFlight: own.reduce((sum, { activity }) => sum + activity.inFlight, 0),
-        asleep: Math.max(0, (asleep.get(name) ?? 0) - own.length),
-        parked: parked.count(name),
-        spares: running.spares.size(),
-        coolingDown: (yield* Ref.get(running.cooldown)).until > now ? 1 : 0
-      }
-    })
-    return { now, live, figures }
-  })
-
   const measure = Effect.gen(function*() {
-    const { figures } = yield* look
+    const { figures } = yield* look(sessions, parked)
     const running = sessions.running()
     for (const name of measured) {
       if (!running.has(name)) yield* GatewayMetrics.setFigures(name, GatewayMetrics.noFigures)
@@ -97,58 +60,19 @@ export const make = Effect.fnUntraced(function*(
     yield* GatewayMetrics.setTotals({ place: waiting, lane: yield* sessions.waitingForLane, maxSessions })
   })
 
-  /** Everything at once, as JSON has it. Ids of sessions are shortened: whoever has one may use the session. */
+  /** Everything at once, as JSON has it. */
   const snapshot = Effect.fnUntraced(function*(draining: boolean) {
-    const { figures, live, now } = yield* look
+    const { figures, live, now } = yield* look(sessions, parked)
     const stats = yield* SessionPool.stats(sessions.pool)
     const usage = yield* ProcessStats.usage(new Set(live.flatMap(({ activity }) => activity.pid ?? [])))
-    const backends = yield* Effect.forEach(
-      [...sessions.running().values()],
-      Effect.fnUntraced(function*(running) {
-        const { backend, counts } = running
-        const { asleep, coolingDown, parked, sessions, spares } = yield* figures(running)
-        const cooldown = yield* Ref.get(running.cooldown)
-        const cooling = coolingDown === 1
-        return {
-          name: backend.name,
-          kind: backend.target._tag === "Stdio" ? "stdio" : "http",
-          url: `/mcp/${backend.name}`,
-          state: cooling ? "cooling down" : "ok",
-          retryInSeconds: cooling ? Math.ceil((cooldown.until - now) / 1000) : null,
-          lastFailure: cooldown.lastFailure ?? null,
-          spares,
-          sessions,
-          asleep,
-          parked,
-          launches: counts.launches,
-          requests: counts.requests,
-          errors: counts.errors
-        }
-      })
-    )
     return {
       now,
       draining,
-      backends,
-      sessions: live.map(({ activity, info }) => {
-        const used = activity.pid === undefined ? undefined : usage.get(activity.pid)
-        return {
-          id: info.id,
-          backend: SessionKey.backend(info.key),
-          session: Masking.shortId(SessionKey.session(info.key)),
-          client: activity.client ?? null,
-          state: info.state,
-          ageSeconds: (now - info.openedAt) / 1000,
-          idleSeconds: info.state === "idle" ? (now - info.lastUsedAt) / 1000 : 0,
-          requests: activity.requests,
-          errors: activity.errors,
-          inFlight: activity.inFlight,
-          streams: activity.streams,
-          pid: activity.pid ?? null,
-          memoryBytes: used?.memoryBytes ?? null,
-          cpuSeconds: used?.cpuSeconds ?? null
-        }
-      }),
+      backends: yield* Effect.forEach(
+        [...sessions.running().values()],
+        (running) => Effect.flatMap(figures(running), (own) => backendView(running, own, now))
+      ),
+      sessions: live.map((session) => sessionView(session, usage, now)),
       launches: stats.launches,
       launchFailures: stats.launchFailures,
       closes: Object.fromEntries(Object.entries(stats.closes).filter(([, count]) => count > 0)),
@@ -159,6 +83,102 @@ export const make = Effect.fnUntraced(function*(
   yield* Effect.forkScoped(Effect.repeat(Effect.andThen(sample, measure), Schedule.spaced(interval)))
   return { measure, snapshot }
 })
+
+/** The figures of every back end, from one look at the sessions. */
+const look = Effect.fnUntraced(function*(sessions: Sessions["Service"], parked: Parked.Parked) {
+  const now = yield* Clock.currentTimeMillis
+  const live = yield* sessions.live
+  const asleep = yield* sessions.asleep
+  const ofBackend = new Map<string, Array<LiveSession>>()
+  for (const session of live) {
+    const name = SessionKey.backend(session.info.key)
+    const own = ofBackend.get(name)
+    if (own === undefined) ofBackend.set(name, [session])
+    else own.push(session)
+  }
+  const figures = Effect.fnUntraced(function*(running: RunningBackend) {
+    const { name } = running.backend
+    const own = ofBackend.get(name) ?? []
+    const figures: GatewayMetrics.Figures = {
+      sessions: own.length,
+      inFlight: own.reduce((sum, { activity }) => sum + activity.inFlight, 0),
+      asleep: Math.max(0, (asleep.get(name) ?? 0) - own.length),
+      parked: parked.count(name),
+      spares: running.spares.size(),
+      coolingDown: (yield* Ref.get(running.cooldown)).until > now ? 1 : 0
+    }
+    return figures
+  })
+  return { now, live, figures }
+})
+
+const backendView = Effect.fnUntraced(function*(
+  { backend, cooldown, counts }: RunningBackend,
+  { asleep, coolingDown, parked, sessions, spares }: GatewayMetrics.Figures,
+  now: number
+) {
+  const { lastFailure, until } = yield* Ref.get(cooldown)
+  const cooling = coolingDown === 1
+  return {
+    name: backend.name,
+    kind: backend.target._tag === "Stdio" ? "stdio" : "http",
+    url: `/mcp/${backend.name}`,
+    state: cooling ? "cooling down" : "ok",
+    retryInSeconds: cooling ? Math.ceil((until - now) / 1000) : null,
+    lastFailure: lastFailure ?? null,
+    spares,
+    sessions,
+    asleep,
+    parked,
+    launches: counts.launches,
+    requests: counts.requests,
+    errors: counts.errors
+  }
+})
+
+/** Its id is shortened: whoever has one may use the session. */
+const sessionView = (
+  { activity, info }: LiveSession,
+  usage: ReadonlyMap<number, ProcessStats.Usage>,
+  now: number
+) => {
+  const used = activity.pid === undefined ? undefined : usage.get(activity.pid)
+  return {
+    id: info.id,
+    backend: SessionKey.backend(info.key),
+    session: Masking.shortId(SessionKey.session(info.key)),
+    client: activity.client ?? null,
+    state: info.state,
+    ageSeconds: (now - info.openedAt) / 1000,
+    idleSeconds: info.state === "idle" ? (now - info.lastUsedAt) / 1000 : 0,
+    requests: activity.requests,
+    errors: activity.errors,
+    inFlight: activity.inFlight,
+    streams: activity.streams,
+    pid: activity.pid ?? null,
+    memoryBytes: used?.memoryBytes ?? null,
+    cpuSeconds: used?.cpuSeconds ?? null
+  }
+}
+
+const pointOf = (
+  at: number,
+  stats: SessionPool.Stats,
+  before: SessionPool.Stats,
+  recent: GatewayMetrics.Recent
+): Point => {
+  const millis = recent.millis.toSorted((a, b) => a - b)
+  return {
+    at,
+    sessions: stats.idle + stats.active,
+    requests: recent.requests,
+    errors: recent.errors,
+    launches: stats.launches - before.launches,
+    closes: total(stats.closes) - total(before.closes),
+    p50Ms: quantile(millis, 0.5),
+    p95Ms: quantile(millis, 0.95)
+  }
+}
 
 const total = (closes: Readonly<Record<string, number>>): number =>
   Object.values(closes).reduce((sum, count) => sum + count, 0)

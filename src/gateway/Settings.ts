@@ -3,7 +3,8 @@
  * environment, the configuration file and `--help` are all made from it.
  *
  * `idleTimeToLive` is `--idle-time-to-live` on the command line, `GATEWAY_IDLE_TIME_TO_LIVE` in the environment and
- * `idleTimeToLive` in a file.
+ * `idleTimeToLive` in a file. A new one is a line in `backendSettings` (each back end may have its own) or in
+ * `gatewaySettings`, and a row in README's table, which a test compares with this one.
  */
 import { ByteSize, Duration, Option, Predicate } from "effect"
 

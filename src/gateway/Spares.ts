@@ -22,6 +22,9 @@ const retryAfter = "10 seconds"
 /**
  * Keeps `count` processes ready until the scope closes. Those that died unused are closed in `processes`, which must outlive
  * it.
+ *
+ * One function of more than sixty lines, because the question is always who owns a process and closes it: who adds it, who takes
+ * it, who buries it and the finalizer answer it together, over one set.
  */
 export const make = Effect.fnUntraced(function*(
   count: number,

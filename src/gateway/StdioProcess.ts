@@ -71,12 +71,6 @@ export const start = Effect.fnUntraced(function*(
   const run = Effect.runForkWith(yield* Effect.context<never>())
   const fork = (effect: Effect.Effect<unknown>) => void Fiber.runIn(run(effect), scope)
   const fail = (reason: string) => Deferred.doneUnsafe(ended, Effect.succeed(failed(reason)))
-  // A process that closes a pipe without leaving can no longer answer; one that leaves closes it a moment earlier, on a busy
-  // machine a long one, and is better described by how it ended. That it has closed its stdin shows at the next write.
-  for (const pipe of ["stdin", "stdout"] as const) {
-    const lost = Effect.sync(() => fail(`the back end has closed its ${pipe}`))
-    group[pipe].once("close", () => fork(Effect.andThen(Effect.sleep("2 seconds"), lost)))
-  }
   const output = reader(group.stdout, limits.maxLineBytes, {
     fork,
     tooLong: () => fail(`the back end sent a line of more than ${limits.maxLineBytes} bytes`),
@@ -85,14 +79,7 @@ export const start = Effect.fnUntraced(function*(
       fail("the stdout of the back end could not be read")
     }
   })
-  yield* Effect.forkScoped(Effect.gen(function*() {
-    const how = yield* Deferred.await(group.exit)
-    // What it wrote before it ended still counts; a grandchild that holds the pipe open, or a client that reads slowly, does
-    // not delay the news.
-    const allIsSaid = Effect.andThen(closed(group.stdout), Effect.andThen(closed(group.stderr), output.delivered))
-    yield* Effect.timeoutOption(allIsSaid, "200 millis")
-    yield* Deferred.succeed(ended, failed(`the back end ended ${how}`))
-  }))
+  watchEnd(group, output.delivered, fork, fail)
   const unread = Effect.sync(() =>
     fail(`the back end has not read its stdin for ${Duration.format(limits.writeTimeout)}`)
   )
@@ -111,6 +98,29 @@ export const start = Effect.fnUntraced(function*(
       )
   }
 })
+
+/** Tells of the end of a process: how it ended, or that it has closed a pipe and lives on. */
+const watchEnd = (
+  group: ProcessGroup.ProcessGroup,
+  delivered: Effect.Effect<unknown>,
+  fork: (effect: Effect.Effect<unknown>) => void,
+  fail: (reason: string) => void
+) => {
+  // A process that closes a pipe without leaving can no longer answer; one that leaves closes it a moment earlier, on a busy
+  // machine a long one, and is better described by how it ended. That it has closed its stdin shows at the next write.
+  for (const pipe of ["stdin", "stdout"] as const) {
+    const lost = Effect.sync(() => fail(`the back end has closed its ${pipe}`))
+    group[pipe].once("close", () => fork(Effect.andThen(Effect.sleep("2 seconds"), lost)))
+  }
+  fork(Effect.gen(function*() {
+    const how = yield* Deferred.await(group.exit)
+    // What it wrote before it ended still counts; a grandchild that holds the pipe open, or a client that reads slowly, does
+    // not delay the news.
+    const allIsSaid = Effect.andThen(closed(group.stdout), Effect.andThen(closed(group.stderr), delivered))
+    yield* Effect.timeoutOption(allIsSaid, "200 millis")
+    fail(`the back end ended ${how}`)
+  }))
+}
 
 /** Completes when nothing more comes from a pipe. */
 const closed = (pipe: Readable): Effect.Effect<void> =>

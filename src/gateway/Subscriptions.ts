@@ -56,6 +56,10 @@ const linger = 500
 const shortestPause = 500
 const longestPause = 30_000
 
+/**
+ * One function of more than sixty lines, because it is one machine: each message of the server moves the same three listens, and
+ * what they may do next is understood only beside what the others do.
+ */
 export const make = ({ after, cancel, open, tell }: Connection): Subscriptions => {
   const uris = new Set<string>()
   const waiting = new Map<string, Array<(refused: string | undefined) => void>>()
