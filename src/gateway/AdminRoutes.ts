@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url"
 import type * as Access from "./Access.ts"
 import * as Overview from "./Overview.ts"
 import type * as Parked from "./Parked.ts"
+import type { Placement } from "./Placement.ts"
 import type { Sessions } from "./Sessions.ts"
 import type * as Settings from "./Settings.ts"
 
@@ -28,7 +29,8 @@ export const add = Effect.fnUntraced(function*(
   parked: Parked.Parked,
   settings: Settings.GatewaySettings,
   access: Access.Access,
-  draining: Deferred.Deferred<void>
+  draining: Deferred.Deferred<void>,
+  placement: Placement
 ) {
   const router = yield* HttpRouter.HttpRouter
   const fs = yield* FileSystem.FileSystem
@@ -39,6 +41,20 @@ export const add = Effect.fnUntraced(function*(
     Effect.suspend(() => overview.snapshot(Deferred.isDoneUnsafe(draining))),
     FileSystem.FileSystem,
     fs
+  )
+  // Of each session the replica, where there are several.
+  const here = Effect.map(
+    snapshot,
+    (value) =>
+      placement.replica === ""
+        ? value
+        : { ...value, sessions: value.sessions.map((each) => ({ ...each, replica: placement.replica })) }
+  )
+  const everywhere = Effect.zipWith(
+    here,
+    placement.others,
+    (value, others) => others.length === 0 ? value : { ...value, sessions: [...value.sessions, ...others] },
+    { concurrent: true }
   )
   const everybody = guard(access, false)
   const operators = guard(access, true)
@@ -51,12 +67,13 @@ export const add = Effect.fnUntraced(function*(
       )
     )
   )
-  yield* router.add("GET", "/sessions", operators(() => Effect.map(snapshot, (value) => json(value))))
-  yield* router.add("GET", "/sessions/events", operators(() => Effect.succeed(live(snapshot, draining))))
-  yield* router.add("DELETE", "/sessions/:id", operators(() => end(sessions)))
+  yield* router.add("GET", "/sessions", operators(() => Effect.map(everywhere, (value) => json(value))))
+  yield* router.add("GET", "/sessions/events", operators(() => Effect.succeed(live(everywhere, draining))))
+  yield* router.add("DELETE", "/sessions/:id", operators(() => end(sessions, placement)))
   yield* router.add("GET", "/metrics", operators(() => Effect.andThen(overview.measure, scraped)))
   yield* router.add("GET", "/health", everybody(() => health(sessions)))
-  yield* router.add("GET", "/ready", everybody(() => ready(sessions, draining)))
+  yield* router.add("GET", "/ready", everybody(() => ready(sessions, draining, placement)))
+  return { sessions: Effect.map(here, (value) => value.sessions) }
 })
 
 /** Answers whoever may come in, and in the end nothing that a cache may keep. */
@@ -85,9 +102,15 @@ const live = (snapshot: Effect.Effect<unknown>, draining: Deferred.Deferred<void
   )
 }
 
-const end = Effect.fnUntraced(function*(sessions: Sessions["Service"]) {
-  const { id } = yield* HttpRouter.params
-  const gone = yield* sessions.endNumber(Number(id))
+/** `id` is the session's number; that of another replica's session follows the replica's name and a colon. */
+const end = Effect.fnUntraced(function*(sessions: Sessions["Service"], placement: Placement) {
+  const { id = "" } = yield* HttpRouter.params
+  const [, replica = placement.replica, number] = /^(?:(\w+):)?(\d+)$/.exec(id) ?? []
+  if (replica !== placement.replica) {
+    const ended = yield* placement.endElsewhere(replica, Number(number))
+    return ended ? HttpServerResponse.empty({ status: 204 }) : json({ error: "There is no such session" }, 404)
+  }
+  const gone = yield* sessions.endNumber(Number(number))
   if (Option.isNone(gone)) return json({ error: "There is no such session" }, 404)
   yield* Effect.timeoutOption(gone.value, "10 seconds")
   return HttpServerResponse.empty({ status: 204 })
@@ -106,11 +129,20 @@ const health = (sessions: Sessions["Service"]) =>
   Effect.map(backendStates(sessions), (backends) => json({ status: "ok", backends }))
 
 /** Ready: it takes new sessions. */
-const ready = (sessions: Sessions["Service"], draining: Deferred.Deferred<void>) =>
-  Effect.map(backendStates(sessions), (backends) => {
+const ready = (sessions: Sessions["Service"], draining: Deferred.Deferred<void>, placement: Placement) =>
+  Effect.zipWith(backendStates(sessions), placement.status, (backends, cluster) => {
     const some = Object.values(backends).some((state) => state === "ok")
-    const status = Deferred.isDoneUnsafe(draining) ? "draining" : some ? "ready" : "no back end starts"
-    return json({ status, backends }, status === "ready" ? 200 : 503)
+    const status = Deferred.isDoneUnsafe(draining)
+      ? "draining"
+      : Option.isSome(cluster) && cluster.value.state !== "ready"
+      ? cluster.value.state
+      : some
+      ? "ready"
+      : "no back end starts"
+    return json(
+      { status, backends, ...Option.getOrElse(Option.map(cluster, (it) => ({ cluster: it })), () => ({})) },
+      status === "ready" ? 200 : 503
+    )
   })
 
 const backendStates = Effect.fnUntraced(function*(sessions: Sessions["Service"]) {

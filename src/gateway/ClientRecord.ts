@@ -18,6 +18,8 @@ export interface ClientRecord {
   readonly subscriptions: Map<string, string>
   /** The session has been ended: it must not be woken. */
   over: boolean
+  /** Told of each change. */
+  changed: () => void
 }
 
 /** More subscriptions than this are not remembered. */
@@ -30,11 +32,13 @@ export const make = (id: JsonRpc.Id, initialize: string, params: unknown): Clien
   initialized: undefined,
   level: undefined,
   subscriptions: new Map(),
-  over: false
+  over: false,
+  changed: () => {}
 })
 
 /** Notes a message of the client, if it is one that a new process would have to hear too. */
 export const note = (record: ClientRecord, method: string, params: unknown, text: string): void => {
+  if (!noted.includes(method)) return
   if (method === "notifications/initialized") record.initialized = text
   else if (method === "logging/setLevel") record.level = text
   else if (method === "resources/subscribe" || method === "resources/unsubscribe") {
@@ -45,7 +49,10 @@ export const note = (record: ClientRecord, method: string, params: unknown, text
       record.subscriptions.set(uri, text)
     }
   }
+  record.changed()
 }
+
+const noted = ["notifications/initialized", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"]
 
 const clientName = (params: unknown): string | undefined => {
   const info = Predicate.hasProperty(params, "clientInfo") ? params.clientInfo : undefined

@@ -18,7 +18,7 @@
 //
 // Not the whole package: it loads Redis, WebSocket and undici clients, 20 MiB and 0.2 seconds.
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
-import { Context, Deferred, Duration, Effect, FileSystem, Layer, Schedule } from "effect"
+import { Context, Deferred, Duration, Effect, FileSystem, Layer, Option, Schedule } from "effect"
 import { HttpRouter } from "effect/http"
 import * as SessionPool from "../SessionPool.ts"
 import * as Access from "./Access.ts"
@@ -28,6 +28,7 @@ import type { GatewayConfig } from "./Config.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import * as McpRoutes from "./McpRoutes.ts"
 import * as Parked from "./Parked.ts"
+import * as Placement from "./Placement.ts"
 import * as RequestState from "./RequestState.ts"
 import * as SessionsModule from "./Sessions.ts"
 import * as Settings from "./Settings.ts"
@@ -186,24 +187,40 @@ export const layerConfig = (
       const access = Access.make(settings)
       const draining = yield* Deferred.make<void>()
       const seal = RequestState.make(settings.stateKey === "" ? undefined : settings.stateKey)
-      const parked = yield* Parked.make(settings, seal)
+      const placement = yield* Placement.Placement
+      const parked = yield* Parked.make(settings, seal, placement.replica)
       const bodies = new Set<EventStreamBody.OpenBody>()
       const fs = yield* FileSystem.FileSystem
       yield* Effect.forkScoped(EventStreamBody.watch(bodies, settings.stallTimeout, fs))
       const router = yield* HttpRouter.HttpRouter
-      const handler = McpRoutes.make({ sessions, settings, parked, draining, fs, bodies }, access)
+      const serving = { sessions, settings, parked, draining, fs, bodies, placement }
+      const handler = McpRoutes.make(serving, access)
       yield* router.add("*", "/mcp/:backend", handler)
       yield* router.add("*", "/mcp", handler)
-      yield* AdminRoutes.add(sessions, parked, settings, access, draining)
+      const listed = yield* AdminRoutes.add(sessions, parked, settings, access, draining, placement)
+      yield* placement.serve({
+        carryOut: (carried) => McpRoutes.carryOut(serving, carried),
+        sessions: listed.sessions,
+        endNumber: (number) =>
+          Effect.flatMap(
+            sessions.endNumber(number),
+            Option.match({ onNone: () => Effect.succeed(false), onSome: (gone) => Effect.as(gone, true) })
+          ),
+        vacate: sessions.vacate
+      })
       const atRest = Effect.repeat(SessionPool.stats(sessions.pool), {
         until: ({ active, launching }) => active + launching + sessions.passing.count === 0,
         schedule: Schedule.spaced("50 millis")
       })
-      const drain = Effect.andThen(
+      const drain = Effect.gen(function*() {
+        yield* placement.announceEnd
+        yield* Deferred.succeed(draining, undefined)
         // Nobody can come back to a parked call now.
-        Effect.andThen(Deferred.succeed(draining, undefined), parked.cancelAll("the gateway is shutting down")),
-        Duration.isZero(settings.drainTimeout) ? Effect.void : Effect.timeoutOption(atRest, settings.drainTimeout)
-      ).pipe(Effect.andThen(sessions.endRequests("the gateway is shutting down")))
+        yield* parked.cancelAll("the gateway is shutting down")
+        if (!Duration.isZero(settings.drainTimeout)) yield* Effect.timeoutOption(atRest, settings.drainTimeout)
+        yield* placement.leave
+        yield* sessions.endRequests("the gateway is shutting down")
+      })
       yield* Effect.addFinalizer(() => drain)
       return Gateway.of({ reload: ({ backends }) => sessions.reload(backends), drain })
     })

@@ -66,4 +66,17 @@ export class CoolingDown extends Schema.TaggedError<CoolingDown>()("CoolingDown"
   }
 }
 
-export type LaunchError = BackendFailed | InitializeRefused | UnknownSession | BackendFull | CoolingDown
+/** What is known of sleeping sessions cannot be read now. */
+export class RecordsUnreachable extends Schema.TaggedError<RecordsUnreachable>()("RecordsUnreachable", {}) {
+  override get message(): string {
+    return "The database with the sleeping sessions does not answer; try again later"
+  }
+}
+
+export type LaunchError =
+  | BackendFailed
+  | InitializeRefused
+  | UnknownSession
+  | BackendFull
+  | CoolingDown
+  | RecordsUnreachable

@@ -2,7 +2,7 @@
  * The lookup of the gateway's pool: opens the connection that a key stands for, a legacy client's session or a modern caller's
  * lane, within the limits of its back end.
  */
-import { Cache, Clock, Duration, Effect, Option, Ref } from "effect"
+import { Clock, Duration, Effect, Option, Ref } from "effect"
 import type { Scope } from "effect"
 import type { HttpClient } from "effect/http"
 import * as SessionKey from "../SessionKey.ts"
@@ -11,18 +11,21 @@ import type * as ClientRecord from "./ClientRecord.ts"
 import * as Cooldown from "./Cooldown.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
 import * as Masking from "./Masking.ts"
-import type { Connection, Key, Registry } from "./Registry.ts"
+import type { Connection, Key } from "./Registry.ts"
+import * as Registry from "./Registry.ts"
 import * as RunningBackend from "./RunningBackend.ts"
 
 export const lookup = Effect.fnUntraced(function*(
-  registry: Registry,
+  registry: Registry.Registry,
   key: Key
 ): Effect.fn.Return<Connection, GatewayErrors.LaunchError, Scope.Scope | HttpClient.HttpClient> {
   const { callers, connections, opening, running, settings, sleepers } = registry
   const name = SessionKey.backend(key)
   const target = running.get(name)
   const profile = callers.find(key)
-  const record = opening.get(key) ?? Option.getOrUndefined(yield* Cache.getSuccess(sleepers, key))
+  // Whatever lives under an id keeps the id here, to the very end.
+  yield* registry.occupy(Registry.idOf(key))
+  const record = opening.get(key) ?? Option.getOrUndefined(yield* sleepers.find(key))
   const launch = profile ?? record
   if (target === undefined || launch === undefined) return yield* new GatewayErrors.UnknownSession()
   const { backend, cooldown, counts } = target
@@ -31,7 +34,7 @@ export const lookup = Effect.fnUntraced(function*(
   yield* enter(target, settings.maxSessionsPerBackend)
   if (backend.settings.stateless && record !== undefined) {
     // When the process has gone, the session sleeps; unless it has been ended.
-    yield* Effect.addFinalizer(() => record.over ? Effect.void : Cache.set(sleepers, key, record))
+    yield* Effect.addFinalizer(() => record.over ? Effect.void : sleepers.rest(key, record))
   }
   counts.launches++
   const connection = yield* start(registry, target, key, launch).pipe(
@@ -60,7 +63,7 @@ const enter = ({ backend, sessions }: RunningBackend.RunningBackend, limit: numb
 
 /** Starts the connection that a key stands for, and gives it up where it takes too long. */
 const start = (
-  { callers }: Registry,
+  { callers }: Registry.Registry,
   target: RunningBackend.RunningBackend,
   key: Key,
   launch: Callers.Profile | ClientRecord.ClientRecord

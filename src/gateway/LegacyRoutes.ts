@@ -2,7 +2,8 @@
  * The revisions with sessions (2025-03-26, 2025-06-18, 2025-11-25; basic/transports) on Streamable HTTP: what each request
  * means for the session that it belongs to.
  *
- * `Sessions.open` mints a session's id, which `initialize` gives to the client; `sessionId` checks what a client sends as one.
+ * `Placement.forNew` mints a session's id, which `initialize` gives to the client; `Placement.ofSession` checks what a client sends
+ * as one.
  *
  * A request's lease lasts until its answer, whether or not the client still listens: the specification says that a
  * disconnect is no cancellation.
@@ -45,18 +46,46 @@ export const post = (
   const here = message._tag === "Request"
     ? call(serving, asking, message, text)
     : Effect.as(send(serving, asking, message, text), HttpServerResponse.empty({ status: 202 }))
-  return isHttp(serving, asking) ? forward(serving, asking, text, message, here) : here
+  return Serving.atSession(
+    serving,
+    asking,
+    text,
+    isHttp(serving, asking) ? forward(serving, asking, text, message, here) : here
+  )
 }
 
-/** Opens a session: a new id, and the client's own `initialize` as the first message of its process. */
-const initialize = Effect.fnUntraced(function*(
+/** Opens a session, at the place that is found for it. */
+const initialize = (
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  message: JsonRpc.Request,
+  text: string
+): Effect.Effect<Response, Refusal, Scope.Scope> => {
+  const decided = asking.carried?.opens
+  if (decided !== undefined) return open(serving, asking, message, text, decided)
+  const { placement, sessions } = serving
+  const movable = sessions.running().get(asking.backend)?.backend.settings.stateless === true
+  return Effect.flatMap(placement.forNew(movable), ({ id, place }) => {
+    if (id !== undefined) {
+      return Serving.atPlace(serving, asking, place, text, open(serving, asking, message, text, id), { opens: id })
+    }
+    // Those whom a replica sends on are not sent on again.
+    return asking.carried === undefined
+      ? Serving.atPlace(serving, asking, place, text, Effect.never)
+      : shuttingDown(message.id)
+  })
+}
+
+/** Opens a session here: the client's own `initialize` is the first message of its process. */
+const open = Effect.fnUntraced(function*(
   serving: Serving.Serving,
   { backend, principal }: Serving.Asking,
   message: JsonRpc.Request,
-  text: string
+  text: string,
+  session: string
 ) {
-  yield* refuseWhileDraining(serving, message.id)
-  const opened = yield* Effect.result(serving.sessions.open(backend, principal, message, text))
+  if (Deferred.isDoneUnsafe(serving.draining)) return yield* shuttingDown(message.id)
+  const opened = yield* Effect.result(serving.sessions.open(backend, principal, session, message, text))
   if (opened._tag === "Failure") {
     // Refused by the back end itself: the client's to read.
     if (opened.failure._tag === "InitializeRefused") return jsonResponse(opened.failure.answer, 200)
@@ -65,9 +94,8 @@ const initialize = Effect.fnUntraced(function*(
     )
     return yield* refuseFailure(opened.failure, message.id)
   }
-  const { connection, id } = opened.success
-  yield* Effect.logInfo("session opened").pipe(Effect.annotateLogs({ backend, session: Masking.shortId(id) }))
-  return jsonResponse(connection.answer, 200, { "mcp-session-id": id })
+  yield* Effect.logInfo("session opened").pipe(Effect.annotateLogs({ backend, session: Masking.shortId(session) }))
+  return jsonResponse(opened.success.answer, 200, { "mcp-session-id": session })
 })
 
 /** A request within a session: JSON if its answer is the first thing that comes, else an event stream that ends with it. */
@@ -102,7 +130,7 @@ const begin = (
 ): Effect.Effect<RunningRequest, Refusal> =>
   Effect.suspend(() => {
     const id = message.id
-    if (Deferred.isDoneUnsafe(serving.draining)) return shuttingDown(id)
+    if (Deferred.isDoneUnsafe(serving.draining)) return over(serving, id)
     // Closed when the request is answered, which the end of its session does at the latest.
     // On purpose no child of the gateway's scope: with one, memory grew to 350 MiB in 40,000 calls, without it stays at 180.
     // So `release` is all that closes it.
@@ -151,7 +179,12 @@ export const batch = (
   text: string
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
   const here = batchHere(serving, asking, values, JsonText.elements(text))
-  return isHttp(serving, asking) ? forward(serving, asking, text, undefined, here) : here
+  return Serving.atSession(
+    serving,
+    asking,
+    text,
+    isHttp(serving, asking) ? forward(serving, asking, text, undefined, here) : here
+  )
 }
 
 /** Their answers come on one stream. */
@@ -201,7 +234,12 @@ export const listen = Effect.fnUntraced(function*(serving: Serving.Serving, aski
   }
   yield* refuseWhileDraining(serving)
   const here = listenHere(serving, asking)
-  return yield* isHttp(serving, asking) ? forward(serving, asking, "", undefined, here) : here
+  return yield* Serving.atSession(
+    serving,
+    asking,
+    "",
+    isHttp(serving, asking) ? forward(serving, asking, "", undefined, here) : here
+  )
 })
 
 const listenHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
@@ -217,7 +255,10 @@ const listenHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking:
 })
 
 /** Ends the session; answers when its process group is gone. */
-export const end = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
+export const end = (serving: Serving.Serving, asking: Serving.Asking) =>
+  Serving.atSession(serving, asking, "", endHere(serving, asking))
+
+const endHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
   const id = yield* sessionId(asking)
   const gone = yield* serving.sessions.end(asking.backend, asking.principal, id)
   if (Option.isNone(gone)) return yield* unknownSession()
@@ -278,15 +319,15 @@ const lease = (
 
 const sessionId = ({ request }: Serving.Asking): Effect.Effect<string, Refusal> => {
   const id = request.headers["mcp-session-id"]
-  if (!id) return refuse(400, "The header Mcp-Session-Id is missing")
-  // Ours are UUIDs; whatever has another form cannot be one, and must not be taken for another key of the pool.
-  return uuid.test(id) ? Effect.succeed(id) : unknownSession()
+  return id ? Effect.succeed(id) : refuse(400, "The header Mcp-Session-Id is missing")
 }
 
-const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
+const refuseWhileDraining = (serving: Serving.Serving, id?: JsonRpc.Id): Effect.Effect<void, Refusal> =>
+  Effect.suspend(() => Deferred.isDoneUnsafe(serving.draining) ? over(serving, id) : Effect.void)
 
-const refuseWhileDraining = ({ draining }: Serving.Serving, id?: JsonRpc.Id): Effect.Effect<void, Refusal> =>
-  Effect.suspend(() => Deferred.isDoneUnsafe(draining) ? shuttingDown(id) : Effect.void)
+/** Where there are other replicas, a client of one that ends had better go on with them at once. */
+const over = ({ placement }: Serving.Serving, id?: JsonRpc.Id) =>
+  placement.replica === "" ? shuttingDown(id) : unknownSession(id)
 
 /** A reader, for as long as the request's scope is open: until its response has been sent. */
 const readingOf = (open: Effect.Effect<Reader>) =>

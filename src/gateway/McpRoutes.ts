@@ -8,14 +8,15 @@
  */
 import type { Scope } from "effect"
 import { ByteSize, Cause, Effect, Option } from "effect"
-import type { HttpServerRequest, HttpServerResponse } from "effect/http"
-import { HttpIncomingMessage, HttpMiddleware, HttpRouter } from "effect/http"
+import type { HttpServerResponse } from "effect/http"
+import { HttpIncomingMessage, HttpMiddleware, HttpRouter, HttpServerRequest } from "effect/http"
 import type * as Access from "./Access.ts"
 import * as JsonRpc from "./JsonRpc.ts"
 import * as LegacyRoutes from "./LegacyRoutes.ts"
 import * as Masking from "./Masking.ts"
 import * as Modern from "./Modern.ts"
 import * as ModernRoutes from "./ModernRoutes.ts"
+import type { Carried } from "./Placement.ts"
 import type { Refusal } from "./Refusals.ts"
 import { jsonResponse, refuse } from "./Refusals.ts"
 import type { Principal } from "./Registry.ts"
@@ -38,20 +39,33 @@ export const make = (serving: Serving, access: Access.Access) => {
     maxAge: 600
   })
   return (request: Request) => {
-    const answered = admit(serving, access, request).pipe(
-      Effect.catch((refusal) => Effect.succeed(refusal.response)),
-      Effect.catchCause((cause) =>
-        Cause.hasInterruptsOnly(cause)
-          ? Effect.failCause(cause)
-          : Effect.as(
-            Effect.logError("A request died", cause),
-            jsonResponse(JsonRpc.error(null, JsonRpc.codes.internal, "Internal error"), 500)
-          )
-      )
-    )
+    const answered = always(admit(serving, access, request))
     return request.headers["origin"] === undefined ? answered : cors(answered)
   }
 }
+
+/** Carries out a request that has come in at another replica. */
+export const carryOut = (serving: Serving, carried: Carried): Effect.Effect<Response, never, Scope.Scope> =>
+  always(Effect.suspend(() => {
+    const { backend, body, headers, method, principal } = carried
+    const request = HttpServerRequest.fromWeb(new Request(`http://replica/mcp/${backend}`, { method, headers }))
+    const known = serving.sessions.running().has(backend)
+    return known ? route(serving, askingOf(request, backend, principal, carried), body) : unknownBackend(serving)
+  }))
+
+/** Whatever happens, there is a response. */
+const always = <R>(handler: Effect.Effect<Response, Refusal, R>): Effect.Effect<Response, never, R> =>
+  handler.pipe(
+    Effect.catch((refusal) => Effect.succeed(refusal.response)),
+    Effect.catchCause((cause) =>
+      Cause.hasInterruptsOnly(cause)
+        ? Effect.failCause(cause)
+        : Effect.as(
+          Effect.logError("A request died", cause),
+          jsonResponse(JsonRpc.error(null, JsonRpc.codes.internal, "Internal error"), 500)
+        )
+    )
+  )
 
 // ---------------------------------------------------------------------------
 // Who may come in, and to what
@@ -79,19 +93,38 @@ const dispatch = (
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
   const running = serving.sessions.running()
   const backend = named ?? (running.size === 1 ? [...running.keys()][0] : undefined)
-  if (backend === undefined || !running.has(backend)) {
-    const paths = [...running.keys()].map((name) => `/mcp/${name}`)
-    return refuse(404, `There is no such back end; there are: ${paths.join(", ")}`)
-  }
+  if (backend === undefined || !running.has(backend)) return unknownBackend(serving)
   const version = request.headers["mcp-protocol-version"]
   // That of a POST is judged together with its body.
   if (request.method !== "POST" && version !== undefined && !Modern.legacyVersions.includes(version)) {
     return refuse(400, unsupported)
   }
-  const asking: Asking = { request, backend, principal, version, lastEventId: request.headers["last-event-id"] }
-  switch (request.method) {
+  return route(serving, askingOf(request, backend, principal, undefined), undefined)
+}
+
+const unknownBackend = ({ sessions }: Serving) => {
+  const paths = [...sessions.running().keys()].map((name) => `/mcp/${name}`)
+  return refuse(404, `There is no such back end; there are: ${paths.join(", ")}`)
+}
+
+const askingOf = (request: Request, backend: string, principal: Principal, carried: Carried | undefined): Asking => ({
+  request,
+  backend,
+  principal,
+  version: request.headers["mcp-protocol-version"],
+  lastEventId: request.headers["last-event-id"],
+  carried
+})
+
+/** By method; `body` if that has been read already. */
+const route = (
+  serving: Serving,
+  asking: Asking,
+  body: string | undefined
+): Effect.Effect<Response, Refusal, Scope.Scope> => {
+  switch (asking.request.method) {
     case "POST":
-      return post(serving, asking)
+      return body === undefined ? post(serving, asking) : receive(serving, asking, body)
     case "GET":
       return LegacyRoutes.listen(serving, asking)
     case "DELETE":

@@ -9,7 +9,7 @@
  */
 import { Deferred, Effect, Exit, Result, Scope } from "effect"
 import { HttpServerResponse } from "effect/http"
-import type * as Callers from "./Callers.ts"
+import * as Callers from "./Callers.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import * as JsonRpc from "./JsonRpc.ts"
 import * as JsonText from "./JsonText.ts"
@@ -20,6 +20,7 @@ import * as ModernCalls from "./ModernCalls.ts"
 import * as ParamHeaders from "./ParamHeaders.ts"
 import * as PassThrough from "./PassThrough.ts"
 import * as PeerOwner from "./PeerOwner.ts"
+import * as Placement from "./Placement.ts"
 import type { Refusal } from "./Refusals.ts"
 import { jsonResponse, refuseFailure, refuseModern, shuttingDown } from "./Refusals.ts"
 import type * as Remote from "./Remote.ts"
@@ -55,14 +56,14 @@ export const post = (
     ? ParamHeaders.mismatch(target?.paramHeaders ?? new Map(), message.params, asking.request.headers)
     : undefined
   if (mismatch !== undefined) return refuseModern(id, mismatch)
-  if (target?.remote === undefined) return carryOut(serving, asking, call)
+  if (target?.remote === undefined) return carryOut(serving, asking, call, text)
   const { remote } = target
   return Effect.flatMap(
     Effect.catch(RunningBackend.eraOf(target, remote), (error) => refuseFailure(error, id, JsonRpc.codes.internal)),
     (era) =>
       era === "modern"
         ? passOn(serving, asking, target, remote, message, text)
-        : carryOut(serving, asking, call)
+        : carryOut(serving, asking, call, text)
   )
 }
 
@@ -105,8 +106,36 @@ const passOn = (
   )
 }
 
-/** Carries a request out on the caller's lanes. */
+/** Carries a request out where the caller's lanes are. */
 const carryOut = (
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  call: Modern.Call,
+  text: string
+): Effect.Effect<Response, Refusal, Scope.Scope> => {
+  const here = carryOutHere(serving, asking, call)
+  return serving.placement.replica === "" || asking.carried !== undefined ? here : Effect.flatMap(
+    placeOf(serving, asking, call),
+    (place) => Serving.atPlace(serving, asking, place, text, here, { known: place._tag === "Shared" })
+  )
+}
+
+/** A parked call is where it was parked, whoever's lanes are where. */
+const placeOf = (
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  call: Modern.Call
+): Effect.Effect<Placement.Place> => {
+  const { parked, placement } = serving
+  const replica = call.requestState === undefined ? undefined : parked.replicaOf(call.requestState)
+  return replica !== undefined ? Effect.succeed(placement.ofReplica(replica)) : Effect.map(
+    callerOf(serving, asking, call),
+    (caller) => caller.known ? placement.ofCaller(Callers.identify(caller)) : Placement.here
+  )
+}
+
+/** Carries a request out on the caller's lanes. */
+const carryOutHere = (
   serving: Serving.Serving,
   asking: Serving.Asking,
   call: Modern.Call
@@ -183,10 +212,11 @@ const needsOwnLane = (
 
 const callerOf = Effect.fnUntraced(function*(
   { fs, settings }: Serving.Serving,
-  { backend, principal, request }: Serving.Asking,
+  { backend, carried, principal, request }: Serving.Asking,
   { client }: Modern.Call
 ) {
-  const known = principal !== "" || settings.shareWithoutKeys || (yield* PeerOwner.isOwnUser(fs, request))
+  const known = principal !== "" || settings.shareWithoutKeys ||
+    (carried === undefined ? yield* PeerOwner.isOwnUser(fs, request) : carried.known)
   const caller: Callers.Caller = { backend, principal, known, client }
   return caller
 })

@@ -40,6 +40,8 @@ export interface Parked {
   ) => Effect.Effect<
     { readonly _tag: "Taken"; readonly call: RunningCall } | { readonly _tag: "Refused"; readonly reason: string }
   >
+  /** The replica where the call is parked that a state is for, if it says so. */
+  readonly replicaOf: (requestState: string) => string | undefined
   /** Cancels all of them. */
   readonly cancelAll: (reason: string) => Effect.Effect<void>
   /** How many there are of a back end. */
@@ -52,7 +54,12 @@ export interface Limits {
 }
 
 /** Keeps calls until the scope closes. */
-export const make = Effect.fnUntraced(function*({ maxParked, maxParkedPerKey }: Limits, seal: RequestState.Seal) {
+export const make = Effect.fnUntraced(function*(
+  { maxParked, maxParkedPerKey }: Limits,
+  seal: RequestState.Seal,
+  /** The name of this replica; empty where there is but one. */
+  replica: string
+) {
   const scope = yield* Effect.scope
   const clock = yield* Clock.Clock
   const run = Effect.runForkWith(yield* Effect.context<never>())
@@ -87,8 +94,12 @@ export const make = Effect.fnUntraced(function*({ maxParked, maxParkedPerKey }: 
         counts.set(principal, own + 1)
         call.park()
         const expires = expiry(clock.currentTimeMillisUnsafe(), timeToLive)
-        return { _tag: "Parked", requestState: seal.seal({ call: id, ...owner, expires }) }
+        return {
+          _tag: "Parked",
+          requestState: seal.seal({ call: id, ...owner, expires, ...(replica === "" ? {} : { replica }) })
+        }
       }),
+    replicaOf: (requestState) => Option.getOrUndefined(seal.open(requestState))?.replica,
     take: (requestState, owner) =>
       Effect.sync(() => {
         const state = Option.getOrUndefined(seal.open(requestState))

@@ -67,6 +67,8 @@ export const refuseFailure = (
       return refuse(503, error.message, later)
     case "TooManyCalls":
       return refuse(429, error.message, later)
+    case "RecordsUnreachable":
+      return refuse(503, error.message, later)
     case "CoolingDown":
       return refuse(503, error.message, { ...options, headers: { "retry-after": String(error.seconds) } })
     case "CapacityExceeded":

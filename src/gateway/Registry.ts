@@ -3,7 +3,7 @@
  * sleeps, who the modern callers are. And the pool's keys: a session belongs to the key that opened it because that key's name
  * is part of the pool's key; with another one it does not exist.
  */
-import { Cache, Effect } from "effect"
+import { Effect } from "effect"
 import type { Scope } from "effect"
 import { HttpClient } from "effect/http"
 import * as SessionKey from "../SessionKey.ts"
@@ -12,11 +12,12 @@ import type * as Bridge from "./Bridge.ts"
 import * as Callers from "./Callers.ts"
 import type * as ClientRecord from "./ClientRecord.ts"
 import type { GatewayConfig } from "./Config.ts"
-import * as GatewayErrors from "./GatewayErrors.ts"
 import * as GatewayMetrics from "./GatewayMetrics.ts"
 import type * as Lane from "./Lane.ts"
+import * as Placement from "./Placement.ts"
 import * as RunningBackend from "./RunningBackend.ts"
 import type * as Settings from "./Settings.ts"
+import * as Sleepers from "./Sleepers.ts"
 import type * as Upstream from "./Upstream.ts"
 
 export type Key = SessionKey.SessionKey
@@ -30,6 +31,13 @@ export type Principal = string
 /** The pool's key of a session. No id contains a dot, so the name of a key cannot be guessed into one. */
 export const keyOf = (backend: string, principal: Principal, id: string): Key =>
   SessionKey.makeUnsafe(backend, principal === "" ? id : `${id}.${principal}`)
+
+/** The id that a key stands for: of a session, or of a modern caller with all its lanes. */
+export const idOf = (key: Key): string => {
+  const session = SessionKey.session(key)
+  const dot = session.indexOf(".")
+  return (dot < 0 ? session : session.slice(0, dot)).replace(/^lane\d+-/, "")
+}
 
 export const principalOf = (key: Key): Principal => key.slice(key.lastIndexOf(".") + 1)
 
@@ -46,7 +54,9 @@ export interface Registry {
   /** The clients whose session is being opened. */
   readonly opening: Map<Key, ClientRecord.ClientRecord>
   /** The clients of stateless back ends: whoever is here may be woken. */
-  readonly sleepers: Cache.Cache<Key, ClientRecord.ClientRecord, GatewayErrors.UnknownSession>
+  readonly sleepers: Sleepers.Sleepers
+  /** Notes for the scope that something lives under an id. */
+  readonly occupy: Placement.Placement["occupy"]
   readonly recent: GatewayMetrics.Recent
   /** Begins to run a back end, in the place of an earlier one of its name. */
   readonly run: (backend: Backend) => Effect.Effect<void>
@@ -54,9 +64,13 @@ export interface Registry {
 
 export const make = Effect.fnUntraced(function*(
   { settings }: GatewayConfig,
-  environment: Readonly<Record<string, string | undefined>>
+  environment: Readonly<Record<string, string | undefined>>,
+  /** Ends what is here of a session that another replica has taken over. */
+  lost: (key: Key) => Effect.Effect<void>
 ) {
   const scope = yield* Effect.scope
+  const placement = yield* Placement.Placement
+  const makeSleepers = yield* Sleepers.Sleepers
   const client = yield* HttpClient.HttpClient
   const recent = GatewayMetrics.recent()
   const running = new Map<string, RunningBackend.RunningBackend>()
@@ -67,11 +81,8 @@ export const make = Effect.fnUntraced(function*(
     connections: new Map(),
     callers: Callers.make(),
     opening: new Map(),
-    sleepers: yield* Cache.make<Key, ClientRecord.ClientRecord, GatewayErrors.UnknownSession>({
-      capacity: settings.maxAsleep,
-      timeToLive: settings.asleepTimeToLive,
-      lookup: () => new GatewayErrors.UnknownSession()
-    }),
+    sleepers: yield* makeSleepers(settings, lost),
+    occupy: placement.occupy,
     recent,
     run: (backend) =>
       Effect.map(

@@ -11,6 +11,8 @@ const State = Schema.Struct({
   call: Schema.String,
   principal: Schema.String,
   backend: Schema.String,
+  /** The replica where the call is parked, where there are several. */
+  replica: Schema.optionalKey(Schema.String),
   /** Of the request's method and arguments. */
   digest: Schema.String,
   /** In milliseconds since 1970. */

@@ -1,12 +1,17 @@
 /** What the handlers of MCP requests share: what they serve from, and one request as far as it has been checked. */
-import type { FileSystem } from "effect"
-import { Deferred } from "effect"
-import type { HttpServerRequest } from "effect/http"
+import type { FileSystem, Scope } from "effect"
+import { Deferred, Effect, Option } from "effect"
+import type { HttpServerRequest, HttpServerResponse } from "effect/http"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import type * as Parked from "./Parked.ts"
+import type { Asked, Carried, Place, Placement } from "./Placement.ts"
+import type { Refusal } from "./Refusals.ts"
+import { unknownSession } from "./Refusals.ts"
 import type { Principal } from "./Registry.ts"
 import type { Sessions } from "./Sessions.ts"
 import type * as Settings from "./Settings.ts"
+
+type Response = HttpServerResponse.HttpServerResponse
 
 export interface Serving {
   readonly sessions: Sessions["Service"]
@@ -17,6 +22,8 @@ export interface Serving {
   readonly fs: FileSystem.FileSystem
   /** The event streams that are being sent. */
   readonly bodies: Set<EventStreamBody.OpenBody>
+  /** Where sessions are. */
+  readonly placement: Placement
 }
 
 /** A request that has come in: by host, origin and key it may, and there is such a back end. */
@@ -27,7 +34,63 @@ export interface Asking {
   /** What its header says of the revision. */
   readonly version: string | undefined
   readonly lastEventId: string | undefined
+  /** What came with it, if it came in at another replica, which has found that its place is here. */
+  readonly carried: Carried | undefined
 }
+
+/** Carries a request out where its session is: `here` if that is here. A request without a session is refused there. */
+export const atSession = (
+  serving: Serving,
+  asking: Asking,
+  body: string,
+  here: Effect.Effect<Response, Refusal, Scope.Scope>
+): Effect.Effect<Response, Refusal, Scope.Scope> => {
+  const session = asking.request.headers["mcp-session-id"]
+  if (!session || asking.carried !== undefined) return here
+  // Whatever has another form cannot be the id of a session, and must not be taken for another key of the pool.
+  const place = serving.placement.ofSession(session)
+  return Option.isSome(place) ? atPlace(serving, asking, place.value, body, here) : unknownSession()
+}
+
+/** Carries a request out at a place. */
+export const atPlace = (
+  serving: Serving,
+  asking: Asking,
+  place: Place,
+  body: string,
+  here: Effect.Effect<Response, Refusal, Scope.Scope>,
+  more?: Partial<Carried>
+): Effect.Effect<Response, Refusal, Scope.Scope> =>
+  place._tag === "Here" ? here : Effect.andThen(
+    // The gateway does not end before it.
+    Effect.acquireRelease(
+      Effect.sync(() => serving.sessions.passing.count++),
+      () => Effect.sync(() => serving.sessions.passing.count--)
+    ),
+    serving.placement.carryOut(place, () => asked(serving, asking, body, more), here)
+  )
+
+const asked = (
+  serving: Serving,
+  { backend, principal, request }: Asking,
+  body: string,
+  more?: Partial<Carried>
+): Asked => ({
+  carried: {
+    method: request.method,
+    backend,
+    principal,
+    known: false,
+    headers: Object.fromEntries(Object.entries(request.headers).filter(([name]) => isCarried(name))),
+    body,
+    ...more
+  },
+  stream: request.method === "GET" ? listenOptions(serving, request) : streamOptions(serving, request)
+})
+
+/** The rest of a header is between the client and whom it speaks to. */
+const isCarried = (name: string): boolean =>
+  name.startsWith("mcp-") || name === "accept" || name === "content-type" || name === "last-event-id"
 
 /** For a stream that goes on until the answer to its request. */
 export const streamOptions = (

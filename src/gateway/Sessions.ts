@@ -2,11 +2,10 @@
  * The sessions of the gateway: a `SessionPool` of connections to back ends, keyed `backend/id`, and what a session is
  * between its processes. The lanes of modern callers are in the same pool, keyed by `Callers.keyOf`.
  *
- * Here sessions begin and end: `open` mints the id of one, `Launching` is the pool's lookup that starts its process, `endKey` is
+ * Here sessions begin and end: `open` begins one, `Launching` is the pool's lookup that starts its process, `endKey` is
  * how everybody ends one before its time. A process itself ends with the scope of its pooled connection (`StdioProcess`).
  */
-import { Cache, Context, Deferred, Duration, Effect, Exit, Option, Scope, Stream } from "effect"
-import { randomUUID } from "node:crypto"
+import { Context, Deferred, Duration, Effect, Exit, Option, Scope, Stream } from "effect"
 import * as SessionKey from "../SessionKey.ts"
 import * as SessionPool from "../SessionPool.ts"
 import type { Backends } from "./Backends.ts"
@@ -53,13 +52,14 @@ export interface Reloaded {
 export class Sessions extends Context.Service<Sessions, {
   readonly pool: SessionPool.SessionPool<Key, Connection, GatewayErrors.LaunchError>
   readonly running: () => ReadonlyMap<string, RunningBackend.RunningBackend>
-  /** Opens a session with the client's `initialize`; its id. */
+  /** Opens a session under an id with the client's `initialize`. */
   readonly open: (
     backend: string,
     principal: Principal,
+    id: string,
     message: JsonRpc.Request,
     text: string
-  ) => Effect.Effect<{ readonly id: string; readonly connection: Connection }, AcquireError>
+  ) => Effect.Effect<Connection, AcquireError>
   /** The connection of a session, leased for the scope; a sleeping session is woken. */
   readonly lease: (
     backend: string,
@@ -83,6 +83,8 @@ export class Sessions extends Context.Service<Sessions, {
   readonly endNumber: (number: number) => Effect.Effect<Option.Option<Effect.Effect<void>>>
   /** Tells every request that still runs why it ends, and ends the streams; the sessions themselves end with the gateway. */
   readonly endRequests: (reason: string) => Effect.Effect<void>
+  /** Ends what lives under an id that moves to another replica, or puts it to sleep; done when its processes are gone. */
+  readonly vacate: (id: string) => Effect.Effect<void>
   /** Serves other back ends from now on; the sessions of changed and removed ones end. */
   readonly reload: (backends: Backends) => Effect.Effect<Reloaded>
   /** Sleeping sessions by back end, live ones of stateless back ends included. */
@@ -106,16 +108,17 @@ export const make = Effect.fnUntraced(function*(
   config: GatewayConfig,
   environment: Readonly<Record<string, string | undefined>>
 ) {
-  const registry = yield* Registry.make(config, environment)
+  const registry = yield* Registry.make(config, environment, (key) => lost(key))
   for (const backend of config.backends.values()) yield* registry.run(backend)
   const ending = yield* Deferred.make<void>()
   const pool = yield* makePool(registry)
   const state: State = { registry, pool, ending }
   const { callers, connections, running } = registry
+  const lost = (key: Key) => endHere(state, key, "another replica goes on with the session")
   return Sessions.of({
     pool,
     running: () => running,
-    open: (backend, principal, message, text) => open(state, backend, principal, message, text),
+    open: (backend, principal, id, message, text) => open(state, Registry.keyOf(backend, principal, id), message, text),
     lease: (backend, principal, id) => lease(state, backend, principal, id),
     lane: (caller, exclusive) => lane(state, caller, exclusive),
     firstLane: (caller) => Effect.flatMap(enterAs(state, caller), (profile) => leaseLane(state, profile, 0)),
@@ -132,7 +135,8 @@ export const make = Effect.fnUntraced(function*(
         Effect.suspend(() => Effect.forEach([...connections.values()], ({ end }) => end(reason), { discard: true }))
       ),
     reload: (backends) => reload(state, backends),
-    asleep: asleep(registry),
+    asleep: registry.sleepers.counts,
+    vacate: (id) => vacate(state, id),
     live: Effect.map(SessionPool.entries(pool), (entries) =>
       entries.flatMap((info) => {
         const connection = connections.get(info.key)
@@ -191,24 +195,15 @@ const untilEnd = <A, E, R>(
 // Sessions of legacy clients
 // ---------------------------------------------------------------------------
 
-const open = Effect.fnUntraced(function*(
-  state: State,
-  backend: string,
-  principal: Principal,
-  message: JsonRpc.Request,
-  text: string
-) {
+const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRpc.Request, text: string) {
   const { pool, registry: { opening, sleepers } } = state
-  const id = randomUUID()
-  const key = Registry.keyOf(backend, principal, id)
   const record = ClientRecord.make(message.id, text, message.params)
-  const stateless = isStateless(state, backend)
+  const stateless = isStateless(state, SessionKey.backend(key))
   return yield* Effect.acquireUseRelease(
     Effect.sync(() => opening.set(key, record)),
     () =>
       untilEnd(state, key, Effect.scoped(SessionPool.get(pool, key))).pipe(
-        Effect.tap(() => stateless ? Cache.set(sleepers, key, record) : Effect.void),
-        Effect.map((connection) => ({ id, connection }))
+        Effect.tap(() => stateless ? sleepers.enter(key, record) : Effect.void)
       ),
     (_, exit) =>
       Effect.andThen(
@@ -235,7 +230,7 @@ const leaseAwake = ({ pool }: State, key: Key) =>
 
 const leaseOrWake = Effect.fnUntraced(function*(state: State, key: Key) {
   const { pool, registry } = state
-  if (!(yield* Cache.has(registry.sleepers, key))) return yield* leaseAwake(state, key)
+  if (Option.isNone(yield* registry.sleepers.find(key))) return yield* leaseAwake(state, key)
   const get = SessionPool.get(pool, key)
   // One that is awake is had at once.
   return yield* Option.isSome(yield* SessionPool.info(pool, key)) ? get : untilEnd(state, key, get)
@@ -291,9 +286,9 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
 /** Ends a session, asleep or not, if there is one; what it gives waits until the process is gone. */
 const endKey = ({ pool, registry: { sleepers } }: State, key: Key, reason: string) =>
   Effect.uninterruptible(Effect.gen(function*() {
-    const record = yield* Cache.getSuccess(sleepers, key)
+    const record = yield* Effect.catch(sleepers.find(key), () => Effect.succeedNone)
     if (Option.isSome(record)) record.value.over = true
-    yield* Cache.invalidate(sleepers, key)
+    yield* sleepers.remove(key)
     const connection = yield* Effect.scoped(Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone))
     const existed = yield* SessionPool.invalidate(pool, key)
     if (Option.isSome(connection)) {
@@ -303,6 +298,26 @@ const endKey = ({ pool, registry: { sleepers } }: State, key: Key, reason: strin
     if (Option.isSome(connection)) return Option.some(Deferred.await(connection.value.gone))
     return existed || Option.isSome(record) ? Option.some(Effect.void) : Option.none()
   }))
+
+/** Ends what is here of a session, which lives on elsewhere. */
+const endHere = ({ registry: { connections }, pool }: State, key: Key, reason: string) =>
+  Effect.uninterruptible(Effect.gen(function*() {
+    const connection = connections.get(key)
+    if (connection?.record !== undefined) connection.record.over = true
+    yield* SessionPool.invalidate(pool, key)
+    if (connection !== undefined) yield* connection.end(reason)
+  }))
+
+const vacate = ({ registry: { connections }, pool }: State, id: string) =>
+  Effect.gen(function*() {
+    const keys = (yield* SessionPool.keys(pool)).filter((key) => Registry.idOf(key) === id)
+    yield* Effect.forEach(keys, (key) => SessionPool.invalidate(pool, key), { discard: true })
+    const left = [...connections].filter(([key]) => Registry.idOf(key) === id).map(([, connection]) => connection)
+    yield* Effect.forEach(left, (connection) => connection.end("the session moves to another replica"), {
+      discard: true
+    })
+    yield* Effect.forEach(left, ({ gone }) => Deferred.await(gone), { discard: true })
+  })
 
 const endNumber = Effect.fnUntraced(function*(state: State, number: number) {
   const entries = yield* SessionPool.entries(state.pool)
@@ -329,20 +344,10 @@ const reload = Effect.fnUntraced(function*(state: State, backends: Backends) {
   for (const old of replaced) yield* Effect.forkIn(Scope.close(old.scope, Exit.void), scope)
   const gone = new Set([...removed, ...changed])
   const live = [...(yield* SessionPool.keys(state.pool)), ...connections.keys()]
-  const keys = new Set([...live, ...(yield* Cache.keys(sleepers)), ...opening.keys()])
+  const keys = new Set([...live, ...(yield* sleepers.keys), ...opening.keys()])
   const affected = [...keys].filter((key) => gone.has(SessionKey.backend(key)))
   yield* Effect.forEach(affected, (key) => endKey(state, key, "the configuration of the back end has changed"), {
     discard: true
   })
   return { added, changed, removed }
 })
-
-const asleep = ({ sleepers }: Registry.Registry) =>
-  Effect.gen(function*() {
-    const counts = new Map<string, number>()
-    for (const key of yield* Cache.keys(sleepers)) {
-      const name = SessionKey.backend(key)
-      counts.set(name, (counts.get(name) ?? 0) + 1)
-    }
-    return counts
-  })

@@ -219,7 +219,21 @@ export const gatewaySettings = {
   heartbeat: duration("15 seconds", "How often a silent stream gets a comment, so that nothing in between cuts it"),
   stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
   cleanupInterval: duration("10 seconds", "How often idle sessions are looked for"),
-  drainTimeout: duration("10 seconds", "How long running requests may still take when the gateway stops", "zero")
+  drainTimeout: duration("10 seconds", "How long running requests may still take when the gateway stops", "zero"),
+  cluster: flag(
+    "Be one of several replicas that share their sessions; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"
+  ),
+  replicaAddress: text("", "Where the other replicas reach this one, as host:port; only they should"),
+  replicaListen: text("", "Where it listens for them, as host:port; by default at --replica-address"),
+  shardLockExpiration: duration(
+    "35 seconds",
+    "A replica that says nothing for so long is given up, and other replicas take over what can move"
+  ),
+  leaveDelay: duration(
+    "3 seconds",
+    "How long a stopping replica is not ready, but serves, so that balancers notice",
+    "zero"
+  )
 }
 
 type Values<T> = { readonly [K in keyof T]: T[K] extends Setting<infer A, unknown> ? A : never }

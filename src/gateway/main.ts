@@ -20,6 +20,7 @@ import {
   Option,
   Path,
   Queue,
+  Redacted,
   Result,
   Schema
 } from "effect"
@@ -178,8 +179,43 @@ const load = Effect.fnUntraced(function*(input: Input) {
       }). Both must be PEM, and belong together.`
     })
   }
-  return { config: { backends: loaded.backends, settings }, tls }
+  return { config: { backends: loaded.backends, settings }, tls, cluster: yield* clusterOptions(settings) }
 })
+
+/** What one of several replicas needs to know, if this is to be one. */
+const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySettings) {
+  const { cluster, drainTimeout, leaveDelay, replicaAddress, replicaListen, shardLockExpiration, stateKey } = settings
+  if (!cluster) return undefined
+  const databaseUrl = process.env["DATABASE_URL"] ?? ""
+  const missing = [
+    ...databaseUrl === "" ? ["DATABASE_URL, as postgresql://user:password@host:5432/database"] : [],
+    ...stateKey === "" ? [`${Settings.variableName("stateKey")}, a secret that all replicas share`] : [],
+    ...replicaAddress === "" ? ["--replica-address HOST:PORT, where the other replicas reach this one"] : []
+  ]
+  if (missing.length > 0) {
+    return yield* new UsageError({ message: `--cluster needs more:\n${missing.map((each) => `  ${each}`).join("\n")}` })
+  }
+  const address = yield* replicaAt("replicaAddress", replicaAddress)
+  const listen = replicaListen === "" ? address : yield* replicaAt("replicaListen", replicaListen)
+  return {
+    databaseUrl: Redacted.make(databaseUrl),
+    address,
+    listen,
+    stateKey,
+    shardLockExpiration,
+    leaveDelay,
+    drainTimeout
+  }
+})
+
+const replicaAt = (name: string, text: string) => {
+  const [, host = "", port = ""] = /^\[?([^[\]]+)\]?:(\d{1,5})$/.exec(text) ?? []
+  return host !== "" && Number(port) > 0 && Number(port) < 65536
+    ? Effect.succeed({ host, port: Number(port) })
+    : new UsageError({
+      message: `--${Settings.flagName(name)} must be host:port, such as 10.0.0.7:8421; it is "${text}".`
+    })
+}
 
 // -----------------------------------------------------------------------------
 // Serving
@@ -302,7 +338,7 @@ const cannotListen = ({ host, port }: Settings.GatewaySettings, cause: unknown):
 }
 
 const run = Effect.fnUntraced(function*(input: Input) {
-  const { config, tls } = yield* load(input)
+  const { cluster, config, tls } = yield* load(input)
   const { backends, settings } = config
   const names = [...backends.keys()]
   const missing = missingPrograms(backends)
@@ -312,7 +348,11 @@ const run = Effect.fnUntraced(function*(input: Input) {
     return yield* new UsageError({ message: `There is no program "${input.command[0]}". ${howToFind}` })
   }
   if (input.check) return yield* Console.log(`The configuration is valid. Back ends: ${names.join(", ")}`)
-  const gateway = Gateway.layerConfig(config, process.env)
+  const alone = Gateway.layerConfig(config, process.env)
+  // Loaded where it is wanted only: a gateway that is alone has no database.
+  const gateway = cluster === undefined
+    ? alone
+    : Layer.provide(alone, (yield* Effect.promise(() => import("./cluster/Cluster.ts"))).layer(cluster))
   const app = Layer.provideMerge(
     HttpRouter.serve(gateway, { disableLogger: true, disableListenLog: true }),
     serverLayer(settings, tls)
@@ -330,7 +370,17 @@ const run = Effect.fnUntraced(function*(input: Input) {
     yield* Effect.forkScoped(reloads(input, settings, running))
     return yield* Effect.onInterrupt(Effect.never, () => running.drain)
   })).pipe(
-    Effect.catchTag("ServeError", (error) => cannotListen(settings, error.cause)),
+    Effect.catchTags({
+      ServeError: (error) => cannotListen(settings, error.cause),
+      SqlError: (error) =>
+        new UsageError({
+          message: `The database cannot be reached (${String(error.cause)}). Is DATABASE_URL right, and does it run?`
+        }),
+      SocketServerError: (error) =>
+        new UsageError({
+          message: `Cannot listen for the other replicas (${String(error.reason)}). Is the port taken?`
+        })
+    }),
     Effect.provide(telemetry)
   )
 })

@@ -1,0 +1,69 @@
+/**
+ * What replicas ask of each other. Messages are volatile: the engine stores none and replays none.
+ *
+ * An address is the name of a replica, or the id of what can move.
+ */
+import { Schema } from "effect"
+import { ClusterSchema, Entity } from "effect/cluster"
+import { Rpc } from "effect/rpc"
+import * as ReplicaName from "./ReplicaName.ts"
+
+/** Whatever was addressed is about to move, or has moved: ask again. */
+export class Moved extends Schema.TaggedError<Moved>()("Moved", {}) {}
+
+/** The asker does not know the replicas' common secret. */
+export class NotOneOfUs extends Schema.TaggedError<NotOneOfUs>()("NotOneOfUs", {}) {
+  override get message(): string {
+    return "The other replica has another GATEWAY_STATE_KEY; give all replicas the same"
+  }
+}
+
+/** The first of a response: its status and header, and its body if that is there already. */
+export const Head = Schema.TaggedStruct("Head", {
+  status: Schema.Int,
+  headers: Schema.Record(Schema.String, Schema.String),
+  /** The whole body; else it follows in chunks. */
+  body: Schema.optionalKey(Schema.Uint8Array)
+})
+
+export const Chunk = Schema.TaggedStruct("Chunk", { bytes: Schema.Uint8Array })
+
+/** The answer is long in coming, and will come. */
+export const Working = Schema.TaggedStruct("Working", {})
+
+export const Piece = Schema.Union([Head, Chunk, Working])
+export type Piece = typeof Piece.Type
+
+const CarryOut = Rpc.make("CarryOut", {
+  payload: {
+    pass: Schema.String,
+    method: Schema.String,
+    backend: Schema.String,
+    principal: Schema.String,
+    known: Schema.Boolean,
+    headers: Schema.Record(Schema.String, Schema.String),
+    body: Schema.String,
+    opens: Schema.optionalKey(Schema.UndefinedOr(Schema.String))
+  },
+  success: Piece,
+  error: Schema.Union([Moved, NotOneOfUs]),
+  stream: true
+})
+
+/** The sessions of a replica, as JSON. */
+const Sessions = Rpc.make("Sessions", {
+  payload: { pass: Schema.String },
+  success: Schema.String,
+  error: NotOneOfUs
+})
+
+const EndNumber = Rpc.make("EndNumber", {
+  payload: { pass: Schema.String, number: Schema.Int },
+  success: Schema.Boolean,
+  error: NotOneOfUs
+})
+
+export const Gateway = Entity.make("Gateway", [CarryOut, Sessions, EndNumber]).annotate(
+  ClusterSchema.ShardGroup,
+  ReplicaName.groupOf
+)
