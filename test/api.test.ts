@@ -19,7 +19,7 @@ import {
 } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionKey, SessionPool } from "../src/index.ts"
-import * as Backend from "./kit/backend.ts"
+import * as Backend from "./kit/pool/backend.ts"
 
 type Pool = SessionPool.SessionPool<string, Backend.Connection>
 

@@ -3,8 +3,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Option, Schema, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
-import type { Entry } from "./kit/briefModel.ts"
-import { BriefModel, groupOf } from "./kit/briefModel.ts"
+import type { Entry } from "./kit/model/briefModel.ts"
+import { BriefModel, groupOf } from "./kit/model/briefModel.ts"
 
 const times: Readonly<Record<string, number>> = { a1: 10_000, a2: 0, b1: 10_000, b2: Infinity }
 const options = {

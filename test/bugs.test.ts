@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Option, Scheduler, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
-import * as Backend from "./kit/backend.ts"
+import * as Backend from "./kit/pool/backend.ts"
 
 /** While it is late, fibers that begin wait for a hundred turns before their first step. */
 class LateFibers extends Scheduler.MixedScheduler {

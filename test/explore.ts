@@ -3,9 +3,9 @@
  * `npm run explore -- --seed 7`; one schedule of a scenario: `-- --scenario "one place, two keys" --deviations 4:1,30:4`. Ends with 1 at the first promise that is broken, with the smallest run that breaks it.
  */
 import { parseArgs } from "node:util"
-import { minimise, report, runSeed } from "./kit/explorer.ts"
-import { scenarios } from "./kit/scenarios.ts"
-import { Replay, systematically } from "./kit/schedule.ts"
+import { minimise, report, runSeed } from "./kit/explorer/explorer.ts"
+import { scenarios } from "./kit/explorer/scenarios.ts"
+import { Replay, systematically } from "./kit/explorer/schedule.ts"
 
 const { values } = parseArgs({
   options: {

@@ -1,13 +1,13 @@
 /**
  * Schedules of the whole pool: every one that is away from the undisturbed schedule at one point, in small scenarios, and
- * 30,000 random ones of eight fibers. After each step, and at the end, the nine invariants are checked (`kit/watch.ts`): all
+ * 30,000 random ones of eight fibers. After each step, and at the end, the nine invariants are checked (`kit/explorer/watch.ts`): all
  * in the even seeds, in which nothing is late but by the plan; in the odd ones and in the scenarios time may pass while
  * tasks wait, so that what must happen in time cannot be judged. `npm run explore` goes further.
  */
 import { afterAll, assert, describe, it } from "@effect/vitest"
-import * as Explorer from "./kit/explorer.ts"
-import { scenarios } from "./kit/scenarios.ts"
-import { shrink, systematically } from "./kit/schedule.ts"
+import * as Explorer from "./kit/explorer/explorer.ts"
+import { scenarios } from "./kit/explorer/scenarios.ts"
+import { shrink, systematically } from "./kit/explorer/schedule.ts"
 
 describe("every schedule with one deviation keeps all promises", () => {
   const covered: Array<number> = []

@@ -4,9 +4,9 @@
  * runs out of file descriptors, one is drained and one killed under load. Ends with 1 at the first broken promise.
  */
 import { parseArgs } from "node:util"
-import * as FaultKinds from "./kit/faultKinds.ts"
-import type { Attacked, Tally } from "./kit/faults.ts"
-import * as Faults from "./kit/faults.ts"
+import type { Attacked, Tally } from "./kit/faults/faults.ts"
+import * as Faults from "./kit/faults/faults.ts"
+import * as FaultKinds from "./kit/faults/kinds.ts"
 import * as Random from "./kit/random.ts"
 
 const { values } = parseArgs({

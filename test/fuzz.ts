@@ -4,7 +4,7 @@
  * its number: `npm run fuzz -- --seed 1 --case 4711` sends that one alone (`--config-case` reads that configuration alone).
  */
 import { parseArgs } from "node:util"
-import * as Fuzz from "./kit/fuzz.ts"
+import * as Fuzz from "./kit/fuzz/fuzz.ts"
 
 const text = (value: number) => ({ type: "string", default: String(value) }) as const
 const { values } = parseArgs({

@@ -7,8 +7,8 @@ import { afterAll, assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Layer, Scheduler, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
-import * as Backend from "./kit/backend.ts"
-import * as Handover from "./kit/handover.ts"
+import * as Backend from "./kit/pool/backend.ts"
+import * as Handover from "./kit/pool/handover.ts"
 
 type Pool = SessionPool.SessionPool<string, Backend.Connection>
 

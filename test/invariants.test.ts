@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Exit, Fiber, Option, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
-import * as Backend from "./kit/backend.ts"
+import * as Backend from "./kit/pool/backend.ts"
 
 describe("1. atomic touch", () => {
   it.effect("a hundred concurrent gets of one key count a hundred requests on one session", () =>

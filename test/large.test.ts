@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
-import * as Backend from "./kit/backend.ts"
+import * as Backend from "./kit/pool/backend.ts"
 
 type Pool = SessionPool.SessionPool<string, Backend.Connection>
 

@@ -5,7 +5,7 @@
  */
 import { readFileSync } from "node:fs"
 import { parseArgs } from "node:util"
-import * as Kit from "./kit/gateway.ts"
+import * as Kit from "./kit/gateway/gateway.ts"
 
 const { values } = parseArgs({
   options: {

@@ -1,6 +1,6 @@
 /** Random sequences of commands, with time passing, on the pool and on a model of it. `npm run model` runs many more. */
 import { describe, it } from "@effect/vitest"
-import { compare, Sequence } from "./kit/comparison.ts"
+import { compare, Sequence } from "./kit/model/comparison.ts"
 
 /** A configuration to start from, for sequences that are seldom drawn. */
 const plain = {

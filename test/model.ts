@@ -4,7 +4,7 @@
  */
 import { Arbitrary, Effect } from "effect"
 import { parseArgs } from "node:util"
-import { compare, Sequence } from "./kit/comparison.ts"
+import { compare, Sequence } from "./kit/model/comparison.ts"
 
 const { values } = parseArgs({
   options: { runs: { type: "string", default: "20000" }, seed: { type: "string", default: String(Date.now() % 1e6) } }

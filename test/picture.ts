@@ -1,6 +1,6 @@
 /** Takes the README's picture of the page, with some sessions at work: `npm run picture`. */
 import { chromium } from "playwright-core"
-import * as Kit from "./kit/gateway.ts"
+import * as Kit from "./kit/gateway/gateway.ts"
 
 const executablePath = process.env["CHROMIUM_PATH"] ?? "/usr/bin/chromium"
 const gateway = await Kit.start({ backends: { files: Kit.counter(), search: Kit.counter(), browser: Kit.counter() } })

@@ -6,8 +6,8 @@ import type * as Leasing from "../src/internal/leasing.ts"
 import type * as Shell from "../src/internal/pool.ts"
 import type * as Sweeping from "../src/internal/sweeping.ts"
 import type * as Transitions from "../src/internal/transitions.ts"
-import * as Explorer from "./kit/explorer.ts"
-import { variants } from "./kit/variants.ts"
+import * as Explorer from "./kit/explorer/explorer.ts"
+import { variants } from "./kit/explorer/variants.ts"
 
 /** What stands in for the functions of each module at the moment, and the modules with a way around every function. */
 const { detour, replaced } = vi.hoisted(() => {

@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Logger, Random, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
-import * as Workload from "./kit/workload.ts"
+import * as Workload from "./kit/pool/workload.ts"
 
 const seeds = [1, 2]
 const rounds = 3

@@ -1,7 +1,7 @@
 /** What is measured of a gateway: each case drives a fresh one and gives its figures. */
 import { spawn } from "node:child_process"
 import { createInterface } from "node:readline"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 import type { Backend, Subject } from "./gateways.ts"
 import * as Gateways from "./gateways.ts"
 import type { Session } from "./mcpCaller.ts"

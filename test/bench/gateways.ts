@@ -3,7 +3,7 @@ import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
 import { readdirSync, readFileSync } from "node:fs"
 import { connect, createServer } from "node:net"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 /** The command of an MCP server on stdio. */
 export interface Backend {

@@ -1,7 +1,7 @@
 /** A client of MCP on Streamable HTTP that costs as little as it can, so that what is measured is the gateway. */
 import type { IncomingHttpHeaders } from "node:http"
 import { Agent, request } from "node:http"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 export interface Reply {
   readonly status: number

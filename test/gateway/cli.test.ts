@@ -5,7 +5,7 @@ import type { Socket } from "node:net"
 import { connect, createServer } from "node:net"
 import { assert, describe, it } from "vitest"
 import * as Settings from "../../src/gateway/Settings.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 const artifacts = new URL("../artifacts/", import.meta.url).pathname
 const [, fixture = ""] = [Kit.counter().command, ...Kit.counter().args]

@@ -4,7 +4,7 @@ import { createServer } from "node:http"
 import { connect } from "node:net"
 import { afterEach, assert, beforeEach, describe, it } from "vitest"
 import * as EarlyRequests from "../../src/gateway/EarlyRequests.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("a request that comes too early", () => {
   let server: Server

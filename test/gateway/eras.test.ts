@@ -10,8 +10,8 @@ import * as Types from "@modelcontextprotocol/sdk/types.js"
 import * as Callers from "../../src/gateway/Callers.ts"
 import * as Modern from "../../src/gateway/Modern.ts"
 import * as PeerOwner from "../../src/gateway/PeerOwner.ts"
-import * as Kit from "../kit/gateway.ts"
-import { callTool, everything as capabilities, request, send, textOf } from "../kit/modern.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+import { callTool, everything as capabilities, request, send, textOf } from "../kit/gateway/modern.ts"
 
 const script = (path: string, ...args: ReadonlyArray<string>) => ({
   command: process.execPath,

@@ -1,7 +1,7 @@
 /** Servers of revision 2026-07-28 behind the gateway: what clients of both eras get of them, at the same time. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import * as Eras from "../kit/eras.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Eras from "../kit/gateway/eras.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 type Client =
   | Eras.Connected<Awaited<ReturnType<typeof Eras.modern>>["client"]>

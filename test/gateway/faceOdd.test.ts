@@ -1,7 +1,7 @@
 /** A legacy session in front of a modern server, where one of the two does what it should not, or seldom does. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import * as Eras from "../kit/eras.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Eras from "../kit/gateway/eras.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 let gateway: Kit.Running
 let odd = ""

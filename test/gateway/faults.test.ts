@@ -1,8 +1,8 @@
 /** The gateway under fault injection, each fault once: `npm run faults` does them again and again, by a seed. */
 import { afterAll, assert, beforeAll, describe, it, vi } from "vitest"
-import * as FaultKinds from "../kit/faultKinds.ts"
-import type { Attacked } from "../kit/faults.ts"
-import * as Faults from "../kit/faults.ts"
+import type { Attacked } from "../kit/faults/faults.ts"
+import * as Faults from "../kit/faults/faults.ts"
+import * as FaultKinds from "../kit/faults/kinds.ts"
 import * as Random from "../kit/random.ts"
 
 const random = Random.make(1)

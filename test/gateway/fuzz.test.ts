@@ -1,9 +1,9 @@
 /** Bad input in short: `npm run fuzz` is the long form. */
 import { assert, describe, it, vi } from "vitest"
-import * as Fuzz from "../kit/fuzz.ts"
-import * as Bodies from "../kit/fuzzBodies.ts"
-import * as FuzzConfig from "../kit/fuzzConfig.ts"
-import * as FuzzHttp from "../kit/fuzzHttp.ts"
+import * as Bodies from "../kit/fuzz/bodies.ts"
+import * as FuzzConfig from "../kit/fuzz/config.ts"
+import * as Fuzz from "../kit/fuzz/fuzz.ts"
+import * as FuzzHttp from "../kit/fuzz/http.ts"
 
 const seed = 1
 

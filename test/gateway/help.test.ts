@@ -5,7 +5,7 @@ import { assert, describe, it } from "vitest"
 import * as CommandOutput from "../../src/gateway/CommandOutput.ts"
 import * as Programs from "../../src/gateway/Programs.ts"
 import * as Settings from "../../src/gateway/Settings.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 /** For a test that starts the command many times, on a busy machine. */
 const slow = 120_000

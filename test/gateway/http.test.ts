@@ -2,8 +2,8 @@
 import { request } from "node:http"
 import { connect } from "node:net"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
-import * as Kit from "../kit/gateway.ts"
-import * as Raw from "../kit/rawHttp.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+import * as Raw from "../kit/gateway/rawHttp.ts"
 
 describe("over HTTP", () => {
   let gateway: Kit.Running

@@ -1,7 +1,7 @@
 /** A server of earlier revisions on Streamable HTTP as lines: what is sent for each, and what comes of the responses. */
 import { assert, describe, it } from "@effect/vitest"
-import * as Kit from "../kit/gateway.ts"
-import { event, json, Scripted, stream } from "../kit/scripted.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+import { event, json, Scripted, stream } from "../kit/gateway/scripted.ts"
 
 const scripted = new Scripted()
 

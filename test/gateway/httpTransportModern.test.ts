@@ -2,8 +2,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred } from "effect"
 import * as Modern from "../../src/gateway/Modern.ts"
-import * as Kit from "../kit/gateway.ts"
-import { event, json, Scripted, stream } from "../kit/scripted.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+import { event, json, Scripted, stream } from "../kit/gateway/scripted.ts"
 
 const scripted = new Scripted()
 

@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import * as JsonText from "../../src/gateway/JsonText.ts"
-import * as Bodies from "../kit/fuzzBodies.ts"
+import * as Bodies from "../kit/fuzz/bodies.ts"
 import * as Random from "../kit/random.ts"
 
 describe("JSON text", () => {

@@ -1,7 +1,7 @@
 /** Modern clients in front of a legacy HTTP server, beside legacy ones. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import * as Eras from "../kit/eras.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Eras from "../kit/gateway/eras.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 let upstream: Eras.HttpServer
 let gateway: Kit.Running

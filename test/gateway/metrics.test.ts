@@ -2,9 +2,9 @@
 import { Yaml } from "effect/encoding"
 import { readFileSync } from "node:fs"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+import { callTool, everything } from "../kit/gateway/modern.ts"
 import * as Metrics from "../kit/metrics.ts"
-import { callTool, everything } from "../kit/modern.ts"
 
 const asset = (name: string) => readFileSync(new URL(`../../src/gateway/assets/${name}`, import.meta.url), "utf8")
 const asking = { command: "sh", args: [new URL("../fixtures/asking.sh", import.meta.url).pathname] }

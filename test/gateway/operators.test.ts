@@ -6,7 +6,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, describe, it } from "vitest"
 import * as Gateway from "../../src/gateway/Gateway.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 const directory = mkdtempSync(join(tmpdir(), "gateway-"))
 afterAll(() => rmSync(directory, { recursive: true }))

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync } from "node:fs"
 import type { Browser, BrowserContextOptions, Page } from "playwright-core"
 import { chromium } from "playwright-core"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 const artifacts = new URL("../artifacts/", import.meta.url).pathname
 const executablePath = process.env["CHROMIUM_PATH"] ?? "/usr/bin/chromium"

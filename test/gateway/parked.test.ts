@@ -1,8 +1,8 @@
 /** Calls whose server asks for input: parked until their client comes back, and whatever a client may come back with. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { createServer } from "node:net"
-import * as Kit from "../kit/gateway.ts"
-import { answers, callTool, everything, request, textOf } from "../kit/modern.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+import { answers, callTool, everything, request, textOf } from "../kit/gateway/modern.ts"
 
 const asking = (...args: ReadonlyArray<string>) => ({
   command: process.execPath,

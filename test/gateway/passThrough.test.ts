@@ -3,8 +3,8 @@ import { afterAll, assert, beforeAll, beforeEach, describe, it } from "@effect/v
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import { createServer } from "node:http"
 import * as Modern from "../../src/gateway/Modern.ts"
-import * as Eras from "../kit/eras.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Eras from "../kit/gateway/eras.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 interface Seen {
   readonly headers: Record<string, unknown>

@@ -7,7 +7,7 @@ import { connect, createServer } from "node:net"
 import type { Socket } from "node:net"
 import * as EventStreamBody from "../../src/gateway/EventStreamBody.ts"
 import * as PeerWatch from "../../src/gateway/PeerWatch.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("the watch for peers", () => {
   it("finds real connections in the kernel's table, and takes none for vanished that lives, reads or not", async () => {

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
 import * as Cooldown from "../../src/gateway/Cooldown.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 const temporary = () => mkdtempSync(join(tmpdir(), "gateway-"))
 const overview = async (gateway: Kit.Running) => (await fetch(`${gateway.origin}/sessions`)).json()

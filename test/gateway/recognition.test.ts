@@ -1,7 +1,7 @@
 /** How it is found out which revisions a stdio server speaks, and who is served in which way. */
 import { afterEach, assert, describe, it } from "@effect/vitest"
-import * as Eras from "../kit/eras.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Eras from "../kit/gateway/eras.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 let gateway: Kit.Running
 let url = ""

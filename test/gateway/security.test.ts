@@ -8,7 +8,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Masking from "../../src/gateway/Masking.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 const key = (value: string) => ({ authorization: `Bearer ${value}` })
 const [ours, theirs, operators] = ["our-key-0123456789", "their-key-0123456789", "operators-key-0123456789"]

@@ -7,7 +7,7 @@ import * as GatewayMetrics from "../../src/gateway/GatewayMetrics.ts"
 import * as JsonRpc from "../../src/gateway/JsonRpc.ts"
 import * as StdioProcess from "../../src/gateway/StdioProcess.ts"
 import type { Receiver, Transport } from "../../src/gateway/Transport.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("one process", () => {
   let scope: Scope.Closeable

@@ -4,7 +4,7 @@ import { Effect, Schema } from "effect"
 import { connect } from "node:net"
 import type { Reader } from "../../src/gateway/EventStreams.ts"
 import { EventStreams } from "../../src/gateway/EventStreams.ts"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("requests with streams", () => {
   let gateway: Kit.Running

@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, HashMap } from "effect"
 import * as Transitions from "../../src/internal/transitions.ts"
-import { Run, session } from "../kit/steps.ts"
+import { Run, session } from "../kit/pool/steps.ts"
 
 const launched = (run: Run) => run.actions.flatMap((action) => action._tag === "Launch" ? [action.launch.key] : [])
 

@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { HashMap, Option } from "effect"
 import * as Candidates from "../../src/internal/candidates.ts"
 import { exactEvictionLimit } from "../../src/internal/draft.ts"
-import { Run, session } from "../kit/steps.ts"
+import { Run, session } from "../kit/pool/steps.ts"
 
 const evicted = (run: Run) =>
   run.actions.flatMap((action) => action._tag === "Retire" ? [[action.session.key, action.reason]] : [])

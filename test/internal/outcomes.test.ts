@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, Hash, Option } from "effect"
 import { Live } from "../../src/internal/state.ts"
 import * as Transitions from "../../src/internal/transitions.ts"
-import { launch, Run, validation, withoutActions } from "../kit/steps.ts"
+import { launch, Run, validation, withoutActions } from "../kit/pool/steps.ts"
 
 const reasons = (run: Run) => run.actions.flatMap((action) => action._tag === "Retire" ? [action.reason] : [])
 

@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, HashMap } from "effect"
 import * as Queue from "../../src/internal/queue.ts"
 import * as Transitions from "../../src/internal/transitions.ts"
-import { launch, Run, session, validation } from "../kit/steps.ts"
+import { launch, Run, session, validation } from "../kit/pool/steps.ts"
 
 describe("acquire", () => {
   it("launches what is absent, joins what launches, leases what is live", () => {

@@ -1,7 +1,7 @@
 /** Anything may happen to a pool in any order: its counts stay true, and everyone gets back what they hold. */
 import { describe, it } from "@effect/vitest"
 import type { Limits } from "../../src/internal/transitions.ts"
-import { Walk } from "../kit/walk.ts"
+import { Walk } from "../kit/pool/walk.ts"
 
 const limits: Record<string, Partial<Limits>> = {
   "without limits": {},

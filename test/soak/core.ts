@@ -10,7 +10,7 @@ import { parseArgs } from "node:util"
 import { queryObjects } from "node:v8"
 import { SessionPool } from "../../src/index.ts"
 import * as Line from "../kit/line.ts"
-import * as Workload from "../kit/workload.ts"
+import * as Workload from "../kit/pool/workload.ts"
 
 const { values } = parseArgs({
   options: { minutes: { type: "string", default: "10" }, seed: { type: "string", default: String(Date.now() % 1e6) } }

@@ -6,7 +6,7 @@
 import { readdirSync, readFileSync } from "node:fs"
 import { request } from "node:http"
 import { parseArgs } from "node:util"
-import * as Kit from "../kit/gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
 import * as Line from "../kit/line.ts"
 import * as Random from "../kit/random.ts"
 

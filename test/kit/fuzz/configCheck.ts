@@ -1,11 +1,11 @@
 /** Reads the configuration of a case as the gateway does, and says whether that is as it must be. */
 import { Duration, Effect } from "effect"
-import * as Backends from "../../src/gateway/Backends.ts"
-import * as Config from "../../src/gateway/Config.ts"
-import * as Gateway from "../../src/gateway/Gateway.ts"
-import * as Settings from "../../src/gateway/Settings.ts"
-import type { ConfigCase } from "./fuzzConfig.ts"
-import { secret } from "./fuzzConfig.ts"
+import * as Backends from "../../../src/gateway/Backends.ts"
+import * as Config from "../../../src/gateway/Config.ts"
+import * as Gateway from "../../../src/gateway/Gateway.ts"
+import * as Settings from "../../../src/gateway/Settings.ts"
+import type { ConfigCase } from "./config.ts"
+import { secret } from "./config.ts"
 
 /** What a fault may say is allowed, or what to do. */
 const allowed =

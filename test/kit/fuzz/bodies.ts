@@ -1,5 +1,5 @@
 /** Bodies for the fuzz of the HTTP side, and what each means by JSON-RPC 2.0 and MCP: written apart from `src`. */
-import type { Random } from "./random.ts"
+import type { Random } from "../random.ts"
 
 /** What a body is, as the specification reads it. */
 export type Meaning =

@@ -4,14 +4,14 @@
  */
 import { Clock, Effect, Hash, HashMap, Option, Ref } from "effect"
 import type { Scope } from "effect"
-import type * as Draft from "../../src/internal/draft.ts"
-import type * as Leasing from "../../src/internal/leasing.ts"
-import type * as Shell from "../../src/internal/pool.ts"
-import * as Queue from "../../src/internal/queue.ts"
-import type { Inventory, Session, Slot } from "../../src/internal/state.ts"
-import { Launching, Live, State, Waiting } from "../../src/internal/state.ts"
-import type * as Sweeping from "../../src/internal/sweeping.ts"
-import type * as Transitions from "../../src/internal/transitions.ts"
+import type * as Draft from "../../../src/internal/draft.ts"
+import type * as Leasing from "../../../src/internal/leasing.ts"
+import type * as Shell from "../../../src/internal/pool.ts"
+import * as Queue from "../../../src/internal/queue.ts"
+import type { Inventory, Session, Slot } from "../../../src/internal/state.ts"
+import { Launching, Live, State, Waiting } from "../../../src/internal/state.ts"
+import type * as Sweeping from "../../../src/internal/sweeping.ts"
+import type * as Transitions from "../../../src/internal/transitions.ts"
 
 /** The real modules whose functions can be replaced. */
 export interface Modules {

@@ -3,11 +3,11 @@
  * holds, and what the lookups and the callers see from outside, and compares the two.
  */
 import { HashMap } from "effect"
-import type { SessionPool } from "../../src/index.ts"
-import type { Limits } from "../../src/internal/draft.ts"
-import * as Queue from "../../src/internal/queue.ts"
-import type * as State from "../../src/internal/state.ts"
-import * as Handover from "./handover.ts"
+import type { SessionPool } from "../../../src/index.ts"
+import type { Limits } from "../../../src/internal/draft.ts"
+import * as Queue from "../../../src/internal/queue.ts"
+import type * as State from "../../../src/internal/state.ts"
+import * as Handover from "../pool/handover.ts"
 import type { Left } from "./schedule.ts"
 
 /** A connection as a lookup, or a caller of `set`, opens it. */

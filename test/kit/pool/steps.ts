@@ -4,10 +4,10 @@
  */
 import { assert } from "@effect/vitest"
 import { Deferred, Hash, HashMap, Option, Scope } from "effect"
-import * as Queue from "../../src/internal/queue.ts"
-import type { Action, Launch, Places, Session, Slot, State, Validation } from "../../src/internal/state.ts"
-import { Live, make } from "../../src/internal/state.ts"
-import * as Transitions from "../../src/internal/transitions.ts"
+import * as Queue from "../../../src/internal/queue.ts"
+import type { Action, Launch, Places, Session, Slot, State, Validation } from "../../../src/internal/state.ts"
+import { Live, make } from "../../../src/internal/state.ts"
+import * as Transitions from "../../../src/internal/transitions.ts"
 
 export type S = State<string, string, string>
 

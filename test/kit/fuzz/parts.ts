@@ -1,5 +1,5 @@
 /** What requests of the HTTP fuzz are made of: each part good or bad, and what a bad one leads to. */
-import type { Random } from "./random.ts"
+import type { Random } from "../random.ts"
 
 /** What the body of a response must be. */
 export type BodyRule =

@@ -4,12 +4,12 @@
  * configuration, or exactly these faults, each on one line, with what is allowed, and without a secret.
  */
 import { Duration } from "effect"
-import * as Backends from "../../src/gateway/Backends.ts"
-import type * as Gateway from "../../src/gateway/Gateway.ts"
-import * as Settings from "../../src/gateway/Settings.ts"
-import * as Bodies from "./fuzzBodies.ts"
-import type { Random } from "./random.ts"
-import * as Random_ from "./random.ts"
+import * as Backends from "../../../src/gateway/Backends.ts"
+import type * as Gateway from "../../../src/gateway/Gateway.ts"
+import * as Settings from "../../../src/gateway/Settings.ts"
+import type { Random } from "../random.ts"
+import * as Random_ from "../random.ts"
+import * as Bodies from "./bodies.ts"
 
 /** What a value may be, in the fuzz a secret that no fault may show. */
 export const secret = "s3cr3t-0123456789"

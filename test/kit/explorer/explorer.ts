@@ -2,8 +2,8 @@
  * The random half of the explorer: from a seed to a run, and from a run that breaks a promise to the smallest like it. The
  * systematic half is `scenarios.ts` under `systematically` of `schedule.ts`.
  */
+import * as Random from "../random.ts"
 import * as Plan from "./plan.ts"
-import * as Random from "./random.ts"
 import type { Chooser, Deviation, Verdict } from "./schedule.ts"
 import { randomChooser, Recorder, Replay, shrink, systematically } from "./schedule.ts"
 

@@ -5,8 +5,8 @@
  * At a quiet point no caller is at work; then the pool's counts must be those of the back end.
  */
 import { Cause, Data, Deferred, Effect, Fiber, HashMap, Option, Ref, Stream } from "effect"
-import { SessionPool } from "../../src/index.ts"
-import * as Random from "./random.ts"
+import { SessionPool } from "../../../src/index.ts"
+import * as Random from "../random.ts"
 
 class Refused extends Data.TaggedError("Refused")<{}> {}
 

@@ -21,7 +21,7 @@ import {
 } from "effect"
 import { TestClock } from "effect/testing"
 import { isDeepStrictEqual } from "node:util"
-import { SessionPool } from "../../src/index.ts"
+import { SessionPool } from "../../../src/index.ts"
 import type { Caller, Options } from "./model.ts"
 import { Model } from "./model.ts"
 

@@ -2,13 +2,13 @@
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import * as Answers from "./fuzzAnswers.ts"
-import * as FuzzHttp from "./fuzzHttp.ts"
-import type { Case } from "./fuzzParts.ts"
-import { limits, listedOrigin } from "./fuzzParts.ts"
-import * as Kit from "./gateway.ts"
-import type { RawConnection } from "./rawHttp.ts"
-import * as Raw from "./rawHttp.ts"
+import * as Kit from "../gateway/gateway.ts"
+import type { RawConnection } from "../gateway/rawHttp.ts"
+import * as Raw from "../gateway/rawHttp.ts"
+import * as Answers from "./answers.ts"
+import * as FuzzHttp from "./http.ts"
+import type { Case } from "./parts.ts"
+import { limits, listedOrigin } from "./parts.ts"
 
 const keys = { ours: "our-key-0123456789", theirs: "their-key-0123456789", admin: "admin-key-0123456789" }
 const bearer = (key: string) => ({ authorization: `Bearer ${key}` })

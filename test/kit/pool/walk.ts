@@ -5,9 +5,9 @@
  */
 import { assert } from "@effect/vitest"
 import { Cause, Deferred, Hash, HashMap } from "effect"
-import type { Action, Launch, Reason, Session } from "../../src/internal/state.ts"
-import * as Transitions from "../../src/internal/transitions.ts"
-import * as Random from "./random.ts"
+import type { Action, Launch, Reason, Session } from "../../../src/internal/state.ts"
+import * as Transitions from "../../../src/internal/transitions.ts"
+import * as Random from "../random.ts"
 import { launch, Run, session, validation, withoutActions } from "./steps.ts"
 
 type L = Launch<string, string, string>

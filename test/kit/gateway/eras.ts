@@ -30,7 +30,7 @@ export const portOf = (server: Server): number => {
   return typeof address === "object" && address !== null ? address.port : 0
 }
 
-const fixture = (name: string) => new URL(`../fixtures/${name}`, import.meta.url).pathname
+const fixture = (name: string) => new URL(`../../fixtures/${name}`, import.meta.url).pathname
 
 export const modernStdio = (...args: ReadonlyArray<string>) => ({
   command: process.execPath,

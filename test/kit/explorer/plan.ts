@@ -3,8 +3,8 @@
  * and shrunk. `run` says which promise was broken.
  */
 import { Cause, Effect, Exit, Fiber, Option, Scope, Stream } from "effect"
-import { SessionPool } from "../../src/index.ts"
-import type * as Random from "./random.ts"
+import { SessionPool } from "../../../src/index.ts"
+import type * as Random from "../random.ts"
 import type { Chooser, Verdict } from "./schedule.ts"
 import { Machine } from "./schedule.ts"
 import type { Connection } from "./watch.ts"

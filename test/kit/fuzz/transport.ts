@@ -1,8 +1,8 @@
 /** Cases of the HTTP fuzz below HTTP and beside MCP: what no parser takes, damaged requests, the operators' routes. */
-import * as Bodies from "./fuzzBodies.ts"
-import type { Case, Fault, Outcome } from "./fuzzParts.ts"
-import { extra, hosts, limits, ofHead, origins } from "./fuzzParts.ts"
-import type { Random } from "./random.ts"
+import type { Random } from "../random.ts"
+import * as Bodies from "./bodies.ts"
+import type { Case, Fault, Outcome } from "./parts.ts"
+import { extra, hosts, limits, ofHead, origins } from "./parts.ts"
 
 const good = "Host: localhost\r\nAuthorization: Bearer {key}\r\n"
 const json = `${good}Accept: */*\r\nContent-Type: application/json\r\nMcp-Session-Id: {ours}\r\n`

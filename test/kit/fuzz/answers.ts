@@ -1,6 +1,6 @@
 /** Whether what came back to a case of the HTTP fuzz is one of the outcomes that the case allows. */
-import type { BodyRule, Case, Outcome } from "./fuzzParts.ts"
-import type { RawResponse } from "./rawHttp.ts"
+import type { RawResponse } from "../gateway/rawHttp.ts"
+import type { BodyRule, Case, Outcome } from "./parts.ts"
 
 /** Why it is not; `undefined` if it is. `count`: what the session's process has counted at least. */
 export const breaks = (

@@ -4,8 +4,10 @@
  *
  * Sessions and keys stand in a case as words in braces, because only a running gateway knows them.
  */
-import * as Bodies from "./fuzzBodies.ts"
-import type { Case, Fault, Outcome, Parts } from "./fuzzParts.ts"
+import type { Random } from "../random.ts"
+import * as Random_ from "../random.ts"
+import * as Bodies from "./bodies.ts"
+import type { Case, Fault, Outcome, Parts } from "./parts.ts"
 import {
   accepts,
   authorizations,
@@ -19,10 +21,8 @@ import {
   paths,
   sessions,
   versions
-} from "./fuzzParts.ts"
-import * as Transport from "./fuzzTransport.ts"
-import type { Random } from "./random.ts"
-import * as Random_ from "./random.ts"
+} from "./parts.ts"
+import * as Transport from "./transport.ts"
 
 /** For what costs a process. */
 const rare = 1 / 300

@@ -7,7 +7,7 @@
  * sample (above 4,096 idle sessions), `keepAlive`, leak detection, events, metrics, functions of the user that throw,
  * finalizers that fail and the fields of errors: `options.test.ts` and `api.test.ts` test each.
  */
-import type { SessionPool } from "../../src/index.ts"
+import type { SessionPool } from "../../../src/index.ts"
 
 type Off = "maxWaiting" | "acquireTimeout" | "lookupTimeout" | "closeTimeout" | "drainTimeout" | "failureTimeToLive"
 type Numbers =

@@ -2,10 +2,10 @@
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import * as Command from "./fuzzCommand.ts"
-import * as FuzzConfig from "./fuzzConfig.ts"
-import * as Check from "./fuzzConfigCheck.ts"
-import * as FuzzHttp from "./fuzzHttpRun.ts"
+import * as Command from "./command.ts"
+import * as FuzzConfig from "./config.ts"
+import * as Check from "./configCheck.ts"
+import * as FuzzHttp from "./httpRun.ts"
 
 export interface Report {
   readonly cases: number

@@ -8,7 +8,7 @@
  */
 import { Clock, Context, Duration, Effect, Logger, Metric, References, Scheduler } from "effect"
 import type { Exit, Fiber } from "effect"
-import type * as Random from "./random.ts"
+import type * as Random from "../random.ts"
 
 /** The option taken at a choice point, where that is not option 0. */
 export interface Deviation {

@@ -1,11 +1,11 @@
 /** Gives cases of the configuration's fuzz to the real command, with `--check`: it must say what reading them said. */
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import * as Config from "../../src/gateway/Config.ts"
-import * as Settings from "../../src/gateway/Settings.ts"
-import type { ConfigCase } from "./fuzzConfig.ts"
-import { secret } from "./fuzzConfig.ts"
-import * as Kit from "./gateway.ts"
+import * as Config from "../../../src/gateway/Config.ts"
+import * as Settings from "../../../src/gateway/Settings.ts"
+import * as Kit from "../gateway/gateway.ts"
+import type { ConfigCase } from "./config.ts"
+import { secret } from "./config.ts"
 
 /** Why the command did not do with a case as it must; `undefined` if it did. */
 export const check = async (test: ConfigCase, directory: string): Promise<string | undefined> => {

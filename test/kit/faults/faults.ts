@@ -5,7 +5,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import * as Kit from "./gateway.ts"
+import * as Kit from "../gateway/gateway.ts"
 
 /** What became of requests. */
 export interface Tally {

@@ -8,11 +8,11 @@ import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
 import { readdirSync, readFileSync } from "node:fs"
 import { createServer } from "node:http"
-import * as Gateway from "../../src/gateway/Gateway.ts"
+import * as Gateway from "../../../src/gateway/Gateway.ts"
 
 export const counter = (...args: ReadonlyArray<string>) => ({
   command: process.execPath,
-  args: [new URL("../fixtures/counter-server.ts", import.meta.url).pathname, ...args]
+  args: [new URL("../../fixtures/counter-server.ts", import.meta.url).pathname, ...args]
 })
 
 export interface Running {
@@ -180,7 +180,7 @@ export const descendants = (pid: number): ReadonlyArray<number> =>
 
 const parent = (pid: number): number => Number(stat(pid)?.[1] ?? 0)
 
-const main = new URL("../../src/gateway/main.ts", import.meta.url).pathname
+const main = new URL("../../../src/gateway/main.ts", import.meta.url).pathname
 
 export interface Run {
   readonly child: ChildProcess

@@ -1,11 +1,11 @@
 /** The faults: each is done to a gateway under load, and leaves it serving the next client. */
 import { once } from "node:events"
 import { connect } from "node:net"
+import * as Kit from "../gateway/gateway.ts"
+import * as Raw from "../gateway/rawHttp.ts"
+import type { Random } from "../random.ts"
 import type { Attacked } from "./faults.ts"
 import * as Faults from "./faults.ts"
-import * as Kit from "./gateway.ts"
-import type { Random } from "./random.ts"
-import * as Raw from "./rawHttp.ts"
 
 export interface Size {
   readonly sessions: number
