@@ -295,6 +295,7 @@ export const config: (
  * await Effect.runPromise(Effect.scoped(program)) // => [1, 1]
  * ```
  *
+ * @function
  * @category combinators
  * @since 0.1.0
  */
@@ -325,6 +326,7 @@ export const get: {
  * await Effect.runPromise(Effect.scoped(program)) // => 3
  * ```
  *
+ * @function
  * @category combinators
  * @since 0.1.0
  */
@@ -367,6 +369,7 @@ export const use: {
  * await Effect.runPromise(Effect.scoped(program)) // => [Option.some("ada"), Option.none()]
  * ```
  *
+ * @function
  * @category combinators
  * @since 0.1.0
  */
@@ -399,6 +402,7 @@ export const touch: {
  * await Effect.runPromise(Effect.scoped(program)) // => Option.none()
  * ```
  *
+ * @function
  * @category combinators
  * @since 0.1.0
  */
@@ -432,6 +436,7 @@ export const getOption: {
  * await Effect.runPromise(Effect.scoped(program)) // => "adopted"
  * ```
  *
+ * @function
  * @category combinators
  * @since 0.1.0
  */
@@ -480,6 +485,7 @@ export const set: {
  * await Effect.runPromise(Effect.scoped(program)) // => [true, false]
  * ```
  *
+ * @function
  * @category combinators
  * @since 0.1.0
  */
@@ -512,6 +518,7 @@ export const invalidate: {
  * await Effect.runPromise(Effect.scoped(program)) // => 2
  * ```
  *
+ * @function
  * @category combinators
  * @since 0.1.0
  */
@@ -550,6 +557,7 @@ export const invalidateAll: {
  * await Effect.runPromise(Effect.scoped(program)) // => 0
  * ```
  *
+ * @function
  * @category combinators
  * @since 0.1.0
  */
@@ -611,6 +619,7 @@ export const sweep = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<number
  * await Effect.runPromise(Effect.scoped(program)) // => Option.some([1, 1])
  * ```
  *
+ * @function
  * @category getters
  * @since 0.1.0
  */

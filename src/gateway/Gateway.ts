@@ -2,6 +2,7 @@
  * The gateway as a layer: MCP clients on Streamable HTTP in front of MCP servers, one process per client session, held by
  * a `SessionPool` under `backend/session`.
  *
+ * @module
  * @since 0.1.0
  */
 // The way of a request, and what is where:
