@@ -1,0 +1,130 @@
+/** A PostgreSQL of one's own, from Debian's package: on a port of this machine, in a directory that goes with it. */
+import { Effect } from "effect"
+import type { Scope } from "effect"
+import type { ChildProcess } from "node:child_process"
+import { spawn } from "node:child_process"
+import { chownSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { stablePort } from "./ports.ts"
+
+export interface Postgres {
+  readonly url: string
+  /** All its files. */
+  readonly directory: string
+  /** The server's process; `undefined` while it is stopped. */
+  readonly pid: () => number | undefined
+  /** Ends it, connections and all, as `pg_ctl stop -m fast` does; nothing when it is stopped. */
+  readonly stop: Effect.Effect<void>
+  /** Starts it on the same port with what it held; nothing when it runs. */
+  readonly start: Effect.Effect<void>
+}
+
+/** One that runs, until the scope closes: then neither process nor file is left. */
+export const make: Effect.Effect<Postgres, never, Scope.Scope> = Effect.gen(function*() {
+  const directory = yield* Effect.acquireRelease(
+    Effect.sync(() => mkdtempSync(join(tmpdir(), "postgres-"))),
+    (directory) => Effect.sync(() => rmSync(directory, { recursive: true, force: true }))
+  )
+  const data = join(directory, "data")
+  const identity = unprivileged()
+  if (identity !== undefined) chownSync(directory, identity.uid, identity.gid)
+  const launch = (program: string, args: ReadonlyArray<string>) => {
+    const child = spawn(join(binaries(), program), args, {
+      cwd: directory,
+      stdio: ["ignore", "pipe", "pipe"],
+      ...identity
+    })
+    running.add(child)
+    let output = ""
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on("data", (chunk) => {
+        output += chunk
+      })
+    }
+    const exit = new Promise<number | null>((resolve) => {
+      child.on("error", (error) => {
+        output += error
+        resolve(null)
+      })
+      child.on("exit", (code) => {
+        running.delete(child)
+        resolve(code)
+      })
+    })
+    return { child, exit, output: () => output }
+  }
+
+  yield* Effect.promise(async () => {
+    // What a power cut would cost is of no interest here, and syncing costs the start a second.
+    const made = launch("initdb", [
+      "-D",
+      data,
+      "-A",
+      "trust",
+      "-U",
+      "postgres",
+      "-E",
+      "UTF8",
+      "--locale=C",
+      "--no-sync"
+    ])
+    if (await made.exit !== 0) throw new Error(`initdb: ${made.output()}`)
+  })
+  const port = yield* Effect.promise(stablePort)
+  let server: ReturnType<typeof launch> | undefined
+  const start = Effect.promise(async () => {
+    if (server !== undefined) return
+    const settings = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"].flatMap((pair) => ["-c", pair])
+    const started = launch("postgres", ["-D", data, "-h", "127.0.0.1", "-p", `${port}`, "-k", directory, ...settings])
+    server = started
+    let exited = false
+    void started.exit.then(() => {
+      exited = true
+    })
+    const until = Date.now() + 30_000
+    while (!started.output().includes("ready to accept connections")) {
+      if (exited || Date.now() > until) throw new Error(`postgres does not start: ${started.output()}`)
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+  })
+  const stop = Effect.promise(async () => {
+    if (server === undefined) return
+    const { child, exit } = server
+    server = undefined
+    child.kill("SIGINT")
+    // Whoever does not let go of a connection delays nothing for long.
+    const timer = setTimeout(() => child.kill("SIGQUIT"), 10_000)
+    await exit
+    clearTimeout(timer)
+  })
+  yield* Effect.acquireRelease(start, () => stop)
+  return {
+    directory,
+    url: `postgresql://postgres@127.0.0.1:${port}/postgres`,
+    pid: () => server?.child.pid,
+    start,
+    stop
+  }
+})
+
+const running = new Set<ChildProcess>()
+process.on("exit", () => {
+  for (const child of running) child.kill("SIGQUIT")
+})
+
+/** Where the programs of the newest version that is installed are. */
+const binaries = (): string => {
+  const root = "/usr/lib/postgresql"
+  const versions = existsSync(root) ? readdirSync(root).toSorted((a, b) => Number(a) - Number(b)) : []
+  const found = versions.map((version) => join(root, version, "bin")).findLast((bin) => existsSync(join(bin, "initdb")))
+  if (found === undefined) throw new Error("PostgreSQL is not installed: apt-get install postgresql")
+  return found
+}
+
+/** PostgreSQL refuses to be root; the package has made a user for it. */
+const unprivileged = (): { readonly uid: number; readonly gid: number } | undefined => {
+  if (process.getuid?.() !== 0) return undefined
+  const [, , uid, gid] = /^postgres:.*$/m.exec(readFileSync("/etc/passwd", "utf8"))?.[0].split(":") ?? []
+  return { uid: Number(uid), gid: Number(gid) }
+}
