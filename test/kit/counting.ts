@@ -1,7 +1,7 @@
 /** Sessions of the counting fixture: what each of their calls must bring, wherever it is carried out, and what may go wrong. */
 import { readFileSync } from "node:fs"
 import * as Balancer from "./balancer.ts"
-import * as Kit from "./gateway.ts"
+import * as Kit from "./gateway/gateway.ts"
 
 /** The back end; with a file, all its processes note there whom they serve. */
 export const backend = (file?: string) => ({
