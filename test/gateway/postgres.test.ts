@@ -3,7 +3,7 @@ import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Redacted, Scope } from "effect"
 import { existsSync } from "node:fs"
-import { alive, eventually } from "../kit/gateway.ts"
+import { alive, eventually } from "../kit/gateway/gateway.ts"
 import * as Postgres from "../kit/postgres.ts"
 
 describe("a PostgreSQL for a test", () => {
