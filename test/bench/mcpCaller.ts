@@ -13,7 +13,8 @@ export interface Reply {
 }
 
 export interface Session {
-  readonly exchange: (body: string) => Promise<Reply>
+  /** Sends a message of the session, to another replica if one is named. */
+  readonly exchange: (body: string, elsewhere?: string) => Promise<Reply>
   readonly end: () => Promise<void>
   /** How long `initialize` took to be answered. */
   readonly startMillis: number
@@ -57,7 +58,7 @@ export const open = async (agent: Agent, url: string): Promise<Session> => {
   }
   await exchange(agent, url, "POST", id, initialized)
   return {
-    exchange: (body) => exchange(agent, url, "POST", id, body),
+    exchange: (body, elsewhere = url) => exchange(agent, elsewhere, "POST", id, body),
     end: async () => void (await exchange(agent, url, "DELETE", id, "")),
     startMillis: opened.millis
   }

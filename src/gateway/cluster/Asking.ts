@@ -13,11 +13,20 @@ import * as Protocol from "./Protocol.ts"
 type Response = HttpServerResponse.HttpServerResponse
 type Pieces<E> = Queue.Dequeue<Protocol.Piece, E | Cause.Done>
 
+/** How often it is looked whether an answer can still come. */
+const checkInterval = "1 second"
+
 const moving = "The session is moving to another replica"
 
 export interface Asking {
-  /** Has whoever has an address carry a request out. What moves is waited for. */
-  readonly ask: (address: string, asked: Asked) => Effect.Effect<Response, Refusal, Scope.Scope>
+  /**
+   * Has whoever has an address carry a request out. What moves is waited for; `check` looks now and then whether it is worth while.
+   */
+  readonly ask: (
+    address: string,
+    asked: Asked,
+    check: Effect.Effect<void, Refusal>
+  ) => Effect.Effect<Response, Refusal, Scope.Scope>
   readonly refuse: (carried: Carried, message: string) => Effect.Effect<never, Refusal>
 }
 
@@ -30,14 +39,18 @@ export const make = Effect.fnUntraced(function*(options: {
   const clock = yield* Clock.Clock
   const patience = Duration.toMillis(options.patience)
 
-  const ask: Asking["ask"] = (address, { carried, stream }) => {
+  const ask: Asking["ask"] = (address, { carried, stream }, check) => {
     const since = clock.currentTimeMillisUnsafe()
+    const isTooLong = () => clock.currentTimeMillisUnsafe() - since >= patience
     const attempt: Effect.Effect<Response, Refusal, Scope.Scope> = Effect.suspend(() => {
       const answered = Effect.gen(function*() {
         const pieces = yield* client(address).CarryOut({ ...carried, pass: options.pass }, { asQueue: true })
-        const first = yield* Effect.timeoutOption(Queue.take(pieces), patience)
-        if (Option.isNone(first)) return yield* refuseCarried(carried, 503, moving)
-        return yield* responseOf(first.value, pieces, { carried, stream })
+        while (true) {
+          const first = yield* Effect.timeoutOption(Queue.take(pieces), checkInterval)
+          if (Option.isSome(first)) return yield* responseOf(first.value, pieces, { carried, stream })
+          yield* check
+          if (isTooLong()) return yield* refuseCarried(carried, 503, moving)
+        }
       })
       return Effect.catchCause(answered, (cause) => {
         if (Cause.hasInterruptsOnly(cause)) return Effect.interrupt
@@ -46,9 +59,9 @@ export const make = Effect.fnUntraced(function*(options: {
           case "Refusal":
             return Effect.fail(error)
           case "Moved":
-            return clock.currentTimeMillisUnsafe() - since < patience
-              ? Effect.andThen(Effect.sleep("100 millis"), attempt)
-              : refuseCarried(carried, 503, moving)
+            return isTooLong()
+              ? refuseCarried(carried, 503, moving)
+              : Effect.andThen(Effect.sleep("100 millis"), attempt)
           case "NotOneOfUs":
             return Effect.andThen(Effect.logError(error.message), refuseCarried(carried, 502, error.message))
           case undefined:

@@ -84,15 +84,15 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     ofReplica: (name) => name === replica || !ReplicaName.isName(name) ? here : { _tag: "Replica", replica: name },
     carryOut: (place, asked, here) => {
       if (place._tag === "Here" || (place._tag === "Replica" && place.replica === replica)) return here
-      if (place._tag === "Shared") return asking.ask(place.id, asked())
-      return Effect.flatMap(membership.isThere(place.replica), (isThere) => {
-        const request = asked()
-        return isThere === true
-          ? asking.ask(place.replica, request)
+      const request = asked()
+      if (place._tag === "Shared") return asking.ask(place.id, request, Effect.void)
+      const check = Effect.flatMap(membership.isThere(place.replica), (isThere) =>
+        isThere === true
+          ? Effect.void
           : isThere === false
           ? unknownSession(Asking.idOf(request.carried))
-          : asking.refuse(request.carried, unknownWhere)
-      })
+          : asking.refuse(request.carried, unknownWhere))
+      return Effect.andThen(check, asking.ask(place.replica, request, check))
     },
     occupy: (id) =>
       Effect.acquireRelease(
