@@ -42,16 +42,21 @@ export const make = Effect.fnUntraced(function*(options: {
   const ask: Asking["ask"] = (address, { carried, stream }, check) => {
     const since = clock.currentTimeMillisUnsafe()
     const isTooLong = () => clock.currentTimeMillisUnsafe() - since >= patience
+    const whileWorthWhile = Effect.forever(Effect.gen(function*() {
+      yield* Effect.sleep(checkInterval)
+      yield* check
+      if (isTooLong()) return yield* refuseCarried(carried, 503, moving)
+    }))
     const attempt: Effect.Effect<Response, Refusal, Scope.Scope> = Effect.suspend(() => {
-      const answered = Effect.gen(function*() {
-        const pieces = yield* client(address).CarryOut({ ...carried, pass: options.pass }, { asQueue: true })
-        while (true) {
-          const first = yield* Effect.timeoutOption(Queue.take(pieces), checkInterval)
-          if (Option.isSome(first)) return yield* responseOf(first.value, pieces, { carried, stream })
-          yield* check
-          if (isTooLong()) return yield* refuseCarried(carried, 503, moving)
-        }
-      })
+      const replica = client(address)
+      const answer = Effect.raceFirst(replica.CarryOut({ ...carried, pass: options.pass }), whileWorthWhile)
+      const answered = Effect.flatMap(answer, (answer) =>
+        answer._tag === "Head"
+          ? Effect.succeed(wholeResponse(answer))
+          : Effect.flatMap(
+            replica.Follow({ pass: options.pass, id: answer.id }, { asQueue: true }),
+            (pieces) => Effect.flatMap(Queue.take(pieces), (head) => responseOf(head, pieces, { carried, stream }))
+          ))
       return Effect.catchCause(answered, (cause) => {
         if (Cause.hasInterruptsOnly(cause)) return Effect.interrupt
         const error = Option.getOrUndefined(Cause.findErrorOption(cause))
@@ -89,23 +94,21 @@ const brokenOff = (carried: Carried, cause: Cause.Cause<unknown>): Effect.Effect
   )
 }
 
+const wholeResponse = ({ body = new Uint8Array(), headers, status }: typeof Protocol.Head.Type): Response =>
+  body.length === 0
+    ? HttpServerResponse.empty({ status, headers })
+    : HttpServerResponse.uint8Array(body, { status, headers, contentType: headers["content-type"] })
+
 /** The response whose pieces come. */
 const responseOf = <E>(
-  first: Protocol.Piece,
+  head: Protocol.Piece,
   pieces: Pieces<E>,
   { carried, stream }: Asked
-): Effect.Effect<Response, E | Cause.Done> => {
-  if (first._tag !== "Head") {
-    return Effect.flatMap(Queue.take(pieces), (next) => responseOf(next, pieces, { carried, stream }))
-  }
-  const { body, headers, status } = first
-  if (body !== undefined) {
-    return Effect.succeed(
-      body.length === 0
-        ? HttpServerResponse.empty({ status, headers })
-        : HttpServerResponse.uint8Array(body, { status, headers, contentType: headers["content-type"] })
-    )
-  }
+): Effect.Effect<Response, Refusal> => {
+  // The head is always the first.
+  if (head._tag !== "Head") return refuseCarried(carried, 502, "The replica of this session could not answer")
+  if (head.body !== undefined) return Effect.succeed(wholeResponse(head))
+  const { headers, status } = head
   const lost = () => {
     const id = idOf(carried)
     const error = JsonRpc.error(id ?? null, JsonRpc.codes.gateway, "The replica of this session has gone")

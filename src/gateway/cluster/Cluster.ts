@@ -2,7 +2,7 @@
  * A gateway as one of several replicas: the engine, its storage in PostgreSQL, and the services of the gateway that differ
  * from those of one that is alone.
  */
-import { layerSocketServer } from "@effect/platform-node/NodeClusterSocket"
+import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
 import { PgClient } from "@effect/sql-pg"
 import type { Redacted } from "effect"
 import { Context, Duration, Effect, Exit, Layer, Option, Scope } from "effect"
@@ -38,12 +38,11 @@ export interface Options {
 /** How often replicas look who is there. */
 const lookInterval = Duration.seconds(2)
 
-const shardingConfig = ({ address, listen, shardLockExpiration }: Options) => {
+const shardingConfig = ({ address, shardLockExpiration }: Options) => {
   const runnerAddress = RunnerAddress.make(address.host, address.port)
   const name = ReplicaName.of(runnerAddress)
   return ShardingConfig.layer({
     runnerAddress: Option.some(runnerAddress),
-    runnerListenAddress: Option.some(RunnerAddress.make(listen.host, listen.port)),
     availableShardGroups: [ReplicaName.sharedGroup, name],
     assignedShardGroups: [ReplicaName.sharedGroup, name],
     // Rows that expire, instead of advisory locks: those end with the database's sessions, and so at each of its restarts.
@@ -58,16 +57,17 @@ const shardingConfig = ({ address, listen, shardLockExpiration }: Options) => {
   })
 }
 
-const engine = RunnerServer.layer.pipe(
-  Layer.provideMerge(Sharding.layer),
-  Layer.provide(RunnerHealth.layerPing),
-  Layer.provide(RpcServer.layerProtocolSocketServer),
-  Layer.provide(layerSocketServer),
-  Layer.provide(Delivery.layer),
-  Layer.provide(MessageStorage.layerNoop),
-  // A message of a back end may have 16 MiB.
-  Layer.provide(RpcSerialization.layerSchemaBinary({ maxFrameSize: "unbounded" }))
-)
+const engine = ({ host, port }: Address) =>
+  RunnerServer.layer.pipe(
+    Layer.provideMerge(Sharding.layer),
+    Layer.provide(RunnerHealth.layerPing),
+    Layer.provide(RpcServer.layerProtocolSocketServer),
+    Layer.provide(NodeSocketServer.layer({ host, port, noDelay: true })),
+    Layer.provide(Delivery.layer),
+    Layer.provide(MessageStorage.layerNoop),
+    // A message of a back end may have 16 MiB.
+    Layer.provide(RpcSerialization.layerSchemaBinary({ maxFrameSize: "unbounded" }))
+  )
 
 /** The services of the gateway that know of other replicas. */
 export const layer = (options: Options) =>
@@ -77,7 +77,7 @@ export const layer = (options: Options) =>
     yield* Effect.orDie(StoredSleepers.migrate)
     // The engine ends before everything else does: while its shards are handed over, the rest is still needed.
     const engineScope = yield* Scope.fork(scope)
-    const services = yield* Layer.buildWithScope(engine, engineScope)
+    const services = yield* Layer.buildWithScope(engine(options.listen), engineScope)
     const placement = yield* ClusterPlacement.make({
       stateKey: options.stateKey,
       leaveDelay: options.leaveDelay,

@@ -4,12 +4,13 @@
  * The engine sends a volatile request anew when the connection breaks, which would carry out a tool call twice. Here it is sent
  * anew only if it cannot have arrived, and not for ever; else its sender is told that nobody knows.
  */
-import { layerClientProtocol } from "@effect/platform-node/NodeClusterSocket"
+import * as NodeSocket from "@effect/platform-node/NodeSocket"
 import { Clock, Context, Data, Duration, Effect, Exit, Layer } from "effect"
 import type { Message, RunnerAddress } from "effect/cluster"
 import { Reply, Runners, Snowflake } from "effect/cluster"
 import type { Rpc } from "effect/rpc"
-import { RpcClient } from "effect/rpc"
+import { RpcClient, RpcSerialization } from "effect/rpc"
+import { Socket } from "effect/socket"
 
 /** The connection to the other replica broke while the request was there. */
 export class OutcomeUnknown extends Data.TaggedError("OutcomeUnknown")<{ readonly address: string }> {
@@ -50,29 +51,39 @@ const layerConnections = Layer.sync(Connections, () => {
   }
 })
 
-/** The engine's protocol between replicas, which tells when connections are open. */
+/**
+ * The engine's protocol between replicas, but that it tells when connections are open, and that nothing waits for more to be
+ * sent together (`noDelay`): with Nagle's algorithm each call took 88 milliseconds.
+ */
 const layerProtocol = Layer.effect(
   Runners.RpcClientProtocol,
   Effect.gen(function*() {
     const connections = yield* Connections
-    const protocol = yield* Runners.RpcClientProtocol
+    const serialization = yield* RpcSerialization.RpcSerialization
     return {
-      codecFor: protocol.codecFor,
-      make: (address) => {
+      codecFor: serialization.codecFor,
+      make: Effect.fnUntraced(function*(address) {
+        const { host, port } = address
+        // As in `NodeClusterSocket`: the protocol pings every five seconds.
+        const socket = yield* NodeSocket.makeNet({ host, port, openTimeout: 1000, timeout: 5500, noDelay: true })
         const connection = connections.of(address)
-        return Effect.provideService(protocol.make(address), RpcClient.ConnectionHooks, {
-          onConnect: Effect.sync(() => {
-            connection.isOpen = true
-            connection.opened++
-          }),
-          onDisconnect: Effect.sync(() => {
-            connection.isOpen = false
+        return yield* RpcClient.makeProtocolSocket().pipe(
+          Effect.provideService(Socket.Socket, socket),
+          Effect.provideService(RpcSerialization.RpcSerialization, serialization),
+          Effect.provideService(RpcClient.ConnectionHooks, {
+            onConnect: Effect.sync(() => {
+              connection.isOpen = true
+              connection.opened++
+            }),
+            onDisconnect: Effect.sync(() => {
+              connection.isOpen = false
+            })
           })
-        })
-      }
+        )
+      })
     }
   })
-).pipe(Layer.provide(layerClientProtocol))
+)
 
 const nameOf = ({ host, port }: RunnerAddress.RunnerAddress) => `${host}:${port}`
 

@@ -1,7 +1,8 @@
 /** Does for other replicas, and for this one, what is addressed to what lives here: the engine's entity. */
-import { Effect, Fiber, Option, Stream } from "effect"
+import { Effect, Exit, Fiber, Option, Scope, Stream } from "effect"
 import { Entity } from "effect/cluster"
 import type { HttpServerResponse } from "effect/http"
+import { randomUUID } from "node:crypto"
 import * as Residency from "../../internal/residency.ts"
 import type { Carried, Host } from "../Placement.ts"
 import * as Protocol from "./Protocol.ts"
@@ -9,8 +10,8 @@ import * as ReplicaName from "./ReplicaName.ts"
 
 /** A process that is not gone by then is left to itself. */
 const vacateTimeout = "15 seconds"
-/** After this the asker is told that the answer is long in coming. */
-const workingAfter = "5 seconds"
+/** After this the asker is told that the answer is long in coming; and for so long it may take to ask for it. */
+const patience = "5 seconds"
 
 export interface Options {
   readonly host: Host
@@ -42,23 +43,56 @@ export const layer = ({ host, isOneOfUs, mayServe, residents }: Options) => {
       )
     }
 
+    const scope = yield* Effect.scope
+    /** The responses that are still to be followed. */
+    const later = new Map<string, Pending>()
+
     const carryOut = (carried: Carried) =>
-      Stream.unwrap(Effect.gen(function*() {
-        const response = yield* Effect.forkScoped(host.carryOut(carried), { startImmediately: true })
-        const soon = yield* Effect.timeoutOption(Fiber.join(response), workingAfter)
-        if (Option.isSome(soon)) return piecesOf(soon.value)
-        const later = Stream.unwrap(Effect.map(Fiber.join(response), piecesOf))
-        return Stream.concat(Stream.succeed<Protocol.Piece>({ _tag: "Working" }), later)
-      }))
+      Effect.uninterruptibleMask((restore) =>
+        Effect.gen(function*() {
+          const own = yield* Scope.fork(scope)
+          const response = yield* Effect.forkIn(restore(Scope.provide(host.carryOut(carried), own)), own, {
+            startImmediately: true
+          })
+          const soon = yield* restore(Effect.timeoutOption(Fiber.join(response), patience)).pipe(
+            Effect.onError(() => Scope.close(own, Exit.void))
+          )
+          if (Option.isSome(soon) && soon.value.body._tag !== "Stream") {
+            yield* Scope.close(own, Exit.void)
+            return headOf(soon.value)
+          }
+          const id = randomUUID()
+          const abandon = Effect.suspend(() => later.delete(id) ? Scope.close(own, Exit.void) : Effect.void)
+          yield* Effect.forkIn(Effect.delay(abandon, patience), own)
+          later.set(id, { response, scope: own })
+          return { _tag: "Later", id } as const
+        })
+      )
+
+    const follow = (id: string) =>
+      Stream.unwrap(
+        Effect.map(
+          Effect.acquireRelease(
+            Effect.sync(() => {
+              const pending = later.get(id)
+              later.delete(id)
+              return pending
+            }),
+            (pending) => pending === undefined ? Effect.void : Scope.close(pending.scope, Exit.void)
+          ),
+          (pending) =>
+            pending === undefined ? Stream.empty : Stream.unwrap(Effect.map(Fiber.join(pending.response), piecesOf))
+        )
+      )
 
     return Protocol.Gateway.of({
       CarryOut: ({ payload: { pass, ...carried } }) =>
-        Stream.unwrap(Effect.gen(function*() {
+        Effect.gen(function*() {
           yield* admit(pass)
-          if (!isShared) return carryOut(carried)
-          if (!(yield* mayServe)) return yield* new Protocol.Moved()
-          return carryOut(carried)
-        })),
+          if (isShared && !(yield* mayServe)) return yield* new Protocol.Moved()
+          return yield* carryOut(carried)
+        }),
+      Follow: ({ payload: { id, pass } }) => Stream.unwrap(Effect.as(admit(pass), follow(id))),
       Sessions: ({ payload }) =>
         Effect.andThen(admit(payload.pass), Effect.map(host.sessions, (sessions) => JSON.stringify(sessions))),
       EndNumber: ({ payload }) => Effect.andThen(admit(payload.pass), host.endNumber(payload.number))
@@ -73,18 +107,28 @@ export const layer = ({ host, isOneOfUs, mayServe, residents }: Options) => {
   })
 }
 
-/** What is sent of a response. */
-const piecesOf = ({ body, headers, status }: HttpServerResponse.HttpServerResponse): Stream.Stream<Protocol.Piece> => {
+/** A response that has not been sent yet. */
+interface Pending {
+  readonly response: Fiber.Fiber<HttpServerResponse.HttpServerResponse>
+  readonly scope: Scope.Closeable
+}
+
+const headOf = ({ body, headers, status }: HttpServerResponse.HttpServerResponse): typeof Protocol.Head.Type => {
   const head = { _tag: "Head", status, headers: { ...headers } } as const
   switch (body._tag) {
     case "Stream":
-      return Stream.concat(
-        Stream.succeed<Protocol.Piece>(head),
-        Stream.map(Stream.orDie(body.stream), (bytes): Protocol.Piece => ({ _tag: "Chunk", bytes }))
-      )
+      return head
     case "Uint8Array":
-      return Stream.succeed({ ...head, body: body.body })
+      return { ...head, body: body.body }
     default:
-      return Stream.succeed({ ...head, body: new Uint8Array() })
+      return { ...head, body: new Uint8Array() }
   }
+}
+
+const piecesOf = (response: HttpServerResponse.HttpServerResponse): Stream.Stream<Protocol.Piece> => {
+  const head = Stream.succeed<Protocol.Piece>(headOf(response))
+  return response.body._tag !== "Stream" ? head : Stream.concat(
+    head,
+    Stream.map(Stream.orDie(response.body.stream), (bytes): Protocol.Piece => ({ _tag: "Chunk", bytes }))
+  )
 }

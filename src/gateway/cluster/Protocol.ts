@@ -18,22 +18,27 @@ export class NotOneOfUs extends Schema.TaggedError<NotOneOfUs>()("NotOneOfUs", {
   }
 }
 
-/** The first of a response: its status and header, and its body if that is there already. */
+/** A response: its status and header, and its body, where that is there as a whole. */
 export const Head = Schema.TaggedStruct("Head", {
   status: Schema.Int,
   headers: Schema.Record(Schema.String, Schema.String),
-  /** The whole body; else it follows in chunks. */
   body: Schema.optionalKey(Schema.Uint8Array)
 })
 
 export const Chunk = Schema.TaggedStruct("Chunk", { bytes: Schema.Uint8Array })
 
-/** The answer is long in coming, and will come. */
-export const Working = Schema.TaggedStruct("Working", {})
+/** The response is long in coming, or long: `Follow` gives it piece by piece, to whoever asks for it in time. */
+export const Later = Schema.TaggedStruct("Later", { id: Schema.String })
 
-export const Piece = Schema.Union([Head, Chunk, Working])
+/** Of a response: first its head, then the chunks of its body unless the head has the whole. */
+export const Piece = Schema.Union([Head, Chunk])
 export type Piece = typeof Piece.Type
+export type Answer = typeof Head.Type | typeof Later.Type
 
+/**
+ * Carries a request out. One message each way where the answer is there soon and whole, as most are: with a stream there are
+ * seven, and a call costs twice as much.
+ */
 const CarryOut = Rpc.make("CarryOut", {
   payload: {
     pass: Schema.String,
@@ -45,8 +50,14 @@ const CarryOut = Rpc.make("CarryOut", {
     body: Schema.String,
     opens: Schema.optionalKey(Schema.UndefinedOr(Schema.String))
   },
+  success: Schema.Union([Head, Later]),
+  error: Schema.Union([Moved, NotOneOfUs])
+})
+
+const Follow = Rpc.make("Follow", {
+  payload: { pass: Schema.String, id: Schema.String },
   success: Piece,
-  error: Schema.Union([Moved, NotOneOfUs]),
+  error: NotOneOfUs,
   stream: true
 })
 
@@ -63,7 +74,7 @@ const EndNumber = Rpc.make("EndNumber", {
   error: NotOneOfUs
 })
 
-export const Gateway = Entity.make("Gateway", [CarryOut, Sessions, EndNumber]).annotate(
+export const Gateway = Entity.make("Gateway", [CarryOut, Follow, Sessions, EndNumber]).annotate(
   ClusterSchema.ShardGroup,
   ReplicaName.groupOf
 )

@@ -1,0 +1,144 @@
+/**
+ * What it costs to share sessions among replicas: `npm run bench:cluster`, with `-- --rounds 1` for less. Two replicas and a
+ * PostgreSQL of this script's own; calls are answered by a shell, so that what is measured is the gateway.
+ *
+ * - a call of a session that stays with its replica, made there, and made at the other replica;
+ * - the same of a session that can move;
+ * - the same at a gateway that is alone;
+ * - sessions started in a second, and how long it takes until the sessions of a killed replica are gone, or go on elsewhere.
+ *
+ * CPU is that of all gateway processes, without their back ends.
+ */
+import { readFileSync } from "node:fs"
+import { availableParallelism } from "node:os"
+import { parseArgs } from "node:util"
+import * as Counting from "../kit/counting.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+import * as Replicas from "../kit/replicas.ts"
+import * as Caller from "./mcpCaller.ts"
+import { format, spreadOf } from "./spread.ts"
+
+const { values } = parseArgs({
+  options: { rounds: { type: "string", default: "5" }, calls: { type: "string", default: "200" } }
+})
+const rounds = Number(values.rounds)
+const calls = Number(values.calls)
+const sessions = 10
+
+/** CPU of a process in microseconds; the kernel counts in hundredths of a second. */
+const cpuOf = (pid: number): number => {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? []
+  return (Number(fields[11]) + Number(fields[12])) * 10_000
+}
+
+interface Figure {
+  readonly cpuMicros: number
+  readonly p50: number
+  readonly p99: number
+}
+
+/** Calls in all sessions at once, each call after the one before; what all gateway processes used for it. */
+const measure = async (
+  opened: ReadonlyArray<Caller.Session>,
+  url: string | undefined,
+  pids: ReadonlyArray<number>
+): Promise<Figure> => {
+  const used = () => pids.reduce((sum, pid) => sum + cpuOf(pid), 0)
+  const before = used()
+  const times = await Promise.all(opened.map(async (session) => {
+    const own: Array<number> = []
+    for (let i = 0; i < calls; i++) {
+      const reply = await session.exchange(Kit.toolCall(`c${i}`, "count"), url)
+      if (reply.status !== 200) throw new Error(`a call was answered ${reply.status} ${reply.messages.join()}`)
+      own.push(reply.millis)
+    }
+    return own
+  }))
+  const sorted = times.flat().toSorted((a, b) => a - b)
+  const at = (q: number) => sorted[Math.floor(sorted.length * q)] ?? Number.NaN
+  return { cpuMicros: (used() - before) / sorted.length, p50: at(0.5), p99: at(0.99) }
+}
+
+const row = (name: string, figures: ReadonlyArray<Figure>, local: ReadonlyArray<Figure>) => {
+  const spread = (of: (figure: Figure) => number) => format(spreadOf(figures.map(of)))
+  const ratio = format(spreadOf(figures.map(({ cpuMicros }, i) => cpuMicros / (local[i]?.cpuMicros ?? Number.NaN))))
+  const more = format(spreadOf(figures.map(({ p50 }, i) => p50 - (local[i]?.p50 ?? Number.NaN))))
+  const cells = [
+    name,
+    spread(({ cpuMicros }) => cpuMicros),
+    ratio,
+    spread(({ p50 }) => p50),
+    more,
+    spread(({ p99 }) => p99)
+  ]
+  return `| ${cells.join(" | ")} |`
+}
+
+const backends = { pinned: Counting.backend(), sleepy: { ...Counting.backend(), stateless: true } }
+const agent = Caller.connections()
+const openAll = (url: string) => Promise.all(Array.from({ length: sessions }, () => Caller.open(agent, url)))
+
+console.log(
+  `Node ${process.version}, ${availableParallelism()} cores, ${rounds} rounds of ${sessions} sessions × ${calls} calls\n`
+)
+
+const alone = await Replicas.start({ backends, count: 1, alone: true })
+const cluster = await Replicas.start({ backends, count: 2 })
+try {
+  const [single] = alone.replicas
+  const [first, second] = cluster.replicas
+  if (single === undefined || first === undefined || second === undefined) throw new Error("a replica is missing")
+  const both = [first.pid(), second.pid()]
+  const inAlone = await openAll(`${single.origin}/mcp/pinned`)
+  const pinned = await openAll(`${first.origin}/mcp/pinned`)
+  const movable = await openAll(`${first.origin}/mcp/sleepy`)
+  const at = {
+    alone: () => measure(inAlone, undefined, [single.pid()]),
+    "cluster, at its replica": () => measure(pinned, undefined, both),
+    "cluster, at the other": () => measure(pinned, `${second.origin}/mcp/pinned`, both),
+    "cluster, can move": () => measure(movable, undefined, both)
+  }
+  const figures = new Map<string, Array<Figure>>(Object.keys(at).map((name) => [name, []]))
+  // The first round is for the compiler.
+  for (let round = 0; round <= rounds; round++) {
+    for (const [name, run] of Object.entries(at)) {
+      process.stderr.write(`round ${round}: ${name}\n`)
+      const figure = await run()
+      if (round > 0) figures.get(name)?.push(figure)
+    }
+  }
+  console.log("| a call | CPU, µs | of alone | p50, ms | more than alone | p99, ms |")
+  console.log("|---|---|---|---|---|---|")
+  const base = figures.get("alone") ?? []
+  for (const [name, own] of figures) console.log(row(name, own, base))
+
+  const started = performance.now()
+  const many = 100
+  const others = await Promise.all(
+    Array.from({ length: many }, (_, i) => Caller.open(agent, `${[first, second][i % 2]?.origin}/mcp/pinned`))
+  )
+  const seconds = (performance.now() - started) / 1000
+  console.log(`\n${(many / seconds).toFixed(0)} sessions started a second, ${many} at once, a shell each`)
+  await Promise.all(others.map((session) => session.end()))
+
+  // What the killed replica had: none of its sessions may answer, and those that can move go on.
+  const killed = performance.now()
+  await first.stop("SIGKILL")
+  const after = async (session: Caller.Session, path: string, wanted: number) => {
+    while (true) {
+      const reply = await session.exchange(Kit.toolCall("after", "count"), second.origin + path)
+      if (reply.status === wanted) return (performance.now() - killed) / 1000
+      if (performance.now() - killed > 120_000) throw new Error(`still ${reply.status} after 2 minutes`)
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+  }
+  const gone = await Promise.all(pinned.map((session) => after(session, "/mcp/pinned", 404)))
+  console.log(`a replica killed, locks that expire after ${Replicas.lockExpirationSeconds} s:`)
+  console.log(`  its sessions that stay with their process are 404 after ${format(spreadOf(gone))} s`)
+  const on = await Promise.all(movable.map((session) => after(session, "/mcp/sleepy", 200)))
+  console.log(`  sessions that can move answer at the other replica after ${format(spreadOf(on))} s, at most`)
+} finally {
+  agent.destroy()
+  await cluster.stop().catch((error: unknown) => console.error(error))
+  await alone.stop()
+}
