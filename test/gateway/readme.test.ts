@@ -1,0 +1,68 @@
+/** What the README tells to type and to write down does what it says; its `ts` blocks are run by `examples.test.ts`. */
+import { execFileSync } from "node:child_process"
+import { readFileSync } from "node:fs"
+import { afterAll, assert, describe, it } from "vitest"
+import * as Config from "../../src/gateway/Config.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+
+const root = new URL("../..", import.meta.url).pathname
+const readme = readFileSync(`${root}README.md`, "utf8")
+const scripts = JSON.parse(readFileSync(`${root}package.json`, "utf8")).scripts
+
+const blocks = (language: string): ReadonlyArray<string> =>
+  [...readme.matchAll(new RegExp(`^\`\`\`${language}\\n([\\s\\S]*?)^\`\`\``, "gm"))].map(([, text = ""]) => text)
+
+/** Each line that stands in a block of commands, and what runs it. */
+const commands: ReadonlyArray<readonly [RegExp, string]> = [
+  [/^npm ci && npm start$/, ".ci/run, cli.test.ts"],
+  [/^npm ci && npm test$/, ".ci/run"],
+  [/^npm install effect-session-pool effect( @effect\/platform-node)?$/, "test/package/install.ts"],
+  [/^(npm start --|npx effect-session-pool) -- COMMAND ARGS…/, "cli.test.ts, test/package/install.ts"],
+  [/^npm start -- --config servers.json( --check)?/, "cli.test.ts"],
+  [/^curl /, "below"],
+  [/^effect-session-pool --completions (bash|zsh|fish) >/, "help.test.ts"]
+]
+
+describe("the README", () => {
+  const { args, command } = Kit.counter()
+  const gateway = Kit.run(["--port", "0", "--", command, ...args])
+  afterAll(async () => {
+    gateway.child.kill("SIGTERM")
+    await gateway.exit
+  })
+
+  it("has no command that nothing runs", () => {
+    const lines = blocks("sh").flatMap((block) => block.split("\n")).filter((line) => line !== "")
+    assert.deepStrictEqual(lines.filter((line) => !commands.some(([known]) => known.test(line))), [])
+  })
+
+  it("names scripts that there are", () => {
+    const named = [...readme.matchAll(/`npm run ([\w:]+)/g)].map(([, name = ""]) => name)
+    assert.isAbove(named.length, 10)
+    assert.deepStrictEqual(named.filter((name) => !(name in scripts)), [])
+  })
+
+  it("shows a configuration that is one", () => {
+    const text = blocks("json").find((block) => block.includes("mcpServers")) ?? ""
+    const file = { name: "servers.json", text }
+    const read = Config.load({ flags: {}, environment: { SEARCH_KEY: "a", REMOTE_KEY: "b" }, file, entries: {} })
+    assert.notInstanceOf(read, Config.InvalidConfig)
+    const names = read instanceof Config.InvalidConfig ? [] : [...read.backends.keys()]
+    assert.deepStrictEqual(names, ["files", "search", "remote"])
+  })
+
+  it("asks a gateway with curl whether it answers, and gets a session", async () => {
+    const { host } = new URL(await Kit.urlOf(gateway))
+    const lines = blocks("sh").flatMap((block) => block.split("\n")).filter((line) => line.startsWith("curl "))
+    const [health = "", initialize = ""] = lines.map((line) =>
+      execFileSync("bash", ["-c", line.replaceAll("127.0.0.1:8420", host)], { encoding: "utf8" })
+    )
+    assert.include(health, "\"status\":\"ok\"")
+    assert.match(initialize, /^HTTP\/1\.1 200 OK\r\n/)
+    assert.match(initialize, /^mcp-session-id: [0-9a-f-]{36}\r$/m)
+    // What the server itself has answered.
+    const answer = JSON.parse(initialize.slice(initialize.indexOf("\r\n\r\n")))
+    assert.strictEqual(answer.id, 1)
+    assert.isString(answer.result.serverInfo.name)
+  })
+})
