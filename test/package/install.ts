@@ -92,6 +92,8 @@ const libraries = ["--lib", "es2024,dom,esnext.disposable"]
 compile(full, "typescript", [...bundled, ...libraries, "program.ts", "gateway.ts", ...examples])
 const bundle = ["--bundle", "--platform=node", "--format=esm", "--outfile=bundle.mjs", "program.ts"]
 run(full, join(full, "node_modules/.bin/esbuild"), bundle)
+const checked = run(full, "npx", ["--no-install", "effect-session-pool", "--check", "--", "node"])
+expect("bundler, npx finds the command", checked, "The configuration is valid")
 for (const [version, node] of Object.entries(nodes)) {
   expect(`bundler, the bundle runs in ${version}`, run(full, node, ["bundle.mjs"]), "true 2 2\nclosed")
   expect(`bundler, the gateway loads in ${version}`, run(full, node, ["gateway.ts"]), "function")
