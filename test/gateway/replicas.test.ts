@@ -127,7 +127,7 @@ describe("a balancer by a seed", () => {
         return server
       }))
       const origins = servers.map((server) => `http://127.0.0.1:${portOf(server)}`)
-      const balancer = await Balancer.start(origins, Random.make(7))
+      const balancer = await Balancer.start(origins, { random: Random.make(7) })
       const texts: Array<string> = []
       for (let i = 0; i < 20; i++) texts.push(await (await fetch(balancer.origin)).text())
       await balancer.stop()

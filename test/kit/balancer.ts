@@ -1,6 +1,6 @@
 /** A load balancer for tests, as plain as one can be: nothing sticks, so a session's requests reach any replica. */
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
-import { createServer, request } from "node:http"
+import { Agent, createServer, request } from "node:http"
 import { portOf } from "./gateway/eras.ts"
 import type { Random } from "./random.ts"
 
@@ -18,16 +18,27 @@ export interface Balancer {
   readonly stop: () => Promise<void>
 }
 
+export interface Options {
+  /** Picks a replica for each request; without, they have turns. */
+  readonly random?: Random
+  /** Keep connections to the replicas, for load; a replica that stops may close one just as it is taken. */
+  readonly reuse?: boolean
+}
+
 /** How often each replica is asked whether it is ready, and how long that may take. */
 const interval = 250
 const patience = 1000
 
 /**
- * Starts one before some origins: one after the other, or at random by a seed. A replica whose `/ready` is not 200 gets
- * nothing; one that refuses the connection hands the request on to the next. Nothing else is tried twice, and each request
- * has a connection of its own, so that none is lost to a server that closes an idle one.
+ * Starts one before some origins. A replica whose `/ready` is not 200 gets nothing; one that refuses the connection hands the
+ * request on to the next. Nothing else is tried twice, and each request has a connection of its own unless they are to be
+ * reused.
  */
-export const start = async (origins: ReadonlyArray<string>, random?: Random): Promise<Balancer> => {
+export const start = async (
+  origins: ReadonlyArray<string>,
+  { random, reuse = false }: Options = {}
+): Promise<Balancer> => {
+  const agent = reuse && new Agent({ keepAlive: true })
   const ready = new Map(origins.map((origin) => [origin, false]))
   const requests = new Map(origins.map((origin) => [origin, 0]))
   const poll = async (origin: string) => {
@@ -70,16 +81,19 @@ export const start = async (origins: ReadonlyArray<string>, random?: Random): Pr
     let connected = false
     const upstream = request(origin + incoming.url, {
       method: incoming.method ?? "GET",
-      headers: { ...incoming.headers, connection: "close" },
-      agent: false
+      headers: { ...incoming.headers, connection: reuse ? "keep-alive" : "close" },
+      agent
     })
     // Nothing of the body is taken before the connection is there: the next replica must get all of it.
-    upstream.once("socket", (socket) =>
-      socket.setNoDelay(true).once("connect", () => {
+    upstream.once("socket", (socket) => {
+      const begin = () => {
         connected = true
         requests.set(origin, (requests.get(origin) ?? 0) + 1)
         incoming.pipe(upstream)
-      }))
+      }
+      if (socket.connecting) socket.setNoDelay(true).once("connect", begin)
+      else begin()
+    })
     upstream.once("response", (response) => {
       const headers = { ...response.headers, [servedBy]: origin }
       delete headers.connection
@@ -109,6 +123,7 @@ export const start = async (origins: ReadonlyArray<string>, random?: Random): Pr
     stop: async () => {
       clearInterval(timer)
       server.closeAllConnections()
+      if (agent) agent.destroy()
       await new Promise((resolve) => server.close(resolve))
     }
   }

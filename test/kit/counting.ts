@@ -92,8 +92,8 @@ const ask = async (origin: string, session: Session, id: string, tool: string): 
 
 /**
  * What is wrong with the answers of a session whose calls were made one after the other: each process must count on from what
- * it has counted, but for calls that were lost on the way; none comes back after another; a session that was gone stays so;
- * one that is pinned has one process.
+ * it has counted, but for calls whose answers were lost; none comes back after another; a session that was gone stays so; one
+ * that is pinned has one process.
  */
 export const faults = (session: Session, kind: "pinned" | "stateless"): ReadonlyArray<string> => {
   const faults: Array<string> = []
@@ -118,9 +118,10 @@ export const faults = (session: Session, kind: "pinned" | "stateless"): Readonly
           pids.push(pid)
           last = 0
         }
-        if (count <= last || count > last + 1 + lost) fault(`process ${pid} counts ${count} after ${last}`)
+        const skipped = count - last - 1
+        if (skipped < 0 || skipped > lost) fault(`process ${pid} counts ${count} after ${last}`)
+        lost = Math.max(0, lost - skipped)
         last = count
-        lost = 0
         break
       }
       default:

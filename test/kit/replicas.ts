@@ -11,7 +11,6 @@ import * as Cutter from "./cutter.ts"
 import * as Gateway from "./gateway/gateway.ts"
 import { stablePort } from "./ports.ts"
 import * as Postgres from "./postgres.ts"
-import type { Random } from "./random.ts"
 
 export interface Options {
   /** As in `mcpServers`. */
@@ -19,8 +18,7 @@ export interface Options {
   readonly flags?: ReadonlyArray<string>
   /** 3 unless told. */
   readonly count?: number
-  /** The balancer picks by it; without, one replica after the other. */
-  readonly random?: Random
+  readonly balancing?: Balancer.Options
   /** Plain gateways that know nothing of each other, without a database, for the tests of this kit. */
   readonly alone?: boolean
 }
@@ -123,7 +121,7 @@ export const start = async (options: Options): Promise<Cluster> => {
   }
   try {
     await Promise.all(replicas.map((replica) => replica.start()))
-    const balancer = await Balancer.start(replicas.map(({ origin }) => origin), options.random)
+    const balancer = await Balancer.start(replicas.map(({ origin }) => origin), options.balancing)
     return { replicas, balancer, postgres, processes, stop: () => stop(balancer) }
   } catch (error) {
     for (const replica of replicas) replica.signal("SIGKILL")

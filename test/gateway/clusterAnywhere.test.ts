@@ -1,0 +1,277 @@
+/** Three replicas, one session: whichever of them a message reaches, it is carried out where the session lives. */
+import { afterAll, assert, beforeAll, describe, it, vi } from "vitest"
+import * as Counting from "../kit/counting.ts"
+import * as Eras from "../kit/gateway/eras.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+import { answers, callTool, everything, textOf } from "../kit/gateway/modern.ts"
+import * as Random from "../kit/random.ts"
+import type { Cluster, Replica } from "../kit/replicas.ts"
+import * as Replicas from "../kit/replicas.ts"
+
+vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 })
+
+const asking = {
+  command: process.execPath,
+  args: [new URL("../fixtures/asking-server.ts", import.meta.url).pathname]
+}
+
+let cluster: Cluster
+let one: Replica
+let two: Replica
+let three: Replica
+beforeAll(async () => {
+  cluster = await Replicas.start({
+    backends: {
+      light: Counting.backend(),
+      sleeping: { ...Counting.backend(), stateless: true },
+      counter: Kit.counter(),
+      asking
+    },
+    balancing: { random: Random.make(1), reuse: true }
+  })
+  const [first, second, third] = cluster.replicas
+  if (first === undefined || second === undefined || third === undefined) throw new Error("not three replicas")
+  one = first
+  two = second
+  three = third
+})
+afterAll(() => cluster.stop())
+
+const counter = (replica: Replica) => `${replica.origin}/mcp/counter`
+const listOf = async (replica: Replica) => (await fetch(`${replica.origin}/sessions`)).json()
+
+describe("300 sessions with 50 calls each, through random replicas", () => {
+  it("count from 1 to 50 each, and none meets another", async () => {
+    const { origin } = cluster.balancer
+    const sessions: Array<Counting.Session> = []
+    const backends = ["/mcp/light", "/mcp/sleeping"]
+    const workers = (count: number, work: () => Promise<boolean>) =>
+      Promise.all(Array.from({ length: count }, async () => {
+        while (await work());
+      }))
+    let opening = 0
+    await workers(10, async () => {
+      const i = opening++
+      if (i >= 300) return false
+      sessions.push(await Counting.open(origin, backends[i % 2] ?? ""))
+      return true
+    })
+    let calling = 0
+    await workers(30, async () => {
+      const session = sessions[calling++]
+      if (session === undefined) return false
+      for (let i = 0; i < 50; i++) await Counting.call(origin, session)
+      return true
+    })
+
+    const expected = Array.from({ length: 50 }, (_, i) => i + 1)
+    const wrong = sessions.flatMap((session) => {
+      const counts = session.outcomes.map((outcome) => outcome._tag === "Counted" ? outcome.count : outcome)
+      const faults = Counting.faults(session, "pinned")
+      return faults.length > 0 || JSON.stringify(counts) !== JSON.stringify(expected) ? [{ faults, counts }] : []
+    })
+    assert.deepStrictEqual(wrong.slice(0, 3), [])
+    assert.deepStrictEqual(Counting.tally(sessions), { Counted: 15_000 })
+    const pids = new Set(
+      sessions.flatMap(({ outcomes }) => outcomes.flatMap((outcome) => outcome._tag === "Counted" ? [outcome.pid] : []))
+    )
+    assert.strictEqual(pids.size, 300)
+    // Each replica had its part, of the requests and of the sessions.
+    for (const replica of cluster.replicas) {
+      assert.isAbove(cluster.balancer.requests.get(replica.origin) ?? 0, 4000)
+      assert.isAbove(Kit.children(replica.pid()).filter((pid) => pids.has(pid)).length, 50)
+    }
+
+    const ended = await Promise.all(sessions.map(async ({ id, path }) => {
+      const response = await fetch(origin + path, { method: "DELETE", headers: { "mcp-session-id": id } })
+      await response.text()
+      return response.status
+    }))
+    assert.deepStrictEqual(new Set(ended), new Set([204]))
+    assert.deepStrictEqual([...pids].filter(Kit.alive), [])
+  })
+})
+
+describe("a session of one replica, asked through another,", () => {
+  it("is on every replica's list, with the replica that it lives on", async () => {
+    const sessions = await Promise.all(cluster.replicas.map(({ origin }) => Counting.open(origin, "/mcp/light")))
+    const ids = sessions.map(({ id }) => id.slice(0, 8))
+    const owners: Array<ReadonlyArray<string>> = []
+    for (const replica of cluster.replicas) {
+      let rows: ReadonlyArray<{ readonly session: string; readonly replica: string }> = []
+      await Kit.eventually("all are listed", async () => {
+        rows = (await listOf(replica)).sessions
+        return ids.every((id) => rows.some(({ session }) => session === id))
+      })
+      owners.push(ids.map((id) => rows.find(({ session }) => session === id)?.replica ?? ""))
+    }
+    assert.deepStrictEqual(owners, owners.map(() => cluster.replicas.map(({ address }) => address)))
+  })
+
+  it("is ended by an operator of any replica", async () => {
+    const session = await Counting.open(two.origin, "/mcp/light")
+    const pid = await Counting.call(one.origin, session)
+    const row = async () =>
+      (await listOf(three)).sessions.find((row: { session: string }) => session.id.startsWith(row.session))
+    await Kit.eventually("it is listed", async () => (await row()) !== undefined)
+    const ended = await fetch(`${three.origin}/sessions/${(await row()).id}`, { method: "DELETE" })
+    assert.strictEqual(ended.status, 204)
+    assert.strictEqual((await Counting.call(two.origin, session))._tag, "Gone")
+    assert.isFalse(pid._tag === "Counted" && Kit.alive(pid.pid))
+  })
+
+  it("is ended by its client's DELETE, and then is 404 everywhere, its process gone", async () => {
+    const session = await Kit.open(counter(one))
+    const pid = await Kit.pidOf(counter(two), session)
+    const ended = await fetch(counter(three), { method: "DELETE", headers: { "mcp-session-id": session } })
+    assert.strictEqual(ended.status, 204)
+    for (const replica of cluster.replicas) {
+      assert.strictEqual((await Kit.post(counter(replica), session, Kit.toolCall(1, "count"))).status, 404)
+    }
+    assert.isFalse(Kit.alive(pid))
+  })
+
+  it("is 404 when nobody has it", async () => {
+    const made = "A".repeat((await Kit.open(counter(one))).length)
+    for (const id of ["unknown", made]) {
+      const response = await Kit.post(counter(two), id, Kit.toolCall(1, "count"))
+      assert.strictEqual(response.status, 404)
+      assert.isString((await response.json()).error.message)
+    }
+  })
+
+  it("tells of progress as it comes, the answer last", async () => {
+    const session = await Kit.open(counter(one))
+    const response = await Kit.post(counter(two), session, Kit.toolCall(1, "steps", { count: 4, every: 300 }))
+    assert.strictEqual(response.headers.get("content-type"), "text/event-stream")
+    const seen: Array<unknown> = []
+    const times: Array<number> = []
+    await Kit.readEvents(response, ({ data }) => {
+      if (data === "") return false
+      const { params, result } = JSON.parse(data)
+      seen.push(params?.progress ?? result.content[0].text)
+      times.push(Date.now())
+      return false
+    })
+    assert.deepStrictEqual(seen, [1, 2, 3, 4, "steps"])
+    assert.isAbove((times.at(-1) ?? 0) - (times[0] ?? 0), 700)
+  })
+
+  it("loses no message of 5,000 to a slow reader, however little is kept on the way", async () => {
+    const session = await Kit.open(counter(one))
+    const response = await Kit.post(counter(two), session, Kit.toolCall(1, "burst", { count: 5000, size: 1000 }))
+    let expected = 1
+    await Kit.readEvents(response, ({ data }) => {
+      const { params } = JSON.parse(data)
+      if (params !== undefined) assert.strictEqual(params.progress, expected++)
+      return false
+    })
+    assert.strictEqual(expected, 5001)
+    assert.lengthOf(await Kit.toolText(counter(three), session, "big", { size: 3_000_000 }), 3_000_000)
+  })
+
+  it("hears of a cancellation that comes through a third", async () => {
+    const session = await Kit.open(counter(one))
+    const never = Kit.post(counter(two), session, Kit.toolCall("a call", "never")).catch(() => undefined)
+    await Kit.eventually(
+      "the call has come",
+      async () => (await Kit.toolText(counter(one), session, "inOrder")).includes("a call")
+    )
+    const cancelled = { jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: "a call" } }
+    assert.strictEqual((await Kit.post(counter(three), session, JSON.stringify(cancelled))).status, 202)
+    await Kit.eventually(
+      "the process has heard of it",
+      async () => (await Kit.toolText(counter(two), session, "heard")).includes("cancelled a call")
+    )
+    await fetch(counter(three), { method: "DELETE", headers: { "mcp-session-id": session } })
+    await never
+  })
+
+  it("sends its own messages to a GET stream, which is resumed through another, none lost and none twice", async () => {
+    const session = await Kit.open(counter(one))
+    const events: Array<Kit.Event> = []
+    const read = async (replica: Replica, count: number) => {
+      const last = events.at(-1)?.id
+      const stop = new AbortController()
+      const resumed = last === undefined ? {} : { "last-event-id": last }
+      const until = events.length + count
+      const response = await Kit.listen(counter(replica), session, resumed, stop.signal)
+      assert.strictEqual(response.status, 200)
+      await Kit.readEvents(response, (event) => event.data !== "" && events.push(event) === until)
+      stop.abort()
+    }
+    const first = read(two, 3)
+    await Kit.toolText(counter(three), session, "flood", { count: 5 })
+    await first
+    await Kit.toolText(counter(one), session, "flood", { count: 4 })
+    await read(three, 6)
+    const texts = events.map(({ data }) => JSON.parse(data).params.data.trim())
+    assert.deepStrictEqual(texts, ["1", "2", "3", "4", "5", "1", "2", "3", "4"])
+    assert.strictEqual(new Set(events.map(({ id }) => id)).size, 9)
+  })
+
+  it("resumes a call's stream that was cut, through another", async () => {
+    const session = await Kit.open(counter(one))
+    const stop = new AbortController()
+    const response = await fetch(counter(two), {
+      method: "POST",
+      headers: { ...Kit.headers, "mcp-session-id": session },
+      body: Kit.toolCall(1, "steps", { count: 6, every: 60 }),
+      signal: stop.signal
+    })
+    const events: Array<Kit.Event> = []
+    await Kit.readEvents(response, (event) => events.push(event) === 2)
+    stop.abort()
+    const resumed = await Kit.listen(counter(three), session, { "last-event-id": events.at(-1)?.id ?? "" })
+    await Kit.readEvents(resumed, (event) => events.push(event) < 0)
+    assert.deepStrictEqual(
+      events.map(({ data }) => JSON.parse(data)).map(({ params, result }) =>
+        params?.progress ?? result.content[0].text
+      ),
+      [1, 2, 3, 4, 5, 6, "steps"]
+    )
+  })
+})
+
+describe("a server that asks its client", () => {
+  it("is answered, whichever replicas the call, the question's answer and the next call come through", async () => {
+    const url = `${cluster.balancer.origin}/mcp/asking`
+    const clients = await Promise.all(["a", "b", "c", "d"].map((answer) => Eras.legacy(url, undefined, answer)))
+    await Promise.all(clients.map(async ({ call, client, heard }, i) => {
+      const answer = ["a", "b", "c", "d"][i] ?? ""
+      for (let round = 0; round < 4; round++) {
+        assert.strictEqual(await call("ask"), `answered ${answer}`)
+        assert.strictEqual(await call("twice"), `${answer} and ${answer}`)
+      }
+      assert.include(await call("sample"), "sampled")
+      assert.include(await call("roots"), "file:///home")
+      assert.strictEqual(await call("count"), "1")
+      assert.lengthOf(heard.asked, 12)
+      await client.close()
+    }))
+  })
+
+  const options = { capabilities: everything }
+  const url = (replica: Replica) => `${replica.origin}/mcp/asking`
+
+  it("in a call of revision 2026-07-28 is answered by a retry at another replica, round by round", async () => {
+    let said = await callTool(url(one), "rounds", { times: 3 }, options)
+    for (const [i, replica] of [two, three, one].entries()) {
+      assert.strictEqual(said.last.result?.resultType, "input_required", JSON.stringify(said.last))
+      said = await callTool(url(replica), "rounds", { times: 3 }, { ...options, again: answers(said, `${i}`) })
+    }
+    assert.strictEqual(textOf(said), "0,1,2")
+  })
+
+  it("is not answered twice: a state that was used at one replica is refused at the others", async () => {
+    const asked = await callTool(url(one), "ask", {}, options)
+    const again = (replica: Replica) => callTool(url(replica), "ask", {}, { ...options, again: answers(asked, "x") })
+    // At once: they race.
+    const both = await Promise.all([again(two), again(three)])
+    assert.deepStrictEqual(both.filter(({ last }) => last.result !== undefined).map(textOf), ["answered x"])
+    for (const replica of cluster.replicas) {
+      const used = await again(replica)
+      assert.deepStrictEqual([used.status, used.last.error?.code], [400, -32602], JSON.stringify(used.last))
+    }
+  })
+})
