@@ -79,11 +79,13 @@ const ask = async (origin: string, session: Session, id: string, tool: string): 
   if (response.status === 503) {
     return response.headers.get("retry-after") === null ? wrong("no Retry-After") : { _tag: "Later" }
   }
-  if (response.status !== 200) return wrong("status")
+  // That of a call which was cut off on its way to the session's replica has a status that says so.
+  if (response.status !== 200 && response.status !== 502) return wrong("status")
   const line = text.startsWith("{") ? text : text.split("\n").findLast((line) => line.startsWith("data: {"))?.slice(6)
   if (line === undefined) return wrong("no answer")
   const message = JSON.parse(line)
   if (message.id !== id) return wrong(`not the id ${id}`)
+  if (response.status === 502 && message.error === undefined) return wrong("no error")
   if (message.error !== undefined) return { _tag: "Failed", message: String(message.error.message) }
   const [name, pid, count] = String(message.result?.content?.[0]?.text).split(" ")
   if (name !== session.name) return wrong("another session's answer")

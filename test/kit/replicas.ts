@@ -30,7 +30,7 @@ export interface Replica {
   /** Before its address: the connections that others make to it. */
   readonly cutter: Cutter.Cutter
   readonly pid: () => number
-  /** Starts it, in the same place as before, and waits until it is ready. */
+  /** Starts it unless it runs, in the same place as before, and waits until it is ready. */
   readonly start: () => Promise<void>
   /** Sends a signal and waits until the process is gone; its exit code. */
   readonly stop: (signal?: NodeJS.Signals) => Promise<number | null>
@@ -154,15 +154,17 @@ const make = ({ args, environment, ...parts }: Parts): Replica => {
     signal,
     readiness,
     start: async () => {
-      const started = Gateway.run(args, environment)
-      run = started
-      exited = false
-      void started.exit.then(() => {
-        exited = true
-      })
+      if (exited || run === undefined) {
+        run = Gateway.run(args, environment)
+        exited = false
+        void run.exit.then(() => {
+          exited = true
+        })
+      }
+      const { child } = run
       let last: Readiness = { http: 0 }
       await Gateway.eventually("the replica is ready", async () => {
-        if (exited) throw new Error(`the replica has ended with ${started.child.exitCode}:\n${tail()}`)
+        if (exited) throw new Error(`the replica has ended with ${child.exitCode}:\n${tail()}`)
         last = await readiness()
         return last.http === 200
       }, seconds.ready).catch((error: unknown) => {
