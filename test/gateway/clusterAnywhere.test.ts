@@ -95,27 +95,28 @@ describe("300 sessions with 50 calls each, through random replicas", () => {
 describe("a session of one replica, asked through another,", () => {
   it("is on every replica's list, with the replica that it lives on", async () => {
     const sessions = await Promise.all(cluster.replicas.map(({ origin }) => Counting.open(origin, "/mcp/light")))
-    const ids = sessions.map(({ id }) => id.slice(0, 8))
+    const clients = sessions.map(({ name }) => `${name} 1.0.0`)
     const owners: Array<ReadonlyArray<string>> = []
     for (const replica of cluster.replicas) {
-      let rows: ReadonlyArray<{ readonly session: string; readonly replica: string }> = []
+      let rows: ReadonlyArray<{ readonly client: string; readonly replica: string }> = []
       await Kit.eventually("all are listed", async () => {
         rows = (await listOf(replica)).sessions
-        return ids.every((id) => rows.some(({ session }) => session === id))
+        return clients.every((name) => rows.some(({ client }) => client === name))
       })
-      owners.push(ids.map((id) => rows.find(({ session }) => session === id)?.replica ?? ""))
+      owners.push(clients.map((name) => rows.find(({ client }) => client === name)?.replica ?? ""))
     }
-    assert.deepStrictEqual(owners, owners.map(() => cluster.replicas.map(({ address }) => address)))
+    const names = await Promise.all(cluster.replicas.map(async (one) => (await one.readiness()).cluster?.replica ?? ""))
+    assert.deepStrictEqual(owners, owners.map(() => names))
   })
 
   it("is ended by an operator of any replica", async () => {
     const session = await Counting.open(two.origin, "/mcp/light")
     const pid = await Counting.call(one.origin, session)
     const row = async () =>
-      (await listOf(three)).sessions.find((row: { session: string }) => session.id.startsWith(row.session))
+      (await listOf(three)).sessions.find(({ client }: { client: string }) => client === `${session.name} 1.0.0`)
     await Kit.eventually("it is listed", async () => (await row()) !== undefined)
     const ended = await fetch(`${three.origin}/sessions/${(await row()).id}`, { method: "DELETE" })
-    assert.strictEqual(ended.status, 204)
+    assert.strictEqual(ended.status, 204, await ended.text())
     assert.strictEqual((await Counting.call(two.origin, session))._tag, "Gone")
     assert.isFalse(pid._tag === "Counted" && Kit.alive(pid.pid))
   })

@@ -25,7 +25,7 @@ export interface Options {
 
 export interface Replica {
   readonly origin: string
-  /** What it is called on the others' lists: its address for them. */
+  /** Where the others reach it: its cutter. */
   readonly address: string
   /** Before its address: the connections that others make to it. */
   readonly cutter: Cutter.Cutter
