@@ -167,6 +167,9 @@ const assertUnnoticed = (sessions: ReadonlyArray<Counting.Session>, since: numbe
 // Two clusters at once: most of the time of these tests goes by waiting. In each, the replicas that failed are those that
 // the next test begins with.
 
+/** One after the other within a cluster: tests inherit from `describe` that they run at once. */
+const after = { concurrent: false }
+
 describe.concurrent("a replica that", () => {
   let on: Three
   beforeAll(async () => {
@@ -175,38 +178,42 @@ describe.concurrent("a replica that", () => {
   afterEach(() => on.recover())
   afterAll(() => on.stop())
 
-  it("is killed takes its pinned sessions along, each 404 in time; its stateless ones wake elsewhere; no other notices", async () => {
-    const { cluster, notes, one, three, two } = on
-    const [lost = none, ...others] = await spread(on)
-    const orphans = Kit.children(one.pid())
-    assert.isAtLeast(orphans.length, both(lost).length)
-    const running = on.call(both(lost, ...others), inTurn(cluster.balancer.origin))
-    await pause(1)
-    const at = Date.now()
-    await one.stop("SIGKILL")
-    // Told at the end: what became of the sessions that were there is more.
-    const [opening] = await Promise.allSettled([assertOpens(two, three)])
-    await Counting.open(cluster.balancer.origin, pinned)
-    await takenOver(lost, at)
-    await running.stop()
+  it(
+    "is killed takes its pinned sessions along, each 404 in time; its stateless ones wake elsewhere; no other notices",
+    after,
+    async () => {
+      const { cluster, notes, one, three, two } = on
+      const [lost = none, ...others] = await spread(on)
+      const orphans = Kit.children(one.pid())
+      assert.isAtLeast(orphans.length, both(lost).length)
+      const running = on.call(both(lost, ...others), inTurn(cluster.balancer.origin))
+      await pause(1)
+      const at = Date.now()
+      await one.stop("SIGKILL")
+      // Told at the end: what became of the sessions that were there is more.
+      const [opening] = await Promise.allSettled([assertOpens(two, three)])
+      await Counting.open(cluster.balancer.origin, pinned)
+      await takenOver(lost, at)
+      await running.stop()
 
-    // What was on its way through the killed one is lost to whoever's it was; nothing later is.
-    assertUnnoticed(both(...others), at - 2000, at + 500)
-    assertAll(both(...others), "Counted")
-    assertNoFaults(notes, lost, ...others)
-    await Kit.eventually("its processes are gone", () => !orphans.some(Kit.alive))
+      // What was on its way through the killed one is lost to whoever's it was; nothing later is.
+      assertUnnoticed(both(...others), at - 2000, at + 500)
+      assertAll(both(...others), "Counted")
+      assertNoFaults(notes, lost, ...others)
+      await Kit.eventually("its processes are gone", () => !orphans.some(Kit.alive))
 
-    await one.start()
-    await assertOpens(one, two, three)
-    const again = on.call(both(...others), inTurn(one.origin, two.origin, three.origin))
-    await pause(2)
-    await again.stop()
-    assertUnnoticed(both(...others), at + 500)
-    assertNoFaults(notes, lost, ...others)
-    if (opening.status === "rejected") throw opening.reason
-  })
+      await one.start()
+      await assertOpens(one, two, three)
+      const again = on.call(both(...others), inTurn(one.origin, two.origin, three.origin))
+      await pause(2)
+      await again.stop()
+      assertUnnoticed(both(...others), at + 500)
+      assertNoFaults(notes, lost, ...others)
+      if (opening.status === "rejected") throw opening.reason
+    }
+  )
 
-  it("is frozen past its lock and woken serves none of its sessions beside their new owners", async () => {
+  it("is frozen past its lock and woken serves none of its sessions beside their new owners", after, async () => {
     const { notes, one, three, two } = on
     const [lost = none, ...others] = await spread(on)
     const running = on.call(both(...others), inTurn(two.origin, three.origin))
@@ -252,58 +259,66 @@ describe.concurrent("replicas that", () => {
   afterEach(() => on.recover())
   afterAll(() => on.stop())
 
-  it("cannot reach each other for 5 seconds, two of three, answer with clear errors at most, and lose no session", async () => {
-    const { notes, one, three, two } = on
-    const [ofOne = none, ofTwo = none, unconcerned = none] = await spread(on)
-    const sessions = [ofOne, ofTwo]
-    const origins = [one.origin, two.origin, three.origin]
-    const running = on.call(both(...sessions, unconcerned), inTurn(...origins))
-    await pause(1)
-    assert.isAbove(one.cutter.total() + two.cutter.total(), 0)
-    const at = Date.now()
-    one.cutter.cut([two.pid()])
-    two.cutter.cut([one.pid()])
-    await pause(5)
-    one.cutter.mend()
-    two.cutter.mend()
-    const mended = Date.now()
-    await within(15, both(...sessions), () => areAll(both(...sessions), "Counted", mended))
-    const well = Date.now()
-    await pause(2)
-    await running.stop()
-    assertUnnoticed(both(unconcerned), at)
-    assertUnnoticed(both(...sessions), well)
-    const kinds = Object.keys(Counting.tally(both(...sessions), at))
-    assert.deepStrictEqual(kinds.filter((kind) => !["Counted", "Failed", "Later"].includes(kind)), [])
-    assertNoFaults(notes, ...sessions, unconcerned)
-    await assertOpens(one, two, three)
-  })
+  it(
+    "cannot reach each other for 5 seconds, two of three, answer with clear errors at most, and lose no session",
+    after,
+    async () => {
+      const { notes, one, three, two } = on
+      const [ofOne = none, ofTwo = none, unconcerned = none] = await spread(on)
+      const sessions = [ofOne, ofTwo]
+      const origins = [one.origin, two.origin, three.origin]
+      const running = on.call(both(...sessions, unconcerned), inTurn(...origins))
+      await pause(1)
+      assert.isAbove(one.cutter.total() + two.cutter.total(), 0)
+      const at = Date.now()
+      one.cutter.cut([two.pid()])
+      two.cutter.cut([one.pid()])
+      await pause(5)
+      one.cutter.mend()
+      two.cutter.mend()
+      const mended = Date.now()
+      await within(15, both(...sessions), () => areAll(both(...sessions), "Counted", mended))
+      const well = Date.now()
+      await pause(2)
+      await running.stop()
+      assertUnnoticed(both(unconcerned), at)
+      assertUnnoticed(both(...sessions), well)
+      const kinds = Object.keys(Counting.tally(both(...sessions), at))
+      assert.deepStrictEqual(kinds.filter((kind) => !["Counted", "Failed", "Later"].includes(kind)), [])
+      assertNoFaults(notes, ...sessions, unconcerned)
+      await assertOpens(one, two, three)
+    }
+  )
 
-  it("lose the database for 20 seconds go on with their sessions, say so, and need nobody's help afterwards", async () => {
-    const { cluster, notes, one, three, two } = on
-    const { postgres, replicas } = cluster
-    if (postgres === undefined) throw new Error("there is no database")
-    const sessions = await spread(on)
-    const running = on.call(both(...sessions), inTurn(one.origin, two.origin, three.origin))
-    await pause(1)
-    const at = Date.now()
-    await Effect.runPromise(postgres.stop)
-    const allSay = async (database: string) =>
-      (await Promise.all(replicas.map((replica) => replica.readiness()))).every(({ cluster }) =>
-        cluster?.database === database
-      )
-    await Kit.eventually("they say that it is unreachable", () => allSay("unreachable"), 15)
-    await pause(Math.max(0, 20 - (Date.now() - at) / 1000))
-    await Effect.runPromise(postgres.start)
-    await Kit.eventually("they say that it is there", () => allSay("ok"))
-    await Kit.eventually("they are ready", async () => {
-      const all = await Promise.all(replicas.map((replica) => replica.readiness()))
-      return all.every(({ http }) => http === 200)
-    })
-    await pause(2)
-    await running.stop()
-    assertUnnoticed(both(...sessions), at)
-    await assertOpens(one, two, three)
-    assertNoFaults(notes, ...sessions)
-  })
+  it(
+    "lose the database for 20 seconds go on with their sessions, say so, and need nobody's help afterwards",
+    after,
+    async () => {
+      const { cluster, notes, one, three, two } = on
+      const { postgres, replicas } = cluster
+      if (postgres === undefined) throw new Error("there is no database")
+      const sessions = await spread(on)
+      const running = on.call(both(...sessions), inTurn(one.origin, two.origin, three.origin))
+      await pause(1)
+      const at = Date.now()
+      await Effect.runPromise(postgres.stop)
+      const allSay = async (database: string) =>
+        (await Promise.all(replicas.map((replica) => replica.readiness()))).every(({ cluster }) =>
+          cluster?.database === database
+        )
+      await Kit.eventually("they say that it is unreachable", () => allSay("unreachable"), 15)
+      await pause(Math.max(0, 20 - (Date.now() - at) / 1000))
+      await Effect.runPromise(postgres.start)
+      await Kit.eventually("they say that it is there", () => allSay("ok"))
+      await Kit.eventually("they are ready", async () => {
+        const all = await Promise.all(replicas.map((replica) => replica.readiness()))
+        return all.every(({ http }) => http === 200)
+      })
+      await pause(2)
+      await running.stop()
+      assertUnnoticed(both(...sessions), at)
+      await assertOpens(one, two, three)
+      assertNoFaults(notes, ...sessions)
+    }
+  )
 })
