@@ -120,9 +120,9 @@ const within = (seconds: number, sessions: ReadonlyArray<Counting.Session>, cond
   })
 
 /** Waits until the pinned sessions of a replica that is gone are, and the stateless ones have been called elsewhere. */
-const takenOver = (lost: Both, since: number) =>
+const takenOver = (lost: Both, since: number, seconds = takeover) =>
   within(
-    takeover,
+    seconds,
     both(lost),
     () => areAll(lost.pinned, "Gone", since) && areAll(lost.stateless, "Counted", since)
   )
@@ -227,7 +227,8 @@ describe.concurrent("a replica that", () => {
     const late = Promise.all(lateCalls.map((session) => Counting.call(one.origin, session)))
     await pause(1)
     const calling = on.call(both(lost), inTurn(two.origin, three.origin))
-    await takenOver(lost, at)
+    // A call that waits for the frozen one when the lock ends is given up when its connection is, some seconds later.
+    await takenOver(lost, at, takeover + 10)
     await pause(1)
 
     one.signal("SIGCONT")
