@@ -36,8 +36,7 @@ const start = async (): Promise<Three> => {
   const [one, two, three] = cluster.replicas
   if (one === undefined || two === undefined || three === undefined) throw new Error("not three replicas")
   const stop = async () => {
-    await cluster.stop()
-    rmSync(directory, { recursive: true })
+    await cluster.stop().finally(() => rmSync(directory, { recursive: true }))
   }
   const running = new Set<Counting.Traffic>()
   const call: Three["call"] = (sessions, pick) => {

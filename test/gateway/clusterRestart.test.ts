@@ -24,8 +24,7 @@ beforeAll(async () => {
   })
 })
 afterAll(async () => {
-  await cluster.stop()
-  rmSync(directory, { recursive: true })
+  await cluster.stop().finally(() => rmSync(directory, { recursive: true }))
 })
 
 describe("a rolling restart under load", () => {
