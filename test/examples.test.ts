@@ -7,6 +7,7 @@ import { Option } from "effect"
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
 import * as Main from "../src/index.ts"
+import * as SessionEntity from "../src/SessionEntity.ts"
 
 const root = new URL("..", import.meta.url).pathname
 const artifacts = `${root}test/artifacts/`
@@ -16,7 +17,13 @@ interface Example {
   readonly code: string
 }
 
-const sources = ["src/SessionPool.ts", "src/SessionKey.ts", "src/internal/errors.ts", "README.md"]
+const sources = [
+  "src/SessionPool.ts",
+  "src/SessionKey.ts",
+  "src/internal/errors.ts",
+  "src/SessionEntity.ts",
+  "README.md"
+]
 
 /** The `ts` blocks of a file, without the stars of a docstring. */
 const examplesOf = (file: string): ReadonlyArray<Example> => {
@@ -31,6 +38,7 @@ const examplesOf = (file: string): ReadonlyArray<Example> => {
 const toModule = (code: string): string => {
   const body = code
     .replace(/"effect-session-pool"/g, "\"../../src/index.ts\"")
+    .replace(/"effect-session-pool\/cluster"/g, "\"../../src/SessionEntity.ts\"")
     .replace(/^(.*\S)\s*\/\/ => (.*)$/gm, "claims.push([$1, $2])")
   const imports = [...body.matchAll(/^import .*$/gm)].map(([line]) => line)
   const rest = body.replace(/^import .*$/gm, "")
@@ -57,13 +65,13 @@ describe("examples", () => {
   }
 
   it("every public function and error has one", () => {
-    const [pool, key, errors] = sources.map((file) => readFileSync(`${root}${file}`, "utf8"))
+    const [pool, key, errors, entity] = sources.map((file) => readFileSync(`${root}${file}`, "utf8"))
     const lacking: Array<string> = []
     const modules = [["SessionPool", Main.SessionPool, `${pool}\n${errors}`], [
       "SessionKey",
       Main.SessionKey,
       key
-    ]] as const
+    ], ["SessionEntity", SessionEntity, entity]] as const
     for (const [name, module, docs = ""] of modules) {
       for (const [symbol, value] of Object.entries(module)) {
         if (typeof value !== "function") continue

@@ -9,7 +9,7 @@ const root = new URL("..", import.meta.url).pathname
 const manifest = JSON.parse(readFileSync(`${root}package.json`, "utf8"))
 
 describe("the package", () => {
-  it("the core loads no Node module, no gateway and no platform package", () => {
+  it("the core, with and without a cluster, loads no Node module, no gateway and no platform package", () => {
     const probe = `
       import { registerHooks } from "node:module"
       const seen = []
@@ -20,7 +20,7 @@ describe("the package", () => {
           return resolved
         }
       })
-      for (const entry of ["index", "SessionPool", "SessionKey"]) await import("${root}src/" + entry + ".ts")
+      for (const entry of ["index", "SessionPool", "SessionKey", "SessionEntity"]) await import("${root}src/" + entry + ".ts")
       console.log(JSON.stringify(seen))`
     const output = execFileSync(process.execPath, ["--input-type=module", "--eval", probe], { encoding: "utf8" })
     const seen: ReadonlyArray<readonly [string, string]> = JSON.parse(output)
@@ -46,6 +46,7 @@ describe("the package", () => {
       ".",
       "./SessionPool",
       "./SessionKey",
+      "./cluster",
       "./gateway"
     ])
     assert.isTrue(existsSync(`${root}src/gateway/main.ts`))

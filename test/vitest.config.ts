@@ -14,7 +14,10 @@ export default defineConfig({
           ...shared,
           name: "core",
           // The examples import the package by its name, as a user does; here that is its source.
-          alias: { "effect-session-pool": `${root}src/index.ts` },
+          alias: {
+            "effect-session-pool/cluster": `${root}src/SessionEntity.ts`,
+            "effect-session-pool": `${root}src/index.ts`
+          },
           include: ["test/*.test.ts", "test/internal/*.test.ts"],
           typecheck: { enabled: true, include: ["test/*.test-d.ts"], tsconfig: `${root}tsconfig.json` },
           sequence: { groupOrder: 1 }
