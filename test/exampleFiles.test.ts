@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger } from "effect"
 import { readdirSync, readFileSync } from "node:fs"
+import * as Cluster from "./examples/cluster.ts"
 import * as Environment from "./examples/environment.ts"
 import * as HttpApi from "./examples/httpApi.ts"
 import * as LanguageServer from "./examples/languageServer.ts"
@@ -15,6 +16,7 @@ const folder = new URL("examples/", import.meta.url)
 
 /** Of each file: what it exports, and what that returns. */
 const examples = {
+  "cluster.ts": [Cluster.main, { runners: ["first", "second"], counts: [2], afterwards: true }],
   "environment.ts": [Environment.main, {
     byDefault: "both open",
     limited: "CapacityExceeded",

@@ -81,7 +81,13 @@ const full = project("bundler", [
   "esbuild@0.28.2"
 ])
 cpSync(join(root, "test/examples"), join(full, "src/examples"), { recursive: true })
-cpSync(join(root, "test/fixtures/language-server.ts"), join(full, "src/fixtures/language-server.ts"))
+for (const fixture of ["language-server.ts", "sharedLocks.ts"]) {
+  cpSync(join(root, "test/fixtures", fixture), join(full, "src/fixtures", fixture))
+}
+writeFileSync(
+  join(full, "cluster.ts"),
+  "import * as SessionEntity from \"effect-session-pool/cluster\"\nconsole.log(typeof SessionEntity.toLayer)\n"
+)
 writeFileSync(
   join(full, "gateway.ts"),
   "import * as Gateway from \"effect-session-pool/gateway\"\nconsole.log(typeof Gateway.layer)\n"
@@ -89,13 +95,14 @@ writeFileSync(
 const examples = readdirSync(join(full, "src/examples")).map((name) => `src/examples/${name}`)
 const bundled = ["--module", "esnext", "--moduleResolution", "bundler", "--skipLibCheck", "--noEmit"]
 const libraries = ["--lib", "es2024,dom,esnext.disposable"]
-compile(full, "typescript", [...bundled, ...libraries, "program.ts", "gateway.ts", ...examples])
+compile(full, "typescript", [...bundled, ...libraries, "program.ts", "cluster.ts", "gateway.ts", ...examples])
 const bundle = ["--bundle", "--platform=node", "--format=esm", "--outfile=bundle.mjs", "program.ts"]
 run(full, join(full, "node_modules/.bin/esbuild"), bundle)
 const checked = run(full, "npx", ["--no-install", "effect-session-pool", "--check", "--", "node"])
 expect("bundler, npx finds the command", checked, "The configuration is valid")
 for (const [version, node] of Object.entries(nodes)) {
   expect(`bundler, the bundle runs in ${version}`, run(full, node, ["bundle.mjs"]), "true 2 2\nclosed")
+  expect(`bundler, the cluster entity loads in ${version}`, run(full, node, ["cluster.ts"]), "function")
   expect(`bundler, the gateway loads in ${version}`, run(full, node, ["gateway.ts"]), "function")
   const cli = run(full, node, ["node_modules/effect-session-pool/dist/gateway/main.js", "--version"])
   expect(`bundler, the command runs in ${version}`, cli, manifest.version)
