@@ -412,6 +412,21 @@ describe("a session per key in a cluster", () => {
       assert.strictEqual(openNow(), 0)
     }))
 
+  it.effect("is shared by calls that run at the same time", () =>
+    Effect.gen(function*() {
+      const { openGate, start, waiting } = setup()
+      const a = yield* start("a")
+      const calls = yield* Effect.forkChild(
+        Effect.all([a.shell("ada").Wait(), a.shell("ada").Wait(), a.shell("ada").Wait()], concurrently),
+        { startImmediately: true }
+      )
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(waiting(), 3)
+      assert.strictEqual(yield* a.shell("ada").Count(), 1)
+      yield* openGate
+      assert.deepStrictEqual((yield* Fiber.join(calls)).toSorted(), [2, 3, 4])
+    }))
+
   it.effect("is held by a stream until its end", () =>
     Effect.gen(function*() {
       const { openGate, openNow, start } = setup()

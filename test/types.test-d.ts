@@ -6,6 +6,9 @@
 import type { Cause, Config, Duration, Layer, Option, PlatformError, Scope, Stream } from "effect"
 import { Context, Effect, FileSystem, Schema } from "effect"
 import { SessionKey, SessionPool } from "effect-session-pool"
+import * as SessionEntity from "effect-session-pool/cluster"
+import { Entity, type Sharding } from "effect/cluster"
+import { Rpc } from "effect/rpc"
 import { describe, expectTypeOf, it } from "vitest"
 
 interface Connection {
@@ -344,5 +347,40 @@ describe("SessionKey", () => {
     expectTypeOf(SessionKey.schema.Type).toEqualTypeOf<SessionKey.SessionKey>()
     // @ts-expect-error: a string may have any shape
     SessionKey.backend("everything/2f6e")
+  })
+})
+
+describe("SessionEntity", () => {
+  const Query = Entity.make("Query", [
+    Rpc.make("Run", { payload: { sql: Schema.String }, success: Schema.Array(Schema.String), error: QueryFailed })
+  ])
+
+  it("infers the connection for the handlers, and asks for what the lookup and the handlers need", () => {
+    const layer = SessionEntity.toLayer(Query, {
+      lookup: (key) => open(key),
+      handlers: (session) => {
+        expectTypeOf(session).toEqualTypeOf<SessionEntity.Session<Connection, Refused>>()
+        return {
+          Run: ({ payload }) =>
+            session.use((connection) => connection.query(payload.sql)).pipe(
+              Effect.catchTag(
+                ["Refused", "CapacityExceeded", "LookupTimeout", "PoolClosed", "ValidationFailed"],
+                () => Effect.fail(new QueryFailed())
+              )
+            )
+        }
+      }
+    })
+    expectTypeOf(layer).toEqualTypeOf<Layer.Layer<never, never, Network | Tenant | Sharding.Sharding>>()
+  })
+
+  it("refuses errors that the Rpc does not tell, and handlers that are missing", () => {
+    SessionEntity.toLayer(Query, {
+      lookup: open,
+      // @ts-expect-error: the errors of the pool are not the Rpc's
+      handlers: (session) => ({ Run: ({ payload }) => session.use((connection) => connection.query(payload.sql)) })
+    })
+    // @ts-expect-error: no handler for Run
+    SessionEntity.toLayer(Query, { lookup: open, handlers: () => ({}) })
   })
 })
