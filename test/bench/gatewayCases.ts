@@ -193,22 +193,38 @@ export const cases: ReadonlyArray<Case> = [
   {
     name: "json-10",
     description: "10 sessions × 200 calls, JSON answers",
+    subjects: Gateways.callSubjects,
     run: load({ sessions: 10, calls: 200, warmUp: 1000, tool: "count", check: counted })
   },
   {
     name: "json-100",
     description: "100 sessions × 200 calls, JSON answers",
+    subjects: Gateways.callSubjects,
     run: load({ sessions: 100, calls: 200, warmUp: 100, tool: "count", check: counted })
   },
   {
     name: "progress",
     description: `10 sessions × 200 calls, event streams with ${progressSteps} notifications of progress`,
+    subjects: Gateways.callSubjects,
     run: load({
       sessions: 10,
       calls: 200,
       warmUp: 1000,
       tool: "burst",
       args: { count: progressSteps, size: 1 },
+      check: progressed
+    })
+  },
+  {
+    name: "progress-apart",
+    description: `10 sessions × 200 calls, the ${progressSteps} notifications and the answer 2 ms apart`,
+    subjects: Gateways.callSubjects,
+    run: load({
+      sessions: 10,
+      calls: 200,
+      warmUp: 500,
+      tool: "steps",
+      args: { count: progressSteps, every: 2 },
       check: progressed
     })
   },

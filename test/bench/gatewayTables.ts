@@ -33,7 +33,8 @@ export const table = ({ description, subjects = Gateways.subjects }: Case, round
       row(["ratio, median (min–max)", ...compared.map((measure) => measures[measure])]),
       row(Array.from({ length: compared.length + 1 }, () => "---")),
       ...others.map((other) => {
-        const [over, under] = other === Gateways.limit ? [Gateways.ours, other] : [other, Gateways.ours]
+        const isLimit = other === Gateways.limit || other === Gateways.floor
+        const [over, under] = isLimit ? [Gateways.ours, other] : [other, Gateways.ours]
         return row([
           `${over.name} / ${under.name}`,
           ...compared.map((measure) => spread(ratios(rounds, over.name, under.name, measure)))

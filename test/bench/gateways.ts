@@ -40,6 +40,13 @@ export const limit: Subject = {
   path: "/mcp"
 }
 
+/** What a bridge costs that is written with Effect's router and server, whatever else it does or leaves undone. */
+export const floor: Subject = {
+  name: "effect/http floor",
+  arguments: (port, { args, command }) => [here("effectHttp.ts"), String(port), command, ...args],
+  path: "/mcp"
+}
+
 const supergateway: Subject = {
   name: "supergateway",
   // Without its logging, which is on by default and writes every message.
@@ -69,6 +76,8 @@ const mcpProxy: Subject = {
 }
 
 export const subjects: ReadonlyArray<Subject> = [ours, limit, supergateway, mcpProxy]
+/** The same with the floor, where calls are measured. */
+export const callSubjects: ReadonlyArray<Subject> = [ours, limit, floor, supergateway, mcpProxy]
 
 export interface Gateway {
   readonly url: string
