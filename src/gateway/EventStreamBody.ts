@@ -40,9 +40,17 @@ const retry = 1000
 const encoder = new TextEncoder()
 const comment = encoder.encode(": \n\n")
 
-/** One message as a server-sent event. A JSON text has no line ends but white space, which a space can stand for. */
-export const event = ({ id, text }: { readonly id?: string; readonly text: string }): Uint8Array =>
-  encoder.encode(`${id === undefined ? "" : `id: ${id}\n`}event: message\ndata: ${text.replace(/[\r\n]/g, " ")}\n\n`)
+interface Message {
+  readonly id?: string
+  readonly text: string
+}
+
+/** A JSON text has no line ends but white space, which a space can stand for. */
+const format = ({ id, text }: Message): string =>
+  `${id === undefined ? "" : `id: ${id}\n`}event: message\ndata: ${text.replace(/[\r\n]/g, " ")}\n\n`
+
+/** One message as a server-sent event. */
+export const event = (message: Message): Uint8Array => encoder.encode(format(message))
 
 /** The gateway's own last word on a stream that may have broken off within an event. */
 export const lastEvent = (text: string): Uint8Array => encoder.encode(`\n\nevent: message\ndata: ${text}\n\n`)
@@ -53,11 +61,18 @@ const priming = (id: string): Uint8Array => encoder.encode(`id: ${id}\nretry: ${
 /** Chunks of an event stream, as they come; done at its end. */
 export type Take = Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>
 
-/** The events of a reader, after the priming event if one is due. */
+/** Over when what the back end has sent at once has arrived: the first of it opens the stream, often the last ends it. */
+const arrived = Effect.callback<void>((resume) => queueMicrotask(() => resume(Effect.void)))
+
+/** The events of a reader, after the priming event if one is due. What is there at once is one chunk. */
 export const fromReader = (reader: Reader, prime: boolean): Take => {
+  const events = Effect.map(
+    Effect.andThen(arrived, reader.take),
+    (taken) => [encoder.encode(taken.map(format).join(""))] as const
+  )
   let first = prime
   return Effect.suspend(() => {
-    if (!first) return Effect.map(reader.take, ([head, ...rest]) => [event(head), ...rest.map(event)] as const)
+    if (!first) return events
     first = false
     return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([priming(reader.start)])
   })
@@ -96,15 +111,17 @@ export const watch = Effect.fnUntraced(function*(
   return yield* Effect.forever(Effect.andThen(Effect.sleep(Duration.divideUnsafe(stallTimeout, 2)), guarded(round)))
 })
 
-/** The body of a response: the chunks, with heartbeats between events. */
+/**
+ * The body of a response: the chunks, with heartbeats between events. `ready` tells whether `take` would not wait: a take
+ * with a time-out is two fibers and a timer.
+ */
 export const make = (
   take: Take,
-  { bodies, client, greet, heartbeat, until }: Options
+  { bodies, client, greet, heartbeat, until }: Options,
+  ready: () => boolean = () => false
 ): Stream.Stream<Uint8Array> => {
-  const body = Stream.scoped(Stream.fromPull(Effect.gen(function*() {
-    const clock = yield* Clock.Clock
+  const body = Stream.scoped(Stream.fromPull(Effect.clockWith((clock) => {
     const own: OpenBody = { client, writtenAt: undefined }
-    yield* Effect.acquireRelease(Effect.sync(() => bodies.add(own)), () => Effect.sync(() => bodies.delete(own)))
     /** The last chunk ended with an event, so that a comment may follow. */
     let between = true
     let greetingDue = greet
@@ -113,16 +130,23 @@ export const make = (
       own.writtenAt = clock.currentTimeMillisUnsafe()
       return chunks
     }
-    const next: Take = Effect.flatMap(Effect.timeoutOption(take, heartbeat), (taken) => {
-      if (Option.isSome(taken)) return Effect.succeed(written(taken.value))
-      return between ? Effect.succeed(written([comment])) : next
-    })
-    return Effect.suspend(() => {
+    const next: Take = Effect.suspend(() =>
+      ready() ? Effect.map(take, written) : Effect.flatMap(Effect.timeoutOption(take, heartbeat), (taken) => {
+        if (Option.isSome(taken)) return Effect.succeed(written(taken.value))
+        return between ? Effect.succeed(written([comment])) : next
+      })
+    )
+    const pull = Effect.suspend(() => {
       own.writtenAt = undefined
       if (!greetingDue) return next
       greetingDue = false
       return Effect.succeed(written([comment]))
     })
+    const entered = Effect.acquireRelease(
+      Effect.sync(() => bodies.add(own)),
+      () => Effect.sync(() => bodies.delete(own))
+    )
+    return Effect.as(entered, pull)
   })))
   return until === undefined ? body : Stream.interruptWhen(body, until)
 }

@@ -25,6 +25,8 @@ export interface Reader {
   readonly start: string
   /** The next events, at once or when there are some; done when the stream has ended. */
   readonly take: Effect.Effect<NonEmptyReadonlyArray<StreamEvent>, Cause.Done>
+  /** Whether `take` would not wait. */
+  readonly ready: () => boolean
   /** Lets the stream go; what comes from now on waits for the next reader. */
   readonly close: () => void
 }
@@ -128,7 +130,8 @@ export class EventStreams {
       if (ready()) return resume(Effect.void)
       stream.wake = () => {
         stream.wake = undefined
-        resume(Effect.void)
+        // What a back end sends at once is pushed at once, and then taken together.
+        queueMicrotask(() => resume(Effect.void))
       }
       return Effect.sync(() => {
         if (isCurrent()) stream.wake = undefined
@@ -140,6 +143,7 @@ export class EventStreams {
     })
     const reader: Reader = {
       start: this.#eventId(stream, sequence),
+      ready,
       take: Effect.suspend(() => ready() ? take : Effect.andThen(wait, take)),
       close: () => {
         if (!isCurrent()) return

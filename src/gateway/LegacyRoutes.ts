@@ -336,7 +336,8 @@ const readingOf = (open: Effect.Effect<Reader>) =>
 const events = (serving: Serving.Serving, asking: Serving.Asking, reader: Reader) =>
   EventStreamBody.make(
     EventStreamBody.fromReader(reader, (asking.version ?? "") >= primingVersion),
-    optionsOf(serving, asking)
+    optionsOf(serving, asking),
+    reader.ready
   )
 
 const optionsOf = (serving: Serving.Serving, { request }: Serving.Asking) =>
