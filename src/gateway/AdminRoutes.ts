@@ -48,7 +48,14 @@ export const add = Effect.fnUntraced(function*(
     (value) =>
       placement.replica === ""
         ? value
-        : { ...value, sessions: value.sessions.map((each) => ({ ...each, replica: placement.replica })) }
+        : {
+          ...value,
+          sessions: value.sessions.map((each) => ({
+            ...each,
+            id: `${placement.replica}:${each.id}`,
+            replica: placement.replica
+          }))
+        }
   )
   const everywhere = Effect.zipWith(
     here,

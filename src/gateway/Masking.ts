@@ -19,5 +19,5 @@ export const make = (secrets: ReadonlyArray<string>): (text: string) => string =
   }
 }
 
-/** Enough of a session's id to tell it from others, too little to use it. */
-export const shortId = (id: string): string => id.slice(0, 8)
+/** Enough of a session's id to tell it from others, too little to use it. The name of its replica says nothing of it. */
+export const shortId = (id: string): string => id.replace(/^r[0-9a-f]{10}-/, "").slice(0, 8)

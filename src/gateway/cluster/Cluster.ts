@@ -6,7 +6,15 @@ import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
 import { PgClient } from "@effect/sql-pg"
 import type { Redacted } from "effect"
 import { Context, Duration, Effect, Exit, Layer, Option, Scope } from "effect"
-import { MessageStorage, RunnerAddress, RunnerHealth, RunnerServer, Sharding, ShardingConfig } from "effect/cluster"
+import {
+  MessageStorage,
+  RunnerAddress,
+  RunnerHealth,
+  RunnerServer,
+  Sharding,
+  ShardingConfig,
+  SqlRunnerStorage
+} from "effect/cluster"
 import { RpcSerialization, RpcServer } from "effect/rpc"
 import { SqlClient } from "effect/sql"
 import * as Placement from "../Placement.ts"
@@ -57,39 +65,68 @@ const shardingConfig = ({ address, shardLockExpiration }: Options) => {
   })
 }
 
-const engine = ({ host, port }: Address) =>
+const common = Layer.merge(
+  MessageStorage.layerNoop,
+  // A message of a back end may have 16 MiB.
+  RpcSerialization.layerSchemaBinary({ maxFrameSize: "unbounded" })
+)
+
+/** Knows where what is, and takes part. */
+const sharding = Sharding.layer.pipe(
+  Layer.provide(RunnerHealth.layerPing),
+  Layer.provideMerge(Delivery.layer),
+  Layer.provide(common)
+)
+
+/** Answers the other replicas. */
+const server = ({ host, port }: Address) =>
   RunnerServer.layer.pipe(
-    Layer.provideMerge(Sharding.layer),
-    Layer.provide(RunnerHealth.layerPing),
     Layer.provide(RpcServer.layerProtocolSocketServer),
     Layer.provide(NodeSocketServer.layer({ host, port, noDelay: true })),
-    Layer.provide(Delivery.layer),
-    Layer.provide(MessageStorage.layerNoop),
-    // A message of a back end may have 16 MiB.
-    Layer.provide(RpcSerialization.layerSchemaBinary({ maxFrameSize: "unbounded" }))
+    Layer.provide(common)
   )
+
+/** The tables, whoever comes first: replicas start at the same time, and PostgreSQL's own IF NOT EXISTS races. */
+const migrate = Effect.scoped(Effect.gen(function*() {
+  const sql = yield* SqlClient.SqlClient
+  const connection = yield* sql.reserve
+  yield* Effect.acquireRelease(
+    connection.executeRaw(`SELECT pg_advisory_lock(${migrationLock})`, []),
+    () => Effect.ignore(connection.executeRaw(`SELECT pg_advisory_unlock(${migrationLock})`, []))
+  )
+  yield* Layer.build(SqlRunnerStorage.layerMigrations({ prefix: Membership.prefix }))
+  yield* StoredSleepers.migrate
+}))
+
+/** Any number will do, as long as nothing else in the database locks it. */
+const migrationLock = 8420_2026
 
 /** The services of the gateway that know of other replicas. */
 export const layer = (options: Options) =>
   Layer.effectContext(Effect.gen(function*() {
     const scope = yield* Effect.scope
     const sql = yield* SqlClient.SqlClient
-    yield* Effect.orDie(StoredSleepers.migrate)
-    // The engine ends before everything else does: while its shards are handed over, the rest is still needed.
-    const engineScope = yield* Scope.fork(scope)
-    const services = yield* Layer.buildWithScope(engine(options.listen), engineScope)
+    // The engine ends before everything else does: while its shards are handed over, the rest is still needed. And a replica still
+    // answers when it has none any more: whoever does not know yet asks again elsewhere, instead of wondering what has come of it.
+    const serverScope = yield* Scope.fork(scope)
+    const shardingScope = yield* Scope.fork(scope)
+    const services = yield* Layer.buildWithScope(sharding, shardingScope)
+    yield* Effect.provideContext(Layer.buildWithScope(server(options.listen), serverScope), services)
     const placement = yield* ClusterPlacement.make({
       stateKey: options.stateKey,
       leaveDelay: options.leaveDelay,
       movingTimeout: Duration.sum(options.drainTimeout, Duration.seconds(20)),
-      disengage: Scope.close(engineScope, Exit.void)
+      disengage: Scope.close(shardingScope, Exit.void).pipe(
+        Effect.andThen(Effect.sleep(Duration.times(lookInterval, 1.5))),
+        Effect.andThen(Scope.close(serverScope, Exit.void))
+      )
     }).pipe(Effect.provideContext(services))
     return Context.make(Placement.Placement, placement).pipe(
       Context.add(Sleepers.Sleepers, StoredSleepers.make(sql))
     )
   })).pipe(
-    Layer.provide(Membership.layer),
-    Layer.provide(shardingConfig(options)),
+    Layer.provide(Layer.provideMerge(Membership.layer, shardingConfig(options))),
+    Layer.provide(Layer.effectDiscard(Effect.orDie(migrate))),
     Layer.provide(
       PgClient.layer({ url: options.databaseUrl, applicationName: "effect-session-pool", maxConnections: 5 })
     )

@@ -8,8 +8,8 @@
  *
  * Each request of the second kind goes through the engine's entity, on its own replica too: that is what keeps the shard here.
  */
-import { Clock, Duration, Effect, Layer, Option, Random, Ref, Schema } from "effect"
-import { Sharding, ShardingConfig } from "effect/cluster"
+import { Clock, Duration, Effect, Layer, Option, Random, Ref, Schedule, Schema } from "effect"
+import { EntityId, Sharding, ShardingConfig } from "effect/cluster"
 import { hkdfSync, randomUUID, timingSafeEqual } from "node:crypto"
 import type * as Residency from "../../internal/residency.ts"
 import type { Host, Placement, Status } from "../Placement.ts"
@@ -32,6 +32,8 @@ export interface Options {
   readonly disengage: Effect.Effect<void>
 }
 
+/** How many ids are drawn for one of a shard that is here. */
+const draws = 1000
 /** How long a replica may take to list its sessions. */
 const listTimeout = "2 seconds"
 
@@ -48,6 +50,8 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const replica = ReplicaName.here(config)
   /** When all others have heard of a replica that has joined. */
   const settling = 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval))
+  /** The requests that are carried out here for what can move. */
+  const hosted = { count: 0 }
   const residents = new Map<string, Residency.Residency>()
   /** `ending`: takes nothing new; `leaving`: what can move goes. */
   const state = { ending: false, leaving: false }
@@ -59,6 +63,14 @@ export const make = Effect.fnUntraced(function*(options: Options) {
 
   const mayServe = Effect.suspend(() => state.leaving ? Effect.succeed(false) : membership.mayAct)
 
+  /** An id whose shard is here, if this replica has any: no other one is needed to open the session, alive or not. */
+  const ownId = Effect.sync(() => {
+    let id = randomUUID()
+    for (let i = 0; i < draws && !sharding.hasShardId(shardOf(id)); i++) id = randomUUID()
+    return id
+  })
+  const shardOf = (id: string) => sharding.getShardId(EntityId.make(id), ReplicaName.sharedGroup)
+
   const placement: Placement = {
     replica,
     forNew: Effect.fnUntraced(function*(movable) {
@@ -69,8 +81,9 @@ export const make = Effect.fnUntraced(function*(options: Options) {
           if (other !== undefined) return { place: { _tag: "Replica", replica: other } }
         }
       }
-      const id = randomUUID()
-      return movable ? { place: { _tag: "Shared", id }, id } : { place: here, id: `${replica}-${id}` }
+      if (!movable) return { place: here, id: `${replica}-${randomUUID()}` }
+      const id = yield* ownId
+      return { place: { _tag: "Shared", id }, id }
     }),
     ofSession: (id) => {
       const dash = id.indexOf("-")
@@ -103,7 +116,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
         (residency) => residency === undefined ? Effect.void : residency.release
       ),
     serve: (host: Host) =>
-      Effect.asVoid(Layer.build(Hosting.layer({ host, isOneOfUs: isSame(pass), mayServe, residents }))).pipe(
+      Effect.asVoid(Layer.build(Hosting.layer({ host, isOneOfUs: isSame(pass), mayServe, residents, hosted }))).pipe(
         Effect.provideService(Sharding.Sharding, sharding)
       ),
     others: Effect.flatMap(membership.others, (others) =>
@@ -135,7 +148,17 @@ export const make = Effect.fnUntraced(function*(options: Options) {
         })
       )
     }),
-    leave: options.disengage,
+    leave: Effect.andThen(
+      // Those that were let in before have their session now, or are waited for here.
+      Effect.timeoutOption(
+        Effect.repeat(Effect.sync(() => hosted.count), {
+          until: (count) => count === 0,
+          schedule: Schedule.spaced("50 millis")
+        }),
+        "5 seconds"
+      ),
+      options.disengage
+    ),
     status: Effect.gen(function*() {
       const known = yield* Ref.get(membership.known)
       const joined = yield* hasJoined

@@ -21,10 +21,12 @@ export interface Options {
   readonly mayServe: Effect.Effect<boolean>
   /** The entities that are here by their shared id: what lives under an id holds its entity. */
   readonly residents: Map<string, Residency.Residency>
+  /** Counts the requests that are carried out for what can move. */
+  readonly hosted: { count: number }
 }
 
 /** Serves for as long as the scope is open. */
-export const layer = ({ host, isOneOfUs, mayServe, residents }: Options) => {
+export const layer = ({ host, hosted, isOneOfUs, mayServe, residents }: Options) => {
   const admit = (pass: string) => isOneOfUs(pass) ? Effect.void : new Protocol.NotOneOfUs()
 
   const handlers = Effect.gen(function*() {
@@ -89,8 +91,10 @@ export const layer = ({ host, isOneOfUs, mayServe, residents }: Options) => {
       CarryOut: ({ payload: { pass, ...carried } }) =>
         Effect.gen(function*() {
           yield* admit(pass)
-          if (isShared && !(yield* mayServe)) return yield* new Protocol.Moved()
-          return yield* carryOut(carried)
+          if (!isShared) return yield* carryOut(carried)
+          if (!(yield* mayServe)) return yield* new Protocol.Moved()
+          hosted.count++
+          return yield* Effect.ensuring(carryOut(carried), Effect.sync(() => hosted.count--))
         }),
       Follow: ({ payload: { id, pass } }) => Stream.unwrap(Effect.as(admit(pass), follow(id))),
       Sessions: ({ payload }) =>

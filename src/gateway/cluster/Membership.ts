@@ -75,6 +75,9 @@ const name = (runner: Runner.Runner): string => ReplicaName.of(runner.address)
 /** A list of replicas that is no older, in milliseconds, is not asked for anew for the sake of an unknown name. */
 const freshness = 500
 
+/** Of the names of the tables. */
+export const prefix = "effect_session_pool"
+
 export class Membership extends Context.Service<Membership, {
   readonly known: Ref.Ref<Known>
   /** Whether this replica may act as the owner of a shard that it holds by the engine's account. */
@@ -179,5 +182,5 @@ const make = Effect.gen(function*() {
 
 /** The engine's storage in PostgreSQL, and what is known of it. */
 export const layer = Layer.effectContext(make).pipe(
-  Layer.provide(Layer.orDie(SqlRunnerStorage.layerWith({ prefix: "effect_session_pool" })))
+  Layer.provide(SqlRunnerStorage.layerStorage({ prefix }))
 )
