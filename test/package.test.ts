@@ -67,9 +67,16 @@ describe("the package", () => {
     }
   })
 
-  it("effect is a peer, the platform an optional one, and nothing else is installed with it", () => {
-    assert.deepStrictEqual(Object.keys(manifest.peerDependencies), ["@effect/platform-node", "effect"])
-    assert.deepStrictEqual(manifest.peerDependenciesMeta, { "@effect/platform-node": { optional: true } })
+  it("effect is a peer, the platform and the database optional ones, and nothing else is installed with it", () => {
+    assert.deepStrictEqual(Object.keys(manifest.peerDependencies), [
+      "@effect/platform-node",
+      "@effect/sql-pg",
+      "effect"
+    ])
+    assert.deepStrictEqual(manifest.peerDependenciesMeta, {
+      "@effect/platform-node": { optional: true },
+      "@effect/sql-pg": { optional: true }
+    })
     assert.isUndefined(manifest.dependencies)
     assert.isFalse(manifest.sideEffects)
     assert.strictEqual(manifest.engines.node, ">=22.19")

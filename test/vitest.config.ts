@@ -13,6 +13,8 @@ export default defineConfig({
         test: {
           ...shared,
           name: "core",
+          // Without time of their own they can share the machine.
+          maxWorkers: 2,
           // The examples import the package by its name, as a user does; here that is its source.
           alias: {
             "effect-session-pool/cluster": `${root}src/SessionEntity.ts`,

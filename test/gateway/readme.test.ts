@@ -20,6 +20,9 @@ const commands: ReadonlyArray<readonly [RegExp, string]> = [
   [/^(npm start --|npx effect-session-pool) -- COMMAND ARGS…/, "cli.test.ts, test/package/install.ts"],
   [/^npm start -- --config servers.json( --check)?/, "cli.test.ts"],
   [/^curl /, "below"],
+  [/^export (DATABASE_URL|GATEWAY_STATE_KEY)=/, "clusterAnywhere.test.ts"],
+  [/^npm start -- --cluster /, "clusterAnywhere.test.ts"],
+  [/^sleep 10; wget /, "clusterAnywhere.test.ts"],
   [/^effect-session-pool --completions (bash|zsh|fish) >/, "help.test.ts"]
 ]
 

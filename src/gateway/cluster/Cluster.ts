@@ -5,7 +5,7 @@
 import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
 import { PgClient } from "@effect/sql-pg"
 import type { Redacted } from "effect"
-import { Context, Duration, Effect, Exit, Layer, Option, Scope } from "effect"
+import { Context, Duration, Effect, Exit, Fiber, Layer, Option, Scope } from "effect"
 import {
   MessageStorage,
   RunnerAddress,
@@ -118,7 +118,10 @@ export const layer = (options: Options) =>
       movingTimeout: Duration.sum(options.drainTimeout, Duration.seconds(20)),
       disengage: Scope.close(shardingScope, Exit.void).pipe(
         Effect.andThen(Effect.sleep(Duration.times(lookInterval, 1.5))),
-        Effect.andThen(Scope.close(serverScope, Exit.void))
+        // A connection that nobody has heard of since this replica was frozen is not waited for.
+        Effect.andThen(Effect.forkDetach(Scope.close(serverScope, Exit.void))),
+        Effect.flatMap((closing) => Effect.timeoutOption(Fiber.join(closing), "2 seconds")),
+        Effect.asVoid
       )
     }).pipe(Effect.provideContext(services))
     return Context.make(Placement.Placement, placement).pipe(
