@@ -178,7 +178,16 @@ export const batch = (
   values: ReadonlyArray<unknown>,
   text: string
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
-  const here = batchHere(serving, asking, values, JsonText.elements(text))
+  const messages = values.map(JsonRpc.classify)
+  if (messages.length === 0 || !messages.every((message) => message !== undefined)) {
+    return refuse(400, "The batch is empty, or one of its elements is no JSON-RPC 2.0 message", {
+      code: JsonRpc.codes.invalidRequest
+    })
+  }
+  if (messages.some((message) => message._tag === "Request" && message.method === "initialize")) {
+    return refuse(400, "initialize must not be part of a batch", { code: JsonRpc.codes.invalidRequest })
+  }
+  const here = batchHere(serving, asking, messages, JsonText.elements(text))
   return Serving.atSession(
     serving,
     asking,
@@ -191,18 +200,9 @@ export const batch = (
 const batchHere = Effect.fnUntraced(function*(
   serving: Serving.Serving,
   asking: Serving.Asking,
-  values: ReadonlyArray<unknown>,
+  messages: ReadonlyArray<JsonRpc.Message>,
   texts: ReadonlyArray<string>
 ) {
-  const messages = values.map(JsonRpc.classify)
-  if (messages.length === 0 || !messages.every((message) => message !== undefined)) {
-    return yield* refuse(400, "The batch is empty, or one of its elements is no JSON-RPC 2.0 message", {
-      code: JsonRpc.codes.invalidRequest
-    })
-  }
-  if (messages.some((message) => message._tag === "Request" && message.method === "initialize")) {
-    return yield* refuse(400, "initialize must not be part of a batch", { code: JsonRpc.codes.invalidRequest })
-  }
   const calls: Array<RunningRequest> = []
   // A client that goes has sent the whole batch all the same.
   yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
