@@ -2,7 +2,7 @@
 import { execFileSync } from "node:child_process"
 import { existsSync, readFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
-import * as Settings from "../src/gateway/Settings.ts"
+import * as Settings from "../src/gateway/settings/Settings.ts"
 import { version } from "../src/gateway/version.ts"
 
 const root = new URL("..", import.meta.url).pathname

@@ -7,32 +7,34 @@
  */
 // The way of a request, and what is where:
 //
-//   McpRoutes             host, origin and key; which era a request is of
-//   LegacyRoutes          a request of a client with a session ── Sessions.lease ── Bridge (a process) or Upstream (HTTP)
-//   ModernRoutes          a request of a client without one ── Sessions.lane ── Lane; PassThrough to a modern HTTP back end
-//   ModernCalls, Parked   what the client of a call gets; a call that waits for its client's input
-//   Sessions, Registry    where sessions begin, sleep and end; the pool's keys
-//   Launching, RunningBackend   the pool's lookup: starts what a key stands for, on the transport of its back end
-//   StdioProcess, HttpTransport, LegacyFace   transports: a process, a server on HTTP, a modern server made to look legacy
-//   Config, Backends, Settings   the file, its entries, every setting
-//   AdminRoutes, Overview   what operators see
+//   http/       McpRoutes: host, origin and key; which era a request is of. What operators see: AdminRoutes, Overview
+//   legacy/     a client with a session: LegacyRoutes ── Sessions.lease ── Bridge, its session on a process
+//   modern/     a client without one: ModernRoutes ── Sessions.lane ── Lane; PassThrough to a modern HTTP back end;
+//               what the client of a call gets (ModernCalls), and a call that waits for its client's input (Parked)
+//   sessions/   where sessions begin, sleep and end, and the pool's keys: Sessions, Registry; the pool's lookup: Launching;
+//               on which replica a request is carried out: Placement
+//   backends/   what a key stands for: RunningBackend starts it, on the transport of its back end: StdioProcess, HttpTransport,
+//               LegacyFace (a modern server made to look legacy); Upstream, a session on an HTTP back end
+//   messages/   JSON-RPC as far as it is read
+//   settings/   every setting, and where they come from
+//   cluster/    several replicas that share their sessions
 //
 // Not the whole package: it loads Redis, WebSocket and undici clients, 20 MiB and 0.2 seconds.
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { Context, Deferred, Duration, Effect, FileSystem, Layer, Option, Schedule } from "effect"
 import { HttpRouter } from "effect/http"
 import * as SessionPool from "../SessionPool.ts"
-import * as Access from "./Access.ts"
-import * as AdminRoutes from "./AdminRoutes.ts"
-import * as Backends from "./Backends.ts"
-import type { GatewayConfig } from "./Config.ts"
-import * as EventStreamBody from "./EventStreamBody.ts"
-import * as McpRoutes from "./McpRoutes.ts"
-import * as Parked from "./Parked.ts"
-import * as Placement from "./Placement.ts"
-import * as RequestState from "./RequestState.ts"
-import * as SessionsModule from "./Sessions.ts"
-import * as Settings from "./Settings.ts"
+import * as Backends from "./backends/Backends.ts"
+import * as Access from "./http/Access.ts"
+import * as AdminRoutes from "./http/AdminRoutes.ts"
+import * as EventStreamBody from "./http/EventStreamBody.ts"
+import * as McpRoutes from "./http/McpRoutes.ts"
+import * as Parked from "./modern/Parked.ts"
+import * as RequestState from "./modern/RequestState.ts"
+import * as Placement from "./sessions/Placement.ts"
+import * as SessionsModule from "./sessions/Sessions.ts"
+import type { GatewayConfig } from "./settings/Config.ts"
+import * as Settings from "./settings/Settings.ts"
 
 export type {
   /**
@@ -56,7 +58,7 @@ export type {
    * @since 0.1.0
    */
   StdioEntry
-} from "./Backends.ts"
+} from "./backends/Backends.ts"
 
 export type {
   /**
@@ -66,7 +68,7 @@ export type {
    * @since 0.1.0
    */
   GatewayConfig
-} from "./Config.ts"
+} from "./settings/Config.ts"
 
 export {
   /**
@@ -76,7 +78,7 @@ export {
    * @since 0.1.0
    */
   InvalidGatewayOptions
-} from "./Backends.ts"
+} from "./backends/Backends.ts"
 
 /**
  * What a gateway serves, and its settings; those of the server itself (`host`, `port`, TLS, time-outs of the header) are

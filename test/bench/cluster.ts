@@ -12,9 +12,9 @@
 import { readFileSync } from "node:fs"
 import { availableParallelism } from "node:os"
 import { parseArgs } from "node:util"
-import * as Counting from "../kit/counting.ts"
+import * as Counting from "../kit/cluster/counting.ts"
+import * as Replicas from "../kit/cluster/replicas.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import * as Replicas from "../kit/replicas.ts"
 import * as Caller from "./mcpCaller.ts"
 import { format, spreadOf } from "./spread.ts"
 

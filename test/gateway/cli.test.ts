@@ -4,7 +4,7 @@ import { mkdirSync, writeFileSync } from "node:fs"
 import type { Socket } from "node:net"
 import { connect, createServer } from "node:net"
 import { assert, describe, it } from "vitest"
-import * as Settings from "../../src/gateway/Settings.ts"
+import * as Settings from "../../src/gateway/settings/Settings.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const artifacts = new URL("../artifacts/", import.meta.url).pathname

@@ -1,12 +1,12 @@
 /** Three replicas, one session: whichever of them a message reaches, it is carried out where the session lives. */
 import { afterAll, assert, beforeAll, describe, it, vi } from "vitest"
-import * as Counting from "../kit/counting.ts"
+import * as Counting from "../kit/cluster/counting.ts"
+import type { Cluster, Replica } from "../kit/cluster/replicas.ts"
+import * as Replicas from "../kit/cluster/replicas.ts"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { answers, callTool, everything, textOf } from "../kit/gateway/modern.ts"
 import * as Random from "../kit/random.ts"
-import type { Cluster, Replica } from "../kit/replicas.ts"
-import * as Replicas from "../kit/replicas.ts"
 
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 })
 

@@ -4,10 +4,10 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, afterEach, assert, beforeAll, describe, it, vi } from "vitest"
-import * as Counting from "../kit/counting.ts"
+import * as Counting from "../kit/cluster/counting.ts"
+import type { Cluster, Replica } from "../kit/cluster/replicas.ts"
+import * as Replicas from "../kit/cluster/replicas.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import type { Cluster, Replica } from "../kit/replicas.ts"
-import * as Replicas from "../kit/replicas.ts"
 
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 })
 

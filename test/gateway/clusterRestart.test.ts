@@ -3,11 +3,11 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it, vi } from "vitest"
-import * as Counting from "../kit/counting.ts"
+import * as Counting from "../kit/cluster/counting.ts"
+import type { Cluster } from "../kit/cluster/replicas.ts"
+import * as Replicas from "../kit/cluster/replicas.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Random from "../kit/random.ts"
-import type { Cluster } from "../kit/replicas.ts"
-import * as Replicas from "../kit/replicas.ts"
 
 vi.setConfig({ testTimeout: 180_000, hookTimeout: 120_000 })
 

@@ -1,9 +1,9 @@
 /** What a configuration means where it is odd: what JSON, URLs and objects allow beside what people write. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect } from "effect"
-import * as Backends from "../../src/gateway/Backends.ts"
-import * as Config from "../../src/gateway/Config.ts"
+import * as Backends from "../../src/gateway/backends/Backends.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
+import * as Config from "../../src/gateway/settings/Config.ts"
 
 const load = (servers: unknown, gateway: unknown = {}) =>
   Config.load({

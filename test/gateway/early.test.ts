@@ -3,7 +3,7 @@ import type { Server } from "node:http"
 import { createServer } from "node:http"
 import { connect } from "node:net"
 import { afterEach, assert, beforeEach, describe, it } from "vitest"
-import * as EarlyRequests from "../../src/gateway/EarlyRequests.ts"
+import * as EarlyRequests from "../../src/gateway/http/EarlyRequests.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("a request that comes too early", () => {

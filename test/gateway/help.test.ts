@@ -2,9 +2,9 @@
 import { execFileSync, spawn } from "node:child_process"
 import { mkdirSync, writeFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
-import * as CommandOutput from "../../src/gateway/CommandOutput.ts"
-import * as Programs from "../../src/gateway/Programs.ts"
-import * as Settings from "../../src/gateway/Settings.ts"
+import * as Programs from "../../src/gateway/backends/Programs.ts"
+import * as CommandOutput from "../../src/gateway/settings/CommandOutput.ts"
+import * as Settings from "../../src/gateway/settings/Settings.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 /** For a test that starts the command many times, on a busy machine. */

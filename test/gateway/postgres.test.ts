@@ -3,8 +3,8 @@ import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Redacted, Scope } from "effect"
 import { existsSync } from "node:fs"
+import * as Postgres from "../kit/cluster/postgres.ts"
 import { alive, eventually } from "../kit/gateway/gateway.ts"
-import * as Postgres from "../kit/postgres.ts"
 
 describe("a PostgreSQL for a test", () => {
   it.live("keeps what it is given over a stop, is unreachable in between, and leaves neither process nor file", () =>

@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
-import * as Cooldown from "../../src/gateway/Cooldown.ts"
+import * as Cooldown from "../../src/gateway/backends/Cooldown.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const temporary = () => mkdtempSync(join(tmpdir(), "gateway-"))

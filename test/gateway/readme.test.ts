@@ -2,7 +2,7 @@
 import { execFileSync } from "node:child_process"
 import { readFileSync } from "node:fs"
 import { afterAll, assert, describe, it } from "vitest"
-import * as Config from "../../src/gateway/Config.ts"
+import * as Config from "../../src/gateway/settings/Config.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const root = new URL("../..", import.meta.url).pathname

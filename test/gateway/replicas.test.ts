@@ -1,13 +1,13 @@
 /** What the cluster's tests are made of, by itself: the balancer, the cutters and the counting sessions, on plain gateways. */
 import { createServer } from "node:http"
 import { afterAll, assert, beforeAll, describe, it, vi } from "vitest"
-import * as Balancer from "../kit/balancer.ts"
-import * as Counting from "../kit/counting.ts"
+import * as Balancer from "../kit/cluster/balancer.ts"
+import * as Counting from "../kit/cluster/counting.ts"
+import type { Cluster } from "../kit/cluster/replicas.ts"
+import * as Replicas from "../kit/cluster/replicas.ts"
 import { portOf } from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Random from "../kit/random.ts"
-import type { Cluster } from "../kit/replicas.ts"
-import * as Replicas from "../kit/replicas.ts"
 
 const path = "/mcp/counter"
 

@@ -7,7 +7,7 @@ import { connect } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
-import * as Masking from "../../src/gateway/Masking.ts"
+import * as Masking from "../../src/gateway/settings/Masking.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const key = (value: string) => ({ authorization: `Bearer ${value}` })

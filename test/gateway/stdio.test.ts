@@ -1,12 +1,12 @@
 /** The lines of a process: none lost, none overtaken, and nobody waits for a process that is gone. */
 import { Context, Deferred, Duration, Effect, Exit, Logger, Scope } from "effect"
 import { afterEach, assert, beforeEach, describe, it } from "vitest"
-import * as Bridge from "../../src/gateway/Bridge.ts"
-import * as ClientRecord from "../../src/gateway/ClientRecord.ts"
+import * as StdioProcess from "../../src/gateway/backends/StdioProcess.ts"
+import type { Receiver, Transport } from "../../src/gateway/backends/Transport.ts"
 import * as GatewayMetrics from "../../src/gateway/GatewayMetrics.ts"
-import * as JsonRpc from "../../src/gateway/JsonRpc.ts"
-import * as StdioProcess from "../../src/gateway/StdioProcess.ts"
-import type { Receiver, Transport } from "../../src/gateway/Transport.ts"
+import * as Bridge from "../../src/gateway/legacy/Bridge.ts"
+import * as JsonRpc from "../../src/gateway/messages/JsonRpc.ts"
+import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("one process", () => {

@@ -2,8 +2,8 @@
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Effect, Schema } from "effect"
 import { connect } from "node:net"
-import type { Reader } from "../../src/gateway/EventStreams.ts"
-import { EventStreams } from "../../src/gateway/EventStreams.ts"
+import type { Reader } from "../../src/gateway/legacy/EventStreams.ts"
+import { EventStreams } from "../../src/gateway/legacy/EventStreams.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("requests with streams", () => {

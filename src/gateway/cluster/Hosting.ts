@@ -4,7 +4,7 @@ import { Entity } from "effect/cluster"
 import type { HttpServerResponse } from "effect/http"
 import { randomUUID } from "node:crypto"
 import * as Residency from "../../internal/residency.ts"
-import type { Carried, Host } from "../Placement.ts"
+import type { Carried, Host } from "../sessions/Placement.ts"
 import * as Protocol from "./Protocol.ts"
 import * as ReplicaName from "./ReplicaName.ts"
 

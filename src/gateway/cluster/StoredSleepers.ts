@@ -7,10 +7,10 @@
 import { Array as Arr, Duration, Effect, Option, Schedule, Schema } from "effect"
 import { SqlClient } from "effect/sql"
 import type * as SessionKey from "../../SessionKey.ts"
-import type * as ClientRecord from "../ClientRecord.ts"
 import * as GatewayErrors from "../GatewayErrors.ts"
-import type { Make, Sleepers } from "../Sleepers.ts"
-import { countByBackend } from "../Sleepers.ts"
+import type * as ClientRecord from "../sessions/ClientRecord.ts"
+import type { Make, Sleepers } from "../sessions/Sleepers.ts"
+import { countByBackend } from "../sessions/Sleepers.ts"
 
 type Key = SessionKey.SessionKey
 

@@ -1,8 +1,8 @@
 /** Gives cases of the configuration's fuzz to the real command, with `--check`: it must say what reading them said. */
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import * as Config from "../../../src/gateway/Config.ts"
-import * as Settings from "../../../src/gateway/Settings.ts"
+import * as Config from "../../../src/gateway/settings/Config.ts"
+import * as Settings from "../../../src/gateway/settings/Settings.ts"
 import * as Kit from "../gateway/gateway.ts"
 import type { ConfigCase } from "./config.ts"
 import { secret } from "./config.ts"

@@ -1,0 +1,155 @@
+/** The back ends that a gateway serves: their entries, resolved with the settings, and how they are replaced. */
+import { Option, Schema } from "effect"
+import * as Masking from "../settings/Masking.ts"
+import * as Settings from "../settings/Settings.ts"
+import type { Command } from "./ProcessGroup.ts"
+
+/**
+ * How to start the process of a stdio back end, and the settings in which it differs from the gateway.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StdioEntry extends Settings.BackendInput {
+  readonly command: string
+  readonly args?: ReadonlyArray<string> | undefined
+  /** Variables that the process sees, besides `PATH`, `HOME` and their like. */
+  readonly env?: Readonly<Record<string, string>> | undefined
+  /** The directory that the process runs in. */
+  readonly cwd?: string | undefined
+}
+
+/**
+ * Where an MCP server on Streamable HTTP is, and the settings in which it differs from the gateway.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface HttpEntry extends Settings.BackendInput {
+  readonly url: string
+  /** Sent with every request to it. */
+  readonly headers?: Readonly<Record<string, string>> | undefined
+}
+
+/**
+ * One back end.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Entry = StdioEntry | HttpEntry
+
+/** A back end with everything decided. */
+export interface Backend {
+  readonly name: string
+  readonly target:
+    | { readonly _tag: "Stdio"; readonly command: Command }
+    | { readonly _tag: "Http"; readonly url: string; readonly headers: Readonly<Record<string, string>> }
+  readonly settings: Settings.BackendSettings
+  /** Hides what of its entry may be secret. */
+  readonly mask: (text: string) => string
+  /** Equal for entries that mean the same. */
+  readonly fingerprint: string
+}
+
+export type Backends = ReadonlyMap<string, Backend>
+
+/** What a gateway was told makes no sense; each fault with its path and what is allowed. */
+export class InvalidGatewayOptions extends Schema.TaggedError<InvalidGatewayOptions>()("InvalidGatewayOptions", {
+  faults: Schema.Array(Schema.String)
+}) {
+  override get message(): string {
+    return ["The gateway's options are not valid:", ...this.faults.map((fault) => `  ${fault}`)].join("\n")
+  }
+}
+
+/** Names that are safe in a path, a session key and a log line. */
+export const isName = (name: string): boolean => /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(name)
+export const allowedName = "a back end's name is 1 to 64 letters, digits, \".\", \"_\" or \"-\", " +
+  "beginning with a letter or digit"
+
+type Fault = (path: string, message: string) => void
+
+/** Decides an entry, over the settings of the gateway; `secrets` are values that must not be shown. */
+export const resolve = (
+  path: string,
+  name: string,
+  entry: Entry,
+  base: Settings.BackendSettings,
+  secrets: ReadonlyArray<string>,
+  fault: Fault
+): Backend => {
+  if (!isName(name)) fault(path, allowedName)
+  const own = Settings.pick(Settings.backendSettings, base)
+  const settings = Settings.decode(
+    Settings.backendSettings,
+    { ...entry },
+    own,
+    (key, message) => fault(`${path}.${key}`, message)
+  )
+  const target = "url" in entry ? http(path, entry, settings, fault) : stdio(path, entry, fault)
+  return {
+    name,
+    target,
+    settings,
+    mask: Masking.make([...secrets, ...secretsOf(target)]),
+    fingerprint: JSON.stringify([target, settings])
+  }
+}
+
+const stdio = (path: string, entry: StdioEntry, fault: Fault): Backend["target"] => {
+  const { args = [], command, cwd, env = {} } = entry
+  if (command === "") fault(`${path}.command`, "must not be empty")
+  for (const [name, value] of Object.entries(env)) {
+    if (name === "" || /[=\0]/.test(name)) fault(`${path}.env`, `"${printable(name)}" is no name of a variable`)
+    if (value.includes("\0")) fault(`${path}.env.${printable(name)}`, "must not contain a NUL character")
+  }
+  for (const text of [command, cwd ?? "", ...args]) {
+    if (text.includes("\0")) fault(path, "command, args and cwd must not contain a NUL character")
+  }
+  return { _tag: "Stdio", command: { command, args, env, cwd } }
+}
+
+const http = (path: string, entry: HttpEntry, settings: Settings.BackendSettings, fault: Fault): Backend["target"] => {
+  const { headers = {}, url } = entry
+  const parsed = Option.liftThrowable(() => new URL(url))()
+  if (Option.isNone(parsed) || !/^https?:$/.test(parsed.value.protocol)) {
+    fault(`${path}.url`, "must be an http: or https: URL")
+  }
+  for (const [name, value] of Object.entries(headers)) {
+    if (!/^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/.test(name)) {
+      fault(`${path}.headers`, `"${printable(name)}" is no name of a header`)
+    } else if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) {
+      fault(`${path}.headers.${name}`, "must not contain line breaks or control characters")
+    } else if (ownHeaders.includes(name.toLowerCase())) {
+      fault(`${path}.headers.${name}`, "is set by the gateway itself")
+    }
+  }
+  if (settings.spares > 0) fault(`${path}.spares`, "is for stdio back ends")
+  if (settings.stateless) fault(`${path}.stateless`, "is for stdio back ends")
+  return { _tag: "Http", url, headers }
+}
+
+const ownHeaders = ["host", "content-length", "content-type", "accept", "connection", "transfer-encoding"]
+  .concat(["mcp-session-id", "mcp-protocol-version", "last-event-id"])
+
+/** In a fault that is printed: no control characters, and none that turn the direction of what follows. */
+export const printable = (text: string): string =>
+  JSON.stringify(text).slice(1, -1).replace(
+    /[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`
+  )
+
+const secretsOf = (target: Backend["target"]): ReadonlyArray<string> =>
+  target._tag === "Stdio"
+    ? Object.values(target.command.env)
+    : [...Object.values(target.headers), ...credentials(target.url)]
+
+const credentials = (url: string): ReadonlyArray<string> => {
+  const parsed = Option.liftThrowable(() => new URL(url))()
+  return Option.isSome(parsed) ? [parsed.value.password, percentDecoded(parsed.value.password)] : []
+}
+
+/** A part of a URL as it was meant; as it stands, if that is no percent-encoded text. */
+export const percentDecoded = (text: string): string =>
+  Option.getOrElse(Option.liftThrowable(decodeURIComponent)(text), () => text)

@@ -1,0 +1,372 @@
+/**
+ * An MCP server on Streamable HTTP as a `Transport`: each line is a POST, and what its response holds are lines of the
+ * server.
+ *
+ * It speaks both forms: a request of revision 2026-07-28 says so itself and is sent without a session; an `initialize` opens
+ * a session of the earlier form, with its stream of GET, which ends with the scope. So who does not know the server's era
+ * may ask it on the same transport.
+ */
+import type { Scope } from "effect"
+import { Deferred, Duration, Effect, Fiber, Option, Queue, Stream } from "effect"
+import type { HttpClient, HttpClientResponse } from "effect/http"
+import type { BackendFailed } from "../GatewayErrors.ts"
+import * as JsonRpc from "../messages/JsonRpc.ts"
+import * as JsonText from "../messages/JsonText.ts"
+import * as Modern from "../modern/Modern.ts"
+import * as ParamHeaders from "../modern/ParamHeaders.ts"
+import * as Remote from "./Remote.ts"
+import type { Receiver, Transport } from "./Transport.ts"
+
+export interface Limits {
+  readonly maxLineBytes: number
+  /** How long the server may take to accept a message that has no answer. */
+  readonly writeTimeout: Duration.Duration
+}
+
+type Response = HttpClientResponse.HttpClientResponse
+
+/** A request that has been sent. */
+interface Post {
+  readonly modern: boolean
+  readonly fiber: Fiber.Fiber<void>
+}
+
+/** Where a response's stream has come to. */
+interface Progress {
+  answered: boolean
+  lastId: string | undefined
+  /** In milliseconds. */
+  retry: number
+}
+
+/** How long to wait before a stream is opened anew, in milliseconds. */
+const defaultRetry = 1000
+/** Failures in a row to open the stream of GET anew, before the session is given up. */
+const maxFailures = 3
+
+/** What is known of a server, and where what it says goes. */
+interface Server {
+  readonly remote: Remote.Remote
+  readonly limits: Limits
+  readonly ended: Deferred.Deferred<BackendFailed>
+  /** The requests that run. */
+  readonly posts: Map<string, Post>
+  readonly paramHeaders: ParamHeaders.ParamHeaders
+  /** Starts an effect that ends with the scope. */
+  readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
+  /** The session of the earlier form, if there is one. */
+  readonly session: { id: string | undefined; version: string | undefined }
+  /** It has answered something: it is there, and speaks MCP. */
+  established: boolean
+}
+
+/** Lives until the scope closes. Fails never: what is wrong with the server shows with the first message. */
+export const make = Effect.fnUntraced(function*(
+  target: Remote.Target,
+  limits: Limits,
+  mask: (text: string) => string
+): Effect.fn.Return<Transport, never, Scope.Scope | HttpClient.HttpClient> {
+  const remote = yield* Remote.make(target, mask)
+  const scope = yield* Effect.scope
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  const lines = yield* Queue.unbounded<string>()
+  const server: Server = {
+    remote,
+    limits,
+    ended: Deferred.makeUnsafe(),
+    posts: new Map(),
+    paramHeaders: new Map(),
+    fork: (effect) => {
+      const fiber = run(effect)
+      Fiber.runIn(fiber, scope)
+      return fiber
+    },
+    session: { id: undefined, version: undefined },
+    established: false
+  }
+  yield* Effect.addFinalizer(() =>
+    server.session.id === undefined || Deferred.isDoneUnsafe(server.ended)
+      ? Effect.void
+      : Effect.ignore(
+        Effect.timeout(Effect.scoped(remote.send("DELETE", sessionHeaders(server))), Remote.closeTimeout)
+      )
+  )
+  return {
+    pid: undefined,
+    ended: server.ended,
+    attach: (to) =>
+      Effect.sync(() =>
+        void server.fork(Effect.forever(Effect.flatMap(Queue.take(lines), (line) => write(server, line, to))))
+      ),
+    offer: (line) => Queue.offerUnsafe(lines, line),
+    send: (line) => Effect.asVoid(Queue.offer(lines, line))
+  }
+})
+
+const end = ({ ended }: Server, failure: BackendFailed) => Effect.asVoid(Deferred.succeed(ended, failure))
+
+const forgotten = (server: Server) =>
+  Effect.suspend(() => end(server, server.remote.failed("the back end does not know its session any more")))
+
+const sessionHeaders = ({ session }: Server) => ({
+  "mcp-session-id": session.id,
+  "mcp-protocol-version": session.version
+})
+
+/** Hands a line on, and waits while the receiver has no room for more. */
+const deliver = (server: Server, text: string, to: Receiver): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    server.established = true
+    return to.receive(text) ? Effect.void : to.room
+  })
+
+// ---------------------------------------------------------------------------
+// Lines
+// ---------------------------------------------------------------------------
+
+/** Sends one line. Completes when the next one may go: what changes the session must have arrived before. */
+const write = (server: Server, line: string, to: Receiver): Effect.Effect<unknown> => {
+  const { posts } = server
+  const message = JsonRpc.read(line)
+  if (message === undefined) return Effect.void
+  if (message._tag === "Request") {
+    const modern = Modern.isModern(message, {})
+    const fiber = server.fork(request(server, message, line, modern, to))
+    const key = JsonRpc.idKey(message.id)
+    const post: Post = { modern, fiber }
+    posts.set(key, post)
+    fiber.addObserver(() => posts.get(key) === post && posts.delete(key))
+    return message.method === "initialize" || message.method === "logging/setLevel"
+      ? Fiber.await(fiber)
+      : Effect.void
+  }
+  const post = message._tag === "Notification" && message.method === "notifications/cancelled"
+    ? posts.get(JsonRpc.idKey(cancelledId(message.params)))
+    : undefined
+  // The end of its connection is the cancellation.
+  if (post?.modern === true) return Fiber.interrupt(post.fiber)
+  const sent = notify(server, line)
+  // A server that has cancelled a request leaves its stream without an end.
+  if (post !== undefined) return Effect.andThen(sent, Fiber.interrupt(post.fiber))
+  return message._tag === "Notification" && message.method === "notifications/initialized"
+    ? Effect.map(sent, () => void server.fork(standalone(server, to)))
+    : sent
+}
+
+/** A message without an answer. */
+const notify = (server: Server, line: string) => {
+  const { limits, remote } = server
+  return Effect.scoped(Effect.gen(function*() {
+    const headers = { accept: Remote.accept, ...sessionHeaders(server) }
+    const { status } = yield* remote.send("POST", headers, line.trimEnd())
+    if (status === 404 && server.session.id !== undefined) return yield* forgotten(server)
+    if (status >= 400) yield* Effect.logWarning(`The back end refused a message with status ${status}`)
+  })).pipe(
+    Effect.timeoutOrElse({
+      duration: limits.writeTimeout,
+      orElse: () => remote.failed(`the back end has not taken a message for ${Duration.format(limits.writeTimeout)}`)
+    }),
+    // It is lost, and whoever waits for what it was to bring about would wait for ever.
+    Effect.catch((failure) => end(server, failure))
+  )
+}
+
+// ---------------------------------------------------------------------------
+// Requests
+// ---------------------------------------------------------------------------
+
+const request = (server: Server, message: JsonRpc.Request, line: string, modern: boolean, to: Receiver) =>
+  Effect.scoped(Effect.gen(function*() {
+    const { session } = server
+    const response = yield* send(server, message, line, modern)
+    const { headers, status } = response
+    if (message.method === "initialize" && status === 200) session.id = headers["mcp-session-id"]
+    if (!modern && status === 404 && session.id !== undefined) return yield* forgotten(server)
+    if (status === 200 && Remote.isEventStream(response)) return yield* stream(server, response, message, modern, to)
+    const text = yield* textOf(server, response)
+    if (status === 200) return yield* body(server, text, message, to)
+    if (modern && message.method === "tools/call" && isHeaderMismatch(text)) {
+      return yield* callAgain(server, message, line, to)
+    }
+    yield* refused(server, status, text, message, to)
+  })).pipe(Effect.catch((failure) =>
+    // What a session has lost with a request it never learns; a request without one can be made again.
+    server.established && modern
+      ? deliver(server, failedAnswer(message.id, failure.message), to)
+      : end(server, failure)
+  ))
+
+const send = (server: Server, message: JsonRpc.Request, line: string, modern: boolean) =>
+  server.remote.send("POST", {
+    accept: Remote.accept,
+    ...(modern
+      ? {
+        ...Modern.headersOf(message.method, message.params),
+        ...(message.method === "tools/call" ? ParamHeaders.headersOf(server.paramHeaders, message.params) : {})
+      }
+      : message.method === "initialize"
+      ? {}
+      : sessionHeaders(server))
+  }, line.trimEnd())
+
+const textOf = ({ limits, remote }: Server, response: Response) => Remote.textOf(remote, response, limits.maxLineBytes)
+
+/** A response with status 200 that is no stream. */
+const body = Effect.fnUntraced(function*(server: Server, text: string, message: JsonRpc.Request, to: Receiver) {
+  const texts = text.trimStart().startsWith("[") && Option.isSome(JsonRpc.parse(text))
+    ? JsonText.elements(text)
+    : [text]
+  let answered = false
+  for (const each of texts) {
+    answered ||= isAnswer(each, message)
+    yield* deliverFor(server, message, each, to)
+  }
+  if (!answered) yield* deliver(server, failedAnswer(message.id, "the back end sent no answer"), to)
+})
+
+/** What a status other than 200 means for its request. */
+const refused = (server: Server, status: number, text: string, message: JsonRpc.Request, to: Receiver) => {
+  const { remote } = server
+  if (Remote.isRefusal(status) && !server.established) return end(server, Remote.refusal(remote, status))
+  const probing = message.method === "server/discover"
+  if (probing && Remote.isNoVerdict(status)) {
+    return end(server, remote.failed(`the back end answered server/discover with status ${status}`))
+  }
+  const error = Modern.errorOf(text, message.id)
+  if (error !== undefined) return deliver(server, error, to)
+  if (message.method === "initialize") {
+    return end(server, remote.failed(`the back end answered initialize with status ${status}`))
+  }
+  return deliver(server, failedAnswer(message.id, `the back end answered with status ${status}`), to)
+}
+
+/** Learns which arguments the headers of tools repeat, and makes a call once more with them. */
+const callAgain = Effect.fnUntraced(function*(server: Server, message: JsonRpc.Request, line: string, to: Receiver) {
+  let cursor: string | undefined
+  for (let page = 0; page === 0 || (cursor !== undefined && page < maxPages); page++) {
+    const params = { _meta: JsonRpc.field(message.params, "_meta"), cursor }
+    const list = { jsonrpc: "2.0", id: `tools of ${JSON.stringify(message.id)}`, method: "tools/list", params }
+    const headers = { accept: Remote.accept, ...Modern.headersOf(list.method, params) }
+    const answer = yield* textOf(server, yield* server.remote.send("POST", headers, JSON.stringify(list)))
+    ParamHeaders.note(server.paramHeaders, resultOf(answer))
+    const next = JsonRpc.field(Option.getOrUndefined(JsonRpc.parse(resultOf(answer))), "nextCursor")
+    cursor = typeof next === "string" ? next : undefined
+  }
+  const response = yield* send(server, message, line, true)
+  const { status } = response
+  if (status === 200 && Remote.isEventStream(response)) return yield* stream(server, response, message, true, to)
+  const text = yield* textOf(server, response)
+  yield* status === 200 ? body(server, text, message, to) : refused(server, status, text, message, to)
+})
+
+/** Hands a line on that a response to this request holds. */
+const deliverFor = (server: Server, message: JsonRpc.Request, text: string, to: Receiver) => {
+  if (message.method === "tools/list") ParamHeaders.note(server.paramHeaders, resultOf(text))
+  if (message.method === "initialize" && isAnswer(text, message)) {
+    const version = JsonRpc.field(Option.getOrUndefined(JsonRpc.parse(resultOf(text))), "protocolVersion")
+    server.session.version = typeof version === "string" ? version : undefined
+  }
+  return deliver(server, text, to)
+}
+
+// ---------------------------------------------------------------------------
+// Streams
+// ---------------------------------------------------------------------------
+
+/** Reads the stream of a response; one that breaks off is gone on with, where the server has made that possible. */
+const stream = Effect.fnUntraced(function*(
+  server: Server,
+  response: Response,
+  message: JsonRpc.Request,
+  modern: boolean,
+  to: Receiver
+) {
+  const progress: Progress = { answered: false, lastId: undefined, retry: defaultRetry }
+  yield* events(server, response, progress, message, to)
+  // Revision 2026-07-28 cannot go on with a stream.
+  const resumable = () => !modern && !progress.answered && progress.lastId !== undefined
+  while (resumable()) {
+    yield* Effect.sleep(progress.retry)
+    const again = yield* listen(server, progress.lastId)
+    if (again.status === 404 && server.session.id !== undefined) return yield* forgotten(server)
+    if (again.status !== 200 || !Remote.isEventStream(again)) break
+    yield* events(server, again, progress, message, to)
+  }
+  if (!progress.answered) yield* deliver(server, failedAnswer(message.id, "the back end broke off its answer"), to)
+})
+
+/** Reads a stream to its end, which may be left out after the answer. */
+const events = (
+  server: Server,
+  response: Response,
+  progress: Progress,
+  message: JsonRpc.Request | undefined,
+  to: Receiver
+) => {
+  const answered = Deferred.makeUnsafe<void>()
+  const read = Stream.runForEach(Remote.events(response, server.limits.maxLineBytes), ({ data, id, retry }) => {
+    progress.lastId = id ?? progress.lastId
+    progress.retry = retry ?? progress.retry
+    if (data === "") return Effect.void
+    if (message === undefined) return deliver(server, data, to)
+    if (isAnswer(data, message)) {
+      progress.answered = true
+      Deferred.doneUnsafe(answered, Effect.void)
+    }
+    return deliverFor(server, message, data, to)
+  })
+  return Effect.raceFirst(
+    Effect.ignore(read),
+    Effect.andThen(Deferred.await(answered), Effect.sleep(Remote.closeTimeout))
+  )
+}
+
+const listen = (server: Server, lastId: string | undefined) =>
+  server.remote.send("GET", { accept: "text/event-stream", ...sessionHeaders(server), "last-event-id": lastId })
+
+/** The stream of what belongs to no request, for as long as the session lives; a server need not have one. */
+const standalone = Effect.fnUntraced(function*(server: Server, to: Receiver) {
+  const progress: Progress = { answered: false, lastId: undefined, retry: defaultRetry }
+  let opened = false
+  let failures = 0
+  const once = Effect.scoped(Effect.gen(function*() {
+    const response = yield* listen(server, progress.lastId)
+    const { status } = response
+    if (status === 200 && Remote.isEventStream(response)) {
+      opened = true
+      failures = 0
+      yield* events(server, response, progress, undefined, to)
+      return true
+    }
+    // A server that has had a stream and now refuses one has been started anew.
+    if (server.session.id !== undefined && (status === 404 || (opened && status === 400))) yield* forgotten(server)
+    return false
+  })).pipe(Effect.catch((failure) => {
+    if (++failures <= maxFailures) return Effect.succeed(true)
+    return Effect.as(end(server, failure), false)
+  }))
+  while (yield* once) yield* Effect.sleep(progress.retry)
+})
+
+/** Pages of tools that are looked through for one call. */
+const maxPages = 20
+
+const failedAnswer = (id: JsonRpc.Id, reason: string): string => JsonRpc.error(id, JsonRpc.codes.internal, reason)
+
+/** JSON of an answer's result. */
+const resultOf = (text: string): string =>
+  JsonText.isObject(text) && Option.isSome(JsonRpc.parse(text)) ? JsonText.member(text, "result") ?? "{}" : "{}"
+
+const isHeaderMismatch = (text: string): boolean =>
+  JsonRpc.field(JsonRpc.field(Option.getOrUndefined(JsonRpc.parse(text)), "error"), "code") ===
+    Modern.codes.headerMismatch
+
+const isAnswer = (text: string, { id }: JsonRpc.Request): boolean => {
+  const message = JsonRpc.read(text)
+  return message?._tag === "Response" && JsonRpc.idKey(message.id) === JsonRpc.idKey(id)
+}
+
+const cancelledId = (params: unknown): JsonRpc.Id => {
+  const id = JsonRpc.field(params, "requestId")
+  return typeof id === "string" || typeof id === "number" ? id : null
+}

@@ -1,0 +1,422 @@
+/**
+ * Makes a server of revision 2026-07-28 look like one of the revisions before: a `Transport` over its `Transport`, for the
+ * session of one legacy client. The server knows no sessions, so what belongs to one is kept here: who the client is and what
+ * it can do, which each request has to say; the level of its log; what it wants to hear of. Where the server answers that it
+ * needs input, the client is asked as it is used to, and the call is made again with its answers (basic/patterns/mrtr).
+ */
+import type { Scope } from "effect"
+import { Deferred, Effect, Fiber, Option } from "effect"
+import type { BackendFailed } from "../GatewayErrors.ts"
+import * as JsonRpc from "../messages/JsonRpc.ts"
+import * as JsonText from "../messages/JsonText.ts"
+import * as Modern from "../modern/Modern.ts"
+import * as LegacyForm from "./LegacyForm.ts"
+import * as Subscriptions from "./Subscriptions.ts"
+import type { Receiver, Transport } from "./Transport.ts"
+
+/** How often one call may come back for input. */
+const maxRounds = 32
+/** How long to wait before a call is made again that asked for nothing but to be, in milliseconds. */
+const pause = 250
+
+/** A request of the client that the server has. */
+interface Call {
+  readonly id: JsonRpc.Id
+  readonly method: string
+  /** JSON of its parameters, as they came. */
+  readonly params: string
+  /** Its newest number towards the server. */
+  number: number
+  rounds: number
+  input: Input | undefined
+  over: boolean
+}
+
+/** What a call waits for. */
+interface Input {
+  /** JSON, if the server gave one. */
+  readonly requestState: string | undefined
+  readonly responses: Map<string, string>
+  /** The ids under which the client was asked and has not answered. */
+  readonly open: Set<string>
+}
+
+interface Asked {
+  readonly call: Call
+  readonly key: string
+  readonly method: string
+}
+
+export const make = Effect.fnUntraced(function*<R>(
+  start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>
+): Effect.fn.Return<Transport, BackendFailed, R | Scope.Scope> {
+  const server = yield* start
+  const scope = yield* Effect.scope
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  const face = new Face(
+    (line) => {
+      if (!server.offer(line)) run(server.send(line))
+    },
+    (millis, what) => {
+      const unlessEnded = Effect.sync(() => {
+        if (!Deferred.isDoneUnsafe(server.ended)) what()
+      })
+      Fiber.runIn(run(Effect.delay(unlessEnded, millis)), scope)
+    }
+  )
+  return {
+    pid: server.pid,
+    ended: server.ended,
+    attach: (receiver) =>
+      Effect.suspend(() => {
+        face.client = receiver
+        return server.attach({ receive: (line) => face.fromServer(line), room: receiver.room })
+      }),
+    offer: (line) => {
+      face.fromClient(line)
+      return true
+    },
+    send: (line) => Effect.sync(() => face.fromClient(line))
+  }
+})
+
+/** The conversation of one client and one server. Synchronous: a line that comes in is dealt with before the next. */
+class Face {
+  /** Where the client's lines go. */
+  client: Receiver | undefined
+  readonly #write: (line: string) => void
+  readonly #later: (millis: number, what: () => void) => void
+  readonly #subscriptions: Subscriptions.Subscriptions
+  /** Those that the server has, by number. */
+  readonly #calls = new Map<number, Call>()
+  /** Those that run, by the client's id. */
+  readonly #byId = new Map<string, Call>()
+  /** The questions that the client has not answered. */
+  readonly #asked = new Map<string, Asked>()
+  /** The client's `initialize`, while the server has not answered. */
+  #discovering: { readonly number: number; readonly id: JsonRpc.Id; readonly version: string } | undefined
+  #who = LegacyForm.unknownClient
+  #abilities = LegacyForm.noAbilities
+  #level: string | undefined
+  #roomy = true
+  #lastNumber = 0
+  #lastInput = 0
+
+  constructor(write: (line: string) => void, later: (millis: number, what: () => void) => void) {
+    this.#write = write
+    this.#later = later
+    this.#subscriptions = Subscriptions.make({
+      open: (notifications) =>
+        this.#request(
+          "subscriptions/listen",
+          JsonText.make([["_meta", this.#meta("{}")], ["notifications", JSON.stringify(notifications)]])
+        ),
+      cancel: (number) => this.#cancel(number, "the session hears of something else now"),
+      tell: (method, params) => this.#toClient(notification(method, params)),
+      after: later
+    })
+  }
+
+  #toServer(text: string): void {
+    this.#write(JsonRpc.toLine(text))
+  }
+
+  #toClient(text: string): void {
+    if (this.client !== undefined) this.#roomy = this.client.receive(text)
+  }
+
+  #answer(id: JsonRpc.Id, member: "result" | "error", value: string): void {
+    this.#toClient(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"${member}":${value}}`)
+  }
+
+  #refuse(id: JsonRpc.Id, code: number, message: string): void {
+    this.#toClient(JsonRpc.error(id, code, message))
+  }
+
+  #request(method: string, params: string): number {
+    const number = ++this.#lastNumber
+    this.#toServer(`{"jsonrpc":"2.0","id":${number},"method":${JSON.stringify(method)},"params":${params}}`)
+    return number
+  }
+
+  #cancel(number: number, reason: string): void {
+    this.#toServer(notification("notifications/cancelled", { requestId: number, reason }))
+  }
+
+  /** `_meta` of this hop, with whatever else the client has put there. */
+  #meta(own: string): string {
+    return JsonText.make([
+      ...JsonText.members(Modern.withoutHopKeys(own)),
+      ...JsonText.members(Modern.ownMeta(this.#who.info, this.#who.json)),
+      ...(this.#level === undefined ? [] : [[Modern.metaKeys.logLevel, JSON.stringify(this.#level)] as const])
+    ])
+  }
+
+  // ---------------------------------------------------------------------------
+  // From the client
+  // ---------------------------------------------------------------------------
+
+  /** Takes a line of the client. */
+  fromClient(line: string): void {
+    const message = JsonRpc.read(line)
+    switch (message?._tag) {
+      case "Request":
+        return this.#requested(message, line)
+      case "Response":
+        return this.#answered(message, line)
+      case "Notification":
+        if (message.method === "notifications/cancelled") this.#cancelled(message.params)
+        if (message.method === "notifications/initialized") this.#subscriptions.start(this.#abilities.lists)
+        // There are no others that a server of this revision knows.
+    }
+  }
+
+  #requested(message: JsonRpc.Request, line: string): void {
+    const { id, method, params } = message
+    switch (method) {
+      case "initialize":
+        return this.#initialize(message, line)
+      case "ping":
+        return this.#answer(id, "result", "{}")
+      case "logging/setLevel":
+        return this.#setLevel(id, JsonRpc.field(params, "level"))
+      case "resources/subscribe":
+      case "resources/unsubscribe":
+        return this.#subscribe(id, method === "resources/subscribe", JsonRpc.field(params, "uri"))
+    }
+    if (Modern.removedMethods.includes(method)) return this.#refuse(id, Modern.codes.methodNotFound, "Method not found")
+    const own = JsonText.member(line, "params") ?? "{}"
+    if (!JsonText.isObject(own)) {
+      return this.#refuse(id, Modern.codes.invalidParams, "Invalid params: must be an object")
+    }
+    const call: Call = { id, method, params: own, number: 0, rounds: 0, input: undefined, over: false }
+    this.#byId.set(JsonRpc.idKey(id), call)
+    this.#begin(call, {})
+  }
+
+  #setLevel(id: JsonRpc.Id, wanted: unknown): void {
+    if (!this.#abilities.logging) return this.#refuse(id, Modern.codes.methodNotFound, "Method not found")
+    if (typeof wanted !== "string" || !Modern.logLevels.includes(wanted)) {
+      return this.#refuse(
+        id,
+        Modern.codes.invalidParams,
+        `Invalid params: level must be one of ${Modern.logLevels.join(", ")}`
+      )
+    }
+    this.#level = wanted
+    this.#answer(id, "result", "{}")
+  }
+
+  #subscribe(id: JsonRpc.Id, wanted: boolean, uri: unknown): void {
+    if (!this.#abilities.subscribe) return this.#refuse(id, Modern.codes.methodNotFound, "Method not found")
+    if (typeof uri !== "string") {
+      return this.#refuse(id, Modern.codes.invalidParams, "Invalid params: uri must be a string")
+    }
+    if (!wanted) {
+      this.#subscriptions.remove(uri)
+      return this.#answer(id, "result", "{}")
+    }
+    this.#subscriptions.add(uri, (refused) =>
+      refused === undefined
+        ? this.#answer(id, "result", "{}")
+        : this.#refuse(id, Modern.codes.invalidParams, `The subscription was refused: ${refused}`))
+  }
+
+  #cancelled(params: unknown): void {
+    const id = JsonRpc.field(params, "requestId")
+    const call = typeof id === "string" || typeof id === "number" ? this.#byId.get(JsonRpc.idKey(id)) : undefined
+    if (call === undefined) return
+    this.#drop(call, "the client has cancelled the request")
+    // Nobody reads it, but then the request is over for all.
+    this.#refuse(call.id, JsonRpc.codes.gateway, "The request was cancelled")
+  }
+
+  /** Hands a call to the server; again with what it asked for. */
+  #begin(call: Call, again: Readonly<Record<string, string | undefined>>): void {
+    const params = JsonText.edit(call.params, {
+      ...again,
+      _meta: this.#meta(JsonText.member(call.params, "_meta") ?? "{}")
+    })
+    call.input = undefined
+    call.number = this.#request(call.method, params)
+    this.#calls.set(call.number, call)
+  }
+
+  /** Takes a call back from wherever it is. */
+  #drop(call: Call, reason: string): void {
+    call.over = true
+    this.#byId.delete(JsonRpc.idKey(call.id))
+    if (this.#calls.delete(call.number)) this.#cancel(call.number, reason)
+    for (const requestId of call.input?.open ?? []) {
+      this.#asked.delete(requestId)
+      this.#toClient(notification("notifications/cancelled", { requestId, reason }))
+    }
+  }
+
+  #fail(call: Call, message: string): void {
+    this.#drop(call, message)
+    this.#refuse(call.id, JsonRpc.codes.internal, message)
+  }
+
+  // ---------------------------------------------------------------------------
+  // The handshake
+  // ---------------------------------------------------------------------------
+
+  #initialize(message: JsonRpc.Request, line: string): void {
+    this.#who = LegacyForm.clientOf(message, line)
+    const number = this.#request("server/discover", JsonText.make([["_meta", this.#meta("{}")]]))
+    this.#discovering = { number, id: message.id, version: LegacyForm.versionFor(message) }
+  }
+
+  #discovered(line: string, failed: boolean, id: JsonRpc.Id, version: string): void {
+    if (failed) return this.#answer(id, "error", JsonText.member(line, "error") ?? "{}")
+    const result = JsonText.member(line, "result") ?? "{}"
+    const found = LegacyForm.abilitiesOf(result)
+    if (found === undefined) {
+      return this.#refuse(id, JsonRpc.codes.internal, `The back end does not speak revision ${Modern.version}`)
+    }
+    this.#abilities = found
+    this.#answer(id, "result", LegacyForm.initializeResult(result, version))
+  }
+
+  // ---------------------------------------------------------------------------
+  // From the server
+  // ---------------------------------------------------------------------------
+
+  /** Takes a line of the server; false: the client has no room for more. */
+  fromServer(line: string): boolean {
+    this.#roomy = true
+    const json = Option.getOrUndefined(JsonRpc.parse(line))
+    const message = JsonRpc.classify(json)
+    switch (message?._tag) {
+      case undefined:
+        // For whoever counts these.
+        this.#toClient(line)
+        break
+      case "Response":
+        this.#settled(message, json, line)
+        break
+      case "Notification":
+        this.#heard(message, line)
+        break
+      case "Request":
+        // Servers of this revision send none.
+        this.#toServer(
+          message.method === "ping"
+            ? `{"jsonrpc":"2.0","id":${JSON.stringify(message.id)},"result":{}}`
+            : JsonRpc.error(message.id, Modern.codes.methodNotFound, "Method not found")
+        )
+    }
+    return this.#roomy
+  }
+
+  #settled(
+    { failed, id }: JsonRpc.Response,
+    json: unknown,
+    line: string
+  ): void {
+    const number = typeof id === "number" ? id : Number.NaN
+    if (number === this.#discovering?.number) {
+      const { id, version } = this.#discovering
+      this.#discovering = undefined
+      return this.#discovered(line, failed, id, version)
+    }
+    if (this.#subscriptions.owns(number)) {
+      const error = JsonRpc.field(json, "error")
+      const isUnknown = JsonRpc.field(error, "code") === Modern.codes.methodNotFound
+      return this.#subscriptions.ended(
+        number,
+        String(JsonRpc.field(error, "message") ?? "the server has ended it"),
+        !isUnknown
+      )
+    }
+    const call = this.#calls.get(number)
+    if (call === undefined) return
+    this.#calls.delete(number)
+    const type = JsonRpc.field(JsonRpc.field(json, "result"), "resultType") ?? "complete"
+    if (!failed && type === "input_required") return this.#ask(call, JsonRpc.field(json, "result"), line)
+    this.#byId.delete(JsonRpc.idKey(call.id))
+    call.over = true
+    if (failed) return this.#answer(call.id, "error", JsonText.member(line, "error") ?? "{}")
+    if (type !== "complete") {
+      return this.#refuse(
+        call.id,
+        JsonRpc.codes.internal,
+        `The back end gave a result of the type ${JSON.stringify(type)}`
+      )
+    }
+    this.#answer(call.id, "result", LegacyForm.legacyResult(call.method, JsonText.member(line, "result") ?? "{}"))
+  }
+
+  #heard(
+    { method, params }: JsonRpc.Notification,
+    line: string
+  ): void {
+    if (method === "notifications/cancelled") {
+      return this.#subscriptions.ended(Number(JsonRpc.field(params, "requestId")), "the server has ended it", true)
+    }
+    const subscription = JsonRpc.field(JsonRpc.field(params, "_meta"), Modern.metaKeys.subscriptionId)
+    if (subscription === undefined) return this.#toClient(line)
+    const number = Number(subscription)
+    if (method === "notifications/subscriptions/acknowledged") {
+      return this.#subscriptions.acknowledged(number, JsonRpc.field(params, "notifications"))
+    }
+    if (!this.#subscriptions.hears(number, `${method} ${String(JsonRpc.field(params, "uri"))}`)) return
+    this.#toClient(JsonText.edit(line, { params: Modern.withoutHop(JsonText.member(line, "params") ?? "{}") }))
+  }
+
+  // ---------------------------------------------------------------------------
+  // Input
+  // ---------------------------------------------------------------------------
+
+  /** Asks the client for all that a call needs before it can go on. */
+  #ask(call: Call, result: unknown, line: string): void {
+    if (++call.rounds > maxRounds) return this.#fail(call, `the server asked for input more than ${maxRounds} times`)
+    const text = JsonText.member(line, "result") ?? "{}"
+    const given = JsonText.member(text, "inputRequests") ?? "{}"
+    const requests = JsonText.isObject(given) ? JsonText.members(given) : []
+    const requestState = JsonText.member(text, "requestState")
+    if (requests.length === 0) {
+      if (requestState === undefined) return this.#fail(call, "the server asked for input, but not for which")
+      call.input = { requestState, responses: new Map(), open: new Set() }
+      return this.#later(pause, () => {
+        if (!call.over) this.#begin(call, { requestState })
+      })
+    }
+    const questions = requests.map(([key, json]) =>
+      LegacyForm.questionOf(key, json, JsonRpc.field(JsonRpc.field(result, "inputRequests"), key))
+    )
+    const wrong = questions.map((question) => LegacyForm.unaskable(this.#who, question)).find((why) =>
+      why !== undefined
+    )
+    if (wrong !== undefined) return this.#fail(call, wrong)
+    const input: Input = { requestState, responses: new Map(), open: new Set() }
+    call.input = input
+    const lines = questions.map(({ key, method, params }) => {
+      const id = `input-${++this.#lastInput}`
+      input.open.add(id)
+      this.#asked.set(id, { call, key, method })
+      return `{"jsonrpc":"2.0","id":"${id}","method":${JSON.stringify(method)},"params":${params}}`
+    })
+    for (const each of lines) this.#toClient(each)
+  }
+
+  #answered({ failed, id }: JsonRpc.Response, line: string): void {
+    const question = this.#asked.get(String(id))
+    if (question === undefined) return
+    this.#asked.delete(String(id))
+    const { call, key, method } = question
+    const { input } = call
+    if (input === undefined) return
+    input.open.delete(String(id))
+    if (failed && method !== "elicitation/create") {
+      return this.#fail(call, `the client could not answer ${method}: ${JsonText.member(line, "error") ?? "{}"}`)
+    }
+    // A form that could not be shown has not been declined.
+    input.responses.set(key, failed ? "{\"action\":\"cancel\"}" : JsonText.member(line, "result") ?? "{}")
+    if (input.open.size > 0) return
+    this.#begin(call, { inputResponses: JsonText.make([...input.responses]), requestState: input.requestState })
+  }
+}
+
+const notification = (method: string, params: object): string => JSON.stringify({ jsonrpc: "2.0", method, params })

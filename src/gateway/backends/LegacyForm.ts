@@ -1,0 +1,156 @@
+/**
+ * What a server of revision 2026-07-28 and a client of the revisions before say, each in the other's words: the handshake, the
+ * questions of a server, results. Pure; `LegacyFace` carries the conversation on.
+ */
+import { Option, Predicate } from "effect"
+import { randomUUID } from "node:crypto"
+import * as JsonRpc from "../messages/JsonRpc.ts"
+import * as JsonText from "../messages/JsonText.ts"
+import * as Modern from "../modern/Modern.ts"
+import type * as Subscriptions from "./Subscriptions.ts"
+
+// ---------------------------------------------------------------------------
+// The handshake
+// ---------------------------------------------------------------------------
+
+/** Who the client is and what it can do, as each request to the server has to say. */
+export interface Client {
+  readonly info: string
+  /** JSON of its capabilities, as it came. */
+  readonly json: string
+  readonly capabilities: Modern.Capabilities
+}
+
+export const unknownClient: Client = { info: "{}", json: "{}", capabilities: Modern.capabilitiesOf({}, "{}") }
+
+/** What a client says of itself in its `initialize`. */
+export const clientOf = ({ params }: JsonRpc.Request, line: string): Client => {
+  const own = JsonText.member(line, "params") ?? "{}"
+  const text = (name: string) => JsonText.isObject(own) ? JsonText.member(own, name) : undefined
+  const given = text("capabilities") ?? "{}"
+  const capabilities = JsonRpc.field(params, "capabilities")
+  // Tasks are an extension of another form now, and changes of roots are not told of any more.
+  const json = JsonText.isObject(given)
+    ? JsonText.edit(given, { tasks: undefined, ...(JsonRpc.field(capabilities, "roots") ? { roots: "{}" } : {}) })
+    : "{}"
+  return {
+    info: text("clientInfo") ?? unnamed,
+    json,
+    capabilities: Modern.capabilitiesOf(capabilities, json)
+  }
+}
+
+/** The revision that a client is answered with: its own, if there is such a one. */
+export const versionFor = ({ params }: JsonRpc.Request): string => {
+  const wanted = JsonRpc.field(params, "protocolVersion")
+  return Modern.legacyVersions.find((each) => each === wanted) ?? newestLegacy
+}
+
+const newestLegacy = "2025-11-25"
+const unnamed = "{\"name\":\"unknown\",\"version\":\"0\"}"
+
+/** What a server can do, as far as it matters here. */
+export interface Abilities {
+  readonly logging: boolean
+  readonly subscribe: boolean
+  readonly lists: Subscriptions.Filter
+}
+
+export const noAbilities: Abilities = { logging: false, subscribe: false, lists: {} }
+
+/** What a server has said of itself to `server/discover`; `undefined`: that it does not speak this revision. */
+export const abilitiesOf = (result: string): Abilities | undefined => {
+  const json = Option.getOrUndefined(JsonRpc.parse(result))
+  const versions = JsonRpc.field(json, "supportedVersions")
+  if (!Array.isArray(versions) || !versions.includes(Modern.version)) return undefined
+  const can = JsonRpc.field(json, "capabilities")
+  const listChanged = (what: string) => JsonRpc.field(JsonRpc.field(can, what), "listChanged") === true
+  return {
+    logging: Predicate.isObject(JsonRpc.field(can, "logging")),
+    subscribe: JsonRpc.field(JsonRpc.field(can, "resources"), "subscribe") === true,
+    lists: {
+      ...(listChanged("tools") ? { toolsListChanged: true } : {}),
+      ...(listChanged("prompts") ? { promptsListChanged: true } : {}),
+      ...(listChanged("resources") ? { resourcesListChanged: true } : {})
+    }
+  }
+}
+
+/** The result of a client's `initialize`, from that of `server/discover`. */
+export const initializeResult = (result: string, version: string): string => {
+  const serverInfo = JsonText.member(JsonText.member(result, "_meta") ?? "{}", Modern.metaKeys.serverInfo)
+  const instructions = JsonText.member(result, "instructions")
+  return JsonText.make([
+    ["protocolVersion", JSON.stringify(version)],
+    ["capabilities", JsonText.member(result, "capabilities") ?? "{}"],
+    ["serverInfo", serverInfo ?? unnamed],
+    ...(instructions === undefined ? [] : [["instructions", instructions] as const])
+  ])
+}
+
+// ---------------------------------------------------------------------------
+// Questions
+// ---------------------------------------------------------------------------
+
+/** Something that the server wants to know of the client. */
+export interface Question {
+  readonly key: string
+  readonly method: string
+  /** JSON. */
+  readonly params: string
+  readonly value: unknown
+}
+
+export const questionOf = (key: string, json: string, value: unknown): Question => {
+  const method = String(JsonRpc.field(value, "method"))
+  const params = Modern.withoutHop(JsonText.isObject(json) ? JsonText.member(json, "params") ?? "{}" : "{}")
+  const isPage = method === "elicitation/create" && JsonRpc.field(JsonRpc.field(value, "params"), "mode") === "url"
+  return {
+    key,
+    method,
+    // Earlier revisions know a visit by an id; of its end the client learns by the result of the call.
+    params: isPage ? JsonText.edit(params, { elicitationId: JSON.stringify(randomUUID()) }) : params,
+    value: JsonRpc.field(value, "params")
+  }
+}
+
+/** Why a client cannot be asked. */
+export const unaskable = ({ capabilities }: Client, { method, value }: Question): string | undefined => {
+  if (!Modern.inputMethods.includes(method)) return `the server asked the client for ${JSON.stringify(method)}`
+  const missing = Modern.missing(capabilities, method, value)
+  return missing === undefined
+    ? undefined
+    : `the server needs a capability that the client has not declared: ${JSON.stringify(missing)}`
+}
+
+// ---------------------------------------------------------------------------
+// Results
+// ---------------------------------------------------------------------------
+
+/** A result without what earlier revisions do not know, as far as that would be in their way. */
+export const legacyResult = (method: string, result: string): string => {
+  if (!JsonText.isObject(result)) return result
+  const meta = JsonText.member(result, "_meta") ?? "{}"
+  const kept = JsonText.isObject(meta) ? Modern.withoutHopKeys(meta) : meta
+  const structured = method === "tools/call" ? JsonText.member(result, "structuredContent") : undefined
+  const tools = method === "tools/list" ? JsonText.member(result, "tools") : undefined
+  return JsonText.edit(result, {
+    resultType: undefined,
+    ttlMs: undefined,
+    cacheScope: undefined,
+    _meta: kept === "{}" ? undefined : kept,
+    // Earlier revisions have objects only, here and in the schemas of results.
+    ...(structured === undefined || JsonText.isObject(structured) ? {} : { structuredContent: undefined }),
+    ...(tools === undefined || !tools.includes("\"outputSchema\"") ? {} : { tools: legacyTools(tools) })
+  })
+}
+
+const legacyTools = (tools: string): string => {
+  const list = JsonText.elements(tools).map((tool) => {
+    const schema = JsonText.isObject(tool) ? JsonText.member(tool, "outputSchema") : undefined
+    const isOfObjects = schema === undefined ||
+      (JsonText.isObject(schema) && JsonText.member(schema, "type") === "\"object\"")
+    return isOfObjects ? tool : JsonText.edit(tool, { outputSchema: undefined })
+  })
+  return `[${list.join(",")}]`
+}

@@ -1,0 +1,173 @@
+/** The gateway's requests to an MCP server on Streamable HTTP, and what their responses hold. */
+import type { Scope } from "effect"
+import { ByteSize, Cause, Clock, Duration, Effect, Option, Queue, Stream } from "effect"
+import { Sse } from "effect/encoding"
+import type { HttpClientResponse } from "effect/http"
+import { HttpClient, HttpClientRequest, HttpIncomingMessage } from "effect/http"
+import { BackendFailed } from "../GatewayErrors.ts"
+import * as EventStreamBody from "../http/EventStreamBody.ts"
+import { percentDecoded } from "./Backends.ts"
+
+/** Where a server is, and what its entry says must be sent with every request. */
+export interface Target {
+  readonly url: string
+  readonly headers: Readonly<Record<string, string>>
+}
+
+export interface Remote {
+  /** Sends a request, which the end of the scope aborts; succeeds with the response's header. */
+  readonly send: (
+    method: "POST" | "GET" | "DELETE",
+    headers: Readonly<Record<string, string | undefined>>,
+    body?: string
+  ) => Effect.Effect<HttpClientResponse.HttpClientResponse, BackendFailed, Scope.Scope>
+  /** The names of the headers that its entry gives, in lower case. */
+  readonly given: ReadonlySet<string>
+  /** A failure of the server, without what of its entry may be secret. */
+  readonly failed: (reason: string) => BackendFailed
+}
+
+/** What the server is told to be ready for. */
+export const accept = "application/json, text/event-stream"
+
+/** How long a server may take for what nobody waits for: a cancellation, the end of its session. */
+export const closeTimeout = "5 seconds"
+
+/** Chunks that wait for a client that reads slowly. */
+const chunks = 16
+
+export const make = Effect.fnUntraced(function*(target: Target, mask: (text: string) => string) {
+  const client = HttpClient.withScope(yield* HttpClient.HttpClient)
+  const { headers, url } = withoutCredentials(target)
+  const failed = (reason: string) => new BackendFailed({ reason: mask(reason), stderr: "" })
+  const remote: Remote = {
+    failed,
+    given: new Set(Object.keys(headers).map((name) => name.toLowerCase())),
+    send: (method, own, body) => {
+      const given = Object.entries({ ...headers, ...own })
+      const request = HttpClientRequest.make(method)(url).pipe(
+        HttpClientRequest.setHeaders(Object.fromEntries(given.filter(([, value]) => value !== undefined))),
+        body === undefined ? (same) => same : HttpClientRequest.bodyText(body, "application/json")
+      )
+      return Effect.mapError(
+        client.execute(request),
+        (error) => failed(`the back end cannot be reached (${error.reason._tag})`)
+      )
+    }
+  }
+  return remote
+})
+
+/** Credentials in a URL become a header: URLs are shown, headers are not. */
+const withoutCredentials = (target: Target): Target => {
+  const url = new URL(target.url)
+  if (url.username === "" && url.password === "") return target
+  const credentials = `${percentDecoded(url.username)}:${percentDecoded(url.password)}`
+  url.username = ""
+  url.password = ""
+  const authorization = `Basic ${Buffer.from(credentials).toString("base64")}`
+  return { url: url.href, headers: { ...target.headers, authorization } }
+}
+
+/** Whether a status says that the server refuses what the gateway shows it, not what its client asks. */
+export const isRefusal = (status: number): boolean => status === 401 || status === 403
+
+export const refusal = (remote: Remote, status: number): BackendFailed =>
+  remote.failed(`the back end refused what the gateway showed it (status ${status})`)
+
+/** Whether a status says nothing of what a server speaks: it is not there, or lets nobody in. */
+export const isNoVerdict = (status: number): boolean =>
+  status < 400 || status >= 500 || isRefusal(status) || status === 408 || status === 429
+
+export const isEventStream = (response: HttpClientResponse.HttpClientResponse): boolean =>
+  (response.headers["content-type"] ?? "").startsWith("text/event-stream")
+
+/** One event of a response's stream. */
+export interface Event {
+  readonly id: string | undefined
+  readonly data: string
+  /** How long to wait before the stream is opened anew, in milliseconds, if the server has said so. */
+  readonly retry: number | undefined
+}
+
+/** The events of a response's stream; it fails when it breaks off, or when one is longer than `maxLength`. */
+export const events = (
+  response: HttpClientResponse.HttpClientResponse,
+  maxLength: number
+): Stream.Stream<Event, unknown> => {
+  let parsed: Array<Event> = []
+  let retry: number | undefined
+  const parser = Sse.makeParser((event) => {
+    if (event._tag === "Retry") retry = Duration.toMillis(event.duration)
+    else parsed.push({ id: event.id, data: event.data, retry })
+  }, { maxEventSize: maxLength })
+  return response.stream.pipe(
+    Stream.decodeText(),
+    Stream.mapEffect((text) => {
+      const error = parser.feed(text)
+      const events = parsed
+      parsed = []
+      // The parser's limit is for what it keeps; an event that came whole it lets pass.
+      const tooLong = error ?? events.find(({ data }) => data.length > maxLength)
+      return tooLong === undefined ? Effect.succeed(events) : Effect.fail(tooLong)
+    }),
+    Stream.flattenIterable
+  )
+}
+
+/** The message that a response holds; of a stream, read to its end, the last one. */
+export const textOf = (
+  remote: Remote,
+  response: HttpClientResponse.HttpClientResponse,
+  maxBytes: number
+): Effect.Effect<string, BackendFailed> =>
+  Effect.mapError(
+    isEventStream(response)
+      ? Effect.map(
+        Stream.runLast(events(response, maxBytes)),
+        Option.match({ onNone: () => "", onSome: ({ data }) => data })
+      )
+      : Effect.provideService(response.text, HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBytes)),
+    () => remote.failed("the back end broke off its answer")
+  )
+
+/** The body of a response, chunk by chunk; it ends early once `over` has completed, and is aborted at the scope's end. */
+export const chunksOf = Effect.fnUntraced(function*(
+  response: HttpClientResponse.HttpClientResponse,
+  over: Effect.Effect<unknown>
+) {
+  const queue = yield* Queue.bounded<Uint8Array, Cause.Done>(chunks)
+  const body = Stream.interruptWhen(response.stream, over)
+  yield* Effect.forkScoped(Effect.ensuring(
+    Effect.ignore(Stream.runForEach(body, (chunk) => Queue.offer(queue, chunk))),
+    Queue.end(queue)
+  ))
+  return Queue.takeAll(queue)
+})
+
+/** Chunks of a request's stream: silence for too long ends it with a last event; whatever comes starts the time anew. */
+export const timed = Effect.fnUntraced(function*(
+  chunks: EventStreamBody.Take,
+  limit: Duration.Duration,
+  timedOut: Effect.Effect<string>
+) {
+  const clock = yield* Clock.Clock
+  const millis = Duration.toMillis(limit)
+  let since = clock.currentTimeMillisUnsafe()
+  let over = false
+  const next: EventStreamBody.Take = Effect.suspend(() => {
+    if (over) return Cause.done()
+    const left = Math.max(0, millis - (clock.currentTimeMillisUnsafe() - since))
+    return Effect.flatMap(Effect.timeoutOption(chunks, left), (taken) => {
+      since = clock.currentTimeMillisUnsafe()
+      if (Option.isSome(taken)) return Effect.succeed(taken.value)
+      over = true
+      return Effect.map(timedOut, (text) => [EventStreamBody.lastEvent(text)] as const)
+    })
+  })
+  return next
+})
+
+/** What a client is told whose request took too long. */
+export const timeoutReason = (limit: Duration.Duration): string =>
+  `no answer within ${Duration.format(limit)}; the gateway has cancelled the request`

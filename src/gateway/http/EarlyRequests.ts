@@ -1,0 +1,45 @@
+/**
+ * Requests that come before there is anybody to answer them. The server listens before its routes are there, and Node drops
+ * a request that nobody listens for: its client would wait for ever.
+ */
+import type { IncomingMessage, Server, ServerResponse } from "node:http"
+import * as JsonRpc from "../messages/JsonRpc.ts"
+
+/**
+ * Lets requests wait until somebody listens for them. A server that is closed before that answers them with 503: it waits
+ * for its connections to end, and these would not.
+ */
+export const hold = (server: Server): Server => {
+  const held = new Map<IncomingMessage, ServerResponse>()
+  let closing = false
+  const take = (request: IncomingMessage, response: ServerResponse) => {
+    if (closing) return turnAway(request, response)
+    held.set(request, response)
+    // Nobody waits any more.
+    response.once("close", () => held.delete(request))
+  }
+  const release = (event: string | symbol) => {
+    if (event !== "request") return
+    server.off("newListener", release).off("request", take)
+    // The listener is told of before it is added.
+    queueMicrotask(() => {
+      for (const [request, response] of held) server.emit("request", request, response)
+      held.clear()
+    })
+  }
+  const close = server.close.bind(server)
+  server.close = (callback) => {
+    closing = true
+    for (const [request, response] of held) turnAway(request, response)
+    held.clear()
+    return close(callback)
+  }
+  return server.on("request", take).on("newListener", release)
+}
+
+const turnAway = (request: IncomingMessage, response: ServerResponse) => {
+  // With its body unread the connection would be reset, and the answer lost with it.
+  request.resume()
+  response.writeHead(503, { "content-type": "application/json", "retry-after": "10", connection: "close" })
+  response.end(JsonRpc.error(null, JsonRpc.codes.gateway, "The gateway is shutting down"))
+}

@@ -1,0 +1,187 @@
+/** What an operator sees: the back ends, the live sessions, and how it went in the last hour. */
+import { Clock, Effect, Ref, Schedule } from "effect"
+import * as SessionKey from "../../SessionKey.ts"
+import * as SessionPool from "../../SessionPool.ts"
+import * as ProcessStats from "../backends/ProcessStats.ts"
+import type { RunningBackend } from "../backends/RunningBackend.ts"
+import * as GatewayMetrics from "../GatewayMetrics.ts"
+import type * as Parked from "../modern/Parked.ts"
+import type { LiveSession, Sessions } from "../sessions/Sessions.ts"
+import * as Masking from "../settings/Masking.ts"
+import type * as Settings from "../settings/Settings.ts"
+
+/** One point of the history: what happened in the ten seconds before it. */
+export interface Point {
+  readonly at: number
+  readonly sessions: number
+  readonly requests: number
+  readonly errors: number
+  readonly launches: number
+  readonly closes: number
+  readonly p50Ms: number | null
+  readonly p95Ms: number | null
+}
+
+const interval = "10 seconds"
+const points = 360
+
+/** Keeps the history, and the gauges up to date, for as long as the scope is open. */
+export const make = Effect.fnUntraced(function*(
+  sessions: Sessions["Service"],
+  parked: Parked.Parked,
+  settings: Settings.GatewaySettings
+) {
+  const kept: Array<Point> = []
+  let before = yield* SessionPool.stats(sessions.pool)
+  /** The back ends that have gauges. */
+  const measured = new Set<string>()
+
+  const sample = Effect.gen(function*() {
+    const stats = yield* SessionPool.stats(sessions.pool)
+    const { recent } = sessions
+    kept.push(pointOf(yield* Clock.currentTimeMillis, stats, before, recent))
+    if (kept.length > points) kept.shift()
+    before = stats
+    Object.assign(recent, { requests: 0, errors: 0, millis: [] })
+  })
+
+  const measure = Effect.gen(function*() {
+    const { figures } = yield* look(sessions, parked)
+    const running = sessions.running()
+    for (const name of measured) {
+      if (!running.has(name)) yield* GatewayMetrics.setFigures(name, GatewayMetrics.noFigures)
+    }
+    for (const [name, each] of running) {
+      measured.add(name)
+      yield* GatewayMetrics.setFigures(name, yield* figures(each))
+    }
+    const { waiting } = yield* SessionPool.stats(sessions.pool)
+    const { maxSessions } = settings
+    yield* GatewayMetrics.setTotals({ place: waiting, lane: yield* sessions.waitingForLane, maxSessions })
+  })
+
+  /** Everything at once, as JSON has it. */
+  const snapshot = Effect.fnUntraced(function*(draining: boolean) {
+    const { figures, live, now } = yield* look(sessions, parked)
+    const stats = yield* SessionPool.stats(sessions.pool)
+    const usage = yield* ProcessStats.usage(new Set(live.flatMap(({ activity }) => activity.pid ?? [])))
+    return {
+      now,
+      draining,
+      backends: yield* Effect.forEach(
+        [...sessions.running().values()],
+        (running) => Effect.flatMap(figures(running), (own) => backendView(running, own, now))
+      ),
+      sessions: live.map((session) => sessionView(session, usage, now)),
+      launches: stats.launches,
+      launchFailures: stats.launchFailures,
+      closes: Object.fromEntries(Object.entries(stats.closes).filter(([, count]) => count > 0)),
+      history: kept
+    }
+  })
+
+  yield* Effect.forkScoped(Effect.repeat(Effect.andThen(sample, measure), Schedule.spaced(interval)))
+  return { measure, snapshot }
+})
+
+/** The figures of every back end, from one look at the sessions. */
+const look = Effect.fnUntraced(function*(sessions: Sessions["Service"], parked: Parked.Parked) {
+  const now = yield* Clock.currentTimeMillis
+  const live = yield* sessions.live
+  const asleep = yield* sessions.asleep
+  const ofBackend = new Map<string, Array<LiveSession>>()
+  for (const session of live) {
+    const name = SessionKey.backend(session.info.key)
+    const own = ofBackend.get(name)
+    if (own === undefined) ofBackend.set(name, [session])
+    else own.push(session)
+  }
+  const figures = Effect.fnUntraced(function*(running: RunningBackend) {
+    const { name } = running.backend
+    const own = ofBackend.get(name) ?? []
+    const figures: GatewayMetrics.Figures = {
+      sessions: own.length,
+      inFlight: own.reduce((sum, { activity }) => sum + activity.inFlight, 0),
+      asleep: Math.max(0, (asleep.get(name) ?? 0) - own.length),
+      parked: parked.count(name),
+      spares: running.spares.size(),
+      coolingDown: (yield* Ref.get(running.cooldown)).until > now ? 1 : 0
+    }
+    return figures
+  })
+  return { now, live, figures }
+})
+
+const backendView = Effect.fnUntraced(function*(
+  { backend, cooldown, counts }: RunningBackend,
+  { asleep, coolingDown, parked, sessions, spares }: GatewayMetrics.Figures,
+  now: number
+) {
+  const { lastFailure, until } = yield* Ref.get(cooldown)
+  const cooling = coolingDown === 1
+  return {
+    name: backend.name,
+    kind: backend.target._tag === "Stdio" ? "stdio" : "http",
+    url: `/mcp/${backend.name}`,
+    state: cooling ? "cooling down" : "ok",
+    retryInSeconds: cooling ? Math.ceil((until - now) / 1000) : null,
+    lastFailure: lastFailure ?? null,
+    spares,
+    sessions,
+    asleep,
+    parked,
+    launches: counts.launches,
+    requests: counts.requests,
+    errors: counts.errors
+  }
+})
+
+/** Its id is shortened: whoever has one may use the session. */
+const sessionView = (
+  { activity, info }: LiveSession,
+  usage: ReadonlyMap<number, ProcessStats.Usage>,
+  now: number
+) => {
+  const used = activity.pid === undefined ? undefined : usage.get(activity.pid)
+  return {
+    id: info.id,
+    backend: SessionKey.backend(info.key),
+    session: Masking.shortId(SessionKey.session(info.key)),
+    client: activity.client ?? null,
+    state: info.state,
+    ageSeconds: (now - info.openedAt) / 1000,
+    idleSeconds: info.state === "idle" ? (now - info.lastUsedAt) / 1000 : 0,
+    requests: activity.requests,
+    errors: activity.errors,
+    inFlight: activity.inFlight,
+    streams: activity.streams,
+    pid: activity.pid ?? null,
+    memoryBytes: used?.memoryBytes ?? null,
+    cpuSeconds: used?.cpuSeconds ?? null
+  }
+}
+
+const pointOf = (
+  at: number,
+  stats: SessionPool.Stats,
+  before: SessionPool.Stats,
+  recent: GatewayMetrics.Recent
+): Point => {
+  const millis = recent.millis.toSorted((a, b) => a - b)
+  return {
+    at,
+    sessions: stats.idle + stats.active,
+    requests: recent.requests,
+    errors: recent.errors,
+    launches: stats.launches - before.launches,
+    closes: total(stats.closes) - total(before.closes),
+    p50Ms: quantile(millis, 0.5),
+    p95Ms: quantile(millis, 0.95)
+  }
+}
+
+const total = (closes: Readonly<Record<string, number>>): number =>
+  Object.values(closes).reduce((sum, count) => sum + count, 0)
+
+const quantile = (sorted: ReadonlyArray<number>, q: number): number | null =>
+  sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? null

@@ -1,0 +1,93 @@
+/** Requests that are refused: what their clients are told, and with which status. */
+import { Effect } from "effect"
+import { HttpServerResponse } from "effect/http"
+import * as GatewayMetrics from "../GatewayMetrics.ts"
+import * as JsonRpc from "../messages/JsonRpc.ts"
+import type * as Modern from "../modern/Modern.ts"
+import type { AcquireError } from "../sessions/Sessions.ts"
+
+/** A request that is refused, with its response. */
+export class Refusal {
+  readonly _tag = "Refusal"
+  readonly response: HttpServerResponse.HttpServerResponse
+  constructor(response: HttpServerResponse.HttpServerResponse) {
+    this.response = response
+  }
+}
+
+export interface RefusalOptions {
+  readonly id?: JsonRpc.Id
+  readonly code?: number
+  readonly headers?: Record<string, string>
+}
+
+export const refuse = (status: number, message: string, options?: RefusalOptions): Effect.Effect<never, Refusal> =>
+  Effect.andThen(
+    GatewayMetrics.refused(status),
+    Effect.fail(
+      new Refusal(jsonResponse(
+        JsonRpc.error(options?.id ?? null, options?.code ?? JsonRpc.codes.gateway, message),
+        status,
+        options?.headers
+      ))
+    )
+  )
+
+/** A request of revision 2026-07-28 that is refused. Codes below -32000 are the specification's, so what it has none for is internal. */
+export const refuseModern = (
+  id: JsonRpc.Id,
+  { code, data, message, status }: Modern.Fault
+): Effect.Effect<never, Refusal> =>
+  Effect.andThen(
+    GatewayMetrics.refused(status),
+    Effect.fail(new Refusal(jsonResponse(JsonRpc.error(id, code, message, data), status)))
+  )
+
+export const retryLater = { "retry-after": "10" }
+
+export const unknownSession = (id?: JsonRpc.Id) =>
+  refuse(404, "There is no such session; initialize again", id === undefined ? {} : { id })
+
+export const shuttingDown = (id?: JsonRpc.Id, code: number = JsonRpc.codes.gateway) =>
+  refuse(503, "The gateway is shutting down", { ...(id === undefined ? {} : { id }), code, headers: retryLater })
+
+/** What the client is told when there is no session for it; the code is that of the gateway's own errors in its era. */
+export const refuseFailure = (
+  error: AcquireError,
+  id: JsonRpc.Id | undefined,
+  code: number = JsonRpc.codes.gateway
+): Effect.Effect<never, Refusal> => {
+  const options = { ...(id === undefined ? {} : { id }), code }
+  const later = { ...options, headers: retryLater }
+  switch (error._tag) {
+    case "UnknownSession":
+      return unknownSession(id)
+    case "BackendFull":
+    case "LanesTaken":
+      return refuse(503, error.message, later)
+    case "TooManyCalls":
+      return refuse(429, error.message, later)
+    case "RecordsUnreachable":
+      return refuse(503, error.message, later)
+    case "CoolingDown":
+      return refuse(503, error.message, { ...options, headers: { "retry-after": String(error.seconds) } })
+    case "CapacityExceeded":
+      return refuse(503, "The gateway is at its limit of sessions; try again later", later)
+    case "PoolClosed":
+      return shuttingDown(id, code)
+    case "InitializeRefused":
+      return refuse(502, "The back end has refused to initialize", options)
+    case "BackendFailed":
+      return error.shortage === true ? refuse(503, error.message, later) : refuse(502, error.message, options)
+    case "LookupTimeout":
+    case "ValidationFailed":
+      return refuse(502, error.message, options)
+  }
+}
+
+export const jsonResponse = (
+  text: string,
+  status: number,
+  headers: Record<string, string> = {}
+): HttpServerResponse.HttpServerResponse =>
+  HttpServerResponse.text(text, { status, contentType: "application/json", headers })

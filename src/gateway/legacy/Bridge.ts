@@ -1,0 +1,89 @@
+/**
+ * The session of one legacy client on a process, or on what stands for one: the process is started, the client's `initialize`
+ * opens the session on it, and from then on `BridgeRequests` routes what the two say to each other.
+ */
+import type { Scope } from "effect"
+import { Clock, Deferred, Effect, Fiber } from "effect"
+import type { Option } from "effect"
+import type { Transport } from "../backends/Transport.ts"
+import type { BackendFailed } from "../GatewayErrors.ts"
+import { InitializeRefused } from "../GatewayErrors.ts"
+import type { GatewayMetrics } from "../GatewayMetrics.ts"
+import * as JsonRpc from "../messages/JsonRpc.ts"
+import type * as ClientRecord from "../sessions/ClientRecord.ts"
+import * as PooledConnection from "../sessions/PooledConnection.ts"
+import { BridgeRequests } from "./BridgeRequests.ts"
+import type { Limits, Taken } from "./BridgeRequests.ts"
+import type { Reader } from "./EventStreams.ts"
+
+export interface Bridge extends PooledConnection.PooledConnection {
+  readonly _tag: "Stdio"
+  readonly record: ClientRecord.ClientRecord
+  /** Takes a request on and hands it to the process; `release` runs once, when it is answered or fails. */
+  readonly request: (message: JsonRpc.Request, text: string, release: Effect.Effect<void>) => Taken
+  /** Hands a notification or a response to the process. */
+  readonly send: (message: JsonRpc.Message, text: string) => Effect.Effect<void>
+  /**
+   * Opens the stream of what belongs to no request, or goes on with the stream of a `Last-Event-ID`. `None`: too many are
+   * open already.
+   */
+  readonly listen: (lastEventId: string | undefined) => Effect.Effect<Option.Option<Reader>>
+}
+
+/** Opens a session on a started process: the client's `initialize` first, and for one that wakes what followed it. */
+export const make = Effect.fnUntraced(function*<R>(
+  start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>,
+  record: ClientRecord.ClientRecord,
+  limits: Limits,
+  metrics: GatewayMetrics
+): Effect.fn.Return<Bridge, BackendFailed | InitializeRefused, R | Scope.Scope> {
+  const gone = yield* PooledConnection.gone
+  const process = yield* start
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  const scope = yield* Effect.scope
+  const requests = new BridgeRequests(
+    {
+      process,
+      run,
+      fork: (effect) => void Fiber.runIn(run(effect), scope),
+      clock: yield* Clock.Clock
+    },
+    record,
+    limits,
+    metrics
+  )
+  const end = (reason: string) => Effect.sync(() => requests.end(reason))
+  yield* process.attach({ receive: (line) => requests.receive(line), room: requests.room })
+  yield* Effect.addFinalizer(() => end("the session has ended"))
+  yield* Effect.forkScoped(Effect.flatMap(Deferred.await(process.ended), (failure) => end(failure.message)))
+  const answer = yield* shakeHands(process, requests, record)
+  return {
+    _tag: "Stdio",
+    ended: process.ended,
+    gone,
+    answer,
+    record,
+    request: (message, text, release) => requests.request(message, text, release),
+    send: (message, text) => requests.send(message, text),
+    listen: (lastEventId) => Effect.sync(() => requests.listen(lastEventId)),
+    activity: () => ({ pid: process.pid, client: record.client, ...requests.activity() }),
+    end
+  }
+})
+
+/** Repeats to the process what the client has said so far; the answer to its `initialize`. */
+const shakeHands = Effect.fnUntraced(function*(
+  process: Transport,
+  requests: BridgeRequests,
+  record: ClientRecord.ClientRecord
+) {
+  const answer = yield* requests.ask(record.initialize)
+  if (Deferred.isDoneUnsafe(process.ended)) return yield* Effect.flatMap(Deferred.await(process.ended), Effect.fail)
+  if (JsonRpc.isError(answer)) return yield* new InitializeRefused({ answer })
+  if (record.initialized !== undefined) {
+    yield* requests.write(record.initialized)
+    if (record.level !== undefined) yield* requests.ask(record.level)
+    for (const subscription of record.subscriptions.values()) yield* requests.ask(subscription)
+  }
+  return answer
+})

@@ -1,0 +1,330 @@
+/**
+ * What a legacy client and its process say to each other: routes messages between the client's HTTP exchanges and the process.
+ *
+ * Each message of the process goes to exactly one place: an answer and a progress notification to the exchange of their
+ * request; what concerns the whole session to the GET stream; anything else to the only request that runs, else to the
+ * GET stream, else to the oldest request.
+ */
+import type { Clock } from "effect"
+import { Deferred, Duration, Effect, Option } from "effect"
+import { randomBytes } from "node:crypto"
+import type { Transport } from "../backends/Transport.ts"
+import { BackendFailed } from "../GatewayErrors.ts"
+import type { GatewayMetrics } from "../GatewayMetrics.ts"
+import * as JsonRpc from "../messages/JsonRpc.ts"
+import * as ClientRecord from "../sessions/ClientRecord.ts"
+import * as Overdue from "../sessions/Overdue.ts"
+import type { Activity } from "../sessions/PooledConnection.ts"
+import type { EventStream, Reader, ReplayLimits } from "./EventStreams.ts"
+import { EventStreams } from "./EventStreams.ts"
+import { StandaloneStreams } from "./StandaloneStreams.ts"
+
+export interface Limits {
+  /** How long a request may take; progress starts the time anew. */
+  readonly requestTimeout: Duration.Duration
+  /** A session whose client had a GET stream, lost it and says nothing for so long is ended. */
+  readonly streamLostTimeToLive: Duration.Duration
+  /** Requests that may run at once; as many streams may be open. */
+  readonly maxInFlight: number
+  readonly replay: ReplayLimits
+}
+
+/** What a request gets first: its answer, or a stream that ends with it. */
+export type Reply =
+  | { readonly _tag: "Answer"; readonly text: string }
+  | { readonly _tag: "Stream"; readonly open: () => Reader }
+
+/** A request that runs. */
+export interface RunningRequest {
+  readonly _tag: "Running"
+  readonly reply: Effect.Effect<Reply>
+  /** Its client has gone before the reply: nothing of it is kept for anybody. */
+  readonly abandon: Effect.Effect<void>
+}
+
+/** A request that was taken on, or why it was not. */
+export type Taken =
+  | RunningRequest
+  | { readonly _tag: "DuplicateId" | "TooMany" | "Over" }
+
+/** What the requests of a session need of it. */
+export interface Session {
+  readonly process: Transport
+  /** Starts an effect that nobody waits for. */
+  readonly run: (effect: Effect.Effect<unknown>) => void
+  /** The same, but it ends with the session. */
+  readonly fork: (effect: Effect.Effect<unknown>) => void
+  readonly clock: Clock.Clock
+}
+
+interface Pending {
+  readonly request: JsonRpc.Request
+  readonly first: Deferred.Deferred<Reply>
+  readonly release: Effect.Effect<void>
+  readonly startedAt: number
+  /** Since when there has been no progress. */
+  since: number
+  stream: EventStream | undefined
+  /** Nobody waits for it: its client has gone, or it is the gateway's own. */
+  unheard: boolean
+}
+
+export class BridgeRequests {
+  readonly #session: Session
+  readonly #record: ClientRecord.ClientRecord
+  readonly #limits: Limits
+  readonly #metrics: GatewayMetrics
+  readonly #streams: EventStreams
+  readonly #standalone: StandaloneStreams
+  readonly #pending = new Map<string, Pending>()
+  readonly #requestTimeout: number
+  readonly #lostAfter: number
+  readonly #startTimer: () => void
+  /** Why it has ended, if it has. */
+  #over: string | undefined
+  /** Since when its client has had no stream and said nothing; infinity: it needs none. */
+  #lostStreamAt = Number.POSITIVE_INFINITY
+  #requests = 0
+  #errors = 0
+  #garbage = 0
+
+  constructor(session: Session, record: ClientRecord.ClientRecord, limits: Limits, metrics: GatewayMetrics) {
+    this.#session = session
+    this.#record = record
+    this.#limits = limits
+    this.#metrics = metrics
+    this.#streams = new EventStreams(limits.replay, randomBytes(4).toString("hex"))
+    this.#standalone = new StandaloneStreams(this.#streams)
+    this.#requestTimeout = Duration.toMillis(limits.requestTimeout)
+    this.#lostAfter = Duration.toMillis(limits.streamLostTimeToLive)
+    this.#startTimer = Overdue.make({
+      interval: Math.max(10, Math.min(1000, this.#requestTimeout / 4, this.#lostAfter / 4)),
+      look: () => this.#endOverdue(),
+      isNeeded: () =>
+        this.#over === undefined && (this.#pending.size > 0 || this.#lostStreamAt < Number.POSITIVE_INFINITY),
+      fork: session.fork
+    })
+    // A client that says nothing after its `initialize` may never have got its answer.
+    if (record.initialized === undefined) this.#lostStreamAt = this.#now()
+    this.#startTimer()
+  }
+
+  /** Completes when the process may say more. */
+  get room(): Effect.Effect<void> {
+    return this.#streams.room
+  }
+
+  activity(): Pick<Activity, "inFlight" | "streams" | "requests" | "errors"> {
+    return {
+      inFlight: this.#pending.size,
+      streams: this.#streams.readers(),
+      requests: this.#requests,
+      errors: this.#errors
+    }
+  }
+
+  /** Every request gets an error, every stream ends. */
+  end(reason: string): void {
+    if (this.#over !== undefined) return
+    this.#over = reason
+    for (const entry of this.#pending.values()) this.#fail(entry, JsonRpc.codes.gateway, reason)
+    this.#streams.endAll()
+  }
+
+  #now(): number {
+    return this.#session.clock.currentTimeMillisUnsafe()
+  }
+
+  // ---------------------------------------------------------------------------
+  // From the client
+  // ---------------------------------------------------------------------------
+
+  /** Takes a request on and hands it to the process; `release` runs once, when it is answered or fails. */
+  request(request: JsonRpc.Request, text: string, release: Effect.Effect<void>): Taken {
+    if (this.#over !== undefined) return { _tag: "Over" }
+    if (this.#pending.has(JsonRpc.idKey(request.id))) return { _tag: "DuplicateId" }
+    if (this.#pending.size >= this.#limits.maxInFlight) return { _tag: "TooMany" }
+    this.#requests++
+    this.#heard(request.method, request.params, text)
+    const entry = this.#take(request, release, false)
+    // Where the process does not read, the write waits; not with the client, who may go.
+    if (!this.#session.process.offer(JsonRpc.toLine(text))) this.#session.run(this.write(text))
+    return {
+      _tag: "Running",
+      reply: Deferred.await(entry.first),
+      abandon: Effect.sync(() => {
+        entry.unheard = true
+      })
+    }
+  }
+
+  /** Hands a notification or a response to the process. */
+  send(message: JsonRpc.Message, text: string): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (message._tag === "Notification") this.#heard(message.method, message.params, text)
+      else this.#heard(undefined, undefined, text)
+      return this.write(text)
+    })
+  }
+
+  /** The stream of what belongs to no request, or what is left of the one of a `Last-Event-ID`. */
+  listen(lastEventId: string | undefined): Option.Option<Reader> {
+    this.#heard(undefined, undefined, "")
+    if (this.#streams.readers() >= this.#limits.maxInFlight) return Option.none()
+    const place = lastEventId === undefined ? undefined : this.#streams.find(lastEventId)
+    const stream = place?.stream ?? this.#standalone.toRead()
+    if (this.#over !== undefined) this.#streams.end(stream)
+    const reader = this.#streams.read(stream, place?.sequence)
+    return Option.some({
+      ...reader,
+      close: () => {
+        reader.close()
+        if (this.#streams.readers() > 0) return
+        this.#lostStreamAt = this.#now()
+        this.#startTimer()
+      }
+    })
+  }
+
+  /** The gateway's own request: its answer, and nothing of it to the client. */
+  ask(text: string): Effect.Effect<string> {
+    return Effect.suspend(() => {
+      const message = JsonRpc.read(text)
+      if (message?._tag !== "Request") return Effect.succeed("")
+      const entry = this.#take(message, Effect.void, true)
+      const answer = Effect.map(Deferred.await(entry.first), (reply) => reply._tag === "Answer" ? reply.text : "")
+      if (this.#over === undefined) return Effect.andThen(this.write(text), answer)
+      this.#fail(entry, JsonRpc.codes.gateway, this.#over)
+      return answer
+    })
+  }
+
+  /** Sends one message to the process, after all earlier ones; waits while it does not read. */
+  write(text: string): Effect.Effect<void> {
+    return this.#session.process.send(JsonRpc.toLine(text))
+  }
+
+  #heard(method: string | undefined, params: unknown, text: string): void {
+    // A client that speaks without its stream does not need one.
+    this.#lostStreamAt = Number.POSITIVE_INFINITY
+    if (method !== undefined) ClientRecord.note(this.#record, method, params, text)
+  }
+
+  #take(request: JsonRpc.Request, release: Effect.Effect<void>, unheard: boolean): Pending {
+    const at = this.#now()
+    const entry: Pending = {
+      request,
+      first: Deferred.makeUnsafe(),
+      release,
+      startedAt: at,
+      since: at,
+      stream: undefined,
+      unheard
+    }
+    this.#pending.set(JsonRpc.idKey(request.id), entry)
+    this.#startTimer()
+    return entry
+  }
+
+  // ---------------------------------------------------------------------------
+  // From the process
+  // ---------------------------------------------------------------------------
+
+  /** Takes one line; false: there is no room for more. */
+  receive(line: string): boolean {
+    const message = JsonRpc.read(line)
+    if (message === undefined) this.#skip(line)
+    else this.#route(line, message)
+    return !this.#streams.congested()
+  }
+
+  #skip(line: string): void {
+    this.#metrics.garbage()
+    // The first, the second, the fourth, the eighth…: a server that logs on stdout must not fill our log.
+    if (!Number.isInteger(Math.log2(++this.#garbage))) return
+    this.#session.run(Effect.logWarning(
+      `The back end wrote ${line.length} characters on stdout that are no JSON-RPC message; skipped (line ${this.#garbage} of these)`
+    ))
+  }
+
+  #route(text: string, message: JsonRpc.Message): void {
+    if (message._tag === "Response") {
+      const entry = this.#pending.get(JsonRpc.idKey(message.id))
+      if (entry !== undefined) this.#settle(entry, text, message.failed ? "error" : "ok")
+      return
+    }
+    const entry = this.#owner(message)
+    if (entry === undefined) return this.#streams.push(this.#standalone.toWrite(), text)
+    if (entry.stream === undefined) {
+      // From now on the answer is a stream.
+      const stream = entry.stream = this.#streams.open()
+      Deferred.doneUnsafe(entry.first, Effect.succeed({ _tag: "Stream", open: () => this.#streams.read(stream) }))
+    }
+    this.#streams.push(entry.stream, text)
+  }
+
+  /** The request that a message of the process belongs to. */
+  #owner(message: JsonRpc.Message): Pending | undefined {
+    if (message._tag === "Notification" && message.method === "notifications/progress") {
+      for (const entry of this.#pending.values()) {
+        const token = entry.request.progressToken
+        if (token !== undefined && token === message.progressToken) {
+          entry.since = this.#now()
+          return entry.unheard ? undefined : entry
+        }
+      }
+    }
+    if (this.#standalone.isRead() && (this.#pending.size > 1 || concernsSession(message))) return undefined
+    for (const entry of this.#pending.values()) if (!entry.unheard) return entry
+    return undefined
+  }
+
+  #settle(entry: Pending, text: string, outcome: "ok" | "error"): void {
+    this.#pending.delete(JsonRpc.idKey(entry.request.id))
+    if (entry.stream === undefined) {
+      Deferred.doneUnsafe(entry.first, Effect.succeed({ _tag: "Answer", text }))
+    } else {
+      this.#streams.push(entry.stream, text)
+      this.#streams.end(entry.stream)
+    }
+    if (outcome === "error") this.#errors++
+    this.#metrics.request(entry.request.method, outcome, this.#now() - entry.startedAt)
+    // A client that waited for this answer was not silent.
+    if (this.#lostStreamAt < Number.POSITIVE_INFINITY) this.#lostStreamAt = this.#now()
+    this.#session.run(entry.release)
+  }
+
+  #fail(entry: Pending, code: number, reason: string): void {
+    this.#settle(entry, JsonRpc.error(entry.request.id, code, reason), "error")
+  }
+
+  // ---------------------------------------------------------------------------
+  // Time
+  // ---------------------------------------------------------------------------
+
+  #endOverdue(): void {
+    const at = this.#now()
+    for (const entry of this.#pending.values()) if (at - entry.since >= this.#requestTimeout) this.#timeOut(entry)
+    const isSilent = this.#pending.size + this.#streams.readers() === 0 && at - this.#lostStreamAt >= this.#lostAfter
+    if (this.#over !== undefined || !isSilent) return
+    const reason = `the client lost its stream and said nothing for ${
+      Duration.format(this.#limits.streamLostTimeToLive)
+    }`
+    Deferred.doneUnsafe(this.#session.process.ended, Effect.succeed(new BackendFailed({ reason, stderr: "" })))
+    this.end(reason)
+  }
+
+  #timeOut(entry: Pending): void {
+    const reason = `no answer within ${
+      Duration.format(this.#limits.requestTimeout)
+    }; the gateway has cancelled the request`
+    this.#fail(entry, JsonRpc.codes.timeout, reason)
+    const params = { requestId: entry.request.id, reason }
+    this.#session.run(this.write(JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params })))
+  }
+}
+
+/** Messages of a server that belong to no request by what they say. */
+const concernsSession = (message: JsonRpc.Message): boolean =>
+  message._tag === "Notification" &&
+  (message.method.endsWith("/list_changed") || message.method === "notifications/resources/updated")

@@ -1,0 +1,344 @@
+/**
+ * The revisions with sessions (2025-03-26, 2025-06-18, 2025-11-25; basic/transports) on Streamable HTTP: what each request
+ * means for the session that it belongs to.
+ *
+ * `Placement.forNew` mints a session's id, which `initialize` gives to the client; `Placement.ofSession` checks what a client sends
+ * as one.
+ *
+ * A request's lease lasts until its answer, whether or not the client still listens: the specification says that a
+ * disconnect is no cancellation.
+ */
+import { Deferred, Effect, Exit, Option, Scope, Stream } from "effect"
+import { HttpServerResponse } from "effect/http"
+import * as EventStreamBody from "../http/EventStreamBody.ts"
+import type { Refusal } from "../http/Refusals.ts"
+import { jsonResponse, refuse, refuseFailure, retryLater, shuttingDown, unknownSession } from "../http/Refusals.ts"
+import * as Serving from "../http/Serving.ts"
+import * as JsonRpc from "../messages/JsonRpc.ts"
+import * as JsonText from "../messages/JsonText.ts"
+import type { Connection } from "../sessions/Registry.ts"
+import * as Masking from "../settings/Masking.ts"
+import type { RunningRequest, Taken } from "./BridgeRequests.ts"
+import type { Reader } from "./EventStreams.ts"
+
+/** From this revision on an event stream begins with an event without data, so that it can be resumed from the start. */
+const primingVersion = "2025-11-25"
+/** Longest that DELETE waits for the process group to be gone. */
+const endTimeout = "10 seconds"
+
+type Response = HttpServerResponse.HttpServerResponse
+
+// ---------------------------------------------------------------------------
+// POST
+// ---------------------------------------------------------------------------
+
+/** One message; `session` is the id that its header names. */
+export const post = (
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  message: JsonRpc.Message,
+  text: string,
+  session: string | undefined
+): Effect.Effect<Response, Refusal, Scope.Scope> => {
+  if (message._tag === "Request" && message.method === "initialize" && !session) {
+    return initialize(serving, asking, message, text)
+  }
+  const here = message._tag === "Request"
+    ? call(serving, asking, message, text)
+    : Effect.as(send(serving, asking, message, text), HttpServerResponse.empty({ status: 202 }))
+  return Serving.atSession(
+    serving,
+    asking,
+    text,
+    isHttp(serving, asking) ? forward(serving, asking, text, message, here) : here
+  )
+}
+
+/** Opens a session, at the place that is found for it. */
+const initialize = (
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  message: JsonRpc.Request,
+  text: string
+): Effect.Effect<Response, Refusal, Scope.Scope> => {
+  const decided = asking.carried?.opens
+  if (decided !== undefined) return open(serving, asking, message, text, decided)
+  const { placement, sessions } = serving
+  const movable = sessions.running().get(asking.backend)?.backend.settings.stateless === true
+  return Effect.flatMap(placement.forNew(movable), ({ id, place }) => {
+    if (id !== undefined) {
+      return Serving.atPlace(serving, asking, place, text, open(serving, asking, message, text, id), { opens: id })
+    }
+    // Those whom a replica sends on are not sent on again.
+    return asking.carried === undefined
+      ? Serving.atPlace(serving, asking, place, text, Effect.never)
+      : shuttingDown(message.id)
+  })
+}
+
+/** Opens a session here: the client's own `initialize` is the first message of its process. */
+const open = Effect.fnUntraced(function*(
+  serving: Serving.Serving,
+  { backend, principal }: Serving.Asking,
+  message: JsonRpc.Request,
+  text: string,
+  session: string
+) {
+  if (Deferred.isDoneUnsafe(serving.draining)) return yield* shuttingDown(message.id)
+  const opened = yield* Effect.result(serving.sessions.open(backend, principal, session, message, text))
+  if (opened._tag === "Failure") {
+    // Refused by the back end itself: the client's to read.
+    if (opened.failure._tag === "InitializeRefused") return jsonResponse(opened.failure.answer, 200)
+    yield* Effect.logWarning(`No session was opened: ${opened.failure.message}`).pipe(
+      Effect.annotateLogs({ backend })
+    )
+    return yield* refuseFailure(opened.failure, message.id)
+  }
+  yield* Effect.logInfo("session opened").pipe(Effect.annotateLogs({ backend, session: Masking.shortId(session) }))
+  return jsonResponse(opened.success.answer, 200, { "mcp-session-id": session })
+})
+
+/** A request within a session: JSON if its answer is the first thing that comes, else an event stream that ends with it. */
+const call = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Request, text: string) =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(
+      Effect.flatMap(
+        begin(serving, asking, message, text, restore),
+        ({ abandon, reply }) => Effect.onInterrupt(restore(reply), () => abandon)
+      ),
+      (first) =>
+        first._tag === "Answer"
+          ? Effect.succeed(jsonResponse(first.text, 200))
+          : Effect.map(
+            readingOf(Effect.sync(first.open)),
+            (reader) => EventStreamBody.response(events(serving, asking, reader))
+          )
+    )
+  )
+
+/**
+ * Leases the session until the request is answered, and hands the request to the process. The lease belongs to the
+ * request, not to the client's connection: it is registered and released without the handler's fiber. To be run
+ * uninterruptible, with `restore` for what may wait.
+ */
+const begin = (
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  message: JsonRpc.Request,
+  text: string,
+  restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+): Effect.Effect<RunningRequest, Refusal> =>
+  Effect.suspend(() => {
+    const id = message.id
+    if (Deferred.isDoneUnsafe(serving.draining)) return over(serving, id)
+    // Closed when the request is answered, which the end of its session does at the latest.
+    // On purpose no child of the gateway's scope: with one, memory grew to 350 MiB in 40,000 calls, without it stays at 180.
+    // So `release` is all that closes it.
+    const leaseScope = Scope.makeUnsafe()
+    const release = Scope.close(leaseScope, Exit.void)
+    return Effect.flatMap(
+      // A client that goes while its session wakes takes the launch with it.
+      Effect.onError(restore(Scope.provide(lease(serving, asking, id), leaseScope)), () => release),
+      (connection) => {
+        // The back end has become an HTTP one in the meantime.
+        if (connection._tag !== "Stdio") return Effect.andThen(release, unknownSession(id))
+        const taken = connection.request(message, text, release)
+        return taken._tag === "Running" ? Effect.succeed(taken) : Effect.andThen(release, refuseRequest(taken, id))
+      }
+    )
+  })
+
+const refuseRequest = (taken: Exclude<Taken, RunningRequest>, id: JsonRpc.Id) => {
+  switch (taken._tag) {
+    case "DuplicateId":
+      return refuse(400, "A request with this id is running in this session", {
+        id,
+        code: JsonRpc.codes.invalidRequest
+      })
+    case "TooMany":
+      return refuse(429, "Too many requests of this session are running", { id, headers: retryLater })
+    case "Over":
+      return unknownSession(id)
+  }
+}
+
+/** A notification or a response. */
+const send = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Message, text: string) =>
+  Effect.scoped(
+    Effect.flatMap(
+      lease(serving, asking),
+      (connection) => connection._tag === "Stdio" ? connection.send(message, text) : unknownSession()
+    )
+  )
+
+/** Several messages in one body, as revision 2025-03-26 has it. */
+export const batch = (
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  values: ReadonlyArray<unknown>,
+  text: string
+): Effect.Effect<Response, Refusal, Scope.Scope> => {
+  const messages = values.map(JsonRpc.classify)
+  if (messages.length === 0 || !messages.every((message) => message !== undefined)) {
+    return refuse(400, "The batch is empty, or one of its elements is no JSON-RPC 2.0 message", {
+      code: JsonRpc.codes.invalidRequest
+    })
+  }
+  if (messages.some((message) => message._tag === "Request" && message.method === "initialize")) {
+    return refuse(400, "initialize must not be part of a batch", { code: JsonRpc.codes.invalidRequest })
+  }
+  const here = batchHere(serving, asking, messages, JsonText.elements(text))
+  return Serving.atSession(
+    serving,
+    asking,
+    text,
+    isHttp(serving, asking) ? forward(serving, asking, text, undefined, here) : here
+  )
+}
+
+/** Their answers come on one stream. */
+const batchHere = Effect.fnUntraced(function*(
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  messages: ReadonlyArray<JsonRpc.Message>,
+  texts: ReadonlyArray<string>
+) {
+  const calls: Array<RunningRequest> = []
+  // A client that goes has sent the whole batch all the same.
+  yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+    for (const [i, message] of messages.entries()) {
+      const text = texts[i] ?? ""
+      if (message._tag === "Request") calls.push(yield* begin(serving, asking, message, text, restore))
+      else yield* restore(send(serving, asking, message, text))
+    }
+  }))
+  if (calls.length === 0) return HttpServerResponse.empty({ status: 202 })
+  const streams = calls.map((running) =>
+    Stream.unwrap(Effect.gen(function*() {
+      const first = yield* Effect.onInterrupt(running.reply, () => running.abandon)
+      if (first._tag === "Answer") return Stream.succeed(EventStreamBody.event({ text: first.text }))
+      return events(serving, asking, yield* readingOf(Effect.sync(first.open)))
+    }))
+  )
+  return EventStreamBody.response(Stream.mergeAll(streams, { concurrency: "unbounded" }))
+})
+
+// ---------------------------------------------------------------------------
+// GET and DELETE
+// ---------------------------------------------------------------------------
+
+/** The stream of what belongs to no request, or what is left of another. It leases the session while it is open. */
+export const listen = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
+  if (!Serving.accepts(asking.request, "text/event-stream")) {
+    return yield* refuse(406, "Accept must list text/event-stream")
+  }
+  yield* refuseWhileDraining(serving)
+  const here = listenHere(serving, asking)
+  return yield* Serving.atSession(
+    serving,
+    asking,
+    "",
+    isHttp(serving, asking) ? forward(serving, asking, "", undefined, here) : here
+  )
+})
+
+const listenHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
+  const connection = yield* lease(serving, asking)
+  if (connection._tag !== "Stdio") return yield* unknownSession()
+  const reader = yield* Effect.acquireRelease(
+    connection.listen(asking.lastEventId),
+    (opened) => Effect.sync(() => Option.map(opened, ({ close }) => close()))
+  )
+  return Option.isSome(reader)
+    ? EventStreamBody.response(events(serving, asking, reader.value))
+    : yield* refuse(429, "Too many streams of this session are open", { headers: retryLater })
+})
+
+/** Ends the session; answers when its process group is gone. */
+export const end = (serving: Serving.Serving, asking: Serving.Asking) =>
+  Serving.atSession(serving, asking, "", endHere(serving, asking))
+
+const endHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
+  const id = yield* sessionId(asking)
+  const gone = yield* serving.sessions.end(asking.backend, asking.principal, id)
+  if (Option.isNone(gone)) return yield* unknownSession()
+  yield* Effect.timeoutOption(gone.value, endTimeout)
+  return HttpServerResponse.empty({ status: 204 })
+})
+
+// ---------------------------------------------------------------------------
+// HTTP back ends
+// ---------------------------------------------------------------------------
+
+const isHttp = ({ sessions }: Serving.Serving, { backend }: Serving.Asking) =>
+  sessions.running().get(backend)?.backend.target._tag === "Http"
+
+/** Passes a message on to the upstream session of an HTTP back end; `here`: it has none, the gateway keeps the session. */
+const forward = Effect.fnUntraced(function*(
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  body: string,
+  message: JsonRpc.Message | undefined,
+  here: Effect.Effect<Response, Refusal, Scope.Scope>
+) {
+  const id = message?._tag === "Request" ? message.id : undefined
+  if (message?._tag !== "Notification" && message?._tag !== "Response") yield* refuseWhileDraining(serving, id)
+  const connection = yield* lease(serving, asking, id)
+  if (connection._tag === "Stdio") return yield* here
+  if (connection._tag !== "Http") return yield* unknownSession(id)
+  const { lastEventId, request, version } = asking
+  const forwarded = connection.forward({
+    method: request.method === "GET" ? "GET" : "POST",
+    body,
+    request: message?._tag === "Request" ? message : undefined,
+    version,
+    lastEventId,
+    stream: optionsOf(serving, asking)
+  })
+  return yield* Effect.catchTags(forwarded, {
+    UpstreamGone: () => unknownSession(id),
+    BackendFailed: (error) => refuse(502, error.message, id === undefined ? {} : { id })
+  })
+})
+
+// ---------------------------------------------------------------------------
+// Sessions and their streams
+// ---------------------------------------------------------------------------
+
+/** The session of a request, leased for the current scope; 400 without an id, 404 for one that does not exist. */
+const lease = (
+  { sessions }: Serving.Serving,
+  asking: Serving.Asking,
+  id?: JsonRpc.Id
+): Effect.Effect<Connection, Refusal, Scope.Scope> =>
+  Effect.flatMap(sessionId(asking), (session) =>
+    Effect.catch(
+      sessions.lease(asking.backend, asking.principal, session),
+      (error) => refuseFailure(error, id)
+    ))
+
+const sessionId = ({ request }: Serving.Asking): Effect.Effect<string, Refusal> => {
+  const id = request.headers["mcp-session-id"]
+  return id ? Effect.succeed(id) : refuse(400, "The header Mcp-Session-Id is missing")
+}
+
+const refuseWhileDraining = (serving: Serving.Serving, id?: JsonRpc.Id): Effect.Effect<void, Refusal> =>
+  Effect.suspend(() => Deferred.isDoneUnsafe(serving.draining) ? over(serving, id) : Effect.void)
+
+/** Where there are other replicas, a client of one that ends had better go on with them at once. */
+const over = ({ placement }: Serving.Serving, id?: JsonRpc.Id) =>
+  placement.replica === "" ? shuttingDown(id) : unknownSession(id)
+
+/** A reader, for as long as the request's scope is open: until its response has been sent. */
+const readingOf = (open: Effect.Effect<Reader>) =>
+  Effect.acquireRelease(open, (reader) => Effect.sync(() => reader.close()))
+
+const events = (serving: Serving.Serving, asking: Serving.Asking, reader: Reader) =>
+  EventStreamBody.make(
+    EventStreamBody.fromReader(reader, (asking.version ?? "") >= primingVersion),
+    optionsOf(serving, asking),
+    reader.ready
+  )
+
+const optionsOf = (serving: Serving.Serving, { request }: Serving.Asking) =>
+  request.method === "GET" ? Serving.listenOptions(serving, request) : Serving.streamOptions(serving, request)

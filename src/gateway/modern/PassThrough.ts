@@ -1,0 +1,142 @@
+/**
+ * Requests of modern clients to modern HTTP back ends: both ends speak revision 2026-07-28, which has no sessions, so what
+ * they say passes as it comes.
+ */
+import type { Scope } from "effect"
+import { Duration, Effect, Option } from "effect"
+import { HttpServerResponse } from "effect/http"
+import * as Remote from "../backends/Remote.ts"
+import type { BackendFailed } from "../GatewayErrors.ts"
+import type { GatewayMetrics } from "../GatewayMetrics.ts"
+import * as EventStreamBody from "../http/EventStreamBody.ts"
+import * as JsonRpc from "../messages/JsonRpc.ts"
+import * as JsonText from "../messages/JsonText.ts"
+import type { BackendSettings } from "../settings/Settings.ts"
+import { version } from "../version.ts"
+import type { Era } from "./Dialect.ts"
+import * as Modern from "./Modern.ts"
+
+/** A message of a client. */
+export interface Forwarded {
+  readonly body: string
+  readonly headers: Modern.Headers
+  /** The request in it, if it is one. */
+  readonly request: JsonRpc.Request | undefined
+  readonly stream: EventStreamBody.Options
+  /** Hears that an answer is none of a modern server. */
+  readonly doubted: () => void
+}
+
+/** The requests that are under way, which no session stands for. */
+export interface Passing {
+  count: number
+  /** Completes when they must end. */
+  readonly over: Effect.Effect<void>
+}
+
+/** Passes a message on; what the back end says to it is told as it comes. The end of the scope aborts it. */
+export const forward = Effect.fnUntraced(function*(
+  remote: Remote.Remote,
+  message: Forwarded,
+  settings: BackendSettings,
+  metrics: GatewayMetrics,
+  passing: Passing
+): Effect.fn.Return<HttpServerResponse.HttpServerResponse, BackendFailed, Scope.Scope> {
+  const { request } = message
+  const id = request?.id ?? null
+  const outcome = { failed: false }
+  yield* Effect.acquireRelease(Effect.sync(() => passing.count++), () => Effect.sync(() => passing.count--))
+  if (request !== undefined) yield* measured(request.method, metrics, outcome)
+  const limit = request === undefined || request.method === "subscriptions/listen"
+    ? Duration.infinity
+    : settings.requestTimeout
+  const timedOut = Effect.sync(() => {
+    outcome.failed = true
+    return JsonRpc.error(id, JsonRpc.codes.internal, Remote.timeoutReason(limit))
+  })
+  const untilEnd = <A>(effect: Effect.Effect<A, BackendFailed, Scope.Scope>) =>
+    Effect.timeoutOption(
+      Effect.raceFirst(
+        effect,
+        Effect.andThen(passing.over, remote.failed("the gateway is shutting down"))
+      ),
+      limit
+    )
+  const answered = yield* untilEnd(
+    remote.send("POST", { ...forwardedHeaders(remote, message.headers), accept: Remote.accept }, message.body)
+  )
+  if (Option.isNone(answered)) return json(yield* timedOut, 200)
+  const upstream = answered.value
+  const { status } = upstream
+  if (Remote.isRefusal(status)) return yield* Remote.refusal(remote, status)
+  if (status === 200 && Remote.isEventStream(upstream)) {
+    const timed = yield* Remote.timed(yield* Remote.chunksOf(upstream, passing.over), limit, timedOut)
+    const body = EventStreamBody.make(timed, message.stream)
+    return EventStreamBody.response(body)
+  }
+  const text = yield* untilEnd(Remote.textOf(remote, upstream, settings.maxLineBytes))
+  if (Option.isNone(text)) return json(yield* timedOut, 200)
+  if (status === 202 && request === undefined) return HttpServerResponse.empty({ status })
+  const error = Modern.errorOf(text.value, id)
+  outcome.failed = error !== undefined || status !== 200
+  if (status === 200) return json(text.value, status)
+  if (!Remote.isNoVerdict(status) && (error === undefined || !isUsual(error))) message.doubted()
+  // What it says of the request is the client's to read; anything else is the gateway's trouble.
+  if (error !== undefined && status >= 400) return json(error, status)
+  return yield* remote.failed(`the back end answered with status ${status}`)
+})
+
+/** Whether an error is one that a modern server gives: of JSON-RPC itself, or of the revision's own. */
+const isUsual = (error: string): boolean => {
+  const code = Number(JsonText.member(JsonText.member(error, "error") ?? "{}", "code"))
+  return (code >= JsonRpc.codes.parseError && code <= JsonRpc.codes.invalidRequest) || Modern.speaksModern(error)
+}
+
+const json = (text: string, status: number) =>
+  HttpServerResponse.text(text, { status, contentType: "application/json" })
+
+/** Counts a request when its response has been sent. */
+const measured = (method: string, metrics: GatewayMetrics, outcome: { readonly failed: boolean }) =>
+  Effect.acquireRelease(
+    Effect.clockWith((clock) => clock.currentTimeMillis),
+    (started, exit) =>
+      Effect.clockWith((clock) =>
+        Effect.map(
+          clock.currentTimeMillis,
+          (now) => metrics.request(method, outcome.failed || exit._tag === "Failure" ? "error" : "ok", now - started)
+        )
+      )
+  )
+
+/**
+ * The headers that belong to the message. `Authorization` is the gateway's own key, and a session is no part of this revision;
+ * what the entry of the back end says is not the client's to change.
+ */
+const forwardedHeaders = ({ given }: Remote.Remote, headers: Modern.Headers): Record<string, string | undefined> =>
+  Object.fromEntries(
+    Object.entries(headers).filter(([name]) => name.startsWith("mcp-") && name !== "mcp-session-id" && !given.has(name))
+  )
+
+/** Asks a back end which era it is of. That it is not there, or in trouble, is no verdict. */
+export const probe = (remote: Remote.Remote, { maxLineBytes }: BackendSettings): Effect.Effect<Era, BackendFailed> =>
+  Effect.scoped(Effect.gen(function*() {
+    const meta = Modern.ownMeta(JSON.stringify({ name: "effect-session-pool", version }), "{}")
+    const response = yield* remote.send(
+      "POST",
+      { ...Modern.headersOf("server/discover", {}), accept: Remote.accept },
+      JsonText.make([
+        ["jsonrpc", "\"2.0\""],
+        ["id", "0"],
+        ["method", "\"server/discover\""],
+        ["params", JsonText.make([["_meta", meta]])]
+      ])
+    )
+    const { status } = response
+    if (status !== 200 && Remote.isNoVerdict(status)) {
+      return yield* Remote.isRefusal(status)
+        ? Remote.refusal(remote, status)
+        : remote.failed(`the back end answered server/discover with status ${status}`)
+    }
+    const text = yield* Remote.textOf(remote, response, maxLineBytes)
+    return Modern.speaksModern(text) ? "modern" : "legacy"
+  }))

@@ -1,0 +1,65 @@
+/**
+ * What a session's client has told its server about itself: enough to bring a new process to the same point. It is all
+ * that is left of a session that sleeps.
+ */
+import { Predicate } from "effect"
+import type * as JsonRpc from "../messages/JsonRpc.ts"
+
+export interface ClientRecord {
+  /** The client's `initialize`, as it came. */
+  readonly initialize: string
+  readonly id: JsonRpc.Id
+  /** The name and version that the client gives itself. */
+  readonly client: string | undefined
+  initialized: string | undefined
+  /** The newest `logging/setLevel`, as it came. */
+  level: string | undefined
+  /** The `resources/subscribe` requests by URI, as they came. */
+  readonly subscriptions: Map<string, string>
+  /** The session has been ended: it must not be woken. */
+  over: boolean
+  /** Told of each change. */
+  changed: () => void
+}
+
+/** More subscriptions than this are not remembered. */
+const maxSubscriptions = 1000
+
+export const make = (id: JsonRpc.Id, initialize: string, params: unknown): ClientRecord => ({
+  initialize,
+  id,
+  client: clientName(params),
+  initialized: undefined,
+  level: undefined,
+  subscriptions: new Map(),
+  over: false,
+  changed: () => {}
+})
+
+/** Notes a message of the client, if it is one that a new process would have to hear too. */
+export const note = (record: ClientRecord, method: string, params: unknown, text: string): void => {
+  if (!noted.includes(method)) return
+  if (method === "notifications/initialized") record.initialized = text
+  else if (method === "logging/setLevel") record.level = text
+  else if (method === "resources/subscribe" || method === "resources/unsubscribe") {
+    const uri = stringField(params, "uri")
+    if (uri === undefined) return
+    record.subscriptions.delete(uri)
+    if (method === "resources/subscribe" && record.subscriptions.size < maxSubscriptions) {
+      record.subscriptions.set(uri, text)
+    }
+  }
+  record.changed()
+}
+
+const noted = ["notifications/initialized", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"]
+
+const clientName = (params: unknown): string | undefined => {
+  const info = Predicate.hasProperty(params, "clientInfo") ? params.clientInfo : undefined
+  const name = stringField(info, "name")
+  if (name === undefined) return undefined
+  return `${name} ${stringField(info, "version") ?? ""}`.trim().slice(0, 100)
+}
+
+const stringField = (value: unknown, name: string): string | undefined =>
+  Predicate.hasProperty(value, name) && typeof value[name] === "string" ? value[name] : undefined

@@ -1,0 +1,353 @@
+/**
+ * The sessions of the gateway: a `SessionPool` of connections to back ends, keyed `backend/id`, and what a session is
+ * between its processes. The lanes of modern callers are in the same pool, keyed by `Callers.keyOf`.
+ *
+ * Here sessions begin and end: `open` begins one, `Launching` is the pool's lookup that starts its process, `endKey` is
+ * how everybody ends one before its time. A process itself ends with the scope of its pooled connection (`StdioProcess`).
+ */
+import { Context, Deferred, Duration, Effect, Exit, Option, Scope, Stream } from "effect"
+import * as SessionKey from "../../SessionKey.ts"
+import * as SessionPool from "../../SessionPool.ts"
+import type { Backends } from "../backends/Backends.ts"
+import * as RunningBackend from "../backends/RunningBackend.ts"
+import * as GatewayErrors from "../GatewayErrors.ts"
+import type * as GatewayMetrics from "../GatewayMetrics.ts"
+import type * as JsonRpc from "../messages/JsonRpc.ts"
+import * as Callers from "../modern/Callers.ts"
+import type { Era } from "../modern/Dialect.ts"
+import type * as Lane from "../modern/Lane.ts"
+import type * as PassThrough from "../modern/PassThrough.ts"
+import type { GatewayConfig } from "../settings/Config.ts"
+import * as Masking from "../settings/Masking.ts"
+import * as ClientRecord from "./ClientRecord.ts"
+import * as Launching from "./Launching.ts"
+import type * as PooledConnection from "./PooledConnection.ts"
+import * as Registry from "./Registry.ts"
+import type { Connection, Key, Principal } from "./Registry.ts"
+
+export type AcquireError =
+  | GatewayErrors.LaunchError
+  | GatewayErrors.LanesTaken
+  | GatewayErrors.TooManyCalls
+  | SessionPool.AcquireError
+
+/** A lane, leased. */
+export interface LeasedLane {
+  readonly lane: Lane.Lane
+  readonly profile: Callers.Profile
+}
+
+export interface LiveSession {
+  readonly info: SessionPool.Info<Key>
+  readonly activity: PooledConnection.Activity
+}
+
+/** What a reload did. */
+export interface Reloaded {
+  readonly added: ReadonlyArray<string>
+  readonly changed: ReadonlyArray<string>
+  readonly removed: ReadonlyArray<string>
+}
+
+export class Sessions extends Context.Service<Sessions, {
+  readonly pool: SessionPool.SessionPool<Key, Connection, GatewayErrors.LaunchError>
+  readonly running: () => ReadonlyMap<string, RunningBackend.RunningBackend>
+  /** Opens a session under an id with the client's `initialize`. */
+  readonly open: (
+    backend: string,
+    principal: Principal,
+    id: string,
+    message: JsonRpc.Request,
+    text: string
+  ) => Effect.Effect<Connection, AcquireError>
+  /** The connection of a session, leased for the scope; a sleeping session is woken. */
+  readonly lease: (
+    backend: string,
+    principal: Principal,
+    id: string
+  ) => Effect.Effect<Connection, AcquireError, Scope.Scope>
+  /** A lane of a modern caller, leased for the scope; for a call that has it to itself, or shares it. */
+  readonly lane: (
+    caller: Callers.Caller,
+    exclusive: boolean
+  ) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
+  /** The first lane of a modern caller, leased for the scope, whoever else uses it: for who only listens. */
+  readonly firstLane: (caller: Callers.Caller) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
+  /** Which revisions a back end speaks, as far as that is said or known. */
+  readonly knownEra: (backend: string) => Era | undefined
+  /** The requests that are passed through. */
+  readonly passing: PassThrough.Passing
+  /** Ends a session, asleep or not, if there is one: what it gives waits until the process is gone. */
+  readonly end: (backend: string, principal: Principal, id: string) => Effect.Effect<Option.Option<Effect.Effect<void>>>
+  /** Ends the live session with this number in the pool. */
+  readonly endNumber: (number: number) => Effect.Effect<Option.Option<Effect.Effect<void>>>
+  /** Tells every request that still runs why it ends, and ends the streams; the sessions themselves end with the gateway. */
+  readonly endRequests: (reason: string) => Effect.Effect<void>
+  /** Ends what lives under an id that moves to another replica, or puts it to sleep; done when its processes are gone. */
+  readonly vacate: (id: string) => Effect.Effect<void>
+  /** Serves other back ends from now on; the sessions of changed and removed ones end. */
+  readonly reload: (backends: Backends) => Effect.Effect<Reloaded>
+  /** Sleeping sessions by back end, live ones of stateless back ends included. */
+  readonly asleep: Effect.Effect<ReadonlyMap<string, number>>
+  /** The live sessions, and what they are doing. */
+  readonly live: Effect.Effect<ReadonlyArray<LiveSession>>
+  /** How many calls of modern clients wait for a lane. */
+  readonly waitingForLane: Effect.Effect<number>
+  readonly recent: GatewayMetrics.Recent
+}>()("effect-session-pool/gateway/Sessions") {}
+
+/** The sessions as they are. */
+interface State {
+  readonly registry: Registry.Registry
+  readonly pool: SessionPool.SessionPool<Key, Connection, GatewayErrors.LaunchError>
+  /** Completes when the gateway ends: who waits for a session waits no longer. */
+  readonly ending: Deferred.Deferred<void>
+}
+
+export const make = Effect.fnUntraced(function*(
+  config: GatewayConfig,
+  environment: Readonly<Record<string, string | undefined>>
+) {
+  const registry = yield* Registry.make(config, environment, (key) => lost(key))
+  for (const backend of config.backends.values()) yield* registry.run(backend)
+  const ending = yield* Deferred.make<void>()
+  const pool = yield* makePool(registry)
+  const state: State = { registry, pool, ending }
+  const { callers, connections, running } = registry
+  const lost = (key: Key) => endHere(state, key, "another replica goes on with the session")
+  return Sessions.of({
+    pool,
+    running: () => running,
+    open: (backend, principal, id, message, text) => open(state, Registry.keyOf(backend, principal, id), message, text),
+    lease: (backend, principal, id) => lease(state, backend, principal, id),
+    lane: (caller, exclusive) => lane(state, caller, exclusive),
+    firstLane: (caller) => Effect.flatMap(enterAs(state, caller), (profile) => leaseLane(state, profile, 0)),
+    knownEra: (name) => {
+      const target = running.get(name)
+      return target === undefined ? undefined : RunningBackend.knownEra(target)
+    },
+    passing: { count: 0, over: Deferred.await(ending) },
+    end: (backend, principal, id) => endKey(state, Registry.keyOf(backend, principal, id), "the session was deleted"),
+    endNumber: (number) => endNumber(state, number),
+    endRequests: (reason) =>
+      Effect.andThen(
+        Deferred.succeed(ending, undefined),
+        Effect.suspend(() => Effect.forEach([...connections.values()], ({ end }) => end(reason), { discard: true }))
+      ),
+    reload: (backends) => reload(state, backends),
+    asleep: registry.sleepers.counts,
+    vacate: (id) => vacate(state, id),
+    live: Effect.map(SessionPool.entries(pool), (entries) =>
+      entries.flatMap((info) => {
+        const connection = connections.get(info.key)
+        return connection === undefined ? [] : [{ info, activity: connection.activity() }]
+      })),
+    waitingForLane: callers.waiting,
+    recent: registry.recent
+  })
+})
+
+const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
+  const { running, settings } = registry
+  const pool = yield* SessionPool.make({
+    name: "gateway",
+    lookup: (key: Key) => Launching.lookup(registry, key),
+    idleTimeToLive: (key: Key) =>
+      Callers.isOfLoner(key)
+        ? Duration.zero
+        : running.get(SessionKey.backend(key))?.backend.settings.idleTimeToLive ?? settings.idleTimeToLive,
+    cleanupInterval: settings.cleanupInterval,
+    capacity: settings.maxSessions,
+    acquireTimeout: settings.acquireTimeout,
+    // Each back end has its own `startTimeout`.
+    lookupTimeout: Duration.infinity,
+    ...(settings.keys.length === 0
+      ? {}
+      : { groupBy: Registry.principalOf, groupCapacity: settings.maxSessionsPerKey }),
+    closed: (connection) => Deferred.await(connection.ended)
+  })
+  // What ends is told with why; the process's own end has been told with its exit code to the client.
+  yield* SessionPool.events(pool).pipe(
+    Stream.runForEach((event) => {
+      if (event._tag !== "Closed" && event._tag !== "CloseTimedOut") return Effect.void
+      const told = event._tag === "Closed"
+        ? Effect.logInfo(`session closed: ${event.reason}`)
+        : Effect.logWarning(`a session has not closed within ${Duration.format(Duration.millis(event.duration))}`)
+      return Effect.annotateLogs(told, {
+        backend: SessionKey.backend(event.key),
+        session: Masking.shortId(SessionKey.session(event.key))
+      })
+    }),
+    Effect.forkScoped
+  )
+  return pool
+})
+
+/** Waits for a session that is to be started, but not beyond the end of the gateway. */
+const untilEnd = <A, E, R>(
+  { ending }: State,
+  key: Key,
+  start: Effect.Effect<A, E, R>
+): Effect.Effect<A, E | SessionPool.PoolClosed, R> =>
+  Effect.raceFirst(start, Effect.andThen(Deferred.await(ending), new SessionPool.PoolClosed({ key })))
+
+// ---------------------------------------------------------------------------
+// Sessions of legacy clients
+// ---------------------------------------------------------------------------
+
+const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRpc.Request, text: string) {
+  const { pool, registry: { opening, sleepers } } = state
+  const record = ClientRecord.make(message.id, text, message.params)
+  const stateless = isStateless(state, SessionKey.backend(key))
+  return yield* Effect.acquireUseRelease(
+    Effect.sync(() => opening.set(key, record)),
+    () =>
+      untilEnd(state, key, Effect.scoped(SessionPool.get(pool, key))).pipe(
+        Effect.tap(() => stateless ? sleepers.enter(key, record) : Effect.void)
+      ),
+    (_, exit) =>
+      Effect.andThen(
+        Effect.sync(() => opening.delete(key)),
+        // Nobody would ever learn the id of a session whose client has gone meanwhile.
+        Exit.isSuccess(exit) ? Effect.void : endKey(state, key, "the session was deleted")
+      )
+  )
+})
+
+const lease = (state: State, backend: string, principal: Principal, id: string) => {
+  const key = Registry.keyOf(backend, principal, id)
+  return isStateless(state, backend) ? leaseOrWake(state, key) : leaseAwake(state, key)
+}
+
+const isStateless = ({ registry }: State, backend: string): boolean =>
+  registry.running.get(backend)?.backend.settings.stateless === true
+
+const leaseAwake = ({ pool }: State, key: Key) =>
+  Effect.flatMap(
+    SessionPool.getOption(pool, key),
+    (found) => Option.isSome(found) ? Effect.succeed(found.value) : new GatewayErrors.UnknownSession()
+  )
+
+const leaseOrWake = Effect.fnUntraced(function*(state: State, key: Key) {
+  const { pool, registry } = state
+  if (Option.isNone(yield* registry.sleepers.find(key))) return yield* leaseAwake(state, key)
+  const get = SessionPool.get(pool, key)
+  // One that is awake is had at once.
+  return yield* Option.isSome(yield* SessionPool.info(pool, key)) ? get : untilEnd(state, key, get)
+})
+
+// ---------------------------------------------------------------------------
+// Lanes of modern clients
+// ---------------------------------------------------------------------------
+
+const lane = Effect.fnUntraced(function*(state: State, caller: Callers.Caller, exclusive: boolean) {
+  const { callers, running, settings } = state.registry
+  const { backend } = caller
+  const max = running.get(backend)?.backend.settings.maxLanes ?? 1
+  const profile = yield* enterAs(state, caller)
+  const number = yield* Effect.timeoutOrElse(callers.claim(profile, exclusive, max), {
+    duration: settings.acquireTimeout,
+    orElse: () => new GatewayErrors.LanesTaken({ backend, limit: max })
+  })
+  return yield* leaseLane(state, profile, number)
+})
+
+/** A caller's profile for the scope, unless it makes more requests at once than it may. */
+const enterAs = ({ registry: { callers, running, settings } }: State, caller: Callers.Caller) =>
+  Effect.flatMap(callers.enter(caller), (profile) => {
+    const limit = running.get(caller.backend)?.backend.settings.maxInFlight ?? settings.maxInFlight
+    return profile.users > limit
+      ? new GatewayErrors.TooManyCalls({ backend: caller.backend, limit })
+      : Effect.succeed(profile)
+  })
+
+/**
+ * The lane with this number. At the end it is looked at first whether it is spoilt, before the lease and the lane's number are
+ * given back: finalizers run newest first.
+ */
+const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Profile, number: number) {
+  const { pool } = state
+  const key = Callers.keyOf(profile, number)
+  const lane = yield* untilEnd(state, key, SessionPool.get(pool, key))
+  if (lane._tag !== "Lane") return yield* new GatewayErrors.UnknownSession()
+  yield* Effect.addFinalizer(() =>
+    // Once: another process may take its place meanwhile.
+    lane.isSpoilt() && !Deferred.isDoneUnsafe(lane.retired)
+      ? Effect.andThen(Deferred.succeed(lane.retired, undefined), SessionPool.invalidate(pool, key))
+      : Effect.void
+  )
+  return { lane, profile }
+})
+
+// ---------------------------------------------------------------------------
+// Ends
+// ---------------------------------------------------------------------------
+
+/** Ends a session, asleep or not, if there is one; what it gives waits until the process is gone. */
+const endKey = ({ pool, registry: { sleepers } }: State, key: Key, reason: string) =>
+  Effect.uninterruptible(Effect.gen(function*() {
+    const record = yield* Effect.catch(sleepers.find(key), () => Effect.succeedNone)
+    if (Option.isSome(record)) record.value.over = true
+    yield* sleepers.remove(key)
+    const connection = yield* Effect.scoped(Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone))
+    const existed = yield* SessionPool.invalidate(pool, key)
+    if (Option.isSome(connection)) {
+      if (connection.value.record !== undefined) connection.value.record.over = true
+      yield* connection.value.end(reason)
+    }
+    if (Option.isSome(connection)) return Option.some(Deferred.await(connection.value.gone))
+    return existed || Option.isSome(record) ? Option.some(Effect.void) : Option.none()
+  }))
+
+/** Ends what is here of a session, which lives on elsewhere. */
+const endHere = ({ registry: { connections }, pool }: State, key: Key, reason: string) =>
+  Effect.uninterruptible(Effect.gen(function*() {
+    const connection = connections.get(key)
+    if (connection?.record !== undefined) connection.record.over = true
+    yield* SessionPool.invalidate(pool, key)
+    if (connection !== undefined) yield* connection.end(reason)
+  }))
+
+const vacate = ({ registry: { connections }, pool }: State, id: string) =>
+  Effect.gen(function*() {
+    const keys = (yield* SessionPool.keys(pool)).filter((key) => Registry.idOf(key) === id)
+    yield* Effect.forEach(keys, (key) => SessionPool.invalidate(pool, key), { discard: true })
+    const left = [...connections].filter(([key]) => Registry.idOf(key) === id).map(([, connection]) => connection)
+    yield* Effect.forEach(left, (connection) => connection.end("the session moves to another replica"), {
+      discard: true
+    })
+    yield* Effect.forEach(left, ({ gone }) => Deferred.await(gone), { discard: true })
+  })
+
+const endNumber = Effect.fnUntraced(function*(state: State, number: number) {
+  const entries = yield* SessionPool.entries(state.pool)
+  const entry = entries.find(({ id }) => id === number)
+  return entry === undefined
+    ? Option.none()
+    : yield* endKey(state, entry.key, "the session was ended by the operator")
+})
+
+const reload = Effect.fnUntraced(function*(state: State, backends: Backends) {
+  const { connections, opening, run, running, scope, sleepers } = state.registry
+  const added = [...backends.keys()].filter((name) => !running.has(name))
+  const removed = [...running.keys()].filter((name) => !backends.has(name))
+  const changed = [...running.values()].map(({ backend }) => backend).filter((backend) => {
+    const next = backends.get(backend.name)
+    return next !== undefined && next.fingerprint !== backend.fingerprint
+  }).map(({ name }) => name)
+  const replaced = [...removed, ...changed].flatMap((name) => running.get(name) ?? [])
+  for (const name of removed) running.delete(name)
+  for (const name of [...changed, ...added]) {
+    const backend = backends.get(name)
+    if (backend !== undefined) yield* run(backend)
+  }
+  for (const old of replaced) yield* Effect.forkIn(Scope.close(old.scope, Exit.void), scope)
+  const gone = new Set([...removed, ...changed])
+  const live = [...(yield* SessionPool.keys(state.pool)), ...connections.keys()]
+  const keys = new Set([...live, ...(yield* sleepers.keys), ...opening.keys()])
+  const affected = [...keys].filter((key) => gone.has(SessionKey.backend(key)))
+  yield* Effect.forEach(affected, (key) => endKey(state, key, "the configuration of the back end has changed"), {
+    discard: true
+  })
+  return { added, changed, removed }
+})
