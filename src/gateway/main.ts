@@ -337,6 +337,16 @@ const cannotListen = ({ host, port }: Settings.GatewaySettings, cause: unknown):
   return new UsageError({ message: `Cannot listen on ${host}:${port} (${String(cause)}). ${next}` })
 }
 
+/** Loaded where it is wanted only: a gateway that is alone has no database, and need not have its client. */
+const loadCluster = Effect.tryPromise({
+  try: () => import("./cluster/Cluster.ts"),
+  catch: (cause) =>
+    new UsageError({
+      message: `--cluster cannot be loaded (${String(cause)}). Is @effect/sql-pg installed beside the gateway? ` +
+        "npm install @effect/sql-pg"
+    })
+})
+
 const run = Effect.fnUntraced(function*(input: Input) {
   const { cluster, config, tls } = yield* load(input)
   const { backends, settings } = config
@@ -349,10 +359,7 @@ const run = Effect.fnUntraced(function*(input: Input) {
   }
   if (input.check) return yield* Console.log(`The configuration is valid. Back ends: ${names.join(", ")}`)
   const alone = Gateway.layerConfig(config, process.env)
-  // Loaded where it is wanted only: a gateway that is alone has no database.
-  const gateway = cluster === undefined
-    ? alone
-    : Layer.provide(alone, (yield* Effect.promise(() => import("./cluster/Cluster.ts"))).layer(cluster))
+  const gateway = cluster === undefined ? alone : Layer.provide(alone, (yield* loadCluster).layer(cluster))
   const app = Layer.provideMerge(
     HttpRouter.serve(gateway, { disableLogger: true, disableListenLog: true }),
     serverLayer(settings, tls)
@@ -374,11 +381,13 @@ const run = Effect.fnUntraced(function*(input: Input) {
       ServeError: (error) => cannotListen(settings, error.cause),
       SqlError: (error) =>
         new UsageError({
-          message: `The database cannot be reached (${String(error.cause)}). Is DATABASE_URL right, and does it run?`
+          message: `The database cannot be used (${String(error.reason.cause)}). Does it run, is DATABASE_URL right ` +
+            "(postgresql://user:password@host:5432/database), and may its user create tables?"
         }),
       SocketServerError: (error) =>
         new UsageError({
-          message: `Cannot listen for the other replicas (${String(error.reason)}). Is the port taken?`
+          message: `Cannot listen for the other replicas (${String(error.reason.cause)}). Is the port taken? And if ` +
+            "--replica-address is no address of this machine itself, say --replica-listen 0.0.0.0:PORT too."
         })
     }),
     Effect.provide(telemetry)

@@ -183,6 +183,26 @@ describe("the command line", () => {
     taken.close()
   }, 120_000)
 
+  it("what a replica lacks is one clear message and exit code 1, without the database's password", async () => {
+    const known = {
+      DATABASE_URL: "postgresql://me:secret@127.0.0.1:1/postgres",
+      GATEWAY_STATE_KEY: "the same key on every one of the replicas"
+    }
+    const cases: ReadonlyArray<readonly [Record<string, string>, string, string]> = [
+      [{}, "127.0.0.1:8421", "--cluster needs more"],
+      [known, "8421", "--replica-address must be host:port"],
+      [known, "127.0.0.1:8421", "The database cannot be used (Error: connect ECONNREFUSED 127.0.0.1:1)"],
+      [{ ...known, DATABASE_URL: "//me:secret@localhost" }, "127.0.0.1:8421", "The database cannot be used"]
+    ]
+    for (const [environment, address, message] of cases) {
+      const gateway = run(["--cluster", "--replica-address", address, "--port", "0"], environment)
+      assert.deepStrictEqual([message, await gateway.exit], [message, 1])
+      assert.include(gateway.output(), message)
+      assert.notInclude(gateway.output(), "    at ")
+      assert.notInclude(gateway.output(), "secret@")
+    }
+  }, 120_000)
+
   it("--help lists every flag", async () => {
     const gateway = run(["--help"])
     assert.strictEqual(await gateway.exit, 0)

@@ -94,8 +94,9 @@ const migrate = Effect.scoped(Effect.gen(function*() {
     connection.executeRaw(`SELECT pg_advisory_lock(${migrationLock})`, []),
     () => Effect.ignore(connection.executeRaw(`SELECT pg_advisory_unlock(${migrationLock})`, []))
   )
-  yield* Layer.build(SqlRunnerStorage.layerMigrations({ prefix: Membership.prefix }))
+  // First, because it fails where the engine's migrations would die: a user who may create no tables learns it in one sentence.
   yield* StoredSleepers.migrate
+  yield* Layer.build(SqlRunnerStorage.layerMigrations({ prefix: Membership.prefix }))
 }))
 
 /** Any number will do, as long as nothing else in the database locks it. */
@@ -129,7 +130,7 @@ export const layer = (options: Options) =>
     )
   })).pipe(
     Layer.provide(Layer.provideMerge(Membership.layer, shardingConfig(options))),
-    Layer.provide(Layer.effectDiscard(Effect.orDie(migrate))),
+    Layer.provide(Layer.effectDiscard(migrate)),
     Layer.provide(
       PgClient.layer({ url: options.databaseUrl, applicationName: "effect-session-pool", maxConnections: 5 })
     )
