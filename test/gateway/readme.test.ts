@@ -22,7 +22,7 @@ const commands: ReadonlyArray<readonly [RegExp, string]> = [
   [/^curl /, "below"],
   [/^export (DATABASE_URL|GATEWAY_STATE_KEY)=/, "clusterAnywhere.test.ts"],
   [/^npm start -- --cluster /, "clusterAnywhere.test.ts"],
-  [/^sleep 10; wget /, "clusterAnywhere.test.ts"],
+  [/^sleep 10; curl /, "clusterAnywhere.test.ts"],
   [/^effect-session-pool --completions (bash|zsh|fish) >/, "help.test.ts"]
 ]
 

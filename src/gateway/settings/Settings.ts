@@ -227,7 +227,7 @@ export const gatewaySettings = {
   replicaListen: text("", "Where it listens for them, as host:port; by default at --replica-address"),
   shardLockExpiration: duration(
     "35 seconds",
-    "A replica that says nothing for so long is given up, and other replicas take over what can move"
+    "A replica that says nothing for so long is given up, and what can move taken over; the same on all replicas"
   ),
   leaveDelay: duration(
     "3 seconds",
