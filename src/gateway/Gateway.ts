@@ -17,7 +17,7 @@
 //               LegacyFace (a modern server made to look legacy); Upstream, a session on an HTTP back end
 //   messages/   JSON-RPC as far as it is read
 //   settings/   every setting, and where they come from
-//   cluster/    several replicas that share their sessions
+//   cluster/    several replicas that share their sessions: Cluster, which says what is where
 //
 // Not the whole package: it loads Redis, WebSocket and undici clients, 20 MiB and 0.2 seconds.
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
@@ -215,13 +215,18 @@ export const layerConfig = (
         until: ({ active, launching }) => active + launching + sessions.passing.count === 0,
         schedule: Schedule.spaced("50 millis")
       })
+      // In this order. At a signal it is run by `main`, and again at the end of the layer, when nothing is left to be done.
       const drain = Effect.gen(function*() {
+        // Not ready, but all is served still, for `leaveDelay`: balancers notice.
         yield* placement.announceEnd
+        // Nothing new from here on, and the streams of who only listens end.
         yield* Deferred.succeed(draining, undefined)
         // Nobody can come back to a parked call now.
         yield* parked.cancelAll("the gateway is shutting down")
         if (!Duration.isZero(settings.drainTimeout)) yield* Effect.timeoutOption(atRest, settings.drainTimeout)
+        // What can move sleeps or ends here before others get its shard.
         yield* placement.leave
+        // Who still waits is told why; the processes end with the layer's scope.
         yield* sessions.endRequests("the gateway is shutting down")
       })
       yield* Effect.addFinalizer(() => drain)

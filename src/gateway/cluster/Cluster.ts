@@ -1,6 +1,23 @@
 /**
  * A gateway as one of several replicas: the engine, its storage in PostgreSQL, and the services of the gateway that differ
  * from those of one that is alone.
+ *
+ * What is where:
+ *
+ * - `ClusterPlacement` decides on which replica a session is opened and found; `ReplicaName` is what ids and states begin with.
+ * - A request on its way to another replica: `Protocol` has the messages, `Asking` sends them, `Hosting` carries them out there,
+ *   `Delivery` sees to it that none is carried out twice.
+ * - `Membership` knows which replicas there are and until when the shards are safely this one's, and which are given up when the
+ *   database is away (`refresh`).
+ * - `StoredSleepers` keeps the sessions that can sleep.
+ *
+ * Why two replicas never have the same session: one that stays with its process has the replica's name in its id. One that can move
+ * is served only while the lock of its shard is safely held (`Membership.mayAct`); the lock is given back when nothing lives here
+ * any more (`Hosting`, `vacate`); and what a former owner still saves is refused (the generation in `StoredSleepers`).
+ *
+ * A new message between replicas is an `Rpc` in `Protocol`, sent by a member of `Placement`, here and in `local`, and carried out in
+ * `Hosting` by a member of `Placement.Host`, which `Gateway.layerConfig` gives. While replicas are restarted one by one, those of
+ * two versions speak with each other: a new field of a message, or of a stored record, has to be optional.
  */
 import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
 import { PgClient } from "@effect/sql-pg"
@@ -43,7 +60,7 @@ export interface Options {
   readonly drainTimeout: Duration.Duration
 }
 
-/** How often replicas look who is there. */
+/** How often replicas look who is there, and so how long it takes until all know of one that comes or leaves. */
 const lookInterval = Duration.seconds(2)
 
 const shardingConfig = ({ address, shardLockExpiration }: Options) => {
@@ -56,6 +73,7 @@ const shardingConfig = ({ address, shardLockExpiration }: Options) => {
     // Rows that expire, instead of advisory locks: those end with the database's sessions, and so at each of its restarts.
     shardLockDisableAdvisory: true,
     shardLockExpiration,
+    // A little more often than the third that the engine asks for: one that fails is made up for before the lock expires.
     shardLockRefreshInterval: Duration.divideUnsafe(shardLockExpiration, 3.5),
     refreshAssignmentsInterval: lookInterval,
     runnerHealthCheckInterval: Duration.seconds(5),
@@ -86,7 +104,10 @@ const server = ({ host, port }: Address) =>
     Layer.provide(common)
   )
 
-/** The tables, whoever comes first: replicas start at the same time, and PostgreSQL's own IF NOT EXISTS races. */
+/**
+ * The tables, whoever comes first: replicas start at the same time, and PostgreSQL's own IF NOT EXISTS races. The engine's have
+ * `Membership.prefix` before their names: `_runners`, `_locks` and `_runner_migrations`; `_sessions` is that of `StoredSleepers`.
+ */
 const migrate = Effect.scoped(Effect.gen(function*() {
   const sql = yield* SqlClient.SqlClient
   const connection = yield* sql.reserve
@@ -107,8 +128,9 @@ export const layer = (options: Options) =>
   Layer.effectContext(Effect.gen(function*() {
     const scope = yield* Effect.scope
     const sql = yield* SqlClient.SqlClient
-    // The engine ends before everything else does: while its shards are handed over, the rest is still needed. And a replica still
-    // answers when it has none any more: whoever does not know yet asks again elsewhere, instead of wondering what has come of it.
+    // Three ends, one after the other. First the engine's: while it hands its shards over, the rest is still needed. Then that of
+    // the server, which still answers when no shard is here any more: whoever does not know yet is told to ask again elsewhere,
+    // instead of wondering what has come of its request. Last that of everything else, with the scope.
     const serverScope = yield* Scope.fork(scope)
     const shardingScope = yield* Scope.fork(scope)
     const services = yield* Layer.buildWithScope(sharding, shardingScope)

@@ -32,7 +32,7 @@ export interface Options {
   readonly disengage: Effect.Effect<void>
 }
 
-/** How many ids are drawn for one of a shard that is here. */
+/** How many ids are drawn for one of a shard that is here; a replica that has few shards, or none, takes the last. */
 const draws = 1000
 /** How long a replica may take to list its sessions. */
 const listTimeout = "2 seconds"
@@ -119,7 +119,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       Effect.asVoid(Layer.build(Hosting.layer({ host, isOneOfUs: isSame(pass), mayServe, residents, hosted }))).pipe(
         Effect.provideService(Sharding.Sharding, sharding)
       ),
-    others: Effect.flatMap(membership.others, (others) =>
+    sessionsElsewhere: Effect.flatMap(membership.others, (others) =>
       Effect.map(
         Effect.forEach(others, (name) =>
           client(name).Sessions({ pass }).pipe(

@@ -26,7 +26,7 @@ export interface Known {
   readonly runners: ReadonlyArray<readonly [runner: Runner.Runner, healthy: boolean]>
 }
 
-/** What of the locks' time is not used, for clocks that do not run alike. */
+/** The part of the locks' time that is not used, for clocks that do not run alike. */
 const margin = 0.1
 
 export const nothingKnown: Known = {

@@ -196,6 +196,7 @@ export const make = (sql: SqlClient.SqlClient): Make =>
     return sleepers
   })
 
+/** "For ever", within what PostgreSQL can add to a time. */
 const maxSeconds = Duration.toSeconds("3650 days")
 
 const kept = (record: ClientRecord.ClientRecord): typeof Kept.Type => {

@@ -59,7 +59,7 @@ export const add = Effect.fnUntraced(function*(
   )
   const everywhere = Effect.zipWith(
     here,
-    placement.others,
+    placement.sessionsElsewhere,
     (value, others) => others.length === 0 ? value : { ...value, sessions: [...value.sessions, ...others] },
     { concurrent: true }
   )

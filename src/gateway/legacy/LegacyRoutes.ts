@@ -69,7 +69,7 @@ const initialize = (
     if (id !== undefined) {
       return Serving.atPlace(serving, asking, place, text, open(serving, asking, message, text, id), { opens: id })
     }
-    // Those whom a replica sends on are not sent on again.
+    // Without an id the place is another replica, never here. Those whom a replica sends on are not sent on again.
     return asking.carried === undefined
       ? Serving.atPlace(serving, asking, place, text, Effect.never)
       : shuttingDown(message.id)

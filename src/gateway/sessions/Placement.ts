@@ -14,7 +14,8 @@ type Response = HttpServerResponse.HttpServerResponse
 
 /**
  * Where something lives. `Replica`: with the replica of this name, as long as that runs. `Shared`: with whichever replica
- * owns the shard that the id falls into; it can move.
+ * owns the shard that the id falls into; it can move. The ids of what can move are called shared: those of sessions of stateless
+ * back ends, which can sleep, and of modern callers that can be told apart.
  */
 export type Place =
   | { readonly _tag: "Here" }
@@ -56,20 +57,21 @@ export interface Host {
 
 /** How the replicas are, as `/ready` tells it. */
 export interface Status {
-  /** Whether this one takes new sessions, and if not, why. */
+  /** Whether this one takes new sessions, and if not, why; `database unreachable`: for too long. */
   readonly state: "ready" | "joining" | "draining" | "database unreachable"
   readonly replica: string
   readonly database: "ok" | "unreachable"
   /** For how long it has not answered, and for how long what can move is still safely served here. */
   readonly unreachableSeconds?: number
   readonly safeForSeconds?: number
+  /** The names of the other replicas. */
   readonly others: ReadonlyArray<string>
 }
 
 export interface Placement {
   /** Names this replica in ids, states and lists; empty where there is but one. */
   readonly replica: string
-  /** Where a new session is opened, and its id if that is decided by then. `movable`: it can go on elsewhere. */
+  /** Where a new session is opened, and its id, unless it is for another replica to decide. `movable`: it can go on elsewhere. */
   readonly forNew: (movable: boolean) => Effect.Effect<{ readonly place: Place; readonly id?: string | undefined }>
   /** Where the session with this id is; none: no session has such an id. */
   readonly ofSession: (id: string) => Option.Option<Place>
@@ -88,7 +90,7 @@ export interface Placement {
   /** Does for other replicas what they ask for, for the scope. */
   readonly serve: (host: Host) => Effect.Effect<void, never, Scope.Scope>
   /** The sessions of the other replicas, as far as these answer. */
-  readonly others: Effect.Effect<ReadonlyArray<object>>
+  readonly sessionsElsewhere: Effect.Effect<ReadonlyArray<object>>
   /** Ends a session of another replica; whether there was one. */
   readonly endElsewhere: (replica: string, number: number) => Effect.Effect<boolean>
   /** Announces the end, so that nothing new comes; waits until others have had time to notice. */
@@ -116,7 +118,7 @@ export const local: Placement = {
   carryOut: (_, __, here) => here,
   occupy: always(Effect.void),
   serve: always(Effect.void),
-  others: Effect.succeed([]),
+  sessionsElsewhere: Effect.succeed([]),
   endElsewhere: always(Effect.succeed(false)),
   announceEnd: Effect.void,
   leave: Effect.void,

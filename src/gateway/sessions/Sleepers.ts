@@ -19,9 +19,9 @@ export interface Sleepers {
   readonly rest: (key: Key, record: ClientRecord.ClientRecord) => Effect.Effect<void>
   /** Forgets a session. */
   readonly remove: (key: Key) => Effect.Effect<void>
-  /** Those that are known here. */
+  /** Those that are known here: all that are kept in memory, but of those in the database only who is awake here. */
   readonly keys: Effect.Effect<Iterable<Key>>
-  /** How many can be woken by back end, those that are awake included. */
+  /** How many of those that are known here can be woken, by back end; those that are awake included. */
   readonly counts: Effect.Effect<ReadonlyMap<string, number>>
 }
 
