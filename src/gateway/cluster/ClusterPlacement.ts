@@ -53,8 +53,8 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   /** The requests that are carried out here for what can move. */
   const hosted = { count: 0 }
   const residents = new Map<string, Residency.Residency>()
-  /** `ending`: takes nothing new; `leaving`: what can move goes. */
-  const state = { ending: false, leaving: false }
+  /** `ending`: takes nothing new; `leaving`: what can move goes; `left`: all of it has gone. */
+  const state = { ending: false, leaving: false, left: false }
 
   const hasJoined = Effect.map(
     Ref.get(membership.known),
@@ -148,17 +148,20 @@ export const make = Effect.fnUntraced(function*(options: Options) {
         })
       )
     }),
-    leave: Effect.andThen(
+    leave: Effect.suspend(() => {
+      if (state.left) return Effect.void
       // Those that were let in before have their session now, or are waited for here.
-      Effect.timeoutOption(
-        Effect.repeat(Effect.sync(() => hosted.count), {
-          until: (count) => count === 0,
-          schedule: Schedule.spaced("50 millis")
-        }),
-        "5 seconds"
-      ),
-      options.disengage
-    ),
+      const hostedOver = Effect.repeat(Effect.sync(() => hosted.count), {
+        until: (count) => count === 0,
+        schedule: Schedule.spaced("50 millis")
+      })
+      return Effect.timeoutOption(hostedOver, "5 seconds").pipe(
+        Effect.andThen(options.disengage),
+        Effect.andThen(Effect.sync(() => {
+          state.left = true
+        }))
+      )
+    }),
     status: Effect.gen(function*() {
       const known = yield* Ref.get(membership.known)
       const joined = yield* hasJoined
