@@ -58,7 +58,8 @@ describe("a fault", () => {
     ["an unknown shell", ["--completions", "dos"], ["\"bash\"", "effect-session-pool --help"]]
   ]
   for (const [what, args, parts] of cases) {
-    it(`says what to do: ${what}`, async () => {
+    // Side by side: nearly all of each is the start of the command.
+    it.concurrent(`says what to do: ${what}`, { timeout: slow }, async () => {
       const { exit, output } = await said(args)
       assert.strictEqual(exit, 1)
       for (const part of parts) assert.include(output, part)
@@ -107,9 +108,9 @@ describe("colours", () => {
   const [escape, help, fault] = ["\u001b", ["--help"], ["--config", "/no/such.json"]]
 
   it("are not in what goes into a pipe: help, version, faults, logs", async () => {
-    for (const args of [help, fault, ["--frob"], ["--version"]]) {
+    await Promise.all([help, fault, ["--frob"], ["--version"]].map(async (args) => {
       assert.notInclude((await said(args)).output, escape, args.join(" "))
-    }
+    }))
     const gateway = Kit.run(["--port", "0", "--", "false"], colourless)
     await Kit.open(await Kit.urlOf(gateway))
     await Kit.eventually("a line is logged", () => gateway.output().includes("No session was opened"))
@@ -119,10 +120,10 @@ describe("colours", () => {
   }, slow)
 
   it("are where FORCE_COLOR asks for them, but not against NO_COLOR", async () => {
-    for (const args of [help, fault, ["--frob"]]) {
+    await Promise.all([help, fault, ["--frob"]].map(async (args) => {
       assert.include((await said(args, { FORCE_COLOR: "1" })).output, escape)
       assert.notInclude((await said(args, { FORCE_COLOR: "1", NO_COLOR: "1" })).output, escape)
-    }
+    }))
   }, slow)
 
   it("are on a terminal, but not with NO_COLOR", async () => {
