@@ -196,6 +196,22 @@ const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySet
     return yield* new UsageError({ message: `--cluster needs more:\n${missing.map((each) => `  ${each}`).join("\n")}` })
   }
   const address = yield* replicaAt("replicaAddress", replicaAddress)
+  if (anyAddress.includes(address.host)) {
+    return yield* new UsageError({
+      message: `--replica-address is where the other replicas reach this one, which ${address.host} is not. ` +
+        `Give its own address there, and --replica-listen ${replicaAddress} to listen on all.`
+    })
+  }
+  const expiration = Duration.toSeconds(shardLockExpiration)
+  if (expiration < leastLockExpiration || !Number.isFinite(expiration)) {
+    return yield* new UsageError({
+      message:
+        `--shard-lock-expiration must be at least ${leastLockExpiration} seconds, because replicas look for each ` +
+        `other every 2 seconds, and not infinite, or nothing would be taken over; it is ${
+          Duration.format(shardLockExpiration)
+        }.`
+    })
+  }
   const listen = replicaListen === "" ? address : yield* replicaAt("replicaListen", replicaListen)
   return {
     databaseUrl: Redacted.make(databaseUrl),
@@ -207,6 +223,12 @@ const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySet
     drainTimeout
   }
 })
+
+/** Where one can listen, but not be reached. */
+const anyAddress = ["0.0.0.0", "::"]
+
+/** In seconds: a lock that is said to be alive three times in it, each with room for a slow database. */
+const leastLockExpiration = 5
 
 const replicaAt = (name: string, text: string) => {
   const [, host = "", port = ""] = /^\[?([^[\]]+)\]?:(\d{1,5})$/.exec(text) ?? []

@@ -188,19 +188,23 @@ describe("the command line", () => {
       DATABASE_URL: "postgresql://me:secret@127.0.0.1:1/postgres",
       GATEWAY_STATE_KEY: "the same key on every one of the replicas"
     }
-    const cases: ReadonlyArray<readonly [Record<string, string>, string, string]> = [
+    const cases: ReadonlyArray<readonly [Record<string, string>, string, string, ...ReadonlyArray<string>]> = [
       [{}, "127.0.0.1:8421", "--cluster needs more"],
+      [known, "0.0.0.0:8421", "which 0.0.0.0 is not"],
+      [known, "[::]:8421", "which :: is not"],
+      [known, "127.0.0.1:8421", "must be at least 5 seconds", "--shard-lock-expiration", "4 seconds"],
+      [known, "127.0.0.1:8421", "not infinite", "--shard-lock-expiration", "infinity"],
       [known, "8421", "--replica-address must be host:port"],
       [known, "127.0.0.1:8421", "The database cannot be used (Error: connect ECONNREFUSED 127.0.0.1:1)"],
       [{ ...known, DATABASE_URL: "//me:secret@localhost" }, "127.0.0.1:8421", "The database cannot be used"]
     ]
-    for (const [environment, address, message] of cases) {
-      const gateway = run(["--cluster", "--replica-address", address, "--port", "0"], environment)
+    await Promise.all(cases.map(async ([environment, address, message, ...more]) => {
+      const gateway = run(["--cluster", "--replica-address", address, "--port", "0", ...more], environment)
       assert.deepStrictEqual([message, await gateway.exit], [message, 1])
       assert.include(gateway.output(), message)
       assert.notInclude(gateway.output(), "    at ")
       assert.notInclude(gateway.output(), "secret@")
-    }
+    }))
   }, 120_000)
 
   it("--help lists every flag", async () => {
