@@ -7,6 +7,8 @@ const root = new URL("..", import.meta.url).pathname
 export default defineConfig({
   test: {
     root,
+    // The command is started again and again: compiled once, a start takes 0.8 seconds instead of 1.2.
+    env: { NODE_COMPILE_CACHE: `${root}node_modules/.cache/compiled` },
     // One after the other: the core's tests keep every CPU busy, the gateway's talk to real processes in real time.
     projects: [
       {

@@ -174,12 +174,12 @@ describe("the command line", () => {
       [["--port", "65536"], "does not exist"],
       [["--config", "x.json", "--", "y"], "not both"]
     ]
-    for (const [args, message] of cases) {
+    await Promise.all(cases.map(async ([args, message]) => {
       const gateway = run(args)
       assert.deepStrictEqual([args, await gateway.exit], [args, 1])
       assert.include(gateway.output(), message)
       assert.notInclude(gateway.output(), "    at ")
-    }
+    }))
     taken.close()
   }, 120_000)
 
