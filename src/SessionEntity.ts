@@ -76,6 +76,10 @@ export interface Options<Handlers, A, E, R> extends SessionPool.Options<string, 
 /**
  * Registers an entity whose handlers use the session under the entity's id, in one pool for each runner.
  *
+ * **When to use**
+ *
+ * Use when one machine has not room for all sessions, or when they are to survive that it is taken away.
+ *
  * **Details**
  *
  * The entity's id is the session's key. The engine sends every request of a key to the one runner that holds the lock of

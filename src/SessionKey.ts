@@ -62,6 +62,10 @@ const join = (backend: string, session: string): SessionKey =>
 /**
  * Makes a key from its parts; a `/` in `backend` or an empty part fails with `InvalidSessionKey`.
  *
+ * **When to use**
+ *
+ * Use for parts that come from outside, such as the id of a request.
+ *
  * **Example** (Making a key)
  *
  * ```ts
@@ -83,6 +87,10 @@ export const make = (backend: string, session: string): Effect.Effect<SessionKey
 
 /**
  * Makes a key from its parts, and throws `InvalidSessionKey` where `make` fails with it.
+ *
+ * **When to use**
+ *
+ * Use for parts that are known to be good, such as constants.
  *
  * **Example** (Making a key from parts that are known to be good)
  *

@@ -40,7 +40,7 @@ import * as Metrics from "./internal/metrics.ts"
 import type { Options, Services } from "./internal/options.ts"
 import * as OptionsModule from "./internal/options.ts"
 import type { Pool } from "./internal/pool.ts"
-import { forkIn, hit, publish, step } from "./internal/pool.ts"
+import { forkPasses, hit, publish, step } from "./internal/pool.ts"
 import type { Live, Reason, Slot } from "./internal/state.ts"
 import * as State from "./internal/state.ts"
 import * as Sweeping from "./internal/sweeping.ts"
@@ -160,10 +160,18 @@ export const isSessionPool = (u: unknown): u is SessionPool<unknown, unknown, un
 /**
  * Makes a pool that belongs to the current `Scope`: when it closes, so does every session.
  *
+ * **When to use**
+ *
+ * Use once for each kind of connection, where its scope is to end all of them: in a layer, mostly by way of `Service`.
+ *
  * **Details**
  *
  * Options that make no sense (a negative duration, a zero `capacity`, `NaN`) are a defect: `InvalidOptions`, with the
  * option's name, its value and what is allowed.
+ *
+ * Finalizers, watchers and the functions among the options may call the pool. What such a call decides is decided at once, but
+ * carried out only when what the pool is doing has been carried out. So `Effect.runSync` of a `get` that has to launch fails there;
+ * use `yield*` where there is an effect.
  *
  * **Example** (One connection per user, closed after ten idle minutes)
  *
@@ -205,19 +213,28 @@ export const make = <K, A, E, R>(
       clock: Context.get(context, Clock.Clock),
       tracer: Context.get(context, Tracer.Tracer),
       events: undefined,
+      hasEnded: false,
       metrics: Metrics.make(resolved.name),
       leaks: resolved.leakDetection === Infinity ? undefined : Leaks.make<K>(),
       background: Scope.makeUnsafe("parallel"),
-      lastId: 0
+      lastId: 0,
+      due: [],
+      isActing: false
     }
     // The end of the scope ends the pool, and with it what is started below.
     yield* Scope.addFinalizer(
       scope,
-      Effect.andThen(Sweeping.end(pool), Effect.sync(() => publish(pool, undefined)))
+      Effect.andThen(
+        Sweeping.end(pool),
+        Effect.sync(() => {
+          publish(pool, undefined)
+          pool.hasEnded = true
+        })
+      )
     )
-    forkIn(pool, Sweeping.cleanup(pool), pool.background)
-    if (resolved.keepAlive !== Infinity) forkIn(pool, Sweeping.keepAlive(pool), pool.background)
-    if (pool.leaks !== undefined) forkIn(pool, Leaks.watch(pool, pool.leaks), pool.background)
+    forkPasses(pool, Sweeping.cleanup(pool))
+    if (resolved.keepAlive !== Infinity) forkPasses(pool, Sweeping.keepAlive(pool))
+    if (pool.leaks !== undefined) forkPasses(pool, Leaks.watch(pool, pool.leaks))
     return {
       [TypeId]: TypeId,
       pool,
@@ -229,6 +246,10 @@ export const make = <K, A, E, R>(
 
 /**
  * Reads the options that an operator sets from the configuration; what is not set keeps its default.
+ *
+ * **When to use**
+ *
+ * Use when operators are to set the limits and times by the environment, as all of `Config` does.
  *
  * **Details**
  *
@@ -272,6 +293,11 @@ export const config: (
 /**
  * Leases the session of a key for the current `Scope`, launching it if there is none.
  *
+ * **When to use**
+ *
+ * Use when the session is needed for longer than one effect, or by several: it is leased until the scope closes. For one
+ * effect take `use`.
+ *
  * **Details**
  *
  * Fails with the lookup's error, or an `AcquireError`: `LookupTimeout` after `lookupTimeout`, `CapacityExceeded` where no
@@ -306,6 +332,10 @@ export const get: {
 
 /**
  * Runs an effect with the session of a key, leased as long as the effect runs.
+ *
+ * **When to use**
+ *
+ * Use for each request: the lease ends with it, and how it went counts.
  *
  * **Details**
  *
@@ -349,6 +379,10 @@ export const use: {
 /**
  * Looks a live session up and touches it in one atomic step: no launch, no lease.
  *
+ * **When to use**
+ *
+ * Use when a session is used without the pool, such as by a stream that stays open: a heartbeat keeps it from its idle time-out.
+ *
  * **Details**
  *
  * `None` for a key without a live session, also while it launches. The connection may close at any time after this, as
@@ -384,6 +418,10 @@ export const touch: {
 /**
  * Leases the session of a key for the current `Scope` if it is there or launching; never launches.
  *
+ * **When to use**
+ *
+ * Use when a missing session is an answer, such as 404, instead of a reason to open one.
+ *
  * **Details**
  *
  * `None` for a key without a session, and after the pool's end. Waits for a launch that runs, and fails as it does.
@@ -413,6 +451,10 @@ export const getOption: {
 
 /**
  * Puts a connection that is open already under its key; the present session is retired, its `createdAt` and counts go on.
+ *
+ * **When to use**
+ *
+ * Use when the connection comes from elsewhere: one that a client has opened, or one to take over.
  *
  * **Details**
  *
@@ -465,6 +507,10 @@ export const set: {
 /**
  * Retires the session of a key: the next `get` launches a new one. True if something was retired.
  *
+ * **When to use**
+ *
+ * Use when a session is over, or known to be broken: the client logs out, its credentials have changed.
+ *
  * **Details**
  *
  * The session closes with its last lease, at once if it has none; this does not wait for the close. Callers that wait
@@ -499,7 +545,11 @@ export const invalidate: {
 )
 
 /**
- * Retires every session, or every live one that satisfies the predicate; the number retired.
+ * Retires every session, or every live one that satisfies the predicate when its turn comes; the number retired.
+ *
+ * **When to use**
+ *
+ * Use when a whole group is over: all sessions of a user, or of a back end whose configuration has changed.
  *
  * **Example** (Ending all sessions of a user)
  *
@@ -537,6 +587,10 @@ export const invalidateAll: {
 /**
  * Counts one error of a key's session; at `maxErrorCount` consecutive ones it is retired at once.
  *
+ * **When to use**
+ *
+ * Use for errors that no `use` sees, such as those of a connection that `get` has leased.
+ *
  * **Details**
  *
  * Does nothing for a key without a live session. A success of `use` starts the count anew.
@@ -573,6 +627,10 @@ export const recordError: {
 /**
  * Runs one pass of the cleanup now; the number of sessions retired.
  *
+ * **When to use**
+ *
+ * Use to clean up at once, such as in a test or before a measurement; the pool does it by itself each `cleanupInterval`.
+ *
  * **Details**
  *
  * Retires what has been idle for `idleTimeToLive` or open for `maxLifetime`, as the cleanup does every `cleanupInterval`.
@@ -603,6 +661,10 @@ export const sweep = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<number
 
 /**
  * What is known of the live session of a key, without touching it; `None` while it launches, and where there is none.
+ *
+ * **When to use**
+ *
+ * Use to show one session, or to decide by its state; it does not touch it.
  *
  * **Example** (Reading the metadata)
  *
@@ -662,6 +724,10 @@ const collect = <K, A, E, B>(self: SessionPool<K, A, E>, f: (live: Live<K, A>) =
 /**
  * What is known of every live session, in no particular order.
  *
+ * **When to use**
+ *
+ * Use to list the sessions for people; for counts take `stats`, which visits none.
+ *
  * **Example** (Listing the sessions)
  *
  * ```ts
@@ -685,6 +751,10 @@ export const entries = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Arra
 
 /**
  * The keys of all live sessions, in no particular order.
+ *
+ * **When to use**
+ *
+ * Use to go through the sessions by their keys.
  *
  * **Example** (Listing the keys)
  *
@@ -710,6 +780,10 @@ export const keys = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Array<K
 /**
  * How many sessions are live.
  *
+ * **When to use**
+ *
+ * Use for the number of sessions alone.
+ *
  * **Example** (Counting the sessions)
  *
  * ```ts
@@ -733,6 +807,10 @@ export const size = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<number>
 
 /**
  * Counts of the pool, in constant time.
+ *
+ * **When to use**
+ *
+ * Use for health checks and for pages that show the pool; `Metric` has the same for collectors.
  *
  * **Example** (Seeing what a pool does)
  *
@@ -767,6 +845,10 @@ export const stats = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Stats>
 /**
  * What happens to the sessions from now on; ends with the pool.
  *
+ * **When to use**
+ *
+ * Use to react to what becomes of sessions, such as to tell a client that its session has ended.
+ *
  * **Details**
  *
  * A reader that lags 4,096 events behind loses the oldest; it never slows the pool. Each reader gets what happens after it
@@ -800,10 +882,9 @@ export const events = <K, A, E>({ pool }: SessionPool<K, A, E>): Stream.Stream<E
   Stream.unwrap(Effect.gen(function*() {
     // The buffer is made for the first reader; two first readers at once keep one of theirs.
     const made = pool.events ?? (yield* PubSub.sliding<Event<K, E | AcquireError> | undefined>(eventBuffer))
-    // Subscribed before it is asked whether the pool is open, so that the end cannot slip through between.
+    // Subscribed before it is asked whether the pool has ended, so that the end cannot slip through between.
     const subscription = yield* PubSub.subscribe(pool.events ??= made)
-    const { inventory } = yield* Ref.get(pool.state)
-    return inventory.phase._tag === "Closing"
+    return pool.hasEnded
       ? Stream.empty
       : Stream.takeWhile(Stream.fromSubscription(subscription), (event) => event !== undefined)
   }))
@@ -868,6 +949,10 @@ export interface ServiceClass<Self, Id extends string, K, A, E, R, EX, RX>
 
 /**
  * Makes a service class for a pool, so that a server composes it with `Layer.provide`.
+ *
+ * **When to use**
+ *
+ * Use to share one pool in a program, and to swap it for another layer in tests.
  *
  * **Details**
  *

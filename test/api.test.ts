@@ -155,6 +155,19 @@ describe("get", () => {
       })
     }))
 
+  it.effect("without a scope, in a program without types, leaves no lease behind and says what it needs", () =>
+    Effect.gen(function*() {
+      const { pool } = yield* makePool()
+      // What its type says is left out.
+      const get = SessionPool.get(pool, "a") as Effect.Effect<Backend.Connection, SessionPool.AcquireError>
+      for (let i = 0; i < 2; i++) {
+        const exit = yield* Effect.promise(() => Effect.runPromiseExit(get))
+        assert.match(String(exit), /get and getOption need a Scope to hold the lease: run them in Effect\.scoped/)
+        const { active, idle } = yield* SessionPool.stats(pool)
+        assert.deepStrictEqual([active, idle], [0, 1])
+      }
+    }))
+
   it.effect("fails with the lookup's own error, and leaves nothing behind", () =>
     Effect.gen(function*() {
       const pool = yield* SessionPool.make({ lookup: (key: string) => Effect.fail(`no ${key}`) })
@@ -778,7 +791,7 @@ const readConfig = (env: Record<string, string>, prefix?: string) =>
 
 const noDuration = ["soon", "-1 second"]
 const noPositive = [...noDuration, "0 millis"]
-const noCount = ["0", "-1", "1.5", "many", "NaN"]
+const noCount = ["0", "-1", "1.5", "many", "NaN", " "]
 
 const variables: ReadonlyArray<
   readonly [option: string, name: string, good: string, means: unknown, bad: ReadonlyArray<string>]
@@ -786,7 +799,7 @@ const variables: ReadonlyArray<
   ["capacity", "CAPACITY", "100", 100, noCount],
   ["groupCapacity", "GROUP_CAPACITY", "5", 5, noCount],
   ["acquireTimeout", "ACQUIRE_TIMEOUT", "5 seconds", Duration.seconds(5), noDuration],
-  ["maxWaiting", "MAX_WAITING", "0", 0, ["-1", "1.5", "many", "NaN"]],
+  ["maxWaiting", "MAX_WAITING", "0", 0, ["-1", "1.5", "many", "NaN", " "]],
   ["idleTimeToLive", "IDLE_TIME_TO_LIVE", "10 minutes", Duration.minutes(10), noDuration],
   ["cleanupInterval", "CLEANUP_INTERVAL", "1 minute", Duration.minutes(1), noPositive],
   ["maxErrorCount", "MAX_ERROR_COUNT", "Infinity", Infinity, noCount],
@@ -897,6 +910,67 @@ describe("finalizers and watchers", () => {
       assert.deepStrictEqual(seen, [Option.none(), false, 1, Exit.succeed("b")])
       assert.deepStrictEqual(yield* SessionPool.keys(pool), ["b"])
       assert.strictEqual((yield* SessionPool.stats(pool)).closes.Disconnected, 1)
+    }))
+
+  it.effect("begin to watch before anybody can have the session closed", () =>
+    Effect.gen(function*() {
+      const order: Array<string> = []
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) =>
+          Effect.acquireRelease(Effect.as(Effect.yieldNow, key), () => Effect.sync(() => order.push("closed"))),
+        idleTimeToLive: 0,
+        closed: () =>
+          Effect.suspend(() => {
+            order.push("watches")
+            return Effect.never
+          })
+      })
+      yield* SessionPool.use(pool, "a", () => Effect.void)
+      yield* SessionPool.set(pool, "b", "b", Effect.sync(() => order.push("b closed")))
+      yield* SessionPool.invalidate(pool, "b")
+      // The launch still goes on whose session this fiber has got.
+      yield* Effect.yieldNow
+      assert.deepStrictEqual(order, ["watches", "closed", "watches", "b closed"])
+    }))
+
+  it.effect("are waited for by the close that interrupts them, and so by the end of the pool", () =>
+    Effect.gen(function*() {
+      const order: Array<string> = []
+      const scope = yield* Scope.make()
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) =>
+          Effect.acquireRelease(Effect.succeed(key), () => Effect.sync(() => order.push("closed"))),
+        closed: () =>
+          Effect.onInterrupt(
+            Effect.never,
+            () => Effect.andThen(Effect.sleep("100 millis"), Effect.sync(() => order.push("watched")))
+          )
+      }).pipe(Scope.provide(scope))
+      yield* SessionPool.use(pool, "a", () => Effect.void)
+      const ending = yield* fork(Scope.close(scope, Exit.void))
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(ending)
+      assert.deepStrictEqual(order, ["watched", "closed"])
+    }))
+
+  it.effect("that cannot be interrupted do not keep the connection from being closed", () =>
+    Effect.gen(function*() {
+      const gone = yield* Deferred.make<void>()
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) => Effect.acquireRelease(Effect.succeed(key), () => Deferred.succeed(gone, undefined)),
+        // Waits for the end of what it watches, whatever comes.
+        closed: () => Effect.uninterruptible(Deferred.await(gone))
+      })
+      yield* SessionPool.use(pool, "a", () => Effect.void)
+      yield* SessionPool.invalidate(pool, "a")
+      yield* TestClock.adjust("1 second")
+      yield* Deferred.await(gone)
+      assert.deepStrictEqual(yield* SessionPool.stats(pool), {
+        ...zeroStats,
+        misses: 1,
+        launches: 1,
+        closes: { ...zeroCloses, Invalidated: 1 }
+      })
     }))
 
   it.effect("that fail are reported, and thrown at nobody", () =>

@@ -14,7 +14,7 @@ import { join } from "node:path"
 const legacySuite = "@modelcontextprotocol/conformance@0.1.16"
 const modernSuite = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
 const fixture = new URL("./fixtures/conformance-server.ts", import.meta.url).pathname
-const gateway = new URL("../src/gateway/main.ts", import.meta.url).pathname
+const gateway = new URL("../src/gateway/bin.ts", import.meta.url).pathname
 
 interface Check {
   readonly id: string

@@ -6,6 +6,7 @@
 import { Option } from "effect"
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
+import * as Gateway from "../src/gateway/Gateway.ts"
 import * as Main from "../src/index.ts"
 import * as SessionEntity from "../src/SessionEntity.ts"
 
@@ -22,6 +23,7 @@ const sources = [
   "src/SessionKey.ts",
   "src/internal/errors.ts",
   "src/SessionEntity.ts",
+  "src/gateway/Gateway.ts",
   "README.md"
 ]
 
@@ -39,6 +41,7 @@ const toModule = (code: string): string => {
   const body = code
     .replace(/"effect-session-pool"/g, "\"../../src/index.ts\"")
     .replace(/"effect-session-pool\/cluster"/g, "\"../../src/SessionEntity.ts\"")
+    .replace(/"effect-session-pool\/gateway"/g, "\"../../src/gateway/Gateway.ts\"")
     .replace(/^(.*\S)\s*\/\/ => (.*)$/gm, "claims.push([$1, $2])")
   const imports = [...body.matchAll(/^import .*$/gm)].map(([line]) => line)
   const rest = body.replace(/^import .*$/gm, "")
@@ -65,13 +68,18 @@ describe("examples", () => {
   }
 
   it("every public function and error has one", () => {
-    const [pool, key, errors, entity] = sources.map((file) => readFileSync(`${root}${file}`, "utf8"))
+    const [pool, key, errors, entity, gateway] = sources.map((file) => readFileSync(`${root}${file}`, "utf8"))
     const lacking: Array<string> = []
-    const modules = [["SessionPool", Main.SessionPool, `${pool}\n${errors}`], [
-      "SessionKey",
-      Main.SessionKey,
-      key
-    ], ["SessionEntity", SessionEntity, entity]] as const
+    const modules = [
+      ["SessionPool", Main.SessionPool, `${pool}\n${errors}`],
+      [
+        "SessionKey",
+        Main.SessionKey,
+        key
+      ],
+      ["SessionEntity", SessionEntity, entity],
+      ["Gateway", { layer: Gateway.layer, config: Gateway.config }, gateway]
+    ] as const
     for (const [name, module, docs = ""] of modules) {
       for (const [symbol, value] of Object.entries(module)) {
         if (typeof value !== "function") continue

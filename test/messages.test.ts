@@ -31,7 +31,7 @@ describe("CapacityExceeded", () => {
         const error = yield* Fiber.join(first)
         assert.strictEqual(
           error.message,
-          `All 2 places are taken (${name}) and no idle session could be evicted; waited 7000 ms, 1 waiting. ` +
+          `All 2 places are taken (${name}) and no idle session could be evicted in time; waited 7000 ms, 1 waiting. ` +
             `Retry later, or raise ${name}, acquireTimeout or maxWaiting.`
         )
         const setting = yield* fork(Effect.flip(SessionPool.set(pool, "x5", "adopted")))

@@ -2,8 +2,11 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, Duration, Effect, Exit, Fiber, Logger, Metric, Option, Random, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import { readFileSync } from "node:fs"
 import { SessionPool } from "../src/index.ts"
+import * as Options from "../src/internal/options.ts"
 import * as Backend from "./kit/pool/backend.ts"
+import { readme } from "./kit/readme.ts"
 
 type Pool = SessionPool.SessionPool<string, Backend.Connection>
 
@@ -36,14 +39,31 @@ const refuses = (option: string, values: ReadonlyArray<unknown>, others: object 
       Effect.gen(function*() {
         const options = { lookup: Backend.make().open, ...others, [option]: value }
         const error = invalidOptions(yield* Effect.exit(SessionPool.make(options)))
-        assert.deepStrictEqual([error.option, error.value], [option, String(value)])
+        const shown = typeof value === "object" && value !== null && !Array.isArray(value)
+          ? JSON.stringify(value).replace("null", "NaN")
+          : String(value)
+        assert.deepStrictEqual([error.option, error.value.replaceAll("\"NaN\"", "NaN")], [option, shown])
         assert.include(error.message, option)
+        assert.isNotEmpty(error.allowed)
         assert.include(error.message, error.allowed)
       }))
   }
 }
 
-const noDuration = [-1, Number.NaN, "-1 second", "soon"]
+const noDuration = [
+  -1,
+  Number.NaN,
+  { seconds: Number.NaN },
+  [Number.NaN, 0],
+  "-1 second",
+  "soon",
+  // Not zero, which the units that are missing would add up to.
+  {},
+  { minute: 5 },
+  { minutes: 5, second: 1 },
+  { minutes: undefined },
+  new Date(5)
+]
 const noPositiveDuration = [0, ...noDuration]
 
 /** Everything that `events` says from now on. */
@@ -55,6 +75,70 @@ const listen = Effect.fnUntraced(function*(pool: Pool) {
   )
   yield* TestClock.adjust(0)
   return seen
+})
+
+describe("the README's table of options", () => {
+  const [, table = ""] = /^### Options\n([\s\S]*?)\n### /m.exec(readme) ?? []
+  const rows = [...table.matchAll(/^\| (`.*?) \| (.*?) \|/gm)].flatMap(([, names = "", shown = ""]) => {
+    const split = names.split(", ").map((name) => name.replaceAll("`", ""))
+    const defaults = shown.split(", ")
+    return split.map((name, i) => [name, defaults[i] ?? defaults.at(-1) ?? ""] as const)
+  })
+  const words: Record<string, unknown> = {
+    infinity: Infinity,
+    unbounded: Infinity,
+    off: Infinity,
+    zero: 0,
+    none: undefined
+  }
+  const meant = (shown: string) => {
+    if (shown in words) return words[shown]
+    const duration = Duration.fromInput(shown.replace(/ ms$| milliseconds$/, " millis") as Duration.Input)
+    return Option.isSome(duration)
+      ? Duration.toMillis(duration.value)
+      : /^\d+$/.test(shown)
+      ? Number(shown)
+      : shown.replaceAll("`", "")
+  }
+
+  it("has every option, with the default that it has", () => {
+    const check = {
+      lookup: Effect.succeed<string>,
+      validate: () => Effect.succeed(true),
+      groupBy: (key: string) => key
+    }
+    const { groupBy, idleTimeToLive, isError, validate, ...others } = Options.resolveUnsafe(check)
+    const known = new Map(Object.entries<unknown>({ ...others, idleTimeToLive: idleTimeToLive("a") }))
+    assert.isTrue(isError(Cause.fail("any"), "a"))
+    assert.deepStrictEqual([validate, groupBy], [check.validate, check.groupBy])
+    const told = new Map(rows)
+    assert.sameMembers([...told.keys()], ["lookup", "isError", "validate", "groupBy", ...known.keys()])
+    assert.strictEqual(told.size, rows.length)
+    for (const [name, value] of known) {
+      // No limit of groups is one that nothing reaches.
+      const shown = name === "groupCapacity" ? "unbounded" : told.get(name) ?? ""
+      assert.deepStrictEqual([name, meant(shown)], [name, value])
+    }
+    assert.deepStrictEqual(["lookup", "isError", "validate", "groupBy"].map((name) => told.get(name)), [
+      "required",
+      "every failure and defect",
+      "none",
+      "none"
+    ])
+  })
+
+  it("tells the same defaults as the docstrings", () => {
+    const source = readFileSync(new URL("../src/internal/options.ts", import.meta.url), "utf8")
+    const docs = [...source.matchAll(/Default: ([^;.]*)[^/]*\*\/\n {2}readonly (\w+)\?/g)]
+    const told = new Map(rows)
+    const required = ["lookup", "groupBy", "validate", "closed"]
+    assert.sameMembers(docs.map(([, , name]) => name), [...told.keys()].filter((name) => !required.includes(name)))
+    for (const [, shown = "", name = ""] of docs) {
+      if (name === "isError") continue
+      const text = shown.replaceAll("`", "")
+      assert.deepStrictEqual([name, meant(text)], [name, meant(told.get(name) ?? "")])
+    }
+  })
 })
 
 describe("lookup", () => {
@@ -169,6 +253,45 @@ describe("idleTimeToLive", () => {
       const error = invalidOptions(yield* Effect.exit(visit(pool, "a")))
       assert.deepStrictEqual([error.option, error.value], ["idleTimeToLive", "-5"])
       assert.strictEqual(yield* SessionPool.size(pool), 0)
+    }))
+
+  it.effect("takes an object of units, also one that has them from its prototype, as Temporal.Duration does", () =>
+    Effect.gen(function*() {
+      class Temporal {
+        get minutes() {
+          return 1
+        }
+        get seconds() {
+          return 0
+        }
+        readonly months = 0
+      }
+      for (const idleTimeToLive of [{ minutes: 1 }, { seconds: 30, milliseconds: 30_000 }, new Temporal()]) {
+        const pool = yield* SessionPool.make({
+          lookup: Backend.make().open,
+          idleTimeToLive,
+          cleanupInterval: "1 second"
+        })
+        yield* visit(pool, "a")
+        yield* TestClock.adjust("1 minute")
+        assert.strictEqual(yield* SessionPool.size(pool), 1)
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual(yield* SessionPool.size(pool), 0)
+      }
+    }))
+
+  it.effect("as a function that gives nothing for a key is refused to who asks for that key", () =>
+    Effect.gen(function*() {
+      const times: Record<string, Duration.Input> = { known: "1 minute" }
+      // What a table's type says of a key that is not in it.
+      const pool = yield* SessionPool.make({
+        lookup: Backend.make().open,
+        idleTimeToLive: (key) => times[key] as Duration.Input
+      })
+      yield* visit(pool, "known")
+      const error = invalidOptions(yield* Effect.exit(visit(pool, "unknown")))
+      assert.deepStrictEqual([error.option, error.value], ["idleTimeToLive", "undefined"])
+      assert.deepStrictEqual(yield* SessionPool.keys(pool), ["known"])
     }))
 
   refuses("idleTimeToLive", noDuration)
@@ -1205,6 +1328,8 @@ describe("leakDetection", () => {
 })
 
 describe("name", () => {
+  refuses("name", [5, null, {}])
+
   const namesInMetrics = (name: string | undefined) =>
     Effect.scoped(Effect.gen(function*() {
       const pool = yield* SessionPool.make({ lookup: Backend.make().open, name })

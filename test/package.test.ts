@@ -49,7 +49,8 @@ describe("the package", () => {
       "./cluster",
       "./gateway"
     ])
-    assert.isTrue(existsSync(`${root}src/gateway/main.ts`))
+    assert.deepStrictEqual(manifest.bin, { "effect-session-pool": "./dist/gateway/bin.js" })
+    assert.isTrue(existsSync(`${root}src/gateway/bin.ts`))
   })
 
   it("the gateway tells the version of the package, and its page, dashboard and alerts are shipped", () => {

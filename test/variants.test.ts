@@ -39,7 +39,7 @@ const real = {
   sweeping: await vi.importActual<typeof Sweeping>("../src/internal/sweeping.ts")
 }
 
-const most = 3000
+const most = 20000
 const found: Array<string> = []
 
 afterEach(() => {

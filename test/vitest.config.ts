@@ -4,12 +4,15 @@ const shared = { testTimeout: 30_000, hookTimeout: 30_000 }
 
 const root = new URL("..", import.meta.url).pathname
 
+const replicas = "test/gateway/cluster*.test.ts"
+
 export default defineConfig({
   test: {
     root,
     // The command is started again and again: compiled once, a start takes 0.8 seconds instead of 1.2.
     env: { NODE_COMPILE_CACHE: `${root}node_modules/.cache/compiled` },
-    // One after the other: the core's tests keep every CPU busy, the gateway's talk to real processes in real time.
+    // One after the other: the core's tests keep every CPU busy, the gateway's talk to real processes in real time, and a test with
+    // replicas runs a dozen processes and a database.
     projects: [
       {
         test: {
@@ -27,7 +30,18 @@ export default defineConfig({
           sequence: { groupOrder: 1 }
         }
       },
-      { test: { ...shared, name: "gateway", include: ["test/gateway/*.test.ts"], sequence: { groupOrder: 2 } } }
+      {
+        test: {
+          ...shared,
+          name: "gateway",
+          // Half of the time they wait.
+          maxWorkers: 2,
+          include: ["test/gateway/*.test.ts"],
+          exclude: [replicas],
+          sequence: { groupOrder: 2 }
+        }
+      },
+      { test: { ...shared, name: "replicas", include: [replicas], sequence: { groupOrder: 3 } } }
     ]
   }
 })

@@ -119,6 +119,23 @@ type Requirements = HttpRouter.HttpRouter | FileSystem.FileSystem
  * Checks options and decides what they leave open. Options that make no sense fail with `InvalidGatewayOptions`, which has
  * every fault.
  *
+ * **When to use**
+ *
+ * Use before a `reload`, or to tell an operator what is wrong before anything starts.
+ *
+ * **Example** (What is wrong, and what is left open)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import * as Gateway from "effect-session-pool/gateway"
+ *
+ * const backends = { files: { command: "my-mcp-server" } }
+ * const wrong = Effect.runSync(Effect.flip(Gateway.config({ backends, maxSessions: 0 })))
+ * wrong.faults // => ["maxSessions: must be an integer of at least 1"]
+ * const { settings } = Effect.runSync(Gateway.config({ backends }))
+ * settings.maxInFlight // => 100
+ * ```
+ *
  * @category constructors
  * @since 0.1.0
  */
@@ -132,7 +149,10 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
     const settings = Settings.decode(tables, { ...options }, Settings.defaults(tables), fault)
     const backends = new Map(
       Object.entries(options.backends).map(([name, entry]) =>
-        [name, Backends.resolve(`backends.${Backends.printable(name)}`, name, entry, settings, [], fault)] as const
+        [
+          name,
+          Backends.resolve(`backends.${Backends.printable(name)}`, name, Backends.given(entry), settings, fault)
+        ] as const
       )
     )
     return faults.length > 0
@@ -143,25 +163,32 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
 /**
  * Serves the gateway's routes on an `HttpRouter`. Options that make no sense fail with `InvalidGatewayOptions`.
  *
- * **Example** (Serving one back end on port 8420)
+ * **When to use**
  *
- * ```ts skip
+ * Use to serve MCP beside other routes of a program; `npx effect-session-pool` serves it alone.
+ *
+ * **Example** (Serving one back end)
+ *
+ * ```ts
  * import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
- * import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
- * import { Layer } from "effect"
- * import { HttpRouter } from "effect/http"
+ * import { Context, Effect, Layer } from "effect"
+ * import { HttpRouter, HttpServer } from "effect/http"
  * import * as Gateway from "effect-session-pool/gateway"
  * import { createServer } from "node:http"
  *
- * const gateway = Gateway.layer({
- *   backends: { files: { command: "my-mcp-server", args: ["--stdio"] } }
+ * const gateway = Gateway.layer({ backends: { files: { command: "my-mcp-server", args: ["--stdio"] } } })
+ * const server = HttpRouter.serve(gateway, { disableListenLog: true, disableLogger: true }).pipe(
+ *   Layer.provideMerge(NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0 }))
+ * )
+ *
+ * // `Layer.launch(server)` serves until the program ends.
+ * const program = Effect.gen(function*() {
+ *   const { address } = Context.get(yield* Layer.build(server), HttpServer.HttpServer)
+ *   const { status } = yield* Effect.promise(() => fetch(`${HttpServer.formatAddress(address)}/ready`))
+ *   return status
  * })
  *
- * HttpRouter.serve(gateway).pipe(
- *   Layer.provide(NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 8420 })),
- *   Layer.launch,
- *   NodeRuntime.runMain
- * )
+ * await Effect.runPromise(Effect.scoped(program)) // => 200
  * ```
  *
  * @category layers
@@ -174,6 +201,10 @@ export const layer = (
 
 /**
  * The same from a configuration that has been checked.
+ *
+ * **When to use**
+ *
+ * Use after `config`, when its answer is needed for more than the layer.
  *
  * @category layers
  * @since 0.1.0
@@ -209,7 +240,11 @@ export const layerConfig = (
             sessions.endNumber(number),
             Option.match({ onNone: () => Effect.succeed(false), onSome: (gone) => Effect.as(gone, true) })
           ),
-        vacate: sessions.vacate
+        endPinned: sessions.vacate(
+          (id) => id.startsWith(`${placement.replica}-`),
+          "the replica of this session has stood still for too long"
+        ),
+        vacate: (id) => sessions.vacate((each) => each === id, "the session moves to another replica")
       })
       const atRest = Effect.repeat(SessionPool.stats(sessions.pool), {
         until: ({ active, launching }) => active + launching + sessions.passing.count === 0,

@@ -73,6 +73,13 @@ export class RecordsUnreachable extends Schema.TaggedError<RecordsUnreachable>()
   }
 }
 
+/** The session's id has moved to another replica while the request waited; the request was not carried out. */
+export class SessionMoved extends Schema.TaggedError<SessionMoved>()("SessionMoved", {}) {
+  override get message(): string {
+    return "The session has moved to another replica; try again"
+  }
+}
+
 export type LaunchError =
   | BackendFailed
   | InitializeRefused
@@ -80,3 +87,4 @@ export type LaunchError =
   | BackendFull
   | CoolingDown
   | RecordsUnreachable
+  | SessionMoved

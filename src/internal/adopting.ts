@@ -3,7 +3,7 @@ import type { Option } from "effect"
 import { Clock, Deferred, Effect, Exit, Hash, Scope } from "effect"
 import { runReject } from "./closing.ts"
 import { PoolClosed } from "./errors.ts"
-import { jitteredLifetime, watch } from "./launching.ts"
+import { jitteredLifetime } from "./launching.ts"
 import type { Restore } from "./leasing.ts"
 import { exceeded } from "./leasing.ts"
 import type { Pool } from "./pool.ts"
@@ -61,7 +61,7 @@ export const set = <K, A, E>(
       }
       switch (adopted._tag) {
         case "Adopted":
-          return watch(self, adopted.session)
+          return
         case "Closed":
           return yield* Effect.failCause(self.fail(new PoolClosed({ key })))
         default:

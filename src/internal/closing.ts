@@ -3,29 +3,23 @@
  * the step that ended its last lease (or retired it without any), a launch without callers by its own fiber.
  *
  * Each close runs in its own fiber, so that none waits for another, and each is bounded by `closeTimeout`, after which its
- * place is free and the finalizer is left to itself.
+ * place is free and the finalizer is left to itself. Before that it lingers (`lingersAfter`): nobody counts on its place any more.
  */
 import { Cause, Clock, Effect, Exit, Fiber, Scope } from "effect"
 import type { Pool } from "./pool.ts"
-import { publish, step, traced } from "./pool.ts"
+import { publish, raceTimer, step, traced } from "./pool.ts"
 import type { Launch, Reason, Session } from "./state.ts"
+import type { Limits } from "./transitions.ts"
 import * as Transitions from "./transitions.ts"
 
 /** Runs the finalizers of a retired session, then frees its place. */
-export const runClose = Effect.fnUntraced(
-  function*<K, A, E>(self: Pool<K, A, E>, session: Session<K, A>, reason: Reason) {
-    const { id, key } = session
-    const { duration, exit } = yield* within(
-      self,
-      id,
-      key,
-      Scope.close(session.scope, Exit.void),
-      step(self, (state) => Transitions.closed(state, self.options, id))
-    )
-    self.metrics.closed(self.context, duration)
-    publish(self, { _tag: "Closed", key, id, reason, duration, exit })
-  }
-)
+export const runClose = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>, reason: Reason) => {
+  const { id, key } = session
+  return within(self, id, key, Scope.close(session.scope, Exit.void), {
+    lingers: step(self, (state) => Transitions.lingers(state, self.options, id)),
+    free: (end) => step(self, (state) => Transitions.closed(state, self.options, { session, reason, end }))
+  })
+}
 
 /** Ends the lookup of a launch that nobody gets, closes what it acquired, then frees its place. */
 export const runDiscard = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, lookup: Fiber.Fiber<A, E>) =>
@@ -34,12 +28,30 @@ export const runDiscard = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>
     launch.id,
     launch.key,
     Effect.andThen(Fiber.interrupt(lookup), Scope.close(launch.scope, Exit.void)),
-    step(self, (state) => Transitions.launchClosed(state, self.options, launch))
+    {
+      lingers: step(self, (state) => Transitions.launchLingers(state, self.options, launch)),
+      free: () => step(self, (state) => Transitions.launchClosed(state, self.options, launch))
+    }
   )
 
 /** Closes a connection that could not be adopted. */
 export const runReject = <K, A, E>(self: Pool<K, A, E>, id: number, key: K, scope: Scope.Closeable) =>
-  within(self, id, key, Scope.close(scope, Exit.void), Effect.void)
+  within(self, id, key, Scope.close(scope, Exit.void), { lingers: Effect.void, free: () => Effect.void })
+
+/** What becomes of the place of what is closed. */
+interface Place {
+  /** Nobody is to count on it any more. */
+  readonly lingers: Effect.Effect<void>
+  /** The close is over, or has timed out; a second time this changes nothing: the place is found by an id, which is gone. */
+  readonly free: (end: Transitions.CloseEnd | undefined) => Effect.Effect<void>
+}
+
+/**
+ * How long those who wait for a place count on one that is being closed, in milliseconds; then something idle is evicted too. Long
+ * enough for a process to end in order: where all closes take longer, one more session is evicted each time, as long as anybody waits.
+ */
+const lingersAfter = ({ capacity, groupCapacity }: Limits): number =>
+  capacity === Infinity && groupCapacity === Infinity ? Infinity : 5000
 
 /** Runs a close, and frees the place when it is over or takes longer than `closeTimeout`, whichever comes first. */
 const within = Effect.fnUntraced(function*<K, A, E>(
@@ -47,7 +59,7 @@ const within = Effect.fnUntraced(function*<K, A, E>(
   id: number,
   key: K,
   close: Effect.Effect<void>,
-  free: Effect.Effect<void>
+  { free, lingers }: Place
 ) {
   const { closeTimeout, name } = self.options
   const annotations = { pool: name, session: id }
@@ -55,26 +67,25 @@ const within = Effect.fnUntraced(function*<K, A, E>(
   const fiber = Effect.runForkWith(self.context)(
     traced(self, id, "SessionPool.close", Effect.asVoid(close))
   )
-  let exit = fiber.pollUnsafe()
-  if (exit === undefined && closeTimeout !== Infinity) {
-    exit = yield* Effect.raceAllFirst([Fiber.await(fiber), Effect.as(Effect.sleep(closeTimeout), undefined)])
-    if (exit === undefined) {
-      self.metrics.closeTimedOut(self.context)
-      publish(self, { _tag: "CloseTimedOut", key, id, duration: closeTimeout })
-      yield* free
-      yield* Effect.logWarning(`A session takes longer than ${closeTimeout} ms to close; its place is free again`).pipe(
-        Effect.annotateLogs(annotations)
-      )
-      exit = yield* Fiber.await(fiber)
-    }
+  const lingersAt = Math.min(lingersAfter(self.options), closeTimeout)
+  let exit = fiber.pollUnsafe() ?? (yield* raceTimer(Fiber.await(fiber), lingersAt))
+  if (exit === undefined && lingersAt < closeTimeout) {
+    yield* lingers
+    exit = yield* raceTimer(Fiber.await(fiber), closeTimeout - lingersAt)
   }
-  exit ??= yield* Fiber.await(fiber)
-  // A second time this changes nothing: the place is found by the session's id, which is gone.
-  yield* free
+  if (exit === undefined) {
+    self.metrics.closeTimedOut(self.context)
+    publish(self, { _tag: "CloseTimedOut", key, id, duration: closeTimeout })
+    yield* free(undefined)
+    yield* Effect.logWarning(`A session takes longer than ${closeTimeout} ms to close; its place is free again`).pipe(
+      Effect.annotateLogs(annotations)
+    )
+    exit = yield* Fiber.await(fiber)
+  }
+  yield* free({ exit, duration: (yield* Clock.currentTimeMillis) - startedAt })
   if (Exit.isFailure(exit)) {
     yield* Effect.logWarning("A finalizer failed while a session was closed", Cause.pretty(exit.cause)).pipe(
       Effect.annotateLogs(annotations)
     )
   }
-  return { exit, duration: (yield* Clock.currentTimeMillis) - startedAt }
 })

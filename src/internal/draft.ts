@@ -6,7 +6,19 @@
 import { HashMap, Option } from "effect"
 import * as Candidates from "./candidates.ts"
 import * as Queue from "./queue.ts"
-import type { Action, Detached, Inventory, Launch, Live, Places, Reason, Slot, Totals, Waiter } from "./state.ts"
+import type {
+  Action,
+  Detached,
+  FoundIdle,
+  Inventory,
+  Launch,
+  Live,
+  Places,
+  Reason,
+  Slot,
+  Totals,
+  Waiter
+} from "./state.ts"
 import { Launching, noPlaces, State } from "./state.ts"
 
 /** The options that the transitions read; times in milliseconds, what is off is infinity. */
@@ -40,12 +52,12 @@ export const unchanged = <R, K, A, E>(state: State<K, A, E>, result: R): Step<R,
 export const slotOf = <K, A, E>(state: State<K, A, E>, key: K): Slot<K, A, E> | undefined =>
   Option.getOrUndefined(HashMap.get(state.slots, key))
 
-/** As `slotOf`. What every request runs hashes its key once: a use would do it four times. */
+/** As `slotOf`. What every request runs hashes its key once: a use would do it four times, a launch six. */
 export const slotAt = <K, A, E>(state: State<K, A, E>, key: K, hash: number): Slot<K, A, E> | undefined =>
   Option.getOrUndefined(HashMap.getHash(state.slots, key, hash))
 
-/** Sets the slot of a key that has one. `HashMap` exports no `set` that takes the hash. */
-export const withSlot = <K, A, E>(state: State<K, A, E>, key: K, hash: number, slot: Live<K, A>) =>
+/** Sets the slot of a key. `HashMap` exports no `set` that takes the hash. */
+export const withSlot = <K, A, E>(state: State<K, A, E>, key: K, hash: number, slot: Slot<K, A, E>) =>
   HashMap.modifyHash(state.slots, key, hash, () => Option.some(slot))
 
 type Mutable<T> = { -readonly [P in keyof T]: T[P] }
@@ -121,9 +133,16 @@ export const takePlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
 export const startClosing = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
   changePlaces(d, group, false, (places) => ({ ...places, closing: places.closing + 1 }))
 
+/** The close lingers: whoever counted on its place is served by an eviction, if anything is idle. */
+export const startLingering = <K, A, E>(d: Draft<K, A, E>, group: unknown): void => {
+  changePlaces(d, group, false, (places) => ({ ...places, closing: places.closing - 1 }))
+  serve(d)
+}
+
 /** Gives back a place that was being closed, and serves whoever waits for it. */
-export const endClosing = <K, A, E>(d: Draft<K, A, E>, group: unknown): void => {
-  changePlaces(d, group, false, (places) => ({ ...places, used: places.used - 1, closing: places.closing - 1 }))
+export const endClosing = <K, A, E>(d: Draft<K, A, E>, group: unknown, lingers: boolean): void => {
+  const closing = lingers ? 0 : 1
+  changePlaces(d, group, false, (places) => ({ ...places, used: places.used - 1, closing: places.closing - closing }))
   serve(d)
 }
 
@@ -137,6 +156,22 @@ export const returnPlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
 export const becomeIdle = <K, A, E>(d: Draft<K, A, E>, key: K, group: unknown): void => {
   changePlaces(d, group, true, (places) => ({ ...places, idle: Candidates.add(places.idle, key) }))
   serve(d)
+}
+
+/**
+ * As `becomeIdle`, after a validation, which is no use: the session may be older than all that are remembered as the oldest, and
+ * takes its place among them.
+ */
+export const becomeIdleAfterValidation = <K, A, E>(d: Draft<K, A, E>, live: Live<K, A>): void => {
+  const { group, id, key } = live.session
+  const found = foundOf(live)
+  changePlaces(d, group, true, (places) => {
+    const last = places.oldest.at(-1)
+    if (last === undefined || foundByUse(found, last) > 0) return places
+    const oldest = [...places.oldest.filter((other) => other.id !== id), found].toSorted(foundByUse)
+    return { ...places, oldest: oldest.slice(0, remembered) }
+  })
+  becomeIdle(d, key, group)
 }
 
 /**
@@ -246,6 +281,8 @@ const grant = <K, A, E>(d: Draft<K, A, E>, ticket: number, waiter: Waiter<K>): v
 
 /** Up to so many idle sessions the least recently used one is found exactly. */
 export const exactEvictionLimit = 4096
+/** So many of them are remembered: a comparison of 4,096 takes 1 ms, which so many evictions share. */
+const remembered = 64
 /** The default of Redis (`maxmemory-samples`); each costs two lookups in maps of all sessions. */
 const sampleSize = 5
 
@@ -261,41 +298,61 @@ const leastRecentlyUsed = <K, A, E>(
   d: Draft<K, A, E>,
   within: { readonly group: unknown } | undefined
 ): Live<K, A> | undefined => {
-  let idle = within === undefined ? d.inventory.places.idle : groupPlaces(d, within.group).idle
-  let oldest: Live<K, A> | undefined
-  const consider = (key: K): boolean => {
-    const slot = d.slot(key)
-    if (slot?._tag !== "Live" || slot.leases > 0) return false
-    if (
-      oldest === undefined || slot.lastUsedAt < oldest.lastUsedAt ||
-      (slot.lastUsedAt === oldest.lastUsedAt && slot.session.id < oldest.session.id)
-    ) oldest = slot
-    return true
+  const places = within === undefined ? d.inventory.places : groupPlaces(d, within.group)
+  const keep = (idle: Candidates.Candidates<K>, oldest: ReadonlyArray<FoundIdle<K>>) => {
+    const changed = { ...places, idle, oldest }
+    if (within === undefined) d.own.places = changed
+    else d.own.groups = HashMap.set(d.inventory.groups, within.group, changed)
   }
-  let found = 0
+  for (const [i, found] of places.oldest.entries()) {
+    const slot = idleAt(d, found.key)
+    if (slot?.session.id === found.id && slot.lastUsedAt === found.lastUsedAt) {
+      keep(places.idle, places.oldest.slice(i))
+      return slot
+    }
+  }
+  let { idle } = places
+  const sample: Array<Live<K, A>> = []
   // Each key dropped here was added by a release, so dropping costs no more in the long run than the releases did. It can
   // all fall on one step, when nearly all of many sessions are in use again since they were idle.
-  while (found < sampleSize && Candidates.size(idle) > exactEvictionLimit) {
+  while (sample.length < sampleSize && Candidates.size(idle) > exactEvictionLimit) {
     const seed = (Math.imul(d.inventory.seed, 1664525) + 1013904223) >>> 0
     d.own.seed = seed
     const key = Candidates.at(idle, Math.floor((seed / 4294967296) * Candidates.size(idle)))
-    if (consider(key)) found++
+    const slot = idleAt(d, key)
+    if (slot !== undefined) sample.push(slot)
     else idle = Candidates.remove(idle, key)
   }
-  if (Candidates.size(idle) <= exactEvictionLimit) {
-    const inUse: Array<K> = []
-    for (const key of HashMap.values(idle.keys)) {
-      if (!consider(key)) inUse.push(key)
-    }
-    for (const key of inUse) idle = Candidates.remove(idle, key)
+  if (Candidates.size(idle) > exactEvictionLimit) {
+    keep(idle, [])
+    return sample.toSorted(byUse)[0]
   }
-  if (within === undefined) {
-    d.own.places = { ...d.inventory.places, idle }
-  } else {
-    d.own.groups = HashMap.set(d.inventory.groups, within.group, { ...groupPlaces(d, within.group), idle })
+  const all: Array<Live<K, A>> = []
+  const inUse: Array<K> = []
+  for (const key of HashMap.values(idle.keys)) {
+    const slot = idleAt(d, key)
+    if (slot !== undefined) all.push(slot)
+    else inUse.push(key)
   }
-  return oldest
+  for (const key of inUse) idle = Candidates.remove(idle, key)
+  all.sort(byUse)
+  // But for those last used as late as any: what is used from now on may have the same time, and a lower id.
+  const newest = all.at(-1)?.lastUsedAt ?? 0
+  const oldest = all.slice(0, remembered).filter(({ lastUsedAt }) => lastUsedAt < newest)
+  keep(idle, oldest.map(foundOf))
+  return all[0]
 }
+
+const idleAt = <K, A, E>(d: Draft<K, A, E>, key: K): Live<K, A> | undefined => {
+  const slot = d.slot(key)
+  return slot?._tag === "Live" && slot.leases === 0 ? slot : undefined
+}
+
+const foundOf = <K, A>({ lastUsedAt, session: { id, key } }: Live<K, A>): FoundIdle<K> => ({ key, id, lastUsedAt })
+
+const foundByUse = <K>(a: FoundIdle<K>, b: FoundIdle<K>): number => a.lastUsedAt - b.lastUsedAt || a.id - b.id
+
+const byUse = <K, A>(a: Live<K, A>, b: Live<K, A>): number => a.lastUsedAt - b.lastUsedAt || a.session.id - b.session.id
 
 // -----------------------------------------------------------------------------
 // Retirement
@@ -310,7 +367,7 @@ export const retire = <K, A, E>(d: Draft<K, A, E>, live: Live<K, A>, reason: Rea
   d.slots = HashMap.remove(d.slots, session.key)
   if (live.leases > 0) d.active--
   d.own.live--
-  d.own.retired = HashMap.set(d.inventory.retired, session.id, { session, leases, reason })
+  d.own.retired = HashMap.set(d.inventory.retired, session.id, { session, leases, reason, lingers: false })
   forgetIdle(d, session.key, session.group)
   d.actions.push({ _tag: "Retire", session, reason })
   if (leases === 0) {
@@ -321,7 +378,7 @@ export const retire = <K, A, E>(d: Draft<K, A, E>, live: Live<K, A>, reason: Rea
 
 /** Takes the launch from its slot; with callers it stays wanted, without it is cancelled. */
 export const detach = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>, callers: number): void => {
-  d.own.detached = HashMap.set(d.inventory.detached, launch.id, { launch, callers })
+  d.own.detached = HashMap.set(d.inventory.detached, launch.id, { launch, callers, lingers: false })
   if (callers === 0) startClosing(d, launch.group)
 }
 

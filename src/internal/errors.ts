@@ -85,7 +85,7 @@ export class CapacityExceeded extends Schema.TaggedError<CapacityExceeded>()("Ca
 }) {
   override get message(): string {
     const limit = this.scope === "pool" ? "capacity" : "groupCapacity"
-    return `All ${this.limit} places are taken (${limit}) and no idle session could be evicted; ` +
+    return `All ${this.limit} places are taken (${limit}) and no idle session could be evicted in time; ` +
       `waited ${this.waited} ms, ${this.waiting} waiting. Retry later, or raise ${limit}, acquireTimeout or maxWaiting.`
   }
 }

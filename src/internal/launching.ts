@@ -6,7 +6,7 @@ import { Cause, Context, Deferred, Effect, Exit, Fiber, Random, Scope } from "ef
 import { runDiscard } from "./closing.ts"
 import { LookupTimeout } from "./errors.ts"
 import type { Pool } from "./pool.ts"
-import { forkIn, publish, step, traced } from "./pool.ts"
+import { fork, raceTimer, step, traced } from "./pool.ts"
 import type { Launch, Session } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
@@ -27,20 +27,13 @@ export const runLaunch = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E
       self,
       (state, now) => Transitions.landed(state, self.options, launch, end.value, startedAt, now, now + lifetime)
     )
-    if (session === undefined) return yield* runDiscard(self, launch, fiber)
-    return watch(self, session)
+    return session === undefined ? yield* runDiscard(self, launch, fiber) : undefined
   }
-  const cause = end === "TimedOut" ? timedOut(self, launch, duration) : end.cause
+  const timedOut = end === "TimedOut"
+  const failure = { cause: timedOut ? lookupTimedOut(self, launch, duration) : end.cause, duration, timedOut }
   // An interrupted lookup was given up, it did not fail: nobody is to be turned away because of it.
-  const remember = !Cause.hasInterruptsOnly(cause)
-  const told = yield* step(
-    self,
-    (state, now) => Transitions.launchFailed(state, self.options, launch, cause, remember, now)
-  )
-  if (told) {
-    self.metrics.launchFailed(self.context, end === "TimedOut" ? "timeout" : "failure", duration)
-    publish(self, { _tag: "LaunchFailed", key: launch.key, id: launch.id, duration, cause })
-  }
+  const remember = !Cause.hasInterruptsOnly(failure.cause)
+  yield* step(self, (state, now) => Transitions.launchFailed(state, self.options, launch, failure, remember, now))
   return yield* runDiscard(self, launch, fiber)
 })
 
@@ -54,7 +47,7 @@ const awaitEnd = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, fiber: 
   return Effect.raceAllFirst(ends)
 }
 
-const timedOut = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, waited: number): Cause.Cause<E> =>
+const lookupTimedOut = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, waited: number): Cause.Cause<E> =>
   self.fail(new LookupTimeout({ key: launch.key, limit: self.options.lookupTimeout, waited }))
 
 /** How long a session may live: up to a tenth less than `maxLifetime`, so that a burst does not end as a burst. */
@@ -62,11 +55,25 @@ export const jitteredLifetime = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<nu
   // Without a limit still infinity.
   Effect.map(Random.next, (random) => self.options.maxLifetime * (1 - random / 10))
 
-/** Retires the session as soon as its connection has died by itself; ends with the session's scope. */
+/** How long a close waits for the watcher that it has interrupted, in milliseconds. */
+const watcherPatience = 1000
+
+/**
+ * Retires the session as soon as its connection has died by itself. The close interrupts this, and does not wait for ever: a watcher
+ * that cannot be interrupted may itself wait for the connection to be closed.
+ */
 export const watch = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>): void => {
   const { closed } = self.options
   if (closed === undefined) return
   const retire = step(self, (state) => Transitions.disconnected(state, self.options, session.key, session.id))
   const died = Effect.exit(Effect.suspend(() => closed(session.value, session.key)))
-  forkIn(self, Effect.andThen(died, retire), session.scope)
+  const fiber = Effect.runForkWith(self.context)(Effect.andThen(died, retire))
+  if (fiber.pollUnsafe() !== undefined) return
+  const stop = Effect.suspend(() => {
+    fiber.interruptUnsafe()
+    return fiber.pollUnsafe() === undefined
+      ? raceTimer(Fiber.await(fiber), Math.min(watcherPatience, self.options.closeTimeout / 2))
+      : Effect.void
+  })
+  fork(self, Scope.addFinalizer(session.scope, stop))
 }

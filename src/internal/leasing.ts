@@ -4,11 +4,11 @@
  * A claim (on a launch, a place, a validation) is counted by the step that grants it and given back by the very
  * caller, whatever interrupts it: the wait is the only interruptible part, and its exit decides between lease and return.
  */
-import { Cause, Clock, Context, Deferred, Effect, Exit, Hash, HashMap, Option, Ref, Scope } from "effect"
+import { Cause, Clock, Context, Deferred, Effect, Exit, Fiber, Hash, HashMap, Option, Ref, Scope } from "effect"
 import { CapacityExceeded, PoolClosed, ValidationFailed } from "./errors.ts"
 import * as Leaks from "./leaks.ts"
 import type { Pool } from "./pool.ts"
-import { forkIn, hit, step, stepAsIs } from "./pool.ts"
+import { forkIn, hit, raceTimer, step, stepAsIs } from "./pool.ts"
 import type { Identity, Launch, Session, Validation } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
@@ -42,8 +42,18 @@ const leaseForScope = <K, A, E>(
 ): Effect.Effect<A, never, Scope.Scope> =>
   Effect.withFiber((fiber) => {
     const trace = takeTrace(self, lease, fiber.context, at)
-    // As `Effect.scope` finds it, without an effect of its own.
-    const scope = Context.getUnsafe(fiber.context, Scope.Scope)
+    // As `Effect.scope` finds it, without an effect of its own. The types demand a scope; a JavaScript program may run without one.
+    const scope = Context.getOrUndefined(fiber.context, Scope.Scope)
+    if (scope === undefined) {
+      return Effect.andThen(
+        release(self, lease, trace, "neither"),
+        Effect.die(
+          new Error(
+            "SessionPool.get and getOption need a Scope to hold the lease: run them in Effect.scoped, or call SessionPool.use"
+          )
+        )
+      )
+    }
     return Effect.as(Scope.addFinalizerExit(scope, () => release(self, lease, trace, "neither")), lease.value)
   })
 
@@ -192,18 +202,33 @@ const makeLaunch = <K, A, E>(self: Pool<K, A, E>, key: K): Launch<K, A, E> => ({
 })
 
 /** Gets hold of a session, launching it if need be. Runs uninterruptibly but for its waits. */
-const claim = Effect.fnUntraced(function*<K, A, E>(
+const claim = <K, A, E>(
   self: Pool<K, A, E>,
   key: K,
   restore: Restore,
   attempt: number
-): Effect.fn.Return<Lease<K, A>, E> {
+): Effect.Effect<Lease<K, A>, E> => {
   const launch = makeLaunch(self, key)
   const validation: Validation = Deferred.makeUnsafe()
-  const acquired = yield* stepAsIs(
+  const acquiring = stepAsIs(
     self,
     (state, now) => Transitions.acquire(state, self.options, now, launch, validation)
   )
+  return Effect.flatMap(acquiring, (acquired) =>
+    // A lookup that waits for nothing has ended within the step's own actions.
+    acquired._tag === "Join" && attempt === 1 && Deferred.isDoneUnsafe(acquired.launch.done)
+      ? Effect.map(Deferred.await(acquired.launch.done), (value) => leaseOf(acquired.launch, value))
+      : claimSlowly(self, key, restore, attempt, acquired))
+}
+
+/** As `claim`, where there is something to wait for, or no session. */
+const claimSlowly = Effect.fnUntraced(function*<K, A, E>(
+  self: Pool<K, A, E>,
+  key: K,
+  restore: Restore,
+  attempt: number,
+  acquired: Transitions.Acquired<K, A, E>
+): Effect.fn.Return<Lease<K, A>, E> {
   const lease = yield* settle(self, key, restore, acquired)
   // The first invalid session is replaced; what comes in its place must prove itself before it is handed out.
   if (lease !== undefined) {
@@ -245,8 +270,6 @@ const settle = Effect.fnUntraced(function*<K, A, E>(
     }
     case "Join": {
       const { launch, queued } = acquired
-      // A lookup that waits for nothing has ended within the step's own actions.
-      if (Deferred.isDoneUnsafe(launch.done)) return leaseOf(launch, yield* Deferred.await(launch.done))
       const value = queued
         ? yield* awaitPlace(self, launch, restore)
         : yield* held(self, launch.key, launch.id, restore(Deferred.await(launch.done)))
@@ -347,25 +370,35 @@ const awaitValidation = Effect.fnUntraced(function*<K, A, E>(
   return valid
 })
 
-/** Runs `validate` in a fiber of the pool, which has a lease of its own; everyone interested waits for `validation`. */
+/**
+ * Runs `validate` in a fiber of the pool, which has a lease of its own; everyone interested waits for `validation`. After
+ * `lookupTimeout` they have their answer and the check is interrupted. Only this fiber, and so the end of the pool, still waits for
+ * its clean-up, which may hang as well: for `closeTimeout` at most.
+ */
 export const startValidation = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>, validation: Validation): void => {
-  const { lookupTimeout, validate } = self.options
+  const { closeTimeout, validate } = self.options
   const { id, key, value } = session
   const check = validate === undefined ? Effect.succeed(true) : Effect.suspend(() => validate(value, key))
-  const bounded = lookupTimeout === Infinity
-    ? check
-    : Effect.map(Effect.timeoutOption(check, lookupTimeout), (valid) => valid._tag === "Some" && valid.value)
+  const run = Effect.gen(function*() {
+    const fiber = Effect.runForkWith(self.context)(check)
+    const end = fiber.pollUnsafe() ?? (yield* awaitCheck(self, fiber))
+    const valid = end !== undefined && Exit.isSuccess(end) && end.value
+    if (end === undefined) fiber.interruptUnsafe()
+    const goesOn = fiber.pollUnsafe() === undefined
+    yield* step(self, (state, now) => Transitions.validated(state, self.options, key, id, valid, now, goesOn))
+    yield* Deferred.succeed(validation, valid)
+    if (!goesOn) return
+    // Nothing closes the connection under the check.
+    yield* raceTimer(Fiber.await(fiber), closeTimeout)
+    yield* step(self, (state, now) => Transitions.release(state, self.options, session, now, "neither"))
+  })
   // Whoever waits for the answer gets one, also if the pool ends before this fiber has begun.
-  forkIn(
-    self,
-    Effect.flatMap(Effect.exit(Effect.interruptible(bounded)), (exit) => {
-      const valid = Exit.isSuccess(exit) && exit.value
-      return Effect.andThen(
-        step(self, (state, now) => Transitions.validated(state, self.options, key, id, valid, now)),
-        Deferred.succeed(validation, valid)
-      )
-    }),
-    self.background,
-    { uninterruptible: true }
-  )
+  forkIn(self, run, self.background, { uninterruptible: true })
 }
+
+/** How a check has ended; `undefined`: not within `lookupTimeout`, or before the end of the pool. */
+const awaitCheck = <K, A, E>(self: Pool<K, A, E>, check: Fiber.Fiber<boolean>) =>
+  Effect.map(
+    Effect.exit(Effect.interruptible(raceTimer(Fiber.await(check), self.options.lookupTimeout))),
+    (exit) => Exit.isSuccess(exit) ? exit.value : undefined
+  )

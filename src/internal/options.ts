@@ -4,7 +4,8 @@
  * Inside the pool all times are milliseconds and what is off is infinity.
  */
 import type { Cause, Effect, Scope } from "effect"
-import { Config, Duration, Option, Schema } from "effect"
+import { Config, Duration, Option, Predicate, Schema } from "effect"
+import { isDurationInput } from "./durations.ts"
 import { InvalidOptions } from "./errors.ts"
 
 /**
@@ -15,7 +16,10 @@ import { InvalidOptions } from "./errors.ts"
  * @since 0.1.0
  */
 export interface OperatorOptions {
-  /** Bounds how many sessions exist and are not closed. Default: unbounded. */
+  /**
+   * Bounds how many sessions exist and are not closed. At the limit the idle session used longest ago is evicted for the caller, or
+   * the caller waits. A place whose session is being closed is waited for first, for 5 seconds. Default: unbounded.
+   */
   readonly capacity?: number | undefined
   /** The same limit for each group of `groupBy`. Default: none. */
   readonly groupCapacity?: number | undefined
@@ -64,7 +68,7 @@ export interface Options<K, A, E, R> extends OperatorOptions {
   readonly groupBy?: ((key: K) => unknown) | undefined
   /** Whether an idle connection still works. A failure counts as false. */
   readonly validate?: ((value: A, key: K) => Effect.Effect<boolean>) | undefined
-  /** Completes when the connection has died by itself. Interrupted when the session closes. */
+  /** Completes when the connection has died by itself. Interrupted when the session closes, which waits a second for it at most. */
   readonly closed?: ((value: A, key: K) => Effect.Effect<unknown, unknown>) | undefined
 }
 
@@ -98,6 +102,7 @@ export interface Resolved<K, A> {
 export const resolveUnsafe = <K, A, E, R>(options: Options<K, A, E, R>): Resolved<K, A> => {
   const { idleTimeToLive = Duration.minutes(30), validate } = options
   const functions = { lookup: options.lookup, validate, closed: options.closed, groupBy: options.groupBy }
+  if (options.name !== undefined && typeof options.name !== "string") throw invalid("name", options.name, "a text")
   for (const [name, value] of Object.entries({ ...functions, isError: options.isError })) {
     if ((name === "lookup" || value !== undefined) && typeof value !== "function") {
       throw invalid(name, value, "a function")
@@ -133,14 +138,20 @@ export const resolveUnsafe = <K, A, E, R>(options: Options<K, A, E, R>): Resolve
     closed: options.closed
   }
   if (typeof idleTimeToLive === "function") {
-    return { ...resolved, idleTimeToLive: (key) => time("idleTimeToLive", idleTimeToLive(key), 0) }
+    return { ...resolved, idleTimeToLive: (key) => millisOf("idleTimeToLive", idleTimeToLive(key)) }
   }
   const fixed = time("idleTimeToLive", idleTimeToLive, 0)
   return { ...resolved, idleTimeToLive: () => fixed }
 }
 
-const invalid = (option: string, value: unknown, allowed: string) =>
-  new InvalidOptions({ option, value: Duration.isDuration(value) ? Duration.format(value) : String(value), allowed })
+const invalid = (option: string, value: unknown, allowed: string) => {
+  const shown = Duration.isDuration(value)
+    ? Duration.format(value)
+    : Predicate.isObject(value)
+    ? JSON.stringify(value, (_, part) => Number.isFinite(part) || typeof part !== "number" ? part : String(part))
+    : String(value)
+  return new InvalidOptions({ option, value: shown, allowed })
+}
 
 const count = (option: string, value: number | undefined, orElse: number, minimum: number): number => {
   if (value === undefined) return orElse
@@ -148,10 +159,14 @@ const count = (option: string, value: number | undefined, orElse: number, minimu
   throw invalid(option, value, `an integer of at least ${minimum}, or infinity`)
 }
 
-const time = (option: string, value: Duration.Input | undefined, orElse: number): number => {
-  if (value === undefined) return orElse
-  const millis = Option.map(Duration.fromInput(value), Duration.toMillis)
-  if (Option.isSome(millis) && millis.value >= 0 && !Number.isNaN(value)) return millis.value
+const time = (option: string, value: Duration.Input | undefined, orElse: number): number =>
+  value === undefined ? orElse : millisOf(option, value)
+
+/** A user's function may return `undefined`, whatever its type says: a table has no value for an unknown key. */
+const millisOf = (option: string, value: Duration.Input): number => {
+  const read = isDurationInput(value) ? Duration.fromInput(value) : Option.none()
+  const millis = Option.map(read, Duration.toMillis)
+  if (Option.isSome(millis) && millis.value >= 0) return millis.value
   throw invalid(option, value, "a duration that is not negative, such as \"30 minutes\" or 500 (milliseconds)")
 }
 
@@ -167,7 +182,8 @@ const positiveTime = (option: string, value: Duration.Input | undefined, orElse:
 
 const countConfig = (name: string, minimum: number) =>
   optional(
-    Schema.NumberFromString.check(
+    // Blanks would be zero.
+    Schema.String.check(Schema.isPattern(/\S/)).pipe(Schema.decodeTo(Schema.NumberFromString)).check(
       Schema.makeFilter((value: number) =>
         value === Infinity || (Number.isInteger(value) && value >= minimum)
           ? undefined

@@ -4,13 +4,13 @@
  * A step is one `Ref.modify`; its actions follow at once and uninterruptibly, so no decision is ever lost. Whatever
  * outlives the caller (a launch, a close, a validation) runs in a fiber of its own with the context of the pool.
  */
-import type { Cause, Clock, Context, Scope } from "effect"
-import { Deferred, Effect, Fiber, PubSub, Ref, Tracer } from "effect"
+import type { Clock, Scope } from "effect"
+import { Cause, Context, Deferred, Effect, Fiber, PubSub, Ref, Result, Scheduler, Tracer } from "effect"
 import { runClose } from "./closing.ts"
 import type { Hit, Outcome, Step } from "./draft.ts"
 import type { AcquireError } from "./errors.ts"
 import type { Event } from "./events.ts"
-import { runLaunch } from "./launching.ts"
+import { runLaunch, watch } from "./launching.ts"
 import type { LeakDetector } from "./leaks.ts"
 import type { PoolMetrics } from "./metrics.ts"
 import type { Resolved } from "./options.ts"
@@ -34,12 +34,18 @@ export interface Pool<in out K, in out A, in out E> {
   readonly tracer: Tracer.Tracer
   /** Made by the first reader of `events`; in it, `undefined` is the end of the pool. */
   events: PubSub.PubSub<Event<K, E> | undefined> | undefined
+  /** Its end has been told: no event comes any more. */
+  hasEnded: boolean
   readonly metrics: PoolMetrics
   readonly leaks: LeakDetector<K> | undefined
   /** The fibers of the cleanup, of `keepAlive`, leak detection and validations: interrupted when the pool has closed. */
   readonly background: Scope.Closeable
   /** The last id given to a launch or an adopted session; never given again. 0 is the id of none. */
   lastId: number
+  /** What steps have decided and nobody has carried out yet, in their order. */
+  readonly due: Array<Action<K, A, E>>
+  /** Somebody carries out what is due, and what is added meanwhile. */
+  isActing: boolean
 }
 
 /**
@@ -73,10 +79,44 @@ export const hit = <R, K, A, E>(
   f: (state: State<K, A, E>, now: number) => Hit<R, K, A, E>
 ): Effect.Effect<R> => Ref.modify(self.state, (state) => f(state, self.clock.currentTimeMillisUnsafe()))
 
-/** Carries out the actions of a step, in order, and says what the step decided. None of them waits for anything. */
-export const perform = <R, K, A, E>(self: Pool<K, A, E>, outcome: Outcome<R, K, A, E>): R => {
-  for (const action of outcome.actions) act(self, action)
-  return outcome.result
+/**
+ * Carries out the actions of a step, in order, and says what the step decided. None of them waits for anything.
+ *
+ * An action runs the fibers that it starts or wakes until they wait, and so their steps: what those decide is carried out after
+ * it, in the order of the steps, by whoever carries out already. Each within the other, a row of waiters whose connections open and
+ * close without a wait would fill the stack, and what was decided there would be lost.
+ */
+export const perform = <R, K, A, E>(self: Pool<K, A, E>, { actions, result }: Outcome<R, K, A, E>): R => {
+  if (actions.length === 0) return result
+  for (const action of actions) self.due.push(action)
+  if (self.isActing) return result
+  self.isActing = true
+  carryOut(self)
+  return result
+}
+
+/**
+ * So many callers may be woken by what follows from a step before the event loop has its turn: callers that wake each other would
+ * keep it for ever.
+ */
+const wakesPerTurn = 1024
+const wakes: ReadonlyArray<Action<never, never, never>["_tag"]> = ["Launch", "Deliver", "Refuse", "Grant"]
+
+const carryOut = <K, A, E>(self: Pool<K, A, E>): void => {
+  let woken = -self.due.length
+  let count = 0
+  // What is added meanwhile is met too.
+  for (const action of self.due) {
+    if (woken === wakesPerTurn) break
+    if (wakes.includes(action._tag)) woken++
+    count++
+    const done = Result.try(() => act(self, action))
+    // An observer of a fiber that was woken threw: no fault of whoever carries out, whose own claim it would cost.
+    if (Result.isFailure(done)) fork(self, Effect.logError("A fiber's observer threw", Cause.die(done.failure)))
+  }
+  self.due.splice(0, count)
+  if (self.due.length === 0) self.isActing = false
+  else fork(self, givingWay(self, Effect.andThen(Effect.yieldNow, Effect.sync(() => carryOut(self)))))
 }
 
 const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
@@ -90,14 +130,21 @@ const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
       const { session, startedAt } = action
       const duration = session.openedAt - startedAt
       self.metrics.launched(self.context, duration)
-      return publish(self, { _tag: "Launched", key: session.key, id: session.id, duration })
+      publish(self, { _tag: "Launched", key: session.key, id: session.id, duration })
+      return watch(self, session)
     }
     case "Adopt":
       self.metrics.adopted(self.context)
-      return publish(self, { _tag: "Adopted", key: action.session.key, id: action.session.id })
+      publish(self, { _tag: "Adopted", key: action.session.key, id: action.session.id })
+      return watch(self, action.session)
     case "Deliver":
       Deferred.doneUnsafe(action.launch.done, Effect.succeed(action.value))
       return
+    case "TellFailed": {
+      const { cause, duration, launch: { id, key }, timedOut } = action
+      self.metrics.launchFailed(self.context, timedOut ? "timeout" : "failure", duration)
+      return publish(self, { _tag: "LaunchFailed", key, id, duration, cause })
+    }
     case "Refuse":
       Deferred.doneUnsafe(action.launch.done, Effect.failCause(action.cause))
       return
@@ -111,6 +158,11 @@ const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
     }
     case "Close":
       return fork(self, runClose(self, action.session, action.reason))
+    case "TellClosed": {
+      const { duration, exit, reason, session: { id, key } } = action
+      self.metrics.closed(self.context, duration)
+      return publish(self, { _tag: "Closed", key, id, reason, duration, exit })
+    }
     case "End":
       Deferred.doneUnsafe(action.ended, Effect.void)
       return
@@ -122,6 +174,10 @@ export const fork = <K, A, E>(self: Pool<K, A, E>, effect: Effect.Effect<unknown
   Effect.runForkWith(self.context)(effect)
 }
 
+/** Waits for an effect, but not for longer than a number of milliseconds; `undefined`: it takes longer, and is interrupted. */
+export const raceTimer = <B>(effect: Effect.Effect<B>, millis: number): Effect.Effect<B | undefined> =>
+  millis === Infinity ? effect : Effect.raceAllFirst([effect, Effect.as(Effect.sleep(millis), undefined)])
+
 /** A span of the pool's own, only if a tracer sees it: without them a launch takes 10 instead of 14.4 µs. */
 export const traced = <K, A, E, B, E2, R>(
   self: Pool<K, A, E>,
@@ -129,10 +185,29 @@ export const traced = <K, A, E, B, E2, R>(
   name: string,
   effect: Effect.Effect<B, E2, R>
 ): Effect.Effect<B, E2, R> =>
-  self.tracer === Tracer.nativeTracer ? effect : Effect.withSpan(effect, name, {
-    attributes: { "session_pool.name": self.options.name, "session_pool.session.id": id },
-    captureStackTrace: false
+  self.tracer === Tracer.nativeTracer ? effect : Effect.suspend(() => {
+    let begun = false
+    const run = Effect.suspend(() => {
+      begun = true
+      return effect
+    })
+    const attributes = { "session_pool.name": self.options.name, "session_pool.session.id": id }
+    return Effect.catchCause(
+      Effect.withSpan(run, name, { attributes, captureStackTrace: false }),
+      // A tracer that throws keeps no connection open.
+      (cause) => begun ? Effect.failCause(cause) : run
+    )
   })
+
+/** Starts passes over the sessions; they run until the pool ends. */
+export const forkPasses = <K, A, E>(self: Pool<K, A, E>, passes: Effect.Effect<never>): void =>
+  forkIn(self, givingWay(self, passes), self.background)
+
+/** Has yields give way to the event loop. Those of `Effect.runSync` do not, and the pool may have been made in one. */
+const givingWay = <K, A, E, B>(self: Pool<K, A, E>, effect: Effect.Effect<B>): Effect.Effect<B> =>
+  Context.get(self.context, Scheduler.Scheduler).executionMode === "async"
+    ? effect
+    : Effect.provideService(effect, Scheduler.Scheduler, new Scheduler.MixedScheduler())
 
 /**
  * Starts a fiber that is interrupted with this scope; an uninterruptible one where its effect allows it. What must be done
@@ -149,7 +224,8 @@ export const forkIn = <K, A, E>(
 
 /** Tells the readers of `events`; a reader that is too slow loses the oldest ones, and never slows the pool. */
 export const publish = <K, A, E>(self: Pool<K, A, E>, event: Event<K, E> | undefined): void => {
-  if (self.events === undefined) return
+  // After the end, which a reader has to find, closes may still end that had timed out.
+  if (self.events === undefined || self.hasEnded) return
   // A full buffer refuses the direct way; the other one makes room by dropping the oldest, and does not wait either.
   if (!PubSub.publishUnsafe(self.events, event)) fork(self, PubSub.publish(self.events, event))
 }

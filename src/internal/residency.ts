@@ -28,7 +28,10 @@ export interface Residency {
 /** Found by its tag alone; without the annotation `Persisted` of `Entity.KeepAliveRpc`, no storage is asked for. */
 const keepAliveRpc = Rpc.make(Entity.KeepAliveRpc._tag)
 
-/** The residency of the entity that is being built; it ends with the scope of its handlers. */
+/**
+ * The residency of the entity that is being built; it ends with the scope of its handlers. One function, for its parts share the
+ * count of holds and the latches.
+ */
 export const make: Effect.Effect<Residency, never, Sharding | Entity.CurrentAddress | Scope.Scope> = Effect.gen(
   function*() {
     const sharding = yield* Sharding

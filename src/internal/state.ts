@@ -5,7 +5,7 @@
  * remembered failure). What has left its slot but still holds a place is in `retired` (sessions) or `detached`
  * (launches). The closed pool is data too: its phase is `Closing`, its slots and its queue are empty.
  */
-import type { Cause, Deferred, Scope } from "effect"
+import type { Cause, Deferred, Exit, Scope } from "effect"
 import { HashMap } from "effect"
 import * as Candidates from "./candidates.ts"
 import * as Queue from "./queue.ts"
@@ -146,6 +146,8 @@ export interface Retired<in out K, in out A> {
   readonly session: Session<K, A>
   readonly leases: number
   readonly reason: Reason
+  /** Its close lingers: nobody counts on its place any more, which it holds until it is over or `closeTimeout` has passed. */
+  readonly lingers: boolean
 }
 
 /**
@@ -155,6 +157,8 @@ export interface Retired<in out K, in out A> {
 export interface Detached<in out K, in out A, in out E> {
   readonly launch: Launch<K, A, E>
   readonly callers: number
+  /** As in `Retired`. */
+  readonly lingers: boolean
 }
 
 /** An entry of the queue for places: a `Waiting` slot, or (with `granted`) a caller of `set`. */
@@ -165,17 +169,29 @@ export interface Waiter<out K> {
   readonly granted: Deferred.Deferred<boolean> | undefined
 }
 
+/** A session as it was found idle; one that has been used since has another `lastUsedAt`, or is in use. */
+export interface FoundIdle<out K> {
+  readonly key: K
+  readonly id: number
+  readonly lastUsedAt: number
+}
+
 /** The places of the pool, or of one group. */
 export interface Places<out K> {
   /** Everything that exists and is not closed: launching, live, retired, detached, and places granted to `set`. */
   readonly used: number
-  /** Those of `used` that come back by themselves, because they are being closed. */
+  /** Those of `used` that come back by themselves soon, because they are being closed. */
   readonly closing: number
   /** Keys whose session may be idle. Every idle session is in it; one that is not idle is dropped when it is drawn. */
   readonly idle: Candidates.Candidates<K>
+  /**
+   * The least recently used ones that the last comparison of all found, the oldest first. Whatever was used since was used later
+   * than all of them, and what was only validated since is put in again, so the first that is unchanged is the oldest of all.
+   */
+  readonly oldest: ReadonlyArray<FoundIdle<K>>
 }
 
-export const noPlaces: Places<never> = { used: 0, closing: 0, idle: Candidates.empty }
+export const noPlaces: Places<never> = { used: 0, closing: 0, idle: Candidates.empty, oldest: [] }
 
 export interface Totals {
   readonly misses: number
@@ -200,10 +216,24 @@ export type Action<K, A, E> =
   | { readonly _tag: "Open"; readonly session: Session<K, A>; readonly startedAt: number }
   | { readonly _tag: "Adopt"; readonly session: Session<K, A> }
   | { readonly _tag: "Deliver"; readonly launch: Launch<K, A, E>; readonly value: A }
+  | {
+    readonly _tag: "TellFailed"
+    readonly launch: Launch<K, A, E>
+    readonly cause: Cause.Cause<E>
+    readonly duration: number
+    readonly timedOut: boolean
+  }
   | { readonly _tag: "Refuse"; readonly launch: Launch<K, A, E>; readonly cause: Cause.Cause<E> }
   | { readonly _tag: "Grant"; readonly granted: Deferred.Deferred<boolean>; readonly place: boolean }
   | { readonly _tag: "Retire"; readonly session: Session<K, A>; readonly reason: Reason }
   | { readonly _tag: "Close"; readonly session: Session<K, A>; readonly reason: Reason }
+  | {
+    readonly _tag: "TellClosed"
+    readonly session: Session<K, A>
+    readonly reason: Reason
+    readonly duration: number
+    readonly exit: Exit.Exit<void, unknown>
+  }
   | { readonly _tag: "End"; readonly ended: Deferred.Deferred<void> }
 
 /** The part of the state that a hit does not change. */

@@ -13,7 +13,10 @@ import type { Slot, Validation } from "./state.ts"
 import { keyOf } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
-const chunkSize = 1024
+/** The work of a pass between two yields, in visits. Small, because a pass may be the first to run its code. */
+const chunk = 256
+/** What the step of one candidate takes, its close included, where a visit takes one: so many may expire at once. */
+const stepCost = 32
 const probeConcurrency = 4
 
 /**
@@ -24,13 +27,19 @@ export const forEachSlot = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
   visit: (slot: Slot<K, A, E>, now: number) => Effect.Effect<unknown> | undefined
 ) {
-  let seen = 0
+  let work = 0
   let now = self.clock.currentTimeMillisUnsafe()
   for (const slot of HashMap.values((yield* Ref.get(self.state)).slots)) {
     const effect = visit(slot, now)
-    if (effect !== undefined) yield* effect
-    if (++seen % chunkSize === 0) {
+    if (effect === undefined) {
+      work++
+    } else {
+      yield* effect
+      work += stepCost
+    }
+    if (work >= chunk) {
       yield* Effect.yieldNow
+      work = 0
       now = self.clock.currentTimeMillisUnsafe()
     }
   }
@@ -52,28 +61,48 @@ export const sweep = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>) {
   return retired
 })
 
-/** Narrows `invalidate` to a remembered failure. */
-const noId = 0
-
-/** Retires every session, or those that satisfy the predicate; the number retired. */
+/**
+ * Retires every session, or those that satisfy the predicate; the number retired.
+ *
+ * The predicate is a user's function, which may call the pool, so it cannot run inside a step: the one place where something is
+ * judged outside. `invalidateSeen` therefore retires only what is still the very slot that was judged; else it is judged again.
+ */
 export const invalidateAll = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
   matches: (slot: Slot<K, A, E>) => boolean
 ) {
   let retired = 0
-  yield* forEachSlot(self, (slot) => {
-    // What waits for a place may get the one of a session retired here: it is newer than this call, and stays.
-    if (slot._tag === "Waiting" || !matches(slot)) return undefined
-    const id = slot._tag === "Live" ? slot.session.id : slot._tag === "Launching" ? slot.launch.id : noId
-    return Effect.map(
-      step(self, (state) => Transitions.invalidate(state, self.options, keyOf(slot), id)),
+  /** What has become of a slot, if that is to be retired. */
+  const ifMatching = (slot: Slot<K, A, E>): Slot<K, A, E> | undefined => {
+    const present = presentOf(self, slot)
+    // After the question too: the predicate may have changed it itself.
+    return present !== undefined && matches(present) ? presentOf(self, present) : undefined
+  }
+  const retire = (seen: Slot<K, A, E>): Effect.Effect<void> =>
+    Effect.flatMap(
+      step(self, (state) => Transitions.invalidateSeen(state, self.options, keyOf(seen), seen)),
       (was) => {
-        if (was) retired++
+        if (was === true) retired++
+        const again = was === undefined ? ifMatching(seen) : undefined
+        return again === undefined ? Effect.void : retire(again)
       }
     )
+  yield* forEachSlot(self, (slot) => {
+    // What waits for a place may get the one of a session retired here: it is newer than this call, and stays.
+    const seen = slot._tag === "Waiting" ? undefined : ifMatching(slot)
+    return seen === undefined ? undefined : retire(seen)
   })
   return retired
 })
+
+/** The present slot of the same session, launch or failure, as far as there is one. */
+const presentOf = <K, A, E>(self: Pool<K, A, E>, slot: Slot<K, A, E>): Slot<K, A, E> | undefined => {
+  const present = Transitions.slotOf(Ref.getUnsafe(self.state), keyOf(slot))
+  return present !== undefined && identityOf(present) === identityOf(slot) ? present : undefined
+}
+
+const identityOf = <K, A, E>(slot: Slot<K, A, E>): unknown =>
+  slot._tag === "Live" ? slot.session.id : slot._tag === "Failed" ? slot : slot.launch.id
 
 /**
  * The cleanup: a sweep every `cleanupInterval`, on a fixed grid, whatever a sweep itself takes. `make` starts its fiber, in

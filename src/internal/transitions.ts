@@ -7,13 +7,16 @@
  * to an old session finds another id in the slot and changes nothing there.
  */
 export type { Hit, Limits, Outcome, Step } from "./draft.ts"
+// To look, not to change: `invalidateAll` sees what its predicate is asked of.
+export { slotOf } from "./draft.ts"
 
 // A session is found and touched, joined while it launches, or launched; the wait for it is given up.
 export type { Acquired } from "./transitions/acquire.ts"
 export { abandon, acquire, giveUp, join, lease, touch } from "./transitions/acquire.ts"
 
 // The launch ends.
-export { landed, launchClosed, launchFailed } from "./transitions/launch.ts"
+export type { LookupFailure } from "./transitions/launch.ts"
+export { landed, launchClosed, launchFailed, launchLingers } from "./transitions/launch.ts"
 
 // `set` brings a connection along.
 export type { Adopted, Entry } from "./transitions/adopt.ts"
@@ -27,7 +30,8 @@ export type { Result } from "./transitions/release.ts"
 export { recordError, release } from "./transitions/release.ts"
 
 // A session is retired for a reason from outside, and closed.
-export { closed, disconnected, expire, expiry, invalidate } from "./transitions/retire.ts"
+export type { CloseEnd } from "./transitions/retire.ts"
+export { closed, disconnected, expire, expiry, invalidate, invalidateSeen, lingers } from "./transitions/retire.ts"
 
 // The pool ends.
 export { forceClose, shutdown } from "./transitions/end.ts"

@@ -5,6 +5,7 @@
  * - a call of a session that stays with its replica, made there, and made at the other replica;
  * - the same of a session that can move;
  * - the same at a gateway that is alone;
+ * - the floor: the same at a bridge of `effect/http` that does nothing else, and at one that forwards it by `effect/rpc`;
  * - sessions started in a second, and how long it takes until the sessions of a killed replica are gone, or go on elsewhere.
  *
  * CPU is that of all gateway processes, without their back ends.
@@ -15,15 +16,18 @@ import { parseArgs } from "node:util"
 import * as Counting from "../kit/cluster/counting.ts"
 import * as Replicas from "../kit/cluster/replicas.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Gateways from "./gateways.ts"
 import * as Caller from "./mcpCaller.ts"
 import { format, spreadOf } from "./spread.ts"
 
 const { values } = parseArgs({
-  options: { rounds: { type: "string", default: "5" }, calls: { type: "string", default: "200" } }
+  options: { rounds: { type: "string", default: "5" }, calls: { type: "string", default: "1000" } }
 })
 const rounds = Number(values.rounds)
 const calls = Number(values.calls)
 const sessions = 10
+/** For the compiler: until then a call takes twice the CPU, and more. */
+const warmUps = 2
 
 /** CPU of a process in microseconds; the kernel counts in hundredths of a second. */
 const cpuOf = (pid: number): number => {
@@ -41,9 +45,8 @@ interface Figure {
 const measure = async (
   opened: ReadonlyArray<Caller.Session>,
   url: string | undefined,
-  pids: ReadonlyArray<number>
+  used: () => number
 ): Promise<Figure> => {
-  const used = () => pids.reduce((sum, pid) => sum + cpuOf(pid), 0)
   const before = used()
   const times = await Promise.all(opened.map(async (session) => {
     const own: Array<number> = []
@@ -84,23 +87,31 @@ console.log(
 
 const alone = await Replicas.start({ backends, count: 1, alone: true })
 const cluster = await Replicas.start({ backends, count: 2 })
+process.on("exit", Gateways.endAll)
+const floor = await Gateways.start(Gateways.floor, Counting.backend())
+const back = await Gateways.start(Gateways.forwardingFloor.back, Counting.backend())
+const front = await Gateways.start(Gateways.forwardingFloor.front(back), Counting.backend())
 try {
   const [single] = alone.replicas
   const [first, second] = cluster.replicas
   if (single === undefined || first === undefined || second === undefined) throw new Error("a replica is missing")
-  const both = [first.pid(), second.pid()]
+  const pids = [first.pid(), second.pid()]
+  const both = () => pids.reduce((sum, pid) => sum + cpuOf(pid), 0)
   const inAlone = await openAll(`${single.origin}/mcp/pinned`)
   const pinned = await openAll(`${first.origin}/mcp/pinned`)
   const movable = await openAll(`${first.origin}/mcp/sleepy`)
+  const inFloor = await openAll(floor.url)
+  const forwarded = await openAll(front.url)
   const at = {
-    alone: () => measure(inAlone, undefined, [single.pid()]),
+    alone: () => measure(inAlone, undefined, () => cpuOf(single.pid())),
     "cluster, at its replica": () => measure(pinned, undefined, both),
     "cluster, at the other": () => measure(pinned, `${second.origin}/mcp/pinned`, both),
-    "cluster, can move": () => measure(movable, undefined, both)
+    "cluster, can move": () => measure(movable, undefined, both),
+    "floor, alone": () => measure(inFloor, undefined, floor.cpuMicros),
+    "floor, forwarded": () => measure(forwarded, undefined, () => front.cpuMicros() + back.cpuMicros())
   }
   const figures = new Map<string, Array<Figure>>(Object.keys(at).map((name) => [name, []]))
-  // The first round is for the compiler.
-  for (let round = 0; round <= rounds; round++) {
+  for (let round = 1 - warmUps; round <= rounds; round++) {
     for (const [name, run] of Object.entries(at)) {
       process.stderr.write(`round ${round}: ${name}\n`)
       const figure = await run()
@@ -139,6 +150,7 @@ try {
   console.log(`  sessions that can move answer at the other replica after ${format(spreadOf(on))} s, at most`)
 } finally {
   agent.destroy()
+  for (const each of [front, back, floor]) await each.stop()
   await cluster.stop().catch((error: unknown) => console.error(error))
   await alone.stop()
 }

@@ -59,7 +59,7 @@ export const cases: ReadonlyArray<Case> = [
     name: "launch",
     sessions: 10_000,
     kind: "hit",
-    subjects: ["SessionPool", "RcMap", "ScopedCache", "LayerMap", "generic-pool per key", "lru-cache"],
+    subjects: ["SessionPool", "RcMap", "ScopedCache", "LayerMap", "generic-pool per key", "lru-cache", "bare shape"],
     request: { measure: "launch", count: 10_000 },
     unit: "µs",
     figure: micros
@@ -68,7 +68,7 @@ export const cases: ReadonlyArray<Case> = [
     name: "memory of an idle session",
     sessions: 100_000,
     kind: "hit",
-    subjects: ["SessionPool", "RcMap", "ScopedCache", "LayerMap", "generic-pool per key", "lru-cache"],
+    subjects: ["SessionPool", "RcMap", "ScopedCache", "LayerMap", "generic-pool per key", "lru-cache", "bare shape"],
     request: { measure: "memory" },
     unit: "bytes",
     figure: ({ value }) => value
@@ -77,19 +77,22 @@ export const cases: ReadonlyArray<Case> = [
     name: `sweep, 1 % expired: ${what}`,
     sessions: 1_000_000,
     kind: "sweep",
-    subjects: ["SessionPool", "lru-cache"],
+    subjects: ["SessionPool", "lru-cache", "bare shape"],
     request: { measure: "stall", operation: "sweep", count: 1 },
     unit: "ms",
     figure: ({ cpuMillis = NaN, stallMillis = NaN }) => what === "CPU" ? cpuMillis : stallMillis,
     once: true
   })),
-  ...(["a launch", "longest stall"] as const).map((what): Case => ({
-    name: `eviction at capacity: ${what}`,
-    sessions: 1_000_000,
-    kind: "evict",
-    subjects: ["SessionPool", "lru-cache"],
-    request: { measure: "stall", operation: "launch", count: 5_000 },
-    unit: what === "a launch" ? "µs" : "ms",
-    figure: ({ stallMillis = NaN, value }) => what === "a launch" ? value / 1000 : stallMillis
-  }))
+  // Of 4,000 the least recently used is found exactly, of a million the oldest of a sample.
+  ...([4_000, 1_000_000] as const).flatMap((sessions) =>
+    (["a launch", "longest stall"] as const).map((what): Case => ({
+      name: `eviction at capacity: ${what}`,
+      sessions,
+      kind: "evict",
+      subjects: ["SessionPool", "lru-cache", "bare shape"],
+      request: { measure: "stall", operation: "launch", count: 5_000 },
+      unit: what === "a launch" ? "µs" : "ms",
+      figure: ({ stallMillis = NaN, value }) => what === "a launch" ? value / 1000 : stallMillis
+    }))
+  )
 ]

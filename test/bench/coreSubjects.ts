@@ -2,61 +2,22 @@
  * What the core's benchmark measures: `SessionPool`, what people would use instead, and the limits of its shape. Each
  * subject is filled with sessions and then offers operations; an operation does the same work in every subject.
  */
-import {
-  Context,
-  Data,
-  Effect,
-  Hash,
-  HashMap,
-  Layer,
-  LayerMap,
-  Option,
-  Pool,
-  RcMap,
-  Ref,
-  Scope,
-  ScopedCache
-} from "effect"
+import { Context, Data, Effect, Layer, LayerMap, Pool, RcMap, Scope, ScopedCache } from "effect"
 import { createRequire } from "node:module"
 import { SessionKey, SessionPool } from "../../src/index.ts"
-
-/** The connection of every session: a constant, so that memory is what the subject itself needs. */
-const connection = { open: true }
-type Connection = typeof connection
-
-const idleTimeToLive = "30 minutes"
-
-/** One operation on the key with this number, as an effect, a promise or a plain call. */
-export type Operation =
-  | { readonly kind: "effect"; readonly run: (key: number) => Effect.Effect<unknown> }
-  | { readonly kind: "promise"; readonly run: (key: number) => Promise<unknown> }
-  | { readonly kind: "call"; readonly run: (key: number) => unknown }
-
-export interface Subject {
-  /** Puts a session under each of the first `keys.length` keys. */
-  readonly fill: Operation
-  readonly operations: Readonly<Record<string, Operation>>
-  /** Undoes what `launch` did to a key, outside the measurement. */
-  readonly forget?: (key: number) => Effect.Effect<unknown>
-}
-
-export type MakeSubject = (keys: ReadonlyArray<string>) => Effect.Effect<Subject, never, Scope.Scope>
-
-const effect = (run: (key: number) => Effect.Effect<unknown, unknown>): Operation => ({
-  kind: "effect",
-  run: (key) => Effect.orDie(run(key))
-})
-
-/** The user's work in each `use`. */
-const work = (_: Connection): Effect.Effect<void> => Effect.void
-/** Work that lets other fibers in, so that the leases of concurrent fibers overlap. */
-const overlapping = (_: Connection): Effect.Effect<void> => Effect.yieldNow
-
-/** The parts of a key, as a request would bring them. */
-const session = (key: number) => `2f6e8c1a-77d0-4c55-9a53-${key.toString(16).padStart(12, "0")}`
-const backend = "everything"
-/** A string key of realistic length: 47 characters. */
-export const keyOf = (key: number): string => `${backend}/${session(key)}`
+import { bareEviction, bareShape, bareSweep, hashMap } from "./coreLimits.ts"
+import type { Connection, MakeSubject, Operation, Subject } from "./coreOperations.ts"
+import {
+  backend,
+  connection,
+  effect,
+  idleTimeToLive,
+  keyOf,
+  overlapping,
+  session,
+  sweptTimeToLive,
+  work
+} from "./coreOperations.ts"
 
 class StructuredKey extends Data.Class<{ readonly backend: string; readonly session: string }> {}
 
@@ -255,90 +216,6 @@ const lruCache = (max: number, ttl: (key: number) => number = () => 1_800_000): 
     }
   })
 
-// -----------------------------------------------------------------------------
-// The limits of the shape
-// -----------------------------------------------------------------------------
-
-/** What a session must remember, and no more. */
-class Entry {
-  readonly value: Connection
-  readonly lastUsedAt: number
-  readonly requestCount: number
-  readonly leases: number
-  constructor(value: Connection, lastUsedAt: number, requestCount: number, leases: number) {
-    this.value = value
-    this.lastUsedAt = lastUsedAt
-    this.requestCount = requestCount
-    this.leases = leases
-  }
-}
-
-/** `HashMap.get` and `HashMap.set` alone, once for a touch and twice for a use: no effect, no clock of the fiber. */
-const hashMap: MakeSubject = (keys) =>
-  Effect.sync(() => {
-    let map = HashMap.empty<string, Entry>()
-    const key = (i: number) => keys[i] ?? keyOf(i)
-    const change = (i: number, touch: number, lease: number): Connection => {
-      const name = key(i)
-      const { lastUsedAt, leases, requestCount, value } = Option.getOrThrow(HashMap.get(map, name))
-      map = HashMap.set(map, name, new Entry(value, lastUsedAt + 1, requestCount + touch, leases + lease))
-      return value
-    }
-    const use: Operation = {
-      kind: "call",
-      run: (i) => {
-        change(i, 1, 1)
-        change(i, 0, -1)
-      }
-    }
-    return {
-      fill: {
-        kind: "call",
-        run: (i) => {
-          map = HashMap.set(map, key(i), new Entry(connection, 0, 0, 0))
-        }
-      },
-      operations: { touch: { kind: "call", run: (i) => change(i, 1, 0) }, use, get: use }
-    }
-  })
-
-/** One `Ref<HashMap>` and one `Ref.modify` a step with the effects that a lease cannot do without, and nothing else. */
-const bareShape: MakeSubject = Effect.fnUntraced(function*(keys) {
-  const state = yield* Ref.make(HashMap.empty<string, Entry>())
-  const key = (i: number) => keys[i] ?? keyOf(i)
-  const change = (name: string, hash: number, touch: number, lease: number) =>
-    Ref.modify(state, (map) => {
-      const { leases, requestCount, value } = Option.getOrThrow(HashMap.getHash(map, name, hash))
-      const entry = new Entry(value, Date.now(), requestCount + touch, leases + lease)
-      return [value, HashMap.modifyHash(map, name, hash, () => Option.some(entry))]
-    })
-  return {
-    fill: effect((i) => Ref.update(state, HashMap.set(key(i), new Entry(connection, 0, 0, 0)))),
-    operations: {
-      touch: effect((i) => change(key(i), Hash.hash(key(i)), 1, 0)),
-      use: effect((i) =>
-        Effect.suspend(() => {
-          const name = key(i)
-          const hash = Hash.hash(name)
-          return Effect.onExit(
-            Effect.flatMap(change(name, hash, 1, 1), work),
-            () => Effect.asVoid(change(name, hash, 0, -1))
-          )
-        })
-      ),
-      get: effect((i) =>
-        Effect.scoped(Effect.uninterruptibleMask(() => {
-          const name = key(i)
-          const hash = Hash.hash(name)
-          return Effect.flatMap(change(name, hash, 1, 1), (value) =>
-            Effect.flatMap(Effect.scope, (scope) =>
-              Effect.as(Scope.addFinalizer(scope, Effect.asVoid(change(name, hash, 0, -1))), value)))
-        }))
-      )
-    }
-  }
-})
-
 export const subjects: Readonly<Record<string, MakeSubject>> = {
   "SessionPool": sessionPool(),
   "SessionPool, leak detection on": sessionPool({ leakDetection: "1 hour" }),
@@ -357,14 +234,11 @@ export const subjects: Readonly<Record<string, MakeSubject>> = {
 // Cleanup and eviction
 // -----------------------------------------------------------------------------
 
-/** Every hundredth session is to expire at once, the others never. */
-const shortLived = (key: number) => key % 100 === 0
-
 export const sweepers: Readonly<Record<string, MakeSubject>> = {
   "SessionPool": Effect.fnUntraced(function*(keys) {
     const pool = yield* SessionPool.make({
       lookup: (_: number) => Effect.succeed(connection),
-      idleTimeToLive: (key) => shortLived(key) ? 1 : 3_600_000,
+      idleTimeToLive: sweptTimeToLive,
       cleanupInterval: Infinity
     })
     void keys
@@ -373,7 +247,8 @@ export const sweepers: Readonly<Record<string, MakeSubject>> = {
       operations: { sweep: effect(() => SessionPool.sweep(pool)) }
     }
   }),
-  "lru-cache": lruCache(2_000_000, (key) => shortLived(key) ? 1 : 3_600_000)
+  "lru-cache": lruCache(2_000_000, sweptTimeToLive),
+  "bare shape": bareSweep
 }
 
 export const evictors: Readonly<Record<string, (capacity: number) => MakeSubject>> = {
@@ -384,7 +259,8 @@ export const evictors: Readonly<Record<string, (capacity: number) => MakeSubject
       const launch = effect((i) => Effect.scoped(SessionPool.get(pool, key(i))))
       return { fill: launch, operations: { launch } }
     }),
-  "lru-cache": (capacity) => lruCache(capacity)
+  "lru-cache": (capacity) => lruCache(capacity),
+  "bare shape": bareEviction
 }
 
 /** Makes a subject that is never closed: its process ends first. */

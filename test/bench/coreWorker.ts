@@ -3,8 +3,9 @@
  * its parent to measure one operation at a time. Arguments: the table of subjects (hit, sweep or evict), the subject, the number of sessions.
  */
 import { Effect } from "effect"
-import type { Operation, Subject } from "./coreSubjects.ts"
-import { evictors, keyOf, open, subjects, sweepers } from "./coreSubjects.ts"
+import type { Operation, Subject } from "./coreOperations.ts"
+import { keyOf } from "./coreOperations.ts"
+import { evictors, open, subjects, sweepers } from "./coreSubjects.ts"
 
 /** What the parent asks for, and what it gets: nanoseconds per operation unless said otherwise. */
 export type Request =

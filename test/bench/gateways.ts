@@ -24,7 +24,7 @@ export const ours: Subject = {
   name: "effect-session-pool",
   arguments: (port, { args, command }, spares) => [
     "--max-semi-space-size=8",
-    here("../../dist/gateway/main.js"),
+    here("../../dist/gateway/bin.js"),
     `--port=${port}`,
     `--spares=${spares}`,
     "--",
@@ -46,6 +46,20 @@ export const floor: Subject = {
   arguments: (port, { args, command }) => [here("effectHttp.ts"), String(port), command, ...args],
   path: "/mcp"
 }
+
+/** The two processes of such a bridge that forwards its calls: the one that answers, and the one that clients speak with. */
+export const forwardingFloor = {
+  back: {
+    name: "effect/rpc floor, back",
+    arguments: (port, { args, command }) => [here("effectForward.ts"), "back", String(port), command, ...args],
+    path: ""
+  },
+  front: (back: Gateway): Subject => ({
+    name: "effect/rpc floor, front",
+    arguments: (port) => [here("effectForward.ts"), "front", String(port), new URL(back.url).port],
+    path: "/mcp"
+  })
+} satisfies { readonly back: Subject; readonly front: (back: Gateway) => Subject }
 
 const supergateway: Subject = {
   name: "supergateway",

@@ -4,9 +4,9 @@
  * Two machines are two sockets of this process here, and a fixture has the locks that they would share in PostgreSQL.
  */
 import { NodeClusterSocket, NodeRuntime } from "@effect/platform-node"
-import { Console, Context, Effect, Exit, Layer, Option, Schema, Scope } from "effect"
+import { Console, Context, Effect, Exit, Layer, Option, Schedule, Schema, Scope } from "effect"
 import * as SessionEntity from "effect-session-pool/cluster"
-import { Entity, MessageStorage, RunnerAddress, RunnerStorage, Sharding } from "effect/cluster"
+import { Entity, EntityId, MessageStorage, RunnerAddress, RunnerStorage, Sharding } from "effect/cluster"
 import { Rpc } from "effect/rpc"
 import { createServer } from "node:net"
 import * as SharedLocks from "../fixtures/sharedLocks.ts"
@@ -43,13 +43,14 @@ const freePort = Effect.callback<number>((resume) => {
   })
 })
 
-/** Starts a runner; what it returns asks for a user's counter through this runner, and stops the runner. */
+/** Starts a runner; what it returns asks for a user's counter through it, tells whose counters it has, and stops it. */
 const start = Effect.fnUntraced(function*(runner: string) {
   const scope = yield* Scope.fork(yield* Effect.scope)
   const layer = Layer.provideMerge(counterLive(runner), Layer.fresh(engine(yield* freePort)))
   const sharding = Context.get(yield* Layer.buildWithScope(layer, scope), Sharding.Sharding)
   const client = yield* sharding.makeClient(Counter)
-  return { add: (user: string) => client(user).Add(), stop: Scope.close(scope, Exit.void) }
+  const has = (user: string) => sharding.hasShardId(sharding.getShardId(EntityId.make(user), "default"))
+  return { add: (user: string) => client(user).Add(), has, stop: Scope.close(scope, Exit.void) }
 })
 
 const users = Array.from({ length: 20 }, (_, i) => `user ${i}`)
@@ -57,8 +58,9 @@ const users = Array.from({ length: 20 }, (_, i) => `user ${i}`)
 export const main = Effect.gen(function*() {
   const first = yield* start("first")
   const second = yield* start("second")
-  // Until both know of each other.
-  yield* Effect.sleep("3 seconds")
+  // Until the first has left the second its share: then both know of each other.
+  const shared = () => users.some(second.has) && users.every((user) => first.has(user) || second.has(user))
+  yield* Effect.repeat(Effect.sync(shared), { until: (done) => done, schedule: Schedule.spaced("20 millis") })
   const one = yield* Effect.forEach(users, first.add, { concurrency: "unbounded" })
   const two = yield* Effect.forEach(users, second.add, { concurrency: "unbounded" })
   yield* first.stop

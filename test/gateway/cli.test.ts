@@ -1,8 +1,10 @@
 /** The command line as a person uses it: a real process, its output, its signals. */
-import { spawn } from "node:child_process"
-import { mkdirSync, writeFileSync } from "node:fs"
+import { spawn, spawnSync } from "node:child_process"
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import type { Socket } from "node:net"
 import { connect, createServer } from "node:net"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { assert, describe, it } from "vitest"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -58,7 +60,7 @@ describe("the command line", () => {
     it(`-- COMMAND serves that command, and after ${signal} no process is left`, async () => {
       const gateway = run(["--port", "0", "--", process.execPath, fixture, "--grandchild"])
       const at = await url(gateway)
-      assert.match(at, /\/mcp\/node$/)
+      assert.match(at, /\/mcp\/counter-server$/)
       const session = await Kit.open(at)
       const { result } = await (await Kit.post(at, session, Kit.toolCall(1, "pids"))).json()
       const pids: ReadonlyArray<number> = JSON.parse(result.content[0].text)
@@ -171,7 +173,7 @@ describe("the command line", () => {
       [["--idle-time-to-live", "soon"], "--idle-time-to-live: must be a duration"],
       [["--keys-file", write("no-keys.txt", "# none yet\n\n")], "holds no key"],
       [["--tls-cert", "x.pem"], "TLS needs both"],
-      [["--port", "65536"], "does not exist"],
+      [["--port", "65536"], "must be an integer from 0 to 65535"],
       [["--config", "x.json", "--", "y"], "not both"]
     ]
     await Promise.all(cases.map(async ([args, message]) => {
@@ -190,6 +192,8 @@ describe("the command line", () => {
     }
     const cases: ReadonlyArray<readonly [Record<string, string>, string, string, ...ReadonlyArray<string>]> = [
       [{}, "127.0.0.1:8421", "--cluster needs more"],
+      [{}, "127.0.0.1:8421", "GATEWAY_STATE_KEY, a secret of at least 32 characters"],
+      [{}, "127.0.0.1:8421", "openssl rand -hex 32"],
       [known, "0.0.0.0:8421", "which 0.0.0.0 is not"],
       [known, "[::]:8421", "which :: is not"],
       [known, "127.0.0.1:8421", "must be at least 5 seconds", "--shard-lock-expiration", "4 seconds"],
@@ -206,6 +210,36 @@ describe("the command line", () => {
       assert.notInclude(gateway.output(), "secret@")
     }))
   }, 120_000)
+
+  it("without its platform says what to install, and hides nothing else that is missing", () => {
+    const folder = mkdtempSync(join(tmpdir(), "command-"))
+    /** What the command says where the rest of the gateway is this, and nothing is installed. */
+    const saidWith = (program: string) => {
+      writeFileSync(join(folder, "main.ts"), program)
+      const { status, stderr } = spawnSync(process.execPath, ["bin.ts"], { cwd: folder, encoding: "utf8" })
+      assert.strictEqual(status, 1)
+      return stderr
+    }
+    writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module" }))
+    cpSync(new URL("../../src/gateway/bin.ts", import.meta.url), join(folder, "bin.ts"))
+    for (const name of ["@effect/platform-node", "effect"]) {
+      const said = saidWith(`import "${name}/Part"`)
+      assert.isTrue(said.startsWith(`The gateway needs ${name}, which is not installed: npm install ${name} `), said)
+      assert.strictEqual(said.trimEnd().split("\n").length, 1, said)
+    }
+    const others = {
+      "import \"other\"": "'other'",
+      "import \"./none.ts\"": "none.ts",
+      "throw new Error(\"odd\")": "odd"
+    }
+    for (const [program, part] of Object.entries(others)) {
+      const said = saidWith(program)
+      assert.include(said, part)
+      assert.include(said, "    at ")
+      assert.notInclude(said, "npm install")
+    }
+    rmSync(folder, { recursive: true })
+  })
 
   it("--help lists every flag", async () => {
     const gateway = run(["--help"])

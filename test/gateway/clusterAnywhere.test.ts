@@ -15,18 +15,20 @@ const asking = {
   args: [new URL("../fixtures/asking-server.ts", import.meta.url).pathname]
 }
 
+const backends = {
+  light: Counting.backend(),
+  sleeping: { ...Counting.backend(), stateless: true },
+  counter: Kit.counter(),
+  asking
+}
+
 let cluster: Cluster
 let one: Replica
 let two: Replica
 let three: Replica
 beforeAll(async () => {
   cluster = await Replicas.start({
-    backends: {
-      light: Counting.backend(),
-      sleeping: { ...Counting.backend(), stateless: true },
-      counter: Kit.counter(),
-      asking
-    },
+    backends,
     balancing: { random: Random.make(1), reuse: true }
   })
   const [first, second, third] = cluster.replicas
@@ -171,6 +173,28 @@ describe("a session of one replica, asked through another,", () => {
     assert.lengthOf(await Kit.toolText(counter(three), session, "big", { size: 3_000_000 }), 3_000_000)
   })
 
+  it("whose client does not read delays no other session on the same way, and has lost nothing when it reads on", async () => {
+    const count = 3000
+    const [session, other] = [await Kit.open(counter(one)), await Kit.open(counter(one))]
+    const response = await Kit.post(counter(two), session, Kit.toolCall(1, "burst", { count, size: 10_000 }))
+    const taken: Array<number> = []
+    const until = Date.now() + 4000
+    while (Date.now() < until) {
+      const at = Date.now()
+      await Kit.toolText(counter(two), other, "pids")
+      taken.push(Date.now() - at)
+      await new Promise((resolve) => setTimeout(resolve, 200))
+    }
+    assert.isBelow(Math.max(...taken), 3000)
+    let expected = 1
+    await Kit.readEvents(response, ({ data }) => {
+      const { params } = JSON.parse(data)
+      if (params !== undefined) assert.strictEqual(params.progress, expected++)
+      return false
+    })
+    assert.strictEqual(expected, count + 1)
+  })
+
   it("hears of a cancellation that comes through a third", async () => {
     const session = await Kit.open(counter(one))
     const never = Kit.post(counter(two), session, Kit.toolCall("a call", "never")).catch(() => undefined)
@@ -274,5 +298,32 @@ describe("a server that asks its client", () => {
       const used = await again(replica)
       assert.deepStrictEqual([used.status, used.last.error?.code], [400, -32602], JSON.stringify(used.last))
     }
+  })
+})
+
+describe("a session that sleeps while the file of back ends is read again", () => {
+  it("is gone if its back end's entry has changed, and wakes anywhere if it has not", async () => {
+    const before = { ...backends, changing: backends.sleeping }
+    await cluster.reload(before)
+    const open = async (path: string) => {
+      const session = await Counting.open(one.origin, path)
+      const called = await Counting.call(one.origin, session)
+      assert.strictEqual(called._tag, "Counted")
+      // Its process has gone: so it sleeps.
+      if (called._tag === "Counted") Kit.kill(called.pid, "SIGKILL")
+      return session
+    }
+    const [changed, kept] = [await open("/mcp/changing"), await open("/mcp/sleeping")]
+    const { changing: { args, ...rest } } = before
+    await cluster.reload({ ...backends, changing: { ...rest, args: [...args, "/dev/null"] } })
+    for (const replica of [two, three, one]) {
+      assert.strictEqual((await Counting.call(replica.origin, changed))._tag, "Gone")
+      assert.strictEqual((await Counting.call(replica.origin, kept))._tag, "Counted")
+    }
+    // The new entry serves who comes now.
+    assert.strictEqual(
+      (await Counting.call(three.origin, await Counting.open(two.origin, "/mcp/changing")))._tag,
+      "Counted"
+    )
   })
 })

@@ -1,9 +1,11 @@
 /** What a configuration means where it is odd: what JSON, URLs and objects allow beside what people write. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect } from "effect"
+import { Duration, Effect, Option } from "effect"
 import * as Backends from "../../src/gateway/backends/Backends.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Config from "../../src/gateway/settings/Config.ts"
+import * as JsonFault from "../../src/gateway/settings/JsonFault.ts"
+import * as Settings from "../../src/gateway/settings/Settings.ts"
 
 const load = (servers: unknown, gateway: unknown = {}) =>
   Config.load({
@@ -15,6 +17,191 @@ const load = (servers: unknown, gateway: unknown = {}) =>
 
 const faults = (read: ReturnType<typeof load>) =>
   read instanceof Config.InvalidConfig ? read.faults.map((fault) => fault.split(": ")[0]) : []
+
+describe("a slip", () => {
+  const told = (text: string, environment: Record<string, string> = {}) => {
+    const read = Config.load({ flags: {}, environment, file: { name: "file.json", text }, entries: {} })
+    return read instanceof Config.InvalidConfig ? read.faults : []
+  }
+  const warnings = (text: string, environment: Record<string, string>) => {
+    const read = Config.load({ flags: {}, environment, file: { name: "file.json", text }, entries: {} })
+    return read instanceof Config.InvalidConfig ? read.faults.map((fault) => `refused: ${fault}`) : read.warnings
+  }
+  const servers = { a: { command: "run" } }
+
+  it("in the name of a setting is told with what may have been meant", () => {
+    const [fault = ""] = told(JSON.stringify({ mcpServers: servers, gateway: { maxSesions: 3 } }))
+    assert.match(fault, /^gateway\.maxSesions: unknown; did you mean maxSessions\? allowed are /)
+    const [other = ""] = told(JSON.stringify({ mcpServers: { a: { comand: "run", url: "http://localhost/" } } }))
+    assert.match(other, /^mcpServers\.a\.comand: unknown; allowed are /)
+  })
+
+  it("that leaves out the other words of a setting's name is told with the whole, if there is one only", () => {
+    const guess = (name: string) =>
+      told(JSON.stringify({ mcpServers: servers, gateway: { [name]: 3 } }))[0]?.match(/unknown; (.*?)allowed are/)?.[1]
+    assert.strictEqual(guess("cert"), "did you mean tlsCert? ")
+    assert.strictEqual(guess("timeout"), "")
+    assert.strictEqual(guess("prot"), "did you mean port? ")
+    assert.strictEqual(guess("home"), "")
+  })
+
+  it("in the name of a variable is refused; variables that are nobody's are none of ours", () => {
+    const text = JSON.stringify({ mcpServers: servers })
+    assert.deepStrictEqual(told(text, { GATEWAY_MAX_SESION: "5" }), [
+      "GATEWAY_MAX_SESION: unknown; did you mean GATEWAY_MAX_SESSIONS?"
+    ])
+    // Kubernetes sets such, for a service of that name.
+    assert.deepStrictEqual(told(text, { GATEWAY_SERVICE_HOST: "10.0.0.1", HOME: "/" }), [])
+  })
+
+  it("in the name of a variable is a warning where nothing is near, for it may be another program's, and no guess is made from a short name", () => {
+    const one = (name: string) => told(JSON.stringify({ mcpServers: servers }), { [name]: "5" })
+    assert.deepStrictEqual(one("GATEWAY_MAXSESSIONSPERKEY"), [
+      "GATEWAY_MAXSESSIONSPERKEY: unknown; did you mean GATEWAY_MAX_SESSIONS_PER_KEY?"
+    ])
+    assert.deepStrictEqual(one("GATEWY_PORT"), ["GATEWY_PORT: unknown; did you mean GATEWAY_PORT?"])
+    assert.deepStrictEqual(one("GATEWAY_PROT"), ["GATEWAY_PROT: unknown; did you mean GATEWAY_PORT?"])
+    const warned = (name: string) => warnings(JSON.stringify({ mcpServers: servers }), { [name]: "5" })
+    const strangers = ["CONFIG", "TIMEOUT", "URL", "ENV", "HOME", "POOL", "CERT", "TYPE"]
+    for (const name of strangers.map((each) => `GATEWAY_${each}`)) {
+      assert.deepStrictEqual(warned(name), [`${name}: unknown; --help has those that are known`])
+    }
+    assert.deepStrictEqual(warned("GATEWAY_\n"), ["GATEWAY_\\n: unknown; --help has those that are known"])
+    assert.deepStrictEqual(warned("GATEWAY_SERVICE_HOST"), [])
+  })
+
+  it("is none in a variable that is another's: without the prefix, in the file, or of a Kubernetes service", () => {
+    const text = JSON.stringify({ mcpServers: servers })
+    const named = text.replace("run", "run ${GATEWAY_KEY} ${GATEWAY_USER:-me}")
+    assert.deepStrictEqual(
+      told(named, { GATEWAY_KEY: "5", GATEWAY_USER: "me", MY_GATEWAY_PROT: "1", GATEWAY: "1" }),
+      []
+    )
+    const services = {
+      GATEWAY_SERVICE_PORT: "80",
+      GATEWAY_SERVICE_PORT_HTTP: "80",
+      GATEWAY_PORT_80_TCP: "tcp://10.0.0.7:80",
+      GATEWAY_PORT_80_TCP_ADDR: "10.0.0.7",
+      GATEWAY_METRICS_PORT: "tcp://10.0.0.7:80"
+    }
+    assert.deepStrictEqual([told(text, services), warnings(text, services)], [[], []])
+    assert.lengthOf(warnings(text, { GATEWAY_METRICS_PORT: "80" }), 1)
+  })
+
+  it("is none in the variable of any setting", () => {
+    for (const name of Object.keys(Settings.all)) {
+      const faults = told(JSON.stringify({ mcpServers: servers }), { [Settings.variableName(name)]: "" })
+      assert.notInclude(faults.join("\n"), "unknown", name)
+    }
+  })
+
+  it("at the root of the file is refused, what other programs have there is not", () => {
+    assert.deepStrictEqual(told(JSON.stringify({ mcpServers: servers, gatewy: {} })), [
+      "gatewy: unknown; did you mean gateway?"
+    ])
+    assert.deepStrictEqual(told(JSON.stringify({ mcpServers: servers, $schema: "x", inputs: [] })), [])
+    assert.deepStrictEqual(told(JSON.stringify({ servers })), [
+      "mcpServers: must be an object of back ends by name; rename \"servers\" to it"
+    ])
+  })
+
+  it("in the name of the servers is told once, however it is written", () => {
+    for (const name of ["mcpservers", "mcpServer", "mcp_servers", "mcp-servers"]) {
+      assert.deepStrictEqual(told(JSON.stringify({ [name]: servers })), [`${name}: unknown; did you mean mcpServers?`])
+    }
+  })
+
+  it("may be what nothing reads at the root of the file, which is a warning", () => {
+    const text = JSON.stringify({ mcpServers: servers, globalShortcut: "", maxSessions: 5, "a\n": {}, gateway: {} })
+    const warningsOf = (text: string) => {
+      const read = Config.load({ flags: {}, environment: {}, file: { name: "file.json", text }, entries: {} })
+      return read instanceof Config.InvalidConfig ? undefined : read.warnings
+    }
+    assert.deepStrictEqual(warningsOf(text), [
+      "file.json: nothing here reads \"globalShortcut\", \"maxSessions\", \"a\\n\"; settings belong in \"gateway\""
+    ])
+    assert.deepStrictEqual(warningsOf(JSON.stringify({ mcpServers: servers, gateway: {} })), [])
+  })
+
+  it("that is no JSON is told with its place, and nothing of what stands there", () => {
+    const secret = "sk-1234567890"
+    assert.deepStrictEqual(told(`{\n  "a": "${secret}, }",\n  "b": [1, 2,]\n}`), [
+      "file.json: the file is no JSON: a comma after the last entry; take it away (line 3, column 13)"
+    ])
+    assert.deepStrictEqual(told(`{\n  // ${secret}\n  "url": "http://a", }`), [
+      "file.json: the file is no JSON: a comment, which JSON has not; take it away (line 2, column 3)"
+    ])
+    const cases: ReadonlyArray<readonly [text: string, reason: string, at: string]> = [
+      [`{ "a": ${secret} }`, "here must be a value", "1, column 8"],
+      [`{ ${secret}: 1 }`, "here must be a name in double quotes", "1, column 3"],
+      [`{ "a" "${secret}" }`, "here must be a colon", "1, column 7"],
+      [`{ "a": 1\n "${secret}": 2 }`, "here must be a comma", "2, column 2"],
+      [`{ "a": [1 }`, "here must be a comma or the closing bracket", "1, column 11"],
+      [`{ "a": "C:\\${secret}" }`, "this string", "1, column 8"],
+      [`{ "a": "${secret}\n" }`, "this string", "1, column 8"],
+      [`{ "a": https://${secret} }`, "here must be a value", "1, column 8"],
+      [`{ "a": ["${secret}" , ] }`, "a comma after the last entry", "1, column 25"],
+      [`{ "a": 1, /* ${secret} */ }`, "a comment", "1, column 11"],
+      [`{\r\n\t# ${secret}\r\n}`, "a comment", "2, column 2"],
+      [`{} ${secret}`, "nothing may follow", "1, column 4"],
+      ["{ \"a\": {\n", "it ends before it is complete", "2, column 1"],
+      ["", "it ends before it is complete", "1, column 1"]
+    ]
+    for (const [text, reason, at] of cases) {
+      const [fault = ""] = told(text)
+      assert.isTrue(fault.startsWith(`file.json: the file is no JSON: ${reason}`), fault)
+      assert.isTrue(fault.endsWith(` (line ${at})`), fault)
+      assert.notInclude(fault, secret)
+    }
+  })
+
+  it("is found where JSON.parse refuses a text, and only there", () => {
+    const text = "{\"a\\u00e9\\n\": [1, -2.5e+3, true], \"b\":{ } ,\t\"c\": [null, [], \"\\\\\"]}"
+    const isJson = Option.liftThrowable((text: string): unknown => JSON.parse(text))
+    assert.isTrue(Option.isSome(isJson(text)))
+    for (let at = 0; at <= text.length; at++) {
+      for (const put of ["", ..."{}[],:\"\\/ \n0.-eEtn\u0000\u001f\ufeff\u2028"]) {
+        for (const taken of [0, 1]) {
+          const damaged = text.slice(0, at) + put + text.slice(at + taken)
+          assert.strictEqual(JsonFault.find(damaged) === undefined, Option.isSome(isJson(damaged)), damaged)
+        }
+      }
+    }
+    // However deep and long.
+    const long = "a\\n".repeat(1_000_000)
+    for (const whole of [`${"[".repeat(100_000)}${"]".repeat(100_000)}`, `"${long}"`]) {
+      assert.isUndefined(JsonFault.find(whole))
+      assert.isDefined(JsonFault.find(whole.slice(0, -1)))
+    }
+  })
+
+  it("in a text is one fault, also where nothing is left of it", () => {
+    const unset = "the environment variable NONE is not set; set it, or write ${NONE:-default}"
+    const url = "must be a string: the URL of an MCP server on Streamable HTTP"
+    const cases: ReadonlyArray<readonly [entry: unknown, ...faults: ReadonlyArray<string>]> = [
+      [{ command: "${NONE}" }, `command: ${unset}`],
+      [{ url: "${NONE}" }, `url: ${unset}`],
+      [{ url: 5 }, `url: ${url}`],
+      [{ command: "" }, "command: must not be empty"],
+      [{ command: "${NONE:-}" }, "command: must not be empty"],
+      [
+        { command: 5, env: { "": "x" } },
+        "command: must be a string: the program to run",
+        "env: \"\" is no name of a variable"
+      ]
+    ]
+    for (const [entry, ...faults] of cases) {
+      const paths = faults.map((fault) => `mcpServers.a.${fault}`)
+      assert.deepStrictEqual(told(JSON.stringify({ mcpServers: { a: entry } })), paths)
+    }
+  })
+
+  it("a command that is missing is one fault", () => {
+    assert.deepStrictEqual(told(JSON.stringify({ mcpServers: { a: { args: [] } } })), [
+      "mcpServers.a.command: must be a string: the program to run"
+    ])
+  })
+})
 
 describe("a configuration", () => {
   it("a type that is no text is refused like any other that is not known, however it is nested", () => {
@@ -38,6 +225,79 @@ describe("a configuration", () => {
     const backend = read instanceof Config.InvalidConfig ? undefined : read.backends.get("a")
     assert.strictEqual(backend?.mask("with 100% of it"), "with *** of it")
     assert.deepStrictEqual([Backends.percentDecoded("%41%"), Backends.percentDecoded("%41")], ["%41%", "A"])
+  })
+
+  it("what is said for all back ends is not meant for one that is no process; what its own entry says is refused", () => {
+    const servers = { local: { command: "run" }, remote: { url: "http://127.0.0.1:1/mcp" } }
+    const read = load(servers, { spares: 2, stateless: true })
+    if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
+    const of = (name: string) => {
+      const { spares, stateless } = read.backends.get(name)?.settings ?? {}
+      return [spares, stateless]
+    }
+    assert.deepStrictEqual([of("local"), of("remote")], [[2, true], [0, false]])
+    const own = { ...servers, remote: { ...servers.remote, spares: 1, stateless: true } }
+    assert.deepStrictEqual(faults(load(own)), ["mcpServers.remote.spares", "mcpServers.remote.stateless"])
+    assert.deepStrictEqual(faults(load({ ...servers, remote: { ...servers.remote, spares: 0, stateless: false } })), [])
+  })
+
+  it("what no request can ever match is refused: hosts with a port, origins without a scheme, wildcards", () => {
+    const servers = { a: { command: "run" } }
+    for (const host of ["mcp.example.com:8443", "https://mcp.example.com", "a b", "*", "*.example.com", "", 5]) {
+      assert.deepStrictEqual(
+        faults(load(servers, { allowedHosts: ["ok.example", host] })),
+        ["gateway.allowedHosts"],
+        String(host)
+      )
+    }
+    for (
+      const origin of [
+        "app.example.com",
+        "*",
+        "https://app.example.com/path",
+        "https://",
+        "https://*.example.com",
+        "https://a.example?x"
+      ]
+    ) {
+      assert.deepStrictEqual(faults(load(servers, { allowedOrigins: [origin] })), ["gateway.allowedOrigins"], origin)
+    }
+    for (const host of ["", "http://127.0.0.1", "127.0.0.1 "]) {
+      assert.deepStrictEqual(faults(load(servers, { host })), ["gateway.host"], host)
+    }
+    const read = load(servers, {
+      allowedHosts: "mcp.example.com, [2001:db8::1],10.0.0.7",
+      allowedOrigins: ["https://app.example.com:8443/", "vscode-webview://abc", " http://[::1] ", "null"],
+      keys: [" a key ", "another"]
+    })
+    if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
+    const { allowedHosts, allowedOrigins, keys } = read.settings
+    assert.deepStrictEqual(allowedHosts, ["mcp.example.com", "[2001:db8::1]", "10.0.0.7"])
+    assert.deepStrictEqual(allowedOrigins, [
+      "https://app.example.com:8443/",
+      "vscode-webview://abc",
+      "http://[::1]",
+      "null"
+    ])
+    assert.deepStrictEqual(keys, ["a key", "another"])
+  })
+
+  it("an entry says the same in whatever order, and with whatever values of its variables", () => {
+    const said = (entry: object, environment: Record<string, string>) => {
+      const text = JSON.stringify({ mcpServers: { a: entry } })
+      const read = Config.load({ flags: {}, environment, file: { name: "file.json", text }, entries: {} })
+      return read instanceof Config.InvalidConfig ? read.message : read.backends.get("a")?.entryText()
+    }
+    const one = said({ command: "run", args: ["${A}"], env: { X: "1", Y: "${A}" } }, { A: "secret" })
+    assert.strictEqual(said({ env: { Y: "${A}", X: "1" }, args: ["${A}"], command: "run" }, { A: "other" }), one)
+    assert.notInclude(one ?? "", "secret")
+    assert.notStrictEqual(said({ command: "run", args: ["${A}", "more"], env: { X: "1", Y: "${A}" } }, { A: "x" }), one)
+    assert.notStrictEqual(said({ command: "run", args: ["${B}"], env: { X: "1", Y: "${A}" } }, { A: "x", B: "x" }), one)
+  })
+
+  it("a default of a variable that holds another variable is refused, for it would be taken as it stands", () => {
+    assert.deepStrictEqual(faults(load({ a: { command: "run", args: ["${A:-${B:-z}}"] } })), ["mcpServers.a.args[0]"])
+    assert.deepStrictEqual(faults(load({ a: { command: "run", args: ["${HOST:-${B}}", "${A:-$z}"] } })), [])
   })
 
   it("a duration in a file is a text; in a program it is whatever Effect takes for one", () => {

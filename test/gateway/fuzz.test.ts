@@ -1,5 +1,6 @@
 /** Bad input in short: `npm run fuzz` is the long form. */
 import { assert, describe, it, vi } from "vitest"
+import * as Settings from "../../src/gateway/settings/Settings.ts"
 import * as Bodies from "../kit/fuzz/bodies.ts"
 import * as FuzzConfig from "../kit/fuzz/config.ts"
 import * as Fuzz from "../kit/fuzz/fuzz.ts"
@@ -29,6 +30,17 @@ describe("bad input", () => {
 
   it("the command says of a configuration what reading it says", async () => {
     assert.deepStrictEqual((await Fuzz.commands(seed, 0, 2)).failures, [])
+  })
+
+  it("the command says which choices a flag has where a case gives it another", async () => {
+    const isWrong = (index: number) => {
+      const { flags, kind } = FuzzConfig.make(seed, index)
+      const era = flags["era"]
+      return kind === "file" && typeof era === "string" && Settings.all["era"]?.choices?.includes(era) === false
+    }
+    const index = Array.from({ length: 10_000 }, (_, index) => index).find(isWrong)
+    assert.isDefined(index)
+    assert.deepStrictEqual((await Fuzz.commands(seed, index ?? 0, 1)).failures, [])
   })
 
   it("a case is made by its seed and number alone", () => {

@@ -1,6 +1,6 @@
 /** What the command says to a person: help, faults with the next step, completions, and colours only where they are seen. */
 import { execFileSync, spawn } from "node:child_process"
-import { mkdirSync, writeFileSync } from "node:fs"
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
 import * as Programs from "../../src/gateway/backends/Programs.ts"
 import * as CommandOutput from "../../src/gateway/settings/CommandOutput.ts"
@@ -16,6 +16,12 @@ const write = (name: string, content: string): string => {
   writeFileSync(`${artifacts}${name}`, content)
   return `${artifacts}${name}`
 }
+
+/** A link to itself: looking at it is an error, as below a directory that may not be searched. */
+const loop = `${artifacts}loop`
+mkdirSync(artifacts, { recursive: true })
+rmSync(loop, { force: true })
+symlinkSync(loop, loop)
 
 /** No variable of the machine that runs the tests has a say in colours. */
 const colourless = { NO_COLOR: "", FORCE_COLOR: "", TERM: "xterm" }
@@ -35,6 +41,11 @@ describe("--help", () => {
     for (const [flag] of examples.replace(/ -- .*/g, "").matchAll(/--[a-z-]+/g)) {
       assert.include([...flags, "--config", "--check"], flag)
     }
+    assert.match(output, /--era .*choices: auto, legacy, modern/)
+    // By the names that the flags have for their values.
+    for (const kind of ["A duration is", "bytes as 4194304 or \"4 MiB\"", "a list with commas"]) {
+      assert.include(output.replace(/\s+/g, " "), kind)
+    }
     for (const fallback of ["default: 30 minutes", "default: 4 MiB", "default: 16 KiB"]) {
       assert.include(output, fallback)
     }
@@ -44,14 +55,54 @@ describe("--help", () => {
 describe("a fault", () => {
   const cases: ReadonlyArray<readonly [string, ReadonlyArray<string>, ReadonlyArray<string>]> = [
     ["an unknown flag", ["--frob"], ["--frob", "effect-session-pool --help"]],
+    ["a choice that there is not", ["--era", "both"], ["--era", "\"auto\" | \"legacy\" | \"modern\""]],
     ["a flag that is nearly one", ["--prot", "1"], ["Did you mean", "--port"]],
     ["a key as a flag", ["--keys", "x"], ["set GATEWAY_KEYS"]],
     ["a flag without its value", ["--port"], ["--port", "effect-session-pool --help"]],
-    ["a value that cannot be", ["--port", "many"], ["an integer of at least 0", "--check"]],
+    ["a value that cannot be", ["--port", "many"], ["an integer from 0 to 65535", "--check"]],
     ["a file that is not there", ["--config", "/no/such.json"], ["NotFound", "Is the path right?"]],
     ["a directory as a file", ["--config", artifacts], ["Is it a file"]],
     ["a file that is no JSON", ["--config", write("help-broken.json", "{")], ["no JSON", "Mend it"]],
     ["a program that is not there", ["--", "no-such-program"], ["no program \"no-such-program\"", "Install it"]],
+    [
+      "what cannot be looked at, as a program and as a directory",
+      [
+        "--check",
+        "--config",
+        write(
+          "help-loop.json",
+          JSON.stringify({
+            mcpServers: { a: { command: `${loop}/x` }, b: { command: "sh", cwd: `${loop}/x` } }
+          })
+        )
+      ],
+      ["a: there is no program", "b: there is no directory"]
+    ],
+    ["a directory as a program", ["--", artifacts], ["no program \"" + artifacts]],
+    [
+      "a program that may not be run",
+      [
+        "--check",
+        "--config",
+        write("help-mode.json", JSON.stringify({ mcpServers: { a: { command: write("help-mode.txt", "x") } } }))
+      ],
+      ["a: there is no program"]
+    ],
+    [
+      "a directory to run in that is not there",
+      [
+        "--check",
+        "--config",
+        write("help-cwd.json", JSON.stringify({ mcpServers: { a: { command: "sh", cwd: "/no/such/place" } } }))
+      ],
+      ["a: there is no directory \"/no/such/place\""]
+    ],
+    [
+      "several files at once",
+      ["--host", "0.0.0.0", "--keys-file", "/no/keys", "--tls-cert", "x.pem", "--cluster"],
+      ["/no/keys cannot be read", "give --tls-key FILE", "--cluster needs more"]
+    ],
+    ["a name that only looks like this machine", ["--host", "127.attacker.example"], ["--insecure"]],
     ["a certificate without a key", ["--tls-cert", "x.pem"], ["give --tls-key FILE"]],
     ["a certificate that is none", ["--tls-cert", "package.json", "--tls-key", "package.json"], ["must be PEM"]],
     ["an address of another machine", ["--host", "192.0.2.1", "--insecure"], ["try --host 127.0.0.1"]],
@@ -68,6 +119,28 @@ describe("a fault", () => {
     })
   }
 
+  it(
+    "of a variable's name is one too; a key that nothing reads is a warning: by --check and at the start",
+    async () => {
+      const text = JSON.stringify({ inputs: [], mcpServers: { node: { command: process.execPath } } })
+      const file = write("help-other.json", text)
+      await Promise.all([["--check", "--config", file], ["--config", file]].map(async (args) => {
+        const { exit, output } = await said(args, { GATEWAY_MAX_SESION: "5" })
+        assert.strictEqual(exit, 1)
+        assert.include(output, "GATEWAY_MAX_SESION: unknown; did you mean GATEWAY_MAX_SESSIONS?")
+      }))
+      const { exit, output } = await said(["--check", "--config", file])
+      assert.strictEqual(exit, 0)
+      assert.include(output, `Warning: ${file}: nothing here reads "inputs"`)
+      const gateway = Kit.run(["--port", "0", "--config", file])
+      await Kit.urlOf(gateway)
+      await Kit.eventually("it is told", () => gateway.output().includes(`${file}: nothing here reads \\"inputs\\"`))
+      gateway.child.kill("SIGTERM")
+      await gateway.exit
+    },
+    slow
+  )
+
   it("of a file's program is a warning: it may come later", async () => {
     const file = write("help-later.json", JSON.stringify({ mcpServers: { later: { command: "no-such-program" } } }))
     const gateway = Kit.run(["--port", "0", "--config", file])
@@ -79,16 +152,22 @@ describe("a fault", () => {
 })
 
 describe("--completions", () => {
-  it("bash: a script that completes flags", async () => {
+  it("bash: a script that completes flags, and the choices of one", async () => {
     const { exit, output } = await said(["--completions", "bash"])
     assert.strictEqual(exit, 0)
     const file = write("completions.bash", output)
-    const ask = `source ${file}
-      COMP_LINE="effect-session-pool --idle-"; COMP_POINT=\${#COMP_LINE}
-      COMP_WORDS=(effect-session-pool --idle-); COMP_CWORD=1
-      _effect_session_pool effect-session-pool --idle- effect-session-pool
-      echo "\${COMPREPLY[@]}"`
-    assert.strictEqual(execFileSync("bash", ["-c", ask], { encoding: "utf8" }).trim(), "--idle-time-to-live")
+    const completed = (...words: ReadonlyArray<string>) => {
+      const line = ["effect-session-pool", ...words]
+      const ask = `source ${file}
+        COMP_LINE="${line.join(" ")}"; COMP_POINT=\${#COMP_LINE}
+        COMP_WORDS=(${line.map((word) => `"${word}"`).join(" ")}); COMP_CWORD=${words.length}
+        _effect_session_pool effect-session-pool "${line.at(-1)}" "${line.at(-2)}"
+        echo "\${COMPREPLY[@]}"`
+      return execFileSync("bash", ["-c", ask], { encoding: "utf8" }).trim()
+    }
+    assert.strictEqual(completed("--idle-"), "--idle-time-to-live")
+    assert.strictEqual(completed("--era", ""), "auto legacy modern")
+    assert.strictEqual(completed("--era", "le"), "legacy")
   })
 
   for (const [shell, first, check] of [["zsh", "#compdef", "-n"], ["fish", "###-begin", "--no-execute"]] as const) {
@@ -127,7 +206,7 @@ describe("colours", () => {
   }, slow)
 
   it("are on a terminal, but not with NO_COLOR", async () => {
-    const main = new URL("../../src/gateway/main.ts", import.meta.url).pathname
+    const main = new URL("../../src/gateway/bin.ts", import.meta.url).pathname
     /** What the command says on a terminal, until it says so much, if it does not end by itself. */
     const terminal = async (args: string, env: Record<string, string>, until?: string): Promise<string> => {
       const script = spawn("script", ["-qec", `${process.execPath} ${main} ${args}`, "/dev/null"], {
@@ -171,7 +250,7 @@ describe("programs", () => {
   const system = (platform: string, environment: Record<string, string>, files: ReadonlyArray<string>) => ({
     platform,
     environment,
-    exists: (path: string) => files.includes(path)
+    isProgram: (path: string) => files.includes(path)
   })
   const windows = system("win32", { Path: "C:\\tools;C:\\Program Files\\nodejs", PATHEXT: ".EXE;.CMD" }, [
     "C:\\Program Files\\nodejs\\npx.CMD",

@@ -1,11 +1,11 @@
 /** What operators do to a running gateway: check, reload, drain, hurry, kill, trace. */
 import { Duration, Effect } from "effect"
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
-import { createServer } from "node:http"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, describe, it } from "vitest"
 import * as Gateway from "../../src/gateway/Gateway.ts"
+import * as Collector from "../kit/gateway/collector.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const directory = mkdtempSync(join(tmpdir(), "gateway-"))
@@ -139,6 +139,75 @@ describe("SIGHUP", () => {
   })
 })
 
+describe("SIGHUP at another time", () => {
+  it("before the gateway is up does not end it, and it is reloaded by the next one", async () => {
+    const file = write("early.json", { mcpServers: { first: Kit.counter() } })
+    const gateway = Kit.run(["--port", "0", "--config", file])
+    // Node takes some 50 milliseconds to reach the first line of the command; until then it dies of the signal.
+    const hangUp = 1
+    await Kit.eventually("it listens for SIGHUP", () => Kit.catches(gateway.child.pid ?? 0, hangUp))
+    gateway.child.kill("SIGHUP")
+    assert.notInclude(gateway.output(), "The gateway is up")
+    await Kit.urlOf(gateway)
+    write("early.json", { mcpServers: { first: Kit.counter(), second: Kit.counter() } })
+    gateway.child.kill("SIGHUP")
+    await Kit.eventually("the file is read again", async () => {
+      const response = await fetch(new URL("/mcp/second", await Kit.urlOf(gateway)), { method: "POST" })
+      return response.status !== 404
+    })
+    gateway.child.kill("SIGTERM")
+    assert.strictEqual(await gateway.exit, 0)
+  })
+
+  it("while the gateway stops changes nothing: what it started is ended in order", async () => {
+    const { args, command } = Kit.counter()
+    const gateway = Kit.run(["--port", "0", "--close-grace", "500 millis", "--", command, ...args, "--stubborn"])
+    const { pid } = await busy(await Kit.urlOf(gateway))
+    gateway.child.kill("SIGTERM")
+    let isOver = false
+    const exit = gateway.exit.then((code) => {
+      isOver = true
+      return code
+    })
+    await Kit.eventually("it is over", () => {
+      if (!isOver) gateway.child.kill("SIGHUP")
+      return isOver
+    })
+    assert.strictEqual(await exit, 0)
+    assert.isFalse(Kit.alive(pid))
+  })
+
+  it("tells of programs that are not there, as the start does", async () => {
+    const file = write("missing-later.json", { mcpServers: { kept: Kit.counter() } })
+    const gateway = Kit.run(["--port", "0", "--config", file])
+    await Kit.urlOf(gateway)
+    write("missing-later.json", { mcpServers: { kept: Kit.counter(), typo: { command: "no-such-program" } } })
+    gateway.child.kill("SIGHUP")
+    await Kit.eventually("it is told", () => gateway.output().includes("typo: there is no program"))
+    gateway.child.kill("SIGTERM")
+    await gateway.exit
+  })
+})
+
+describe("paths that there are not", () => {
+  it("say where MCP is, without the names of back ends; HEAD is answered where GET is", async () => {
+    const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args])
+    const url = await Kit.urlOf(gateway)
+    for (const [method, path] of [["GET", "/sse"], ["POST", "/sse"], ["GET", "/a/b/c"], ["DELETE", "/"]] as const) {
+      const response = await fetch(new URL(path, url), { method })
+      assert.strictEqual(response.status, 404)
+      const text = await response.text()
+      assert.include(text, "MCP is at /mcp/NAME")
+      assert.notInclude(text, new URL(url).pathname)
+    }
+    for (const path of ["/", "/health", "/ready"]) {
+      assert.strictEqual((await fetch(new URL(path, url), { method: "HEAD" })).status, 200)
+    }
+    gateway.child.kill("SIGTERM")
+    assert.strictEqual(await gateway.exit, 0)
+  })
+})
+
 describe("stopping", () => {
   it("SIGTERM lets running requests end, refuses new sessions, says so in /ready, and leaves no process", async () => {
     const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args, "--grandchild"])
@@ -156,7 +225,7 @@ describe("stopping", () => {
     assert.include(await (await running).text(), "\"steps\"")
     // The GET stream does not keep it.
     await stream.text()
-    await gateway.exit
+    assert.strictEqual(await gateway.exit, 0)
     assert.isFalse(pids.some(Kit.alive))
     assert.include(gateway.output(), "session opened")
   })
@@ -187,6 +256,18 @@ describe("stopping", () => {
     const { error, id } = await response.json()
     assert.deepStrictEqual([response.status, id, error.message], [503, 0, "The gateway is shutting down"])
     await gateway.exit
+  })
+
+  it("one Ctrl-C that arrives twice, as npm hands it on, lets running requests end as well", async () => {
+    const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args])
+    const url = await Kit.urlOf(gateway)
+    const session = await Kit.open(url)
+    const running = await Kit.post(url, session, Kit.toolCall(1, "steps", { count: 6, every: 300 }))
+    gateway.child.kill("SIGINT")
+    await Kit.eventually("the first has arrived", () => gateway.output().includes("Stopping"))
+    gateway.child.kill("SIGINT")
+    assert.include(await running.text(), "\"steps\"")
+    assert.strictEqual(await gateway.exit, 0)
   })
 
   it("a second signal ends everything at once, stubborn processes included", async () => {
@@ -225,22 +306,20 @@ describe("stopping", () => {
 })
 
 describe("telemetry", () => {
-  it("goes to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names: a span per request and launch, without ids or keys", async () => {
-    const received: Array<{ readonly path: string; readonly body: string }> = []
-    const collector = createServer((request, response) => {
-      let body = ""
-      request.on("data", (chunk) => {
-        body += chunk
-      }).on("end", () => {
-        received.push({ path: request.url ?? "", body })
-        response.end("{}")
-      })
-    }).listen(0, "127.0.0.1")
-    await Kit.eventually("the collector listens", () => collector.listening)
-    const address = collector.address()
-    const port = typeof address === "object" && address !== null ? address.port : 0
+  it("with a variable that is not valid is refused, and told which", async () => {
     const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args], {
-      OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}`,
+      OTEL_EXPORTER_OTLP_ENDPOINT: "nonsense"
+    })
+    assert.strictEqual(await gateway.exit, 1)
+    assert.include(gateway.output(), "A variable of OpenTelemetry (OTEL_…) is not valid")
+    assert.notInclude(gateway.output(), "fault of the gateway itself")
+    assert.notInclude(gateway.output(), "    at file:")
+  })
+
+  it("goes to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names: a span per request and launch, without ids or keys", async () => {
+    const collector = await Collector.start()
+    const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args], {
+      OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
       GATEWAY_KEYS: "a-secret-key-0123"
     })
     const url = await Kit.urlOf(gateway)
@@ -254,7 +333,7 @@ describe("telemetry", () => {
     })).text()
     gateway.child.kill("SIGTERM")
     await gateway.exit
-    const traces = received.filter(({ path }) => path === "/v1/traces").map(({ body }) => body).join()
+    const traces = collector.bodies("/v1/traces").join()
     for (const name of ["\"name\":\"POST\"", "tools/call", "SessionPool.launch"]) assert.include(traces, name)
     // By the semantic conventions for MCP.
     const attributes = Object.fromEntries(
@@ -262,7 +341,7 @@ describe("telemetry", () => {
         .map(([, key = "", value = ""]) => [key, value])
     )
     assert.deepStrictEqual(attributes, {
-      "mcp_gateway.backend": "node",
+      "mcp_gateway.backend": "counter-server",
       "mcp.method.name": "tools/call",
       "mcp.session.id": session.slice(0, 8),
       "mcp.protocol.version": "2025-06-18",
@@ -270,13 +349,12 @@ describe("telemetry", () => {
       "gen_ai.operation.name": "execute_tool",
       "gen_ai.tool.name": "count"
     })
-    const metrics = received.filter(({ path }) => path === "/v1/metrics").map(({ body }) => body).join()
+    const metrics = collector.bodies("/v1/metrics").join()
     assert.include(metrics, "\"name\":\"mcp_gateway_live_sessions\"")
     assert.match(metrics, /"name":"mcp_gateway_request_duration_seconds"[^[]*"unit":"s"/)
-    const all = received.map(({ body }) => body).join()
+    const all = collector.bodies().join()
     assert.notInclude(all, session)
     assert.notInclude(all, "a-secret-key-0123")
-    collector.closeAllConnections()
-    collector.close()
+    collector.stop()
   })
 })

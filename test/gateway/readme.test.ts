@@ -4,13 +4,10 @@ import { readFileSync } from "node:fs"
 import { afterAll, assert, describe, it } from "vitest"
 import * as Config from "../../src/gateway/settings/Config.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import { block, blocks, readme } from "../kit/readme.ts"
 
 const root = new URL("../..", import.meta.url).pathname
-const readme = readFileSync(`${root}README.md`, "utf8")
 const scripts = JSON.parse(readFileSync(`${root}package.json`, "utf8")).scripts
-
-const blocks = (language: string): ReadonlyArray<string> =>
-  [...readme.matchAll(new RegExp(`^\`\`\`${language}\\n([\\s\\S]*?)^\`\`\``, "gm"))].map(([, text = ""]) => text)
 
 /** Each line that stands in a block of commands, and what runs it. */
 const commands: ReadonlyArray<readonly [RegExp, string]> = [
@@ -20,15 +17,15 @@ const commands: ReadonlyArray<readonly [RegExp, string]> = [
   [/^(npm start --|npx effect-session-pool) -- COMMAND ARGS…/, "cli.test.ts, test/package/install.ts"],
   [/^npm start -- --config servers.json( --check)?/, "cli.test.ts"],
   [/^curl /, "below"],
-  [/^export (DATABASE_URL|GATEWAY_STATE_KEY)=/, "clusterAnywhere.test.ts"],
-  [/^npm start -- --cluster /, "clusterAnywhere.test.ts"],
-  [/^sleep 10; curl /, "clusterAnywhere.test.ts"],
+  [/^export (DATABASE_URL|GATEWAY_STATE_KEY)=/, "readmeReplicas.test.ts"],
+  [/^npm start -- --cluster /, "readmeReplicas.test.ts"],
+  [/^sleep 10; curl /, "readmeReplicas.test.ts"],
   [/^effect-session-pool --completions (bash|zsh|fish) >/, "help.test.ts"]
 ]
 
 describe("the README", () => {
-  const { args, command } = Kit.counter()
-  const gateway = Kit.run(["--port", "0", "--", command, ...args])
+  // As `npm start` does.
+  const gateway = Kit.run(["--port", "0"])
   afterAll(async () => {
     gateway.child.kill("SIGTERM")
     await gateway.exit
@@ -46,20 +43,23 @@ describe("the README", () => {
   })
 
   it("shows a configuration that is one", () => {
-    const text = blocks("json").find((block) => block.includes("mcpServers")) ?? ""
-    const file = { name: "servers.json", text }
+    const file = { name: "servers.json", text: block("json", "\"gateway\"") }
     const read = Config.load({ flags: {}, environment: { SEARCH_KEY: "a", REMOTE_KEY: "b" }, file, entries: {} })
     assert.notInstanceOf(read, Config.InvalidConfig)
     const names = read instanceof Config.InvalidConfig ? [] : [...read.backends.keys()]
     assert.deepStrictEqual(names, ["files", "search", "remote"])
   })
 
-  it("asks a gateway with curl whether it answers, and gets a session", async () => {
+  it("asks a gateway with curl whether it answers, gets a session and lists its tools", async () => {
     const { host } = new URL(await Kit.urlOf(gateway))
     const lines = blocks("sh").flatMap((block) => block.split("\n")).filter((line) => line.startsWith("curl "))
-    const [health = "", initialize = ""] = lines.map((line) =>
-      execFileSync("bash", ["-c", line.replaceAll("127.0.0.1:8420", host)], { encoding: "utf8" })
-    )
+    assert.lengthOf(lines, 3)
+    const run = (line: string, env: Record<string, string> = {}) =>
+      execFileSync("bash", ["-c", line.replaceAll("127.0.0.1:8420", host)], {
+        encoding: "utf8",
+        env: { ...process.env, ...env }
+      })
+    const [health, initialize, list] = [run(lines[0] ?? ""), run(lines[1] ?? ""), lines[2] ?? ""]
     assert.include(health, "\"status\":\"ok\"")
     assert.match(initialize, /^HTTP\/1\.1 200 OK\r\n/)
     assert.match(initialize, /^mcp-session-id: [0-9a-f-]{36}\r$/m)
@@ -67,5 +67,8 @@ describe("the README", () => {
     const answer = JSON.parse(initialize.slice(initialize.indexOf("\r\n\r\n")))
     assert.strictEqual(answer.id, 1)
     assert.isString(answer.result.serverInfo.name)
+    const [, session = ""] = /^mcp-session-id: (\S+)/m.exec(initialize) ?? []
+    const { result } = JSON.parse(run(list, { SESSION: session }))
+    assert.include(result.tools.map(({ name }: { readonly name: string }) => name), "echo")
   })
 })

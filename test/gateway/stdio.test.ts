@@ -43,11 +43,25 @@ describe("one process", () => {
         seen.push(line)
         return ![10, 11, 9000].includes(seen.length)
       },
-      // The end waits for 200 milliseconds, at most.
       room: Effect.suspend(() => Effect.sleep(seen.length === 10 ? "50 millis" : "5 millis"))
     })
     assert.include(await end(transport), "exit code 0")
     assert.deepStrictEqual(seen, Array.from({ length: 20_000 }, (_, i) => String(i + 1)))
+  })
+
+  it("a receiver that is slow and goes on has every line before the news of the end, which waits longer for it", async () => {
+    const seen: Array<string> = []
+    const transport = await start("seq", "1", "10")
+    // Twice as long as the end waits for one that stands still.
+    await attach(transport, { receive: (line) => seen.push(line) % 2 === 0, room: Effect.sleep("80 millis") })
+    assert.include(await end(transport), "exit code 0")
+    assert.lengthOf(seen, 10)
+  })
+
+  it("a child of its own that talks on for ever does not put off the news of its end for ever", async () => {
+    const transport = await start("sh", "-c", "(while :; do echo more; sleep 0.05; done) & exec seq 1 3")
+    await attach(transport, { receive: () => true, room: Effect.void })
+    assert.include(await end(transport), "exit code 0")
   })
 
   it("a receiver that never has room again does not delay the news of its end, and holds up what is written afterwards", async () => {

@@ -2,12 +2,15 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, HashMap } from "effect"
 import * as Transitions from "../../src/internal/transitions.ts"
-import { Run, session } from "../kit/pool/steps.ts"
+import { failure, Run, session } from "../kit/pool/steps.ts"
 
 const launched = (run: Run) => run.actions.flatMap((action) => action._tag === "Launch" ? [action.launch.key] : [])
 
-const fail = (run: Run, launch: Parameters<Run["land"]>[0], remember = true) =>
-  run.step((state, limits) => Transitions.launchFailed(state, limits, launch, Cause.fail("no"), remember, 0))
+/** Whether anybody is told. */
+const fail = (run: Run, launch: Parameters<Run["land"]>[0], remember = true): boolean => {
+  run.step((state, limits) => Transitions.launchFailed(state, limits, launch, failure("no"), remember, 0))
+  return run.tags.includes("TellFailed") && run.tags.includes("Refuse")
+}
 
 describe("a failure", () => {
   it("is remembered until its time is over, and not a moment longer", () => {

@@ -3,7 +3,9 @@ import { assert, describe, it } from "@effect/vitest"
 import { HashMap, Option } from "effect"
 import * as Candidates from "../../src/internal/candidates.ts"
 import { exactEvictionLimit } from "../../src/internal/draft.ts"
-import { Run, session } from "../kit/pool/steps.ts"
+import * as Transitions from "../../src/internal/transitions.ts"
+import { Run, session, validation } from "../kit/pool/steps.ts"
+import * as Random from "../kit/random.ts"
 
 const evicted = (run: Run) =>
   run.actions.flatMap((action) => action._tag === "Retire" ? [[action.session.key, action.reason]] : [])
@@ -126,6 +128,76 @@ describe("an eviction takes", () => {
   })
 })
 
+describe("one eviction after another", () => {
+  it("each takes the session that was used longest ago, whatever was used, checked, opened and ended in between", () => {
+    for (let seed = 1; seed <= 20; seed++) {
+      const random = Random.make(seed)
+      // More than are remembered, and fewer.
+      const capacity = seed % 2 === 0 ? 150 : 20
+      const run = new Run({ capacity })
+      run.recount = false
+      // Of the idle ones; times may be the same.
+      const used = new Map<number, { readonly key: string; readonly at: number }>()
+      let [id, now] = [0, 0]
+      // Those that are checked are in use, and are as old as before when they are not any more.
+      const checked = new Map<number, { readonly key: string; readonly at: number }>()
+      const check = (some: number, key: string, at: number) => {
+        run.step((state, limits) => Transitions.probe(state, limits, key, some, validation()))
+        used.delete(some)
+        checked.set(some, { key, at })
+      }
+      const endChecks = () => {
+        for (const [some, { at, key }] of checked) {
+          run.step((state, limits) => Transitions.validated(state, limits, key, some, true, now))
+          used.set(some, { key, at })
+        }
+        checked.clear()
+      }
+      const open = () => {
+        id++
+        run.idle(id, `a${id}`, now)
+        used.set(id, { key: `a${id}`, at: now })
+      }
+      while (used.size < capacity) open()
+      for (let i = 0; i < 600; i++) {
+        now += random.below(3)
+        const [some = 0] = [...used.keys()].slice(random.below(used.size))
+        const { at = 0, key = "" } = used.get(some) ?? {}
+        const what = random.below(12)
+        if (what >= 11) {
+          endChecks()
+        } else if (what >= 10) {
+          // Some that are old, and some that are not.
+          const [old, oldKey, oldAt] = [...used].map(([id, { at, key }]) => [id, key, at] as const)
+            .toSorted((a, b) => a[2] - b[2])[random.below(4)] ?? [some, key, at]
+          check(...random.below(2) === 0 ? [some, key, at] as const : [old, oldKey, oldAt] as const)
+        } else if (what < 3) {
+          run.acquire(++id, key, now)
+          run.release(some, key, now)
+          used.set(some, { key, at: now })
+        } else if (what < 4) {
+          run.invalidate(key)
+          run.closed(some)
+          used.delete(some)
+          open()
+        } else {
+          const [oldest] = [...used].toSorted(([a, { at }], [b, other]) => at - other.at || a - b)[0] ?? []
+          const { launch } = run.acquire(++id, `a${id}`, now)
+          assert.deepStrictEqual(evicted(run), [[used.get(oldest ?? 0)?.key ?? "", "Evicted"]])
+          used.delete(oldest ?? 0)
+          run.closed(oldest ?? 0)
+          const remembered = run.state.inventory.places.oldest.map((found) => found.id)
+          assert.isAtMost(remembered.length, 64)
+          assert.strictEqual(new Set(remembered).size, remembered.length)
+          run.land(launch, now)
+          run.release(id, `a${id}`, now)
+          used.set(id, { key: `a${id}`, at: now })
+        }
+      }
+    }
+  })
+})
+
 describe("a place for a full group", () => {
   it("that is handed to a caller of set comes back when it does not take it", () => {
     const run = new Run({ groupCapacity: 1 })
@@ -155,6 +227,8 @@ describe("a place for a full group", () => {
 
   it("of which two wait needs two to come", () => {
     const run = new Run({ capacity: 9, groupCapacity: 2 })
+    // Older, but of another group.
+    run.idle(9, "y1", 0, "y")
     run.idle(1, "x1", 0, "x")
     run.idle(2, "x2", 1, "x")
     run.acquire(3, "x3", 2, "x")
@@ -166,6 +240,48 @@ describe("a place for a full group", () => {
     run.closed(1)
     run.closed(2)
     assert.strictEqual(run.state.inventory.waiting, 1)
+  })
+})
+
+describe("a place whose close lingers", () => {
+  it("is not counted on: who waits for it is served by an eviction, of its own group where that is full", () => {
+    for (const groups of [false, true]) {
+      const run = new Run(groups ? { capacity: 9, groupCapacity: 2 } : { capacity: 2 })
+      const group = groups ? "x" : undefined
+      run.idle(1, "a", 0, group)
+      run.idle(2, "b", 1, group)
+      run.invalidate("a")
+      run.acquire(3, "c", 2, group)
+      assert.deepStrictEqual(evicted(run), [])
+      run.lingers(1)
+      assert.deepStrictEqual(evicted(run), [["b", "Evicted"]])
+      const before = run.state
+      run.lingers(1)
+      assert.strictEqual(run.state, before)
+      // The one that comes first serves, the other is free.
+      run.closed(1)
+      assert.deepStrictEqual(run.tags, ["Launch"])
+      run.closed(2)
+      assert.strictEqual(run.state.inventory.places.closing, 0)
+    }
+  })
+
+  it("is not counted on where a launch held it that nobody waits for", () => {
+    const run = new Run({ capacity: 2 })
+    run.idle(1, "a", 0)
+    const { launch } = run.acquire(2, "b", 1)
+    run.abandon(2, "b", 1)
+    run.acquire(3, "c", 2)
+    assert.deepStrictEqual(evicted(run), [])
+    run.launchLingers(launch)
+    assert.deepStrictEqual(evicted(run), [["a", "Evicted"]])
+    const before = run.state
+    run.launchLingers(launch)
+    assert.strictEqual(run.state, before)
+    run.launchClosed(launch)
+    assert.deepStrictEqual(run.tags, ["Launch"])
+    run.closed(1)
+    assert.strictEqual(run.state.inventory.places.closing, 0)
   })
 })
 

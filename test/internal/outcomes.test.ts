@@ -1,9 +1,9 @@
 /** What a use, an error, a validation and time do to a session, with plain values, at the very edges. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Hash, Option } from "effect"
+import { Hash, Option } from "effect"
 import { Live } from "../../src/internal/state.ts"
 import * as Transitions from "../../src/internal/transitions.ts"
-import { launch, Run, validation, withoutActions } from "../kit/pool/steps.ts"
+import { failure, launch, Run, validation, withoutActions } from "../kit/pool/steps.ts"
 
 const reasons = (run: Run) => run.actions.flatMap((action) => action._tag === "Retire" ? [action.reason] : [])
 
@@ -41,7 +41,7 @@ describe("a request", () => {
   it("by touch, lease or join finds nothing where nothing is, or where the failure is remembered", () => {
     const run = new Run({ failureTimeToLive: 10 })
     const { launch } = run.acquire(1, "failed")
-    run.step((state, limits) => Transitions.launchFailed(state, limits, launch, Cause.fail("no"), true, 0))
+    run.step((state, limits) => Transitions.launchFailed(state, limits, launch, failure("no"), true, 0))
     run.acquire(2, "launching")
     for (const key of ["absent", "failed"]) assert.deepStrictEqual(join(run, key, 1), { _tag: "Absent" })
     for (const key of ["absent", "failed", "launching"]) {
@@ -244,7 +244,7 @@ describe("time", () => {
   it("forgets a failure when it is over, which is no session retired", () => {
     const run = new Run({ failureTimeToLive: 10 })
     const { launch } = run.acquire(1, "a", 5)
-    run.step((state, limits) => Transitions.launchFailed(state, limits, launch, Cause.fail("no"), true, 5))
+    run.step((state, limits) => Transitions.launchFailed(state, limits, launch, failure("no"), true, 5))
     assert.deepStrictEqual([expire(run, "a", 14), run.slot("a")?._tag], [false, "Failed"])
     assert.deepStrictEqual([expire(run, "a", 15), run.slot("a")?._tag], [false, undefined])
     assert.isFalse(expire(run, "never seen", 15))

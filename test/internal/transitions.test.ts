@@ -1,9 +1,9 @@
 /** The transitions with plain values: what each decides, and what it leaves alone. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Deferred, HashMap } from "effect"
+import { Cause, Deferred, Exit, HashMap } from "effect"
 import * as Queue from "../../src/internal/queue.ts"
 import * as Transitions from "../../src/internal/transitions.ts"
-import { launch, Run, session, validation } from "../kit/pool/steps.ts"
+import { failure, launch, Run, session, validation } from "../kit/pool/steps.ts"
 
 describe("acquire", () => {
   it("launches what is absent, joins what launches, leases what is live", () => {
@@ -83,7 +83,7 @@ describe("acquire", () => {
   it("fails at once with a remembered failure, until it is forgotten", () => {
     const run = new Run({ failureTimeToLive: 10 })
     const { launch } = run.acquire(1, "a")
-    run.step((state, limits) => Transitions.launchFailed(state, limits, launch, Cause.fail("refused"), true, 0))
+    run.step((state, limits) => Transitions.launchFailed(state, limits, launch, failure("refused"), true, 0))
     run.step((state, limits) => Transitions.launchClosed(state, limits, launch))
     assert.strictEqual(run.acquire(2, "a", 9).result._tag, "Failed")
     assert.isFalse(run.step((state, limits) => Transitions.invalidate(state, limits, "a")))
@@ -177,26 +177,49 @@ describe("invalidate while launching", () => {
     const run = new Run()
     const { launch } = run.acquire(1, "a")
     run.invalidate("a")
-    assert.isTrue(
-      run.step((state, limits) => Transitions.launchFailed(state, limits, launch, Cause.fail("refused"), true, 0))
-    )
-    assert.deepStrictEqual(run.tags, ["Refuse"])
-    assert.isFalse(
-      run.step((state, limits) => Transitions.launchFailed(state, limits, launch, Cause.fail("again"), true, 0))
-    )
+    const fail = () =>
+      run.step((state, limits) => Transitions.launchFailed(state, limits, launch, failure("refused"), true, 0))
+    fail()
+    assert.deepStrictEqual(run.tags, ["TellFailed", "Refuse"])
+    fail()
+    assert.deepStrictEqual(run.tags, [])
   })
 
-  it("only if it is the launch that is meant", () => {
+  it("only if it is as it was seen, where it is retired for what was seen", () => {
     const run = new Run()
+    const invalidateSeen = (seen: ReturnType<typeof run.slot>) =>
+      seen === undefined
+        ? assert.fail("no slot")
+        : run.step((state, limits) => Transitions.invalidateSeen(state, limits, "a", seen))
     run.acquire(1, "a")
-    assert.isFalse(run.invalidate("a", 2))
+    const seen = run.slot("a")
+    run.acquire(2, "a")
+    assert.isUndefined(invalidateSeen(seen))
     assert.strictEqual(run.slot("a")?._tag, "Launching")
-    assert.isTrue(run.invalidate("a", 1))
+    assert.isTrue(invalidateSeen(run.slot("a")))
     assert.isUndefined(run.slot("a"))
   })
 })
 
 describe("adopt", () => {
+  it("by a caller who waited for its place serves those who wait under the same key, out of the queue", () => {
+    const run = new Run({ capacity: 1 })
+    run.open(1, "a")
+    const mine = session(2, "b")
+    assert.strictEqual(run.adopt(mine)._tag, "Queued")
+    run.acquire(3, "b")
+    run.acquire(4, "b")
+    run.acquire(5, "c")
+    assert.strictEqual(run.state.inventory.waiting, 4)
+    run.release(1, "a")
+    run.invalidate("a")
+    run.closed(1)
+    assert.deepStrictEqual(run.tags, ["Grant"])
+    assert.strictEqual(run.adopt(mine, true)._tag, "Adopted")
+    assert.deepStrictEqual(run.tags, ["Deliver", "Adopt"])
+    assert.deepStrictEqual([run.live("b").leases, run.state.inventory.waiting], [2, 1])
+  })
+
   it("replaces the present session and carries its createdAt and counts on", () => {
     const run = new Run()
     run.open(1, "a", 3)
@@ -232,6 +255,23 @@ describe("adopt", () => {
     assert.isFalse(run.returnGrant(ticket))
     assert.deepStrictEqual(run.tags, ["Launch"])
     assert.strictEqual(run.state.inventory.places.used, 1)
+  })
+})
+
+describe("closed", () => {
+  it("tells of itself before it serves who waits, and once more where its place was given up before", () => {
+    const run = new Run({ capacity: 1 })
+    run.open(1, "a")
+    run.acquire(2, "b")
+    run.invalidate("a")
+    run.release(1, "a")
+    const end = { duration: 1, exit: Exit.void }
+    run.closed(1, end)
+    assert.deepStrictEqual(run.tags, ["TellClosed", "Launch"])
+    const before = run.state
+    run.closed(1, end)
+    assert.deepStrictEqual(run.tags, ["TellClosed"])
+    assert.strictEqual(run.state, before)
   })
 })
 

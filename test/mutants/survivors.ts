@@ -11,9 +11,10 @@ const transitions: ReadonlyArray<Survivors> = [
   {
     why: "Nothing to do in any case: what the condition keeps out would change nothing; it saves the time.",
     mutants: [
+      "internal/draft.ts leastRecentlyUsed: [] → [\"Stryker was here\"] (4)",
+      "internal/queue.ts entries: ticket < self.next → ticket <= self.next",
       "internal/draft.ts serve: Queue.size(d.inventory.queue) === 0 → false",
       "internal/draft.ts serve: { // The pool is full and nothing is idle: those behind this waiter w… → {}",
-      "internal/draft.ts leastRecentlyUsed: [] → [\"Stryker was here\"]",
       "internal/draft.ts forgetIdle: true → false",
       "internal/transitions/release.ts release: leases > 0 → false"
     ]
@@ -22,6 +23,7 @@ const transitions: ReadonlyArray<Survivors> = [
     why:
       "The short way of a release that changes nothing else, or one copy of the inventory: the long way does the same.",
     mutants: [
+      "internal/transitions/release.ts release: session.idleTimeToLive > 0 && idleChangesNothing(state.inventory, lim… → false",
       "internal/draft.ts Draft: this.copy === undefined → true",
       "internal/draft.ts idleChangesNothing: { if (Queue.size(queue) > 0) return false if (limits.capacity !== Inf… → {}",
       "internal/draft.ts idleChangesNothing: Queue.size(queue) > 0 → true",
@@ -60,20 +62,32 @@ const transitions: ReadonlyArray<Survivors> = [
       "internal/draft.ts grant: slot?._tag !== \"Waiting\" → false",
       "internal/draft.ts grant: slot?._tag → slot._tag",
       "internal/draft.ts grant: { throw new Error(`effect-session-pool: the queue holds a waiter with… → {}",
-      "internal/draft.ts grant: `effect-session-pool: the queue holds a waiter without a slot (ticket… → ``",
-      "internal/draft.ts leastRecentlyUsed: slot?._tag !== \"Live\" → false",
-      "internal/draft.ts leastRecentlyUsed: slot?._tag → slot._tag"
+      "internal/draft.ts grant: `effect-session-pool: the queue holds a waiter without a slot (ticket… → ``"
     ]
   },
   {
-    why: "Two sessions never have the same id.",
+    why:
+      "What is remembered of a comparison only saves the next one: without it, or with an entry twice, the same is found.",
     mutants: [
-      "internal/draft.ts leastRecentlyUsed: slot.session.id < oldest.session.id → slot.session.id <= oldest.session.id"
+      "internal/draft.ts becomeIdleAgain: true → false",
+      "internal/draft.ts becomeIdleAgain: byAge(found, last) > 0 → byAge(found, last) >= 0",
+      "internal/draft.ts becomeIdleAgain: [...places.oldest.filter((other) => other.id !== id), found] → []",
+      "internal/draft.ts becomeIdleAgain: places.oldest.filter((other) => other.id !== id) → places.oldest",
+      "internal/draft.ts becomeIdleAgain: other.id !== id → true",
+      "internal/draft.ts leastRecentlyUsed: { const slot = idleAt(d, found.key) if (slot?.session.id === found.id… → {}",
+      "internal/draft.ts leastRecentlyUsed: slot?.session.id === found.id && slot.lastUsedAt === found.lastUsedAt → false",
+      "internal/draft.ts leastRecentlyUsed: { keep(places.idle, places.oldest.slice(i)) return slot } → {}",
+      "internal/draft.ts leastRecentlyUsed: places.oldest.slice(i) → places.oldest",
+      "internal/draft.ts leastRecentlyUsed: all.at(-1)?.lastUsedAt ?? 0 → all.at(-1)?.lastUsedAt && 0",
+      "internal/draft.ts leastRecentlyUsed: -1 → +1",
+      "internal/draft.ts leastRecentlyUsed: ({ lastUsedAt }) => lastUsedAt < newest → () => undefined",
+      "internal/draft.ts leastRecentlyUsed: lastUsedAt < newest → false"
     ]
   },
   {
     why: "Another sample of the same kind: one more or one less, or another generator.",
     mutants: [
+      "internal/draft.ts leastRecentlyUsed: sample.length < sampleSize → sample.length <= sampleSize",
       "internal/draft.ts leastRecentlyUsed: Candidates.size(idle) > exactEvictionLimit → Candidates.size(idle) >= exactEvictionLimit",
       "internal/draft.ts leastRecentlyUsed: Math.imul(d.inventory.seed, 1664525) + 1013904223 → Math.imul(d.inventory.seed, 1664525) - 1013904223"
     ]
@@ -85,6 +99,8 @@ const transitions: ReadonlyArray<Survivors> = [
   {
     why: "What is neither a success nor an error, whatever it is called.",
     mutants: [
+      "internal/leasing.ts leaseForScope: \"neither\" → \"\" (2)",
+      "internal/leasing.ts startValidation: \"neither\" → \"\"",
       "internal/transitions/acquire.ts abandon: \"neither\" → \"\"",
       "internal/transitions/validate.ts validated: \"neither\" → \"\"",
       "internal/leasing.ts leaseForScope: \"neither\" → \"\"",
@@ -108,16 +124,41 @@ const transitions: ReadonlyArray<Survivors> = [
 
 const shell: ReadonlyArray<Survivors> = [
   {
+    why:
+      "Nothing to do in any case: what has ended is interrupted, awaited or looked for again; nobody is there any more.",
+    mutants: [
+      "internal/leasing.ts startValidation: end === undefined → true",
+      "internal/pool.ts perform: actions.length === 0 → false",
+      "internal/sweeping.ts invalidateAll: was === undefined → true",
+      "SessionPool.ts make: [] → [\"Stryker was here\"]",
+      "internal/closing.ts within: lingersAt < closeTimeout → true",
+      "internal/closing.ts within: lingersAt < closeTimeout → lingersAt <= closeTimeout",
+      "internal/closing.ts within: Exit.isFailure(exit) → true",
+      "internal/launching.ts watch: fiber.pollUnsafe() !== undefined → false",
+      "internal/launching.ts watch: fiber.pollUnsafe() === undefined → true"
+    ]
+  },
+  {
+    why:
+      "Another number, or another way to the same: how long or how many, a scheduler more, a cache less, one scope after the other.",
+    mutants: [
+      "internal/leasing.ts claim: \"Join\" → \"\"",
+      "internal/pool.ts carryOut: -self.due.length → +self.due.length",
+      "internal/pool.ts givingWay: Context.get(self.context, Scheduler.Scheduler).executionMode === \"asy… → false",
+      "internal/pool.ts givingWay: \"async\" → \"\"",
+      "SessionPool.ts make: \"parallel\" → \"\"",
+      "internal/launching.ts watch: self.options.closeTimeout / 2 → self.options.closeTimeout * 2",
+      "internal/metrics.ts make: retiredFor.set(reason, counter) → ;"
+    ]
+  },
+  {
     why: "Without a limit: a sleep of infinity never ends either, and zero waits for nothing; it saves the timer.",
     mutants: [
+      "internal/pool.ts raceTimer: millis === Infinity → false",
+      "internal/closing.ts lingersAfter: capacity === Infinity && groupCapacity === Infinity → false",
       "internal/leasing.ts awaitPlace: acquireTimeout !== Infinity → true",
-      "internal/leasing.ts startValidation: lookupTimeout === Infinity → false",
       "internal/launching.ts awaitEnd: lookupTimeout !== Infinity → true",
       "internal/launching.ts runLaunch: self.options.maxLifetime === Infinity → false",
-      "internal/closing.ts within: exit === undefined && closeTimeout !== Infinity → true",
-      "internal/closing.ts within: exit === undefined && closeTimeout !== Infinity → exit === undefined || closeTimeout !== Infinity",
-      "internal/closing.ts within: exit === undefined → true",
-      "internal/closing.ts within: closeTimeout !== Infinity → true",
       "internal/sweeping.ts everyInterval: interval === Infinity → false",
       "internal/sweeping.ts end: self.options.drainTimeout > 0 → true",
       "internal/sweeping.ts end: self.options.drainTimeout > 0 → self.options.drainTimeout >= 0",
@@ -128,6 +169,10 @@ const shell: ReadonlyArray<Survivors> = [
   {
     why: "What is switched off does nothing either way; it saves a fiber, or the memory of the traces.",
     mutants: [
+      "internal/leaks.ts callSite: leaks === undefined → false",
+      "internal/pool.ts traced: false → true (2)",
+      "SessionPool.ts make: resolved.leakDetection === Infinity → false",
+      "SessionPool.ts make: resolved.keepAlive !== Infinity → true",
       "SessionPool.ts make: pool.leaks !== undefined → true",
       "internal/leasing.ts release: trace !== undefined → true",
       "internal/leasing.ts release: self.leaks?.delete → self.leaks.delete",
@@ -139,9 +184,6 @@ const shell: ReadonlyArray<Survivors> = [
   {
     why: "Only finds candidates: the step that follows decides, and finds the same.",
     mutants: [
-      "internal/sweeping.ts sweep: Transitions.expiry(slot, now) === undefined → false",
-      "internal/sweeping.ts invalidateAll: slot._tag === \"Waiting\" → false",
-      "internal/sweeping.ts invalidateAll: \"Waiting\" → \"\"",
       "internal/sweeping.ts keepAlive: slot._tag === \"Live\" && slot.leases === 0 → true",
       "internal/sweeping.ts keepAlive: slot._tag === \"Live\" && slot.leases === 0 → slot._tag === \"Live\" || slot.leases === 0",
       "internal/sweeping.ts keepAlive: slot._tag === \"Live\" → true",
@@ -156,7 +198,6 @@ const shell: ReadonlyArray<Survivors> = [
     mutants: [
       "internal/launching.ts runLaunch: end !== \"TimedOut\" → true",
       "internal/launching.ts runLaunch: \"TimedOut\" → \"\"",
-      "internal/leasing.ts startValidation: valid._tag === \"Some\" → true",
       "internal/leasing.ts settle: case \"Absent\": return undefined → case \"Absent\":",
       "internal/leasing.ts settle: \"Absent\" → \"\"",
       "internal/leaks.ts site: \"unknown\" → \"\""
@@ -167,21 +208,19 @@ const shell: ReadonlyArray<Survivors> = [
     mutants: [
       "internal/leasing.ts use: { lease: undefined, trace: undefined } → {}",
       "internal/leasing.ts use: session !== undefined && self.leaks === undefined → false",
-      "internal/leasing.ts settle: Deferred.isDoneUnsafe(launch.done) → false",
+      "internal/leasing.ts claim: acquired._tag === \"Join\" && attempt === 1 && Deferred.isDoneUnsafe(ac… → false",
       "internal/metrics.ts make: known !== undefined → false"
     ]
   },
   {
     why: "A span, or its stack, that nobody sees.",
     mutants: [
-      "internal/pool.ts traced: self.tracer === Tracer.nativeTracer → false",
-      "internal/pool.ts traced: false → true"
+      "internal/pool.ts traced: self.tracer === Tracer.nativeTracer → false"
     ]
   },
   {
     why: "Counts the same, or gives back the same, in another way.",
     mutants: [
-      "internal/sweeping.ts forEachSlot: ++seen → --seen",
       "internal/sweeping.ts keepAlive: true → false",
       "internal/pool.ts publish: !PubSub.publishUnsafe(self.events, event) → true"
     ]
@@ -211,8 +250,7 @@ const shell: ReadonlyArray<Survivors> = [
     why:
       "Not equivalent: it takes a race of two steps that no test times, and changes an event, a count that is returned or the error of a caller.",
     mutants: [
-      "internal/leasing.ts claim: attempt === 1 → true",
-      "internal/launching.ts runLaunch: told → true"
+      "internal/leasing.ts claimSlowly: attempt === 1 → true"
     ]
   }
 ]

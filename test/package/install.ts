@@ -2,10 +2,10 @@
  * Packs the package, installs it into empty projects as strangers do, and compiles and runs what they might write.
  *
  * One project resolves as Node does and has `effect` alone; it is compiled by three generations of TypeScript, with the
- * package's declarations checked too. The other resolves as bundlers do and has the platform: the gateway, its command
- * and the examples. What is compiled or bundled runs in both versions of Node.
+ * package's declarations checked too, and its command says what it lacks. The other resolves as bundlers do and has the
+ * platform: the gateway, its command and the examples. What is compiled or bundled runs in both versions of Node.
  */
-import { execFileSync } from "node:child_process"
+import { execFileSync, spawnSync } from "node:child_process"
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -33,12 +33,29 @@ const run = (cwd: string, command: string, args: ReadonlyArray<string>): string 
   }
 }
 
+/** What a command that ends with exit code 1 says. */
+const refused = (cwd: string, command: string, args: ReadonlyArray<string>): string => {
+  const { status, stderr } = spawnSync(command, args, { cwd, encoding: "utf8" })
+  if (status !== 1) throw new Error(`${command} ${args.join(" ")}: exit code ${status}, not 1: ${stderr}`)
+  return stderr
+}
+
 const expect = (what: string, actual: string, expected: string): void => {
   if (!actual.includes(expected)) throw new Error(`${what}: expected ${expected}, got ${actual}`)
   console.log(`ok: ${what}`)
 }
 
-/** An empty project with these packages. */
+/** The example of the docstring of `./cluster`; it says whether each of its claims holds. */
+const clusterExample = (): string => {
+  const text = readFileSync(join(root, "src/SessionEntity.ts"), "utf8").replace(/^ \* ?/gm, "")
+  const [, code = ""] = /^```ts\n([\s\S]*?)^```/m.exec(text) ?? []
+  return code.replace(
+    /^(.*\S)\s*\/\/ => (.*)$/gm,
+    "console.log(JSON.stringify($1) === JSON.stringify($2), \"claimed\")"
+  )
+}
+
+/** An empty project with these packages, and what a stranger might write in it. */
 const project = (name: string, packages: ReadonlyArray<string>): string => {
   const home = join(folder, name)
   mkdirSync(home)
@@ -48,6 +65,7 @@ const project = (name: string, packages: ReadonlyArray<string>): string => {
   )
   run(home, "npm", ["install", "--no-audit", "--no-fund", "--prefer-offline", ...packages])
   cpSync(join(root, "test/package/program.ts"), join(home, "program.ts"))
+  writeFileSync(join(home, "cluster.ts"), clusterExample())
   return home
 }
 
@@ -69,11 +87,18 @@ const plain = project("nodenext", [
 ])
 for (const [alias, spec] of Object.entries(compilers)) {
   const skip = ["--skipLibCheck", "false"]
-  compile(plain, alias, ["--module", "nodenext", ...skip, "--outDir", alias, "program.ts"])
+  compile(plain, alias, ["--module", "nodenext", ...skip, "--outDir", alias, "program.ts", "cluster.ts"])
   for (const [version, node] of Object.entries(nodes)) {
     expect(`nodenext, ${spec}, runs in ${version}`, run(plain, node, [`${alias}/program.js`]), "true 2 2\nclosed")
+    const entity = run(plain, node, [`${alias}/cluster.js`])
+    expect(`nodenext, ${spec}, the example of the cluster runs in ${version}`, entity, "true claimed")
   }
 }
+expect(
+  "the command without the platform says what to install",
+  refused(plain, "npx", ["--no-install", "effect-session-pool", "--version"]),
+  "The gateway needs @effect/platform-node, which is not installed: npm install @effect/platform-node"
+)
 
 const full = project("bundler", [
   tarball,
@@ -85,30 +110,36 @@ for (const fixture of ["language-server.ts", "sharedLocks.ts"]) {
   cpSync(join(root, "test/fixtures", fixture), join(full, "src/fixtures", fixture))
 }
 writeFileSync(
-  join(full, "cluster.ts"),
-  "import * as SessionEntity from \"effect-session-pool/cluster\"\nconsole.log(typeof SessionEntity.toLayer)\n"
-)
-writeFileSync(
   join(full, "gateway.ts"),
   "import * as Gateway from \"effect-session-pool/gateway\"\nconsole.log(typeof Gateway.layer)\n"
 )
 const examples = readdirSync(join(full, "src/examples")).map((name) => `src/examples/${name}`)
 const bundled = ["--module", "esnext", "--moduleResolution", "bundler", "--skipLibCheck", "--noEmit"]
 const libraries = ["--lib", "es2024,dom,esnext.disposable"]
-compile(full, "typescript", [...bundled, ...libraries, "program.ts", "cluster.ts", "gateway.ts", ...examples])
+// One of the examples imports a fixture, whose ending Node needs.
+const all = ["--allowImportingTsExtensions", "program.ts", "cluster.ts", "gateway.ts", ...examples]
+compile(full, "typescript", [...bundled, ...libraries, ...all])
 const bundle = ["--bundle", "--platform=node", "--format=esm", "--outfile=bundle.mjs", "program.ts"]
 run(full, join(full, "node_modules/.bin/esbuild"), bundle)
 const checked = run(full, "npx", ["--no-install", "effect-session-pool", "--check", "--", "node"])
 expect("bundler, npx finds the command", checked, "The configuration is valid")
 for (const [version, node] of Object.entries(nodes)) {
   expect(`bundler, the bundle runs in ${version}`, run(full, node, ["bundle.mjs"]), "true 2 2\nclosed")
-  expect(`bundler, the cluster entity loads in ${version}`, run(full, node, ["cluster.ts"]), "function")
+  expect(`bundler, the example of the cluster runs in ${version}`, run(full, node, ["cluster.ts"]), "true claimed")
   expect(`bundler, the gateway loads in ${version}`, run(full, node, ["gateway.ts"]), "function")
-  const cli = run(full, node, ["node_modules/effect-session-pool/dist/gateway/main.js", "--version"])
+  const cli = run(full, node, ["node_modules/effect-session-pool/dist/gateway/bin.js", "--version"])
   expect(`bundler, the command runs in ${version}`, cli, manifest.version)
   for (const example of examples) {
     const code =
       `import { Effect } from "effect"; import { main } from "./${example}"; await Effect.runPromise(main); console.log("returned")`
     expect(`${example} runs in ${version}`, run(full, node, ["--input-type=module", "--eval", code]), "returned")
   }
+}
+
+const command = "node_modules/effect-session-pool/dist/gateway"
+rmSync(join(full, command, "version.js"))
+for (const [version, node] of Object.entries(nodes)) {
+  const said = refused(full, node, [`${command}/bin.js`, "--version"])
+  expect(`the command tells of any other module that is missing in ${version}`, said, "ERR_MODULE_NOT_FOUND")
+  expect(`and of which in ${version}`, said, "version.js")
 }

@@ -1,4 +1,4 @@
-/** What a stranger might write first; `npm run check:package` compiles and runs it against the installed package. */
+/** What a stranger might write first; `npm run check:install` compiles and runs it against the installed package. */
 import { Effect, Option } from "effect"
 import { SessionKey, SessionPool } from "effect-session-pool"
 import * as Key from "effect-session-pool/SessionKey"

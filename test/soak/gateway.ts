@@ -7,6 +7,7 @@ import { readdirSync, readFileSync } from "node:fs"
 import { request } from "node:http"
 import { parseArgs } from "node:util"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Heap from "../kit/heap.ts"
 import * as Line from "../kit/line.ts"
 import * as Random from "../kit/random.ts"
 
@@ -33,27 +34,9 @@ const pid = gateway.child.pid ?? 0
 const handles = () => readdirSync(`/proc/${pid}/fd`).length
 const resident = () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024
 
-const inspector = new WebSocket(/ws:\S+/.exec(gateway.output())?.[0] ?? "")
-await new Promise((resolve) => inspector.addEventListener("open", resolve))
-let asked = 0
-const ask = (method: string, params = {}) =>
-  new Promise<{ readonly result?: { readonly value?: unknown } }>((resolve) => {
-    const id = ++asked
-    const listener = ({ data }: MessageEvent) => {
-      const message = JSON.parse(String(data))
-      if (message.id !== id) return
-      inspector.removeEventListener("message", listener)
-      resolve(message.result)
-    }
-    inspector.addEventListener("message", listener)
-    inspector.send(JSON.stringify({ id, method, params }))
-  })
+const inspector = await Heap.inspect(gateway.output())
 /** What is alive in the heap, in MiB: after a collection. */
-const heap = async (): Promise<number> => {
-  await ask("HeapProfiler.collectGarbage")
-  const { result } = await ask("Runtime.evaluate", { expression: "process.memoryUsage().heapUsed" })
-  return Number(result?.value) / 2 ** 20
-}
+const heap = async (): Promise<number> => (await inspector.heapUsed()) / 2 ** 20
 
 const tally = { sessions: 0, answers: 0, refused: 0, unknown: 0, killed: 0, cut: 0, abandoned: 0, resumed: 0 }
 const faults: Array<string> = []

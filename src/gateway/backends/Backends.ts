@@ -1,5 +1,5 @@
 /** The back ends that a gateway serves: their entries, resolved with the settings, and how they are replaced. */
-import { Option, Schema } from "effect"
+import { Option, Predicate, Schema } from "effect"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
 import type { Command } from "./ProcessGroup.ts"
@@ -50,6 +50,8 @@ export interface Backend {
   readonly mask: (text: string) => string
   /** Equal for entries that mean the same. */
   readonly fingerprint: string
+  /** The entry as JSON, variables as they are written: equal wherever the same file is read. It may hold secrets. */
+  readonly entryText: () => string
 }
 
 export type Backends = ReadonlyMap<string, Backend>
@@ -70,13 +72,31 @@ export const allowedName = "a back end's name is 1 to 64 letters, digits, \".\",
 
 type Fault = (path: string, message: string) => void
 
-/** Decides an entry, over the settings of the gateway; `secrets` are values that must not be shown. */
+/** An entry as it was read. */
+export interface Parsed {
+  readonly entry: Entry
+  /** Values that must not be shown. */
+  readonly secrets: ReadonlyArray<string>
+  /** A function: an entry with a fault may be nested too deep for `JSON.stringify`; it is called only for entries without one. */
+  readonly entryText: () => string
+}
+
+/** An entry that a program has given. */
+export const given = (entry: Entry): Parsed => ({ entry, secrets: [], entryText: () => canonical(entry) })
+
+/** As JSON, whatever the order of its keys. */
+export const canonical = (entry: unknown): string =>
+  JSON.stringify(entry, (_, value: unknown) =>
+    Predicate.isObject(value)
+      ? Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => a < b ? -1 : 1))
+      : value)
+
+/** Decides an entry, over the settings of the gateway. */
 export const resolve = (
   path: string,
   name: string,
-  entry: Entry,
+  { entry, entryText, secrets }: Parsed,
   base: Settings.BackendSettings,
-  secrets: ReadonlyArray<string>,
   fault: Fault
 ): Backend => {
   if (!isName(name)) fault(path, allowedName)
@@ -87,13 +107,16 @@ export const resolve = (
     own,
     (key, message) => fault(`${path}.${key}`, message)
   )
-  const target = "url" in entry ? http(path, entry, settings, fault) : stdio(path, entry, fault)
+  const target = "url" in entry ? http(path, entry, fault) : stdio(path, entry, fault)
+  // `spares` and `stateless` are for processes; what is said for all back ends does not apply to a URL.
+  const decided = target._tag === "Http" ? { ...settings, spares: 0, stateless: false } : settings
   return {
     name,
     target,
-    settings,
+    settings: decided,
     mask: Masking.make([...secrets, ...secretsOf(target)]),
-    fingerprint: JSON.stringify([target, settings])
+    fingerprint: JSON.stringify([target, decided]),
+    entryText
   }
 }
 
@@ -110,8 +133,8 @@ const stdio = (path: string, entry: StdioEntry, fault: Fault): Backend["target"]
   return { _tag: "Stdio", command: { command, args, env, cwd } }
 }
 
-const http = (path: string, entry: HttpEntry, settings: Settings.BackendSettings, fault: Fault): Backend["target"] => {
-  const { headers = {}, url } = entry
+const http = (path: string, entry: HttpEntry, fault: Fault): Backend["target"] => {
+  const { headers = {}, spares, stateless, url } = entry
   const parsed = Option.liftThrowable(() => new URL(url))()
   if (Option.isNone(parsed) || !/^https?:$/.test(parsed.value.protocol)) {
     fault(`${path}.url`, "must be an http: or https: URL")
@@ -125,8 +148,8 @@ const http = (path: string, entry: HttpEntry, settings: Settings.BackendSettings
       fault(`${path}.headers.${name}`, "is set by the gateway itself")
     }
   }
-  if (settings.spares > 0) fault(`${path}.spares`, "is for stdio back ends")
-  if (settings.stateless) fault(`${path}.stateless`, "is for stdio back ends")
+  if (spares !== undefined && spares > 0) fault(`${path}.spares`, "is for stdio back ends")
+  if (stateless === true) fault(`${path}.stateless`, "is for stdio back ends")
   return { _tag: "Http", url, headers }
 }
 

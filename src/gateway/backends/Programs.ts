@@ -1,26 +1,38 @@
 /** Where the program of a command is, and how it is started: on Windows `npx` is a batch file, which only `cmd.exe` runs. */
-import { existsSync } from "node:fs"
+import { Result } from "effect"
+import { accessSync, constants, statSync } from "node:fs"
 import { posix, win32 } from "node:path"
 
 /** What decides it, so that the tests can ask for another system's answer. */
 export interface System {
   readonly platform: string
   readonly environment: Readonly<Record<string, string | undefined>>
-  readonly exists: (path: string) => boolean
+  readonly isProgram: (path: string) => boolean
 }
 
 /** This machine, with the environment that the program gets. */
 export const here = (environment: System["environment"]): System => ({
   platform: process.platform,
   environment,
-  exists: existsSync
+  isProgram
 })
 
 export const isWindows = process.platform === "win32"
 
+/** What cannot be looked at, since this user may not search the directory above it, is not there for a program either. */
+const lookAt = (path: string) => Result.getOrUndefined(Result.try(() => statSync(path)))
+
+export const isDirectory = (path: string): boolean => lookAt(path)?.isDirectory() === true
+
+/** A file that this user may run. On Windows its ending says whether it is a program. */
+function isProgram(path: string): boolean {
+  if (lookAt(path)?.isFile() !== true) return false
+  return isWindows || Result.isSuccess(Result.try(() => accessSync(path, constants.X_OK)))
+}
+
 /** The file that a command names, looked for as the system does; `undefined` if there is none. */
 export const find = (command: string, cwd: string | undefined, system: System): string | undefined => {
-  const { environment, exists, platform } = system
+  const { environment, isProgram, platform } = system
   const windows = platform === "win32"
   const path = windows ? win32 : posix
   // Names of variables have no case on Windows, where it usually is `Path`.
@@ -34,7 +46,7 @@ export const find = (command: string, cwd: string | undefined, system: System): 
   // A name with an ending is itself first.
   const endings = windows ? (variable("PATHEXT") ?? ".COM;.EXE;.BAT;.CMD").split(";") : []
   const names = windows && path.extname(command) === "" ? endings : ["", ...endings]
-  return places.flatMap((place) => (windows ? names : [""]).map((ending) => `${place}${ending}`)).find(exists)
+  return places.flatMap((place) => (windows ? names : [""]).map((ending) => `${place}${ending}`)).find(isProgram)
 }
 
 /** What to give to `spawn`. */

@@ -22,6 +22,8 @@ import * as Upstream from "./Upstream.ts"
 /** A back end as it runs. */
 export interface RunningBackend {
   readonly backend: Backend
+  /** What its entry says now. */
+  entryText: Backend["entryText"]
   readonly metrics: GatewayMetrics.GatewayMetrics
   readonly cooldown: Ref.Ref<Cooldown.Cooldown>
   /** Sessions that exist and are not closed. */
@@ -67,6 +69,7 @@ export const make = Effect.fnUntraced(function*(
     : Effect.die(new Error("only stdio back ends have processes"))
   const running: RunningBackend = {
     backend,
+    entryText: backend.entryText,
     metrics: {
       ...metrics,
       request: (method, outcome, millis) => {

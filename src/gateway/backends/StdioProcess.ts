@@ -61,7 +61,7 @@ export const start = Effect.fnUntraced(function*(
     (code) =>
       shortages.includes(code)
         ? short(command.command, code)
-        : failed(`the back end "${command.command}" could not be started (${code})`)
+        : failed(`the back end "${command.command}" could not be started (${code})${remedies[code] ?? ""}`)
   )
   const decoder = new TextDecoder()
   group.stderr.on("data", (chunk) => {
@@ -79,7 +79,7 @@ export const start = Effect.fnUntraced(function*(
       fail("the stdout of the back end could not be read")
     }
   })
-  watchEnd(group, output.delivered, fork, fail)
+  watchEnd(group, output, fork, fail)
   const unread = Effect.sync(() =>
     fail(`the back end has not read its stdin for ${Duration.format(limits.writeTimeout)}`)
   )
@@ -102,25 +102,41 @@ export const start = Effect.fnUntraced(function*(
 /** Tells of the end of a process: how it ended, or that it has closed a pipe and lives on. */
 const watchEnd = (
   group: ProcessGroup.ProcessGroup,
-  delivered: Effect.Effect<unknown>,
+  output: Pick<ReturnType<typeof reader>, "delivered" | "moved">,
   fork: (effect: Effect.Effect<unknown>) => void,
   fail: (reason: string) => void
 ) => {
   // A process that closes a pipe without leaving can no longer answer; one that leaves closes it a moment earlier, on a busy
   // machine a long one, and is better described by how it ended. That it has closed its stdin shows at the next write.
   for (const pipe of ["stdin", "stdout"] as const) {
-    const lost = Effect.sync(() => fail(`the back end has closed its ${pipe}`))
+    const lost = Effect.sync(() => {
+      if (!Deferred.isDoneUnsafe(group.exit)) fail(`the back end has closed its ${pipe}`)
+    })
     group[pipe].once("close", () => fork(Effect.andThen(Effect.sleep("2 seconds"), lost)))
   }
   fork(Effect.gen(function*() {
     const how = yield* Deferred.await(group.exit)
-    // What it wrote before it ended still counts; a grandchild that holds the pipe open, or a client that reads slowly, does
+    // What it wrote before it ended still counts; a grandchild that holds the pipe open, or a client that does not read, does
     // not delay the news.
-    const allIsSaid = Effect.andThen(closed(group.stdout), Effect.andThen(closed(group.stderr), delivered))
-    yield* Effect.timeoutOption(allIsSaid, "200 millis")
+    const allIsSaid = Effect.andThen(closed(group.stdout), Effect.andThen(closed(group.stderr), output.delivered))
+    yield* Effect.raceFirst(allIsSaid, standstill(output.moved))
     fail(`the back end ended ${how}`)
   }))
 }
+
+/**
+ * Completes when a count has stayed the same for ten turns of 20 milliseconds, and after a hundred turns at the latest. Turns,
+ * because on a busy machine they become longer along with what makes the count go on.
+ */
+const standstill = Effect.fnUntraced(function*(count: () => number) {
+  let before = count()
+  for (let turn = 0, still = 0; turn < 100 && still < 10; turn++) {
+    yield* Effect.sleep("20 millis")
+    const now = count()
+    still = now === before ? still + 1 : 0
+    before = now
+  }
+})
 
 /** Completes when nothing more comes from a pipe. */
 const closed = (pipe: Readable): Effect.Effect<void> =>
@@ -175,7 +191,7 @@ interface Trouble {
  * Hands lines on as they come, each after all earlier ones, and reads no further while the receiver has no room.
  *
  * That nothing is read does not mean that nothing comes: when a process exits, Node lets its stdout flow again. So what comes
- * while lines wait is put behind them.
+ * while lines wait is put behind them. One function, for its steps share the lines and how far they have been handed on.
  */
 const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong }: Trouble) => {
   const splitter = Lines.make(maxLineBytes)
@@ -183,11 +199,14 @@ const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong 
   /** How many of them have been handed on. */
   let done = 0
   let waiting = false
+  /** Chunks that came and lines that were handed on. */
+  let moved = 0
   const delivered = Latch.makeUnsafe(true)
 
   const attach = ({ receive, room }: Receiver) => {
     const deliver = () => {
       while (done < lines.length) {
+        moved++
         if (receive(lines[done++] ?? "")) continue
         waiting = true
         stdout.pause()
@@ -202,6 +221,7 @@ const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong 
       if (!waiting) stdout.resume()
     })
     const take = (chunk: Uint8Array) => {
+      moved++
       const more = splitter.push(chunk)
       if (more === "TooLong") {
         forget()
@@ -230,7 +250,9 @@ const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong 
   return {
     attach,
     /** Completes when no line waits. */
-    delivered: delivered.await
+    delivered: delivered.await,
+    /** Grows as long as there is something to wait for. */
+    moved: () => moved
   }
 }
 
@@ -255,6 +277,11 @@ const shortageOfHandles = (): string | undefined => {
 }
 
 /** The codes of errors that tell of the gateway's own need, not of a fault of the back end. */
+/** What to do about the errors of the system that a command meets. */
+const remedies: Readonly<Record<string, string>> = {
+  ENOENT: ": install the program, or give its whole path; its `cwd` must be there too",
+  EACCES: ": the gateway's user may not run it"
+}
 const shortages = ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"]
 
 const short = (command: string, code: string): BackendFailed =>

@@ -5,15 +5,18 @@
  * What is where:
  *
  * - `ClusterPlacement` decides on which replica a session is opened and found; `ReplicaName` is what ids and states begin with.
- * - A request on its way to another replica: `Protocol` has the messages, `Asking` sends them, `Hosting` carries them out there,
- *   `Delivery` sees to it that none is carried out twice.
+ * - A request on its way to another replica: `Protocol` has the messages, `Links` the connections, `Forwarding` sends them, `Hosting`
+ *   carries them out there, `StreamedResponses` keeps what is answered piece by piece.
+ * - `Homes` knows which replica has what can move: the engine tells it.
  * - `Membership` knows which replicas there are and until when the shards are safely this one's, and which are given up when the
  *   database is away (`refresh`).
  * - `StoredSleepers` keeps the sessions that can sleep.
+ * - `Roster` refuses a replica whose locks would live for another time, and notices when two have the same address.
  *
  * Why two replicas never have the same session: one that stays with its process has the replica's name in its id. One that can move
- * is served only while the lock of its shard is safely held (`Membership.mayAct`); the lock is given back when nothing lives here
- * any more (`Hosting`, `vacate`); and what a former owner still saves is refused (the generation in `StoredSleepers`).
+ * is served only where the engine's entity of its id is, and while the lock of its shard is safely held (`Hosting.enter`); the lock
+ * is given back when nothing lives here any more (`Hosting`, `vacate`); and what a former owner still saves is refused (the
+ * generation in `StoredSleepers`).
  *
  * A new message between replicas is an `Rpc` in `Protocol`, sent by a member of `Placement`, here and in `local`, and carried out in
  * `Hosting` by a member of `Placement.Host`, which `Gateway.layerConfig` gives. While replicas are restarted one by one, those of
@@ -27,6 +30,7 @@ import {
   MessageStorage,
   RunnerAddress,
   RunnerHealth,
+  Runners,
   RunnerServer,
   Sharding,
   ShardingConfig,
@@ -34,12 +38,16 @@ import {
 } from "effect/cluster"
 import { RpcSerialization, RpcServer } from "effect/rpc"
 import { SqlClient } from "effect/sql"
+import { hkdfSync, timingSafeEqual } from "node:crypto"
 import * as Placement from "../sessions/Placement.ts"
 import * as Sleepers from "../sessions/Sleepers.ts"
 import * as ClusterPlacement from "./ClusterPlacement.ts"
-import * as Delivery from "./Delivery.ts"
+import * as Hosting from "./Hosting.ts"
+import * as Links from "./Links.ts"
 import * as Membership from "./Membership.ts"
+import * as Protocol from "./Protocol.ts"
 import * as ReplicaName from "./ReplicaName.ts"
+import * as Roster from "./Roster.ts"
 import * as StoredSleepers from "./StoredSleepers.ts"
 
 export interface Address {
@@ -63,13 +71,9 @@ export interface Options {
 /** How often replicas look who is there, and so how long it takes until all know of one that comes or leaves. */
 const lookInterval = Duration.seconds(2)
 
-const shardingConfig = ({ address, shardLockExpiration }: Options) => {
-  const runnerAddress = RunnerAddress.make(address.host, address.port)
-  const name = ReplicaName.of(runnerAddress)
-  return ShardingConfig.layer({
-    runnerAddress: Option.some(runnerAddress),
-    availableShardGroups: [ReplicaName.sharedGroup, name],
-    assignedShardGroups: [ReplicaName.sharedGroup, name],
+const shardingConfig = ({ address, shardLockExpiration }: Options) =>
+  ShardingConfig.layer({
+    runnerAddress: Option.some(RunnerAddress.make(address.host, address.port)),
     // Rows that expire, instead of advisory locks: those end with the database's sessions, and so at each of its restarts.
     shardLockDisableAdvisory: true,
     shardLockExpiration,
@@ -81,7 +85,6 @@ const shardingConfig = ({ address, shardLockExpiration }: Options) => {
     maxResidentEntities: "unbounded",
     simulateRemoteSerialization: false
   })
-}
 
 const common = Layer.merge(
   MessageStorage.layerNoop,
@@ -92,33 +95,46 @@ const common = Layer.merge(
 /** Knows where what is, and takes part. */
 const sharding = Sharding.layer.pipe(
   Layer.provide(RunnerHealth.layerPing),
-  Layer.provideMerge(Delivery.layer),
-  Layer.provide(common)
+  Layer.provideMerge(Runners.layerRpc),
+  Layer.provide(Links.layerEngine),
+  Layer.provideMerge(common)
 )
 
-/** Answers the other replicas. */
-const server = ({ host, port }: Address) =>
-  RunnerServer.layer.pipe(
+/** Answers the engines of the other replicas, and what these ask themselves. */
+const server = ({ host, port }: Address, hosting: Hosting.Hosting) =>
+  RpcServer.layer(Runners.Rpcs.merge(Protocol.Peers), {
+    disableTracing: true,
+    disableFatalDefects: true,
+    onDisconnect: hosting.disconnected
+  }).pipe(
+    Layer.provide([RunnerServer.layerHandlers, Protocol.Peers.toLayer(hosting.handlers)]),
     Layer.provide(RpcServer.layerProtocolSocketServer),
     Layer.provide(NodeSocketServer.layer({ host, port, noDelay: true })),
     Layer.provide(common)
   )
 
 /**
- * The tables, whoever comes first: replicas start at the same time, and PostgreSQL's own IF NOT EXISTS races. The engine's have
- * `Membership.prefix` before their names: `_runners`, `_locks` and `_runner_migrations`; `_sessions` is that of `StoredSleepers`.
+ * Makes the tables, whoever comes first, and enters this replica: replicas start at the same time, and PostgreSQL's own IF NOT
+ * EXISTS races. The engine's have `Membership.prefix` before their names: `_runners`, `_locks` and `_runner_migrations`; `_sessions`
+ * and `_upkeep` are those of `StoredSleepers`, `_replicas` that of `Roster`.
  */
-const migrate = Effect.scoped(Effect.gen(function*() {
-  const sql = yield* SqlClient.SqlClient
-  const connection = yield* sql.reserve
-  yield* Effect.acquireRelease(
-    connection.executeRaw(`SELECT pg_advisory_lock(${migrationLock})`, []),
-    () => Effect.ignore(connection.executeRaw(`SELECT pg_advisory_unlock(${migrationLock})`, []))
-  )
-  // First, because it fails where the engine's migrations would die: a user who may create no tables learns it in one sentence.
-  yield* StoredSleepers.migrate
-  yield* Layer.build(SqlRunnerStorage.layerMigrations({ prefix: Membership.prefix }))
-}))
+const enter = (options: Options) =>
+  Effect.scoped(Effect.gen(function*() {
+    const sql = yield* SqlClient.SqlClient
+    const connection = yield* sql.reserve
+    yield* Effect.acquireRelease(
+      connection.executeRaw(`SELECT pg_advisory_lock(${migrationLock})`, []),
+      () => Effect.ignore(connection.executeRaw(`SELECT pg_advisory_unlock(${migrationLock})`, []))
+    )
+    // First, because it fails where the engine's migrations would die: a user who may create no tables learns it in one sentence.
+    yield* StoredSleepers.migrate
+    yield* Roster.migrate
+    yield* Layer.build(SqlRunnerStorage.layerMigrations({ prefix: Membership.prefix }))
+    return yield* Roster.enter({
+      address: `${options.address.host}:${options.address.port}`,
+      shardLockExpiration: options.shardLockExpiration
+    })
+  }))
 
 /** Any number will do, as long as nothing else in the database locks it. */
 const migrationLock = 8420_2026
@@ -128,15 +144,35 @@ export const layer = (options: Options) =>
   Layer.effectContext(Effect.gen(function*() {
     const scope = yield* Effect.scope
     const sql = yield* SqlClient.SqlClient
+    const membership = yield* Membership.Membership
+    const entry = yield* Roster.Entry
+    yield* Effect.forkScoped(Effect.andThen(
+      entry.untilTaken,
+      Effect.andThen(
+        membership.replace,
+        Effect.logError(
+          "Another replica has this one's --replica-address and has taken its place: give each an address of its own"
+        )
+      )
+    ))
     // Three ends, one after the other. First the engine's: while it hands its shards over, the rest is still needed. Then that of
     // the server, which still answers when no shard is here any more: whoever does not know yet is told to ask again elsewhere,
     // instead of wondering what has come of its request. Last that of everything else, with the scope.
     const serverScope = yield* Scope.fork(scope)
     const shardingScope = yield* Scope.fork(scope)
     const services = yield* Layer.buildWithScope(sharding, shardingScope)
-    yield* Effect.provideContext(Layer.buildWithScope(server(options.listen), serverScope), services)
+    const pass = passOf(options.stateKey)
+    const { isGivenUp, safeFor } = membership
+    const hosting = yield* Hosting.make({
+      replica: ReplicaName.here(yield* ShardingConfig.ShardingConfig),
+      isOneOfUs: isSame(pass),
+      isGivenUp,
+      safeFor
+    })
+    yield* Effect.provideContext(Layer.buildWithScope(server(options.listen, hosting), serverScope), services)
     const placement = yield* ClusterPlacement.make({
-      stateKey: options.stateKey,
+      hosting,
+      pass,
       leaveDelay: options.leaveDelay,
       movingTimeout: Duration.sum(options.drainTimeout, Duration.seconds(20)),
       disengage: Scope.close(shardingScope, Exit.void).pipe(
@@ -148,12 +184,26 @@ export const layer = (options: Options) =>
       )
     }).pipe(Effect.provideContext(services))
     return Context.make(Placement.Placement, placement).pipe(
-      Context.add(Sleepers.Sleepers, StoredSleepers.make(sql))
+      Context.add(Sleepers.Sleepers, StoredSleepers.make(sql, options.stateKey))
     )
   })).pipe(
     Layer.provide(Layer.provideMerge(Membership.layer, shardingConfig(options))),
-    Layer.provide(Layer.effectDiscard(migrate)),
+    Layer.provide(
+      Layer.effect(Roster.Entry, Effect.tap(enter(options), ({ remove }) => Effect.addFinalizer(() => remove)))
+    ),
     Layer.provide(
       PgClient.layer({ url: options.databaseUrl, applicationName: "effect-session-pool", maxConnections: 5 })
     )
   )
+
+/** What replicas show each other: derived from the key that they share (HKDF, RFC 5869). */
+const passOf = (stateKey: string): string =>
+  Buffer.from(hkdfSync("sha256", stateKey, "", "effect-session-pool replicas", 32)).toString("hex")
+
+const isSame = (pass: string) => {
+  const expected = Buffer.from(pass)
+  return (given: string): boolean => {
+    const bytes = Buffer.from(given)
+    return bytes.length === expected.length && timingSafeEqual(bytes, expected)
+  }
+}

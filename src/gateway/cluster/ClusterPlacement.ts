@@ -2,66 +2,91 @@
  * Sessions spread over replicas, on the engine of `effect/cluster`.
  *
  * - A session that lives in a process, or in a connection to another server, stays with the replica that opened it: its id begins
- *   with the name of that replica, whose shard group nobody else has.
+ *   with the name of that replica.
  * - A session that can sleep, and the lanes of a modern caller, belong to whichever replica owns the shard of their id. When the
  *   shard moves, they sleep or end first, so that two replicas never have the same.
  *
- * Each request of the second kind goes through the engine's entity, on its own replica too: that is what keeps the shard here.
+ * The first request of the second kind makes the engine's entity (`Homes`), which keeps the shard where it is while something lives
+ * there; the others go straight to it.
  */
-import { Clock, Duration, Effect, Layer, Option, Random, Ref, Schedule, Schema } from "effect"
-import { EntityId, Sharding, ShardingConfig } from "effect/cluster"
-import { hkdfSync, randomUUID, timingSafeEqual } from "node:crypto"
-import type * as Residency from "../../internal/residency.ts"
-import { unknownSession } from "../http/Refusals.ts"
-import type { Host, Placement, Status } from "../sessions/Placement.ts"
+import type { Scope } from "effect"
+import { Duration, Effect, Option, Random, Ref, Schema } from "effect"
+import { EntityId, ShardId, Sharding, ShardingConfig } from "effect/cluster"
+import type { HttpServerResponse } from "effect/http"
+import { randomUUID } from "node:crypto"
+import type { Refusal } from "../http/Refusals.ts"
+import { refuse, unknownSession } from "../http/Refusals.ts"
+import * as Modern from "../modern/Modern.ts"
+import type { Asked, Carried, Host, Placement, Status } from "../sessions/Placement.ts"
 import { here, isSessionId } from "../sessions/Placement.ts"
-import * as Asking from "./Asking.ts"
-import * as Hosting from "./Hosting.ts"
+import * as Forwarding from "./Forwarding.ts"
+import * as Homes from "./Homes.ts"
+import type * as Hosting from "./Hosting.ts"
+import * as Links from "./Links.ts"
 import * as Membership from "./Membership.ts"
 import * as Protocol from "./Protocol.ts"
 import * as ReplicaName from "./ReplicaName.ts"
 
+type Response = HttpServerResponse.HttpServerResponse
+
 export interface Options {
-  /** The secret that all replicas share. */
-  readonly stateKey: string
   /** How long balancers get to notice that a replica is about to end. */
   readonly leaveDelay: Duration.Duration
   /** How long a request waits for what is moving. */
   readonly movingTimeout: Duration.Duration
   /** Ends this replica's part in the engine, which hands its shards over. */
   readonly disengage: Effect.Effect<void>
+  readonly hosting: Hosting.Hosting
+  readonly pass: string
 }
 
+/** The engine's group of shards, which it has by default. */
+const shardGroup = "default"
 /** How many ids are drawn for one of a shard that is here; a replica that has few shards, or none, takes the last. */
 const draws = 1000
-/** How long a replica may take to list its sessions. */
+/** How long a replica may take to list its sessions, and to end one. */
 const listTimeout = "2 seconds"
+const endTimeout = "10 seconds"
+/** How long a replica that cannot be reached is tried: of one that leaves all know after some seconds. */
+const reachTimeout = 8000
+/** How often it is looked whether this replica was given up. */
+const givenUpInterval = "250 millis"
+/** How long what moves is left alone before it is asked for again. */
+const movingPause = "100 millis"
+/** How long the last requests for what can move may take when a replica leaves. */
+const leaveTimeout = "5 seconds"
 
 const unknownWhere = "Whether this session is still there cannot be told now: the database does not answer"
+const goneUnopened = "The replica that was to open the session has gone; try again"
+const goneParked = "Invalid params: requestState is not valid here: the replica that parked its call has gone"
+const moving = "The session is moving to another replica"
+const withoutDatabase = "What can move is not served, because the database has not answered for"
+/** How long the engine may be asked at once where something is. */
+const locateTimeout = 1000
+/** How long a request waits when the database has been away for longer than any request waits for what moves. */
+const outageTimeout = 3000
 
+/** One function, for the service is one: its members share the names, links and times at its head, and each is some lines. */
 export const make = Effect.fnUntraced(function*(options: Options) {
+  const { hosting, pass } = options
   const config = yield* ShardingConfig.ShardingConfig
   const sharding = yield* Sharding.Sharding
   const membership = yield* Membership.Membership
-  const client = yield* Protocol.Gateway.client
-  const clock = yield* Clock.Clock
-  const pass = passOf(options.stateKey)
-  const asking = yield* Asking.make({ pass, patience: options.movingTimeout })
+  const links = yield* Links.make(membership.addressOf)
+  const { forward } = Forwarding.make(pass, links)
   const replica = ReplicaName.here(config)
+  const homes = yield* Homes.make(replica)
+  const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
+  const movingTimeout = Duration.toMillis(options.movingTimeout)
   /** When all others have heard of a replica that has joined. */
   const settling = 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval))
-  /** The requests that are carried out here for what can move. */
-  const hosted = { count: 0 }
-  const residents = new Map<string, Residency.Residency>()
-  /** `ending`: takes nothing new; `leaving`: what can move goes; `left`: all of it has gone. */
-  const state = { ending: false, leaving: false, left: false }
+  /** `ending`: takes nothing new; `left`: all that can move has gone. */
+  const state = { ending: false, left: false }
 
   const hasJoined = Effect.map(
     Ref.get(membership.known),
-    ({ joinedAt }) => joinedAt !== undefined && clock.currentTimeMillisUnsafe() >= joinedAt + settling
+    ({ joinedAt }) => joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + settling
   )
-
-  const mayServe = Effect.suspend(() => state.leaving ? Effect.succeed(false) : membership.mayAct)
 
   /** An id whose shard is here, if this replica has any: no other one is needed to open the session, alive or not. */
   const ownId = Effect.sync(() => {
@@ -69,7 +94,73 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     for (let i = 0; i < draws && !sharding.hasShardId(shardOf(id)); i++) id = randomUUID()
     return id
   })
-  const shardOf = (id: string) => sharding.getShardId(EntityId.make(id), ReplicaName.sharedGroup)
+  const shardOf = (id: string) => sharding.getShardId(EntityId.make(id), shardGroup)
+
+  /** For how many milliseconds the database has not answered, if that is why what can move is not served. */
+  const outage = Effect.map(Ref.get(membership.known), (known) => {
+    const { lostAt } = known
+    const now = membership.now()
+    return lostAt === undefined || now < Membership.heldUntil(known, expiration) ? undefined : now - lostAt
+  })
+
+  /** Tries until what is asked for is where it was looked for, or for too long. */
+  const untilFound = (
+    carried: Carried,
+    patience: number,
+    attempt: (timeLeft: number) => Effect.Effect<Response, Refusal | Protocol.Moved | Links.Unreachable, Scope.Scope>
+  ): Effect.Effect<Response, Refusal, Scope.Scope> =>
+    Effect.suspend(() => {
+      const since = membership.now()
+      const again = ({ _tag, message }: Protocol.Moved | Links.Unreachable) =>
+        Effect.flatMap(outage, (away) => {
+          const waited = membership.now() - since
+          const isHopeless = away !== undefined && away > patience && waited >= outageTimeout
+          if (waited < patience && !isHopeless) return Effect.andThen(Effect.sleep(movingPause), once)
+          const why = _tag === "Unreachable"
+            ? message
+            : away === undefined
+            ? moving
+            : `${withoutDatabase} ${Math.round(away / 1000)} seconds`
+          return Forwarding.refuseCarried(carried, 503, why)
+        })
+      const once: Effect.Effect<Response, Refusal, Scope.Scope> = Effect.suspend(() =>
+        Effect.catchTags(attempt(since + patience - membership.now()), { Moved: again, Unreachable: again })
+      )
+      return once
+    })
+
+  /** At the replica of a name, if that is there. */
+  const atReplica = (name: string, asked: Asked) =>
+    untilFound(asked.carried, reachTimeout, () =>
+      Effect.flatMap(membership.isThere(name), (isThere) =>
+        isThere === true
+          ? forward(name, asked)
+          : isThere === false
+          ? refuseGone(asked.carried)
+          : Forwarding.refuseCarried(asked.carried, 503, unknownWhere)))
+
+  /** Wherever a shared id is. */
+  const atHome = (id: string, asked: () => Asked, here: Effect.Effect<Response, Refusal, Scope.Scope>) => {
+    const hereOr = <E>(elsewhere: Effect.Effect<Response, E, Scope.Scope>) =>
+      Effect.flatMap(
+        hosting.enter(id),
+        (entered): Effect.Effect<Response, Refusal | E, Scope.Scope> => entered ? here : elsewhere
+      )
+    return hereOr(Effect.suspend(() => {
+      const request = asked()
+      const at = (home: string) =>
+        home === replica
+          ? hereOr(Effect.fail(new Protocol.Moved()))
+          : Effect.tapError(forward(home, request, id), () => homes.forget(id))
+      return untilFound(request.carried, movingTimeout, (timeLeft) =>
+        Effect.flatMap(
+          homes.of(id, Math.min(timeLeft, locateTimeout)),
+          Option.match({ onNone: () => Forwarding.refuseCarried(request.carried, 503, moving), onSome: at })
+        ))
+    }))
+  }
+
+  yield* Effect.forkScoped(tellOfShards(sharding, config.shardsPerGroup))
 
   const placement: Placement = {
     replica,
@@ -89,73 +180,60 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       const dash = id.indexOf("-")
       const name = id.slice(0, dash)
       if (ReplicaName.isName(name) && isSessionId(id.slice(dash + 1))) {
-        return Option.some(name === replica ? here : { _tag: "Replica", replica: name })
+        // Of one that was given up, the clients have heard that it is gone.
+        return name !== replica
+          ? Option.some({ _tag: "Replica", replica: name })
+          : membership.isGivenUp()
+          ? Option.none()
+          : Option.some(here)
       }
       return isSessionId(id) ? Option.some({ _tag: "Shared", id }) : Option.none()
     },
     ofCaller: (id) => ({ _tag: "Shared", id }),
     ofReplica: (name) => name === replica || !ReplicaName.isName(name) ? here : { _tag: "Replica", replica: name },
     carryOut: (place, asked, here) => {
-      if (place._tag === "Here" || (place._tag === "Replica" && place.replica === replica)) return here
-      const request = asked()
-      if (place._tag === "Shared") return asking.ask(place.id, request, Effect.void)
-      const check = Effect.flatMap(membership.isThere(place.replica), (isThere) =>
-        isThere === true
-          ? Effect.void
-          : isThere === false
-          ? unknownSession(Asking.idOf(request.carried))
-          : asking.refuse(request.carried, unknownWhere))
-      return Effect.andThen(check, asking.ask(place.replica, request, check))
+      if (place._tag === "Shared") return atHome(place.id, asked, here)
+      return place._tag === "Here" || place.replica === replica
+        ? here
+        : Effect.suspend(() => atReplica(place.replica, asked()))
     },
-    occupy: (id) =>
-      Effect.acquireRelease(
-        Effect.suspend(() => {
-          const residency = residents.get(id)
-          return residency === undefined ? Effect.succeed(undefined) : Effect.as(residency.hold, residency)
-        }),
-        (residency) => residency === undefined ? Effect.void : residency.release
-      ),
-    serve: (host: Host) =>
-      Effect.asVoid(Layer.build(Hosting.layer({ host, isOneOfUs: isSame(pass), mayServe, residents, hosted }))).pipe(
-        Effect.provideService(Sharding.Sharding, sharding)
+    occupy: hosting.occupy,
+    mayOccupy: hosting.mayOccupy,
+    serve: (host) =>
+      Effect.andThen(
+        Effect.provideService(hosting.serve(host), Sharding.Sharding, sharding),
+        Effect.asVoid(Effect.forkScoped(endWhenGivenUp(membership, host)))
       ),
     sessionsElsewhere: Effect.flatMap(membership.others, (others) =>
       Effect.map(
         Effect.forEach(others, (name) =>
-          client(name).Sessions({ pass }).pipe(
-            Effect.timeout(listTimeout),
-            Effect.flatMap(Schema.decodeEffect(Listed)),
-            // One that does not answer is left out.
-            Effect.catchCause(() => Effect.succeed([]))
-          ), { concurrency: "unbounded" }),
-        (lists) => lists.flat()
+          Effect.scoped(Effect.flatMap(links.to(name), (client) =>
+            client.Sessions({ pass }))).pipe(
+              Effect.timeout(listTimeout),
+              Effect.flatMap(Schema.decodeEffect(Listed)),
+              // One that does not answer is left out.
+              Effect.catchCause(() => Effect.succeed([]))
+            ), { concurrency: "unbounded" }),
+        (lists) =>
+          lists.flat()
       )),
     endElsewhere: (name, number) =>
-      Effect.flatMap(membership.others, (others) =>
-        others.includes(name)
-          ? client(name).EndNumber({ pass, number }).pipe(
-            Effect.timeout("10 seconds"),
-            Effect.catchCause(() => Effect.succeed(false))
-          )
-          : Effect.succeed(false)),
+      Effect.scoped(Effect.flatMap(links.to(name), (client) => client.EndNumber({ pass, number }))).pipe(
+        Effect.timeout(endTimeout),
+        Effect.catchCause(() => Effect.succeed(false))
+      ),
     announceEnd: Effect.suspend(() => {
       if (state.ending) return Effect.void
       state.ending = true
       return Effect.andThen(
         Effect.sleep(options.leaveDelay),
-        Effect.sync(() => {
-          state.leaving = true
-        })
+        hosting.stopServing
       )
     }),
     leave: Effect.suspend(() => {
       if (state.left) return Effect.void
       // Those that were let in before have their session now, or are waited for here.
-      const hostedOver = Effect.repeat(Effect.sync(() => hosted.count), {
-        until: (count) => count === 0,
-        schedule: Schedule.spaced("50 millis")
-      })
-      return Effect.timeoutOption(hostedOver, "5 seconds").pipe(
+      return Effect.timeoutOption(hosting.served, leaveTimeout).pipe(
         Effect.andThen(options.disengage),
         Effect.andThen(Effect.sync(() => {
           state.left = true
@@ -165,15 +243,22 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     status: Effect.gen(function*() {
       const known = yield* Ref.get(membership.known)
       const joined = yield* hasJoined
-      const now = clock.currentTimeMillisUnsafe()
-      const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
+      const now = membership.now()
       const safeFor = Math.max(0, Membership.heldUntil(known, expiration) - now)
       const lost = known.lostAt === undefined ? {} : {
         unreachableSeconds: Math.round((now - known.lostAt) / 1000),
         safeForSeconds: Math.round(safeFor / 1000)
       }
       const status: Status = {
-        state: state.ending ? "draining" : !joined ? "joining" : safeFor > 0 ? "ready" : "database unreachable",
+        state: state.ending
+          ? "draining"
+          : known.isReplaced
+          ? "address taken"
+          : !joined
+          ? "joining"
+          : safeFor > 0
+          ? "ready"
+          : "database unreachable",
         replica,
         database: known.lostAt === undefined ? "ok" : "unreachable",
         ...lost,
@@ -185,11 +270,37 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   return placement
 })
 
+/** Logs how much of what can move is here, whenever that has changed and changes no more. */
+const tellOfShards = Effect.fnUntraced(function*(sharding: Sharding.Sharding["Service"], count: number) {
+  const shards = Array.from({ length: count }, (_, i) => ShardId.make(shardGroup, i + 1))
+  let [told, last] = [0, 0]
+  return yield* Effect.forever(Effect.gen(function*() {
+    yield* Effect.sleep("1 second")
+    const here = shards.filter((shard) => sharding.hasShardId(shard)).length
+    if (here === last && here !== told) {
+      yield* Effect.logInfo(`this replica has ${here} of ${count} shards, after ${told}`)
+      told = here
+    }
+    last = here
+  }))
+})
+
+/** Ends the sessions that stay with this replica when the others have given it up: their clients have been told that they are gone. */
+const endWhenGivenUp = (membership: Membership.Membership["Service"], host: Host) =>
+  Effect.forever(Effect.gen(function*() {
+    yield* Effect.sleep(givenUpInterval)
+    if (!membership.isGivenUp()) return
+    yield* Effect.logWarning("This replica has stood still for so long that the others gave it up; its sessions end")
+    yield* Effect.timeoutOption(host.endPinned, endTimeout)
+    yield* membership.beginAnew
+  }))
+
+/** The replica has gone that had what a request needs. */
+const refuseGone = (carried: Carried) => {
+  const id = Forwarding.idOf(carried)
+  if (carried.headers["mcp-session-id"] !== undefined) return unknownSession(id)
+  if (carried.headers["mcp-method"] === undefined) return Forwarding.refuseCarried(carried, 503, goneUnopened)
+  return refuse(400, goneParked, { ...(id === undefined ? {} : { id }), code: Modern.codes.invalidParams })
+}
+
 const Listed = Schema.fromJsonString(Schema.Array(Schema.Record(Schema.String, Schema.Unknown)))
-
-/** What replicas show each other: derived from the key that they share (HKDF, RFC 5869). */
-const passOf = (stateKey: string): string =>
-  Buffer.from(hkdfSync("sha256", stateKey, "", "effect-session-pool replicas", 32)).toString("hex")
-
-const isSame = (pass: string) => (given: string): boolean =>
-  given.length === pass.length && timingSafeEqual(Buffer.from(given), Buffer.from(pass))

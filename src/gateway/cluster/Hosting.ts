@@ -1,138 +1,223 @@
-/** Does for other replicas, and for this one, what is addressed to what lives here: the engine's entity. */
-import { Effect, Exit, Fiber, Option, Scope, Stream } from "effect"
+/**
+ * What this replica does for the others, and for itself where it has what can move: it carries out their requests, and keeps the
+ * shared ids that live here.
+ */
+import { Clock, Effect, Exit, Layer, Schedule, Scope } from "effect"
+import type { Sharding } from "effect/cluster"
 import { Entity } from "effect/cluster"
 import type { HttpServerResponse } from "effect/http"
-import { randomUUID } from "node:crypto"
 import * as Residency from "../../internal/residency.ts"
-import type { Carried, Host } from "../sessions/Placement.ts"
+import type { Host } from "../sessions/Placement.ts"
 import * as Protocol from "./Protocol.ts"
-import * as ReplicaName from "./ReplicaName.ts"
+import * as StreamedResponses from "./StreamedResponses.ts"
 
+/** How long requests may go on whose shared id has to leave, as the engine's own have (`entityTerminationTimeout`). */
+const finishTimeout = 15_000
+/** The part of it that is not used of the time for which the shard is safely here. */
+const safety = 500
 /** A process that is not gone by then is left to itself. */
 const vacateTimeout = "15 seconds"
-/** After this the asker is told that the answer is long in coming; and for so long it may take to ask for it. */
-const patience = "5 seconds"
+/** How long an id is kept here under which nothing lives: anybody can ask for ids that there are not. */
+const emptyTimeout = "10 seconds"
+/** How often it is looked whether requests are over. */
+const lookInterval = "50 millis"
 
 export interface Options {
-  readonly host: Host
+  /** The name of this replica. */
+  readonly replica: string
   /** Whether an asker knows the replicas' common secret. */
   readonly isOneOfUs: (pass: string) => boolean
-  /** Whether what can move may still be served here. */
-  readonly mayServe: Effect.Effect<boolean>
-  /** The entities that are here by their shared id: what lives under an id holds its entity. */
-  readonly residents: Map<string, Residency.Residency>
-  /** Counts the requests that are carried out for what can move. */
-  readonly hosted: { count: number }
+  /** Whether the others have given this replica up. */
+  readonly isGivenUp: () => boolean
+  /** For how many milliseconds the shards are safely here. */
+  readonly safeFor: Effect.Effect<number>
 }
 
-/** Serves for as long as the scope is open. */
-export const layer = ({ host, hosted, isOneOfUs, mayServe, residents }: Options) => {
-  const admit = (pass: string) => isOneOfUs(pass) ? Effect.void : new Protocol.NotOneOfUs()
-
-  const handlers = Effect.gen(function*() {
-    const { entityId: address } = yield* Entity.CurrentAddress
-    const isShared = !ReplicaName.isName(address)
-    if (isShared) {
-      const residency = yield* Residency.make
-      // The engine ends an entity whose shard moves, when its running requests are over, and gives the lock back only then.
-      yield* Effect.acquireRelease(
-        Effect.sync(() => residents.set(address, residency)),
-        () =>
-          Effect.andThen(host.vacate(address), residency.released).pipe(
-            Effect.timeoutOption(vacateTimeout),
-            Effect.andThen(Effect.sync(() => residents.get(address) === residency && residents.delete(address)))
-          )
-      )
-    }
-
-    const scope = yield* Effect.scope
-    /** The responses that are still to be followed. */
-    const later = new Map<string, Pending>()
-
-    const carryOut = (carried: Carried) =>
-      Effect.uninterruptibleMask((restore) =>
-        Effect.gen(function*() {
-          const own = yield* Scope.fork(scope)
-          const response = yield* Effect.forkIn(restore(Scope.provide(host.carryOut(carried), own)), own, {
-            startImmediately: true
-          })
-          const soon = yield* restore(Effect.timeoutOption(Fiber.join(response), patience)).pipe(
-            Effect.onError(() => Scope.close(own, Exit.void))
-          )
-          if (Option.isSome(soon) && soon.value.body._tag !== "Stream") {
-            yield* Scope.close(own, Exit.void)
-            return headOf(soon.value)
-          }
-          const id = randomUUID()
-          const abandon = Effect.suspend(() => later.delete(id) ? Scope.close(own, Exit.void) : Effect.void)
-          yield* Effect.forkIn(Effect.delay(abandon, patience), own)
-          later.set(id, { response, scope: own })
-          return { _tag: "Later", id } as const
-        })
-      )
-
-    const follow = (id: string) =>
-      Stream.unwrap(
-        Effect.map(
-          Effect.acquireRelease(
-            Effect.sync(() => {
-              const pending = later.get(id)
-              later.delete(id)
-              return pending
-            }),
-            (pending) => pending === undefined ? Effect.void : Scope.close(pending.scope, Exit.void)
-          ),
-          (pending) =>
-            pending === undefined ? Stream.empty : Stream.unwrap(Effect.map(Fiber.join(pending.response), piecesOf))
-        )
-      )
-
-    return Protocol.Gateway.of({
-      CarryOut: ({ payload: { pass, ...carried } }) =>
-        Effect.gen(function*() {
-          yield* admit(pass)
-          if (!isShared) return yield* carryOut(carried)
-          if (!(yield* mayServe)) return yield* new Protocol.Moved()
-          hosted.count++
-          return yield* Effect.ensuring(carryOut(carried), Effect.sync(() => hosted.count--))
-        }),
-      Follow: ({ payload: { id, pass } }) => Stream.unwrap(Effect.as(admit(pass), follow(id))),
-      Sessions: ({ payload }) =>
-        Effect.andThen(admit(payload.pass), Effect.map(host.sessions, (sessions) => JSON.stringify(sessions))),
-      EndNumber: ({ payload }) => Effect.andThen(admit(payload.pass), host.endNumber(payload.number))
-    })
-  })
-
-  return Protocol.Gateway.toLayer(handlers, {
-    concurrency: "unbounded",
-    mailboxCapacity: "unbounded",
-    disableFatalDefects: true,
-    maxIdleTime: "1 minute"
-  })
+/** A shared id that lives here. */
+interface Resident {
+  readonly residency: Residency.Residency
+  /** It has to leave: nothing new is carried out for it. */
+  ending: boolean
+  /** `host.vacate` runs: its requests are over, or cannot be waited for. */
+  vacating: boolean
 }
 
-/** A response that has not been sent yet. */
-interface Pending {
-  readonly response: Fiber.Fiber<HttpServerResponse.HttpServerResponse>
-  readonly scope: Scope.Closeable
-}
+export type Hosting = Effect.Success<ReturnType<typeof make>>
 
-const headOf = ({ body, headers, status }: HttpServerResponse.HttpServerResponse): typeof Protocol.Head.Type => {
-  const head = { _tag: "Head", status, headers: { ...headers } } as const
-  switch (body._tag) {
-    case "Stream":
-      return head
-    case "Uint8Array":
-      return { ...head, body: body.body }
-    default:
-      return { ...head, body: new Uint8Array() }
+/** One function, for its parts share the residents and the host; what it gives is listed at its end. */
+export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica, safeFor }: Options) {
+  const scope = yield* Effect.scope
+  const clock = yield* Clock.Clock
+  const residents = new Map<string, Resident>()
+  /** How many requests are carried out for a shared id, those of earlier residents included that were not waited for. */
+  const requests = new Map<string, number>()
+  const requestsOf = (id: string) => requests.get(id) ?? 0
+  const streamed = StreamedResponses.make()
+  /** `host`: none before and after it serves; `leaving`: what can move is not served any more; `requests`: that are for it. */
+  const state: { host: Host | undefined; leaving: boolean; requests: number } = {
+    host: undefined,
+    leaving: false,
+    requests: 0
   }
-}
 
-const piecesOf = (response: HttpServerResponse.HttpServerResponse): Stream.Stream<Protocol.Piece> => {
-  const head = Stream.succeed<Protocol.Piece>(headOf(response))
-  return response.body._tag !== "Stream" ? head : Stream.concat(
-    head,
-    Stream.map(Stream.orDie(response.body.stream), (bytes): Protocol.Piece => ({ _tag: "Chunk", bytes }))
-  )
-}
+  const mayServe = Effect.map(safeFor, (millis) => !state.leaving && millis > 0)
+
+  const enter = (id: string): Effect.Effect<boolean, never, Scope.Scope> =>
+    Effect.map(
+      Effect.acquireRelease(
+        Effect.flatMap(mayServe, (may) => {
+          const resident = residents.get(id)
+          if (!may || resident === undefined || resident.ending) return Effect.succeed(undefined)
+          requests.set(id, requestsOf(id) + 1)
+          state.requests++
+          return Effect.as(resident.residency.hold, resident)
+        }),
+        (resident) => {
+          if (resident === undefined) return Effect.void
+          if (requestsOf(id) > 1) requests.set(id, requestsOf(id) - 1)
+          else requests.delete(id)
+          state.requests--
+          return resident.residency.release
+        }
+      ),
+      (resident) => resident !== undefined
+    )
+
+  /** Ends what lives under a shared id when its requests are over, or when the id cannot be kept any longer. */
+  const vacate = (id: string, resident: Resident, host: Host) =>
+    Effect.suspend(() => {
+      resident.ending = true
+      const latest = clock.currentTimeMillisUnsafe() + finishTimeout
+      const isOver = Effect.map(
+        safeFor,
+        (millis) => requestsOf(id) === 0 || millis <= safety || clock.currentTimeMillisUnsafe() >= latest
+      )
+      return Effect.repeat(isOver, { until: (over) => over, schedule: Schedule.spaced(lookInterval) })
+    }).pipe(
+      Effect.andThen(Effect.suspend(() => {
+        // What lives there is its successor's.
+        if (residents.get(id) !== resident) return Effect.void
+        resident.vacating = true
+        return Effect.asVoid(
+          Effect.timeoutOption(Effect.andThen(host.vacate(id), resident.residency.released), vacateTimeout)
+        )
+      })),
+      Effect.andThen(Effect.sync(() => residents.get(id) === resident && residents.delete(id)))
+    )
+
+  const home = (host: Host) =>
+    Protocol.Home.toLayer(
+      Effect.gen(function*() {
+        const { entityId: id } = yield* Entity.CurrentAddress
+        const resident: Resident = { residency: yield* Residency.make, ending: false, vacating: false }
+        // The engine gives the lock of the shard back only after it.
+        yield* Effect.acquireRelease(
+          Effect.sync(() => residents.set(id, resident)),
+          () => vacate(id, resident, host)
+        )
+        return Protocol.Home.of({
+          Locate: () => Effect.flatMap(mayServe, (may) => may ? Effect.succeed(replica) : new Protocol.Moved())
+        })
+      }),
+      { concurrency: "unbounded", mailboxCapacity: "unbounded", disableFatalDefects: true, maxIdleTime: emptyTimeout }
+    )
+
+  const admit = (pass: string): Effect.Effect<Host, Protocol.Moved | Protocol.NotOneOfUs> =>
+    !isOneOfUs(pass)
+      ? new Protocol.NotOneOfUs()
+      : state.host === undefined
+      ? new Protocol.Moved()
+      : Effect.succeed(state.host)
+
+  /** A whole response is over with its request. */
+  const answer = (
+    response: HttpServerResponse.HttpServerResponse,
+    own: Scope.Closeable,
+    client: number
+  ): Effect.Effect<typeof Protocol.Whole.Type | typeof Protocol.Streamed.Type> =>
+    response.body._tag === "Stream"
+      ? streamed.keep(response, response.body.stream, own, client)
+      : Effect.as(Scope.close(own, Exit.void), whole(response))
+
+  const handlers = Protocol.Peers.of({
+    CarryOut: ({ pass, shared, ...carried }, { client }) =>
+      Effect.uninterruptibleMask((restore) =>
+        Effect.flatMap(Effect.andThen(admit(pass), Scope.fork(scope)), (own) => {
+          const entered = shared === undefined
+            ? Effect.sync(() => !isGivenUp())
+            : Scope.provide(enter(shared), own)
+          const response = Effect.flatMap(entered, (isHere) => {
+            const { host } = state
+            return isHere && host !== undefined
+              ? restore(Scope.provide(host.carryOut(carried), own))
+              : new Protocol.Moved()
+          })
+          return Effect.flatMap(
+            Effect.onError(response, () => Scope.close(own, Exit.void)),
+            (response) => answer(response, own, client.id)
+          )
+        })
+      ),
+    Next: ({ id, pass }) => isOneOfUs(pass) ? streamed.next(id) : new Protocol.NotOneOfUs(),
+    Abandon: ({ id, pass }) => isOneOfUs(pass) ? streamed.abandon(id) : new Protocol.NotOneOfUs(),
+    Sessions: ({ pass }) =>
+      Effect.flatMap(admit(pass), (host) => Effect.map(host.sessions, (sessions) => JSON.stringify(sessions))),
+    EndNumber: ({ number, pass }) => Effect.flatMap(admit(pass), (host) => host.endNumber(number))
+  })
+
+  return {
+    /** Of the messages of other replicas. */
+    handlers,
+    /** A connection of another replica is gone. */
+    disconnected: streamed.disconnected,
+    /** Serves for as long as the scope is open. */
+    serve: (host: Host): Effect.Effect<void, never, Scope.Scope | Sharding.Sharding> =>
+      Effect.andThen(
+        Layer.build(home(host)),
+        Effect.acquireRelease(
+          Effect.sync(() => {
+            state.host = host
+          }),
+          () =>
+            Effect.sync(() => {
+              state.host = undefined
+            })
+        )
+      ),
+    /** Whether a shared id lives here and may be served, which then it may to the end of the scope. */
+    enter,
+    /** Keeps a shared id here, if it is here, for the scope. */
+    occupy: (id: string): Effect.Effect<void, never, Scope.Scope> =>
+      Effect.acquireRelease(
+        Effect.suspend(() => {
+          const residency = residents.get(id)?.residency
+          return residency === undefined ? Effect.succeed(undefined) : Effect.as(residency.hold, residency)
+        }),
+        (residency) => residency === undefined ? Effect.void : residency.release
+      ),
+    /**
+     * Not once what lives under the id is being ended, nor, after that, while a request for it goes on, which could still open a
+     * connection.
+     */
+    mayOccupy: (id: string): boolean => {
+      const resident = residents.get(id)
+      return resident === undefined ? requestsOf(id) === 0 : !resident.vacating
+    },
+    /** From now on nothing is carried out here for what can move. */
+    stopServing: Effect.sync(() => {
+      state.leaving = true
+    }),
+    /** Waits until nothing is. */
+    served: Effect.asVoid(Effect.repeat(Effect.sync(() => state.requests), {
+      until: (count) => count === 0,
+      schedule: Schedule.spaced(lookInterval)
+    }))
+  }
+})
+
+const whole = ({ body, headers, status }: HttpServerResponse.HttpServerResponse): typeof Protocol.Whole.Type => ({
+  _tag: "Whole",
+  status,
+  headers: { ...headers },
+  body: body._tag === "Uint8Array" ? body.body : new Uint8Array()
+})

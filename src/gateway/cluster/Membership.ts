@@ -1,14 +1,13 @@
 /**
  * Which replicas there are, and how long this one may act as the owner of its shards: the engine's storage of runners and
- * locks in PostgreSQL, with three changes.
+ * locks in PostgreSQL, with two changes.
  *
- * - The shards of a replica's own group (`ReplicaName`) are granted here: no other replica ever asks for them.
  * - While the database cannot be reached, a lock counts as held until the moment from which another replica may take it. The
  *   engine by itself gives everything up at the first failure.
  * - When the database is back, the replicas that were there before stay for as long as it takes them to say that they live.
  */
-import { Clock, Context, Duration, Effect, Layer, Ref } from "effect"
-import type { Runner } from "effect/cluster"
+import { Clock, Context, Duration, Effect, Layer, Ref, Schedule } from "effect"
+import type { Runner, RunnerAddress } from "effect/cluster"
 import { RunnerStorage, ShardingConfig, SqlRunnerStorage } from "effect/cluster"
 import * as ReplicaName from "./ReplicaName.ts"
 
@@ -24,6 +23,12 @@ export interface Known {
   readonly listedAt: number | undefined
   readonly joinedAt: number | undefined
   readonly runners: ReadonlyArray<readonly [runner: Runner.Runner, healthy: boolean]>
+  /** Another replica has this one's address, and with it its locks. */
+  readonly isReplaced: boolean
+  /** When the database was last asked for something to its end, whatever came of it. */
+  readonly triedAt: number | undefined
+  /** The others have given this replica up, because it stood still. */
+  readonly isGivenUp: boolean
 }
 
 /** The part of the locks' time that is not used, for clocks that do not run alike. */
@@ -35,12 +40,15 @@ export const nothingKnown: Known = {
   backAt: undefined,
   listedAt: undefined,
   joinedAt: undefined,
-  runners: []
+  runners: [],
+  isReplaced: false,
+  triedAt: undefined,
+  isGivenUp: false
 }
 
 /** Until when the locks are safely this replica's. */
-export const heldUntil = ({ confirmedAt }: Known, expiration: number): number =>
-  confirmedAt === undefined ? -Infinity : confirmedAt + expiration * (1 - margin)
+export const heldUntil = ({ confirmedAt, isReplaced }: Known, expiration: number): number =>
+  confirmedAt === undefined || isReplaced ? -Infinity : confirmedAt + expiration * (1 - margin)
 
 /** The database has answered. */
 export const answered = (now: number) => (known: Known): Known =>
@@ -50,6 +58,29 @@ export const answered = (now: number) => (known: Known): Known =>
 export const failed = (now: number) => (known: Known): Known =>
   known.lostAt === undefined ? { ...known, lostAt: now } : known
 
+/** Another replica has taken this one's address; that cannot be undone. */
+export const replaced = (known: Known): Known => ({ ...known, isReplaced: true })
+
+/**
+ * Whether this replica has stood still, as one that was frozen, until the others gave it up. While the database is away it does not
+ * stand still: it asks at least every 0.43 of the locks' time. And who stands still until they expire does so for two thirds of it.
+ */
+export const hasStoodStill = ({ confirmedAt, isGivenUp, triedAt }: Known, now: number, expiration: number): boolean =>
+  isGivenUp || (
+    confirmedAt !== undefined && now > confirmedAt + expiration &&
+    triedAt !== undefined && now > triedAt + 0.6 * expiration
+  )
+
+/** Something was asked of the database, to its end. */
+export const tried = (now: number, expiration: number) => (known: Known): Known => ({
+  ...known,
+  triedAt: now,
+  isGivenUp: hasStoodStill(known, now, expiration)
+})
+
+/** What the replica had when it was given up has been ended. */
+export const begunAnew = (now: number) => (known: Known): Known => ({ ...known, triedAt: now, isGivenUp: false })
+
 /** All locks have been confirmed; asked for at `askedAt`. */
 export const confirmed = (askedAt: number) => (known: Known): Known => ({ ...known, confirmedAt: askedAt })
 
@@ -57,11 +88,17 @@ export const confirmed = (askedAt: number) => (known: Known): Known => ({ ...kno
 export const acquired = (askedAt: number) => (known: Known): Known =>
   known.confirmedAt === undefined ? { ...known, confirmedAt: askedAt } : known
 
+/**
+ * What of the locks' time replicas have to say that they live, after an outage. They do so 3.5 times in it, but
+ * the first time may be spent on a new connection. One that leaves meanwhile is taken for there as long.
+ */
+const settling = 2 / 3
+
 /** The replicas by the newest list; after an outage those of before as well, until each can have said that it lives. */
 export const listed =
   (runners: Known["runners"], now: number, expiration: number, self: string) =>
   (known: Known): readonly [Known["runners"], Known] => {
-    const isSettling = known.backAt !== undefined && now < known.backAt + expiration / 2
+    const isSettling = known.backAt !== undefined && now < known.backAt + expiration * settling
     const missing = isSettling
       ? known.runners.filter(([runner]) => !runners.some(([each]) => name(each) === name(runner)))
       : []
@@ -72,6 +109,14 @@ export const listed =
 
 const name = (runner: Runner.Runner): string => ReplicaName.of(runner.address)
 
+/** Where replicas are, by their names: which are digests, and so made once for each list. */
+const addresses = (runners: Known["runners"]): ReadonlyMap<string, RunnerAddress.RunnerAddress> => {
+  const made = addressesOf.get(runners) ?? new Map(runners.map(([{ address }]) => [ReplicaName.of(address), address]))
+  addressesOf.set(runners, made)
+  return made
+}
+const addressesOf = new WeakMap<Known["runners"], ReadonlyMap<string, RunnerAddress.RunnerAddress>>()
+
 /** A list of replicas that is no older, in milliseconds, is not asked for anew for the sake of an unknown name. */
 const freshness = 500
 
@@ -80,20 +125,72 @@ export const prefix = "effect_session_pool"
 
 export class Membership extends Context.Service<Membership, {
   readonly known: Ref.Ref<Known>
-  /** Whether this replica may act as the owner of a shard that it holds by the engine's account. */
-  readonly mayAct: Effect.Effect<boolean>
+  /** Gives up what can move, because another replica has taken this one's address. */
+  readonly replace: Effect.Effect<void>
+  /** Whether the others have given this replica up; until `beginAnew`, when what it had then has been ended. */
+  readonly isGivenUp: () => boolean
+  readonly beginAnew: Effect.Effect<void>
+  /** The time by which things are known, see `steady`. */
+  readonly now: () => number
+  /** For how many milliseconds this replica may act as the owner of a shard that it holds by the engine's account. */
+  readonly safeFor: Effect.Effect<number>
   /** The other replicas' names. */
   readonly others: Effect.Effect<ReadonlyArray<string>>
+  /** Where the replica of a name is. */
+  readonly addressOf: (replica: string) => RunnerAddress.RunnerAddress | undefined
   /** Whether a replica of this name runs, by the database itself if the last list has none; `undefined`: it cannot be told. */
   readonly isThere: (replica: string) => Effect.Effect<boolean | undefined>
 }>()("effect-session-pool/gateway/cluster/Membership") {}
 
+/**
+ * Milliseconds that go on when the time of day is set back, or a lock would be held for longer; and that jump as it does when it
+ * is set forward, which is all that a machine notices that has been asleep.
+ */
+const steady = (clock: Clock.Clock) => {
+  const monotonic = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
+  let seen = clock.currentTimeMillisUnsafe() - monotonic()
+  let offset = seen
+  return () => {
+    const time = monotonic()
+    const ahead = clock.currentTimeMillisUnsafe() - time - seen
+    if (Math.abs(ahead) > 1000) {
+      seen += ahead
+      offset += Math.max(0, ahead)
+    }
+    return time + offset
+  }
+}
+
+/** Logs what an operator would want to know of a change. */
+const tell = (self: string, before: Known) => (after: Known): Effect.Effect<void> => {
+  const others = ({ runners }: Known) =>
+    new Map(
+      runners.filter(([runner]) => name(runner) !== self)
+        .map(([runner]) => [name(runner), `${runner.address.host}:${runner.address.port}`])
+    )
+  const [were, are] = [others(before), others(after)]
+  const come = [...are].filter(([name]) => !were.has(name))
+  const gone = [...were].filter(([name]) => !are.has(name))
+  return Effect.all([
+    ...come.map(([name, address]) => Effect.logInfo(`replica ${name} at ${address} has joined`)),
+    ...gone.map(([name, address]) => Effect.logInfo(`replica ${name} at ${address} has gone`)),
+    ...before.lostAt === undefined && after.lostAt !== undefined
+      ? [Effect.logWarning("the database does not answer")]
+      : [],
+    ...before.lostAt !== undefined && after.lostAt === undefined
+      ? [Effect.logInfo(
+        `the database answers again, after ${Math.round(((after.backAt ?? 0) - before.lostAt) / 1000)} seconds`
+      )]
+      : []
+  ], { discard: true })
+}
+
+/** One function, for the wrapped storage and the service share what is known; the transitions of that are above. */
 const make = Effect.gen(function*() {
   const config = yield* ShardingConfig.ShardingConfig
   const storage = yield* RunnerStorage.RunnerStorage
   const known = yield* Ref.make(nothingKnown)
-  const clock = yield* Clock.Clock
-  const now = () => clock.currentTimeMillisUnsafe()
+  const now = steady(yield* Clock.Clock)
   const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
   /** How often the engine asks for its locks (its `effectiveInterval`). */
   const interval = Math.min(
@@ -105,82 +202,99 @@ const make = Effect.gen(function*() {
 
   const noted = <A, E>(asked: Effect.Effect<A, E>): Effect.Effect<A, E> =>
     asked.pipe(
-      Effect.tap(() => Ref.update(known, answered(now()))),
-      Effect.tapCause(() => Ref.update(known, failed(now())))
+      Effect.ensuring(Effect.suspend(() => Ref.update(known, tried(now(), expiration)))),
+      Effect.tap(() => change(answered(now()))),
+      Effect.tapCause(() => change(failed(now())))
     )
 
+  const change = (f: (known: Known) => Known) =>
+    Effect.flatten(Ref.modify(known, (before) => {
+      const after = f(before)
+      return [after === before ? Effect.void : tell(self, before)(after), after]
+    }))
+
   const self = ReplicaName.here(config)
-  const isOwn = ReplicaName.isOwnShard
+
+  /** What is of the address and no longer of this replica: in the database it is the other one's. */
+  const unlessReplaced = <A, E>(asked: Effect.Effect<A, E>, otherwise: A): Effect.Effect<A, E> =>
+    Effect.flatMap(Ref.get(known), ({ isReplaced }) => isReplaced ? Effect.succeed(otherwise) : asked)
 
   const wrapped = RunnerStorage.RunnerStorage.of({
     ...storage,
-    getRunners: Effect.flatMap(
-      noted(storage.getRunners),
-      (runners) => Effect.map(Ref.modify(known, listed(runners, now(), expiration, self)), (all) => [...all])
-    ),
+    getRunners: Effect.flatMap(noted(storage.getRunners), (runners) =>
+      Effect.flatten(Ref.modify(known, (before) => {
+        const [all, after] = listed(runners, now(), expiration, self)(before)
+        return [Effect.as(tell(self, before)(after), [...all]), after]
+      }))),
     acquire: (address, shards) =>
       Effect.suspend(() => {
-        const all = [...shards]
         const askedAt = now()
-        const shared = all.filter((shard) => !isOwn(shard))
-        const own = all.filter(isOwn)
-        if (shared.length === 0) return Effect.succeed(own)
-        return noted(storage.acquire(address, shared)).pipe(
-          Effect.tap(() => Ref.update(known, acquired(askedAt))),
-          Effect.map((had) => [...own, ...had]),
-          // Its own it has in any case.
-          Effect.catch((error) => own.length > 0 ? Effect.succeed(own) : Effect.fail(error))
+        return Effect.tap(
+          unlessReplaced(noted(storage.acquire(address, shards)), []),
+          () => Ref.update(known, acquired(askedAt))
         )
       }),
     refresh: (address, shards) =>
       Effect.suspend(() => {
         const all = [...shards]
         const askedAt = now()
-        const own = all.filter(isOwn)
-        const shared = all.filter((shard) => !isOwn(shard))
-        return storage.refresh(address, shared).pipe(
+        const refreshed = storage.refresh(address, all).pipe(
           Effect.timeout(patience),
           noted,
-          Effect.tap(() => Ref.update(known, confirmed(askedAt))),
-          Effect.map((held) => [...own, ...held]),
+          Effect.tap(() => Ref.update(known, confirmed(askedAt)))
+        )
+        return unlessReplaced(refreshed, []).pipe(
           Effect.catch(() =>
             Effect.map(
               Ref.get(known),
               // Whoever would not be safe until the next time gives its shards up now, while it still may.
-              (state) => now() + interval < heldUntil(state, expiration) ? all : own
+              (state) => now() + interval < heldUntil(state, expiration) ? all : []
             )
           )
         )
       }),
+    // The engine would try anew at once, and log it for each of hundreds of shards.
     release: (address, shard) =>
-      isOwn(shard)
-        ? Effect.void
-        // The engine tries anew at once.
-        : Effect.tapError(storage.release(address, shard), () => Effect.sleep("1 second"))
+      Effect.retry(unlessReplaced(storage.release(address, shard), undefined), Schedule.spaced("1 second")),
+    releaseAll: (address) => unlessReplaced(storage.releaseAll(address), undefined),
+    unregister: (address) => unlessReplaced(storage.unregister(address), undefined)
   })
 
-  const names = (runners: Known["runners"]) => runners.map(([runner]) => name(runner)).filter((each) => each !== self)
+  const isListed = (replica: string) =>
+    Effect.map(Ref.get(known), ({ runners }) => replica !== self && addresses(runners).has(replica))
 
   const membership = Membership.of({
     known,
-    mayAct: Effect.map(Ref.get(known), (state) => now() < heldUntil(state, expiration)),
-    others: Effect.map(Ref.get(known), ({ runners }) => names(runners)),
+    replace: Ref.update(known, replaced),
+    isGivenUp: () => hasStoodStill(Ref.getUnsafe(known), now(), expiration),
+    beginAnew: Effect.suspend(() => Ref.update(known, begunAnew(now()))),
+    now,
+    safeFor: Effect.map(Ref.get(known), (state) => heldUntil(state, expiration) - now()),
+    others: Effect.map(Ref.get(known), ({ runners }) => [...addresses(runners).keys()].filter((each) => each !== self)),
+    addressOf: (replica) => addresses(Ref.getUnsafe(known).runners).get(replica),
     isThere: (replica) =>
-      Effect.flatMap(Ref.get(known), ({ listedAt, runners }) =>
-        names(runners).includes(replica)
-          ? Effect.succeed(true)
-          : listedAt !== undefined && now() - listedAt < freshness
-          ? Effect.succeed(false)
-          : wrapped.getRunners.pipe(
-            Effect.timeout(patience),
-            Effect.map((all) => names(all).includes(replica)),
-            Effect.catch(() => Effect.succeed(undefined))
-          ))
+      Effect.flatMap(
+        Ref.get(known),
+        ({ listedAt }) =>
+          Effect.flatMap(isListed(replica), (isThere) =>
+            isThere || (listedAt !== undefined && now() - listedAt < freshness)
+              ? Effect.succeed(isThere)
+              : wrapped.getRunners.pipe(
+                Effect.timeout(patience),
+                Effect.andThen(isListed(replica)),
+                Effect.catch(() =>
+                  Effect.succeed(undefined)
+                )
+              ))
+      )
   })
   return Context.make(Membership, membership).pipe(Context.add(RunnerStorage.RunnerStorage, wrapped))
 })
 
+/** Over whatever storage there is. */
+export const layerOver = Layer.effectContext(make)
+
 /** The engine's storage in PostgreSQL, and what is known of it. */
-export const layer = Layer.effectContext(make).pipe(
+export const layer = layerOver.pipe(
   Layer.provide(SqlRunnerStorage.layerStorage({ prefix }))
 )

@@ -1,12 +1,12 @@
 /**
- * What replicas ask of each other. Messages are volatile: the engine stores none and replays none.
+ * What replicas ask of each other. Nothing of it is stored, and nothing is sent twice (`Links`).
  *
- * An address is the name of a replica, or the id of what can move.
+ * The engine is asked for one thing only: where it is that a shared id belongs (`Home`). Requests themselves go straight there:
+ * through the engine's entity a call passes through three layers of RPC, and cost six times the CPU of one that is not forwarded.
  */
 import { Schema } from "effect"
-import { ClusterSchema, Entity } from "effect/cluster"
-import { Rpc } from "effect/rpc"
-import * as ReplicaName from "./ReplicaName.ts"
+import { Entity } from "effect/cluster"
+import { Rpc, RpcGroup } from "effect/rpc"
 
 /** Whatever was addressed is about to move, or has moved: ask again. */
 export class Moved extends Schema.TaggedError<Moved>()("Moved", {}) {}
@@ -18,30 +18,26 @@ export class NotOneOfUs extends Schema.TaggedError<NotOneOfUs>()("NotOneOfUs", {
   }
 }
 
-/** A response: its status and header, and its body, where that is there as a whole. */
-export const Head = Schema.TaggedStruct("Head", {
+/** A response that is whole. */
+export const Whole = Schema.TaggedStruct("Whole", {
   status: Schema.Int,
   headers: Schema.Record(Schema.String, Schema.String),
-  body: Schema.optionalKey(Schema.Uint8Array)
+  body: Schema.Uint8Array
 })
 
-export const Chunk = Schema.TaggedStruct("Chunk", { bytes: Schema.Uint8Array })
+/** A response that is a stream: `Next` gives its body piece by piece, to whoever asks for it in time. */
+export const Streamed = Schema.TaggedStruct("Streamed", {
+  status: Schema.Int,
+  headers: Schema.Record(Schema.String, Schema.String),
+  id: Schema.String
+})
 
-/** The response is long in coming, or long: `Follow` gives it piece by piece, to whoever asks for it in time. */
-export const Later = Schema.TaggedStruct("Later", { id: Schema.String })
-
-/** Of a response: first its head, then the chunks of its body unless the head has the whole. */
-export const Piece = Schema.Union([Head, Chunk])
-export type Piece = typeof Piece.Type
-export type Answer = typeof Head.Type | typeof Later.Type
-
-/**
- * Carries a request out. One message each way where the answer is there soon and whole, as most are: with a stream there are
- * seven, and a call costs twice as much.
- */
+/** Carries a request out. One message each way where the response is whole, as most are. */
 const CarryOut = Rpc.make("CarryOut", {
   payload: {
     pass: Schema.String,
+    /** The shared id that the request belongs to, if it is for whoever has that. */
+    shared: Schema.optionalKey(Schema.String),
     method: Schema.String,
     backend: Schema.String,
     principal: Schema.String,
@@ -50,31 +46,41 @@ const CarryOut = Rpc.make("CarryOut", {
     body: Schema.String,
     opens: Schema.optionalKey(Schema.UndefinedOr(Schema.String))
   },
-  success: Schema.Union([Head, Later]),
+  success: Schema.Union([Whole, Streamed]),
   error: Schema.Union([Moved, NotOneOfUs])
 })
 
-const Follow = Rpc.make("Follow", {
+/**
+ * The next chunks of a streamed response; none: it is over. Asked for one by one, because what a stream of the engine sends waits in
+ * the way of all other answers while its reader is slow. `Moved`: there is no such response any more.
+ */
+const Next = Rpc.make("Next", {
   payload: { pass: Schema.String, id: Schema.String },
-  success: Piece,
-  error: NotOneOfUs,
-  stream: true
+  success: Schema.Array(Schema.Uint8Array),
+  error: Schema.Union([Moved, NotOneOfUs])
 })
+
+/** Nobody wants the rest of a streamed response. */
+const Abandon = Rpc.make("Abandon", { payload: { pass: Schema.String, id: Schema.String }, error: NotOneOfUs })
 
 /** The sessions of a replica, as JSON. */
 const Sessions = Rpc.make("Sessions", {
   payload: { pass: Schema.String },
   success: Schema.String,
-  error: NotOneOfUs
+  error: Schema.Union([Moved, NotOneOfUs])
 })
 
 const EndNumber = Rpc.make("EndNumber", {
   payload: { pass: Schema.String, number: Schema.Int },
   success: Schema.Boolean,
-  error: NotOneOfUs
+  error: Schema.Union([Moved, NotOneOfUs])
 })
 
-export const Gateway = Entity.make("Gateway", [CarryOut, Follow, Sessions, EndNumber]).annotate(
-  ClusterSchema.ShardGroup,
-  ReplicaName.groupOf
-)
+/** What a replica does for the others. */
+export const Peers = RpcGroup.make(CarryOut, Next, Abandon, Sessions, EndNumber)
+
+/** Tells the name of the replica that has a shared id, and keeps the id there for as long as something lives under it. */
+const Locate = Rpc.make("Locate", { success: Schema.String, error: Moved })
+
+/** The engine's entity of a shared id. */
+export const Home = Entity.make("Session", [Locate])

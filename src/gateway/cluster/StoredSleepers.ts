@@ -3,10 +3,15 @@
  *
  * Whoever finds a session takes it over: its generation grows, and what the former owner still saves is refused. So a replica that
  * was frozen, and does not know yet that others went on without it, overwrites nothing.
+ *
+ * A reload reaches only sessions that are awake. So a mark of the back end's entry is stored with each, and one wakes only if the
+ * mark is still the same.
  */
-import { Array as Arr, Duration, Effect, Option, Schedule, Schema } from "effect"
+import { Array as Arr, Duration, Effect, FiberSet, Option, Schedule, Schema, Semaphore } from "effect"
+import type { Statement } from "effect/sql"
 import { SqlClient } from "effect/sql"
-import type * as SessionKey from "../../SessionKey.ts"
+import { createHmac } from "node:crypto"
+import * as SessionKey from "../../SessionKey.ts"
 import * as GatewayErrors from "../GatewayErrors.ts"
 import type * as ClientRecord from "../sessions/ClientRecord.ts"
 import type { Make, Sleepers } from "../sessions/Sleepers.ts"
@@ -24,170 +29,245 @@ const Kept = Schema.fromJsonString(
     client: optionalText,
     initialized: optionalText,
     level: optionalText,
-    subscriptions: Schema.Array(Schema.Tuple([Schema.String, Schema.String]))
+    subscriptions: Schema.Array(Schema.Tuple([Schema.String, Schema.String])),
+    /** Of the entry of its back end, when it was opened. */
+    entryMark: optionalText
   })
 )
 
 /** A session that is awake here. */
 interface Owned {
+  /** Who has it: a launch, or a process, and one that still ends while the next one starts. The last one to rest gives it up. */
+  holders: number
   readonly record: ClientRecord.ClientRecord
   readonly generation: number
+  /** Of the entry of its back end, when it was opened. */
+  readonly mark: string | undefined
 }
 
 /** What is still to be written: a record, or that there is none any more. */
 interface Pending {
   readonly record: ClientRecord.ClientRecord | undefined
   readonly generation: number
+  readonly mark: string | undefined
   /** The session is not in the database yet. */
   readonly isNew: boolean
 }
 
 const table = "effect_session_pool_sessions"
-/** How often it is said that the sessions here are still wanted, and what has expired is removed. */
-const upkeep = "1 minute"
+/** Its one row has when sessions were removed last, by whichever replica. */
+const upkeepTable = "effect_session_pool_upkeep"
+/** How often it is said at least that the sessions here are still wanted, and asked whether others are to be removed. */
+const upkeep = Duration.minutes(1)
 /** How long anybody waits for the database; what it has not taken by then is written later. */
 const patience = "3 seconds"
-/** How many sessions a statement names. */
+/** How many sessions a statement names, or removes. */
 const batch = 1000
 
 export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
-  sql`
-    CREATE TABLE IF NOT EXISTS ${sql(table)} (
-      key TEXT PRIMARY KEY,
-      record TEXT NOT NULL,
-      generation INT NOT NULL,
-      expires_at TIMESTAMPTZ NOT NULL
-    )
-  `)
+  Effect.all([
+    sql`
+      CREATE TABLE IF NOT EXISTS ${sql(table)} (
+        key TEXT PRIMARY KEY,
+        record TEXT NOT NULL,
+        generation INT NOT NULL,
+        expires_at TIMESTAMPTZ NOT NULL
+      )
+    `,
+    sql`CREATE INDEX IF NOT EXISTS ${sql(`${table}_expires_at`)} ON ${sql(table)} (expires_at)`,
+    sql`CREATE TABLE IF NOT EXISTS ${sql(upkeepTable)} (id INT PRIMARY KEY, done_at TIMESTAMPTZ NOT NULL)`
+  ], { discard: true }))
 
-export const make = (sql: SqlClient.SqlClient): Make =>
-  Effect.fnUntraced(function*({ asleepTimeToLive, maxAsleep }, lost) {
+/** One function, for what is owned, pending and taken in turn is shared by all of it: read from `sleepers`, at its end. */
+export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
+  Effect.fnUntraced(function*({ asleepTimeToLive, maxAsleep }, lost, entryTextOf) {
     const owned = new Map<Key, Owned>()
     const pending = new Map<Key, Pending>()
+    const turns = new Map<Key, { readonly semaphore: Semaphore.Semaphore; users: number }>()
     const seconds = Math.ceil(Math.min(Duration.toSeconds(asleepTimeToLive), maxSeconds))
     const expires = sql`NOW() + ${seconds} * INTERVAL '1 second'`
+    // Three times while a session that is awake lives on by the last: some replica removes what has expired.
+    const upkeepHere = Duration.min(upkeep, Duration.divideUnsafe(Duration.seconds(seconds), 3))
+    const fork = yield* FiberSet.makeRuntime<never, void>()
 
-    /** Takes a session over from whoever had it. */
-    const take = (key: Key) =>
-      Effect.gen(function*() {
-        // What is still to be written of it is newer than what would be read.
-        if (pending.has(key)) yield* write(key)
-        const [row] = yield* sql<{ readonly record: string; readonly generation: number }>`
-          UPDATE ${sql(table)} SET generation = generation + 1, expires_at = ${expires}
-          WHERE key = ${key} AND expires_at > NOW() RETURNING record, generation
-        `
-        if (row === undefined) return Option.none()
-        const record = revive(yield* Schema.decodeEffect(Kept)(row.record))
-        own(key, record, row.generation)
-        return Option.some(record)
-      }).pipe(
+    /**
+     * What is asked of the database for one session is asked one after the other: it has five connections, and on two of them a
+     * removal can overtake the entry that it follows, and two requests would each take the session from the other.
+     */
+    const inTurn = <A, E>(key: Key, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+      Effect.acquireUseRelease(
+        Effect.sync(() => {
+          const turn = turns.get(key) ?? { semaphore: Semaphore.makeUnsafe(1), users: 0 }
+          turn.users++
+          turns.set(key, turn)
+          return turn
+        }),
+        ({ semaphore }) => semaphore.withPermit(effect),
+        (turn) =>
+          Effect.sync(() => {
+            turn.users--
+            if (turn.users === 0) turns.delete(key)
+          })
+      )
+
+    /** The entry may hold secrets, and whoever reads the database is not to guess them: so a keyed hash of it (HMAC, RFC 2104). */
+    const markOf = (key: Key): string | undefined => {
+      const entry = entryTextOf(SessionKey.backend(key))
+      return entry === undefined
+        ? undefined
+        : createHmac("sha256", stateKey).update(`entry ${entry}`).digest("base64url")
+    }
+
+    /** Bounds a question to the database; whatever goes wrong is `RecordsUnreachable`. */
+    const reading = <A, E extends { readonly message: string }>(asked: Effect.Effect<A, E>) =>
+      asked.pipe(
         Effect.timeout(patience),
         Effect.tapError((error) => Effect.logWarning(`A sleeping session could not be read: ${error.message}`)),
         Effect.mapError(() => new GatewayErrors.RecordsUnreachable())
       )
 
-    const own = (key: Key, record: ClientRecord.ClientRecord, generation: number) => {
-      owned.set(key, { record, generation })
-      record.changed = () => {
-        if (owned.get(key)?.record === record) pending.set(key, { record, generation, isNew: false })
+    /** Finds a session that is awake here, or takes it over from whoever had it. */
+    const take = (key: Key) =>
+      inTurn(
+        key,
+        Effect.gen(function*() {
+          // Whoever came first has taken it.
+          const awake = owned.get(key)
+          if (awake !== undefined) {
+            awake.holders++
+            return Option.some(awake.record)
+          }
+          // What is still to be written of it is newer than what would be read.
+          if (pending.has(key)) yield* write(key)
+          const [row] = yield* sql<{ readonly record: string; readonly generation: number }>`
+            UPDATE ${sql(table)} SET generation = generation + 1, expires_at = ${expires}
+            WHERE key = ${key} AND expires_at > NOW() RETURNING record, generation
+          `
+          if (row === undefined) return Option.none()
+          const kept = yield* Schema.decodeEffect(Kept)(row.record)
+          const mark = markOf(key)
+          if (kept.entryMark !== mark) {
+            markRemoved(key, row.generation)
+            yield* write(key)
+            return Option.none()
+          }
+          const record = revive(kept)
+          own(key, { holders: 1, record, generation: row.generation, mark })
+          return Option.some(record)
+        })
+      ).pipe(reading)
+
+    const own = (key: Key, awake: Owned) => {
+      owned.set(key, awake)
+      awake.record.changed = () => {
+        if (owned.get(key) === awake) save(key, awake)
       }
     }
 
-    /** Writes what is still to be written of a session. */
+    /** A record is to be written. What has not been entered yet is still to be entered. */
+    const save = (key: Key, awake: Owned) => pending.set(key, { ...awake, isNew: pending.get(key)?.isNew === true })
+
+    const markRemoved = (key: Key, generation: number) =>
+      pending.set(key, { record: undefined, generation, mark: undefined, isNew: false })
+
+    /** Writes what is still to be written of a session. Whatever is written twice, because nobody heard that it was, is the same. */
     const write = (key: Key) =>
       Effect.suspend(() => {
         const due = pending.get(key)
         if (due === undefined) return Effect.void
-        const { generation, isNew, record } = due
-        const text = record === undefined ? "" : Schema.encodeSync(Kept)(kept(record))
+        const { generation, isNew, mark, record } = due
+        const text = record === undefined ? "" : Schema.encodeSync(Kept)({ ...kept(record), entryMark: mark })
         const statement = record === undefined
-          ? sql`DELETE FROM ${sql(table)} WHERE key = ${key} RETURNING key`
+          // One that has it not removes whatever there is; one that had it, nothing of whoever has taken it over.
+          ? sql`DELETE FROM ${
+            sql(table)
+          } WHERE key = ${key} AND (${generation} = 0 OR generation <= ${generation}) RETURNING key`
           : isNew
           ? sql`
-            INSERT INTO ${sql(table)} (key, record, generation, expires_at)
-            VALUES (${key}, ${text}, ${generation}, ${expires}) ON CONFLICT (key) DO NOTHING RETURNING key
+            INSERT INTO ${sql(table)} AS old (key, record, generation, expires_at)
+            VALUES (${key}, ${text}, ${generation}, ${expires})
+            ON CONFLICT (key) DO UPDATE SET record = EXCLUDED.record, expires_at = EXCLUDED.expires_at
+            WHERE old.generation = EXCLUDED.generation RETURNING key
           `
           : sql`
             UPDATE ${sql(table)} SET record = ${text}, expires_at = ${expires}
             WHERE key = ${key} AND generation = ${generation} RETURNING key
           `
-        return Effect.flatMap(statement, (rows) => {
-          if (pending.get(key) === due) pending.delete(key)
-          return rows.length > 0 || record === undefined ? Effect.void : disown(key, generation)
+        return Effect.map(statement, (rows) => {
+          const next = pending.get(key)
+          if (next === due) pending.delete(key)
+          // It has been entered by now.
+          else if (isNew && next !== undefined) pending.set(key, { ...next, isNew: false })
+          const awake = owned.get(key)
+          if (rows.length === 0 && record !== undefined && awake?.generation === generation) disown(key)
         })
       })
 
-    /** Another replica has taken the session over, or it has expired. */
-    const disown = (key: Key, generation: number) =>
-      Effect.suspend(() => {
-        if (owned.get(key)?.generation !== generation) return Effect.void
-        owned.delete(key)
-        pending.delete(key)
-        return lost(key)
-      })
+    /** Another replica has taken the session over, or it has expired. Whatever ends it here may itself wait for its turn. */
+    const disown = (key: Key) => {
+      owned.delete(key)
+      pending.delete(key)
+      fork(lost(key))
+    }
 
-    const writeSoon = (key: Key) => Effect.ignore(Effect.timeout(write(key), patience))
-
-    const keepUp = Effect.gen(function*() {
-      for (const keys of Arr.chunksOf([...owned.keys()], batch)) {
-        const rows = yield* sql<{ readonly key: string; readonly generation: number }>`
-          UPDATE ${sql(table)} SET expires_at = ${expires} WHERE key IN ${sql.in(keys)} RETURNING key, generation
-        `
-        const found = new Map(rows.map(({ generation, key }) => [key, generation]))
-        for (const key of keys) {
-          const generation = owned.get(key)?.generation
-          if (generation === undefined || pending.has(key) || found.get(key) === generation) continue
-          yield* disown(key, generation)
-        }
-      }
-      yield* sql`DELETE FROM ${sql(table)} WHERE expires_at < NOW()`
-      yield* sql`
-        DELETE FROM ${sql(table)} WHERE key IN (
-          SELECT key FROM ${sql(table)} ORDER BY expires_at DESC OFFSET ${maxAsleep}
-        )
-      `
-    })
+    const writeInTime = (key: Key) => Effect.timeout(inTurn(key, write(key)), patience)
+    const writeSoon = (key: Key) => Effect.ignore(writeInTime(key))
 
     const unreachable = (error: { readonly message: string }) =>
       Effect.logWarning(`The database of sleeping sessions does not answer: ${error.message}`)
 
     yield* Effect.forkScoped(
       Effect.repeat(
-        Effect.ignore(Effect.suspend(() => Effect.forEach([...pending.keys()], write, { discard: true }))),
+        Effect.ignore(Effect.suspend(() => Effect.forEach([...pending.keys()], writeInTime, { discard: true }))),
         Schedule.spaced("1 second")
       )
     )
-    yield* Effect.forkScoped(Effect.repeat(Effect.catch(keepUp, unreachable), Schedule.spaced(upkeep)))
+    // Side by side: while many are removed, those that are awake here are still kept.
+    for (const each of [keepAwake(sql, { owned, pending, expires, disown }), removeInTurn(sql, maxAsleep)]) {
+      yield* Effect.forkScoped(
+        Effect.repeat(Effect.catch(Effect.timeout(each, upkeep), unreachable), Schedule.spaced(upkeepHere))
+      )
+    }
 
     const sleepers: Sleepers = {
+      has: (key) =>
+        Effect.suspend(() => {
+          const due = pending.get(key)
+          if (owned.has(key)) return Effect.succeed(true)
+          if (due !== undefined) return Effect.succeed(due.record !== undefined)
+          return Effect.map(
+            reading(sql`SELECT 1 FROM ${sql(table)} WHERE key = ${key} AND expires_at > NOW()`),
+            (rows) => rows.length > 0
+          )
+        }),
       find: (key) =>
         Effect.suspend(() => {
           const awake = owned.get(key)
-          return awake === undefined ? take(key) : Effect.succeedSome(awake.record)
+          if (awake === undefined) return take(key)
+          awake.holders++
+          return Effect.succeedSome(awake.record)
         }),
       enter: (key, record) =>
         Effect.suspend(() => {
-          own(key, record, 1)
-          pending.set(key, { record, generation: 1, isNew: true })
+          const awake = { holders: 1, record, generation: 1, mark: markOf(key) }
+          own(key, awake)
+          pending.set(key, { ...awake, isNew: true })
           return writeSoon(key)
         }),
       rest: (key, record) =>
         Effect.suspend(() => {
           const awake = owned.get(key)
           if (awake?.record !== record) return Effect.void
-          const { generation } = awake
-          pending.set(key, { record, generation, isNew: pending.get(key)?.isNew === true })
+          save(key, awake)
           // Found again, it is read again: another replica may have woken it in between.
-          return Effect.ensuring(
-            writeSoon(key),
-            Effect.sync(() => owned.get(key) === awake && owned.delete(key))
-          )
+          if (--awake.holders === 0) owned.delete(key)
+          return writeSoon(key)
         }),
       remove: (key) =>
         Effect.suspend(() => {
           const generation = owned.get(key)?.generation ?? 0
           owned.delete(key)
-          pending.set(key, { record: undefined, generation, isNew: false })
+          markRemoved(key, generation)
           return writeSoon(key)
         }),
       keys: Effect.sync(() => [...owned.keys()]),
@@ -195,6 +275,61 @@ export const make = (sql: SqlClient.SqlClient): Make =>
     }
     return sleepers
   })
+
+/** Says of the sessions that are awake here that they are still wanted, and notices which of them others have. */
+const keepAwake = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, { disown, expires, owned, pending }: {
+  readonly owned: ReadonlyMap<Key, Owned>
+  readonly pending: ReadonlyMap<Key, Pending>
+  readonly expires: Statement.Fragment
+  readonly disown: (key: Key) => void
+}) {
+  for (const awake of Arr.chunksOf([...owned].filter(([key]) => !pending.has(key)), batch)) {
+    const keys = awake.map(([key]) => key)
+    const rows = yield* sql<{ readonly key: string; readonly generation: number }>`
+      UPDATE ${sql(table)} SET expires_at = ${expires} WHERE key IN ${sql.in(keys)} RETURNING key, generation
+    `
+    const found = new Map(rows.map(({ generation, key }) => [key, generation]))
+    for (const [key, each] of awake) {
+      // One that has rested, or changed, meanwhile may have another generation already.
+      const isSame = owned.get(key) === each && !pending.has(key)
+      if (isSame && found.get(key) !== each.generation) disown(key)
+    }
+  }
+})
+
+/**
+ * Removes what has expired and what is beyond the limit, if no replica has done so in this minute: somewhat less of it, or one
+ * that is alone would be too early every other time. A time that is far ahead was said by a clock that has been set back since.
+ */
+const removeInTurn = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, maxAsleep: number) {
+  const isDue = yield* sql`
+    INSERT INTO ${sql(upkeepTable)} AS last (id, done_at) VALUES (1, NOW())
+    ON CONFLICT (id) DO UPDATE SET done_at = EXCLUDED.done_at
+    WHERE last.done_at NOT BETWEEN NOW() - INTERVAL '55 seconds' AND NOW() + INTERVAL '1 minute' RETURNING id
+  `
+  if (isDue.length === 0) return
+  yield* Effect.repeat(removeOldest(sql, sql`WHERE expires_at < NOW()`, batch), {
+    while: (removed) => removed === batch
+  })
+  const [row] = yield* sql<{ readonly count: number }>`SELECT COUNT(*)::FLOAT8 AS count FROM ${sql(table)}`
+  for (let beyond = (row?.count ?? 0) - maxAsleep; beyond > 0; beyond -= batch) {
+    yield* removeOldest(sql, sql``, Math.min(beyond, batch))
+  }
+})
+
+/**
+ * Those that have slept longest, so many, which are found by the index. One that wakes just then expires later already. (With `=`
+ * that would be asked of the index too: once for each of those that expire at the same time, of which there may be many.)
+ */
+const removeOldest = (sql: SqlClient.SqlClient, where: Statement.Fragment, count: number) =>
+  Effect.map(
+    sql`
+      DELETE FROM ${sql(table)} AS asleep
+      USING (SELECT key, expires_at FROM ${sql(table)} ${where} ORDER BY expires_at LIMIT ${count}) AS oldest
+      WHERE asleep.key = oldest.key AND asleep.expires_at <= oldest.expires_at RETURNING asleep.key
+    `,
+    ({ length }) => length
+  )
 
 /** "For ever", within what PostgreSQL can add to a time. */
 const maxSeconds = Duration.toSeconds("3650 days")

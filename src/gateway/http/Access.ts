@@ -1,9 +1,11 @@
 /** Who may come in: host, origin and key of a request (MCP specification, basic/transports, "Security Warning"). */
 import { createHash, timingSafeEqual } from "node:crypto"
+import { isIPv4 } from "node:net"
 
 const loopbackHosts = ["127.0.0.1", "localhost", "[::1]"]
 
-export const isLoopback = (host: string): boolean => host === "localhost" || host === "::1" || host.startsWith("127.")
+export const isLoopback = (host: string): boolean =>
+  host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."))
 
 export interface Options {
   readonly host: string

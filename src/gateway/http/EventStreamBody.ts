@@ -164,13 +164,13 @@ export const response = (body: Stream.Stream<Uint8Array>, status = 200): HttpSer
   })
 
 /** The connection that a request came on, if it is one of `node:net`. */
-export const socketOf = ({ source }: HttpServerRequest.HttpServerRequest): Socket | undefined => {
+export const socketOf = ({ source }: Pick<HttpServerRequest.HttpServerRequest, "source">): Socket | undefined => {
   const socket = Predicate.hasProperty(source, "socket") ? source.socket : undefined
   return socket instanceof Socket ? socket : undefined
 }
 
 /** The client that a request came from. */
-export const clientOf = (request: HttpServerRequest.HttpServerRequest): Client => {
+export const clientOf = (request: Pick<HttpServerRequest.HttpServerRequest, "source">): Client => {
   const socket = socketOf(request)
   const { localPort: local, remotePort: remote } = socket ?? {}
   return {

@@ -7,9 +7,10 @@
  * instead of 240 µs of CPU.
  */
 import type { Scope } from "effect"
-import { ByteSize, Cause, Effect, Option } from "effect"
+import { ByteSize, Cause, Effect, Option, Tracer } from "effect"
 import type { HttpServerResponse } from "effect/http"
-import { HttpIncomingMessage, HttpMiddleware, HttpRouter, HttpServerRequest } from "effect/http"
+import type { HttpServerRequest } from "effect/http"
+import { Headers, HttpIncomingMessage, HttpMiddleware, HttpRouter, HttpTraceContext } from "effect/http"
 import * as LegacyRoutes from "../legacy/LegacyRoutes.ts"
 import * as JsonRpc from "../messages/JsonRpc.ts"
 import * as Modern from "../modern/Modern.ts"
@@ -20,7 +21,7 @@ import * as Masking from "../settings/Masking.ts"
 import type * as Access from "./Access.ts"
 import type { Refusal } from "./Refusals.ts"
 import { jsonResponse, refuse } from "./Refusals.ts"
-import type { Asking, Serving } from "./Serving.ts"
+import type { Asking, Incoming, Serving } from "./Serving.ts"
 import { accepts } from "./Serving.ts"
 
 /** The last revision with batches. */
@@ -46,12 +47,20 @@ export const make = (serving: Serving, access: Access.Access) => {
 
 /** Carries out a request that has come in at another replica. */
 export const carryOut = (serving: Serving, carried: Carried): Effect.Effect<Response, never, Scope.Scope> =>
-  always(Effect.suspend(() => {
-    const { backend, body, headers, method, principal } = carried
-    const request = HttpServerRequest.fromWeb(new Request(`http://replica/mcp/${backend}`, { method, headers }))
-    const known = serving.sessions.running().has(backend)
-    return known ? route(serving, askingOf(request, backend, principal, carried), body) : unknownBackend(serving)
-  }))
+  Effect.flatMap(Effect.tracer, (tracer) => {
+    const { backend, body, method, principal } = carried
+    const headers = Headers.fromInput(carried.headers)
+    const response = always(Effect.suspend(() => {
+      if (!serving.sessions.running().has(backend)) return unknownBackend(serving)
+      const asking = askingOf({ method, headers, source: carried }, backend, principal, carried)
+      return route(serving, asking, () => receive(serving, asking, body))
+    }))
+    // A span only where a tracer sees it: it is one more on the way.
+    return tracer === Tracer.nativeTracer ? response : Effect.withSpan(response, `forwarded ${method}`, {
+      kind: "server",
+      parent: Option.getOrUndefined(HttpTraceContext.w3c(headers))
+    })
+  })
 
 /** Whatever happens, there is a response. */
 const always = <R>(handler: Effect.Effect<Response, Refusal, R>): Effect.Effect<Response, never, R> =>
@@ -99,7 +108,8 @@ const dispatch = (
   if (request.method !== "POST" && version !== undefined && !Modern.legacyVersions.includes(version)) {
     return refuse(400, unsupported)
   }
-  return route(serving, askingOf(request, backend, principal, undefined), undefined)
+  const asking = askingOf(request, backend, principal, undefined)
+  return route(serving, asking, () => post(serving, asking, request))
 }
 
 const unknownBackend = ({ sessions }: Serving) => {
@@ -107,7 +117,7 @@ const unknownBackend = ({ sessions }: Serving) => {
   return refuse(404, `There is no such back end; there are: ${paths.join(", ")}`)
 }
 
-const askingOf = (request: Request, backend: string, principal: Principal, carried: Carried | undefined): Asking => ({
+const askingOf = (request: Incoming, backend: string, principal: Principal, carried: Carried | undefined): Asking => ({
   request,
   backend,
   principal,
@@ -116,15 +126,15 @@ const askingOf = (request: Request, backend: string, principal: Principal, carri
   carried
 })
 
-/** By method; `body` if that has been read already. */
+/** By method. */
 const route = (
   serving: Serving,
   asking: Asking,
-  body: string | undefined
+  posted: () => Effect.Effect<Response, Refusal, Scope.Scope>
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
   switch (asking.request.method) {
     case "POST":
-      return body === undefined ? post(serving, asking) : receive(serving, asking, body)
+      return posted()
     case "GET":
       return LegacyRoutes.listen(serving, asking)
     case "DELETE":
@@ -138,8 +148,7 @@ const route = (
 // POST: the body, and its era
 // ---------------------------------------------------------------------------
 
-const post = (serving: Serving, asking: Asking) => {
-  const { request } = asking
+const post = (serving: Serving, asking: Asking, request: Request) => {
   if (!accepts(request, "application/json") || !accepts(request, "text/event-stream")) {
     return refuse(406, "Accept must list application/json and text/event-stream")
   }

@@ -37,7 +37,7 @@ const relayed = ["forwarded", "x-forwarded-for", "x-real-ip", "via", "cf-connect
 /** Asks once for a connection. */
 export const isOwnUser = Effect.fnUntraced(function*(
   fs: FileSystem.FileSystem,
-  request: HttpServerRequest.HttpServerRequest
+  request: Pick<HttpServerRequest.HttpServerRequest, "headers" | "source">
 ) {
   // A proxy of the same user speaks for others.
   if (relayed.some((name) => request.headers[name] !== undefined)) return false

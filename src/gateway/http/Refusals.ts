@@ -68,6 +68,7 @@ export const refuseFailure = (
     case "TooManyCalls":
       return refuse(429, error.message, later)
     case "RecordsUnreachable":
+    case "SessionMoved":
       return refuse(503, error.message, later)
     case "CoolingDown":
       return refuse(503, error.message, { ...options, headers: { "retry-after": String(error.seconds) } })

@@ -26,9 +26,14 @@ export interface Serving {
   readonly placement: Placement
 }
 
+/** What of a request counts when it has been let in and its body read. One that came in at another replica has no more. */
+export type Incoming =
+  & Pick<HttpServerRequest.HttpServerRequest, "headers" | "source">
+  & Readonly<Record<"method", string>>
+
 /** A request that has come in: by host, origin and key it may, and there is such a back end. */
 export interface Asking {
-  readonly request: HttpServerRequest.HttpServerRequest
+  readonly request: Incoming
   readonly backend: string
   readonly principal: Principal
   /** What its header says of the revision. */
@@ -95,7 +100,7 @@ const isCarried = (name: string): boolean =>
 /** For a stream that goes on until the answer to its request. */
 export const streamOptions = (
   { bodies, settings }: Serving,
-  request: HttpServerRequest.HttpServerRequest
+  request: Incoming
 ): EventStreamBody.Options => ({
   heartbeat: settings.heartbeat,
   bodies,
@@ -107,7 +112,7 @@ export const streamOptions = (
 /** For a stream of who only listens: it ends with the gateway. */
 export const listenOptions = (
   serving: Serving,
-  request: HttpServerRequest.HttpServerRequest
+  request: Incoming
 ): EventStreamBody.Options => ({
   ...streamOptions(serving, request),
   greet: true,
@@ -118,7 +123,7 @@ export const listenOptions = (
 const usualAccept = "application/json, text/event-stream"
 
 /** Whether the client takes a response of this type. */
-export const accepts = ({ headers }: HttpServerRequest.HttpServerRequest, type: string): boolean =>
+export const accepts = ({ headers }: Pick<Incoming, "headers">, type: string): boolean =>
   headers["accept"] === usualAccept || (headers["accept"] ?? "").split(",").some((range) => {
     const [name = ""] = range.trim().toLowerCase().split(";")
     return name === type || name === "*/*" || name === `${type.split("/")[0]}/*`

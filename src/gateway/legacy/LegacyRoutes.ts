@@ -24,7 +24,7 @@ import type { Reader } from "./EventStreams.ts"
 /** From this revision on an event stream begins with an event without data, so that it can be resumed from the start. */
 const primingVersion = "2025-11-25"
 /** Longest that DELETE waits for the process group to be gone. */
-const endTimeout = "10 seconds"
+const deleteTimeout = "10 seconds"
 
 type Response = HttpServerResponse.HttpServerResponse
 
@@ -262,7 +262,7 @@ const endHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Se
   const id = yield* sessionId(asking)
   const gone = yield* serving.sessions.end(asking.backend, asking.principal, id)
   if (Option.isNone(gone)) return yield* unknownSession()
-  yield* Effect.timeoutOption(gone.value, endTimeout)
+  yield* Effect.timeoutOption(gone.value, deleteTimeout)
   return HttpServerResponse.empty({ status: 204 })
 })
 

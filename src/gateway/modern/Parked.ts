@@ -53,7 +53,7 @@ export interface Limits {
   readonly maxParkedPerKey: number
 }
 
-/** Keeps calls until the scope closes. */
+/** Keeps calls until the scope closes. One function, for what it gives shares the entries and the counts at its head. */
 export const make = Effect.fnUntraced(function*(
   { maxParked, maxParkedPerKey }: Limits,
   seal: RequestState.Seal,

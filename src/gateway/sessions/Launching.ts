@@ -1,6 +1,11 @@
 /**
  * The lookup of the gateway's pool: opens the connection that a key stands for, a legacy client's session or a modern caller's
  * lane, within the limits of its back end.
+ *
+ * A session that sleeps is refused, in this order: where nobody has entered it (`Sessions.leaseOrWake`); where the pool is full; here,
+ * where its id has moved while the request waited; where its back end's entry has changed (`StoredSleepers`). From `wake` on
+ * it is taken over, and relies on `rest`: where its back end is unknown, cooling down or full; where that does not start; and where
+ * a reload or a move came in between.
  */
 import { Clock, Duration, Effect, Option, Ref } from "effect"
 import type { Scope } from "effect"
@@ -14,6 +19,7 @@ import * as Masking from "../settings/Masking.ts"
 import type * as ClientRecord from "./ClientRecord.ts"
 import type { Connection, Key } from "./Registry.ts"
 import * as Registry from "./Registry.ts"
+import type * as Sleepers from "./Sleepers.ts"
 
 export const lookup = Effect.fnUntraced(function*(
   registry: Registry.Registry,
@@ -24,32 +30,56 @@ export const lookup = Effect.fnUntraced(function*(
   const target = running.get(name)
   const profile = callers.find(key)
   // Whatever lives under an id keeps the id here, to the very end.
-  yield* registry.occupy(Registry.idOf(key))
-  const record = opening.get(key) ?? Option.getOrUndefined(yield* sleepers.find(key))
-  const launch = profile ?? record
+  const id = Registry.idOf(key)
+  yield* registry.occupy(id)
+  if (!registry.mayOccupy(id)) return yield* new GatewayErrors.SessionMoved()
+  const opened = opening.get(key)
+  const launch = profile ?? opened ?? (yield* wake(sleepers, key))
   if (target === undefined || launch === undefined) return yield* new GatewayErrors.UnknownSession()
   const { backend, cooldown, counts } = target
   const refusal = Cooldown.check(yield* Ref.get(cooldown), name, yield* Clock.currentTimeMillis)
   if (refusal !== undefined) return yield* refusal
   yield* enter(target, settings.maxSessionsPerBackend)
-  if (backend.settings.stateless && record !== undefined) {
-    // When the process has gone, the session sleeps; unless it has been ended.
-    yield* Effect.addFinalizer(() => record.over ? Effect.void : sleepers.rest(key, record))
-  }
+  let entered = false
+  // When the process has gone, which is started after this, the session sleeps.
+  yield* Effect.addFinalizer(() => entered && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
   counts.launches++
   const connection = yield* start(registry, target, key, launch).pipe(
     Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
     Effect.tapErrorTag("BackendFailed", (error) => error.shortage === true ? Effect.void : countFailure(target, error)),
     Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
   )
-  // A reload has come in between: it has not seen this one.
-  if (running.get(name) !== target) return yield* new GatewayErrors.UnknownSession()
+  if (backend.settings.stateless && opened !== undefined) {
+    entered = true
+    yield* sleepers.enter(key, opened)
+  }
   yield* Effect.acquireRelease(
-    Effect.sync(() => connections.set(key, connection)),
+    Effect.suspend((): Effect.Effect<unknown, GatewayErrors.UnknownSession | GatewayErrors.SessionMoved> => {
+      // If a reload or a move came in between, it did not see this connection, so it ends here. From this line on both find it in
+      // `connections`; nothing may come between the checks and it.
+      if (running.get(name) !== target) return new GatewayErrors.UnknownSession()
+      if (!registry.mayOccupy(id)) return new GatewayErrors.SessionMoved()
+      connections.set(key, connection)
+      return Effect.void
+    }),
     () => Effect.sync(() => connections.get(key) === connection && connections.delete(key))
   )
   return connection
 })
+
+/** Takes over a session that sleeps. When its launch or its process ends, however it does, it sleeps again. */
+const wake = (sleepers: Sleepers.Sleepers, key: Key) =>
+  Effect.map(
+    Effect.acquireRelease(
+      sleepers.find(key),
+      (found) => Option.isSome(found) ? rest(sleepers, key, found.value) : Effect.void
+    ),
+    Option.getOrUndefined
+  )
+
+/** When its process has gone, the session sleeps; unless it has been ended. */
+const rest = (sleepers: Sleepers.Sleepers, key: Key, record: ClientRecord.ClientRecord) =>
+  Effect.suspend(() => record.over ? Effect.void : sleepers.rest(key, record))
 
 /** Counts a session against its back end's limit, until it is closed. */
 const enter = ({ backend, sessions }: RunningBackend.RunningBackend, limit: number) =>

@@ -51,14 +51,16 @@ export interface Host {
   readonly sessions: Effect.Effect<ReadonlyArray<object>>
   /** Ends the live session of this number; whether there was one. */
   readonly endNumber: (number: number) => Effect.Effect<boolean>
+  /** Ends the sessions that stay with this replica; done when their processes are gone. */
+  readonly endPinned: Effect.Effect<void>
   /** Ends what lives here under a shared id, or puts it to sleep; done when its processes are gone. */
   readonly vacate: (id: string) => Effect.Effect<void>
 }
 
 /** How the replicas are, as `/ready` tells it. */
 export interface Status {
-  /** Whether this one takes new sessions, and if not, why; `database unreachable`: for too long. */
-  readonly state: "ready" | "joining" | "draining" | "database unreachable"
+  /** Whether this one takes new sessions, and if not, why; `database unreachable`: for too long; `address taken`: by another one. */
+  readonly state: "ready" | "joining" | "draining" | "database unreachable" | "address taken"
   readonly replica: string
   readonly database: "ok" | "unreachable"
   /** For how long it has not answered, and for how long what can move is still safely served here. */
@@ -87,6 +89,8 @@ export interface Placement {
   ) => Effect.Effect<Response, Refusal, Scope.Scope>
   /** Notes that something lives here under a shared id, for the scope. */
   readonly occupy: (id: string) => Effect.Effect<void, never, Scope.Scope>
+  /** Whether something may begin to live here under an id: not while a request goes on that was for it before it moved. */
+  readonly mayOccupy: (id: string) => boolean
   /** Does for other replicas what they ask for, for the scope. */
   readonly serve: (host: Host) => Effect.Effect<void, never, Scope.Scope>
   /** The sessions of the other replicas, as far as these answer. */
@@ -117,6 +121,7 @@ export const local: Placement = {
   ofReplica: always(here),
   carryOut: (_, __, here) => here,
   occupy: always(Effect.void),
+  mayOccupy: always(true),
   serve: always(Effect.void),
   sessionsElsewhere: Effect.succeed([]),
   endElsewhere: always(Effect.succeed(false)),

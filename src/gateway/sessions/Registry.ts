@@ -57,6 +57,8 @@ export interface Registry {
   readonly sleepers: Sleepers.Sleepers
   /** Notes for the scope that something lives under an id. */
   readonly occupy: Placement.Placement["occupy"]
+  /** Whether something may begin to live here under an id. */
+  readonly mayOccupy: Placement.Placement["mayOccupy"]
   readonly recent: GatewayMetrics.Recent
   /** Begins to run a back end, in the place of an earlier one of its name. */
   readonly run: (backend: Backend) => Effect.Effect<void>
@@ -81,8 +83,9 @@ export const make = Effect.fnUntraced(function*(
     connections: new Map(),
     callers: Callers.make(),
     opening: new Map(),
-    sleepers: yield* makeSleepers(settings, lost),
+    sleepers: yield* makeSleepers(settings, lost, (name) => running.get(name)?.entryText()),
     occupy: placement.occupy,
+    mayOccupy: placement.mayOccupy,
     recent,
     run: (backend) =>
       Effect.map(

@@ -83,8 +83,8 @@ export class Sessions extends Context.Service<Sessions, {
   readonly endNumber: (number: number) => Effect.Effect<Option.Option<Effect.Effect<void>>>
   /** Tells every request that still runs why it ends, and ends the streams; the sessions themselves end with the gateway. */
   readonly endRequests: (reason: string) => Effect.Effect<void>
-  /** Ends what lives under an id that moves to another replica, or puts it to sleep; done when its processes are gone. */
-  readonly vacate: (id: string) => Effect.Effect<void>
+  /** Ends what lives under ids that leave this replica, or puts it to sleep; done when its processes are gone. */
+  readonly vacate: (isOf: (id: string) => boolean, reason: string) => Effect.Effect<void>
   /** Serves other back ends from now on; the sessions of changed and removed ones end. */
   readonly reload: (backends: Backends) => Effect.Effect<Reloaded>
   /** Sleeping sessions by back end, live ones of stateless back ends included. */
@@ -136,7 +136,7 @@ export const make = Effect.fnUntraced(function*(
       ),
     reload: (backends) => reload(state, backends),
     asleep: registry.sleepers.counts,
-    vacate: (id) => vacate(state, id),
+    vacate: (isOf, reason) => vacate(state, isOf, reason),
     live: Effect.map(SessionPool.entries(pool), (entries) =>
       entries.flatMap((info) => {
         const connection = connections.get(info.key)
@@ -196,18 +196,19 @@ const untilEnd = <A, E, R>(
 // ---------------------------------------------------------------------------
 
 const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRpc.Request, text: string) {
-  const { pool, registry: { opening, sleepers } } = state
+  const { pool, registry: { opening } } = state
   const record = ClientRecord.make(message.id, text, message.params)
-  const stateless = isStateless(state, SessionKey.backend(key))
   return yield* Effect.acquireUseRelease(
     Effect.sync(() => opening.set(key, record)),
-    () =>
-      untilEnd(state, key, Effect.scoped(SessionPool.get(pool, key))).pipe(
-        Effect.tap(() => stateless ? sleepers.enter(key, record) : Effect.void)
-      ),
+    () => untilEnd(state, key, Effect.scoped(SessionPool.get(pool, key))),
     (_, exit) =>
       Effect.andThen(
-        Effect.sync(() => opening.delete(key)),
+        Effect.sync(() => {
+          opening.delete(key)
+          // If its process is still closing, its finalizer (`Launching.rest`) would put the session to sleep after `endKey` has
+          // removed it.
+          if (Exit.isFailure(exit)) record.over = true
+        }),
         // Nobody would ever learn the id of a session whose client has gone meanwhile.
         Exit.isSuccess(exit) ? Effect.void : endKey(state, key, "the session was deleted")
       )
@@ -230,7 +231,8 @@ const leaseAwake = ({ pool }: State, key: Key) =>
 
 const leaseOrWake = Effect.fnUntraced(function*(state: State, key: Key) {
   const { pool, registry } = state
-  if (Option.isNone(yield* registry.sleepers.find(key))) return yield* leaseAwake(state, key)
+  // An id that nobody has entered takes no place in the pool. One that is kept is woken by its launch (`Launching.wake`).
+  if (!(yield* registry.sleepers.has(key))) return yield* leaseAwake(state, key)
   const get = SessionPool.get(pool, key)
   // One that is awake is had at once.
   return yield* Option.isSome(yield* SessionPool.info(pool, key)) ? get : untilEnd(state, key, get)
@@ -308,14 +310,16 @@ const endHere = ({ registry: { connections }, pool }: State, key: Key, reason: s
     if (connection !== undefined) yield* connection.end(reason)
   }))
 
-const vacate = ({ registry: { connections }, pool }: State, id: string) =>
+const vacate = (
+  { registry: { connections }, pool }: State,
+  isOf: (id: string) => boolean,
+  reason: string
+) =>
   Effect.gen(function*() {
-    const keys = (yield* SessionPool.keys(pool)).filter((key) => Registry.idOf(key) === id)
+    const keys = (yield* SessionPool.keys(pool)).filter((key) => isOf(Registry.idOf(key)))
     yield* Effect.forEach(keys, (key) => SessionPool.invalidate(pool, key), { discard: true })
-    const left = [...connections].filter(([key]) => Registry.idOf(key) === id).map(([, connection]) => connection)
-    yield* Effect.forEach(left, (connection) => connection.end("the session moves to another replica"), {
-      discard: true
-    })
+    const left = [...connections].filter(([key]) => isOf(Registry.idOf(key))).map(([, connection]) => connection)
+    yield* Effect.forEach(left, (connection) => connection.end(reason), { discard: true })
     yield* Effect.forEach(left, ({ gone }) => Deferred.await(gone), { discard: true })
   })
 
@@ -341,6 +345,8 @@ const reload = Effect.fnUntraced(function*(state: State, backends: Backends) {
     const backend = backends.get(name)
     if (backend !== undefined) yield* run(backend)
   }
+  // Of those that mean the same it may say so in other words.
+  for (const [name, target] of running) target.entryText = backends.get(name)?.entryText ?? target.entryText
   for (const old of replaced) yield* Effect.forkIn(Scope.close(old.scope, Exit.void), scope)
   const gone = new Set([...removed, ...changed])
   const live = [...(yield* SessionPool.keys(state.pool)), ...connections.keys()]

@@ -2,8 +2,8 @@
  * The clients of stateless back ends: whoever is here may be woken. Alone, they are kept in memory; with other replicas, in
  * PostgreSQL (`cluster/StoredSleepers`), so that a session can wake anywhere.
  */
-import type { Duration, Option, Scope } from "effect"
-import { Cache, Context, Effect } from "effect"
+import type { Duration, Scope } from "effect"
+import { Cache, Context, Effect, Option } from "effect"
 import * as SessionKey from "../../SessionKey.ts"
 import * as GatewayErrors from "../GatewayErrors.ts"
 import type * as ClientRecord from "./ClientRecord.ts"
@@ -11,7 +11,9 @@ import type * as ClientRecord from "./ClientRecord.ts"
 type Key = SessionKey.SessionKey
 
 export interface Sleepers {
-  /** The client of a session that can be woken. */
+  /** Whether a session is kept; `find` decides whether it wakes. */
+  readonly has: (key: Key) => Effect.Effect<boolean, GatewayErrors.RecordsUnreachable>
+  /** The client of a session that is to be woken or ended. From then on it is awake here, until it rests or is removed. */
   readonly find: (key: Key) => Effect.Effect<Option.Option<ClientRecord.ClientRecord>, GatewayErrors.RecordsUnreachable>
   /** Notes a session that has been opened. */
   readonly enter: (key: Key, record: ClientRecord.ClientRecord) => Effect.Effect<void>
@@ -38,6 +40,7 @@ export const make = Effect.fnUntraced(function*({ asleepTimeToLive, maxAsleep }:
     lookup: () => new GatewayErrors.UnknownSession()
   })
   const sleepers: Sleepers = {
+    has: (key) => Effect.map(Cache.getSuccess(cache, key), Option.isSome),
     find: (key) => Cache.getSuccess(cache, key),
     enter: (key, record) => Cache.set(cache, key, record),
     rest: (key, record) => Cache.set(cache, key, record),
@@ -54,10 +57,14 @@ export const countByBackend = (keys: Iterable<Key>): ReadonlyMap<string, number>
   return counts
 }
 
-/** How sleepers are kept; `lost`: another replica has taken the session over, so whatever of it is here has to end. */
+/**
+ * How sleepers are kept; `lost`: another replica has taken the session over, so whatever of it is here has to end; `entryTextOf`: what
+ * the entry of a back end says now, if there is one.
+ */
 export type Make = (
   limits: Limits,
-  lost: (key: Key) => Effect.Effect<void>
+  lost: (key: Key) => Effect.Effect<void>,
+  entryTextOf: (backend: string) => string | undefined
 ) => Effect.Effect<Sleepers, never, Scope.Scope>
 
 export const Sleepers: Context.Reference<Make> = Context.Reference<Make>("effect-session-pool/gateway/Sleepers", {

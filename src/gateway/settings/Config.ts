@@ -6,12 +6,19 @@
 import { Option, Predicate, Schema } from "effect"
 import * as Backends from "../backends/Backends.ts"
 import * as JsonRpc from "../messages/JsonRpc.ts"
+import * as JsonFault from "./JsonFault.ts"
+import { nearest, wholeOf } from "./Nearest.ts"
 import * as Settings from "./Settings.ts"
 
 /** Everything decided. */
 export interface GatewayConfig {
   readonly backends: Backends.Backends
   readonly settings: Settings.GatewaySettings
+}
+
+/** What was read, and what of it is told without being refused. */
+export interface Loaded extends GatewayConfig {
+  readonly warnings: ReadonlyArray<string>
 }
 
 /** The configuration is wrong; each fault has its place and what is allowed there. */
@@ -37,15 +44,19 @@ export interface Sources {
 }
 
 /** Puts the sources together. */
-export const load = ({ entries, environment, file, flags }: Sources): GatewayConfig | InvalidConfig => {
+export const load = ({ entries, environment, file, flags }: Sources): Loaded | InvalidConfig => {
   const faults: Array<string> = []
+  const places = new Set<string>()
   const fault: Fault = (path, message) => {
     faults.push(`${path}: ${message}`)
+    places.add(path)
   }
   const root = file === undefined ? {} : read(file, fault)
+  const { misnamed, others } = rootNamesOf(root, fault)
   const fromFile = root["gateway"] === undefined ? {} : record(root["gateway"])
   if (fromFile === undefined) fault("gateway", "must be an object")
   unknownNames("gateway", fromFile ?? {}, Object.keys(Settings.all), fault)
+  const strangers = unknownVariables(environment, file?.text ?? "", fault)
   const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
   let settings = Settings.decode(
     tables,
@@ -61,22 +72,59 @@ export const load = ({ entries, environment, file, flags }: Sources): GatewayCon
   )
   settings = Settings.decode(tables, flags, settings, (name, message) => fault(`--${Settings.flagName(name)}`, message))
   const backends = new Map<string, Backends.Backend>()
-  const add = (path: string, name: string, entry: Backends.Entry, secrets: ReadonlyArray<string>) => {
-    backends.set(name, Backends.resolve(path, name, entry, settings, secrets, fault))
+  const add = (path: string, name: string, parsed: Backends.Parsed) => {
+    // What could not be read has no value that could be wrong too.
+    const unread = new Set(places)
+    backends.set(
+      name,
+      Backends.resolve(path, name, parsed, settings, (at, message) => unread.has(at) || fault(at, message))
+    )
   }
-  for (const [name, entry] of Object.entries(entries)) add(name, name, entry, [])
+  for (const [name, entry] of Object.entries(entries)) add(name, name, Backends.given(entry))
   if (file !== undefined && root !== nothing) {
     const servers = record(root["mcpServers"])
-    if (servers === undefined) fault("mcpServers", "must be an object of back ends by name")
-    else if (Object.keys(servers).length === 0) fault("mcpServers", "must name at least one back end")
+    // A near name has been told.
+    if (servers === undefined && !misnamed.includes("mcpServers")) {
+      fault(
+        "mcpServers",
+        `must be an object of back ends by name${root["servers"] === undefined ? "" : "; rename \"servers\" to it"}`
+      )
+    }
+    if (servers !== undefined && Object.keys(servers).length === 0) {
+      fault("mcpServers", "must name at least one back end")
+    }
     for (const [name, value] of Object.entries(servers ?? {})) {
       const path = `mcpServers.${Backends.printable(name)}`
       const parsed = parseEntry(path, value, environment, fault)
-      if (parsed !== undefined) add(path, name, parsed.entry, parsed.secrets)
+      if (parsed !== undefined) add(path, name, { ...parsed, entryText: () => Backends.canonical(value) })
       else if (!Backends.isName(name)) fault(path, Backends.allowedName)
     }
   }
-  return faults.length > 0 ? new InvalidConfig({ faults }) : { backends, settings }
+  if (faults.length > 0) return new InvalidConfig({ faults })
+  const names = others.map((name) => `"${Backends.printable(name)}"`).join(", ")
+  const warnings = [
+    ...names === "" ? [] : [`${file?.name}: nothing here reads ${names}; settings belong in "gateway"`],
+    ...strangers.map((name) => `${Backends.printable(name)}: unknown; --help has those that are known`)
+  ]
+  return { backends, settings, warnings }
+}
+
+/** Programs that share the file have more there. */
+const rootNames = ["mcpServers", "gateway"]
+
+/** What else a file has there: names that were nearly one of them are refused. */
+const rootNamesOf = (root: object, fault: Fault) => {
+  const misnamed: Array<string> = []
+  const others: Array<string> = []
+  for (const name of Object.keys(root).filter((name) => !rootNames.includes(name))) {
+    const meant = nearest(name, rootNames)
+    if (meant === undefined) others.push(name)
+    else {
+      misnamed.push(meant)
+      fault(Backends.printable(name), `unknown; did you mean ${meant}?`)
+    }
+  }
+  return { misnamed, others }
 }
 
 const nothing: { readonly [name: string]: unknown } = {}
@@ -85,8 +133,14 @@ const read = (file: { readonly name: string; readonly text: string }, fault: Fau
   const json = JsonRpc.parse(file.text)
   const root = Option.isSome(json) ? record(json.value) : undefined
   if (root !== undefined) return root
-  fault(file.name, Option.isSome(json) ? "the file must be a JSON object" : "the file is no JSON")
+  fault(file.name, Option.isSome(json) ? "the file must be a JSON object" : `the file is no JSON${slip(file.text)}`)
   return nothing
+}
+
+/** What is wrong with a text, and where; the parser's own message would show what else stands there, which may be a secret. */
+const slip = (text: string): string => {
+  const found = JsonFault.find(text)
+  return found === undefined ? "" : `: ${found.reason} (line ${found.line}, column ${found.column})`
 }
 
 const httpTypes: ReadonlyArray<unknown> = ["http", "streamable-http", "streamableHttp"]
@@ -162,6 +216,7 @@ const expand = (path: string, input: string, environment: Environment, secrets: 
       secrets.push(value)
       return value
     }
+    if (fallback?.includes("${") === true) fault(path, `must not have a variable in the default of \${${name}}`)
     if (fallback !== undefined) return fallback
     fault(path, `the environment variable ${name} is not set; set it, or write \${${name}:-default}`)
     return ""
@@ -170,10 +225,37 @@ const expand = (path: string, input: string, environment: Environment, secrets: 
 const unknownNames = (path: string, value: object, allowed: ReadonlyArray<string>, fault: Fault): void => {
   for (const name of Object.keys(value)) {
     if (!allowed.includes(name)) {
-      fault(`${path}.${Backends.printable(name)}`, `unknown; allowed are ${allowed.join(", ")}`)
+      const meant = nearest(name, allowed) ?? wholeOf(name, allowed)
+      const guess = meant === undefined ? "" : `did you mean ${meant}? `
+      fault(`${path}.${Backends.printable(name)}`, `unknown; ${guess}allowed are ${allowed.join(", ")}`)
     }
   }
 }
+
+/** Refuses variables that are nearly settings; those that only have the prefix may be another program's. */
+const unknownVariables = (environment: Environment, file: string, fault: Fault): ReadonlyArray<string> => {
+  const strangers: Array<string> = []
+  const known = Object.keys(Settings.all).map(Settings.variableName)
+  for (const [name, value] of Object.entries(environment)) {
+    if (known.includes(name) || value === undefined || isOfService(name, value)) continue
+    // The file may take any variable.
+    if (file.includes(`\${${name}}`) || file.includes(`\${${name}:-`)) continue
+    const ours = name.startsWith(prefix)
+    // Where the prefix is right already, it says nothing of how near the rest is.
+    const rest = ours ? prefix.length : 0
+    const meant = nearest(name.slice(rest), known.map((each) => each.slice(rest)))
+    if (meant !== undefined) fault(Backends.printable(name), `unknown; did you mean ${name.slice(0, rest)}${meant}?`)
+    else if (ours) strangers.push(name)
+  }
+  return strangers
+}
+
+const prefix = Settings.variableName("")
+
+/** What Kubernetes gives a pod for each service beside it, here for one whose name begins with `gateway`. */
+const isOfService = (name: string, value: string): boolean =>
+  /_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$/.test(name) ||
+  name.endsWith("_PORT") && /^(tcp|udp|sctp):\/\//.test(value)
 
 const record = (value: unknown): { readonly [name: string]: unknown } | undefined =>
   Predicate.isObject(value) && !Array.isArray(value) ? { ...value } : undefined

@@ -7,6 +7,7 @@
  * `gatewaySettings`, and a row in README's table, which a test compares with this one.
  */
 import { ByteSize, Duration, Option, Predicate } from "effect"
+import { isDurationInput } from "../../internal/durations.ts"
 
 export interface Setting<out A, out Input> {
   readonly kind: "duration" | "count" | "bytes" | "flag" | "list" | "text" | "choice" | "secret"
@@ -16,6 +17,8 @@ export interface Setting<out A, out Input> {
   readonly description: string
   /** What is allowed, to be read after "must be". */
   readonly allowed: string
+  /** Of a choice. */
+  readonly choices?: ReadonlyArray<string>
   /** Reads a value from a program, a file, the environment or the command line. */
   readonly decode: (input: unknown) => Option.Option<A>
   readonly Input: Input | undefined
@@ -49,28 +52,15 @@ const duration = (fallback: Duration.Input, description: string, minimum: "posit
     String(fallback)
   )
 
-// What `fromInput` may be asked: it answers None for a text that it cannot read, and zero for an object that it cannot.
-const isDurationInput = (input: unknown): input is Duration.Input => {
-  if (typeof input === "number") return !Number.isNaN(input)
-  if (typeof input !== "object" || input === null) return typeof input === "string" || typeof input === "bigint"
-  if (Duration.isDuration(input)) return true
-  const parts = Object.entries(input)
-  const isTuple = Array.isArray(input) && parts.length === 2
-  return parts.length > 0 &&
-    parts.every(([unit, value]) => Number.isFinite(value) && (isTuple || durationUnits.includes(unit)))
-}
-
-const durationUnits = ["weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds", "nanoseconds"]
-
-const count = (fallback: number, description: string, minimum = 1) =>
+const count = (fallback: number, description: string, minimum = 1, maximum = Infinity) =>
   setting<number>(
     "count",
     fallback,
     description,
-    `an integer of at least ${minimum}`,
+    maximum === Infinity ? `an integer of at least ${minimum}` : `an integer from ${minimum} to ${maximum}`,
     (input) => {
       const value = typeof input === "string" && /^\d+$/.test(input) ? Number(input) : input
-      return typeof value === "number" && Number.isSafeInteger(value) && value >= minimum
+      return typeof value === "number" && Number.isSafeInteger(value) && value >= minimum && value <= maximum
         ? Option.some(value)
         : Option.none()
     }
@@ -111,19 +101,25 @@ const flag = (description: string) =>
         : Option.none()
   )
 
-const list = (description: string) =>
+const list = (description: string, what = "strings", item: RegExp = /\S/) =>
   setting<ReadonlyArray<string>>(
     "list",
     [],
     description,
-    "an array of strings (or, on the command line and in the environment, one string with commas)",
+    `an array of ${what} (or, on the command line and in the environment, one string with commas)`,
     (input) => {
-      const items: unknown = typeof input === "string" ? input.split(",").map((item) => item.trim()) : input
-      return Array.isArray(items) && items.every((item) => typeof item === "string" && item !== "")
-        ? Option.some(items)
+      const items: unknown = typeof input === "string" ? input.split(",") : input
+      return Array.isArray(items) && items.every((each) => typeof each === "string" && item.test(each.trim()))
+        // A header has no blanks at its ends, so such a key could never match.
+        ? Option.some(items.map((each: string) => each.trim()))
         : Option.none()
     }
   )
+
+/** A name, or an address; one of IPv6 in brackets, as in a header. */
+const hostName = /^(\[[\da-f:.]+\]|[^\s/:@*[\]]+)$/i
+/** RFC 6454, section 6.2, with `null` for what has none (a sandboxed frame); a slash at the end is forgiven. */
+const webOrigin = /^(null|[a-z][a-z\d+.-]*:\/\/[^\s/@*?#]+\/?)$/i
 
 const text = (fallback: string, description: string) =>
   setting<string>(
@@ -134,14 +130,25 @@ const text = (fallback: string, description: string) =>
     (input) => typeof input === "string" ? Option.some(input) : Option.none()
   )
 
-const choice = <A extends string>(choices: ReadonlyArray<A>, fallback: A, description: string) =>
-  setting<A>(
+const address = (fallback: string, description: string) =>
+  setting<string>(
+    "text",
+    fallback,
+    description,
+    "an address or a host name",
+    (input) => typeof input === "string" && /^[^\s/]+$/.test(input) ? Option.some(input) : Option.none()
+  )
+
+const choice = <A extends string>(choices: ReadonlyArray<A>, fallback: A, description: string): Setting<A, A> => ({
+  ...setting<A>(
     "choice",
     fallback,
     description,
     choices.map((each) => `"${each}"`).join(" or "),
     (input) => Option.fromUndefinedOr(choices.find((each) => each === input))
-  )
+  ),
+  choices
+})
 
 /** A secret of at least as many characters as a key of 128 bits has in hexadecimal. */
 const secretText = (description: string) =>
@@ -190,16 +197,24 @@ export const backendSettings = {
 
 /** Settings of the gateway as a whole. */
 export const gatewaySettings = {
-  host: text("127.0.0.1", "The address to listen on"),
-  port: count(8420, "The port to listen on; 0 takes a free one", 0),
+  host: address("127.0.0.1", "The address to listen on"),
+  port: count(8420, "The port to listen on; 0 takes a free one", 0, 65535),
   insecure: flag("Listen on an address that other machines reach, without keys"),
   tlsCert: text("", "PEM file with the certificate; with --tls-key, serve HTTPS"),
   tlsKey: text("", "PEM file with the private key"),
   keys: list("Keys that clients must show as a bearer token; none: no key is asked for"),
   keysFile: text("", "A file with keys that clients must show as a bearer token, one a line"),
   adminKeys: list("Keys for the page, /sessions and /metrics; a client's key does not open these"),
-  allowedHosts: list("Host names that requests may be addressed to, besides the loopback names and --host"),
-  allowedOrigins: list("Origins of web pages that may use the gateway, such as https://app.example.com"),
+  allowedHosts: list(
+    "Host names, without a port, that requests may be addressed to, besides the loopback names and --host",
+    "host names without scheme and port",
+    hostName
+  ),
+  allowedOrigins: list(
+    "Origins of web pages that may use the gateway, such as https://app.example.com",
+    "origins with their scheme, such as https://app.example.com, and without a path",
+    webOrigin
+  ),
   maxSessions: count(1000, "Sessions, and so processes, that exist at once; the longest idle one makes room"),
   maxSessionsPerBackend: count(1000, "The same for each back end; the next one is refused"),
   maxSessionsPerKey: count(1000, "The same for each key; its own longest idle one makes room"),
@@ -216,6 +231,10 @@ export const gatewaySettings = {
   maxHeaderBytes: bytes(16 * 1024, "Largest request header"),
   headersTimeout: duration("10 seconds", "A client must have sent its header within this"),
   bodyTimeout: duration("1 minute", "A client must have sent its whole request within this"),
+  keepAliveTimeout: duration(
+    "75 seconds",
+    "A client's connection without requests is closed after this; a balancer in front has to give up its own earlier"
+  ),
   heartbeat: duration("15 seconds", "How often a silent stream gets a comment, so that nothing in between cuts it"),
   stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
   cleanupInterval: duration("10 seconds", "How often idle sessions are looked for"),

@@ -128,15 +128,15 @@ export const acquire = <K, A, E>(
   launch: Launch<K, A, E>,
   validation: Validation
 ): Step<Acquired<K, A, E>, K, A, E> => {
-  const { group, key } = launch
+  const { group, hash, key } = launch
   if (state.inventory.phase._tag === "Closing") return unchanged(state, { _tag: "Closed" })
-  const slot = slotOf(state, key)
+  const slot = slotAt(state, key, hash)
   if (slot !== undefined && slot._tag !== "Failed") return join(state, limits, key, now, validation)
   if (slot !== undefined && now < slot.until) return unchanged(state, { _tag: "Failed", cause: slot.cause })
   const d = new Draft(state, limits)
   if (hasRoom(d, group)) {
     takePlace(d, group)
-    d.slots = HashMap.set(d.slots, key, new Launching(launch, 1))
+    d.slots = withSlot(state, key, hash, new Launching(launch, 1))
     d.own.launching++
     d.count("misses")
     d.actions.push({ _tag: "Launch", launch })

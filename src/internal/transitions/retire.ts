@@ -3,28 +3,22 @@
  * `retire` of `draft.ts`, as in every step that finds a reason on its way (`release`, `validated`, `adopt`, an eviction).
  * At the end `closed`, the last step of every session.
  */
+import type { Exit } from "effect"
 import { HashMap, Option } from "effect"
 import type { Limits, Step } from "../draft.ts"
-import { detach, Draft, endClosing, endIfEmpty, retire, slotOf, unchanged } from "../draft.ts"
-import type { Reason, Slot, State } from "../state.ts"
+import { detach, Draft, endClosing, endIfEmpty, retire, slotOf, startLingering, unchanged } from "../draft.ts"
+import type { Reason, Session, Slot, State } from "../state.ts"
 
-/** Retires whatever is under the key; `id` narrows it to one session or launch. True if something was retired. */
-export const invalidate = <K, A, E>(
-  state: State<K, A, E>,
-  limits: Limits,
-  key: K,
-  id?: number
-): Step<boolean, K, A, E> => {
+/** Retires whatever is under the key. True if something was retired. */
+export const invalidate = <K, A, E>(state: State<K, A, E>, limits: Limits, key: K): Step<boolean, K, A, E> => {
   const slot = slotOf(state, key)
   const d = new Draft(state, limits)
   switch (slot?._tag) {
     case "Live": {
-      if (id !== undefined && slot.session.id !== id) return unchanged(state, false)
       retire(d, slot, "Invalidated")
       return d.end(true)
     }
     case "Launching": {
-      if (id !== undefined && slot.launch.id !== id) return unchanged(state, false)
       d.slots = HashMap.remove(d.slots, key)
       d.own.launching--
       detach(d, slot.launch, slot.callers)
@@ -39,6 +33,15 @@ export const invalidate = <K, A, E>(
       return unchanged(state, false)
   }
 }
+
+/** As `invalidate`, if what is under the key is still just what was seen there; `undefined`: it is not. */
+export const invalidateSeen = <K, A, E>(
+  state: State<K, A, E>,
+  limits: Limits,
+  key: K,
+  seen: Slot<K, A, E>
+): Step<boolean | undefined, K, A, E> =>
+  slotOf(state, key) === seen ? invalidate(state, limits, key) : unchanged(state, undefined)
 
 /** Retires a session whose connection has died. */
 export const disconnected = <K, A, E>(
@@ -81,15 +84,43 @@ export const expire = <K, A, E>(state: State<K, A, E>, limits: Limits, key: K, n
   return d.end(false)
 }
 
-/** A session is closed (or its close timed out): its place is free. */
-export const closed = <K, A, E>(state: State<K, A, E>, limits: Limits, id: number): Step<void, K, A, E> => {
+/** The close of a session lingers. */
+export const lingers = <K, A, E>(state: State<K, A, E>, limits: Limits, id: number): Step<void, K, A, E> => {
   const entry = Option.getOrUndefined(HashMap.get(state.inventory.retired, id))
-  if (entry === undefined) return unchanged(state, undefined)
+  if (entry === undefined || entry.lingers) return unchanged(state, undefined)
   const d = new Draft(state, limits)
+  d.own.retired = HashMap.set(d.inventory.retired, id, { ...entry, lingers: true })
+  startLingering(d, entry.session.group)
+  return d.end(undefined)
+}
+
+/** How a close ended, after so many milliseconds. */
+export interface CloseEnd {
+  readonly exit: Exit.Exit<void, unknown>
+  readonly duration: number
+}
+
+/**
+ * The close of a session is over (`end`) or has timed out (no `end`): its place is free. After a time-out the end is only told.
+ */
+export const closed = <K, A, E>(
+  state: State<K, A, E>,
+  limits: Limits,
+  { end, reason, session }: {
+    readonly session: Session<K, A>
+    readonly reason: Reason
+    readonly end: CloseEnd | undefined
+  }
+): Step<void, K, A, E> => {
+  const { id } = session
+  const entry = Option.getOrUndefined(HashMap.get(state.inventory.retired, id))
+  const d = new Draft(state, limits)
+  if (end !== undefined) d.actions.push({ _tag: "TellClosed", session, reason, ...end })
+  if (entry === undefined) return [{ result: undefined, actions: d.actions }, state]
   const totals = d.inventory.totals
   d.own.retired = HashMap.remove(d.inventory.retired, id)
   d.own.totals = { ...totals, closes: { ...totals.closes, [entry.reason]: totals.closes[entry.reason] + 1 } }
-  endClosing(d, entry.session.group)
+  endClosing(d, entry.session.group, entry.lingers)
   endIfEmpty(d)
   return d.end(undefined)
 }

@@ -3,7 +3,7 @@
  */
 import { Hash, HashMap } from "effect"
 import type { Limits, Step } from "../draft.ts"
-import { becomeIdle, Draft, retire, slotOf, unchanged } from "../draft.ts"
+import { becomeIdleAfterValidation, Draft, retire, slotOf, unchanged } from "../draft.ts"
 import type { Session, State, Validation } from "../state.ts"
 import { Live } from "../state.ts"
 import { release } from "./release.ts"
@@ -49,24 +49,30 @@ const beginValidation = <K, A, E>(state: State<K, A, E>, limits: Limits, live: L
   return d.end({ validation, begin: session })
 }
 
-/** The validation is over: its own lease ends, and a session found invalid is retired. */
+/**
+ * The validation has its answer: a session found invalid is retired. Its own lease ends with it, unless the check still runs
+ * (`goesOn`): then the shell releases it.
+ */
 export const validated = <K, A, E>(
   state: State<K, A, E>,
   limits: Limits,
   key: K,
   id: number,
   valid: boolean,
-  now: number
+  now: number,
+  goesOn = false
 ): Step<void, K, A, E> => {
   const slot = slotOf(state, key)
   if (slot?._tag !== "Live" || slot.session.id !== id) {
-    return release(state, limits, { id, key, hash: Hash.hash(key) }, now, "neither")
+    return goesOn
+      ? unchanged(state, undefined)
+      : release(state, limits, { id, key, hash: Hash.hash(key) }, now, "neither")
   }
   const d = new Draft(state, limits)
   const { errorCount, lastUsedAt, requestCount, session } = slot
   const leases = slot.leases - 1
   if (!valid) {
-    retire(d, slot, "Invalid", leases)
+    retire(d, slot, "Invalid", goesOn ? slot.leases : leases)
     return d.end(undefined)
   }
   const live = new Live(session, lastUsedAt, requestCount, errorCount, leases, now, undefined)
@@ -74,7 +80,7 @@ export const validated = <K, A, E>(
   if (leases === 0) {
     d.active--
     if (session.idleTimeToLive === 0) retire(d, live, "IdleTimeout")
-    else becomeIdle(d, key, session.group)
+    else becomeIdleAfterValidation(d, live)
   }
   return d.end(undefined)
 }

@@ -45,7 +45,10 @@ export const open = async (origin: string, path: string): Promise<Session> => {
   })
   const text = await response.text()
   const id = response.headers.get("mcp-session-id")
-  if (response.status !== 200 || id === null) throw new Error(`initialize: ${response.status} ${text.slice(0, 500)}`)
+  if (response.status !== 200 || id === null) {
+    const reason = response.headers.get("x-balancer-error") ?? text.slice(0, 500)
+    throw new Error(`initialize: ${response.status} ${reason}`)
+  }
   return { name, id, path, outcomes: [] }
 }
 

@@ -16,6 +16,7 @@ export interface Options {
   /** As in `mcpServers`. */
   readonly backends: Readonly<Record<string, object>>
   readonly flags?: ReadonlyArray<string>
+  readonly environment?: Record<string, string>
   /** 3 unless told. */
   readonly count?: number
   readonly balancing?: Balancer.Options
@@ -52,6 +53,8 @@ export interface Cluster {
   readonly replicas: ReadonlyArray<Replica>
   readonly balancer: Balancer.Balancer
   readonly postgres: Postgres.Postgres | undefined
+  /** Has every replica read the file again, with other back ends in it, and waits until they have. */
+  readonly reload: (backends: Options["backends"]) => Promise<void>
   /** All processes of the replicas and their back ends. */
   readonly processes: () => ReadonlyArray<number>
   /** Stops all; fails when a replica does not leave by itself or leaves a process. */
@@ -70,18 +73,12 @@ export const start = async (options: Options): Promise<Cluster> => {
   // In the environment of every process: those that lost their parent are found by it.
   const mark = `replicas-${process.pid}-${Math.random()}`
   const file = join(directory, "servers.json")
-  writeFileSync(
-    file,
-    JSON.stringify({
-      mcpServers: Object.fromEntries(
-        Object.entries(options.backends).map(([name, entry]) => [name, { ...entry, env: { REPLICAS_MARK: mark } }])
-      )
-    })
-  )
+  configure(file, mark, options.backends)
   const postgres = options.alone === true
     ? undefined
     : await Effect.runPromise(Scope.provide(Postgres.make, scope))
   const environment = {
+    ...options.environment,
     REPLICAS_MARK: mark,
     GATEWAY_STATE_KEY: "the same key on every one of the replicas",
     ...(postgres === undefined ? {} : { DATABASE_URL: postgres.url })
@@ -105,6 +102,13 @@ export const start = async (options: Options): Promise<Cluster> => {
     }))
   }
   const processes = () => withMark(mark)
+  const reload = async (backends: Options["backends"]) => {
+    configure(file, mark, backends)
+    const times = () => replicas.map((replica) => replica.tail().split(/\breloaded\b/).length)
+    const before = times()
+    for (const replica of replicas) replica.signal("SIGHUP")
+    await Gateway.eventually("all have reloaded", () => times().every((count, i) => count > (before[i] ?? 0)))
+  }
   const stop = async (balancer?: Balancer.Balancer) => {
     await balancer?.stop()
     for (const replica of replicas) replica.signal("SIGCONT")
@@ -122,13 +126,23 @@ export const start = async (options: Options): Promise<Cluster> => {
   try {
     await Promise.all(replicas.map((replica) => replica.start()))
     const balancer = await Balancer.start(replicas.map(({ origin }) => origin), options.balancing)
-    return { replicas, balancer, postgres, processes, stop: () => stop(balancer) }
+    return { replicas, balancer, postgres, reload, processes, stop: () => stop(balancer) }
   } catch (error) {
     for (const replica of replicas) replica.signal("SIGKILL")
     await stop().catch(() => undefined)
     throw error
   }
 }
+
+const configure = (file: string, mark: string, backends: Options["backends"]) =>
+  writeFileSync(
+    file,
+    JSON.stringify({
+      mcpServers: Object.fromEntries(
+        Object.entries(backends).map(([name, entry]) => [name, { ...entry, env: { REPLICAS_MARK: mark } }])
+      )
+    })
+  )
 
 interface Parts extends Pick<Replica, "origin" | "address" | "cutter"> {
   readonly args: ReadonlyArray<string>

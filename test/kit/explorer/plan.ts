@@ -116,7 +116,7 @@ export const random = (random: Random.Random): Plan => {
         ...(["invalidate", "invalidateAll", "recordError", "sweep", "pause"] as const)
       ]),
       key: random.pick(keys),
-      holds: sometimes<Pause>("yield", "none", 3, 12),
+      holds: sometimes<Pause>("yield", "none", 3, 12, 25),
       fails: random.chance(0.3),
       interrupted: random.chance(0.2)
     }))

@@ -90,6 +90,8 @@ export const variants: ReadonlyArray<Variant> = [
     name: "the time is read before the step: a touch sets the last use back",
     replace: ({ pool }) => ({
       pool: {
+        hit: (self, f) =>
+          Effect.flatMap(Clock.currentTimeMillis, (early) => pool.hit(self, (state) => f(state, early))),
         step: (self, f) =>
           Effect.flatMap(Clock.currentTimeMillis, (early) => pool.step(self, (state) => f(state, early)))
       }
@@ -197,7 +199,7 @@ export const variants: ReadonlyArray<Variant> = [
   {
     name: "a place that comes free wakes nobody",
     replace: ({ draft }) => ({
-      draft: { endClosing: (d, group) => hidingQueue(d, () => draft.endClosing(d, group)) }
+      draft: { endClosing: (d, group, lingers) => hidingQueue(d, () => draft.endClosing(d, group, lingers)) }
     })
   },
   {
@@ -214,14 +216,14 @@ export const variants: ReadonlyArray<Variant> = [
     name: "the newest waiter is served first",
     replace: ({ draft }) => ({
       draft: {
-        endClosing: (d, group) => {
+        endClosing: (d, group, lingers) => {
           const { queue } = d.inventory
           const newest = [...Queue.entries(queue)].at(-1)
-          if (newest === undefined) return draft.endClosing(d, group)
+          if (newest === undefined) return draft.endClosing(d, group, lingers)
           for (const [ticket] of Queue.entries(queue)) {
             if (ticket !== newest[0]) d.own.queue = Queue.remove(d.inventory.queue, ticket)
           }
-          draft.endClosing(d, group)
+          draft.endClosing(d, group, lingers)
           d.own.queue = Queue.size(d.inventory.queue) === 0 ? Queue.remove(queue, newest[0]) : queue
         }
       }
@@ -329,8 +331,8 @@ export const variants: ReadonlyArray<Variant> = [
     name: "the counter of launches drifts",
     replace: ({ transitions }) => ({
       transitions: {
-        launchFailed: (state, limits, launch, cause, remember, now) => {
-          const [outcome, next] = transitions.launchFailed(state, limits, launch, cause, remember, now)
+        launchFailed: (state, limits, launch, failure, remember, now) => {
+          const [outcome, next] = transitions.launchFailed(state, limits, launch, failure, remember, now)
           return [outcome, withInventory(next, { launching: state.inventory.launching })]
         }
       }
@@ -340,8 +342,8 @@ export const variants: ReadonlyArray<Variant> = [
     name: "a failed launch keeps its key",
     replace: ({ transitions }) => ({
       transitions: {
-        launchFailed: (state, limits, launch, cause, remember, now) => {
-          const [outcome, next] = transitions.launchFailed(state, limits, launch, cause, remember, now)
+        launchFailed: (state, limits, launch, failure, remember, now) => {
+          const [outcome, next] = transitions.launchFailed(state, limits, launch, failure, remember, now)
           return [outcome, withSlots(next, state.slots)]
         }
       }
@@ -406,11 +408,14 @@ export const variants: ReadonlyArray<Variant> = [
     name: "a close that is over frees no place",
     replace: ({ transitions }) => ({
       transitions: {
-        closed: (state, limits, id) => {
-          const [outcome, next] = transitions.closed(state, limits, id)
+        closed: (state, limits, close) => {
+          const [outcome, next] = transitions.closed(state, limits, close)
           const { closing, used } = state.inventory.places
           const places = { ...next.inventory.places, closing: closing - 1, used }
-          return [outcome, HashMap.has(state.inventory.retired, id) ? withInventory(next, { places }) : next]
+          return [
+            outcome,
+            HashMap.has(state.inventory.retired, close.session.id) ? withInventory(next, { places }) : next
+          ]
         }
       }
     })

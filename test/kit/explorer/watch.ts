@@ -278,8 +278,10 @@ export class Watch {
       if ("callers" in slot && slot.callers < 1) this.fail(`5 single flight: a launch that nobody waits for goes on`)
     }
     for (const [, { granted }] of Queue.entries(inventory.queue)) if (granted !== undefined) count.waiting++
-    for (const { leases } of HashMap.values(inventory.retired)) if (leases === 0) count.closing++
-    for (const { callers } of HashMap.values(inventory.detached)) if (callers === 0) count.closing++
+    for (const { leases, lingers } of HashMap.values(inventory.retired)) if (leases === 0 && !lingers) count.closing++
+    for (const { callers, lingers } of HashMap.values(inventory.detached)) {
+      if (callers === 0 && !lingers) count.closing++
+    }
     const { closing, used } = inventory.places
     const { launching, live, waiting } = inventory
     for (

@@ -76,8 +76,9 @@ export const descriptors = ({ pid }: Attacked): number => readdirSync(`/proc/${p
 export const handles = (attacked: Attacked): number => {
   const port = Number(new URL(attacked.origin).port).toString(16).toUpperCase().padStart(4, "0")
   const established = readFileSync("/proc/net/tcp", "utf8").split("\n").filter((line) => {
-    const [, local = "", , state] = line.trim().split(/\s+/)
-    return local.endsWith(`:${port}`) && state === "01"
+    const [, local = "", , state, , , , , , inode] = line.trim().split(/\s+/)
+    // One that is not accepted yet has no inode, and no descriptor.
+    return local.endsWith(`:${port}`) && state === "01" && inode !== "0"
   })
   return descriptors(attacked) - established.length - 3 * Kit.children(attacked.pid).length
 }

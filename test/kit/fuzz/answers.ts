@@ -22,6 +22,10 @@ const breaksRule = (rule: BodyRule, { body, headers }: RawResponse, count: numbe
       return undefined
     case "empty":
       return body === "" ? undefined : "a body where none belongs"
+    case "nowhere":
+      return body.startsWith("There is nothing here. MCP is at /mcp/NAME") && type.startsWith("text/plain")
+        ? undefined
+        : "not where MCP is"
     case "page":
       return body.length > 0 ? undefined : "no body"
     case "events":

@@ -28,6 +28,14 @@ export const check = async (test: ConfigCase, directory: string): Promise<string
   if (exit !== 0 && exit !== 1) return `it ended with ${exit}: ${output}`
   if (/\n {4}at |node:internal|\[object /.test(output)) return `a stack or an object is told: ${output}`
   if (output.includes(secret)) return `a secret is told: ${output}`
+  const choice = flags.find(([name, value]) => Settings.all[name]?.choices?.includes(String(value)) === false)
+  if (choice !== undefined) {
+    // The command line itself has the choices, and is read before anything else.
+    const flag = `--${Settings.flagName(choice[0])}`
+    return exit === 1 && /(?:Invalid|Missing) value for flag/.test(output) && output.includes(flag)
+      ? undefined
+      : `told ${output}, not the choices of ${flag}`
+  }
   if (read instanceof Config.InvalidConfig) {
     return exit === 1 && output.startsWith(`${read.message}\nNothing was started.`)
       ? undefined

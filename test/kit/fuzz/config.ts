@@ -97,15 +97,38 @@ const values: Readonly<
 }
 
 type Setting = Settings.Setting<unknown, unknown>
-/** A back end that is HTTP does not take these, not even from the settings for all. */
+/** The entry of a back end that is HTTP does not take these. */
 const notForHttp = ["spares", "stateless"]
 type Table = ReadonlyArray<readonly [string, Setting]>
 const allSettings: Table = Object.entries(Settings.all)
 const ownSettings: Table = Object.entries(Settings.overridable)
 
+/** The port is the one count that has an upper bound too. */
+/** Of those that take less than others of their kind, as JSON. */
+const ofSetting: Readonly<
+  Record<string, { readonly good: ReadonlyArray<string>; readonly bad: ReadonlyArray<string> }>
+> = {
+  host: { good: ["\"a\"", "\"::1\"", "\"127.0.0.1\""], bad: ["\"\"", "\"/x\"", "\"a b\"", "1"] },
+  allowedHosts: {
+    good: ["[]", "[\"a\", \"[::1]\"]", "\"a, b\"", "[\"__proto__\"]"],
+    bad: ["[\"a:1\"]", "\"https://a\"", "[\"*\"]", "[1]", "{}"]
+  },
+  allowedOrigins: {
+    good: ["[]", "[\"https://a:1/\"]", "\"https://a, null\"", "[\"x-y://z\"]"],
+    bad: ["[\"a\"]", "\"a, b\"", "[\"https://a/b\"]", "\"*\"", "[1]", "{}"]
+  }
+}
+
+const valuesOf = (setting: Setting, wrong: boolean): ReadonlyArray<string> => {
+  const own = Object.entries(ofSetting).find(([name]) => Settings.all[name] === setting)?.[1]
+  const { bad, good } = own ?? values[setting.kind]
+  if (setting !== Settings.all["port"]) return wrong ? bad : good
+  const isPort = (text: string) => Number(JSON.parse(text)) <= 65535
+  return wrong ? [...bad, "65536", ...good.filter((text) => !isPort(text))] : good.filter(isPort)
+}
+
 /** A value of a setting as JSON; with a fault, one that it does not take. */
-const settingValue = (random: Random, setting: Setting, wrong: boolean): string =>
-  random.pick(wrong ? values[setting.kind].bad : values[setting.kind].good)
+const settingValue = (random: Random, setting: Setting, wrong: boolean): string => random.pick(valuesOf(setting, wrong))
 
 // -----------------------------------------------------------------------------
 // Files
@@ -291,7 +314,7 @@ const file = (draft: Draft): string => {
       fault(draft, "gateway")
       members.push(["gateway", random.pick(["1", "null", "[]", "\"x\"", "true"])])
     } else {
-      const settings = settingsOf(draft, "gateway", allSettings, notForHttp)
+      const settings = settingsOf(draft, "gateway", allSettings, [])
       members.push(["gateway", object([...settings, ...unknown(draft, "gateway")])])
     }
   }
@@ -306,8 +329,12 @@ const file = (draft: Draft): string => {
 /** Strings by kind, as the environment and the command line have them. */
 const strings = (random: Random, setting: Setting, wrong: boolean): unknown => {
   // Every text is one.
-  if (setting.kind === "text") return wrong ? undefined : random.pick(["a", "/x", "\ud800"])
-  const list = (wrong ? values[setting.kind].bad : values[setting.kind].good)
+  if (setting.kind === "text" && setting !== Settings.all["host"]) {
+    return wrong
+      ? undefined
+      : random.pick(["a", "/x", "\ud800"])
+  }
+  const list = valuesOf(setting, wrong)
     .filter((text) => text.startsWith("\""))
     .map((text) => JSON.parse(text))
   return random.pick(list)
@@ -331,7 +358,7 @@ const given = (
 
 const environmentOf = (draft: Draft): Record<string, string | undefined> => ({
   SET: secret,
-  ...given(draft, Settings.variableName, Settings.variableName, notForHttp)
+  ...given(draft, Settings.variableName, Settings.variableName, [])
 })
 
 // -----------------------------------------------------------------------------
@@ -397,7 +424,6 @@ export const make = (seed: number, index: number): ConfigCase => {
   }
   const environment = environmentOf(draft)
   const flags = given(draft, (name) => `--${Settings.flagName(name)}`, (name) => name, [
-    ...notForHttp,
     ...Settings.secret
   ])
   return { ...base, kind: "file", text, flags, environment, paths: draft.paths.toSorted() }

@@ -101,7 +101,9 @@ const start = async (): Promise<Target> => {
   const gateway = Kit.run(
     ["--port", "0", "--config", file, "--allowed-origins", listedOrigin].concat(
       ["--max-body-bytes", String(limits.bodyBytes), "--max-header-bytes", String(limits.headerBytes)],
-      ["--stream-lost-time-to-live", "1 day", "--idle-time-to-live", "1 day"]
+      ["--stream-lost-time-to-live", "1 day", "--idle-time-to-live", "1 day"],
+      // The handles that are left in the end are not those of connections that wait for a next request.
+      ["--keep-alive-timeout", "1 second"]
     ),
     { GATEWAY_KEYS: `${keys.ours},${keys.theirs}`, GATEWAY_ADMIN_KEYS: keys.admin }
   )

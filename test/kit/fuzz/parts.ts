@@ -3,7 +3,7 @@ import type { Random } from "../random.ts"
 
 /** What the body of a response must be. */
 export type BodyRule =
-  | { readonly is: "empty" | "any" | "page" | "events" | "admin error" }
+  | { readonly is: "empty" | "any" | "page" | "nowhere" | "events" | "admin error" }
   /** A JSON-RPC error; its id is null or one of these. */
   | { readonly is: "error"; readonly code: number; readonly ids: ReadonlyArray<unknown> }
   /** The answers to these ids, each once. `count`: the next number of the session's process; `echo`: this text. */

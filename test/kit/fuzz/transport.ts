@@ -135,6 +135,8 @@ export const admin = (index: number, random: Random): Case => {
     ? random.pick(["DELETE", "DELETE", "GET", "POST"])
     : random.pick(["GET", "GET", "GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT"])
   const routed = isSession ? method === "DELETE" && path !== "/sessions/%ff" : known && ["GET", "HEAD"].includes(method)
+  // Others are refused by the router itself.
+  const isDecodable = !/%(?![0-9a-f]{2})|%ff/i.test(path)
   const guarded = isSession || path === "/sessions" || path === "/metrics"
   const refusal = (status: number): Fault => [{ status, body: { is: "admin error" } }]
   let header = random.chance(0.2) ? random.pick(hosts.bad).text : random.pick(hosts.good).text
@@ -147,7 +149,7 @@ export const admin = (index: number, random: Random): Case => {
   header += `Authorization: ${key}\r\n`
   const success: Fault = [{ status: isSession ? 404 : 200, body: { is: isSession ? "admin error" : "page" } }]
   const outcomes = !routed
-    ? [{ status: 404, body: { is: "empty" } } as const]
+    ? [{ status: 404, body: { is: isDecodable ? "nowhere" : "empty" } } as const]
     : faults.length > 0
     ? faults.flat()
     : success

@@ -152,6 +152,12 @@ export const alive = (pid: number): boolean => {
   return !["Z", "X"].includes(state)
 }
 
+/** Whether a process listens for a signal, by its number. */
+export const catches = (pid: number, signal: number): boolean => {
+  const caught = /^SigCgt:\s*(\w+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? "0"
+  return ((BigInt(`0x${caught}`) >> BigInt(signal - 1)) & 1n) === 1n
+}
+
 /** Sends a signal to a process that may be gone already. */
 export const kill = (pid: number, signal: NodeJS.Signals): void => {
   if (pid > 1 && alive(pid)) process.kill(pid, signal)
@@ -180,7 +186,7 @@ export const descendants = (pid: number): ReadonlyArray<number> =>
 
 const parent = (pid: number): number => Number(stat(pid)?.[1] ?? 0)
 
-const main = new URL("../../../src/gateway/main.ts", import.meta.url).pathname
+const main = new URL("../../../src/gateway/bin.ts", import.meta.url).pathname
 
 export interface Run {
   readonly child: ChildProcess

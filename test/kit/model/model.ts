@@ -46,6 +46,8 @@ export interface Session {
   readonly key: string
   id: number
   state: "waiting" | "launching" | "live" | "retired" | "closing"
+  /** Its close takes so long that nobody counts on its place. */
+  lingers?: boolean
   /** Its key leads to it. */
   current: boolean
   /** 0: none yet. */
@@ -131,6 +133,10 @@ export class Model {
     )
   }
 
+  private coming(group?: string): Array<Session> {
+    return this.in("closing", group).filter(({ lingers }) => lingers !== true)
+  }
+
   private full(group?: string): boolean {
     const used = this.sessions.filter((s) =>
       s.state !== "waiting" && (group === undefined || this.options.groupBy(s.key) === group)
@@ -173,11 +179,11 @@ export class Model {
 
   /** First come, first served: each waiter gets a free place, counts on one that comes, or evicts. */
   private serve(): void {
-    let coming = this.in("closing").length
+    let coming = this.coming().length
     const comingIn = new Map<string, number>()
     for (const s of this.in("waiting")) {
       const group = this.options.groupBy(s.key)
-      const ofGroup = comingIn.get(group) ?? this.in("closing", group).length
+      const ofGroup = comingIn.get(group) ?? this.coming(group).length
       if (this.full(group) && ofGroup > 0) {
         comingIn.set(group, ofGroup - 1)
         coming--
@@ -413,7 +419,17 @@ export class Model {
 
   private close(s: Session): void {
     Object.assign(s, { state: "closing", current: false, callers: [] })
-    this.caused.push(() => this.shut(s.connection, () => this.gone(s)))
+    this.caused.push(() => {
+      this.shut(s.connection, () => this.gone(s))
+      const { capacity, closeTimeout, groupCapacity } = this.options
+      const counted = 5000
+      if (Math.min(capacity, groupCapacity) === Infinity || counted >= closeTimeout) return
+      this.after(counted, () => {
+        if (!this.sessions.includes(s)) return
+        s.lingers = true
+        this.serve()
+      })
+    })
   }
 
   private shut(connection: number, free: () => void = () => {}): void {

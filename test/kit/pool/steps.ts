@@ -3,9 +3,9 @@
  * itself is what it holds, within its limits, and nobody waits who need not.
  */
 import { assert } from "@effect/vitest"
-import { Deferred, Hash, HashMap, Option, Scope } from "effect"
+import { Cause, Deferred, Hash, HashMap, Option, Scope } from "effect"
 import * as Queue from "../../../src/internal/queue.ts"
-import type { Action, Launch, Places, Session, Slot, State, Validation } from "../../../src/internal/state.ts"
+import type { Action, Launch, Places, Retired, Session, Slot, State, Validation } from "../../../src/internal/state.ts"
 import { Live, make } from "../../../src/internal/state.ts"
 import * as Transitions from "../../../src/internal/transitions.ts"
 
@@ -45,6 +45,13 @@ export const session = (id: number, key: string, now = 50, group?: string): Sess
   idleTimeToLive: 100
 })
 
+/** A lookup that fails at once. */
+export const failure = (why: string): Transitions.LookupFailure<string> => ({
+  cause: Cause.fail(why),
+  duration: 0,
+  timedOut: false
+})
+
 export const validation = (): Validation => Deferred.makeUnsafe()
 
 /** A hit as a step of its own: nothing is to be done after it. */
@@ -60,6 +67,7 @@ export class Run {
   readonly granted: Array<unknown> = []
   private readonly setting = new Map<Deferred.Deferred<boolean>, unknown>()
   readonly limits: Transitions.Limits
+  private readonly gone = new Map<number, Retired<string, string>>()
   /** Off for thousands of sessions: counting them after each step takes too long. */
   recount = true
   constructor(limits: Partial<Transitions.Limits> = {}, seed = 1) {
@@ -108,8 +116,19 @@ export class Run {
   abandon(id: number, key: string, now = 0) {
     this.step((state, limits) => Transitions.abandon(state, limits, key, id, now))
   }
-  closed(id: number) {
-    this.step((state, limits) => Transitions.closed(state, limits, id))
+  lingers(id: number) {
+    this.step((state, limits) => Transitions.lingers(state, limits, id))
+  }
+  launchLingers(launch: Launch<string, string, string>) {
+    this.step((state, limits) => Transitions.launchLingers(state, limits, launch))
+  }
+  /** Also for the second time. */
+  closed(id: number, end?: Transitions.CloseEnd) {
+    const entry = Option.getOrUndefined(HashMap.get(this.state.inventory.retired, id)) ?? this.gone.get(id)
+    if (entry === undefined) return assert.fail(`session ${id} was never retired`)
+    this.gone.set(id, entry)
+    const { reason, session } = entry
+    this.step((state, limits) => Transitions.closed(state, limits, { session, reason, end }))
   }
   launchClosed(launch: Launch<string, string, string>) {
     this.step((state, limits) => Transitions.launchClosed(state, limits, launch))
@@ -136,8 +155,8 @@ export class Run {
     assert.isAtLeast(at, 0, "no place was granted")
     this.granted.splice(at, 1)
   }
-  invalidate(key: string, id?: number) {
-    return this.step((state, limits) => Transitions.invalidate(state, limits, key, id))
+  invalidate(key: string) {
+    return this.step((state, limits) => Transitions.invalidate(state, limits, key))
   }
   slot(key: string): Slot<string, string, string> | undefined {
     return Option.getOrUndefined(HashMap.get(this.state.slots, key))
@@ -167,10 +186,13 @@ const holders = ({ inventory, slots }: S, granted: ReadonlyArray<unknown>): Read
       ? [{ group: slot.launch.group, closing: false }]
       : []
   ),
-  ...[...HashMap.values(inventory.retired)].map(({ leases, session: { group } }) => ({ group, closing: leases === 0 })),
-  ...[...HashMap.values(inventory.detached)].map(({ callers, launch: { group } }) => ({
+  ...[...HashMap.values(inventory.retired)].map(({ leases, lingers, session: { group } }) => ({
     group,
-    closing: callers === 0
+    closing: leases === 0 && !lingers
+  })),
+  ...[...HashMap.values(inventory.detached)].map(({ callers, launch: { group }, lingers }) => ({
+    group,
+    closing: callers === 0 && !lingers
   })),
   ...granted.map((group) => ({ group, closing: false }))
 ]
@@ -185,6 +207,15 @@ const assertPlaces = (
   const candidates = new Set(HashMap.values(places.idle.keys))
   for (const { leases, session: { key } } of sessions) {
     if (leases === 0) assert.isTrue(candidates.has(key), `idle ${key} is a candidate for eviction`)
+  }
+  // What is remembered as oldest is older than whatever else is idle.
+  const [last] = places.oldest.slice(-1)
+  for (const { lastUsedAt, leases, session: { id, key } } of sessions) {
+    if (last === undefined || leases > 0 || lastUsedAt > last.lastUsedAt) continue
+    assert.isTrue(
+      places.oldest.some((found) => found.id === id && found.lastUsedAt === lastUsedAt),
+      `${key} is remembered`
+    )
   }
   const live = new Set(sessions.map(({ session: { key } }) => key))
   for (const key of candidates) assert.isTrue(live.has(key), `the candidate ${key} is live`)

@@ -5,10 +5,10 @@
  */
 import { assert } from "@effect/vitest"
 import { Cause, Deferred, Hash, HashMap } from "effect"
-import type { Action, Launch, Reason, Session } from "../../../src/internal/state.ts"
+import type { Action, Launch, Reason, Session, Slot } from "../../../src/internal/state.ts"
 import * as Transitions from "../../../src/internal/transitions.ts"
 import * as Random from "../random.ts"
-import { launch, Run, session, validation, withoutActions } from "./steps.ts"
+import { failure, launch, Run, session, validation, withoutActions } from "./steps.ts"
 
 type L = Launch<string, string, string>
 
@@ -41,6 +41,8 @@ export class Walk {
   refused: Array<Claim> = []
   /** Validations that run; each has a lease of its own. */
   validations: Array<Claim> = []
+  /** What was under a key when it was last to be retired. */
+  readonly seen = new Map<string, Slot<string, string, string> | undefined>()
   /** Lookups that run, those given up whose resources are not closed yet, and finalizers that run. */
   launching: Array<L> = []
   discarding: Array<L> = []
@@ -172,6 +174,7 @@ export class Walk {
       () => this.land(),
       () => this.fail(),
       () => this.discard(),
+      () => this.linger(),
       () => this.close(),
       () => this.close(),
       () => this.set(),
@@ -297,10 +300,10 @@ export class Walk {
     this.totals.launchFailures++
     this.discarding.push(launch)
     const remember = this.random(2) === 0
-    const told = this.run.step((state, limits) =>
-      Transitions.launchFailed(state, limits, launch, Cause.fail("refused"), remember, this.now)
+    this.run.step((state, limits) =>
+      Transitions.launchFailed(state, limits, launch, failure("refused"), remember, this.now)
     )
-    assert.isTrue(told)
+    assert.includeMembers(this.run.tags, ["TellFailed", "Refuse"])
   }
 
   /** What a launch without callers had acquired is closed; it may have landed or failed after all. */
@@ -308,15 +311,23 @@ export class Walk {
     const launch = this.draw(this.discarding)
     if (launch === undefined) return
     assert.isUndefined(this.run.land(launch, this.now))
-    assert.isFalse(
-      this.run.step((state, limits) =>
-        Transitions.launchFailed(state, limits, launch, Cause.fail("late"), true, this.now)
-      )
-    )
+    this.run.step((state, limits) => Transitions.launchFailed(state, limits, launch, failure("late"), true, this.now))
+    assert.deepStrictEqual(this.run.tags, [])
     this.run.launchClosed(launch)
     this.book()
     // A close that had timed out and ends at last says so again.
     this.run.launchClosed(launch)
+    const { state } = this.run
+    this.run.launchLingers(launch)
+    assert.strictEqual(this.run.state, state)
+  }
+
+  /** A close takes a while, maybe for the second time. */
+  linger(): void {
+    const [session, launch] = [this.pick(this.closing), this.pick(this.discarding)]
+    if (session !== undefined) this.run.lingers(session.id)
+    this.book()
+    if (launch !== undefined) this.run.launchLingers(launch)
   }
 
   close(): void {
@@ -328,6 +339,9 @@ export class Walk {
     this.run.closed(session.id)
     this.book()
     this.run.closed(session.id)
+    const { state } = this.run
+    this.run.lingers(session.id)
+    assert.strictEqual(this.run.state, state)
   }
 
   set(): void {
@@ -374,12 +388,19 @@ export class Walk {
     const key = this.pick(keys) ?? ""
     const slot = this.run.slot(key)
     const present = slot?._tag === "Live" ? slot.session.id : slot?._tag === "Launching" ? slot.launch.id : undefined
-    const id = this.random(2) === 0 ? undefined : this.random(2) === 0 ? present : this.random(this.lastId + 1)
-    if (this.random(2) === 0) {
-      const retired = this.run.invalidate(key, id)
-      assert.strictEqual(retired, present !== undefined && (id === undefined || id === present))
+    // As it is, or as it was when it was looked at last.
+    const seen = this.random(2) === 0 ? slot : this.seen.get(key) ?? slot
+    this.seen.set(key, slot)
+    if (this.random(4) === 0) {
+      assert.strictEqual(this.run.invalidate(key), present !== undefined)
       return
     }
+    if (seen !== undefined && this.random(2) === 0) {
+      const retired = this.run.step((state, limits) => Transitions.invalidateSeen(state, limits, key, seen))
+      assert.strictEqual(retired, seen === slot ? present !== undefined : undefined)
+      return
+    }
+    const id = this.random(2) === 0 ? present : this.random(this.lastId + 1)
     const retired = this.run.step((state, limits) => Transitions.disconnected(state, limits, key, id ?? -1))
     assert.strictEqual(retired, slot?._tag === "Live" && present === id)
   }

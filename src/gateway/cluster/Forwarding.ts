@@ -1,0 +1,147 @@
+/** Forwards requests to other replicas, which carry them out, and gives their answers to the clients as they come. */
+import { Cause, Duration, Effect, Option, Result, Tracer } from "effect"
+import type { Scope } from "effect"
+import { HttpServerResponse, HttpTraceContext } from "effect/http"
+import type { RpcClientError } from "effect/rpc"
+import { Socket } from "effect/socket"
+import * as EventStreamBody from "../http/EventStreamBody.ts"
+import type { Refusal } from "../http/Refusals.ts"
+import { refuse, retryLater } from "../http/Refusals.ts"
+import * as JsonRpc from "../messages/JsonRpc.ts"
+import type { Asked, Carried } from "../sessions/Placement.ts"
+import type { Links, Unreachable } from "./Links.ts"
+import type * as Protocol from "./Protocol.ts"
+
+type Response = HttpServerResponse.HttpServerResponse
+
+/** How long the other replica may take to hear that nobody wants the rest of a response. */
+const abandonTimeout = "1 second"
+
+/** What has become of a request when the connection to its replica broke. */
+const outcomeUnknown =
+  "The connection to the replica of this session broke; whether the request was carried out is not known"
+
+export interface Forwarding {
+  /**
+   * Has a replica carry a request out; for whoever has a shared id, if there is one. `Moved` and `Unreachable`: it was not carried out.
+   */
+  readonly forward: (
+    replica: string,
+    asked: Asked,
+    shared?: string
+  ) => Effect.Effect<Response, Refusal | Protocol.Moved | Unreachable, Scope.Scope>
+}
+
+/** `pass` shows the others that this is one of them. */
+export const make = (pass: string, links: Links): Forwarding => ({
+  forward: (replica, { carried, stream }, shared) =>
+    Effect.flatMap(
+      Effect.all([links.to(replica), withTraceparent(carried)]),
+      ([client, carried]) =>
+        client.CarryOut({ ...carried, pass, ...(shared === undefined ? {} : { shared }) }).pipe(
+          Effect.flatMap((answer) =>
+            answer._tag === "Whole" ? Effect.succeed(wholeResponse(answer)) : streamedResponse(answer, {
+              next: client.Next({ pass, id: answer.id }),
+              abandon: client.Abandon({ pass, id: answer.id }),
+              asked: { carried, stream }
+            })
+          ),
+          Effect.catchCause((cause) => failed(carried, cause))
+        )
+    )
+})
+
+/**
+ * The request with the present span as its `traceparent`, so that the other replica's span (`McpRoutes.carryOut`) is its child. Only
+ * with a tracer.
+ */
+const withTraceparent = (carried: Carried): Effect.Effect<Carried> =>
+  Effect.flatMap(Effect.tracer, (tracer) =>
+    tracer === Tracer.nativeTracer
+      ? Effect.succeed(carried)
+      : Effect.match(Effect.currentSpan, {
+        onFailure: () => carried,
+        onSuccess: (span) => {
+          const { traceparent } = HttpTraceContext.toHeaders(span)
+          return traceparent === undefined ? carried : { ...carried, headers: { ...carried.headers, traceparent } }
+        }
+      }))
+
+const failed = (
+  carried: Carried,
+  cause: Cause.Cause<Refusal | Protocol.Moved | Protocol.NotOneOfUs | RpcClientError.RpcClientError>
+): Effect.Effect<never, Refusal | Protocol.Moved> => {
+  const error = Option.getOrUndefined(Cause.findErrorOption(cause))
+  switch (error?._tag) {
+    case "Refusal":
+    case "Moved":
+      return Effect.fail(error)
+    case "NotOneOfUs":
+      return Effect.andThen(Effect.logError(error.message), refuseCarried(carried, 502, error.message))
+    case "RpcClientError":
+      return refuseCarried(carried, 502, outcomeUnknown)
+    default:
+      // The other replica ends, or the message could not be written, which is a defect. So is what dies there.
+      return Cause.hasInterruptsOnly(cause) || Socket.isSocketError(Result.getOrUndefined(Cause.findDefect(cause)))
+        ? refuseCarried(carried, 502, outcomeUnknown)
+        : Effect.andThen(
+          Effect.logError("A request to another replica died", cause),
+          refuseCarried(carried, 502, "The replica of this session could not answer")
+        )
+  }
+}
+
+const wholeResponse = ({ body, headers, status }: typeof Protocol.Whole.Type): Response =>
+  body.length === 0
+    ? HttpServerResponse.empty({ status, headers })
+    : HttpServerResponse.uint8Array(body, { status, headers, contentType: headers["content-type"] })
+
+/** The response whose pieces are asked for as the client reads. */
+const streamedResponse = (
+  { headers, status }: typeof Protocol.Streamed.Type,
+  { abandon, asked: { carried, stream }, next }: {
+    readonly next: Effect.Effect<ReadonlyArray<Uint8Array>, unknown>
+    readonly abandon: Effect.Effect<void, unknown>
+    readonly asked: Asked
+  }
+): Effect.Effect<Response, never, Scope.Scope> => {
+  let isOver = false
+  const lost = Effect.suspend(() => {
+    isOver = true
+    const id = idOf(carried)
+    const error = JsonRpc.error(id ?? null, JsonRpc.codes.gateway, "The replica of this session has gone")
+    return id === undefined ? Cause.done() : Effect.succeed([EventStreamBody.lastEvent(error)] as const)
+  })
+  const take: EventStreamBody.Take = Effect.suspend(() =>
+    isOver ? Cause.done() : Effect.matchCauseEffect(next, {
+      onSuccess: ([first, ...rest]) => {
+        if (first !== undefined) return Effect.succeed([first, ...rest] as const)
+        isOver = true
+        return Cause.done()
+      },
+      onFailure: () => lost
+    })
+  )
+  // The other replica sends the heartbeats.
+  const body = EventStreamBody.make(take, { ...stream, greet: false, heartbeat: Duration.infinity })
+  return Effect.acquireRelease(
+    Effect.succeed(HttpServerResponse.stream(body, { status, headers, contentType: headers["content-type"] })),
+    () => Effect.suspend(() => isOver ? Effect.void : Effect.ignore(Effect.timeout(abandon, abandonTimeout)))
+  )
+}
+
+/** The id of a carried request, for who has to be told that it failed. */
+export const idOf = (carried: Carried): JsonRpc.Id | undefined => {
+  const message = Option.getOrUndefined(Option.map(JsonRpc.parse(carried.body), JsonRpc.classify))
+  return message?._tag === "Request" ? message.id : undefined
+}
+
+export const refuseCarried = (carried: Carried, status: number, message: string): Effect.Effect<never, Refusal> => {
+  const id = idOf(carried)
+  return refuse(status, message, {
+    ...(id === undefined ? {} : { id }),
+    // Codes below -32000 are the specification's own in the later era.
+    code: carried.headers["mcp-method"] === undefined ? JsonRpc.codes.gateway : JsonRpc.codes.internal,
+    headers: status === 503 ? retryLater : {}
+  })
+}

@@ -1,0 +1,105 @@
+/**
+ * Where a text is no JSON, and why. `JSON.parse` knows, but its message has the place only at times, and at times quotes the
+ * text, which may hold secrets: here nothing of the text is told.
+ */
+
+export interface JsonFault {
+  /** From 1 on, as editors count. */
+  readonly line: number
+  readonly column: number
+  readonly reason: string
+}
+
+/** The first fault of a text; `undefined` if it is JSON. */
+export const find = (text: string): JsonFault | undefined => {
+  const open: Array<"{" | "["> = []
+  let state: State = "value"
+  let comma = -1
+  for (let at = skip(blank, text, 0); at < text.length; at = skip(blank, text, at)) {
+    const end = skip(token, text, at)
+    const first = end === at ? "" : text.charAt(at)
+    const next: State | undefined = first === "" ? undefined : following(state, first, open)
+    if (next === undefined) {
+      // Told at the comma, which has to go, and not at the bracket.
+      const isTrailing = comma >= 0 && (first === "}" || first === "]")
+      return isTrailing ? place(text, comma, trailing) : place(text, at, reasonAt(text, at, end, state))
+    }
+    comma = first === "," ? at : -1
+    state = next
+    at = end
+  }
+  return state === "end" ? undefined : place(text, text.length, "it ends before it is complete")
+}
+
+/** What has to come next. */
+type State = "value" | "value or ]" | "name" | "name or }" | ":" | ", or a bracket" | "end"
+
+/** What has to come after a token, by its first character; `undefined` if the token must not stand here. */
+const following = (state: State, first: string, open: Array<"{" | "[">): State | undefined => {
+  const afterValue = (): State => open.length === 0 ? "end" : ", or a bracket"
+  const inner = open.at(-1)
+  const closes = first === "}" && inner === "{" && (state === "name or }" || state === ", or a bracket") ||
+    first === "]" && inner === "[" && (state === "value or ]" || state === ", or a bracket")
+  if (closes) {
+    open.pop()
+    return afterValue()
+  }
+  switch (state) {
+    case "value":
+    case "value or ]":
+      if (first === "{" || first === "[") {
+        open.push(first)
+        return first === "{" ? "name or }" : "value or ]"
+      }
+      return "]},:".includes(first) ? undefined : afterValue()
+    case "name":
+    case "name or }":
+      return first === "\"" ? ":" : undefined
+    case ":":
+      return first === ":" ? "value" : undefined
+    case ", or a bracket":
+      return first === "," ? inner === "{" ? "name" : "value" : undefined
+    case "end":
+      return undefined
+  }
+}
+
+const blank = /[ \t\n\r]*/y
+
+/** A string may have every character from the space on, besides the quote and the backslash. */
+const token =
+  /[{}[\],:]|"[ !#-[\]-\uffff]*(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[ !#-[\]-\uffff]*)*"|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y
+
+/** Where a match that begins here ends; here, if there is none. */
+const skip = (pattern: RegExp, text: string, at: number): number => {
+  pattern.lastIndex = at
+  return pattern.test(text) ? pattern.lastIndex : at
+}
+
+const trailing = "a comma after the last entry; take it away"
+
+const reasonAt = (text: string, at: number, end: number, state: State): string => {
+  if (/^(?:\/\/|\/\*|#)/.test(text.slice(at, at + 2))) return "a comment, which JSON has not; take it away"
+  if (text[at] === "\"" && end === at) {
+    return "this string does not end on its line, or has a control character, or a backslash that is not written \\\\"
+  }
+  switch (state) {
+    case "value":
+    case "value or ]":
+      return "here must be a value: a text in double quotes, a number, true, false, null, {…} or […]"
+    case "name":
+    case "name or }":
+      return "here must be a name in double quotes"
+    case ":":
+      return "here must be a colon"
+    case ", or a bracket":
+      return "here must be a comma or the closing bracket"
+    case "end":
+      return "nothing may follow the last closing bracket"
+  }
+}
+
+const place = (text: string, at: number, reason: string): JsonFault => {
+  const lines = text.slice(0, at).split("\n")
+  return { line: lines.length, column: (lines.at(-1) ?? "").length + 1, reason }
+}

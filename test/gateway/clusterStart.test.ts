@@ -1,0 +1,61 @@
+/** A replica that has read its file, and is not up yet. */
+import { PgClient } from "@effect/sql-pg"
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Effect, Layer, Redacted } from "effect"
+import { SqlClient } from "effect/sql"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { stablePort } from "../kit/cluster/ports.ts"
+import * as Postgres from "../kit/cluster/postgres.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+
+/** What a replica locks while it makes the tables (`Cluster.enter`). */
+const migrationLock = 84202026
+
+describe("SIGHUP while a replica waits for the others to have made the tables", () => {
+  it.live("is a reload once it is up: what the file says by then is served", () =>
+    Effect.gen(function*() {
+      const folder = yield* Effect.acquireRelease(
+        Effect.sync(() => mkdtempSync(join(tmpdir(), "start-"))),
+        (folder) => Effect.sync(() => rmSync(folder, { recursive: true }))
+      )
+      const file = join(folder, "servers.json")
+      const write = (...names: ReadonlyArray<string>) =>
+        writeFileSync(
+          file,
+          JSON.stringify({ mcpServers: Object.fromEntries(names.map((name) => [name, Kit.counter()])) })
+        )
+      const { url } = yield* Postgres.make
+      const sql = Context.get(yield* Layer.build(PgClient.layer({ url: Redacted.make(url) })), SqlClient.SqlClient)
+      const connection = yield* sql.reserve
+      yield* connection.executeRaw(`SELECT pg_advisory_lock(${migrationLock})`, [])
+      write("first")
+      const port = yield* Effect.promise(stablePort)
+      const gateway = Kit.run(
+        ["--port", "0", "--config", file, "--cluster", "--replica-address", `127.0.0.1:${port}`],
+        { DATABASE_URL: url, GATEWAY_STATE_KEY: "the same key on every one of the replicas" }
+      )
+      yield* Effect.promise(() =>
+        Kit.eventually("it waits for the lock", async () => {
+          const waiting = sql`SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`
+          return (await Effect.runPromise(waiting)).length > 0
+        })
+      )
+      write("first", "second")
+      gateway.child.kill("SIGHUP")
+      yield* Effect.sleep("200 millis")
+      assert.notInclude(gateway.output(), "The gateway is up")
+      yield* connection.executeRaw(`SELECT pg_advisory_unlock(${migrationLock})`, [])
+      const first = yield* Effect.promise(() => Kit.urlOf(gateway))
+      yield* Effect.promise(() =>
+        Kit.eventually("it serves what the file says now", async () => {
+          const response = await fetch(new URL("/mcp/second", first), { method: "POST", body: "{" })
+          await response.text()
+          return response.status !== 404
+        })
+      )
+      gateway.child.kill("SIGTERM")
+      assert.strictEqual(yield* Effect.promise(() => gateway.exit), 0)
+    }), 60_000)
+})

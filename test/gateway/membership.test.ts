@@ -1,0 +1,400 @@
+/** How long a replica acts as the owner of its shards, and whom it takes for there: plain values, and the engine's storage around them. */
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Context, Effect, Fiber, Layer, Logger, Option, Ref } from "effect"
+import { Runner, RunnerAddress, RunnerStorage, ShardId, ShardingConfig } from "effect/cluster"
+import { TestClock } from "effect/testing"
+import * as Membership from "../../src/gateway/cluster/Membership.ts"
+import * as ReplicaName from "../../src/gateway/cluster/ReplicaName.ts"
+import * as RunnerDatabase from "../kit/cluster/runnerDatabase.ts"
+import * as Random from "../kit/random.ts"
+
+const expiration = 35_000
+
+const runner = (port: number) =>
+  new Runner.Runner({ address: RunnerAddress.make("127.0.0.1", port), groups: ["default"], weight: 1 })
+type Listed = Membership.Known["runners"][number]
+const [one, two, three]: [Listed, Listed, Listed] = [[runner(1), true], [runner(2), true], [runner(3), true]]
+const nameOf = ([runner]: Listed) => ReplicaName.of(runner.address)
+const self = nameOf(one)
+
+const { answered, acquired, confirmed, failed, heldUntil, nothingKnown } = Membership
+const listed = (known: Membership.Known, now: number, ...runners: ReadonlyArray<Listed>) =>
+  Membership.listed(runners, now, expiration, self)(known)
+const portsOf = (runners: Membership.Known["runners"]) => runners.map(([{ address }]) => address.port)
+
+describe("what is known of the locks", () => {
+  it("they are nobody's before they are confirmed, and then for nine tenths of their time", () => {
+    assert.strictEqual(heldUntil(nothingKnown, expiration), -Infinity)
+    assert.strictEqual(heldUntil(confirmed(1000)(nothingKnown), expiration), 1000 + 0.9 * expiration)
+  })
+
+  it("each confirmation counts from when it was asked for", () => {
+    const known = confirmed(9000)(confirmed(1000)(nothingKnown))
+    assert.strictEqual(known.confirmedAt, 9000)
+  })
+
+  it("further ones count for the first, and confirm none of those from before", () => {
+    const known = acquired(1000)(nothingKnown)
+    assert.strictEqual(known.confirmedAt, 1000)
+    assert.strictEqual(acquired(30_000)(known), known)
+    assert.strictEqual(confirmed(31_000)(acquired(30_000)(known)).confirmedAt, 31_000)
+  })
+
+  it("the database is away since the first failure, and back since the first answer after one", () => {
+    assert.strictEqual(answered(1)(nothingKnown), nothingKnown)
+    const lost = failed(3)(failed(2)(nothingKnown))
+    assert.deepStrictEqual([lost.lostAt, lost.backAt], [2, undefined])
+    const back = answered(5)(answered(4)(lost))
+    assert.deepStrictEqual([back.lostAt, back.backAt], [undefined, 4])
+    const again = answered(8)(failed(7)(back))
+    assert.deepStrictEqual([again.lostAt, again.backAt], [undefined, 8])
+  })
+
+  it("they are nobody's any more when another replica has the address, whatever is confirmed", () => {
+    const known = Membership.replaced(confirmed(1000)(nothingKnown))
+    assert.strictEqual(heldUntil(confirmed(2000)(known), expiration), -Infinity)
+  })
+
+  it("neither failures nor answers change for how long they are held", () => {
+    const known = confirmed(1000)(nothingKnown)
+    assert.strictEqual(answered(3)(failed(2)(known)).confirmedAt, 1000)
+    assert.strictEqual(listed(known, 5, one)[1].confirmedAt, 1000)
+  })
+})
+
+describe("which replicas are known", () => {
+  it("those of the newest list, and since when this one is among them", () => {
+    const [first, known] = listed(nothingKnown, 1, two)
+    assert.deepStrictEqual([first, known.joinedAt, known.listedAt], [[two], undefined, 1])
+    const [second, joined] = listed(known, 2, two, one)
+    assert.deepStrictEqual([second, joined.joinedAt], [[two, one], 2])
+    const [third, later] = listed(joined, 3, one)
+    assert.deepStrictEqual([third, later.runners, later.joinedAt, later.listedAt], [[one], [one], 2, 3])
+  })
+
+  const outage = (known: Membership.Known, from: number, to: number) => answered(to)(failed(from)(known))
+
+  it("after an outage those of before too, until each can have said twice that it lives", () => {
+    const known = outage(listed(nothingKnown, 0, one, two, three)[1], 1000, 60_000)
+    const [first, afterFirst] = listed(known, 60_000, one)
+    assert.deepStrictEqual(portsOf(first), [1, 2, 3])
+    const [second, afterSecond] = listed(afterFirst, 60_000 + expiration * 0.66, one, two)
+    assert.deepStrictEqual(portsOf(second), [1, 2, 3])
+    const [third] = listed(afterSecond, 60_000 + expiration * 0.67, one, two)
+    assert.deepStrictEqual(portsOf(third), [1, 2])
+  })
+
+  it("of two outages, those before the second are waited for anew", () => {
+    const first = outage(listed(nothingKnown, 0, one, two, three)[1], 1000, 60_000)
+    const between = listed(first, 61_000, one, two, three)[1]
+    const second = outage(between, 62_000, 64_000)
+    assert.deepStrictEqual(portsOf(listed(second, 65_000, one)[0]), [1, 2, 3])
+  })
+})
+
+describe("whatever happens in whichever order", () => {
+  const seeds = Array.from({ length: 200 }, (_, i) => i + 1)
+
+  it("nothing is held for longer than nine tenths of its time after it was asked for", () => {
+    for (const seed of seeds) {
+      const random = Random.make(seed)
+      let known = nothingKnown
+      let now = 0
+      let confirmedAt = -Infinity
+      for (let step = 0; step < 100; step++) {
+        now += random.below(5000)
+        const askedAt = now - random.below(2000)
+        switch (random.below(5)) {
+          case 0:
+            known = confirmed(askedAt)(known)
+            confirmedAt = askedAt
+            break
+          case 1:
+            if (confirmedAt === -Infinity) confirmedAt = askedAt
+            known = acquired(askedAt)(known)
+            break
+          case 2:
+            known = failed(now)(known)
+            break
+          case 3:
+            known = answered(now)(known)
+            break
+          default:
+            known = listed(known, now, one, two)[1]
+        }
+        assert.strictEqual(heldUntil(known, expiration), confirmedAt + expiration * 0.9, `seed ${seed}, step ${step}`)
+      }
+    }
+  })
+
+  it("a replica that says that it lives as often as it should is missing after no outage", () => {
+    for (const seed of seeds) {
+      const random = Random.make(seed)
+      // As in PostgreSQL: there is who has said within a lock's time that he lives, and each says so 3.5 times in it.
+      const interval = expiration / 3.5
+      const others = [one, two, three].map((each) => ({
+        each,
+        said: 0,
+        due: random.below(interval),
+        isConnected: true
+      }))
+      let known = listed(nothingKnown, 0, one, two, three)[1]
+      let isAway = false
+      let since = 0
+      for (let now = 0; now < 300_000; now += 500) {
+        if (now - since > 3000 && random.chance(isAway ? 0.02 : 0.03)) {
+          isAway = !isAway
+          since = now
+        }
+        for (const other of others) {
+          if (other.due > now) continue
+          other.due += interval
+          if (isAway) other.isConnected = false
+          else if (other.isConnected || random.chance(0.5)) {
+            other.isConnected = true
+            other.said = now
+          } else {
+            // Its connection is made anew first: the next time it succeeds.
+            other.isConnected = true
+          }
+        }
+        if (now % 2000 !== 0) continue
+        if (isAway) {
+          known = failed(now)(known)
+          continue
+        }
+        const there = others.filter(({ said }) => said > now - expiration).map(({ each }) => each)
+        const [all, after] = listed(answered(now)(known), now, ...there)
+        known = after
+        assert.deepStrictEqual(portsOf(all).toSorted(), [1, 2, 3], `seed ${seed}, at ${now}`)
+      }
+    }
+  })
+})
+
+const config = ShardingConfig.layer({
+  runnerAddress: Option.some(RunnerAddress.make("127.0.0.1", 1)),
+  shardLockExpiration: expiration,
+  shardLockRefreshInterval: 10_000
+})
+
+const address = RunnerAddress.make("127.0.0.1", 1)
+const [shared, other] = [ShardId.make("default", 1), ShardId.make("default", 2)]
+
+const mayAct = ({ safeFor }: Membership.Membership["Service"]) => Effect.map(safeFor, (millis) => millis > 0)
+
+/** A replica's membership, over a storage that does as it is told. */
+const make = Effect.gen(function*() {
+  const { calls, state, storage } = yield* RunnerDatabase.make([one, two])
+  const services = yield* Layer.build(Membership.layerOver.pipe(
+    Layer.provide(Layer.succeed(RunnerStorage.RunnerStorage, storage)),
+    Layer.provide(config)
+  ))
+  return {
+    calls,
+    state,
+    membership: Context.get(services, Membership.Membership),
+    storage: Context.get(services, RunnerStorage.RunnerStorage)
+  }
+})
+
+describe("a replica's locks", () => {
+  it.effect("are its own to act on from their acquisition on, and no longer than they are confirmed", () =>
+    Effect.gen(function*() {
+      const { membership, storage } = yield* make
+      assert.isFalse(yield* mayAct(membership))
+      assert.deepStrictEqual(yield* storage.acquire(address, [shared, other]), [shared, other])
+      assert.isTrue(yield* mayAct(membership))
+      yield* TestClock.adjust(0.9 * expiration - 1)
+      assert.isTrue(yield* mayAct(membership))
+      yield* TestClock.adjust(1)
+      assert.isFalse(yield* mayAct(membership))
+      yield* storage.acquire(address, [other])
+      assert.isFalse(yield* mayAct(membership))
+      yield* storage.refresh(address, [shared])
+      assert.isTrue(yield* mayAct(membership))
+    }))
+
+  it.effect("are not had without the database, and given up when another replica has taken them", () =>
+    Effect.gen(function*() {
+      const { calls, state, storage } = yield* make
+      state.mood = "away"
+      yield* Effect.flip(storage.acquire(address, [shared]))
+      state.mood = "well"
+      state.lost.add(shared.toString())
+      assert.deepStrictEqual(yield* storage.refresh(address, [shared, other]), [other])
+      assert.deepStrictEqual(calls, ["acquire", "refresh"])
+    }))
+
+  it.effect("are kept through an outage while they are safe until the next time, and given up while they still are", () =>
+    Effect.gen(function*() {
+      const { membership, state, storage } = yield* make
+      yield* storage.acquire(address, [shared, other])
+      state.mood = "away"
+      const all = [other, shared]
+      yield* TestClock.adjust("10 seconds")
+      assert.deepStrictEqual(yield* storage.refresh(address, all), all)
+      yield* TestClock.adjust("10 seconds")
+      assert.deepStrictEqual(yield* storage.refresh(address, all), all)
+      yield* TestClock.adjust("2 seconds")
+      assert.deepStrictEqual(yield* storage.refresh(address, all), [])
+      assert.isTrue(yield* mayAct(membership))
+    }))
+
+  it.effect("are given up in time too when the database says nothing at all", () =>
+    Effect.gen(function*() {
+      const { membership, state, storage } = yield* make
+      yield* storage.acquire(address, [shared])
+      state.mood = "silent"
+      yield* TestClock.adjust("10 seconds")
+      const first = yield* Effect.forkChild(storage.refresh(address, [shared]))
+      yield* TestClock.adjust("5 seconds")
+      assert.deepStrictEqual(yield* Fiber.join(first), [shared])
+      assert.strictEqual((yield* Ref.get(membership.known)).lostAt, 15_000)
+      yield* TestClock.adjust("5 seconds")
+      const second = yield* Effect.forkChild(storage.refresh(address, [shared]))
+      yield* TestClock.adjust("5 seconds")
+      assert.deepStrictEqual(yield* Fiber.join(second), [])
+    }))
+
+  it.effect("count from when they were asked for, however late the answer is", () =>
+    Effect.gen(function*() {
+      const { membership, state, storage } = yield* make
+      const confirmedAt = Effect.map(Ref.get(membership.known), ({ confirmedAt }) => confirmedAt)
+      state.mood = "slow"
+      const acquiring = yield* Effect.forkChild(storage.acquire(address, [shared]))
+      yield* TestClock.adjust("4 seconds")
+      yield* Fiber.join(acquiring)
+      assert.strictEqual(yield* confirmedAt, 0)
+      const refreshing = yield* Effect.forkChild(storage.refresh(address, [shared]))
+      yield* TestClock.adjust("4 seconds")
+      yield* Fiber.join(refreshing)
+      assert.strictEqual(yield* confirmedAt, 4000)
+    }))
+
+  it.effect("are no longer its own in time when its clock is set back, nor after a sleep that only the clock tells of", () =>
+    Effect.gen(function*() {
+      const wall = { offset: 0 }
+      const clock = yield* Clock.Clock
+      const { membership, storage } = yield* Effect.provideService(make, Clock.Clock, {
+        ...clock,
+        currentTimeMillisUnsafe: () => clock.currentTimeMillisUnsafe() + wall.offset,
+        monotonicTimeNanosUnsafe: () => clock.currentTimeNanosUnsafe()
+      })
+      for (const jump of [-60_000, 30_000]) {
+        yield* storage.refresh(address, [shared])
+        yield* TestClock.adjust("10 seconds")
+        wall.offset += jump
+        assert.strictEqual(yield* mayAct(membership), jump < 0)
+        yield* TestClock.adjust(0.9 * expiration - 10_000)
+        assert.isFalse(yield* mayAct(membership))
+      }
+    }))
+
+  it.effect("of an address that another replica has taken are left to that one, and nothing of it is removed", () =>
+    Effect.gen(function*() {
+      const { calls, membership, storage } = yield* make
+      yield* storage.acquire(address, [shared])
+      yield* membership.replace
+      assert.isFalse(yield* mayAct(membership))
+      assert.deepStrictEqual(yield* storage.refresh(address, [shared]), [])
+      assert.deepStrictEqual(yield* storage.acquire(address, [shared]), [])
+      yield* storage.release(address, shared)
+      yield* storage.releaseAll(address)
+      yield* storage.unregister(address)
+      assert.deepStrictEqual(calls, ["acquire"])
+    }))
+
+  it.effect("that cannot be given back are tried again every second, until they are", () =>
+    Effect.gen(function*() {
+      const { calls, state, storage } = yield* make
+      state.mood = "away"
+      const releasing = yield* Effect.forkChild(storage.release(address, shared))
+      yield* TestClock.adjust("9500 millis")
+      assert.lengthOf(calls, 10)
+      state.mood = "well"
+      yield* TestClock.adjust("500 millis")
+      assert.isDefined(releasing.pollUnsafe())
+      yield* Fiber.join(releasing)
+    }))
+})
+
+describe("the other replicas", () => {
+  const [second, third] = [nameOf(two), nameOf(three)]
+
+  it.effect("are those of the last list, without this one", () =>
+    Effect.gen(function*() {
+      const { membership, state, storage } = yield* make
+      assert.deepStrictEqual(yield* membership.others, [])
+      assert.deepStrictEqual(yield* storage.getRunners, [one, two])
+      assert.deepStrictEqual(yield* membership.others, [second])
+      state.runners = [one, three]
+      yield* storage.getRunners
+      assert.deepStrictEqual(yield* membership.others, [third])
+    }))
+
+  it.effect("are told of in the log as they come and go, and the database as it does", () =>
+    Effect.gen(function*() {
+      const { state, storage } = yield* make
+      const lines: Array<string> = []
+      const logger = Logger.make(({ message }) => void lines.push(String(message)))
+      yield* Effect.gen(function*() {
+        yield* storage.getRunners
+        yield* storage.getRunners
+        state.runners = [one, three]
+        yield* storage.getRunners
+        state.mood = "away"
+        for (let i = 0; i < 2; i++) yield* Effect.flip(storage.getRunners)
+        yield* TestClock.adjust("20 seconds")
+        state.mood = "well"
+        for (let i = 0; i < 2; i++) yield* storage.getRunners
+      }).pipe(Effect.provide(Logger.layer([logger])))
+      assert.deepStrictEqual(lines, [
+        `replica ${second} at 127.0.0.1:2 has joined`,
+        `replica ${third} at 127.0.0.1:3 has joined`,
+        `replica ${second} at 127.0.0.1:2 has gone`,
+        "the database does not answer",
+        "the database answers again, after 20 seconds"
+      ])
+    }))
+
+  it.effect("are looked for anew for an unknown name, but not twice at once; without the database nobody can tell", () =>
+    Effect.gen(function*() {
+      const { calls, membership, state, storage } = yield* make
+      yield* storage.getRunners
+      assert.isTrue(yield* membership.isThere(second))
+      assert.isFalse(yield* membership.isThere(third))
+      assert.lengthOf(calls, 1)
+      yield* TestClock.adjust("500 millis")
+      state.runners = [one, two, three]
+      assert.isTrue(yield* membership.isThere(third))
+      assert.lengthOf(calls, 2)
+      yield* TestClock.adjust("500 millis")
+      state.mood = "away"
+      assert.isTrue(yield* membership.isThere(third))
+      assert.isUndefined(yield* membership.isThere("r0000000000"))
+      state.mood = "silent"
+      const asking = yield* Effect.forkChild(membership.isThere("r0000000000"))
+      yield* TestClock.adjust("5 seconds")
+      assert.isUndefined(yield* Fiber.join(asking))
+    }))
+
+  it.effect("stay through an outage until they have had the time to say that they live", () =>
+    Effect.gen(function*() {
+      const { membership, state, storage } = yield* make
+      yield* storage.getRunners
+      state.mood = "away"
+      yield* Effect.flip(storage.getRunners)
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(yield* membership.others, [second])
+      state.mood = "well"
+      state.runners = [one]
+      assert.deepStrictEqual(yield* storage.getRunners, [one, two])
+      assert.isTrue(yield* membership.isThere(second))
+      yield* TestClock.adjust(expiration * 0.66)
+      assert.deepStrictEqual(yield* storage.getRunners, [one, two])
+      yield* TestClock.adjust(expiration * 0.01)
+      assert.deepStrictEqual(yield* storage.getRunners, [one])
+      assert.isFalse(yield* membership.isThere(second))
+    }))
+})

@@ -1,0 +1,300 @@
+/** Where one of several replicas has requests carried out, on the engine itself, with a database that fares as it is told. */
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Logger, Option, Scope } from "effect"
+import {
+  MessageStorage,
+  Runner,
+  RunnerAddress,
+  RunnerHealth,
+  Runners,
+  RunnerStorage,
+  Sharding,
+  ShardingConfig
+} from "effect/cluster"
+import { HttpServerResponse } from "effect/http"
+import { RpcSerialization } from "effect/rpc"
+import { TestClock } from "effect/testing"
+import * as ClusterPlacement from "../../src/gateway/cluster/ClusterPlacement.ts"
+import * as Hosting from "../../src/gateway/cluster/Hosting.ts"
+import * as Membership from "../../src/gateway/cluster/Membership.ts"
+import * as ReplicaName from "../../src/gateway/cluster/ReplicaName.ts"
+import type * as Placement from "../../src/gateway/sessions/Placement.ts"
+import * as RunnerDatabase from "../kit/cluster/runnerDatabase.ts"
+
+const address = RunnerAddress.make("127.0.0.1", 1)
+
+/** The only replica there is. */
+const make = Effect.fnUntraced(function*(movingTimeout: Duration.Duration) {
+  const { state, storage } = yield* RunnerDatabase.make([[
+    new Runner.Runner({ address, groups: ["default"], weight: 1 }),
+    true
+  ]])
+  const config = ShardingConfig.layer({
+    runnerAddress: Option.some(address),
+    shardLockExpiration: 35_000,
+    shardLockRefreshInterval: 10_000,
+    refreshAssignmentsInterval: 2000
+  })
+  const membership = Membership.layerOver.pipe(Layer.provide(Layer.succeed(RunnerStorage.RunnerStorage, storage)))
+  const services = yield* Layer.build(Sharding.layer.pipe(
+    Layer.provide([Runners.layerNoop, RunnerHealth.layerNoop]),
+    Layer.provide(MessageStorage.layerNoop),
+    Layer.provideMerge(membership),
+    Layer.provideMerge(config)
+  ))
+  const known = Context.get(services, Membership.Membership)
+  const hosting = yield* Hosting.make({
+    replica: ReplicaName.of(address),
+    isOneOfUs: () => true,
+    isGivenUp: known.isGivenUp,
+    safeFor: known.safeFor
+  })
+  const placement = yield* Effect.provideContext(
+    ClusterPlacement.make({
+      hosting,
+      pass: "",
+      leaveDelay: Duration.zero,
+      movingTimeout,
+      disengage: Effect.void
+    }),
+    Context.merge(services, yield* Layer.build(RpcSerialization.layerSchemaBinary()))
+  )
+  const carried: Array<string> = []
+  const ended: Array<string> = []
+  const vacated: Array<{ readonly id: string; readonly mayOccupy: boolean }> = []
+  yield* placement.serve({
+    carryOut: () => Effect.die("nobody else asks"),
+    sessions: Effect.succeed([]),
+    endNumber: () => Effect.succeed(false),
+    endPinned: Effect.sync(() => ended.push("pinned")),
+    vacate: (id) => Effect.sync(() => vacated.push({ id, mayOccupy: placement.mayOccupy(id) }))
+  })
+  yield* TestClock.adjust("10 seconds")
+  return { carried, ended, vacated, name: ReplicaName.of(address), placement, state }
+})
+
+type Replica = Effect.Success<ReturnType<typeof make>>
+
+/** It ends in its time, and the clock has to go on meanwhile. */
+const withReplica = <E>(test: (replica: Replica) => Effect.Effect<void, E>, movingTimeout = Duration.seconds(30)) =>
+  Effect.gen(function*() {
+    const scope = yield* Scope.make()
+    const replica = yield* Scope.provide(make(movingTimeout), scope)
+    yield* Effect.ensuring(
+      test(replica),
+      Effect.gen(function*() {
+        replica.state.mood = "well"
+        const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+        yield* TestClock.adjust("2 minutes")
+        yield* Fiber.join(closing)
+      })
+    )
+  })
+
+const id = "00000000-0000-4000-8000-000000000000"
+
+const request = (body: string): Placement.Asked => ({
+  carried: { method: "POST", backend: "a", principal: "", known: false, headers: {}, body },
+  stream: {
+    heartbeat: Duration.infinity,
+    bodies: new Set(),
+    greet: false,
+    until: undefined,
+    client: { ports: undefined, disconnect: Effect.void }
+  }
+})
+
+/** Has a request for what can move carried out; the status of the answer, its body and header. */
+const ask = ({ carried, placement }: Replica, text: string) =>
+  placement.carryOut(
+    { _tag: "Shared", id },
+    () => request(text),
+    Effect.sync(() => {
+      carried.push(text)
+      return HttpServerResponse.text(text)
+    })
+  ).pipe(
+    Effect.catchTag("Refusal", ({ response }) => Effect.succeed(response)),
+    Effect.scoped,
+    Effect.map((response) => ({
+      status: response.status,
+      headers: response.headers,
+      text: response.body._tag === "Uint8Array" ? new TextDecoder().decode(response.body.body) : ""
+    }))
+  )
+
+describe("a request for what can move, when the database is away,", () => {
+  const call = JSON.stringify({ jsonrpc: "2.0", id: 7, method: "ping" })
+
+  it.effect("is carried out while the locks are safe", () =>
+    withReplica(Effect.fnUntraced(function*(replica) {
+      const { carried, state } = replica
+      state.mood = "away"
+      yield* TestClock.adjust("15 seconds")
+      const asking = yield* Effect.forkChild(ask(replica, call))
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual((yield* Fiber.join(asking)).status, 200)
+      assert.deepStrictEqual(carried, [call])
+    })))
+
+  it.effect("then is refused within some seconds, and told since when it is away; it is carried out when it is back", () =>
+    withReplica(Effect.fnUntraced(function*(replica) {
+      const { carried, state } = replica
+      state.mood = "away"
+      yield* TestClock.adjust("60 seconds")
+      const asking = yield* Effect.forkChild(ask(replica, call))
+      yield* TestClock.adjust("7 seconds")
+      const refused = yield* Fiber.join(asking)
+      const { error, id } = JSON.parse(refused.text)
+      assert.deepStrictEqual([refused.status, refused.headers["retry-after"], id], [503, "10", 7])
+      assert.match(error.message, /the database has not answered for 6\d seconds$/)
+      assert.deepStrictEqual(carried, [])
+
+      const waiting = yield* Effect.forkChild(ask(replica, call))
+      yield* TestClock.adjust("2 seconds")
+      state.mood = "well"
+      yield* TestClock.adjust("15 seconds")
+      assert.strictEqual((yield* Fiber.join(waiting)).status, 200)
+      assert.deepStrictEqual(carried, [call])
+    })))
+
+  it.effect("waits through an outage that is shorter than a move may take", () =>
+    withReplica(
+      Effect.fnUntraced(function*(replica) {
+        const { carried, state } = replica
+        state.mood = "away"
+        yield* TestClock.adjust("36 seconds")
+        const waiting = yield* Effect.forkChild(ask(replica, call))
+        yield* TestClock.adjust("10 seconds")
+        assert.isUndefined(waiting.pollUnsafe())
+        state.mood = "well"
+        yield* TestClock.adjust("15 seconds")
+        assert.strictEqual((yield* Fiber.join(waiting)).status, 200)
+        assert.deepStrictEqual(carried, [call])
+      }),
+      Duration.minutes(1)
+    ))
+})
+
+describe("a shared id that has to leave while a request for it goes on", () => {
+  /** One that holds the id until it is let go. */
+  const asking = Effect.fnUntraced(function*({ placement }: Replica, letGo: Deferred.Deferred<void>) {
+    const asking = yield* Effect.forkChild(Effect.scoped(
+      placement.carryOut(
+        { _tag: "Shared", id },
+        () => request(""),
+        Effect.as(Deferred.await(letGo), HttpServerResponse.empty())
+      )
+    ))
+    yield* TestClock.adjust("1 second")
+    return asking
+  })
+
+  it.effect("is no place for anything new once it is being vacated, until the request is over", () =>
+    withReplica(Effect.fnUntraced(function*(replica) {
+      const { placement, state, vacated } = replica
+      const letGo = yield* Deferred.make<void>()
+      const asked = yield* asking(replica, letGo)
+      assert.isTrue(placement.mayOccupy(id))
+      state.mood = "away"
+      yield* TestClock.adjust("2 minutes")
+      assert.deepStrictEqual(vacated, [{ id, mayOccupy: false }])
+      assert.isFalse(placement.mayOccupy(id))
+      assert.isTrue(placement.mayOccupy("00000000-0000-4000-8000-000000000001"))
+      yield* Deferred.succeed(letGo, undefined)
+      yield* Fiber.join(asked)
+      assert.isTrue(placement.mayOccupy(id))
+    })))
+
+  it.effect("is vacated only when the request is over, if that is in time", () =>
+    withReplica(Effect.fnUntraced(function*(replica) {
+      const { placement, state, vacated } = replica
+      const letGo = yield* Deferred.make<void>()
+      const asked = yield* asking(replica, letGo)
+      state.mood = "away"
+      yield* TestClock.adjust("24 seconds")
+      assert.deepStrictEqual(vacated, [])
+      assert.isTrue(placement.mayOccupy(id))
+      yield* Deferred.succeed(letGo, undefined)
+      yield* Fiber.join(asked)
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(vacated, [{ id, mayOccupy: false }])
+    })))
+
+  it.effect("may live here again when it has come back, though the request still goes on", () =>
+    withReplica(Effect.fnUntraced(function*(replica) {
+      const { placement, state } = replica
+      const letGo = yield* Deferred.make<void>()
+      const first = yield* asking(replica, letGo)
+      state.mood = "away"
+      yield* TestClock.adjust("2 minutes")
+      assert.isFalse(placement.mayOccupy(id))
+      state.mood = "well"
+      yield* TestClock.adjust("1 minute")
+      const second = yield* asking(replica, letGo)
+      assert.isTrue(placement.mayOccupy(id))
+      yield* Deferred.succeed(letGo, undefined)
+      for (const each of [first, second]) assert.strictEqual((yield* Fiber.join(each)).status, 204)
+    })))
+})
+
+describe("a replica's part of what can move", () => {
+  it.effect("is told of in the log once it has changed", () => {
+    const lines: Array<string> = []
+    const logger = Logger.make(({ message }) => void lines.push(String(message)))
+    const told = () => lines.filter((line) => line.includes("shards"))
+    return withReplica(Effect.fnUntraced(function*({ state }) {
+      assert.deepStrictEqual(told(), ["this replica has 300 of 300 shards, after 0"])
+      state.mood = "away"
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(told(), [
+        "this replica has 300 of 300 shards, after 0",
+        "this replica has 0 of 300 shards, after 300"
+      ])
+    })).pipe(Effect.provide(Logger.layer([logger])))
+  })
+})
+
+describe("a session that stays with its replica", () => {
+  const place = ({ name, placement }: Replica) => placement.ofSession(`${name}-${id}`)
+
+  it.effect("is there through an outage of the database, however long", () =>
+    withReplica(Effect.fnUntraced(function*(replica) {
+      for (const mood of ["away", "silent"] as const) {
+        replica.state.mood = mood
+        for (let seconds = 0; seconds < 120; seconds++) {
+          yield* TestClock.adjust("1 second")
+          assert.isTrue(Option.isSome(place(replica)), `${mood} for ${seconds} seconds`)
+        }
+        replica.state.mood = "well"
+        yield* TestClock.adjust("40 seconds")
+        assert.isTrue(Option.isSome(place(replica)))
+      }
+      assert.deepStrictEqual(replica.ended, [])
+    })))
+
+  it.effect("is not there any more from the moment that its replica wakes which the others gave up, and is ended", () =>
+    Effect.gen(function*() {
+      const clock = yield* Clock.Clock
+      const asleep = { millis: 0 }
+      const test = withReplica(Effect.fnUntraced(function*(replica) {
+        // It may have been missed, but nobody has given it up.
+        asleep.millis += 20_000
+        assert.isTrue(Option.isSome(place(replica)))
+        yield* TestClock.adjust("12 seconds")
+        assert.deepStrictEqual(replica.ended, [])
+        asleep.millis += 36_000
+        assert.isTrue(Option.isNone(place(replica)))
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(replica.ended, ["pinned"])
+        assert.isTrue(Option.isSome(place(replica)))
+        yield* TestClock.adjust("1 minute")
+        assert.deepStrictEqual(replica.ended, ["pinned"])
+      }))
+      yield* Effect.provideService(test, Clock.Clock, {
+        ...clock,
+        currentTimeMillisUnsafe: () => clock.currentTimeMillisUnsafe() + asleep.millis,
+        monotonicTimeNanosUnsafe: () => clock.currentTimeNanosUnsafe()
+      })
+    }))
+})

@@ -1,0 +1,94 @@
+/** What replicas say of themselves in the database: who may join, and whose an address is. */
+import { PgClient } from "@effect/sql-pg"
+import { assert, layer } from "@effect/vitest"
+import { Context, Duration, Effect, Exit, Fiber, Layer, Redacted, Scope } from "effect"
+import { SqlClient } from "effect/sql"
+import * as Roster from "../../src/gateway/cluster/Roster.ts"
+import * as Postgres from "../kit/cluster/postgres.ts"
+
+class Database extends Context.Service<Database, Postgres.Postgres>()("test/Database") {}
+
+const database = Layer.effectDiscard(Roster.migrate).pipe(
+  Layer.provideMerge(
+    Layer.unwrap(Effect.map(Database, ({ url }) => PgClient.layer({ url: Redacted.make(url) })))
+  ),
+  Layer.provideMerge(Layer.effect(Database, Postgres.make))
+)
+
+const enter = (address: string, seconds: number) =>
+  Roster.enter({ address, shardLockExpiration: Duration.seconds(seconds) })
+
+const addresses = Effect.flatMap(SqlClient.SqlClient, (sql) =>
+  Effect.map(
+    sql<{ readonly address: string }>`SELECT address FROM effect_session_pool_replicas ORDER BY address`,
+    (rows) => rows.map(({ address }) => address)
+  ))
+
+const clear = Effect.flatMap(SqlClient.SqlClient, (sql) => sql`DELETE FROM effect_session_pool_replicas`)
+
+layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica", (it) => {
+  it.effect("whose locks would live for another time than those of one that runs is refused, and told both", () =>
+    Effect.gen(function*() {
+      yield* clear
+      yield* enter("one:1", 35)
+      const error = yield* Effect.flip(enter("two:1", 20))
+      assert.strictEqual(error._tag, "UnequalLocks")
+      assert.match(error.message, /one:1 runs with --shard-lock-expiration 35 seconds, this one would with 20/)
+      assert.deepStrictEqual(yield* addresses, ["one:1"])
+      yield* enter("two:1", 35)
+    }))
+
+  it.effect("may have another time when the others have gone, by themselves or a lock's time ago; or for itself alone", () =>
+    Effect.gen(function*() {
+      yield* clear
+      const one = yield* enter("one:1", 35)
+      yield* one.remove
+      assert.deepStrictEqual(yield* addresses, [])
+      yield* enter("two:1", 1)
+      yield* Effect.sleep("1100 millis")
+      yield* enter("three:1", 20)
+      yield* enter("three:1", 30)
+    }))
+
+  it.effect("that lives goes on saying so", () =>
+    Effect.gen(function*() {
+      yield* clear
+      const one = yield* enter("one:1", 1)
+      yield* Effect.forkScoped(one.untilTaken)
+      yield* Effect.sleep("1500 millis")
+      assert.strictEqual((yield* Effect.flip(enter("two:1", 20)))._tag, "UnequalLocks")
+    }))
+
+  it.effect("is told when another one takes its address, and takes nothing of it away when it goes", () =>
+    Effect.gen(function*() {
+      yield* clear
+      const former = yield* enter("one:1", 1)
+      const told = yield* Effect.forkScoped(former.untilTaken)
+      yield* Effect.sleep("500 millis")
+      assert.isUndefined(told.pollUnsafe())
+      const present = yield* enter("one:1", 1)
+      const notTold = yield* Effect.forkScoped(present.untilTaken)
+      yield* Effect.timeout(Fiber.join(told), "2 seconds")
+      yield* former.remove
+      assert.deepStrictEqual(yield* addresses, ["one:1"])
+      yield* Effect.sleep("500 millis")
+      assert.isUndefined(notTold.pollUnsafe())
+    }))
+
+  it.effect("is not taken for replaced when the database is away, or has lost its row", () =>
+    Effect.gen(function*() {
+      const { start, stop } = yield* Database
+      yield* clear
+      const scope = yield* Scope.make()
+      const one = yield* enter("one:1", 1)
+      const told = yield* Effect.forkIn(one.untilTaken, scope)
+      yield* stop
+      yield* Effect.sleep("700 millis")
+      yield* start
+      yield* Effect.retry(clear, { times: 5 })
+      yield* Effect.sleep("700 millis")
+      assert.isUndefined(told.pollUnsafe())
+      assert.deepStrictEqual(yield* addresses, ["one:1"])
+      yield* Scope.close(scope, Exit.void)
+    }))
+})

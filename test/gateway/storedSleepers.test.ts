@@ -1,0 +1,557 @@
+/**
+ * Sessions that sleep in PostgreSQL: whose they are, what is written when, and what becomes of them when the database is slow or
+ * away. One file, over 500 lines, because all share one database, which is stopped and locked in turn.
+ */
+import { PgClient } from "@effect/sql-pg"
+import { assert, describe, layer } from "@effect/vitest"
+import { Context, Duration, Effect, Fiber, Layer, Option, Redacted, Schedule } from "effect"
+import type { Statement } from "effect/sql"
+import { SqlClient } from "effect/sql"
+import * as StoredSleepers from "../../src/gateway/cluster/StoredSleepers.ts"
+import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
+import type { Limits } from "../../src/gateway/sessions/Sleepers.ts"
+import * as SessionKey from "../../src/SessionKey.ts"
+import * as Postgres from "../kit/cluster/postgres.ts"
+
+class Database extends Context.Service<Database, Postgres.Postgres>()("test/Database") {}
+
+const clientOf = ({ url }: Postgres.Postgres) =>
+  Effect.map(Layer.build(PgClient.layer({ url: Redacted.make(url) })), Context.get(SqlClient.SqlClient))
+
+const client = Effect.flatMap(Database, clientOf)
+
+/** With the table, which is made by one at a time. */
+const database = Layer.effect(
+  Database,
+  Effect.tap(
+    Postgres.make,
+    (postgres) =>
+      Effect.scoped(
+        Effect.flatMap(clientOf(postgres), (sql) =>
+          Effect.provideService(StoredSleepers.migrate, SqlClient.SqlClient, sql))
+      )
+  )
+)
+
+const secretEntry = "{\"env\":{\"TOKEN\":\"hunter2\"}}"
+
+const defaults: Limits = { asleepTimeToLive: Duration.hours(1), maxAsleep: 1000 }
+
+/**
+ * What one replica knows of the sessions, with a connection of its own; `lost`: those that it has had to end; `entries`: what its
+ * file says of the back ends.
+ */
+const replica = Effect.fnUntraced(function*(
+  limits: Partial<Limits> = {},
+  observed: (sql: SqlClient.SqlClient) => SqlClient.SqlClient = (sql) => sql
+) {
+  const sql = observed(yield* client)
+  const lost: Array<string> = []
+  const entries = new Map([["backend", secretEntry]])
+  const sleepers = yield* StoredSleepers.make(sql, "the same key on every replica")(
+    { ...defaults, ...limits },
+    (key) => Effect.sync(() => lost.push(key)),
+    (name) => entries.get(name)
+  )
+  return { ...sleepers, lost, sql, entries }
+})
+
+let made = 0
+/** A session that no other test has. */
+const session = (name = "one") => {
+  const text = `{"name":"${name}"}`
+  return {
+    key: SessionKey.makeUnsafe("backend", `session-${made++}`),
+    record: ClientRecord.make(1, text, { clientInfo: { name, version: "1" } })
+  }
+}
+
+const level = (record: ClientRecord.ClientRecord, text: string) =>
+  ClientRecord.note(record, "logging/setLevel", undefined, text)
+
+const levelOf = (found: Option.Option<ClientRecord.ClientRecord>) =>
+  Option.getOrUndefined(Option.map(found, (record) => record.level))
+
+interface Row {
+  readonly record: string
+  readonly generation: number
+}
+const rowOf = (sql: SqlClient.SqlClient, key: string) =>
+  Effect.map(
+    sql<Row>`SELECT record, generation FROM effect_session_pool_sessions WHERE key = ${key}`,
+    (rows) => rows[0]
+  )
+
+/** The next replica that asks removes what is to be removed. */
+const removalIsDue = (sql: SqlClient.SqlClient) => sql`DELETE FROM effect_session_pool_upkeep`
+
+/** So many sessions that sleep, and expire at the same time: so many seconds from now. */
+const manyAsleep = (sql: SqlClient.SqlClient, name: string, count: number, seconds: number) =>
+  sql`
+    INSERT INTO effect_session_pool_sessions (key, record, generation, expires_at)
+    SELECT ${name} || '-' || i, '{}', 1, NOW() + ${seconds} * INTERVAL '1 second' FROM GENERATE_SERIES(1, ${count}::INT) AS i
+  `
+
+/** How many sessions there are of each name. */
+const countsOf = (sql: SqlClient.SqlClient) =>
+  Effect.map(
+    sql<{ readonly name: string; readonly count: number }>`
+      SELECT SPLIT_PART(key, '-', 1) AS name, COUNT(*)::INT AS count FROM effect_session_pool_sessions GROUP BY 1 ORDER BY 1
+    `,
+    (rows) => Object.fromEntries(rows.map(({ count, name }) => [name, count]))
+  )
+
+/** The plan by which PostgreSQL runs a statement. */
+const planOf = (sql: SqlClient.SqlClient, statement: Statement.Statement<unknown>) => {
+  const [text, parameters] = statement.compile()
+  return Effect.map(
+    sql.unsafe<{ readonly "QUERY PLAN": string }>(`EXPLAIN ${text}`, parameters),
+    (rows) => rows.map((row) => row["QUERY PLAN"]).join("\n")
+  )
+}
+
+const until = <A, E, R>(what: string, check: Effect.Effect<A, E, R>, holds: (value: A) => boolean) =>
+  check.pipe(
+    Effect.repeat({ until: holds, schedule: Schedule.spaced("20 millis") }),
+    Effect.timeoutOrElse({ duration: "6 seconds", orElse: () => Effect.die(new Error(`not in time: ${what}`)) })
+  )
+
+/** Nobody can read or write sessions while this runs. */
+const whileLocked = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.scoped(Effect.gen(function*() {
+    const connection = yield* (yield* client).reserve
+    const run = (text: string) => connection.executeRaw(text, [])
+    yield* Effect.acquireRelease(
+      Effect.andThen(run("BEGIN"), run("LOCK TABLE effect_session_pool_sessions IN ACCESS EXCLUSIVE MODE")),
+      () => Effect.orDie(run("COMMIT"))
+    )
+    return yield* effect
+  }))
+
+/** A session whose client is called "slow" takes half a second to be entered. */
+const slowEntries = (sql: SqlClient.SqlClient) =>
+  Effect.andThen(
+    sql`
+      CREATE OR REPLACE FUNCTION slow() RETURNS TRIGGER LANGUAGE plpgsql AS
+      'BEGIN IF NEW.record LIKE ''%slow%'' THEN PERFORM pg_sleep(0.5); END IF; RETURN NEW; END'
+    `,
+    sql`
+      CREATE OR REPLACE TRIGGER slow BEFORE INSERT ON effect_session_pool_sessions FOR EACH ROW EXECUTE FUNCTION slow()
+    `
+  )
+
+layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions that can sleep", (it) => {
+  // At once: most of it is waiting.
+  describe.concurrent("a session", () => {
+    it.effect("goes to sleep, and wakes elsewhere with all that its client has said", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica(), yield* replica()]
+        const { key, record } = session("ada")
+        ClientRecord.note(record, "notifications/initialized", undefined, "initialized")
+        yield* here.enter(key, record)
+        for (const uri of ["a", "b", "a"]) {
+          ClientRecord.note(record, "resources/subscribe", { uri }, `subscribe ${uri}`)
+        }
+        level(record, "error")
+        yield* here.rest(key, record)
+        assert.deepStrictEqual([...yield* here.keys], [])
+        const found = Option.getOrThrow(yield* there.find(key))
+        assert.deepStrictEqual({ ...found, changed: record.changed }, record)
+        assert.deepStrictEqual([...found.subscriptions.keys()], ["b", "a"])
+        assert.deepStrictEqual([...yield* there.counts], [["backend", 1]])
+      }))
+
+    it.effect("wakes only while its back end's entry says what it said when it was opened", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica(), yield* replica()]
+        const asleep = Effect.gen(function*() {
+          const { key, record } = session()
+          yield* here.enter(key, record)
+          yield* here.rest(key, record)
+          return key
+        })
+        const [kept, changed, removed] = [yield* asleep, yield* asleep, yield* asleep]
+        assert.notInclude((yield* rowOf(here.sql, kept))?.record, "hunter2")
+        assert.isTrue(Option.isSome(yield* there.find(kept)))
+        there.entries.set("backend", "{}")
+        assert.isTrue(Option.isSome(yield* there.find(kept)), "whoever is awake is the reload's to end")
+        assert.isTrue(Option.isNone(yield* there.find(changed)))
+        there.entries.delete("backend")
+        assert.isTrue(Option.isNone(yield* there.find(removed)))
+        // For ever: nobody is to be asked by a server that it does not know.
+        assert.isTrue(Option.isNone(yield* here.find(changed)))
+        assert.deepStrictEqual([yield* rowOf(here.sql, changed), yield* rowOf(here.sql, removed)], [
+          undefined,
+          undefined
+        ])
+      }))
+
+    it.effect("that was opened before a reload, and is written after it, has what its entry said then", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        here.entries.set("backend", "{}")
+        level(record, "error")
+        yield* here.rest(key, record)
+        assert.isTrue(Option.isNone(yield* here.find(key)))
+      }))
+
+    it.effect("that is woken while its old process still ends is awake until the new one rests, and keeps what it says", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica(), yield* replica()]
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        const woken = Option.getOrThrow(yield* here.find(key))
+        yield* here.rest(key, record)
+        assert.deepStrictEqual([...yield* here.keys], [key])
+        level(woken, "debug")
+        yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
+        yield* here.rest(key, woken)
+        assert.deepStrictEqual([...yield* here.keys], [])
+        assert.strictEqual(levelOf(yield* there.find(key)), "debug")
+      }))
+
+    it.effect("is asked for without being taken from whoever has it", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica(), yield* replica()]
+        const { key, record } = session()
+        assert.isFalse(yield* here.has(key))
+        yield* here.enter(key, record)
+        assert.deepStrictEqual([yield* here.has(key), yield* there.has(key)], [true, true])
+        yield* here.rest(key, record)
+        assert.deepStrictEqual([yield* here.has(key), yield* there.has(key)], [true, true])
+        assert.strictEqual((yield* rowOf(here.sql, key))?.generation, 1)
+        assert.deepStrictEqual([...yield* there.keys], [])
+        yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = NOW() WHERE key = ${key}`
+        assert.isFalse(yield* there.has(key))
+      }))
+
+    it.effect("is not found that nobody has entered, or that has slept for too long, though it is still there", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        const { key, record } = session()
+        assert.isTrue(Option.isNone(yield* here.find(key)))
+        yield* here.enter(key, record)
+        yield* here.rest(key, record)
+        yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = NOW() WHERE key = ${key}`
+        assert.isTrue(Option.isNone(yield* here.find(key)))
+      }))
+
+    it.effect("is read once while it is awake, and changes of it are written by themselves", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica(), yield* replica()]
+        const { key, record } = session()
+        yield* there.enter(key, record)
+        yield* there.rest(key, record)
+        const woken = yield* here.find(key)
+        assert.strictEqual((yield* rowOf(here.sql, key))?.generation, 2)
+        assert.strictEqual(Option.getOrThrow(yield* here.find(key)), Option.getOrThrow(woken))
+        assert.strictEqual((yield* rowOf(here.sql, key))?.generation, 2)
+        level(Option.getOrThrow(woken), "debug")
+        const row = yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
+        assert.strictEqual(row?.generation, 2)
+      }))
+
+    it.effect("that another replica has taken over is changed by its former owner no more, and ends there", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica(), yield* replica()]
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        const taken = Option.getOrThrow(yield* there.find(key))
+        level(taken, "by the new owner")
+        yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("new owner") === true)
+        level(record, "by the former owner")
+        yield* until("the former owner knows", Effect.sync(() => here.lost), (lost) => lost.length > 0)
+        assert.deepStrictEqual(here.lost, [key])
+        assert.deepStrictEqual([...yield* here.keys], [])
+        // Its process ends, and the session would go to sleep.
+        level(record, "after the end")
+        yield* here.rest(key, record)
+        assert.deepStrictEqual(there.lost, [])
+        yield* there.rest(key, taken)
+        assert.strictEqual(levelOf(yield* here.find(key)), "by the new owner")
+      }))
+
+    it.effect("that another replica has taken over ends at its former owner too when that changes nothing", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica({ asleepTimeToLive: Duration.seconds(3) }), yield* replica()]
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        yield* there.find(key)
+        yield* until("the former owner knows", Effect.sync(() => here.lost), (lost) => lost.length > 0)
+        assert.deepStrictEqual([here.lost, there.lost], [[key], []])
+      }))
+
+    it.effect("that goes to sleep after another replica has woken it loses nothing that it says there", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica(), yield* replica()]
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        const taken = Option.getOrThrow(yield* there.find(key))
+        yield* here.rest(key, record)
+        level(taken, "debug")
+        yield* there.rest(key, taken)
+        assert.strictEqual(levelOf(yield* here.find(key)), "debug")
+      }))
+
+    it.effect("is kept while it is awake, and forgotten when it has slept for too long", () =>
+      Effect.gen(function*() {
+        const here = yield* replica({ asleepTimeToLive: Duration.seconds(2) })
+        const [awake, asleep] = [session(), session()]
+        for (const { key, record } of [awake, asleep]) yield* here.enter(key, record)
+        yield* here.rest(asleep.key, asleep.record)
+        yield* Effect.sleep("3 seconds")
+        yield* removalIsDue(here.sql)
+        const there = yield* replica()
+        assert.isTrue(Option.isNone(yield* there.find(asleep.key)))
+        yield* until("its row is removed", rowOf(there.sql, asleep.key), (row) => row === undefined)
+        yield* here.rest(awake.key, awake.record)
+        assert.deepStrictEqual(here.lost, [])
+        assert.isTrue(Option.isSome(yield* there.find(awake.key)))
+      }))
+
+    it.effect("that was removed at one replica ends at the one where it is awake", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica(), yield* replica()]
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        yield* there.remove(key)
+        level(record, "debug")
+        yield* until("it has ended", Effect.sync(() => here.lost), (lost) => lost.length > 0)
+        assert.isTrue(Option.isNone(yield* here.find(key)))
+      }))
+
+    it.effect("that two requests wake at once is woken once, and keeps what it says afterwards", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica(), yield* replica()]
+        const { key, record } = session()
+        yield* there.enter(key, record)
+        yield* there.rest(key, record)
+        const [first, second] = yield* Effect.all([here.find(key), here.find(key)], { concurrency: "unbounded" })
+        assert.strictEqual(Option.getOrUndefined(first), Option.getOrUndefined(second))
+        const woken = Option.getOrThrow(first)
+        level(woken, "debug")
+        yield* here.rest(key, woken)
+        assert.strictEqual(levelOf(yield* there.find(key)), "debug")
+      }))
+
+    it.effect("that is called while it goes to sleep is read anew, and keeps what it says afterwards", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        const [resting, waking] = yield* whileLocked(Effect.gen(function*() {
+          const resting = yield* Effect.forkDetach(here.rest(key, record))
+          yield* Effect.sleep("50 millis")
+          const waking = yield* Effect.forkDetach(here.find(key))
+          yield* Effect.sleep("50 millis")
+          return [resting, waking] as const
+        }))
+        yield* Fiber.join(resting)
+        const woken = Option.getOrThrow(yield* Fiber.join(waking))
+        level(woken, "debug")
+        yield* here.rest(key, woken)
+        assert.deepStrictEqual([...yield* here.keys], [])
+        assert.strictEqual(levelOf(yield* here.find(key)), "debug")
+      }))
+
+    it.effect("that is removed while it is being written stays removed", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        yield* slowEntries(here.sql)
+        const { key, record } = session("slow")
+        const entering = yield* Effect.forkDetach(here.enter(key, record))
+        yield* Effect.sleep("100 millis")
+        yield* here.remove(key)
+        yield* Fiber.join(entering)
+        assert.isUndefined(yield* rowOf(here.sql, key))
+        assert.isTrue(Option.isNone(yield* here.find(key)))
+      }))
+  })
+
+  describe("while the database is away, a session", () => {
+    it.effect("that is opened, and says more of itself, is stored with all of it later", () =>
+      Effect.gen(function*() {
+        const { start, stop } = yield* Database
+        const here = yield* replica()
+        const { key, record } = session()
+        yield* stop
+        yield* here.enter(key, record)
+        level(record, "debug")
+        yield* start
+        const row = yield* until(
+          "it is stored",
+          Effect.orElseSucceed(rowOf(here.sql, key), () => undefined),
+          (row) => row !== undefined
+        )
+        assert.include(row?.record, "debug")
+        assert.deepStrictEqual(here.lost, [])
+      }))
+
+    it.effect("goes to sleep, cannot be woken, and afterwards wakes as it was", () =>
+      Effect.gen(function*() {
+        const { start, stop } = yield* Database
+        const here = yield* replica()
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        yield* stop
+        level(record, "debug")
+        yield* here.rest(key, record)
+        assert.strictEqual((yield* Effect.flip(here.find(key)))._tag, "RecordsUnreachable")
+        yield* start
+        // At once, before it is written by itself.
+        const found = yield* until("it wakes", Effect.option(here.find(key)), Option.isSome)
+        assert.strictEqual(levelOf(Option.flatten(found)), "debug")
+        assert.deepStrictEqual(here.lost, [])
+      }))
+
+    it.effect("that is awake is found, and is awake afterwards", () =>
+      Effect.gen(function*() {
+        const { start, stop } = yield* Database
+        const here = yield* replica({ asleepTimeToLive: Duration.seconds(2) })
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        yield* stop
+        assert.strictEqual(Option.getOrUndefined(yield* here.find(key)), record)
+        yield* Effect.sleep("700 millis")
+        yield* start
+        yield* Effect.sleep("700 millis")
+        assert.deepStrictEqual([...yield* here.keys], [key])
+        assert.deepStrictEqual(here.lost, [])
+      }))
+
+    it.effect("is removed, asleep or awake, and does not wake afterwards", () =>
+      Effect.gen(function*() {
+        const { start, stop } = yield* Database
+        const [here, there] = [yield* replica(), yield* replica()]
+        const [awake, asleep] = [session(), session()]
+        for (const { key, record } of [awake, asleep]) yield* here.enter(key, record)
+        yield* here.rest(asleep.key, asleep.record)
+        yield* stop
+        for (const { key } of [awake, asleep]) {
+          yield* here.remove(key)
+          assert.isFalse(yield* here.has(key), "it is known without the database")
+        }
+        assert.deepStrictEqual([...yield* here.keys], [])
+        yield* start
+        for (const { key } of [awake, asleep]) {
+          yield* until(
+            "it is gone",
+            Effect.orElseSucceed(rowOf(here.sql, key), () => "away"),
+            (row) => row === undefined
+          )
+          assert.isTrue(Option.isNone(yield* there.find(key)))
+        }
+      }))
+  })
+
+  describe("while the database is slow, a session", () => {
+    it.effect("that is being opened is entered in the end, and not lost", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        const { key, record } = session()
+        const entering = yield* whileLocked(Effect.gen(function*() {
+          const entering = yield* Effect.forkDetach(here.enter(key, record))
+          // Longer than it takes until what is pending is tried anew.
+          yield* Effect.sleep("1200 millis")
+          return entering
+        }))
+        yield* Fiber.join(entering)
+        yield* until("it is stored", rowOf(here.sql, key), (row) => row !== undefined)
+        yield* Effect.sleep("100 millis")
+        assert.deepStrictEqual(here.lost, [])
+        assert.strictEqual(Option.getOrUndefined(yield* here.find(key)), record)
+      }))
+  })
+
+  describe("of more sessions than may sleep", () => {
+    it.effect("those go that nobody has called for the longest time", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        yield* here.sql`DELETE FROM effect_session_pool_sessions`
+        const sessions = [session(), session(), session(), session()]
+        for (const { key, record } of sessions) {
+          yield* here.enter(key, record)
+          yield* here.rest(key, record)
+        }
+        yield* removalIsDue(here.sql)
+        const there = yield* replica({ maxAsleep: 2 })
+        const left = Effect.map(
+          there.sql<{ readonly key: string }>`SELECT key FROM effect_session_pool_sessions ORDER BY expires_at`,
+          (rows) => rows.map(({ key }) => key)
+        )
+        const keys = yield* until("two have gone", left, ({ length }) => length <= 2)
+        assert.deepStrictEqual(keys, sessions.slice(2).map(({ key }) => key))
+      }))
+
+    it.effect("no more go than are beyond the limit, though all were called at the same time", () =>
+      Effect.gen(function*() {
+        const sql = yield* client
+        yield* sql`DELETE FROM effect_session_pool_sessions`
+        yield* manyAsleep(sql, "same", 2500, 1000)
+        yield* manyAsleep(sql, "later", 10, 2000)
+        yield* removalIsDue(sql)
+        yield* replica({ maxAsleep: 1010 })
+        yield* until("as many are left as may be", countsOf(sql), ({ same }) => same !== undefined && same <= 1000)
+        yield* Effect.sleep("100 millis")
+        assert.deepStrictEqual(yield* countsOf(sql), { same: 1000, later: 10 })
+      }))
+  })
+
+  describe("what is to be removed", () => {
+    it.effect("is removed by one replica, once a minute", () =>
+      Effect.gen(function*() {
+        const sql = yield* client
+        yield* sql`DELETE FROM effect_session_pool_sessions`
+        const asleep = { asleepTimeToLive: Duration.seconds(1) }
+        const removed = (what: string) => until(what, countsOf(sql), ({ expired }) => expired === undefined)
+        yield* manyAsleep(sql, "expired", 2500, -1)
+        yield* removalIsDue(sql)
+        yield* replica(asleep)
+        yield* removed("at once")
+        yield* manyAsleep(sql, "expired", 1, -1)
+        yield* replica(asleep)
+        // Both have asked several times.
+        yield* Effect.sleep("1 second")
+        assert.deepStrictEqual(yield* countsOf(sql), { expired: 1 })
+        yield* sql`UPDATE effect_session_pool_upkeep SET done_at = done_at - INTERVAL '1 minute'`
+        yield* removed("by whichever asks first")
+        yield* manyAsleep(sql, "expired", 1, -1)
+        yield* Effect.sleep("1 second")
+        assert.deepStrictEqual(yield* countsOf(sql), { expired: 1 })
+        // The clock of the database was an hour ahead.
+        yield* sql`UPDATE effect_session_pool_upkeep SET done_at = NOW() + INTERVAL '1 hour'`
+        yield* removed("when the clock is right again")
+      }))
+
+    it.effect("is found by the index, and none of those that stay is read", () =>
+      Effect.gen(function*() {
+        const sql = yield* client
+        yield* sql`DELETE FROM effect_session_pool_sessions`
+        yield* manyAsleep(sql, "asleep", 20_000, 1000)
+        yield* sql`ANALYZE effect_session_pool_sessions`
+        const sent: Array<Statement.Statement<unknown>> = []
+        const observed = (sql: SqlClient.SqlClient) =>
+          new Proxy(sql, {
+            apply: (target, self, args) => {
+              const made: Statement.Fragment = Reflect.apply(target, self, args)
+              if (isStatement(made) && made.compile()[0].trim().startsWith("DELETE")) sent.push(made)
+              return made
+            }
+          })
+        yield* removalIsDue(sql)
+        yield* replica({ maxAsleep: 19_990 }, observed)
+        yield* until("they are removed", countsOf(sql), ({ asleep }) => asleep === 19_990)
+        assert.strictEqual(sent.length, 2)
+        for (const statement of sent) {
+          const plan = yield* planOf(sql, statement)
+          assert.include(plan, "using effect_session_pool_sessions_expires_at")
+          assert.include(plan, "using effect_session_pool_sessions_pkey")
+          assert.notInclude(plan, "Seq Scan")
+        }
+      }))
+  })
+})
+
+const isStatement = (made: Statement.Fragment): made is Statement.Statement<unknown> => "compile" in made

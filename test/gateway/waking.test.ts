@@ -1,0 +1,187 @@
+/** Sessions that sleep: what becomes of one whose launch is refused, or that moves to another replica while a request waits for it. */
+import { assert, describe, it } from "@effect/vitest"
+import { Duration, Effect, Fiber, Option, Schedule } from "effect"
+import { FetchHttpClient } from "effect/http"
+import * as Gateway from "../../src/gateway/Gateway.ts"
+import * as JsonRpc from "../../src/gateway/messages/JsonRpc.ts"
+import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
+import * as Placement from "../../src/gateway/sessions/Placement.ts"
+import * as Sessions from "../../src/gateway/sessions/Sessions.ts"
+import * as Sleepers from "../../src/gateway/sessions/Sleepers.ts"
+import * as SessionKey from "../../src/SessionKey.ts"
+import * as SessionPool from "../../src/SessionPool.ts"
+import * as Counting from "../kit/cluster/counting.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+
+const message = JsonRpc.classify(JSON.parse(Kit.initializeBody))
+if (message?._tag !== "Request") throw new Error("no request")
+const [name, principal, id] = ["sleeping", "", "00000000-0000-4000-8000-000000000000"]
+
+/**
+ * A gateway's sessions whose ids live here for as long as they are told to; `asked`: how often a sleeper was looked for; `awake`:
+ * those that are taken for awake here.
+ */
+const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions> = {}) {
+  const state = {
+    mayOccupy: true,
+    asked: 0,
+    awake: new Set<string>(),
+    entryTextOf: (_: string): string | undefined => undefined
+  }
+  const { args, command } = Counting.backend()
+  const config = yield* Gateway.config({
+    backends: {
+      // It takes a moment to start.
+      [name]: { command, args: ["-c", "sleep 0.5; exec sh \"$0\"", ...args], stateless: true, spares: 0 },
+      broken: { command: "false", stateless: true, spares: 0 }
+    },
+    ...options
+  })
+  const memory = yield* Sleepers.make({ maxAsleep: 100, asleepTimeToLive: Duration.hours(1) })
+  const sleepers: Sleepers.Sleepers = {
+    ...memory,
+    find: (key) =>
+      Effect.suspend(() => {
+        state.asked++
+        return Effect.tap(memory.find(key), (found) => Effect.sync(() => Option.isSome(found) && state.awake.add(key)))
+      }),
+    enter: (key, record) => {
+      state.awake.add(key)
+      return memory.enter(key, record)
+    },
+    rest: (key, record) => {
+      state.awake.delete(key)
+      return memory.rest(key, record)
+    },
+    remove: (key) => {
+      state.awake.delete(key)
+      return memory.remove(key)
+    }
+  }
+  const sessions = yield* Sessions.make(config, process.env).pipe(
+    Effect.provideService(Placement.Placement, { ...Placement.local, mayOccupy: () => state.mayOccupy }),
+    Effect.provideService(Sleepers.Sleepers, (_, __, entryTextOf) => {
+      state.entryTextOf = entryTextOf
+      return Effect.succeed(sleepers)
+    }),
+    Effect.provide(FetchHttpClient.layer)
+  )
+  const until = (holds: (stats: SessionPool.Stats) => boolean) =>
+    Effect.repeat(SessionPool.stats(sessions.pool), { until: holds, schedule: Schedule.spaced("10 millis") })
+  const open = (id: string, backend = name) => sessions.open(backend, principal, id, message, Kit.initializeBody)
+  /** Its process goes, as if it had been idle for long. */
+  const sleep = (id: string) =>
+    Effect.andThen(
+      sessions.vacate((each) => each === id, "idle"),
+      until(({ retired }) => retired === 0)
+    )
+  const entryTexts = (backend: string) => state.entryTextOf(backend)
+  return { sessions, sleepers, state, until, open, sleep, entryTexts }
+})
+
+const lease = ({ lease }: Sessions.Sessions["Service"], of = id, backend = name) =>
+  Effect.scoped(lease(backend, principal, of))
+
+describe("a session that has moved to another replica", () => {
+  it.live("while its process started is not opened here: the request is to come again, and the process is gone", () =>
+    Effect.gen(function*() {
+      const { open, sessions, state, until } = yield* make()
+      const opening = yield* Effect.forkChild(open(id), { startImmediately: true })
+      yield* until(({ launching }) => launching === 1)
+      yield* Effect.sleep("100 millis")
+      const started = Kit.children(process.pid)
+      assert.isNotEmpty(started)
+      state.mayOccupy = false
+      assert.strictEqual((yield* Effect.flip(Fiber.join(opening)))._tag, "SessionMoved")
+      yield* until(({ idle, launching, retired }) => launching + idle + retired === 0)
+      assert.deepStrictEqual(started.filter(Kit.alive), [])
+      assert.deepStrictEqual([...yield* sessions.asleep], [])
+    }))
+
+  it.live("before its process was to start is not opened here", () =>
+    Effect.gen(function*() {
+      const { open, sessions, state } = yield* make()
+      state.mayOccupy = false
+      const before = Kit.children(process.pid)
+      assert.strictEqual((yield* Effect.flip(open(id)))._tag, "SessionMoved")
+      assert.deepStrictEqual(Kit.children(process.pid), before)
+      assert.strictEqual((yield* SessionPool.stats(sessions.pool)).launchFailures, 1)
+    }))
+
+  it.live("before it was woken is not taken from whoever has it now", () =>
+    Effect.gen(function*() {
+      const { open, sessions, sleep, state } = yield* make()
+      yield* open(id)
+      yield* sleep(id)
+      const { asked } = state
+      state.mayOccupy = false
+      assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "SessionMoved")
+      assert.strictEqual(state.asked, asked)
+      // It is back.
+      state.mayOccupy = true
+      yield* lease(sessions)
+      assert.isAbove(state.asked, asked)
+    }))
+})
+
+const other = "00000000-0000-4000-8000-000000000001"
+
+describe("a session that cannot be woken", () => {
+  it.live("because nobody has entered its id takes no place, and nothing is launched", () =>
+    Effect.gen(function*() {
+      const { open, sessions, state } = yield* make({ maxSessions: 1 })
+      yield* open(id)
+      assert.strictEqual((yield* Effect.flip(lease(sessions, other)))._tag, "UnknownSession")
+      const { closes, idle, launchFailures, misses } = yield* SessionPool.stats(sessions.pool)
+      assert.deepStrictEqual([closes.Evicted, idle, launchFailures, misses, state.asked], [0, 1, 0, 1, 0])
+    }))
+
+  it.live("because its back end has as many as it may, or the pool has, sleeps on", () =>
+    Effect.gen(function*() {
+      for (const limit of [{ maxSessionsPerBackend: 1 }, { maxSessions: 1, acquireTimeout: "100 millis" as const }]) {
+        const { open, sessions, sleep, state } = yield* make(limit)
+        yield* open(id)
+        yield* sleep(id)
+        assert.deepStrictEqual([...state.awake], [])
+        // Another one takes the place, and is in use.
+        yield* open(other)
+        yield* sessions.lease(name, principal, other)
+        assert.include(["BackendFull", "CapacityExceeded"], (yield* Effect.flip(lease(sessions)))._tag)
+        assert.deepStrictEqual([...state.awake], [`${name}/${other}`])
+      }
+    }).pipe(Effect.scoped))
+
+  it.live("because its back end does not start, or is left alone for a while, sleeps on", () =>
+    Effect.gen(function*() {
+      const { sessions, sleepers, state } = yield* make()
+      // It was opened while its program was well.
+      yield* sleepers.rest(SessionKey.makeUnsafe("broken", id), ClientRecord.make(1, Kit.initializeBody, {}))
+      const failures: Array<string> = []
+      for (let i = 0; i < 8; i++) failures.push((yield* Effect.flip(lease(sessions, id, "broken")))._tag)
+      assert.includeMembers(failures, ["BackendFailed", "CoolingDown"])
+      yield* Effect.repeat(Effect.sync(() => state.awake.size), {
+        until: (size) => size === 0,
+        schedule: Schedule.spaced("10 millis")
+      })
+      assert.deepStrictEqual([...yield* sessions.asleep], [["broken", 1]])
+    }))
+})
+
+describe("a reload", () => {
+  it.live("that says the same in other words ends nothing, and those who come now are entered with the new ones", () =>
+    Effect.gen(function*() {
+      const { entryTexts, open, sessions } = yield* make()
+      yield* open(id)
+      const { args, command } = Counting.backend()
+      const entry = { command, args: ["-c", "sleep 0.5; exec sh \"$0\"", ...args], stateless: true, spares: 0 }
+      const said = { ...entry, requestTimeout: "300 seconds" as const }
+      const config = yield* Gateway.config({
+        backends: { [name]: said, broken: { command: "false", stateless: true } }
+      })
+      const before = entryTexts(name)
+      assert.deepStrictEqual((yield* sessions.reload(config.backends)).changed, [])
+      assert.strictEqual((yield* SessionPool.stats(sessions.pool)).idle, 1)
+      assert.notStrictEqual(entryTexts(name), before)
+      assert.include(entryTexts(name) ?? "", "300 seconds")
+    }))
+})
