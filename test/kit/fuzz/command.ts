@@ -41,10 +41,11 @@ export const check = async (test: ConfigCase, directory: string): Promise<string
       ? undefined
       : `told ${output}, not ${read.message}`
   }
-  // What is valid by itself may still name no program, no file of keys, no port.
+  // What is valid by itself may still name no program, no directory, no file of keys, no port, no database.
   return exit === 0
     ? output.startsWith("The configuration is valid. Back ends: ") ? undefined : `told ${output}`
-    : /there is no program|cannot be read|does not exist|--insecure|TLS needs both/.test(output)
+    : /there is no program|there is no directory|cannot be read|does not exist|--insecure|TLS needs both|--cluster needs more/
+        .test(output)
     ? undefined
     : `refused a valid one: ${output}`
 }
