@@ -23,6 +23,7 @@ import {
   PubSub,
   Random,
   Ref,
+  Scheduler,
   Scope,
   Stream,
   Tracer
@@ -40,7 +41,7 @@ import * as Metrics from "./internal/metrics.ts"
 import type { Options, Services } from "./internal/options.ts"
 import * as OptionsModule from "./internal/options.ts"
 import type { Pool } from "./internal/pool.ts"
-import { forkPasses, hit, publish, step } from "./internal/pool.ts"
+import { forkIn, hit, publish, step } from "./internal/pool.ts"
 import type { Live, Reason, Slot } from "./internal/state.ts"
 import * as State from "./internal/state.ts"
 import * as Sweeping from "./internal/sweeping.ts"
@@ -201,7 +202,11 @@ export const make = <K, A, E, R>(
     const resolved = OptionsModule.resolveUnsafe(options)
     const scope = yield* Effect.scope
     // What outlives the maker must not hang on its scope or its span.
-    const context = Context.omit(Scope.Scope, Tracer.ParentSpan)(yield* Effect.context<never>())
+    const own = Context.omit(Scope.Scope, Tracer.ParentSpan)(yield* Effect.context<never>())
+    const inherited = Context.get(own, Scheduler.Scheduler)
+    // Of `runSync`: what it starts later would never give way to the event loop.
+    const scheduler = inherited.executionMode === "async" ? inherited : new Scheduler.MixedScheduler()
+    const context = Context.add(own, Scheduler.Scheduler, scheduler)
     const seed = Math.floor((yield* Random.next) * 4294967296)
     const pool: Pool<K, A, E | AcquireError> = {
       state: yield* Ref.make(State.make<K, A, E | AcquireError>(seed)),
@@ -211,6 +216,8 @@ export const make = <K, A, E, R>(
       fail: Cause.fail,
       context,
       clock: Context.get(context, Clock.Clock),
+      latest: 0,
+      setBack: 0,
       tracer: Context.get(context, Tracer.Tracer),
       events: undefined,
       hasEnded: false,
@@ -219,7 +226,9 @@ export const make = <K, A, E, R>(
       background: Scope.makeUnsafe("parallel"),
       lastId: 0,
       due: [],
-      isActing: false
+      done: 0,
+      isActing: false,
+      dispatcher: scheduler.makeDispatcher()
     }
     // The end of the scope ends the pool, and with it what is started below.
     yield* Scope.addFinalizer(
@@ -232,9 +241,9 @@ export const make = <K, A, E, R>(
         })
       )
     )
-    forkPasses(pool, Sweeping.cleanup(pool))
-    if (resolved.keepAlive !== Infinity) forkPasses(pool, Sweeping.keepAlive(pool))
-    if (pool.leaks !== undefined) forkPasses(pool, Leaks.watch(pool, pool.leaks))
+    forkIn(pool, Sweeping.cleanup(pool), pool.background)
+    if (resolved.keepAlive !== Infinity) forkIn(pool, Sweeping.keepAlive(pool), pool.background)
+    if (pool.leaks !== undefined) forkIn(pool, Leaks.watch(pool, pool.leaks), pool.background)
     return {
       [TypeId]: TypeId,
       pool,

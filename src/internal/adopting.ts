@@ -1,11 +1,11 @@
 /** How `set` puts a connection that is open already into the pool. */
-import type { Option } from "effect"
-import { Clock, Deferred, Effect, Exit, Hash, Scope } from "effect"
+import { Clock, Deferred, Effect, Exit, Hash, Option, Scope } from "effect"
 import { runReject } from "./closing.ts"
+import type { Shortage } from "./draft.ts"
 import { PoolClosed } from "./errors.ts"
 import { jitteredLifetime } from "./launching.ts"
 import type { Restore } from "./leasing.ts"
-import { exceeded } from "./leasing.ts"
+import { exceeded, waitedSince } from "./leasing.ts"
 import type { Pool } from "./pool.ts"
 import { fork, step } from "./pool.ts"
 import type { Session } from "./state.ts"
@@ -25,6 +25,7 @@ export const set = <K, A, E>(
     const scope = Scope.makeUnsafe()
     const id = ++self.lastId
     const adoption = Effect.gen(function*() {
+      yield* step(self, (state) => Transitions.offer(state, self.options, id))
       yield* Scope.addFinalizer(scope, finalizer)
       const startedAt = yield* Clock.currentTimeMillis
       const hash = Hash.hash(key)
@@ -54,38 +55,42 @@ export const set = <K, A, E>(
       if (adopted._tag === "Queued") {
         const { entry, ticket } = adopted
         const got = yield* awaitGrant(self, granted, ticket, group, restore)
-        if (got._tag === "None") {
-          return yield* exceeded(self, key, group, (yield* Clock.currentTimeMillis) - startedAt)
-        }
-        adopted = yield* adopt(got.value, entry)
+        if (typeof got === "object") return yield* exceeded(self, key, got, yield* waitedSince(startedAt))
+        adopted = yield* adopt(got, entry)
       }
       switch (adopted._tag) {
         case "Adopted":
           return
         case "Closed":
           return yield* Effect.failCause(self.fail(new PoolClosed({ key })))
-        default:
-          return yield* exceeded(self, key, group, 0)
+        case "Full":
+          return yield* exceeded(self, key, adopted.shortage, 0)
+        case "Queued":
+          // The place was handed to it, or the pool has closed.
+          return yield* Effect.die(new Error("effect-session-pool: a second turn in the queue"))
       }
     })
     return Effect.onExit(adoption, (exit) =>
       Exit.isSuccess(exit) ? Effect.void : Effect.sync(() => fork(self, runReject(self, id, key, scope))))
   })
 
-/** Waits for the place, up to `acquireTimeout`; whoever does not get it leaves the queue, or returns it. */
+/**
+ * Waits for the place, up to `acquireTimeout`; whoever does not get it leaves the queue, or returns it. False: the pool has closed;
+ * a `Shortage`: the time is over.
+ */
 const awaitGrant = <K, A, E>(
   self: Pool<K, A, E>,
   granted: Deferred.Deferred<boolean>,
   ticket: number,
   group: unknown,
   restore: Restore
-): Effect.Effect<Option.Option<boolean>> => {
+): Effect.Effect<boolean | Shortage> => {
   const { acquireTimeout } = self.options
   const place = Deferred.await(granted)
   const wait = acquireTimeout === Infinity ? Effect.asSome(place) : Effect.timeoutOption(place, acquireTimeout)
   const giveBack = step(self, (state) => Transitions.returnGrant(state, self.options, ticket, group))
-  return Effect.onExit(
-    restore(wait),
-    (exit) => Exit.isSuccess(exit) && exit.value._tag === "Some" ? Effect.void : giveBack
+  return Effect.flatMap(
+    Effect.onError(restore(wait), () => giveBack),
+    (got): Effect.Effect<boolean | Shortage> => Option.isSome(got) ? Effect.succeed(got.value) : giveBack
   )
 }

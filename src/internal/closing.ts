@@ -5,9 +5,9 @@
  * Each close runs in its own fiber, so that none waits for another, and each is bounded by `closeTimeout`, after which its
  * place is free and the finalizer is left to itself. Before that it lingers (`lingersAfter`): nobody counts on its place any more.
  */
-import { Cause, Clock, Effect, Exit, Fiber, Scope } from "effect"
+import { Cause, Effect, Exit, Fiber, Scope } from "effect"
 import type { Pool } from "./pool.ts"
-import { publish, raceTimer, step, traced } from "./pool.ts"
+import { log, publish, raceTimer, step, timeOf, traced } from "./pool.ts"
 import type { Launch, Reason, Session } from "./state.ts"
 import type { Limits } from "./transitions.ts"
 import * as Transitions from "./transitions.ts"
@@ -21,11 +21,19 @@ export const runClose = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>, r
   })
 }
 
-/** Ends the lookup of a launch that nobody gets, closes what it acquired, then frees its place. */
-export const runDiscard = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, lookup: Fiber.Fiber<A, E>) =>
+/**
+ * Ends the lookup of a launch that nobody gets, closes what it acquired, then frees its place. `id`: what the event of a close that
+ * takes too long names; another one than the launch's where an adopted session may have taken that over.
+ */
+export const runDiscard = <K, A, E>(
+  self: Pool<K, A, E>,
+  launch: Launch<K, A, E>,
+  lookup: Fiber.Fiber<A, E>,
+  id: number
+) =>
   within(
     self,
-    launch.id,
+    id,
     launch.key,
     Effect.andThen(Fiber.interrupt(lookup), Scope.close(launch.scope, Exit.void)),
     {
@@ -36,7 +44,10 @@ export const runDiscard = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>
 
 /** Closes a connection that could not be adopted. */
 export const runReject = <K, A, E>(self: Pool<K, A, E>, id: number, key: K, scope: Scope.Closeable) =>
-  within(self, id, key, Scope.close(scope, Exit.void), { lingers: Effect.void, free: () => Effect.void })
+  within(self, id, key, Scope.close(scope, Exit.void), {
+    lingers: Effect.void,
+    free: () => step(self, (state) => Transitions.rejected(state, self.options, id))
+  })
 
 /** What becomes of the place of what is closed. */
 interface Place {
@@ -61,9 +72,10 @@ const within = Effect.fnUntraced(function*<K, A, E>(
   close: Effect.Effect<void>,
   { free, lingers }: Place
 ) {
-  const { closeTimeout, name } = self.options
-  const annotations = { pool: name, session: id }
-  const startedAt = yield* Clock.currentTimeMillis
+  const { closeTimeout } = self.options
+  const warn = (...message: ReadonlyArray<string>) =>
+    log(self, Effect.annotateLogs(Effect.logWarning(...message), "session", id))
+  const startedAt = timeOf(self)
   const fiber = Effect.runForkWith(self.context)(
     traced(self, id, "SessionPool.close", Effect.asVoid(close))
   )
@@ -77,15 +89,9 @@ const within = Effect.fnUntraced(function*<K, A, E>(
     self.metrics.closeTimedOut(self.context)
     publish(self, { _tag: "CloseTimedOut", key, id, duration: closeTimeout })
     yield* free(undefined)
-    yield* Effect.logWarning(`A session takes longer than ${closeTimeout} ms to close; its place is free again`).pipe(
-      Effect.annotateLogs(annotations)
-    )
+    warn(`A session takes longer than ${closeTimeout} ms to close; its place is free again`)
     exit = yield* Fiber.await(fiber)
   }
-  yield* free({ exit, duration: (yield* Clock.currentTimeMillis) - startedAt })
-  if (Exit.isFailure(exit)) {
-    yield* Effect.logWarning("A finalizer failed while a session was closed", Cause.pretty(exit.cause)).pipe(
-      Effect.annotateLogs(annotations)
-    )
-  }
+  yield* free({ exit, duration: timeOf(self) - startedAt })
+  if (Exit.isFailure(exit)) warn("A finalizer failed while a session was closed", Cause.pretty(exit.cause))
 })

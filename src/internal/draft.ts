@@ -3,7 +3,7 @@
  * moves that several transitions share: places, the queue for them, eviction, retirement. A draft lives only as long as
  * its step; the state it came from is never changed.
  */
-import { HashMap, Option } from "effect"
+import { HashMap, HashSet, Option } from "effect"
 import * as Candidates from "./candidates.ts"
 import * as Queue from "./queue.ts"
 import type {
@@ -152,6 +152,25 @@ export const returnPlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
   serve(d)
 }
 
+/** What a caller lacks that gets no place: one of its group, where that is full, else one of the pool. */
+export interface Shortage {
+  readonly scope: "pool" | "group"
+  readonly limit: number
+  /** So many callers wait for a place. */
+  readonly waiting: number
+}
+
+export const shortageOf = <K, A, E>(
+  { groups, waiting }: Inventory<K, A, E>,
+  { capacity, groupCapacity }: Limits,
+  group: unknown
+): Shortage => {
+  const places = HashMap.get(groups, group)
+  return Option.isSome(places) && places.value.used >= groupCapacity
+    ? { scope: "group", limit: groupCapacity, waiting }
+    : { scope: "pool", limit: capacity, waiting }
+}
+
 /** A session under this key has become idle: it can be evicted now, at once if someone waits. */
 export const becomeIdle = <K, A, E>(d: Draft<K, A, E>, key: K, group: unknown): void => {
   changePlaces(d, group, true, (places) => ({ ...places, idle: Candidates.add(places.idle, key) }))
@@ -244,8 +263,10 @@ export const serve = <K, A, E>(d: Draft<K, A, E>): void => {
       if (!evict(d, { group: waiter.group })) continue
       comingInGroup = HashMap.set(comingInGroup, waiter.group, 0)
     } else if (!groupFree) {
+      // What comes in its group makes room in the pool too, unless that place is another waiter's already.
+      if (free || coming > 0) coming--
+      else if (!evict(d, undefined)) return
       comingInGroup = HashMap.set(comingInGroup, waiter.group, groupComing - 1)
-      coming--
     } else if (coming > 0) {
       coming--
     } else if (!evict(d, undefined)) {
@@ -387,8 +408,10 @@ export const detached = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>): D
 
 /** In a closing pool, the step that takes out the last thing ends the pool. */
 export const endIfEmpty = <K, A, E>(d: Draft<K, A, E>): void => {
-  const { detached, phase, retired } = d.inventory
-  if (phase._tag === "Closing" && HashMap.isEmpty(retired) && HashMap.isEmpty(detached)) {
+  const { detached, offered, phase, retired } = d.inventory
+  if (
+    phase._tag === "Closing" && HashMap.isEmpty(retired) && HashMap.isEmpty(detached) && HashSet.isEmpty(offered)
+  ) {
     d.actions.push({ _tag: "End", ended: phase.ended })
   }
 }

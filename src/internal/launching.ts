@@ -6,7 +6,7 @@ import { Cause, Context, Deferred, Effect, Exit, Fiber, Random, Scope } from "ef
 import { runDiscard } from "./closing.ts"
 import { LookupTimeout } from "./errors.ts"
 import type { Pool } from "./pool.ts"
-import { fork, raceTimer, step, traced } from "./pool.ts"
+import { fork, raceTimer, step, timeOf, traced } from "./pool.ts"
 import type { Launch, Session } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
@@ -14,27 +14,27 @@ type End<A, E> = Exit.Exit<A, E> | "Cancelled" | "TimedOut"
 
 /** Runs the lookup of a launch to its end: landed, failed, timed out or cancelled. Nothing interrupts this. */
 export const runLaunch = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>) {
-  const startedAt = self.clock.currentTimeMillisUnsafe()
+  const startedAt = timeOf(self)
   const fiber = Effect.runForkWith(Context.add(self.context, Scope.Scope, launch.scope))(
     traced(self, launch.id, "SessionPool.launch", Effect.suspend(() => self.lookup(launch.key)))
   )
   const end: End<A, E> = fiber.pollUnsafe() ?? (yield* awaitEnd(self, launch, fiber))
-  if (end === "Cancelled") return yield* runDiscard(self, launch, fiber)
-  const duration = self.clock.currentTimeMillisUnsafe() - startedAt
+  if (end === "Cancelled") return yield* runDiscard(self, launch, fiber, ++self.lastId)
+  const duration = timeOf(self) - startedAt
   if (end !== "TimedOut" && Exit.isSuccess(end)) {
     const lifetime = self.options.maxLifetime === Infinity ? Infinity : yield* jitteredLifetime(self)
     const session = yield* step(
       self,
       (state, now) => Transitions.landed(state, self.options, launch, end.value, startedAt, now, now + lifetime)
     )
-    return session === undefined ? yield* runDiscard(self, launch, fiber) : undefined
+    return session === undefined ? yield* runDiscard(self, launch, fiber, ++self.lastId) : undefined
   }
   const timedOut = end === "TimedOut"
   const failure = { cause: timedOut ? lookupTimedOut(self, launch, duration) : end.cause, duration, timedOut }
   // An interrupted lookup was given up, it did not fail: nobody is to be turned away because of it.
   const remember = !Cause.hasInterruptsOnly(failure.cause)
   yield* step(self, (state, now) => Transitions.launchFailed(state, self.options, launch, failure, remember, now))
-  return yield* runDiscard(self, launch, fiber)
+  return yield* runDiscard(self, launch, fiber, launch.id)
 })
 
 const awaitEnd = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, fiber: Fiber.Fiber<A, E>) => {

@@ -1,10 +1,10 @@
 /**
  * Leak detection: which leases are out, since when, and where each was taken. Exists only when it is switched on.
  */
-import { Clock, Effect, Tracer } from "effect"
+import { Effect, Tracer } from "effect"
 import type { Context } from "effect"
 import type { Pool } from "./pool.ts"
-import { publish } from "./pool.ts"
+import { log, publish, timeOf } from "./pool.ts"
 
 /** One lease that is out. */
 export interface LeaseTrace<out K> {
@@ -44,17 +44,16 @@ const site = <K>({ at, span }: LeaseTrace<K>): string => {
 /** Reports every lease held for longer than `leakDetection`, once. */
 export const watch = <K, A, E>(self: Pool<K, A, E>, leases: LeakDetector<K>): Effect.Effect<never> => {
   const limit = self.options.leakDetection
-  const round = Effect.gen(function*() {
-    const now = yield* Clock.currentTimeMillis
+  const round = Effect.sync(() => {
+    const now = timeOf(self)
     for (const lease of leases) {
       const duration = now - lease.takenAt
       if (duration < limit) return limit - duration
       leases.delete(lease)
       self.metrics.leaked(self.context)
       publish(self, { _tag: "LeaseLeaked", key: lease.key, id: lease.id, duration, site: site(lease) })
-      yield* Effect.logWarning(`A lease is held for ${duration} ms (leakDetection: ${limit} ms)`, site(lease)).pipe(
-        Effect.annotateLogs({ pool: self.options.name, session: lease.id })
-      )
+      const message = `A lease is held for ${duration} ms (leakDetection: ${limit} ms)`
+      log(self, Effect.annotateLogs(Effect.logWarning(message, site(lease)), "session", lease.id))
     }
     return limit
   })

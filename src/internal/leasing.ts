@@ -4,11 +4,13 @@
  * A claim (on a launch, a place, a validation) is counted by the step that grants it and given back by the very
  * caller, whatever interrupts it: the wait is the only interruptible part, and its exit decides between lease and return.
  */
-import { Cause, Clock, Context, Deferred, Effect, Exit, Fiber, Hash, HashMap, Option, Ref, Scope } from "effect"
+import { Cause, Clock, Context, Deferred, Effect, Exit, Fiber, Hash, Scope } from "effect"
+import type { Option } from "effect"
+import type { Shortage } from "./draft.ts"
 import { CapacityExceeded, PoolClosed, ValidationFailed } from "./errors.ts"
 import * as Leaks from "./leaks.ts"
 import type { Pool } from "./pool.ts"
-import { forkIn, hit, raceTimer, step, stepAsIs } from "./pool.ts"
+import { complete, forkIn, hit, raceTimer, step, stepAsIs, timeOf } from "./pool.ts"
 import type { Identity, Launch, Session, Validation } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
@@ -155,7 +157,7 @@ const takeTrace = <K, A, E>(
   at: Leaks.CallSite | undefined
 ): Leaks.LeaseTrace<K> | undefined => {
   if (self.leaks === undefined) return undefined
-  const takenAt = self.clock.currentTimeMillisUnsafe()
+  const takenAt = timeOf(self)
   const trace = { key: lease.key, id: lease.id, takenAt, span: Leaks.spanOf(context), at }
   self.leaks.add(trace)
   return trace
@@ -278,7 +280,7 @@ const settle = Effect.fnUntraced(function*<K, A, E>(
     case "Failed":
       return yield* Effect.failCause(acquired.cause)
     case "Full":
-      return yield* exceeded(self, key, self.options.groupBy(key), 0)
+      return yield* exceeded(self, key, acquired.shortage, 0)
     case "Closed":
       return yield* Effect.failCause(self.fail(new PoolClosed({ key })))
     case "Absent":
@@ -311,36 +313,24 @@ const awaitPlace = Effect.fnUntraced(function*<K, A, E>(
     const value = yield* held(self, key, id, restore(Effect.timeoutOption(done, acquireTimeout)))
     if (value._tag === "Some") return value.value
     // It may have got its place just now: then the launch runs, and lookupTimeout bounds the rest of the wait.
-    const gaveUp = yield* step(self, (state) => Transitions.giveUp(state, self.options, key, id))
-    if (gaveUp) {
-      const waited = (yield* Clock.currentTimeMillis) - startedAt
-      return yield* exceeded(self, key, launch.group, waited)
-    }
+    const shortage = yield* step(self, (state) => Transitions.giveUp(state, self.options, key, id))
+    if (shortage !== undefined) return yield* exceeded(self, key, shortage, yield* waitedSince(startedAt))
   }
   return yield* held(self, key, id, restore(done))
 })
+
+/** How long a caller has waited, by its own clock, which its time-out runs by. */
+export const waitedSince = (startedAt: number): Effect.Effect<number> =>
+  // The clock may have been set back.
+  Effect.map(Clock.currentTimeMillis, (now) => Math.max(0, now - startedAt))
 
 /** The error for a caller that got no place. */
 export const exceeded = <K, A, E>(
   self: Pool<K, A, E>,
   key: K,
-  group: unknown,
+  shortage: Shortage,
   waited: number
-): Effect.Effect<never, E> =>
-  Effect.flatMap(Ref.get(self.state), ({ inventory }) => {
-    const { capacity, groupCapacity } = self.options
-    const places = HashMap.get(inventory.groups, group)
-    const ofGroup = Option.isSome(places) && places.value.used >= groupCapacity
-    return Effect.failCause(self.fail(
-      new CapacityExceeded({
-        key,
-        scope: ofGroup ? "group" : "pool",
-        limit: ofGroup ? groupCapacity : capacity,
-        waited,
-        waiting: inventory.waiting
-      })
-    ))
-  })
+): Effect.Effect<never, E> => Effect.failCause(self.fail(new CapacityExceeded({ key, ...shortage, waited })))
 
 // -----------------------------------------------------------------------------
 // Validation
@@ -355,6 +345,10 @@ const isValid = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, lease:
   )
   // Retired meanwhile: the caller keeps what it leased, as any holder does.
   if (started === undefined) return true
+  if (started === "Invalid") {
+    yield* release(self, lease, undefined, "neither")
+    return false
+  }
   if (started.begin !== undefined) startValidation(self, started.begin, started.validation)
   return yield* awaitValidation(self, lease, started.validation, restore)
 })
@@ -386,7 +380,7 @@ export const startValidation = <K, A, E>(self: Pool<K, A, E>, session: Session<K
     if (end === undefined) fiber.interruptUnsafe()
     const goesOn = fiber.pollUnsafe() === undefined
     yield* step(self, (state, now) => Transitions.validated(state, self.options, key, id, valid, now, goesOn))
-    yield* Deferred.succeed(validation, valid)
+    complete(self, validation, Effect.succeed(valid))
     if (!goesOn) return
     // Nothing closes the connection under the check.
     yield* raceTimer(Fiber.await(fiber), closeTimeout)

@@ -5,7 +5,8 @@
  * outlives the caller (a launch, a close, a validation) runs in a fiber of its own with the context of the pool.
  */
 import type { Clock, Scope } from "effect"
-import { Cause, Context, Deferred, Effect, Fiber, PubSub, Ref, Result, Scheduler, Tracer } from "effect"
+import { Cause, Deferred, Effect, Fiber, PubSub, Ref, Result, Tracer } from "effect"
+import type { Context, Scheduler } from "effect"
 import { runClose } from "./closing.ts"
 import type { Hit, Outcome, Step } from "./draft.ts"
 import type { AcquireError } from "./errors.ts"
@@ -23,7 +24,10 @@ export interface Pool<in out K, in out A, in out E> {
   readonly lookup: (key: K) => Effect.Effect<A, E, Scope.Scope>
   /** Puts a failure of the pool itself into the error channel of its callers. */
   readonly fail: (error: AcquireError) => Cause.Cause<E>
-  /** Of the fiber that made the pool: launches and closes see no caller's spans or references. */
+  /**
+   * Of the fiber that made the pool, so launches and closes see no caller's spans or references; with a scheduler whose yields give
+   * way to the event loop, where that fiber was one of `Effect.runSync`.
+   */
   readonly context: Context.Context<never>
   /**
    * Of the same fiber: every time in the state comes from the clock that the cleanup sleeps by. The pool's own fibers find
@@ -31,6 +35,10 @@ export interface Pool<in out K, in out A, in out E> {
    * time-out runs by.
    */
   readonly clock: Clock.Clock
+  /** The latest time that `timeOf` has told. */
+  latest: number
+  /** How far the clock has been set back since the pool was made, in milliseconds: what `timeOf` adds to it. */
+  setBack: number
   readonly tracer: Tracer.Tracer
   /** Made by the first reader of `events`; in it, `undefined` is the end of the pool. */
   events: PubSub.PubSub<Event<K, E> | undefined> | undefined
@@ -44,8 +52,23 @@ export interface Pool<in out K, in out A, in out E> {
   lastId: number
   /** What steps have decided and nobody has carried out yet, in their order. */
   readonly due: Array<Action<K, A, E>>
+  /** How many of `due` have been carried out. */
+  done: number
   /** Somebody carries out what is due, and what is added meanwhile. */
   isActing: boolean
+  /** Has the event loop call a function. */
+  readonly dispatcher: Scheduler.SchedulerDispatcher
+}
+
+/**
+ * The time in milliseconds; all in the state comes from here. The system's clock may be set back, by hours: then this goes on from
+ * where it was, so that times to live and durations stay true.
+ */
+export const timeOf = <K, A, E>(self: Pool<K, A, E>): number => {
+  const time = self.clock.currentTimeMillisUnsafe() + self.setBack
+  if (time < self.latest) self.setBack += self.latest - time
+  else self.latest = time
+  return self.latest
 }
 
 /**
@@ -66,7 +89,7 @@ export const stepAsIs = <R, K, A, E>(
   f: (state: State<K, A, E>, now: number) => Step<R, K, A, E>
 ): Effect.Effect<R> =>
   Effect.map(
-    Ref.modify(self.state, (state) => f(state, self.clock.currentTimeMillisUnsafe())),
+    Ref.modify(self.state, (state) => f(state, timeOf(self))),
     (outcome) => perform(self, outcome)
   )
 
@@ -77,7 +100,7 @@ export const stepAsIs = <R, K, A, E>(
 export const hit = <R, K, A, E>(
   self: Pool<K, A, E>,
   f: (state: State<K, A, E>, now: number) => Hit<R, K, A, E>
-): Effect.Effect<R> => Ref.modify(self.state, (state) => f(state, self.clock.currentTimeMillisUnsafe()))
+): Effect.Effect<R> => Ref.modify(self.state, (state) => f(state, timeOf(self)))
 
 /**
  * Carries out the actions of a step, in order, and says what the step decided. None of them waits for anything.
@@ -87,36 +110,58 @@ export const hit = <R, K, A, E>(
  * close without a wait would fill the stack, and what was decided there would be lost.
  */
 export const perform = <R, K, A, E>(self: Pool<K, A, E>, { actions, result }: Outcome<R, K, A, E>): R => {
-  if (actions.length === 0) return result
   for (const action of actions) self.due.push(action)
-  if (self.isActing) return result
-  self.isActing = true
-  carryOut(self)
+  if (self.due.length > 0 && !self.isActing) carryOut(self)
   return result
 }
 
 /**
- * So many callers may be woken by what follows from a step before the event loop has its turn: callers that wake each other would
- * keep it for ever.
+ * So many connections and callers may follow from a step before the event loop has its turn: callers that wake each other, or
+ * whoever replaces a connection as soon as it has died, would keep it for ever.
  */
-const wakesPerTurn = 1024
-const wakes: ReadonlyArray<Action<never, never, never>["_tag"]> = ["Launch", "Deliver", "Refuse", "Grant"]
+const actionsPerTurn = 1024
+const counted: ReadonlyArray<Action<never, never, never>["_tag"]> = [
+  "Launch",
+  "Deliver",
+  "Refuse",
+  "Grant",
+  "Open",
+  "Adopt",
+  "Close"
+]
 
 const carryOut = <K, A, E>(self: Pool<K, A, E>): void => {
-  let woken = -self.due.length
-  let count = 0
-  // What is added meanwhile is met too.
-  for (const action of self.due) {
-    if (woken === wakesPerTurn) break
-    if (wakes.includes(action._tag)) woken++
-    count++
-    const done = Result.try(() => act(self, action))
-    // An observer of a fiber that was woken threw: no fault of whoever carries out, whose own claim it would cost.
-    if (Result.isFailure(done)) fork(self, Effect.logError("A fiber's observer threw", Cause.die(done.failure)))
+  const { due } = self
+  self.isActing = true
+  // Near the end of the stack any call throws a `RangeError`: `try`, and what must hold after it, are none.
+  try {
+    let left = actionsPerTurn + due.length
+    // What is added meanwhile is met too.
+    for (let action = due[self.done]; action !== undefined && left > 0; action = due[self.done]) {
+      if (counted.includes(action._tag)) left--
+      self.done++
+      act(self, action)
+    }
+  } catch {
+    // Its fiber has not begun. All else that is thrown is caught where it is.
+    const failed = due[self.done - 1]?._tag
+    if (failed === "Launch" || failed === "Close") self.done--
   }
-  self.due.splice(0, count)
-  if (self.due.length === 0) self.isActing = false
-  else fork(self, givingWay(self, Effect.andThen(Effect.yieldNow, Effect.sync(() => carryOut(self)))))
+  if (self.done === due.length) {
+    due.length = self.done = 0
+    self.isActing = false
+    return
+  }
+  try {
+    self.dispatcher.scheduleTask(() => {
+      due.splice(0, self.done)
+      self.done = 0
+      carryOut(self)
+    }, 0)
+  } catch {
+    // Not even that: the next step goes on.
+    self.isActing = false
+  }
 }
 
 const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
@@ -124,8 +169,7 @@ const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
     case "Launch":
       return fork(self, runLaunch(self, action.launch))
     case "Cancel":
-      Deferred.doneUnsafe(action.launch.cancelled, Effect.void)
-      return
+      return complete(self, action.launch.cancelled, Effect.void)
     case "Open": {
       const { session, startedAt } = action
       const duration = session.openedAt - startedAt
@@ -138,19 +182,16 @@ const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
       publish(self, { _tag: "Adopted", key: action.session.key, id: action.session.id })
       return watch(self, action.session)
     case "Deliver":
-      Deferred.doneUnsafe(action.launch.done, Effect.succeed(action.value))
-      return
+      return complete(self, action.launch.done, Effect.succeed(action.value))
     case "TellFailed": {
       const { cause, duration, launch: { id, key }, timedOut } = action
       self.metrics.launchFailed(self.context, timedOut ? "timeout" : "failure", duration)
       return publish(self, { _tag: "LaunchFailed", key, id, duration, cause })
     }
     case "Refuse":
-      Deferred.doneUnsafe(action.launch.done, Effect.failCause(action.cause))
-      return
+      return complete(self, action.launch.done, Effect.failCause(action.cause))
     case "Grant":
-      Deferred.doneUnsafe(action.granted, Effect.succeed(action.place))
-      return
+      return complete(self, action.granted, Effect.succeed(action.place))
     case "Retire": {
       const { reason, session } = action
       self.metrics.retired(self.context, reason)
@@ -164,10 +205,36 @@ const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
       return publish(self, { _tag: "Closed", key, id, reason, duration, exit })
     }
     case "End":
-      Deferred.doneUnsafe(action.ended, Effect.void)
-      return
+      return complete(self, action.ended, Effect.void)
   }
 }
+
+/**
+ * Completes a deferred and wakes who waits for it: as `Deferred.doneUnsafe`, where an observer of one of those fibers that throws
+ * would leave the others asleep.
+ */
+export const complete = <K, A, E, B, E2>(
+  self: Pool<K, A, E>,
+  deferred: Deferred.Deferred<B, E2>,
+  effect: Effect.Effect<B, E2>
+): void => {
+  const waiters = deferred.resumes
+  deferred.resumes = undefined
+  Deferred.doneUnsafe(deferred, effect)
+  if (waiters === undefined) return
+  for (const resume of waiters) guard(self, () => resume(effect))
+}
+
+/** Wakes a fiber. An observer of it that throws is no fault of whoever wakes it, whose own claim it would cost. */
+const guard = <K, A, E>(self: Pool<K, A, E>, wake: () => void): boolean => {
+  const woken = Result.try(wake)
+  if (Result.isFailure(woken)) log(self, Effect.logError("A fiber's observer threw", Cause.die(woken.failure)))
+  return Result.isSuccess(woken)
+}
+
+/** In a fiber of its own: a logger that throws costs nothing else. */
+export const log = <K, A, E>(self: Pool<K, A, E>, message: Effect.Effect<void>): void =>
+  fork(self, Effect.annotateLogs(message, { pool: self.options.name }))
 
 /** Starts a fiber that belongs to the pool and that nothing interrupts: a launch or a close. */
 export const fork = <K, A, E>(self: Pool<K, A, E>, effect: Effect.Effect<unknown>): void => {
@@ -199,16 +266,6 @@ export const traced = <K, A, E, B, E2, R>(
     )
   })
 
-/** Starts passes over the sessions; they run until the pool ends. */
-export const forkPasses = <K, A, E>(self: Pool<K, A, E>, passes: Effect.Effect<never>): void =>
-  forkIn(self, givingWay(self, passes), self.background)
-
-/** Has yields give way to the event loop. Those of `Effect.runSync` do not, and the pool may have been made in one. */
-const givingWay = <K, A, E, B>(self: Pool<K, A, E>, effect: Effect.Effect<B>): Effect.Effect<B> =>
-  Context.get(self.context, Scheduler.Scheduler).executionMode === "async"
-    ? effect
-    : Effect.provideService(effect, Scheduler.Scheduler, new Scheduler.MixedScheduler())
-
 /**
  * Starts a fiber that is interrupted with this scope; an uninterruptible one where its effect allows it. What must be done
  * in any case needs that: an interruption can come before the first step of the effect.
@@ -224,8 +281,16 @@ export const forkIn = <K, A, E>(
 
 /** Tells the readers of `events`; a reader that is too slow loses the oldest ones, and never slows the pool. */
 export const publish = <K, A, E>(self: Pool<K, A, E>, event: Event<K, E> | undefined): void => {
+  const { events, hasEnded } = self
   // After the end, which a reader has to find, closes may still end that had timed out.
-  if (self.events === undefined || self.hasEnded) return
-  // A full buffer refuses the direct way; the other one makes room by dropping the oldest, and does not wait either.
-  if (!PubSub.publishUnsafe(self.events, event)) fork(self, PubSub.publish(self.events, event))
+  if (events === undefined || hasEnded) return
+  const woken = guard(self, () => {
+    // A full buffer refuses the direct way; the other one makes room by dropping the oldest, and does not wait either.
+    if (!PubSub.publishUnsafe(events, event)) fork(self, PubSub.publish(events, event))
+  })
+  if (!woken) wakeReaders(self, events)
 }
+
+/** Wakes the readers after one whose observer threw: publishing nothing does that. */
+const wakeReaders = <K, A, E>(self: Pool<K, A, E>, events: PubSub.PubSub<Event<K, E> | undefined>): void =>
+  fork(self, Effect.catchDefect(PubSub.publishAll(events, []), () => Effect.sync(() => wakeReaders(self, events))))

@@ -6,7 +6,7 @@
  * (launches). The closed pool is data too: its phase is `Closing`, its slots and its queue are empty.
  */
 import type { Cause, Deferred, Exit, Scope } from "effect"
-import { HashMap } from "effect"
+import { HashMap, HashSet } from "effect"
 import * as Candidates from "./candidates.ts"
 import * as Queue from "./queue.ts"
 
@@ -243,6 +243,8 @@ export interface Inventory<in out K, in out A, in out E> {
   readonly live: number
   readonly retired: HashMap.HashMap<number, Retired<K, A>>
   readonly detached: HashMap.HashMap<number, Detached<K, A, E>>
+  /** The ids of connections that `set` was given and that are neither in the pool yet nor closed. */
+  readonly offered: HashSet.HashSet<number>
   readonly queue: Queue.Queue<Waiter<K>>
   /** Callers that wait for a place. */
   readonly waiting: number
@@ -279,6 +281,7 @@ export const make = <K, A, E>(seed: number): State<K, A, E> =>
     live: 0,
     retired: HashMap.empty(),
     detached: HashMap.empty(),
+    offered: HashSet.empty(),
     queue: Queue.empty,
     waiting: 0,
     places: noPlaces,

@@ -8,7 +8,7 @@ import { Clock, Deferred, Effect, Exit, HashMap, Ref, Scope } from "effect"
 import { PoolClosed } from "./errors.ts"
 import { startValidation } from "./leasing.ts"
 import type { Pool } from "./pool.ts"
-import { step } from "./pool.ts"
+import { step, timeOf } from "./pool.ts"
 import type { Slot, Validation } from "./state.ts"
 import { keyOf } from "./state.ts"
 import * as Transitions from "./transitions.ts"
@@ -28,7 +28,7 @@ export const forEachSlot = Effect.fnUntraced(function*<K, A, E>(
   visit: (slot: Slot<K, A, E>, now: number) => Effect.Effect<unknown> | undefined
 ) {
   let work = 0
-  let now = self.clock.currentTimeMillisUnsafe()
+  let now = timeOf(self)
   for (const slot of HashMap.values((yield* Ref.get(self.state)).slots)) {
     const effect = visit(slot, now)
     if (effect === undefined) {
@@ -40,7 +40,7 @@ export const forEachSlot = Effect.fnUntraced(function*<K, A, E>(
     if (work >= chunk) {
       yield* Effect.yieldNow
       work = 0
-      now = self.clock.currentTimeMillisUnsafe()
+      now = timeOf(self)
     }
   }
 })

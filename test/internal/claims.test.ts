@@ -63,7 +63,7 @@ describe("a caller that goes away", () => {
     run.abandon(9, "a")
     run.abandon(9, "b")
     const gaveUp = run.step((state, limits) => Transitions.giveUp(state, limits, "b", 9))
-    assert.deepStrictEqual([run.slot("a")?._tag, run.slot("b")?._tag, gaveUp], ["Launching", "Waiting", false])
+    assert.deepStrictEqual([run.slot("a")?._tag, run.slot("b")?._tag, gaveUp], ["Launching", "Waiting", undefined])
   })
 
   it("from a lease counts no error", () => {
@@ -93,7 +93,10 @@ describe("a connection to adopt", () => {
     const run = new Run({ capacity: 1, maxWaiting: 1 })
     run.open(1, "a")
     assert.strictEqual(run.adopt(session(2, "b"))._tag, "Queued")
-    assert.deepStrictEqual(run.adopt(session(3, "c")), { _tag: "Full" })
+    assert.deepStrictEqual(run.adopt(session(3, "c")), {
+      _tag: "Full",
+      shortage: { scope: "pool", limit: 1, waiting: 1 }
+    })
     assert.strictEqual(run.state.inventory.waiting, 1)
     const none = new Run({ capacity: 1, maxWaiting: 0 })
     none.idle(1, "a")
@@ -126,7 +129,7 @@ describe("a connection to adopt", () => {
     run.open(1, "a")
     const first = run.adopt(session(2, "b"))
     run.acquire(3, "c")
-    assert.isTrue(run.returnGrant(first._tag === "Queued" ? first.ticket : -1))
+    run.returnGrant(first._tag === "Queued" ? first.ticket : -1)
     assert.strictEqual(run.state.inventory.waiting, 1)
     run.release(1, "a")
     run.closed(1)

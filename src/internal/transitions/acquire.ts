@@ -4,7 +4,7 @@
  */
 import type { Cause } from "effect"
 import { Hash, HashMap, Option } from "effect"
-import type { Hit, Limits, Step } from "../draft.ts"
+import type { Hit, Limits, Shortage, Step } from "../draft.ts"
 import {
   canEvict,
   detach,
@@ -12,6 +12,7 @@ import {
   enqueue,
   hasRoom,
   serve,
+  shortageOf,
   slotAt,
   slotOf,
   takePlace,
@@ -70,7 +71,7 @@ export type Acquired<K, A, E> =
   }
   | { readonly _tag: "Join"; readonly launch: Launch<K, A, E>; readonly queued: boolean }
   | { readonly _tag: "Failed"; readonly cause: Cause.Cause<E> }
-  | { readonly _tag: "Full" }
+  | { readonly _tag: "Full"; readonly shortage: Shortage }
   | { readonly _tag: "Closed" }
   | { readonly _tag: "Absent" }
 
@@ -110,7 +111,7 @@ export const join = <K, A, E>(
     }
     case "Waiting": {
       if (d.inventory.waiting >= limits.maxWaiting) {
-        return unchanged(state, { _tag: "Full" })
+        return unchanged(state, { _tag: "Full", shortage: shortageOf(state.inventory, limits, slot.launch.group) })
       }
       d.count("joins")
       d.slots = HashMap.set(d.slots, key, new Waiting(slot.launch, slot.callers + 1, slot.ticket))
@@ -145,7 +146,7 @@ export const acquire = <K, A, E>(
   // A caller that an eviction makes room for is on its way in, so `maxWaiting` does not turn it away.
   if (d.inventory.waiting >= limits.maxWaiting && !canEvict(d, group)) {
     // Not `unchanged`: what the search dropped because it is in use need not be dropped by the next refusal again.
-    return d.end({ _tag: "Full" })
+    return d.end({ _tag: "Full", shortage: shortageOf(d.inventory, limits, group) })
   }
   d.count("misses")
   const ticket = enqueue(d, { key, group, granted: undefined })
@@ -199,15 +200,15 @@ const leaveQueue = <K, A, E>(state: State<K, A, E>, limits: Limits, slot: Waitin
   return d.end(undefined)
 }
 
-/** After `acquireTimeout`: leaves the queue if the claim still waits for a place (true), else changes nothing. */
+/** After `acquireTimeout`: leaves the queue if the claim still waits for a place, and says why there is none; else changes nothing. */
 export const giveUp = <K, A, E>(
   state: State<K, A, E>,
   limits: Limits,
   key: K,
   id: number
-): Step<boolean, K, A, E> => {
+): Step<Shortage | undefined, K, A, E> => {
   const slot = slotOf(state, key)
-  if (slot?._tag !== "Waiting" || slot.launch.id !== id) return unchanged(state, false)
+  if (slot?._tag !== "Waiting" || slot.launch.id !== id) return unchanged(state, undefined)
   const [{ actions }, next] = leaveQueue(state, limits, slot)
-  return [{ result: true, actions }, next]
+  return [{ result: shortageOf(next.inventory, limits, slot.launch.group), actions }, next]
 }

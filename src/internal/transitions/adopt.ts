@@ -1,18 +1,21 @@
 /** `set`: a connection that is open already goes into the pool, or waits for a place there. */
 import type { Deferred } from "effect"
-import { HashMap } from "effect"
-import type { Limits, Step } from "../draft.ts"
+import { HashMap, HashSet } from "effect"
+import type { Limits, Shortage, Step } from "../draft.ts"
 import {
   becomeIdle,
   canEvict,
   detach,
   Draft,
+  endIfEmpty,
   enqueue,
   hasRoom,
   retire,
   returnPlace,
   serve,
-  takePlace
+  shortageOf,
+  takePlace,
+  unchanged
 } from "../draft.ts"
 import * as Queue from "../queue.ts"
 import type { Session, State } from "../state.ts"
@@ -21,7 +24,7 @@ import { Live } from "../state.ts"
 export type Adopted<K, A> =
   | { readonly _tag: "Adopted"; readonly session: Session<K, A> }
   | { readonly _tag: "Queued"; readonly ticket: number; readonly entry: Entry }
-  | { readonly _tag: "Full" }
+  | { readonly _tag: "Full"; readonly shortage: Shortage }
   | { readonly _tag: "Closed" }
 
 /** What `set` carries over from the session that it replaces. */
@@ -29,6 +32,22 @@ export interface Entry {
   readonly createdAt: number
   readonly requestCount: number
   readonly errorCount: number
+}
+
+/** Notes a connection that `set` was given: from here on the end of the pool waits until `adopt` has taken it or it is closed. */
+export const offer = <K, A, E>(state: State<K, A, E>, limits: Limits, id: number): Step<void, K, A, E> => {
+  const d = new Draft(state, limits)
+  d.own.offered = HashSet.add(d.inventory.offered, id)
+  return d.end(undefined)
+}
+
+/** A connection that could not be adopted is closed (or its close timed out). */
+export const rejected = <K, A, E>(state: State<K, A, E>, limits: Limits, id: number): Step<void, K, A, E> => {
+  if (!HashSet.has(state.inventory.offered, id)) return unchanged(state, undefined)
+  const d = new Draft(state, limits)
+  d.own.offered = HashSet.remove(d.inventory.offered, id)
+  endIfEmpty(d)
+  return d.end(undefined)
 }
 
 /**
@@ -55,7 +74,7 @@ export const adopt = <K, A, E>(
   if (!place.held) {
     if (!hasRoom(d, group)) {
       if (d.inventory.waiting >= limits.maxWaiting && !canEvict(d, group)) {
-        return d.end({ _tag: "Full" })
+        return d.end({ _tag: "Full", shortage: shortageOf(d.inventory, limits, group) })
       }
       const ticket = enqueue(d, { key, group, granted: place.granted })
       serve(d)
@@ -90,23 +109,22 @@ export const adopt = <K, A, E>(
     new Live(adopted, now, carried.requestCount + callers, carried.errorCount, callers, now, undefined)
   )
   d.own.live++
+  d.own.offered = HashSet.remove(d.inventory.offered, session.id)
   if (callers === 0) becomeIdle(d, key, group)
   return d.end({ _tag: "Adopted", session: adopted })
 }
 
-/** A caller of `set` goes away: out of the queue, or with the place that it was handed. True: it was in the queue. */
+/** A caller of `set` goes away: out of the queue, or with the place that it was handed. */
 export const returnGrant = <K, A, E>(
   state: State<K, A, E>,
   limits: Limits,
   ticket: number,
   group: unknown
-): Step<boolean, K, A, E> => {
+): Step<Shortage, K, A, E> => {
   const d = new Draft(state, limits)
   if (HashMap.has(d.inventory.queue.entries, ticket)) {
     d.own.queue = Queue.remove(d.inventory.queue, ticket)
     d.own.waiting--
-    return d.end(true)
-  }
-  if (d.inventory.phase._tag === "Open") returnPlace(d, group)
-  return d.end(false)
+  } else if (d.inventory.phase._tag === "Open") returnPlace(d, group)
+  return d.end(shortageOf(d.inventory, limits, group))
 }

@@ -1,23 +1,34 @@
 /**
  * A check of the connection begins and ends. While it runs it holds a lease, so that nothing closes the session under it.
  */
-import { Hash, HashMap } from "effect"
+import { Hash, HashMap, Option } from "effect"
 import type { Limits, Step } from "../draft.ts"
 import { becomeIdleAfterValidation, Draft, retire, slotOf, unchanged } from "../draft.ts"
 import type { Session, State, Validation } from "../state.ts"
 import { Live } from "../state.ts"
 import { release } from "./release.ts"
 
-/** Has a session that the caller leases validated: begins it, or joins the one that runs; undefined if it is retired. */
+/**
+ * Has a session that the caller leases validated: begins it, or joins the one that runs. `Invalid`: another caller's check has
+ * refused it meanwhile; undefined: it was retired for another reason.
+ */
 export const revalidate = <K, A, E>(
   state: State<K, A, E>,
   limits: Limits,
   key: K,
   id: number,
   validation: Validation
-): Step<{ readonly validation: Validation; readonly begin: Session<K, A> | undefined } | undefined, K, A, E> => {
+): Step<
+  { readonly validation: Validation; readonly begin: Session<K, A> | undefined } | "Invalid" | undefined,
+  K,
+  A,
+  E
+> => {
   const slot = slotOf(state, key)
-  if (slot?._tag !== "Live" || slot.session.id !== id) return unchanged(state, undefined)
+  if (slot?._tag !== "Live" || slot.session.id !== id) {
+    const entry = HashMap.get(state.inventory.retired, id)
+    return unchanged(state, Option.isSome(entry) && entry.value.reason === "Invalid" ? "Invalid" : undefined)
+  }
   if (slot.validation !== undefined) return unchanged(state, { validation: slot.validation, begin: undefined })
   return beginValidation(state, limits, slot, validation)
 }

@@ -184,7 +184,7 @@ export const variants: ReadonlyArray<Variant> = [
         returnGrant: (state, limits, ticket, group) =>
           HashMap.has(state.inventory.queue.entries, ticket)
             ? transitions.returnGrant(state, limits, ticket, group)
-            : [{ result: false, actions: [] }, state]
+            : [{ result: { scope: "pool", limit: 1, waiting: 0 }, actions: [] }, state]
       }
     })
   },

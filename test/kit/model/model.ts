@@ -75,6 +75,7 @@ export class Model {
   readonly closed: Array<number> = []
   /** Closes that hang, with what they free when they end. */
   readonly hanging = new Map<number, () => void>()
+  readonly rejected = new Set<number>()
   readonly checks = new Set<Session>()
   readonly failures = new Map<string, { readonly until: number; readonly error: string }>()
   readonly closes: Partial<Record<SessionPool.Reason, number>> = {}
@@ -185,8 +186,9 @@ export class Model {
       const group = this.options.groupBy(s.key)
       const ofGroup = comingIn.get(group) ?? this.coming(group).length
       if (this.full(group) && ofGroup > 0) {
+        if (!this.full() || coming > 0) coming--
+        else if (!this.evict()) return
         comingIn.set(group, ofGroup - 1)
-        coming--
       } else if (this.full(group)) {
         if (this.evict(group)) comingIn.set(group, 0)
       } else if (!this.full()) this.place(s)
@@ -259,7 +261,7 @@ export class Model {
     if (s.callers.length > 0) return
     if (s.state === "launching") return this.close(s)
     this.sessions = this.sessions.filter((other) => other !== s)
-    if (caller.kind === "set") this.shut(s.connection)
+    if (caller.kind === "set") this.reject(s)
   }
 
   // Launching and adoption
@@ -297,7 +299,7 @@ export class Model {
     this.carryOver(s)
     if (!this.closing && this.enqueue(s, caller)) return
     caller.result = this.closing ? "PoolClosed" : "CapacityExceeded"
-    this.shut(s.connection)
+    this.reject(s)
   }
 
   private carryOver(s: Session): void {
@@ -432,7 +434,18 @@ export class Model {
     })
   }
 
-  private shut(connection: number, free: () => void = () => {}): void {
+  /** What could not be adopted is closed; the end waits for that. */
+  private reject({ connection }: Session): void {
+    this.rejected.add(connection)
+    this.caused.push(() =>
+      this.shut(connection, () => {
+        this.rejected.delete(connection)
+        this.over()
+      })
+    )
+  }
+
+  private shut(connection: number, free: () => void): void {
     this.hanging.set(connection, free)
     if (this.options.closes(connection) === "ends") this.closeEnds(connection)
     else this.after(this.options.closeTimeout, free)
@@ -462,7 +475,7 @@ export class Model {
     for (const s of [...waiting, ...this.in("launching")]) {
       for (const caller of s.callers) caller.result = "PoolClosed"
       if (s.state === "launching") this.close(s)
-      else if (!s.current) this.caused.push(() => this.shut(s.connection))
+      else if (!s.current) this.reject(s)
     }
     for (const s of this.in("live")) this.retire(s, "PoolClosed")
     this.after(this.options.drainTimeout, () => this.in("retired").forEach((s) => this.close(s)))
@@ -471,7 +484,7 @@ export class Model {
 
   /** Once nothing is left the pool has ended, and validations that still run are given up. */
   private over(): void {
-    if (!this.closing || this.sessions.length > 0 || this.ended) return
+    if (!this.closing || this.sessions.length > 0 || this.rejected.size > 0 || this.ended) return
     this.ended = true
     for (const s of this.checks) this.checked(s, false)
   }
