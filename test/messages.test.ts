@@ -1,6 +1,6 @@
 /** What a person reads when a pool refuses: the numbers, and what to do. */
 import { assert, describe, it } from "@effect/vitest"
-import { ConfigProvider, Effect, Exit, Fiber, Schema, Stream, Tracer } from "effect"
+import { Cause, ConfigProvider, Effect, Exit, Fiber, Schema, Stream, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionKey, SessionPool } from "../src/index.ts"
 
@@ -119,6 +119,26 @@ describe("InvalidOptions", () => {
           JSON.stringify(Exit.isFailure(exit) ? String(exit.cause) : ""),
           JSON.stringify(message).slice(1, -1)
         )
+      }))
+  }
+})
+
+describe("an option of a program without types", () => {
+  const circular: { self?: unknown } = {}
+  circular.self = circular
+  const values: ReadonlyArray<readonly [unknown, string]> = [
+    ["100", "the option capacity is \"100\"; it must be an integer"],
+    [5n, "the option capacity is 5n; it must be an integer"],
+    [{ of: 5n }, "the option capacity is {\"of\":5n}; it must be an integer"],
+    [circular, "the option capacity is {\"self\":[Circular]}; it must be an integer"],
+    [Symbol("many"), "the option capacity is Symbol(many); it must be an integer"]
+  ]
+  for (const [capacity, message] of values) {
+    it.effect(`is refused with what it is: ${message}`, () =>
+      Effect.gen(function*() {
+        const options: object = { capacity }
+        const exit = yield* Effect.exit(SessionPool.make({ lookup: Effect.succeed<string>, ...options }))
+        assert.include(Exit.isFailure(exit) ? String(Cause.squash(exit.cause)) : "", message)
       }))
   }
 })

@@ -28,14 +28,17 @@ export const runClose = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>, r
 export const runDiscard = <K, A, E>(
   self: Pool<K, A, E>,
   launch: Launch<K, A, E>,
-  lookup: Fiber.Fiber<A, E>,
+  lookup: Fiber.Fiber<A, E> | undefined,
   id: number
 ) =>
   within(
     self,
     id,
     launch.key,
-    Effect.andThen(Fiber.interrupt(lookup), Scope.close(launch.scope, Exit.void)),
+    Effect.andThen(
+      lookup === undefined ? Effect.void : Fiber.interrupt(lookup),
+      Scope.close(launch.scope, Exit.void)
+    ),
     {
       lingers: step(self, (state) => Transitions.launchLingers(state, self.options, launch)),
       free: () => step(self, (state) => Transitions.launchClosed(state, self.options, launch))

@@ -37,6 +37,15 @@ export const runLaunch = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E
   return yield* runDiscard(self, launch, fiber, launch.id)
 })
 
+/** Ends a launch whose own fiber has died. */
+export const failLaunch = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, cause: Cause.Cause<never>) => {
+  const failure = { cause, duration: 0, timedOut: false }
+  return Effect.flatMap(
+    step(self, (state, now) => Transitions.launchFailed(state, self.options, launch, failure, false, now)),
+    (failed) => failed ? runDiscard(self, launch, undefined, launch.id) : Effect.void
+  )
+}
+
 const awaitEnd = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, fiber: Fiber.Fiber<A, E>) => {
   const { lookupTimeout } = self.options
   const ends: Array<Effect.Effect<End<A, E>>> = [

@@ -4,7 +4,7 @@
  * Inside the pool all times are milliseconds and what is off is infinity.
  */
 import type { Cause, Effect, Scope } from "effect"
-import { Config, Duration, Option, Predicate, Schema } from "effect"
+import { Config, Duration, Formatter, Option, Schema } from "effect"
 import { isDurationInput } from "./durations.ts"
 import { InvalidOptions } from "./errors.ts"
 
@@ -145,11 +145,7 @@ export const resolveUnsafe = <K, A, E, R>(options: Options<K, A, E, R>): Resolve
 }
 
 const invalid = (option: string, value: unknown, allowed: string) => {
-  const shown = Duration.isDuration(value)
-    ? Duration.format(value)
-    : Predicate.isObject(value)
-    ? JSON.stringify(value, (_, part) => Number.isFinite(part) || typeof part !== "number" ? part : String(part))
-    : String(value)
+  const shown = Duration.isDuration(value) ? Duration.format(value) : Formatter.format(value)
   return new InvalidOptions({ option, value: shown, allowed })
 }
 

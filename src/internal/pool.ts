@@ -5,13 +5,13 @@
  * outlives the caller (a launch, a close, a validation) runs in a fiber of its own with the context of the pool.
  */
 import type { Clock, Scope } from "effect"
-import { Cause, Deferred, Effect, Fiber, PubSub, Ref, Result, Tracer } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, PubSub, Ref, Result, Tracer } from "effect"
 import type { Context, Scheduler } from "effect"
 import { runClose } from "./closing.ts"
 import type { Hit, Outcome, Step } from "./draft.ts"
 import type { AcquireError } from "./errors.ts"
 import type { Event } from "./events.ts"
-import { runLaunch, watch } from "./launching.ts"
+import { failLaunch, runLaunch, watch } from "./launching.ts"
 import type { LeakDetector } from "./leaks.ts"
 import type { PoolMetrics } from "./metrics.ts"
 import type { Resolved } from "./options.ts"
@@ -167,7 +167,7 @@ const carryOut = <K, A, E>(self: Pool<K, A, E>): void => {
 const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
   switch (action._tag) {
     case "Launch":
-      return fork(self, runLaunch(self, action.launch))
+      return forkAnyhow(self, runLaunch(self, action.launch), (cause) => failLaunch(self, action.launch, cause))
     case "Cancel":
       return complete(self, action.launch.cancelled, Effect.void)
     case "Open": {
@@ -197,8 +197,10 @@ const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
       self.metrics.retired(self.context, reason)
       return publish(self, { _tag: "Retired", key: session.key, id: session.id, reason })
     }
-    case "Close":
-      return fork(self, runClose(self, action.session, action.reason))
+    case "Close": {
+      const close = runClose(self, action.session, action.reason)
+      return forkAnyhow(self, close, () => close)
+    }
     case "TellClosed": {
       const { duration, exit, reason, session: { id, key } } = action
       self.metrics.closed(self.context, duration)
@@ -239,6 +241,20 @@ export const log = <K, A, E>(self: Pool<K, A, E>, message: Effect.Effect<void>):
 /** Starts a fiber that belongs to the pool and that nothing interrupts: a launch or a close. */
 export const fork = <K, A, E>(self: Pool<K, A, E>, effect: Effect.Effect<unknown>): void => {
   Effect.runForkWith(self.context)(effect)
+}
+
+/**
+ * Starts a fiber that must not die, and another one if it does: at the end of the stack, or by a service of the pool's context that
+ * throws. Else callers would wait for ever, and so would the end.
+ */
+const forkAnyhow = <K, A, E>(
+  self: Pool<K, A, E>,
+  effect: Effect.Effect<unknown>,
+  otherwise: (cause: Cause.Cause<never>) => Effect.Effect<unknown>
+): void => {
+  Effect.runForkWith(self.context)(effect).addObserver((exit) => {
+    if (Exit.isFailure(exit)) self.dispatcher.scheduleTask(() => fork(self, otherwise(exit.cause)), 0)
+  })
 }
 
 /** Waits for an effect, but not for longer than a number of milliseconds; `undefined`: it takes longer, and is interrupted. */

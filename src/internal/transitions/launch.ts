@@ -65,7 +65,7 @@ export interface LookupFailure<out E> {
   readonly timedOut: boolean
 }
 
-/** The lookup has failed or timed out: its callers are told, unless it had been cancelled before. */
+/** The lookup has failed or timed out: its callers are told. False: it had been cancelled before, or has landed. */
 export const launchFailed = <K, A, E>(
   state: State<K, A, E>,
   limits: Limits,
@@ -73,7 +73,7 @@ export const launchFailed = <K, A, E>(
   failure: LookupFailure<E>,
   remember: boolean,
   now: number
-): Step<void, K, A, E> => {
+): Step<boolean, K, A, E> => {
   const { cause } = failure
   const d = new Draft(state, limits)
   const slot = d.slot(launch.key)
@@ -84,13 +84,13 @@ export const launchFailed = <K, A, E>(
     d.own.launching--
   } else {
     const entry = detached(d, launch)
-    if (entry === undefined || entry.callers === 0) return unchanged(state, undefined)
+    if (entry === undefined || entry.callers === 0) return unchanged(state, false)
   }
   d.count("launchFailures")
   // The place stays taken until what the lookup acquired is closed.
   detach(d, launch, 0)
   d.actions.push({ _tag: "TellFailed", launch, ...failure }, { _tag: "Refuse", launch, cause })
-  return d.end(undefined)
+  return d.end(true)
 }
 
 /** The close of what a launch without callers had acquired lingers, or its lookup does. */
