@@ -69,7 +69,7 @@ export interface Options {
 }
 
 /** How often replicas look who is there, and so how long it takes until all know of one that comes or leaves. */
-const lookInterval = Duration.seconds(2)
+const membershipInterval = Duration.seconds(2)
 
 const shardingConfig = ({ address, shardLockExpiration }: Options) =>
   ShardingConfig.layer({
@@ -79,7 +79,7 @@ const shardingConfig = ({ address, shardLockExpiration }: Options) =>
     shardLockExpiration,
     // A little more often than the third that the engine asks for: one that fails is made up for before the lock expires.
     shardLockRefreshInterval: Duration.divideUnsafe(shardLockExpiration, 3.5),
-    refreshAssignmentsInterval: lookInterval,
+    refreshAssignmentsInterval: membershipInterval,
     runnerHealthCheckInterval: Duration.seconds(5),
     entityMailboxCapacity: "unbounded",
     maxResidentEntities: "unbounded",
@@ -176,7 +176,7 @@ export const layer = (options: Options) =>
       leaveDelay: options.leaveDelay,
       movingTimeout: Duration.sum(options.drainTimeout, Duration.seconds(20)),
       disengage: Scope.close(shardingScope, Exit.void).pipe(
-        Effect.andThen(Effect.sleep(Duration.times(lookInterval, 1.5))),
+        Effect.andThen(Effect.sleep(Duration.times(membershipInterval, 1.5))),
         // A connection that nobody has heard of since this replica was frozen is not waited for.
         Effect.andThen(Effect.forkDetach(Scope.close(serverScope, Exit.void))),
         Effect.flatMap((closing) => Effect.timeoutOption(Fiber.join(closing), "2 seconds")),
@@ -184,7 +184,7 @@ export const layer = (options: Options) =>
       )
     }).pipe(Effect.provideContext(services))
     return Context.make(Placement.Placement, placement).pipe(
-      Context.add(Sleepers.Sleepers, StoredSleepers.make(sql, options.stateKey))
+      Context.add(Sleepers.MakeSleepers, StoredSleepers.make(sql, options.stateKey))
     )
   })).pipe(
     Layer.provide(Layer.provideMerge(Membership.layer, shardingConfig(options))),

@@ -79,13 +79,13 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
   const movingTimeout = Duration.toMillis(options.movingTimeout)
   /** When all others have heard of a replica that has joined. */
-  const settling = 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval))
+  const joinSettling = 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval))
   /** `ending`: takes nothing new; `left`: all that can move has gone. */
   const state = { ending: false, left: false }
 
   const hasJoined = Effect.map(
     Ref.get(membership.known),
-    ({ joinedAt }) => joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + settling
+    ({ joinedAt }) => joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + joinSettling
   )
 
   /** An id whose shard is here, if this replica has any: no other one is needed to open the session, alive or not. */
@@ -191,7 +191,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     },
     ofCaller: (id) => ({ _tag: "Shared", id }),
     ofReplica: (name) => name === replica || !ReplicaName.isName(name) ? here : { _tag: "Replica", replica: name },
-    carryOut: (place, asked, here) => {
+    at: (place, asked, here) => {
       if (place._tag === "Shared") return atHome(place.id, asked, here)
       return place._tag === "Here" || place.replica === replica
         ? here

@@ -20,7 +20,7 @@ const vacateTimeout = "15 seconds"
 /** How long an id is kept here under which nothing lives: anybody can ask for ids that there are not. */
 const emptyTimeout = "10 seconds"
 /** How often it is looked whether requests are over. */
-const lookInterval = "50 millis"
+const pollInterval = "50 millis"
 
 export interface Options {
   /** The name of this replica. */
@@ -92,7 +92,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
         safeFor,
         (millis) => requestsOf(id) === 0 || millis <= safety || clock.currentTimeMillisUnsafe() >= latest
       )
-      return Effect.repeat(isOver, { until: (over) => over, schedule: Schedule.spaced(lookInterval) })
+      return Effect.repeat(isOver, { until: (over) => over, schedule: Schedule.spaced(pollInterval) })
     }).pipe(
       Effect.andThen(Effect.suspend(() => {
         // What lives there is its successor's.
@@ -210,7 +210,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
     /** Waits until nothing is. */
     served: Effect.asVoid(Effect.repeat(Effect.sync(() => state.requests), {
       until: (count) => count === 0,
-      schedule: Schedule.spaced(lookInterval)
+      schedule: Schedule.spaced(pollInterval)
     }))
   }
 })

@@ -92,13 +92,13 @@ export const acquired = (askedAt: number) => (known: Known): Known =>
  * What of the locks' time replicas have to say that they live, after an outage. They do so 3.5 times in it, but
  * the first time may be spent on a new connection. One that leaves meanwhile is taken for there as long.
  */
-const settling = 2 / 3
+const outageSettling = 2 / 3
 
 /** The replicas by the newest list; after an outage those of before as well, until each can have said that it lives. */
 export const listed =
   (runners: Known["runners"], now: number, expiration: number, self: string) =>
   (known: Known): readonly [Known["runners"], Known] => {
-    const isSettling = known.backAt !== undefined && now < known.backAt + expiration * settling
+    const isSettling = known.backAt !== undefined && now < known.backAt + expiration * outageSettling
     const missing = isSettling
       ? known.runners.filter(([runner]) => !runners.some(([each]) => name(each) === name(runner)))
       : []

@@ -81,8 +81,8 @@ export interface Placement {
   readonly ofCaller: (caller: string) => Place
   /** Where the call is parked that a state made by this replica belongs to. */
   readonly ofReplica: (replica: string) => Place
-  /** Carries a request out at a place: `here` if that is here. */
-  readonly carryOut: (
+  /** Has a request carried out at a place: `here` if that is here. */
+  readonly at: (
     place: Place,
     asked: () => Asked,
     here: Effect.Effect<Response, Refusal, Scope.Scope>
@@ -119,7 +119,7 @@ export const local: Placement = {
   ofSession: (id) => isSessionId(id) ? Option.some(here) : Option.none(),
   ofCaller: always(here),
   ofReplica: always(here),
-  carryOut: (_, __, here) => here,
+  at: (_, __, here) => here,
   occupy: always(Effect.void),
   mayOccupy: always(true),
   serve: always(Effect.void),
