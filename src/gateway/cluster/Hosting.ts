@@ -1,5 +1,5 @@
 /**
- * What this replica does for the others, and for itself where it has what can move: it carries out their requests, and keeps the
+ * What this replica does for the others, and for itself where it has what is movable: it carries out their requests, and keeps the
  * shared ids that live here.
  */
 import { Clock, Effect, Exit, Layer, Schedule, Scope } from "effect"
@@ -53,7 +53,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
   const requests = new Map<string, number>()
   const requestsOf = (id: string) => requests.get(id) ?? 0
   const streamed = StreamedResponses.make()
-  /** `host`: none before and after it serves; `leaving`: what can move is not served any more; `requests`: that are for it. */
+  /** `host`: none before and after it serves; `leaving`: what is movable is not served any more; `requests`: that are for it. */
   const state: { host: Host | undefined; leaving: boolean; requests: number } = {
     host: undefined,
     leaving: false,
@@ -203,11 +203,11 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
       const resident = residents.get(id)
       return resident === undefined ? requestsOf(id) === 0 : !resident.vacating
     },
-    /** From now on nothing is carried out here for what can move. */
+    /** From now on no request for what is movable is carried out here. */
     stopServing: Effect.sync(() => {
       state.leaving = true
     }),
-    /** Waits until nothing is. */
+    /** Waits until no request for what is movable runs here. */
     served: Effect.asVoid(Effect.repeat(Effect.sync(() => state.requests), {
       until: (count) => count === 0,
       schedule: Schedule.spaced(pollInterval)
