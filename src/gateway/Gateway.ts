@@ -20,7 +20,7 @@
 //   messages/   JSON-RPC as far as it is read
 //   settings/   every setting, and where they come from
 //   cluster/    several replicas that share their sessions: Cluster, which says what is where
-//   GatewayErrors.ts: why a request of a session fails. GatewayMetrics.ts: every metric
+//   GatewayErrors.ts: why a session cannot be opened or found. GatewayMetrics.ts: every metric
 //
 // SIGTERM and Ctrl-C: NodeRuntime interrupts `run` in main.ts, which runs `drain` (below); then the layer's scope ends the
 // processes. `Signals.hurry` waits for a second signal meanwhile.
