@@ -104,7 +104,7 @@ const request = (body: string): Placement.Asked => ({
   }
 })
 
-/** Has a request for what can move carried out; the status of the answer, its body and header. */
+/** Has a request for what is movable carried out; the status of the answer, its body and header. */
 const ask = ({ carried, placement }: Replica, text: string) =>
   placement.at(
     { _tag: "Shared", id },
