@@ -7,7 +7,9 @@
  */
 // The way of a request, and what is where:
 //
-//   http/       McpRoutes: host, origin and key; which era a request is of. What operators see: AdminRoutes, Overview
+//   main.ts     the command: reads the settings, listens, and serves this layer. Signals.ts: what signals do to it
+//   http/       McpRoutes: host, origin and key; which era a request is of. What operators see: AdminRoutes, Overview.
+//               Serving.atSession: a request of a session begins here, at the replica that has the session
 //   legacy/     a client with a session: LegacyRoutes ── Sessions.lease ── Bridge, its session on a process
 //   modern/     a client without one: ModernRoutes ── Sessions.lane ── Lane; PassThrough to a modern HTTP back end;
 //               what the client of a call gets (ModernCalls), and a call that waits for its client's input (Parked)
@@ -18,6 +20,10 @@
 //   messages/   JSON-RPC as far as it is read
 //   settings/   every setting, and where they come from
 //   cluster/    several replicas that share their sessions: Cluster, which says what is where
+//   GatewayErrors.ts: why a session cannot be opened or found. GatewayMetrics.ts: every metric
+//
+// SIGTERM and Ctrl-C: NodeRuntime interrupts `run` in main.ts, which runs `drain` (below); then the layer's scope ends the
+// processes. `Signals.hurry` waits for a second signal meanwhile.
 //
 // Not the whole package: it loads Redis, WebSocket and undici clients, 20 MiB and 0.2 seconds.
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
@@ -107,8 +113,9 @@ export class Gateway extends Context.Service<Gateway, {
    */
   readonly reload: (config: GatewayConfig) => Effect.Effect<SessionsModule.Reloaded>
   /**
-   * Takes no new sessions and requests from now on, ends the streams of GET, and waits until the running requests are
-   * answered, at most `drainTimeout`; those that are not by then are told why they end.
+   * Stops, in this order. With replicas, `/ready` answers 503 for `leaveDelay` while everything is still served. Then nothing
+   * new is taken, streams of GET end, parked calls are cancelled, and running requests have `drainTimeout` to be answered.
+   * Then what is movable is handed over to the other replicas. Last, the requests that still run are told why they end.
    */
   readonly drain: Effect.Effect<void>
 }>()("effect-session-pool/gateway/Gateway") {}
@@ -259,7 +266,7 @@ export const layerConfig = (
         // Nobody can come back to a parked call now.
         yield* parked.cancelAll("the gateway is shutting down")
         if (!Duration.isZero(settings.drainTimeout)) yield* Effect.timeoutOption(atRest, settings.drainTimeout)
-        // What can move sleeps or ends here before others get its shard.
+        // What is movable sleeps or ends here before others get its shard.
         yield* placement.leave
         // Who still waits is told why; the processes end with the layer's scope.
         yield* sessions.endRequests("the gateway is shutting down")

@@ -1,4 +1,9 @@
-/** The metrics of the gateway, most with the attribute `backend`; and the figures of the last seconds, for the page. */
+/**
+ * The metrics of the gateway, most with the attribute `backend`; and the figures of the last seconds, for the page.
+ *
+ * A new gauge of a back end is a line in `gauges`, in `noFigures` and in `look` of `http/Overview`; then in README's table and in
+ * `assets/dashboard.json`, both of which `test/gateway/metrics.test.ts` compares with what is exported.
+ */
 import type { Context } from "effect"
 import { Effect, Metric } from "effect"
 

@@ -3,7 +3,7 @@
  * PostgreSQL of this script's own; calls are answered by a shell, so that what is measured is the gateway.
  *
  * - a call of a session that stays with its replica, made there, and made at the other replica;
- * - the same of a session that can move;
+ * - the same of a movable session;
  * - the same at a gateway that is alone;
  * - the floor: the same at a bridge of `effect/http` that does nothing else, and at one that forwards it by `effect/rpc`;
  * - sessions started in a second, and how long it takes until the sessions of a killed replica are gone, or go on elsewhere.
@@ -132,7 +132,7 @@ try {
   console.log(`\n${(many / seconds).toFixed(0)} sessions started a second, ${many} at once, a shell each`)
   await Promise.all(others.map((session) => session.end()))
 
-  // What the killed replica had: none of its sessions may answer, and those that can move go on.
+  // What the killed replica had: none of its pinned sessions may answer, and the movable ones go on.
   const killed = performance.now()
   await first.stop("SIGKILL")
   const after = async (session: Caller.Session, path: string, wanted: number) => {

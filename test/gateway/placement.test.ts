@@ -104,9 +104,9 @@ const request = (body: string): Placement.Asked => ({
   }
 })
 
-/** Has a request for what can move carried out; the status of the answer, its body and header. */
+/** Has a request for what is movable carried out; the status of the answer, its body and header. */
 const ask = ({ carried, placement }: Replica, text: string) =>
-  placement.carryOut(
+  placement.at(
     { _tag: "Shared", id },
     () => request(text),
     Effect.sync(() => {
@@ -180,7 +180,7 @@ describe("a shared id that has to leave while a request for it goes on", () => {
   /** One that holds the id until it is let go. */
   const asking = Effect.fnUntraced(function*({ placement }: Replica, letGo: Deferred.Deferred<void>) {
     const asking = yield* Effect.forkChild(Effect.scoped(
-      placement.carryOut(
+      placement.at(
         { _tag: "Shared", id },
         () => request(""),
         Effect.as(Deferred.await(letGo), HttpServerResponse.empty())

@@ -16,10 +16,14 @@ const commands: ReadonlyArray<readonly [RegExp, string]> = [
   [/^npm install effect-session-pool effect( @effect\/platform-node)?$/, "test/package/install.ts"],
   [/^(npm start --|npx effect-session-pool) -- COMMAND ARGS…/, "cli.test.ts, test/package/install.ts"],
   [/^npm start -- --config servers.json( --check)?/, "cli.test.ts"],
-  [/^curl /, "below"],
+  [/^curl \S+ http:\/\/127\.0\.0\.1:8420\//, "below"],
+  [/^SESSION=PUT-THE-ID-HERE$/, "below"],
   [/^export (DATABASE_URL|GATEWAY_STATE_KEY)=/, "readmeReplicas.test.ts"],
+  [/^echo '.*' > everything\.json$/, "readmeReplicas.test.ts"],
   [/^npm start -- --cluster /, "readmeReplicas.test.ts"],
   [/^sleep 10; curl /, "readmeReplicas.test.ts"],
+  [/^(HEADERS=|SESSION=\$\(curl |curl -s http:\/\/127\.0\.0\.1:8430\/mcp )/, "readmeReplicas.test.ts"],
+  [/^mkdir -p ~/, "nothing: it makes the folders of the next lines"],
   [/^effect-session-pool --completions (bash|zsh|fish) >/, "help.test.ts"]
 ]
 
@@ -52,7 +56,9 @@ describe("the README", () => {
 
   it("asks a gateway with curl whether it answers, gets a session and lists its tools", async () => {
     const { host } = new URL(await Kit.urlOf(gateway))
-    const lines = blocks("sh").flatMap((block) => block.split("\n")).filter((line) => line.startsWith("curl "))
+    const lines = blocks("sh").flatMap((block) => block.split("\n")).filter((line) =>
+      line.startsWith("curl ") && line.includes("127.0.0.1:8420/")
+    )
     assert.lengthOf(lines, 3)
     const run = (line: string, env: Record<string, string> = {}) =>
       execFileSync("bash", ["-c", line.replaceAll("127.0.0.1:8420", host)], {

@@ -73,9 +73,17 @@ const Compose = Schema.Struct({
   services: Schema.Struct({
     database: Schema.Struct({ image: Schema.String, environment: Texts, volumes: Schema.Array(Schema.String) }),
     one: Replica,
-    two: Replica
+    two: Replica,
+    balancer: Schema.Struct({
+      image: Schema.Literal("caddy:2"),
+      ports: Schema.Tuple([Schema.String]),
+      configs: Schema.Tuple([
+        Schema.Struct({ source: Schema.Literal("balancer"), target: Schema.Literal("/etc/caddy/Caddyfile") })
+      ])
+    })
   }),
-  volumes: Schema.Record(Schema.String, Schema.Unknown)
+  volumes: Schema.Record(Schema.String, Schema.Unknown),
+  configs: Schema.Struct({ balancer: Schema.Struct({ content: Schema.String }) })
 })
 const Pod = Schema.Struct({
   terminationGracePeriodSeconds: Schema.Number,
@@ -180,7 +188,7 @@ describe("the Dockerfile", () => {
 })
 
 describe("compose.yaml", () => {
-  const { database, one, two } = compose.services
+  const { balancer, database, one, two } = compose.services
 
   it("starts two replicas that may be, each of which the other reaches by its own name", async () => {
     for (const [name, { command, environment, hostname }] of Object.entries({ one, two })) {
@@ -206,6 +214,21 @@ describe("compose.yaml", () => {
     const mounts = database.volumes.map((volume) => volume.split(":"))
     assert.deepStrictEqual(mounts.map(([, path]) => path), ["/var/lib/postgresql/data"])
     assert.deepStrictEqual(mounts.map(([name]) => name), Object.keys(compose.volumes))
+  })
+
+  it("publishes a balancer that sends to both, if they are ready, and gives idle connections up before they do", () => {
+    assert.deepStrictEqual(balancer.ports, [`${defaults.port}:${defaults.port}`])
+    const [, targets = "", directives = ""] =
+      /^:8420 \{\n {2}reverse_proxy ([^{]*) \{\n([\s\S]*)\n {2}\}\n\}\n$/.exec(compose.configs.balancer.content) ?? []
+    assert.deepStrictEqual(targets.split(" "), [one, two].map(({ hostname }) => `${hostname}:${defaults.port}`))
+    const directive = (name: string) => new RegExp(`^ +${name} (.*)$`, "m").exec(directives)?.[1]
+    const { httpHeaders: [host], path } = container.readinessProbe.httpGet
+    assert.deepStrictEqual([directive("health_uri"), directive(host.name)], [path, host.value])
+    // Twice while a replica that stops still serves.
+    assert.strictEqual(directive("health_interval"), "1s")
+    assert.isAtLeast(Duration.toSeconds(Settings.gatewaySettings.leaveDelay.default), 2)
+    assert.strictEqual(directive("keepalive"), "60s")
+    assert.isAbove(Duration.toSeconds(Settings.gatewaySettings.keepAliveTimeout.default), 60)
   })
 })
 

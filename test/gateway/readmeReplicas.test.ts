@@ -2,7 +2,7 @@
 import { Effect, Exit, Scope } from "effect"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
-import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
+import { mkdtempSync, readFileSync, realpathSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
@@ -29,8 +29,7 @@ beforeAll(() => {
   // `script` hands this to $SHELL or sh, which may stay in between: then the shell that is typed at would count as started.
   terminal = spawn("script", ["-qec", "exec bash --norc -i", "/dev/null"], {
     cwd: root,
-    // The keys are what the file of servers takes from the environment.
-    env: { ...process.env, SEARCH_KEY: "a", REMOTE_KEY: "b", HISTFILE: join(folder, "history") }
+    env: { ...process.env, HISTFILE: join(folder, "history") }
   })
   for (const stream of [terminal.stdout, terminal.stderr]) {
     stream?.on("data", (chunk) => {
@@ -48,11 +47,10 @@ afterAll(async () => {
 
 describe("the README's two replicas", () => {
   const commands = block("sh", "--cluster").trimEnd().split("\n")
-  /** What is other here than there: ports that are free, the database's too, and where files are. */
-  const replaced = new Map([
-    ["servers.json", join(folder, "servers.json")],
-    ["/srv/files", folder]
-  ])
+  /** Opens a session at one, and uses it at the other. */
+  const asking = block("sh", "8430/mcp").trimEnd().split("\n")
+  /** What is other here than there: ports that are free, the database's too, and where the file is. */
+  const replaced = new Map([["everything.json", join(folder, "everything.json")]])
   const here = (text: string) =>
     // All at once: a port that is free here may hold the digits of another.
     text.replace(new RegExp([...replaced.keys()].join("|"), "g"), (there) => replaced.get(there) ?? there)
@@ -61,11 +59,10 @@ describe("the README's two replicas", () => {
     const { url } = await Effect.runPromise(Scope.provide(Postgres.make, scope))
     replaced.set(":5432", `:${new URL(url).port}`)
     for (const port of ["8420", "8421", "8430", "8431"]) replaced.set(port, String(await stablePort()))
-    writeFileSync(join(folder, "servers.json"), here(block("json", "\"gateway\"")))
   })
 
   it("serve each other's sessions, and leave nothing when they are stopped", async () => {
-    assert.lengthOf(commands, 5)
+    assert.lengthOf(commands, 6)
     const [wait = "", ask = ""] = commands.at(-1)?.split("; ") ?? []
     assert.strictEqual(wait, "sleep 10")
     for (const command of commands.slice(0, -1)) type(here(command))
@@ -78,11 +75,18 @@ describe("the README's two replicas", () => {
       throw new Error(output, { cause: error })
     })
 
-    const at = (port: string) => here(`http://127.0.0.1:${port}/mcp/files`)
-    const session = await Kit.open(at("8420"))
-    assert.include(await Kit.toolText(at("8430"), session, "list_allowed_directories"), folder)
+    assert.lengthOf(asking, 3)
+    for (const line of asking) type(here(line))
+    await Kit.eventually(
+      "a session that was opened at one lists its tools at the other",
+      () => /"id":2\b.*"name":"echo"|"name":"echo".*"id":2\b/.test(output),
+      60
+    ).catch((error: unknown) => {
+      throw new Error(output, { cause: error })
+    })
+    const at = (port: string) => here(`http://127.0.0.1:${port}/mcp/everything`)
     const elsewhere = await Kit.open(at("8430"))
-    assert.include(await Kit.toolText(at("8420"), elsewhere, "list_allowed_directories"), folder)
+    assert.include(await Kit.toolText(at("8420"), elsewhere, "echo", { message: "hither" }), "hither")
 
     assert.isAtLeast(processes().length, 4)
     const stop = /`(kill [^`]*)` stops both/.exec(readme)?.[1] ?? ""

@@ -60,7 +60,7 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
   }
   const sessions = yield* Sessions.make(config, process.env).pipe(
     Effect.provideService(Placement.Placement, { ...Placement.local, mayOccupy: () => state.mayOccupy }),
-    Effect.provideService(Sleepers.Sleepers, (_, __, entryTextOf) => {
+    Effect.provideService(Sleepers.MakeSleepers, (_, __, entryTextOf) => {
       state.entryTextOf = entryTextOf
       return Effect.succeed(sleepers)
     }),

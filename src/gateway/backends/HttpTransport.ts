@@ -60,7 +60,7 @@ interface Server {
   established: boolean
 }
 
-/** Lives until the scope closes. Fails never: what is wrong with the server shows with the first message. */
+/** Lives until the scope closes. Never fails: what is wrong with the server shows with the first message. */
 export const make = Effect.fnUntraced(function*(
   target: Remote.Target,
   limits: Limits,

@@ -7,20 +7,25 @@
  * - `ClusterPlacement` decides on which replica a session is opened and found; `ReplicaName` is what ids and states begin with.
  * - A request on its way to another replica: `Protocol` has the messages, `Links` the connections, `Forwarding` sends them, `Hosting`
  *   carries them out there, `StreamedResponses` keeps what is answered piece by piece.
- * - `Homes` knows which replica has what can move: the engine tells it.
+ * - `Homes` knows which replica has which shared id: the engine tells it.
  * - `Membership` knows which replicas there are and until when the shards are safely this one's, and which are given up when the
  *   database is away (`refresh`).
- * - `StoredSleepers` keeps the sessions that can sleep.
+ * - `StoredSleepers` keeps the sessions of stateless back ends: those that sleep, and those that are awake somewhere.
  * - `Roster` refuses a replica whose locks would live for another time, and notices when two have the same address.
  *
- * Why two replicas never have the same session: one that stays with its process has the replica's name in its id. One that can move
+ * Why two replicas never have the same session: one that is pinned has the replica's name in its id. One that is movable
  * is served only where the engine's entity of its id is, and while the lock of its shard is safely held (`Hosting.enter`); the lock
  * is given back when nothing lives here any more (`Hosting`, `vacate`); and what a former owner still saves is refused (the
  * generation in `StoredSleepers`).
  *
- * A new message between replicas is an `Rpc` in `Protocol`, sent by a member of `Placement`, here and in `local`, and carried out in
- * `Hosting` by a member of `Placement.Host`, which `Gateway.layerConfig` gives. While replicas are restarted one by one, those of
- * two versions speak with each other: a new field of a message, or of a stored record, has to be optional.
+ * A new message between replicas is:
+ *
+ * - an `Rpc` in `Protocol`;
+ * - a member of `Placement` that sends it, in `ClusterPlacement` and in `sessions/Placement` (`local`);
+ * - a member of `Placement.Host`, which `Gateway.layerConfig` gives and `Hosting` calls.
+ *
+ * While replicas are restarted one by one, those of two versions speak with each other: a new field of a message, or of a stored
+ * record, has to be optional.
  */
 import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
 import { PgClient } from "@effect/sql-pg"
@@ -69,7 +74,7 @@ export interface Options {
 }
 
 /** How often replicas look who is there, and so how long it takes until all know of one that comes or leaves. */
-const lookInterval = Duration.seconds(2)
+const membershipInterval = Duration.seconds(2)
 
 const shardingConfig = ({ address, shardLockExpiration }: Options) =>
   ShardingConfig.layer({
@@ -79,7 +84,7 @@ const shardingConfig = ({ address, shardLockExpiration }: Options) =>
     shardLockExpiration,
     // A little more often than the third that the engine asks for: one that fails is made up for before the lock expires.
     shardLockRefreshInterval: Duration.divideUnsafe(shardLockExpiration, 3.5),
-    refreshAssignmentsInterval: lookInterval,
+    refreshAssignmentsInterval: membershipInterval,
     runnerHealthCheckInterval: Duration.seconds(5),
     entityMailboxCapacity: "unbounded",
     maxResidentEntities: "unbounded",
@@ -176,7 +181,7 @@ export const layer = (options: Options) =>
       leaveDelay: options.leaveDelay,
       movingTimeout: Duration.sum(options.drainTimeout, Duration.seconds(20)),
       disengage: Scope.close(shardingScope, Exit.void).pipe(
-        Effect.andThen(Effect.sleep(Duration.times(lookInterval, 1.5))),
+        Effect.andThen(Effect.sleep(Duration.times(membershipInterval, 1.5))),
         // A connection that nobody has heard of since this replica was frozen is not waited for.
         Effect.andThen(Effect.forkDetach(Scope.close(serverScope, Exit.void))),
         Effect.flatMap((closing) => Effect.timeoutOption(Fiber.join(closing), "2 seconds")),
@@ -184,7 +189,7 @@ export const layer = (options: Options) =>
       )
     }).pipe(Effect.provideContext(services))
     return Context.make(Placement.Placement, placement).pipe(
-      Context.add(Sleepers.Sleepers, StoredSleepers.make(sql, options.stateKey))
+      Context.add(Sleepers.MakeSleepers, StoredSleepers.make(sql, options.stateKey))
     )
   })).pipe(
     Layer.provide(Layer.provideMerge(Membership.layer, shardingConfig(options))),

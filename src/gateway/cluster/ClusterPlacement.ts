@@ -1,10 +1,9 @@
 /**
  * Sessions spread over replicas, on the engine of `effect/cluster`.
  *
- * - A session that lives in a process, or in a connection to another server, stays with the replica that opened it: its id begins
- *   with the name of that replica.
- * - A session that can sleep, and the lanes of a modern caller, belong to whichever replica owns the shard of their id. When the
- *   shard moves, they sleep or end first, so that two replicas never have the same.
+ * - Pinned sessions stay with the replica that opened them: their ids begin with the name of that replica.
+ * - What is movable belongs to whichever replica owns the shard of its shared id. When the shard moves, a session sleeps and a lane
+ *   ends first, so that two replicas never have the same.
  *
  * The first request of the second kind makes the engine's entity (`Homes`), which keeps the shard where it is while something lives
  * there; the others go straight to it.
@@ -53,18 +52,18 @@ const reachTimeout = 8000
 const givenUpInterval = "250 millis"
 /** How long what moves is left alone before it is asked for again. */
 const movingPause = "100 millis"
-/** How long the last requests for what can move may take when a replica leaves. */
+/** How long the last requests for what is movable may take when a replica leaves. */
 const leaveTimeout = "5 seconds"
+/** How long the engine may be asked at once where something is. */
+const locateTimeout = 1000
+/** How long a request waits when the database has been away for longer than any request waits for what moves. */
+const outageTimeout = 3000
 
 const unknownWhere = "Whether this session is still there cannot be told now: the database does not answer"
 const goneUnopened = "The replica that was to open the session has gone; try again"
 const goneParked = "Invalid params: requestState is not valid here: the replica that parked its call has gone"
 const moving = "The session is moving to another replica"
 const withoutDatabase = "What can move is not served, because the database has not answered for"
-/** How long the engine may be asked at once where something is. */
-const locateTimeout = 1000
-/** How long a request waits when the database has been away for longer than any request waits for what moves. */
-const outageTimeout = 3000
 
 /** One function, for the service is one: its members share the names, links and times at its head, and each is some lines. */
 export const make = Effect.fnUntraced(function*(options: Options) {
@@ -79,13 +78,13 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
   const movingTimeout = Duration.toMillis(options.movingTimeout)
   /** When all others have heard of a replica that has joined. */
-  const settling = 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval))
-  /** `ending`: takes nothing new; `left`: all that can move has gone. */
+  const joinSettling = 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval))
+  /** `ending`: the end is announced, and new sessions are opened elsewhere; `left`: what is movable has been handed over. */
   const state = { ending: false, left: false }
 
   const hasJoined = Effect.map(
     Ref.get(membership.known),
-    ({ joinedAt }) => joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + settling
+    ({ joinedAt }) => joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + joinSettling
   )
 
   /** An id whose shard is here, if this replica has any: no other one is needed to open the session, alive or not. */
@@ -96,7 +95,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   })
   const shardOf = (id: string) => sharding.getShardId(EntityId.make(id), shardGroup)
 
-  /** For how many milliseconds the database has not answered, if that is why what can move is not served. */
+  /** For how many milliseconds the database has not answered, if that is why what is movable is not served. */
   const outage = Effect.map(Ref.get(membership.known), (known) => {
     const { lostAt } = known
     const now = membership.now()
@@ -191,7 +190,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     },
     ofCaller: (id) => ({ _tag: "Shared", id }),
     ofReplica: (name) => name === replica || !ReplicaName.isName(name) ? here : { _tag: "Replica", replica: name },
-    carryOut: (place, asked, here) => {
+    at: (place, asked, here) => {
       if (place._tag === "Shared") return atHome(place.id, asked, here)
       return place._tag === "Here" || place.replica === replica
         ? here
@@ -270,7 +269,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   return placement
 })
 
-/** Logs how much of what can move is here, whenever that has changed and changes no more. */
+/** Logs how many shards are here, whenever that has changed and changes no more. */
 const tellOfShards = Effect.fnUntraced(function*(sharding: Sharding.Sharding["Service"], count: number) {
   const shards = Array.from({ length: count }, (_, i) => ShardId.make(shardGroup, i + 1))
   let [told, last] = [0, 0]

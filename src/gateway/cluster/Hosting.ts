@@ -1,5 +1,5 @@
 /**
- * What this replica does for the others, and for itself where it has what can move: it carries out their requests, and keeps the
+ * What this replica does for the others, and for itself where it has what is movable: it carries out their requests, and keeps the
  * shared ids that live here.
  */
 import { Clock, Effect, Exit, Layer, Schedule, Scope } from "effect"
@@ -20,7 +20,7 @@ const vacateTimeout = "15 seconds"
 /** How long an id is kept here under which nothing lives: anybody can ask for ids that there are not. */
 const emptyTimeout = "10 seconds"
 /** How often it is looked whether requests are over. */
-const lookInterval = "50 millis"
+const pollInterval = "50 millis"
 
 export interface Options {
   /** The name of this replica. */
@@ -53,7 +53,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
   const requests = new Map<string, number>()
   const requestsOf = (id: string) => requests.get(id) ?? 0
   const streamed = StreamedResponses.make()
-  /** `host`: none before and after it serves; `leaving`: what can move is not served any more; `requests`: that are for it. */
+  /** `host`: none before and after it serves; `leaving`: what is movable is not served any more; `requests`: that are for it. */
   const state: { host: Host | undefined; leaving: boolean; requests: number } = {
     host: undefined,
     leaving: false,
@@ -92,7 +92,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
         safeFor,
         (millis) => requestsOf(id) === 0 || millis <= safety || clock.currentTimeMillisUnsafe() >= latest
       )
-      return Effect.repeat(isOver, { until: (over) => over, schedule: Schedule.spaced(lookInterval) })
+      return Effect.repeat(isOver, { until: (over) => over, schedule: Schedule.spaced(pollInterval) })
     }).pipe(
       Effect.andThen(Effect.suspend(() => {
         // What lives there is its successor's.
@@ -203,14 +203,14 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
       const resident = residents.get(id)
       return resident === undefined ? requestsOf(id) === 0 : !resident.vacating
     },
-    /** From now on nothing is carried out here for what can move. */
+    /** From now on no request for what is movable is carried out here. */
     stopServing: Effect.sync(() => {
       state.leaving = true
     }),
-    /** Waits until nothing is. */
+    /** Waits until no request for what is movable runs here. */
     served: Effect.asVoid(Effect.repeat(Effect.sync(() => state.requests), {
       until: (count) => count === 0,
-      schedule: Schedule.spaced(lookInterval)
+      schedule: Schedule.spaced(pollInterval)
     }))
   }
 })

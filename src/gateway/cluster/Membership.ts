@@ -63,7 +63,8 @@ export const replaced = (known: Known): Known => ({ ...known, isReplaced: true }
 
 /**
  * Whether this replica has stood still, as one that was frozen, until the others gave it up. While the database is away it does not
- * stand still: it asks at least every 0.43 of the locks' time. And who stands still until they expire does so for two thirds of it.
+ * stand still: it asks at least every 0.43 of the locks' time. A replica that is frozen until its locks expire has asked for nothing
+ * for at least 2/3 of their time; 0.6 lies between the two.
  */
 export const hasStoodStill = ({ confirmedAt, isGivenUp, triedAt }: Known, now: number, expiration: number): boolean =>
   isGivenUp || (
@@ -84,21 +85,21 @@ export const begunAnew = (now: number) => (known: Known): Known => ({ ...known, 
 /** All locks have been confirmed; asked for at `askedAt`. */
 export const confirmed = (askedAt: number) => (known: Known): Known => ({ ...known, confirmedAt: askedAt })
 
-/** Some more locks were had, which does not confirm those from before. */
+/** Further locks were acquired, which does not confirm those from before. */
 export const acquired = (askedAt: number) => (known: Known): Known =>
   known.confirmedAt === undefined ? { ...known, confirmedAt: askedAt } : known
 
 /**
- * What of the locks' time replicas have to say that they live, after an outage. They do so 3.5 times in it, but
- * the first time may be spent on a new connection. One that leaves meanwhile is taken for there as long.
+ * After an outage a replica has this part of the locks' time to report again: room for two of its 3.5 reports, as the first may
+ * be lost on a new connection. One that leaves meanwhile still counts as there until then.
  */
-const settling = 2 / 3
+const outageSettling = 2 / 3
 
 /** The replicas by the newest list; after an outage those of before as well, until each can have said that it lives. */
 export const listed =
   (runners: Known["runners"], now: number, expiration: number, self: string) =>
   (known: Known): readonly [Known["runners"], Known] => {
-    const isSettling = known.backAt !== undefined && now < known.backAt + expiration * settling
+    const isSettling = known.backAt !== undefined && now < known.backAt + expiration * outageSettling
     const missing = isSettling
       ? known.runners.filter(([runner]) => !runners.some(([each]) => name(each) === name(runner)))
       : []
@@ -120,12 +121,12 @@ const addressesOf = new WeakMap<Known["runners"], ReadonlyMap<string, RunnerAddr
 /** A list of replicas that is no older, in milliseconds, is not asked for anew for the sake of an unknown name. */
 const freshness = 500
 
-/** Of the names of the tables. */
+/** What the tables' names begin with. */
 export const prefix = "effect_session_pool"
 
 export class Membership extends Context.Service<Membership, {
   readonly known: Ref.Ref<Known>
-  /** Gives up what can move, because another replica has taken this one's address. */
+  /** Gives up what is movable, because another replica has taken this one's address. */
   readonly replace: Effect.Effect<void>
   /** Whether the others have given this replica up; until `beginAnew`, when what it had then has been ended. */
   readonly isGivenUp: () => boolean
@@ -197,7 +198,7 @@ const make = Effect.gen(function*() {
     Duration.toMillis(Duration.fromInputUnsafe(config.shardLockRefreshInterval)),
     expiration / 3
   )
-  // Loses against the engine's own time-out, which takes everything for lost.
+  // Shorter than the engine's own time-out, which would give up every shard.
   const patience = interval / 2
 
   const noted = <A, E>(asked: Effect.Effect<A, E>): Effect.Effect<A, E> =>

@@ -86,7 +86,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     const turns = new Map<Key, { readonly semaphore: Semaphore.Semaphore; users: number }>()
     const seconds = Math.ceil(Math.min(Duration.toSeconds(asleepTimeToLive), maxSeconds))
     const expires = sql`NOW() + ${seconds} * INTERVAL '1 second'`
-    // Three times while a session that is awake lives on by the last: some replica removes what has expired.
+    // At least three times within the time to live, so that no replica removes a session that is awake here as expired.
     const upkeepHere = Duration.min(upkeep, Duration.divideUnsafe(Duration.seconds(seconds), 3))
     const fork = yield* FiberSet.makeRuntime<never, void>()
 
@@ -178,7 +178,8 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
         const { generation, isNew, mark, record } = due
         const text = record === undefined ? "" : Schema.encodeSync(Kept)({ ...kept(record), entryMark: mark })
         const statement = record === undefined
-          // One that has it not removes whatever there is; one that had it, nothing of whoever has taken it over.
+          // Generation 0: the session is not awake here, so its row goes whatever its generation. Else only if nobody has taken
+          // it over since.
           ? sql`DELETE FROM ${
             sql(table)
           } WHERE key = ${key} AND (${generation} = 0 OR generation <= ${generation}) RETURNING key`
@@ -298,8 +299,9 @@ const keepAwake = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, { disown
 })
 
 /**
- * Removes what has expired and what is beyond the limit, if no replica has done so in this minute: somewhat less of it, or one
- * that is alone would be too early every other time. A time that is far ahead was said by a clock that has been set back since.
+ * Removes what has expired and what is beyond the limit, if no replica has done so in the last 55 seconds. Not 60: a replica that is
+ * alone asks every 60, and could find itself a moment too early. A time more than a minute in the future was written before
+ * the database's clock was set back, and counts as due.
  */
 const removeInTurn = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, maxAsleep: number) {
   const isDue = yield* sql`

@@ -1,10 +1,10 @@
 /**
- * MCP on Streamable HTTP: who may come in (by host, origin and key, see `Access`), and which era a request is of. Those of the revisions up to 2025-11-25 go on to
- * `LegacyRoutes`, those of 2026-07-28 to `ModernRoutes`.
+ * MCP on Streamable HTTP: who may come in (by host, origin and key, see `Access`), and which era a request is of. Those of the
+ * revisions up to 2025-11-25 go on to `LegacyRoutes`, those of 2026-07-28 to `ModernRoutes`.
  *
- * The way of a call, here and there, is in plain functions and `flatMap`s. When they took the place of a dozen generators, when
- * the lease's scope became nobody's child and when a refusal was no longer made before it was needed, a call came to cost 160
- * instead of 240 µs of CPU.
+ * The way of a call, here and there, is in plain functions and `flatMap`s. They took the place of a dozen generators, the lease's
+ * scope became nobody's child, and a refusal is no longer made before it is needed: that took a third off the CPU of a call (240
+ * to 160 µs on the machine of that day).
  */
 import type { Scope } from "effect"
 import { ByteSize, Cause, Effect, Option, Tracer } from "effect"

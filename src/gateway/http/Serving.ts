@@ -43,7 +43,7 @@ export interface Asking {
   readonly carried: Carried | undefined
 }
 
-/** Carries a request out where its session is: `here` if that is here. A request without a session is refused there. */
+/** Has a request carried out where its session is: `here` if that is here. A request without a session is refused there. */
 export const atSession = (
   serving: Serving,
   asking: Asking,
@@ -57,7 +57,7 @@ export const atSession = (
   return Option.isSome(place) ? atPlace(serving, asking, place.value, body, here) : unknownSession()
 }
 
-/** Carries a request out at a place. */
+/** Has a request carried out at a place. */
 export const atPlace = (
   serving: Serving,
   asking: Asking,
@@ -72,7 +72,7 @@ export const atPlace = (
       Effect.sync(() => serving.sessions.passing.count++),
       () => Effect.sync(() => serving.sessions.passing.count--)
     ),
-    serving.placement.carryOut(place, () => asked(serving, asking, body, more), here)
+    serving.placement.at(place, () => asked(serving, asking, body, more), here)
   )
 
 const asked = (

@@ -55,7 +55,7 @@ interface LaneCall {
 
 /** How long to wait for further questions of the server, in milliseconds, before its client is asked. */
 const gather = 20
-/** Cancelled calls without an answer that are told apart. */
+/** How many cancelled, unanswered calls are remembered. */
 const maxSuspects = 1000
 
 export class LaneCalls {

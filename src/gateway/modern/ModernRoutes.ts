@@ -56,14 +56,14 @@ export const post = (
     ? ParamHeaders.mismatch(target?.paramHeaders ?? new Map(), message.params, asking.request.headers)
     : undefined
   if (mismatch !== undefined) return refuseModern(id, mismatch)
-  if (target?.remote === undefined) return carryOut(serving, asking, call, text)
+  if (target?.remote === undefined) return atLanes(serving, asking, call, text)
   const { remote } = target
   return Effect.flatMap(
     Effect.catch(RunningBackend.eraOf(target, remote), (error) => refuseFailure(error, id, JsonRpc.codes.internal)),
     (era) =>
       era === "modern"
         ? passOn(serving, asking, target, remote, message, text)
-        : carryOut(serving, asking, call, text)
+        : atLanes(serving, asking, call, text)
   )
 }
 
@@ -106,8 +106,8 @@ const passOn = (
   )
 }
 
-/** Carries a request out where the caller's lanes are. */
-const carryOut = (
+/** Has a request carried out where the caller's lanes are. */
+const atLanes = (
   serving: Serving.Serving,
   asking: Serving.Asking,
   call: Modern.Call,

@@ -34,23 +34,23 @@ export const lookup = Effect.fnUntraced(function*(
   yield* registry.occupy(id)
   if (!registry.mayOccupy(id)) return yield* new GatewayErrors.SessionMoved()
   const opened = opening.get(key)
-  const launch = profile ?? opened ?? (yield* wake(sleepers, key))
-  if (target === undefined || launch === undefined) return yield* new GatewayErrors.UnknownSession()
+  const client = profile ?? opened ?? (yield* wake(sleepers, key))
+  if (target === undefined || client === undefined) return yield* new GatewayErrors.UnknownSession()
   const { backend, cooldown, counts } = target
   const refusal = Cooldown.check(yield* Ref.get(cooldown), name, yield* Clock.currentTimeMillis)
   if (refusal !== undefined) return yield* refusal
-  yield* enter(target, settings.maxSessionsPerBackend)
-  let entered = false
+  yield* countIn(target, settings.maxSessionsPerBackend)
+  let noted = false
   // When the process has gone, which is started after this, the session sleeps.
-  yield* Effect.addFinalizer(() => entered && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
+  yield* Effect.addFinalizer(() => noted && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
   counts.launches++
-  const connection = yield* start(registry, target, key, launch).pipe(
+  const connection = yield* start(registry, target, key, client).pipe(
     Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
     Effect.tapErrorTag("BackendFailed", (error) => error.shortage === true ? Effect.void : countFailure(target, error)),
     Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
   )
   if (backend.settings.stateless && opened !== undefined) {
-    entered = true
+    noted = true
     yield* sleepers.enter(key, opened)
   }
   yield* Effect.acquireRelease(
@@ -82,7 +82,7 @@ const rest = (sleepers: Sleepers.Sleepers, key: Key, record: ClientRecord.Client
   Effect.suspend(() => record.over ? Effect.void : sleepers.rest(key, record))
 
 /** Counts a session against its back end's limit, until it is closed. */
-const enter = ({ backend, sessions }: RunningBackend.RunningBackend, limit: number) =>
+const countIn = ({ backend, sessions }: RunningBackend.RunningBackend, limit: number) =>
   Effect.acquireRelease(
     Effect.flatMap(
       Ref.modify(sessions, (count) => [count < limit, count < limit ? count + 1 : count]),
@@ -96,20 +96,20 @@ const start = (
   { callers }: Registry.Registry,
   target: RunningBackend.RunningBackend,
   key: Key,
-  launch: Callers.Profile | ClientRecord.ClientRecord
+  client: Callers.Profile | ClientRecord.ClientRecord
 ) => {
   const { startTimeout } = target.backend.settings
   const started: Effect.Effect<
     Connection,
     GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused,
     Scope.Scope | HttpClient.HttpClient
-  > = "lanes" in launch
+  > = "lanes" in client
     ? RunningBackend.startLane(
       target,
-      launch.client,
+      client.client,
       (change) => callers.find(key)?.listeners.forEach((listener) => listener(change))
     )
-    : RunningBackend.startSession(target, launch)
+    : RunningBackend.startSession(target, client)
   return Effect.timeoutOrElse(started, {
     duration: startTimeout,
     orElse: () =>

@@ -1,6 +1,16 @@
 /**
  * Where a session's requests are carried out. Alone, here; with other replicas, where the session is: that is another
  * implementation of the same service (`cluster/ClusterPlacement`), and nothing else in the gateway knows which one it has.
+ *
+ * With replicas:
+ *
+ * - pinned: a session that stays with the replica that opened it, whose name its id begins with (`Replica`);
+ * - movable: what can go on at another replica: sessions of stateless back ends, and the lanes of modern callers that can be told
+ *   apart;
+ * - shared: the id of what is movable. Whichever replica owns the shard that the id falls into has it (`Shared`).
+ *
+ * A replica ends in three steps: announced (not ready, but it serves: `announceEnd`), draining (nothing new, what runs may end:
+ * `Serving.draining`), left (what is movable is handed over: `leave`). `/ready` says `draining` from the first on.
  */
 import type { Scope } from "effect"
 import { Context, Effect, Option } from "effect"
@@ -14,8 +24,7 @@ type Response = HttpServerResponse.HttpServerResponse
 
 /**
  * Where something lives. `Replica`: with the replica of this name, as long as that runs. `Shared`: with whichever replica
- * owns the shard that the id falls into; it can move. The ids of what can move are called shared: those of sessions of stateless
- * back ends, which can sleep, and of modern callers that can be told apart.
+ * owns the shard of the id.
  */
 export type Place =
   | { readonly _tag: "Here" }
@@ -51,7 +60,7 @@ export interface Host {
   readonly sessions: Effect.Effect<ReadonlyArray<object>>
   /** Ends the live session of this number; whether there was one. */
   readonly endNumber: (number: number) => Effect.Effect<boolean>
-  /** Ends the sessions that stay with this replica; done when their processes are gone. */
+  /** Ends the pinned sessions; done when their processes are gone. */
   readonly endPinned: Effect.Effect<void>
   /** Ends what lives here under a shared id, or puts it to sleep; done when its processes are gone. */
   readonly vacate: (id: string) => Effect.Effect<void>
@@ -63,7 +72,7 @@ export interface Status {
   readonly state: "ready" | "joining" | "draining" | "database unreachable" | "address taken"
   readonly replica: string
   readonly database: "ok" | "unreachable"
-  /** For how long it has not answered, and for how long what can move is still safely served here. */
+  /** For how long it has not answered, and for how long what is movable is still safely served here. */
   readonly unreachableSeconds?: number
   readonly safeForSeconds?: number
   /** The names of the other replicas. */
@@ -73,7 +82,7 @@ export interface Status {
 export interface Placement {
   /** Names this replica in ids, states and lists; empty where there is but one. */
   readonly replica: string
-  /** Where a new session is opened, and its id, unless it is for another replica to decide. `movable`: it can go on elsewhere. */
+  /** Where a new session is opened, and its id, unless it is for another replica to decide. */
   readonly forNew: (movable: boolean) => Effect.Effect<{ readonly place: Place; readonly id?: string | undefined }>
   /** Where the session with this id is; none: no session has such an id. */
   readonly ofSession: (id: string) => Option.Option<Place>
@@ -81,8 +90,8 @@ export interface Placement {
   readonly ofCaller: (caller: string) => Place
   /** Where the call is parked that a state made by this replica belongs to. */
   readonly ofReplica: (replica: string) => Place
-  /** Carries a request out at a place: `here` if that is here. */
-  readonly carryOut: (
+  /** Has a request carried out at a place: `here` if that is here. */
+  readonly at: (
     place: Place,
     asked: () => Asked,
     here: Effect.Effect<Response, Refusal, Scope.Scope>
@@ -99,7 +108,7 @@ export interface Placement {
   readonly endElsewhere: (replica: string, number: number) => Effect.Effect<boolean>
   /** Announces the end, so that nothing new comes; waits until others have had time to notice. */
   readonly announceEnd: Effect.Effect<void>
-  /** Hands everything that can move to the others. Nothing is running here any more, or may go on. */
+  /** Hands what is movable over to the others. Nothing is running here any more, or may go on. */
   readonly leave: Effect.Effect<void>
   readonly status: Effect.Effect<Option.Option<Status>>
 }
@@ -119,7 +128,7 @@ export const local: Placement = {
   ofSession: (id) => isSessionId(id) ? Option.some(here) : Option.none(),
   ofCaller: always(here),
   ofReplica: always(here),
-  carryOut: (_, __, here) => here,
+  at: (_, __, here) => here,
   occupy: always(Effect.void),
   mayOccupy: always(true),
   serve: always(Effect.void),

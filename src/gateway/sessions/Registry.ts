@@ -72,7 +72,7 @@ export const make = Effect.fnUntraced(function*(
 ) {
   const scope = yield* Effect.scope
   const placement = yield* Placement.Placement
-  const makeSleepers = yield* Sleepers.Sleepers
+  const makeSleepers = yield* Sleepers.MakeSleepers
   const client = yield* HttpClient.HttpClient
   const recent = GatewayMetrics.recent()
   const running = new Map<string, RunningBackend.RunningBackend>()

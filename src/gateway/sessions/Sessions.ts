@@ -77,9 +77,9 @@ export class Sessions extends Context.Service<Sessions, {
   readonly knownEra: (backend: string) => Era | undefined
   /** The requests that are passed through. */
   readonly passing: PassThrough.Passing
-  /** Ends a session, asleep or not, if there is one: what it gives waits until the process is gone. */
+  /** Ends a session, asleep or not. None: there was no such session. Some: an effect that waits until its process is gone. */
   readonly end: (backend: string, principal: Principal, id: string) => Effect.Effect<Option.Option<Effect.Effect<void>>>
-  /** Ends the live session with this number in the pool. */
+  /** The same for the live session with this number in the pool. */
   readonly endNumber: (number: number) => Effect.Effect<Option.Option<Effect.Effect<void>>>
   /** Tells every request that still runs why it ends, and ends the streams; the sessions themselves end with the gateway. */
   readonly endRequests: (reason: string) => Effect.Effect<void>
@@ -264,8 +264,8 @@ const enterAs = ({ registry: { callers, running, settings } }: State, caller: Ca
   })
 
 /**
- * The lane with this number. At the end it is looked at first whether it is spoilt, before the lease and the lane's number are
- * given back: finalizers run newest first.
+ * The lane with this number, leased for the scope. Finalizers run newest first: a spoilt lane is retired before its lease and
+ * number are given back.
  */
 const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Profile, number: number) {
   const { pool } = state
@@ -285,7 +285,7 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
 // Ends
 // ---------------------------------------------------------------------------
 
-/** Ends a session, asleep or not, if there is one; what it gives waits until the process is gone. */
+/** Ends a session, asleep or not. None: there was no such session. Some: an effect that waits until its process is gone. */
 const endKey = ({ pool, registry: { sleepers } }: State, key: Key, reason: string) =>
   Effect.uninterruptible(Effect.gen(function*() {
     const record = yield* Effect.catch(sleepers.find(key), () => Effect.succeedNone)

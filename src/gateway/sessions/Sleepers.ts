@@ -67,6 +67,6 @@ export type Make = (
   entryTextOf: (backend: string) => string | undefined
 ) => Effect.Effect<Sleepers, never, Scope.Scope>
 
-export const Sleepers: Context.Reference<Make> = Context.Reference<Make>("effect-session-pool/gateway/Sleepers", {
+export const MakeSleepers: Context.Reference<Make> = Context.Reference<Make>("effect-session-pool/gateway/Sleepers", {
   defaultValue: () => make
 })

@@ -103,7 +103,6 @@ type Table = ReadonlyArray<readonly [string, Setting]>
 const allSettings: Table = Object.entries(Settings.all)
 const ownSettings: Table = Object.entries(Settings.overridable)
 
-/** The port is the one count that has an upper bound too. */
 /** Of those that take less than others of their kind, as JSON. */
 const ofSetting: Readonly<
   Record<string, { readonly good: ReadonlyArray<string>; readonly bad: ReadonlyArray<string> }>
@@ -122,6 +121,7 @@ const ofSetting: Readonly<
 const valuesOf = (setting: Setting, wrong: boolean): ReadonlyArray<string> => {
   const own = Object.entries(ofSetting).find(([name]) => Settings.all[name] === setting)?.[1]
   const { bad, good } = own ?? values[setting.kind]
+  // The port is the one count that has an upper bound too.
   if (setting !== Settings.all["port"]) return wrong ? bad : good
   const isPort = (text: string) => Number(JSON.parse(text)) <= 65535
   return wrong ? [...bad, "65536", ...good.filter((text) => !isPort(text))] : good.filter(isPort)

@@ -39,7 +39,7 @@ export const replicas = (
         leaveDelay: Duration.zero,
         drainTimeout: Duration.zero
       }))))
-      const make = Context.get(services, Sleepers.Sleepers)
+      const make = Context.get(services, Sleepers.MakeSleepers)
       const limits = { maxAsleep: 10_000_000, asleepTimeToLive: Duration.hours(24) }
       const sleepers = yield* make(limits, () => Effect.void, () => "entry")
       all.push({ port, sleepers })

@@ -122,7 +122,7 @@ export const databaseCores = (replicas: number, constants: Constants, assumption
   }
 }
 
-/** The part of the sessions that can move of the replica that has most of them. */
+/** The part of the movable sessions that the replica has which has most of them. */
 const greatestPart = (replicas: number) => Math.ceil(shardsPerGroup / replicas) / shardsPerGroup
 
 /** Of the event loop of the replica that has most to do; all others hold connections to it, and it to them. */
