@@ -92,7 +92,7 @@ export interface Info<out K> {
   readonly requestCount: number
   /** Errors since the last success. */
   readonly errorCount: number
-  /** Callers that hold the session now. */
+  /** Callers that hold the session now, and a check of it that runs. */
   readonly leases: number
   /** Idle: without leases. */
   readonly state: "idle" | "active"
@@ -123,7 +123,7 @@ export interface Stats {
   readonly joins: number
   /** Lookups that opened a session. */
   readonly launches: number
-  /** Lookups that failed, died, were interrupted or took longer than `lookupTimeout`. */
+  /** Lookups that failed, died, interrupted themselves or took longer than `lookupTimeout`; not those that were cancelled. */
   readonly launchFailures: number
   /** Sessions closed, by the reason of their retirement. */
   readonly closes: Readonly<Record<Reason, number>>

@@ -1,6 +1,6 @@
 /** What broke in other pools: each defect that real users met, as a promise that it cannot happen here. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Option, Scheduler, Scope } from "effect"
+import { Deferred, Effect, Exit, Fiber, Option, Scheduler, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
 import * as Backend from "./kit/pool/backend.ts"
@@ -17,6 +17,8 @@ class LateFibers extends Scheduler.MixedScheduler {
 }
 
 const turns = (count: number) => Effect.forEach(Array.from({ length: count }), () => Effect.yieldNow, { discard: true })
+
+const fork = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })
 
 describe("races", () => {
   it.effect("get racing invalidate leaves the key gone or fresh, never the old session back", () =>
@@ -149,6 +151,57 @@ describe("places that become free", () => {
       yield* Scope.close(scope, Exit.void)
       yield* Effect.scoped(SessionPool.get(pool, "newer"))
       assert.deepStrictEqual(backend.closed.map(({ key }) => key), ["idle", "new"])
+    }))
+})
+
+describe("a place that one waiter counts on", () => {
+  it.effect("is counted on by no other one while something idle could make room", () =>
+    Effect.gen(function*() {
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) => Effect.acquireRelease(Effect.succeed(key), () => Effect.sleep("4 seconds")),
+        capacity: 3,
+        groupBy: (key) => key[0],
+        groupCapacity: 2
+      })
+      const use = (key: string, f: () => Effect.Effect<void>) => SessionPool.use(pool, key, f)
+      yield* use("a1", () => Effect.void)
+      yield* TestClock.adjust(1)
+      yield* use("a2", () => Effect.void)
+      const gate = yield* Deferred.make<void>()
+      yield* fork(use("b1", () => Deferred.await(gate)))
+      // Evicts a1, and waits for its place.
+      const b2 = yield* fork(use("b2", () => Deferred.await(gate)))
+      const a3 = yield* fork(use("a3", () => Effect.void))
+      assert.strictEqual((yield* SessionPool.stats(pool)).idle, 0)
+      yield* TestClock.adjust("4 seconds")
+      yield* Fiber.join(a3)
+      yield* Deferred.succeed(gate, undefined)
+      yield* Fiber.join(b2)
+      yield* SessionPool.invalidateAll(pool)
+      yield* TestClock.adjust("4 seconds")
+    }))
+})
+
+describe("a close that takes too long", () => {
+  it.effect("of a launch that set has replaced is not told as one of the session that is there", () =>
+    Effect.gen(function*() {
+      const pool = yield* SessionPool.make({
+        lookup: (key: string) => Effect.uninterruptible(Effect.as(Effect.sleep("1 hour"), key)),
+        closeTimeout: "1 second",
+        lookupTimeout: "2 hours"
+      })
+      const seen: Array<SessionPool.Event<string, SessionPool.AcquireError>> = []
+      yield* fork(Stream.runForEach(SessionPool.events(pool), (event) => Effect.sync(() => seen.push(event))))
+      const waiting = yield* fork(SessionPool.use(pool, "a", Effect.succeed))
+      yield* SessionPool.set(pool, "a", "adopted")
+      assert.strictEqual(yield* Fiber.join(waiting), "adopted")
+      yield* TestClock.adjust("10 seconds")
+      const live = yield* SessionPool.info(pool, "a")
+      const [adopted, timedOut] = seen
+      assert.deepStrictEqual(seen.map(({ _tag }) => _tag), ["Adopted", "CloseTimedOut"])
+      assert.strictEqual(adopted?.id, Option.getOrThrow(live).id)
+      assert.notStrictEqual(timedOut?.id, adopted?.id)
+      yield* TestClock.adjust("1 hour")
     }))
 })
 

@@ -55,6 +55,36 @@ describe("a pass over many sessions", () => {
     }))
 })
 
+describe("a lookup, validation or finalizer that yields", () => {
+  it.effect("gives way to the event loop also where the pool was made by runSync", () =>
+    Effect.gen(function*() {
+      const yields = { lookup: 0, validate: 0, close: 0 }
+      const yieldAs = (name: keyof typeof yields) =>
+        Effect.repeat(Effect.andThen(Effect.sync(() => yields[name]++), Effect.yieldNow), { times: 99 })
+      const scope = yield* Scope.make()
+      const make = SessionPool.make({
+        lookup: (key: string) =>
+          Effect.acquireRelease(Effect.as(yieldAs("lookup"), key), () => yieldAs("close"), { interruptible: true }),
+        validate: () => Effect.as(yieldAs("validate"), true),
+        validateAfter: 0
+      })
+      const pool = Effect.runSyncWith(yield* Effect.context<never>())(Scope.provide(make, scope))
+      const during = (name: keyof typeof yields, effect: Effect.Effect<unknown, unknown>) =>
+        Effect.gen(function*() {
+          const running = yield* fork(effect)
+          yield* Effect.yieldNow
+          assert.isBelow(yields[name], 100)
+          yield* Fiber.join(running)
+          while (yields[name] < 100) yield* Effect.yieldNow
+        })
+      yield* during("lookup", SessionPool.use(pool, "a", Effect.succeed))
+      yield* TestClock.adjust(1)
+      yield* during("validate", SessionPool.use(pool, "a", Effect.succeed))
+      yield* during("close", SessionPool.invalidate(pool, "a"))
+      yield* Scope.close(scope, Exit.void)
+    }))
+})
+
 describe("keepAlive", () => {
   it.effect("keeps its rhythm from the start of the pool, whatever a pass takes", () =>
     Effect.gen(function*() {

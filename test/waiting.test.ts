@@ -1,7 +1,7 @@
 /** What a caller has when its wait is over: a place, a validated session, or a number that says why not. */
 import { assert, describe, it } from "@effect/vitest"
 import type { Duration } from "effect"
-import { ConfigProvider, Deferred, Effect, Exit, Fiber, Logger, Option, Scope } from "effect"
+import { ConfigProvider, Deferred, Effect, Exit, Fiber, Logger, Option, Result, Scheduler, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
 
@@ -365,6 +365,35 @@ describe("a session that replaces an invalid one", () => {
       assert.deepStrictEqual(asked, [1, 2])
     }))
 
+  it.effect("and is refused at once is handed to none of those who waited", () =>
+    Effect.gen(function*() {
+      const verdicts: Array<string> = []
+      let opened = 0
+      const pool = yield* SessionPool.make({
+        lookup: (_: string) => Effect.as(Effect.sleep(10), ++opened),
+        validateAfter: "1 second",
+        // The first one does not answer in time, the next one refuses at once.
+        validate: (id) =>
+          Effect.as(
+            Effect.andThen(Effect.sleep(id === 1 ? 10 : 0), Effect.sync(() => verdicts.push(`${id}: no`))),
+            false
+          )
+      })
+      const opening = yield* fork(SessionPool.use(pool, "a", Effect.succeed))
+      yield* TestClock.adjust("10 seconds")
+      yield* Fiber.join(opening)
+      const callers = yield* Effect.forEach(
+        [1, 2, 3],
+        () => fork(Effect.flip(SessionPool.use(pool, "a", Effect.succeed)))
+      )
+      yield* TestClock.adjust("10 seconds")
+      const tags = (yield* Fiber.joinAll(callers)).map((error) => typeof error === "object" ? error._tag : error)
+      assert.deepStrictEqual(tags, ["ValidationFailed", "ValidationFailed", "ValidationFailed"])
+      assert.deepStrictEqual(verdicts, ["1: no", "2: no"])
+      const { active, retired } = yield* SessionPool.stats(pool)
+      assert.deepStrictEqual([active, retired], [0, 0])
+    }))
+
   it.effect("and is invalidated while it launches goes to who waits, as any does", () =>
     Effect.gen(function*() {
       const gate = yield* Deferred.make<void>()
@@ -397,7 +426,92 @@ describe("a set that waited too long", () => {
     }))
 })
 
+describe("a connection that could not be adopted", () => {
+  /** Closes a full pool while `set` waits for a place in it, or just after that has given up. */
+  const endDuring = (
+    acquireTimeout: Duration.Input,
+    wait: Duration.Input,
+    closeTimeout: Duration.Input = "30 seconds"
+  ) =>
+    Effect.gen(function*() {
+      const closed: Array<string> = []
+      const scope = yield* Scope.make()
+      const pool = yield* Scope.provide(
+        SessionPool.make({ lookup: Effect.succeed<string>, capacity: 1, acquireTimeout, closeTimeout }),
+        scope
+      )
+      yield* fork(SessionPool.use(pool, "a", () => Effect.never))
+      const finalizer = Effect.andThen(Effect.sleep("10 seconds"), Effect.sync(() => closed.push("b")))
+      const setting = yield* fork(Effect.flip(SessionPool.set(pool, "b", "b", finalizer)))
+      yield* TestClock.adjust(wait)
+      const ending = yield* fork(Scope.close(scope, Exit.void))
+      return { closed, ending, error: yield* Fiber.join(setting) }
+    })
+
+  it.effect("because the pool ends is closed before the end is over", () =>
+    Effect.gen(function*() {
+      const { closed, ending, error } = yield* endDuring("30 seconds", "1 second")
+      assert.strictEqual(error._tag, "PoolClosed")
+      yield* TestClock.adjust("9 seconds")
+      assert.isUndefined(ending.pollUnsafe())
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(ending)
+      assert.deepStrictEqual(closed, ["b"])
+    }))
+
+  it.effect("because no place became free is closed before the end is over", () =>
+    Effect.gen(function*() {
+      const { closed, ending, error } = yield* endDuring("5 seconds", "6 seconds")
+      assert.strictEqual(error._tag, "CapacityExceeded")
+      yield* TestClock.adjust("8 seconds")
+      assert.isUndefined(ending.pollUnsafe())
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(ending)
+      assert.deepStrictEqual(closed, ["b"])
+    }))
+
+  it.effect("holds the end up for closeTimeout at most", () =>
+    Effect.gen(function*() {
+      const { closed, ending } = yield* endDuring("30 seconds", "1 second", "3 seconds")
+      yield* TestClock.adjust("3 seconds")
+      yield* Fiber.join(ending)
+      assert.deepStrictEqual(closed, [])
+      yield* TestClock.adjust("7 seconds")
+      assert.deepStrictEqual(closed, ["b"])
+    }))
+})
+
 describe("a refusal", () => {
+  it.effect("for want of a place says which limit it was, whatever the other callers do meanwhile", () =>
+    Effect.gen(function*() {
+      const pool = yield* SessionPool.make({
+        lookup: Effect.succeed<string>,
+        groupBy: (key: string) => key[0],
+        groupCapacity: 1,
+        maxWaiting: 0
+      })
+      const refusals = new Set<string>()
+      // Each gives the other its turn in another place.
+      for (let budget = 3; budget < 64; budget++) {
+        const lease = yield* Scope.make()
+        yield* Scope.provide(SessionPool.get(pool, "a1"), lease)
+        const refused = yield* fork(Effect.provideService(
+          Effect.result(SessionPool.use(pool, "a2", Effect.succeed)),
+          Scheduler.MaxOpsBeforeYield,
+          budget
+        ))
+        yield* Scope.close(lease, Exit.void)
+        yield* SessionPool.invalidateAll(pool)
+        const result = yield* Fiber.join(refused)
+        if (Result.isFailure(result)) refusals.add(result.failure.message)
+        yield* SessionPool.invalidateAll(pool)
+      }
+      assert.deepStrictEqual(
+        [...refusals].map((message) => message.includes("All 1 places are taken (groupCapacity)")),
+        [true]
+      )
+    }))
+
   it.effect("of something that is no function says that it must be one", () =>
     Effect.gen(function*() {
       // What a caller without types may pass.

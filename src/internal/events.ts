@@ -11,7 +11,7 @@ import type { Reason } from "./state.ts"
 export type Event<K, E> =
   /** A lookup has opened a session; `duration`: how long it took. */
   | { readonly _tag: "Launched"; readonly key: K; readonly id: number; readonly duration: number }
-  /** A lookup has failed, died, been interrupted or timed out. */
+  /** A lookup has failed, died, interrupted itself or timed out. One that was cancelled, as nobody waited any more, is not told. */
   | {
     readonly _tag: "LaunchFailed"
     readonly key: K
@@ -32,9 +32,12 @@ export type Event<K, E> =
     readonly duration: number
     readonly exit: Exit.Exit<void, unknown>
   }
-  /** The finalizers run longer than `closeTimeout`: left to themselves, they no longer count against `capacity`. */
+  /**
+   * The finalizers run longer than `closeTimeout`: left to themselves, they no longer count against `capacity`. Those of a cancelled
+   * lookup have an `id` of their own.
+   */
   | { readonly _tag: "CloseTimedOut"; readonly key: K; readonly id: number; readonly duration: number }
-  /** A lease is held longer than `leakDetection`; `site`: the span and the stack where it was taken. */
+  /** A lease is held longer than `leakDetection`; `site`: the span it was taken in, and the stack that asked for it. */
   | {
     readonly _tag: "LeaseLeaked"
     readonly key: K
