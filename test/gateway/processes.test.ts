@@ -68,6 +68,27 @@ describe("a process that misbehaves", () => {
     await gateway.stop()
     rmSync(directory, { recursive: true })
   })
+
+  it("one that does not answer initialize in time is told with the end of its stderr, without its secrets, or with what may help", async () => {
+    const shell = (script: string) => ({ command: "sh", args: ["-c", script], env: { TOKEN: "s3cr3t-token" } })
+    const gateway = await Kit.start({
+      backends: {
+        talks: shell("echo \"waiting for $TOKEN to load\" >&2; exec cat >/dev/null"),
+        silent: shell("exec cat >/dev/null")
+      },
+      startTimeout: "500 millis",
+      closeGrace: "100 millis"
+    })
+    const told = async (name: string) =>
+      (await (await initialize(`${gateway.origin}/mcp/${name}`)).json()).error.message
+    assert.match(await told("talks"), /within 500ms; its stderr ends with: waiting for \S* to load$/)
+    assert.notInclude(await told("talks"), "s3cr3t")
+    const hint = await told("silent")
+    for (const part of ["within 500ms and wrote nothing on stderr", "PATH, HOME", "env", "raise startTimeout"]) {
+      assert.include(hint, part)
+    }
+    await gateway.stop()
+  })
 })
 
 describe("the end of a process", () => {

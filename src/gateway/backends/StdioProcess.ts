@@ -87,6 +87,7 @@ export const start = Effect.fnUntraced(function*(
   return {
     pid: group.pid,
     ended,
+    failed,
     offer,
     attach: (to) => Effect.sync(() => output.attach(to)),
     send: (line) =>
@@ -276,12 +277,12 @@ const shortageOfHandles = (): string | undefined => {
   return shortage !== undefined && shortages.includes(shortage) ? shortage : undefined
 }
 
-/** The codes of errors that tell of the gateway's own need, not of a fault of the back end. */
 /** What to do about the errors of the system that a command meets. */
 const remedies: Readonly<Record<string, string>> = {
   ENOENT: ": install the program, or give its whole path; its `cwd` must be there too",
   EACCES: ": the gateway's user may not run it"
 }
+/** The codes of errors that tell of the gateway's own need, not of a fault of the back end. */
 const shortages = ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"]
 
 const short = (command: string, code: string): BackendFailed =>
