@@ -19,6 +19,7 @@ import { inspect } from "node:util"
 import type * as Backends from "./backends/Backends.ts"
 import * as ProcessGroup from "./backends/ProcessGroup.ts"
 import * as Programs from "./backends/Programs.ts"
+import * as Banner from "./Banner.ts"
 import * as Gateway from "./Gateway.ts"
 import * as EarlyRequests from "./http/EarlyRequests.ts"
 import * as OfferedUpgrades from "./http/OfferedUpgrades.ts"
@@ -69,32 +70,6 @@ function description(name: string, setting: Settings.Setting<unknown, unknown>):
 // -----------------------------------------------------------------------------
 // Serving
 // -----------------------------------------------------------------------------
-
-const banner = (names: ReadonlyArray<string>, origin: string, settings: Settings.GatewaySettings): string => {
-  const urls = names.map((name) => ({ name, url: `${origin}/mcp/${name}` }))
-  const key = settings.keys.length === 0 ? {} : { headers: { Authorization: "Bearer ${MCP_KEY}" } }
-  const header = settings.keys.length === 0 ? "" : " --header \"Authorization: Bearer $MCP_KEY\""
-  const servers = Object.fromEntries(urls.map(({ name, url }) => [name, { type: "http", url, ...key }]))
-  return [
-    "",
-    "The gateway is up: one session of a back end per client session.",
-    "",
-    ...urls.map(({ name, url }) => `  ${name}: ${url}`),
-    "",
-    `Watch it: ${origin}/`,
-    "",
-    "Connect a client, for instance:",
-    "",
-    ...urls.map(({ name, url }) => `  claude mcp add --transport http ${name} ${url}${header}`),
-    "",
-    "or, in a client's mcpServers file:",
-    "",
-    ...JSON.stringify({ mcpServers: servers }, null, 2).split("\n").map((line) => `  ${line}`),
-    "",
-    "Stop it with Ctrl-C; every process it started ends with it.",
-    ""
-  ].join("\n")
-}
 
 const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; key: string } | undefined) => {
   const { bodyTimeout, headersTimeout, host, keepAliveTimeout, maxHeaderBytes, port } = settings
@@ -234,8 +209,9 @@ const run = Effect.fnUntraced(function*(input: Input) {
     const running = Context.get(services, Gateway.Gateway)
     const { address } = Context.get(services, HttpServer.HttpServer)
     const bound = address._tag === "UnixPathAddress" ? settings.port : address.port
-    const name = settings.host.includes(":") ? `[${settings.host}]` : settings.host
-    yield* Console.log(banner(names, `${tls === undefined ? "http" : "https"}://${name}:${bound}`, settings))
+    yield* Console.log(
+      Banner.make(names, Banner.origin(settings, tls === undefined ? "http" : "https", bound), settings)
+    )
     for (const warning of warnings) yield* Effect.logWarning(warning)
     for (const warning of missing) yield* Effect.logWarning(warning)
     yield* Effect.forkScoped(reloads(hangUps, input, settings, running))
@@ -291,8 +267,9 @@ const main = Command.make("effect-session-pool", { config, check, command, setti
     { command: "effect-session-pool --config servers.json", description: "Those of an mcpServers file" },
     { command: "effect-session-pool --config servers.json --check", description: "What is wrong with a file" },
     {
-      command: "effect-session-pool --host 0.0.0.0 --keys-file keys.txt --config servers.json",
-      description: "For other machines, whose clients show one of the keys"
+      command:
+        "effect-session-pool --host 0.0.0.0 --allowed-hosts mcp.example.com --keys-file keys.txt --config servers.json",
+      description: "For other machines, whose clients write this name in the URL and show one of the keys"
     },
     {
       command: "effect-session-pool --port 0 --idle-time-to-live '10 minutes' --spares 2 -- my-server --stdio",
