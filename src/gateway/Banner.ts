@@ -12,18 +12,24 @@ export const origin = (
   return `${scheme}://${name}:${port}`
 }
 
-export const make = (names: ReadonlyArray<string>, origin: string, settings: Settings.GatewaySettings): string => {
+export const make = (
+  names: ReadonlyArray<string>,
+  origin: string,
+  settings: Pick<Settings.GatewaySettings, "keys" | "adminKeys">
+): string => {
   const urls = names.map((name) => ({ name, url: `${origin}/mcp/${name}` }))
   const key = settings.keys.length === 0 ? {} : { headers: { Authorization: "Bearer ${MCP_KEY}" } }
   const header = settings.keys.length === 0 ? "" : " --header \"Authorization: Bearer $MCP_KEY\""
   const servers = Object.fromEntries(urls.map(({ name, url }) => [name, { type: "http", url, ...key }]))
+  // No client's key opens the page.
+  const closed = settings.keys.length > 0 && settings.adminKeys.length === 0
   return [
     "",
     "The gateway is up: one session of a back end per client session.",
     "",
     ...urls.map(({ name, url }) => `  ${name}: ${url}`),
     "",
-    `Watch it: ${origin}/`,
+    `Watch it: ${origin}/${closed ? " (GATEWAY_ADMIN_KEYS, which is not set, opens it)" : ""}`,
     "",
     "Connect a client, for instance:",
     "",

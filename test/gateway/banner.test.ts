@@ -23,6 +23,18 @@ describe("the URLs that the start prints", () => {
   })
 })
 
+describe("the page that the start names", () => {
+  const watch = (keys: ReadonlyArray<string>, adminKeys: ReadonlyArray<string>) =>
+    /Watch it: .*/.exec(Banner.make(["a"], "http://127.0.0.1:1", { keys, adminKeys }))?.[0]
+
+  it("is said to need GATEWAY_ADMIN_KEYS where keys are asked for and no operator has one", () => {
+    assert.match(watch(["k"], []) ?? "", /GATEWAY_ADMIN_KEYS, which is not set, opens it/)
+    for (const [keys, adminKeys] of [[[], []], [["k"], ["a"]]] as const) {
+      assert.strictEqual(watch(keys, adminKeys), "Watch it: http://127.0.0.1:1/")
+    }
+  })
+})
+
 describe("a gateway that listens for other machines", () => {
   const listening = ["--host", "0.0.0.0", "--insecure", "--port", "0"]
   const told = /only requests to 127\.0\.0\.1, localhost, \[::1\] are answered, others get 403.* --allowed-hosts mcp/
