@@ -23,6 +23,25 @@ mkdirSync(artifacts, { recursive: true })
 rmSync(loop, { force: true })
 symlinkSync(loop, loop)
 
+const certificate = `${artifacts}help-cert.pem`
+execFileSync(
+  "openssl",
+  [
+    "req",
+    "-x509",
+    "-newkey",
+    "ed25519",
+    "-nodes",
+    "-subj",
+    "/CN=localhost",
+    "-keyout",
+    "/dev/null",
+    "-out",
+    certificate
+  ],
+  { stdio: "ignore" }
+)
+
 /** No variable of the machine that runs the tests has a say in colours. */
 const colourless = { NO_COLOR: "", FORCE_COLOR: "", TERM: "xterm" }
 const said = async (args: ReadonlyArray<string>, env: Record<string, string> = {}) => {
@@ -105,6 +124,16 @@ describe("a fault", () => {
     ["a name that only looks like this machine", ["--host", "127.attacker.example"], ["--insecure"]],
     ["a certificate without a key", ["--tls-cert", "x.pem"], ["give --tls-key FILE"]],
     ["a certificate that is none", ["--tls-cert", "package.json", "--tls-key", "package.json"], ["must be PEM"]],
+    [
+      "an empty certificate",
+      ["--tls-cert", write("help-empty.pem", ""), "--tls-key", write("help-blank.pem", "\n")],
+      ["The certificate ", "help-empty.pem is empty", "must be PEM"]
+    ],
+    [
+      "an empty key of a good certificate, by --check too",
+      ["--check", "--tls-cert", certificate, "--tls-key", write("help-empty.pem", "")],
+      ["The certificate's key ", "help-empty.pem is empty", "must be PEM"]
+    ],
     ["an address of another machine", ["--host", "192.0.2.1", "--insecure"], ["try --host 127.0.0.1"]],
     ["an unknown shell", ["--completions", "dos"], ["\"bash\"", "effect-session-pool --help"]]
   ]

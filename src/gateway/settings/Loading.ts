@@ -105,6 +105,14 @@ const keysOf = Effect.fnUntraced(function*({ host, insecure, keys, keysFile }: S
   return all
 })
 
+/** Refuses an empty file: Node takes it for none, and would serve without it. */
+const readPem = (file: string, what: string) =>
+  Effect.filterOrFail(
+    readText(file, what),
+    (text) => text.trim() !== "",
+    () => new UsageError({ message: `${what} ${file} is empty; nobody could connect. It must be PEM.` })
+  )
+
 const tlsOf = Effect.fnUntraced(function*({ tlsCert, tlsKey }: Settings.GatewaySettings) {
   if (tlsCert === "" && tlsKey === "") return undefined
   if (tlsCert === "" || tlsKey === "") {
@@ -112,8 +120,8 @@ const tlsOf = Effect.fnUntraced(function*({ tlsCert, tlsKey }: Settings.GatewayS
     return yield* new UsageError({ message: `TLS needs both a certificate and its key: give --${missing} FILE too.` })
   }
   const tls = {
-    cert: yield* readText(tlsCert, "The certificate"),
-    key: yield* readText(tlsKey, "The certificate's key")
+    cert: yield* readPem(tlsCert, "The certificate"),
+    key: yield* readPem(tlsKey, "The certificate's key")
   }
   const unusable = Result.getFailure(Result.try(() => createSecureContext(tls)))
   if (Option.isSome(unusable)) {
