@@ -15,7 +15,7 @@ import { EntityId, ShardId, Sharding, ShardingConfig } from "effect/cluster"
 import type { HttpServerResponse } from "effect/http"
 import { randomUUID } from "node:crypto"
 import type { Refusal } from "../http/Refusals.ts"
-import { refuse, unknownSession } from "../http/Refusals.ts"
+import { refuse, retryLater, unknownSession } from "../http/Refusals.ts"
 import * as Modern from "../modern/Modern.ts"
 import type { Asked, Carried, Host, Placement, Status } from "../sessions/Placement.ts"
 import { here, isSessionId } from "../sessions/Placement.ts"
@@ -60,7 +60,10 @@ const unknownWhere = "Whether this session is still there cannot be told now: th
 const goneUnopened = "The replica that was to open the session has gone; try again"
 const goneParked = "Invalid params: requestState is not valid here: the replica that parked its call has gone"
 const moving = "The session is moving to another replica"
-const withoutDatabase = "What can move is not served, because the database has not answered for"
+/** Told of what can move, with for how long the database has been away. */
+const withoutDatabase = (millis: number): string =>
+  "This session cannot be served just now: the replicas' database has not answered for " +
+  `${Math.round(millis / 1000)} seconds. Try again in ${retryLater["retry-after"]} seconds.`
 /** How long the engine may be asked at once where something is. */
 const locateTimeout = 1000
 /** How long a request waits when the database has been away for longer than any request waits for what moves. */
@@ -120,7 +123,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
             ? message
             : away === undefined
             ? moving
-            : `${withoutDatabase} ${Math.round(away / 1000)} seconds`
+            : withoutDatabase(away)
           return Forwarding.refuseCarried(carried, 503, why)
         })
       const once: Effect.Effect<Response, Refusal, Scope.Scope> = Effect.suspend(() =>
