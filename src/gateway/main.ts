@@ -203,7 +203,7 @@ const run = Effect.fnUntraced(function*(input: Input) {
     serverLayer(settings, tls)
   )
   // Forked outside of the server's scope: still there while that closes.
-  yield* Effect.forkDetach(Effect.scoped(Signals.hurry))
+  yield* Effect.forkDetach(Effect.scoped(Signals.hurry(settings.drainTimeout)))
   return yield* Effect.scoped(Effect.gen(function*() {
     const services = yield* Layer.build(app)
     const running = Context.get(services, Gateway.Gateway)
