@@ -137,17 +137,27 @@ const missingPrograms = (backends: Backends.Backends): ReadonlyArray<string> =>
       return [`${name}: there is no directory "${mask(cwd)}" to run in`]
     }
     const found = Programs.find(command, cwd, Programs.here({ ...process.env, ...env }))
-    return found === undefined ? [`${name}: there is no program "${mask(command)}". ${howToFind}`] : []
+    return found === undefined
+      ? [
+        `${name}: ${
+          Programs.whyMissing({ command, cwd, shown: mask(command), separate: "arguments belong in \"args\"" })
+        }`
+      ]
+      : []
   })
-
-const howToFind = "Install it, or give its whole path; the PATH of this shell is looked through."
 
 /** Why the port cannot be had, and what to do. */
 const cannotListen = ({ host, port }: Settings.GatewaySettings, cause: unknown): UsageError => {
   const code = ProcessGroup.codeOf(cause)
+  if (code === "ENOTFOUND" || code === "EAI_AGAIN") {
+    const why = code === "ENOTFOUND" ? `There is no host "${host}"` : `The host "${host}" cannot be looked up just now`
+    return new UsageError({
+      message: `${why}: give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all it has.`
+    })
+  }
   const next = code === "EACCES"
     ? "Ports below 1024 are for root: try --port 8420."
-    : code === "EADDRNOTAVAIL" || code === "ENOTFOUND"
+    : code === "EADDRNOTAVAIL"
     ? "This machine does not have that address: try --host 127.0.0.1."
     : "Is another gateway running? Try --port 0."
   return new UsageError({ message: `Cannot listen on ${host}:${port} (${String(cause)}). ${next}` })
@@ -190,7 +200,10 @@ const run = Effect.fnUntraced(function*(input: Input) {
   if (missing.length > 0 && input.check) return yield* new Config.InvalidConfig({ faults: missing })
   // The only one there is was just written by a person. Those of a file may come later, in a container that is still built.
   if (missing.length > 0 && input.command.length > 0) {
-    return yield* new UsageError({ message: `There is no program "${input.command[0]}". ${howToFind}` })
+    const command = input.command[0] ?? ""
+    const separate = "write its arguments behind it without quotes around all: -- PROGRAM ARG…"
+    const why = Programs.whyMissing({ command, cwd: undefined, shown: command, separate })
+    return yield* new UsageError({ message: `The command cannot be run: ${why}` })
   }
   if (input.check) {
     const valid = `The configuration is valid. Back ends: ${names.join(", ")}`
@@ -254,7 +267,16 @@ const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
     ])
   )
 
-const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, run).pipe(
+/** A wrong configuration, told with what comes next. */
+const orTell = (input: Input) =>
+  Effect.catchTag(run(input), "InvalidConfig", ({ message }) =>
+    CommandOutput.fail(
+      input.check
+        ? `${message}\nMend it and try again.`
+        : `${message}\nNothing was started. Mend it and try again; --check tries without starting.`
+    ))
+
+const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, orTell).pipe(
   Command.withDescription(
     "Serves MCP servers on Streamable HTTP, one process per client session. What a flag sets, the environment variable " +
       "behind it or the file may set too; keys are no flags: GATEWAY_KEYS, GATEWAY_ADMIN_KEYS, GATEWAY_STATE_KEY. " +
@@ -280,13 +302,7 @@ const main = Command.make("effect-session-pool", { config, check, command, setti
 )
 
 Command.run(main, { version }).pipe(
-  Effect.catchTags({
-    UsageError: (error) => CommandOutput.fail(error.message),
-    InvalidConfig: (error) =>
-      CommandOutput.fail(
-        `${error.message}\nNothing was started. Mend it and try again; --check tries without starting.`
-      )
-  }),
+  Effect.catchTag("UsageError", (error) => CommandOutput.fail(error.message)),
   Effect.catchDefect((defect) =>
     CommandOutput.fail(
       // `Otlp.layerFromConfig` dies with the `ConfigError` of a variable.

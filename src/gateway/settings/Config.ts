@@ -66,7 +66,7 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
   )
   settings = Settings.decode(
     tables,
-    Object.fromEntries(Object.keys(tables).map((name) => [name, environment[Settings.variableName(name)]])),
+    Object.fromEntries(Object.keys(tables).map((name) => [name, variable(environment, name)])),
     settings,
     (name, message) => fault(Settings.variableName(name), message)
   )
@@ -107,6 +107,12 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
     ...strangers.map((name) => `${Backends.printable(name)}: unknown; --help has those that are known`)
   ]
   return { backends, settings, warnings }
+}
+
+/** An empty one counts as unset; not where it was to hold keys, without which the gateway would let everyone in. */
+const variable = (environment: Environment, name: string): string | undefined => {
+  const value = environment[Settings.variableName(name)]
+  return value === "" && !Settings.secret.includes(name) ? undefined : value
 }
 
 /** Programs that share the file have more there. */
@@ -203,7 +209,7 @@ const textDurations = (path: string, input: Readonly<Record<string, unknown>>, f
     Object.entries(input).filter(([name, value]) => {
       const setting = Object.hasOwn(Settings.all, name) ? Settings.all[name] : undefined
       if (setting?.kind !== "duration" || typeof value === "string") return true
-      fault(`${path}.${name}`, `must be ${setting.allowed}`)
+      fault(`${path}.${name}`, Settings.mustBe(setting, value))
       return false
     })
   )
@@ -226,8 +232,8 @@ const unknownNames = (path: string, value: object, allowed: ReadonlyArray<string
   for (const name of Object.keys(value)) {
     if (!allowed.includes(name)) {
       const meant = nearest(name, allowed) ?? wholeOf(name, allowed)
-      const guess = meant === undefined ? "" : `did you mean ${meant}? `
-      fault(`${path}.${Backends.printable(name)}`, `unknown; ${guess}allowed are ${allowed.join(", ")}`)
+      const next = meant === undefined ? `allowed are ${allowed.join(", ")}` : `did you mean ${meant}?`
+      fault(`${path}.${Backends.printable(name)}`, `unknown; ${next}`)
     }
   }
 }

@@ -344,21 +344,29 @@ const given = (
   draft: Draft,
   pathOf: (name: string) => string,
   keyOf: (name: string) => string,
-  exclude: ReadonlyArray<string>
+  exclude: ReadonlyArray<string>,
+  isUnset: (name: string, value: unknown) => boolean = () => false
 ) =>
   Object.fromEntries(
     someSettings(draft.random, 3, allSettings, exclude).flatMap(([name, setting]) => {
       const wrong = draft.wrong()
       const value = strings(draft.random, setting, wrong)
       if (value === undefined) return []
-      if (wrong) fault(draft, pathOf(name))
+      if (wrong && !isUnset(name, value)) fault(draft, pathOf(name))
       return [[keyOf(name), value]]
     })
   )
 
 const environmentOf = (draft: Draft): Record<string, string | undefined> => ({
   SET: secret,
-  ...given(draft, Settings.variableName, Settings.variableName, [])
+  // An empty variable counts as unset, unless it was to hold keys.
+  ...given(
+    draft,
+    Settings.variableName,
+    Settings.variableName,
+    [],
+    (name, value) => value === "" && !Settings.secret.includes(name)
+  )
 })
 
 // -----------------------------------------------------------------------------
