@@ -316,6 +316,42 @@ describe("a configuration", () => {
     }
   })
 
+  it("leaves out an entry that is disabled, whatever is in it; one must be left", () => {
+    const read = load({ a: { command: "run", disabled: false }, b: { command: "${NONE}", disabled: true, odd: 1 } })
+    if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
+    assert.deepStrictEqual([[...read.backends.keys()], read.warnings], [["a"], []])
+    assert.deepStrictEqual(
+      load({ a: { command: "run", disabled: true } }),
+      new Config.InvalidConfig({
+        faults: ["mcpServers: must name at least one back end that is not disabled"]
+      })
+    )
+    const slips = { a: { command: "run", disabled: "true" }, b: { command: "run", disable: true } }
+    assert.deepStrictEqual(faults(load(slips)), ["mcpServers.a.disabled", "mcpServers.b.disable"])
+  })
+
+  it("warns of what only clients read in an entry, and refuses what is nearly ours", () => {
+    const ofClients = { autoApprove: ["x"], alwaysAllow: [], timeout: 60, description: "x", envFile: ".env" }
+    const read = load({ a: { command: "run", ...ofClients }, b: { url: "http://localhost/", timeout: 5 } })
+    if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
+    const told = [...Object.keys(ofClients).map((name) => `mcpServers.a.${name}`), "mcpServers.b.timeout"]
+    assert.deepStrictEqual(read.warnings.map((warning) => warning.split(": nothing here reads it; ")[0]), told)
+    assert.include(read.warnings.join("\n"), "give its variables in env")
+    const slips = { a: { command: "run", startTimeuot: "1 second", envs: {}, timeouts: 5 } }
+    assert.deepStrictEqual(
+      faults(load(slips)),
+      ["startTimeuot", "envs", "timeouts"].map((name) => `mcpServers.a.${name}`)
+    )
+  })
+
+  it("a back end on HTTP with SSE is refused, and told which of its URLs to give", () => {
+    const read = load({ a: { url: "http://localhost/sse", type: "sse" } })
+    assert.match(
+      read instanceof Config.InvalidConfig ? read.faults[0] ?? "" : "",
+      /^mcpServers\.a\.type: must be "http" .* HTTP with SSE \(2024-11-05\) is not spoken .* for Streamable HTTP$/
+    )
+  })
+
   it("a duration without its unit is told so, with the value as it would be in seconds, where that is one", () => {
     const needed = (name: string, value: unknown) => {
       const read = load({ a: { command: "x" } }, { [name]: value })
