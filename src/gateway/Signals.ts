@@ -20,13 +20,17 @@ export const of = (...names: ReadonlyArray<NodeJS.Signals>) =>
 const relayed = Duration.seconds(1)
 
 /** The first signal is NodeRuntime's, which ends everything in order; the second ends everything. */
-export const hurry = Effect.gen(function*() {
+export const hurry = Effect.fnUntraced(function*(drainTimeout: Duration.Duration) {
   const queue = yield* of("SIGINT", "SIGTERM")
   yield* Queue.take(queue)
-  yield* Console.error("Stopping: running requests may end.")
+  const time = Duration.isFinite(drainTimeout)
+    ? `up to ${Duration.toSeconds(drainTimeout)} seconds`
+    : "all the time they need"
+  yield* Console.error(
+    `Stopping: running requests have ${time} (drainTimeout). Send the signal again to end at once.`
+  )
   yield* Effect.sleep(relayed)
   yield* Queue.clear(queue)
-  yield* Console.error("A second signal ends them now.")
   yield* Queue.take(queue)
   return yield* Effect.sync((): never => {
     ProcessGroup.killAll()

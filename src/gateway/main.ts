@@ -19,6 +19,7 @@ import { inspect } from "node:util"
 import type * as Backends from "./backends/Backends.ts"
 import * as ProcessGroup from "./backends/ProcessGroup.ts"
 import * as Programs from "./backends/Programs.ts"
+import * as Banner from "./Banner.ts"
 import * as Gateway from "./Gateway.ts"
 import * as EarlyRequests from "./http/EarlyRequests.ts"
 import * as OfferedUpgrades from "./http/OfferedUpgrades.ts"
@@ -69,32 +70,6 @@ function description(name: string, setting: Settings.Setting<unknown, unknown>):
 // -----------------------------------------------------------------------------
 // Serving
 // -----------------------------------------------------------------------------
-
-const banner = (names: ReadonlyArray<string>, origin: string, settings: Settings.GatewaySettings): string => {
-  const urls = names.map((name) => ({ name, url: `${origin}/mcp/${name}` }))
-  const key = settings.keys.length === 0 ? {} : { headers: { Authorization: "Bearer ${MCP_KEY}" } }
-  const header = settings.keys.length === 0 ? "" : " --header \"Authorization: Bearer $MCP_KEY\""
-  const servers = Object.fromEntries(urls.map(({ name, url }) => [name, { type: "http", url, ...key }]))
-  return [
-    "",
-    "The gateway is up: one session of a back end per client session.",
-    "",
-    ...urls.map(({ name, url }) => `  ${name}: ${url}`),
-    "",
-    `Watch it: ${origin}/`,
-    "",
-    "Connect a client, for instance:",
-    "",
-    ...urls.map(({ name, url }) => `  claude mcp add --transport http ${name} ${url}${header}`),
-    "",
-    "or, in a client's mcpServers file:",
-    "",
-    ...JSON.stringify({ mcpServers: servers }, null, 2).split("\n").map((line) => `  ${line}`),
-    "",
-    "Stop it with Ctrl-C; every process it started ends with it.",
-    ""
-  ].join("\n")
-}
 
 const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; key: string } | undefined) => {
   const { bodyTimeout, headersTimeout, host, keepAliveTimeout, maxHeaderBytes, port } = settings
@@ -162,17 +137,27 @@ const missingPrograms = (backends: Backends.Backends): ReadonlyArray<string> =>
       return [`${name}: there is no directory "${mask(cwd)}" to run in`]
     }
     const found = Programs.find(command, cwd, Programs.here({ ...process.env, ...env }))
-    return found === undefined ? [`${name}: there is no program "${mask(command)}". ${howToFind}`] : []
+    return found === undefined
+      ? [
+        `${name}: ${
+          Programs.whyMissing({ command, cwd, shown: mask(command), separate: "arguments belong in \"args\"" })
+        }`
+      ]
+      : []
   })
-
-const howToFind = "Install it, or give its whole path; the PATH of this shell is looked through."
 
 /** Why the port cannot be had, and what to do. */
 const cannotListen = ({ host, port }: Settings.GatewaySettings, cause: unknown): UsageError => {
   const code = ProcessGroup.codeOf(cause)
+  if (code === "ENOTFOUND" || code === "EAI_AGAIN") {
+    const why = code === "ENOTFOUND" ? `There is no host "${host}"` : `The host "${host}" cannot be looked up just now`
+    return new UsageError({
+      message: `${why}: give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all it has.`
+    })
+  }
   const next = code === "EACCES"
     ? "Ports below 1024 are for root: try --port 8420."
-    : code === "EADDRNOTAVAIL" || code === "ENOTFOUND"
+    : code === "EADDRNOTAVAIL"
     ? "This machine does not have that address: try --host 127.0.0.1."
     : "Is another gateway running? Try --port 0."
   return new UsageError({ message: `Cannot listen on ${host}:${port} (${String(cause)}). ${next}` })
@@ -215,7 +200,10 @@ const run = Effect.fnUntraced(function*(input: Input) {
   if (missing.length > 0 && input.check) return yield* new Config.InvalidConfig({ faults: missing })
   // The only one there is was just written by a person. Those of a file may come later, in a container that is still built.
   if (missing.length > 0 && input.command.length > 0) {
-    return yield* new UsageError({ message: `There is no program "${input.command[0]}". ${howToFind}` })
+    const command = input.command[0] ?? ""
+    const separate = "write its arguments behind it without quotes around all: -- PROGRAM ARG…"
+    const why = Programs.whyMissing({ command, cwd: undefined, shown: command, separate })
+    return yield* new UsageError({ message: `The command cannot be run: ${why}` })
   }
   if (input.check) {
     const valid = `The configuration is valid. Back ends: ${names.join(", ")}`
@@ -228,14 +216,15 @@ const run = Effect.fnUntraced(function*(input: Input) {
     serverLayer(settings, tls)
   )
   // Forked outside of the server's scope: still there while that closes.
-  yield* Effect.forkDetach(Effect.scoped(Signals.hurry))
+  yield* Effect.forkDetach(Effect.scoped(Signals.hurry(settings.drainTimeout)))
   return yield* Effect.scoped(Effect.gen(function*() {
     const services = yield* Layer.build(app)
     const running = Context.get(services, Gateway.Gateway)
     const { address } = Context.get(services, HttpServer.HttpServer)
     const bound = address._tag === "UnixPathAddress" ? settings.port : address.port
-    const name = settings.host.includes(":") ? `[${settings.host}]` : settings.host
-    yield* Console.log(banner(names, `${tls === undefined ? "http" : "https"}://${name}:${bound}`, settings))
+    yield* Console.log(
+      Banner.make(names, Banner.origin(settings, tls === undefined ? "http" : "https", bound), settings)
+    )
     for (const warning of warnings) yield* Effect.logWarning(warning)
     for (const warning of missing) yield* Effect.logWarning(warning)
     yield* Effect.forkScoped(reloads(hangUps, input, settings, running))
@@ -249,6 +238,7 @@ const run = Effect.fnUntraced(function*(input: Input) {
             "(postgresql://user:password@host:5432/database), and may its user create tables?"
         }),
       UnequalLocks: ({ message }) => new UsageError({ message }),
+      UnequalKeys: ({ message }) => new UsageError({ message }),
       SocketServerError: (error) =>
         new UsageError({
           message: `Cannot listen for the other replicas (${String(error.reason.cause)}). Is the port taken? And if ` +
@@ -277,7 +267,16 @@ const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
     ])
   )
 
-const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, run).pipe(
+/** A wrong configuration, told with what comes next. */
+const orTell = (input: Input) =>
+  Effect.catchTag(run(input), "InvalidConfig", ({ message }) =>
+    CommandOutput.fail(
+      input.check
+        ? `${message}\nMend it and try again.`
+        : `${message}\nNothing was started. Mend it and try again; --check tries without starting.`
+    ))
+
+const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, orTell).pipe(
   Command.withDescription(
     "Serves MCP servers on Streamable HTTP, one process per client session. What a flag sets, the environment variable " +
       "behind it or the file may set too; keys are no flags: GATEWAY_KEYS, GATEWAY_ADMIN_KEYS, GATEWAY_STATE_KEY. " +
@@ -291,8 +290,9 @@ const main = Command.make("effect-session-pool", { config, check, command, setti
     { command: "effect-session-pool --config servers.json", description: "Those of an mcpServers file" },
     { command: "effect-session-pool --config servers.json --check", description: "What is wrong with a file" },
     {
-      command: "effect-session-pool --host 0.0.0.0 --keys-file keys.txt --config servers.json",
-      description: "For other machines, whose clients show one of the keys"
+      command:
+        "effect-session-pool --host 0.0.0.0 --allowed-hosts mcp.example.com --keys-file keys.txt --config servers.json",
+      description: "For other machines, whose clients write this name in the URL and show one of the keys"
     },
     {
       command: "effect-session-pool --port 0 --idle-time-to-live '10 minutes' --spares 2 -- my-server --stdio",
@@ -302,13 +302,7 @@ const main = Command.make("effect-session-pool", { config, check, command, setti
 )
 
 Command.run(main, { version }).pipe(
-  Effect.catchTags({
-    UsageError: (error) => CommandOutput.fail(error.message),
-    InvalidConfig: (error) =>
-      CommandOutput.fail(
-        `${error.message}\nNothing was started. Mend it and try again; --check tries without starting.`
-      )
-  }),
+  Effect.catchTag("UsageError", (error) => CommandOutput.fail(error.message)),
   Effect.catchDefect((defect) =>
     CommandOutput.fail(
       // `Otlp.layerFromConfig` dies with the `ConfigError` of a variable.

@@ -42,10 +42,20 @@ const names: Readonly<Record<string, ReadonlyArray<string>>> = {
     "node /srv/some-server/dist/index.js stdio",
     "npx tsx src/some-server.ts",
     "deno run -A npm:@scope/some-server@1",
+    "env some-server",
+    "env FOO=1 BAR=/a/b npx -y some-server",
+    "/usr/bin/env -u HOME -i FOO= some-server A=1",
+    "npx -y -p cross-env env A=1 node some-server.js",
     "python /srv/some-server.py",
     "python3.12 -u -m some-server"
   ],
-  "server-name": ["npx -y @scope/server-name@1.2", "npm exec @scope/server-name", "pnpm dlx @scope/server-name@next"],
+  "env": ["env", "env A=1"],
+  "server-name": [
+    "env FOO=1 npx -y @scope/server-name",
+    "npx -y @scope/server-name@1.2",
+    "npm exec @scope/server-name",
+    "pnpm dlx @scope/server-name@next"
+  ],
   "package.server": ["python3 -m package.server"],
   // It runs nothing that has a name.
   "npm": ["npm start", "npm"],

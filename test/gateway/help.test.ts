@@ -23,6 +23,25 @@ mkdirSync(artifacts, { recursive: true })
 rmSync(loop, { force: true })
 symlinkSync(loop, loop)
 
+const certificate = `${artifacts}help-cert.pem`
+execFileSync(
+  "openssl",
+  [
+    "req",
+    "-x509",
+    "-newkey",
+    "ed25519",
+    "-nodes",
+    "-subj",
+    "/CN=localhost",
+    "-keyout",
+    "/dev/null",
+    "-out",
+    certificate
+  ],
+  { stdio: "ignore" }
+)
+
 /** No variable of the machine that runs the tests has a say in colours. */
 const colourless = { NO_COLOR: "", FORCE_COLOR: "", TERM: "xterm" }
 const said = async (args: ReadonlyArray<string>, env: Record<string, string> = {}) => {
@@ -78,7 +97,18 @@ describe("a fault", () => {
       ],
       ["a: there is no program", "b: there is no directory"]
     ],
-    ["a directory as a program", ["--", artifacts], ["no program \"" + artifacts]],
+    ["a directory as a program", ["--", artifacts], ["no program \"" + artifacts, "that is a directory"]],
+    ["a path that is not there", ["--", "/no/such/program"], ["no program \"/no/such/program\"", "is its path right?"]],
+    ["a command in one word", ["--", "sh -c true"], ["no program \"sh -c true\"", "without quotes around all"]],
+    [
+      "a command in one word of a file",
+      [
+        "--check",
+        "--config",
+        write("help-words.json", JSON.stringify({ mcpServers: { a: { command: "npx -y server" } } }))
+      ],
+      ["a: there is no program \"npx -y server\"; arguments belong in \"args\""]
+    ],
     [
       "a program that may not be run",
       [
@@ -86,7 +116,7 @@ describe("a fault", () => {
         "--config",
         write("help-mode.json", JSON.stringify({ mcpServers: { a: { command: write("help-mode.txt", "x") } } }))
       ],
-      ["a: there is no program"]
+      ["help-mode.txt\" may not be run", "chmod +x", "name its interpreter"]
     ],
     [
       "a directory to run in that is not there",
@@ -105,7 +135,21 @@ describe("a fault", () => {
     ["a name that only looks like this machine", ["--host", "127.attacker.example"], ["--insecure"]],
     ["a certificate without a key", ["--tls-cert", "x.pem"], ["give --tls-key FILE"]],
     ["a certificate that is none", ["--tls-cert", "package.json", "--tls-key", "package.json"], ["must be PEM"]],
+    [
+      "an empty certificate",
+      ["--tls-cert", write("help-empty.pem", ""), "--tls-key", write("help-blank.pem", "\n")],
+      ["The certificate ", "help-empty.pem is empty", "must be PEM"]
+    ],
+    [
+      "an empty key of a good certificate, by --check too",
+      ["--check", "--tls-cert", certificate, "--tls-key", write("help-empty.pem", "")],
+      ["The certificate's key ", "help-empty.pem is empty", "must be PEM"]
+    ],
     ["an address of another machine", ["--host", "192.0.2.1", "--insecure"], ["try --host 127.0.0.1"]],
+    ["a host that there is not", ["--host", "nowhere.invalid", "--insecure"], [
+      "nowhere.invalid\"",
+      "give --host an address"
+    ]],
     ["an unknown shell", ["--completions", "dos"], ["\"bash\"", "effect-session-pool --help"]]
   ]
   for (const [what, args, parts] of cases) {
@@ -114,6 +158,8 @@ describe("a fault", () => {
       const { exit, output } = await said(args)
       assert.strictEqual(exit, 1)
       for (const part of parts) assert.include(output, part)
+      if (args.some((arg) => arg.includes("/")) && what.includes("path")) assert.notInclude(output, "PATH")
+      if (args.includes("--check")) assert.notInclude(output, "--check tries")
       assert.isBelow(output.split("\n").length, 12, "and no more than a person reads")
       assert.notInclude(output, "    at ")
     })

@@ -137,7 +137,7 @@ describe("a request for what can move, when the database is away,", () => {
       assert.deepStrictEqual(carried, [call])
     })))
 
-  it.effect("then is refused within some seconds, and told since when it is away; it is carried out when it is back", () =>
+  it.effect("then is refused within some seconds, and told since when it is away and when to try again; it is carried out when it is back", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       const { carried, state } = replica
       state.mood = "away"
@@ -147,7 +147,10 @@ describe("a request for what can move, when the database is away,", () => {
       const refused = yield* Fiber.join(asking)
       const { error, id } = JSON.parse(refused.text)
       assert.deepStrictEqual([refused.status, refused.headers["retry-after"], id], [503, "10", 7])
-      assert.match(error.message, /the database has not answered for 6\d seconds$/)
+      assert.match(
+        error.message,
+        /^This session cannot be served .*: the replicas' database has not answered for 6\d seconds\. Try again in 10 sec/
+      )
       assert.deepStrictEqual(carried, [])
 
       const waiting = yield* Effect.forkChild(ask(replica, call))

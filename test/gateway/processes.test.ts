@@ -1,9 +1,12 @@
 /** Processes: how they start, wait, sleep, fail and end. */
+import { Duration, Effect, Logger } from "effect"
 import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
 import * as Cooldown from "../../src/gateway/backends/Cooldown.ts"
+import * as Spares from "../../src/gateway/backends/Spares.ts"
+import * as StdioProcess from "../../src/gateway/backends/StdioProcess.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const temporary = () => mkdtempSync(join(tmpdir(), "gateway-"))
@@ -67,6 +70,27 @@ describe("a process that misbehaves", () => {
     await Kit.eventually("no session is left", async () => (await overview(gateway)).sessions.length === 0)
     await gateway.stop()
     rmSync(directory, { recursive: true })
+  })
+
+  it("one that does not answer initialize in time is told with the end of its stderr, without its secrets, or with what may help", async () => {
+    const shell = (script: string) => ({ command: "sh", args: ["-c", script], env: { TOKEN: "s3cr3t-token" } })
+    const gateway = await Kit.start({
+      backends: {
+        talks: shell("echo \"waiting for $TOKEN to load\" >&2; exec cat >/dev/null"),
+        silent: shell("exec cat >/dev/null")
+      },
+      startTimeout: "500 millis",
+      closeGrace: "100 millis"
+    })
+    const told = async (name: string) =>
+      (await (await initialize(`${gateway.origin}/mcp/${name}`)).json()).error.message
+    assert.match(await told("talks"), /within 500ms; its stderr ends with: waiting for \S* to load$/)
+    assert.notInclude(await told("talks"), "s3cr3t")
+    const hint = await told("silent")
+    for (const part of ["within 500ms and wrote nothing on stderr", "PATH, HOME", "env", "raise startTimeout"]) {
+      assert.include(hint, part)
+    }
+    await gateway.stop()
   })
 })
 
@@ -223,6 +247,27 @@ describe("warm spares", () => {
     await Kit.eventually("its end is noticed", async () => (await spares(gateway)) === 0)
     assert.strictEqual(await Kit.toolText(url, await Kit.open(url), "count"), "1")
     await gateway.stop()
+  })
+
+  it("one that dies unused is told with how it ended, the end of its stderr, and when another is started", async () => {
+    const told: Array<string> = []
+    const command = { command: "sh", args: ["-c", "echo no database >&2; exit 3"], env: {}, cwd: undefined }
+    const limits = {
+      maxLineBytes: 1000,
+      writeTimeout: Duration.seconds(1),
+      closeGrace: Duration.seconds(1)
+    }
+    const start = StdioProcess.start(command, process.env, limits, (text) => text)
+    const waiting = Effect.gen(function*() {
+      yield* Spares.make(1, start, yield* Effect.scope)
+      yield* Effect.promise(() => Kit.eventually("it is told", () => told.length > 0))
+    })
+    const logger = Logger.layer([Logger.make(({ message }) => void told.push(String(message)))])
+    await Effect.runPromise(Effect.provide(Effect.scoped(waiting), logger))
+    assert.deepStrictEqual(told, [
+      "A spare process ended before it was used; another is started in 10 seconds. Why it ended: " +
+      "the back end ended with exit code 3; its stderr ends with: no database"
+    ])
   })
 
   it("those that were taken end together with the gateway, not one after the other", async () => {

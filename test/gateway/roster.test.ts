@@ -15,8 +15,10 @@ const database = Layer.effectDiscard(Roster.migrate).pipe(
   Layer.provideMerge(Layer.effect(Database, Postgres.make))
 )
 
-const enter = (address: string, seconds: number) =>
-  Roster.enter({ address, shardLockExpiration: Duration.seconds(seconds) })
+const key = "the same key on every one of the replicas"
+
+const enter = (address: string, seconds: number, stateKey = key) =>
+  Roster.enter({ address, shardLockExpiration: Duration.seconds(seconds), stateKey })
 
 const addresses = Effect.flatMap(SqlClient.SqlClient, (sql) =>
   Effect.map(
@@ -36,6 +38,53 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica
       assert.match(error.message, /one:1 runs with --shard-lock-expiration 35 seconds, this one would with 20/)
       assert.deepStrictEqual(yield* addresses, ["one:1"])
       yield* enter("two:1", 35)
+    }))
+
+  it.effect("with another key than one that runs is refused and told whose it is; the database has neither key", () =>
+    Effect.gen(function*() {
+      yield* clear
+      const one = yield* enter("one:1", 35)
+      const other = "another key, which nobody else has"
+      const error = yield* Effect.flip(enter("two:1", 35, other))
+      assert.strictEqual(error._tag, "UnequalKeys")
+      assert.match(error.message, /The replica at one:1 runs with another GATEWAY_STATE_KEY.* stop all of them first/)
+      assert.notInclude(error.message, "key, which")
+      assert.deepStrictEqual(yield* addresses, ["one:1"])
+      const sql = yield* SqlClient.SqlClient
+      assert.notInclude(JSON.stringify(yield* sql`SELECT * FROM effect_session_pool_replicas`), key)
+      yield* enter("two:1", 35)
+      yield* one.remove
+      // Its own address does not count, those of others do.
+      assert.strictEqual((yield* Effect.flip(enter("one:1", 35, other)))._tag, "UnequalKeys")
+    }))
+
+  it.effect("joins others of a version that knew nothing of keys, in the table that those have made", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      yield* sql`DROP TABLE effect_session_pool_replicas`
+      yield* sql`
+        CREATE TABLE effect_session_pool_replicas (
+          address TEXT PRIMARY KEY,
+          incarnation TEXT NOT NULL,
+          lock_seconds DOUBLE PRECISION NOT NULL,
+          seen_at TIMESTAMPTZ NOT NULL
+        )
+      `
+      const old = sql`
+        INSERT INTO effect_session_pool_replicas (address, incarnation, lock_seconds, seen_at)
+        VALUES ('old:1', 'x', 35, NOW()) ON CONFLICT (address) DO UPDATE SET seen_at = NOW()
+      `
+      yield* old
+      yield* Roster.migrate
+      yield* Roster.migrate
+      yield* enter("one:1", 35)
+      // It goes on saying so by its own statement.
+      yield* old
+      assert.deepStrictEqual(yield* addresses, ["old:1", "one:1"])
+      assert.strictEqual(
+        (yield* Effect.flip(enter("two:1", 35, "another key, which nobody else has")))._tag,
+        "UnequalKeys"
+      )
     }))
 
   it.effect("may have another time when the others have gone, by themselves or a lock's time ago; or for itself alone", () =>

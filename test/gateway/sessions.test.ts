@@ -247,17 +247,24 @@ describe("processes", () => {
     await gateway.stop()
   })
 
-  it("a command that does not exist is told as 502", async () => {
-    const entry = { command: "no-such-command", args: [], env: {}, cwd: undefined }
-    const gateway = await Kit.start({ backends: { missing: entry } })
-    const response = await fetch(`${gateway.origin}/mcp`, {
-      method: "POST",
-      headers: Kit.headers,
-      body: Kit.initializeBody
-    })
-    assert.strictEqual(response.status, 502)
-    assert.include(await response.text(), "no-such-command")
-    await gateway.stop()
+  it("a command that does not exist or may not be run is told as 502 with what to do", async () => {
+    const told = {
+      "no-such-command": "(ENOENT): install the program",
+      "/no/such/command": "(ENOENT): is its path right?",
+      "/etc/passwd": "(EACCES): the gateway's user may not run it"
+    }
+    for (const [command, part] of Object.entries(told)) {
+      const gateway = await Kit.start({ backends: { missing: { command } } })
+      const response = await fetch(`${gateway.origin}/mcp`, {
+        method: "POST",
+        headers: Kit.headers,
+        body: Kit.initializeBody
+      })
+      assert.strictEqual(response.status, 502)
+      const { message } = (await response.json()).error
+      assert.include(message, `"${command}" could not be started ${part}`)
+      await gateway.stop()
+    }
   })
 
   it("a child sees the safe part of the environment and its own entry, and nothing else", async () => {

@@ -138,7 +138,9 @@ describe("an upstream of our own", () => {
     gateway = await Kit.start({
       backends: {
         own: { url: `http://me:s3cretword@127.0.0.1:${portOf(server)}/mcp`, headers: { "x-extra": "yes" } },
-        down: { url: "http://127.0.0.1:9/" }
+        down: { url: "http://127.0.0.1:9/" },
+        nowhere: { url: "http://me:s3cretword@nowhere.invalid/mcp?token=s3cretword" },
+        plain: { url: `https://127.0.0.1:${portOf(server)}/mcp` }
       },
       requestTimeout: "500 millis",
       heartbeat: "100 millis"
@@ -229,13 +231,21 @@ describe("an upstream of our own", () => {
     )
   })
 
-  it("one that cannot be reached is 502", async () => {
-    const response = await fetch(`${gateway.origin}/mcp/down`, {
-      method: "POST",
-      headers: Kit.headers,
-      body: Kit.initializeBody
+  const causes = { down: "ECONNREFUSED", nowhere: "ENOTFOUND|EAI_AGAIN", plain: "EPROTO|ERR_SSL\\w+" }
+  for (const [name, cause] of Object.entries(causes)) {
+    it(`one that cannot be reached is 502, and told by its cause and nothing secret of its URL: ${name}`, async () => {
+      const response = await fetch(`${gateway.origin}/mcp/${name}`, {
+        method: "POST",
+        headers: Kit.headers,
+        body: Kit.initializeBody
+      })
+      const text = await response.text()
+      assert.strictEqual(response.status, 502)
+      assert.match(
+        text,
+        new RegExp(`cannot be reached \\((${cause})\\): is the url right, and does this machine reach it\\?`)
+      )
+      assert.notMatch(text, /s3cretword|token=/)
     })
-    assert.strictEqual(response.status, 502)
-    assert.include(await response.text(), "cannot be reached")
-  })
+  }
 })

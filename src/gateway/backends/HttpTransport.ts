@@ -94,6 +94,7 @@ export const make = Effect.fnUntraced(function*(
   return {
     pid: undefined,
     ended: server.ended,
+    failed: remote.failed,
     attach: (to) =>
       Effect.sync(() =>
         void server.fork(Effect.forever(Effect.flatMap(Queue.take(lines), (line) => write(server, line, to))))

@@ -67,6 +67,7 @@ export const make = Effect.fnUntraced(function*<R>(
   return {
     pid: server.pid,
     ended: server.ended,
+    failed: server.failed,
     attach: (receiver) =>
       Effect.suspend(() => {
         face.client = receiver

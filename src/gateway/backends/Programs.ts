@@ -30,6 +30,31 @@ function isProgram(path: string): boolean {
   return isWindows || Result.isSuccess(Result.try(() => accessSync(path, constants.X_OK)))
 }
 
+const hasDirectory = (command: string, windows: boolean): boolean =>
+  command.includes("/") || (windows && command.includes("\\"))
+
+/** A command that `find` found nothing for, `shown` as it may be told; `separate` says how arguments are kept apart from it. */
+export interface Missing {
+  readonly command: string
+  readonly cwd: string | undefined
+  readonly shown: string
+  readonly separate: string
+}
+
+/** Why a program cannot be run, and what to do. */
+export const whyMissing = ({ command, cwd, separate, shown }: Missing): string => {
+  const none = `there is no program "${shown}"`
+  const path = (isWindows ? win32 : posix).resolve(cwd ?? ".", command)
+  const isPath = hasDirectory(command, isWindows)
+  if (isPath && lookAt(path)?.isFile() === true) {
+    return `"${shown}" may not be run: make it executable (chmod +x), or name its interpreter as the program`
+  }
+  if (isPath && isDirectory(path)) return `${none}, that is a directory`
+  if (/\s/.test(command.trim())) return `${none}; ${separate}`
+  if (isPath) return `${none}; is its path right? A relative one begins in the directory that it is to run in`
+  return `${none}. Install it, or give its whole path; the PATH of this shell is looked through.`
+}
+
 /** The file that a command names, looked for as the system does; `undefined` if there is none. */
 export const find = (command: string, cwd: string | undefined, system: System): string | undefined => {
   const { environment, isProgram, platform } = system
@@ -38,9 +63,8 @@ export const find = (command: string, cwd: string | undefined, system: System): 
   // Names of variables have no case on Windows, where it usually is `Path`.
   const variable = (name: string) =>
     environment[name] ?? Object.entries(environment).find(([key]) => windows && key.toUpperCase() === name)?.[1]
-  const hasDirectory = command.includes("/") || (windows && command.includes("\\"))
   const directories = (variable("PATH") ?? "").split(path.delimiter).filter((directory) => directory !== "")
-  const places = hasDirectory
+  const places = hasDirectory(command, windows)
     ? [path.resolve(cwd ?? ".", command)]
     : directories.map((directory) => path.join(directory, command))
   // A name with an ending is itself first.

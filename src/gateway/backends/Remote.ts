@@ -7,6 +7,7 @@ import { HttpClient, HttpClientRequest, HttpIncomingMessage } from "effect/http"
 import { BackendFailed } from "../GatewayErrors.ts"
 import * as EventStreamBody from "../http/EventStreamBody.ts"
 import { percentDecoded } from "./Backends.ts"
+import * as ProcessGroup from "./ProcessGroup.ts"
 
 /** Where a server is, and what its entry says must be sent with every request. */
 export interface Target {
@@ -51,12 +52,16 @@ export const make = Effect.fnUntraced(function*(target: Target, mask: (text: str
       )
       return Effect.mapError(
         client.execute(request),
-        (error) => failed(`the back end cannot be reached (${error.reason._tag})`)
+        ({ reason }) => failed(unreachable(ProcessGroup.codeOf(reason) || reason._tag))
       )
     }
   }
   return remote
 })
+
+/** By its code alone: the text of an error may repeat the URL. */
+const unreachable = (code: string): string =>
+  `the back end cannot be reached (${code}): is the url right, and does this machine reach it?`
 
 /** Credentials in a URL become a header: URLs are shown, headers are not. */
 const withoutCredentials = (target: Target): Target => {

@@ -17,6 +17,7 @@ import * as LegacyFace from "./LegacyFace.ts"
 import * as Remote from "./Remote.ts"
 import * as Spares from "./Spares.ts"
 import * as StdioProcess from "./StdioProcess.ts"
+import type { Transport } from "./Transport.ts"
 import * as Upstream from "./Upstream.ts"
 
 /** A back end as it runs. */
@@ -96,20 +97,30 @@ export const make = Effect.fnUntraced(function*(
   return running
 })
 
+/** Is told of each transport that an opening connection has got: what it says when the opening takes too long. */
+type Got = (transport: Transport) => void
+
 /** A connection of the gateway's own to a back end: a process, or what stands for one. */
-const startTransport = ({ backend, spares }: RunningBackend) =>
-  backend.target._tag === "Http"
+const startTransport = ({ backend, spares }: RunningBackend, got: Got) => {
+  const start = backend.target._tag === "Http"
     ? HttpTransport.make(backend.target, backend.settings, backend.mask)
     : spares.take
+  return Effect.tap(start, (transport) => Effect.sync(() => got(transport)))
+}
 
 /** Which revisions a back end speaks, as far as that is said or known. */
 export const knownEra = ({ backend: { settings: { era } }, era: found }: RunningBackend) => era === "auto" ? found : era
 
 /** Opens the connection of a lane. A process that ends when it is asked for its revisions gets no such question again. */
-export const startLane = (target: RunningBackend, client: Modern.Client, changed: (change: Lane.Change) => void) => {
+export const startLane = (
+  target: RunningBackend,
+  client: Modern.Client,
+  changed: (change: Lane.Change) => void,
+  got: Got
+) => {
   const { backend, metrics } = target
   const start = (known: Era | undefined) =>
-    Lane.make(startTransport(target), {
+    Lane.make(startTransport(target, got), {
       client,
       era: known,
       probeTimeout,
@@ -163,12 +174,13 @@ export const eraOf = Effect.fnUntraced(function*(target: RunningBackend, remote:
  */
 export const startSession = (
   target: RunningBackend,
-  record: ClientRecord.ClientRecord
+  record: ClientRecord.ClientRecord,
+  got: Got
 ): Started => {
-  const { backend, metrics, spares } = target
+  const { backend, metrics } = target
   const { era, replayBytes, replayEvents } = backend.settings
   const limits = { ...backend.settings, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
-  const faced = Bridge.make(LegacyFace.make(startTransport(target)), record, limits, metrics).pipe(
+  const faced = Bridge.make(LegacyFace.make(startTransport(target, got)), record, limits, metrics).pipe(
     Effect.onExit((exit) =>
       Effect.sync(() => {
         target.faced = Exit.isSuccess(exit)
@@ -179,7 +191,7 @@ export const startSession = (
   if (era === "modern" || target.faced) return faced
   const plain: Started = backend.target._tag === "Http"
     ? Upstream.make(backend.target, record, backend.settings, metrics, backend.mask)
-    : Bridge.make(spares.take, record, limits, metrics)
+    : Bridge.make(startTransport(target, got), record, limits, metrics)
   if (knownEra(target) === "legacy") {
     return Effect.tapErrorTag(plain, "InitializeRefused", () => forget(target))
   }

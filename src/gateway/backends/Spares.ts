@@ -59,9 +59,11 @@ export const make = Effect.fnUntraced(function*(
     // One that dies unused makes room for another, but not in a busy loop.
     yield* Effect.forkIn(
       Effect.gen(function*() {
-        yield* Deferred.await(process.ended)
+        const { message } = yield* Deferred.await(process.ended)
         if (!ready.delete(spare)) return
-        yield* Effect.logWarning("A spare process ended before it was used")
+        yield* Effect.logWarning(
+          `A spare process ended before it was used; another is started in ${retryAfter}. Why it ended: ${message}`
+        )
         yield* Effect.forkIn(Effect.andThen(Effect.sleep(retryAfter), missing.open), processes)
         yield* bury(spare)
       }),
@@ -81,7 +83,7 @@ export const make = Effect.fnUntraced(function*(
       while (ready.size < count) {
         const exit = yield* Effect.exit(add)
         if (Exit.isSuccess(exit)) continue
-        yield* Effect.logWarning("A spare process did not start", exit.cause)
+        yield* Effect.logWarning(`A spare process did not start; it is tried again in ${retryAfter}`, exit.cause)
         yield* Effect.sleep(retryAfter)
       }
     })

@@ -61,7 +61,7 @@ export const start = Effect.fnUntraced(function*(
     (code) =>
       shortages.includes(code)
         ? short(command.command, code)
-        : failed(`the back end "${command.command}" could not be started (${code})${remedies[code] ?? ""}`)
+        : failed(`the back end "${command.command}" could not be started (${code})${remedy(command.command, code)}`)
   )
   const decoder = new TextDecoder()
   group.stderr.on("data", (chunk) => {
@@ -87,6 +87,7 @@ export const start = Effect.fnUntraced(function*(
   return {
     pid: group.pid,
     ended,
+    failed,
     offer,
     attach: (to) => Effect.sync(() => output.attach(to)),
     send: (line) =>
@@ -277,10 +278,19 @@ const shortageOfHandles = (): string | undefined => {
 }
 
 /** What to do about the errors of the system that a command meets. */
-const remedies: Readonly<Record<string, string>> = {
-  ENOENT: ": install the program, or give its whole path; its `cwd` must be there too",
-  EACCES: ": the gateway's user may not run it"
+const remedy = (command: string, code: string): string => {
+  switch (code) {
+    case "ENOENT":
+      return command.includes("/")
+        ? ": is its path right? Its interpreter and its `cwd` must be there too"
+        : ": install the program, or give its whole path; its `cwd` must be there too"
+    case "EACCES":
+      return ": the gateway's user may not run it; if it is a script, make it executable, or name its interpreter"
+    default:
+      return ""
+  }
 }
+
 /** The codes of errors that tell of the gateway's own need, not of a fault of the back end. */
 const shortages = ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"]
 

@@ -20,4 +20,6 @@ export interface Transport {
   readonly send: (line: string) => Effect.Effect<void>
   /** Completes when the connection has ended by itself or the server broke the protocol, with why. */
   readonly ended: Deferred.Deferred<BackendFailed>
+  /** A failure of it, with the end of what its process has written on stderr. */
+  readonly failed: (reason: string) => BackendFailed
 }

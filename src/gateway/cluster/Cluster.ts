@@ -11,7 +11,8 @@
  * - `Membership` knows which replicas there are and until when the shards are safely this one's, and which are given up when the
  *   database is away (`refresh`).
  * - `StoredSleepers` keeps the sessions of stateless back ends: those that sleep, and those that are awake somewhere.
- * - `Roster` refuses a replica whose locks would live for another time, and notices when two have the same address.
+ * - `Roster` refuses a replica whose locks would live for another time, or that has another key, and notices when two have the same
+ *   address.
  *
  * Why two replicas never have the same session: one that is pinned has the replica's name in its id. One that is movable
  * is served only where the engine's entity of its id is, and while the lock of its shard is safely held (`Hosting.enter`); the lock
@@ -137,7 +138,8 @@ const enter = (options: Options) =>
     yield* Layer.build(SqlRunnerStorage.layerMigrations({ prefix: Membership.prefix }))
     return yield* Roster.enter({
       address: `${options.address.host}:${options.address.port}`,
-      shardLockExpiration: options.shardLockExpiration
+      shardLockExpiration: options.shardLockExpiration,
+      stateKey: options.stateKey
     })
   }))
 

@@ -14,7 +14,7 @@ import { EntityId, ShardId, Sharding, ShardingConfig } from "effect/cluster"
 import type { HttpServerResponse } from "effect/http"
 import { randomUUID } from "node:crypto"
 import type { Refusal } from "../http/Refusals.ts"
-import { refuse, unknownSession } from "../http/Refusals.ts"
+import { refuse, retryLater, unknownSession } from "../http/Refusals.ts"
 import * as Modern from "../modern/Modern.ts"
 import type { Asked, Carried, Host, Placement, Status } from "../sessions/Placement.ts"
 import { here, isSessionId } from "../sessions/Placement.ts"
@@ -63,7 +63,10 @@ const unknownWhere = "Whether this session is still there cannot be told now: th
 const goneUnopened = "The replica that was to open the session has gone; try again"
 const goneParked = "Invalid params: requestState is not valid here: the replica that parked its call has gone"
 const moving = "The session is moving to another replica"
-const withoutDatabase = "What can move is not served, because the database has not answered for"
+/** Told of what is movable, with for how long the database has been away. */
+const withoutDatabase = (millis: number): string =>
+  "This session cannot be served just now: the replicas' database has not answered for " +
+  `${Math.round(millis / 1000)} seconds. Try again in ${retryLater["retry-after"]} seconds.`
 
 /** One function, for the service is one: its members share the names, links and times at its head, and each is some lines. */
 export const make = Effect.fnUntraced(function*(options: Options) {
@@ -119,7 +122,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
             ? message
             : away === undefined
             ? moving
-            : `${withoutDatabase} ${Math.round(away / 1000)} seconds`
+            : withoutDatabase(away)
           return Forwarding.refuseCarried(carried, 503, why)
         })
       const once: Effect.Effect<Response, Refusal, Scope.Scope> = Effect.suspend(() =>

@@ -1,11 +1,11 @@
 /**
  * What replicas say of themselves in the database, beside what the engine says of them there: it knows them by their addresses
  * alone, and whoever asks for a lock decides by its own setting whether that has expired. So with unequal settings, or with the same
- * address, two replicas could own the same shard.
+ * address, two replicas could own the same shard. And replicas with unequal keys would refuse whatever they send to each other.
  */
 import { Context, Data, Duration, Effect, Schedule } from "effect"
 import { SqlClient } from "effect/sql"
-import { randomUUID } from "node:crypto"
+import { createHmac, randomUUID } from "node:crypto"
 
 const table = "effect_session_pool_replicas"
 
@@ -21,18 +21,35 @@ export class UnequalLocks extends Data.TaggedError("UnequalLocks")<{
   }
 }
 
+/** Another replica runs with another key. */
+export class UnequalKeys extends Data.TaggedError("UnequalKeys")<{ readonly other: string }> {
+  override get message(): string {
+    return `The replica at ${this.other} runs with another GATEWAY_STATE_KEY than this one: each would refuse what the other ` +
+      "sends to it. Give all the same; to change it, stop all of them first."
+  }
+}
+
 export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
-  sql`
-    CREATE TABLE IF NOT EXISTS ${sql(table)} (
-      address TEXT PRIMARY KEY,
-      incarnation TEXT NOT NULL,
-      lock_seconds DOUBLE PRECISION NOT NULL,
-      seen_at TIMESTAMPTZ NOT NULL
-    )
-  `)
+  Effect.all([
+    sql`
+      CREATE TABLE IF NOT EXISTS ${sql(table)} (
+        address TEXT PRIMARY KEY,
+        incarnation TEXT NOT NULL,
+        lock_seconds DOUBLE PRECISION NOT NULL,
+        seen_at TIMESTAMPTZ NOT NULL
+      )
+    `,
+    // Came later. Replicas that know nothing of it leave it empty, and are not compared.
+    sql`ALTER TABLE ${sql(table)} ADD COLUMN IF NOT EXISTS key_mark TEXT`
+  ], { discard: true }))
+
+/** Equal for equal keys; it does not tell the key. */
+const markOf = (stateKey: string): string =>
+  createHmac("sha256", stateKey).update("effect-session-pool key mark").digest("hex")
 
 export interface Options {
   readonly address: string
+  readonly stateKey: string
   readonly shardLockExpiration: Duration.Duration
 }
 
@@ -44,32 +61,37 @@ export class Entry extends Context.Service<Entry, {
   readonly remove: Effect.Effect<void>
 }>()("effect-session-pool/gateway/cluster/Roster") {}
 
-export const enter = Effect.fnUntraced(function*({ address, shardLockExpiration }: Options) {
+export const enter = Effect.fnUntraced(function*({ address, shardLockExpiration, stateKey }: Options) {
   const sql = yield* SqlClient.SqlClient
   const ours = Duration.toSeconds(shardLockExpiration)
+  const mark = markOf(stateKey)
   const [other] = yield* sql<{ readonly address: string; readonly lock_seconds: number }>`
     SELECT address, lock_seconds FROM ${sql(table)}
-    WHERE address <> ${address} AND lock_seconds <> ${ours} AND seen_at > NOW() - lock_seconds * INTERVAL '1 second'
+    WHERE address <> ${address} AND (lock_seconds <> ${ours} OR key_mark <> ${mark})
+      AND seen_at > NOW() - lock_seconds * INTERVAL '1 second'
   `
   if (other !== undefined) {
-    return yield* new UnequalLocks({ other: other.address, theirs: other.lock_seconds, ours })
+    return yield* other.lock_seconds === ours
+      ? new UnequalKeys({ other: other.address })
+      : new UnequalLocks({ other: other.address, theirs: other.lock_seconds, ours })
   }
   const incarnation = randomUUID()
   const isOurs = sql`address = ${address} AND incarnation = ${incarnation}`
   // The newest has the address: one that was killed does not come back, and nobody can tell it from one that still runs.
   yield* sql`
-    INSERT INTO ${sql(table)} (address, incarnation, lock_seconds, seen_at)
-    VALUES (${address}, ${incarnation}, ${ours}, NOW())
+    INSERT INTO ${sql(table)} (address, incarnation, lock_seconds, key_mark, seen_at)
+    VALUES (${address}, ${incarnation}, ${ours}, ${mark}, NOW())
     ON CONFLICT (address) DO UPDATE
-    SET incarnation = EXCLUDED.incarnation, lock_seconds = EXCLUDED.lock_seconds, seen_at = EXCLUDED.seen_at
+    SET incarnation = EXCLUDED.incarnation, lock_seconds = EXCLUDED.lock_seconds, key_mark = EXCLUDED.key_mark,
+      seen_at = EXCLUDED.seen_at
   `
   const sayThatItLives = Effect.gen(function*() {
     const said = yield* sql`UPDATE ${sql(table)} SET seen_at = NOW() WHERE ${isOurs} RETURNING address`
     if (said.length > 0) return false
     // Nobody's, when the database has lost its row.
     const entered = yield* sql`
-      INSERT INTO ${sql(table)} (address, incarnation, lock_seconds, seen_at)
-      VALUES (${address}, ${incarnation}, ${ours}, NOW()) ON CONFLICT (address) DO NOTHING RETURNING address
+      INSERT INTO ${sql(table)} (address, incarnation, lock_seconds, key_mark, seen_at)
+      VALUES (${address}, ${incarnation}, ${ours}, ${mark}, NOW()) ON CONFLICT (address) DO NOTHING RETURNING address
     `
     return entered.length === 0
   })

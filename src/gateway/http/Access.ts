@@ -2,10 +2,14 @@
 import { createHash, timingSafeEqual } from "node:crypto"
 import { isIPv4 } from "node:net"
 
-const loopbackHosts = ["127.0.0.1", "localhost", "[::1]"]
+/** The names of this machine, as they stand in a URL; they are always served. */
+export const loopbackHosts = ["127.0.0.1", "localhost", "[::1]"]
 
 export const isLoopback = (host: string): boolean =>
   host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."))
+
+/** Where one can listen, but not be reached. */
+export const isEveryAddress = (host: string): boolean => host === "0.0.0.0" || host === "::"
 
 export interface Options {
   readonly host: string

@@ -13,6 +13,7 @@ import type { HttpClient } from "effect/http"
 import * as SessionKey from "../../SessionKey.ts"
 import * as Cooldown from "../backends/Cooldown.ts"
 import * as RunningBackend from "../backends/RunningBackend.ts"
+import type { Transport } from "../backends/Transport.ts"
 import * as GatewayErrors from "../GatewayErrors.ts"
 import type * as Callers from "../modern/Callers.ts"
 import * as Masking from "../settings/Masking.ts"
@@ -99,6 +100,10 @@ const start = (
   client: Callers.Profile | ClientRecord.ClientRecord
 ) => {
   const { startTimeout } = target.backend.settings
+  let transport: Transport | undefined
+  const got = (next: Transport) => {
+    transport = next
+  }
   const started: Effect.Effect<
     Connection,
     GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused,
@@ -107,18 +112,27 @@ const start = (
     ? RunningBackend.startLane(
       target,
       client.client,
-      (change) => callers.find(key)?.listeners.forEach((listener) => listener(change))
+      (change) => callers.find(key)?.listeners.forEach((listener) => listener(change)),
+      got
     )
-    : RunningBackend.startSession(target, client)
+    : RunningBackend.startSession(target, client, got)
   return Effect.timeoutOrElse(started, {
     duration: startTimeout,
-    orElse: () =>
-      new GatewayErrors.BackendFailed({
-        reason: `the back end did not answer initialize within ${Duration.format(startTimeout)}`,
-        stderr: ""
-      })
+    orElse: () => Effect.suspend(() => tooLate(startTimeout, transport))
   })
 }
+
+/** A start that took too long; of a process that has said nothing of why, with what may help. */
+const tooLate = (limit: Duration.Duration, transport: Transport | undefined): GatewayErrors.BackendFailed => {
+  const reason = `the back end did not answer initialize within ${Duration.format(limit)}`
+  if (transport === undefined) return new GatewayErrors.BackendFailed({ reason, stderr: "" })
+  const failure = transport.failed(reason)
+  return failure.stderr === "" && transport.pid !== undefined ? transport.failed(`${reason}${whatMayHelp}`) : failure
+}
+
+const whatMayHelp =
+  " and wrote nothing on stderr. If it waits for a variable: of the gateway's environment it gets only " +
+  "PATH, HOME and their like, and whatever else its entry's env names. If it needs longer, raise startTimeout"
 
 const countFailure = ({ cooldown }: RunningBackend.RunningBackend, error: GatewayErrors.BackendFailed) =>
   Effect.flatMap(

@@ -9,6 +9,8 @@ interface Runner {
   readonly verbs?: ReadonlyArray<string>
   /** Its options that take the next argument as their value. */
   readonly valued: ReadonlyArray<string>
+  /** Operands that may come before what it runs. */
+  readonly skipped?: RegExp
 }
 
 const npm = [
@@ -53,6 +55,9 @@ const node = [
   "--print"
 ]
 
+/** Of a variable, as `env` takes it. */
+const assignment = /^[A-Za-z_][A-Za-z0-9_]*=/
+
 const runners = new Map<string, Runner>(Object.entries({
   npx: { valued: npm },
   npm: { verbs: ["exec", "x"], valued: npm },
@@ -69,6 +74,7 @@ const runners = new Map<string, Runner>(Object.entries({
   podman: { verbs: ["run"], valued: docker },
   node: { valued: node },
   tsx: { valued: node },
+  env: { valued: ["-u", "--unset", "-C", "--chdir", "--argv0", "-a"], skipped: assignment },
   // After `-m` comes the module, as what is run.
   python: { valued: ["-c", "-X", "-W"] }
 }))
@@ -89,12 +95,12 @@ const serverOf = ([program = "", ...args]: ReadonlyArray<string>): string => {
 }
 
 /** The command that a runner runs; empty if it runs none. */
-const whatItRuns = (args: ReadonlyArray<string>, { valued, verbs = [""] }: Runner): ReadonlyArray<string> => {
+const whatItRuns = (args: ReadonlyArray<string>, { skipped, valued, verbs = [""] }: Runner): ReadonlyArray<string> => {
   const said: Array<string> = []
   for (let at = 0; at < args.length; at++) {
     const arg = args[at] ?? ""
     if (valued.includes(arg)) at++
-    else if (!arg.startsWith("-")) {
+    else if (!arg.startsWith("-") && skipped?.test(arg) !== true) {
       if (verbs.includes(said.join(" "))) return args.slice(at)
       said.push(arg)
     }

@@ -66,18 +66,19 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
   )
   settings = Settings.decode(
     tables,
-    Object.fromEntries(Object.keys(tables).map((name) => [name, environment[Settings.variableName(name)]])),
+    Object.fromEntries(Object.keys(tables).map((name) => [name, variable(environment, name)])),
     settings,
     (name, message) => fault(Settings.variableName(name), message)
   )
   settings = Settings.decode(tables, flags, settings, (name, message) => fault(`--${Settings.flagName(name)}`, message))
   const backends = new Map<string, Backends.Backend>()
+  const unread: Array<string> = []
   const add = (path: string, name: string, parsed: Backends.Parsed) => {
     // What could not be read has no value that could be wrong too.
-    const unread = new Set(places)
+    const told = new Set(places)
     backends.set(
       name,
-      Backends.resolve(path, name, parsed, settings, (at, message) => unread.has(at) || fault(at, message))
+      Backends.resolve(path, name, parsed, settings, (at, message) => told.has(at) || fault(at, message))
     )
   }
   for (const [name, entry] of Object.entries(entries)) add(name, name, Backends.given(entry))
@@ -90,12 +91,14 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
         `must be an object of back ends by name${root["servers"] === undefined ? "" : "; rename \"servers\" to it"}`
       )
     }
-    if (servers !== undefined && Object.keys(servers).length === 0) {
-      fault("mcpServers", "must name at least one back end")
+    const served = Object.entries(servers ?? {}).filter(([, value]) => record(value)?.["disabled"] !== true)
+    if (servers !== undefined && served.length === 0) {
+      const isEmpty = Object.keys(servers).length === 0
+      fault("mcpServers", `must name at least one back end${isEmpty ? "" : " that is not disabled"}`)
     }
-    for (const [name, value] of Object.entries(servers ?? {})) {
+    for (const [name, value] of served) {
       const path = `mcpServers.${Backends.printable(name)}`
-      const parsed = parseEntry(path, value, environment, fault)
+      const parsed = parseEntry(path, value, environment, { fault, warn: (text) => unread.push(text) })
       if (parsed !== undefined) add(path, name, { ...parsed, entryText: () => Backends.canonical(value) })
       else if (!Backends.isName(name)) fault(path, Backends.allowedName)
     }
@@ -104,9 +107,16 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
   const names = others.map((name) => `"${Backends.printable(name)}"`).join(", ")
   const warnings = [
     ...names === "" ? [] : [`${file?.name}: nothing here reads ${names}; settings belong in "gateway"`],
+    ...unread,
     ...strangers.map((name) => `${Backends.printable(name)}: unknown; --help has those that are known`)
   ]
   return { backends, settings, warnings }
+}
+
+/** An empty one counts as unset; not where it was to hold keys, without which the gateway would let everyone in. */
+const variable = (environment: Environment, name: string): string | undefined => {
+  const value = environment[Settings.variableName(name)]
+  return value === "" && !Settings.secret.includes(name) ? undefined : value
 }
 
 /** Programs that share the file have more there. */
@@ -145,7 +155,22 @@ const slip = (text: string): string => {
 
 const httpTypes: ReadonlyArray<unknown> = ["http", "streamable-http", "streamableHttp"]
 
-const parseEntry = (path: string, value: unknown, environment: Environment, fault: Fault) => {
+/** What clients of MCP read in their entries, and what to know where the gateway does not. */
+const ofClients = new Map([
+  ["autoApprove", "which tools need no approval is the client's own"],
+  ["alwaysAllow", "which tools need no approval is the client's own"],
+  ["description", "it is for people"],
+  ["timeout", "the settings here are requestTimeout and startTimeout"],
+  ["envFile", "give its variables in env, as \"${NAME}\" where the gateway's environment has them"]
+])
+
+/** What becomes of what is wrong in an entry, and of what is only odd. */
+interface Told {
+  readonly fault: Fault
+  readonly warn: (text: string) => void
+}
+
+const parseEntry = (path: string, value: unknown, environment: Environment, { fault, warn }: Told) => {
   const entry = record(value)
   if (entry === undefined) return void fault(path, "must be an object with a command or a url")
   const isHttp = entry["url"] !== undefined
@@ -169,11 +194,20 @@ const parseEntry = (path: string, value: unknown, environment: Environment, faul
   }
   const own = textDurations(path, entry, fault)
   const settings = Object.fromEntries(Object.keys(Settings.overridable).map((name) => [name, own[name]]))
-  const common = isHttp ? ["url", "headers", "type"] : ["command", "args", "env", "cwd", "type"]
-  unknownNames(path, entry, [...common, ...Object.keys(Settings.overridable)], fault)
+  const common = isHttp ? ["url", "headers", "type", "disabled"] : ["command", "args", "env", "cwd", "type", "disabled"]
+  for (const name of Object.keys(entry)) {
+    const instead = ofClients.get(name)
+    if (instead !== undefined) warn(`${path}.${name}: nothing here reads it; ${instead}`)
+  }
+  const ours = Object.fromEntries(Object.entries(entry).filter(([name]) => !ofClients.has(name)))
+  unknownNames(path, ours, [...common, ...Object.keys(Settings.overridable)], fault)
+  if (entry["disabled"] !== undefined && typeof entry["disabled"] !== "boolean") {
+    fault(`${path}.disabled`, "must be true or false")
+  }
   if (isHttp) {
     if (entry["type"] !== undefined && !httpTypes.includes(entry["type"])) {
-      fault(`${path}.type`, "must be \"http\" for a url")
+      const older = "; HTTP with SSE (2024-11-05) is not spoken to back ends: give the server's URL for Streamable HTTP"
+      fault(`${path}.type`, `must be "http" for a url${entry["type"] === "sse" ? older : ""}`)
     }
     const url = string(`${path}.url`, entry["url"], "must be a string: the URL of an MCP server on Streamable HTTP")
     return { entry: { ...settings, url, headers: strings(`${path}.headers`, entry["headers"]) }, secrets }
@@ -203,7 +237,7 @@ const textDurations = (path: string, input: Readonly<Record<string, unknown>>, f
     Object.entries(input).filter(([name, value]) => {
       const setting = Object.hasOwn(Settings.all, name) ? Settings.all[name] : undefined
       if (setting?.kind !== "duration" || typeof value === "string") return true
-      fault(`${path}.${name}`, `must be ${setting.allowed}`)
+      fault(`${path}.${name}`, Settings.mustBe(setting, value))
       return false
     })
   )
@@ -226,8 +260,8 @@ const unknownNames = (path: string, value: object, allowed: ReadonlyArray<string
   for (const name of Object.keys(value)) {
     if (!allowed.includes(name)) {
       const meant = nearest(name, allowed) ?? wholeOf(name, allowed)
-      const guess = meant === undefined ? "" : `did you mean ${meant}? `
-      fault(`${path}.${Backends.printable(name)}`, `unknown; ${guess}allowed are ${allowed.join(", ")}`)
+      const next = meant === undefined ? `allowed are ${allowed.join(", ")}` : `did you mean ${meant}?`
+      fault(`${path}.${Backends.printable(name)}`, `unknown; ${next}`)
     }
   }
 }

@@ -73,8 +73,18 @@ export const load = Effect.fnUntraced(function*(input: Input) {
   )
   if (faults.length > 0) return yield* new UsageError({ message: faults.join("\n") })
   const { cluster, keys, tls } = yield* Effect.fromResult(Result.all(read))
-  return { config: { backends, settings: { ...settings, keys } }, warnings, tls, cluster }
+  const config = { backends, settings: { ...settings, keys } }
+  return { config, warnings: [...warnings, ...unreachable(settings)], tls, cluster }
 })
+
+/** That no other machine gets an answer, though the gateway listens for them: a request is addressed to a name. */
+const unreachable = ({ allowedHosts, host }: Settings.GatewaySettings): ReadonlyArray<string> =>
+  Access.isEveryAddress(host) && allowedHosts.length === 0
+    ? [
+      `--host ${host} without --allowed-hosts: only requests to ${Access.loopbackHosts.join(", ")} are answered, ` +
+      "others get 403. Name what clients will write in the URL, such as --allowed-hosts mcp.example.com"
+    ]
+    : []
 
 /** The keys of clients. None at all is refused where other machines reach the gateway, unless `--insecure`. */
 const keysOf = Effect.fnUntraced(function*({ host, insecure, keys, keysFile }: Settings.GatewaySettings) {
@@ -95,6 +105,14 @@ const keysOf = Effect.fnUntraced(function*({ host, insecure, keys, keysFile }: S
   return all
 })
 
+/** Refuses an empty file: Node takes it for none, and would serve without it. */
+const readPem = (file: string, what: string) =>
+  Effect.filterOrFail(
+    readText(file, what),
+    (text) => text.trim() !== "",
+    () => new UsageError({ message: `${what} ${file} is empty; nobody could connect. It must be PEM.` })
+  )
+
 const tlsOf = Effect.fnUntraced(function*({ tlsCert, tlsKey }: Settings.GatewaySettings) {
   if (tlsCert === "" && tlsKey === "") return undefined
   if (tlsCert === "" || tlsKey === "") {
@@ -102,8 +120,8 @@ const tlsOf = Effect.fnUntraced(function*({ tlsCert, tlsKey }: Settings.GatewayS
     return yield* new UsageError({ message: `TLS needs both a certificate and its key: give --${missing} FILE too.` })
   }
   const tls = {
-    cert: yield* readText(tlsCert, "The certificate"),
-    key: yield* readText(tlsKey, "The certificate's key")
+    cert: yield* readPem(tlsCert, "The certificate"),
+    key: yield* readPem(tlsKey, "The certificate's key")
   }
   const unusable = Result.getFailure(Result.try(() => createSecureContext(tls)))
   if (Option.isSome(unusable)) {
@@ -136,7 +154,7 @@ const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySet
     return yield* new UsageError({ message: `--cluster needs more:\n${missing.map((each) => `  ${each}`).join("\n")}` })
   }
   const address = yield* replicaAt("replicaAddress", replicaAddress)
-  if (anyAddress.includes(address.host)) {
+  if (Access.isEveryAddress(address.host)) {
     return yield* new UsageError({
       message: `--replica-address is where the other replicas reach this one, which ${address.host} is not. ` +
         `Give its own address there, and --replica-listen ${replicaAddress} to listen on all.`
@@ -163,9 +181,6 @@ const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySet
     drainTimeout
   }
 })
-
-/** Where one can listen, but not be reached. */
-const anyAddress = ["0.0.0.0", "::"]
 
 /** In seconds: a lock that is said to be alive three times in it, each with room for a slow database. */
 const leastLockExpiration = 5

@@ -278,6 +278,14 @@ export const flagName = (name: string): string => name.replace(/[A-Z]/g, (letter
 export const variableName = (name: string): string =>
   `GATEWAY_${name.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`
 
+/** What a setting's value must be; of a duration without a unit, also that. */
+export const mustBe = ({ allowed, decode, kind }: Setting<unknown, unknown>, given: unknown): string => {
+  const isBare = kind === "duration" && (typeof given === "number" || typeof given === "string") &&
+    /^\s*\d+(\.\d+)?\s*$/.test(String(given))
+  const withUnit = isBare ? `${String(given).trim()} seconds` : ""
+  return Option.isSome(decode(withUnit)) ? `must be ${allowed}; it needs a unit: "${withUnit}"` : `must be ${allowed}`
+}
+
 /** Decodes what is given, over `base`; each fault is told to `fault`. */
 export const decode = <T extends Readonly<Record<string, Setting<unknown, unknown>>>>(
   table: T,
@@ -286,12 +294,12 @@ export const decode = <T extends Readonly<Record<string, Setting<unknown, unknow
   fault: (name: string, message: string) => void
 ): Values<T> => {
   const values: Record<string, unknown> = { ...base }
-  for (const [name, { allowed, decode }] of Object.entries(table)) {
+  for (const [name, setting] of Object.entries(table)) {
     const given = input[name]
     if (given === undefined) continue
-    const value = decode(given)
+    const value = setting.decode(given)
     if (Option.isSome(value)) values[name] = value.value
-    else fault(name, `must be ${allowed}`)
+    else fault(name, mustBe(setting, given))
   }
   // Each value comes from `base` or from the decoder of its own name.
   return values as Values<T>

@@ -199,6 +199,16 @@ const unknown = (draft: Draft, path: string): ReadonlyArray<Member> => {
   return [[name, draft.random.chance(0.5) ? Bodies.anyJson(draft.random) : deep(draft.random)]]
 }
 
+/** What clients have in their entries too: warned of, whatever it is, or whether the entry is left out. */
+const ofClients = (draft: Draft, path: string): ReadonlyArray<Member> => {
+  const { random } = draft
+  const names = ["autoApprove", "alwaysAllow", "timeout", "description", "envFile"] as const
+  const read: ReadonlyArray<Member> = random.chance(0.2) ? [[random.pick(names), Bodies.anyJson(random)]] : []
+  if (!draft.wrong()) return random.chance(0.2) ? [...read, ["disabled", "false"]] : read
+  fault(draft, `${path}.disabled`)
+  return [...read, ["disabled", random.pick(["1", "null", "\"true\"", "[true]", "{}"])]]
+}
+
 const maybe = (random: Random, member: () => Member): ReadonlyArray<Member> => random.chance(0.5) ? [member()] : []
 
 const stdio = (draft: Draft, path: string): ReadonlyArray<Member> => {
@@ -289,8 +299,12 @@ const server = (draft: Draft, path: string): string => {
       deepArray(random.pick([10, 20_000]))
     ])
   }
-  return object([...(random.chance(0.6) ? stdio(draft, path) : http(draft, path)), ...unknown(draft, path)])
+  const members = random.chance(0.6) ? stdio(draft, path) : http(draft, path)
+  return object([...members, ...ofClients(draft, path), ...unknown(draft, path)])
 }
+
+/** The name of an entry that is disabled. */
+export const leftOut = "left-out"
 
 const file = (draft: Draft): string => {
   const { random } = draft
@@ -302,6 +316,11 @@ const file = (draft: Draft): string => {
     const path = `mcpServers.${printable(name)}`
     fault(draft, path)
     servers.push([name, "{\"command\":\"x\"}"])
+  }
+  if (random.chance(0.2)) {
+    // What is wrong in it is not looked at.
+    const members = stdio({ ...draft, paths: [] }, `mcpServers.${leftOut}`)
+    servers.push([leftOut, object([...members, ["disabled", "true"]])])
   }
   const members: Array<Member> = []
   if (draft.wrong() && random.chance(0.3)) {
@@ -344,21 +363,29 @@ const given = (
   draft: Draft,
   pathOf: (name: string) => string,
   keyOf: (name: string) => string,
-  exclude: ReadonlyArray<string>
+  exclude: ReadonlyArray<string>,
+  isUnset: (name: string, value: unknown) => boolean = () => false
 ) =>
   Object.fromEntries(
     someSettings(draft.random, 3, allSettings, exclude).flatMap(([name, setting]) => {
       const wrong = draft.wrong()
       const value = strings(draft.random, setting, wrong)
       if (value === undefined) return []
-      if (wrong) fault(draft, pathOf(name))
+      if (wrong && !isUnset(name, value)) fault(draft, pathOf(name))
       return [[keyOf(name), value]]
     })
   )
 
 const environmentOf = (draft: Draft): Record<string, string | undefined> => ({
   SET: secret,
-  ...given(draft, Settings.variableName, Settings.variableName, [])
+  // An empty variable counts as unset, unless it was to hold keys.
+  ...given(
+    draft,
+    Settings.variableName,
+    Settings.variableName,
+    [],
+    (name, value) => value === "" && !Settings.secret.includes(name)
+  )
 })
 
 // -----------------------------------------------------------------------------

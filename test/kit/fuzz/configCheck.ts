@@ -5,7 +5,7 @@ import * as Gateway from "../../../src/gateway/Gateway.ts"
 import * as Config from "../../../src/gateway/settings/Config.ts"
 import * as Settings from "../../../src/gateway/settings/Settings.ts"
 import type { ConfigCase } from "./config.ts"
-import { secret } from "./config.ts"
+import { leftOut, secret } from "./config.ts"
 
 /** What a fault may say is allowed, or what to do. */
 const allowed =
@@ -77,6 +77,7 @@ const validity = ({ backends, settings }: Config.GatewayConfig): string | undefi
   }
   for (const { mask, name, target } of backends.values()) {
     if (!Backends.isName(name)) return `the name ${JSON.stringify(name)}`
+    if (name === leftOut) return "a disabled back end"
     const texts = target._tag === "Stdio"
       ? [target.command.command, target.command.cwd ?? "", ...target.command.args, ...Object.values(target.command.env)]
       : [target.url, ...Object.values(target.headers)]

@@ -1,0 +1,45 @@
+/** What the command says once it serves: where, and how to connect a client. */
+import * as Access from "./http/Access.ts"
+import type * as Settings from "./settings/Settings.ts"
+
+/** Scheme, name and port of a URL at which clients reach the gateway: one that its hosts let through. */
+export const origin = (
+  { allowedHosts: [first = "127.0.0.1"], host }: Pick<Settings.GatewaySettings, "allowedHosts" | "host">,
+  scheme: "http" | "https",
+  port: number
+): string => {
+  const name = Access.isEveryAddress(host) ? first : host.includes(":") ? `[${host}]` : host
+  return `${scheme}://${name}:${port}`
+}
+
+export const make = (
+  names: ReadonlyArray<string>,
+  origin: string,
+  settings: Pick<Settings.GatewaySettings, "keys" | "adminKeys">
+): string => {
+  const urls = names.map((name) => ({ name, url: `${origin}/mcp/${name}` }))
+  const key = settings.keys.length === 0 ? {} : { headers: { Authorization: "Bearer ${MCP_KEY}" } }
+  const header = settings.keys.length === 0 ? "" : " --header \"Authorization: Bearer $MCP_KEY\""
+  const servers = Object.fromEntries(urls.map(({ name, url }) => [name, { type: "http", url, ...key }]))
+  // No client's key opens the page.
+  const closed = settings.keys.length > 0 && settings.adminKeys.length === 0
+  return [
+    "",
+    "The gateway is up: one session of a back end per client session.",
+    "",
+    ...urls.map(({ name, url }) => `  ${name}: ${url}`),
+    "",
+    `Watch it: ${origin}/${closed ? " (GATEWAY_ADMIN_KEYS, which is not set, opens it)" : ""}`,
+    "",
+    "Connect a client, for instance:",
+    "",
+    ...urls.map(({ name, url }) => `  claude mcp add --transport http ${name} ${url}${header}`),
+    "",
+    "or, in a client's mcpServers file:",
+    "",
+    ...JSON.stringify({ mcpServers: servers }, null, 2).split("\n").map((line) => `  ${line}`),
+    "",
+    "Stop it with Ctrl-C; every process it started ends with it.",
+    ""
+  ].join("\n")
+}

@@ -1,0 +1,61 @@
+/** What the command says once it serves. */
+import { assert, describe, it } from "vitest"
+import * as Banner from "../../src/gateway/Banner.ts"
+import * as Access from "../../src/gateway/http/Access.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+
+describe("the URLs that the start prints", () => {
+  it("have a name that is served, and none that only a listener has", () => {
+    const cases: ReadonlyArray<readonly [string, ReadonlyArray<string>, string]> = [
+      ["127.0.0.1", [], "http://127.0.0.1:1"],
+      ["10.0.0.7", ["mcp.example.com"], "http://10.0.0.7:1"],
+      ["2001:db8::1", [], "http://[2001:db8::1]:1"],
+      ["0.0.0.0", [], "http://127.0.0.1:1"],
+      ["::", [], "http://127.0.0.1:1"],
+      ["0.0.0.0", ["mcp.example.com", "other.example.com"], "http://mcp.example.com:1"],
+      ["::", ["[2001:db8::1]"], "http://[2001:db8::1]:1"]
+    ]
+    for (const [host, allowedHosts, expected] of cases) {
+      assert.strictEqual(Banner.origin({ host, allowedHosts }, "http", 1), expected)
+      const access = Access.make({ host, allowedHosts, allowedOrigins: [], keys: [], adminKeys: [] })
+      assert.strictEqual(access.host(expected.replace("http://", ""))._tag, "Granted", expected)
+    }
+  })
+})
+
+describe("the page that the start names", () => {
+  const watch = (keys: ReadonlyArray<string>, adminKeys: ReadonlyArray<string>) =>
+    /Watch it: .*/.exec(Banner.make(["a"], "http://127.0.0.1:1", { keys, adminKeys }))?.[0]
+
+  it("is said to need GATEWAY_ADMIN_KEYS where keys are asked for and no operator has one", () => {
+    assert.match(watch(["k"], []) ?? "", /GATEWAY_ADMIN_KEYS, which is not set, opens it/)
+    for (const [keys, adminKeys] of [[[], []], [["k"], ["a"]]] as const) {
+      assert.strictEqual(watch(keys, adminKeys), "Watch it: http://127.0.0.1:1/")
+    }
+  })
+})
+
+describe("a gateway that listens for other machines", () => {
+  const listening = ["--host", "0.0.0.0", "--insecure", "--port", "0"]
+  const told = /only requests to 127\.0\.0\.1, localhost, \[::1\] are answered, others get 403.* --allowed-hosts mcp/
+
+  it("and knows no name of its own says so at the start and by --check, and prints a URL that works", async () => {
+    const command = ["--", ...Object.values(Kit.counter()).flat()]
+    const check = Kit.run([...listening, "--check", ...command])
+    assert.strictEqual(await check.exit, 0)
+    assert.match(check.output(), told)
+    const gateway = Kit.run([...listening, ...command])
+    const url = await Kit.urlOf(gateway)
+    assert.match(url, /^http:\/\/127\.0\.0\.1:\d+\/mcp\/counter-server$/)
+    await Kit.open(url)
+    await Kit.eventually("it is told", () => told.test(gateway.output()))
+    gateway.child.kill("SIGTERM")
+    await gateway.exit
+  })
+
+  it("by a name that it knows says nothing of it", async () => {
+    const check = Kit.run([...listening, "--allowed-hosts", "mcp.example.com", "--check"])
+    assert.strictEqual(await check.exit, 0)
+    assert.notInclude(check.output(), "403")
+  })
+})
