@@ -1,4 +1,7 @@
-/** The public functions of the pool, each called data-first and data-last, and the corner cases that were decided. */
+/**
+ * The public functions of the pool, each called data-first and data-last, and the corner cases that were decided. Long, because each
+ * function has its section here.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import {
   Cause,

@@ -1,5 +1,6 @@
 /** What broke in other pools: each defect that real users met, as a promise that it cannot happen here. */
 import { assert, describe, it } from "@effect/vitest"
+import type { Duration } from "effect"
 import { Deferred, Effect, Exit, Fiber, Option, Scheduler, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
@@ -202,6 +203,61 @@ describe("a close that takes too long", () => {
       assert.strictEqual(adopted?.id, Option.getOrThrow(live).id)
       assert.notStrictEqual(timedOut?.id, adopted?.id)
       yield* TestClock.adjust("1 hour")
+    }))
+})
+
+describe("a connection that could not be adopted", () => {
+  /** Closes a full pool while `set` waits for a place in it, or just after that has given up. */
+  const endDuring = (
+    acquireTimeout: Duration.Input,
+    wait: Duration.Input,
+    closeTimeout: Duration.Input = "30 seconds"
+  ) =>
+    Effect.gen(function*() {
+      const closed: Array<string> = []
+      const scope = yield* Scope.make()
+      const pool = yield* Scope.provide(
+        SessionPool.make({ lookup: Effect.succeed<string>, capacity: 1, acquireTimeout, closeTimeout }),
+        scope
+      )
+      yield* fork(SessionPool.use(pool, "a", () => Effect.never))
+      const finalizer = Effect.andThen(Effect.sleep("10 seconds"), Effect.sync(() => closed.push("b")))
+      const setting = yield* fork(Effect.flip(SessionPool.set(pool, "b", "b", finalizer)))
+      yield* TestClock.adjust(wait)
+      const ending = yield* fork(Scope.close(scope, Exit.void))
+      return { closed, ending, error: yield* Fiber.join(setting) }
+    })
+
+  it.effect("because the pool ends is closed before the end is over", () =>
+    Effect.gen(function*() {
+      const { closed, ending, error } = yield* endDuring("30 seconds", "1 second")
+      assert.strictEqual(error._tag, "PoolClosed")
+      yield* TestClock.adjust("9 seconds")
+      assert.isUndefined(ending.pollUnsafe())
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(ending)
+      assert.deepStrictEqual(closed, ["b"])
+    }))
+
+  it.effect("because no place became free is closed before the end is over", () =>
+    Effect.gen(function*() {
+      const { closed, ending, error } = yield* endDuring("5 seconds", "6 seconds")
+      assert.strictEqual(error._tag, "CapacityExceeded")
+      yield* TestClock.adjust("8 seconds")
+      assert.isUndefined(ending.pollUnsafe())
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(ending)
+      assert.deepStrictEqual(closed, ["b"])
+    }))
+
+  it.effect("holds the end up for closeTimeout at most", () =>
+    Effect.gen(function*() {
+      const { closed, ending } = yield* endDuring("30 seconds", "1 second", "3 seconds")
+      yield* TestClock.adjust("3 seconds")
+      yield* Fiber.join(ending)
+      assert.deepStrictEqual(closed, [])
+      yield* TestClock.adjust("7 seconds")
+      assert.deepStrictEqual(closed, ["b"])
     }))
 })
 

@@ -1,4 +1,6 @@
-/** Every option of a pool: what it does, what it is by default, and what it refuses. */
+/**
+ * Every option of a pool: what it does, what it is by default, and what it refuses. Long, because each option has its section here.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import {
   Cause,

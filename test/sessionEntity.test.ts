@@ -40,6 +40,7 @@ type Setup = Partial<SessionPool.Options<string, Connection, ShellError, never>>
   readonly cluster?: Partial<ShardingConfig.ShardingConfig["Service"]>
 }
 
+/** One function: the layer, its handlers and the tests share the counts. */
 const setup = ({ closing = 0, crashes = Infinity, cluster: config, ...options }: Setup = {}) => {
   const cluster = Cluster.make(config)
   /** Opened and closed, in order: `a opens key 1`. */

@@ -239,9 +239,11 @@ export const enqueue = <K, A, E>(d: Draft<K, A, E>, waiter: Waiter<K>): number =
 
 /**
  * Hands every free place to the longest waiter that may use it, and evicts an idle session for each waiter that no
- * place is on its way to. Runs in every step that frees a place, adds a waiter or makes a session idle, so that after
- * a step nobody waits who need not. Not where a waiter leaves: it frees no place, and whoever waits behind it found
- * nothing idle either, so counts on a close that will serve it.
+ * place is on its way to. A `get` then launches, and goes on when that has landed (`Deliver`); a `set` goes on (`Grant`).
+ *
+ * Runs in every step that frees a place, adds a waiter or makes a session idle, so that after a step nobody waits who need not.
+ * Not where a waiter leaves: it frees no place, and whoever waits behind it found nothing idle either, so counts on a close that
+ * will serve it.
  */
 export const serve = <K, A, E>(d: Draft<K, A, E>): void => {
   if (Queue.size(d.inventory.queue) === 0) return

@@ -17,8 +17,9 @@ import * as Queue from "./queue.ts"
  * @category models
  * @since 0.1.0
  */
-// One more reason goes here and into `closes` of `make` below; the transition that finds it hands it to `retire`
-// (`draft.ts`). Events, metrics and counts follow by themselves.
+// One more reason goes here and into `closes` of `make` below; the transition that finds it hands it to `retire` (`draft.ts`). Events,
+// metrics and counts follow by themselves. Then into the sentence above, README's list of `session_pool_retirements_total` and its
+// picture of a session's life, `zeroCloses` of `test/api.test.ts` and the model (`test/kit/model/model.ts`).
 export type Reason =
   | "IdleTimeout"
   | "MaxLifetime"

@@ -35,6 +35,7 @@ export interface Cluster {
 // As in the engine's own runners without a transport.
 const codecFor = Schema.toCodecJson as CodecFor
 
+/** One function: all runners share the locks, the addresses and the transport. */
 export const make = (config?: Partial<ShardingConfig.ShardingConfig["Service"]>): Cluster => {
   const locks = SharedLocks.make()
   const running = new Map<string, Sharding.Sharding["Service"]>()

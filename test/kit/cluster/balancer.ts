@@ -32,7 +32,7 @@ const patience = 1000
 /**
  * Starts one before some origins. A replica whose `/ready` is not 200 gets nothing; one that refuses the connection hands the
  * request on to the next. Nothing else is tried twice, and each request has a connection of its own unless they are to be
- * reused.
+ * reused. One function: a request and its next try share what is open.
  */
 export const start = async (
   origins: ReadonlyArray<string>,

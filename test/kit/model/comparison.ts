@@ -1,8 +1,7 @@
 /**
  * Runs a sequence of commands on a pool and on its model, and compares after each: results, sessions, counts, closes.
  *
- * Each lease is held until a command ends it, and what takes time (lookups, validations, closes) takes it until a
- * command or a time-out of the pool ends it.
+ * Each lease is held, and what takes time (lookups, validations, closes) goes on, until a command or a time-out of the pool ends it.
  */
 import {
   Arbitrary,
@@ -257,7 +256,7 @@ const advance = (model: Model, to: number) => {
   return TestClock.adjust(millis)
 }
 
-/** Carries a command out on both sides; what each of them returned. */
+/** Carries a command out on both sides; what each of them returned. Long: a case for each command. */
 const carryOut = Effect.fnUntraced(function*(command: Command, side: Side, model: Model, callers: Array<Caller>) {
   const { pool } = side
   const both = <A>(effect: Effect.Effect<A>, expected: () => unknown) =>

@@ -18,6 +18,7 @@ interface Connection {
 const keys = Array.from({ length: 60 }, (_, i) => `key ${i}`)
 const callers = 64
 
+/** One function: the pool, its back end and what callers do share the random numbers and the counts. */
 export const make = Effect.fnUntraced(function*(seed: number) {
   const { below, chance, pick: one } = Random.make(seed)
   /** Sleeps up to so many milliseconds. */
