@@ -249,6 +249,8 @@ export class Model {
     const prove = caller.attempt === 2
     if (prove) caller.attempt = 3
     if (prove && s.state === "live") this.check(s, caller)
+    // The check of another that waited.
+    else if (prove && s.reason === "Invalid") this.refused(caller)
     else caller.result = `has ${s.connection}`
   }
 
