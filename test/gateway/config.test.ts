@@ -295,6 +295,43 @@ describe("a configuration", () => {
     assert.notStrictEqual(said({ command: "run", args: ["${B}"], env: { X: "1", Y: "${A}" } }, { A: "x", B: "x" }), one)
   })
 
+  it("settings have the values of their variables, also within lists and in an entry, and a back end's messages hide them", () => {
+    const text = JSON.stringify({
+      mcpServers: { a: { command: "run", idleTimeToLive: "${TTL}", spares: "${SPARES:-2}" } },
+      gateway: {
+        keys: ["${MCP_KEY}", "x${MCP_KEY}"],
+        adminKeys: "${ADMIN_KEY}",
+        stateKey: "${STATE}",
+        port: "${PORT:-8421}",
+        requestTimeout: "${NONE:-7} seconds"
+      }
+    })
+    const environment = { MCP_KEY: "s3cret-key", ADMIN_KEY: "one,two", STATE: "k".repeat(32), TTL: "3 minutes" }
+    const read = Config.load({ flags: {}, environment, file: { name: "file.json", text }, entries: {} })
+    if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
+    const { adminKeys, keys, port, requestTimeout, stateKey } = read.settings
+    assert.deepStrictEqual([keys, adminKeys], [["s3cret-key", "xs3cret-key"], ["one", "two"]])
+    assert.deepStrictEqual([port, Duration.toSeconds(requestTimeout), stateKey], [8421, 7, "k".repeat(32)])
+    const backend = read.backends.get("a")
+    assert.deepStrictEqual(
+      [backend?.settings.spares, Duration.toMinutes(backend?.settings.idleTimeToLive ?? 0)],
+      [2, 3]
+    )
+    assert.strictEqual(backend?.mask("it says s3cret-key"), "it says ***")
+  })
+
+  it("a setting whose variable is not set is refused, once, and never the name of the variable taken for its value", () => {
+    const unset = (name: string) => `the environment variable ${name} is not set; set it, or write \${${name}:-default}`
+    const gateway = { keys: ["a", "${KEY}"], stateKey: "${STATE}", requestTimeout: "${TIME}" }
+    const read = load({ a: { command: "run", maxInFlight: "${MAX}" } }, gateway)
+    assert.deepStrictEqual(read instanceof Config.InvalidConfig ? read.faults : [], [
+      `gateway.keys[1]: ${unset("KEY")}`,
+      `gateway.stateKey: ${unset("STATE")}`,
+      `gateway.requestTimeout: ${unset("TIME")}`,
+      `mcpServers.a.maxInFlight: ${unset("MAX")}`
+    ])
+  })
+
   it("a default of a variable that holds another variable is refused, for it would be taken as it stands", () => {
     assert.deepStrictEqual(faults(load({ a: { command: "run", args: ["${A:-${B:-z}}"] } })), ["mcpServers.a.args[0]"])
     assert.deepStrictEqual(faults(load({ a: { command: "run", args: ["${HOST:-${B}}", "${A:-$z}"] } })), [])
