@@ -301,6 +301,9 @@ const main = Command.make("effect-session-pool", { config, check, command, setti
   ])
 )
 
+// In the ordinary case there is none left; an exception that nobody catches must leave none either.
+process.on("exit", ProcessGroup.killAll)
+
 Command.run(main, { version }).pipe(
   Effect.catchTags({
     UsageError: (error) => CommandOutput.fail(error.message),
