@@ -71,6 +71,12 @@ export interface Options {
 /** How often replicas look who is there, and so how long it takes until all know of one that comes or leaves. */
 const lookInterval = Duration.seconds(2)
 
+/**
+ * How long a replica that leaves may take to hand its shards over. With a database that hangs the engine would wait for as long as
+ * its locks live; nothing is served any more, and what is not given back expires.
+ */
+const handOverTimeout = Duration.seconds(15)
+
 const shardingConfig = ({ address, shardLockExpiration }: Options) =>
   ShardingConfig.layer({
     runnerAddress: Option.some(RunnerAddress.make(address.host, address.port)),
@@ -175,12 +181,10 @@ export const layer = (options: Options) =>
       pass,
       leaveDelay: options.leaveDelay,
       movingTimeout: Duration.sum(options.drainTimeout, Duration.seconds(20)),
-      disengage: Scope.close(shardingScope, Exit.void).pipe(
+      disengage: closeWithin(shardingScope, handOverTimeout).pipe(
         Effect.andThen(Effect.sleep(Duration.times(lookInterval, 1.5))),
         // A connection that nobody has heard of since this replica was frozen is not waited for.
-        Effect.andThen(Effect.forkDetach(Scope.close(serverScope, Exit.void))),
-        Effect.flatMap((closing) => Effect.timeoutOption(Fiber.join(closing), "2 seconds")),
-        Effect.asVoid
+        Effect.andThen(closeWithin(serverScope, "2 seconds"))
       )
     }).pipe(Effect.provideContext(services))
     return Context.make(Placement.Placement, placement).pipe(
@@ -194,6 +198,13 @@ export const layer = (options: Options) =>
     Layer.provide(
       PgClient.layer({ url: options.databaseUrl, applicationName: "effect-session-pool", maxConnections: 5 })
     )
+  )
+
+/** Closes a scope; whoever waits for it does so no longer than that. */
+const closeWithin = (scope: Scope.Closeable, timeout: Duration.Input): Effect.Effect<void> =>
+  Effect.flatMap(
+    Effect.forkDetach(Scope.close(scope, Exit.void)),
+    (closing) => Effect.asVoid(Effect.timeoutOption(Fiber.join(closing), timeout))
   )
 
 /** What replicas show each other: derived from the key that they share (HKDF, RFC 5869). */
