@@ -249,6 +249,7 @@ const run = Effect.fnUntraced(function*(input: Input) {
             "(postgresql://user:password@host:5432/database), and may its user create tables?"
         }),
       UnequalLocks: ({ message }) => new UsageError({ message }),
+      TablesLocked: ({ message }) => new UsageError({ message }),
       SocketServerError: (error) =>
         new UsageError({
           message: `Cannot listen for the other replicas (${String(error.reason.cause)}). Is the port taken? And if ` +

@@ -45,6 +45,7 @@ import * as ClusterPlacement from "./ClusterPlacement.ts"
 import * as Hosting from "./Hosting.ts"
 import * as Links from "./Links.ts"
 import * as Membership from "./Membership.ts"
+import * as MigrationLock from "./MigrationLock.ts"
 import * as Protocol from "./Protocol.ts"
 import * as ReplicaName from "./ReplicaName.ts"
 import * as Roster from "./Roster.ts"
@@ -120,18 +121,14 @@ const server = ({ host, port }: Address, hosting: Hosting.Hosting) =>
   )
 
 /**
- * Makes the tables, whoever comes first, and enters this replica: replicas start at the same time, and PostgreSQL's own IF NOT
- * EXISTS races. The engine's have `Membership.prefix` before their names: `_runners`, `_locks` and `_runner_migrations`; `_sessions`
+ * Makes the tables, whoever comes first (`MigrationLock`), and enters this replica. The engine's have `Membership.prefix` before their names: `_runners`, `_locks` and `_runner_migrations`; `_sessions`
  * and `_upkeep` are those of `StoredSleepers`, `_replicas` that of `Roster`.
  */
 const enter = (options: Options) =>
   Effect.scoped(Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
     const connection = yield* sql.reserve
-    yield* Effect.acquireRelease(
-      connection.executeRaw(`SELECT pg_advisory_lock(${migrationLock})`, []),
-      () => Effect.ignore(connection.executeRaw(`SELECT pg_advisory_unlock(${migrationLock})`, []))
-    )
+    yield* MigrationLock.take(connection)
     // First, because it fails where the engine's migrations would die: a user who may create no tables learns it in one sentence.
     yield* StoredSleepers.migrate
     yield* Roster.migrate
@@ -141,9 +138,6 @@ const enter = (options: Options) =>
       shardLockExpiration: options.shardLockExpiration
     })
   }))
-
-/** Any number will do, as long as nothing else in the database locks it. */
-const migrationLock = 8420_2026
 
 /** The services of the gateway that know of other replicas. */
 export const layer = (options: Options) =>
