@@ -5,6 +5,7 @@ import * as Backends from "../../src/gateway/backends/Backends.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Config from "../../src/gateway/settings/Config.ts"
 import * as JsonFault from "../../src/gateway/settings/JsonFault.ts"
+import * as Loading from "../../src/gateway/settings/Loading.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
 
 const load = (servers: unknown, gateway: unknown = {}) =>
@@ -200,6 +201,44 @@ describe("a slip", () => {
     assert.deepStrictEqual(told(JSON.stringify({ mcpServers: { a: { args: [] } } })), [
       "mcpServers.a.command: must be a string: the program to run"
     ])
+  })
+})
+
+describe("a replica's address", () => {
+  const read = (text: string) => Effect.runSync(Effect.option(Loading.replicaAt("replicaAddress", text)))
+
+  it("is a host name or an address, and a port", () => {
+    const hosts: ReadonlyArray<readonly [text: string, host: string]> = [
+      ["127.0.0.1:8421", "127.0.0.1"],
+      ["gateway_1.example-a.org:8421", "gateway_1.example-a.org"],
+      ["[fd00::7]:8421", "fd00::7"],
+      ["[::]:8421", "::"],
+      ["fd00::7:8421", "fd00::7"]
+    ]
+    for (const [text, host] of hosts) assert.deepStrictEqual(read(text), Option.some({ host, port: 8421 }), text)
+  })
+
+  it("that nobody could reach is refused", () => {
+    const wrong = ["http://127.0.0.1:8421", " 127.0.0.1:8421", "127.0.0.1:8421 ", "[localhost:8421", "localhost]:8421"]
+      .concat([
+        "[localhost]:8421",
+        "a b:8421",
+        "a/b:8421",
+        "me@a:8421",
+        "a:b:8421",
+        ":8421",
+        "a:",
+        "a:0",
+        "a:65536",
+        "a",
+        ""
+      ])
+    for (const text of wrong) assert.deepStrictEqual(read(text), Option.none(), text)
+    const { message } = Effect.runSync(Effect.flip(Loading.replicaAt("replicaListen", "http://a:1\n")))
+    assert.strictEqual(
+      message,
+      "--replica-listen must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, and nothing else; it is \"http://a:1\\n\"."
+    )
   })
 })
 
