@@ -8,6 +8,10 @@
 // end. `main.ts` adds the one that reloads (`Signals.of("SIGHUP")`, `reloads`).
 process.on("SIGHUP", () => {})
 
+// Whoever reads what is written here may go: a log's reader, or `tee`, which gets the same Ctrl-C. What is written then is lost,
+// which is no reason to end; without a listener Node does.
+for (const output of [process.stdout, process.stderr]) output.on("error", () => {})
+
 // Nothing of Effect here: it may be what is missing.
 const peers = ["effect", "@effect/platform-node"]
 

@@ -84,8 +84,8 @@ const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; ke
     // Node's own 5 seconds are shorter than what balancers keep: their next request would meet a connection that is being closed.
     keepAliveTimeout: millis(keepAliveTimeout),
     connectionsCheckingInterval: 1000,
-    // Nothing is upgraded here: a client that offers it (`Upgrade: h2c`) is answered as any other, and its connection
-    // stays. Node knows this from 24.9 on; before, it closes the connection after the answer.
+    // Nothing is upgraded here: a client that offers it (`Upgrade: h2c`) is answered as any other, and `OfferedUpgrades` closes its
+    // connection then. Node knows this from 24.9 on; before, it closes the connection itself.
     shouldUpgradeCallback: () => false,
     keepAlive: true,
     keepAliveInitialDelay: 10_000
@@ -239,6 +239,7 @@ const run = Effect.fnUntraced(function*(input: Input) {
         }),
       UnequalLocks: ({ message }) => new UsageError({ message }),
       UnequalKeys: ({ message }) => new UsageError({ message }),
+      TablesLocked: ({ message }) => new UsageError({ message }),
       SocketServerError: (error) =>
         new UsageError({
           message: `Cannot listen for the other replicas (${String(error.reason.cause)}). Is the port taken? And if ` +
@@ -300,6 +301,9 @@ const main = Command.make("effect-session-pool", { config, check, command, setti
     }
   ])
 )
+
+// In the ordinary case there is none left; an exception that nobody catches must leave none either.
+process.on("exit", ProcessGroup.killAll)
 
 Command.run(main, { version }).pipe(
   Effect.catchTag("UsageError", (error) => CommandOutput.fail(error.message)),

@@ -10,7 +10,7 @@ import { stablePort } from "../kit/cluster/ports.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
-/** What a replica locks while it makes the tables (`Cluster.enter`). */
+/** What a replica locks while it makes the tables (`MigrationLock`). */
 const migrationLock = 84202026
 
 describe("SIGHUP while a replica waits for the others to have made the tables", () => {
@@ -37,10 +37,7 @@ describe("SIGHUP while a replica waits for the others to have made the tables", 
         { DATABASE_URL: url, GATEWAY_STATE_KEY: "the same key on every one of the replicas" }
       )
       yield* Effect.promise(() =>
-        Kit.eventually("it waits for the lock", async () => {
-          const waiting = sql`SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`
-          return (await Effect.runPromise(waiting)).length > 0
-        })
+        Kit.eventually("it waits for the lock", () => gateway.output().includes("Another replica makes the tables"))
       )
       write("first", "second")
       gateway.child.kill("SIGHUP")
@@ -58,4 +55,25 @@ describe("SIGHUP while a replica waits for the others to have made the tables", 
       gateway.child.kill("SIGTERM")
       assert.strictEqual(yield* Effect.promise(() => gateway.exit), 0)
     }), 60_000)
+})
+
+describe("SIGTERM while a replica waits for the others to have made the tables", () => {
+  it.live("ends it in order, at once", () =>
+    Effect.gen(function*() {
+      const { url } = yield* Postgres.make
+      const sql = Context.get(yield* Layer.build(PgClient.layer({ url: Redacted.make(url) })), SqlClient.SqlClient)
+      const connection = yield* sql.reserve
+      yield* connection.executeRaw(`SELECT pg_advisory_lock(${migrationLock})`, [])
+      const port = yield* Effect.promise(stablePort)
+      const gateway = Kit.run(
+        ["--port", "0", "--cluster", "--replica-address", `127.0.0.1:${port}`, "--", "sleep", "1000"],
+        { DATABASE_URL: url, GATEWAY_STATE_KEY: "the same key on every one of the replicas" }
+      )
+      yield* Effect.promise(() =>
+        Kit.eventually("it waits for the lock", () => gateway.output().includes("Another replica makes the tables"))
+      )
+      gateway.child.kill("SIGTERM")
+      // The lock is another's all the while.
+      assert.strictEqual(yield* Effect.promise(() => gateway.exit), 0)
+    }), 30_000)
 })

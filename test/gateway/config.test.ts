@@ -5,6 +5,7 @@ import * as Backends from "../../src/gateway/backends/Backends.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Config from "../../src/gateway/settings/Config.ts"
 import * as JsonFault from "../../src/gateway/settings/JsonFault.ts"
+import * as Loading from "../../src/gateway/settings/Loading.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
 
 const load = (servers: unknown, gateway: unknown = {}) =>
@@ -205,6 +206,44 @@ describe("a slip", () => {
   })
 })
 
+describe("a replica's address", () => {
+  const read = (text: string) => Effect.runSync(Effect.option(Loading.replicaAt("replicaAddress", text)))
+
+  it("is a host name or an address, and a port", () => {
+    const hosts: ReadonlyArray<readonly [text: string, host: string]> = [
+      ["127.0.0.1:8421", "127.0.0.1"],
+      ["gateway_1.example-a.org:8421", "gateway_1.example-a.org"],
+      ["[fd00::7]:8421", "fd00::7"],
+      ["[::]:8421", "::"],
+      ["fd00::7:8421", "fd00::7"]
+    ]
+    for (const [text, host] of hosts) assert.deepStrictEqual(read(text), Option.some({ host, port: 8421 }), text)
+  })
+
+  it("that nobody could reach is refused", () => {
+    const wrong = ["http://127.0.0.1:8421", " 127.0.0.1:8421", "127.0.0.1:8421 ", "[localhost:8421", "localhost]:8421"]
+      .concat([
+        "[localhost]:8421",
+        "a b:8421",
+        "a/b:8421",
+        "me@a:8421",
+        "a:b:8421",
+        ":8421",
+        "a:",
+        "a:0",
+        "a:65536",
+        "a",
+        ""
+      ])
+    for (const text of wrong) assert.deepStrictEqual(read(text), Option.none(), text)
+    const { message } = Effect.runSync(Effect.flip(Loading.replicaAt("replicaListen", "http://a:1\n")))
+    assert.strictEqual(
+      message,
+      "--replica-listen must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, and nothing else; it is \"http://a:1\\n\"."
+    )
+  })
+})
+
 describe("a configuration", () => {
   it("a type that is no text is refused like any other that is not known, however it is nested", () => {
     const url = "http://127.0.0.1:1/mcp"
@@ -295,6 +334,43 @@ describe("a configuration", () => {
     assert.notInclude(one ?? "", "secret")
     assert.notStrictEqual(said({ command: "run", args: ["${A}", "more"], env: { X: "1", Y: "${A}" } }, { A: "x" }), one)
     assert.notStrictEqual(said({ command: "run", args: ["${B}"], env: { X: "1", Y: "${A}" } }, { A: "x", B: "x" }), one)
+  })
+
+  it("settings have the values of their variables, also within lists and in an entry, and a back end's messages hide them", () => {
+    const text = JSON.stringify({
+      mcpServers: { a: { command: "run", idleTimeToLive: "${TTL}", spares: "${SPARES:-2}" } },
+      gateway: {
+        keys: ["${MCP_KEY}", "x${MCP_KEY}"],
+        adminKeys: "${ADMIN_KEY}",
+        stateKey: "${STATE}",
+        port: "${PORT:-8421}",
+        requestTimeout: "${NONE:-7} seconds"
+      }
+    })
+    const environment = { MCP_KEY: "s3cret-key", ADMIN_KEY: "one,two", STATE: "k".repeat(32), TTL: "3 minutes" }
+    const read = Config.load({ flags: {}, environment, file: { name: "file.json", text }, entries: {} })
+    if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
+    const { adminKeys, keys, port, requestTimeout, stateKey } = read.settings
+    assert.deepStrictEqual([keys, adminKeys], [["s3cret-key", "xs3cret-key"], ["one", "two"]])
+    assert.deepStrictEqual([port, Duration.toSeconds(requestTimeout), stateKey], [8421, 7, "k".repeat(32)])
+    const backend = read.backends.get("a")
+    assert.deepStrictEqual(
+      [backend?.settings.spares, Duration.toMinutes(backend?.settings.idleTimeToLive ?? 0)],
+      [2, 3]
+    )
+    assert.strictEqual(backend?.mask("it says s3cret-key"), "it says ***")
+  })
+
+  it("a setting whose variable is not set is refused, once, and never the name of the variable taken for its value", () => {
+    const unset = (name: string) => `the environment variable ${name} is not set; set it, or write \${${name}:-default}`
+    const gateway = { keys: ["a", "${KEY}"], stateKey: "${STATE}", requestTimeout: "${TIME}" }
+    const read = load({ a: { command: "run", maxInFlight: "${MAX}" } }, gateway)
+    assert.deepStrictEqual(read instanceof Config.InvalidConfig ? read.faults : [], [
+      `gateway.keys[1]: ${unset("KEY")}`,
+      `gateway.stateKey: ${unset("STATE")}`,
+      `gateway.requestTimeout: ${unset("TIME")}`,
+      `mcpServers.a.maxInFlight: ${unset("MAX")}`
+    ])
   })
 
   it("a default of a variable that holds another variable is refused, for it would be taken as it stands", () => {

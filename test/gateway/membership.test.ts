@@ -319,6 +319,32 @@ describe("a replica's locks", () => {
     }))
 })
 
+describe("a replica that leaves", () => {
+  it.effect("waits three seconds at most for a database that says nothing, and not for one that fails", () =>
+    Effect.gen(function*() {
+      const { calls, state, storage } = yield* make
+      yield* storage.acquire(address, [shared])
+      state.mood = "silent"
+      // Not at the end, it has to know that they are given back.
+      const before = yield* Effect.forkChild(storage.releaseAll(address))
+      yield* TestClock.adjust("1 minute")
+      assert.isUndefined(before.pollUnsafe())
+      yield* Fiber.interrupt(before)
+      const ends = [storage.unregister(address), storage.release(address, shared), storage.releaseAll(address)]
+      for (const end of ends) {
+        const ending = yield* Effect.forkChild(end)
+        yield* TestClock.adjust("2999 millis")
+        assert.isUndefined(ending.pollUnsafe())
+        yield* TestClock.adjust("1 millis")
+        yield* Fiber.join(ending)
+      }
+      state.mood = "away"
+      for (const end of ends) yield* end
+      const asked = ["unregister", "release", "releaseAll"]
+      assert.deepStrictEqual(calls, ["acquire", "releaseAll", ...asked, ...asked])
+    }))
+})
+
 describe("the other replicas", () => {
   const [second, third] = [nameOf(two), nameOf(three)]
 

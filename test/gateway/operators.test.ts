@@ -208,6 +208,37 @@ describe("paths that there are not", () => {
   })
 })
 
+describe("a gateway", () => {
+  /** Whatever it is sent, the processes obey only SIGKILL. */
+  const stubborn = ["--", Kit.counter().command, ...Kit.counter().args, "--stubborn"]
+
+  for (const names of [["stdout"], ["stderr"], ["stdout", "stderr"]] as const) {
+    it(`whose reader of ${names.join(" and ")} has gone serves on, and ends in order`, async () => {
+      const gateway = Kit.run(["--port", "0", "--close-grace", "100 millis", ...stubborn])
+      const { child, exit } = gateway
+      const url = await Kit.urlOf(gateway)
+      for (const name of names) child[name]?.destroy()
+      // Each is logged.
+      const sessions = [await Kit.open(url), await Kit.open(url)]
+      const pids = await Promise.all(sessions.map((session) => Kit.pidOf(url, session)))
+      child.kill("SIGTERM")
+      assert.strictEqual(await exit, 0)
+      assert.isFalse(pids.some(Kit.alive))
+    })
+  }
+
+  it("that an exception ends leaves no process", async () => {
+    const throwing = "data:text/javascript,process.on('SIGUSR2', () => { throw new Error('nobody catches it') })"
+    const gateway = Kit.run(["--port", "0", ...stubborn], { NODE_OPTIONS: `--import "${throwing}"` })
+    const url = await Kit.urlOf(gateway)
+    const pid = await Kit.pidOf(url, await Kit.open(url))
+    gateway.child.kill("SIGUSR2")
+    assert.strictEqual(await gateway.exit, 1)
+    assert.include(gateway.output(), "nobody catches it")
+    await Kit.eventually("the process is gone", () => !Kit.alive(pid))
+  })
+})
+
 describe("stopping", () => {
   it("SIGTERM lets running requests end, refuses new sessions, says so in /ready, and leaves no process", async () => {
     const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args, "--grandchild"])

@@ -8,6 +8,7 @@ import {
   RunnerHealth,
   Runners,
   RunnerStorage,
+  ShardId,
   Sharding,
   ShardingConfig
 } from "effect/cluster"
@@ -93,8 +94,8 @@ const withReplica = <E>(test: (replica: Replica) => Effect.Effect<void, E>, movi
 
 const id = "00000000-0000-4000-8000-000000000000"
 
-const request = (body: string): Placement.Asked => ({
-  carried: { method: "POST", backend: "a", principal: "", known: false, headers: {}, body },
+const request = (body: string, more: Partial<Placement.Carried> = {}): Placement.Asked => ({
+  carried: { method: "POST", backend: "a", principal: "", known: false, headers: {}, body, ...more },
   stream: {
     heartbeat: Duration.infinity,
     bodies: new Set(),
@@ -181,11 +182,15 @@ describe("a request for what can move, when the database is away,", () => {
 
 describe("a shared id that has to leave while a request for it goes on", () => {
   /** One that holds the id until it is let go. */
-  const asking = Effect.fnUntraced(function*({ placement }: Replica, letGo: Deferred.Deferred<void>) {
+  const asking = Effect.fnUntraced(function*(
+    { placement }: Replica,
+    letGo: Deferred.Deferred<void>,
+    more: Partial<Placement.Carried> = {}
+  ) {
     const asking = yield* Effect.forkChild(Effect.scoped(
       placement.at(
         { _tag: "Shared", id },
-        () => request(""),
+        () => request("", more),
         Effect.as(Deferred.await(letGo), HttpServerResponse.empty())
       )
     ))
@@ -222,6 +227,32 @@ describe("a shared id that has to leave while a request for it goes on", () => {
       yield* Fiber.join(asked)
       yield* TestClock.adjust("1 minute")
       assert.deepStrictEqual(vacated, [{ id, mayOccupy: false }])
+    })))
+
+  it.effect("is vacated at once where the requests only listen, and until these are over no place for anything new", () =>
+    withReplica(Effect.fnUntraced(function*(replica) {
+      const { placement, state, vacated } = replica
+      const secondsUntilVacated = Effect.fnUntraced(function*(more: Partial<Placement.Carried>) {
+        const before = vacated.length
+        const letGo = yield* Deferred.make<void>()
+        const asked = yield* asking(replica, letGo, more)
+        // The database has given all to others.
+        for (let shard = 1; shard <= 300; shard++) state.lost.add(ShardId.make("default", shard).toString())
+        let seconds = 0
+        for (; vacated.length === before && seconds < 60; seconds++) yield* TestClock.adjust("1 second")
+        assert.isFalse(placement.mayOccupy(id))
+        yield* Deferred.succeed(letGo, undefined)
+        yield* Fiber.join(asked)
+        state.lost.clear()
+        yield* TestClock.adjust("1 minute")
+        assert.isTrue(placement.mayOccupy(id))
+        return seconds
+      })
+      // It is noticed within the 10 seconds after which the locks are asked for again, and calls get 15 seconds.
+      assert.isAbove(yield* secondsUntilVacated({}), 14)
+      for (const more of [{ method: "GET" }, { headers: { "mcp-method": "subscriptions/listen" } }]) {
+        assert.isBelow(yield* secondsUntilVacated(more), 12)
+      }
     })))
 
   it.effect("may live here again when it has come back, though the request still goes on", () =>

@@ -11,6 +11,7 @@ import * as StoredSleepers from "../../src/gateway/cluster/StoredSleepers.ts"
 import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
 import type { Limits } from "../../src/gateway/sessions/Sleepers.ts"
 import * as SessionKey from "../../src/SessionKey.ts"
+import * as Holding from "../kit/cluster/holding.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
 
 class Database extends Context.Service<Database, Postgres.Postgres>()("test/Database") {}
@@ -43,9 +44,11 @@ const defaults: Limits = { asleepTimeToLive: Duration.hours(1), maxAsleep: 1000 
  */
 const replica = Effect.fnUntraced(function*(
   limits: Partial<Limits> = {},
-  observed: (sql: SqlClient.SqlClient) => SqlClient.SqlClient = (sql) => sql
+  observed: (sql: SqlClient.SqlClient) => SqlClient.SqlClient = (sql) => sql,
+  url?: string
 ) {
-  const sql = observed(yield* client)
+  const database = yield* Database
+  const sql = observed(yield* clientOf({ ...database, url: url ?? database.url }))
   const lost: Array<string> = []
   const entries = new Map([["backend", secretEntry]])
   const sleepers = yield* StoredSleepers.make(sql, "the same key on every replica")(
@@ -76,9 +79,10 @@ interface Row {
   readonly record: string
   readonly generation: number
 }
+/** Unless the session has been removed. */
 const rowOf = (sql: SqlClient.SqlClient, key: string) =>
   Effect.map(
-    sql<Row>`SELECT record, generation FROM effect_session_pool_sessions WHERE key = ${key}`,
+    sql<Row>`SELECT record, generation FROM effect_session_pool_sessions WHERE key = ${key} AND record <> ''`,
     (rows) => rows[0]
   )
 
@@ -367,6 +371,65 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* Fiber.join(entering)
         assert.isUndefined(yield* rowOf(here.sql, key))
         assert.isTrue(Option.isNone(yield* here.find(key)))
+      }))
+  })
+
+  describe.concurrent("a statement that reaches the database after it was given up", () => {
+    /** A replica whose statements can be kept back. */
+    const held = Effect.gen(function*() {
+      const holding = yield* Holding.make((yield* Database).url)
+      return { ...(yield* replica({}, (sql) => sql, holding.url)), holding }
+    })
+
+    it.effect("takes no session from the replica that has taken it since", () =>
+      Effect.gen(function*() {
+        const here = yield* held
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        yield* here.rest(key, record)
+        here.holding.holdFrom("SET generation =")
+        assert.strictEqual((yield* Effect.flip(here.find(key)))._tag, "RecordsUnreachable")
+        assert.strictEqual(here.holding.held(), 1)
+        const woken = Option.getOrThrow(yield* here.find(key))
+        yield* here.holding.release
+        level(woken, "debug")
+        const row = yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
+        assert.deepStrictEqual([row?.generation, here.lost], [2, []])
+      }))
+
+    it.effect("enters no session that has been removed since", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* held, yield* replica()]
+        const { key, record } = session()
+        here.holding.holdFrom("INSERT INTO")
+        yield* here.enter(key, record)
+        assert.strictEqual(here.holding.held(), 1)
+        // A client may end its session twice.
+        for (const each of [here, here, there]) yield* each.remove(key)
+        yield* here.holding.release
+        for (const each of [here, there]) {
+          assert.isFalse(yield* each.has(key))
+          assert.isTrue(Option.isNone(yield* each.find(key)))
+        }
+      }))
+  })
+
+  describe("a session that has been removed", () => {
+    it.effect("leaves a row that nobody finds, nobody keeps awake and the next upkeep deletes; one that there never was leaves none", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica({ asleepTimeToLive: Duration.seconds(3) }), yield* replica()]
+        const [ended, unknown] = [session(), session()]
+        yield* there.enter(ended.key, ended.record)
+        yield* here.enter(ended.key, ended.record)
+        yield* there.remove(ended.key)
+        yield* there.remove(unknown.key)
+        const rows = (key: string) => here.sql`SELECT 1 FROM effect_session_pool_sessions WHERE key = ${key}`
+        assert.lengthOf(yield* rows(ended.key), 1)
+        assert.lengthOf(yield* rows(unknown.key), 0)
+        yield* until("its other owner knows", Effect.sync(() => here.lost), (lost) => lost.length > 0)
+        assert.isFalse(yield* here.has(ended.key))
+        yield* removalIsDue(here.sql)
+        yield* until("its row is deleted", rows(ended.key), ({ length }) => length === 0)
       }))
   })
 

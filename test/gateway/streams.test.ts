@@ -177,6 +177,20 @@ describe("requests with streams", () => {
     assert.match(await Kit.toolText(url, session, "count"), /^\d+$/)
   })
 
+  it("a batch that waits gets heartbeats, before its first answer and after, and no event is cut by one", async () => {
+    const session = await Kit.open(url)
+    const body = `[${Kit.toolCall("silent", "slow")},${Kit.toolCall("steps", "steps", { count: 3, every: 500 })}]`
+    const seen: Array<{ readonly id: unknown; readonly comments: number }> = []
+    await Kit.readEvents(await Kit.post(url, session, body), ({ data }, comments) => {
+      seen.push({ id: JSON.parse(data).id, comments })
+      return false
+    })
+    assert.sameMembers(seen.flatMap(({ id }) => id === undefined ? [] : [id]), ["silent", "steps"])
+    assert.lengthOf(seen, 5)
+    assert.isAbove(seen[0]?.comments ?? 0, 0)
+    assert.isAbove(seen.at(-1)?.comments ?? 0, seen[0]?.comments ?? 0)
+  })
+
   it("a batch of revision 2025-03-26 gets every answer, and its notifications arrive", async () => {
     const session = await Kit.open(url)
     const notification = "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}"

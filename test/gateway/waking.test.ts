@@ -1,6 +1,6 @@
 /** Sessions that sleep: what becomes of one whose launch is refused, or that moves to another replica while a request waits for it. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Fiber, Option, Schedule } from "effect"
+import { Deferred, Duration, Effect, Fiber, Option, Schedule } from "effect"
 import { FetchHttpClient } from "effect/http"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as JsonRpc from "../../src/gateway/messages/JsonRpc.ts"
@@ -26,6 +26,9 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
     mayOccupy: true,
     asked: 0,
     awake: new Set<string>(),
+    /** What it takes to look for a session, and to remove one: the database. */
+    finding: Effect.void,
+    database: Effect.void,
     entryTextOf: (_: string): string | undefined => undefined
   }
   const { args, command } = Counting.backend()
@@ -43,7 +46,10 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
     find: (key) =>
       Effect.suspend(() => {
         state.asked++
-        return Effect.tap(memory.find(key), (found) => Effect.sync(() => Option.isSome(found) && state.awake.add(key)))
+        return Effect.tap(
+          Effect.andThen(state.finding, memory.find(key)),
+          (found) => Effect.sync(() => Option.isSome(found) && state.awake.add(key))
+        )
       }),
     enter: (key, record) => {
       state.awake.add(key)
@@ -55,7 +61,7 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
     },
     remove: (key) => {
       state.awake.delete(key)
-      return memory.remove(key)
+      return Effect.andThen(memory.remove(key), state.database)
     }
   }
   const sessions = yield* Sessions.make(config, process.env).pipe(
@@ -164,6 +170,68 @@ describe("a session that cannot be woken", () => {
         schedule: Schedule.spaced("10 millis")
       })
       assert.deepStrictEqual([...yield* sessions.asleep], [["broken", 1]])
+    }))
+})
+
+describe("while the database hangs", () => {
+  /** Two sessions, and their processes. */
+  const two = Effect.gen(function*() {
+    const made = yield* make()
+    const before = Kit.children(process.pid)
+    yield* Effect.all([made.open(id), made.open(other)], { concurrency: "unbounded" })
+    const started = Kit.children(process.pid).filter((pid) => !before.includes(pid))
+    assert.lengthOf(started, 2)
+    const written = yield* Deferred.make<void>()
+    made.state.database = Deferred.await(written)
+    return { ...made, started, written }
+  })
+  const gone = (pids: ReadonlyArray<number>) =>
+    Effect.promise(() => Kit.eventually("the processes are gone", () => !pids.some(Kit.alive)))
+
+  it.live("a session that is deleted has no process any more, and does not wake", () =>
+    Effect.gen(function*() {
+      const { sessions, started, until, written } = yield* two
+      const ending = yield* Effect.forkChild(Effect.all([id, other].map((id) => sessions.end(name, principal, id)), {
+        concurrency: "unbounded"
+      }))
+      yield* gone(started)
+      yield* until(({ retired }) => retired === 0)
+      assert.isUndefined(ending.pollUnsafe())
+      assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
+      yield* Deferred.succeed(written, undefined)
+      assert.isTrue((yield* Fiber.join(ending)).every(Option.isSome))
+    }))
+
+  it.live("a reload ends all sessions of a changed back end at once", () =>
+    Effect.gen(function*() {
+      const { sessions, started, written } = yield* two
+      const config = yield* Gateway.config({ backends: { [name]: { command: "false", stateless: true } } })
+      const reloading = yield* Effect.forkChild(sessions.reload(config.backends))
+      yield* gone(started)
+      assert.isUndefined(reloading.pollUnsafe())
+      yield* Deferred.succeed(written, undefined)
+      assert.deepStrictEqual((yield* Fiber.join(reloading)).changed, [name])
+    }))
+})
+
+describe("a session that is woken while it is deleted", () => {
+  it.live("has no process afterwards", () =>
+    Effect.gen(function*() {
+      const { open, sessions, sleep, state, until } = yield* make()
+      yield* open(id)
+      yield* sleep(id)
+      // The deletion finds it asleep, and still asks for it when the process of the next call has started.
+      const found = yield* Deferred.make<void>()
+      state.finding = Deferred.await(found)
+      const ending = yield* Effect.forkChild(sessions.end(name, principal, id), { startImmediately: true })
+      state.finding = Effect.void
+      yield* lease(sessions)
+      assert.strictEqual((yield* SessionPool.stats(sessions.pool)).idle, 1)
+      yield* Deferred.succeed(found, undefined)
+      const gone = Option.getOrThrow(yield* Fiber.join(ending))
+      yield* gone
+      yield* until(({ idle, retired }) => idle + retired === 0)
+      assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
     }))
 })
 

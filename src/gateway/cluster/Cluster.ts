@@ -51,6 +51,7 @@ import * as ClusterPlacement from "./ClusterPlacement.ts"
 import * as Hosting from "./Hosting.ts"
 import * as Links from "./Links.ts"
 import * as Membership from "./Membership.ts"
+import * as MigrationLock from "./MigrationLock.ts"
 import * as Protocol from "./Protocol.ts"
 import * as ReplicaName from "./ReplicaName.ts"
 import * as Roster from "./Roster.ts"
@@ -76,6 +77,12 @@ export interface Options {
 
 /** How often replicas look who is there, and so how long it takes until all know of one that comes or leaves. */
 const membershipInterval = Duration.seconds(2)
+
+/**
+ * How long a replica that leaves may take to hand its shards over. With a database that hangs the engine would wait for as long as
+ * its locks live; nothing is served any more, and what is not given back expires.
+ */
+const handOverTimeout = Duration.seconds(15)
 
 const shardingConfig = ({ address, shardLockExpiration }: Options) =>
   ShardingConfig.layer({
@@ -120,18 +127,14 @@ const server = ({ host, port }: Address, hosting: Hosting.Hosting) =>
   )
 
 /**
- * Makes the tables, whoever comes first, and enters this replica: replicas start at the same time, and PostgreSQL's own IF NOT
- * EXISTS races. The engine's have `Membership.prefix` before their names: `_runners`, `_locks` and `_runner_migrations`; `_sessions`
+ * Makes the tables, whoever comes first (`MigrationLock`), and enters this replica. The engine's have `Membership.prefix` before their names: `_runners`, `_locks` and `_runner_migrations`; `_sessions`
  * and `_upkeep` are those of `StoredSleepers`, `_replicas` that of `Roster`.
  */
 const enter = (options: Options) =>
   Effect.scoped(Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
     const connection = yield* sql.reserve
-    yield* Effect.acquireRelease(
-      connection.executeRaw(`SELECT pg_advisory_lock(${migrationLock})`, []),
-      () => Effect.ignore(connection.executeRaw(`SELECT pg_advisory_unlock(${migrationLock})`, []))
-    )
+    yield* MigrationLock.take(connection)
     // First, because it fails where the engine's migrations would die: a user who may create no tables learns it in one sentence.
     yield* StoredSleepers.migrate
     yield* Roster.migrate
@@ -142,9 +145,6 @@ const enter = (options: Options) =>
       stateKey: options.stateKey
     })
   }))
-
-/** Any number will do, as long as nothing else in the database locks it. */
-const migrationLock = 8420_2026
 
 /** The services of the gateway that know of other replicas. */
 export const layer = (options: Options) =>
@@ -182,12 +182,10 @@ export const layer = (options: Options) =>
       pass,
       leaveDelay: options.leaveDelay,
       movingTimeout: Duration.sum(options.drainTimeout, Duration.seconds(20)),
-      disengage: Scope.close(shardingScope, Exit.void).pipe(
+      disengage: closeWithin(shardingScope, handOverTimeout).pipe(
         Effect.andThen(Effect.sleep(Duration.times(membershipInterval, 1.5))),
         // A connection that nobody has heard of since this replica was frozen is not waited for.
-        Effect.andThen(Effect.forkDetach(Scope.close(serverScope, Exit.void))),
-        Effect.flatMap((closing) => Effect.timeoutOption(Fiber.join(closing), "2 seconds")),
-        Effect.asVoid
+        Effect.andThen(closeWithin(serverScope, "2 seconds"))
       )
     }).pipe(Effect.provideContext(services))
     return Context.make(Placement.Placement, placement).pipe(
@@ -201,6 +199,13 @@ export const layer = (options: Options) =>
     Layer.provide(
       PgClient.layer({ url: options.databaseUrl, applicationName: "effect-session-pool", maxConnections: 5 })
     )
+  )
+
+/** Closes a scope; whoever waits for it does so no longer than that. */
+const closeWithin = (scope: Scope.Closeable, timeout: Duration.Input): Effect.Effect<void> =>
+  Effect.flatMap(
+    Effect.forkDetach(Scope.close(scope, Exit.void)),
+    (closing) => Effect.asVoid(Effect.timeoutOption(Fiber.join(closing), timeout))
   )
 
 /** What replicas show each other: derived from the key that they share (HKDF, RFC 5869). */

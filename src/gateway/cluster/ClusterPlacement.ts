@@ -17,7 +17,7 @@ import type { Refusal } from "../http/Refusals.ts"
 import { refuse, retryLater, unknownSession } from "../http/Refusals.ts"
 import * as Modern from "../modern/Modern.ts"
 import type { Asked, Carried, Host, Placement, Status } from "../sessions/Placement.ts"
-import { here, isSessionId } from "../sessions/Placement.ts"
+import { here, isSessionId, onlyListens } from "../sessions/Placement.ts"
 import * as Forwarding from "./Forwarding.ts"
 import * as Homes from "./Homes.ts"
 import type * as Hosting from "./Hosting.ts"
@@ -142,24 +142,22 @@ export const make = Effect.fnUntraced(function*(options: Options) {
           : Forwarding.refuseCarried(asked.carried, 503, unknownWhere)))
 
   /** Wherever a shared id is. */
-  const atHome = (id: string, asked: () => Asked, here: Effect.Effect<Response, Refusal, Scope.Scope>) => {
+  const atHome = (id: string, request: Asked, here: Effect.Effect<Response, Refusal, Scope.Scope>) => {
+    const entering = { onlyListens: onlyListens(request.carried) }
     const hereOr = <E>(elsewhere: Effect.Effect<Response, E, Scope.Scope>) =>
       Effect.flatMap(
-        hosting.enter(id),
+        hosting.enter(id, entering),
         (entered): Effect.Effect<Response, Refusal | E, Scope.Scope> => entered ? here : elsewhere
       )
-    return hereOr(Effect.suspend(() => {
-      const request = asked()
-      const at = (home: string) =>
-        home === replica
-          ? hereOr(Effect.fail(new Protocol.Moved()))
-          : Effect.tapError(forward(home, request, id), () => homes.forget(id))
-      return untilFound(request.carried, movingTimeout, (timeLeft) =>
-        Effect.flatMap(
-          homes.of(id, Math.min(timeLeft, locateTimeout)),
-          Option.match({ onNone: () => Forwarding.refuseCarried(request.carried, 503, moving), onSome: at })
-        ))
-    }))
+    const at = (home: string) =>
+      home === replica
+        ? hereOr(Effect.fail(new Protocol.Moved()))
+        : Effect.tapError(forward(home, request, id), () => homes.forget(id))
+    return hereOr(untilFound(request.carried, movingTimeout, (timeLeft) =>
+      Effect.flatMap(
+        homes.of(id, Math.min(timeLeft, locateTimeout)),
+        Option.match({ onNone: () => Forwarding.refuseCarried(request.carried, 503, moving), onSome: at })
+      )))
   }
 
   yield* Effect.forkScoped(tellOfShards(sharding, config.shardsPerGroup))
@@ -194,7 +192,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     ofCaller: (id) => ({ _tag: "Shared", id }),
     ofReplica: (name) => name === replica || !ReplicaName.isName(name) ? here : { _tag: "Replica", replica: name },
     at: (place, asked, here) => {
-      if (place._tag === "Shared") return atHome(place.id, asked, here)
+      if (place._tag === "Shared") return Effect.suspend(() => atHome(place.id, asked(), here))
       return place._tag === "Here" || place.replica === replica
         ? here
         : Effect.suspend(() => atReplica(place.replica, asked()))

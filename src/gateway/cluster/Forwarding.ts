@@ -106,16 +106,24 @@ const streamedResponse = (
   }
 ): Effect.Effect<Response, never, Scope.Scope> => {
   let isOver = false
+  const ids = idsOf(carried)
+  const unanswered = new Map(ids.map((id) => [JsonRpc.idKey(id), id]))
+  // Of a batch some may have been answered. The stream of one request is over with its answer.
+  const note = ids.length > 1 ? answersIn((id) => unanswered.delete(JsonRpc.idKey(id))) : () => {}
   const lost = Effect.suspend(() => {
     isOver = true
-    const id = idOf(carried)
-    const error = JsonRpc.error(id ?? null, JsonRpc.codes.gateway, "The replica of this session has gone")
-    return id === undefined ? Cause.done() : Effect.succeed([EventStreamBody.lastEvent(error)] as const)
+    const [first, ...others] = [...unanswered.values()].map((id) =>
+      EventStreamBody.lastEvent(JsonRpc.error(id, JsonRpc.codes.gateway, outcomeUnknown))
+    )
+    return first === undefined ? Cause.done() : Effect.succeed([first, ...others] as const)
   })
   const take: EventStreamBody.Take = Effect.suspend(() =>
     isOver ? Cause.done() : Effect.matchCauseEffect(next, {
       onSuccess: ([first, ...rest]) => {
-        if (first !== undefined) return Effect.succeed([first, ...rest] as const)
+        if (first !== undefined) {
+          for (const chunk of [first, ...rest]) note(chunk)
+          return Effect.succeed([first, ...rest] as const)
+        }
         isOver = true
         return Cause.done()
       },
@@ -130,10 +138,36 @@ const streamedResponse = (
   )
 }
 
-/** The id of a carried request, for who has to be told that it failed. */
+/** Tells of the ids of the answers in an event stream, chunk by chunk. */
+const answersIn = (answered: (id: JsonRpc.Id) => void) => {
+  const decoder = new TextDecoder()
+  let rest = ""
+  return (chunk: Uint8Array): void => {
+    const text = decoder.decode(chunk, { stream: true })
+    const end = text.lastIndexOf("\n")
+    if (end < 0) {
+      rest += text
+      return
+    }
+    for (const line of `${rest}${text.slice(0, end)}`.split("\n")) {
+      const message = line.startsWith("data:") ? JsonRpc.read(line.slice("data:".length)) : undefined
+      if (message?._tag === "Response") answered(message.id)
+    }
+    rest = text.slice(end)
+  }
+}
+
+/** The ids of the requests in a carried body, which may be a batch. */
+const idsOf = ({ body }: Carried): ReadonlyArray<JsonRpc.Id> =>
+  [Option.getOrUndefined(JsonRpc.parse(body))].flat().flatMap((json) => {
+    const message = JsonRpc.classify(json)
+    return message?._tag === "Request" ? [message.id] : []
+  })
+
+/** The id of a carried request, for who has to be told that it failed; a batch has none. */
 export const idOf = (carried: Carried): JsonRpc.Id | undefined => {
-  const message = Option.getOrUndefined(Option.map(JsonRpc.parse(carried.body), JsonRpc.classify))
-  return message?._tag === "Request" ? message.id : undefined
+  const ids = idsOf(carried)
+  return ids.length === 1 ? ids[0] : undefined
 }
 
 export const refuseCarried = (carried: Carried, status: number, message: string): Effect.Effect<never, Refusal> => {

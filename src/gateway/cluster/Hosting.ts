@@ -8,6 +8,7 @@ import { Entity } from "effect/cluster"
 import type { HttpServerResponse } from "effect/http"
 import * as Residency from "../../internal/residency.ts"
 import type { Host } from "../sessions/Placement.ts"
+import * as Placement from "../sessions/Placement.ts"
 import * as Protocol from "./Protocol.ts"
 import * as StreamedResponses from "./StreamedResponses.ts"
 
@@ -38,8 +39,13 @@ interface Resident {
   readonly residency: Residency.Residency
   /** It has to leave: nothing new is carried out for it. */
   ending: boolean
-  /** `host.vacate` runs: its requests are over, or cannot be waited for. */
+  /** `host.vacate` runs: its calls are over, or cannot be waited for. */
   vacating: boolean
+}
+
+/** What is about to be carried out. */
+interface Entering {
+  readonly onlyListens: boolean
 }
 
 export type Hosting = Effect.Success<ReturnType<typeof make>>
@@ -50,8 +56,9 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
   const clock = yield* Clock.Clock
   const residents = new Map<string, Resident>()
   /** How many requests are carried out for a shared id, those of earlier residents included that were not waited for. */
-  const requests = new Map<string, number>()
-  const requestsOf = (id: string) => requests.get(id) ?? 0
+  const requests = makeCounts()
+  /** How many of them do more than listen. */
+  const calls = makeCounts()
   const streamed = StreamedResponses.make()
   /** `host`: none before and after it serves; `leaving`: what is movable is not served any more; `requests`: that are for it. */
   const state: { host: Host | undefined; leaving: boolean; requests: number } = {
@@ -62,20 +69,21 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
 
   const mayServe = Effect.map(safeFor, (millis) => !state.leaving && millis > 0)
 
-  const enter = (id: string): Effect.Effect<boolean, never, Scope.Scope> =>
+  const enter = (id: string, { onlyListens }: Entering): Effect.Effect<boolean, never, Scope.Scope> =>
     Effect.map(
       Effect.acquireRelease(
         Effect.flatMap(mayServe, (may) => {
           const resident = residents.get(id)
           if (!may || resident === undefined || resident.ending) return Effect.succeed(undefined)
-          requests.set(id, requestsOf(id) + 1)
+          requests.add(id, 1)
+          if (!onlyListens) calls.add(id, 1)
           state.requests++
           return Effect.as(resident.residency.hold, resident)
         }),
         (resident) => {
           if (resident === undefined) return Effect.void
-          if (requestsOf(id) > 1) requests.set(id, requestsOf(id) - 1)
-          else requests.delete(id)
+          requests.add(id, -1)
+          if (!onlyListens) calls.add(id, -1)
           state.requests--
           return resident.residency.release
         }
@@ -83,14 +91,17 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
       (resident) => resident !== undefined
     )
 
-  /** Ends what lives under a shared id when its requests are over, or when the id cannot be kept any longer. */
+  /**
+   * Ends what lives under a shared id when its calls are over, or when the id cannot be kept any longer. Who only listens is not
+   * waited for: such a stream has no end of its own, and all new calls wait meanwhile.
+   */
   const vacate = (id: string, resident: Resident, host: Host) =>
     Effect.suspend(() => {
       resident.ending = true
       const latest = clock.currentTimeMillisUnsafe() + finishTimeout
       const isOver = Effect.map(
         safeFor,
-        (millis) => requestsOf(id) === 0 || millis <= safety || clock.currentTimeMillisUnsafe() >= latest
+        (millis) => calls.of(id) === 0 || millis <= safety || clock.currentTimeMillisUnsafe() >= latest
       )
       return Effect.repeat(isOver, { until: (over) => over, schedule: Schedule.spaced(pollInterval) })
     }).pipe(
@@ -145,7 +156,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
         Effect.flatMap(Effect.andThen(admit(pass), Scope.fork(scope)), (own) => {
           const entered = shared === undefined
             ? Effect.sync(() => !isGivenUp())
-            : Scope.provide(enter(shared), own)
+            : Scope.provide(enter(shared, { onlyListens: Placement.onlyListens(carried) }), own)
           const response = Effect.flatMap(entered, (isHere) => {
             const { host } = state
             return isHere && host !== undefined
@@ -201,7 +212,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
      */
     mayOccupy: (id: string): boolean => {
       const resident = residents.get(id)
-      return resident === undefined ? requestsOf(id) === 0 : !resident.vacating
+      return resident === undefined ? requests.of(id) === 0 : !resident.vacating
     },
     /** From now on no request for what is movable is carried out here. */
     stopServing: Effect.sync(() => {
@@ -214,6 +225,20 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
     }))
   }
 })
+
+/** Counts by id. */
+const makeCounts = () => {
+  const counts = new Map<string, number>()
+  const of = (id: string) => counts.get(id) ?? 0
+  return {
+    of,
+    add: (id: string, change: number) => {
+      const count = of(id) + change
+      if (count === 0) counts.delete(id)
+      else counts.set(id, count)
+    }
+  }
+}
 
 const whole = ({ body, headers, status }: HttpServerResponse.HttpServerResponse): typeof Protocol.Whole.Type => ({
   _tag: "Whole",

@@ -118,6 +118,9 @@ const addresses = (runners: Known["runners"]): ReadonlyMap<string, RunnerAddress
 }
 const addressesOf = new WeakMap<Known["runners"], ReadonlyMap<string, RunnerAddress.RunnerAddress>>()
 
+/** How long a replica that leaves waits for the database, each time. */
+const leavePatience = "3 seconds"
+
 /** A list of replicas that is no older, in milliseconds, is not asked for anew for the sake of an unknown name. */
 const freshness = 500
 
@@ -220,6 +223,13 @@ const make = Effect.gen(function*() {
   const unlessReplaced = <A, E>(asked: Effect.Effect<A, E>, otherwise: A): Effect.Effect<A, E> =>
     Effect.flatMap(Ref.get(known), ({ isReplaced }) => isReplaced ? Effect.succeed(otherwise) : asked)
 
+  /**
+   * From then on nothing here waits long for the database: no lock is asked for again, and those that are not given back expire.
+   * Before, one that is asked for again must not be taken away by a release that came late.
+   */
+  let isLeaving = false
+  const inTime = <E>(asked: Effect.Effect<void, E>) => Effect.ignore(Effect.timeout(asked, leavePatience))
+
   const wrapped = RunnerStorage.RunnerStorage.of({
     ...storage,
     getRunners: Effect.flatMap(noted(storage.getRunners), (runners) =>
@@ -256,9 +266,21 @@ const make = Effect.gen(function*() {
       }),
     // The engine would try anew at once, and log it for each of hundreds of shards.
     release: (address, shard) =>
-      Effect.retry(unlessReplaced(storage.release(address, shard), undefined), Schedule.spaced("1 second")),
-    releaseAll: (address) => unlessReplaced(storage.releaseAll(address), undefined),
-    unregister: (address) => unlessReplaced(storage.unregister(address), undefined)
+      Effect.suspend(() => {
+        const released = unlessReplaced(storage.release(address, shard), undefined)
+        return isLeaving ? inTime(released) : Effect.retry(released, Schedule.spaced("1 second"))
+      }),
+    releaseAll: (address) =>
+      Effect.suspend(() => {
+        const released = unlessReplaced(storage.releaseAll(address), undefined)
+        return isLeaving ? inTime(released) : released
+      }),
+    // The engine does this first of all when it ends.
+    unregister: (address) =>
+      Effect.suspend(() => {
+        isLeaving = true
+        return inTime(unlessReplaced(storage.unregister(address), undefined))
+      })
   })
 
   const isListed = (replica: string) =>

@@ -8,7 +8,7 @@
  * mark is still the same.
  */
 import { Array as Arr, Duration, Effect, FiberSet, Option, Schedule, Schema, Semaphore } from "effect"
-import type { Statement } from "effect/sql"
+import type { SqlError, Statement } from "effect/sql"
 import { SqlClient } from "effect/sql"
 import { createHmac } from "node:crypto"
 import * as SessionKey from "../../SessionKey.ts"
@@ -52,6 +52,13 @@ interface Pending {
   readonly mark: string | undefined
   /** The session is not in the database yet. */
   readonly isNew: boolean
+  /** It is removed, and was known here. */
+  readonly wasHere?: boolean
+}
+
+interface Row {
+  readonly record: string
+  readonly generation: number
 }
 
 const table = "effect_session_pool_sessions"
@@ -61,6 +68,9 @@ const upkeepTable = "effect_session_pool_upkeep"
 const upkeep = Duration.minutes(1)
 /** How long anybody waits for the database; what it has not taken by then is written later. */
 const patience = "3 seconds"
+/** The record of a session that has been removed, which is of the last generation and has expired: the upkeep deletes it. */
+const removedRecord = ""
+const lastGeneration = 2 ** 31 - 1
 /** How many sessions a statement names, or removes. */
 const batch = 1000
 
@@ -86,6 +96,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     const turns = new Map<Key, { readonly semaphore: Semaphore.Semaphore; users: number }>()
     const seconds = Math.ceil(Math.min(Duration.toSeconds(asleepTimeToLive), maxSeconds))
     const expires = sql`NOW() + ${seconds} * INTERVAL '1 second'`
+    const isAsleep = sql`expires_at > NOW() AND record <> ${removedRecord}`
     // At least three times within the time to live, so that no replica removes a session that is awake here as expired.
     const upkeepHere = Duration.min(upkeep, Duration.divideUnsafe(Duration.seconds(seconds), 3))
     const fork = yield* FiberSet.makeRuntime<never, void>()
@@ -126,6 +137,25 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
         Effect.mapError(() => new GatewayErrors.RecordsUnreachable())
       )
 
+    /**
+     * The row of a session, which is of the next generation now. Only if it still has the one that was read: a statement that reaches
+     * the database after it was given up must not take the session from whoever has taken it since.
+     */
+    const takeRow: (key: Key) => Effect.Effect<Row | undefined, SqlError.SqlError> = Effect.fnUntraced(function*(key) {
+      while (true) {
+        const [read] = yield* sql<Pick<Row, "generation">>`
+          SELECT generation FROM ${sql(table)} WHERE key = ${key} AND ${isAsleep}
+        `
+        if (read === undefined) return undefined
+        const { generation } = read
+        const [taken] = yield* sql<Row>`
+          UPDATE ${sql(table)} SET generation = ${generation + 1}, expires_at = ${expires}
+          WHERE key = ${key} AND generation = ${generation} AND ${isAsleep} RETURNING record, generation
+        `
+        if (taken !== undefined) return taken
+      }
+    })
+
     /** Finds a session that is awake here, or takes it over from whoever had it. */
     const take = (key: Key) =>
       inTurn(
@@ -139,15 +169,12 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
           }
           // What is still to be written of it is newer than what would be read.
           if (pending.has(key)) yield* write(key)
-          const [row] = yield* sql<{ readonly record: string; readonly generation: number }>`
-            UPDATE ${sql(table)} SET generation = generation + 1, expires_at = ${expires}
-            WHERE key = ${key} AND expires_at > NOW() RETURNING record, generation
-          `
+          const row = yield* takeRow(key)
           if (row === undefined) return Option.none()
           const kept = yield* Schema.decodeEffect(Kept)(row.record)
           const mark = markOf(key)
           if (kept.entryMark !== mark) {
-            markRemoved(key, row.generation)
+            markRemoved(key, row.generation, true)
             yield* write(key)
             return Option.none()
           }
@@ -167,22 +194,30 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     /** A record is to be written. What has not been entered yet is still to be entered. */
     const save = (key: Key, awake: Owned) => pending.set(key, { ...awake, isNew: pending.get(key)?.isNew === true })
 
-    const markRemoved = (key: Key, generation: number) =>
-      pending.set(key, { record: undefined, generation, mark: undefined, isNew: false })
+    const markRemoved = (key: Key, generation: number, wasHere: boolean) =>
+      pending.set(key, { record: undefined, generation, mark: undefined, isNew: false, wasHere })
 
     /** Writes what is still to be written of a session. Whatever is written twice, because nobody heard that it was, is the same. */
     const write = (key: Key) =>
       Effect.suspend(() => {
         const due = pending.get(key)
         if (due === undefined) return Effect.void
-        const { generation, isNew, mark, record } = due
+        const { generation, isNew, mark, record, wasHere } = due
         const text = record === undefined ? "" : Schema.encodeSync(Kept)({ ...kept(record), entryMark: mark })
         const statement = record === undefined
           // Generation 0: the session is not awake here, so its row goes whatever its generation. Else only if nobody has taken
           // it over since.
-          ? sql`DELETE FROM ${
-            sql(table)
-          } WHERE key = ${key} AND (${generation} = 0 OR generation <= ${generation}) RETURNING key`
+          ? wasHere
+            // Not deleted: its entry, if that was given up and comes after this, must find that it was removed.
+            ? sql`
+              INSERT INTO ${sql(table)} AS old (key, record, generation, expires_at)
+              VALUES (${key}, ${removedRecord}, ${lastGeneration}, NOW())
+              ON CONFLICT (key) DO UPDATE
+              SET record = EXCLUDED.record, generation = EXCLUDED.generation, expires_at = EXCLUDED.expires_at
+              WHERE ${generation} = 0 OR old.generation <= ${generation} RETURNING key
+            `
+            // Anybody can have ids removed that there are not.
+            : sql`DELETE FROM ${sql(table)} WHERE key = ${key} AND record <> ${removedRecord} RETURNING key`
           : isNew
           ? sql`
             INSERT INTO ${sql(table)} AS old (key, record, generation, expires_at)
@@ -237,7 +272,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
           if (owned.has(key)) return Effect.succeed(true)
           if (due !== undefined) return Effect.succeed(due.record !== undefined)
           return Effect.map(
-            reading(sql`SELECT 1 FROM ${sql(table)} WHERE key = ${key} AND expires_at > NOW()`),
+            reading(sql`SELECT 1 FROM ${sql(table)} WHERE key = ${key} AND ${isAsleep}`),
             (rows) => rows.length > 0
           )
         }),
@@ -267,8 +302,8 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
       remove: (key) =>
         Effect.suspend(() => {
           const generation = owned.get(key)?.generation ?? 0
-          owned.delete(key)
-          markRemoved(key, generation)
+          const wasHere = owned.delete(key) || pending.has(key)
+          markRemoved(key, generation, wasHere)
           return writeSoon(key)
         }),
       keys: Effect.sync(() => [...owned.keys()]),
@@ -287,7 +322,8 @@ const keepAwake = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, { disown
   for (const awake of Arr.chunksOf([...owned].filter(([key]) => !pending.has(key)), batch)) {
     const keys = awake.map(([key]) => key)
     const rows = yield* sql<{ readonly key: string; readonly generation: number }>`
-      UPDATE ${sql(table)} SET expires_at = ${expires} WHERE key IN ${sql.in(keys)} RETURNING key, generation
+      UPDATE ${sql(table)} SET expires_at = ${expires}
+      WHERE key IN ${sql.in(keys)} AND record <> ${removedRecord} RETURNING key, generation
     `
     const found = new Map(rows.map(({ generation, key }) => [key, generation]))
     for (const [key, each] of awake) {

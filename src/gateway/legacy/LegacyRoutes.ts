@@ -8,7 +8,7 @@
  * A request's lease lasts until its answer, whether or not the client still listens: the specification says that a
  * disconnect is no cancellation.
  */
-import { Deferred, Effect, Exit, Option, Scope, Stream } from "effect"
+import { Deferred, Effect, Exit, Option, Queue, Scope, Stream } from "effect"
 import { HttpServerResponse } from "effect/http"
 import * as EventStreamBody from "../http/EventStreamBody.ts"
 import type { Refusal } from "../http/Refusals.ts"
@@ -217,10 +217,17 @@ const batchHere = Effect.fnUntraced(function*(
     Stream.unwrap(Effect.gen(function*() {
       const first = yield* Effect.onInterrupt(running.reply, () => running.abandon)
       if (first._tag === "Answer") return Stream.succeed(EventStreamBody.event({ text: first.text }))
-      return events(serving, asking, yield* readingOf(Effect.sync(first.open)))
+      const reader = yield* readingOf(Effect.sync(first.open))
+      return Stream.fromPull(Effect.succeed(EventStreamBody.fromReader(reader, isPrimed(asking))))
     }))
   )
-  return EventStreamBody.response(Stream.mergeAll(streams, { concurrency: "unbounded" }))
+  // One body for all: its heartbeats come between whole events of any of them. By way of a queue, because a heartbeat interrupts who
+  // waits, which would end the streams.
+  const body = Effect.map(
+    Stream.toQueue(Stream.mergeAll(streams, { concurrency: "unbounded" }), { capacity: 1 }),
+    (queue) => EventStreamBody.make(Queue.takeAll(queue), optionsOf(serving, asking))
+  )
+  return EventStreamBody.response(Stream.unwrap(body))
 })
 
 // ---------------------------------------------------------------------------
@@ -333,9 +340,11 @@ const over = ({ placement }: Serving.Serving, id?: JsonRpc.Id) =>
 const readingOf = (open: Effect.Effect<Reader>) =>
   Effect.acquireRelease(open, (reader) => Effect.sync(() => reader.close()))
 
+const isPrimed = ({ version }: Serving.Asking): boolean => (version ?? "") >= primingVersion
+
 const events = (serving: Serving.Serving, asking: Serving.Asking, reader: Reader) =>
   EventStreamBody.make(
-    EventStreamBody.fromReader(reader, (asking.version ?? "") >= primingVersion),
+    EventStreamBody.fromReader(reader, isPrimed(asking)),
     optionsOf(serving, asking),
     reader.ready
   )

@@ -46,6 +46,10 @@ export interface Carried {
   readonly opens?: string | undefined
 }
 
+/** Whether a request is answered with a stream that goes on for as long as there is what it listens to. */
+export const onlyListens = ({ headers, method }: Carried): boolean =>
+  method === "GET" || headers["mcp-method"] === "subscriptions/listen"
+
 /** A request that another replica may have to carry out, and how its client gets the answer. */
 export interface Asked {
   readonly carried: Carried

@@ -5,7 +5,7 @@
  * Here sessions begin and end: `open` begins one, `Launching` is the pool's lookup that starts its process, `endKey` is
  * how everybody ends one before its time. A process itself ends with the scope of its pooled connection (`StdioProcess`).
  */
-import { Context, Deferred, Duration, Effect, Exit, Option, Scope, Stream } from "effect"
+import { Context, Deferred, Duration, Effect, Exit, Fiber, Option, Scope, Stream } from "effect"
 import * as SessionKey from "../../SessionKey.ts"
 import * as SessionPool from "../../SessionPool.ts"
 import type { Backends } from "../backends/Backends.ts"
@@ -285,21 +285,41 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
 // Ends
 // ---------------------------------------------------------------------------
 
-/** Ends a session, asleep or not. None: there was no such session. Some: an effect that waits until its process is gone. */
-const endKey = ({ pool, registry: { sleepers } }: State, key: Key, reason: string) =>
+/**
+ * Ends a session, asleep or not. None: there was no such session. Some: an effect that waits until its process is gone.
+ *
+ * The process ends at once, while the session is still being forgotten, which may take its time in a database. One that is awake
+ * cannot be woken again from the first moment on. One that was asleep may have been woken meanwhile, and is ended then.
+ */
+const endKey = (state: State, key: Key, reason: string) =>
   Effect.uninterruptible(Effect.gen(function*() {
+    const forgetting = yield* Effect.forkChild(forget(state, key), { startImmediately: true })
+    const found = yield* endConnection(state, key, reason)
+    const wasKept = yield* Fiber.join(forgetting)
+    const { connection, existed } = found.existed ? found : yield* endConnection(state, key, reason)
+    if (Option.isSome(connection)) return Option.some(Deferred.await(connection.value.gone))
+    return existed || wasKept ? Option.some(Effect.void) : Option.none()
+  }))
+
+/** Has a session never wake again; whether it was kept. */
+const forget = ({ registry: { sleepers } }: State, key: Key) =>
+  Effect.gen(function*() {
     const record = yield* Effect.catch(sleepers.find(key), () => Effect.succeedNone)
     if (Option.isSome(record)) record.value.over = true
     yield* sleepers.remove(key)
+    return Option.isSome(record)
+  })
+
+const endConnection = ({ pool }: State, key: Key, reason: string) =>
+  Effect.gen(function*() {
     const connection = yield* Effect.scoped(Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone))
     const existed = yield* SessionPool.invalidate(pool, key)
     if (Option.isSome(connection)) {
       if (connection.value.record !== undefined) connection.value.record.over = true
       yield* connection.value.end(reason)
     }
-    if (Option.isSome(connection)) return Option.some(Deferred.await(connection.value.gone))
-    return existed || Option.isSome(record) ? Option.some(Effect.void) : Option.none()
-  }))
+    return { connection, existed: existed || Option.isSome(connection) }
+  })
 
 /** Ends what is here of a session, which lives on elsewhere. */
 const endHere = ({ registry: { connections }, pool }: State, key: Key, reason: string) =>
@@ -331,6 +351,9 @@ const endNumber = Effect.fnUntraced(function*(state: State, number: number) {
     : yield* endKey(state, entry.key, "the session was ended by the operator")
 })
 
+/** Of sessions that a reload ends: all that are awake, by default, so that a database that hangs delays none of them. */
+const endedAtOnce = 1000
+
 const reload = Effect.fnUntraced(function*(state: State, backends: Backends) {
   const { connections, opening, run, running, scope, sleepers } = state.registry
   const added = [...backends.keys()].filter((name) => !running.has(name))
@@ -353,6 +376,7 @@ const reload = Effect.fnUntraced(function*(state: State, backends: Backends) {
   const keys = new Set([...live, ...(yield* sleepers.keys), ...opening.keys()])
   const affected = [...keys].filter((key) => gone.has(SessionKey.backend(key)))
   yield* Effect.forEach(affected, (key) => endKey(state, key, "the configuration of the back end has changed"), {
+    concurrency: endedAtOnce,
     discard: true
   })
   return { added, changed, removed }

@@ -58,9 +58,11 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
   unknownNames("gateway", fromFile ?? {}, Object.keys(Settings.all), fault)
   const strangers = unknownVariables(environment, file?.text ?? "", fault)
   const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
+  const secrets: Array<string> = []
+  const expanded = expandSettings("gateway", fromFile ?? {}, environment, secrets, fault)
   let settings = Settings.decode(
     tables,
-    textDurations("gateway", fromFile ?? {}, fault),
+    textDurations("gateway", expanded, fault),
     Settings.defaults(tables),
     (name, message) => fault(`gateway.${name}`, message)
   )
@@ -99,8 +101,13 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
     for (const [name, value] of served) {
       const path = `mcpServers.${Backends.printable(name)}`
       const parsed = parseEntry(path, value, environment, { fault, warn: (text) => unread.push(text) })
-      if (parsed !== undefined) add(path, name, { ...parsed, entryText: () => Backends.canonical(value) })
-      else if (!Backends.isName(name)) fault(path, Backends.allowedName)
+      if (parsed !== undefined) {
+        add(path, name, {
+          entry: parsed.entry,
+          secrets: [...parsed.secrets, ...secrets],
+          entryText: () => Backends.canonical(value)
+        })
+      } else if (!Backends.isName(name)) fault(path, Backends.allowedName)
     }
   }
   if (faults.length > 0) return new InvalidConfig({ faults })
@@ -192,7 +199,7 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
       ) => [name, string(`${at}.${Backends.printable(name)}`, value, "must be a string")])
     )
   }
-  const own = textDurations(path, entry, fault)
+  const own = textDurations(path, expandSettings(path, entry, environment, secrets, fault), fault)
   const settings = Object.fromEntries(Object.keys(Settings.overridable).map((name) => [name, own[name]]))
   const common = isHttp ? ["url", "headers", "type", "disabled"] : ["command", "args", "env", "cwd", "type", "disabled"]
   for (const name of Object.keys(entry)) {
@@ -230,6 +237,29 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
     secrets
   }
 }
+
+/** Settings with the values of their variables. One that lacks a variable is left out: it has no value that could be wrong too. */
+const expandSettings = (
+  path: string,
+  input: Readonly<Record<string, unknown>>,
+  environment: Environment,
+  secrets: Array<string>,
+  fault: Fault
+): Readonly<Record<string, unknown>> =>
+  Object.fromEntries(
+    Object.entries(input).flatMap(([name, value]) => {
+      if (!Object.hasOwn(Settings.all, name)) return [[name, value]]
+      let isWhole = true
+      const text = (at: string, value: unknown): unknown =>
+        typeof value !== "string" ? value : expand(at, value, environment, secrets, (at, message) => {
+          isWhole = false
+          fault(at, message)
+        })
+      const at = `${path}.${name}`
+      const whole = Array.isArray(value) ? value.map((item, i) => text(`${at}[${i}]`, item)) : text(at, value)
+      return isWhole ? [[name, whole]] : []
+    })
+  )
 
 /** In a file a duration is a text: a bare number does not say which unit of time it means. */
 const textDurations = (path: string, input: Readonly<Record<string, unknown>>, fault: Fault) =>

@@ -1,8 +1,9 @@
 /** Reads what the command is given: its flags, the environment, and the files that these name. */
 import { Duration, Effect, FileSystem, Option, Redacted, Result, Schema } from "effect"
 import { createRequire } from "node:module"
+import { isIPv6 } from "node:net"
 import { createSecureContext } from "node:tls"
-import type * as Backends from "../backends/Backends.ts"
+import * as Backends from "../backends/Backends.ts"
 import * as Access from "../http/Access.ts"
 import * as CommandName from "./CommandName.ts"
 import * as Config from "./Config.ts"
@@ -185,11 +186,18 @@ const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySet
 /** In seconds: a lock that is said to be alive three times in it, each with room for a slow database. */
 const leastLockExpiration = 5
 
-const replicaAt = (name: string, text: string) => {
-  const [, host = "", port = ""] = /^\[?([^[\]]+)\]?:(\d{1,5})$/.exec(text) ?? []
-  return host !== "" && Number(port) > 0 && Number(port) < 65536
+/** A host and a port. An address of IPv6 may do without its brackets: Kubernetes gives a pod's as it is. */
+export const replicaAt = (name: string, text: string) => {
+  const [, bracketed, bare = "", port = ""] = /^(?:\[([^[\]]+)\]|([^[\]]+)):(\d{1,5})$/.exec(text) ?? []
+  const host = bracketed ?? bare
+  const isHost = isIPv6(host) || (bracketed === undefined && /^[\w.-]+$/.test(host))
+  return isHost && Number(port) > 0 && Number(port) < 65536
     ? Effect.succeed({ host, port: Number(port) })
     : new UsageError({
-      message: `--${Settings.flagName(name)} must be host:port, such as 10.0.0.7:8421; it is "${text}".`
+      message:
+        `--${
+          Settings.flagName(name)
+        } must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, and nothing else; it is ` +
+        `"${Backends.printable(text)}".`
     })
 }

@@ -180,17 +180,34 @@ const string = (draft: Draft, path: string): string => {
     : random.pick(["\"${UNSET}\"", "\"a${constructor}\"", "\"${__proto__}\"", "\"${toString}${SET}\""])
 }
 
+/** The value of a setting in a file: as it stands, or by way of a variable. */
+const fileValue = (draft: Draft, path: string, setting: Setting): string => {
+  const { random } = draft
+  if (draft.wrong()) {
+    if (random.chance(0.7)) {
+      fault(draft, path)
+      return settingValue(random, setting, true)
+    }
+    const isList = setting.kind === "list" && random.chance(0.5)
+    fault(draft, isList ? `${path}[1]` : path)
+    return isList ? "[\"${SET}\",\"a${UNSET}\"]" : random.pick(["\"${UNSET}\"", "\"${toString}\""])
+  }
+  const value = settingValue(random, setting, false)
+  if (!random.chance(0.3)) return value
+  // The default of a variable ends with the first brace.
+  if (/^"[^{}]+"$/.test(value)) return `"\${UNSET:-${value.slice(1, -1)}}"`
+  return setting === Settings.all["keys"] ? random.pick(["\"${SET}\"", "[\"${SET}\", \"${UNSET:-a}${SET}\"]"]) : value
+}
+
 /** Some settings, each once. */
 const someSettings = (random: Random, count: number, table: Table, exclude: ReadonlyArray<string>): Table =>
   [...new Map(Array.from({ length: random.below(count) }, () => random.pick(table)))]
     .filter(([name]) => !exclude.includes(name))
 
 const settingsOf = (draft: Draft, path: string, table: Table, exclude: ReadonlyArray<string>): ReadonlyArray<Member> =>
-  someSettings(draft.random, 4, table, exclude).map(([name, setting]) => {
-    const wrong = draft.wrong()
-    if (wrong) fault(draft, `${path}.${name}`)
-    return [name, settingValue(draft.random, setting, wrong)]
-  })
+  someSettings(draft.random, 4, table, exclude).map((
+    [name, setting]
+  ) => [name, fileValue(draft, `${path}.${name}`, setting)])
 
 const unknown = (draft: Draft, path: string): ReadonlyArray<Member> => {
   if (!draft.wrong()) return []

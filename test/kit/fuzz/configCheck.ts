@@ -72,6 +72,10 @@ const validity = ({ backends, settings }: Config.GatewayConfig): string | undefi
         : kind === "list"
         ? Array.isArray(value) && value.every((item) => typeof item === "string" && item !== "")
         : typeof value === "string"
+      const texts = Array.isArray(value) ? value : [value]
+      if (texts.some((text) => typeof text === "string" && /\$\{[A-Za-z_]\w*\}/.test(text))) {
+        return `a variable that is taken as it stands, in the setting ${name}`
+      }
       if (!right) return `the setting ${name} has the value ${String(value)}`
     }
   }

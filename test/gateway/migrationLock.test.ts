@@ -1,0 +1,68 @@
+/** The lock under which one replica after the other makes the tables, over a connection that does as it is told. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Fiber, Logger } from "effect"
+import { TestClock } from "effect/testing"
+import * as MigrationLock from "../../src/gateway/cluster/MigrationLock.ts"
+
+/** `others`: it is another's; `silent`: the database does not answer. */
+const make = () => {
+  const state: { lock: "free" | "others" | "silent" } = { lock: "others" }
+  const asked: Array<string> = []
+  const ask = <A>(text: string, answer: () => A) =>
+    Effect.suspend(() => {
+      asked.push(/\w+(?=\()/.exec(text)?.[0] ?? "")
+      return state.lock === "silent" ? Effect.never : Effect.sync(answer)
+    })
+  return {
+    state,
+    asked,
+    execute: (text: string) => ask(text, () => [{ locked: state.lock === "free" }]),
+    executeRaw: (text: string) => ask(text, () => ({}))
+  }
+}
+
+describe("the lock of the tables", () => {
+  it.effect("is tried until it is free, which is told once, and given back with the scope", () => {
+    const lines: Array<string> = []
+    const logger = Logger.make(({ message }) => void lines.push(String(message)))
+    return Effect.gen(function*() {
+      const connection = make()
+      const taking = yield* Effect.forkChild(Effect.scoped(Effect.as(MigrationLock.take(connection), "taken")))
+      yield* TestClock.adjust("30 seconds")
+      assert.isUndefined(taking.pollUnsafe())
+      connection.state.lock = "free"
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(yield* Fiber.join(taking), "taken")
+      assert.strictEqual(connection.asked.at(-1), "pg_advisory_unlock")
+      assert.deepStrictEqual(lines, ["Another replica makes the tables; this one starts when that is done"])
+    }).pipe(Effect.provide(Logger.layer([logger])))
+  })
+
+  for (const lock of ["others", "silent"] as const) {
+    it.effect(`is given up after a minute (${lock}), with what to do`, () =>
+      Effect.gen(function*() {
+        const connection = make()
+        connection.state.lock = lock
+        const taking = yield* Effect.forkChild(Effect.flip(Effect.scoped(MigrationLock.take(connection))))
+        yield* TestClock.adjust("59 seconds")
+        assert.isUndefined(taking.pollUnsafe())
+        yield* TestClock.adjust("3 seconds")
+        const error = yield* Fiber.join(taking)
+        assert.strictEqual(error._tag, "TablesLocked")
+        assert.match(error.message, /for 1m .*pg_terminate_backend\(pid\) .*84202026$/)
+      }))
+
+    it.effect(`is waited for no longer by who is interrupted (${lock})`, () =>
+      Effect.gen(function*() {
+        const connection = make()
+        connection.state.lock = lock
+        const taking = yield* Effect.forkChild(Effect.scoped(MigrationLock.take(connection)))
+        yield* TestClock.adjust("10 seconds")
+        const interrupting = yield* Effect.forkChild(Fiber.interrupt(taking))
+        yield* TestClock.adjust("2 seconds")
+        assert.isDefined(interrupting.pollUnsafe())
+        // It may have been had in the last moment.
+        assert.strictEqual(connection.asked.at(-1), "pg_advisory_unlock")
+      }))
+  }
+})
