@@ -57,22 +57,9 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
   if (fromFile === undefined) fault("gateway", "must be an object")
   unknownNames("gateway", fromFile ?? {}, Object.keys(Settings.all), fault)
   const strangers = unknownVariables(environment, file?.text ?? "", fault)
-  const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
   const secrets: Array<string> = []
   const expanded = expandSettings("gateway", fromFile ?? {}, environment, secrets, fault)
-  let settings = Settings.decode(
-    tables,
-    textDurations("gateway", expanded, fault),
-    Settings.defaults(tables),
-    (name, message) => fault(`gateway.${name}`, message)
-  )
-  settings = Settings.decode(
-    tables,
-    Object.fromEntries(Object.keys(tables).map((name) => [name, variable(environment, name)])),
-    settings,
-    (name, message) => fault(Settings.variableName(name), message)
-  )
-  settings = Settings.decode(tables, flags, settings, (name, message) => fault(`--${Settings.flagName(name)}`, message))
+  const settings = settingsOf(textDurations("gateway", expanded, fault), environment, flags, fault)
   const backends = new Map<string, Backends.Backend>()
   const unread: Array<string> = []
   const add = (path: string, name: string, parsed: Backends.Parsed) => {
@@ -85,20 +72,7 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
   }
   for (const [name, entry] of Object.entries(entries)) add(name, name, Backends.given(entry))
   if (file !== undefined && root !== nothing) {
-    const servers = record(root["mcpServers"])
-    // A near name has been told.
-    if (servers === undefined && !misnamed.includes("mcpServers")) {
-      fault(
-        "mcpServers",
-        `must be an object of back ends by name${root["servers"] === undefined ? "" : "; rename \"servers\" to it"}`
-      )
-    }
-    const served = Object.entries(servers ?? {}).filter(([, value]) => record(value)?.["disabled"] !== true)
-    if (servers !== undefined && served.length === 0) {
-      const isEmpty = Object.keys(servers).length === 0
-      fault("mcpServers", `must name at least one back end${isEmpty ? "" : " that is not disabled"}`)
-    }
-    for (const [name, value] of served) {
+    for (const [name, value] of servedOf(root, misnamed, fault)) {
       const path = `mcpServers.${Backends.printable(name)}`
       const parsed = parseEntry(path, value, environment, { fault, warn: (text) => unread.push(text) })
       if (parsed !== undefined) {
@@ -118,6 +92,41 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
     ...strangers.map((name) => `${Backends.printable(name)}: unknown; --help has those that are known`)
   ]
   return { backends, settings, warnings }
+}
+
+/** The settings for all servers: those of the file, of the environment and of the command line, each above the one before. */
+const settingsOf = (file: Sources["flags"], environment: Environment, flags: Sources["flags"], fault: Fault) => {
+  const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
+  const variables = Object.fromEntries(Object.keys(tables).map((name) => [name, variable(environment, name)]))
+  let settings = Settings.decode(
+    tables,
+    file,
+    Settings.defaults(tables),
+    (name, message) => fault(`gateway.${name}`, message)
+  )
+  settings = Settings.decode(
+    tables,
+    variables,
+    settings,
+    (name, message) => fault(Settings.variableName(name), message)
+  )
+  return Settings.decode(tables, flags, settings, (name, message) => fault(`--${Settings.flagName(name)}`, message))
+}
+
+/** The entries of a file that are served, by name. */
+const servedOf = (root: Readonly<Record<string, unknown>>, misnamed: ReadonlyArray<string>, fault: Fault) => {
+  const servers = record(root["mcpServers"])
+  // A near name has been told.
+  if (servers === undefined && !misnamed.includes("mcpServers")) {
+    const hint = root["servers"] === undefined ? "" : "; rename \"servers\" to it"
+    fault("mcpServers", `must be an object of back ends by name${hint}`)
+  }
+  const served = Object.entries(servers ?? {}).filter(([, value]) => record(value)?.["disabled"] !== true)
+  if (servers !== undefined && served.length === 0) {
+    const isEmpty = Object.keys(servers).length === 0
+    fault("mcpServers", `must name at least one back end${isEmpty ? "" : " that is not disabled"}`)
+  }
+  return served
 }
 
 /** An empty one counts as unset; not where it was to hold keys, without which the gateway would let everyone in. */
