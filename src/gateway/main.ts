@@ -84,8 +84,8 @@ const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; ke
     // Node's own 5 seconds are shorter than what balancers keep: their next request would meet a connection that is being closed.
     keepAliveTimeout: millis(keepAliveTimeout),
     connectionsCheckingInterval: 1000,
-    // Nothing is upgraded here: a client that offers it (`Upgrade: h2c`) is answered as any other, and `OfferedUpgrades` closes its
-    // connection then. Node knows this from 24.9 on; before, it closes the connection itself.
+    // Nothing is upgraded here: a client that offers it (`Upgrade: h2c`) is answered as any other, and its connection
+    // stays. Node knows this from 24.9 on; before, it closes the connection after the answer.
     shouldUpgradeCallback: () => false,
     keepAlive: true,
     keepAliveInitialDelay: 10_000

@@ -1,12 +1,18 @@
 /**
- * Requests that offer an upgrade, which none is given. What comes behind such a request in the same bytes Node 24 loses, be it the
- * rest of its body or the next request, and it may hear nothing on that connection afterwards. So each such answer says that the
- * connection is closed, and is the last on it.
+ * Requests that offer an upgrade, which none is given, and have a body. Where the answer comes before the whole body, as a refusal
+ * does, what remains of it is read away; after an offer Node 24 then hears nothing more on that connection, and the client's next
+ * request would be lost. So such an answer says that the connection is closed.
  */
 import type { Server } from "node:http"
 
-/** Has the answers of a server say so. */
+/** Has the answers of a server say so, unless the body has been read by then. */
 export const answer = (server: Server): Server =>
   server.on("request", (request, response) => {
-    if (request.headers.upgrade !== undefined) response.shouldKeepAlive = false
+    const { headers } = request
+    const hasBody = headers["transfer-encoding"] !== undefined || Number(headers["content-length"] ?? 0) > 0
+    if (headers.upgrade === undefined || !hasBody || !response.shouldKeepAlive) return
+    response.shouldKeepAlive = false
+    request.once("end", () => {
+      response.shouldKeepAlive = true
+    })
   })
