@@ -1,47 +1,16 @@
 /** While a reader is there nothing is dropped for it: the back end waits, of either era and up to its own writes. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Duration, Effect, Fiber, Option } from "effect"
+import { Duration, Effect, Fiber, Option } from "effect"
 import { mkdtempSync, rmSync, statSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import type { Receiver, Transport } from "../../src/gateway/backends/Transport.ts"
-import * as GatewayMetrics from "../../src/gateway/GatewayMetrics.ts"
-import * as Bridge from "../../src/gateway/legacy/Bridge.ts"
+import type * as Bridge from "../../src/gateway/legacy/Bridge.ts"
 import * as JsonRpc from "../../src/gateway/messages/JsonRpc.ts"
 import * as Lane from "../../src/gateway/modern/Lane.ts"
 import type * as Modern from "../../src/gateway/modern/Modern.ts"
-import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as ModernKit from "../kit/gateway/modern.ts"
-
-const metrics = GatewayMetrics.make("test", Context.empty(), GatewayMetrics.recent())
-
-/** A server that answers `initialize`, and else says what it is told to. */
-const serve = () => {
-  const state: { receiver: Receiver | undefined } = { receiver: undefined }
-  /** Says something; whether it may say more. */
-  const say = (message: object) =>
-    state.receiver?.receive(JSON.stringify({ jsonrpc: "2.0", ...message })) ?? assert.fail("nobody listens")
-  const offer = (line: string) => {
-    const { id, method } = JSON.parse(line)
-    if (method === "initialize") say({ id, result: { protocolVersion: "2025-06-18", capabilities: {} } })
-    return true
-  }
-  const transport: Transport = {
-    pid: undefined,
-    attach: (receiver) =>
-      Effect.sync(() => {
-        state.receiver = receiver
-      }),
-    offer,
-    send: (line) => Effect.sync(() => void offer(line)),
-    ended: Deferred.makeUnsafe()
-  }
-  const room = Effect.suspend(() => state.receiver?.room ?? assert.fail("nobody listens"))
-  const progress = (progressToken: string | number, size = 0) => (progress: number) =>
-    say({ method: "notifications/progress", params: { progressToken, progress, message: "x".repeat(size) } })
-  return { transport, say, room, progress }
-}
+import * as Told from "../kit/gateway/told.ts"
 
 /** A wait for room that is still one after everybody had a turn. */
 const waitForRoom = Effect.fnUntraced(function*(room: Effect.Effect<void>) {
@@ -52,30 +21,22 @@ const waitForRoom = Effect.fnUntraced(function*(room: Effect.Effect<void>) {
 })
 
 describe("a legacy session's server", () => {
-  const limits = {
+  const open = Told.open({
     requestTimeout: Duration.infinity,
     streamLostTimeToLive: Duration.infinity,
     maxInFlight: 10,
     replay: { maxEvents: 8, maxBytes: 1000 }
-  }
-  const open = Effect.gen(function*() {
-    const server = serve()
-    const record = ClientRecord.make(0, Kit.initializeBody, {})
-    return { server, bridge: yield* Bridge.make(Effect.succeed(server.transport), record, limits, metrics) }
   })
 
   /** The readers that a client can be, once somebody reads. */
   const readers = {
-    "the stream of a request": (bridge: Bridge.Bridge, server: ReturnType<typeof serve>) =>
+    "the stream of a request": (bridge: Bridge.Bridge, server: Told.Server) =>
       Effect.gen(function*() {
-        const text = Kit.toolCall(1, "x")
-        const message = JsonRpc.read(text)
-        const taken = message?._tag === "Request" ? bridge.request(message, text, Effect.void) : undefined
-        if (taken?._tag !== "Running") return assert.fail("not taken on")
+        const { reply } = Told.request(bridge, 1)
         server.progress(1)(0)
-        const reply = yield* taken.reply
-        if (reply._tag !== "Stream") return assert.fail("no stream")
-        const reader = reply.open()
+        const first = yield* reply
+        if (first._tag !== "Stream") return assert.fail("no stream")
+        const reader = first.open()
         assert.lengthOf(yield* reader.take, 1)
         return reader
       }),
@@ -126,7 +87,7 @@ describe("the server of a modern caller's lane", () => {
     capabilities: { roots: false, sampling: undefined, elicitation: undefined, extensions: undefined }
   }
   const open = Effect.gen(function*() {
-    const server = serve()
+    const server = Told.make()
     const lane = yield* Lane.make(Effect.succeed(server.transport), {
       client,
       era: "legacy",
@@ -135,7 +96,7 @@ describe("the server of a modern caller's lane", () => {
       changed: () => {},
       asks: { asked: false },
       paramHeaders: new Map()
-    }, metrics)
+    }, Told.metrics)
     return { lane, server }
   })
   /** The first call of a lane, which its server knows by the number after that of `initialize`. */
