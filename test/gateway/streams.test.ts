@@ -1,12 +1,10 @@
 /** Event streams: each message on exactly one, resumed after a cut, alive while silent, given up when nobody reads. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import { Clock, Deferred, Duration, Effect, Option, Schema } from "effect"
+import { Deferred, Duration, Effect, Option, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import { connect } from "node:net"
-import { BridgeRequests } from "../../src/gateway/legacy/BridgeRequests.ts"
 import type { Reader } from "../../src/gateway/legacy/EventStreams.ts"
 import { EventStreams } from "../../src/gateway/legacy/EventStreams.ts"
-import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Told from "../kit/gateway/told.ts"
 
@@ -265,46 +263,58 @@ describe("a client that is no longer there", () => {
     await gateway.stop()
   })
 
-  it.effect("a client that lost its stream while it waited for a long answer is not taken for gone when that comes, but when it has been silent since then", () =>
-    Effect.gen(function*() {
-      const server = Told.make()
-      const timers: Array<Effect.Effect<unknown>> = []
-      const requests = new BridgeRequests(
-        {
-          process: server.transport,
-          run: Effect.runFork,
-          fork: (effect) => void timers.push(effect),
-          clock: yield* Clock.Clock
-        },
-        ClientRecord.make(0, Kit.initializeBody, {}),
-        {
-          requestTimeout: Duration.infinity,
-          streamLostTimeToLive: Duration.minutes(2),
-          maxInFlight: 10,
-          replay: { maxEvents: 10, maxBytes: 1000 }
-        },
-        Told.metrics
-      )
-      yield* server.transport.attach({ receive: (line) => requests.receive(line), room: requests.room })
-      // Here, so that it looks at each second of the test's clock.
-      for (const timer of timers) yield* Effect.forkChild(timer, { startImmediately: true })
+  describe("that lost its streams while it waited for a long answer", () => {
+    /** A request whose answer is a stream already, beside a GET stream. */
+    const start = Effect.gen(function*() {
+      const { requests, server } = yield* Told.requests({
+        requestTimeout: Duration.infinity,
+        streamLostTimeToLive: Duration.minutes(2),
+        maxInFlight: 10,
+        replay: { maxEvents: 10, maxBytes: 1000 }
+      })
       const listening = Option.getOrThrow(requests.listen(undefined))
       const { reply } = Told.request(requests, 1)
       server.progress(1)(1)
       const first = yield* reply
       if (first._tag !== "Stream") return assert.fail("no stream")
-      for (const reader of [first.open(), listening]) reader.close()
-      yield* TestClock.adjust("10 minutes")
-      server.say({ id: 1, result: {} })
-      assert.strictEqual(requests.activity().inFlight, 0)
-      const { ended } = server.transport
+      const answering = first.open()
+      const answered = Effect.sync(() => {
+        server.say({ id: 1, result: {} })
+        assert.strictEqual(requests.activity().inFlight, 0)
+      })
+      return { listening, answering, answered, ended: server.transport.ended }
+    })
+    /** It is taken for gone when two minutes of silence are over, and not a second earlier. */
+    const isGoneInTwoMinutes = Effect.fnUntraced(function*(ended: Told.Server["transport"]["ended"]) {
       yield* TestClock.adjust("119 seconds")
       assert.isFalse(Deferred.isDoneUnsafe(ended))
       yield* TestClock.adjust("1 second")
       assert.isTrue(Deferred.isDoneUnsafe(ended))
       const { message } = yield* Deferred.await(ended)
       assert.include(message, "the client lost its stream and said nothing for 2m")
-    }))
+    })
+
+    for (const first of ["answering", "listening"] as const) {
+      it.effect(`is not taken for gone when that comes, but when it is silent from then on (${first} broke first)`, () =>
+        Effect.gen(function*() {
+          const { answered, answering, ended, listening } = yield* start
+          for (const reader of first === "answering" ? [answering, listening] : [listening, answering]) reader.close()
+          yield* TestClock.adjust("10 minutes")
+          yield* answered
+          yield* isGoneInTwoMinutes(ended)
+        }))
+    }
+
+    it.effect("is silent only from when it has read to the end what it still reads", () =>
+      Effect.gen(function*() {
+        const { answered, answering, ended, listening } = yield* start
+        listening.close()
+        yield* answered
+        yield* TestClock.adjust("10 minutes")
+        answering.close()
+        yield* isGoneInTwoMinutes(ended)
+      }))
+  })
 
   it("a client that is never heard of again after initialize leaves no session behind", async () => {
     const gateway = await Kit.start({ backends: { counter: Kit.counter() }, streamLostTimeToLive: "300 millis" })

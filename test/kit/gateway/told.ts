@@ -1,9 +1,10 @@
 /** A session or a lane on a server that says what the test tells it to: without a process, and in the test's own time. */
-import { Context, Deferred, Effect } from "effect"
+import { Clock, Context, Deferred, Effect } from "effect"
 import type { Receiver, Transport } from "../../../src/gateway/backends/Transport.ts"
 import * as GatewayMetrics from "../../../src/gateway/GatewayMetrics.ts"
 import * as Bridge from "../../../src/gateway/legacy/Bridge.ts"
-import type { Limits } from "../../../src/gateway/legacy/BridgeRequests.ts"
+import { BridgeRequests } from "../../../src/gateway/legacy/BridgeRequests.ts"
+import type { Limits, Session } from "../../../src/gateway/legacy/BridgeRequests.ts"
 import * as JsonRpc from "../../../src/gateway/messages/JsonRpc.ts"
 import * as ClientRecord from "../../../src/gateway/sessions/ClientRecord.ts"
 import * as Kit from "./gateway.ts"
@@ -47,6 +48,23 @@ export const open = Effect.fnUntraced(function*(limits: Limits) {
   const server = make()
   const record = ClientRecord.make(0, Kit.initializeBody, {})
   return { server, bridge: yield* Bridge.make(Effect.succeed(server.transport), record, limits, metrics) }
+})
+
+/** What such a session does with messages; its timers go by the test's clock. */
+export const requests = Effect.fnUntraced(function*(limits: Limits) {
+  const server = make()
+  const timers: Array<Effect.Effect<unknown>> = []
+  const session: Session = {
+    process: server.transport,
+    run: Effect.runFork,
+    fork: (effect) => void timers.push(effect),
+    clock: yield* Clock.Clock
+  }
+  const requests = new BridgeRequests(session, ClientRecord.make(0, Kit.initializeBody, {}), limits, metrics)
+  yield* server.transport.attach({ receive: (line) => requests.receive(line), room: requests.room })
+  // By the scheduler of the test: a fiber with one of its own may miss turns of the clock.
+  for (const timer of timers) yield* Effect.forkChild(timer, { startImmediately: true })
+  return { server, requests }
 })
 
 /** A call of its client, with a progress token, which is the id. */
