@@ -214,7 +214,7 @@ describe("warm spares", () => {
     assert.isFalse(mine.some(Kit.alive))
   })
 
-  it("one that dies unused is replaced, and never given away", async () => {
+  it("one that dies unused is noticed, and never given away", async () => {
     const gateway = await Kit.start({ backends: { counter: { ...Kit.counter(), spares: 1 } } })
     const url = `${gateway.origin}/mcp`
     await Kit.eventually("one is ready", async () => (await spares(gateway)) === 1)
