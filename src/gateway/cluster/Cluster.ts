@@ -136,8 +136,8 @@ const enter = (options: Options) =>
     })
   }))
 
-/** Any number will do, as long as nothing else in the database locks it. */
-const migrationLock = 8420_2026
+/** Locked while the tables are made. Any number will do, as long as nothing else in the database locks it. */
+export const migrationLock = 8420_2026
 
 /** The services of the gateway that know of other replicas. */
 export const layer = (options: Options) =>
