@@ -4,8 +4,7 @@ import { Clock, Deferred, Effect, Exit, Fiber, HashMap, Metric, Ref, Scheduler, 
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
 import * as Backend from "./kit/pool/backend.ts"
-
-const fork = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })
+import { fork } from "./kit/pool/fork.ts"
 
 describe("a pass over many sessions", () => {
   it.effect("gives way to other fibers once in some hundreds, not at each", () =>

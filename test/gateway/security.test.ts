@@ -245,7 +245,7 @@ describe("floods and slow clients", () => {
     const gateway = await Kit.start({ backends: { counter: Kit.counter() }, maxSessionsPerBackend: 4 })
     const url = `${gateway.origin}/mcp`
     const responses = await Promise.all(
-      Array.from({ length: 20 }, () => fetch(url, { method: "POST", headers: Kit.headers, body: Kit.initializeBody }))
+      Array.from({ length: 20 }, () => Kit.initialize(url))
     )
     const statuses = responses.map(({ status }) => status).toSorted()
     assert.deepStrictEqual(statuses, [...Array(4).fill(200), ...Array(16).fill(503)])
