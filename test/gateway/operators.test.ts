@@ -47,12 +47,6 @@ describe("checking", () => {
     assert.strictEqual(await gateway.exit, 1)
     assert.include(gateway.output(), "mcpServers.one.command: must not be empty")
   })
-
-  it("--completions prints a script for the shell", async () => {
-    const gateway = Kit.run(["--completions", "bash"])
-    assert.strictEqual(await gateway.exit, 0)
-    assert.include(gateway.output(), "idle-time-to-live")
-  })
 })
 
 describe("in a program", () => {
