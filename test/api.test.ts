@@ -23,6 +23,7 @@ import {
 import { TestClock } from "effect/testing"
 import { SessionKey, SessionPool } from "../src/index.ts"
 import * as Backend from "./kit/pool/backend.ts"
+import { fork } from "./kit/pool/fork.ts"
 
 type Pool = SessionPool.SessionPool<string, Backend.Connection>
 
@@ -35,8 +36,6 @@ const lease = Effect.fnUntraced(function*(pool: Pool, key: string) {
   const value = yield* Scope.provide(SessionPool.get(pool, key), scope)
   return { value, release: Scope.close(scope, Exit.void) }
 })
-
-const fork = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })
 
 const makePool = (options: Partial<SessionPool.Options<string, Backend.Connection, never, Scope.Scope>> = {}) =>
   Effect.gen(function*() {

@@ -3,8 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, ConfigProvider, Effect, Exit, Fiber, Schema, Stream, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionKey, SessionPool } from "../src/index.ts"
-
-const fork = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })
+import { fork } from "./kit/pool/fork.ts"
 
 describe("CapacityExceeded", () => {
   const limits = { pool: { capacity: 2 }, group: { capacity: 9, groupCapacity: 2 } } as const

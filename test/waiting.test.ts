@@ -4,8 +4,7 @@ import type { Duration } from "effect"
 import { ConfigProvider, Deferred, Effect, Exit, Fiber, Logger, Option, Result, Scheduler, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
-
-const fork = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })
+import { fork } from "./kit/pool/fork.ts"
 
 describe("acquireTimeout", () => {
   it.effect("bounds the wait for a place, not the launch that follows", () =>

@@ -6,12 +6,10 @@ import { SqlClient } from "effect/sql"
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import * as MigrationLock from "../../src/gateway/cluster/MigrationLock.ts"
 import { stablePort } from "../kit/cluster/ports.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-
-/** What a replica locks while it makes the tables (`MigrationLock`). */
-const migrationLock = 84202026
 
 describe("SIGHUP while a replica waits for the others to have made the tables", () => {
   it.live("is a reload once it is up: what the file says by then is served", () =>
@@ -29,7 +27,7 @@ describe("SIGHUP while a replica waits for the others to have made the tables", 
       const { url } = yield* Postgres.make
       const sql = Context.get(yield* Layer.build(PgClient.layer({ url: Redacted.make(url) })), SqlClient.SqlClient)
       const connection = yield* sql.reserve
-      yield* connection.executeRaw(`SELECT pg_advisory_lock(${migrationLock})`, [])
+      yield* connection.executeRaw(`SELECT pg_advisory_lock(${MigrationLock.lock})`, [])
       write("first")
       const port = yield* Effect.promise(stablePort)
       const gateway = Kit.run(
@@ -43,7 +41,7 @@ describe("SIGHUP while a replica waits for the others to have made the tables", 
       gateway.child.kill("SIGHUP")
       yield* Effect.sleep("200 millis")
       assert.notInclude(gateway.output(), "The gateway is up")
-      yield* connection.executeRaw(`SELECT pg_advisory_unlock(${migrationLock})`, [])
+      yield* connection.executeRaw(`SELECT pg_advisory_unlock(${MigrationLock.lock})`, [])
       const first = yield* Effect.promise(() => Kit.urlOf(gateway))
       yield* Effect.promise(() =>
         Kit.eventually("it serves what the file says now", async () => {
@@ -63,7 +61,7 @@ describe("SIGTERM while a replica waits for the others to have made the tables",
       const { url } = yield* Postgres.make
       const sql = Context.get(yield* Layer.build(PgClient.layer({ url: Redacted.make(url) })), SqlClient.SqlClient)
       const connection = yield* sql.reserve
-      yield* connection.executeRaw(`SELECT pg_advisory_lock(${migrationLock})`, [])
+      yield* connection.executeRaw(`SELECT pg_advisory_lock(${MigrationLock.lock})`, [])
       const port = yield* Effect.promise(stablePort)
       const gateway = Kit.run(
         ["--port", "0", "--cluster", "--replica-address", `127.0.0.1:${port}`, "--", "sleep", "1000"],

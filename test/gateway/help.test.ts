@@ -79,7 +79,7 @@ describe("a fault", () => {
     ["a key as a flag", ["--keys", "x"], ["set GATEWAY_KEYS"]],
     ["a flag without its value", ["--port"], ["--port", "effect-session-pool --help"]],
     ["a value that cannot be", ["--port", "many"], ["an integer from 0 to 65535", "--check"]],
-    ["a file that is not there", ["--config", "/no/such.json"], ["NotFound", "Is the path right?"]],
+    ["a file that is not there", ["--config", "/no/such.json"], ["cannot be read", "NotFound", "Is the path right?"]],
     ["a directory as a file", ["--config", artifacts], ["Is it a file"]],
     ["a file that is no JSON", ["--config", write("help-broken.json", "{")], ["no JSON", "Mend it"]],
     ["a program that is not there", ["--", "no-such-program"], ["no program \"no-such-program\"", "Install it"]],
@@ -133,7 +133,7 @@ describe("a fault", () => {
       ["/no/keys cannot be read", "give --tls-key FILE", "--cluster needs more"]
     ],
     ["a name that only looks like this machine", ["--host", "127.attacker.example"], ["--insecure"]],
-    ["a certificate without a key", ["--tls-cert", "x.pem"], ["give --tls-key FILE"]],
+    ["a certificate without a key", ["--tls-cert", "x.pem"], ["TLS needs both", "give --tls-key FILE"]],
     ["a certificate that is none", ["--tls-cert", "package.json", "--tls-key", "package.json"], ["must be PEM"]],
     [
       "an empty certificate",

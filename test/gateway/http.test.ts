@@ -230,7 +230,7 @@ describe("an offer to upgrade", () => {
 })
 
 describe("a client's connection without requests", () => {
-  it("stays open for 75 seconds, which is longer than balancers keep theirs, or for as long as is set", async () => {
+  it("is said to stay open for 75 seconds, which is longer than balancers keep theirs, or for as long as is set", async () => {
     for (const [args, seconds] of [[[], 75], [["--keep-alive-timeout", "7 seconds"], 7]] as const) {
       const gateway = Kit.run(["--port", "0", ...args, "--", Kit.counter().command, ...Kit.counter().args])
       const response = await fetch(new URL("/health", await Kit.urlOf(gateway)))

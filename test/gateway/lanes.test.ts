@@ -6,6 +6,9 @@ import * as Random from "../kit/random.ts"
 
 const waiter = () => Deferred.makeUnsafe<void>()
 
+/** Nobody holds a lane or waits for one. */
+const isUnused = ({ lanes, waiting }: Lanes.Lanes): boolean => lanes.length === 0 && waiting.length === 0
+
 const claim = (lanes: Lanes.Lanes, exclusive: boolean, max = 3) => {
   const [claimed, next] = Lanes.claim(lanes, exclusive, max, waiter())
   return { lane: claimed._tag === "Claimed" ? claimed.lane : undefined, next }
@@ -19,7 +22,7 @@ describe("lanes", () => {
       assert.strictEqual(lane, 0)
       lanes = Lanes.release(next, 0, exclusive)[1]
     }
-    assert.isTrue(Lanes.isUnused(lanes))
+    assert.isTrue(isUnused(lanes))
   })
 
   it("calls that share do so in the lowest lane that nobody has to himself", () => {
@@ -36,7 +39,7 @@ describe("lanes", () => {
     assert.strictEqual(claimed._tag, "Wait")
     const [told, free] = Lanes.release(waiting, 0, true)
     assert.deepStrictEqual(told, [mine])
-    assert.isTrue(Lanes.isUnused(free))
+    assert.isTrue(isUnused(free))
   })
 
   it("who no longer waits leaves nothing behind", () => {
@@ -70,7 +73,7 @@ describe("lanes", () => {
         }
       }
       for (const { exclusive, lane } of held) lanes = Lanes.release(lanes, lane, exclusive)[1]
-      assert.isTrue(Lanes.isUnused({ ...lanes, waiting: [] }))
+      assert.isTrue(isUnused({ ...lanes, waiting: [] }))
     }
   })
 })

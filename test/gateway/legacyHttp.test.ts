@@ -71,7 +71,7 @@ describe("a legacy server on Streamable HTTP", () => {
 
 describe("a legacy server on Streamable HTTP that is started anew", () => {
   it("is served again, to modern clients at once", async () => {
-    const port = await Eras.freePort()
+    const port = await Kit.freePort()
     const first = await Eras.startHttp("conformance-server.ts", ["http"], port)
     const own = await Kit.start({ backends: { remote: { url: first.url } } })
     const modern = await Eras.modern(`${own.origin}/mcp/remote`)

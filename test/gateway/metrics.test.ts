@@ -38,7 +38,7 @@ describe("the metrics of a gateway", () => {
     await Kit.toolText(urlOf("ready"), session, "count")
     await (await Kit.post(urlOf("ready"), session, Kit.toolCall(2, "garbage"))).text()
     await fetch(urlOf("ready"), { method: "DELETE", headers: { "mcp-session-id": session } })
-    await fetch(urlOf("broken"), { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
+    await Kit.initialize(urlOf("broken"))
     const text = await scrape()
     assert.deepStrictEqual(Metrics.exported(text, "mcp_gateway_"), Metrics.documented("mcp_gateway_"))
     // What a pool exports when something goes wrong is compared by the tests of the pool.
@@ -52,7 +52,7 @@ describe("the metrics of a gateway", () => {
     await Kit.open(urlOf("dozy"))
     assert.strictEqual((await callTool(urlOf("asking"), "ask", {}, { capabilities: everything })).status, 200)
     for (let i = 0; i < 3; i++) {
-      await fetch(urlOf("broken"), { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
+      await Kit.initialize(urlOf("broken"))
     }
     await Kit.eventually("all is as it should be", async () => {
       const text = await scrape()

@@ -47,12 +47,6 @@ describe("checking", () => {
     assert.strictEqual(await gateway.exit, 1)
     assert.include(gateway.output(), "mcpServers.one.command: must not be empty")
   })
-
-  it("--completions prints a script for the shell", async () => {
-    const gateway = Kit.run(["--completions", "bash"])
-    assert.strictEqual(await gateway.exit, 0)
-    assert.include(gateway.output(), "idle-time-to-live")
-  })
 })
 
 describe("in a program", () => {
@@ -251,7 +245,7 @@ describe("stopping", () => {
     await running
     gateway.child.kill("SIGTERM")
     await Kit.eventually("it is not ready", async () => (await fetch(new URL("/ready", url))).status === 503)
-    const refused = await fetch(url, { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
+    const refused = await Kit.initialize(url)
     assert.strictEqual(refused.status, 503)
     assert.include(await (await running).text(), "\"steps\"")
     // The GET stream does not keep it.
@@ -280,7 +274,7 @@ describe("stopping", () => {
   it("a session whose process still starts when drainTimeout is over is refused as JSON-RPC, with the id", async () => {
     const gateway = Kit.run(["--port", "0", "--drain-timeout", "200 millis", "--", "sleep", "100"])
     const url = await Kit.urlOf(gateway)
-    const opening = fetch(url, { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
+    const opening = Kit.initialize(url)
     await Kit.eventually("the process starts", () => Kit.descendants(gateway.child.pid ?? 0).length > 0)
     gateway.child.kill("SIGTERM")
     const response = await opening

@@ -119,7 +119,7 @@ describe("the page", () => {
   for (const colorScheme of ["light", "dark"] as const) {
     for (const [width, viewport] of [["desktop", desktop], ["phone", phone]] as const) {
       it(`is readable on a ${width} when ${colorScheme}: nothing to scroll sideways, contrast of 4.5 at least`, async () => {
-        await fetch(`${gateway.origin}/mcp/broken`, { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
+        await Kit.initialize(`${gateway.origin}/mcp/broken`)
         const session = await Kit.open(url)
         await Kit.toolText(url, session, "count")
         const page = await open({ viewport, colorScheme })

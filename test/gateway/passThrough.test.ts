@@ -3,7 +3,6 @@ import { afterAll, assert, beforeAll, beforeEach, describe, it } from "@effect/v
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import { createServer } from "node:http"
 import * as Modern from "../../src/gateway/modern/Modern.ts"
-import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 interface Seen {
@@ -85,7 +84,7 @@ let target = ""
 beforeAll(async () => {
   server = createServer(serve).listen(0, "127.0.0.1")
   await new Promise((resolve) => server.on("listening", resolve))
-  target = `http://127.0.0.1:${Eras.portOf(server)}/mcp`
+  target = `http://127.0.0.1:${Kit.portOf(server)}/mcp`
 })
 afterAll(() => {
   server.closeAllConnections()

@@ -11,7 +11,6 @@ import * as Kit from "../kit/gateway/gateway.ts"
 
 const temporary = () => mkdtempSync(join(tmpdir(), "gateway-"))
 const overview = async (gateway: Kit.Running) => (await fetch(`${gateway.origin}/sessions`)).json()
-const initialize = (url: string) => fetch(url, { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
 
 describe("the environment of a process", () => {
   it("is its entry's directory and variables", async () => {
@@ -64,7 +63,7 @@ describe("a process that misbehaves", () => {
       backends: { slow: Kit.counter("--slow-start", join(directory, "pid")) },
       startTimeout: "300 millis"
     })
-    const response = await initialize(`${gateway.origin}/mcp`)
+    const response = await Kit.initialize(`${gateway.origin}/mcp`)
     assert.strictEqual(response.status, 502)
     assert.include(await response.text(), "300ms")
     await Kit.eventually("no session is left", async () => (await overview(gateway)).sessions.length === 0)
@@ -83,7 +82,7 @@ describe("a process that misbehaves", () => {
       closeGrace: "100 millis"
     })
     const told = async (name: string) =>
-      (await (await initialize(`${gateway.origin}/mcp/${name}`)).json()).error.message
+      (await (await Kit.initialize(`${gateway.origin}/mcp/${name}`)).json()).error.message
     assert.match(await told("talks"), /within 500ms; its stderr ends with: waiting for \S* to load$/)
     assert.notInclude(await told("talks"), "s3cr3t")
     const hint = await told("silent")
@@ -189,8 +188,8 @@ describe("cool-down", () => {
     const gateway = await Kit.start({ backends: { broken: Kit.counter("--fail-start"), good: Kit.counter() } })
     const url = `${gateway.origin}/mcp/broken`
     const statuses: Array<number> = []
-    for (let i = 0; i < 3; i++) statuses.push((await initialize(url)).status)
-    const refused = await initialize(url)
+    for (let i = 0; i < 3; i++) statuses.push((await Kit.initialize(url)).status)
+    const refused = await Kit.initialize(url)
     assert.deepStrictEqual([...statuses, refused.status], [502, 502, 502, 503])
     assert.isAtLeast(Number(refused.headers.get("retry-after")), 1)
     assert.include(await refused.text(), "cannot open the database")
@@ -209,7 +208,7 @@ describe("cool-down", () => {
 
   it("a gateway of which no back end starts is not ready", async () => {
     const gateway = await Kit.start({ backends: { broken: Kit.counter("--fail-start") } })
-    for (let i = 0; i < 3; i++) await initialize(`${gateway.origin}/mcp`)
+    for (let i = 0; i < 3; i++) await Kit.initialize(`${gateway.origin}/mcp`)
     assert.strictEqual((await fetch(`${gateway.origin}/ready`)).status, 503)
     assert.strictEqual((await fetch(`${gateway.origin}/health`)).status, 200)
     await gateway.stop()
@@ -238,7 +237,7 @@ describe("warm spares", () => {
     assert.isFalse(mine.some(Kit.alive))
   })
 
-  it("one that dies unused is replaced, and never given away", async () => {
+  it("one that dies unused is noticed, and never given away", async () => {
     const gateway = await Kit.start({ backends: { counter: { ...Kit.counter(), spares: 1 } } })
     const url = `${gateway.origin}/mcp`
     await Kit.eventually("one is ready", async () => (await spares(gateway)) === 1)
@@ -293,7 +292,7 @@ describe("warm spares", () => {
     const gateway = await Kit.start({ backends: { counter: { ...Kit.counter("--slow-boot", "300"), spares: 1 } } })
     const url = `${gateway.origin}/mcp`
     await Kit.eventually("one is ready", async () => (await spares(gateway)) === 1)
-    const opening = initialize(url).catch(() => undefined)
+    const opening = Kit.initialize(url).catch(() => undefined)
     await Kit.eventually("it is taken", async () => (await spares(gateway)) === 0)
     await gateway.stop()
     await opening

@@ -18,8 +18,6 @@ const odd = (kind: string) => ({
 })
 afterEach(() => gateway.stop())
 
-const initialize = () => fetch(url, { method: "POST", headers: Kit.headers, body: Kit.initializeBody })
-
 describe("a stdio server of earlier revisions", () => {
   it("that dies when it is asked, is served to both, and asked no more", async () => {
     await start(odd("dies"))
@@ -40,7 +38,7 @@ describe("a stdio server of earlier revisions", () => {
   it("that refuses initialize is not taken for a modern one: the client reads its refusal", async () => {
     await start(odd("refuses"))
     for (let i = 0; i < 2; i++) {
-      const { error } = await (await initialize()).json()
+      const { error } = await (await Kit.initialize(url)).json()
       assert.deepStrictEqual(error, { code: -32000, message: "not with me" })
     }
     await Kit.eventually("no process is left", () => Kit.descendants(process.pid).length === 0)
@@ -70,7 +68,7 @@ describe("the setting era", () => {
 
   it("legacy: a modern server's refusal is the client's to read", async () => {
     await start(Eras.modernStdio(), "legacy")
-    assert.strictEqual((await (await initialize()).json()).error.code, -32022)
+    assert.strictEqual((await (await Kit.initialize(url)).json()).error.code, -32022)
   })
 })
 

@@ -5,7 +5,6 @@ import * as Balancer from "../kit/cluster/balancer.ts"
 import * as Counting from "../kit/cluster/counting.ts"
 import type { Cluster } from "../kit/cluster/replicas.ts"
 import * as Replicas from "../kit/cluster/replicas.ts"
-import { portOf } from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Random from "../kit/random.ts"
 
@@ -126,7 +125,7 @@ describe("a balancer by a seed", () => {
         await new Promise((resolve) => server.once("listening", resolve))
         return server
       }))
-      const origins = servers.map((server) => `http://127.0.0.1:${portOf(server)}`)
+      const origins = servers.map((server) => `http://127.0.0.1:${Kit.portOf(server)}`)
       const balancer = await Balancer.start(origins, { random: Random.make(7) })
       const texts: Array<string> = []
       for (let i = 0; i < 20; i++) texts.push(await (await fetch(balancer.origin)).text())

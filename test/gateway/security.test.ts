@@ -127,9 +127,12 @@ describe("a gateway with keys", () => {
       }
     }
     assert.strictEqual((await fetch(`${gateway.origin}/metrics`, { headers: key(operators) })).status, 200)
-    for (const path of ["/health", "/ready"]) {
-      const text = await (await fetch(`${gateway.origin}${path}`)).text()
-      for (const secret of [ours, theirs, operators]) assert.notInclude(text, secret)
+    const session = await open(url, ours)
+    for (const path of ["/", "/health", "/ready"]) {
+      const response = await fetch(`${gateway.origin}${path}`)
+      assert.deepStrictEqual([path, response.status], [path, 200])
+      const text = await response.text()
+      for (const secret of [ours, theirs, operators, session]) assert.notInclude(text, secret)
     }
   })
 
@@ -242,7 +245,7 @@ describe("floods and slow clients", () => {
     const gateway = await Kit.start({ backends: { counter: Kit.counter() }, maxSessionsPerBackend: 4 })
     const url = `${gateway.origin}/mcp`
     const responses = await Promise.all(
-      Array.from({ length: 20 }, () => fetch(url, { method: "POST", headers: Kit.headers, body: Kit.initializeBody }))
+      Array.from({ length: 20 }, () => Kit.initialize(url))
     )
     const statuses = responses.map(({ status }) => status).toSorted()
     assert.deepStrictEqual(statuses, [...Array(4).fill(200), ...Array(16).fill(503)])

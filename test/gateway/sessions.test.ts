@@ -84,12 +84,6 @@ describe("with a server that counts", () => {
   })
   afterAll(() => gateway.stop())
 
-  const pidOf = async (session: string): Promise<number> => {
-    const response = await Kit.post(url, session, Kit.toolCall("pids", "pids"))
-    const { result } = await response.json()
-    return JSON.parse(result.content[0].text)[0]
-  }
-
   it("each of ten concurrent sessions counts 1 to 20, whatever the others do with the same ids", async () => {
     const counts = await Promise.all(Array.from({ length: 10 }, async () => {
       const session = await Kit.open(url)
@@ -106,7 +100,7 @@ describe("with a server that counts", () => {
 
   it("DELETE answers 204 when the process is gone, and afterwards the session is unknown", async () => {
     const session = await Kit.open(url)
-    const pid = await pidOf(session)
+    const pid = await Kit.pidOf(url, session)
     assert.isTrue(Kit.alive(pid))
     const response = await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
     assert.strictEqual(response.status, 204)

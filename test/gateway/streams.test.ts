@@ -1,10 +1,12 @@
 /** Event streams: each message on exactly one, resumed after a cut, alive while silent, given up when nobody reads. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import { Effect, Schema } from "effect"
+import { Deferred, Duration, Effect, Option, Schema } from "effect"
+import { TestClock } from "effect/testing"
 import { connect } from "node:net"
 import type { Reader } from "../../src/gateway/legacy/EventStreams.ts"
 import { EventStreams } from "../../src/gateway/legacy/EventStreams.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Told from "../kit/gateway/told.ts"
 
 describe("requests with streams", () => {
   let gateway: Kit.Running
@@ -148,12 +150,20 @@ describe("requests with streams", () => {
 
   it("a request over its time gets an error and the process a cancellation; its late answer goes nowhere", async () => {
     const session = await Kit.open(url)
-    const { error, id } = await (await Kit.post(url, session, Kit.toolCall("late", "never"))).json()
-    assert.deepStrictEqual([id, error.code], ["late", -32001])
+    const { error, id } = await (await Kit.post(url, session, Kit.toolCall("mine", "late"))).json()
+    assert.deepStrictEqual([id, error.code], ["mine", -32001])
+    // It answers the call as soon as it hears of that, and so before it says what it has heard.
     await Kit.eventually(
       "the process has heard of it",
-      async () => (await Kit.toolText(url, session, "heard")).includes("cancelled late")
+      async () => (await Kit.toolText(url, session, "heard")).includes("cancelled mine")
     )
+    const stop = new AbortController()
+    const listening = await Kit.listen(url, session, {}, stop.signal)
+    await Kit.toolText(url, session, "flood", { count: 2 })
+    const data: Array<string> = []
+    await Kit.readEvents(listening, (event) => data.push(event.data) === 2)
+    stop.abort()
+    assert.deepStrictEqual(data.map((text) => JSON.parse(text).params?.data), ["1 ", "2 "])
   })
 
   it("progress starts the time of a request anew", async () => {
@@ -267,21 +277,57 @@ describe("a client that is no longer there", () => {
     await gateway.stop()
   })
 
-  it("a client that lost its stream while it waited for a long answer is not taken for gone when that comes", async () => {
-    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, streamLostTimeToLive: "400 millis" })
-    const url = `${gateway.origin}/mcp`
-    const session = await Kit.open(url)
-    const stop = new AbortController()
-    await Kit.listen(url, session, {}, stop.signal)
-    const long = Kit.post(url, session, Kit.toolCall(1, "steps", { count: 1, every: 500 }))
-    await (await long).body?.cancel()
-    stop.abort()
-    await Kit.eventually("the answer has come", async () => {
-      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
-      return sessions[0].inFlight === 0
+  describe("that lost its streams while it waited for a long answer", () => {
+    /** A request whose answer is a stream already, beside a GET stream. */
+    const start = Effect.gen(function*() {
+      const { requests, server } = yield* Told.requests({
+        requestTimeout: Duration.infinity,
+        streamLostTimeToLive: Duration.minutes(2),
+        maxInFlight: 10,
+        replay: { maxEvents: 10, maxBytes: 1000 }
+      })
+      const listening = Option.getOrThrow(requests.listen(undefined))
+      const { reply } = Told.request(requests, 1)
+      server.progress(1)(1)
+      const first = yield* reply
+      if (first._tag !== "Stream") return assert.fail("no stream")
+      const answering = first.open()
+      const answered = Effect.sync(() => {
+        server.say({ id: 1, result: {} })
+        assert.strictEqual(requests.activity().inFlight, 0)
+      })
+      return { listening, answering, answered, ended: server.transport.ended }
     })
-    assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
-    await gateway.stop()
+    /** It is taken for gone when two minutes of silence are over, and not a second earlier. */
+    const isGoneInTwoMinutes = Effect.fnUntraced(function*(ended: Told.Server["transport"]["ended"]) {
+      yield* TestClock.adjust("119 seconds")
+      assert.isFalse(Deferred.isDoneUnsafe(ended))
+      yield* TestClock.adjust("1 second")
+      assert.isTrue(Deferred.isDoneUnsafe(ended))
+      const { message } = yield* Deferred.await(ended)
+      assert.include(message, "the client lost its stream and said nothing for 2m")
+    })
+
+    for (const first of ["answering", "listening"] as const) {
+      it.effect(`is not taken for gone when that comes, but when it is silent from then on (${first} broke first)`, () =>
+        Effect.gen(function*() {
+          const { answered, answering, ended, listening } = yield* start
+          for (const reader of first === "answering" ? [answering, listening] : [listening, answering]) reader.close()
+          yield* TestClock.adjust("10 minutes")
+          yield* answered
+          yield* isGoneInTwoMinutes(ended)
+        }))
+    }
+
+    it.effect("is silent only from when it has read to the end what it still reads", () =>
+      Effect.gen(function*() {
+        const { answered, answering, ended, listening } = yield* start
+        listening.close()
+        yield* answered
+        yield* TestClock.adjust("10 minutes")
+        answering.close()
+        yield* isGoneInTwoMinutes(ended)
+      }))
   })
 
   it("a client that is never heard of again after initialize leaves no session behind", async () => {

@@ -14,27 +14,13 @@ import * as Kit from "../kit/gateway/gateway.ts"
 
 const everything = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
 
-/** A port that was free a moment ago. */
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, "127.0.0.1")
-  await new Promise((resolve) => server.on("listening", resolve))
-  const port = portOf(server)
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
-
-const portOf = (server: Server): number => {
-  const address = server.address()
-  return typeof address === "object" && address !== null ? address.port : 0
-}
-
 describe("server-everything on Streamable HTTP, behind the gateway", () => {
   let upstream: ChildProcess
   let gateway: Kit.Running
   let url: string
   let direct: string
   beforeAll(async () => {
-    const port = await freePort()
+    const port = await Kit.freePort()
     direct = `http://127.0.0.1:${port}/mcp`
     upstream = spawn(process.execPath, [everything, "streamableHttp"], {
       env: { ...process.env, PORT: String(port) },
@@ -137,10 +123,10 @@ describe("an upstream of our own", () => {
     await new Promise((resolve) => server.on("listening", resolve))
     gateway = await Kit.start({
       backends: {
-        own: { url: `http://me:s3cretword@127.0.0.1:${portOf(server)}/mcp`, headers: { "x-extra": "yes" } },
+        own: { url: `http://me:s3cretword@127.0.0.1:${Kit.portOf(server)}/mcp`, headers: { "x-extra": "yes" } },
         down: { url: "http://127.0.0.1:9/" },
         nowhere: { url: "http://me:s3cretword@nowhere.invalid/mcp?token=s3cretword" },
-        plain: { url: `https://127.0.0.1:${portOf(server)}/mcp` }
+        plain: { url: `https://127.0.0.1:${Kit.portOf(server)}/mcp` }
       },
       requestTimeout: "500 millis",
       heartbeat: "100 millis"

@@ -144,16 +144,21 @@ describe("a session that cannot be woken", () => {
 
   it.live("because its back end has as many as it may, or the pool has, sleeps on", () =>
     Effect.gen(function*() {
-      for (const limit of [{ maxSessionsPerBackend: 1 }, { maxSessions: 1, acquireTimeout: "100 millis" as const }]) {
-        const { open, sessions, sleep, state } = yield* make(limit)
+      const cases = [
+        ["BackendFull", { maxSessionsPerBackend: 1 }],
+        ["CapacityExceeded", { maxSessions: 1, acquireTimeout: "100 millis" }]
+      ] as const
+      for (const [tag, limit] of cases) {
+        const { open, sessions, sleep, sleepers, state } = yield* make(limit)
         yield* open(id)
         yield* sleep(id)
         assert.deepStrictEqual([...state.awake], [])
         // Another one takes the place, and is in use.
         yield* open(other)
         yield* sessions.lease(name, principal, other)
-        assert.include(["BackendFull", "CapacityExceeded"], (yield* Effect.flip(lease(sessions)))._tag)
+        assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, tag)
         assert.deepStrictEqual([...state.awake], [`${name}/${other}`])
+        assert.isTrue(yield* sleepers.has(SessionKey.makeUnsafe(name, id)))
       }
     }).pipe(Effect.scoped))
 

@@ -279,12 +279,19 @@ describe("closed", () => {
 describe("expire", () => {
   it("is strict: at the time to live a session stays, after it it goes; a leased one only at its lifetime's end", () => {
     const run = new Run()
+    const expire = (key: string, now: number) =>
+      run.step((state, limits) => Transitions.expire(state, limits, key, now))
     run.open(1, "a")
-    const expire = (now: number) => run.step((state, limits) => Transitions.expire(state, limits, "a", now))
-    assert.isFalse(expire(1000))
+    run.land(run.acquire(2, "b").launch, 0, 1000)
+    assert.isFalse(expire("a", 1000))
     run.release(1, "a")
-    assert.isFalse(expire(100))
-    assert.isTrue(expire(101))
+    assert.isFalse(expire("a", 100))
+    assert.isTrue(expire("a", 101))
+    assert.isFalse(expire("b", 999))
+    assert.isTrue(expire("b", 1000))
+    assert.deepStrictEqual(run.actions.map((action) => action._tag === "Retire" && action.reason), ["MaxLifetime"])
+    run.release(2, "b", 1001)
+    assert.deepStrictEqual(run.tags, ["Close"])
   })
 })
 

@@ -5,7 +5,7 @@ import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 
 /** Any number will do, as long as nothing else in the database locks it. */
-const lock = 8420_2026
+export const lock = 8420_2026
 /** How often it is tried, and for how long: making the tables takes less than a second. */
 const interval = "200 millis"
 const patience = Duration.minutes(1)

@@ -174,16 +174,33 @@ export class BridgeRequests {
     const place = lastEventId === undefined ? undefined : this.#streams.find(lastEventId)
     const stream = place?.stream ?? this.#standalone.toRead()
     if (this.#over !== undefined) this.#streams.end(stream)
-    const reader = this.#streams.read(stream, place?.sequence)
+    const reader = this.#read(stream, place?.sequence)
     return Option.some({
       ...reader,
       close: () => {
         reader.close()
-        if (this.#streams.readers() > 0) return
+        // The stream of a request may break after it: until then its client is there.
+        if (this.#standalone.isRead()) return
         this.#lostStreamAt = this.#now()
         this.#startTimer()
       }
     })
+  }
+
+  #read(stream: EventStream, sequence?: number): Reader {
+    const reader = this.#streams.read(stream, sequence)
+    return {
+      ...reader,
+      close: () => {
+        reader.close()
+        this.#isThere()
+      }
+    }
+  }
+
+  /** A client that waited for an answer, or read, was not silent until now. */
+  #isThere(): void {
+    if (this.#lostStreamAt < Number.POSITIVE_INFINITY) this.#lostStreamAt = this.#now()
   }
 
   /** The gateway's own request: its answer, and nothing of it to the client. */
@@ -258,7 +275,7 @@ export class BridgeRequests {
     if (entry.stream === undefined) {
       // From now on the answer is a stream.
       const stream = entry.stream = this.#streams.open()
-      Deferred.doneUnsafe(entry.first, Effect.succeed({ _tag: "Stream", open: () => this.#streams.read(stream) }))
+      Deferred.doneUnsafe(entry.first, Effect.succeed({ _tag: "Stream", open: () => this.#read(stream) }))
     }
     this.#streams.push(entry.stream, text)
   }
@@ -289,8 +306,7 @@ export class BridgeRequests {
     }
     if (outcome === "error") this.#errors++
     this.#metrics.request(entry.request.method, outcome, this.#now() - entry.startedAt)
-    // A client that waited for this answer was not silent.
-    if (this.#lostStreamAt < Number.POSITIVE_INFINITY) this.#lostStreamAt = this.#now()
+    this.#isThere()
     this.#session.run(entry.release)
   }
 

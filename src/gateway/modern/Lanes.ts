@@ -63,9 +63,6 @@ export const leave = (self: Lanes, waiter: Deferred.Deferred<void>): Lanes => ({
   waiting: self.waiting.filter((each) => each !== waiter)
 })
 
-/** Nobody holds a lane or waits for one. */
-export const isUnused = ({ lanes, waiting }: Lanes): boolean => lanes.length === 0 && waiting.length === 0
-
 const shared = (lane: Lane, by: number): Lane => ({ ...lane, shared: lane.shared + by })
 
 const replace = (self: Lanes, at: number, lane: Lane): Lanes => ({

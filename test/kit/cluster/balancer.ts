@@ -1,7 +1,7 @@
 /** A load balancer for tests, as plain as one can be: nothing sticks, so a session's requests reach any replica. */
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import { Agent, createServer, request } from "node:http"
-import { portOf } from "../gateway/eras.ts"
+import { portOf } from "../gateway/gateway.ts"
 import type { Random } from "../random.ts"
 
 /** What answered, on each response: the origin of the replica. */

@@ -12,23 +12,7 @@ import {
 } from "@modelcontextprotocol/sdk/types.js"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
-import type { Server } from "node:http"
-import { createServer } from "node:http"
 import * as Kit from "./gateway.ts"
-
-/** A port that was free a moment ago. */
-export const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, "127.0.0.1")
-  await new Promise((resolve) => server.on("listening", resolve))
-  const port = portOf(server)
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
-
-export const portOf = (server: Server): number => {
-  const address = server.address()
-  return typeof address === "object" && address !== null ? address.port : 0
-}
 
 const fixture = (name: string) => new URL(`../../fixtures/${name}`, import.meta.url).pathname
 
@@ -44,7 +28,7 @@ export interface HttpServer {
 
 /** Starts a fixture that listens on a port, and waits until it does. */
 export const startHttp = async (name: string, args: ReadonlyArray<string>, port?: number): Promise<HttpServer> => {
-  const own = port ?? await freePort()
+  const own = port ?? await Kit.freePort()
   const url = `http://127.0.0.1:${own}/mcp`
   const child = spawn(process.execPath, [fixture(name), ...args], {
     env: { ...process.env, PORT: String(own) },

@@ -8,6 +8,7 @@ import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
 import { readdirSync, readFileSync } from "node:fs"
 import { createServer } from "node:http"
+import type { Server } from "node:net"
 import * as Gateway from "../../../src/gateway/Gateway.ts"
 
 export const counter = (...args: ReadonlyArray<string>) => ({
@@ -43,6 +44,20 @@ export const start = async (options: Gateway.GatewayOptions): Promise<Running> =
   }
 }
 
+/** A port that was free a moment ago. */
+export const freePort = async (): Promise<number> => {
+  const server = createServer().listen(0, "127.0.0.1")
+  await new Promise((resolve) => server.on("listening", resolve))
+  const port = portOf(server)
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+export const portOf = (server: Server): number => {
+  const address = server.address()
+  return typeof address === "object" && address !== null ? address.port : 0
+}
+
 /** The official client, connected. */
 export const connect = async (url: string): Promise<Client> => {
   const client = new Client({ name: "test", version: "1.0.0" }, {
@@ -75,6 +90,9 @@ export const open = async (url: string, capabilities: object = {}): Promise<stri
   await response.text()
   return String(response.headers.get("mcp-session-id"))
 }
+
+/** What is answered to one who asks for a session. */
+export const initialize = (url: string) => fetch(url, { method: "POST", headers, body: initializeBody })
 
 /** Posts one message to a session. */
 export const post = (url: string, session: string, body: string, extra: Record<string, string> = {}) =>

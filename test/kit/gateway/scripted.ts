@@ -7,7 +7,6 @@ import { createServer } from "node:http"
 import * as HttpTransport from "../../../src/gateway/backends/HttpTransport.ts"
 import type { Transport } from "../../../src/gateway/backends/Transport.ts"
 import * as Modern from "../../../src/gateway/modern/Modern.ts"
-import * as Eras from "./eras.ts"
 import * as Kit from "./gateway.ts"
 
 // Whatever is said.
@@ -64,7 +63,7 @@ export class Scripted {
     beforeAll(async () => {
       server.listen(0, "127.0.0.1")
       await new Promise((resolve) => server.on("listening", resolve))
-      this.url = `http://127.0.0.1:${Eras.portOf(server)}/mcp`
+      this.url = `http://127.0.0.1:${Kit.portOf(server)}/mcp`
     })
     afterAll(() => {
       server.closeAllConnections()

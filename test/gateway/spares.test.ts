@@ -1,0 +1,85 @@
+/** Spare processes in the test's own time: what becomes of one that dies, or does not start. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Exit, Scope } from "effect"
+import { TestClock } from "effect/testing"
+import * as Spares from "../../src/gateway/backends/Spares.ts"
+import type { Transport } from "../../src/gateway/backends/Transport.ts"
+import { BackendFailed } from "../../src/gateway/GatewayErrors.ts"
+
+const failure = new BackendFailed({ reason: "over", stderr: "" })
+
+interface Started {
+  readonly process: Transport
+  closes: number
+}
+
+/** One spare, of processes that are none: the first `broken` do not start, then the first `dead` are dead when they have. */
+const make = Effect.fnUntraced(function*({ broken = 0, dead = 0 } = {}) {
+  const started: Array<Started> = []
+  let tries = 0
+  const start = Effect.acquireRelease(
+    Effect.suspend(() => {
+      if (++tries <= broken) return failure
+      const process: Transport = {
+        pid: undefined,
+        attach: () => Effect.void,
+        offer: () => true,
+        send: () => Effect.void,
+        ended: Deferred.makeUnsafe(),
+        failed: () => failure
+      }
+      if (started.length < dead) Deferred.doneUnsafe(process.ended, Effect.succeed(failure))
+      const entry: Started = { process, closes: 0 }
+      started.push(entry)
+      return Effect.succeed(entry)
+    }),
+    (entry) => Effect.sync(() => entry.closes++)
+  ).pipe(Effect.map(({ process }) => process))
+  const processes = yield* Effect.acquireRelease(Scope.make(), (scope) => Scope.close(scope, Exit.void))
+  const spares = yield* Spares.make(1, start, processes)
+  // Its turn, and no more: whoever would notice that one is dead has not had his.
+  yield* Effect.yieldNow
+  return { spares, started, tries: () => tries }
+})
+
+describe("a spare process", () => {
+  it.effect("that dies unused is closed at once, and another is ready 10.1 seconds later, not sooner", () =>
+    Effect.gen(function*() {
+      const { spares, started } = yield* make()
+      assert.strictEqual(spares.size(), 1)
+      yield* Deferred.succeed(started[0]?.process.ended ?? assert.fail("none"), failure)
+      yield* TestClock.adjust("10 seconds")
+      assert.deepStrictEqual([spares.size(), started.map(({ closes }) => closes)], [0, [1]])
+      yield* TestClock.adjust("100 millis")
+      assert.deepStrictEqual([spares.size(), started.map(({ closes }) => closes)], [1, [1, 0]])
+      assert.strictEqual(yield* spares.take, started[1]?.process)
+    }))
+
+  it.effect("that has died is not given away before anybody has noticed, and is closed once", () =>
+    Effect.gen(function*() {
+      const { spares, started } = yield* make({ dead: 1 })
+      assert.deepStrictEqual([spares.size(), started.length], [1, 1])
+      assert.strictEqual(yield* Effect.scoped(spares.take), started[1]?.process)
+      yield* TestClock.adjust("100 millis")
+      assert.deepStrictEqual([spares.size(), started.map(({ closes }) => closes)], [1, [1, 1, 0]])
+    }))
+
+  it.effect("that is taken is replaced after 100 milliseconds, not sooner", () =>
+    Effect.gen(function*() {
+      const { spares, started } = yield* make()
+      assert.strictEqual(yield* spares.take, started[0]?.process)
+      yield* TestClock.adjust("99 millis")
+      assert.strictEqual(spares.size(), 0)
+      yield* TestClock.adjust("1 millis")
+      assert.deepStrictEqual([spares.size(), started.map(({ closes }) => closes)], [1, [0, 0]])
+    }))
+
+  it.effect("that does not start is tried again every 10 seconds", () =>
+    Effect.gen(function*() {
+      const { spares, tries } = yield* make({ broken: 2 })
+      yield* TestClock.adjust("19 seconds")
+      assert.deepStrictEqual([spares.size(), tries()], [0, 2])
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual([spares.size(), tries()], [1, 3])
+    }))
+})

@@ -1,0 +1,79 @@
+/** A session or a lane on a server that says what the test tells it to: without a process, and in the test's own time. */
+import { Clock, Context, Deferred, Effect } from "effect"
+import type { Receiver, Transport } from "../../../src/gateway/backends/Transport.ts"
+import { BackendFailed } from "../../../src/gateway/GatewayErrors.ts"
+import * as GatewayMetrics from "../../../src/gateway/GatewayMetrics.ts"
+import * as Bridge from "../../../src/gateway/legacy/Bridge.ts"
+import { BridgeRequests } from "../../../src/gateway/legacy/BridgeRequests.ts"
+import type { Limits, Session } from "../../../src/gateway/legacy/BridgeRequests.ts"
+import * as JsonRpc from "../../../src/gateway/messages/JsonRpc.ts"
+import * as ClientRecord from "../../../src/gateway/sessions/ClientRecord.ts"
+import * as Kit from "./gateway.ts"
+
+export const metrics = GatewayMetrics.make("test", Context.empty(), GatewayMetrics.recent())
+
+const nobody = () => {
+  throw new Error("nobody listens")
+}
+
+/** A server that answers `initialize`, and else says what it is told to. */
+export const make = () => {
+  const state: { receiver: Receiver | undefined } = { receiver: undefined }
+  /** Says something; whether it may say more. */
+  const say = (message: object) => state.receiver?.receive(JSON.stringify({ jsonrpc: "2.0", ...message })) ?? nobody()
+  const offer = (line: string) => {
+    const { id, method } = JSON.parse(line)
+    if (method === "initialize") say({ id, result: { protocolVersion: "2025-06-18", capabilities: {} } })
+    return true
+  }
+  const transport: Transport = {
+    pid: undefined,
+    attach: (receiver) =>
+      Effect.sync(() => {
+        state.receiver = receiver
+      }),
+    offer,
+    send: (line) => Effect.sync(() => void offer(line)),
+    ended: Deferred.makeUnsafe(),
+    failed: (reason) => new BackendFailed({ reason, stderr: "" })
+  }
+  const room = Effect.suspend(() => state.receiver?.room ?? nobody())
+  const progress = (progressToken: string | number, size = 0) => (progress: number) =>
+    say({ method: "notifications/progress", params: { progressToken, progress, message: "x".repeat(size) } })
+  return { transport, say, room, progress }
+}
+
+export type Server = ReturnType<typeof make>
+
+/** The session of a legacy client on such a server. */
+export const open = Effect.fnUntraced(function*(limits: Limits) {
+  const server = make()
+  const record = ClientRecord.make(0, Kit.initializeBody, {})
+  return { server, bridge: yield* Bridge.make(Effect.succeed(server.transport), record, limits, metrics) }
+})
+
+/** What such a session does with messages; its timers go by the test's clock. */
+export const requests = Effect.fnUntraced(function*(limits: Limits) {
+  const server = make()
+  const timers: Array<Effect.Effect<unknown>> = []
+  const session: Session = {
+    process: server.transport,
+    run: Effect.runFork,
+    fork: (effect) => void timers.push(effect),
+    clock: yield* Clock.Clock
+  }
+  const requests = new BridgeRequests(session, ClientRecord.make(0, Kit.initializeBody, {}), limits, metrics)
+  yield* server.transport.attach({ receive: (line) => requests.receive(line), room: requests.room })
+  // By the scheduler of the test: a fiber with one of its own may miss turns of the clock.
+  for (const timer of timers) yield* Effect.forkChild(timer, { startImmediately: true })
+  return { server, requests }
+})
+
+/** A call of its client, with a progress token, which is the id. */
+export const request = (bridge: Pick<Bridge.Bridge, "request">, id: number) => {
+  const text = Kit.toolCall(id, "anything")
+  const message = JsonRpc.read(text)
+  const taken = message?._tag === "Request" ? bridge.request(message, text, Effect.void) : undefined
+  if (taken?._tag !== "Running") throw new Error(`not taken on: ${taken?._tag}`)
+  return taken
+}
