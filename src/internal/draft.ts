@@ -262,19 +262,14 @@ export const serve = <K, A, E>(d: Draft<K, A, E>): void => {
     const groupComing = Option.getOrElse(HashMap.get(comingInGroup, waiter.group), () => places.closing)
     if (!groupFree && groupComing <= 0) {
       // Only a session of its own group can make room.
-      if (!evict(d, { group: waiter.group })) continue
-      comingInGroup = HashMap.set(comingInGroup, waiter.group, 0)
-    } else if (!groupFree) {
-      // What comes in its group makes room in the pool too, unless that place is another waiter's already.
-      if (free || coming > 0) coming--
-      else if (!evict(d, undefined)) return
-      comingInGroup = HashMap.set(comingInGroup, waiter.group, groupComing - 1)
-    } else if (coming > 0) {
-      coming--
-    } else if (!evict(d, undefined)) {
-      // The pool is full and nothing is idle: those behind this waiter wait too.
-      return
+      if (evict(d, { group: waiter.group })) comingInGroup = HashMap.set(comingInGroup, waiter.group, 0)
+      continue
     }
+    // What comes in a full group makes room in the pool too, unless that place is another waiter's already.
+    if (free || coming > 0) coming--
+    // The pool is full and nothing is idle: those behind this waiter wait too.
+    else if (!evict(d, undefined)) return
+    if (!groupFree) comingInGroup = HashMap.set(comingInGroup, waiter.group, groupComing - 1)
   }
 }
 

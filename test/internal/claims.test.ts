@@ -137,6 +137,54 @@ describe("a connection to adopt", () => {
   })
 })
 
+describe("a failed launch", () => {
+  it("is one for whoever waits, and none when it was cancelled or has landed before", () => {
+    const run = new Run()
+    const fails = (launch: ReturnType<typeof run.acquire>["launch"]) =>
+      run.step((state, limits) => Transitions.launchFailed(state, limits, launch, failure("no"), false, 0))
+    const waited = run.acquire(1, "waited").launch
+    assert.isTrue(fails(waited))
+    assert.isFalse(fails(waited))
+    const cancelled = run.acquire(2, "cancelled").launch
+    run.abandon(2, "cancelled")
+    assert.isFalse(fails(cancelled))
+    assert.isFalse(fails(run.open(3, "landed")))
+    assert.strictEqual(run.live("landed").leases, 1)
+  })
+})
+
+describe("a connection that was offered", () => {
+  const closing = (run: Run) => {
+    const phase = { _tag: "Closing", ended: Deferred.makeUnsafe<void>() } as const
+    run.step((state, limits) => Transitions.shutdown(state, limits, (key) => Cause.fail(`no ${key}`), phase))
+    return run.tags
+  }
+
+  it("holds the end up until it has been rejected, and does so once", () => {
+    const run = new Run()
+    run.offer(1)
+    run.offer(2)
+    assert.deepStrictEqual(closing(run), [])
+    assert.strictEqual(run.adopt(session(1, "a"))._tag, "Closed")
+    run.rejected(1)
+    assert.deepStrictEqual(run.tags, [])
+    run.rejected(2)
+    assert.deepStrictEqual(run.tags, ["End"])
+    const before = run.state
+    run.rejected(2)
+    assert.strictEqual(run.state, before)
+  })
+
+  it("is the session's when it has been adopted", () => {
+    const run = new Run()
+    run.offer(1)
+    run.adopt(session(1, "a"))
+    assert.deepStrictEqual(closing(run), ["Retire", "Close"])
+    run.closed(1)
+    assert.deepStrictEqual(run.tags, ["End"])
+  })
+})
+
 describe("the end", () => {
   const phase = { _tag: "Closing", ended: Deferred.makeUnsafe<void>() } as const
   const shutdown = (run: Run) =>

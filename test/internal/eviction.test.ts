@@ -228,6 +228,39 @@ describe("a place for a full group", () => {
     assert.deepStrictEqual(run.actions.map((action) => action._tag === "Launch" && action.launch.key), ["x2"])
   })
 
+  it("that comes is waited for, and nothing of another group is evicted, until another waiter counts on it too", () => {
+    const run = new Run({ capacity: 2, groupCapacity: 1 })
+    run.idle(1, "x1", 0, "x")
+    run.idle(2, "y1", 1, "y")
+    run.acquire(3, "x2", 2, "x")
+    assert.deepStrictEqual(evicted(run), [["x1", "Evicted"]])
+    // Only a session of its own group could make room for it, and there is none.
+    run.acquire(4, "x3", 2, "x")
+    assert.deepStrictEqual(evicted(run), [])
+    const other = new Run({ capacity: 3, groupCapacity: 2 })
+    other.idle(1, "a1", 0, "a")
+    other.idle(2, "a2", 1, "a")
+    other.open(3, "b1", 1, "b")
+    // Takes the place of a1.
+    other.acquire(4, "b2", 2, "b")
+    assert.deepStrictEqual(evicted(other), [["a1", "Evicted"]])
+    other.acquire(5, "a3", 2, "a")
+    assert.deepStrictEqual(evicted(other), [["a2", "Evicted"]])
+  })
+
+  it("is what a refusal tells of, where the group is full; else the pool", () => {
+    const run = new Run({ capacity: 3, groupCapacity: 2, maxWaiting: 0 })
+    run.open(1, "x1", 0, "x")
+    run.open(2, "x2", 0, "x")
+    const group = { _tag: "Full", shortage: { scope: "group", limit: 2, waiting: 0 } } as const
+    const pool = { _tag: "Full", shortage: { scope: "pool", limit: 3, waiting: 0 } } as const
+    assert.deepStrictEqual(run.acquire(3, "x3", 0, "x").result, group)
+    assert.deepStrictEqual(run.adopt(session(4, "x4", 0, "x")), group)
+    run.open(5, "y1", 0, "y")
+    assert.deepStrictEqual(run.acquire(6, "y2", 0, "y").result, pool)
+    assert.deepStrictEqual(run.acquire(7, "z1", 0, "z").result, pool)
+  })
+
   it("of which two wait needs two to come", () => {
     const run = new Run({ capacity: 9, groupCapacity: 2 })
     // Older, but of another group.

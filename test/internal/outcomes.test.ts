@@ -121,6 +121,19 @@ describe("validation", () => {
     assert.isUndefined(other)
   })
 
+  it("that has said no meanwhile is the answer for who still holds the session; another retirement is not", () => {
+    for (const valid of [true, false]) {
+      const run = new Run()
+      run.open(1, "a")
+      run.acquire(2, "a")
+      const revalidate = () => run.step((state, limits) => Transitions.revalidate(state, limits, "a", 1, validation()))
+      revalidate()
+      run.step((state, limits) => Transitions.validated(state, limits, "a", 1, valid, 50))
+      run.invalidate("a")
+      assert.strictEqual(revalidate(), valid ? undefined : "Invalid")
+    }
+  })
+
   it("that said no retires the session as Invalid; one that said yes leaves it idle", () => {
     for (const [valid, expected] of [[true, ""], [false, "Invalid"]] as const) {
       const run = new Run({ capacity: 1 })

@@ -45,7 +45,18 @@ export const groups: ReadonlyArray<Group> = [
       )
     ],
     // Left out: what takes seconds a run (large, model, interruption), and what tests the gateway or the package.
-    tests: ["SessionKey", "messages", "waiting", "reports", "bugs", "options", "api", "invariants", "passes"].map((
+    tests: [
+      "SessionKey",
+      "messages",
+      "waiting",
+      "resilience",
+      "reports",
+      "bugs",
+      "options",
+      "api",
+      "invariants",
+      "passes"
+    ].map((
       name
     ) => `test/${name}`)
   }

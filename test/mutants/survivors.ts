@@ -14,7 +14,7 @@ const transitions: ReadonlyArray<Survivors> = [
       "internal/draft.ts leastRecentlyUsed: [] → [\"Stryker was here\"] (4)",
       "internal/queue.ts entries: ticket < self.next → ticket <= self.next",
       "internal/draft.ts serve: Queue.size(d.inventory.queue) === 0 → false",
-      "internal/draft.ts serve: { // The pool is full and nothing is idle: those behind this waiter w… → {}",
+      "internal/draft.ts serve: !evict(d, undefined) → false",
       "internal/draft.ts forgetIdle: true → false",
       "internal/transitions/release.ts release: leases > 0 → false"
     ]
@@ -69,17 +69,16 @@ const transitions: ReadonlyArray<Survivors> = [
     why:
       "What is remembered of a comparison only saves the next one: without it, or with an entry twice, the same is found.",
     mutants: [
-      "internal/draft.ts becomeIdleAgain: true → false",
-      "internal/draft.ts becomeIdleAgain: byAge(found, last) > 0 → byAge(found, last) >= 0",
-      "internal/draft.ts becomeIdleAgain: [...places.oldest.filter((other) => other.id !== id), found] → []",
-      "internal/draft.ts becomeIdleAgain: places.oldest.filter((other) => other.id !== id) → places.oldest",
-      "internal/draft.ts becomeIdleAgain: other.id !== id → true",
+      "internal/draft.ts becomeIdleAfterValidation: true → false",
+      "internal/draft.ts becomeIdleAfterValidation: foundByUse(found, last) > 0 → foundByUse(found, last) >= 0",
+      "internal/draft.ts becomeIdleAfterValidation: [...places.oldest.filter((other) => other.id !== id), found] → []",
+      "internal/draft.ts becomeIdleAfterValidation: places.oldest.filter((other) => other.id !== id) → places.oldest",
+      "internal/draft.ts becomeIdleAfterValidation: other.id !== id → true",
       "internal/draft.ts leastRecentlyUsed: { const slot = idleAt(d, found.key) if (slot?.session.id === found.id… → {}",
       "internal/draft.ts leastRecentlyUsed: slot?.session.id === found.id && slot.lastUsedAt === found.lastUsedAt → false",
       "internal/draft.ts leastRecentlyUsed: { keep(places.idle, places.oldest.slice(i)) return slot } → {}",
       "internal/draft.ts leastRecentlyUsed: places.oldest.slice(i) → places.oldest",
       "internal/draft.ts leastRecentlyUsed: all.at(-1)?.lastUsedAt ?? 0 → all.at(-1)?.lastUsedAt && 0",
-      "internal/draft.ts leastRecentlyUsed: -1 → +1",
       "internal/draft.ts leastRecentlyUsed: ({ lastUsedAt }) => lastUsedAt < newest → () => undefined",
       "internal/draft.ts leastRecentlyUsed: lastUsedAt < newest → false"
     ]

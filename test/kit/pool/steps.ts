@@ -144,6 +144,12 @@ export class Run {
     if (held) this.dropGrant(session.group)
     return this.step((state, limits) => Transitions.adopt(state, limits, session, { granted, held }, entry))
   }
+  offer(id: number) {
+    this.step((state, limits) => Transitions.offer(state, limits, id))
+  }
+  rejected(id: number) {
+    this.step((state, limits) => Transitions.rejected(state, limits, id))
+  }
   returnGrant(ticket: number, group?: string) {
     const { phase, queue } = this.state.inventory
     // The closed pool takes no place back.
