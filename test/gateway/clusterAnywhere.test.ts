@@ -215,19 +215,19 @@ describe("a session of one replica, asked through another,", () => {
   it("sends its own messages to a GET stream, which is resumed through another, none lost and none twice", async () => {
     const session = await Kit.open(counter(one))
     const events: Array<Kit.Event> = []
-    const read = async (replica: Replica, count: number) => {
+    /** Opens the stream, has the server say something if it is to, and reads some of it. */
+    const read = async (replica: Replica, count: number, say: () => Promise<unknown> = () => Promise.resolve()) => {
       const last = events.at(-1)?.id
       const stop = new AbortController()
       const resumed = last === undefined ? {} : { "last-event-id": last }
       const until = events.length + count
       const response = await Kit.listen(counter(replica), session, resumed, stop.signal)
       assert.strictEqual(response.status, 200)
+      await say()
       await Kit.readEvents(response, (event) => event.data !== "" && events.push(event) === until)
       stop.abort()
     }
-    const first = read(two, 3)
-    await Kit.toolText(counter(three), session, "flood", { count: 5 })
-    await first
+    await read(two, 3, () => Kit.toolText(counter(three), session, "flood", { count: 5 }))
     await Kit.toolText(counter(one), session, "flood", { count: 4 })
     await read(three, 6)
     const texts = events.map(({ data }) => JSON.parse(data).params.data.trim())
