@@ -17,6 +17,7 @@ import {
   Clock,
   Context,
   Effect,
+  Formatter,
   HashMap,
   Layer,
   Option,
@@ -29,6 +30,8 @@ import {
   Tracer
 } from "effect"
 import { dual } from "effect/Function"
+import type { Inspectable } from "effect/Inspectable"
+import { NodeInspectSymbol } from "effect/Inspectable"
 import type { Pipeable } from "effect/Pipeable"
 import { pipeArguments } from "effect/Pipeable"
 import * as Adopting from "./internal/adopting.ts"
@@ -56,12 +59,13 @@ export type { Reason } from "./internal/state.ts"
 const TypeId = "~effect-session-pool/SessionPool"
 
 /**
- * A pool of sessions: keys `K`, connections `A`, and the errors `E` of opening one. Made by `make` or a `Service`.
+ * A pool of sessions: keys `K`, connections `A`, and the errors `E` of opening one. Made by `make` or a `Service`. Printed it shows
+ * its name only: keys and connections are often secrets.
  *
  * @category models
  * @since 0.1.0
  */
-export interface SessionPool<in out K, in out A, in out E = never> extends Pipeable {
+export interface SessionPool<in out K, in out A, in out E = never> extends Pipeable, Inspectable {
   readonly [TypeId]: typeof TypeId
   /**
    * For the functions of this module.
@@ -244,12 +248,16 @@ export const make = <K, A, E, R>(
     forkIn(pool, Sweeping.cleanup(pool), pool.background)
     if (resolved.keepAlive !== Infinity) forkIn(pool, Sweeping.keepAlive(pool), pool.background)
     if (pool.leaks !== undefined) forkIn(pool, Leaks.watch(pool, pool.leaks), pool.background)
+    const shown = { _id: "SessionPool", name: resolved.name }
     return {
       [TypeId]: TypeId,
       pool,
       pipe() {
         return pipeArguments(this, arguments)
-      }
+      },
+      toJSON: () => shown,
+      toString: () => Formatter.format(shown),
+      [NodeInspectSymbol]: () => shown
     }
   }))
 

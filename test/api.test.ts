@@ -21,6 +21,7 @@ import {
   Stream
 } from "effect"
 import { TestClock } from "effect/testing"
+import { inspect } from "node:util"
 import { SessionKey, SessionPool } from "../src/index.ts"
 import * as Backend from "./kit/pool/backend.ts"
 import { fork } from "./kit/pool/fork.ts"
@@ -81,13 +82,23 @@ const zeroStats: SessionPool.Stats = {
   errors: 0
 }
 
-describe("isSessionPool and pipe", () => {
+describe("isSessionPool, pipe and toJSON", () => {
   it.effect("tell a pool from anything else, and pipe a pool through functions", () =>
     Effect.gen(function*() {
       const { pool } = yield* makePool()
       assert.isTrue(SessionPool.isSessionPool(pool))
       for (const other of [undefined, null, {}, "pool", () => pool]) assert.isFalse(SessionPool.isSessionPool(other))
       assert.strictEqual(yield* pool.pipe(SessionPool.size), 0)
+    }))
+
+  it.effect("show the name of a pool that is printed, and no key and no connection", () =>
+    Effect.gen(function*() {
+      const pool = yield* SessionPool.make({ name: "tenants", lookup: (key: string) => Effect.succeed(`open ${key}`) })
+      yield* SessionPool.use(pool, "s3cret", Effect.succeed)
+      for (const text of [JSON.stringify({ pool }), String(pool), inspect({ pool }, { depth: 9 })]) {
+        assert.include(text, "tenants")
+        assert.notInclude(text, "s3cret")
+      }
     }))
 })
 
