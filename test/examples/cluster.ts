@@ -1,7 +1,8 @@
 /**
  * A counter per user on two runners of a cluster: each takes every request, and one of them has the user's connection.
  *
- * Two machines are two sockets of this process here, and a fixture has the locks that they would share in PostgreSQL.
+ * Two machines are two sockets of this process here, and a fixture has the locks that they would share in PostgreSQL. Node may warn
+ * of 11 listeners: Effect's socket has three for each write that waits for the connection, and removes them.
  */
 import { NodeClusterSocket, NodeRuntime } from "@effect/platform-node"
 import { Console, Context, Effect, Exit, Layer, Option, Schedule, Schema, Scope } from "effect"
