@@ -14,8 +14,8 @@ const transitions: ReadonlyArray<Survivors> = [
       "internal/draft.ts leastRecentlyUsed: [] → [\"Stryker was here\"] (4)",
       "internal/queue.ts entries: ticket < self.next → ticket <= self.next",
       "internal/draft.ts serve: Queue.size(d.inventory.queue) === 0 → false",
-      "internal/draft.ts serve: !evict(d, undefined) → false",
       "internal/draft.ts forgetIdle: true → false",
+      "internal/draft.ts serve: !groupFree → true",
       "internal/transitions/release.ts release: leases > 0 → false"
     ]
   },
@@ -50,7 +50,6 @@ const transitions: ReadonlyArray<Survivors> = [
   {
     why: "A step adds one waiter or makes one session idle, so it evicts at most once, and does nothing after it.",
     mutants: [
-      "internal/draft.ts serve: !evict(d, { group: waiter.group }) → evict(d, { group: waiter.group })",
       "internal/draft.ts serve: !evict(d, undefined) → evict(d, undefined)",
       "internal/draft.ts evict: false → true",
       "internal/draft.ts evict: true → false"
@@ -79,6 +78,7 @@ const transitions: ReadonlyArray<Survivors> = [
       "internal/draft.ts leastRecentlyUsed: { keep(places.idle, places.oldest.slice(i)) return slot } → {}",
       "internal/draft.ts leastRecentlyUsed: places.oldest.slice(i) → places.oldest",
       "internal/draft.ts leastRecentlyUsed: all.at(-1)?.lastUsedAt ?? 0 → all.at(-1)?.lastUsedAt && 0",
+      "internal/draft.ts leastRecentlyUsed: -1 → +1",
       "internal/draft.ts leastRecentlyUsed: ({ lastUsedAt }) => lastUsedAt < newest → () => undefined",
       "internal/draft.ts leastRecentlyUsed: lastUsedAt < newest → false"
     ]
