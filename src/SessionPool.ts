@@ -597,7 +597,7 @@ export const invalidateAll: {
   <K, A, E>(self: SessionPool<K, A, E>, predicate?: (info: Info<K>) => boolean) =>
     Sweeping.invalidateAll(
       self.pool,
-      (slot) => predicate === undefined || (slot._tag === "Live" && predicate(toInfo(slot)))
+      (slot) => predicate === undefined || (slot._tag === "Live" && predicate(toInfo(self.pool, slot)))
     )
 )
 
@@ -711,18 +711,20 @@ export const info: {
     Effect.map(Ref.get(pool.state), ({ slots }) =>
       Option.flatMap(
         HashMap.get(slots, key),
-        (slot): Option.Option<Info<K>> => slot._tag === "Live" ? Option.some(toInfo(slot)) : Option.none()
+        (slot): Option.Option<Info<K>> => slot._tag === "Live" ? Option.some(toInfo(pool, slot)) : Option.none()
       ))
 )
 
 const toInfo = <K, A>(
+  { setBack }: { readonly setBack: number },
   { errorCount, lastUsedAt, leases, requestCount, session: { createdAt, id, key, openedAt } }: Live<K, A>
 ): Info<K> => ({
   key,
   id,
-  createdAt,
-  openedAt,
-  lastUsedAt,
+  // As the clock tells them now.
+  createdAt: createdAt - setBack,
+  openedAt: openedAt - setBack,
+  lastUsedAt: lastUsedAt - setBack,
   requestCount,
   errorCount,
   leases,
@@ -764,7 +766,8 @@ const collect = <K, A, E, B>(self: SessionPool<K, A, E>, f: (live: Live<K, A>) =
  * @category getters
  * @since 0.1.0
  */
-export const entries = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Array<Info<K>>> => collect(self, toInfo)
+export const entries = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Array<Info<K>>> =>
+  collect(self, (live) => toInfo(self.pool, live))
 
 /**
  * The keys of all live sessions, in no particular order.

@@ -250,6 +250,24 @@ describe("a connection that could not be adopted", () => {
       assert.deepStrictEqual(closed, ["b"])
     }))
 
+  it.effect("and sets the next one when it is closed, and so on, does not hold the end up for ever", () =>
+    Effect.gen(function*() {
+      for (const wait of [0, 1]) {
+        const scope = yield* Scope.make()
+        const pool = yield* Scope.provide(SessionPool.make({ lookup: Effect.succeed<string> }), scope)
+        let sets = 0
+        const again: Effect.Effect<void> = Effect.suspend(() =>
+          sets++ < 20_000
+            ? Effect.andThen(Effect.sleep(wait), Effect.ignore(SessionPool.set(pool, "a", "a", again)))
+            : Effect.void
+        )
+        yield* SessionPool.set(pool, "a", "a", again)
+        const ending = yield* fork(Scope.close(scope, Exit.void))
+        yield* TestClock.adjust("1 second")
+        yield* Fiber.join(ending)
+      }
+    }))
+
   it.effect("holds the end up for closeTimeout at most", () =>
     Effect.gen(function*() {
       const { closed, ending } = yield* endDuring("30 seconds", "1 second", "3 seconds")

@@ -1,6 +1,6 @@
-/** What a pool lives on after: a full stack, callers that wake each other, observers and loggers that throw, a clock set back. */
+/** What a pool lives on after: callers that wake each other, observers, loggers and clocks that throw, a clock set back. */
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Deferred, Effect, Exit, Fiber, Logger, Scope, Stream } from "effect"
+import { Clock, Deferred, Effect, Exit, Fiber, Logger, Option, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
 
@@ -27,36 +27,6 @@ const listen = Effect.fnUntraced(function*(pool: Pool) {
 
 const tags = (events: ReadonlyArray<{ readonly _tag: string; readonly key: string }>) =>
   events.map(({ _tag, key }) => `${_tag} ${key}`)
-
-describe("a caller near the end of the stack", () => {
-  it("costs nobody else anything: the pool serves on, and ends", async () => {
-    let open = 0
-    const scope = Scope.makeUnsafe()
-    const pool = await Effect.runPromise(Scope.provide(
-      SessionPool.make({
-        lookup: (key: string) =>
-          Effect.acquireRelease(Effect.sync(() => (open++, key)), () => Effect.sync(() => open--)),
-        idleTimeToLive: 0
-      }),
-      scope
-    ))
-    let tries = 0
-    const recurse = (): void => {
-      try {
-        recurse()
-      } catch (error) {
-        if (tries++ < 400) Effect.runSyncExit(use(pool, `deep ${tries}`))
-        throw error
-      }
-    }
-    assert.throws(recurse, RangeError)
-    assert.isAbove(tries, 400)
-    assert.strictEqual(await Effect.runPromise(use(pool, "later")), "later")
-    await Effect.runPromise(Scope.close(scope, Exit.void))
-    const { active, idle, launching, retired } = await Effect.runPromise(SessionPool.stats(pool))
-    assert.deepStrictEqual({ active, idle, launching, retired }, { active: 0, idle: 0, launching: 0, retired: 0 })
-  })
-})
 
 describe("whoever replaces a connection as soon as it has died", () => {
   const enough = 10_000
@@ -197,21 +167,119 @@ describe("a logger that throws", () => {
     }).pipe(Effect.provide(logger())))
 })
 
-describe("the system's clock set back", () => {
-  /** A clock that somebody may set; its sleeps go on. */
-  const settable = Effect.map(Clock.clockWith(Effect.succeed), (clock) => {
-    const wall = { offset: 0 }
-    const own: Clock.Clock = {
-      currentTimeMillisUnsafe: () => clock.currentTimeMillisUnsafe() + wall.offset,
-      currentTimeMillis: Effect.map(clock.currentTimeMillis, (now) => now + wall.offset),
-      currentTimeNanosUnsafe: () => clock.currentTimeNanosUnsafe(),
-      currentTimeNanos: clock.currentTimeNanos,
-      monotonicTimeNanosUnsafe: () => clock.monotonicTimeNanosUnsafe(),
-      monotonicTimeNanos: clock.monotonicTimeNanos,
-      sleep: (duration) => clock.sleep(duration)
+/** A clock that may be set, and that may have no timers for a while; its sleeps go on. */
+const settable = Effect.map(Clock.clockWith(Effect.succeed), (clock) => {
+  const state = { offset: 0, isBroken: false }
+  const own: Clock.Clock = {
+    currentTimeMillisUnsafe: () => clock.currentTimeMillisUnsafe() + state.offset,
+    currentTimeMillis: Effect.map(clock.currentTimeMillis, (now) => now + state.offset),
+    currentTimeNanosUnsafe: () => clock.currentTimeNanosUnsafe(),
+    currentTimeNanos: clock.currentTimeNanos,
+    monotonicTimeNanosUnsafe: () => clock.monotonicTimeNanosUnsafe(),
+    monotonicTimeNanos: clock.monotonicTimeNanos,
+    sleep: (duration) => {
+      if (state.isBroken) throw new Error("no timers")
+      return clock.sleep(duration)
     }
-    return { wall, own }
-  })
+  }
+  return { state, own }
+})
+
+describe("a clock that has no timers for a moment", () => {
+  /** A pool with one place and such a clock. `during`: runs something at that moment. */
+  const make = (options: {
+    readonly lookup: (key: string) => Effect.Effect<string, never, Scope.Scope>
+    readonly maxWaiting?: number
+  }) =>
+    Effect.gen(function*() {
+      const { own, state } = yield* settable
+      const scope = yield* Scope.make()
+      const pool = yield* SessionPool.make({ ...options, capacity: 1, closeTimeout: "10 seconds" }).pipe(
+        Scope.provide(scope),
+        Effect.provideService(Clock.Clock, own)
+      )
+      const during = <A, E>(effect: Effect.Effect<A, E>) =>
+        Effect.gen(function*() {
+          state.isBroken = true
+          const running = yield* fork(Effect.exit(effect))
+          state.isBroken = false
+          return running
+        })
+      const end = Effect.gen(function*() {
+        const ending = yield* fork(Scope.close(scope, Exit.void))
+        yield* TestClock.adjust("10 seconds")
+        yield* Fiber.join(ending)
+      })
+      return { pool, during, end }
+    })
+
+  for (
+    const what of ["fails its callers", "has no place where they are interrupted at once", "is replaced by set"]
+  ) {
+    it.effect(`a launch that dies of it ${what}, and its lookup is interrupted`, () =>
+      Effect.gen(function*() {
+        const lookups = { running: 0 }
+        const lookup = () =>
+          Effect.acquireUseRelease(
+            Effect.sync(() => lookups.running++),
+            () => Effect.never,
+            () => Effect.sync(() => lookups.running--)
+          )
+        const { during, end, pool } = yield* make({ lookup })
+        const caller = yield* during(use(pool, "a"))
+        assert.strictEqual(lookups.running, 1)
+        if (what.endsWith("at once")) yield* Fiber.interrupt(caller)
+        if (what.endsWith("set")) yield* SessionPool.set(pool, "a", "adopted").pipe(Effect.ignore, fork)
+        yield* Effect.yieldNow
+        yield* Effect.yieldNow
+        assert.strictEqual(lookups.running, 0)
+        if (what.startsWith("fails")) assert.isTrue(Exit.isFailure(yield* Fiber.join(caller)))
+        yield* SessionPool.invalidateAll(pool)
+        yield* SessionPool.set(pool, "b", "in its place")
+        yield* end
+      }))
+  }
+
+  it.effect("a refused connection is closed, and the end comes", () =>
+    Effect.gen(function*() {
+      const closed: Array<string> = []
+      const { during, end, pool } = yield* make({ lookup: Effect.succeed<string>, maxWaiting: 0 })
+      const lease = yield* Scope.make()
+      yield* Scope.provide(SessionPool.get(pool, "a"), lease)
+      const gate = yield* Deferred.make<void>()
+      const close = Effect.andThen(Deferred.await(gate), Effect.sync(() => closed.push("b")))
+      yield* during(SessionPool.set(pool, "b", "b", close))
+      yield* Scope.close(lease, Exit.void)
+      yield* Deferred.succeed(gate, undefined)
+      yield* end
+      assert.deepStrictEqual(closed, ["b"])
+    }))
+
+  it.effect("a close that dies of it goes on, once, and its place is free when it is over", () =>
+    Effect.gen(function*() {
+      const count = { opened: 0, closing: 0, closed: 0 }
+      const gate = yield* Deferred.make<void>()
+      const { during, end, pool } = yield* make({
+        lookup: (key) =>
+          Effect.acquireRelease(Effect.as(Effect.sync(() => count.opened++), key), () =>
+            Effect.andThen(
+              Effect.andThen(Effect.sync(() => count.closing++), Deferred.await(gate)),
+              Effect.sync(() => count.closed++)
+            ))
+      })
+      yield* use(pool, "a")
+      yield* during(SessionPool.invalidate(pool, "a"))
+      const next = yield* fork(use(pool, "b"))
+      yield* TestClock.adjust("2 seconds")
+      assert.deepStrictEqual(count, { opened: 1, closing: 1, closed: 0 })
+      yield* Deferred.succeed(gate, undefined)
+      yield* Fiber.join(next)
+      assert.deepStrictEqual(count, { opened: 2, closing: 1, closed: 1 })
+      yield* end
+    }))
+})
+
+describe("the system's clock set back", () => {
   const setBack = <A, E>(
     run: (
       wall: { offset: number },
@@ -219,7 +287,7 @@ describe("the system's clock set back", () => {
     ) => Effect.Effect<A, E, Scope.Scope>
   ) =>
     Effect.gen(function*() {
-      const { own, wall } = yield* settable
+      const { own, state: wall } = yield* settable
       yield* TestClock.adjust("100 hours")
       return yield* Effect.scoped(run(wall, Effect.provideService(Clock.Clock, own)))
     })
@@ -263,6 +331,26 @@ describe("the system's clock set back", () => {
         yield* TestClock.adjust("5 minutes")
         assert.deepStrictEqual(tags(seen), ["Launched a", "LeaseLeaked a"])
         for (const event of seen) if ("duration" in event) assert.isAtLeast(event.duration, 0)
+      })
+    ))
+
+  it.effect("is what info tells of by then, and the next sweep is on time", () =>
+    setBack((wall, onIt) =>
+      Effect.gen(function*() {
+        const pool: Pool = yield* SessionPool.make({
+          lookup: Effect.succeed<string>,
+          idleTimeToLive: "10 seconds",
+          cleanupInterval: "1 minute"
+        }).pipe(onIt)
+        yield* TestClock.adjust("10 seconds")
+        yield* use(pool, "a")
+        wall.offset = -3_600_000
+        yield* use(pool, "a")
+        const now = (yield* Clock.currentTimeMillis) + wall.offset
+        const { createdAt, lastUsedAt, openedAt } = Option.getOrThrow(yield* SessionPool.info(pool, "a"))
+        assert.deepStrictEqual([createdAt, lastUsedAt, openedAt], [now, now, now])
+        yield* TestClock.adjust("50 seconds")
+        assert.strictEqual(yield* SessionPool.size(pool), 0)
       })
     ))
 })

@@ -1,13 +1,12 @@
 /** How `set` puts a connection that is open already into the pool. */
 import { Clock, Deferred, Effect, Exit, Hash, Option, Scope } from "effect"
-import { runReject } from "./closing.ts"
 import type { Shortage } from "./draft.ts"
 import { PoolClosed } from "./errors.ts"
 import { jitteredLifetime } from "./launching.ts"
 import type { Restore } from "./leasing.ts"
 import { exceeded, waitedSince } from "./leasing.ts"
 import type { Pool } from "./pool.ts"
-import { fork, step } from "./pool.ts"
+import { step, stepAsIs } from "./pool.ts"
 import type { Session } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
@@ -71,7 +70,9 @@ export const set = <K, A, E>(
       }
     })
     return Effect.onExit(adoption, (exit) =>
-      Exit.isSuccess(exit) ? Effect.void : Effect.sync(() => fork(self, runReject(self, id, key, scope))))
+      Exit.isSuccess(exit)
+        ? Effect.void
+        : stepAsIs(self, (state) => Transitions.reject(state, { id, key, scope })))
   })
 
 /**

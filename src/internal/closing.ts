@@ -8,14 +8,15 @@
 import { Cause, Effect, Exit, Fiber, Scope } from "effect"
 import type { Pool } from "./pool.ts"
 import { log, publish, raceTimer, step, timeOf, traced } from "./pool.ts"
-import type { Launch, Reason, Session } from "./state.ts"
+import type { Launch, Offered, Reason, Session } from "./state.ts"
 import type { Limits } from "./transitions.ts"
 import * as Transitions from "./transitions.ts"
 
 /** Runs the finalizers of a retired session, then frees its place. */
 export const runClose = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>, reason: Reason) => {
   const { id, key } = session
-  return within(self, id, key, Scope.close(session.scope, Exit.void), {
+  const finalizers: Finalizers = { fiber: undefined, close: Scope.close(session.scope, Exit.void) }
+  return within(self, id, key, finalizers, {
     lingers: step(self, (state) => Transitions.lingers(state, self.options, id)),
     free: (end) => step(self, (state) => Transitions.closed(state, self.options, { session, reason, end }))
   })
@@ -35,10 +36,13 @@ export const runDiscard = <K, A, E>(
     self,
     id,
     launch.key,
-    Effect.andThen(
-      lookup === undefined ? Effect.void : Fiber.interrupt(lookup),
-      Scope.close(launch.scope, Exit.void)
-    ),
+    {
+      fiber: undefined,
+      close: Effect.andThen(
+        lookup === undefined ? Effect.void : Fiber.interrupt(lookup),
+        Scope.close(launch.scope, Exit.void)
+      )
+    },
     {
       lingers: step(self, (state) => Transitions.launchLingers(state, self.options, launch)),
       free: () => step(self, (state) => Transitions.launchClosed(state, self.options, launch))
@@ -46,11 +50,19 @@ export const runDiscard = <K, A, E>(
   )
 
 /** Closes a connection that could not be adopted. */
-export const runReject = <K, A, E>(self: Pool<K, A, E>, id: number, key: K, scope: Scope.Closeable) =>
-  within(self, id, key, Scope.close(scope, Exit.void), {
+export const runReject = <K, A, E>(self: Pool<K, A, E>, { id, key, scope }: Offered<K>) => {
+  const finalizers: Finalizers = { fiber: undefined, close: Scope.close(scope, Exit.void) }
+  return within(self, id, key, finalizers, {
     lingers: Effect.void,
     free: () => step(self, (state) => Transitions.rejected(state, self.options, id))
   })
+}
+
+/** What closes a connection, and the fiber that does, once it has begun: also if that which waits for it dies and is started anew. */
+interface Finalizers {
+  fiber: Fiber.Fiber<void> | undefined
+  readonly close: Effect.Effect<void>
+}
 
 /** What becomes of the place of what is closed. */
 interface Place {
@@ -72,15 +84,15 @@ const within = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
   id: number,
   key: K,
-  close: Effect.Effect<void>,
+  finalizers: Finalizers,
   { free, lingers }: Place
 ) {
   const { closeTimeout } = self.options
   const warn = (...message: ReadonlyArray<string>) =>
     log(self, Effect.annotateLogs(Effect.logWarning(...message), "session", id))
   const startedAt = timeOf(self)
-  const fiber = Effect.runForkWith(self.context)(
-    traced(self, id, "SessionPool.close", Effect.asVoid(close))
+  const fiber = finalizers.fiber ??= Effect.runForkWith(self.context)(
+    traced(self, id, "SessionPool.close", Effect.asVoid(finalizers.close))
   )
   const lingersAt = Math.min(lingersAfter(self.options), closeTimeout)
   let exit = fiber.pollUnsafe() ?? (yield* raceTimer(Fiber.await(fiber), lingersAt))

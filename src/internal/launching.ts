@@ -12,12 +12,22 @@ import * as Transitions from "./transitions.ts"
 
 type End<A, E> = Exit.Exit<A, E> | "Cancelled" | "TimedOut"
 
+/** Where the fiber of a lookup is found when that of its launch has died. */
+export interface Started<out A, out E> {
+  lookup: Fiber.Fiber<A, E> | undefined
+}
+
 /** Runs the lookup of a launch to its end: landed, failed, timed out or cancelled. Nothing interrupts this. */
-export const runLaunch = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>) {
+export const runLaunch = Effect.fnUntraced(function*<K, A, E>(
+  self: Pool<K, A, E>,
+  launch: Launch<K, A, E>,
+  started: Started<A, E>
+) {
   const startedAt = timeOf(self)
   const fiber = Effect.runForkWith(Context.add(self.context, Scope.Scope, launch.scope))(
     traced(self, launch.id, "SessionPool.launch", Effect.suspend(() => self.lookup(launch.key)))
   )
+  started.lookup = fiber
   const end: End<A, E> = fiber.pollUnsafe() ?? (yield* awaitEnd(self, launch, fiber))
   if (end === "Cancelled") return yield* runDiscard(self, launch, fiber, ++self.lastId)
   const duration = timeOf(self) - startedAt
@@ -38,11 +48,16 @@ export const runLaunch = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E
 })
 
 /** Ends a launch whose own fiber has died. */
-export const failLaunch = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>, cause: Cause.Cause<never>) => {
+export const failLaunch = <K, A, E>(
+  self: Pool<K, A, E>,
+  launch: Launch<K, A, E>,
+  { lookup }: Started<A, E>,
+  cause: Cause.Cause<never>
+) => {
   const failure = { cause, duration: 0, timedOut: false }
   return Effect.flatMap(
     step(self, (state, now) => Transitions.launchFailed(state, self.options, launch, failure, false, now)),
-    (failed) => failed ? runDiscard(self, launch, undefined, launch.id) : Effect.void
+    (failed) => failed ? runDiscard(self, launch, lookup, launch.id) : Effect.void
   )
 }
 

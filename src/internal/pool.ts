@@ -7,10 +7,11 @@
 import type { Clock, Scope } from "effect"
 import { Cause, Deferred, Effect, Exit, Fiber, PubSub, Ref, Result, Tracer } from "effect"
 import type { Context, Scheduler } from "effect"
-import { runClose } from "./closing.ts"
+import { runClose, runReject } from "./closing.ts"
 import type { Hit, Outcome, Step } from "./draft.ts"
 import type { AcquireError } from "./errors.ts"
 import type { Event } from "./events.ts"
+import type { Started } from "./launching.ts"
 import { failLaunch, runLaunch, watch } from "./launching.ts"
 import type { LeakDetector } from "./leaks.ts"
 import type { PoolMetrics } from "./metrics.ts"
@@ -62,7 +63,7 @@ export interface Pool<in out K, in out A, in out E> {
 
 /**
  * The time in milliseconds; all in the state comes from here. The system's clock may be set back, by hours: then this goes on from
- * where it was, so that times to live and durations stay true.
+ * where it was. So no time to live gets longer, and no duration is negative; a step forward counts as time that has passed.
  */
 export const timeOf = <K, A, E>(self: Pool<K, A, E>): number => {
   const time = self.clock.currentTimeMillisUnsafe() + self.setBack
@@ -127,7 +128,8 @@ const counted: ReadonlyArray<Action<never, never, never>["_tag"]> = [
   "Grant",
   "Open",
   "Adopt",
-  "Close"
+  "Close",
+  "Reject"
 ]
 
 const carryOut = <K, A, E>(self: Pool<K, A, E>): void => {
@@ -145,7 +147,7 @@ const carryOut = <K, A, E>(self: Pool<K, A, E>): void => {
   } catch {
     // Its fiber has not begun. All else that is thrown is caught where it is.
     const failed = due[self.done - 1]?._tag
-    if (failed === "Launch" || failed === "Close") self.done--
+    if (failed === "Launch" || failed === "Close" || failed === "Reject") self.done--
   }
   if (self.done === due.length) {
     due.length = self.done = 0
@@ -166,8 +168,11 @@ const carryOut = <K, A, E>(self: Pool<K, A, E>): void => {
 
 const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
   switch (action._tag) {
-    case "Launch":
-      return forkAnyhow(self, runLaunch(self, action.launch), (cause) => failLaunch(self, action.launch, cause))
+    case "Launch": {
+      const { launch } = action
+      const started: Started<A, E> = { lookup: undefined }
+      return forkAnyhow(self, runLaunch(self, launch, started), (cause) => failLaunch(self, launch, started, cause))
+    }
     case "Cancel":
       return complete(self, action.launch.cancelled, Effect.void)
     case "Open": {
@@ -199,6 +204,10 @@ const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
     }
     case "Close": {
       const close = runClose(self, action.session, action.reason)
+      return forkAnyhow(self, close, () => close)
+    }
+    case "Reject": {
+      const close = runReject(self, action.offered)
       return forkAnyhow(self, close, () => close)
     }
     case "TellClosed": {

@@ -170,6 +170,13 @@ export interface Waiter<out K> {
   readonly granted: Deferred.Deferred<boolean> | undefined
 }
 
+/** A connection that `set` was given. */
+export interface Offered<out K> {
+  readonly id: number
+  readonly key: K
+  readonly scope: Scope.Closeable
+}
+
 /** A session as it was found idle; one that has been used since has another `lastUsedAt`, or is in use. */
 export interface FoundIdle<out K> {
   readonly key: K
@@ -235,6 +242,7 @@ export type Action<K, A, E> =
     readonly duration: number
     readonly exit: Exit.Exit<void, unknown>
   }
+  | { readonly _tag: "Reject"; readonly offered: Offered<K> }
   | { readonly _tag: "End"; readonly ended: Deferred.Deferred<void> }
 
 /** The part of the state that a hit does not change. */
@@ -244,7 +252,7 @@ export interface Inventory<in out K, in out A, in out E> {
   readonly live: number
   readonly retired: HashMap.HashMap<number, Retired<K, A>>
   readonly detached: HashMap.HashMap<number, Detached<K, A, E>>
-  /** The ids of connections that `set` was given and that are neither in the pool yet nor closed. */
+  /** The ids of connections that `set` was given before the end began, and that are neither in the pool yet nor closed. */
   readonly offered: HashSet.HashSet<number>
   readonly queue: Queue.Queue<Waiter<K>>
   /** Callers that wait for a place. */

@@ -4,7 +4,7 @@
  * Passes over all sessions walk an immutable snapshot in chunks, with a yield to the event loop after each; what they
  * find is only a candidate, and the step that retires it checks again.
  */
-import { Clock, Deferred, Effect, Exit, HashMap, Ref, Scope } from "effect"
+import { Deferred, Effect, Exit, HashMap, Ref, Scope } from "effect"
 import { PoolClosed } from "./errors.ts"
 import { startValidation } from "./leasing.ts"
 import type { Pool } from "./pool.ts"
@@ -109,11 +109,12 @@ const identityOf = <K, A, E>(slot: Slot<K, A, E>): unknown =>
  * the scope `background`; `end` below closes that scope, and so stops it.
  */
 export const cleanup = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<never> =>
-  everyInterval(self.options.cleanupInterval, sweep(self))
+  everyInterval(self, self.options.cleanupInterval, sweep(self))
 
 /** Validates the idle sessions, a few at a time; those found dead are retired. */
 export const keepAlive = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<never> =>
   everyInterval(
+    self,
     self.options.keepAlive,
     Effect.gen(function*() {
       const idle: Array<readonly [key: K, id: number]> = []
@@ -137,16 +138,23 @@ const probe = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, key: K, 
   if (started !== undefined) yield* Deferred.await(started.validation)
 })
 
-const everyInterval = (interval: number, effect: Effect.Effect<unknown>): Effect.Effect<never> =>
-  interval === Infinity ? Effect.never : Effect.flatMap(Clock.currentTimeMillis, (startedAt) =>
-    Effect.forever(
-      Effect.flatMap(Clock.currentTimeMillis, (now) =>
+const everyInterval = <K, A, E>(
+  self: Pool<K, A, E>,
+  interval: number,
+  effect: Effect.Effect<unknown>
+): Effect.Effect<never> =>
+  interval === Infinity ? Effect.never : Effect.suspend(() => {
+    const startedAt = timeOf(self)
+    return Effect.forever(
+      Effect.suspend(() =>
         Effect.andThen(
-          Effect.sleep(interval - ((now - startedAt) % interval)),
+          Effect.sleep(interval - ((timeOf(self) - startedAt) % interval)),
           // A pass that dies is reported, and the next one runs on time.
           Effect.catchCause(effect, (cause) => Effect.logError("A cleanup pass of the session pool died", cause))
-        ))
-    ))
+        )
+      )
+    )
+  })
 
 /**
  * Ends the pool: no new sessions from here on, waiting callers are refused, launches cancelled, idle sessions closed at

@@ -20,7 +20,7 @@ export { landed, launchClosed, launchFailed, launchLingers } from "./transitions
 
 // `set` brings a connection along.
 export type { Adopted, Entry } from "./transitions/adopt.ts"
-export { adopt, offer, rejected, returnGrant } from "./transitions/adopt.ts"
+export { adopt, offer, reject, rejected, returnGrant } from "./transitions/adopt.ts"
 
 // A connection is checked.
 export { probe, revalidate, validated } from "./transitions/validate.ts"

@@ -138,16 +138,21 @@ describe("a connection to adopt", () => {
 })
 
 describe("a failed launch", () => {
-  it("is one for whoever waits, and none when it was cancelled or has landed before", () => {
+  it("is told to whoever waits, once; there is something to close until that is over, but not where it has landed", () => {
     const run = new Run()
     const fails = (launch: ReturnType<typeof run.acquire>["launch"]) =>
       run.step((state, limits) => Transitions.launchFailed(state, limits, launch, failure("no"), false, 0))
     const waited = run.acquire(1, "waited").launch
     assert.isTrue(fails(waited))
+    assert.deepStrictEqual(run.tags, ["TellFailed", "Refuse"])
+    assert.isTrue(fails(waited))
+    assert.deepStrictEqual(run.tags, [])
+    run.launchClosed(waited)
     assert.isFalse(fails(waited))
     const cancelled = run.acquire(2, "cancelled").launch
     run.abandon(2, "cancelled")
-    assert.isFalse(fails(cancelled))
+    assert.isTrue(fails(cancelled))
+    assert.deepStrictEqual(run.tags, [])
     assert.isFalse(fails(run.open(3, "landed")))
     assert.strictEqual(run.live("landed").leases, 1)
   })

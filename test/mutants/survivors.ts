@@ -71,8 +71,6 @@ const transitions: ReadonlyArray<Survivors> = [
       "internal/draft.ts becomeIdleAfterValidation: true → false",
       "internal/draft.ts becomeIdleAfterValidation: foundByUse(found, last) > 0 → foundByUse(found, last) >= 0",
       "internal/draft.ts becomeIdleAfterValidation: [...places.oldest.filter((other) => other.id !== id), found] → []",
-      "internal/draft.ts becomeIdleAfterValidation: places.oldest.filter((other) => other.id !== id) → places.oldest",
-      "internal/draft.ts becomeIdleAfterValidation: other.id !== id → true",
       "internal/draft.ts leastRecentlyUsed: { const slot = idleAt(d, found.key) if (slot?.session.id === found.id… → {}",
       "internal/draft.ts leastRecentlyUsed: slot?.session.id === found.id && slot.lastUsedAt === found.lastUsedAt → false",
       "internal/draft.ts leastRecentlyUsed: { keep(places.idle, places.oldest.slice(i)) return slot } → {}",

@@ -18,7 +18,7 @@ import {
   unchanged
 } from "../draft.ts"
 import * as Queue from "../queue.ts"
-import type { Session, State } from "../state.ts"
+import type { Offered, Session, State } from "../state.ts"
 import { Live } from "../state.ts"
 
 export type Adopted<K, A> =
@@ -34,12 +34,22 @@ export interface Entry {
   readonly errorCount: number
 }
 
-/** Notes a connection that `set` was given: from here on the end of the pool waits until `adopt` has taken it or it is closed. */
+/**
+ * Notes a connection that `set` was given: from here on the end of the pool waits until `adopt` has taken it or it is closed. Not
+ * where the end has begun: a connection that offers the next one when it is closed would hold it up for ever.
+ */
 export const offer = <K, A, E>(state: State<K, A, E>, limits: Limits, id: number): Step<void, K, A, E> => {
+  if (state.inventory.phase._tag === "Closing") return unchanged(state, undefined)
   const d = new Draft(state, limits)
   d.own.offered = HashSet.add(d.inventory.offered, id)
   return d.end(undefined)
 }
+
+/** A connection could not be adopted, and is to be closed. */
+export const reject = <K, A, E>(state: State<K, A, E>, offered: Offered<K>): Step<void, K, A, E> => [
+  { result: undefined, actions: [{ _tag: "Reject", offered }] },
+  state
+]
 
 /** A connection that could not be adopted is closed (or its close timed out). */
 export const rejected = <K, A, E>(state: State<K, A, E>, limits: Limits, id: number): Step<void, K, A, E> => {

@@ -65,7 +65,7 @@ export interface LookupFailure<out E> {
   readonly timedOut: boolean
 }
 
-/** The lookup has failed or timed out: its callers are told. False: it had been cancelled before, or has landed. */
+/** The lookup has failed or timed out: its callers are told, unless it was cancelled before. False: it has landed, or is closed. */
 export const launchFailed = <K, A, E>(
   state: State<K, A, E>,
   limits: Limits,
@@ -84,7 +84,7 @@ export const launchFailed = <K, A, E>(
     d.own.launching--
   } else {
     const entry = detached(d, launch)
-    if (entry === undefined || entry.callers === 0) return unchanged(state, false)
+    if (entry === undefined || entry.callers === 0) return unchanged(state, entry !== undefined)
   }
   d.count("launchFailures")
   // The place stays taken until what the lookup acquired is closed.

@@ -301,7 +301,7 @@ export class Model {
     this.carryOver(s)
     if (!this.closing && this.enqueue(s, caller)) return
     caller.result = this.closing ? "PoolClosed" : "CapacityExceeded"
-    this.reject(s)
+    this.reject(s, !this.closing)
   }
 
   private carryOver(s: Session): void {
@@ -436,9 +436,9 @@ export class Model {
     })
   }
 
-  /** What could not be adopted is closed; the end waits for that. */
-  private reject({ connection }: Session): void {
-    this.rejected.add(connection)
+  /** What could not be adopted is closed; the end waits for what came before it. */
+  private reject({ connection }: Session, waits = true): void {
+    if (waits) this.rejected.add(connection)
     this.caused.push(() =>
       this.shut(connection, () => {
         this.rejected.delete(connection)
