@@ -87,6 +87,12 @@ describe("a stream whose connection to the other replica breaks", () => {
       assert.deepStrictEqual(messages, [notification, unknownOf("a")])
     }))
 
+  it.live("has no error for a request that has its answer already", () =>
+    Effect.gen(function*() {
+      const messages = yield* answered(Kit.toolCall("a", "x"), eventOf(notification), eventOf(answerOf("a")))
+      assert.deepStrictEqual(messages, [notification, answerOf("a")])
+    }))
+
   it.live("ends with an error for each request of a batch that has not been answered, however its events came", () =>
     Effect.gen(function*() {
       const batch = `[${["a", "b", "c"].map((id) => Kit.toolCall(id, "x")).join()},${JSON.stringify(notification)}]`

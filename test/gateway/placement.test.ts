@@ -255,6 +255,24 @@ describe("a shared id that has to leave while a request for it goes on", () => {
       }
     })))
 
+  it.effect("is vacated at once by a replica that hands over: it has waited for its calls before", () =>
+    withReplica(Effect.fnUntraced(function*(replica) {
+      const { placement, state, vacated } = replica
+      const letGo = yield* Deferred.make<void>()
+      const asked = yield* asking(replica, letGo)
+      const leaving = yield* Effect.forkChild(placement.leave, { startImmediately: true })
+      yield* TestClock.adjust("4 seconds")
+      assert.isUndefined(leaving.pollUnsafe())
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(leaving)
+      for (let shard = 1; shard <= 300; shard++) state.lost.add(ShardId.make("default", shard).toString())
+      let seconds = 0
+      for (; vacated.length === 0 && seconds < 60; seconds++) yield* TestClock.adjust("1 second")
+      assert.isBelow(seconds, 12)
+      yield* Deferred.succeed(letGo, undefined)
+      yield* Fiber.join(asked)
+    })))
+
   it.effect("may live here again when it has come back, though the request still goes on", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       const { placement, state } = replica

@@ -234,6 +234,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       if (state.left) return Effect.void
       // Those that were let in before have their session now, or are waited for here.
       return Effect.timeoutOption(hosting.served, leaveTimeout).pipe(
+        Effect.andThen(hosting.handOver),
         Effect.andThen(options.disengage),
         Effect.andThen(Effect.sync(() => {
           state.left = true

@@ -108,8 +108,8 @@ const streamedResponse = (
   let isOver = false
   const ids = idsOf(carried)
   const unanswered = new Map(ids.map((id) => [JsonRpc.idKey(id), id]))
-  // Of a batch some may have been answered. The stream of one request is over with its answer.
-  const note = ids.length > 1 ? answersIn((id) => unanswered.delete(JsonRpc.idKey(id))) : () => {}
+  // What has been answered gets no error when the link breaks after that.
+  const note = ids.length > 0 ? answersIn((id) => unanswered.delete(JsonRpc.idKey(id))) : () => {}
   const lost = Effect.suspend(() => {
     isOver = true
     const [first, ...others] = [...unanswered.values()].map((id) =>

@@ -60,10 +60,14 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
   /** How many of them do more than listen. */
   const calls = makeCounts()
   const streamed = StreamedResponses.make()
-  /** `host`: none before and after it serves; `leaving`: what is movable is not served any more; `requests`: that are for it. */
-  const state: { host: Host | undefined; leaving: boolean; requests: number } = {
+  /**
+   * `host`: none before and after it serves; `leaving`: what is movable is not served any more; `handsOver`: it has been waited for its
+   * requests; `requests`: how many these are.
+   */
+  const state: { host: Host | undefined; leaving: boolean; handsOver: boolean; requests: number } = {
     host: undefined,
     leaving: false,
+    handsOver: false,
     requests: 0
   }
 
@@ -101,7 +105,9 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
       const latest = clock.currentTimeMillisUnsafe() + finishTimeout
       const isOver = Effect.map(
         safeFor,
-        (millis) => calls.of(id) === 0 || millis <= safety || clock.currentTimeMillisUnsafe() >= latest
+        // The engine waits for a replica that hands over for no longer than `shardLockInterval`.
+        (millis) =>
+          calls.of(id) === 0 || state.handsOver || millis <= safety || clock.currentTimeMillisUnsafe() >= latest
       )
       return Effect.repeat(isOver, { until: (over) => over, schedule: Schedule.spaced(pollInterval) })
     }).pipe(
@@ -217,6 +223,10 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
     /** From now on no request for what is movable is carried out here. */
     stopServing: Effect.sync(() => {
       state.leaving = true
+    }),
+    /** From now on what is movable is ended here at once, whatever still runs: its next owner may have it in some seconds. */
+    handOver: Effect.sync(() => {
+      state.handsOver = true
     }),
     /** Waits until no request for what is movable runs here. */
     served: Effect.asVoid(Effect.repeat(Effect.sync(() => state.requests), {

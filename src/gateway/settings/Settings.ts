@@ -282,8 +282,9 @@ export const variableName = (name: string): string =>
 export const mustBe = ({ allowed, decode, kind }: Setting<unknown, unknown>, given: unknown): string => {
   const isBare = kind === "duration" && (typeof given === "number" || typeof given === "string") &&
     /^\s*\d+(\.\d+)?\s*$/.test(String(given))
-  const withUnit = isBare ? `${String(given).trim()} seconds` : ""
-  return Option.isSome(decode(withUnit)) ? `must be ${allowed}; it needs a unit: "${withUnit}"` : `must be ${allowed}`
+  // Not repeated: what comes from a variable may be a secret that has lost its way.
+  const isDuration = isBare && Option.isSome(decode(`${String(given).trim()} seconds`))
+  return isDuration ? `must be ${allowed}; it needs a unit, such as "seconds"` : `must be ${allowed}`
 }
 
 /** Decodes what is given, over `base`; each fault is told to `fault`. */

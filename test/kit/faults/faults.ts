@@ -83,6 +83,21 @@ export const handles = (attacked: Attacked): number => {
   return descriptors(attacked) - established.length - 3 * Kit.children(attacked.pid).length
 }
 
+/**
+ * The handles that there are while nothing changes: of a child that is ending, the pipes may be closed while it still counts, so that
+ * there seem to be fewer than ever after.
+ */
+export const steadyHandles = async (attacked: Attacked): Promise<number> => {
+  let steady = handles(attacked)
+  for (let same = 0; same < 10; same++) {
+    await new Promise((resolve) => setTimeout(resolve, 30))
+    const now = handles(attacked)
+    if (now !== steady) same = 0
+    steady = now
+  }
+  return steady
+}
+
 /** Hundredths of a second of CPU that the gateway itself has used. */
 export const cpu = ({ pid }: Attacked): number => {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? []

@@ -52,7 +52,7 @@ export const killedBackEnds = async (
 /** Back ends that write garbage and answer twice, do not read, do not leave, do not start, or are not there. */
 export const badBackEnds = async (attacked: Attacked, random: Random, { requests }: Size): Promise<void> => {
   const { failures } = attacked
-  const handles = Faults.handles(attacked)
+  const handles = await Faults.steadyHandles(attacked)
   const fine = ["good", "noisy", "stubborn"].map(async (backend) => {
     const url = attacked.at(backend)
     const session = await Kit.open(url)
@@ -109,7 +109,7 @@ const portOf = ({ origin }: Attacked): number => Number(new URL(origin).port)
 export const cutRequests = async (attacked: Attacked, random: Random): Promise<void> => {
   const url = attacked.at("good")
   const session = await Kit.open(url)
-  const handles = Faults.handles(attacked)
+  const handles = await Faults.steadyHandles(attacked)
   const whole = exchange(url, session, Kit.toolCall("cut", "count")).length
   for (let length = 0; length <= whole; length++) {
     const socket = connect(portOf(attacked), "127.0.0.1").on("error", () => undefined)
@@ -132,7 +132,7 @@ export const cutRequests = async (attacked: Attacked, random: Random): Promise<v
 export const cutResponses = async (attacked: Attacked, random: Random, stride = 1): Promise<void> => {
   const url = attacked.at("good")
   const session = await Kit.open(url)
-  const handles = Faults.handles(attacked)
+  const handles = await Faults.steadyHandles(attacked)
   const body = (id: string) => Kit.toolCall(id, "steps", { count: 2, every: 3 })
   const length = (await readBytes(attacked, exchange(url, session, body("whole")), Number.POSITIVE_INFINITY)).length
   const lengths = Array.from({ length: Math.ceil(length / stride) }, (_, i) => 1 + i * stride)
@@ -191,7 +191,7 @@ export const vanishingClients = async (
 ): Promise<void> => {
   const url = attacked.at("good")
   const all = await openMany(url, sessions)
-  const handles = Faults.handles(attacked)
+  const handles = await Faults.steadyHandles(attacked)
   await Promise.all(all.flatMap((session, i) =>
     Array.from({ length: requests }, async (_, round) => {
       const gone = new AbortController()
@@ -224,7 +224,7 @@ export const noDescriptors = async (attacked: Attacked, descriptors: number): Pr
   const kept = await Raw.open(portOf(attacked))
   // What is made once for all is made with the first session.
   await Faults.serves(attacked)
-  const handles = Faults.handles(attacked)
+  const handles = await Faults.steadyHandles(attacked)
   const sessions: Array<string> = []
   const initialize = (via: Raw.RawConnection) =>
     via.exchange([Buffer.from(
