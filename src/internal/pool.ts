@@ -145,7 +145,7 @@ const carryOut = <K, A, E>(self: Pool<K, A, E>): void => {
       act(self, action)
     }
   } catch {
-    // Its fiber has not begun. All else that is thrown is caught where it is.
+    // Its fiber has not begun, or has died and nothing could be scheduled that ends it. All else that is thrown is caught where it is.
     const failed = due[self.done - 1]?._tag
     if (failed === "Launch" || failed === "Close" || failed === "Reject") self.done--
   }
@@ -154,6 +154,7 @@ const carryOut = <K, A, E>(self: Pool<K, A, E>): void => {
     self.isActing = false
     return
   }
+  // `try` as above: an `Effect.try` is a call too, and this one throws where the stack is full.
   try {
     self.dispatcher.scheduleTask(() => {
       due.splice(0, self.done)
