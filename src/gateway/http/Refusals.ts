@@ -6,12 +6,14 @@ import * as JsonRpc from "../messages/JsonRpc.ts"
 import type * as Modern from "../modern/Modern.ts"
 import type { AcquireError } from "../sessions/Sessions.ts"
 
-/** A request that is refused, with its response. */
+/** A request that is refused, with its response; `text` is the JSON-RPC error in it. */
 export class Refusal {
   readonly _tag = "Refusal"
+  readonly text: string
   readonly response: HttpServerResponse.HttpServerResponse
-  constructor(response: HttpServerResponse.HttpServerResponse) {
-    this.response = response
+  constructor(text: string, status: number, headers?: Record<string, string>) {
+    this.text = text
+    this.response = jsonResponse(text, status, headers)
   }
 }
 
@@ -25,11 +27,11 @@ export const refuse = (status: number, message: string, options?: RefusalOptions
   Effect.andThen(
     GatewayMetrics.refused(status),
     Effect.fail(
-      new Refusal(jsonResponse(
+      new Refusal(
         JsonRpc.error(options?.id ?? null, options?.code ?? JsonRpc.codes.gateway, message),
         status,
         options?.headers
-      ))
+      )
     )
   )
 
@@ -40,7 +42,7 @@ export const refuseModern = (
 ): Effect.Effect<never, Refusal> =>
   Effect.andThen(
     GatewayMetrics.refused(status),
-    Effect.fail(new Refusal(jsonResponse(JsonRpc.error(id, code, message, data), status)))
+    Effect.fail(new Refusal(JsonRpc.error(id, code, message, data), status))
   )
 
 export const retryLater = { "retry-after": "10" }

@@ -8,7 +8,7 @@
  * A request's lease lasts until its answer, whether or not the client still listens: the specification says that a
  * disconnect is no cancellation.
  */
-import { Deferred, Effect, Exit, Option, Queue, Scope, Stream } from "effect"
+import { Deferred, Effect, Exit, identity, Option, Queue, Result, Scope, Stream } from "effect"
 import { HttpServerResponse } from "effect/http"
 import * as EventStreamBody from "../http/EventStreamBody.ts"
 import type { Refusal } from "../http/Refusals.ts"
@@ -203,32 +203,60 @@ const batchHere = Effect.fnUntraced(function*(
   messages: ReadonlyArray<JsonRpc.Message>,
   texts: ReadonlyArray<string>
 ) {
-  const calls: Array<RunningRequest> = []
-  // A client that goes has sent the whole batch all the same.
+  const answers: Array<Answer> = []
+  /** Something has been handed to the process, and will be carried out. */
+  let isTaken = false
   yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
     for (const [i, message] of messages.entries()) {
       const text = texts[i] ?? ""
-      if (message._tag === "Request") calls.push(yield* begin(serving, asking, message, text, restore))
-      else yield* restore(send(serving, asking, message, text))
+      // A client that goes has sent the whole batch all the same.
+      const patiently: typeof restore = isTaken ? identity : restore
+      const given = yield* Effect.result(
+        message._tag === "Request"
+          ? Effect.flatMap(begin(serving, asking, message, text, patiently), (running) => answerOf(asking, running))
+          : Effect.as(patiently(send(serving, asking, message, text)), undefined)
+      )
+      // Refused whole only while nothing of it runs: the answers to what does would be lost.
+      if (Result.isFailure(given) && !isTaken) return yield* Effect.fail(given.failure)
+      isTaken = true
+      const answer = Result.isSuccess(given)
+        ? given.success
+        : message._tag === "Request"
+        ? oneEvent(given.failure.text)
+        : undefined
+      if (answer !== undefined) answers.push(answer)
     }
   }))
-  if (calls.length === 0) return HttpServerResponse.empty({ status: 202 })
-  const streams = calls.map((running) =>
-    Stream.unwrap(Effect.gen(function*() {
-      const first = yield* Effect.onInterrupt(running.reply, () => running.abandon)
-      if (first._tag === "Answer") return Stream.succeed(EventStreamBody.event({ text: first.text }))
-      const reader = yield* readingOf(Effect.sync(first.open))
-      return Stream.fromPull(Effect.succeed(EventStreamBody.fromReader(reader, isPrimed(asking))))
-    }))
-  )
+  if (answers.length === 0) return HttpServerResponse.empty({ status: 202 })
   // One body for all: its heartbeats come between whole events of any of them. By way of a queue, because a heartbeat interrupts who
   // waits, which would end the streams.
   const body = Effect.map(
-    Stream.toQueue(Stream.mergeAll(streams, { concurrency: "unbounded" }), { capacity: 1 }),
+    Stream.toQueue(Stream.mergeAll(answers, { concurrency: "unbounded" }), { capacity: 1 }),
     (queue) => EventStreamBody.make(Queue.takeAll(queue), optionsOf(serving, asking))
   )
   return EventStreamBody.response(Stream.unwrap(body))
 })
+
+/** What one call of a batch adds to the batch's stream. */
+type Answer = Stream.Stream<Uint8Array>
+
+const oneEvent = (text: string): Answer => Stream.succeed(EventStreamBody.event({ text }))
+
+/** The answer to a call of a batch. What nobody has begun to read when the request's scope closes is abandoned. */
+const answerOf = (asking: Serving.Asking, running: RunningRequest): Effect.Effect<Answer, never, Scope.Scope> =>
+  Effect.suspend(() => {
+    let isRead = false
+    const answer = Stream.unwrap(Effect.gen(function*() {
+      const first = yield* running.reply
+      if (first._tag === "Answer") return oneEvent(first.text)
+      const reader = yield* readingOf(Effect.sync(() => {
+        isRead = true
+        return first.open()
+      }))
+      return Stream.fromPull(Effect.succeed(EventStreamBody.fromReader(reader, isPrimed(asking))))
+    }))
+    return Effect.as(Effect.addFinalizer(() => isRead ? Effect.void : running.abandon), answer)
+  })
 
 // ---------------------------------------------------------------------------
 // GET and DELETE

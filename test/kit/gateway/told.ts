@@ -19,10 +19,13 @@ const nobody = () => {
 /** A server that answers `initialize`, and else says what it is told to. */
 export const make = () => {
   const state: { receiver: Receiver | undefined } = { receiver: undefined }
+  /** What it was told, by its id or, without one, its method. */
+  const heard: Array<string | number> = []
   /** Says something; whether it may say more. */
   const say = (message: object) => state.receiver?.receive(JSON.stringify({ jsonrpc: "2.0", ...message })) ?? nobody()
   const offer = (line: string) => {
     const { id, method } = JSON.parse(line)
+    heard.push(id ?? method)
     if (method === "initialize") say({ id, result: { protocolVersion: "2025-06-18", capabilities: {} } })
     return true
   }
@@ -40,7 +43,7 @@ export const make = () => {
   const room = Effect.suspend(() => state.receiver?.room ?? nobody())
   const progress = (progressToken: string | number, size = 0) => (progress: number) =>
     say({ method: "notifications/progress", params: { progressToken, progress, message: "x".repeat(size) } })
-  return { transport, say, room, progress }
+  return { transport, heard, say, room, progress }
 }
 
 export type Server = ReturnType<typeof make>

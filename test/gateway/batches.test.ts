@@ -1,0 +1,226 @@
+/** Batches of revision 2025-03-26 of which something is refused, or whose client goes. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Duration, Effect, Exit, Fiber, FileSystem, Option, Scope, Stream } from "effect"
+import type { HttpServerResponse } from "effect/http"
+import { Headers } from "effect/http"
+import { UnknownSession } from "../../src/gateway/GatewayErrors.ts"
+import type { LaunchError } from "../../src/gateway/GatewayErrors.ts"
+import * as GatewayMetrics from "../../src/gateway/GatewayMetrics.ts"
+import type { Asking, Serving } from "../../src/gateway/http/Serving.ts"
+import type { Bridge } from "../../src/gateway/legacy/Bridge.ts"
+import * as LegacyRoutes from "../../src/gateway/legacy/LegacyRoutes.ts"
+import * as Parked from "../../src/gateway/modern/Parked.ts"
+import * as RequestState from "../../src/gateway/modern/RequestState.ts"
+import * as Placement from "../../src/gateway/sessions/Placement.ts"
+import type { Connection, Key } from "../../src/gateway/sessions/Registry.ts"
+import type { Sessions } from "../../src/gateway/sessions/Sessions.ts"
+import * as Settings from "../../src/gateway/settings/Settings.ts"
+import * as SessionPool from "../../src/SessionPool.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+import * as Told from "../kit/gateway/told.ts"
+
+const note = JSON.stringify({ jsonrpc: "2.0", method: "notifications/initialized" })
+const calls = (...ids: ReadonlyArray<number>) => ids.map((id) => Kit.toolCall(id, "anything"))
+
+/** A session of two requests at most, whose server says what the test tells it to. `lease` is how the routes get it. */
+const session = Effect.fnUntraced(function*(
+  lease: (bridge: Bridge) => Effect.Effect<Bridge, UnknownSession> = Effect.succeed
+) {
+  const { bridge, server } = yield* Told.open({
+    requestTimeout: Duration.infinity,
+    streamLostTimeToLive: Duration.infinity,
+    maxInFlight: 2,
+    replay: { maxEvents: 100, maxBytes: 100_000 }
+  })
+  server.heard.length = 0
+  const launch = (_: Key): Effect.Effect<Connection, LaunchError> => Effect.never
+  const sessions: Sessions["Service"] = {
+    pool: yield* SessionPool.make({ lookup: launch }),
+    running: () => new Map(),
+    open: () => Effect.never,
+    lease: () => lease(bridge),
+    lane: () => Effect.never,
+    firstLane: () => Effect.never,
+    knownEra: () => undefined,
+    passing: { count: 0, over: Effect.never },
+    end: () => Effect.succeedNone,
+    endNumber: () => Effect.succeedNone,
+    endRequests: () => Effect.void,
+    vacate: () => Effect.void,
+    reload: () => Effect.never,
+    asleep: Effect.succeed(new Map()),
+    live: Effect.succeed([]),
+    waitingForLane: Effect.succeed(0),
+    recent: GatewayMetrics.recent()
+  }
+  const settings = { ...Settings.defaults(Settings.backendSettings), ...Settings.defaults(Settings.gatewaySettings) }
+  const serving: Serving = {
+    sessions,
+    settings,
+    parked: yield* Parked.make(settings, RequestState.make(undefined), ""),
+    draining: Deferred.makeUnsafe(),
+    fs: FileSystem.makeNoop({}),
+    bodies: new Set(),
+    placement: Placement.local
+  }
+  const asking: Asking = {
+    request: {
+      method: "POST",
+      headers: Headers.fromInput({ "mcp-session-id": "00000000-0000-4000-8000-000000000000" }),
+      source: {}
+    },
+    backend: "told",
+    principal: "",
+    version: "2025-03-26",
+    lastEventId: undefined,
+    carried: undefined
+  }
+  const batch = (...messages: ReadonlyArray<string>) =>
+    LegacyRoutes.batch(serving, asking, messages.map((text) => JSON.parse(text)), `[${messages.join()}]`)
+  return { bridge, server, batch }
+})
+
+interface Answer {
+  readonly id: number
+  readonly result?: object
+  readonly error?: { readonly message: string }
+}
+
+/** The messages of a response, whether it is a stream or not. */
+const messagesOf = Effect.fnUntraced(function*({ body }: HttpServerResponse.HttpServerResponse): Effect.fn.Return<
+  ReadonlyArray<Answer>,
+  unknown
+> {
+  if (body._tag === "Uint8Array") return [JSON.parse(new TextDecoder().decode(body.body))]
+  const text = body._tag === "Stream" ? yield* Stream.mkString(Stream.decodeText(body.stream)) : ""
+  return text.split("\n").filter((line) => line.startsWith("data: ")).map((line) => JSON.parse(line.slice(6)))
+})
+
+const errorOf = (messages: ReadonlyArray<Answer>, id: number) =>
+  messages.find((message) => message.id === id && message.error !== undefined)?.error?.message
+
+describe("a batch of which a later message is refused", () => {
+  it.effect("has an error for each call beyond what may run at once, and the answers to the others", () =>
+    Effect.gen(function*() {
+      const { batch, server } = yield* session()
+      const response = yield* batch(...calls(1, 2, 3, 4), note)
+      assert.strictEqual(response.status, 200)
+      assert.deepStrictEqual(server.heard, [1, 2, "notifications/initialized"])
+      const reading = yield* Effect.forkChild(messagesOf(response), { startImmediately: true })
+      for (const id of [1, 2]) server.say({ id, result: {} })
+      const messages = yield* Fiber.join(reading)
+      assert.sameMembers(messages.map(({ id }) => id), [1, 2, 3, 4])
+      for (const id of [3, 4]) assert.include(errorOf(messages, id), "Too many requests")
+      for (const id of [1, 2]) assert.isUndefined(errorOf(messages, id))
+    }))
+
+  it.effect("has an error for an id that runs already, and the answer to the first with that id", () =>
+    Effect.gen(function*() {
+      const { batch, server } = yield* session()
+      const response = yield* batch(...calls(1, 1, 2))
+      const reading = yield* Effect.forkChild(messagesOf(response), { startImmediately: true })
+      for (const id of [1, 2]) server.say({ id, result: {} })
+      const messages = yield* Fiber.join(reading)
+      assert.sameMembers(messages.map(({ id }) => id), [1, 1, 2])
+      assert.include(errorOf(messages, 1), "this id is running")
+    }))
+
+  it.effect("because the session has ended meanwhile, has the answers to what was taken before, and the others' error", () =>
+    Effect.gen(function*() {
+      let leases = 0
+      const { batch, server } = yield* session((bridge) => ++leases > 2 ? new UnknownSession() : Effect.succeed(bridge))
+      const response = yield* batch(...calls(1), note, note, ...calls(2))
+      const reading = yield* Effect.forkChild(messagesOf(response), { startImmediately: true })
+      server.say({ id: 1, result: {} })
+      const messages = yield* Fiber.join(reading)
+      assert.deepStrictEqual(messages.find(({ id }) => id === 1)?.result, {})
+      assert.include(errorOf(messages, 2), "no such session")
+      assert.lengthOf(messages, 2)
+      assert.strictEqual(leases, 4)
+    }))
+
+  it.effect("and of which nothing was a call before has its error all the same, for what was said is said", () =>
+    Effect.gen(function*() {
+      const { batch, bridge, server } = yield* session()
+      for (const id of [8, 9]) Told.request(bridge, id)
+      const response = yield* batch(note, ...calls(1))
+      assert.include(errorOf(yield* messagesOf(response), 1), "Too many requests")
+      assert.deepStrictEqual([response.status, server.heard], [200, [8, 9, "notifications/initialized"]])
+    }))
+})
+
+describe("a batch whose first message is refused", () => {
+  it.effect("is refused whole, with the status of that, and nothing of it reaches the server", () =>
+    Effect.gen(function*() {
+      const { batch, bridge, server } = yield* session()
+      for (const id of [8, 9]) Told.request(bridge, id)
+      const { response } = yield* Effect.flip(batch(...calls(1), note, ...calls(2)))
+      assert.deepStrictEqual([response.status, server.heard], [429, [8, 9]])
+      assert.include(errorOf(yield* messagesOf(response), 1), "Too many requests")
+      const ended = yield* session(() => new UnknownSession())
+      assert.strictEqual((yield* Effect.flip(ended.batch(note, ...calls(1)))).response.status, 404)
+    }))
+})
+
+describe("a batch whose client goes", () => {
+  /** What the server says next reaches who listens, and is not kept for the batch. */
+  const isHeard = Effect.fnUntraced(function*({ bridge, server }: Effect.Success<ReturnType<typeof session>>) {
+    for (const id of [1, 2]) server.progress(id)(1)
+    server.say({ method: "notifications/message", params: {} })
+    const reader = Option.getOrThrow(yield* bridge.listen(undefined))
+    const events = yield* Effect.timeoutOption(reader.take, "1 second")
+    return Option.match(events, { onNone: () => 0, onSome: (taken) => taken.length }) === 3
+  })
+
+  it.live("before its answers are read leaves nothing to them: what the server then says goes to the GET stream", () =>
+    Effect.gen(function*() {
+      const made = yield* session()
+      const scope = yield* Scope.make()
+      const response = yield* Scope.provide(made.batch(...calls(1, 2)), scope)
+      assert.strictEqual(response.status, 200)
+      yield* Scope.close(scope, Exit.void)
+      assert.isTrue(yield* isHeard(made))
+    }))
+
+  it.live("while its answers are waited for leaves nothing to them either", () =>
+    Effect.gen(function*() {
+      const made = yield* session()
+      const request = Effect.scoped(Effect.flatMap(made.batch(...calls(1, 2)), messagesOf))
+      const reading = yield* Effect.forkChild(request, { startImmediately: true })
+      yield* Effect.sleep("10 millis")
+      yield* Fiber.interrupt(reading)
+      assert.isTrue(yield* isHeard(made))
+    }))
+
+  it.live("once an answer has become a stream leaves that to who resumes it", () =>
+    Effect.gen(function*() {
+      const { batch, bridge, server } = yield* session()
+      const request = Effect.scoped(Effect.flatMap(batch(...calls(1)), messagesOf))
+      const reading = yield* Effect.forkChild(request, { startImmediately: true })
+      server.progress(1)(1)
+      yield* Effect.sleep("10 millis")
+      yield* Fiber.interrupt(reading)
+      server.progress(1)(2)
+      const { start } = Option.getOrThrow(yield* bridge.listen(undefined))
+      const resumed = Option.getOrThrow(yield* bridge.listen(start.replace(/-.*/, "-1-1")))
+      assert.lengthOf(yield* resumed.take, 1)
+    }))
+
+  it.live("while a part of it waits has sent it whole all the same, and its calls are abandoned", () =>
+    Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      const made = yield* session((bridge) =>
+        Effect.succeed({
+          ...bridge,
+          send: (message, text) => Effect.andThen(Deferred.await(gate), bridge.send(message, text))
+        })
+      )
+      const request = Effect.scoped(made.batch(...calls(1), note, ...calls(2)))
+      const sending = yield* Effect.forkChild(request, { startImmediately: true })
+      const gone = yield* Effect.forkChild(Fiber.interrupt(sending), { startImmediately: true })
+      yield* Deferred.succeed(gate, undefined)
+      yield* Fiber.join(gone)
+      assert.deepStrictEqual(made.server.heard, [1, "notifications/initialized", 2])
+      assert.isTrue(yield* isHeard(made))
+    }))
+})
