@@ -160,6 +160,7 @@ describe("the command line", () => {
       [["--port", String(port)], `Cannot listen on 127.0.0.1:${port}`],
       [["--host", "0.0.0.0", "--port", "0"], "--insecure"],
       [["--idle-time-to-live", "soon"], "--idle-time-to-live: must be a duration"],
+      [["--keys-file", "", "--port", "0"], "--keys-file: must be the path of a file"],
       [["--keys-file", write("no-keys.txt", "# none yet\n\n")], "holds no key"],
       [["--port", "65536"], "must be an integer from 0 to 65535"],
       [["--config", "x.json", "--", "y"], "not both"]

@@ -441,8 +441,8 @@ describe("a configuration", () => {
     assert.isUndefined(needed("maxSessions", 0))
   })
 
-  it("an empty variable counts as unset; where it was to hold keys it is refused, for nobody would be asked for one", () => {
-    const text = JSON.stringify({ mcpServers: { a: { command: "run" } }, gateway: { port: 5, keysFile: "k" } })
+  it("an empty variable counts as unset; where it was to hold keys or to name their file it is refused, for nobody would be asked for one", () => {
+    const text = JSON.stringify({ mcpServers: { a: { command: "run" } }, gateway: { port: 5, tlsCert: "c" } })
     const read = (name: string) =>
       Config.load({
         flags: {},
@@ -453,15 +453,31 @@ describe("a configuration", () => {
     for (const name of Object.keys(Settings.all)) {
       assert.deepStrictEqual(
         faults(read(name)),
-        Settings.secret.includes(name) ? [Settings.variableName(name)] : [],
+        ["keys", "adminKeys", "stateKey", "keysFile"].includes(name) ? [Settings.variableName(name)] : [],
         name
       )
     }
-    for (const name of ["port", "keysFile"]) {
+    for (const name of ["port", "tlsCert"]) {
       const loaded = read(name)
       if (loaded instanceof Config.InvalidConfig) return assert.fail(loaded.message)
-      assert.deepStrictEqual([loaded.settings.port, loaded.settings.keysFile], [5, "k"])
+      assert.deepStrictEqual([loaded.settings.port, loaded.settings.tlsCert], [5, "c"])
     }
+  })
+
+  it("a file of keys without a name is refused wherever it is said, also as the default of a variable, and told what to do", () => {
+    const faultsOf = (keysFile: unknown, more: Partial<Config.Sources>) => {
+      const text = JSON.stringify({ mcpServers: { a: { command: "run" } }, gateway: { keysFile } })
+      const read = Config.load({ flags: {}, environment: {}, file: { name: "file.json", text }, entries: {}, ...more })
+      return read instanceof Config.InvalidConfig ? read.faults : []
+    }
+    const told = "must be the path of a file, not an empty one; leave the setting out where there is no such file"
+    assert.deepStrictEqual(faultsOf("", {}), [`gateway.keysFile: ${told}`])
+    assert.deepStrictEqual(faultsOf("${F:-}", {}), [`gateway.keysFile: ${told}`])
+    assert.deepStrictEqual(faultsOf("${F}", { environment: { F: "" } }), [`gateway.keysFile: ${told}`])
+    assert.deepStrictEqual(faultsOf("k", { flags: { keysFile: "" } }), [`--keys-file: ${told}`])
+    assert.deepStrictEqual(faultsOf("k", { environment: { GATEWAY_KEYS_FILE: "" } }), [`GATEWAY_KEYS_FILE: ${told}`])
+    assert.deepStrictEqual(faultsOf(undefined, {}), [])
+    assert.deepStrictEqual(faultsOf("${F:-k}", {}), [])
   })
 
   it("a name in a fault is on one line, whatever is in it", () => {

@@ -129,10 +129,10 @@ const servedOf = (root: Readonly<Record<string, unknown>>, misnamed: ReadonlyArr
   return served
 }
 
-/** An empty one counts as unset; not where it was to hold keys, without which the gateway would let everyone in. */
+/** An empty one counts as unset; not where it was to hold keys or to name their file: without, the gateway would let everyone in. */
 const variable = (environment: Environment, name: string): string | undefined => {
   const value = environment[Settings.variableName(name)]
-  return value === "" && !Settings.secret.includes(name) ? undefined : value
+  return value === "" && !Settings.protecting.includes(name) ? undefined : value
 }
 
 /** Programs that share the file have more there. */

@@ -130,6 +130,16 @@ const text = (fallback: string, description: string) =>
     (input) => typeof input === "string" ? Option.some(input) : Option.none()
   )
 
+/** A file that protects what is served; without a name it would be no file, and nobody would notice that it protects nothing. */
+const file = (description: string) =>
+  setting<string>(
+    "text",
+    "",
+    description,
+    "the path of a file, not an empty one; leave the setting out where there is no such file",
+    (input) => typeof input === "string" && input !== "" ? Option.some(input) : Option.none()
+  )
+
 const address = (fallback: string, description: string) =>
   setting<string>(
     "text",
@@ -203,7 +213,7 @@ export const gatewaySettings = {
   tlsCert: text("", "PEM file with the certificate; with --tls-key, serve HTTPS"),
   tlsKey: text("", "PEM file with the private key"),
   keys: list("Keys that clients must show as a bearer token; none: no key is asked for"),
-  keysFile: text("", "A file with keys that clients must show as a bearer token, one a line"),
+  keysFile: file("A file with keys that clients must show as a bearer token, one a line"),
   adminKeys: list("Keys for the page, /sessions and /metrics; a client's key does not open these"),
   allowedHosts: list(
     "Host names, without a port, that requests may be addressed to, besides the loopback names and --host",
@@ -273,6 +283,8 @@ export const overridable: Readonly<Record<string, Setting<unknown, unknown>>> = 
 
 /** Names that hold secrets: never a flag, because everyone on the machine can read a command line. */
 export const secret: ReadonlyArray<string> = ["keys", "adminKeys", "stateKey"]
+/** Names whose empty value is a fault wherever it stands: taken for unset, it would leave open what was to be protected. */
+export const protecting: ReadonlyArray<string> = [...secret, "keysFile"]
 
 export const flagName = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 export const variableName = (name: string): string =>

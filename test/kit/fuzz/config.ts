@@ -103,10 +103,17 @@ type Table = ReadonlyArray<readonly [string, Setting]>
 const allSettings: Table = Object.entries(Settings.all)
 const ownSettings: Table = Object.entries(Settings.overridable)
 
+/** A file that protects the gateway has a name. */
+const protectingFile = {
+  good: ["\"a\"", "\"/x\"", "\"\\ud800\"", "\"__proto__\""],
+  bad: ["\"\"", "1", "{}", "[]", "true", "[\"a\"]", "{\"toString\":1}"]
+}
+
 /** Of those that take less than others of their kind, as JSON. */
 const ofSetting: Readonly<
   Record<string, { readonly good: ReadonlyArray<string>; readonly bad: ReadonlyArray<string> }>
 > = {
+  keysFile: protectingFile,
   host: { good: ["\"a\"", "\"::1\"", "\"127.0.0.1\""], bad: ["\"\"", "\"/x\"", "\"a b\"", "1"] },
   allowedHosts: {
     good: ["[]", "[\"a\", \"[::1]\"]", "\"a, b\"", "[\"__proto__\"]"],
@@ -118,9 +125,11 @@ const ofSetting: Readonly<
   }
 }
 
+const ownValuesOf = (setting: Setting) =>
+  Object.entries(ofSetting).find(([name]) => Settings.all[name] === setting)?.[1]
+
 const valuesOf = (setting: Setting, wrong: boolean): ReadonlyArray<string> => {
-  const own = Object.entries(ofSetting).find(([name]) => Settings.all[name] === setting)?.[1]
-  const { bad, good } = own ?? values[setting.kind]
+  const { bad, good } = ownValuesOf(setting) ?? values[setting.kind]
   // The port is the one count that has an upper bound too.
   if (setting !== Settings.all["port"]) return wrong ? bad : good
   const isPort = (text: string) => Number(JSON.parse(text)) <= 65535
@@ -364,8 +373,8 @@ const file = (draft: Draft): string => {
 
 /** Strings by kind, as the environment and the command line have them. */
 const strings = (random: Random, setting: Setting, wrong: boolean): unknown => {
-  // Every text is one.
-  if (setting.kind === "text" && setting !== Settings.all["host"]) {
+  // Every text is one, but for some.
+  if (setting.kind === "text" && ownValuesOf(setting) === undefined) {
     return wrong
       ? undefined
       : random.pick(["a", "/x", "\ud800"])
@@ -395,13 +404,13 @@ const given = (
 
 const environmentOf = (draft: Draft): Record<string, string | undefined> => ({
   SET: secret,
-  // An empty variable counts as unset, unless it was to hold keys.
+  // An empty variable counts as unset, unless it was to protect the gateway.
   ...given(
     draft,
     Settings.variableName,
     Settings.variableName,
     [],
-    (name, value) => value === "" && !Settings.secret.includes(name)
+    (name, value) => value === "" && !Settings.protecting.includes(name)
   )
 })
 
