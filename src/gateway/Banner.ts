@@ -8,8 +8,7 @@ export const origin = (
   scheme: "http" | "https",
   port: number
 ): string => {
-  const name = Access.isEveryAddress(host) ? first : host.includes(":") ? `[${host}]` : host
-  return `${scheme}://${name}:${port}`
+  return `${scheme}://${Access.isEveryAddress(host) ? first : Access.inUrl(host)}:${port}`
 }
 
 export const make = (

@@ -185,6 +185,7 @@ describe("the command line", () => {
       [{}, "127.0.0.1:8421", "openssl rand -hex 32"],
       [known, "0.0.0.0:8421", "which 0.0.0.0 is not"],
       [known, "[::]:8421", "which :: is not"],
+      [known, "0:8421", "which 0 is not"],
       [known, "127.0.0.1:8421", "must be at least 5 seconds", "--shard-lock-expiration", "4 seconds"],
       [known, "127.0.0.1:8421", "not infinite", "--shard-lock-expiration", "infinity"],
       [known, "8421", "--replica-address must be host:port"],

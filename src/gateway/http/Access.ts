@@ -1,15 +1,29 @@
 /** Who may come in: host, origin and key of a request (MCP specification, basic/transports, "Security Warning"). */
 import { createHash, timingSafeEqual } from "node:crypto"
-import { isIPv4 } from "node:net"
+import { isIPv6 } from "node:net"
 
 /** The names of this machine, as they stand in a URL; they are always served. */
 export const loopbackHosts = ["127.0.0.1", "localhost", "[::1]"]
 
+/** Numbers that the system's `inet_aton` takes for an address of IPv4: fewer than four, octal, hexadecimal. */
+const numbers = /^(0x[\da-f]+|\d+)(\.(0x[\da-f]+|\d+)){0,3}$/i
+
+/** The address that a listener on a host gets, in the one form that URLs have for it; none for a name. */
+const addressOf = (host: string): string | undefined => {
+  const written = isIPv6(host) ? `[${host.replace(/%.*/, "")}]` : numbers.test(host) ? host : ""
+  return URL.parse(`http://${written}`)?.hostname
+}
+
+/** Only what no other machine can reach: a name is that of any machine, but for `localhost`. */
 export const isLoopback = (host: string): boolean =>
-  host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."))
+  host.toLowerCase() === "localhost" || /^(127\.|\[::1\]$|\[::ffff:7f..:)/.test(addressOf(host) ?? "")
 
 /** Where one can listen, but not be reached. */
-export const isEveryAddress = (host: string): boolean => host === "0.0.0.0" || host === "::"
+export const isEveryAddress = (host: string): boolean =>
+  ["0.0.0.0", "[::]", "[::ffff:0:0]"].includes(addressOf(host) ?? "")
+
+/** A host as it stands in a URL, and so in the header of a request. */
+export const inUrl = (host: string): string => addressOf(host) ?? host
 
 export interface Options {
   readonly host: string
@@ -50,9 +64,9 @@ const match = (keys: ReadonlyArray<Buffer>, authorization: string | undefined): 
 }
 
 export const make = (options: Options): Access => {
-  // In a header an IPv6 address stands in brackets.
-  const own = options.host.includes(":") ? `[${options.host}]` : options.host
-  const hosts = [...loopbackHosts, own, ...options.allowedHosts].map((host) => host.toLowerCase())
+  // Not every client shortens an address.
+  const own = [inUrl(options.host), isIPv6(options.host) ? `[${options.host}]` : options.host]
+  const hosts = [...loopbackHosts, ...own, ...options.allowedHosts].map((host) => host.toLowerCase())
   const origins = options.allowedOrigins.map((origin) => origin.toLowerCase().replace(/\/$/, ""))
   const isListedOrigin = (origin: string) => origins.includes(origin.toLowerCase())
   const keys = options.keys.map(digest)
