@@ -68,6 +68,22 @@ describe("a legacy session's server", () => {
       yield* Fiber.join(waiting)
     }))
 
+  it.effect("fills no memory with what nobody reads while a reader is behind on another stream", () =>
+    Effect.gen(function*() {
+      const { bridge, server } = yield* open
+      const [behind, unread] = [Told.request(bridge, 1), Told.request(bridge, 2)]
+      server.progress(1)(0)
+      const first = yield* behind.reply
+      if (first._tag !== "Stream") return assert.fail("no stream")
+      const reader = first.open()
+      for (let i = 1; i <= 100; i++) assert.isTrue(server.progress(2)(i))
+      const second = yield* unread.reply
+      if (second._tag !== "Stream") return assert.fail("no stream")
+      const kept = yield* second.open().take
+      assert.deepStrictEqual(kept.map(({ text }) => JSON.parse(text).params.progress), [94, 95, 96, 97, 98, 99, 100])
+      assert.lengthOf(yield* reader.take, 1)
+    }))
+
   it.effect("goes on when the reader that it waits for has gone, and waits for nobody while there is none", () =>
     Effect.gen(function*() {
       const { bridge, server } = yield* open

@@ -202,15 +202,21 @@ export class EventStreams {
   }
 
   #trim(): void {
-    while (
-      this.#kept.length > 1 && (this.#kept.length > this.#limits.maxEvents || this.#bytes > this.#limits.maxBytes)
-    ) {
-      const [oldest] = this.#kept
+    const { maxBytes, maxEvents } = this.#limits
+    const kept = this.#kept
+    // What a reader is still to take stays, but what is behind it goes all the same; the newest is never dropped.
+    let at = 0
+    while (at < kept.length - 1 && (kept.length > maxEvents || this.#bytes > maxBytes)) {
+      const oldest = kept[at]
       if (oldest === undefined) return
       const { stream } = oldest
-      if (stream.reader !== undefined && oldest.sequence > stream.delivered) return
-      this.#kept.shift()
+      if (stream.reader !== undefined && oldest.sequence > stream.delivered) {
+        at++
+        continue
+      }
+      kept.splice(at, 1)
       this.#bytes -= oldest.text.length
+      // All older ones of its stream have gone before.
       stream.events.shift()
       this.#forgetIfSpent(stream)
     }
