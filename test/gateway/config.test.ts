@@ -441,8 +441,8 @@ describe("a configuration", () => {
     assert.isUndefined(needed("maxSessions", 0))
   })
 
-  it("an empty variable counts as unset; where it was to hold keys or to name their file it is refused, for nobody would be asked for one", () => {
-    const text = JSON.stringify({ mcpServers: { a: { command: "run" } }, gateway: { port: 5, tlsCert: "c" } })
+  it("an empty variable counts as unset; where it was to hold keys, or to name a file of them or of TLS, it is refused, for nobody would notice", () => {
+    const text = JSON.stringify({ mcpServers: { a: { command: "run" } }, gateway: { port: 5, replicaAddress: "a:1" } })
     const read = (name: string) =>
       Config.load({
         flags: {},
@@ -453,31 +453,37 @@ describe("a configuration", () => {
     for (const name of Object.keys(Settings.all)) {
       assert.deepStrictEqual(
         faults(read(name)),
-        ["keys", "adminKeys", "stateKey", "keysFile"].includes(name) ? [Settings.variableName(name)] : [],
+        ["keys", "adminKeys", "stateKey", "keysFile", "tlsCert", "tlsKey"].includes(name)
+          ? [Settings.variableName(name)]
+          : [],
         name
       )
     }
-    for (const name of ["port", "tlsCert"]) {
+    for (const name of ["port", "replicaAddress"]) {
       const loaded = read(name)
       if (loaded instanceof Config.InvalidConfig) return assert.fail(loaded.message)
-      assert.deepStrictEqual([loaded.settings.port, loaded.settings.tlsCert], [5, "c"])
+      assert.deepStrictEqual([loaded.settings.port, loaded.settings.replicaAddress], [5, "a:1"])
     }
   })
 
-  it("a file of keys without a name is refused wherever it is said, also as the default of a variable, and told what to do", () => {
-    const faultsOf = (keysFile: unknown, more: Partial<Config.Sources>) => {
-      const text = JSON.stringify({ mcpServers: { a: { command: "run" } }, gateway: { keysFile } })
+  it("a file of keys or of TLS without a name is refused wherever it is said, also as the default of a variable, and told what to do", () => {
+    const faultsOf = (gateway: object, more: Partial<Config.Sources> = {}) => {
+      const text = JSON.stringify({ mcpServers: { a: { command: "run" } }, gateway })
       const read = Config.load({ flags: {}, environment: {}, file: { name: "file.json", text }, entries: {}, ...more })
       return read instanceof Config.InvalidConfig ? read.faults : []
     }
     const told = "must be the path of a file, not an empty one; leave the setting out where there is no such file"
-    assert.deepStrictEqual(faultsOf("", {}), [`gateway.keysFile: ${told}`])
-    assert.deepStrictEqual(faultsOf("${F:-}", {}), [`gateway.keysFile: ${told}`])
-    assert.deepStrictEqual(faultsOf("${F}", { environment: { F: "" } }), [`gateway.keysFile: ${told}`])
-    assert.deepStrictEqual(faultsOf("k", { flags: { keysFile: "" } }), [`--keys-file: ${told}`])
-    assert.deepStrictEqual(faultsOf("k", { environment: { GATEWAY_KEYS_FILE: "" } }), [`GATEWAY_KEYS_FILE: ${told}`])
-    assert.deepStrictEqual(faultsOf(undefined, {}), [])
-    assert.deepStrictEqual(faultsOf("${F:-k}", {}), [])
+    for (const name of ["keysFile", "tlsCert", "tlsKey"]) {
+      const [file, flag] = [`gateway.${name}: ${told}`, `--${Settings.flagName(name)}: ${told}`]
+      const variable = Settings.variableName(name)
+      assert.deepStrictEqual(faultsOf({ [name]: "" }), [file])
+      assert.deepStrictEqual(faultsOf({ [name]: "${F:-}" }), [file])
+      assert.deepStrictEqual(faultsOf({ [name]: "${F}" }, { environment: { F: "" } }), [file])
+      assert.deepStrictEqual(faultsOf({ [name]: "k" }, { flags: { [name]: "" } }), [flag])
+      assert.deepStrictEqual(faultsOf({ [name]: "k" }, { environment: { [variable]: "" } }), [`${variable}: ${told}`])
+      assert.deepStrictEqual(faultsOf({ [name]: "${F:-k}" }), [])
+    }
+    assert.deepStrictEqual(faultsOf({}), [])
   })
 
   it("a name in a fault is on one line, whatever is in it", () => {

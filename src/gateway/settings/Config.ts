@@ -129,7 +129,7 @@ const servedOf = (root: Readonly<Record<string, unknown>>, misnamed: ReadonlyArr
   return served
 }
 
-/** An empty one counts as unset; not where it was to hold keys or to name their file: without, the gateway would let everyone in. */
+/** An empty one counts as unset; not where it was to protect the gateway, which would let everyone in without keys, and in the clear. */
 const variable = (environment: Environment, name: string): string | undefined => {
   const value = environment[Settings.variableName(name)]
   return value === "" && !Settings.protecting.includes(name) ? undefined : value

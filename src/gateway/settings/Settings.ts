@@ -210,8 +210,8 @@ export const gatewaySettings = {
   host: address("127.0.0.1", "The address to listen on"),
   port: count(8420, "The port to listen on; 0 takes a free one", 0, 65535),
   insecure: flag("Listen on an address that other machines reach, without keys"),
-  tlsCert: text("", "PEM file with the certificate; with --tls-key, serve HTTPS"),
-  tlsKey: text("", "PEM file with the private key"),
+  tlsCert: file("PEM file with the certificate; with --tls-key, serve HTTPS"),
+  tlsKey: file("PEM file with the private key"),
   keys: list("Keys that clients must show as a bearer token; none: no key is asked for"),
   keysFile: file("A file with keys that clients must show as a bearer token, one a line"),
   adminKeys: list("Keys for the page, /sessions and /metrics; a client's key does not open these"),
@@ -284,7 +284,7 @@ export const overridable: Readonly<Record<string, Setting<unknown, unknown>>> = 
 /** Names that hold secrets: never a flag, because everyone on the machine can read a command line. */
 export const secret: ReadonlyArray<string> = ["keys", "adminKeys", "stateKey"]
 /** Names whose empty value is a fault wherever it stands: taken for unset, it would leave open what was to be protected. */
-export const protecting: ReadonlyArray<string> = [...secret, "keysFile"]
+export const protecting: ReadonlyArray<string> = [...secret, "keysFile", "tlsCert", "tlsKey"]
 
 export const flagName = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 export const variableName = (name: string): string =>

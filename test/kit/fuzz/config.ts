@@ -114,6 +114,8 @@ const ofSetting: Readonly<
   Record<string, { readonly good: ReadonlyArray<string>; readonly bad: ReadonlyArray<string> }>
 > = {
   keysFile: protectingFile,
+  tlsCert: protectingFile,
+  tlsKey: protectingFile,
   host: { good: ["\"a\"", "\"::1\"", "\"127.0.0.1\""], bad: ["\"\"", "\"/x\"", "\"a b\"", "1"] },
   allowedHosts: {
     good: ["[]", "[\"a\", \"[::1]\"]", "\"a, b\"", "[\"__proto__\"]"],
