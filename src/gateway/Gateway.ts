@@ -88,7 +88,7 @@ export {
 
 /**
  * What a gateway serves, and its settings; those of the server itself (`host`, `port`, TLS, time-outs of the header) are
- * the program's own.
+ * the program's own. Files are read by the command only, so a `keysFile` is refused.
  *
  * @category models
  * @since 0.1.0
@@ -154,6 +154,8 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
     }
     const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
     const settings = Settings.decode(tables, { ...options }, Settings.defaults(tables), fault)
+    // Nothing here would read it, and the gateway would ask for no key.
+    if (settings.keysFile !== "") fault("keysFile", "only the command reads files; give the keys themselves as keys")
     const backends = new Map(
       Object.entries(options.backends).map(([name, entry]) =>
         [

@@ -1,4 +1,5 @@
 /** Who may come in: each test tries to get in, or to get something out. */
+import { Effect } from "effect"
 import { execFileSync } from "node:child_process"
 import { mkdtempSync, rmSync } from "node:fs"
 import { request } from "node:http"
@@ -7,6 +8,7 @@ import { connect } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Masking from "../../src/gateway/settings/Masking.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
@@ -143,6 +145,15 @@ describe("a gateway with keys", () => {
       const text = await (await fetch(`${gateway.origin}${path}`, { headers: key(operators) })).text()
       for (const secret of [ours, theirs, operators, session]) assert.notInclude(text, secret)
     }
+  })
+})
+
+describe("a program's gateway", () => {
+  it("is refused a file of keys, which nobody would read, and so would ask for none", () => {
+    const { faults } = Effect.runSync(
+      Effect.flip(Gateway.config({ backends: { a: { command: "run" } }, keysFile: "keys.txt" }))
+    )
+    assert.deepStrictEqual(faults, ["keysFile: only the command reads files; give the keys themselves as keys"])
   })
 })
 
