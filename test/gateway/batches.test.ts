@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Exit, Fiber, FileSystem, Option, Scope, Stream } from "effect"
 import type { HttpServerResponse } from "effect/http"
 import { Headers } from "effect/http"
+import type { Transport } from "../../src/gateway/backends/Transport.ts"
 import { UnknownSession } from "../../src/gateway/GatewayErrors.ts"
 import type { LaunchError } from "../../src/gateway/GatewayErrors.ts"
 import * as GatewayMetrics from "../../src/gateway/GatewayMetrics.ts"
@@ -22,16 +23,20 @@ import * as Told from "../kit/gateway/told.ts"
 const note = JSON.stringify({ jsonrpc: "2.0", method: "notifications/initialized" })
 const calls = (...ids: ReadonlyArray<number>) => ids.map((id) => Kit.toolCall(id, "anything"))
 
-/** A session of two requests at most, whose server says what the test tells it to. `lease` is how the routes get it. */
+/**
+ * A session of two requests at most, whose server says what the test tells it to. `lease` is how the routes get it, and
+ * `between` may stand before the server.
+ */
 const session = Effect.fnUntraced(function*(
-  lease: (bridge: Bridge) => Effect.Effect<Bridge, UnknownSession> = Effect.succeed
+  lease: (bridge: Bridge) => Effect.Effect<Bridge, UnknownSession> = Effect.succeed,
+  between?: (transport: Transport) => Transport
 ) {
   const { bridge, server } = yield* Told.open({
     requestTimeout: Duration.infinity,
     streamLostTimeToLive: Duration.infinity,
     maxInFlight: 2,
     replay: { maxEvents: 100, maxBytes: 100_000 }
-  })
+  }, between)
   server.heard.length = 0
   const launch = (_: Key): Effect.Effect<Connection, LaunchError> => Effect.never
   const sessions: Sessions["Service"] = {
@@ -209,17 +214,19 @@ describe("a batch whose client goes", () => {
   it.live("while a part of it waits has sent it whole all the same, and its calls are abandoned", () =>
     Effect.gen(function*() {
       const gate = yield* Deferred.make<void>()
-      const made = yield* session((bridge) =>
-        Effect.succeed({
-          ...bridge,
-          send: (message, text) => Effect.andThen(Deferred.await(gate), bridge.send(message, text))
-        })
-      )
+      // After `initialize` it reads nothing until the gate is open.
+      const isLate = (line: string) => !line.includes("\"initialize\"")
+      const made = yield* session(undefined, ({ send, ...transport }) => ({
+        ...transport,
+        offer: (line) => !isLate(line) && transport.offer(line),
+        send: (line) => Effect.andThen(isLate(line) ? Deferred.await(gate) : Effect.void, send(line))
+      }))
       const request = Effect.scoped(made.batch(...calls(1), note, ...calls(2)))
       const sending = yield* Effect.forkChild(request, { startImmediately: true })
-      const gone = yield* Effect.forkChild(Fiber.interrupt(sending), { startImmediately: true })
+      yield* Fiber.interrupt(sending)
+      assert.deepStrictEqual(made.server.heard, [])
       yield* Deferred.succeed(gate, undefined)
-      yield* Fiber.join(gone)
+      yield* Effect.sleep("10 millis")
       assert.deepStrictEqual(made.server.heard, [1, "notifications/initialized", 2])
       assert.isTrue(yield* isHeard(made))
     }))

@@ -280,6 +280,31 @@ describe("a client that is no longer there", () => {
     await gateway.stop()
   })
 
+  it("has sent what it sent, also where the process reads nothing until it has gone", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    const napping = Kit.post(url, session, Kit.toolCall("nap", "nap"))
+    await Kit.eventually("it is told to nap", async () => {
+      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+      return sessions[0].inFlight === 1
+    })
+    const notification = (method: string, size = 0) =>
+      JSON.stringify({ jsonrpc: "2.0", method: `notifications/${method}`, params: { size: "x".repeat(size) } })
+    // More than the pipe holds.
+    assert.strictEqual((await Kit.post(url, session, notification("large", 1_000_000))).status, 202)
+    const gone = await fetch(url, {
+      method: "POST",
+      headers: { ...Kit.headers, "mcp-session-id": session },
+      body: notification("late"),
+      signal: AbortSignal.timeout(100)
+    }).then(({ status }) => `answered ${status}`, () => "gone")
+    assert.strictEqual(gone, "gone")
+    await (await napping).text()
+    assert.include(await Kit.toolText(url, session, "heard"), "notifications/late")
+    await gateway.stop()
+  })
+
   describe("that lost its streams while it waited for a long answer", () => {
     /** A request whose answer is a stream already, beside a GET stream. */
     const start = Effect.gen(function*() {

@@ -158,13 +158,15 @@ export class BridgeRequests {
     }
   }
 
-  /** Hands a notification or a response to the process. */
+  /** Hands a notification or a response to the process; what it gives waits until the process has read so far. */
   send(message: JsonRpc.Message, text: string): Effect.Effect<void> {
-    return Effect.suspend(() => {
-      if (message._tag === "Notification") this.#heard(message.method, message.params, text)
-      else this.#heard(undefined, undefined, text)
-      return this.write(text)
-    })
+    if (message._tag === "Notification") this.#heard(message.method, message.params, text)
+    else this.#heard(undefined, undefined, text)
+    if (this.#session.process.offer(JsonRpc.toLine(text))) return Effect.void
+    const written = Deferred.makeUnsafe<void>()
+    // As of a request: who waits may go.
+    this.#session.run(Effect.andThen(this.write(text), Deferred.succeed(written, undefined)))
+    return Deferred.await(written)
   }
 
   /** The stream of what belongs to no request, or what is left of the one of a `Last-Event-ID`. */

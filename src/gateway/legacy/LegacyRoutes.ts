@@ -162,13 +162,23 @@ const refuseRequest = (taken: Exclude<Taken, RunningRequest>, id: JsonRpc.Id) =>
   }
 }
 
-/** A notification or a response. */
+/** A notification or a response. Once it was handed to the process it stays so, whether or not its client waits. */
 const send = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Message, text: string) =>
   Effect.scoped(
-    Effect.flatMap(
-      lease(serving, asking),
-      (connection) => connection._tag === "Stdio" ? connection.send(message, text) : unknownSession()
-    )
+    Effect.uninterruptibleMask((restore) => Effect.flatMap(handOver(serving, asking, message, text, restore), restore))
+  )
+
+/** Gives what waits until the process reads. */
+const handOver = (
+  serving: Serving.Serving,
+  asking: Serving.Asking,
+  message: JsonRpc.Message,
+  text: string,
+  restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+): Effect.Effect<Effect.Effect<void>, Refusal, Scope.Scope> =>
+  Effect.flatMap(
+    restore(lease(serving, asking)),
+    (connection) => connection._tag === "Stdio" ? Effect.sync(() => connection.send(message, text)) : unknownSession()
   )
 
 /** Several messages in one body, as revision 2025-03-26 has it. */
@@ -204,6 +214,7 @@ const batchHere = Effect.fnUntraced(function*(
   texts: ReadonlyArray<string>
 ) {
   const answers: Array<Answer> = []
+  const writes: Array<Effect.Effect<void>> = []
   /** Something has been handed to the process, and will be carried out. */
   let isTaken = false
   yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
@@ -213,20 +224,22 @@ const batchHere = Effect.fnUntraced(function*(
       const patiently: typeof restore = isTaken ? identity : restore
       const given = yield* Effect.result(
         message._tag === "Request"
-          ? Effect.flatMap(begin(serving, asking, message, text, patiently), (running) => answerOf(asking, running))
-          : Effect.as(patiently(send(serving, asking, message, text)), undefined)
+          ? Effect.map(
+            Effect.flatMap(begin(serving, asking, message, text, patiently), (running) => answerOf(asking, running)),
+            (answer) => void answers.push(answer)
+          )
+          : Effect.map(
+            Effect.scoped(handOver(serving, asking, message, text, patiently)),
+            (written) => void writes.push(written)
+          )
       )
       // Refused whole only while nothing of it runs: the answers to what does would be lost.
       if (Result.isFailure(given) && !isTaken) return yield* Effect.fail(given.failure)
+      if (Result.isFailure(given) && message._tag === "Request") answers.push(oneEvent(given.failure.text))
       isTaken = true
-      const answer = Result.isSuccess(given)
-        ? given.success
-        : message._tag === "Request"
-        ? oneEvent(given.failure.text)
-        : undefined
-      if (answer !== undefined) answers.push(answer)
     }
   }))
+  yield* Effect.all(writes, { discard: true })
   if (answers.length === 0) return HttpServerResponse.empty({ status: 202 })
   // One body for all: its heartbeats come between whole events of any of them. By way of a queue, because a heartbeat interrupts who
   // waits, which would end the streams.

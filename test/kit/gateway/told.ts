@@ -48,11 +48,14 @@ export const make = () => {
 
 export type Server = ReturnType<typeof make>
 
-/** The session of a legacy client on such a server. */
-export const open = Effect.fnUntraced(function*(limits: Limits) {
+/** The session of a legacy client on such a server; `between` may stand between the two. */
+export const open = Effect.fnUntraced(function*(
+  limits: Limits,
+  between: (transport: Transport) => Transport = (transport) => transport
+) {
   const server = make()
   const record = ClientRecord.make(0, Kit.initializeBody, {})
-  return { server, bridge: yield* Bridge.make(Effect.succeed(server.transport), record, limits, metrics) }
+  return { server, bridge: yield* Bridge.make(Effect.succeed(between(server.transport)), record, limits, metrics) }
 })
 
 /** What such a session does with messages; its timers go by the test's clock. */
