@@ -374,6 +374,37 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
+  describe.concurrent("a database that says nothing", () => {
+    it.effect("is waited for no longer than three seconds, whatever is asked of it", () =>
+      Effect.gen(function*() {
+        const holding = yield* Holding.make((yield* Database).url)
+        const asked = (
+          text: string,
+          ask: (here: Effect.Success<ReturnType<typeof replica>>) => Effect.Effect<unknown, unknown>
+        ) =>
+          Effect.gen(function*() {
+            const here = yield* replica({}, (sql) => sql, holding.url)
+            holding.holdFrom(text)
+            const [took] = yield* Effect.timed(Effect.exit(ask(here)))
+            return [text, Duration.toMillis(took) < 4000, holding.held()] as const
+          })
+        const { key, record } = session()
+        const told = [
+          yield* asked("INSERT INTO", (here) => here.enter(key, record)),
+          yield* asked("SELECT 1", (here) => here.has(key)),
+          yield* asked("SELECT generation", (here) => here.find(key)),
+          yield* asked("DELETE FROM", (here) => here.remove(key))
+        ]
+        assert.deepStrictEqual(told, [
+          ["INSERT INTO", true, 1],
+          ["SELECT 1", true, 2],
+          ["SELECT generation", true, 3],
+          ["DELETE FROM", true, 4]
+        ])
+        yield* holding.release
+      }))
+  })
+
   describe.concurrent("a statement that reaches the database after it was given up", () => {
     /** A replica whose statements can be kept back. */
     const held = Effect.gen(function*() {

@@ -16,6 +16,7 @@ import * as GatewayErrors from "../GatewayErrors.ts"
 import type * as ClientRecord from "../sessions/ClientRecord.ts"
 import type { Make, Sleepers } from "../sessions/Sleepers.ts"
 import { countByBackend } from "../sessions/Sleepers.ts"
+import * as Patience from "./Patience.ts"
 
 type Key = SessionKey.SessionKey
 
@@ -103,7 +104,8 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
 
     /**
      * What is asked of the database for one session is asked one after the other: it has five connections, and on two of them a
-     * removal can overtake the entry that it follows, and two requests would each take the session from the other.
+     * removal can overtake the entry that it follows, and two requests would each take the session from the other. What is given
+     * up is not waited for, and the turn is the next one's: a statement that comes late changes nothing (`takeRow`, `write`).
      */
     const inTurn = <A, E>(key: Key, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
       Effect.acquireUseRelease(
@@ -113,7 +115,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
           turns.set(key, turn)
           return turn
         }),
-        ({ semaphore }) => semaphore.withPermit(effect),
+        ({ semaphore }) => semaphore.withPermit(Patience.unawaited(effect)),
         (turn) =>
           Effect.sync(() => {
             turn.users--
@@ -272,7 +274,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
           if (owned.has(key)) return Effect.succeed(true)
           if (due !== undefined) return Effect.succeed(due.record !== undefined)
           return Effect.map(
-            reading(sql`SELECT 1 FROM ${sql(table)} WHERE key = ${key} AND ${isAsleep}`),
+            reading(Patience.unawaited(sql`SELECT 1 FROM ${sql(table)} WHERE key = ${key} AND ${isAsleep}`)),
             (rows) => rows.length > 0
           )
         }),
