@@ -308,6 +308,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
           markRemoved(key, generation, wasHere)
           return writeSoon(key)
         }),
+      isKnown: (key) => Effect.sync(() => owned.has(key) || pending.has(key)),
       keys: Effect.sync(() => [...owned.keys()]),
       counts: Effect.sync(() => countByBackend(owned.keys()))
     }

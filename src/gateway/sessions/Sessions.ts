@@ -5,7 +5,7 @@
  * Here sessions begin and end: `open` begins one, `Launching` is the pool's lookup that starts its process, `endKey` is
  * how everybody ends one before its time. A process itself ends with the scope of its pooled connection (`StdioProcess`).
  */
-import { Context, Deferred, Duration, Effect, Exit, Fiber, Option, Scope, Stream } from "effect"
+import { Context, Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
 import * as SessionKey from "../../SessionKey.ts"
 import * as SessionPool from "../../SessionPool.ts"
 import type { Backends } from "../backends/Backends.ts"
@@ -301,10 +301,21 @@ const endKey = (state: State, key: Key, reason: string) =>
     return existed || wasKept ? Option.some(Effect.void) : Option.none()
   }))
 
-/** Has a session never wake again; whether it was kept. */
-const forget = ({ registry: { sleepers } }: State, key: Key) =>
+/**
+ * Has a session never wake again; whether it was kept. Where none is, nothing is asked, for that may take its time in a database:
+ * sessions are kept of stateless back ends, and of those that were until a reload.
+ */
+const forget = (state: State, key: Key) =>
   Effect.gen(function*() {
-    const record = yield* Effect.catch(sleepers.find(key), () => Effect.succeedNone)
+    const { sleepers } = state.registry
+    if (!isStateless(state, SessionKey.backend(key)) && !(yield* sleepers.isKnown(key))) return false
+    const found = yield* Effect.result(sleepers.find(key))
+    // It was waited for once, in vain.
+    if (Result.isFailure(found)) {
+      yield* Effect.forkDetach(sleepers.remove(key), { startImmediately: true })
+      return false
+    }
+    const record = found.success
     if (Option.isSome(record)) record.value.over = true
     yield* sleepers.remove(key)
     return Option.isSome(record)
