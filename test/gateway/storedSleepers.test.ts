@@ -428,6 +428,41 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual([row?.generation, here.lost], [2, []])
       }))
 
+    it.effect("writes nothing over what the session has said since", () =>
+      Effect.gen(function*() {
+        const here = yield* held
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        here.holding.holdFrom("SET record = $1")
+        level(record, "info")
+        yield* until("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
+        level(record, "debug")
+        const stored = (text: string) =>
+          until("it is stored", rowOf(here.sql, key), (row) => row?.record.includes(text) === true)
+        yield* stored("debug")
+        yield* here.holding.release
+        assert.include((yield* rowOf(here.sql, key))?.record, "debug")
+        level(record, "error")
+        yield* stored("error")
+        assert.deepStrictEqual(here.lost, [])
+      }))
+
+    it.effect("and did what it was to do, of which nobody heard, is no sign that another replica has the session", () =>
+      Effect.gen(function*() {
+        const here = yield* held
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        here.holding.holdFrom("SET record = $1")
+        level(record, "info")
+        yield* until("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
+        // It is given up after three seconds, and tried again a second later.
+        yield* Effect.sleep("3300 millis")
+        yield* here.holding.release
+        assert.include((yield* rowOf(here.sql, key))?.record, "info")
+        yield* Effect.sleep("1500 millis")
+        assert.deepStrictEqual([here.lost, [...yield* here.keys]], [[], [key]])
+      }))
+
     it.effect("enters no session that has been removed since", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* held, yield* replica()]
@@ -446,7 +481,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   })
 
   describe("a session that has been removed", () => {
-    it.effect("leaves a row that nobody finds, nobody keeps awake and the next upkeep deletes; one that there never was leaves none", () =>
+    it.effect("leaves a row that nobody finds, nobody keeps awake and the upkeep deletes after ten minutes; one that there never was leaves none", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica({ asleepTimeToLive: Duration.seconds(3) }), yield* replica()]
         const [ended, unknown] = [session(), session()]
@@ -459,8 +494,32 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.lengthOf(yield* rows(unknown.key), 0)
         yield* until("its other owner knows", Effect.sync(() => here.lost), (lost) => lost.length > 0)
         assert.isFalse(yield* here.has(ended.key))
-        yield* removalIsDue(here.sql)
+        const isRemoved = Effect.andThen(
+          removalIsDue(here.sql),
+          until("who is removed is removed", countsOf(here.sql), ({ expired }) => expired === undefined)
+        )
+        yield* manyAsleep(here.sql, "expired", 1, -1)
+        yield* isRemoved
+        assert.lengthOf(yield* rows(ended.key), 1, "its entry may still come")
+        yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = expires_at - INTERVAL '10 minutes'`
+        yield* isRemoved
         yield* until("its row is deleted", rows(ended.key), ({ length }) => length === 0)
+      }))
+  })
+
+  describe("a table that an earlier version has made", () => {
+    it.effect("keeps its sessions, which wake and are written as all are", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        yield* here.rest(key, record)
+        yield* here.sql`ALTER TABLE effect_session_pool_sessions DROP COLUMN revision`
+        for (let i = 0; i < 2; i++) yield* Effect.provideService(StoredSleepers.migrate, SqlClient.SqlClient, here.sql)
+        const woken = Option.getOrThrow(yield* here.find(key))
+        level(woken, "debug")
+        yield* here.rest(key, woken)
+        assert.include((yield* rowOf(here.sql, key))?.record, "debug")
       }))
   })
 
@@ -577,6 +636,20 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         )
         const keys = yield* until("two have gone", left, ({ length }) => length <= 2)
         assert.deepStrictEqual(keys, sessions.slice(2).map(({ key }) => key))
+      }))
+
+    it.effect("none goes, and none stays, for the rows of those that have been removed", () =>
+      Effect.gen(function*() {
+        const sql = yield* client
+        yield* sql`DELETE FROM effect_session_pool_sessions`
+        yield* manyAsleep(sql, "removed", 10, 500)
+        yield* sql`UPDATE effect_session_pool_sessions SET record = ''`
+        yield* manyAsleep(sql, "older", 5, 1000)
+        yield* manyAsleep(sql, "newer", 10, 2000)
+        yield* removalIsDue(sql)
+        yield* replica({ maxAsleep: 12 })
+        yield* until("as many are left as may be", countsOf(sql), ({ older }) => older !== 5)
+        assert.deepStrictEqual(yield* countsOf(sql), { removed: 10, older: 2, newer: 10 })
       }))
 
     it.effect("no more go than are beyond the limit, though all were called at the same time", () =>

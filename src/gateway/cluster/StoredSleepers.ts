@@ -42,6 +42,8 @@ interface Owned {
   holders: number
   readonly record: ClientRecord.ClientRecord
   readonly generation: number
+  /** How often it was to be written since it has this generation. */
+  revision: number
   /** Of the entry of its back end, when it was opened. */
   readonly mark: string | undefined
 }
@@ -50,6 +52,7 @@ interface Owned {
 interface Pending {
   readonly record: ClientRecord.ClientRecord | undefined
   readonly generation: number
+  readonly revision: number
   readonly mark: string | undefined
   /** The session is not in the database yet. */
   readonly isNew: boolean
@@ -69,8 +72,10 @@ const upkeepTable = "effect_session_pool_upkeep"
 const upkeep = Duration.minutes(1)
 /** How long anybody waits for the database; what it has not taken by then is written later. */
 const patience = "3 seconds"
-/** The record of a session that has been removed, which is of the last generation and has expired: the upkeep deletes it. */
+/** The record of a session that has been removed, which is of the last generation. */
 const removedRecord = ""
+/** How long such a row is left: its entry, if that was given up, has come by then, or comes no more. */
+const removedExpires = "10 minutes"
 const lastGeneration = 2 ** 31 - 1
 /** How many sessions a statement names, or removes. */
 const batch = 1000
@@ -85,6 +90,8 @@ export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
         expires_at TIMESTAMPTZ NOT NULL
       )
     `,
+    // Came later. Replicas that know nothing of it leave it as it is, and it begins anew with each generation.
+    sql`ALTER TABLE ${sql(table)} ADD COLUMN IF NOT EXISTS revision INT NOT NULL DEFAULT 0`,
     sql`CREATE INDEX IF NOT EXISTS ${sql(`${table}_expires_at`)} ON ${sql(table)} (expires_at)`,
     sql`CREATE TABLE IF NOT EXISTS ${sql(upkeepTable)} (id INT PRIMARY KEY, done_at TIMESTAMPTZ NOT NULL)`
   ], { discard: true }))
@@ -151,7 +158,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
         if (read === undefined) return undefined
         const { generation } = read
         const [taken] = yield* sql<Row>`
-          UPDATE ${sql(table)} SET generation = ${generation + 1}, expires_at = ${expires}
+          UPDATE ${sql(table)} SET generation = ${generation + 1}, revision = 0, expires_at = ${expires}
           WHERE key = ${key} AND generation = ${generation} AND ${isAsleep} RETURNING record, generation
         `
         if (taken !== undefined) return taken
@@ -181,7 +188,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
             return Option.none()
           }
           const record = revive(kept)
-          own(key, { holders: 1, record, generation: row.generation, mark })
+          own(key, { holders: 1, record, generation: row.generation, revision: 0, mark })
           return Option.some(record)
         })
       ).pipe(reading)
@@ -194,17 +201,23 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     }
 
     /** A record is to be written. What has not been entered yet is still to be entered. */
-    const save = (key: Key, awake: Owned) => pending.set(key, { ...awake, isNew: pending.get(key)?.isNew === true })
+    const save = (key: Key, awake: Owned) => {
+      awake.revision++
+      pending.set(key, { ...awake, isNew: pending.get(key)?.isNew === true })
+    }
 
     const markRemoved = (key: Key, generation: number, wasHere: boolean) =>
-      pending.set(key, { record: undefined, generation, mark: undefined, isNew: false, wasHere })
+      pending.set(key, { record: undefined, generation, revision: 0, mark: undefined, isNew: false, wasHere })
 
-    /** Writes what is still to be written of a session. Whatever is written twice, because nobody heard that it was, is the same. */
+    /**
+     * Writes what is still to be written of a session. Whatever is written twice, because nobody heard that it was, is the same; and
+     * what was given up, and comes after something newer, is of an older revision.
+     */
     const write = (key: Key) =>
       Effect.suspend(() => {
         const due = pending.get(key)
         if (due === undefined) return Effect.void
-        const { generation, isNew, mark, record, wasHere } = due
+        const { generation, isNew, mark, record, revision, wasHere } = due
         const text = record === undefined ? "" : Schema.encodeSync(Kept)({ ...kept(record), entryMark: mark })
         const statement = record === undefined
           // Generation 0: the session is not awake here, so its row goes whatever its generation. Else only if nobody has taken
@@ -213,7 +226,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
             // Not deleted: its entry, if that was given up and comes after this, must find that it was removed.
             ? sql`
               INSERT INTO ${sql(table)} AS old (key, record, generation, expires_at)
-              VALUES (${key}, ${removedRecord}, ${lastGeneration}, NOW())
+              VALUES (${key}, ${removedRecord}, ${lastGeneration}, NOW() + ${removedExpires}::INTERVAL)
               ON CONFLICT (key) DO UPDATE
               SET record = EXCLUDED.record, generation = EXCLUDED.generation, expires_at = EXCLUDED.expires_at
               WHERE ${generation} = 0 OR old.generation <= ${generation} RETURNING key
@@ -222,14 +235,15 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
             : sql`DELETE FROM ${sql(table)} WHERE key = ${key} AND record <> ${removedRecord} RETURNING key`
           : isNew
           ? sql`
-            INSERT INTO ${sql(table)} AS old (key, record, generation, expires_at)
-            VALUES (${key}, ${text}, ${generation}, ${expires})
-            ON CONFLICT (key) DO UPDATE SET record = EXCLUDED.record, expires_at = EXCLUDED.expires_at
-            WHERE old.generation = EXCLUDED.generation RETURNING key
+            INSERT INTO ${sql(table)} AS old (key, record, generation, revision, expires_at)
+            VALUES (${key}, ${text}, ${generation}, ${revision}, ${expires})
+            ON CONFLICT (key) DO UPDATE
+            SET record = EXCLUDED.record, revision = EXCLUDED.revision, expires_at = EXCLUDED.expires_at
+            WHERE old.generation = EXCLUDED.generation AND old.revision <= EXCLUDED.revision RETURNING key
           `
           : sql`
-            UPDATE ${sql(table)} SET record = ${text}, expires_at = ${expires}
-            WHERE key = ${key} AND generation = ${generation} RETURNING key
+            UPDATE ${sql(table)} SET record = ${text}, revision = ${revision}, expires_at = ${expires}
+            WHERE key = ${key} AND generation = ${generation} AND revision <= ${revision} RETURNING key
           `
         return Effect.map(statement, (rows) => {
           const next = pending.get(key)
@@ -287,7 +301,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
         }),
       enter: (key, record) =>
         Effect.suspend(() => {
-          const awake = { holders: 1, record, generation: 1, mark: markOf(key) }
+          const awake = { holders: 1, record, generation: 1, revision: 1, mark: markOf(key) }
           own(key, awake)
           pending.set(key, { ...awake, isNew: true })
           return writeSoon(key)
@@ -352,9 +366,11 @@ const removeInTurn = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, maxAs
   yield* Effect.repeat(removeOldest(sql, sql`WHERE expires_at < NOW()`, batch), {
     while: (removed) => removed === batch
   })
-  const [row] = yield* sql<{ readonly count: number }>`SELECT COUNT(*)::FLOAT8 AS count FROM ${sql(table)}`
+  // The rows of removed sessions are no sessions.
+  const sessions = sql`WHERE record <> ${removedRecord}`
+  const [row] = yield* sql<{ readonly count: number }>`SELECT COUNT(*)::FLOAT8 AS count FROM ${sql(table)} ${sessions}`
   for (let beyond = (row?.count ?? 0) - maxAsleep; beyond > 0; beyond -= batch) {
-    yield* removeOldest(sql, sql``, Math.min(beyond, batch))
+    yield* removeOldest(sql, sessions, Math.min(beyond, batch))
   }
 })
 
