@@ -599,6 +599,41 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
+  describe("of removals while the database is away", () => {
+    it.effect("ten thousand are kept, the newest, and all of those of sessions that were awake here", () =>
+      Effect.gen(function*() {
+        const state = { isAway: false }
+        const here = yield* replica({}, (sql) =>
+          new Proxy(sql, {
+            apply: (target, self, args) =>
+              state.isAway ? Effect.fail(new Error("away")) : Reflect.apply(target, self, args)
+          }))
+        const [awake, asleep] = [session(), session()]
+        for (const { key, record } of [awake, asleep]) yield* here.enter(key, record)
+        yield* here.rest(asleep.key, asleep.record)
+        const [first, ...made] = Array.from({ length: 20_000 }, () => session().key)
+        state.isAway = true
+        yield* here.remove(awake.key)
+        // Whoever makes an id up may say it twice.
+        for (let i = 0; i < 2; i++) yield* here.remove(first ?? awake.key)
+        yield* Effect.forEach(made.slice(0, 10_001), here.remove, { discard: true })
+        yield* here.remove(asleep.key)
+        yield* Effect.forEach(made.slice(10_001), here.remove, { discard: true })
+        // What is to be removed is known without the database.
+        const known = Effect.filter(
+          [...made, first ?? awake.key],
+          (key) => Effect.orElseSucceed(Effect.map(here.has(key), (has) => !has), () => false)
+        )
+        assert.deepStrictEqual(yield* known, made.slice(-9998))
+        state.isAway = false
+        for (const { key } of [awake, asleep]) {
+          yield* until("it is gone", rowOf(here.sql, key), (row) => row === undefined)
+        }
+        const rows = yield* here.sql`SELECT key FROM effect_session_pool_sessions WHERE key = ${first ?? ""}`
+        assert.deepStrictEqual(rows, [])
+      }))
+  })
+
   describe("while the database is slow, a session", () => {
     it.effect("that is being opened is entered in the end, and not lost", () =>
       Effect.gen(function*() {

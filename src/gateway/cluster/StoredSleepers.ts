@@ -77,6 +77,8 @@ const removedRecord = ""
 /** How long such a row is left: its entry, if that was given up, has come by then, or comes no more. */
 const removedExpires = "10 minutes"
 const lastGeneration = 2 ** 31 - 1
+/** How much may be still to be written before removals of what was not here are dropped. */
+const maxPending = 10_000
 /** How many sessions a statement names, or removes. */
 const batch = 1000
 
@@ -206,8 +208,13 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
       pending.set(key, { ...awake, isNew: pending.get(key)?.isNew === true })
     }
 
-    const markRemoved = (key: Key, generation: number, wasHere: boolean) =>
+    const markRemoved = (key: Key, generation: number, wasHere: boolean) => {
+      // As the newest: it may have been removed before.
+      pending.delete(key)
       pending.set(key, { record: undefined, generation, revision: 0, mark: undefined, isNew: false, wasHere })
+      const dropped = pending.size > maxPending ? oldestUnknown(pending) : undefined
+      if (dropped !== undefined) pending.delete(dropped)
+    }
 
     /**
      * Writes what is still to be written of a session. Whatever is written twice, because nobody heard that it was, is the same; and
@@ -318,7 +325,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
       remove: (key) =>
         Effect.suspend(() => {
           const generation = owned.get(key)?.generation ?? 0
-          const wasHere = owned.delete(key) || pending.has(key)
+          const wasHere = owned.delete(key) || isOfOneHere(pending.get(key))
           markRemoved(key, generation, wasHere)
           return writeSoon(key)
         }),
@@ -328,6 +335,19 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     }
     return sleepers
   })
+
+/** Whether what is still to be written is of a session that was awake here. */
+const isOfOneHere = (due: Pending | undefined): boolean =>
+  due !== undefined && (due.record !== undefined || due.wasHere === true)
+
+/**
+ * The oldest of the removals of sessions that were not here: of one that sleeps, or of an id that somebody has made up, which cannot be
+ * told while the database is away.
+ */
+const oldestUnknown = (pending: ReadonlyMap<Key, Pending>): Key | undefined => {
+  for (const [key, due] of pending) if (!isOfOneHere(due)) return key
+  return undefined
+}
 
 /** Says of the sessions that are awake here that they are still wanted, and notices which of them others have. */
 const keepAwake = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, { disown, expires, owned, pending }: {
