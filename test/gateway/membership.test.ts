@@ -320,6 +320,21 @@ describe("a replica's locks", () => {
 })
 
 describe("a replica that leaves", () => {
+  it.effect("waits no longer for a lock that it tried to give back before, or that the database says nothing of", () =>
+    Effect.gen(function*() {
+      for (const mood of ["away", "silent"] as const) {
+        const { state, storage } = yield* make
+        state.mood = mood
+        const releasing = yield* Effect.forkChild(storage.release(address, shared))
+        yield* TestClock.adjust("1 minute")
+        assert.isUndefined(releasing.pollUnsafe())
+        yield* Effect.forkChild(storage.unregister(address))
+        yield* TestClock.adjust("3 seconds")
+        assert.isDefined(releasing.pollUnsafe(), mood)
+        yield* Fiber.join(releasing)
+      }
+    }))
+
   it.effect("waits three seconds at most for a database that says nothing, and not for one that fails", () =>
     Effect.gen(function*() {
       const { calls, state, storage } = yield* make
@@ -342,6 +357,42 @@ describe("a replica that leaves", () => {
       for (const end of ends) yield* end
       const asked = ["unregister", "release", "releaseAll"]
       assert.deepStrictEqual(calls, ["acquire", "releaseAll", ...asked, ...asked])
+    }))
+})
+
+describe("a lock under which something still lives", () => {
+  it.effect("is given back when that has ended, and the others at once", () =>
+    Effect.gen(function*() {
+      const { calls, membership, storage } = yield* make
+      const occupied = new Set([shared.toString()])
+      yield* membership.keepWhile((shard) => shard === undefined ? occupied.size > 0 : occupied.has(shard.toString()))
+      yield* storage.release(address, other)
+      const releasing = yield* Effect.forkChild(storage.release(address, shared))
+      yield* TestClock.adjust("1 minute")
+      assert.isUndefined(releasing.pollUnsafe())
+      assert.deepStrictEqual(calls, ["release"])
+      occupied.clear()
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(releasing)
+      assert.deepStrictEqual(calls, ["release", "release"])
+    }))
+
+  it.effect("is not given back by a replica that leaves, unless it has ended within three seconds: it expires", () =>
+    Effect.gen(function*() {
+      for (const lived of [2500, 3500]) {
+        const { calls, membership, storage } = yield* make
+        let isOccupied = true
+        yield* membership.keepWhile(() => isOccupied)
+        yield* storage.unregister(address)
+        const releasing = yield* Effect.forkChild(
+          Effect.all([storage.release(address, shared), storage.releaseAll(address)], { concurrency: "unbounded" })
+        )
+        yield* TestClock.adjust(lived)
+        isOccupied = false
+        yield* TestClock.adjust("1 second")
+        yield* Fiber.join(releasing)
+        assert.deepStrictEqual(calls, lived < 3000 ? ["unregister", "release", "releaseAll"] : ["unregister"])
+      }
     }))
 })
 

@@ -16,7 +16,7 @@
  *
  * Why two replicas never have the same session: one that is pinned has the replica's name in its id. One that is movable
  * is served only where the engine's entity of its id is, and while the lock of its shard is safely held (`Hosting.enter`); the lock
- * is given back when nothing lives here any more (`Hosting`, `vacate`); and what a former owner still saves is refused (the
+ * is given back when nothing lives here any more (`Hosting`, `vacate`; `Membership.keepWhile`); and what a former owner still saves is refused (the
  * generation in `StoredSleepers`).
  *
  * A new message between replicas is:
