@@ -1,6 +1,6 @@
 /** How long a replica acts as the owner of its shards, and whom it takes for there: plain values, and the engine's storage around them. */
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Context, Effect, Fiber, Layer, Logger, Option, Ref } from "effect"
+import { Clock, Context, Effect, Exit, Fiber, Layer, Logger, Option, Ref } from "effect"
 import { Runner, RunnerAddress, RunnerStorage, ShardId, ShardingConfig } from "effect/cluster"
 import { TestClock } from "effect/testing"
 import * as Membership from "../../src/gateway/cluster/Membership.ts"
@@ -243,18 +243,21 @@ describe("a replica's locks", () => {
 
   it.effect("are given up in time too when the database says nothing at all", () =>
     Effect.gen(function*() {
-      const { membership, state, storage } = yield* make
-      yield* storage.acquire(address, [shared])
-      state.mood = "silent"
-      yield* TestClock.adjust("10 seconds")
-      const first = yield* Effect.forkChild(storage.refresh(address, [shared]))
-      yield* TestClock.adjust("5 seconds")
-      assert.deepStrictEqual(yield* Fiber.join(first), [shared])
-      assert.strictEqual((yield* Ref.get(membership.known)).lostAt, 15_000)
-      yield* TestClock.adjust("5 seconds")
-      const second = yield* Effect.forkChild(storage.refresh(address, [shared]))
-      yield* TestClock.adjust("5 seconds")
-      assert.deepStrictEqual(yield* Fiber.join(second), [])
+      for (const mood of ["silent", "stuck"] as const) {
+        const { membership, state, storage } = yield* make
+        const at = membership.now()
+        yield* storage.acquire(address, [shared])
+        state.mood = mood
+        yield* TestClock.adjust("10 seconds")
+        const first = yield* Effect.forkChild(storage.refresh(address, [shared]))
+        yield* TestClock.adjust("5 seconds")
+        assert.deepStrictEqual(first.pollUnsafe(), Exit.succeed([shared]), mood)
+        assert.strictEqual((yield* Ref.get(membership.known)).lostAt, at + 15_000)
+        yield* TestClock.adjust("5 seconds")
+        const second = yield* Effect.forkChild(storage.refresh(address, [shared]))
+        yield* TestClock.adjust("5 seconds")
+        assert.deepStrictEqual(second.pollUnsafe(), Exit.succeed([]), mood)
+      }
     }))
 
   it.effect("count from when they were asked for, however late the answer is", () =>
@@ -450,10 +453,12 @@ describe("the other replicas", () => {
       state.mood = "away"
       assert.isTrue(yield* membership.isThere(third))
       assert.isUndefined(yield* membership.isThere("r0000000000"))
-      state.mood = "silent"
-      const asking = yield* Effect.forkChild(membership.isThere("r0000000000"))
-      yield* TestClock.adjust("5 seconds")
-      assert.isUndefined(yield* Fiber.join(asking))
+      for (const mood of ["silent", "stuck"] as const) {
+        state.mood = mood
+        const asking = yield* Effect.forkChild(membership.isThere("r0000000000"))
+        yield* TestClock.adjust("5 seconds")
+        assert.deepStrictEqual(asking.pollUnsafe(), Exit.succeed(undefined), mood)
+      }
     }))
 
   it.effect("stay through an outage until they have had the time to say that they live", () =>

@@ -270,7 +270,7 @@ const make = Effect.gen(function*() {
       Effect.suspend(() => {
         const all = [...shards]
         const askedAt = now()
-        const refreshed = storage.refresh(address, all).pipe(
+        const refreshed = Patience.unawaited(storage.refresh(address, all)).pipe(
           Effect.timeout(patience),
           noted,
           Effect.tap(() => Ref.update(known, confirmed(askedAt)))
@@ -331,7 +331,7 @@ const make = Effect.gen(function*() {
           Effect.flatMap(isListed(replica), (isThere) =>
             isThere || (listedAt !== undefined && now() - listedAt < freshness)
               ? Effect.succeed(isThere)
-              : wrapped.getRunners.pipe(
+              : Patience.unawaited(wrapped.getRunners).pipe(
                 Effect.timeout(patience),
                 Effect.andThen(isListed(replica)),
                 Effect.catch(() =>
