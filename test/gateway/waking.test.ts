@@ -267,6 +267,38 @@ describe("a session that is woken while it is deleted", () => {
     }))
 })
 
+describe("a session that is ended while its process starts", () => {
+  it.live("is not waited for, has no process afterwards, and does not wake", () =>
+    Effect.gen(function*() {
+      const { open, sessions, sleep, until } = yield* make()
+      const before = Kit.children(process.pid)
+      yield* open(id)
+      yield* sleep(id)
+      const waking = yield* Effect.forkChild(lease(sessions), { startImmediately: true })
+      yield* until(({ launching }) => launching === 1)
+      const gone = Option.getOrThrow(yield* sessions.end(name, principal, id))
+      assert.isUndefined(waking.pollUnsafe())
+      yield* gone
+      assert.strictEqual((yield* Effect.flip(Fiber.join(waking)))._tag, "UnknownSession")
+      yield* until(({ idle, launching, retired }) => idle + launching + retired === 0)
+      assert.deepStrictEqual(Kit.children(process.pid).filter((pid) => !before.includes(pid)), [])
+      assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
+    }))
+
+  it.live("by a reload is not entered among those that sleep", () =>
+    Effect.gen(function*() {
+      const { open, sessions, until } = yield* make()
+      const opening = yield* Effect.forkChild(open(id), { startImmediately: true })
+      yield* until(({ launching }) => launching === 1)
+      const config = yield* Gateway.config({ backends: { [name]: { command: "false", stateless: true } } })
+      yield* sessions.reload(config.backends)
+      assert.isUndefined(opening.pollUnsafe())
+      assert.strictEqual((yield* Effect.flip(Fiber.join(opening)))._tag, "UnknownSession")
+      yield* until(({ idle, launching, retired }) => idle + launching + retired === 0)
+      assert.deepStrictEqual([...yield* sessions.asleep], [])
+    }))
+})
+
 describe("a reload", () => {
   it.live("after which a back end is not stateless any more forgets its sessions that sleep", () =>
     Effect.gen(function*() {
