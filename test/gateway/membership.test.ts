@@ -380,6 +380,18 @@ describe("a lock under which something still lives", () => {
       assert.deepStrictEqual(calls, ["release", "release"])
     }))
 
+  it.effect("is given back after five minutes all the same: its shard is to be served again", () =>
+    Effect.gen(function*() {
+      const { calls, membership, storage } = yield* make
+      yield* membership.keepWhile(() => true)
+      const releasing = yield* Effect.forkChild(storage.release(address, shared))
+      yield* TestClock.adjust("299 seconds")
+      assert.deepStrictEqual(calls, [])
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(releasing)
+      assert.deepStrictEqual(calls, ["release"])
+    }))
+
   it.effect("is not given back by a replica that leaves, unless it has ended within three seconds: it expires", () =>
     Effect.gen(function*() {
       for (const lived of [2500, 3500]) {

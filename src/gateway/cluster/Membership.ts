@@ -124,6 +124,11 @@ const addressesOf = new WeakMap<Known["runners"], ReadonlyMap<string, RunnerAddr
 const leavePatience = "3 seconds"
 /** How often it is looked whether something still lives under a lock. */
 const occupiedInterval = "50 millis"
+/**
+ * How long its lock is kept for it: longer than a start and an end may take. What SIGKILL does not end serves nobody, and its shard is to be
+ * served again.
+ */
+const occupiedTimeout = "5 minutes"
 
 /** A list of replicas that is no older, in milliseconds, is not asked for anew for the sake of an unknown name. */
 const freshness = 500
@@ -243,12 +248,14 @@ const make = Effect.gen(function*() {
 
   let isOccupied: (shard?: ShardId.ShardId) => boolean = () => false
   const whenFree = <E>(released: Effect.Effect<void, E>, shard?: ShardId.ShardId): Effect.Effect<void, E> =>
-    Effect.andThen(
-      Effect.repeat(Effect.sync(() => isOccupied(shard)), {
-        while: (occupied) => occupied,
-        schedule: Schedule.spaced(occupiedInterval)
+    Effect.sync(() => isOccupied(shard)).pipe(
+      Effect.repeat({ while: (occupied) => occupied, schedule: Schedule.spaced(occupiedInterval) }),
+      Effect.timeoutOrElse({
+        duration: occupiedTimeout,
+        orElse: () =>
+          Effect.logWarning(`A process has not ended for ${occupiedTimeout}; the lock of its shard is given back`)
       }),
-      released
+      Effect.andThen(released)
     )
 
   const wrapped = RunnerStorage.RunnerStorage.of({
