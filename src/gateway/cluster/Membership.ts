@@ -125,8 +125,8 @@ const leavePatience = "3 seconds"
 /** How often it is looked whether something still lives under a lock. */
 const occupiedInterval = "50 millis"
 /**
- * How long its lock is kept for it: longer than a start and an end may take. What SIGKILL does not end serves nobody, and its shard is to be
- * served again.
+ * How long its lock is kept for it: longer than a start and an end may take. What SIGKILL does not end serves nobody, and its shard
+ * is to be served again.
  */
 const occupiedTimeout = "5 minutes"
 
