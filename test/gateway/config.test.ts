@@ -220,7 +220,7 @@ describe("a replica's address", () => {
     for (const [text, host] of hosts) assert.deepStrictEqual(read(text), Option.some({ host, port: 8421 }), text)
   })
 
-  it("that nobody could reach is refused", () => {
+  it("that nobody could reach is refused, and not repeated: it may be a secret that has lost its way", () => {
     const wrong = ["http://127.0.0.1:8421", " 127.0.0.1:8421", "127.0.0.1:8421 ", "[localhost:8421", "localhost]:8421"]
       .concat([
         "[localhost]:8421",
@@ -239,7 +239,7 @@ describe("a replica's address", () => {
     const { message } = Effect.runSync(Effect.flip(Loading.replicaAt("replicaListen", "http://a:1\n")))
     assert.strictEqual(
       message,
-      "--replica-listen must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, and nothing else; it is \"http://a:1\\n\"."
+      "--replica-listen must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, and nothing else: no scheme, no path and no blanks."
     )
   })
 })

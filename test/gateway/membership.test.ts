@@ -1,6 +1,6 @@
 /** How long a replica acts as the owner of its shards, and whom it takes for there: plain values, and the engine's storage around them. */
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Context, Effect, Fiber, Layer, Logger, Option, Ref } from "effect"
+import { Clock, Context, Effect, Exit, Fiber, Layer, Logger, Option, Ref } from "effect"
 import { Runner, RunnerAddress, RunnerStorage, ShardId, ShardingConfig } from "effect/cluster"
 import { TestClock } from "effect/testing"
 import * as Membership from "../../src/gateway/cluster/Membership.ts"
@@ -243,18 +243,21 @@ describe("a replica's locks", () => {
 
   it.effect("are given up in time too when the database says nothing at all", () =>
     Effect.gen(function*() {
-      const { membership, state, storage } = yield* make
-      yield* storage.acquire(address, [shared])
-      state.mood = "silent"
-      yield* TestClock.adjust("10 seconds")
-      const first = yield* Effect.forkChild(storage.refresh(address, [shared]))
-      yield* TestClock.adjust("5 seconds")
-      assert.deepStrictEqual(yield* Fiber.join(first), [shared])
-      assert.strictEqual((yield* Ref.get(membership.known)).lostAt, 15_000)
-      yield* TestClock.adjust("5 seconds")
-      const second = yield* Effect.forkChild(storage.refresh(address, [shared]))
-      yield* TestClock.adjust("5 seconds")
-      assert.deepStrictEqual(yield* Fiber.join(second), [])
+      for (const mood of ["silent", "stuck"] as const) {
+        const { membership, state, storage } = yield* make
+        const at = membership.now()
+        yield* storage.acquire(address, [shared])
+        state.mood = mood
+        yield* TestClock.adjust("10 seconds")
+        const first = yield* Effect.forkChild(storage.refresh(address, [shared]))
+        yield* TestClock.adjust("5 seconds")
+        assert.deepStrictEqual(first.pollUnsafe(), Exit.succeed([shared]), mood)
+        assert.strictEqual((yield* Ref.get(membership.known)).lostAt, at + 15_000)
+        yield* TestClock.adjust("5 seconds")
+        const second = yield* Effect.forkChild(storage.refresh(address, [shared]))
+        yield* TestClock.adjust("5 seconds")
+        assert.deepStrictEqual(second.pollUnsafe(), Exit.succeed([]), mood)
+      }
     }))
 
   it.effect("count from when they were asked for, however late the answer is", () =>
@@ -320,6 +323,21 @@ describe("a replica's locks", () => {
 })
 
 describe("a replica that leaves", () => {
+  it.effect("waits no longer for a lock that it tried to give back before, or that the database says nothing of", () =>
+    Effect.gen(function*() {
+      for (const mood of ["away", "silent"] as const) {
+        const { state, storage } = yield* make
+        state.mood = mood
+        const releasing = yield* Effect.forkChild(storage.release(address, shared))
+        yield* TestClock.adjust("1 minute")
+        assert.isUndefined(releasing.pollUnsafe())
+        yield* Effect.forkChild(storage.unregister(address))
+        yield* TestClock.adjust("3 seconds")
+        assert.isDefined(releasing.pollUnsafe(), mood)
+        yield* Fiber.join(releasing)
+      }
+    }))
+
   it.effect("waits three seconds at most for a database that says nothing, and not for one that fails", () =>
     Effect.gen(function*() {
       const { calls, state, storage } = yield* make
@@ -342,6 +360,54 @@ describe("a replica that leaves", () => {
       for (const end of ends) yield* end
       const asked = ["unregister", "release", "releaseAll"]
       assert.deepStrictEqual(calls, ["acquire", "releaseAll", ...asked, ...asked])
+    }))
+})
+
+describe("a lock under which something still lives", () => {
+  it.effect("is given back when that has ended, and the others at once", () =>
+    Effect.gen(function*() {
+      const { calls, membership, storage } = yield* make
+      const occupied = new Set([shared.toString()])
+      yield* membership.keepWhile((shard) => shard === undefined ? occupied.size > 0 : occupied.has(shard.toString()))
+      yield* storage.release(address, other)
+      const releasing = yield* Effect.forkChild(storage.release(address, shared))
+      yield* TestClock.adjust("1 minute")
+      assert.isUndefined(releasing.pollUnsafe())
+      assert.deepStrictEqual(calls, ["release"])
+      occupied.clear()
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(releasing)
+      assert.deepStrictEqual(calls, ["release", "release"])
+    }))
+
+  it.effect("is given back after five minutes all the same: its shard is to be served again", () =>
+    Effect.gen(function*() {
+      const { calls, membership, storage } = yield* make
+      yield* membership.keepWhile(() => true)
+      const releasing = yield* Effect.forkChild(storage.release(address, shared))
+      yield* TestClock.adjust("299 seconds")
+      assert.deepStrictEqual(calls, [])
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(releasing)
+      assert.deepStrictEqual(calls, ["release"])
+    }))
+
+  it.effect("is not given back by a replica that leaves, unless it has ended within three seconds: it expires", () =>
+    Effect.gen(function*() {
+      for (const lived of [2500, 3500]) {
+        const { calls, membership, storage } = yield* make
+        let isOccupied = true
+        yield* membership.keepWhile(() => isOccupied)
+        yield* storage.unregister(address)
+        const releasing = yield* Effect.forkChild(
+          Effect.all([storage.release(address, shared), storage.releaseAll(address)], { concurrency: "unbounded" })
+        )
+        yield* TestClock.adjust(lived)
+        isOccupied = false
+        yield* TestClock.adjust("1 second")
+        yield* Fiber.join(releasing)
+        assert.deepStrictEqual(calls, lived < 3000 ? ["unregister", "release", "releaseAll"] : ["unregister"])
+      }
     }))
 })
 
@@ -399,10 +465,12 @@ describe("the other replicas", () => {
       state.mood = "away"
       assert.isTrue(yield* membership.isThere(third))
       assert.isUndefined(yield* membership.isThere("r0000000000"))
-      state.mood = "silent"
-      const asking = yield* Effect.forkChild(membership.isThere("r0000000000"))
-      yield* TestClock.adjust("5 seconds")
-      assert.isUndefined(yield* Fiber.join(asking))
+      for (const mood of ["silent", "stuck"] as const) {
+        state.mood = mood
+        const asking = yield* Effect.forkChild(membership.isThere("r0000000000"))
+        yield* TestClock.adjust("5 seconds")
+        assert.deepStrictEqual(asking.pollUnsafe(), Exit.succeed(undefined), mood)
+      }
     }))
 
   it.effect("stay through an outage until they have had the time to say that they live", () =>

@@ -26,7 +26,7 @@ const address = RunnerAddress.make("127.0.0.1", 1)
 
 /** The only replica there is. */
 const make = Effect.fnUntraced(function*(movingTimeout: Duration.Duration) {
-  const { state, storage } = yield* RunnerDatabase.make([[
+  const { calls, state, storage } = yield* RunnerDatabase.make([[
     new Runner.Runner({ address, groups: ["default"], weight: 1 }),
     true
   ]])
@@ -71,7 +71,7 @@ const make = Effect.fnUntraced(function*(movingTimeout: Duration.Duration) {
     vacate: (id) => Effect.sync(() => vacated.push({ id, mayOccupy: placement.mayOccupy(id) }))
   })
   yield* TestClock.adjust("10 seconds")
-  return { carried, ended, vacated, name: ReplicaName.of(address), placement, state }
+  return { calls, carried, ended, vacated, name: ReplicaName.of(address), placement, state }
 })
 
 type Replica = Effect.Success<ReturnType<typeof make>>
@@ -291,6 +291,31 @@ describe("a shared id that has to leave while a request for it goes on", () => {
 })
 
 describe("a replica's part of what can move", () => {
+  it.effect("is given back as a whole when it leaves, but for that in which a process has not ended: another one could start its own", () =>
+    Effect.gen(function*() {
+      const givenBack = Effect.fnUntraced(function*(isEnded: boolean) {
+        const [scope, process] = [yield* Scope.make(), yield* Scope.make()]
+        const { calls, placement } = yield* Scope.provide(make(Duration.seconds(30)), scope)
+        const asking = yield* Effect.forkChild(Effect.scoped(placement.at(
+          { _tag: "Shared", id },
+          () => request(""),
+          Effect.as(Scope.provide(placement.occupy(id), process), HttpServerResponse.empty())
+        )))
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual((yield* Fiber.join(asking)).status, 204)
+        if (isEnded) yield* Scope.close(process, Exit.void)
+        const before = calls.length
+        const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+        yield* TestClock.adjust("2 minutes")
+        yield* Fiber.join(closing)
+        yield* Scope.close(process, Exit.void)
+        const released = calls.slice(before).filter((call) => call.startsWith("release"))
+        return [released.filter((call) => call === "release").length, released.includes("releaseAll")]
+      })
+      assert.deepStrictEqual(yield* givenBack(true), [300, true])
+      assert.deepStrictEqual(yield* givenBack(false), [299, false])
+    }))
+
   it.effect("is told of in the log once it has changed", () => {
     const lines: Array<string> = []
     const logger = Logger.make(({ message }) => void lines.push(String(message)))

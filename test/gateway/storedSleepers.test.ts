@@ -374,6 +374,37 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
+  describe.concurrent("a database that says nothing", () => {
+    it.effect("is waited for no longer than three seconds, whatever is asked of it", () =>
+      Effect.gen(function*() {
+        const holding = yield* Holding.make((yield* Database).url)
+        const asked = (
+          text: string,
+          ask: (here: Effect.Success<ReturnType<typeof replica>>) => Effect.Effect<unknown, unknown>
+        ) =>
+          Effect.gen(function*() {
+            const here = yield* replica({}, (sql) => sql, holding.url)
+            holding.holdFrom(text)
+            const [took] = yield* Effect.timed(Effect.exit(ask(here)))
+            return [text, Duration.toMillis(took) < 4000, holding.held()] as const
+          })
+        const { key, record } = session()
+        const told = [
+          yield* asked("INSERT INTO", (here) => here.enter(key, record)),
+          yield* asked("SELECT 1", (here) => here.has(key)),
+          yield* asked("SELECT generation", (here) => here.find(key)),
+          yield* asked("DELETE FROM", (here) => here.remove(key))
+        ]
+        assert.deepStrictEqual(told, [
+          ["INSERT INTO", true, 1],
+          ["SELECT 1", true, 2],
+          ["SELECT generation", true, 3],
+          ["DELETE FROM", true, 4]
+        ])
+        yield* holding.release
+      }))
+  })
+
   describe.concurrent("a statement that reaches the database after it was given up", () => {
     /** A replica whose statements can be kept back. */
     const held = Effect.gen(function*() {
@@ -397,6 +428,41 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual([row?.generation, here.lost], [2, []])
       }))
 
+    it.effect("writes nothing over what the session has said since", () =>
+      Effect.gen(function*() {
+        const here = yield* held
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        here.holding.holdFrom("SET record = $1")
+        level(record, "info")
+        yield* until("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
+        level(record, "debug")
+        const stored = (text: string) =>
+          until("it is stored", rowOf(here.sql, key), (row) => row?.record.includes(text) === true)
+        yield* stored("debug")
+        yield* here.holding.release
+        assert.include((yield* rowOf(here.sql, key))?.record, "debug")
+        level(record, "error")
+        yield* stored("error")
+        assert.deepStrictEqual(here.lost, [])
+      }))
+
+    it.effect("and did what it was to do, of which nobody heard, is no sign that another replica has the session", () =>
+      Effect.gen(function*() {
+        const here = yield* held
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        here.holding.holdFrom("SET record = $1")
+        level(record, "info")
+        yield* until("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
+        // It is given up after three seconds, and tried again a second later.
+        yield* Effect.sleep("3300 millis")
+        yield* here.holding.release
+        assert.include((yield* rowOf(here.sql, key))?.record, "info")
+        yield* Effect.sleep("1500 millis")
+        assert.deepStrictEqual([here.lost, [...yield* here.keys]], [[], [key]])
+      }))
+
     it.effect("enters no session that has been removed since", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* held, yield* replica()]
@@ -415,7 +481,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   })
 
   describe("a session that has been removed", () => {
-    it.effect("leaves a row that nobody finds, nobody keeps awake and the next upkeep deletes; one that there never was leaves none", () =>
+    it.effect("leaves a row that nobody finds, nobody keeps awake and the upkeep deletes after ten minutes; one that there never was leaves none", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica({ asleepTimeToLive: Duration.seconds(3) }), yield* replica()]
         const [ended, unknown] = [session(), session()]
@@ -428,8 +494,32 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.lengthOf(yield* rows(unknown.key), 0)
         yield* until("its other owner knows", Effect.sync(() => here.lost), (lost) => lost.length > 0)
         assert.isFalse(yield* here.has(ended.key))
-        yield* removalIsDue(here.sql)
+        const isRemoved = Effect.andThen(
+          removalIsDue(here.sql),
+          until("who is removed is removed", countsOf(here.sql), ({ expired }) => expired === undefined)
+        )
+        yield* manyAsleep(here.sql, "expired", 1, -1)
+        yield* isRemoved
+        assert.lengthOf(yield* rows(ended.key), 1, "its entry may still come")
+        yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = expires_at - INTERVAL '10 minutes'`
+        yield* isRemoved
         yield* until("its row is deleted", rows(ended.key), ({ length }) => length === 0)
+      }))
+  })
+
+  describe("a table that an earlier version has made", () => {
+    it.effect("keeps its sessions, which wake and are written as all are", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        yield* here.rest(key, record)
+        yield* here.sql`ALTER TABLE effect_session_pool_sessions DROP COLUMN revision`
+        for (let i = 0; i < 2; i++) yield* Effect.provideService(StoredSleepers.migrate, SqlClient.SqlClient, here.sql)
+        const woken = Option.getOrThrow(yield* here.find(key))
+        level(woken, "debug")
+        yield* here.rest(key, woken)
+        assert.include((yield* rowOf(here.sql, key))?.record, "debug")
       }))
   })
 
@@ -509,6 +599,41 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
+  describe("of removals while the database is away", () => {
+    it.effect("ten thousand are kept, the newest, and all of those of sessions that were awake here", () =>
+      Effect.gen(function*() {
+        const state = { isAway: false }
+        const here = yield* replica({}, (sql) =>
+          new Proxy(sql, {
+            apply: (target, self, args) =>
+              state.isAway ? Effect.fail(new Error("away")) : Reflect.apply(target, self, args)
+          }))
+        const [awake, asleep] = [session(), session()]
+        for (const { key, record } of [awake, asleep]) yield* here.enter(key, record)
+        yield* here.rest(asleep.key, asleep.record)
+        const [first, ...made] = Array.from({ length: 20_000 }, () => session().key)
+        state.isAway = true
+        yield* here.remove(awake.key)
+        // Whoever makes an id up may say it twice.
+        for (let i = 0; i < 2; i++) yield* here.remove(first ?? awake.key)
+        yield* Effect.forEach(made.slice(0, 10_001), here.remove, { discard: true })
+        yield* here.remove(asleep.key)
+        yield* Effect.forEach(made.slice(10_001), here.remove, { discard: true })
+        // What is to be removed is known without the database.
+        const known = Effect.filter(
+          [...made, first ?? awake.key],
+          (key) => Effect.orElseSucceed(Effect.map(here.has(key), (has) => !has), () => false)
+        )
+        assert.deepStrictEqual(yield* known, made.slice(-9998))
+        state.isAway = false
+        for (const { key } of [awake, asleep]) {
+          yield* until("it is gone", rowOf(here.sql, key), (row) => row === undefined)
+        }
+        const rows = yield* here.sql`SELECT key FROM effect_session_pool_sessions WHERE key = ${first ?? ""}`
+        assert.deepStrictEqual(rows, [])
+      }))
+  })
+
   describe("while the database is slow, a session", () => {
     it.effect("that is being opened is entered in the end, and not lost", () =>
       Effect.gen(function*() {
@@ -546,6 +671,20 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         )
         const keys = yield* until("two have gone", left, ({ length }) => length <= 2)
         assert.deepStrictEqual(keys, sessions.slice(2).map(({ key }) => key))
+      }))
+
+    it.effect("none goes, and none stays, for the rows of those that have been removed", () =>
+      Effect.gen(function*() {
+        const sql = yield* client
+        yield* sql`DELETE FROM effect_session_pool_sessions`
+        yield* manyAsleep(sql, "removed", 10, 500)
+        yield* sql`UPDATE effect_session_pool_sessions SET record = ''`
+        yield* manyAsleep(sql, "older", 5, 1000)
+        yield* manyAsleep(sql, "newer", 10, 2000)
+        yield* removalIsDue(sql)
+        yield* replica({ maxAsleep: 12 })
+        yield* until("as many are left as may be", countsOf(sql), ({ older }) => older !== 5)
+        assert.deepStrictEqual(yield* countsOf(sql), { removed: 10, older: 2, newer: 10 })
       }))
 
     it.effect("no more go than are beyond the limit, though all were called at the same time", () =>

@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Fiber, Option, Schedule } from "effect"
 import { FetchHttpClient } from "effect/http"
 import * as Gateway from "../../src/gateway/Gateway.ts"
+import * as GatewayErrors from "../../src/gateway/GatewayErrors.ts"
 import * as JsonRpc from "../../src/gateway/messages/JsonRpc.ts"
 import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
 import * as Placement from "../../src/gateway/sessions/Placement.ts"
@@ -28,6 +29,7 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
     awake: new Set<string>(),
     /** What it takes to look for a session, and to remove one: the database. */
     finding: Effect.void,
+    unreachable: false,
     database: Effect.void,
     entryTextOf: (_: string): string | undefined => undefined
   }
@@ -36,7 +38,9 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
     backends: {
       // It takes a moment to start.
       [name]: { command, args: ["-c", "sleep 0.5; exec sh \"$0\"", ...args], stateless: true, spares: 0 },
-      broken: { command: "false", stateless: true, spares: 0 }
+      broken: { command: "false", stateless: true, spares: 0 },
+      stateful: Counting.backend(),
+      brokenStateful: { command: "false" }
     },
     ...options
   })
@@ -47,7 +51,7 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
       Effect.suspend(() => {
         state.asked++
         return Effect.tap(
-          Effect.andThen(state.finding, memory.find(key)),
+          Effect.andThen(state.finding, state.unreachable ? new GatewayErrors.RecordsUnreachable() : memory.find(key)),
           (found) => Effect.sync(() => Option.isSome(found) && state.awake.add(key))
         )
       }),
@@ -207,6 +211,29 @@ describe("while the database hangs", () => {
       assert.isTrue((yield* Fiber.join(ending)).every(Option.isSome))
     }))
 
+  it.live("a session that cannot sleep is ended, or not opened, without waiting for it", () =>
+    Effect.gen(function*() {
+      const { open, sessions, state } = yield* make()
+      state.finding = Effect.never
+      state.database = Effect.never
+      assert.strictEqual((yield* Effect.flip(open(id, "brokenStateful")))._tag, "BackendFailed")
+      yield* open(id, "stateful")
+      assert.isTrue(Option.isSome(yield* sessions.end("stateful", principal, id)))
+      assert.isTrue(Option.isNone(yield* sessions.end("stateful", principal, id)))
+      assert.strictEqual(state.asked, 0)
+    }))
+
+  it.live("a session that cannot be looked for is removed later, which is not waited for too", () =>
+    Effect.gen(function*() {
+      const { sessions, sleepers, state } = yield* make()
+      const key = SessionKey.makeUnsafe(name, id)
+      yield* sleepers.rest(key, ClientRecord.make(1, Kit.initializeBody, {}))
+      state.unreachable = true
+      state.database = Effect.never
+      assert.isTrue(Option.isNone(yield* sessions.end(name, principal, id)))
+      assert.isFalse(yield* sleepers.has(key))
+    }))
+
   it.live("a reload ends all sessions of a changed back end at once", () =>
     Effect.gen(function*() {
       const { sessions, started, written } = yield* two
@@ -240,7 +267,49 @@ describe("a session that is woken while it is deleted", () => {
     }))
 })
 
+describe("a session that is ended while its process starts", () => {
+  it.live("is not waited for, has no process afterwards, and does not wake", () =>
+    Effect.gen(function*() {
+      const { open, sessions, sleep, until } = yield* make()
+      const before = Kit.children(process.pid)
+      yield* open(id)
+      yield* sleep(id)
+      const waking = yield* Effect.forkChild(lease(sessions), { startImmediately: true })
+      yield* until(({ launching }) => launching === 1)
+      const gone = Option.getOrThrow(yield* sessions.end(name, principal, id))
+      assert.isUndefined(waking.pollUnsafe())
+      yield* gone
+      assert.strictEqual((yield* Effect.flip(Fiber.join(waking)))._tag, "UnknownSession")
+      yield* until(({ idle, launching, retired }) => idle + launching + retired === 0)
+      assert.deepStrictEqual(Kit.children(process.pid).filter((pid) => !before.includes(pid)), [])
+      assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
+    }))
+
+  it.live("by a reload is not entered among those that sleep", () =>
+    Effect.gen(function*() {
+      const { open, sessions, until } = yield* make()
+      const opening = yield* Effect.forkChild(open(id), { startImmediately: true })
+      yield* until(({ launching }) => launching === 1)
+      const config = yield* Gateway.config({ backends: { [name]: { command: "false", stateless: true } } })
+      yield* sessions.reload(config.backends)
+      assert.isUndefined(opening.pollUnsafe())
+      assert.strictEqual((yield* Effect.flip(Fiber.join(opening)))._tag, "UnknownSession")
+      yield* until(({ idle, launching, retired }) => idle + launching + retired === 0)
+      assert.deepStrictEqual([...yield* sessions.asleep], [])
+    }))
+})
+
 describe("a reload", () => {
+  it.live("after which a back end is not stateless any more forgets its sessions that sleep", () =>
+    Effect.gen(function*() {
+      const { open, sessions, sleep } = yield* make()
+      yield* open(id)
+      yield* sleep(id)
+      const config = yield* Gateway.config({ backends: { [name]: Counting.backend() } })
+      yield* sessions.reload(config.backends)
+      assert.deepStrictEqual([...yield* sessions.asleep], [])
+    }))
+
   it.live("that says the same in other words ends nothing, and those who come now are entered with the new ones", () =>
     Effect.gen(function*() {
       const { entryTexts, open, sessions } = yield* make()

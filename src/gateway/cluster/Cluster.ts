@@ -13,11 +13,12 @@
  * - `StoredSleepers` keeps the sessions of stateless back ends: those that sleep, and those that are awake somewhere.
  * - `Roster` refuses a replica whose locks would live for another time, or that has another key, and notices when two have the same
  *   address.
+ * - `Patience` gives up what is asked of the database without waiting for the end of it.
  *
  * Why two replicas never have the same session: one that is pinned has the replica's name in its id. One that is movable
  * is served only where the engine's entity of its id is, and while the lock of its shard is safely held (`Hosting.enter`); the lock
- * is given back when nothing lives here any more (`Hosting`, `vacate`); and what a former owner still saves is refused (the
- * generation in `StoredSleepers`).
+ * is given back when nothing lives here any more (`Hosting`, `vacate`; `Membership.keepWhile`); and what a former owner still
+ * saves is refused (the generation in `StoredSleepers`).
  *
  * A new message between replicas is:
  *

@@ -160,6 +160,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       )))
   }
 
+  yield* membership.keepWhile(hosting.isOccupied)
   yield* Effect.forkScoped(tellOfShards(sharding, config.shardsPerGroup))
 
   const placement: Placement = {

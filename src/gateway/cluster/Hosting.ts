@@ -3,7 +3,7 @@
  * shared ids that live here.
  */
 import { Clock, Effect, Exit, Layer, Schedule, Scope } from "effect"
-import type { Sharding } from "effect/cluster"
+import type { ShardId, Sharding } from "effect/cluster"
 import { Entity } from "effect/cluster"
 import type { HttpServerResponse } from "effect/http"
 import * as Residency from "../../internal/residency.ts"
@@ -16,7 +16,7 @@ import * as StreamedResponses from "./StreamedResponses.ts"
 const finishTimeout = 15_000
 /** The part of it that is not used of the time for which the shard is safely here. */
 const safety = 500
-/** A process that is not gone by then is left to itself. */
+/** A process that is not gone by then is left to itself; the lock of its shard stays until it is (`Membership.keepWhile`). */
 const vacateTimeout = "15 seconds"
 /** How long an id is kept here under which nothing lives: anybody can ask for ids that there are not. */
 const emptyTimeout = "10 seconds"
@@ -36,6 +36,7 @@ export interface Options {
 
 /** A shared id that lives here. */
 interface Resident {
+  readonly shard: string
   readonly residency: Residency.Residency
   /** It has to leave: nothing new is carried out for it. */
   ending: boolean
@@ -59,6 +60,8 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
   const requests = makeCounts()
   /** How many of them do more than listen. */
   const calls = makeCounts()
+  /** How much lives in a shard: whatever has not ended here, though its id may have been given up. */
+  const occupants = makeCounts()
   const streamed = StreamedResponses.make()
   /**
    * `host`: none before and after it serves; `leaving`: what is movable is not served any more; `handsOver`: it has been waited for its
@@ -125,8 +128,13 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
   const home = (host: Host) =>
     Protocol.Home.toLayer(
       Effect.gen(function*() {
-        const { entityId: id } = yield* Entity.CurrentAddress
-        const resident: Resident = { residency: yield* Residency.make, ending: false, vacating: false }
+        const { entityId: id, shardId } = yield* Entity.CurrentAddress
+        const resident: Resident = {
+          shard: shardId.toString(),
+          residency: yield* Residency.make,
+          ending: false,
+          vacating: false
+        }
         // The engine gives the lock of the shard back only after it.
         yield* Effect.acquireRelease(
           Effect.sync(() => residents.set(id, resident)),
@@ -207,11 +215,20 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
     occupy: (id: string): Effect.Effect<void, never, Scope.Scope> =>
       Effect.acquireRelease(
         Effect.suspend(() => {
-          const residency = residents.get(id)?.residency
-          return residency === undefined ? Effect.succeed(undefined) : Effect.as(residency.hold, residency)
+          const resident = residents.get(id)
+          if (resident === undefined) return Effect.succeed(undefined)
+          occupants.add(resident.shard, 1)
+          return Effect.as(resident.residency.hold, resident)
         }),
-        (residency) => residency === undefined ? Effect.void : residency.release
+        (resident) => {
+          if (resident === undefined) return Effect.void
+          occupants.add(resident.shard, -1)
+          return resident.residency.release
+        }
       ),
+    /** Whether anything lives in a shard, or in any. */
+    isOccupied: (shard?: ShardId.ShardId): boolean =>
+      shard === undefined ? occupants.size() > 0 : occupants.of(shard.toString()) > 0,
     /**
      * Not once what lives under the id is being ended, nor, after that, while a request for it goes on, which could still open a
      * connection.
@@ -236,12 +253,13 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
   }
 })
 
-/** Counts by id. */
+/** Counts by name. */
 const makeCounts = () => {
   const counts = new Map<string, number>()
   const of = (id: string) => counts.get(id) ?? 0
   return {
     of,
+    size: () => counts.size,
     add: (id: string, change: number) => {
       const count = of(id) + change
       if (count === 0) counts.delete(id)

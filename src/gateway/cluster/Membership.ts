@@ -1,14 +1,16 @@
 /**
  * Which replicas there are, and how long this one may act as the owner of its shards: the engine's storage of runners and
- * locks in PostgreSQL, with two changes.
+ * locks in PostgreSQL, with three changes.
  *
  * - While the database cannot be reached, a lock counts as held until the moment from which another replica may take it. The
  *   engine by itself gives everything up at the first failure.
+ * - A lock is given back only when nothing lives under it any more: the engine does not wait for longer than it has time.
  * - When the database is back, the replicas that were there before stay for as long as it takes them to say that they live.
  */
-import { Clock, Context, Duration, Effect, Layer, Ref, Schedule } from "effect"
-import type { Runner, RunnerAddress } from "effect/cluster"
+import { Clock, Context, Deferred, Duration, Effect, Layer, Ref, Schedule } from "effect"
+import type { Runner, RunnerAddress, ShardId } from "effect/cluster"
 import { RunnerStorage, ShardingConfig, SqlRunnerStorage } from "effect/cluster"
+import * as Patience from "./Patience.ts"
 import * as ReplicaName from "./ReplicaName.ts"
 
 /** What a replica knows of its locks and of the others. */
@@ -118,8 +120,15 @@ const addresses = (runners: Known["runners"]): ReadonlyMap<string, RunnerAddress
 }
 const addressesOf = new WeakMap<Known["runners"], ReadonlyMap<string, RunnerAddress.RunnerAddress>>()
 
-/** How long a replica that leaves waits for the database, each time. */
+/** How long a replica that leaves waits for the database, and for what still lives here, each time. */
 const leavePatience = "3 seconds"
+/** How often it is looked whether something still lives under a lock. */
+const occupiedInterval = "50 millis"
+/**
+ * How long its lock is kept for it: longer than a start and an end may take. What SIGKILL does not end serves nobody, and its shard
+ * is to be served again.
+ */
+const occupiedTimeout = "5 minutes"
 
 /** A list of replicas that is no older, in milliseconds, is not asked for anew for the sake of an unknown name. */
 const freshness = 500
@@ -129,6 +138,8 @@ export const prefix = "effect_session_pool"
 
 export class Membership extends Context.Service<Membership, {
   readonly known: Ref.Ref<Known>
+  /** Keeps locks while something lives under them: of one shard, or of any. */
+  readonly keepWhile: (isOccupied: (shard?: ShardId.ShardId) => boolean) => Effect.Effect<void>
   /** Gives up what is movable, because another replica has taken this one's address. */
   readonly replace: Effect.Effect<void>
   /** Whether the others have given this replica up; until `beginAnew`, when what it had then has been ended. */
@@ -227,8 +238,25 @@ const make = Effect.gen(function*() {
    * From then on nothing here waits long for the database: no lock is asked for again, and those that are not given back expire.
    * Before, one that is asked for again must not be taken away by a release that came late.
    */
-  let isLeaving = false
-  const inTime = <E>(asked: Effect.Effect<void, E>) => Effect.ignore(Effect.timeout(asked, leavePatience))
+  const leaving = yield* Deferred.make<void>()
+  const isLeaving = () => Deferred.isDoneUnsafe(leaving)
+  const inTime = <E>(asked: Effect.Effect<void, E>): Effect.Effect<void> =>
+    Effect.raceFirst(
+      Effect.ignore(Patience.unawaited(asked)),
+      Effect.andThen(Deferred.await(leaving), Effect.sleep(leavePatience))
+    )
+
+  let isOccupied: (shard?: ShardId.ShardId) => boolean = () => false
+  const whenFree = <E>(released: Effect.Effect<void, E>, shard?: ShardId.ShardId): Effect.Effect<void, E> =>
+    Effect.sync(() => isOccupied(shard)).pipe(
+      Effect.repeat({ while: (occupied) => occupied, schedule: Schedule.spaced(occupiedInterval) }),
+      Effect.timeoutOrElse({
+        duration: occupiedTimeout,
+        orElse: () =>
+          Effect.logWarning(`A process has not ended for ${occupiedTimeout}; the lock of its shard is given back`)
+      }),
+      Effect.andThen(released)
+    )
 
   const wrapped = RunnerStorage.RunnerStorage.of({
     ...storage,
@@ -249,7 +277,7 @@ const make = Effect.gen(function*() {
       Effect.suspend(() => {
         const all = [...shards]
         const askedAt = now()
-        const refreshed = storage.refresh(address, all).pipe(
+        const refreshed = Patience.unawaited(storage.refresh(address, all)).pipe(
           Effect.timeout(patience),
           noted,
           Effect.tap(() => Ref.update(known, confirmed(askedAt)))
@@ -266,19 +294,23 @@ const make = Effect.gen(function*() {
       }),
     // The engine would try anew at once, and log it for each of hundreds of shards.
     release: (address, shard) =>
-      Effect.suspend(() => {
-        const released = unlessReplaced(storage.release(address, shard), undefined)
-        return isLeaving ? inTime(released) : Effect.retry(released, Schedule.spaced("1 second"))
-      }),
+      inTime(whenFree(
+        Effect.retry(unlessReplaced(storage.release(address, shard), undefined), {
+          schedule: Schedule.spaced("1 second"),
+          while: () => !isLeaving()
+        }),
+        shard
+      )),
     releaseAll: (address) =>
       Effect.suspend(() => {
         const released = unlessReplaced(storage.releaseAll(address), undefined)
-        return isLeaving ? inTime(released) : released
+        // Not at the end, the locks have been lost: nothing is kept.
+        return isLeaving() ? inTime(whenFree(released)) : released
       }),
     // The engine does this first of all when it ends.
     unregister: (address) =>
       Effect.suspend(() => {
-        isLeaving = true
+        Deferred.doneUnsafe(leaving, Effect.void)
         return inTime(unlessReplaced(storage.unregister(address), undefined))
       })
   })
@@ -288,6 +320,10 @@ const make = Effect.gen(function*() {
 
   const membership = Membership.of({
     known,
+    keepWhile: (occupied) =>
+      Effect.sync(() => {
+        isOccupied = occupied
+      }),
     replace: Ref.update(known, replaced),
     isGivenUp: () => hasStoodStill(Ref.getUnsafe(known), now(), expiration),
     beginAnew: Effect.suspend(() => Ref.update(known, begunAnew(now()))),
@@ -302,7 +338,7 @@ const make = Effect.gen(function*() {
           Effect.flatMap(isListed(replica), (isThere) =>
             isThere || (listedAt !== undefined && now() - listedAt < freshness)
               ? Effect.succeed(isThere)
-              : wrapped.getRunners.pipe(
+              : Patience.unawaited(wrapped.getRunners).pipe(
                 Effect.timeout(patience),
                 Effect.andThen(isListed(replica)),
                 Effect.catch(() =>

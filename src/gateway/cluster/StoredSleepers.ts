@@ -16,6 +16,7 @@ import * as GatewayErrors from "../GatewayErrors.ts"
 import type * as ClientRecord from "../sessions/ClientRecord.ts"
 import type { Make, Sleepers } from "../sessions/Sleepers.ts"
 import { countByBackend } from "../sessions/Sleepers.ts"
+import * as Patience from "./Patience.ts"
 
 type Key = SessionKey.SessionKey
 
@@ -41,6 +42,8 @@ interface Owned {
   holders: number
   readonly record: ClientRecord.ClientRecord
   readonly generation: number
+  /** How often it was to be written since it has this generation. */
+  revision: number
   /** Of the entry of its back end, when it was opened. */
   readonly mark: string | undefined
 }
@@ -49,6 +52,7 @@ interface Owned {
 interface Pending {
   readonly record: ClientRecord.ClientRecord | undefined
   readonly generation: number
+  readonly revision: number
   readonly mark: string | undefined
   /** The session is not in the database yet. */
   readonly isNew: boolean
@@ -68,9 +72,13 @@ const upkeepTable = "effect_session_pool_upkeep"
 const upkeep = Duration.minutes(1)
 /** How long anybody waits for the database; what it has not taken by then is written later. */
 const patience = "3 seconds"
-/** The record of a session that has been removed, which is of the last generation and has expired: the upkeep deletes it. */
+/** The record of a session that has been removed, which is of the last generation. */
 const removedRecord = ""
+/** How long such a row is left: its entry, if that was given up, has come by then, or comes no more. */
+const removedExpires = "10 minutes"
 const lastGeneration = 2 ** 31 - 1
+/** How much may be still to be written before removals of what was not here are dropped. */
+const maxPending = 10_000
 /** How many sessions a statement names, or removes. */
 const batch = 1000
 
@@ -84,6 +92,8 @@ export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
         expires_at TIMESTAMPTZ NOT NULL
       )
     `,
+    // Came later. Replicas that know nothing of it leave it as it is, and it begins anew with each generation.
+    sql`ALTER TABLE ${sql(table)} ADD COLUMN IF NOT EXISTS revision INT NOT NULL DEFAULT 0`,
     sql`CREATE INDEX IF NOT EXISTS ${sql(`${table}_expires_at`)} ON ${sql(table)} (expires_at)`,
     sql`CREATE TABLE IF NOT EXISTS ${sql(upkeepTable)} (id INT PRIMARY KEY, done_at TIMESTAMPTZ NOT NULL)`
   ], { discard: true }))
@@ -103,7 +113,8 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
 
     /**
      * What is asked of the database for one session is asked one after the other: it has five connections, and on two of them a
-     * removal can overtake the entry that it follows, and two requests would each take the session from the other.
+     * removal can overtake the entry that it follows, and two requests would each take the session from the other. What is given
+     * up is not waited for, and the turn is the next one's: a statement that comes late changes nothing (`takeRow`, `write`).
      */
     const inTurn = <A, E>(key: Key, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
       Effect.acquireUseRelease(
@@ -113,7 +124,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
           turns.set(key, turn)
           return turn
         }),
-        ({ semaphore }) => semaphore.withPermit(effect),
+        ({ semaphore }) => semaphore.withPermit(Patience.unawaited(effect)),
         (turn) =>
           Effect.sync(() => {
             turn.users--
@@ -149,7 +160,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
         if (read === undefined) return undefined
         const { generation } = read
         const [taken] = yield* sql<Row>`
-          UPDATE ${sql(table)} SET generation = ${generation + 1}, expires_at = ${expires}
+          UPDATE ${sql(table)} SET generation = ${generation + 1}, revision = 0, expires_at = ${expires}
           WHERE key = ${key} AND generation = ${generation} AND ${isAsleep} RETURNING record, generation
         `
         if (taken !== undefined) return taken
@@ -179,7 +190,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
             return Option.none()
           }
           const record = revive(kept)
-          own(key, { holders: 1, record, generation: row.generation, mark })
+          own(key, { holders: 1, record, generation: row.generation, revision: 0, mark })
           return Option.some(record)
         })
       ).pipe(reading)
@@ -192,17 +203,28 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     }
 
     /** A record is to be written. What has not been entered yet is still to be entered. */
-    const save = (key: Key, awake: Owned) => pending.set(key, { ...awake, isNew: pending.get(key)?.isNew === true })
+    const save = (key: Key, awake: Owned) => {
+      awake.revision++
+      pending.set(key, { ...awake, isNew: pending.get(key)?.isNew === true })
+    }
 
-    const markRemoved = (key: Key, generation: number, wasHere: boolean) =>
-      pending.set(key, { record: undefined, generation, mark: undefined, isNew: false, wasHere })
+    const markRemoved = (key: Key, generation: number, wasHere: boolean) => {
+      // As the newest: it may have been removed before.
+      pending.delete(key)
+      pending.set(key, { record: undefined, generation, revision: 0, mark: undefined, isNew: false, wasHere })
+      const dropped = pending.size > maxPending ? oldestUnknown(pending) : undefined
+      if (dropped !== undefined) pending.delete(dropped)
+    }
 
-    /** Writes what is still to be written of a session. Whatever is written twice, because nobody heard that it was, is the same. */
+    /**
+     * Writes what is still to be written of a session. Whatever is written twice, because nobody heard that it was, is the same; and
+     * what was given up, and comes after something newer, is of an older revision.
+     */
     const write = (key: Key) =>
       Effect.suspend(() => {
         const due = pending.get(key)
         if (due === undefined) return Effect.void
-        const { generation, isNew, mark, record, wasHere } = due
+        const { generation, isNew, mark, record, revision, wasHere } = due
         const text = record === undefined ? "" : Schema.encodeSync(Kept)({ ...kept(record), entryMark: mark })
         const statement = record === undefined
           // Generation 0: the session is not awake here, so its row goes whatever its generation. Else only if nobody has taken
@@ -211,7 +233,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
             // Not deleted: its entry, if that was given up and comes after this, must find that it was removed.
             ? sql`
               INSERT INTO ${sql(table)} AS old (key, record, generation, expires_at)
-              VALUES (${key}, ${removedRecord}, ${lastGeneration}, NOW())
+              VALUES (${key}, ${removedRecord}, ${lastGeneration}, NOW() + ${removedExpires}::INTERVAL)
               ON CONFLICT (key) DO UPDATE
               SET record = EXCLUDED.record, generation = EXCLUDED.generation, expires_at = EXCLUDED.expires_at
               WHERE ${generation} = 0 OR old.generation <= ${generation} RETURNING key
@@ -220,14 +242,15 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
             : sql`DELETE FROM ${sql(table)} WHERE key = ${key} AND record <> ${removedRecord} RETURNING key`
           : isNew
           ? sql`
-            INSERT INTO ${sql(table)} AS old (key, record, generation, expires_at)
-            VALUES (${key}, ${text}, ${generation}, ${expires})
-            ON CONFLICT (key) DO UPDATE SET record = EXCLUDED.record, expires_at = EXCLUDED.expires_at
-            WHERE old.generation = EXCLUDED.generation RETURNING key
+            INSERT INTO ${sql(table)} AS old (key, record, generation, revision, expires_at)
+            VALUES (${key}, ${text}, ${generation}, ${revision}, ${expires})
+            ON CONFLICT (key) DO UPDATE
+            SET record = EXCLUDED.record, revision = EXCLUDED.revision, expires_at = EXCLUDED.expires_at
+            WHERE old.generation = EXCLUDED.generation AND old.revision <= EXCLUDED.revision RETURNING key
           `
           : sql`
-            UPDATE ${sql(table)} SET record = ${text}, expires_at = ${expires}
-            WHERE key = ${key} AND generation = ${generation} RETURNING key
+            UPDATE ${sql(table)} SET record = ${text}, revision = ${revision}, expires_at = ${expires}
+            WHERE key = ${key} AND generation = ${generation} AND revision <= ${revision} RETURNING key
           `
         return Effect.map(statement, (rows) => {
           const next = pending.get(key)
@@ -272,7 +295,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
           if (owned.has(key)) return Effect.succeed(true)
           if (due !== undefined) return Effect.succeed(due.record !== undefined)
           return Effect.map(
-            reading(sql`SELECT 1 FROM ${sql(table)} WHERE key = ${key} AND ${isAsleep}`),
+            reading(Patience.unawaited(sql`SELECT 1 FROM ${sql(table)} WHERE key = ${key} AND ${isAsleep}`)),
             (rows) => rows.length > 0
           )
         }),
@@ -285,7 +308,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
         }),
       enter: (key, record) =>
         Effect.suspend(() => {
-          const awake = { holders: 1, record, generation: 1, mark: markOf(key) }
+          const awake = { holders: 1, record, generation: 1, revision: 1, mark: markOf(key) }
           own(key, awake)
           pending.set(key, { ...awake, isNew: true })
           return writeSoon(key)
@@ -302,15 +325,29 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
       remove: (key) =>
         Effect.suspend(() => {
           const generation = owned.get(key)?.generation ?? 0
-          const wasHere = owned.delete(key) || pending.has(key)
+          const wasHere = owned.delete(key) || isOfOneHere(pending.get(key))
           markRemoved(key, generation, wasHere)
           return writeSoon(key)
         }),
+      isKnown: (key) => Effect.sync(() => owned.has(key) || pending.has(key)),
       keys: Effect.sync(() => [...owned.keys()]),
       counts: Effect.sync(() => countByBackend(owned.keys()))
     }
     return sleepers
   })
+
+/** Whether what is still to be written is of a session that was awake here. */
+const isOfOneHere = (due: Pending | undefined): boolean =>
+  due !== undefined && (due.record !== undefined || due.wasHere === true)
+
+/**
+ * The oldest of the removals of sessions that were not here: of one that sleeps, or of an id that somebody has made up, which cannot be
+ * told while the database is away.
+ */
+const oldestUnknown = (pending: ReadonlyMap<Key, Pending>): Key | undefined => {
+  for (const [key, due] of pending) if (!isOfOneHere(due)) return key
+  return undefined
+}
 
 /** Says of the sessions that are awake here that they are still wanted, and notices which of them others have. */
 const keepAwake = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, { disown, expires, owned, pending }: {
@@ -349,9 +386,11 @@ const removeInTurn = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, maxAs
   yield* Effect.repeat(removeOldest(sql, sql`WHERE expires_at < NOW()`, batch), {
     while: (removed) => removed === batch
   })
-  const [row] = yield* sql<{ readonly count: number }>`SELECT COUNT(*)::FLOAT8 AS count FROM ${sql(table)}`
+  // The rows of removed sessions are no sessions.
+  const sessions = sql`WHERE record <> ${removedRecord}`
+  const [row] = yield* sql<{ readonly count: number }>`SELECT COUNT(*)::FLOAT8 AS count FROM ${sql(table)} ${sessions}`
   for (let beyond = (row?.count ?? 0) - maxAsleep; beyond > 0; beyond -= batch) {
-    yield* removeOldest(sql, sql``, Math.min(beyond, batch))
+    yield* removeOldest(sql, sessions, Math.min(beyond, batch))
   }
 })
 

@@ -50,6 +50,8 @@ export const lookup = Effect.fnUntraced(function*(
     Effect.tapErrorTag("BackendFailed", (error) => error.shortage === true ? Effect.void : countFailure(target, error)),
     Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
   )
+  // It was ended meanwhile, and nobody waited for it.
+  if (!("lanes" in client) && client.over) return yield* new GatewayErrors.UnknownSession()
   if (backend.settings.stateless && opened !== undefined) {
     noted = true
     yield* sleepers.enter(key, opened)

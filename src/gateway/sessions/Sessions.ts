@@ -5,7 +5,7 @@
  * Here sessions begin and end: `open` begins one, `Launching` is the pool's lookup that starts its process, `endKey` is
  * how everybody ends one before its time. A process itself ends with the scope of its pooled connection (`StdioProcess`).
  */
-import { Context, Deferred, Duration, Effect, Exit, Fiber, Option, Scope, Stream } from "effect"
+import { Context, Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
 import * as SessionKey from "../../SessionKey.ts"
 import * as SessionPool from "../../SessionPool.ts"
 import type { Backends } from "../backends/Backends.ts"
@@ -296,29 +296,55 @@ const endKey = (state: State, key: Key, reason: string) =>
     const forgetting = yield* Effect.forkChild(forget(state, key), { startImmediately: true })
     const found = yield* endConnection(state, key, reason)
     const wasKept = yield* Fiber.join(forgetting)
-    const { connection, existed } = found.existed ? found : yield* endConnection(state, key, reason)
-    if (Option.isSome(connection)) return Option.some(Deferred.await(connection.value.gone))
-    return existed || wasKept ? Option.some(Effect.void) : Option.none()
+    const gone = Option.isSome(found) ? found : yield* endConnection(state, key, reason)
+    return Option.isSome(gone) || !wasKept ? gone : Option.some(Effect.void)
   }))
 
-/** Has a session never wake again; whether it was kept. */
-const forget = ({ registry: { sleepers } }: State, key: Key) =>
+/**
+ * Has a session never wake again; whether it was kept. Where none is, nothing is asked, for that may take its time in a database:
+ * sessions are kept of stateless back ends, and of those that were until a reload.
+ */
+const forget = (state: State, key: Key) =>
   Effect.gen(function*() {
-    const record = yield* Effect.catch(sleepers.find(key), () => Effect.succeedNone)
+    const { sleepers } = state.registry
+    if (!isStateless(state, SessionKey.backend(key)) && !(yield* sleepers.isKnown(key))) return false
+    const found = yield* Effect.result(sleepers.find(key))
+    // It was waited for once, in vain.
+    if (Result.isFailure(found)) {
+      yield* Effect.forkDetach(sleepers.remove(key), { startImmediately: true })
+      return false
+    }
+    const record = found.success
     if (Option.isSome(record)) record.value.over = true
     yield* sleepers.remove(key)
     return Option.isSome(record)
   })
 
+/** Ends the connection of a session. None: it has none. Some: an effect that waits until it is gone. */
 const endConnection = ({ pool }: State, key: Key, reason: string) =>
   Effect.gen(function*() {
-    const connection = yield* Effect.scoped(Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone))
-    const existed = yield* SessionPool.invalidate(pool, key)
-    if (Option.isSome(connection)) {
-      if (connection.value.record !== undefined) connection.value.record.over = true
-      yield* connection.value.end(reason)
+    const end = (connection: Connection) => {
+      if (connection.record !== undefined) connection.record.over = true
+      return Effect.as(connection.end(reason), Deferred.await(connection.gone))
     }
-    return { connection, existed: existed || Option.isSome(connection) }
+    const find = Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone)
+    if (Option.isSome(yield* SessionPool.info(pool, key))) {
+      const connection = yield* Effect.scoped(find)
+      const existed = yield* SessionPool.invalidate(pool, key)
+      return Option.isSome(connection)
+        ? Option.some(yield* end(connection.value))
+        : existed
+        ? Option.some(Effect.void)
+        : Option.none()
+    }
+    // One that is being launched is not waited for, which may take as long as its back end may; it ends by itself (`Launching.lookup`).
+    const ending = yield* Effect.forkDetach(
+      Effect.scoped(
+        Effect.flatMap(find, (found) => Option.isSome(found) ? end(found.value) : Effect.succeed(Effect.void))
+      ),
+      { startImmediately: true }
+    )
+    return (yield* SessionPool.invalidate(pool, key)) ? Option.some(Effect.flatten(Fiber.join(ending))) : Option.none()
   })
 
 /** Ends what is here of a session, which lives on elsewhere. */

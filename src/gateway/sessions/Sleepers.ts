@@ -21,6 +21,8 @@ export interface Sleepers {
   readonly rest: (key: Key, record: ClientRecord.ClientRecord) => Effect.Effect<void>
   /** Forgets a session. */
   readonly remove: (key: Key) => Effect.Effect<void>
+  /** Whether a session is among the `keys`, or was and is still to be written. */
+  readonly isKnown: (key: Key) => Effect.Effect<boolean>
   /** Those that are known here: all that are kept in memory, but of those in the database only who is awake here. */
   readonly keys: Effect.Effect<Iterable<Key>>
   /** How many of those that are known here can be woken, by back end; those that are awake included. */
@@ -45,6 +47,7 @@ export const make = Effect.fnUntraced(function*({ asleepTimeToLive, maxAsleep }:
     enter: (key, record) => Cache.set(cache, key, record),
     rest: (key, record) => Cache.set(cache, key, record),
     remove: (key) => Cache.invalidate(cache, key),
+    isKnown: (key) => Cache.has(cache, key),
     keys: Cache.keys(cache),
     counts: Effect.map(Cache.keys(cache), countByBackend)
   }

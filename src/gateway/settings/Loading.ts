@@ -3,7 +3,7 @@ import { Duration, Effect, FileSystem, Option, Redacted, Result, Schema } from "
 import { createRequire } from "node:module"
 import { isIPv6 } from "node:net"
 import { createSecureContext } from "node:tls"
-import * as Backends from "../backends/Backends.ts"
+import type * as Backends from "../backends/Backends.ts"
 import * as Access from "../http/Access.ts"
 import * as CommandName from "./CommandName.ts"
 import * as Config from "./Config.ts"
@@ -193,11 +193,10 @@ export const replicaAt = (name: string, text: string) => {
   const isHost = isIPv6(host) || (bracketed === undefined && /^[\w.-]+$/.test(host))
   return isHost && Number(port) > 0 && Number(port) < 65536
     ? Effect.succeed({ host, port: Number(port) })
+    // Not repeated, as in `Settings.mustBe`.
     : new UsageError({
       message:
-        `--${
-          Settings.flagName(name)
-        } must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, and nothing else; it is ` +
-        `"${Backends.printable(text)}".`
+        `--${Settings.flagName(name)} must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, and nothing else: ` +
+        "no scheme, no path and no blanks."
     })
 }

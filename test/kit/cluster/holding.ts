@@ -9,7 +9,7 @@ export interface Holding {
   readonly holdFrom: (text: string) => void
   /** How many connections keep something back. */
   readonly held: () => number
-  /** Sends on what was kept back, and waits until the database has answered the last of it by closing the connection. */
+  /** Sends on what was kept back, of whose answers the client hears nothing, and waits until the database has answered the last of it by closing the connection. */
   readonly release: Effect.Effect<void>
 }
 
@@ -28,6 +28,8 @@ export const make = Effect.fnUntraced(function*(url: string) {
         kept = all
         held.push(() => {
           kept = undefined
+          // Whoever has given it up, and may still wait for the cancellation, hears nothing of it.
+          near.destroy()
           for (const each of all) far.write(each)
           // PostgreSQL reads all of it before it sees the end.
           far.end()

@@ -5,8 +5,8 @@ import { ClusterError, RunnerStorage } from "effect/cluster"
 import type * as Membership from "../../../src/gateway/cluster/Membership.ts"
 
 export interface State {
-  /** `slow`: it answers after four seconds; `silent`: never. */
-  mood: "well" | "slow" | "away" | "silent"
+  /** `slow`: it answers after four seconds; `silent`: never; `stuck`: nor to the cancellation, for which one waits five seconds. */
+  mood: "well" | "slow" | "away" | "silent" | "stuck"
   runners: Membership.Known["runners"]
   /** The shards that others have. */
   readonly lost: Set<string>
@@ -27,6 +27,8 @@ export const make = Effect.fnUntraced(function*(runners: Membership.Known["runne
           return new ClusterError.PersistenceError({ cause: "away" })
         case "silent":
           return Effect.never
+        case "stuck":
+          return Effect.onInterrupt(Effect.never, () => Effect.sleep("5 seconds"))
       }
     })
   const had = (shards: Iterable<ShardId.ShardId>) => [...shards].filter((shard) => !state.lost.has(shard.toString()))
