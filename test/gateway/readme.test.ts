@@ -18,6 +18,7 @@ const commands: ReadonlyArray<readonly [RegExp, string]> = [
   [/^npm start -- --config servers.json( --check)?/, "cli.test.ts"],
   [/^curl \S+ http:\/\/127\.0\.0\.1:8420\//, "below"],
   [/^SESSION=PUT-THE-ID-HERE$/, "below"],
+  [/^docker run --rm -d /, "nothing; readmeDeployment.test.ts compares it"],
   [/^export (DATABASE_URL|GATEWAY_STATE_KEY)=/, "readmeReplicas.test.ts"],
   [/^echo '.*' > everything\.json$/, "readmeReplicas.test.ts"],
   [/^npm start -- --cluster /, "readmeReplicas.test.ts"],

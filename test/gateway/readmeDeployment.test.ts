@@ -46,7 +46,7 @@ const checked = async (args: ReadonlyArray<string>, env: Record<string, string>)
 }
 const valid = "The configuration is valid. Back ends: counter"
 
-/** The lines `Name=value` of a unit, and `[Section]`. */
+/** The lines `Name=value` of a unit, `[Section]` and comments. */
 const unit = block("ini", "[Service]")
 const inUnit = (name: string): string => new RegExp(`^${name}=(.*)$`, "m").exec(unit)?.[1] ?? ""
 
@@ -63,6 +63,7 @@ const inImage = (more: ReadonlyArray<string>): ReadonlyArray<string> =>
 const Texts = Schema.Record(Schema.String, Schema.String)
 const Replica = Schema.Struct({
   image: Schema.Literal("IMAGE"),
+  init: Schema.Literal(true),
   restart: Schema.Literal("on-failure"),
   hostname: Schema.String,
   command: Schema.Array(Schema.String),
@@ -87,6 +88,7 @@ const Compose = Schema.Struct({
 })
 const Pod = Schema.Struct({
   terminationGracePeriodSeconds: Schema.Number,
+  shareProcessNamespace: Schema.Literal(true),
   containers: Schema.Tuple([Schema.Struct({
     name: Schema.String,
     image: Schema.Literal("IMAGE"),
@@ -134,7 +136,7 @@ const inPod: Record<string, string> = Object.fromEntries(container.env.map((vari
 
 describe("the systemd unit", () => {
   it("is one that systemd takes without a word", () => {
-    assert.match(unit, /^(# .*\n)?(\[(Service|Install)\]\n([A-Z]\w+=\S.*\n)+\n?)+$/)
+    assert.match(unit, /^(# .*\n)?(\[(Service|Install)\]\n((# .*|[A-Z]\w+=\S.*)\n)+\n?)+$/)
     // Only where it is installed can it be asked.
     if (Programs.find("systemd-analyze", undefined, Programs.here(process.env)) === undefined) return
     const file = join(folder, "mcp-gateway.service")
@@ -151,11 +153,23 @@ describe("the systemd unit", () => {
       words[at],
       join("/opt/mcp/node_modules", manifest.name, manifest.bin["effect-session-pool"])
     )
-    const [variable = "", value] = inUnit("Environment").split("=")
     const args = words.slice(at + 1)
-    assert.deepStrictEqual(unknown(args, { [variable]: "" }), [])
-    assert.deepStrictEqual([args, value], [["--config", "/etc/mcp/servers.json"], "/etc/mcp/keys"])
-    assert.strictEqual(await checked(["--config", servers], { [variable]: keys }), valid)
+    assert.deepStrictEqual(args, ["--config", "/etc/mcp/servers.json"])
+    // The file of keys is one that systemd hands over, because the gateway's user may not read it where it is.
+    const [credential = "", file] = inUnit("LoadCredential").split(":")
+    const { HOME: kept, ...env } = Object.fromEntries(
+      [...unit.matchAll(/^Environment=(\w+)=(.*)$/gm)].map(([, name = "", value = ""]) => [name, value])
+    )
+    assert.deepStrictEqual(env, { GATEWAY_KEYS_FILE: `%d/${credential}` })
+    assert.strictEqual(file, "/etc/mcp/keys")
+    assert.strictEqual(kept, `%S/${inUnit("StateDirectory")}`)
+    // What the comment says to write into the file of variables.
+    assert.deepStrictEqual(unknown(args, { ...env, GATEWAY_ADMIN_KEYS: "" }), [])
+    assert.include(unit, " GATEWAY_ADMIN_KEYS=")
+    assert.strictEqual(
+      await checked(["--config", servers], { GATEWAY_KEYS_FILE: keys, GATEWAY_ADMIN_KEYS: "the operator's" }),
+      valid
+    )
     // Node refuses an option that it does not know.
     execFileSync(process.execPath, [...words.slice(0, at), "--eval", "0"])
   })
@@ -178,7 +192,7 @@ describe("the Dockerfile", () => {
     assert.deepStrictEqual(instruction("EXPOSE"), [defaults.port])
     assert.include(dockerfile, ` -p ${defaults.port}:${defaults.port} `)
     assert.include(instruction("COPY"), "servers.json .")
-    assert.lengthOf(variables, 2)
+    assert.lengthOf(variables, 3)
     const env = Object.fromEntries(variables)
     assert.deepStrictEqual(unknown(entrypoint.slice(1), env), [])
     assert.strictEqual(await checked(inImage([]), env), valid)
@@ -214,6 +228,18 @@ describe("compose.yaml", () => {
     const mounts = database.volumes.map((volume) => volume.split(":"))
     assert.deepStrictEqual(mounts.map(([, path]) => path), ["/var/lib/postgresql/data"])
     assert.deepStrictEqual(mounts.map(([name]) => name), Object.keys(compose.volumes))
+  })
+
+  it("has the database that two replicas on one machine are told to start with Docker, where they look for it", () => {
+    const docker = block("sh", "docker run").trim()
+    const { host, password, username } = new URL(
+      /^export DATABASE_URL=(.*)$/m.exec(block("sh", "--cluster"))?.[1] ?? ""
+    )
+    assert.strictEqual(docker.split(" ").at(-1), database.image)
+    assert.include(docker, ` -p ${host}:5432 `)
+    const [[name, value] = []] = Object.entries(database.environment)
+    assert.include(docker, ` -e ${name}=${value} `)
+    assert.deepStrictEqual([username, password], ["postgres", ""])
   })
 
   it("publishes a balancer that sends to both, if they are ready, and gives idle connections up before they do", () => {
