@@ -1,6 +1,7 @@
 /** What the README tells to type and to write down does what it says; its `ts` blocks are run by `examples.test.ts`. */
 import { execFileSync } from "node:child_process"
-import { readFileSync } from "node:fs"
+import { existsSync, readFileSync } from "node:fs"
+import { dirname, join } from "node:path"
 import { afterAll, assert, describe, it } from "vitest"
 import * as Config from "../../src/gateway/settings/Config.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -45,6 +46,21 @@ describe("the README", () => {
     const named = [...readme.matchAll(/`npm run ([\w:]+)/g)].map(([, name = ""]) => name)
     assert.isAbove(named.length, 10)
     assert.deepStrictEqual(named.filter((name) => !(name in scripts)), [])
+  })
+
+  it("links to sections and files that there are, as do the documents that it links to", () => {
+    const anchorsOf = (text: string) =>
+      [...text.replace(/^```[\s\S]*?^```/gm, "").matchAll(/^#+ (.*)$/gm)].map(([, heading = ""]) =>
+        heading.toLowerCase().replace(/[^\w\- ]/g, "").replaceAll(" ", "-")
+      )
+    for (const file of ["README.md", "test/bench/README.md", "test/conformance.md"]) {
+      const text = readFileSync(`${root}${file}`, "utf8")
+      for (const [link, path = "", anchor] of text.matchAll(/\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)/g)) {
+        const target = path === "" ? `${root}${file}` : join(dirname(`${root}${file}`), path)
+        assert.isTrue(existsSync(target), `${file}: ${link}`)
+        if (anchor !== undefined) assert.include(anchorsOf(readFileSync(target, "utf8")), anchor, `${file}: ${link}`)
+      }
+    }
   })
 
   it("shows a configuration that is one", () => {
