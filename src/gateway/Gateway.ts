@@ -88,7 +88,7 @@ export {
 
 /**
  * What a gateway serves, and its settings; those of the server itself (`host`, `port`, TLS, time-outs of the header) are
- * the program's own. Files are read by the command only, so a `keysFile` is refused.
+ * the program's own. What only the command carries out is refused: `keysFile`, `tlsCert`, `tlsKey`, `cluster`.
  *
  * @category models
  * @since 0.1.0
@@ -122,6 +122,14 @@ export class Gateway extends Context.Service<Gateway, {
 
 type Requirements = HttpRouter.HttpRouter | FileSystem.FileSystem
 
+/** Without a word of it a program would believe itself protected, or one of several. */
+const ofTheCommand = [
+  ["keysFile", "give the keys themselves as keys"],
+  ["tlsCert", "serve the routes on a server with TLS"],
+  ["tlsKey", "serve the routes on a server with TLS"],
+  ["cluster", "run effect-session-pool --cluster"]
+] as const
+
 /**
  * Checks options and decides what they leave open. Options that make no sense fail with `InvalidGatewayOptions`, which has
  * every fault.
@@ -154,8 +162,7 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
     }
     const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
     const settings = Settings.decode(tables, { ...options }, Settings.defaults(tables), fault)
-    // Nothing here would read it, and the gateway would ask for no key.
-    if (settings.keysFile !== "") fault("keysFile", "only the command reads files; give the keys themselves as keys")
+    for (const [name, instead] of ofTheCommand) if (settings[name]) fault(name, `only the command has it; ${instead}`)
     const backends = new Map(
       Object.entries(options.backends).map(([name, entry]) =>
         [

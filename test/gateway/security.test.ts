@@ -108,6 +108,19 @@ describe("a gateway with keys", () => {
     assert.match(session, /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
   })
 
+  it("whoever tries keys is counted, at the operator's routes too: an alert asks for it", async () => {
+    const refused = async () => {
+      const response = await fetch(`${gateway.origin}/metrics`, { headers: key(operators) })
+      assert.strictEqual(response.status, 200)
+      return Number(/^mcp_gateway_refusals_total\{status="401"\} (\d+)$/m.exec(await response.text())?.[1] ?? 0)
+    }
+    const before = await refused()
+    await fetch(`${gateway.origin}/sessions`, { headers: key("wrong") })
+    await fetch(`${gateway.origin}/metrics`, { headers: key("wrong") })
+    await fetch(url, { method: "POST", headers: key("wrong") })
+    assert.strictEqual(await refused(), before + 3)
+  })
+
   it("a key that opens many sessions makes room among its own, never among another's", async () => {
     const mine = await open(url, theirs)
     for (let i = 0; i < 8; i++) assert.match(await open(url, ours), /^[0-9a-f-]{36}$/)
@@ -128,7 +141,6 @@ describe("a gateway with keys", () => {
         assert.deepStrictEqual([path, response.status], [path, 401])
       }
     }
-    assert.strictEqual((await fetch(`${gateway.origin}/metrics`, { headers: key(operators) })).status, 200)
     const session = await open(url, ours)
     for (const path of ["/", "/health", "/ready"]) {
       const response = await fetch(`${gateway.origin}${path}`)
@@ -149,11 +161,22 @@ describe("a gateway with keys", () => {
 })
 
 describe("a program's gateway", () => {
-  it("is refused a file of keys, which nobody would read, and so would ask for none", () => {
+  it("is refused what only the command carries out: it would ask for no keys, speak in the clear, or be alone", () => {
     const { faults } = Effect.runSync(
-      Effect.flip(Gateway.config({ backends: { a: { command: "run" } }, keysFile: "keys.txt" }))
+      Effect.flip(Gateway.config({
+        backends: { a: { command: "run" } },
+        keysFile: "keys.txt",
+        tlsCert: "cert.pem",
+        tlsKey: "key.pem",
+        cluster: true
+      }))
     )
-    assert.deepStrictEqual(faults, ["keysFile: only the command reads files; give the keys themselves as keys"])
+    assert.deepStrictEqual(faults, [
+      "keysFile: only the command has it; give the keys themselves as keys",
+      "tlsCert: only the command has it; serve the routes on a server with TLS",
+      "tlsKey: only the command has it; serve the routes on a server with TLS",
+      "cluster: only the command has it; run effect-session-pool --cluster"
+    ])
   })
 })
 

@@ -4,6 +4,7 @@ import type { HttpServerRequest } from "effect/http"
 import { HttpRouter, HttpServerResponse } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
 import { fileURLToPath } from "node:url"
+import * as GatewayMetrics from "../GatewayMetrics.ts"
 import type * as Parked from "../modern/Parked.ts"
 import type { Placement } from "../sessions/Placement.ts"
 import type { Sessions } from "../sessions/Sessions.ts"
@@ -92,8 +93,10 @@ const guard =
     const verdicts = [access.host(host), access.origin(origin), ...needsKey ? [access.operator(authorization)] : []]
     const refusal = verdicts.find((verdict) => verdict._tag === "Refused")
     if (refusal?._tag !== "Refused") return handler()
-    return Effect.succeed(
-      json({ error: refusal.message }, refusal.status, refusal.status === 401 ? { "www-authenticate": "Bearer" } : {})
+    const { message, status } = refusal
+    return Effect.as(
+      GatewayMetrics.refused(status),
+      json({ error: message }, status, status === 401 ? { "www-authenticate": "Bearer" } : {})
     )
   }
 
