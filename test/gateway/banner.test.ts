@@ -17,7 +17,14 @@ describe("the URLs that the start prints", () => {
     ]
     for (const [host, allowedHosts, expected] of cases) {
       assert.strictEqual(Banner.origin({ host, allowedHosts }, "http", 1), expected)
-      const access = Access.make({ host, allowedHosts, allowedOrigins: [], keys: [], adminKeys: [] })
+      const access = Access.make({
+        host,
+        replicaAddress: "",
+        allowedHosts,
+        allowedOrigins: [],
+        keys: [],
+        adminKeys: []
+      })
       assert.strictEqual(access.host(expected.replace("http://", ""))._tag, "Granted", expected)
     }
   })

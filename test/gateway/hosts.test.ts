@@ -34,6 +34,8 @@ const listensAt = (host: string) =>
     })
   })
 
+const options = { host: "0.0.0.0", replicaAddress: "", allowedHosts: [], allowedOrigins: [], keys: [], adminKeys: [] }
+
 describe("a host", () => {
   it("that is every address of the machine is known as that, and one that is its own alone, in every spelling", () => {
     const known = (host: string) => [host, Access.isEveryAddress(host), Access.isLoopback(host)]
@@ -66,9 +68,21 @@ describe("a host", () => {
     ]
     for (const [host, told, ...headers] of cases) {
       assert.strictEqual(Banner.origin({ host, allowedHosts: [] }, "http", 8420), `http://${told}:8420`)
-      const access = Access.make({ host, allowedHosts: [], allowedOrigins: [], keys: [], adminKeys: [] })
+      const access = Access.make({ ...options, host })
       for (const header of headers) assert.strictEqual(access.host(header)._tag, "Granted", header)
     }
+  })
+
+  it("at which the others reach a replica is let in: whoever watches replicas asks each by its own", () => {
+    const hosts = ["one:8421", "10.0.0.7:8421", "[fd00::7]:8421"]
+    for (const replicaAddress of hosts) {
+      const access = Access.make({ ...options, replicaAddress })
+      for (const host of hosts) {
+        assert.strictEqual(access.host(host.replace("8421", "8420"))._tag === "Granted", host === replicaAddress, host)
+      }
+      assert.strictEqual(access.host("")._tag, "Refused")
+    }
+    assert.strictEqual(Access.make(options).host("")._tag, "Refused")
   })
 
   it("that is every address, however written, is refused without a key, and with one says where it answers", async () => {

@@ -27,6 +27,8 @@ export const inUrl = (host: string): string => addressOf(host) ?? host
 
 export interface Options {
   readonly host: string
+  /** As host:port, or empty. */
+  readonly replicaAddress: string
   readonly allowedHosts: ReadonlyArray<string>
   readonly allowedOrigins: ReadonlyArray<string>
   readonly keys: ReadonlyArray<string>
@@ -63,9 +65,15 @@ const match = (keys: ReadonlyArray<Buffer>, authorization: string | undefined): 
   return found
 }
 
+const withoutPort = (host: string): string => host.replace(/:\d+$/, "")
+
 export const make = (options: Options): Access => {
-  // Not every client shortens an address.
-  const own = [inUrl(options.host), isIPv6(options.host) ? `[${options.host}]` : options.host]
+  // Not every client shortens an address. Whoever watches replicas asks each at its own.
+  const own = [
+    inUrl(options.host),
+    isIPv6(options.host) ? `[${options.host}]` : options.host,
+    ...options.replicaAddress === "" ? [] : [withoutPort(options.replicaAddress)]
+  ]
   const hosts = [...loopbackHosts, ...own, ...options.allowedHosts].map((host) => host.toLowerCase())
   const origins = options.allowedOrigins.map((origin) => origin.toLowerCase().replace(/\/$/, ""))
   const isListedOrigin = (origin: string) => origins.includes(origin.toLowerCase())
@@ -73,7 +81,7 @@ export const make = (options: Options): Access => {
   const adminKeys = options.adminKeys.map(digest)
   return {
     host: (header) =>
-      hosts.includes((header ?? "").replace(/:\d+$/, "").toLowerCase())
+      hosts.includes(withoutPort(header ?? "").toLowerCase())
         ? granted("")
         : refused(403, "This Host is not served here; see the setting allowedHosts"),
     origin: (header) => {
