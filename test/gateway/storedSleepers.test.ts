@@ -523,6 +523,30 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
+  describe("what makes the table anew at each start", () => {
+    it.effect("waits for nobody who reads all of it, as a backup does, and has nobody wait", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        yield* here.rest(key, record)
+        const reader = yield* (yield* client).reserve
+        yield* Effect.acquireRelease(
+          Effect.andThen(
+            reader.executeRaw("BEGIN", []),
+            reader.executeRaw("SELECT COUNT(*) FROM effect_session_pool_sessions", [])
+          ),
+          () => Effect.orDie(reader.executeRaw("COMMIT", []))
+        )
+        const starting = yield* Effect.forkChild(
+          Effect.provideService(StoredSleepers.migrate, SqlClient.SqlClient, here.sql)
+        )
+        yield* Effect.sleep("1 second")
+        assert.isTrue(Option.isSome(yield* here.find(key)))
+        assert.isDefined(starting.pollUnsafe())
+      }).pipe(Effect.scoped))
+  })
+
   describe("while the database is away, a session", () => {
     it.effect("that is opened, and says more of itself, is stored with all of it later", () =>
       Effect.gen(function*() {

@@ -92,8 +92,15 @@ export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
         expires_at TIMESTAMPTZ NOT NULL
       )
     `,
-    // Came later. Replicas that know nothing of it leave it as it is, and it begins anew with each generation.
-    sql`ALTER TABLE ${sql(table)} ADD COLUMN IF NOT EXISTS revision INT NOT NULL DEFAULT 0`,
+    // Came later. Replicas that know nothing of it leave it as it is, and it begins anew with each generation. Asked for first, for
+    // ALTER TABLE waits for all who read the table, a backup for hours, and all others wait for it.
+    Effect.flatMap(
+      sql`SELECT 1 FROM pg_attribute WHERE attrelid = ${table}::REGCLASS AND attname = 'revision' AND NOT attisdropped`,
+      (columns): Effect.Effect<unknown, SqlError.SqlError> =>
+        columns.length > 0
+          ? Effect.void
+          : sql`ALTER TABLE ${sql(table)} ADD COLUMN IF NOT EXISTS revision INT NOT NULL DEFAULT 0`
+    ),
     sql`CREATE INDEX IF NOT EXISTS ${sql(`${table}_expires_at`)} ON ${sql(table)} (expires_at)`,
     sql`CREATE TABLE IF NOT EXISTS ${sql(upkeepTable)} (id INT PRIMARY KEY, done_at TIMESTAMPTZ NOT NULL)`
   ], { discard: true }))
