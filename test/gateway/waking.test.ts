@@ -268,7 +268,7 @@ describe("a session that is woken while it is deleted", () => {
 })
 
 describe("a session that is ended while its process starts", () => {
-  it.live("is not waited for, has no process afterwards, and does not wake", () =>
+  it.live("is not waited for, does not wake, and has no process when it is said to be gone", () =>
     Effect.gen(function*() {
       const { open, sessions, sleep, until } = yield* make()
       const before = Kit.children(process.pid)
@@ -279,9 +279,9 @@ describe("a session that is ended while its process starts", () => {
       const gone = Option.getOrThrow(yield* sessions.end(name, principal, id))
       assert.isUndefined(waking.pollUnsafe())
       yield* gone
+      assert.deepStrictEqual(Kit.children(process.pid).filter((pid) => !before.includes(pid)), [])
       assert.strictEqual((yield* Effect.flip(Fiber.join(waking)))._tag, "UnknownSession")
       yield* until(({ idle, launching, retired }) => idle + launching + retired === 0)
-      assert.deepStrictEqual(Kit.children(process.pid).filter((pid) => !before.includes(pid)), [])
       assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
     }))
 
