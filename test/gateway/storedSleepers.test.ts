@@ -393,13 +393,13 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
           yield* asked("INSERT INTO", (here) => here.enter(key, record)),
           yield* asked("SELECT 1", (here) => here.has(key)),
           yield* asked("SELECT generation", (here) => here.find(key)),
-          yield* asked("DELETE FROM", (here) => here.remove(key))
+          yield* asked("SET record = $1", (here) => here.remove(key))
         ]
         assert.deepStrictEqual(told, [
           ["INSERT INTO", true, 1],
           ["SELECT 1", true, 2],
           ["SELECT generation", true, 3],
-          ["DELETE FROM", true, 4]
+          ["SET record = $1", true, 4]
         ])
         yield* holding.release
       }))
@@ -477,6 +477,21 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
           assert.isFalse(yield* each.has(key))
           assert.isTrue(Option.isNone(yield* each.find(key)))
         }
+      }))
+
+    it.effect("enters no session again that has been entered since, has gone to sleep and was removed without being found", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* held, yield* replica()]
+        const { key, record } = session()
+        here.holding.holdFrom("INSERT INTO")
+        yield* here.enter(key, record)
+        assert.strictEqual(here.holding.held(), 1)
+        yield* until("it is entered again", rowOf(there.sql, key), (row) => row !== undefined)
+        yield* here.rest(key, record)
+        yield* there.remove(key)
+        yield* here.holding.release
+        assert.isFalse(yield* there.has(key))
+        assert.isTrue(Option.isNone(yield* there.find(key)))
       }))
   })
 

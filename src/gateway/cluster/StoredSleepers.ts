@@ -245,8 +245,12 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
               SET record = EXCLUDED.record, generation = EXCLUDED.generation, expires_at = EXCLUDED.expires_at
               WHERE ${generation} = 0 OR old.generation <= ${generation} RETURNING key
             `
-            // Anybody can have ids removed that there are not.
-            : sql`DELETE FROM ${sql(table)} WHERE key = ${key} AND record <> ${removedRecord} RETURNING key`
+            // Anybody can have ids removed that there are not: no row is made for them.
+            : sql`
+              UPDATE ${sql(table)}
+              SET record = ${removedRecord}, generation = ${lastGeneration}, expires_at = NOW() + ${removedExpires}::INTERVAL
+              WHERE key = ${key} AND record <> ${removedRecord} RETURNING key
+            `
           : isNew
           ? sql`
             INSERT INTO ${sql(table)} AS old (key, record, generation, revision, expires_at)
