@@ -31,7 +31,8 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
     finding: Effect.void,
     unreachable: false,
     database: Effect.void,
-    entryTextOf: (_: string): string | undefined => undefined
+    entryTextOf: (_: string): string | undefined => undefined,
+    lost: (_: SessionKey.SessionKey): Effect.Effect<void> => Effect.void
   }
   const { args, command } = Counting.backend()
   const config = yield* Gateway.config({
@@ -70,8 +71,9 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
   }
   const sessions = yield* Sessions.make(config, process.env).pipe(
     Effect.provideService(Placement.Placement, { ...Placement.local, mayOccupy: () => state.mayOccupy }),
-    Effect.provideService(Sleepers.MakeSleepers, (_, __, entryTextOf) => {
+    Effect.provideService(Sleepers.MakeSleepers, (_, lost, entryTextOf) => {
       state.entryTextOf = entryTextOf
+      state.lost = lost
       return Effect.succeed(sleepers)
     }),
     Effect.provide(FetchHttpClient.layer)
@@ -264,6 +266,31 @@ describe("a session that is woken while it is deleted", () => {
       yield* gone
       yield* until(({ idle, retired }) => idle + retired === 0)
       assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
+    }))
+})
+
+describe("a session that another replica takes over while its process starts", () => {
+  it.live("ends as soon as it has started, whoever waits for it, and does not sleep here", () =>
+    Effect.gen(function*() {
+      const { open, sessions, sleep, state, until } = yield* make()
+      yield* open(id)
+      yield* sleep(id)
+      const served = yield* Effect.forkChild(
+        Effect.scoped(Effect.flatMap(
+          sessions.lease(name, principal, id),
+          (connection) =>
+            Effect.map(
+              Effect.sleep("10 millis"),
+              () => connection._tag === "Stdio" ? connection.request(message, "{}", Effect.void)._tag : connection._tag
+            )
+        )),
+        { startImmediately: true }
+      )
+      yield* until(({ launching }) => launching === 1)
+      yield* state.lost(SessionKey.makeUnsafe(name, id))
+      assert.strictEqual(yield* Fiber.join(served), "Over")
+      yield* until(({ active, idle, launching, retired }) => active + idle + launching + retired === 0)
+      assert.isTrue(state.awake.has(SessionKey.makeUnsafe(name, id)), "it has not rested")
     }))
 })
 
