@@ -692,6 +692,25 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
+  describe("while something else has the row of one session locked", () => {
+    it.effect("what others say is written", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        const [blocked, other] = [session(), session()]
+        for (const { key, record } of [blocked, other]) yield* here.enter(key, record)
+        const connection = yield* (yield* client).reserve
+        yield* Effect.acquireRelease(
+          Effect.andThen(
+            connection.executeRaw("BEGIN", []),
+            connection.executeRaw("SELECT 1 FROM effect_session_pool_sessions WHERE key = $1 FOR UPDATE", [blocked.key])
+          ),
+          () => Effect.orDie(connection.executeRaw("COMMIT", []))
+        )
+        for (const { record } of [blocked, other]) level(record, "debug")
+        yield* until("it is written", rowOf(here.sql, other.key), (row) => row?.record.includes("debug") === true)
+      }).pipe(Effect.scoped))
+  })
+
   describe("of more sessions than may sleep", () => {
     it.effect("those go that nobody has called for the longest time", () =>
       Effect.gen(function*() {

@@ -286,12 +286,23 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     const unreachable = (error: { readonly message: string }) =>
       Effect.logWarning(`The database of sleeping sessions does not answer: ${error.message}`)
 
-    yield* Effect.forkScoped(
-      Effect.repeat(
-        Effect.ignore(Effect.suspend(() => Effect.forEach([...pending.keys()], writeInTime, { discard: true }))),
-        Schedule.spaced("1 second")
+    /** The one that could not be written last. */
+    let failed: Key | undefined
+    // Until one cannot be written: the others could not either if the database is away. They come first the next time, if it is not.
+    const writePending = Effect.suspend(() => {
+      const keys = [...pending.keys()]
+      const next = failed === undefined ? 0 : keys.indexOf(failed) + 1
+      return Effect.forEach(
+        [...keys.slice(next), ...keys.slice(0, next)],
+        (key) =>
+          Effect.tapError(writeInTime(key), () =>
+            Effect.sync(() => {
+              failed = key
+            })),
+        { discard: true }
       )
-    )
+    })
+    yield* Effect.forkScoped(Effect.repeat(Effect.ignore(writePending), Schedule.spaced("1 second")))
     // Side by side: while many are removed, those that are awake here are still kept.
     for (const each of [keepAwake(sql, { owned, pending, expires, disown }), removeInTurn(sql, maxAsleep)]) {
       yield* Effect.forkScoped(
