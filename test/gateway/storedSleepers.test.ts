@@ -393,13 +393,13 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
           yield* asked("INSERT INTO", (here) => here.enter(key, record)),
           yield* asked("SELECT 1", (here) => here.has(key)),
           yield* asked("SELECT generation", (here) => here.find(key)),
-          yield* asked("DELETE FROM", (here) => here.remove(key))
+          yield* asked("SET record = $1", (here) => here.remove(key))
         ]
         assert.deepStrictEqual(told, [
           ["INSERT INTO", true, 1],
           ["SELECT 1", true, 2],
           ["SELECT generation", true, 3],
-          ["DELETE FROM", true, 4]
+          ["SET record = $1", true, 4]
         ])
         yield* holding.release
       }))
@@ -478,6 +478,21 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
           assert.isTrue(Option.isNone(yield* each.find(key)))
         }
       }))
+
+    it.effect("enters no session again that has been entered since, has gone to sleep and was removed without being found", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* held, yield* replica()]
+        const { key, record } = session()
+        here.holding.holdFrom("INSERT INTO")
+        yield* here.enter(key, record)
+        assert.strictEqual(here.holding.held(), 1)
+        yield* until("it is entered again", rowOf(there.sql, key), (row) => row !== undefined)
+        yield* here.rest(key, record)
+        yield* there.remove(key)
+        yield* here.holding.release
+        assert.isFalse(yield* there.has(key))
+        assert.isTrue(Option.isNone(yield* there.find(key)))
+      }))
   })
 
   describe("a session that has been removed", () => {
@@ -521,6 +536,30 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.rest(key, woken)
         assert.include((yield* rowOf(here.sql, key))?.record, "debug")
       }))
+  })
+
+  describe("what makes the table anew at each start", () => {
+    it.effect("waits for nobody who reads all of it, as a backup does, and has nobody wait", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        const { key, record } = session()
+        yield* here.enter(key, record)
+        yield* here.rest(key, record)
+        const reader = yield* (yield* client).reserve
+        yield* Effect.acquireRelease(
+          Effect.andThen(
+            reader.executeRaw("BEGIN", []),
+            reader.executeRaw("SELECT COUNT(*) FROM effect_session_pool_sessions", [])
+          ),
+          () => Effect.orDie(reader.executeRaw("COMMIT", []))
+        )
+        const starting = yield* Effect.forkChild(
+          Effect.provideService(StoredSleepers.migrate, SqlClient.SqlClient, here.sql)
+        )
+        yield* Effect.sleep("1 second")
+        assert.isTrue(Option.isSome(yield* here.find(key)))
+        assert.isDefined(starting.pollUnsafe())
+      }).pipe(Effect.scoped))
   })
 
   describe("while the database is away, a session", () => {
@@ -651,6 +690,25 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual(here.lost, [])
         assert.strictEqual(Option.getOrUndefined(yield* here.find(key)), record)
       }))
+  })
+
+  describe("while something else has the row of one session locked", () => {
+    it.effect("what others say is written", () =>
+      Effect.gen(function*() {
+        const here = yield* replica()
+        const [blocked, other] = [session(), session()]
+        for (const { key, record } of [blocked, other]) yield* here.enter(key, record)
+        const connection = yield* (yield* client).reserve
+        yield* Effect.acquireRelease(
+          Effect.andThen(
+            connection.executeRaw("BEGIN", []),
+            connection.executeRaw("SELECT 1 FROM effect_session_pool_sessions WHERE key = $1 FOR UPDATE", [blocked.key])
+          ),
+          () => Effect.orDie(connection.executeRaw("COMMIT", []))
+        )
+        for (const { record } of [blocked, other]) level(record, "debug")
+        yield* until("it is written", rowOf(here.sql, other.key), (row) => row?.record.includes("debug") === true)
+      }).pipe(Effect.scoped))
   })
 
   describe("of more sessions than may sleep", () => {

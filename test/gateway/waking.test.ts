@@ -31,7 +31,8 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
     finding: Effect.void,
     unreachable: false,
     database: Effect.void,
-    entryTextOf: (_: string): string | undefined => undefined
+    entryTextOf: (_: string): string | undefined => undefined,
+    lost: (_: SessionKey.SessionKey): Effect.Effect<void> => Effect.void
   }
   const { args, command } = Counting.backend()
   const config = yield* Gateway.config({
@@ -70,8 +71,9 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
   }
   const sessions = yield* Sessions.make(config, process.env).pipe(
     Effect.provideService(Placement.Placement, { ...Placement.local, mayOccupy: () => state.mayOccupy }),
-    Effect.provideService(Sleepers.MakeSleepers, (_, __, entryTextOf) => {
+    Effect.provideService(Sleepers.MakeSleepers, (_, lost, entryTextOf) => {
       state.entryTextOf = entryTextOf
+      state.lost = lost
       return Effect.succeed(sleepers)
     }),
     Effect.provide(FetchHttpClient.layer)
@@ -267,8 +269,33 @@ describe("a session that is woken while it is deleted", () => {
     }))
 })
 
+describe("a session that another replica takes over while its process starts", () => {
+  it.live("ends as soon as it has started, whoever waits for it, and does not sleep here", () =>
+    Effect.gen(function*() {
+      const { open, sessions, sleep, state, until } = yield* make()
+      yield* open(id)
+      yield* sleep(id)
+      const served = yield* Effect.forkChild(
+        Effect.scoped(Effect.flatMap(
+          sessions.lease(name, principal, id),
+          (connection) =>
+            Effect.map(
+              Effect.sleep("10 millis"),
+              () => connection._tag === "Stdio" ? connection.request(message, "{}", Effect.void)._tag : connection._tag
+            )
+        )),
+        { startImmediately: true }
+      )
+      yield* until(({ launching }) => launching === 1)
+      yield* state.lost(SessionKey.makeUnsafe(name, id))
+      assert.strictEqual(yield* Fiber.join(served), "Over")
+      yield* until(({ active, idle, launching, retired }) => active + idle + launching + retired === 0)
+      assert.isTrue(state.awake.has(SessionKey.makeUnsafe(name, id)), "it has not rested")
+    }))
+})
+
 describe("a session that is ended while its process starts", () => {
-  it.live("is not waited for, has no process afterwards, and does not wake", () =>
+  it.live("is not waited for, does not wake, and has no process when it is said to be gone", () =>
     Effect.gen(function*() {
       const { open, sessions, sleep, until } = yield* make()
       const before = Kit.children(process.pid)
@@ -279,9 +306,9 @@ describe("a session that is ended while its process starts", () => {
       const gone = Option.getOrThrow(yield* sessions.end(name, principal, id))
       assert.isUndefined(waking.pollUnsafe())
       yield* gone
+      assert.deepStrictEqual(Kit.children(process.pid).filter((pid) => !before.includes(pid)), [])
       assert.strictEqual((yield* Effect.flip(Fiber.join(waking)))._tag, "UnknownSession")
       yield* until(({ idle, launching, retired }) => idle + launching + retired === 0)
-      assert.deepStrictEqual(Kit.children(process.pid).filter((pid) => !before.includes(pid)), [])
       assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
     }))
 

@@ -92,8 +92,15 @@ export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
         expires_at TIMESTAMPTZ NOT NULL
       )
     `,
-    // Came later. Replicas that know nothing of it leave it as it is, and it begins anew with each generation.
-    sql`ALTER TABLE ${sql(table)} ADD COLUMN IF NOT EXISTS revision INT NOT NULL DEFAULT 0`,
+    // Came later. Replicas that know nothing of it leave it as it is, and it begins anew with each generation. Asked for first, for
+    // ALTER TABLE waits for all who read the table, a backup for hours, and all others wait for it.
+    Effect.flatMap(
+      sql`SELECT 1 FROM pg_attribute WHERE attrelid = ${table}::REGCLASS AND attname = 'revision' AND NOT attisdropped`,
+      (columns): Effect.Effect<unknown, SqlError.SqlError> =>
+        columns.length > 0
+          ? Effect.void
+          : sql`ALTER TABLE ${sql(table)} ADD COLUMN IF NOT EXISTS revision INT NOT NULL DEFAULT 0`
+    ),
     sql`CREATE INDEX IF NOT EXISTS ${sql(`${table}_expires_at`)} ON ${sql(table)} (expires_at)`,
     sql`CREATE TABLE IF NOT EXISTS ${sql(upkeepTable)} (id INT PRIMARY KEY, done_at TIMESTAMPTZ NOT NULL)`
   ], { discard: true }))
@@ -238,8 +245,12 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
               SET record = EXCLUDED.record, generation = EXCLUDED.generation, expires_at = EXCLUDED.expires_at
               WHERE ${generation} = 0 OR old.generation <= ${generation} RETURNING key
             `
-            // Anybody can have ids removed that there are not.
-            : sql`DELETE FROM ${sql(table)} WHERE key = ${key} AND record <> ${removedRecord} RETURNING key`
+            // Anybody can have ids removed that there are not: no row is made for them.
+            : sql`
+              UPDATE ${sql(table)}
+              SET record = ${removedRecord}, generation = ${lastGeneration}, expires_at = NOW() + ${removedExpires}::INTERVAL
+              WHERE key = ${key} AND record <> ${removedRecord} RETURNING key
+            `
           : isNew
           ? sql`
             INSERT INTO ${sql(table)} AS old (key, record, generation, revision, expires_at)
@@ -275,12 +286,23 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     const unreachable = (error: { readonly message: string }) =>
       Effect.logWarning(`The database of sleeping sessions does not answer: ${error.message}`)
 
-    yield* Effect.forkScoped(
-      Effect.repeat(
-        Effect.ignore(Effect.suspend(() => Effect.forEach([...pending.keys()], writeInTime, { discard: true }))),
-        Schedule.spaced("1 second")
+    /** The one that could not be written last. */
+    let failed: Key | undefined
+    // Until one cannot be written: the others could not either if the database is away. They come first the next time, if it is not.
+    const writePending = Effect.suspend(() => {
+      const keys = [...pending.keys()]
+      const next = failed === undefined ? 0 : keys.indexOf(failed) + 1
+      return Effect.forEach(
+        [...keys.slice(next), ...keys.slice(0, next)],
+        (key) =>
+          Effect.tapError(writeInTime(key), () =>
+            Effect.sync(() => {
+              failed = key
+            })),
+        { discard: true }
       )
-    )
+    })
+    yield* Effect.forkScoped(Effect.repeat(Effect.ignore(writePending), Schedule.spaced("1 second")))
     // Side by side: while many are removed, those that are awake here are still kept.
     for (const each of [keepAwake(sql, { owned, pending, expires, disown }), removeInTurn(sql, maxAsleep)]) {
       yield* Effect.forkScoped(

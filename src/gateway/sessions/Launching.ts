@@ -7,8 +7,7 @@
  * it is taken over, and relies on `rest`: where its back end is unknown, cooling down or full; where that does not start; and where
  * a reload or a move came in between.
  */
-import { Clock, Duration, Effect, Option, Ref } from "effect"
-import type { Scope } from "effect"
+import { Clock, Duration, Effect, Exit, Option, Ref, Scope } from "effect"
 import type { HttpClient } from "effect/http"
 import * as SessionKey from "../../SessionKey.ts"
 import * as Cooldown from "../backends/Cooldown.ts"
@@ -45,13 +44,18 @@ export const lookup = Effect.fnUntraced(function*(
   // When the process has gone, which is started after this, the session sleeps.
   yield* Effect.addFinalizer(() => noted && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
   counts.launches++
+  const own = yield* Scope.fork(yield* Effect.scope)
   const connection = yield* start(registry, target, key, client).pipe(
+    Scope.provide(own),
     Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
     Effect.tapErrorTag("BackendFailed", (error) => error.shortage === true ? Effect.void : countFailure(target, error)),
     Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
   )
-  // It was ended meanwhile, and nobody waited for it.
-  if (!("lanes" in client) && client.over) return yield* new GatewayErrors.UnknownSession()
+  // It was ended meanwhile. The pool would say so before it closes anything, and whoever ended it waits for the end of its process.
+  if (!("lanes" in client) && client.over) {
+    yield* Effect.uninterruptible(Scope.close(own, Exit.void))
+    return yield* new GatewayErrors.UnknownSession()
+  }
   if (backend.settings.stateless && opened !== undefined) {
     noted = true
     yield* sleepers.enter(key, opened)

@@ -347,12 +347,12 @@ const endConnection = ({ pool }: State, key: Key, reason: string) =>
     return (yield* SessionPool.invalidate(pool, key)) ? Option.some(Effect.flatten(Fiber.join(ending))) : Option.none()
   })
 
-/** Ends what is here of a session, which lives on elsewhere. */
-const endHere = ({ registry: { connections }, pool }: State, key: Key, reason: string) =>
+/** Ends what is here of a session, which lives on elsewhere: one that has left the pool and is still in use, too. */
+const endHere = (state: State, key: Key, reason: string) =>
   Effect.uninterruptible(Effect.gen(function*() {
-    const connection = connections.get(key)
+    const connection = state.registry.connections.get(key)
     if (connection?.record !== undefined) connection.record.over = true
-    yield* SessionPool.invalidate(pool, key)
+    yield* endConnection(state, key, reason)
     if (connection !== undefined) yield* connection.end(reason)
   }))
 
