@@ -380,6 +380,26 @@ describe("a lock under which something still lives", () => {
       assert.deepStrictEqual(calls, ["release", "release"])
     }))
 
+  it.effect("is not given back when it has been taken anew meanwhile, nor is one that could not be before", () =>
+    Effect.gen(function*() {
+      for (const wait of ["occupied", "away"]) {
+        const { calls, membership, state, storage } = yield* make
+        let isOccupied = wait === "occupied"
+        yield* membership.keepWhile(() => isOccupied)
+        if (wait === "away") state.mood = "away"
+        const releasing = yield* Effect.forkChild(storage.release(address, shared))
+        yield* TestClock.adjust("500 millis")
+        state.mood = "well"
+        yield* storage.acquire(address, [shared])
+        isOccupied = false
+        yield* TestClock.adjust("2 seconds")
+        yield* Fiber.join(releasing)
+        assert.deepStrictEqual(calls, wait === "away" ? ["release", "acquire"] : ["acquire"])
+        yield* storage.release(address, shared)
+        assert.strictEqual(calls.at(-1), "release")
+      }
+    }))
+
   it.effect("is given back after five minutes all the same: its shard is to be served again", () =>
     Effect.gen(function*() {
       const { calls, membership, storage } = yield* make

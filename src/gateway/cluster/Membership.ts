@@ -4,7 +4,8 @@
  *
  * - While the database cannot be reached, a lock counts as held until the moment from which another replica may take it. The
  *   engine by itself gives everything up at the first failure.
- * - A lock is given back only when nothing lives under it any more: the engine does not wait for longer than it has time.
+ * - A lock is given back only when nothing lives under it any more: the engine does not wait for longer than it has time. (But not
+ *   when the engine counts all its locks as lost, which then it cannot take again before they are given back.)
  * - When the database is back, the replicas that were there before stay for as long as it takes them to say that they live.
  */
 import { Clock, Context, Deferred, Duration, Effect, Layer, Ref, Schedule } from "effect"
@@ -246,6 +247,8 @@ const make = Effect.gen(function*() {
       Effect.andThen(Deferred.await(leaving), Effect.sleep(leavePatience))
     )
 
+  /** The shards that are to be given back. One that is taken again meanwhile is not: that would be the new lock. */
+  const releasing = new Set<string>()
   let isOccupied: (shard?: ShardId.ShardId) => boolean = () => false
   const whenFree = <E>(released: Effect.Effect<void, E>, shard?: ShardId.ShardId): Effect.Effect<void, E> =>
     Effect.sync(() => isOccupied(shard)).pipe(
@@ -270,7 +273,10 @@ const make = Effect.gen(function*() {
         const askedAt = now()
         return Effect.tap(
           unlessReplaced(noted(storage.acquire(address, shards)), []),
-          () => Ref.update(known, acquired(askedAt))
+          (taken) => {
+            for (const shard of taken) releasing.delete(shard.toString())
+            return Ref.update(known, acquired(askedAt))
+          }
         )
       }),
     refresh: (address, shards) =>
@@ -294,13 +300,18 @@ const make = Effect.gen(function*() {
       }),
     // The engine would try anew at once, and log it for each of hundreds of shards.
     release: (address, shard) =>
-      inTime(whenFree(
-        Effect.retry(unlessReplaced(storage.release(address, shard), undefined), {
-          schedule: Schedule.spaced("1 second"),
-          while: () => !isLeaving()
-        }),
-        shard
-      )),
+      Effect.suspend(() => {
+        const key = shard.toString()
+        releasing.add(key)
+        const released = Effect.suspend(() => releasing.has(key) ? storage.release(address, shard) : Effect.void)
+        return inTime(whenFree(
+          Effect.retry(unlessReplaced(released, undefined), {
+            schedule: Schedule.spaced("1 second"),
+            while: () => !isLeaving()
+          }),
+          shard
+        ))
+      }),
     releaseAll: (address) =>
       Effect.suspend(() => {
         const released = unlessReplaced(storage.releaseAll(address), undefined)

@@ -306,7 +306,10 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     // Side by side: while many are removed, those that are awake here are still kept.
     for (const each of [keepAwake(sql, { owned, pending, expires, disown }), removeInTurn(sql, maxAsleep)]) {
       yield* Effect.forkScoped(
-        Effect.repeat(Effect.catch(Effect.timeout(each, upkeep), unreachable), Schedule.spaced(upkeepHere))
+        Effect.repeat(
+          Effect.catch(Effect.timeout(Patience.unawaited(each), upkeepHere), unreachable),
+          Schedule.spaced(upkeepHere)
+        )
       )
     }
 
