@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process"
 import { existsSync, readFileSync } from "node:fs"
 import { dirname, join } from "node:path"
 import { afterAll, assert, describe, it } from "vitest"
+import * as CommandName from "../../src/gateway/settings/CommandName.ts"
 import * as Config from "../../src/gateway/settings/Config.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { block, blocks, readme } from "../kit/readme.ts"
@@ -69,6 +70,13 @@ describe("the README", () => {
     assert.notInstanceOf(read, Config.InvalidConfig)
     const names = read instanceof Config.InvalidConfig ? [] : [...read.backends.keys()]
     assert.deepStrictEqual(names, ["files", "search", "remote"])
+  })
+
+  it("gives a command whose back end is where it says", () => {
+    const [, command = "", name = ""] = /such as `(npx [^`]+)`\.[^.]*this one is\s+at `\/mcp\/([^`]+)`/.exec(readme) ??
+      []
+    assert.include(command, " -y ")
+    assert.strictEqual(CommandName.fromCommand(command.split(" ")), name)
   })
 
   it("asks a gateway with curl whether it answers, gets a session and lists its tools", async () => {
