@@ -106,7 +106,7 @@ const list = (description: string, what = "strings", item: RegExp = /\S/) =>
     "list",
     [],
     description,
-    `an array of ${what} (or, on the command line and in the environment, one string with commas)`,
+    `an array of ${what} (or one string with commas between them)`,
     (input) => {
       const items: unknown = typeof input === "string" ? input.split(",") : input
       return Array.isArray(items) && items.every((each) => typeof each === "string" && item.test(each.trim()))
@@ -212,9 +212,12 @@ export const gatewaySettings = {
   insecure: flag("Listen on an address that other machines reach, without keys"),
   tlsCert: file("PEM file with the certificate; with --tls-key, serve HTTPS"),
   tlsKey: file("PEM file with the private key"),
-  keys: list("Keys that clients must show as a bearer token; none: no key is asked for"),
+  keys: list("Keys that clients must show as a bearer token; none: no key is asked for", "keys, none of them empty"),
   keysFile: file("A file with keys that clients must show as a bearer token, one a line"),
-  adminKeys: list("Keys for the page, /sessions and /metrics; a client's key does not open these"),
+  adminKeys: list(
+    "Keys for the page, /sessions and /metrics; a client's key does not open these",
+    "keys, none of them empty"
+  ),
   allowedHosts: list(
     "Host names, without a port, that requests may be addressed to, besides the loopback names and --host",
     "host names without scheme and port",
