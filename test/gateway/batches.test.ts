@@ -130,6 +130,14 @@ describe("a batch of which a later message is refused", () => {
       assert.include(errorOf(messages, 1), "this id is running")
     }))
 
+  it.effect("has its errors together and at once, for they may be thousands: a stream for each took seconds", () =>
+    Effect.gen(function*() {
+      const { batch } = yield* session()
+      const { body } = yield* batch(...calls(...Array.from({ length: 100 }, (_, id) => id)))
+      const first = body._tag === "Stream" ? yield* Stream.runHead(Stream.decodeText(body.stream)) : Option.none()
+      assert.lengthOf(Option.getOrThrow(first).match(/Too many requests/g) ?? [], 98)
+    }))
+
   it.effect("because the session has ended meanwhile, has the answers to what was taken before, and the others' error", () =>
     Effect.gen(function*() {
       let leases = 0

@@ -214,6 +214,8 @@ const batchHere = Effect.fnUntraced(function*(
   texts: ReadonlyArray<string>
 ) {
   const answers: Array<Answer> = []
+  /** The errors of the calls that were refused; one stream for all, for a batch may have thousands. */
+  const errors: Array<string> = []
   const writes: Array<Effect.Effect<void>> = []
   /** Something has been handed to the process, and will be carried out. */
   let isTaken = false
@@ -235,11 +237,12 @@ const batchHere = Effect.fnUntraced(function*(
       )
       // Refused whole only while nothing of it runs: the answers to what does would be lost.
       if (Result.isFailure(given) && !isTaken) return yield* Effect.fail(given.failure)
-      if (Result.isFailure(given) && message._tag === "Request") answers.push(oneEvent(given.failure.text))
+      if (Result.isFailure(given) && message._tag === "Request") errors.push(given.failure.text)
       isTaken = true
     }
   }))
   yield* Effect.all(writes, { discard: true })
+  if (errors.length > 0) answers.push(eventsOf(errors))
   if (answers.length === 0) return HttpServerResponse.empty({ status: 202 })
   // One body for all: its heartbeats come between whole events of any of them. By way of a queue, because a heartbeat interrupts who
   // waits, which would end the streams.
@@ -253,7 +256,8 @@ const batchHere = Effect.fnUntraced(function*(
 /** What one call of a batch adds to the batch's stream. */
 type Answer = Stream.Stream<Uint8Array>
 
-const oneEvent = (text: string): Answer => Stream.succeed(EventStreamBody.event({ text }))
+const eventsOf = (texts: ReadonlyArray<string>): Answer =>
+  Stream.succeed(EventStreamBody.chunk(texts.map((text) => ({ text }))))
 
 /** The answer to a call of a batch. What nobody has begun to read when the request's scope closes is abandoned. */
 const answerOf = (asking: Serving.Asking, running: RunningRequest): Effect.Effect<Answer, never, Scope.Scope> =>
@@ -261,7 +265,7 @@ const answerOf = (asking: Serving.Asking, running: RunningRequest): Effect.Effec
     let isRead = false
     const answer = Stream.unwrap(Effect.gen(function*() {
       const first = yield* running.reply
-      if (first._tag === "Answer") return oneEvent(first.text)
+      if (first._tag === "Answer") return eventsOf([first.text])
       const reader = yield* readingOf(Effect.sync(() => {
         isRead = true
         return first.open()
