@@ -71,6 +71,23 @@ describe("a host", () => {
     }
   })
 
+  it("that the operator allows is let in as it is written, and as URLs write it", () => {
+    const cases: ReadonlyArray<readonly [allowed: string, ...headers: ReadonlyArray<string>]> = [
+      ["[FD00:0:0::7]", "[fd00::7]:8420", "[FD00:0:0::7]"],
+      ["Bücher.example", "xn--bcher-kva.example:8420"],
+      ["mcp.example.org", "MCP.example.org:8420"],
+      ["mcp_1.internal", "mcp_1.internal"]
+    ]
+    for (const [allowed, ...headers] of cases) {
+      const hosts = [{ host: "127.0.0.1", allowedHosts: [allowed] }, { host: allowed, allowedHosts: [] }]
+      for (const served of hosts) {
+        const access = Access.make({ ...served, allowedOrigins: [], keys: [], adminKeys: [] })
+        for (const header of headers) assert.strictEqual(access.host(header)._tag, "Granted", header)
+        for (const header of ["", "example.org", "[fd00::8]"]) assert.strictEqual(access.host(header)._tag, "Refused")
+      }
+    }
+  })
+
   it("that is every address, however written, is refused without a key, and with one says where it answers", async () => {
     const { args, command } = Kit.counter()
     const serve = ["--host", "0x0", "--port", "0", "--", command, ...args]

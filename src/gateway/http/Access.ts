@@ -22,8 +22,14 @@ export const isLoopback = (host: string): boolean =>
 export const isEveryAddress = (host: string): boolean =>
   ["0.0.0.0", "[::]", "[::ffff:0:0]"].includes(addressOf(host) ?? "")
 
-/** A host as it stands in a URL, and so in the header of a request. */
+/** A host as an operator writes it, as it stands in a URL: an address in its one form, a name as it is. */
 export const inUrl = (host: string): string => addressOf(host) ?? host
+
+/** How clients may write a host in a header: as it was given, or as URLs have it (an address shortened, a name in punycode). */
+const spellings = (host: string): ReadonlyArray<string> => {
+  const written = isIPv6(host) ? `[${host}]` : host
+  return [written.toLowerCase(), URL.parse(`http://${inUrl(host)}`)?.hostname ?? written]
+}
 
 export interface Options {
   readonly host: string
@@ -64,9 +70,7 @@ const match = (keys: ReadonlyArray<Buffer>, authorization: string | undefined): 
 }
 
 export const make = (options: Options): Access => {
-  // Not every client shortens an address.
-  const own = [inUrl(options.host), isIPv6(options.host) ? `[${options.host}]` : options.host]
-  const hosts = [...loopbackHosts, ...own, ...options.allowedHosts].map((host) => host.toLowerCase())
+  const hosts = [...loopbackHosts, options.host, ...options.allowedHosts].flatMap(spellings)
   const origins = options.allowedOrigins.map((origin) => origin.toLowerCase().replace(/\/$/, ""))
   const isListedOrigin = (origin: string) => origins.includes(origin.toLowerCase())
   const keys = options.keys.map(digest)
