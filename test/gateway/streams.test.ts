@@ -284,23 +284,30 @@ describe("a client that is no longer there", () => {
     const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
     const url = `${gateway.origin}/mcp`
     const session = await Kit.open(url)
-    const napping = Kit.post(url, session, Kit.toolCall("nap", "nap"))
-    await Kit.eventually("it is told to nap", async () => {
-      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
-      return sessions[0].inFlight === 1
-    })
+    const pid = await Kit.pidOf(url, session)
+    const is = (state: string) =>
+      Kit.eventually(`the session is ${state}`, async () => {
+        const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+        return sessions[0].state === state
+      })
     const notification = (method: string, size = 0) =>
       JSON.stringify({ jsonrpc: "2.0", method: `notifications/${method}`, params: { size: "x".repeat(size) } })
+    process.kill(pid, "SIGSTOP")
     // More than the pipe holds.
     assert.strictEqual((await Kit.post(url, session, notification("large", 1_000_000))).status, 202)
-    const gone = await fetch(url, {
+    await is("idle")
+    const stop = new AbortController()
+    const late = fetch(url, {
       method: "POST",
       headers: { ...Kit.headers, "mcp-session-id": session },
       body: notification("late"),
-      signal: AbortSignal.timeout(100)
+      signal: stop.signal
     }).then(({ status }) => `answered ${status}`, () => "gone")
-    assert.strictEqual(gone, "gone")
-    await (await napping).text()
+    await is("active")
+    stop.abort()
+    assert.strictEqual(await late, "gone")
+    await is("idle")
+    process.kill(pid, "SIGCONT")
     assert.include(await Kit.toolText(url, session, "heard"), "notifications/late")
     await gateway.stop()
   })
