@@ -28,7 +28,7 @@ const calls = (...ids: ReadonlyArray<number>) => ids.map((id) => Kit.toolCall(id
  * `between` may stand before the server.
  */
 const session = Effect.fnUntraced(function*(
-  lease: (bridge: Bridge) => Effect.Effect<Bridge, UnknownSession> = Effect.succeed,
+  lease: (bridge: Bridge) => Effect.Effect<Bridge, UnknownSession, Scope.Scope> = Effect.succeed,
   between?: (transport: Transport) => Transport
 ) {
   const { bridge, server } = yield* Told.open({
@@ -84,6 +84,16 @@ const session = Effect.fnUntraced(function*(
     LegacyRoutes.batch(serving, asking, messages.map((text) => JSON.parse(text)), `[${messages.join()}]`)
   return { bridge, server, batch }
 })
+
+/** A server that after `initialize` reads nothing until the gate is open. */
+const behind = (gate: Deferred.Deferred<void>) => ({ send, ...transport }: Transport): Transport => {
+  const isLate = (line: string) => !line.includes("\"initialize\"")
+  return {
+    ...transport,
+    offer: (line) => !isLate(line) && transport.offer(line),
+    send: (line) => Effect.andThen(isLate(line) ? Deferred.await(gate) : Effect.void, send(line))
+  }
+}
 
 interface Answer {
   readonly id: number
@@ -175,6 +185,22 @@ describe("a batch whose first message is refused", () => {
     }))
 })
 
+describe("a batch of what has no answer", () => {
+  it.live("leases the session until the process has read it, so that the session is not idle meanwhile", () =>
+    Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      let leases = 0
+      const lease = (bridge: Bridge) =>
+        Effect.acquireRelease(Effect.sync(() => (leases++, bridge)), () => Effect.sync(() => leases--))
+      const { batch, server } = yield* session(lease, behind(gate))
+      const sending = yield* Effect.forkChild(Effect.scoped(batch(note, note)), { startImmediately: true })
+      assert.deepStrictEqual([leases, server.heard.length], [2, 0])
+      yield* Deferred.succeed(gate, undefined)
+      assert.strictEqual((yield* Fiber.join(sending)).status, 202)
+      assert.deepStrictEqual([leases, server.heard.length], [0, 2])
+    }))
+})
+
 describe("a batch whose client goes", () => {
   /** What the server says next reaches who listens, and is not kept for the batch. */
   const isHeard = Effect.fnUntraced(function*({ bridge, server }: Effect.Success<ReturnType<typeof session>>) {
@@ -222,13 +248,7 @@ describe("a batch whose client goes", () => {
   it.live("while a part of it waits has sent it whole all the same, and its calls are abandoned", () =>
     Effect.gen(function*() {
       const gate = yield* Deferred.make<void>()
-      // After `initialize` it reads nothing until the gate is open.
-      const isLate = (line: string) => !line.includes("\"initialize\"")
-      const made = yield* session(undefined, ({ send, ...transport }) => ({
-        ...transport,
-        offer: (line) => !isLate(line) && transport.offer(line),
-        send: (line) => Effect.andThen(isLate(line) ? Deferred.await(gate) : Effect.void, send(line))
-      }))
+      const made = yield* session(undefined, behind(gate))
       const request = Effect.scoped(made.batch(...calls(1), note, ...calls(2)))
       const sending = yield* Effect.forkChild(request, { startImmediately: true })
       yield* Fiber.interrupt(sending)

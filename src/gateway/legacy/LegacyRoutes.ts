@@ -219,7 +219,8 @@ const batchHere = Effect.fnUntraced(function*(
   const writes: Array<Effect.Effect<void>> = []
   /** Something has been handed to the process, and will be carried out. */
   let isTaken = false
-  yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+  const requestScope = yield* Effect.scope
+  const handing = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
     for (const [i, message] of messages.entries()) {
       const text = texts[i] ?? ""
       // A client that goes has sent the whole batch all the same.
@@ -227,13 +228,13 @@ const batchHere = Effect.fnUntraced(function*(
       const given = yield* Effect.result(
         message._tag === "Request"
           ? Effect.map(
-            Effect.flatMap(begin(serving, asking, message, text, patiently), (running) => answerOf(asking, running)),
+            Effect.flatMap(
+              begin(serving, asking, message, text, patiently),
+              (running) => Scope.provide(answerOf(asking, running), requestScope)
+            ),
             (answer) => void answers.push(answer)
           )
-          : Effect.map(
-            Effect.scoped(handOver(serving, asking, message, text, patiently)),
-            (written) => void writes.push(written)
-          )
+          : Effect.map(handOver(serving, asking, message, text, patiently), (written) => void writes.push(written))
       )
       // Refused whole only while nothing of it runs: the answers to what does would be lost.
       if (Result.isFailure(given) && !isTaken) return yield* Effect.fail(given.failure)
@@ -241,7 +242,8 @@ const batchHere = Effect.fnUntraced(function*(
       isTaken = true
     }
   }))
-  yield* Effect.all(writes, { discard: true })
+  // What is no call leases the session until the process has read it; without a lease it could be idle for too long before.
+  yield* Effect.scoped(Effect.andThen(handing, Effect.suspend(() => Effect.all(writes, { discard: true }))))
   if (errors.length > 0) answers.push(eventsOf(errors))
   if (answers.length === 0) return HttpServerResponse.empty({ status: 202 })
   // One body for all: its heartbeats come between whole events of any of them. By way of a queue, because a heartbeat interrupts who
