@@ -229,6 +229,35 @@ describe("requests with streams", () => {
   })
 })
 
+describe("a session whose process reads nothing", () => {
+  it("ends at DELETE, whatever waits for its process", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, closeGrace: "100 millis" })
+    const url = `${gateway.origin}/mcp`
+    const large = JSON.stringify({
+      jsonrpc: "2.0",
+      method: "notifications/large",
+      params: { x: "x".repeat(1_000_000) }
+    })
+    for (const waiting of [large, `[${large}]`]) {
+      const session = await Kit.open(url)
+      const pid = await Kit.pidOf(url, session)
+      process.kill(pid, "SIGSTOP")
+      // More than the pipe holds, so that the next waits.
+      await Kit.post(url, session, large)
+      const late = Kit.post(url, session, waiting)
+      await Kit.eventually("it waits", async () => {
+        const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+        return sessions[0].state === "active"
+      })
+      const headers = { ...Kit.headers, "mcp-session-id": session }
+      assert.strictEqual((await fetch(url, { method: "DELETE", headers })).status, 204)
+      assert.isFalse(Kit.alive(pid))
+      assert.strictEqual((await late).status, 202)
+    }
+    await gateway.stop()
+  })
+})
+
 describe("a client that is no longer there", () => {
   it("one that stops reading without closing is cut off, and its session lives on", async () => {
     const gateway = await Kit.start({
