@@ -1,6 +1,6 @@
 /** Batches of revision 2025-03-26 of which something is refused, or whose client goes. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Exit, Fiber, FileSystem, Option, Scope, Stream } from "effect"
+import { Deferred, Duration, Effect, Exit, Fiber, FileSystem, Option, Schedule, Scope, Stream } from "effect"
 import type { HttpServerResponse } from "effect/http"
 import { Headers } from "effect/http"
 import type { Transport } from "../../src/gateway/backends/Transport.ts"
@@ -202,6 +202,9 @@ describe("a batch of what has no answer", () => {
 })
 
 describe("a batch whose client goes", () => {
+  const until = (condition: () => boolean) =>
+    Effect.repeat(Effect.sync(condition), { until: (met) => met, schedule: Schedule.spaced("1 milli") })
+
   /** What the server says next reaches who listens, and is not kept for the batch. */
   const isHeard = Effect.fnUntraced(function*({ bridge, server }: Effect.Success<ReturnType<typeof session>>) {
     for (const id of [1, 2]) server.progress(id)(1)
@@ -237,7 +240,7 @@ describe("a batch whose client goes", () => {
       const request = Effect.scoped(Effect.flatMap(batch(...calls(1)), messagesOf))
       const reading = yield* Effect.forkChild(request, { startImmediately: true })
       server.progress(1)(1)
-      yield* Effect.sleep("10 millis")
+      yield* until(() => bridge.activity().streams === 1)
       yield* Fiber.interrupt(reading)
       server.progress(1)(2)
       const { start } = Option.getOrThrow(yield* bridge.listen(undefined))
@@ -254,7 +257,7 @@ describe("a batch whose client goes", () => {
       yield* Fiber.interrupt(sending)
       assert.deepStrictEqual(made.server.heard, [])
       yield* Deferred.succeed(gate, undefined)
-      yield* Effect.sleep("10 millis")
+      yield* until(() => made.server.heard.length === 3)
       assert.deepStrictEqual(made.server.heard, [1, "notifications/initialized", 2])
       assert.isTrue(yield* isHeard(made))
     }))
