@@ -14,9 +14,12 @@ const addressOf = (host: string): string | undefined => {
   return URL.parse(`http://${written}`)?.hostname
 }
 
+/** 127.0.0.0/8, ::1, and the first as IPv6 writes it. */
+const ownAddresses = /^(127\.|\[::1\]$|\[::ffff:7f..:)/
+
 /** Only what no other machine can reach: a name is that of any machine, but for `localhost`. */
 export const isLoopback = (host: string): boolean =>
-  host.toLowerCase() === "localhost" || /^(127\.|\[::1\]$|\[::ffff:7f..:)/.test(addressOf(host) ?? "")
+  host.toLowerCase() === "localhost" || ownAddresses.test(addressOf(host) ?? "")
 
 /** Where one can listen, but not be reached. */
 export const isEveryAddress = (host: string): boolean =>

@@ -168,7 +168,7 @@ const send = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc
     Effect.uninterruptibleMask((restore) => Effect.flatMap(handOver(serving, asking, message, text, restore), restore))
   )
 
-/** Gives what waits until the process reads. */
+/** Hands it to the process; gives what waits until the process has read it, for which the session is leased for the scope. */
 const handOver = (
   serving: Serving.Serving,
   asking: Serving.Asking,
