@@ -245,10 +245,7 @@ describe("a session whose process reads nothing", () => {
       // More than the pipe holds, so that the next waits.
       await Kit.post(url, session, large)
       const late = Kit.post(url, session, waiting)
-      await Kit.eventually("it waits", async () => {
-        const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
-        return sessions[0].state === "active"
-      })
+      await Kit.eventually("it waits", async () => (await Kit.sessionOn(gateway.origin, pid))?.state === "active")
       const headers = { ...Kit.headers, "mcp-session-id": session }
       assert.strictEqual((await fetch(url, { method: "DELETE", headers })).status, 204)
       assert.isFalse(Kit.alive(pid))
@@ -315,10 +312,10 @@ describe("a client that is no longer there", () => {
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
     const is = (state: string) =>
-      Kit.eventually(`the session is ${state}`, async () => {
-        const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
-        return sessions[0].state === state
-      })
+      Kit.eventually(
+        `the session is ${state}`,
+        async () => (await Kit.sessionOn(gateway.origin, pid))?.state === state
+      )
     const notification = (method: string, size = 0) =>
       JSON.stringify({ jsonrpc: "2.0", method: `notifications/${method}`, params: { size: "x".repeat(size) } })
     process.kill(pid, "SIGSTOP")
