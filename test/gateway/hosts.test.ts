@@ -1,4 +1,7 @@
-/** Which hosts other machines reach, however they are written: told before anybody listens, so compared with where Node listens. */
+/**
+ * Which hosts other machines reach, however they are written: told before anybody listens, so compared with where Node listens; and
+ * which hosts and origins are let in.
+ */
 import type { AddressInfo } from "node:net"
 import { createServer } from "node:net"
 import { assert, describe, it } from "vitest"
@@ -102,5 +105,34 @@ describe("a host", () => {
     assert.include(gateway.output(), "--host 0x0 without --allowed-hosts")
     gateway.child.kill("SIGTERM")
     await gateway.exit
+  })
+})
+
+describe("an origin that the operator allows", () => {
+  it("is let in as it is written, and as browsers send it; one that they send as null lets no other in", () => {
+    const cases: ReadonlyArray<readonly [allowed: string, sent: string]> = [
+      ["https://app.example.com:443/", "https://app.example.com"],
+      ["http://app.example.com:80", "http://app.example.com"],
+      ["https://Bücher.example", "https://xn--bcher-kva.example"],
+      ["http://[fd00:0:0::7]:81", "http://[fd00::7]:81"],
+      ["chrome-extension://abc", "chrome-extension://abc"],
+      ["null", "null"]
+    ]
+    for (const [allowed, sent] of cases) {
+      const access = Access.make({
+        host: "127.0.0.1",
+        allowedHosts: [],
+        allowedOrigins: [allowed],
+        keys: [],
+        adminKeys: []
+      })
+      for (const origin of [allowed.replace(/\/$/, ""), sent]) {
+        assert.strictEqual(access.origin(origin)._tag, "Granted", origin)
+        assert.isTrue(access.isListedOrigin(origin), origin)
+      }
+      for (const other of ["null", "https://app.example.com:444", "https://example.com"]) {
+        assert.strictEqual(access.origin(other)._tag, other === sent ? "Granted" : "Refused", `${allowed}: ${other}`)
+      }
+    }
   })
 })

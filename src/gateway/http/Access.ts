@@ -29,9 +29,17 @@ export const isEveryAddress = (host: string): boolean =>
 export const inUrl = (host: string): string => addressOf(host) ?? host
 
 /** How clients may write a host in a header: as it was given, or as URLs have it (an address shortened, a name in punycode). */
-const spellings = (host: string): ReadonlyArray<string> => {
+const spellingsOfHost = (host: string): ReadonlyArray<string> => {
   const written = isIPv6(host) ? `[${host}]` : host
   return [written.toLowerCase(), URL.parse(`http://${inUrl(host)}`)?.hostname ?? written]
+}
+
+/** As it was given, and as browsers send it: without the port that its scheme has anyway, a name in punycode. */
+const spellingsOfOrigin = (origin: string): ReadonlyArray<string> => {
+  const written = origin.toLowerCase().replace(/\/$/, "")
+  const sent = URL.parse(origin)?.origin ?? "null"
+  // `null` stands for every origin that has no other, and is allowed only where it was given.
+  return sent === "null" ? [written] : [written, sent]
 }
 
 export interface Options {
@@ -73,8 +81,8 @@ const match = (keys: ReadonlyArray<Buffer>, authorization: string | undefined): 
 }
 
 export const make = (options: Options): Access => {
-  const hosts = [...loopbackHosts, options.host, ...options.allowedHosts].flatMap(spellings)
-  const origins = options.allowedOrigins.map((origin) => origin.toLowerCase().replace(/\/$/, ""))
+  const hosts = [...loopbackHosts, options.host, ...options.allowedHosts].flatMap(spellingsOfHost)
+  const origins = options.allowedOrigins.flatMap(spellingsOfOrigin)
   const isListedOrigin = (origin: string) => origins.includes(origin.toLowerCase())
   const keys = options.keys.map(digest)
   const adminKeys = options.adminKeys.map(digest)
