@@ -1,6 +1,6 @@
 /** Batches of revision 2025-03-26 of which something is refused, or whose client goes. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Exit, Fiber, FileSystem, Option, Scope, Stream } from "effect"
+import { Deferred, Duration, Effect, Exit, Fiber, FileSystem, Option, Schedule, Scope, Stream } from "effect"
 import type { HttpServerResponse } from "effect/http"
 import { Headers } from "effect/http"
 import type { Transport } from "../../src/gateway/backends/Transport.ts"
@@ -28,7 +28,7 @@ const calls = (...ids: ReadonlyArray<number>) => ids.map((id) => Kit.toolCall(id
  * `between` may stand before the server.
  */
 const session = Effect.fnUntraced(function*(
-  lease: (bridge: Bridge) => Effect.Effect<Bridge, UnknownSession> = Effect.succeed,
+  lease: (bridge: Bridge) => Effect.Effect<Bridge, UnknownSession, Scope.Scope> = Effect.succeed,
   between?: (transport: Transport) => Transport
 ) {
   const { bridge, server } = yield* Told.open({
@@ -85,6 +85,16 @@ const session = Effect.fnUntraced(function*(
   return { bridge, server, batch }
 })
 
+/** A server that after `initialize` reads nothing until the gate is open. */
+const behind = (gate: Deferred.Deferred<void>) => ({ send, ...transport }: Transport): Transport => {
+  const isLate = (line: string) => !line.includes("\"initialize\"")
+  return {
+    ...transport,
+    offer: (line) => !isLate(line) && transport.offer(line),
+    send: (line) => Effect.andThen(isLate(line) ? Deferred.await(gate) : Effect.void, send(line))
+  }
+}
+
 interface Answer {
   readonly id: number
   readonly result?: object
@@ -130,6 +140,14 @@ describe("a batch of which a later message is refused", () => {
       assert.include(errorOf(messages, 1), "this id is running")
     }))
 
+  it.effect("has its errors together and at once, for they may be thousands: a stream for each took seconds", () =>
+    Effect.gen(function*() {
+      const { batch } = yield* session()
+      const { body } = yield* batch(...calls(...Array.from({ length: 100 }, (_, id) => id)))
+      const first = body._tag === "Stream" ? yield* Stream.runHead(Stream.decodeText(body.stream)) : Option.none()
+      assert.lengthOf(Option.getOrThrow(first).match(/Too many requests/g) ?? [], 98)
+    }))
+
   it.effect("because the session has ended meanwhile, has the answers to what was taken before, and the others' error", () =>
     Effect.gen(function*() {
       let leases = 0
@@ -167,7 +185,26 @@ describe("a batch whose first message is refused", () => {
     }))
 })
 
+describe("a batch of what has no answer", () => {
+  it.live("leases the session until the process has read it, so that the session is not idle meanwhile", () =>
+    Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      let leases = 0
+      const lease = (bridge: Bridge) =>
+        Effect.acquireRelease(Effect.sync(() => (leases++, bridge)), () => Effect.sync(() => leases--))
+      const { batch, server } = yield* session(lease, behind(gate))
+      const sending = yield* Effect.forkChild(Effect.scoped(batch(note, note)), { startImmediately: true })
+      assert.deepStrictEqual([leases, server.heard.length], [2, 0])
+      yield* Deferred.succeed(gate, undefined)
+      assert.strictEqual((yield* Fiber.join(sending)).status, 202)
+      assert.deepStrictEqual([leases, server.heard.length], [0, 2])
+    }))
+})
+
 describe("a batch whose client goes", () => {
+  const until = (condition: () => boolean) =>
+    Effect.repeat(Effect.sync(condition), { until: (met) => met, schedule: Schedule.spaced("1 milli") })
+
   /** What the server says next reaches who listens, and is not kept for the batch. */
   const isHeard = Effect.fnUntraced(function*({ bridge, server }: Effect.Success<ReturnType<typeof session>>) {
     for (const id of [1, 2]) server.progress(id)(1)
@@ -203,7 +240,7 @@ describe("a batch whose client goes", () => {
       const request = Effect.scoped(Effect.flatMap(batch(...calls(1)), messagesOf))
       const reading = yield* Effect.forkChild(request, { startImmediately: true })
       server.progress(1)(1)
-      yield* Effect.sleep("10 millis")
+      yield* until(() => bridge.activity().streams === 1)
       yield* Fiber.interrupt(reading)
       server.progress(1)(2)
       const { start } = Option.getOrThrow(yield* bridge.listen(undefined))
@@ -214,19 +251,13 @@ describe("a batch whose client goes", () => {
   it.live("while a part of it waits has sent it whole all the same, and its calls are abandoned", () =>
     Effect.gen(function*() {
       const gate = yield* Deferred.make<void>()
-      // After `initialize` it reads nothing until the gate is open.
-      const isLate = (line: string) => !line.includes("\"initialize\"")
-      const made = yield* session(undefined, ({ send, ...transport }) => ({
-        ...transport,
-        offer: (line) => !isLate(line) && transport.offer(line),
-        send: (line) => Effect.andThen(isLate(line) ? Deferred.await(gate) : Effect.void, send(line))
-      }))
+      const made = yield* session(undefined, behind(gate))
       const request = Effect.scoped(made.batch(...calls(1), note, ...calls(2)))
       const sending = yield* Effect.forkChild(request, { startImmediately: true })
       yield* Fiber.interrupt(sending)
       assert.deepStrictEqual(made.server.heard, [])
       yield* Deferred.succeed(gate, undefined)
-      yield* Effect.sleep("10 millis")
+      yield* until(() => made.server.heard.length === 3)
       assert.deepStrictEqual(made.server.heard, [1, "notifications/initialized", 2])
       assert.isTrue(yield* isHeard(made))
     }))

@@ -284,7 +284,20 @@ describe("a configuration", () => {
 
   it("what no request can ever match is refused: hosts with a port, origins without a scheme, wildcards", () => {
     const servers = { a: { command: "run" } }
-    for (const host of ["mcp.example.com:8443", "https://mcp.example.com", "a b", "*", "*.example.com", "", 5]) {
+    for (
+      const host of [
+        "mcp.example.com:8443",
+        "https://mcp.example.com",
+        "a b",
+        "*",
+        "*.example.com",
+        "a?b",
+        "a#b",
+        "a\\b",
+        "",
+        5
+      ]
+    ) {
       assert.deepStrictEqual(
         faults(load(servers, { allowedHosts: ["ok.example", host] })),
         ["gateway.allowedHosts"],

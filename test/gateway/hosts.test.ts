@@ -1,4 +1,7 @@
-/** Which hosts other machines reach, however they are written: told before anybody listens, so compared with where Node listens. */
+/**
+ * Which hosts other machines reach, however they are written: told before anybody listens, so compared with where Node listens; and
+ * which hosts and origins are let in.
+ */
 import type { AddressInfo } from "node:net"
 import { createServer } from "node:net"
 import { assert, describe, it } from "vitest"
@@ -85,6 +88,23 @@ describe("a host", () => {
     assert.strictEqual(Access.make(options).host("")._tag, "Refused")
   })
 
+  it("that the operator allows is let in as it is written, and as URLs write it", () => {
+    const cases: ReadonlyArray<readonly [allowed: string, ...headers: ReadonlyArray<string>]> = [
+      ["[FD00:0:0::7]", "[fd00::7]:8420", "[FD00:0:0::7]"],
+      ["Bücher.example", "xn--bcher-kva.example:8420"],
+      ["mcp.example.org", "MCP.example.org:8420"],
+      ["mcp_1.internal", "mcp_1.internal"]
+    ]
+    for (const [allowed, ...headers] of cases) {
+      const hosts = [{ host: "127.0.0.1", allowedHosts: [allowed] }, { host: allowed, allowedHosts: [] }]
+      for (const served of hosts) {
+        const access = Access.make({ ...options, ...served })
+        for (const header of headers) assert.strictEqual(access.host(header)._tag, "Granted", header)
+        for (const header of ["", "example.org", "[fd00::8]"]) assert.strictEqual(access.host(header)._tag, "Refused")
+      }
+    }
+  })
+
   it("that is every address, however written, is refused without a key, and with one says where it answers", async () => {
     const { args, command } = Kit.counter()
     const serve = ["--host", "0x0", "--port", "0", "--", command, ...args]
@@ -99,5 +119,28 @@ describe("a host", () => {
     assert.include(gateway.output(), "--host 0x0 without --allowed-hosts")
     gateway.child.kill("SIGTERM")
     await gateway.exit
+  })
+})
+
+describe("an origin that the operator allows", () => {
+  it("is let in as it is written, and as browsers send it; one that they send as null lets no other in", () => {
+    const cases: ReadonlyArray<readonly [allowed: string, sent: string]> = [
+      ["https://app.example.com:443/", "https://app.example.com"],
+      ["http://app.example.com:80", "http://app.example.com"],
+      ["https://Bücher.example", "https://xn--bcher-kva.example"],
+      ["http://[fd00:0:0::7]:81", "http://[fd00::7]:81"],
+      ["chrome-extension://abc", "chrome-extension://abc"],
+      ["null", "null"]
+    ]
+    for (const [allowed, sent] of cases) {
+      const access = Access.make({ ...options, host: "127.0.0.1", allowedOrigins: [allowed] })
+      for (const origin of [allowed.replace(/\/$/, ""), sent]) {
+        assert.strictEqual(access.origin(origin)._tag, "Granted", origin)
+        assert.isTrue(access.isListedOrigin(origin), origin)
+      }
+      for (const other of ["null", "https://app.example.com:444", "https://example.com"]) {
+        assert.strictEqual(access.origin(other)._tag, other === sent ? "Granted" : "Refused", `${allowed}: ${other}`)
+      }
+    }
   })
 })

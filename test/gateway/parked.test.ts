@@ -254,9 +254,11 @@ describe("what cannot be attributed", () => {
     const there = `${own.origin}/mcp/asking`
     const pid = textOf(await callTool(there, "pid", {}, { capabilities }))
     const aborter = new AbortController()
-    const left = request(there, "tools/call", { name: "never" }, { capabilities, signal: aborter.signal })
-    setTimeout(() => aborter.abort(), 100)
-    await left.then(() => assert.fail("an answer"), () => undefined)
+    const call = request(there, "tools/call", { name: "never" }, { capabilities, signal: aborter.signal })
+    const left = call.then(() => "answered", () => "gone")
+    await Kit.eventually("it runs", async () => (await Kit.sessionOn(own.origin, Number(pid)))?.inFlight === 1)
+    aborter.abort()
+    assert.strictEqual(await left, "gone")
     // Nobody has asked yet, so the process goes on, with what it remembers.
     assert.strictEqual(textOf(await callTool(there, "pid", {}, { capabilities })), pid)
     const unclear = await callTool(there, "ask", {}, { capabilities })

@@ -229,6 +229,32 @@ describe("requests with streams", () => {
   })
 })
 
+describe("a session whose process reads nothing", () => {
+  it("ends at DELETE, whatever waits for its process", async () => {
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, closeGrace: "100 millis" })
+    const url = `${gateway.origin}/mcp`
+    const large = JSON.stringify({
+      jsonrpc: "2.0",
+      method: "notifications/large",
+      params: { x: "x".repeat(1_000_000) }
+    })
+    for (const waiting of [large, `[${large}]`]) {
+      const session = await Kit.open(url)
+      const pid = await Kit.pidOf(url, session)
+      process.kill(pid, "SIGSTOP")
+      // More than the pipe holds, so that the next waits.
+      await Kit.post(url, session, large)
+      const late = Kit.post(url, session, waiting)
+      await Kit.eventually("it waits", async () => (await Kit.sessionOn(gateway.origin, pid))?.state === "active")
+      const headers = { ...Kit.headers, "mcp-session-id": session }
+      assert.strictEqual((await fetch(url, { method: "DELETE", headers })).status, 204)
+      assert.isFalse(Kit.alive(pid))
+      assert.strictEqual((await late).status, 202)
+    }
+    await gateway.stop()
+  })
+})
+
 describe("a client that is no longer there", () => {
   it("one that stops reading without closing is cut off, and its session lives on", async () => {
     const gateway = await Kit.start({
@@ -284,23 +310,30 @@ describe("a client that is no longer there", () => {
     const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
     const url = `${gateway.origin}/mcp`
     const session = await Kit.open(url)
-    const napping = Kit.post(url, session, Kit.toolCall("nap", "nap"))
-    await Kit.eventually("it is told to nap", async () => {
-      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
-      return sessions[0].inFlight === 1
-    })
+    const pid = await Kit.pidOf(url, session)
+    const is = (state: string) =>
+      Kit.eventually(
+        `the session is ${state}`,
+        async () => (await Kit.sessionOn(gateway.origin, pid))?.state === state
+      )
     const notification = (method: string, size = 0) =>
       JSON.stringify({ jsonrpc: "2.0", method: `notifications/${method}`, params: { size: "x".repeat(size) } })
+    process.kill(pid, "SIGSTOP")
     // More than the pipe holds.
     assert.strictEqual((await Kit.post(url, session, notification("large", 1_000_000))).status, 202)
-    const gone = await fetch(url, {
+    await is("idle")
+    const stop = new AbortController()
+    const late = fetch(url, {
       method: "POST",
       headers: { ...Kit.headers, "mcp-session-id": session },
       body: notification("late"),
-      signal: AbortSignal.timeout(100)
+      signal: stop.signal
     }).then(({ status }) => `answered ${status}`, () => "gone")
-    assert.strictEqual(gone, "gone")
-    await (await napping).text()
+    await is("active")
+    stop.abort()
+    assert.strictEqual(await late, "gone")
+    await is("idle")
+    process.kill(pid, "SIGCONT")
     assert.include(await Kit.toolText(url, session, "heard"), "notifications/late")
     await gateway.stop()
   })

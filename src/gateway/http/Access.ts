@@ -14,16 +14,33 @@ const addressOf = (host: string): string | undefined => {
   return URL.parse(`http://${written}`)?.hostname
 }
 
+/** 127.0.0.0/8, ::1, and the first as IPv6 writes it. */
+const ownAddresses = /^(127\.|\[::1\]$|\[::ffff:7f..:)/
+
 /** Only what no other machine can reach: a name is that of any machine, but for `localhost`. */
 export const isLoopback = (host: string): boolean =>
-  host.toLowerCase() === "localhost" || /^(127\.|\[::1\]$|\[::ffff:7f..:)/.test(addressOf(host) ?? "")
+  host.toLowerCase() === "localhost" || ownAddresses.test(addressOf(host) ?? "")
 
 /** Where one can listen, but not be reached. */
 export const isEveryAddress = (host: string): boolean =>
   ["0.0.0.0", "[::]", "[::ffff:0:0]"].includes(addressOf(host) ?? "")
 
-/** A host as it stands in a URL, and so in the header of a request. */
+/** A host as an operator writes it, as it stands in a URL: an address in its one form, a name as it is. */
 export const inUrl = (host: string): string => addressOf(host) ?? host
+
+/** How clients may write a host in a header: as it was given, or as URLs have it (an address shortened, a name in punycode). */
+const spellingsOfHost = (host: string): ReadonlyArray<string> => {
+  const written = isIPv6(host) ? `[${host}]` : host
+  return [written.toLowerCase(), URL.parse(`http://${inUrl(host)}`)?.hostname ?? written]
+}
+
+/** As it was given, and as browsers send it: without the port that its scheme has anyway, a name in punycode. */
+const spellingsOfOrigin = (origin: string): ReadonlyArray<string> => {
+  const written = origin.toLowerCase().replace(/\/$/, "")
+  const sent = URL.parse(origin)?.origin ?? "null"
+  // `null` stands for every origin that has no other, and is allowed only where it was given.
+  return sent === "null" ? [written] : [written, sent]
+}
 
 export interface Options {
   readonly host: string
@@ -68,14 +85,10 @@ const match = (keys: ReadonlyArray<Buffer>, authorization: string | undefined): 
 const withoutPort = (host: string): string => host.replace(/:\d+$/, "")
 
 export const make = (options: Options): Access => {
-  // Not every client shortens an address. Whoever watches replicas asks each at its own.
-  const own = [
-    inUrl(options.host),
-    isIPv6(options.host) ? `[${options.host}]` : options.host,
-    ...options.replicaAddress === "" ? [] : [withoutPort(options.replicaAddress)]
-  ]
-  const hosts = [...loopbackHosts, ...own, ...options.allowedHosts].map((host) => host.toLowerCase())
-  const origins = options.allowedOrigins.map((origin) => origin.toLowerCase().replace(/\/$/, ""))
+  // Whoever watches replicas asks each at its own address.
+  const replica = options.replicaAddress === "" ? [] : [withoutPort(options.replicaAddress)]
+  const hosts = [...loopbackHosts, options.host, ...replica, ...options.allowedHosts].flatMap(spellingsOfHost)
+  const origins = options.allowedOrigins.flatMap(spellingsOfOrigin)
   const isListedOrigin = (origin: string) => origins.includes(origin.toLowerCase())
   const keys = options.keys.map(digest)
   const adminKeys = options.adminKeys.map(digest)

@@ -52,6 +52,9 @@ const format = ({ id, text }: Message): string =>
 /** One message as a server-sent event. */
 export const event = (message: Message): Uint8Array => encoder.encode(format(message))
 
+/** Several messages as one chunk. */
+export const chunk = (messages: ReadonlyArray<Message>): Uint8Array => encoder.encode(messages.map(format).join(""))
+
 /** The gateway's own last word on a stream that may have broken off within an event. */
 export const lastEvent = (text: string): Uint8Array => encoder.encode(`\n\nevent: message\ndata: ${text}\n\n`)
 
@@ -68,7 +71,7 @@ const arrived = Effect.callback<void>((resume) => queueMicrotask(() => resume(Ef
 export const fromReader = (reader: Reader, prime: boolean): Take => {
   const events = Effect.map(
     Effect.andThen(arrived, reader.take),
-    (taken) => [encoder.encode(taken.map(format).join(""))] as const
+    (taken) => [chunk(taken)] as const
   )
   let first = prime
   return Effect.suspend(() => {

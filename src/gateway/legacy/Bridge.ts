@@ -21,7 +21,7 @@ export interface Bridge extends PooledConnection.PooledConnection {
   readonly record: ClientRecord.ClientRecord
   /** Takes a request on and hands it to the process; `release` runs once, when it is answered or fails. */
   readonly request: (message: JsonRpc.Request, text: string, release: Effect.Effect<void>) => Taken
-  /** Hands a notification or a response to the process; what it gives waits until the process has read so far. */
+  /** Hands a notification or a response to the process at once; what it gives waits until the process has read so far. */
   readonly send: (message: JsonRpc.Message, text: string) => Effect.Effect<void>
   /**
    * Opens the stream of what belongs to no request, or goes on with the stream of a `Last-Event-ID`. `None`: too many are

@@ -82,6 +82,8 @@ export class BridgeRequests {
   readonly #startTimer: () => void
   /** Why it has ended, if it has. */
   #over: string | undefined
+  /** Completes then: who waits for the process to read waits no longer, for it keeps the session. */
+  readonly #ended = Deferred.makeUnsafe<void>()
   /** Since when its client has had no stream and said nothing; infinity: it needs none. */
   #lostStreamAt = Number.POSITIVE_INFINITY
   #requests = 0
@@ -129,6 +131,7 @@ export class BridgeRequests {
     this.#over = reason
     for (const entry of this.#pending.values()) this.#fail(entry, JsonRpc.codes.gateway, reason)
     this.#streams.endAll()
+    Deferred.doneUnsafe(this.#ended, Effect.void)
   }
 
   #now(): number {
@@ -158,7 +161,7 @@ export class BridgeRequests {
     }
   }
 
-  /** Hands a notification or a response to the process; what it gives waits until the process has read so far. */
+  /** Hands a notification or a response to the process at once; what it gives waits until the process has read so far. */
   send(message: JsonRpc.Message, text: string): Effect.Effect<void> {
     if (message._tag === "Notification") this.#heard(message.method, message.params, text)
     else this.#heard(undefined, undefined, text)
@@ -166,7 +169,7 @@ export class BridgeRequests {
     const written = Deferred.makeUnsafe<void>()
     // As of a request: who waits may go.
     this.#session.run(Effect.andThen(this.write(text), Deferred.succeed(written, undefined)))
-    return Deferred.await(written)
+    return Effect.raceFirst(Deferred.await(written), Deferred.await(this.#ended))
   }
 
   /** The stream of what belongs to no request, or what is left of the one of a `Last-Event-ID`. */

@@ -168,7 +168,7 @@ const send = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc
     Effect.uninterruptibleMask((restore) => Effect.flatMap(handOver(serving, asking, message, text, restore), restore))
   )
 
-/** Gives what waits until the process reads. */
+/** Hands it to the process; gives what waits until the process has read it, for which the session is leased for the scope. */
 const handOver = (
   serving: Serving.Serving,
   asking: Serving.Asking,
@@ -214,10 +214,13 @@ const batchHere = Effect.fnUntraced(function*(
   texts: ReadonlyArray<string>
 ) {
   const answers: Array<Answer> = []
+  /** The errors of the calls that were refused; one stream for all, for a batch may have thousands. */
+  const errors: Array<string> = []
   const writes: Array<Effect.Effect<void>> = []
   /** Something has been handed to the process, and will be carried out. */
   let isTaken = false
-  yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+  const requestScope = yield* Effect.scope
+  const handing = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
     for (const [i, message] of messages.entries()) {
       const text = texts[i] ?? ""
       // A client that goes has sent the whole batch all the same.
@@ -225,21 +228,23 @@ const batchHere = Effect.fnUntraced(function*(
       const given = yield* Effect.result(
         message._tag === "Request"
           ? Effect.map(
-            Effect.flatMap(begin(serving, asking, message, text, patiently), (running) => answerOf(asking, running)),
+            Effect.flatMap(
+              begin(serving, asking, message, text, patiently),
+              (running) => Scope.provide(answerOf(asking, running), requestScope)
+            ),
             (answer) => void answers.push(answer)
           )
-          : Effect.map(
-            Effect.scoped(handOver(serving, asking, message, text, patiently)),
-            (written) => void writes.push(written)
-          )
+          : Effect.map(handOver(serving, asking, message, text, patiently), (written) => void writes.push(written))
       )
       // Refused whole only while nothing of it runs: the answers to what does would be lost.
       if (Result.isFailure(given) && !isTaken) return yield* Effect.fail(given.failure)
-      if (Result.isFailure(given) && message._tag === "Request") answers.push(oneEvent(given.failure.text))
+      if (Result.isFailure(given) && message._tag === "Request") errors.push(given.failure.text)
       isTaken = true
     }
   }))
-  yield* Effect.all(writes, { discard: true })
+  // What is no call leases the session until the process has read it; without a lease it could be idle for too long before.
+  yield* Effect.scoped(Effect.andThen(handing, Effect.suspend(() => Effect.all(writes, { discard: true }))))
+  if (errors.length > 0) answers.push(eventsOf(errors))
   if (answers.length === 0) return HttpServerResponse.empty({ status: 202 })
   // One body for all: its heartbeats come between whole events of any of them. By way of a queue, because a heartbeat interrupts who
   // waits, which would end the streams.
@@ -253,7 +258,8 @@ const batchHere = Effect.fnUntraced(function*(
 /** What one call of a batch adds to the batch's stream. */
 type Answer = Stream.Stream<Uint8Array>
 
-const oneEvent = (text: string): Answer => Stream.succeed(EventStreamBody.event({ text }))
+const eventsOf = (texts: ReadonlyArray<string>): Answer =>
+  Stream.succeed(EventStreamBody.chunk(texts.map((text) => ({ text }))))
 
 /** The answer to a call of a batch. What nobody has begun to read when the request's scope closes is abandoned. */
 const answerOf = (asking: Serving.Asking, running: RunningRequest): Effect.Effect<Answer, never, Scope.Scope> =>
@@ -261,7 +267,7 @@ const answerOf = (asking: Serving.Asking, running: RunningRequest): Effect.Effec
     let isRead = false
     const answer = Stream.unwrap(Effect.gen(function*() {
       const first = yield* running.reply
-      if (first._tag === "Answer") return oneEvent(first.text)
+      if (first._tag === "Answer") return eventsOf([first.text])
       const reader = yield* readingOf(Effect.sync(() => {
         isRead = true
         return first.open()

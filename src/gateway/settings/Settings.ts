@@ -117,7 +117,7 @@ const list = (description: string, what = "strings", item: RegExp = /\S/) =>
   )
 
 /** A name, or an address; one of IPv6 in brackets, as in a header. */
-const hostName = /^(\[[\da-f:.]+\]|[^\s/:@*[\]]+)$/i
+const hostName = /^(\[[\da-f:.]+\]|[^\s/\\:@*?#[\]]+)$/i
 /** RFC 6454, section 6.2, with `null` for what has none (a sandboxed frame); a slash at the end is forgiven. */
 const webOrigin = /^(null|[a-z][a-z\d+.-]*:\/\/[^\s/@*?#]+\/?)$/i
 

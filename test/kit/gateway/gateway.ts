@@ -194,6 +194,15 @@ export const eventually = async (
   }
 }
 
+/** The live session on a process, as `/sessions` lists it. */
+export const sessionOn = async (
+  origin: string,
+  pid: number
+): Promise<{ readonly state: string; readonly inFlight: number } | undefined> => {
+  const { sessions } = await (await fetch(`${origin}/sessions`)).json()
+  return sessions.find((session: { readonly pid: number }) => session.pid === pid)
+}
+
 /** The ids of a process's children. */
 export const children = (pid: number): ReadonlyArray<number> =>
   readdirSync("/proc").filter((name) => /^\d+$/.test(name) && parent(Number(name)) === pid).map(Number)
