@@ -1,8 +1,7 @@
 /** Takes the README's picture of the page, with some sessions at work: `npm run picture`. */
-import { chromium } from "playwright-core"
+import * as Chromium from "./kit/browser.ts"
 import * as Kit from "./kit/gateway/gateway.ts"
 
-const executablePath = process.env["CHROMIUM_PATH"] ?? "/usr/bin/chromium"
 const gateway = await Kit.start({ backends: { files: Kit.counter(), search: Kit.counter(), browser: Kit.counter() } })
 const urls = ["files", "search", "browser"].map((name) => `${gateway.origin}/mcp/${name}`)
 const sessions = await Promise.all(
@@ -14,7 +13,7 @@ for (let second = 0; second < 60; second++) {
   for (let i = 0; i < 1 + (second * 7) % 11; i++) await Kit.toolText(url, session, "count")
   await new Promise((resolve) => setTimeout(resolve, 1000))
 }
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] })
+const browser = await Chromium.launch()
 const page = await browser.newPage({ viewport: { width: 1100, height: 760 }, colorScheme: "light" })
 await page.goto(`${gateway.origin}/`)
 await page.locator("tbody tr").first().waitFor()

@@ -1,12 +1,11 @@
-/** The page, in a real browser: Debian's Chromium, driven by playwright-core. */
-import { existsSync, mkdirSync } from "node:fs"
+/** The page, in a real Chromium driven by playwright-core. */
+import { mkdirSync } from "node:fs"
 import type { Browser, BrowserContextOptions, Page } from "playwright-core"
-import { chromium } from "playwright-core"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import * as Chromium from "../kit/browser.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const artifacts = new URL("../artifacts/", import.meta.url).pathname
-const executablePath = process.env["CHROMIUM_PATH"] ?? "/usr/bin/chromium"
 const desktop = { width: 1280, height: 800 }
 const phone = { width: 360, height: 740 }
 
@@ -16,13 +15,8 @@ describe("the page", () => {
   let url: string
   const faults: Array<string> = []
   beforeAll(async () => {
-    if (!existsSync(executablePath)) {
-      throw new Error(
-        `The page's tests need Chromium at ${executablePath}: apt-get install chromium, or set CHROMIUM_PATH`
-      )
-    }
     mkdirSync(artifacts, { recursive: true })
-    browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] })
+    browser = await Chromium.launch()
     gateway = await Kit.start({ backends: { counter: Kit.counter(), broken: Kit.counter("--fail-start") } })
     url = `${gateway.origin}/mcp/counter`
   })

@@ -6,6 +6,7 @@ import { afterAll, assert, describe, it } from "vitest"
 import * as CommandName from "../../src/gateway/settings/CommandName.ts"
 import * as Config from "../../src/gateway/settings/Config.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import { pathWithCurl } from "../kit/programs.ts"
 import { block, blocks, readme } from "../kit/readme.ts"
 
 const root = new URL("../..", import.meta.url).pathname
@@ -88,7 +89,7 @@ describe("the README", () => {
     const run = (line: string, env: Record<string, string> = {}) =>
       execFileSync("bash", ["-c", line.replaceAll("127.0.0.1:8420", host)], {
         encoding: "utf8",
-        env: { ...process.env, ...env }
+        env: { ...process.env, PATH: pathWithCurl(), ...env }
       })
     const [health, initialize, list] = [run(lines[0] ?? ""), run(lines[1] ?? ""), lines[2] ?? ""]
     assert.include(health, "\"status\":\"ok\"")

@@ -9,6 +9,7 @@ import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import { stablePort } from "../kit/cluster/ports.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import { areInstalled, pathWithCurl } from "../kit/programs.ts"
 import { block, readme } from "../kit/readme.ts"
 
 const root = new URL("../..", import.meta.url).pathname
@@ -29,7 +30,7 @@ beforeAll(() => {
   // `script` hands this to $SHELL or sh, which may stay in between: then the shell that is typed at would count as started.
   terminal = spawn("script", ["-qec", "exec bash --norc -i", "/dev/null"], {
     cwd: root,
-    env: { ...process.env, HISTFILE: join(folder, "history") }
+    env: { ...process.env, PATH: pathWithCurl(), HISTFILE: join(folder, "history") }
   })
   for (const stream of [terminal.stdout, terminal.stderr]) {
     stream?.on("data", (chunk) => {
@@ -45,7 +46,7 @@ afterAll(async () => {
   rmSync(folder, { recursive: true })
 })
 
-describe("the README's two replicas", () => {
+describe.skipIf(!areInstalled("openssl"))("the README's two replicas", () => {
   const commands = block("sh", "--cluster").trimEnd().split("\n")
   /** Opens a session at one, and uses it at the other. */
   const asking = block("sh", "8430/mcp").trimEnd().split("\n")

@@ -1,12 +1,9 @@
 /** Who may come in: each test tries to get in, or to get something out. */
 import { Effect } from "effect"
-import { execFileSync } from "node:child_process"
-import { mkdtempSync, rmSync } from "node:fs"
+import { readFileSync } from "node:fs"
 import { request } from "node:http"
 import { request as requestTls } from "node:https"
 import { connect } from "node:net"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Masking from "../../src/gateway/settings/Masking.ts"
@@ -451,22 +448,21 @@ describe("what could hold a secret", () => {
 
 describe("TLS", () => {
   it("is spoken when a certificate and its key are given", async () => {
-    const directory = mkdtempSync(join(tmpdir(), "gateway-"))
-    const [cert, keyFile] = [join(directory, "cert.pem"), join(directory, "key.pem")]
-    const subject = ["-subj", "/CN=localhost", "-days", "1", "-nodes", "-newkey", "rsa:2048"]
-    execFileSync("openssl", ["req", "-x509", ...subject, "-keyout", keyFile, "-out", cert], { stdio: "ignore" })
+    const [cert = "", keyFile = ""] = ["cert", "key"].map((name) =>
+      new URL(`../fixtures/tls/${name}.pem`, import.meta.url).pathname
+    )
+    const ca = readFileSync(cert)
     const gateway = Kit.run(["--port", "0", "--tls-cert", cert, "--tls-key", keyFile])
     const url = await Kit.urlOf(gateway)
     assert.match(url, /^https:/)
     const status = await new Promise<number>((resolve, reject) => {
-      requestTls(url.replace("/mcp/everything", "/health"), { rejectUnauthorized: false }, (response) => {
+      requestTls(url.replace("/mcp/everything", "/health"), { ca }, (response) => {
         response.resume().on("end", () => resolve(response.statusCode ?? 0))
       }).on("error", reject).end()
     })
     assert.strictEqual(status, 200)
     gateway.child.kill("SIGTERM")
     await gateway.exit
-    rmSync(directory, { recursive: true })
   })
 })
 

