@@ -7,7 +7,7 @@
  */
 // The way of a request, and what is where:
 //
-//   main.ts     the command: reads the settings, listens, and serves this layer. Signals.ts: what signals do to it
+//   CommandLine.ts: the command reads the settings, listens, and serves this layer. Signals.ts: what signals do to it
 //   http/       McpRoutes: host, origin and key; which era a request is of. What operators see: AdminRoutes, Overview.
 //               Serving.atSession: a request of a session begins here, at the replica that has the session
 //   legacy/     a client with a session: LegacyRoutes ── Sessions.lease ── Bridge, its session on a process
@@ -22,7 +22,7 @@
 //   cluster/    several replicas that share their sessions: Cluster, which says what is where
 //   GatewayErrors.ts: why a session cannot be opened or found. GatewayMetrics.ts: every metric
 //
-// SIGTERM and Ctrl-C: NodeRuntime interrupts `run` in main.ts, which runs `drain` (below); then the layer's scope ends the
+// SIGTERM and Ctrl-C: NodeRuntime interrupts `run` in CommandLine.ts, which runs `drain` (below); then the layer's scope ends the
 // processes. `Signals.hurry` waits for a second signal meanwhile.
 //
 // Not the whole package: it loads Redis, WebSocket and undici clients, 20 MiB and 0.2 seconds.

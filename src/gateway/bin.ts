@@ -5,7 +5,7 @@
  */
 
 // SIGHUP asks for a reload. Without a listener Node ends the process, and the back ends live on; so there is one from here to the
-// end. `main.ts` adds the one that reloads (`Signals.of("SIGHUP")`, `reloads`).
+// end. `CommandLine.ts` adds the one that reloads (`Signals.of("SIGHUP")`, `reloads`).
 process.on("SIGHUP", () => {})
 
 // Whoever reads what is written here may go: a log's reader, or `tee`, which gets the same Ctrl-C. What is written then is lost,

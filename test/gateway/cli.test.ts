@@ -7,6 +7,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
+import { said } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const artifacts = new URL("../artifacts/", import.meta.url).pathname
@@ -126,8 +127,8 @@ describe("the command line", () => {
       },
       gateway: { idleTimeToLive: "soon", requestTimeout: 30, maxSessions: 0, more: true }
     })
-    const gateway = run(["--port", "many", "--config", file], { GATEWAY_SPARES: "-1" })
-    assert.strictEqual(await gateway.exit, 1)
+    const { exit, output } = await said(["--port", "many", "--config", file], { GATEWAY_SPARES: "-1" })
+    assert.strictEqual(exit, 1)
     for (
       const path of [
         "--port:",
@@ -148,8 +149,8 @@ describe("the command line", () => {
         "gateway.maxSessions:",
         "gateway.more:"
       ]
-    ) assert.include(gateway.output(), `  ${path}`)
-    assert.notInclude(gateway.output(), "at file:")
+    ) assert.include(output, `  ${path}`)
+    assert.notInclude(output, "at file:")
   })
 
   it("what it cannot do is one clear message and exit code 1", async () => {
@@ -165,14 +166,14 @@ describe("the command line", () => {
       [["--port", "65536"], "must be an integer from 0 to 65535"],
       [["--config", "x.json", "--", "y"], "not both"]
     ]
-    await Promise.all(cases.map(async ([args, message]) => {
-      const gateway = run(args)
-      assert.deepStrictEqual([args, await gateway.exit], [args, 1])
-      assert.include(gateway.output(), message)
-      assert.notInclude(gateway.output(), "    at ")
-    }))
+    for (const [args, message] of cases) {
+      const { exit, output } = await said(args)
+      assert.deepStrictEqual([args, exit], [args, 1])
+      assert.include(output, message)
+      assert.notInclude(output, "    at ")
+    }
     taken.close()
-  }, 120_000)
+  })
 
   it("what a replica lacks is one clear message and exit code 1, without the database's password", async () => {
     const known = {
@@ -192,14 +193,17 @@ describe("the command line", () => {
       [known, "127.0.0.1:8421", "The database cannot be used (Error: connect ECONNREFUSED 127.0.0.1:1)"],
       [{ ...known, DATABASE_URL: "//me:secret@localhost" }, "127.0.0.1:8421", "The database cannot be used"]
     ]
-    await Promise.all(cases.map(async ([environment, address, message, ...more]) => {
-      const gateway = run(["--cluster", "--replica-address", address, "--port", "0", ...more], environment)
-      assert.deepStrictEqual([message, await gateway.exit], [message, 1])
-      assert.include(gateway.output(), message)
-      assert.notInclude(gateway.output(), "    at ")
-      assert.notInclude(gateway.output(), "secret@")
-    }))
-  }, 120_000)
+    for (const [environment, address, message, ...more] of cases) {
+      const { exit, output } = await said(
+        ["--cluster", "--replica-address", address, "--port", "0", ...more],
+        environment
+      )
+      assert.deepStrictEqual([message, exit], [message, 1])
+      assert.include(output, message)
+      assert.notInclude(output, "    at ")
+      assert.notInclude(output, "secret@")
+    }
+  })
 
   it("without its platform says what to install, and hides nothing else that is missing", () => {
     const folder = mkdtempSync(join(tmpdir(), "command-"))
@@ -232,9 +236,8 @@ describe("the command line", () => {
   })
 
   it("--help lists every flag", async () => {
-    const gateway = run(["--help"])
-    assert.strictEqual(await gateway.exit, 0)
-    const help = gateway.output()
+    const { exit, output: help } = await said(["--help"])
+    assert.strictEqual(exit, 0)
     for (const name of Object.keys(Settings.all).filter((name) => !Settings.secret.includes(name))) {
       assert.include(help, `--${Settings.flagName(name)} `)
       assert.include(help, Settings.variableName(name))

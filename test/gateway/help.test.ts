@@ -5,6 +5,7 @@ import { assert, describe, it } from "vitest"
 import * as Programs from "../../src/gateway/backends/Programs.ts"
 import * as CommandOutput from "../../src/gateway/settings/CommandOutput.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
+import * as Command from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 /** For a test that starts the command many times, on a busy machine. */
@@ -23,32 +24,12 @@ mkdirSync(artifacts, { recursive: true })
 rmSync(loop, { force: true })
 symlinkSync(loop, loop)
 
-const certificate = `${artifacts}help-cert.pem`
-execFileSync(
-  "openssl",
-  [
-    "req",
-    "-x509",
-    "-newkey",
-    "ed25519",
-    "-nodes",
-    "-subj",
-    "/CN=localhost",
-    "-keyout",
-    "/dev/null",
-    "-out",
-    certificate
-  ],
-  { stdio: "ignore" }
-)
+const certificate = new URL("../fixtures/tls/cert.pem", import.meta.url).pathname
 
 /** No variable of the machine that runs the tests has a say in colours. */
 const colourless = { NO_COLOR: "", FORCE_COLOR: "", TERM: "xterm" }
-const said = async (args: ReadonlyArray<string>, env: Record<string, string> = {}) => {
-  const command = Kit.run(args, { ...colourless, ...env })
-  const exit = await command.exit
-  return { exit, output: command.output() }
-}
+const said = (args: ReadonlyArray<string>, env: Record<string, string> = {}) =>
+  Command.said(args, { ...colourless, ...env })
 const flags = Object.keys(Settings.all).filter((name) => !Settings.secret.includes(name))
   .map((name) => `--${Settings.flagName(name)}`)
 
@@ -153,8 +134,7 @@ describe("a fault", () => {
     ["an unknown shell", ["--completions", "dos"], ["\"bash\"", "effect-session-pool --help"]]
   ]
   for (const [what, args, parts] of cases) {
-    // Side by side: nearly all of each is the start of the command.
-    it.concurrent(`says what to do: ${what}`, { timeout: slow }, async () => {
+    it(`says what to do: ${what}`, async () => {
       const { exit, output } = await said(args)
       assert.strictEqual(exit, 1)
       for (const part of parts) assert.include(output, part)
@@ -170,11 +150,11 @@ describe("a fault", () => {
     async () => {
       const text = JSON.stringify({ inputs: [], mcpServers: { node: { command: process.execPath } } })
       const file = write("help-other.json", text)
-      await Promise.all([["--check", "--config", file], ["--config", file]].map(async (args) => {
+      for (const args of [["--check", "--config", file], ["--config", file]]) {
         const { exit, output } = await said(args, { GATEWAY_MAX_SESION: "5" })
         assert.strictEqual(exit, 1)
         assert.include(output, "GATEWAY_MAX_SESION: unknown; did you mean GATEWAY_MAX_SESSIONS?")
-      }))
+      }
       const { exit, output } = await said(["--check", "--config", file])
       assert.strictEqual(exit, 0)
       assert.include(output, `Warning: ${file}: nothing here reads "inputs"`)
@@ -233,9 +213,9 @@ describe("colours", () => {
   const [escape, help, fault] = ["\u001b", ["--help"], ["--config", "/no/such.json"]]
 
   it("are not in what goes into a pipe: help, version, faults, logs", async () => {
-    await Promise.all([help, fault, ["--frob"], ["--version"]].map(async (args) => {
+    for (const args of [help, fault, ["--frob"], ["--version"]]) {
       assert.notInclude((await said(args)).output, escape, args.join(" "))
-    }))
+    }
     const gateway = Kit.run(["--port", "0", "--", "false"], colourless)
     await Kit.open(await Kit.urlOf(gateway))
     await Kit.eventually("a line is logged", () => gateway.output().includes("No session was opened"))
@@ -245,10 +225,10 @@ describe("colours", () => {
   }, slow)
 
   it("are where FORCE_COLOR asks for them, but not against NO_COLOR", async () => {
-    await Promise.all([help, fault, ["--frob"]].map(async (args) => {
+    for (const args of [help, fault, ["--frob"]]) {
       assert.include((await said(args, { FORCE_COLOR: "1" })).output, escape)
       assert.notInclude((await said(args, { FORCE_COLOR: "1", NO_COLOR: "1" })).output, escape)
-    }))
+    }
   }, slow)
 
   it("are on a terminal, but not with NO_COLOR", async () => {

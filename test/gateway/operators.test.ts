@@ -6,6 +6,7 @@ import { join } from "node:path"
 import { afterAll, assert, describe, it } from "vitest"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Collector from "../kit/gateway/collector.ts"
+import { said } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const directory = mkdtempSync(join(tmpdir(), "gateway-"))
@@ -28,24 +29,28 @@ const busy = async (url: string) => {
 describe("checking", () => {
   it("--check says what a good configuration serves, and starts nothing", async () => {
     const file = write("check.json", { mcpServers: { one: Kit.counter(), two: { url: "https://example.org/mcp" } } })
-    const gateway = Kit.run(["--check", "--config", file])
-    assert.strictEqual(await gateway.exit, 0)
-    assert.include(gateway.output(), "The configuration is valid. Back ends: one, two")
-    assert.notInclude(gateway.output(), "http://")
+    const { exit, output } = await said(["--check", "--config", file])
+    assert.strictEqual(exit, 0)
+    assert.include(output, "The configuration is valid. Back ends: one, two")
+    assert.notInclude(output, "http://")
   })
 
   it("--check refuses a program that is not there", async () => {
     const file = write("missing.json", { mcpServers: { one: { command: "no-such-program" }, two: Kit.counter() } })
-    const gateway = Kit.run(["--check", "--config", file])
-    assert.strictEqual(await gateway.exit, 1)
-    assert.include(gateway.output(), "one: there is no program \"no-such-program\"")
-    assert.notInclude(gateway.output(), "two:")
+    const { exit, output } = await said(["--check", "--config", file])
+    assert.strictEqual(exit, 1)
+    assert.include(output, "one: there is no program \"no-such-program\"")
+    assert.notInclude(output, "two:")
   })
 
   it("--check refuses a wrong one with exit code 1", async () => {
-    const gateway = Kit.run(["--check", "--config", write("wrong.json", { mcpServers: { one: { command: "" } } })])
-    assert.strictEqual(await gateway.exit, 1)
-    assert.include(gateway.output(), "mcpServers.one.command: must not be empty")
+    const { exit, output } = await said([
+      "--check",
+      "--config",
+      write("wrong.json", { mcpServers: { one: { command: "" } } })
+    ])
+    assert.strictEqual(exit, 1)
+    assert.include(output, "mcpServers.one.command: must not be empty")
   })
 })
 

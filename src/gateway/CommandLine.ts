@@ -1,0 +1,317 @@
+/**
+ * The command line of the gateway.
+ *
+ * Without arguments it serves the official `server-everything`, if that is installed; `-- COMMAND ARGS…` serves one
+ * command, `--config FILE` what a file names.
+ */
+// Not the whole package: it loads Redis, WebSocket and undici clients, 20 MiB and 0.2 seconds.
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import { Config as EffectConfig, ConfigProvider, Console, Context, Duration, Effect, Layer, Queue } from "effect"
+import type { Option } from "effect"
+import { Argument, Command, Flag } from "effect/cli"
+import { FetchHttpClient, HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
+import { Otlp, OtlpSerialization } from "effect/observability"
+import { createServer } from "node:http"
+import { createServer as createTlsServer } from "node:https"
+import { inspect } from "node:util"
+import type * as Backends from "./backends/Backends.ts"
+import * as ProcessGroup from "./backends/ProcessGroup.ts"
+import * as Programs from "./backends/Programs.ts"
+import * as Banner from "./Banner.ts"
+import * as Gateway from "./Gateway.ts"
+import * as EarlyRequests from "./http/EarlyRequests.ts"
+import * as OfferedUpgrades from "./http/OfferedUpgrades.ts"
+import * as CommandOutput from "./settings/CommandOutput.ts"
+import * as Config from "./settings/Config.ts"
+import type { Input } from "./settings/Loading.ts"
+import { load, UsageError } from "./settings/Loading.ts"
+import * as Settings from "./settings/Settings.ts"
+import * as Signals from "./Signals.ts"
+import { version } from "./version.ts"
+
+// -----------------------------------------------------------------------------
+// The command line
+// -----------------------------------------------------------------------------
+
+const config = Flag.Path("config", { typeName: "file" }).pipe(
+  Flag.withDescription("A file with the mcpServers JSON that MCP clients use; reloaded on SIGHUP"),
+  Flag.optional
+)
+const check = Flag.Boolean("check").pipe(
+  Flag.withDescription("Check the configuration and exit"),
+  Flag.withDefault(false)
+)
+const command = Argument.String("command").pipe(
+  Argument.withDescription("After --: the command of one stdio server, and its arguments"),
+  Argument.variadic()
+)
+
+/** A flag for every setting that is no secret. */
+const settingFlags: Readonly<Record<string, Flag.Flag<Option.Option<unknown>>>> = Object.fromEntries(
+  Object.entries(Settings.all)
+    .filter(([name]) => !Settings.secret.includes(name))
+    .map(([name, setting]) => {
+      const flag: Flag.Flag<unknown> = setting.kind === "flag"
+        ? Flag.Boolean(Settings.flagName(name))
+        : setting.choices !== undefined
+        ? Flag.Literals(Settings.flagName(name), setting.choices)
+        : Flag.withMetavar(Flag.String(Settings.flagName(name)), setting.kind)
+      return [name, Flag.optional(Flag.withDescription(flag, description(name, setting)))]
+    })
+)
+
+function description(name: string, setting: Settings.Setting<unknown, unknown>): string {
+  const fallback = setting.shown === "" ? "" : `default: ${setting.shown}; `
+  return `${setting.description} (${fallback}${Settings.variableName(name)})`
+}
+
+// -----------------------------------------------------------------------------
+// Serving
+// -----------------------------------------------------------------------------
+
+const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; key: string } | undefined) => {
+  const { bodyTimeout, headersTimeout, host, keepAliveTimeout, maxHeaderBytes, port } = settings
+  // Node takes zero for "no limit", and wants integers.
+  const millis = (duration: Duration.Duration) =>
+    Duration.isFinite(duration) ? Math.ceil(Duration.toMillis(duration)) : 0
+  const limits = {
+    maxHeaderSize: maxHeaderBytes,
+    // Node refuses more for the header than for all.
+    headersTimeout: millis(Duration.min(headersTimeout, bodyTimeout)),
+    requestTimeout: millis(bodyTimeout),
+    // Node's own 5 seconds are shorter than what balancers keep: their next request would meet a connection that is being closed.
+    keepAliveTimeout: millis(keepAliveTimeout),
+    connectionsCheckingInterval: 1000,
+    // Nothing is upgraded here: a client that offers it (`Upgrade: h2c`) is answered as any other, and its connection
+    // stays. Node knows this from 24.9 on; before, it closes the connection after the answer.
+    shouldUpgradeCallback: () => false,
+    keepAlive: true,
+    keepAliveInitialDelay: 10_000
+  }
+  return NodeHttpServer.layer(
+    () =>
+      EarlyRequests.hold(
+        OfferedUpgrades.answer(tls === undefined ? createServer(limits) : createTlsServer({ ...limits, ...tls }))
+      ),
+    // Node's own backlog of 511 makes a burst of clients wait for seconds; the kernel caps this one.
+    { host, port, backlog: 4096, gracefulShutdownTimeout: "1 second" }
+  )
+}
+
+/** Reads everything again at each SIGHUP. */
+const reloads = (
+  hangUps: Queue.Dequeue<NodeJS.Signals>,
+  input: Input,
+  settings: Settings.GatewaySettings,
+  gateway: Gateway.Gateway["Service"]
+) =>
+  Effect.forever(
+    Effect.gen(function*() {
+      // Of several at once one is enough.
+      yield* Queue.takeAll(hangUps)
+      const loaded = yield* Effect.result(load(input))
+      if (loaded._tag === "Failure") {
+        return yield* Effect.logError(`Not reloaded, everything stays as it is. ${loaded.failure.message}`)
+      }
+      const { config: next, warnings } = loaded.success
+      for (const warning of [...warnings, ...missingPrograms(next.backends)]) yield* Effect.logWarning(warning)
+      const differing = Object.keys(Settings.gatewayOnly).filter((name) =>
+        !Settings.same(name, settings, next.settings)
+      )
+      if (differing.length > 0) {
+        yield* Effect.logWarning(`Only a restart changes these settings: ${differing.join(", ")}`)
+      }
+      const { added, changed, removed } = yield* gateway.reload(next)
+      yield* Effect.logInfo("reloaded").pipe(Effect.annotateLogs({ added, changed, removed }))
+    }).pipe(Effect.catchCause((cause) => Effect.logError("A reload died", cause)))
+  )
+
+/** Programs of stdio back ends, and directories to run them in, that are not there; each with what to do. */
+const missingPrograms = (backends: Backends.Backends): ReadonlyArray<string> =>
+  [...backends.values()].flatMap(({ mask, name, target }) => {
+    if (target._tag === "Http") return []
+    const { command, cwd, env } = target.command
+    if (cwd !== undefined && !Programs.isDirectory(cwd)) {
+      return [`${name}: there is no directory "${mask(cwd)}" to run in`]
+    }
+    const found = Programs.find(command, cwd, Programs.here({ ...process.env, ...env }))
+    return found === undefined
+      ? [
+        `${name}: ${
+          Programs.whyMissing({ command, cwd, shown: mask(command), separate: "arguments belong in \"args\"" })
+        }`
+      ]
+      : []
+  })
+
+/** Why the port cannot be had, and what to do. */
+const cannotListen = ({ host, port }: Settings.GatewaySettings, cause: unknown): UsageError => {
+  const code = ProcessGroup.codeOf(cause)
+  if (code === "ENOTFOUND" || code === "EAI_AGAIN") {
+    const why = code === "ENOTFOUND" ? `There is no host "${host}"` : `The host "${host}" cannot be looked up just now`
+    return new UsageError({
+      message: `${why}: give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all it has.`
+    })
+  }
+  const next = code === "EACCES"
+    ? "Ports below 1024 are for root: try --port 8420."
+    : code === "EADDRNOTAVAIL"
+    ? "This machine does not have that address: try --host 127.0.0.1."
+    : "Is another gateway running? Try --port 0."
+  return new UsageError({ message: `Cannot listen on ${host}:${port} (${String(cause)}). ${next}` })
+}
+
+/** Loaded where it is wanted only: a gateway that is alone has no database, and need not have its client. */
+const loadCluster = Effect.tryPromise({
+  try: () => import("./cluster/Cluster.ts"),
+  catch: (cause) =>
+    new UsageError({
+      message: `--cluster cannot be loaded (${String(cause)}). Is @effect/sql-pg installed beside the gateway? ` +
+        "npm install @effect/sql-pg"
+    })
+})
+
+/** For whoever looks where other gateways have it (`/sse`, `/`): names of back ends are told at `/mcp`, to those who may know. */
+const elsewhere = HttpRouter.addAll(
+  // Without HEAD: the router takes its GET for it.
+  (["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] as const).map((method) =>
+    HttpRouter.route(
+      method,
+      "*",
+      HttpServerResponse.text(
+        "There is nothing here. MCP is at /mcp/NAME, and at /mcp where there is one server only.\n",
+        {
+          status: 404
+        }
+      )
+    )
+  )
+)
+
+const run = Effect.fnUntraced(function*(input: Input) {
+  // From the first moment on: what is read now may be old when the server is up.
+  const hangUps = yield* Signals.of("SIGHUP")
+  const { cluster, config, tls, warnings } = yield* load(input)
+  const { backends, settings } = config
+  const names = [...backends.keys()]
+  const missing = missingPrograms(backends)
+  if (missing.length > 0 && input.check) return yield* new Config.InvalidConfig({ faults: missing })
+  // The only one there is was just written by a person. Those of a file may come later, in a container that is still built.
+  if (missing.length > 0 && input.command.length > 0) {
+    const command = input.command[0] ?? ""
+    const separate = "write its arguments behind it without quotes around all: -- PROGRAM ARG…"
+    const why = Programs.whyMissing({ command, cwd: undefined, shown: command, separate })
+    return yield* new UsageError({ message: `The command cannot be run: ${why}` })
+  }
+  if (input.check) {
+    const valid = `The configuration is valid. Back ends: ${names.join(", ")}`
+    return yield* Console.log([valid, ...warnings.map((warning) => `Warning: ${warning}`)].join("\n"))
+  }
+  const alone = Gateway.layerConfig(config, process.env)
+  const gateway = cluster === undefined ? alone : Layer.provide(alone, (yield* loadCluster).layer(cluster))
+  const app = Layer.provideMerge(
+    HttpRouter.serve(Layer.merge(gateway, elsewhere), { disableLogger: true, disableListenLog: true }),
+    serverLayer(settings, tls)
+  )
+  // Forked outside of the server's scope: still there while that closes.
+  yield* Effect.forkDetach(Effect.scoped(Signals.hurry(settings.drainTimeout)))
+  return yield* Effect.scoped(Effect.gen(function*() {
+    const services = yield* Layer.build(app)
+    const running = Context.get(services, Gateway.Gateway)
+    const { address } = Context.get(services, HttpServer.HttpServer)
+    const bound = address._tag === "UnixPathAddress" ? settings.port : address.port
+    yield* Console.log(
+      Banner.make(names, Banner.origin(settings, tls === undefined ? "http" : "https", bound), settings)
+    )
+    for (const warning of warnings) yield* Effect.logWarning(warning)
+    for (const warning of missing) yield* Effect.logWarning(warning)
+    yield* Effect.forkScoped(reloads(hangUps, input, settings, running))
+    return yield* Effect.onInterrupt(Effect.never, () => running.drain)
+  })).pipe(
+    Effect.catchTags({
+      ServeError: (error) => cannotListen(settings, error.cause),
+      SqlError: (error) =>
+        new UsageError({
+          message: `The database cannot be used (${String(error.reason.cause)}). Does it run, is DATABASE_URL right ` +
+            "(postgresql://user:password@host:5432/database), and may its user create tables?"
+        }),
+      UnequalLocks: ({ message }) => new UsageError({ message }),
+      UnequalKeys: ({ message }) => new UsageError({ message }),
+      TablesLocked: ({ message }) => new UsageError({ message }),
+      SocketServerError: (error) =>
+        new UsageError({
+          message: `Cannot listen for the other replicas (${String(error.reason.cause)}). Is the port taken? And if ` +
+            "--replica-address is no address of this machine itself, say --replica-listen 0.0.0.0:PORT too."
+        })
+    }),
+    Effect.provide(telemetry)
+  )
+}, Effect.scoped)
+
+/** Traces, metrics and logs go to a collector when the standard variable names one; further ones say how. */
+const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
+  ? Layer.empty
+  : Otlp.layerFromConfig({ resource: { serviceName: "effect-session-pool", serviceVersion: version } }).pipe(
+    Layer.provide([
+      FetchHttpClient.layer,
+      OtlpSerialization.layerJson,
+      ConfigProvider.layer(ConfigProvider.fromEnv({
+        env: {
+          OTEL_TRACES_EXPORTER: "otlp",
+          OTEL_METRICS_EXPORTER: "otlp",
+          OTEL_LOGS_EXPORTER: "otlp",
+          ...process.env
+        }
+      }))
+    ])
+  )
+
+/** A wrong configuration, told with what comes next. */
+const orTell = (input: Input) =>
+  Effect.catchTag(run(input), "InvalidConfig", ({ message }) =>
+    CommandOutput.fail(
+      input.check
+        ? `${message}\nMend it and try again.`
+        : `${message}\nNothing was started. Mend it and try again; --check tries without starting.`
+    ))
+
+const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, orTell).pipe(
+  Command.withDescription(
+    "Serves MCP servers on Streamable HTTP, one process per client session. What a flag sets, the environment variable " +
+      "behind it or the file may set too; keys are no flags: GATEWAY_KEYS, GATEWAY_ADMIN_KEYS, GATEWAY_STATE_KEY. " +
+      "A duration is written as \"30 minutes\", bytes as 4194304 or \"4 MiB\", a list with commas."
+  ),
+  Command.withExamples([
+    {
+      command: "effect-session-pool -- npx -y @modelcontextprotocol/server-everything",
+      description: "One stdio server"
+    },
+    { command: "effect-session-pool --config servers.json", description: "Those of an mcpServers file" },
+    { command: "effect-session-pool --config servers.json --check", description: "What is wrong with a file" },
+    {
+      command:
+        "effect-session-pool --host 0.0.0.0 --allowed-hosts mcp.example.com --keys-file keys.txt --config servers.json",
+      description: "For other machines, whose clients write this name in the URL and show one of the keys"
+    },
+    {
+      command: "effect-session-pool --port 0 --idle-time-to-live '10 minutes' --spares 2 -- my-server --stdio",
+      description: "On a free port, with two processes kept ready"
+    }
+  ])
+)
+
+/** Runs the command with these arguments. It has failed if this fails or sets `process.exitCode`. */
+export const runWith = (args: ReadonlyArray<string>) =>
+  Command.runWith(main, { version })(args).pipe(
+    Effect.catchTag("UsageError", (error) => CommandOutput.fail(error.message)),
+    Effect.catchDefect((defect) =>
+      CommandOutput.fail(
+        // `Otlp.layerFromConfig` dies with the `ConfigError` of a variable.
+        defect instanceof EffectConfig.ConfigError
+          ? `A variable of OpenTelemetry (OTEL_…) is not valid: ${defect.message}`
+          : `This is a fault of the gateway itself: ${inspect(defect)}`
+      )
+    ),
+    Effect.provide(Layer.mergeAll(NodeServices.layer, CommandOutput.layer))
+  )
