@@ -1,31 +1,46 @@
 import { defineConfig } from "vitest/config"
-
-const shared = { testTimeout: 30_000, hookTimeout: 30_000 }
+import { findChromium, findPostgres } from "./kit/programs.ts"
 
 const root = new URL("..", import.meta.url).pathname
 
-const replicas = "test/gateway/cluster*.test.ts"
+/** The files that cannot run on this machine. Says what to install. */
+const missing = (program: string, path: string | undefined, variable: string, files: string): ReadonlyArray<string> => {
+  if (path !== undefined) return []
+  console.warn(`${files} is skipped, because there is no ${program}: install it, or set ${variable}.`)
+  return [files]
+}
+
+const exclude = [
+  ...missing("Chromium", findChromium(), "CHROMIUM_PATH", "test/gateway/page.test.ts"),
+  ...missing("PostgreSQL", findPostgres(), "PG_BIN", "test/replicas/*.test.ts")
+]
+
+const shared = { testTimeout: 30_000, hookTimeout: 30_000, exclude }
+
+/** The core's tests have no real time, so they keep every CPU busy. */
+const core = {
+  ...shared,
+  maxWorkers: 2,
+  // The examples import the package by its name, as a user does; here that is its source.
+  alias: {
+    "effect-session-pool/cluster": `${root}src/SessionEntity.ts`,
+    "effect-session-pool": `${root}src/index.ts`
+  }
+}
 
 export default defineConfig({
   test: {
     root,
     // The command is started again and again: compiled once, a start takes 0.8 seconds instead of 1.2.
     env: { NODE_COMPILE_CACHE: `${root}node_modules/.cache/compiled` },
-    // One after the other: the core's tests keep every CPU busy, the gateway's talk to real processes in real time, and a test with
-    // replicas runs a dozen processes and a database.
+    // `npm test` runs `core` and `gateway`; `npm run test:all` runs the others too. One group after the other.
     projects: [
       {
         test: {
-          ...shared,
+          ...core,
           name: "core",
-          // Without time of their own they can share the machine.
-          maxWorkers: 2,
-          // The examples import the package by its name, as a user does; here that is its source.
-          alias: {
-            "effect-session-pool/cluster": `${root}src/SessionEntity.ts`,
-            "effect-session-pool": `${root}src/index.ts`
-          },
           include: ["test/*.test.ts", "test/internal/*.test.ts"],
+          exclude: ["test/variants.test.ts"],
           typecheck: { enabled: true, include: ["test/*.test-d.ts"], tsconfig: `${root}tsconfig.json` },
           sequence: { groupOrder: 1 }
         }
@@ -35,13 +50,31 @@ export default defineConfig({
           ...shared,
           name: "gateway",
           // Half of the time they wait.
-          maxWorkers: 2,
+          maxWorkers: 3,
           include: ["test/gateway/*.test.ts"],
-          exclude: [replicas],
           sequence: { groupOrder: 2 }
         }
       },
-      { test: { ...shared, name: "replicas", include: [replicas], sequence: { groupOrder: 3 } } }
+      {
+        test: {
+          ...core,
+          name: "long",
+          // See `kit/long.ts`.
+          env: { LONG: "1" },
+          include: ["explorer", "interruption", "large", "variants"].map((name) => `test/${name}.test.ts`),
+          sequence: { groupOrder: 3 }
+        }
+      },
+      {
+        test: {
+          ...shared,
+          name: "replicas",
+          // Each file runs several gateways and a database.
+          maxWorkers: 1,
+          include: ["test/replicas/*.test.ts"],
+          sequence: { groupOrder: 4 }
+        }
+      }
     ]
   }
 })

@@ -22,11 +22,11 @@ const commands: ReadonlyArray<readonly [RegExp, string]> = [
   [/^curl \S+ http:\/\/127\.0\.0\.1:8420\//, "below"],
   [/^SESSION=PUT-THE-ID-HERE$/, "below"],
   [/^docker run --rm -d /, "nothing; readmeDeployment.test.ts compares it"],
-  [/^export (DATABASE_URL|GATEWAY_STATE_KEY)=/, "readmeReplicas.test.ts"],
-  [/^echo '.*' > everything\.json$/, "readmeReplicas.test.ts"],
-  [/^npm start -- --cluster /, "readmeReplicas.test.ts"],
-  [/^sleep 10; curl /, "readmeReplicas.test.ts"],
-  [/^(HEADERS=|SESSION=\$\(curl |curl -s http:\/\/127\.0\.0\.1:8430\/mcp )/, "readmeReplicas.test.ts"],
+  [/^export (DATABASE_URL|GATEWAY_STATE_KEY)=/, "replicas/readme.test.ts"],
+  [/^echo '.*' > everything\.json$/, "replicas/readme.test.ts"],
+  [/^npm start -- --cluster /, "replicas/readme.test.ts"],
+  [/^sleep 10; curl /, "replicas/readme.test.ts"],
+  [/^(HEADERS=|SESSION=\$\(curl |curl -s http:\/\/127\.0\.0\.1:8430\/mcp )/, "replicas/readme.test.ts"],
   [/^mkdir -p ~/, "nothing: it makes the folders of the next lines"],
   [/^effect-session-pool --completions (bash|zsh|fish) >/, "help.test.ts"]
 ]
