@@ -64,7 +64,7 @@ const args: Readonly<Record<string, Record<string, unknown>>> = {
   "get-sum": { a: 1, b: 2 },
   "get-annotated-message": { messageType: "error", includeImage: false },
   "get-structured-content": { location: "New York" },
-  "trigger-long-running-operation": { duration: 0.4, steps: 2 },
+  "trigger-long-running-operation": { duration: 0.1, steps: 2 },
   "trigger-sampling-request": { prompt: "x" },
   "trigger-url-elicitation": { url: "https://example.com/sign-in" },
   "gzip-file-as-resource": { name: "x.gz", data: "data:text/plain,hi" }
@@ -158,6 +158,14 @@ describe("both eras on one URL", () => {
   })
 })
 
+/** Has a call run on the client's first process until it is released. */
+const hold = async (url: string, options: object) => {
+  const pid = textOf(await callTool(url, "pid", {}, options))
+  const held = callTool(url, "hold", {}, options)
+  await Kit.eventually("it runs", async () => (await Kit.sessionOn(gateway.origin, Number(pid)))?.inFlight === 1)
+  return { held, pid, release: () => process.kill(Number(pid), "SIGUSR2") }
+}
+
 describe("what is shared", () => {
   const count = async (key: string, more: object = {}) =>
     textOf(await callTool(`${keyed.origin}/mcp/asking`, "count", {}, { key, ...more }))
@@ -178,13 +186,13 @@ describe("what is shared", () => {
   })
 
   it("a call that may ask has its process to itself: what runs beside it meets another", async () => {
-    const url = `${keyed.origin}/mcp/asking`
-    const options = { key: "one", client: "beside", capabilities }
-    const slow = callTool(url, "slow", { millis: 1500 }, options)
-    await new Promise((resolve) => setTimeout(resolve, 700))
-    assert.strictEqual(textOf(await callTool(url, "count", {}, options)), "1")
-    await slow
-    assert.strictEqual(textOf(await callTool(url, "count", {}, options)), "1")
+    const url = `${gateway.origin}/mcp/asking`
+    const options = { client: "beside", capabilities }
+    const { held, pid, release } = await hold(url, options)
+    assert.notStrictEqual(textOf(await callTool(url, "pid", {}, options)), pid)
+    release()
+    assert.strictEqual(textOf(await held), "held")
+    assert.strictEqual(textOf(await callTool(url, "pid", {}, options)), pid)
   })
 
   it("calls that cannot ask run beside each other in one process", async () => {
@@ -225,9 +233,8 @@ describe("what is shared", () => {
 })
 
 describe("subscriptions/listen", () => {
-  const open = async (notifications: object, more: object = {}) => {
+  const open = async (notifications: object, more: object = {}, url = `${gateway.origin}/mcp/asking`) => {
     const aborter = new AbortController()
-    const url = `${gateway.origin}/mcp/asking`
     const response = await send(url, "subscriptions/listen", { notifications }, {
       id: "listener",
       client: "listener",
@@ -257,12 +264,11 @@ describe("subscriptions/listen", () => {
     })
     // On another lane of the same client, too.
     const options = { client: "listener", capabilities }
-    const slow = callTool(url, "slow", { millis: 1000 }, options)
-    await new Promise((resolve) => setTimeout(resolve, 300))
-    const pid = textOf(await callTool(url, "pid", {}, options))
-    await callTool(url, "change", {}, options)
-    await slow
+    const { held, pid, release } = await hold(url, options)
     assert.notStrictEqual(textOf(await callTool(url, "pid", {}, options)), pid)
+    await callTool(url, "change", {}, options)
+    release()
+    await held
     await Kit.eventually("both are heard", () => heard.length >= 3)
     assert.deepStrictEqual(heard.slice(1).map(({ method, params }) => [method, params]), [
       ["notifications/tools/list_changed", { _meta: tag }],
@@ -278,16 +284,19 @@ describe("subscriptions/listen", () => {
   it("ends with its client: the lease goes, and the process when it has been idle", async () => {
     const own = await Kit.start({
       backends: { asking },
-      idleTimeToLive: "300 millis",
-      cleanupInterval: "100 millis"
+      idleTimeToLive: "100 millis",
+      cleanupInterval: "20 millis"
     })
     const url = `${own.origin}/mcp/asking`
     const aborter = new AbortController()
     const response = await send(url, "subscriptions/listen", { notifications: {} }, { signal: aborter.signal })
     // Asked by the same client while it listens: on a busy machine a process could be idle for too long before it does.
     const pid = Number(textOf(await callTool(url, "pid")))
-    await new Promise((resolve) => setTimeout(resolve, 800))
+    // That of a client which does not listen, and is idle for less long.
+    const other = Number(textOf(await callTool(url, "pid", {}, { client: "other" })))
+    await Kit.eventually("the other process is gone", () => !Kit.alive(other))
     assert.isTrue(Kit.alive(pid))
+    assert.isDefined(await Kit.sessionOn(own.origin, pid))
     aborter.abort()
     await response.text().catch(() => undefined)
     await Kit.eventually("the process is gone", () => !Kit.alive(pid))
@@ -301,10 +310,10 @@ describe("subscriptions/listen", () => {
     assert.strictEqual(heard.length, 1)
 
     const own = Kit.run(["--port", "0", "--", asking.command, ...asking.args])
-    const said = request(await Kit.urlOf(own), "subscriptions/listen", { notifications: {} }, { id: 5 })
-    await new Promise((resolve) => setTimeout(resolve, 1500))
+    const other = await open({}, { id: 5 }, await Kit.urlOf(own))
     own.child.kill("SIGTERM")
-    assert.deepStrictEqual((await said).last, {
+    await other.done
+    assert.deepStrictEqual(other.heard.at(-1), {
       jsonrpc: "2.0",
       id: 5,
       result: { resultType: "complete", _meta: { [Modern.metaKeys.subscriptionId]: 5 } }

@@ -3,6 +3,7 @@ import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import * as Modern from "../../src/gateway/modern/Modern.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { body, callTool, everything, request, send, textOf } from "../kit/gateway/modern.ts"
+import * as Timed from "../kit/gateway/timed.ts"
 
 const asking = (...args: ReadonlyArray<string>) => ({
   command: process.execPath,
@@ -11,11 +12,13 @@ const asking = (...args: ReadonlyArray<string>) => ({
 
 let gateway: Kit.Running
 let url = ""
+let timed: Timed.Timed
 beforeAll(async () => {
+  timed = await Timed.start({ backends: { asking: asking() } })
   gateway = await Kit.start({ backends: { asking: asking() } })
   url = `${gateway.origin}/mcp/asking`
 })
-afterAll(() => gateway.stop())
+afterAll(() => Promise.all([gateway.stop(), timed.stop()]))
 
 const post = async (message: object, headers: Record<string, string | undefined>) => {
   const given = Object.entries({ ...Kit.headers, ...headers }).filter((entry): entry is [string, string] =>
@@ -140,15 +143,18 @@ describe("a request of revision 2026-07-28", () => {
   })
 
   it("is a notification without consequences: 202", async () => {
-    const slow = callTool(url, "slow", { millis: 300 }, { id: 1 })
-    const { jsonrpc, method, params } = body("notifications/cancelled", { requestId: 1 }, {})
+    const pid = Number(textOf(await callTool(url, "pid", {}, { client: "holder" })))
+    const held = callTool(url, "hold", {}, { id: 1, client: "holder" })
+    await Kit.eventually("it runs", async () => (await Kit.sessionOn(gateway.origin, pid))?.inFlight === 1)
+    const { jsonrpc, method, params } = body("notifications/cancelled", { requestId: 1 }, { client: "holder" })
     const response = await fetch(url, {
       method: "POST",
       headers: { ...Kit.headers, ...Modern.headersOf("notifications/cancelled", {}) },
       body: JSON.stringify({ jsonrpc, method, params })
     })
     assert.deepStrictEqual([response.status, await response.text()], [202, ""])
-    assert.strictEqual(textOf(await slow), "slow")
+    process.kill(pid, "SIGUSR2")
+    assert.strictEqual(textOf(await held), "held")
   })
 
   it("server/discover tells what the server said in its handshake, without tasks", async () => {
@@ -255,46 +261,43 @@ describe("a request of revision 2026-07-28", () => {
   })
 
   it("that takes too long is cancelled and told so", async () => {
-    const short = await Kit.start({ backends: { asking: asking() }, requestTimeout: "300 millis" })
-    const there = `${short.origin}/mcp/asking`
-    const said = await callTool(there, "never", {}, { capabilities: everything })
-    assert.match(said.last.error.message, /no answer within 300ms/)
+    const options = { capabilities: everything }
+    const there = `${timed.origin}/mcp/asking`
+    const pid = Number(textOf(await callTool(there, "pid", {}, options)))
+    const call = callTool(there, "never", {}, options)
+    await Kit.eventually("it runs", async () => (await Kit.sessionOn(timed.origin, pid))?.inFlight === 1)
+    await timed.pass("5 minutes")
+    const said = await call
+    assert.match(said.last.error.message, /no answer within 5m/)
     assert.strictEqual(said.last.error.code, -32603)
-    assert.match(
-      textOf(await callTool(there, "heard", {}, { capabilities: everything })),
-      /notifications\/cancelled \d/
-    )
-    await short.stop()
+    assert.match(textOf(await callTool(there, "heard", {}, options)), /notifications\/cancelled \d/)
   })
 
   it("that falls silent in the middle of its stream ends as well, whatever comments the stream gets", async () => {
-    const short = await Kit.start({
-      backends: { asking: asking() },
-      requestTimeout: "400 millis",
-      heartbeat: "100 millis"
+    const params = { name: "stall", arguments: {} }
+    const response = await send(`${timed.origin}/mcp/asking`, "tools/call", params, { meta: { progressToken: 1 } })
+    const events: Array<string> = []
+    let comments = 0
+    const read = Kit.readEvents(response, ({ data }, seen) => {
+      events.push(data)
+      comments = seen
+      return false
     })
-    const said = await callTool(`${short.origin}/mcp/asking`, "stall", {}, { meta: { progressToken: 1 } })
-    assert.strictEqual(said.messages.length, 2)
-    assert.match(said.last.error.message, /no answer within 400ms/)
-    await short.stop()
+    await Kit.eventually("it has begun", () => events.length === 1)
+    // A heartbeat is due every 15 seconds.
+    for (let i = 0; i < 20; i++) await timed.pass("15 seconds")
+    await read
+    assert.strictEqual(events.length, 2)
+    assert.isAbove(comments, 0)
+    assert.match(JSON.parse(events[1] ?? "").error.message, /no answer within 5m/)
   })
 })
 
 describe("the probe for the era", () => {
-  it("is answered by nobody: a server that is silent, or dies of the question, is served all the same", async () => {
-    const odd = await Kit.start({ backends: { silent: asking("--silent"), dies: asking("--die-on-discover") } })
-    for (const name of ["dies", "silent"]) {
-      assert.strictEqual(textOf(await callTool(`${odd.origin}/mcp/${name}`, "count")), "1", name)
-    }
-    await odd.stop()
-  })
-
   it("is left out where the setting says what the back end speaks", async () => {
     const known = await Kit.start({ backends: { asking: { ...asking("--silent"), era: "legacy" } } })
-    const started = Date.now()
     const heard = textOf(await callTool(`${known.origin}/mcp/asking`, "heard"))
     assert.deepStrictEqual(JSON.parse(heard), ["initialize", "notifications/initialized"])
-    assert.isBelow(Date.now() - started, 4000)
     await known.stop()
   })
 })

@@ -2,7 +2,7 @@
 import { NodeHttpServer } from "@effect/platform-node"
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
-import { Effect, Exit, Layer, Logger, Scope } from "effect"
+import { Context, Effect, Exit, Layer, Logger, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
@@ -21,8 +21,11 @@ export interface Running {
   readonly stop: () => Promise<void>
 }
 
-/** Starts a gateway in this process. */
-export const start = async (options: Gateway.GatewayOptions): Promise<Running> => {
+/** Starts a gateway in this process, on a clock if there is one in the context (`timed.ts`). */
+export const start = async (
+  options: Gateway.GatewayOptions,
+  clock: Context.Context<never> = Context.empty()
+): Promise<Running> => {
   const scope = Effect.runSync(Scope.make())
   const address = Layer.provideMerge(
     HttpRouter.serve(Gateway.layer({ environment: process.env, drainTimeout: "0 seconds", ...options }), {
@@ -32,7 +35,7 @@ export const start = async (options: Gateway.GatewayOptions): Promise<Running> =
     NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout: "1 second" })
   )
   const context = await Effect.runPromise(
-    Layer.buildWithScope(Layer.provide(address, Logger.layer([])), scope)
+    Layer.buildWithScope(Layer.provide(address, Logger.layer([])), scope).pipe(Effect.provideContext(clock))
   )
   const { address: bound } = await Effect.runPromise(
     Effect.provideContext(Effect.map(HttpServer.HttpServer, (server) => server), context)
