@@ -2,6 +2,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Fiber, Option, Schedule } from "effect"
 import { FetchHttpClient } from "effect/http"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as GatewayErrors from "../../src/gateway/GatewayErrors.ts"
 import * as JsonRpc from "../../src/gateway/messages/JsonRpc.ts"
@@ -34,11 +37,22 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
     entryTextOf: (_: string): string | undefined => undefined,
     lost: (_: SessionKey.SessionKey): Effect.Effect<void> => Effect.void
   }
+  const directory = yield* Effect.acquireRelease(
+    Effect.sync(() => mkdtempSync(join(tmpdir(), "gateway-"))),
+    (directory) => Effect.sync(() => rmSync(directory, { recursive: true }))
+  )
+  /** As long as it is there, processes do not start to serve. */
+  const gate = join(directory, "gate")
   const { args, command } = Counting.backend()
+  const entry = {
+    command,
+    args: ["-c", "while [ -e \"$1\" ]; do sleep 0.02; done; exec sh \"$0\"", ...args, gate],
+    stateless: true,
+    spares: 0
+  }
   const config = yield* Gateway.config({
     backends: {
-      // It takes a moment to start.
-      [name]: { command, args: ["-c", "sleep 0.5; exec sh \"$0\"", ...args], stateless: true, spares: 0 },
+      [name]: entry,
       broken: { command: "false", stateless: true, spares: 0 },
       stateful: Counting.backend(),
       brokenStateful: { command: "false" }
@@ -88,7 +102,9 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
       until(({ retired }) => retired === 0)
     )
   const entryTexts = (backend: string) => state.entryTextOf(backend)
-  return { sessions, sleepers, state, until, open, sleep, entryTexts }
+  const hold = Effect.sync(() => writeFileSync(gate, ""))
+  const release = Effect.sync(() => rmSync(gate))
+  return { sessions, sleepers, state, until, open, sleep, entryTexts, entry, hold, release }
 })
 
 const lease = ({ lease }: Sessions.Sessions["Service"], of = id, backend = name) =>
@@ -97,13 +113,15 @@ const lease = ({ lease }: Sessions.Sessions["Service"], of = id, backend = name)
 describe("a session that has moved to another replica", () => {
   it.live("while its process started is not opened here: the request is to come again, and the process is gone", () =>
     Effect.gen(function*() {
-      const { open, sessions, state, until } = yield* make()
+      const { hold, open, release, sessions, state, until } = yield* make()
+      yield* hold
       const opening = yield* Effect.forkChild(open(id), { startImmediately: true })
-      yield* until(({ launching }) => launching === 1)
-      yield* Effect.sleep("100 millis")
-      const started = Kit.children(process.pid)
-      assert.isNotEmpty(started)
+      const started = yield* Effect.repeat(Effect.sync(() => Kit.children(process.pid)), {
+        until: (children) => children.length > 0,
+        schedule: Schedule.spaced("10 millis")
+      })
       state.mayOccupy = false
+      yield* release
       assert.strictEqual((yield* Effect.flip(Fiber.join(opening)))._tag, "SessionMoved")
       yield* until(({ idle, launching, retired }) => launching + idle + retired === 0)
       assert.deepStrictEqual(started.filter(Kit.alive), [])
@@ -272,22 +290,26 @@ describe("a session that is woken while it is deleted", () => {
 describe("a session that another replica takes over while its process starts", () => {
   it.live("ends as soon as it has started, whoever waits for it, and does not sleep here", () =>
     Effect.gen(function*() {
-      const { open, sessions, sleep, state, until } = yield* make()
+      const { hold, open, release, sessions, sleep, state, until } = yield* make()
       yield* open(id)
       yield* sleep(id)
+      yield* hold
       const served = yield* Effect.forkChild(
         Effect.scoped(Effect.flatMap(
           sessions.lease(name, principal, id),
           (connection) =>
-            Effect.map(
-              Effect.sleep("10 millis"),
-              () => connection._tag === "Stdio" ? connection.request(message, "{}", Effect.void)._tag : connection._tag
+            Effect.repeat(
+              Effect.sync(() =>
+                connection._tag === "Stdio" ? connection.request(message, "{}", Effect.void)._tag : connection._tag
+              ),
+              { until: (tag) => tag === "Over", schedule: Schedule.spaced("10 millis") }
             )
         )),
         { startImmediately: true }
       )
       yield* until(({ launching }) => launching === 1)
       yield* state.lost(SessionKey.makeUnsafe(name, id))
+      yield* release
       assert.strictEqual(yield* Fiber.join(served), "Over")
       yield* until(({ active, idle, launching, retired }) => active + idle + launching + retired === 0)
       assert.isTrue(state.awake.has(SessionKey.makeUnsafe(name, id)), "it has not rested")
@@ -297,14 +319,16 @@ describe("a session that another replica takes over while its process starts", (
 describe("a session that is ended while its process starts", () => {
   it.live("is not waited for, does not wake, and has no process when it is said to be gone", () =>
     Effect.gen(function*() {
-      const { open, sessions, sleep, until } = yield* make()
+      const { hold, open, release, sessions, sleep, until } = yield* make()
       const before = Kit.children(process.pid)
       yield* open(id)
       yield* sleep(id)
+      yield* hold
       const waking = yield* Effect.forkChild(lease(sessions), { startImmediately: true })
       yield* until(({ launching }) => launching === 1)
       const gone = Option.getOrThrow(yield* sessions.end(name, principal, id))
       assert.isUndefined(waking.pollUnsafe())
+      yield* release
       yield* gone
       assert.deepStrictEqual(Kit.children(process.pid).filter((pid) => !before.includes(pid)), [])
       assert.strictEqual((yield* Effect.flip(Fiber.join(waking)))._tag, "UnknownSession")
@@ -314,12 +338,14 @@ describe("a session that is ended while its process starts", () => {
 
   it.live("by a reload is not entered among those that sleep", () =>
     Effect.gen(function*() {
-      const { open, sessions, until } = yield* make()
+      const { hold, open, release, sessions, until } = yield* make()
+      yield* hold
       const opening = yield* Effect.forkChild(open(id), { startImmediately: true })
       yield* until(({ launching }) => launching === 1)
       const config = yield* Gateway.config({ backends: { [name]: { command: "false", stateless: true } } })
       yield* sessions.reload(config.backends)
       assert.isUndefined(opening.pollUnsafe())
+      yield* release
       assert.strictEqual((yield* Effect.flip(Fiber.join(opening)))._tag, "UnknownSession")
       yield* until(({ idle, launching, retired }) => idle + launching + retired === 0)
       assert.deepStrictEqual([...yield* sessions.asleep], [])
@@ -339,10 +365,8 @@ describe("a reload", () => {
 
   it.live("that says the same in other words ends nothing, and those who come now are entered with the new ones", () =>
     Effect.gen(function*() {
-      const { entryTexts, open, sessions } = yield* make()
+      const { entry, entryTexts, open, sessions } = yield* make()
       yield* open(id)
-      const { args, command } = Counting.backend()
-      const entry = { command, args: ["-c", "sleep 0.5; exec sh \"$0\"", ...args], stateless: true, spares: 0 }
       const said = { ...entry, requestTimeout: "300 seconds" as const }
       const config = yield* Gateway.config({
         backends: { [name]: said, broken: { command: "false", stateless: true } }
