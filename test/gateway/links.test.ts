@@ -53,8 +53,7 @@ const ask = (links: Links.Links, number: number) =>
   Effect.scoped(Effect.flatMap(links.to("other"), (client) => client.EndNumber({ pass: "", number })))
 
 /** It may take a moment until it is known that a connection is gone. */
-const askAgain = (links: Links.Links, number: number) =>
-  Effect.retry(ask(links, number), { times: 100, schedule: pause })
+const askAgain = (links: Links.Links, number: number) => Effect.retry(ask(links, number), pause)
 
 const withReplica = <A, E>(
   test: (replica: Effect.Success<typeof startReplica>) => Effect.Effect<A, E, Scope.Scope>
