@@ -23,6 +23,8 @@ import type * as Placement from "../../src/gateway/sessions/Placement.ts"
 import * as RunnerDatabase from "../kit/cluster/runnerDatabase.ts"
 
 const address = RunnerAddress.make("127.0.0.1", 1)
+/** Of a group. Each that is not given back is tried again every second, so many of them take the time of the test. */
+const shardsPerGroup = 30
 
 /** The only replica there is. */
 const make = Effect.fnUntraced(function*(movingTimeout: Duration.Duration) {
@@ -32,6 +34,7 @@ const make = Effect.fnUntraced(function*(movingTimeout: Duration.Duration) {
   ]])
   const config = ShardingConfig.layer({
     runnerAddress: Option.some(address),
+    shardsPerGroup,
     shardLockExpiration: 35_000,
     shardLockRefreshInterval: 10_000,
     refreshAssignmentsInterval: 2000
@@ -237,7 +240,7 @@ describe("a shared id that has to leave while a request for it goes on", () => {
         const letGo = yield* Deferred.make<void>()
         const asked = yield* asking(replica, letGo, more)
         // The database has given all to others.
-        for (let shard = 1; shard <= 300; shard++) state.lost.add(ShardId.make("default", shard).toString())
+        for (let shard = 1; shard <= shardsPerGroup; shard++) state.lost.add(ShardId.make("default", shard).toString())
         let seconds = 0
         for (; vacated.length === before && seconds < 60; seconds++) yield* TestClock.adjust("1 second")
         assert.isFalse(placement.mayOccupy(id))
@@ -265,7 +268,7 @@ describe("a shared id that has to leave while a request for it goes on", () => {
       assert.isUndefined(leaving.pollUnsafe())
       yield* TestClock.adjust("1 second")
       yield* Fiber.join(leaving)
-      for (let shard = 1; shard <= 300; shard++) state.lost.add(ShardId.make("default", shard).toString())
+      for (let shard = 1; shard <= shardsPerGroup; shard++) state.lost.add(ShardId.make("default", shard).toString())
       let seconds = 0
       for (; vacated.length === 0 && seconds < 60; seconds++) yield* TestClock.adjust("1 second")
       assert.isBelow(seconds, 12)
@@ -312,8 +315,8 @@ describe("a replica's part of what can move", () => {
         const released = calls.slice(before).filter((call) => call.startsWith("release"))
         return [released.filter((call) => call === "release").length, released.includes("releaseAll")]
       })
-      assert.deepStrictEqual(yield* givenBack(true), [300, true])
-      assert.deepStrictEqual(yield* givenBack(false), [299, false])
+      assert.deepStrictEqual(yield* givenBack(true), [shardsPerGroup, true])
+      assert.deepStrictEqual(yield* givenBack(false), [shardsPerGroup - 1, false])
     }))
 
   it.effect("is told of in the log once it has changed", () => {
@@ -321,12 +324,12 @@ describe("a replica's part of what can move", () => {
     const logger = Logger.make(({ message }) => void lines.push(String(message)))
     const told = () => lines.filter((line) => line.includes("shards"))
     return withReplica(Effect.fnUntraced(function*({ state }) {
-      assert.deepStrictEqual(told(), ["this replica has 300 of 300 shards, after 0"])
+      assert.deepStrictEqual(told(), ["this replica has 30 of 30 shards, after 0"])
       state.mood = "away"
       yield* TestClock.adjust("1 minute")
       assert.deepStrictEqual(told(), [
-        "this replica has 300 of 300 shards, after 0",
-        "this replica has 0 of 300 shards, after 300"
+        "this replica has 30 of 30 shards, after 0",
+        "this replica has 0 of 30 shards, after 30"
       ])
     })).pipe(Effect.provide(Logger.layer([logger])))
   })
