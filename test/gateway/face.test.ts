@@ -14,21 +14,34 @@ describe.each(kinds)("a modern server on %s", (kind) => {
   let upstream: Eras.HttpServer | undefined
   let gateway: Kit.Running
   let url = ""
+  /** Whom most tests use: each other one has a process of its own. */
+  let clients: ReadonlyArray<Client>
+  /** A legacy client that sets no log level. */
+  let quiet: Awaited<ReturnType<typeof Eras.legacy>>
   beforeAll(async () => {
     upstream = kind === "http" ? await Eras.startHttp("modern-server.ts", ["http"]) : undefined
     gateway = await Kit.start({
       backends: { it: upstream === undefined ? Eras.modernStdio() : { url: upstream.url } }
     })
     url = `${gateway.origin}/mcp/it`
+    clients = await Promise.all([Eras.modern(url), Eras.legacy(url)])
+    quiet = await Eras.legacy(url)
   })
   afterAll(async () => {
+    await Promise.all([...clients, quiet].map(({ client }) => client.close()))
     await gateway.stop()
     upstream?.process.kill("SIGKILL")
   })
 
-  const both = async (use: (client: Client) => Promise<void>, can?: object) => {
-    const clients = await Promise.all([Eras.modern(url, can), Eras.legacy(url, can)])
-    await Promise.all(clients.map(async (client) => {
+  const both = (use: (client: Client) => Promise<void>) =>
+    Promise.all(clients.map((client) => {
+      for (const each of Object.values(client.heard)) each.length = 0
+      return use(client)
+    }))
+  /** With clients that can do this alone. */
+  const bothWith = async (can: object, use: (client: Client) => Promise<void>) => {
+    const own = await Promise.all([Eras.modern(url, can), Eras.legacy(url, can)])
+    await Promise.all(own.map(async (client) => {
       await use(client)
       await client.client.close()
     }))
@@ -46,7 +59,7 @@ describe.each(kinds)("a modern server on %s", (kind) => {
     }))
 
   it("sees who the client is and what it can do, whatever its era", async () => {
-    await both(async ({ call, client }) => {
+    await bothWith({ elicitation: { form: {} }, roots: {} }, async ({ call, client }) => {
       const { envelope } = JSON.parse(await call("whoami"))
       const name = client instanceof ModernClient ? "modern" : "legacy"
       assert.strictEqual(envelope["io.modelcontextprotocol/clientInfo"].name, name)
@@ -54,7 +67,7 @@ describe.each(kinds)("a modern server on %s", (kind) => {
         elicitation: { form: {} },
         roots: {}
       })
-    }, { elicitation: { form: {} }, roots: {} })
+    })
   })
 
   it("asks for input, and gets it with its own state", () =>
@@ -87,10 +100,8 @@ describe.each(kinds)("a modern server on %s", (kind) => {
     }))
 
   it("a legacy client that has not set a level hears no log", async () => {
-    const { call, client, heard } = await Eras.legacy(url)
-    assert.strictEqual(await call("steps"), "done")
-    assert.deepStrictEqual(heard.logs, [])
-    await client.close()
+    assert.strictEqual(await quiet.call("steps"), "done")
+    assert.deepStrictEqual(quiet.heard.logs, [])
   })
 
   it("says its errors as they are", () =>
@@ -115,13 +126,13 @@ describe.each(kinds)("a modern server on %s", (kind) => {
     }))
 
   it("never asks a client that has not said that it can be asked", () =>
-    both(async ({ call }) => {
+    bothWith({}, async ({ call }) => {
       const failure = await call("ask").then(String, String)
       assert.match(failure, /capabilit/i)
-    }, {}))
+    }))
 
   it("tells of changes to those that subscribed, and no longer to those that have left", async () => {
-    const { call, client, heard } = await Eras.legacy(url)
+    const { call, client, heard } = quiet
     await client.subscribeResource({ uri: "test://watched" })
     await call("change")
     await Kit.eventually("both changes are told", () => heard.changes.length >= 2)
@@ -145,7 +156,6 @@ describe.each(kinds)("a modern server on %s", (kind) => {
       async () => !(await toldOfTwo()).includes("test://watched")
     )
     assert.deepStrictEqual(await toldOfTwo(), ["tools", "tools"])
-    await client.close()
   })
 
   it("tells modern clients of what they listen to", async () => {
@@ -158,10 +168,8 @@ describe.each(kinds)("a modern server on %s", (kind) => {
   })
 
   it("refuses a subscription of what it does not offer, and knows no tasks", async () => {
-    const { client } = await Eras.legacy(url)
     const session = await Kit.open(url)
     const response = await Kit.post(url, session, JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tasks/list" }))
     assert.strictEqual((await response.json()).error.code, -32601)
-    await client.close()
   })
 })

@@ -2,12 +2,13 @@
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Timed from "../kit/gateway/timed.ts"
 
-let gateway: Kit.Running
+let gateway: Timed.Timed
 let odd = ""
 let official = ""
 beforeAll(async () => {
-  gateway = await Kit.start({
+  gateway = await Timed.start({
     backends: {
       odd: { command: process.execPath, args: [new URL("../fixtures/era-server.ts", import.meta.url).pathname] },
       official: Eras.modernStdio()
@@ -34,8 +35,12 @@ const connect = async (url: string, capabilities: object, answer = "legacy") =>
   await Eras.legacy(url, capabilities, answer)
 
 describe("what a legacy client is told", () => {
+  let session = ""
+  beforeAll(async () => {
+    session = await Kit.open(odd)
+  })
+
   it("has nothing in it that only the later revision knows", async () => {
-    const session = await Kit.open(odd)
     const { result } = await ask(session, "tools/list")
     assert.deepStrictEqual(result, { tools: [{ name: "list", inputSchema: { type: "object" } }] })
     const list = await ask(session, "tools/call", { name: "list" })
@@ -43,7 +48,6 @@ describe("what a legacy client is told", () => {
   })
 
   it("ping is answered here; levels of a server without a log, and tasks, are unknown methods", async () => {
-    const session = await Kit.open(odd)
     assert.deepStrictEqual((await ask(session, "ping")).result, {})
     for (const method of ["logging/setLevel", "tasks/list", "no/such"]) {
       assert.strictEqual((await ask(session, method, { level: "info" })).error.code, -32601, method)
@@ -51,7 +55,6 @@ describe("what a legacy client is told", () => {
   })
 
   it("a result of an unknown type, or a question without one, fails the call", async () => {
-    const session = await Kit.open(odd)
     assert.include((await tool(session, "odd")).message, "\"odd\"")
     assert.include((await tool(session, "ask-nothing")).message, "asked for input")
   })
@@ -126,6 +129,8 @@ describe("subscriptions", () => {
     for (const uri of ["test://b", "test://c", "test://d"]) await subscribe(uri)
     await tool(session, "touch")
     await Kit.eventually("all four are told", () => heard.length === 4)
+    // An old listen is kept for half a second.
+    await gateway.pass("1 second")
     await Kit.eventually("the old listens are given up", async () => (await tool(session, "listens")).open.length === 1)
     const { most, open } = await tool(session, "listens")
     assert.deepStrictEqual(open, [["test://a", "test://b", "test://c", "test://d"]])
@@ -151,7 +156,10 @@ describe("subscriptions", () => {
     await subscribe("test://a")
     for (const [how, count] of [["drop", 1], ["close", 2]] as const) {
       await tool(session, how)
-      await Kit.eventually("there is one again", async () => (await tool(session, "listens")).open.length === 1)
+      await Kit.eventually("there is one again", async () => {
+        await gateway.pass("1 second")
+        return (await tool(session, "listens")).open.length === 1
+      })
       await Kit.eventually("the client is told", () => heard.length >= count)
     }
     stop.abort()

@@ -71,17 +71,12 @@ describe("a legacy server on Streamable HTTP", () => {
 
 describe("a legacy server on Streamable HTTP that is started anew", () => {
   it("is served again, to modern clients at once", async () => {
-    const port = await Kit.freePort()
-    const first = await Eras.startHttp("conformance-server.ts", ["http"], port)
-    const own = await Kit.start({ backends: { remote: { url: first.url } } })
-    const modern = await Eras.modern(`${own.origin}/mcp/remote`)
+    const modern = await Eras.modern(url)
     assert.include(await modern.call("test_simple_text"), "simple text")
-    first.process.kill("SIGKILL")
+    upstream.process.kill("SIGKILL")
     await Kit.eventually("the call fails", () => modern.call("test_simple_text").then(() => false, () => true))
-    const second = await Eras.startHttp("conformance-server.ts", ["http"], port)
+    upstream = await Eras.startHttp("conformance-server.ts", ["http"], Number(new URL(upstream.url).port))
     await Kit.eventually("it works again", () => modern.call("test_simple_text").then(() => true, () => false))
     await modern.client.close()
-    await own.stop()
-    second.process.kill("SIGKILL")
   })
 })
