@@ -32,7 +32,8 @@ export const start = async (
       disableLogger: true,
       disableListenLog: true
     }),
-    NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout: "1 second" })
+    // Streams do not end by themselves, so waiting for them would only take time.
+    NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout: 0 })
   )
   const context = await Effect.runPromise(
     Layer.buildWithScope(Layer.provide(address, Logger.layer([])), scope).pipe(Effect.provideContext(clock))
