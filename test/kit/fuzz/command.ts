@@ -1,9 +1,9 @@
-/** Gives cases of the configuration's fuzz to the real command, with `--check`: it must say what reading them said. */
+/** Gives cases of the configuration's fuzz to the command, in this process, with `--check`: it must say what reading them said. */
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Config from "../../../src/gateway/settings/Config.ts"
 import * as Settings from "../../../src/gateway/settings/Settings.ts"
-import * as Kit from "../gateway/gateway.ts"
+import * as Command from "../gateway/command.ts"
 import type { ConfigCase } from "./config.ts"
 import { secret } from "./config.ts"
 
@@ -19,12 +19,10 @@ export const check = async (test: ConfigCase, directory: string): Promise<string
     file: { name: file, text: readFileSync(file, "utf8") },
     entries: {}
   })
-  const command = Kit.run(
+  const { exit, output } = await Command.said(
     ["--check", "--config", file, ...flags.map(([name, value]) => `--${Settings.flagName(name)}=${String(value)}`)],
     Object.fromEntries(Object.entries(test.environment).map(([name, value]) => [name, value ?? ""]))
   )
-  const exit = await command.exit
-  const output = command.output()
   if (exit !== 0 && exit !== 1) return `it ended with ${exit}: ${output}`
   if (/\n {4}at |node:internal|\[object /.test(output)) return `a stack or an object is told: ${output}`
   if (output.includes(secret)) return `a secret is told: ${output}`

@@ -25,7 +25,7 @@ export const configurations = (seed: number, from: number, count: number): Repor
   return { cases: count, failures, valid }
 }
 
-/** Configurations that the real command is given. */
+/** Configurations that the command is given. */
 export const commands = async (seed: number, from: number, count: number): Promise<Report> => {
   const directory = mkdtempSync(join(tmpdir(), "gateway-"))
   const failures: Array<string> = []
