@@ -99,7 +99,12 @@ export const count = (database: Database, options: {
     yield* Effect.repeat(Effect.andThen(pass(database, 5), shares(database)), {
       until: (shares) => shares.length === all.length && Math.min(...shares) >= Math.floor(shardsPerGroup / all.length)
     })
-    for (let i = 0; i < options.awake; i++) yield* all[0]?.sleepers.enter(...session()) ?? Effect.void
+    const [first] = all
+    yield* Effect.forEach(
+      Array.from({ length: options.awake }, session),
+      (each) => first?.sleepers.enter(...each) ?? Effect.void,
+      { concurrency: 10, discard: true }
+    )
     // Of the times that sessions are removed, one: the database has a clock of its own, on which less time passes.
     yield* database.query("DELETE FROM effect_session_pool_upkeep")
     yield* database.reset
