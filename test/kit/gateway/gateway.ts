@@ -27,13 +27,14 @@ export const start = async (
   clock: Context.Context<never> = Context.empty()
 ): Promise<Running> => {
   const scope = Effect.runSync(Scope.make())
+  // Streams do not end by themselves: waiting for them would only take time.
+  const gracefulShutdownTimeout = options.drainTimeout === undefined ? 0 : "1 second"
   const address = Layer.provideMerge(
     HttpRouter.serve(Gateway.layer({ environment: process.env, drainTimeout: "0 seconds", ...options }), {
       disableLogger: true,
       disableListenLog: true
     }),
-    // Streams do not end by themselves, so waiting for them would only take time.
-    NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout: 0 })
+    NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout })
   )
   const context = await Effect.runPromise(
     Layer.buildWithScope(Layer.provide(address, Logger.layer([])), scope).pipe(Effect.provideContext(clock))
