@@ -81,7 +81,7 @@ describe("two real replicas and their PostgreSQL", () => {
           ring.map(({ host, port }, i) => ({ shard: i + 1, address: `${host}:${port}` }))
         )
       }),
-    60_000
+    180_000
   )
 })
 
