@@ -61,7 +61,9 @@ export default defineConfig({
           name: "long",
           // See `kit/long.ts`.
           env: { LONG: "1" },
-          include: ["explorer", "interruption", "large", "variants"].map((name) => `test/${name}.test.ts`),
+          include: ["explorer", "interruption", "large", "variants", "gateway/fuzz", "gateway/parked"].map((name) =>
+            `test/${name}.test.ts`
+          ),
           sequence: { groupOrder: 3 }
         }
       },
