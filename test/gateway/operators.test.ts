@@ -3,7 +3,7 @@ import { Duration, Effect } from "effect"
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { afterAll, assert, describe, it } from "vitest"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Collector from "../kit/gateway/collector.ts"
 import { said } from "../kit/gateway/command.ts"
@@ -88,40 +88,93 @@ describe("in a program", () => {
   })
 })
 
-describe("the sources of a setting", () => {
-  it("the command line comes before the environment, that before the file, and a server's own before all", async () => {
+describe("a gateway of a file", () => {
+  let gateway: Kit.Run
+  let url: string
+  beforeAll(async () => {
+    const { args: [fixture = ""] = [] } = Kit.counter()
     const file = write("sources.json", {
-      mcpServers: { plain: Kit.counter(), own: { ...Kit.counter(), maxInFlight: 1 } },
+      mcpServers: {
+        plain: { command: "${NODE}", args: ["${MISSING:-" + fixture + "}"] },
+        own: { ...Kit.counter(), maxInFlight: 1 }
+      },
       gateway: { host: "127.0.0.2", maxInFlight: 5, requestTimeout: "1 minute" }
     })
-    const gateway = Kit.run(["--port", "0", "--config", file, "--max-in-flight", "2"], { GATEWAY_HOST: "127.0.0.3" })
-    const url = await Kit.urlOf(gateway)
+    const args = ["--port", "0", "--config", file, "--max-in-flight", "2", "--drain-timeout", "0 seconds"]
+    gateway = Kit.run(args, { GATEWAY_HOST: "127.0.0.3", NODE: process.execPath })
+    url = await Kit.urlOf(gateway)
+  })
+  afterAll(async () => {
+    gateway.child.kill("SIGTERM")
+    assert.strictEqual(await gateway.exit, 0)
+  })
+
+  it("the command line comes before the environment, that before the file, and a server's own before all", async () => {
     assert.match(url, /^http:\/\/127\.0\.0\.3:/)
     const refusals = async (at: string) => {
       const session = await Kit.open(at)
-      const responses = [1, 2, 3].map((id) => Kit.post(at, session, Kit.toolCall(id, "slow")))
+      // Those that are taken run on.
+      const responses = [1, 2, 3].map((id) => Kit.post(at, session, Kit.toolCall(id, "held")))
       const statuses = await Promise.all(responses.map(async (response) => (await response).status))
       return statuses.filter((status) => status === 429).length
     }
     assert.deepStrictEqual([await refusals(url), await refusals(url.replace("plain", "own"))], [1, 2])
-    gateway.child.kill("SIGTERM")
-    await gateway.exit
+  })
+
+  it("serves its servers, with variables from the environment", async () => {
+    assert.strictEqual(await Kit.toolText(url, await Kit.open(url), "count"), "1")
+  })
+
+  it("says at paths that there are not where MCP is, without the names of back ends; HEAD is answered where GET is", async () => {
+    for (const [method, path] of [["GET", "/sse"], ["POST", "/sse"], ["GET", "/a/b/c"], ["DELETE", "/"]] as const) {
+      const response = await fetch(new URL(path, url), { method })
+      assert.strictEqual(response.status, 404)
+      const text = await response.text()
+      assert.include(text, "MCP is at /mcp/NAME")
+      assert.notInclude(text, new URL(url).pathname)
+    }
+    for (const path of ["/", "/health", "/ready"]) {
+      assert.strictEqual((await fetch(new URL(path, url), { method: "HEAD" })).status, 200)
+    }
   })
 })
 
 describe("SIGHUP", () => {
+  const entry = (mark: string) => ({ ...Kit.counter(), env: { MARK: mark } })
+  const serve = (mcpServers: object) => write("reload.json", { mcpServers })
+  let gateway: Kit.Run
+  let first: string
+  beforeAll(() => {
+    gateway = Kit.run(["--port", "0", "--config", serve({ kept: entry("1") })])
+  })
+  afterAll(async () => {
+    gateway.child.kill("SIGTERM")
+    assert.strictEqual(await gateway.exit, 0)
+  })
+  const at = (name: string) => new URL(`/mcp/${name}`, first).href
+  const reload = () => gateway.child.kill("SIGHUP")
+
+  it("before the gateway is up does not end it, and it is reloaded by the next one", async () => {
+    // Node takes some 50 milliseconds to reach the first line of the command; until then it dies of the signal.
+    const hangUp = 1
+    await Kit.eventually("it listens for SIGHUP", () => Kit.catches(gateway.child.pid ?? 0, hangUp))
+    reload()
+    first = await Kit.urlOf(gateway)
+    serve({ kept: entry("1"), changed: entry("1"), removed: entry("1") })
+    reload()
+    await Kit.eventually("the file is read again", async () => {
+      const response = await fetch(at("changed"), { method: "POST" })
+      return response.status !== 404
+    })
+  })
+
   it("serves what the file says now: sessions of changed and removed entries end, the others live on; a wrong file changes nothing", async () => {
-    const entry = (mark: string) => ({ ...Kit.counter(), env: { MARK: mark } })
-    const file = write("reload.json", { mcpServers: { kept: entry("1"), changed: entry("1"), removed: entry("1") } })
-    const gateway = Kit.run(["--port", "0", "--config", file])
-    const at = (name: string) => new URL(`/mcp/${name}`, first).href
-    const first = await Kit.urlOf(gateway)
     const [kept, changed, removed] = await Promise.all(["kept", "changed", "removed"].map((name) => busy(at(name))))
-    write("reload.json", { mcpServers: { kept: entry("1"), changed: entry("2"), added: entry("1") } })
-    gateway.child.kill("SIGHUP")
-    await Kit.eventually("the reload is done", () => gateway.output().includes("\"reloaded\""))
+    serve({ kept: entry("1"), changed: entry("2"), added: entry("1") })
+    reload()
     await Kit.eventually("it is told", () => gateway.output().includes("session closed: Invalidated"))
     await Kit.eventually("two processes are gone", () => !Kit.alive(changed?.pid ?? 0) && !Kit.alive(removed?.pid ?? 0))
+    assert.include(gateway.output(), "\"reloaded\"")
     assert.isTrue(Kit.alive(kept?.pid ?? 0))
     assert.strictEqual(await Kit.toolText(at("kept"), kept?.session ?? "", "count"), "1")
     assert.strictEqual((await Kit.post(at("changed"), changed?.session ?? "", Kit.toolCall(1, "count"))).status, 404)
@@ -130,37 +183,20 @@ describe("SIGHUP", () => {
     assert.strictEqual(seen.env.MARK, "2")
     assert.strictEqual(await Kit.toolText(at("added"), await Kit.open(at("added")), "count"), "1")
     write("reload.json", "{")
-    gateway.child.kill("SIGHUP")
+    reload()
     await Kit.eventually("the fault is told", () => gateway.output().includes("Not reloaded"))
     assert.strictEqual(await Kit.toolText(at("kept"), kept?.session ?? "", "count"), "2")
-    gateway.child.kill("SIGTERM")
-    await gateway.exit
   })
-})
 
-describe("SIGHUP at another time", () => {
-  it("before the gateway is up does not end it, and it is reloaded by the next one", async () => {
-    const file = write("early.json", { mcpServers: { first: Kit.counter() } })
-    const gateway = Kit.run(["--port", "0", "--config", file])
-    // Node takes some 50 milliseconds to reach the first line of the command; until then it dies of the signal.
-    const hangUp = 1
-    await Kit.eventually("it listens for SIGHUP", () => Kit.catches(gateway.child.pid ?? 0, hangUp))
-    gateway.child.kill("SIGHUP")
-    assert.notInclude(gateway.output(), "The gateway is up")
-    await Kit.urlOf(gateway)
-    write("early.json", { mcpServers: { first: Kit.counter(), second: Kit.counter() } })
-    gateway.child.kill("SIGHUP")
-    await Kit.eventually("the file is read again", async () => {
-      const response = await fetch(new URL("/mcp/second", await Kit.urlOf(gateway)), { method: "POST" })
-      return response.status !== 404
-    })
-    gateway.child.kill("SIGTERM")
-    assert.strictEqual(await gateway.exit, 0)
+  it("tells of programs that are not there, as the start does", async () => {
+    serve({ kept: entry("1"), typo: { command: "no-such-program" } })
+    reload()
+    await Kit.eventually("it is told", () => gateway.output().includes("typo: there is no program"))
   })
 
   it("while the gateway stops changes nothing: what it started is ended in order", async () => {
     const { args, command } = Kit.counter()
-    const gateway = Kit.run(["--port", "0", "--close-grace", "500 millis", "--", command, ...args, "--stubborn"])
+    const gateway = Kit.run(["--port", "0", "--close-grace", "200 millis", "--", command, ...args, "--stubborn"])
     const { pid } = await busy(await Kit.urlOf(gateway))
     gateway.child.kill("SIGTERM")
     let isOver = false
@@ -175,56 +211,25 @@ describe("SIGHUP at another time", () => {
     assert.strictEqual(await exit, 0)
     assert.isFalse(Kit.alive(pid))
   })
-
-  it("tells of programs that are not there, as the start does", async () => {
-    const file = write("missing-later.json", { mcpServers: { kept: Kit.counter() } })
-    const gateway = Kit.run(["--port", "0", "--config", file])
-    await Kit.urlOf(gateway)
-    write("missing-later.json", { mcpServers: { kept: Kit.counter(), typo: { command: "no-such-program" } } })
-    gateway.child.kill("SIGHUP")
-    await Kit.eventually("it is told", () => gateway.output().includes("typo: there is no program"))
-    gateway.child.kill("SIGTERM")
-    await gateway.exit
-  })
-})
-
-describe("paths that there are not", () => {
-  it("say where MCP is, without the names of back ends; HEAD is answered where GET is", async () => {
-    const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args])
-    const url = await Kit.urlOf(gateway)
-    for (const [method, path] of [["GET", "/sse"], ["POST", "/sse"], ["GET", "/a/b/c"], ["DELETE", "/"]] as const) {
-      const response = await fetch(new URL(path, url), { method })
-      assert.strictEqual(response.status, 404)
-      const text = await response.text()
-      assert.include(text, "MCP is at /mcp/NAME")
-      assert.notInclude(text, new URL(url).pathname)
-    }
-    for (const path of ["/", "/health", "/ready"]) {
-      assert.strictEqual((await fetch(new URL(path, url), { method: "HEAD" })).status, 200)
-    }
-    gateway.child.kill("SIGTERM")
-    assert.strictEqual(await gateway.exit, 0)
-  })
 })
 
 describe("a gateway", () => {
   /** Whatever it is sent, the processes obey only SIGKILL. */
   const stubborn = ["--", Kit.counter().command, ...Kit.counter().args, "--stubborn"]
 
-  for (const names of [["stdout"], ["stderr"], ["stdout", "stderr"]] as const) {
-    it(`whose reader of ${names.join(" and ")} has gone serves on, and ends in order`, async () => {
-      const gateway = Kit.run(["--port", "0", "--close-grace", "100 millis", ...stubborn])
-      const { child, exit } = gateway
-      const url = await Kit.urlOf(gateway)
-      for (const name of names) child[name]?.destroy()
-      // Each is logged.
-      const sessions = [await Kit.open(url), await Kit.open(url)]
-      const pids = await Promise.all(sessions.map((session) => Kit.pidOf(url, session)))
-      child.kill("SIGTERM")
-      assert.strictEqual(await exit, 0)
-      assert.isFalse(pids.some(Kit.alive))
-    })
-  }
+  it("whose reader of stdout and stderr has gone serves on, and ends in order", async () => {
+    const gateway = Kit.run(["--port", "0", "--close-grace", "100 millis", ...stubborn])
+    const { child, exit } = gateway
+    const url = await Kit.urlOf(gateway)
+    child.stdout?.destroy()
+    child.stderr?.destroy()
+    // Each is logged to stdout; the signal is answered on stderr.
+    const sessions = [await Kit.open(url), await Kit.open(url)]
+    const pids = await Promise.all(sessions.map((session) => Kit.pidOf(url, session)))
+    child.kill("SIGTERM")
+    assert.strictEqual(await exit, 0)
+    assert.isFalse(pids.some(Kit.alive))
+  })
 
   it("that an exception ends leaves no process", async () => {
     const throwing = "data:text/javascript,process.on('SIGUSR2', () => { throw new Error('nobody catches it') })"
@@ -239,20 +244,23 @@ describe("a gateway", () => {
 })
 
 describe("stopping", () => {
+  const command = [Kit.counter().command, ...Kit.counter().args]
+
   it("SIGTERM lets running requests end, refuses new sessions, says so in /ready, and leaves no process", async () => {
-    const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args, "--grandchild"])
+    const settings = ["--drain-timeout", "1 minute", "--close-grace", "100 millis"]
+    const gateway = Kit.run(["--port", "0", ...settings, "--", ...command, "--grandchild"])
     const url = await Kit.urlOf(gateway)
     const session = await Kit.open(url)
     const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(url, session, "pids"))
     const stop = new AbortController()
     const stream = await Kit.listen(url, session, {}, stop.signal)
-    const running = Kit.post(url, session, Kit.toolCall(1, "steps", { count: 6, every: 300 }))
-    await running
+    const running = await Kit.post(url, session, Kit.toolCall(1, "held"))
     gateway.child.kill("SIGTERM")
     await Kit.eventually("it is not ready", async () => (await fetch(new URL("/ready", url))).status === 503)
     const refused = await Kit.initialize(url)
     assert.strictEqual(refused.status, 503)
-    assert.include(await (await running).text(), "\"steps\"")
+    Kit.kill(pids[0] ?? 0, "SIGUSR2")
+    assert.include(await running.text(), "\"released\"")
     // The GET stream does not keep it.
     await stream.text()
     assert.strictEqual(await gateway.exit, 0)
@@ -260,43 +268,42 @@ describe("stopping", () => {
     assert.include(gateway.output(), "session opened")
   })
 
-  it("a request that takes longer than drainTimeout is told why it ends, with its id", async () => {
-    const { args, command } = Kit.counter()
-    const gateway = Kit.run(["--port", "0", "--drain-timeout", "200 millis", "--", command, ...args])
+  it("what takes longer than drainTimeout is told as JSON-RPC, with the id: a running request, and a session that still starts", async () => {
+    const file = write("drain.json", {
+      mcpServers: { counter: Kit.counter(), starting: { command: "sleep", args: ["100"], spares: 0 } }
+    })
+    const settings = ["--drain-timeout", "200 millis", "--close-grace", "100 millis"]
+    const gateway = Kit.run(["--port", "0", ...settings, "--config", file])
     const url = await Kit.urlOf(gateway)
     const session = await Kit.open(url)
     const running = Kit.post(url, session, Kit.toolCall("endless", "never"))
-    await Kit.eventually(
-      "the request runs",
-      async () => (await (await fetch(new URL("/sessions", url))).json()).sessions[0].inFlight === 1
-    )
+    const before = Kit.children(gateway.child.pid ?? 0).length
+    const opening = Kit.initialize(new URL("/mcp/starting", url).href)
+    await Kit.eventually("the request runs, and the process starts", async () => {
+      const { sessions } = await (await fetch(new URL("/sessions", url))).json()
+      return sessions.some(({ inFlight }: { readonly inFlight: number }) => inFlight === 1) &&
+        Kit.children(gateway.child.pid ?? 0).length > before
+    })
     gateway.child.kill("SIGTERM")
     const { error, id } = await (await running).json()
     assert.deepStrictEqual([id, error.message], ["endless", "the gateway is shutting down"])
-    await gateway.exit
-  })
-
-  it("a session whose process still starts when drainTimeout is over is refused as JSON-RPC, with the id", async () => {
-    const gateway = Kit.run(["--port", "0", "--drain-timeout", "200 millis", "--", "sleep", "100"])
-    const url = await Kit.urlOf(gateway)
-    const opening = Kit.initialize(url)
-    await Kit.eventually("the process starts", () => Kit.descendants(gateway.child.pid ?? 0).length > 0)
-    gateway.child.kill("SIGTERM")
-    const response = await opening
-    const { error, id } = await response.json()
-    assert.deepStrictEqual([response.status, id, error.message], [503, 0, "The gateway is shutting down"])
+    const refused = await opening
+    const told = await refused.json()
+    assert.deepStrictEqual([refused.status, told.id, told.error.message], [503, 0, "The gateway is shutting down"])
     await gateway.exit
   })
 
   it("one Ctrl-C that arrives twice, as npm hands it on, lets running requests end as well", async () => {
-    const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args])
+    const gateway = Kit.run(["--port", "0", "--drain-timeout", "1 minute", "--", ...command])
     const url = await Kit.urlOf(gateway)
-    const session = await Kit.open(url)
-    const running = await Kit.post(url, session, Kit.toolCall(1, "steps", { count: 6, every: 300 }))
+    const { pid, session } = await busy(url)
+    const running = await Kit.post(url, session, Kit.toolCall(1, "held"))
+    // The kernel may make one of two SIGINT, and both count alike.
     gateway.child.kill("SIGINT")
-    await Kit.eventually("the first has arrived", () => gateway.output().includes("Stopping"))
-    gateway.child.kill("SIGINT")
-    assert.include(await running.text(), "\"steps\"")
+    gateway.child.kill("SIGTERM")
+    await Kit.eventually("they have arrived", () => gateway.output().includes("Stopping"))
+    Kit.kill(pid, "SIGUSR2")
+    assert.include(await running.text(), "\"released\"")
     assert.strictEqual(await gateway.exit, 0)
   })
 
