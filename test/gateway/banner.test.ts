@@ -2,6 +2,7 @@
 import { assert, describe, it } from "vitest"
 import * as Banner from "../../src/gateway/Banner.ts"
 import * as Access from "../../src/gateway/http/Access.ts"
+import { said } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("the URLs that the start prints", () => {
@@ -48,9 +49,9 @@ describe("a gateway that listens for other machines", () => {
 
   it("and knows no name of its own says so at the start and by --check, and prints a URL that works", async () => {
     const command = ["--", ...Object.values(Kit.counter()).flat()]
-    const check = Kit.run([...listening, "--check", ...command])
-    assert.strictEqual(await check.exit, 0)
-    assert.match(check.output(), told)
+    const check = await said([...listening, "--check", ...command])
+    assert.strictEqual(check.exit, 0)
+    assert.match(check.output, told)
     const gateway = Kit.run([...listening, ...command])
     const url = await Kit.urlOf(gateway)
     assert.match(url, /^http:\/\/127\.0\.0\.1:\d+\/mcp\/counter-server$/)
@@ -61,8 +62,8 @@ describe("a gateway that listens for other machines", () => {
   })
 
   it("by a name that it knows says nothing of it", async () => {
-    const check = Kit.run([...listening, "--allowed-hosts", "mcp.example.com", "--check"])
-    assert.strictEqual(await check.exit, 0)
-    assert.notInclude(check.output(), "403")
+    const { exit, output } = await said([...listening, "--allowed-hosts", "mcp.example.com", "--check"])
+    assert.strictEqual(exit, 0)
+    assert.notInclude(output, "403")
   })
 })

@@ -22,22 +22,19 @@ const write = (name: string, content: unknown): string => {
   return file
 }
 
-/** The status of the answer to a request on a connection; 0 if there is none within a time. */
+/** The status of the answer to a request on a connection; 0 if that is cut. */
 const answerOn = (socket: Socket) =>
   new Promise<number>((resolve) => {
-    const timer = setTimeout(() => socket.destroy(), 10_000)
     let text = ""
     socket.on("data", (chunk) => {
       text += chunk
-    }).on("error", () => undefined).on("close", () => {
-      clearTimeout(timer)
-      resolve(Number(text.split(" ")[1] ?? 0))
-    }).write("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    }).on("error", () => undefined).on("close", () => resolve(Number(text.split(" ")[1] ?? 0)))
+      .write("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
   })
 
 describe("the command line", () => {
   it("without arguments serves server-everything, and says where and what to do next", async () => {
-    const gateway = run(["--port", "0"])
+    const gateway = run(["--port", "0", "--close-grace", "100 millis"])
     const at = await url(gateway)
     assert.match(at, /^http:\/\/127\.0\.0\.1:\d+\/mcp\/everything$/)
     assert.include(gateway.output(), `claude mcp add --transport http everything ${at}`)
@@ -49,20 +46,16 @@ describe("the command line", () => {
     await gateway.exit
   })
 
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    it(`-- COMMAND serves that command, and after ${signal} no process is left`, async () => {
-      const gateway = run(["--port", "0", "--", process.execPath, fixture, "--grandchild"])
-      const at = await url(gateway)
-      assert.match(at, /\/mcp\/counter-server$/)
-      const session = await Kit.open(at)
-      const { result } = await (await Kit.post(at, session, Kit.toolCall(1, "pids"))).json()
-      const pids: ReadonlyArray<number> = JSON.parse(result.content[0].text)
-      assert.isTrue(pids.every(Kit.alive))
-      gateway.child.kill(signal)
-      await gateway.exit
-      assert.isFalse(pids.some(Kit.alive))
-    })
-  }
+  it("-- COMMAND serves that command, and after SIGINT no process is left", async () => {
+    const gateway = run(["--port", "0", "--close-grace", "100 millis", "--", process.execPath, fixture, "--grandchild"])
+    const at = await url(gateway)
+    assert.match(at, /\/mcp\/counter-server$/)
+    const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(at, await Kit.open(at), "pids"))
+    assert.isTrue(pids.every(Kit.alive))
+    gateway.child.kill("SIGINT")
+    await gateway.exit
+    assert.isFalse(pids.some(Kit.alive))
+  })
 
   it("whoever reaches the port while the gateway still starts is answered", async () => {
     const port = await Kit.freePort()
@@ -78,6 +71,8 @@ describe("the command line", () => {
         answers.push(answerOn(socket))
       })
       if (!taken) answers.pop()
+      // So many connections a second, so that they do not keep the gateway from starting.
+      await new Promise((resolve) => setTimeout(resolve, 5))
     }
     assert.deepStrictEqual(new Set(await Promise.all(answers)), new Set([200]))
     gateway.child.kill("SIGTERM")
@@ -85,7 +80,7 @@ describe("the command line", () => {
   })
 
   it("npm start is ended by a SIGTERM to npm, as a supervisor sends it, and no process is left", async () => {
-    const npm = spawn("npm", ["start", "--", "--port", "0"])
+    const npm = spawn("npm", ["start", "--", "--port", "0", "--close-grace", "100 millis"])
     let output = ""
     npm.stdout.on("data", (chunk) => {
       output += chunk
@@ -97,23 +92,6 @@ describe("the command line", () => {
     assert.isAtLeast(started.length, 2)
     npm.kill("SIGTERM")
     await Kit.eventually("all are gone", () => !started.some(Kit.alive))
-  })
-
-  it("--config FILE serves its servers, with variables from the environment", async () => {
-    const file = write("good.json", {
-      mcpServers: {
-        one: { command: "${NODE}", args: [fixture] },
-        two: { command: "${NODE}", args: ["${MISSING:-" + fixture + "}"], env: { X: "${NODE}" } }
-      },
-      gateway: { idleTimeToLive: "1 hour", maxSessions: 5 }
-    })
-    const gateway = run(["--port", "0", "--config", file], { NODE: process.execPath })
-    const at = await url(gateway)
-    const client = await Kit.connect(at.replace("/mcp/one", "/mcp/two"))
-    assert.strictEqual(await Kit.call(client, "count"), "1")
-    await client.close()
-    gateway.child.kill("SIGINT")
-    await gateway.exit
   })
 
   it("a wrong file is refused with every fault and its path, and nothing starts", async () => {

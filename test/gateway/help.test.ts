@@ -1,7 +1,7 @@
 /** What the command says to a person: help, faults with the next step, completions, and colours only where they are seen. */
 import { execFileSync, spawn } from "node:child_process"
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
-import { assert, describe, it } from "vitest"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Programs from "../../src/gateway/backends/Programs.ts"
 import * as CommandOutput from "../../src/gateway/settings/CommandOutput.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
@@ -30,6 +30,7 @@ const certificate = new URL("../fixtures/tls/cert.pem", import.meta.url).pathnam
 const colourless = { NO_COLOR: "", FORCE_COLOR: "", TERM: "xterm" }
 const said = (args: ReadonlyArray<string>, env: Record<string, string> = {}) =>
   Command.said(args, { ...colourless, ...env })
+const escape = "\u001b"
 const flags = Object.keys(Settings.all).filter((name) => !Settings.secret.includes(name))
   .map((name) => `--${Settings.flagName(name)}`)
 
@@ -146,7 +147,7 @@ describe("a fault", () => {
   }
 
   it(
-    "of a variable's name is one too; a key that nothing reads is a warning: by --check and at the start",
+    "of a variable's name is one too, by --check and at the start; a key that nothing reads is a warning by --check",
     async () => {
       const text = JSON.stringify({ inputs: [], mcpServers: { node: { command: process.execPath } } })
       const file = write("help-other.json", text)
@@ -158,22 +159,34 @@ describe("a fault", () => {
       const { exit, output } = await said(["--check", "--config", file])
       assert.strictEqual(exit, 0)
       assert.include(output, `Warning: ${file}: nothing here reads "inputs"`)
-      const gateway = Kit.run(["--port", "0", "--config", file])
-      await Kit.urlOf(gateway)
-      await Kit.eventually("it is told", () => gateway.output().includes(`${file}: nothing here reads \\"inputs\\"`))
-      gateway.child.kill("SIGTERM")
-      await gateway.exit
-    },
-    slow
+    }
   )
+})
 
-  it("of a file's program is a warning: it may come later", async () => {
-    const file = write("help-later.json", JSON.stringify({ mcpServers: { later: { command: "no-such-program" } } }))
-    const gateway = Kit.run(["--port", "0", "--config", file])
+describe("a gateway that starts with faults of its file, and logs into a pipe", () => {
+  const file = write("help-later.json", JSON.stringify({ inputs: [], mcpServers: { later: { command: "no-such" } } }))
+  let gateway: Kit.Run
+  beforeAll(async () => {
+    gateway = Kit.run(["--port", "0", "--config", file], colourless)
     await Kit.urlOf(gateway)
-    await Kit.eventually("it is told", () => gateway.output().includes("later: there is no program"))
+  })
+  afterAll(async () => {
     gateway.child.kill("SIGTERM")
     await gateway.exit
+  })
+
+  it("warns of a key that nothing reads", async () => {
+    await Kit.eventually("it is told", () => gateway.output().includes(`${file}: nothing here reads \\"inputs\\"`))
+  })
+
+  it("warns of a program that is not there: it may come later", async () => {
+    await Kit.eventually("it is told", () => gateway.output().includes("later: there is no program"))
+  })
+
+  it("logs without colours", async () => {
+    await Kit.open(await Kit.urlOf(gateway))
+    await Kit.eventually("a line is logged", () => gateway.output().includes("No session was opened"))
+    assert.notInclude(gateway.output(), escape)
   })
 })
 
@@ -210,26 +223,20 @@ describe("--completions", () => {
 })
 
 describe("colours", () => {
-  const [escape, help, fault] = ["\u001b", ["--help"], ["--config", "/no/such.json"]]
+  const [help, fault] = [["--help"], ["--config", "/no/such.json"]]
 
-  it("are not in what goes into a pipe: help, version, faults, logs", async () => {
+  it("are not in what goes into a pipe: help, version, faults", async () => {
     for (const args of [help, fault, ["--frob"], ["--version"]]) {
       assert.notInclude((await said(args)).output, escape, args.join(" "))
     }
-    const gateway = Kit.run(["--port", "0", "--", "false"], colourless)
-    await Kit.open(await Kit.urlOf(gateway))
-    await Kit.eventually("a line is logged", () => gateway.output().includes("No session was opened"))
-    gateway.child.kill("SIGTERM")
-    await gateway.exit
-    assert.notInclude(gateway.output(), escape)
-  }, slow)
+  })
 
   it("are where FORCE_COLOR asks for them, but not against NO_COLOR", async () => {
     for (const args of [help, fault, ["--frob"]]) {
       assert.include((await said(args, { FORCE_COLOR: "1" })).output, escape)
       assert.notInclude((await said(args, { FORCE_COLOR: "1", NO_COLOR: "1" })).output, escape)
     }
-  }, slow)
+  })
 
   it("are on a terminal, but not with NO_COLOR", async () => {
     const main = new URL("../../src/gateway/bin.ts", import.meta.url).pathname
@@ -250,15 +257,14 @@ describe("colours", () => {
       await closed
       return output
     }
-    for (const args of ["--help", "--config /no/such.json"]) {
-      assert.include(await terminal(args, {}), escape, args)
-      assert.notInclude(await terminal(args, { NO_COLOR: "1" }), escape, args)
-    }
     // A gateway that logs a line, pretty.
-    const file = write("help-later.json", JSON.stringify({ mcpServers: { later: { command: "no-such-program" } } }))
-    const logs = `--port 0 --config ${file}`
-    assert.include(await terminal(logs, {}, "WARN"), escape)
-    assert.notInclude(await terminal(logs, { NO_COLOR: "1" }, "WARN"), escape)
+    const file = write("help-logs.json", JSON.stringify({ mcpServers: { later: { command: "no-such-program" } } }))
+    const kinds = [["--help"], ["--config /no/such.json"], [`--port 0 --config ${file}`, "WARN"]] as const
+    for (const [args, until] of kinds) {
+      const [plain, coloured] = await Promise.all([terminal(args, { NO_COLOR: "1" }, until), terminal(args, {}, until)])
+      assert.include(coloured, escape, args)
+      assert.notInclude(plain, escape, args)
+    }
   }, slow)
 
   it("go by the stream, NO_COLOR, FORCE_COLOR and TERM", () => {
