@@ -2,13 +2,13 @@
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import * as Timed from "../kit/gateway/timed.ts"
+import * as OnClock from "../kit/gateway/clock.ts"
 
-let gateway: Timed.Timed
+let gateway: OnClock.Running
 let odd = ""
 let official = ""
 beforeAll(async () => {
-  gateway = await Timed.start({
+  gateway = await OnClock.start({
     backends: {
       odd: { command: process.execPath, args: [new URL("../fixtures/era-server.ts", import.meta.url).pathname] },
       official: Eras.modernStdio()

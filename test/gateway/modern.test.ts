@@ -3,7 +3,7 @@ import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import * as Modern from "../../src/gateway/modern/Modern.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { body, callTool, everything, request, send, textOf } from "../kit/gateway/modern.ts"
-import * as Timed from "../kit/gateway/timed.ts"
+import * as OnClock from "../kit/gateway/clock.ts"
 
 const asking = (...args: ReadonlyArray<string>) => ({
   command: process.execPath,
@@ -12,9 +12,9 @@ const asking = (...args: ReadonlyArray<string>) => ({
 
 let gateway: Kit.Running
 let url = ""
-let timed: Timed.Timed
+let timed: OnClock.Running
 beforeAll(async () => {
-  timed = await Timed.start({ backends: { asking: asking() } })
+  timed = await OnClock.start({ backends: { asking: asking() } })
   gateway = await Kit.start({ backends: { asking: asking() } })
   url = `${gateway.origin}/mcp/asking`
 })

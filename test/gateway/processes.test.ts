@@ -1,12 +1,13 @@
 /** Processes: how they start, wait, sleep, fail and end. */
 import { Duration, Effect, Logger } from "effect"
-import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
+import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
 import * as Cooldown from "../../src/gateway/backends/Cooldown.ts"
 import * as Spares from "../../src/gateway/backends/Spares.ts"
 import * as StdioProcess from "../../src/gateway/backends/StdioProcess.ts"
+import * as OnClock from "../kit/gateway/clock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const temporary = () => mkdtempSync(join(tmpdir(), "gateway-"))
@@ -26,7 +27,11 @@ describe("the environment of a process", () => {
 
 describe("a process that misbehaves", () => {
   it("one that stops reading fails its session once a message waits for too long, and the gateway goes on", async () => {
-    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, writeTimeout: "300 millis" })
+    const gateway = await Kit.start({
+      backends: { counter: Kit.counter() },
+      writeTimeout: "300 millis",
+      closeGrace: "100 millis"
+    })
     const url = `${gateway.origin}/mcp`
     const session = await Kit.open(url)
     await Kit.toolText(url, session, "deaf")
@@ -41,9 +46,10 @@ describe("a process that misbehaves", () => {
   })
 
   it("one that closes its stdout fails its session at once", async () => {
-    const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
+    const gateway = await OnClock.start({ backends: { counter: Kit.counter() } })
     const url = `${gateway.origin}/mcp`
-    const { error } = await (await Kit.post(url, await Kit.open(url), Kit.toolCall(1, "mute"))).json()
+    const answer = Kit.post(url, await Kit.open(url), Kit.toolCall(1, "mute"))
+    const { error } = await (await gateway.passFor("it is told", answer)).json()
     assert.include(error.message, "closed its stdout")
     await gateway.stop()
   })
@@ -72,24 +78,32 @@ describe("a process that misbehaves", () => {
   })
 
   it("one that does not answer initialize in time is told with the end of its stderr, without its secrets, or with what may help", async () => {
+    const directory = temporary()
+    const file = join(directory, "said")
     const shell = (script: string) => ({ command: "sh", args: ["-c", script], env: { TOKEN: "s3cr3t-token" } })
-    const gateway = await Kit.start({
+    const gateway = await OnClock.start({
       backends: {
-        talks: shell("echo \"waiting for $TOKEN to load\" >&2; exec cat >/dev/null"),
+        talks: shell(`echo "waiting for $TOKEN to load" >&2; : > ${file}; exec cat >/dev/null`),
         silent: shell("exec cat >/dev/null")
       },
-      startTimeout: "500 millis",
-      closeGrace: "100 millis"
+      startTimeout: "500 millis"
     })
-    const told = async (name: string) =>
-      (await (await Kit.initialize(`${gateway.origin}/mcp/${name}`)).json()).error.message
-    assert.match(await told("talks"), /within 500ms; its stderr ends with: waiting for \S* to load$/)
-    assert.notInclude(await told("talks"), "s3cr3t")
-    const hint = await told("silent")
+    const initialize = (name: string) => Kit.initialize(`${gateway.origin}/mcp/${name}`)
+    const told = async (answer: Promise<Response>): Promise<string> =>
+      (await (await gateway.passFor("it is told", answer)).json()).error.message
+    const talks = initialize("talks")
+    await Kit.eventually("it has said so", () => existsSync(file))
+    // By now it has been read as well: this process has turned to all that was there.
+    await overview(gateway)
+    const reason = await told(talks)
+    assert.match(reason, /within 500ms; its stderr ends with: waiting for \S* to load$/)
+    assert.notInclude(reason, "s3cr3t")
+    const hint = await told(initialize("silent"))
     for (const part of ["within 500ms and wrote nothing on stderr", "PATH, HOME", "env", "raise startTimeout"]) {
       assert.include(hint, part)
     }
     await gateway.stop()
+    rmSync(directory, { recursive: true })
   })
 })
 
@@ -115,10 +129,9 @@ describe("the end of a process", () => {
   for (const how of ["DELETE", "a crash", "the idle time"] as const) {
     it(`after ${how} takes along what it started, behind a shell as well`, async () => {
       const { args, command } = Kit.counter("--grandchild")
-      const gateway = await Kit.start({
+      const gateway = await OnClock.start({
         backends: { shell: { command: "sh", args: ["-c", `${[command, ...args].join(" ")}; sleep 1000`] } },
-        closeGrace: "100 millis",
-        ...(how === "the idle time" ? { idleTimeToLive: "200 millis", cleanupInterval: "50 millis" } : {})
+        closeGrace: "200 millis"
       })
       const url = `${gateway.origin}/mcp`
       const before = new Set(Kit.descendants(process.pid))
@@ -126,7 +139,8 @@ describe("the end of a process", () => {
       const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(url, session, "pids"))
       const all = [...pids, ...Kit.descendants(process.pid).filter((pid) => !before.has(pid))]
       assert.isAtLeast(all.length, 3)
-      if (how === "DELETE") await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+      const end = () => fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+      if (how === "DELETE") await gateway.passFor("it is deleted", end())
       if (how === "a crash") {
         // The server dies; the shell around it sleeps on, and its stdout stays open.
         const response = Kit.post(url, session, Kit.toolCall(1, "crash"))
@@ -134,13 +148,18 @@ describe("the end of a process", () => {
         process.kill(shell, "SIGKILL")
         assert.match((await (await response).json()).error.message, /SIGKILL|stdout/)
       }
-      await Kit.eventually("all are gone", () => !all.some(Kit.alive))
+      if (how === "the idle time") await gateway.pass("1 hour")
+      await gateway.passUntil("all are gone", () => !all.some(Kit.alive))
+      assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "count"))).status, 404)
       await gateway.stop()
     })
   }
 
   it("npx in front of a server leaves nothing either", async () => {
-    const gateway = await Kit.start({ backends: { npx: { command: "npx", args: ["mcp-server-everything", "stdio"] } } })
+    const gateway = await Kit.start({
+      backends: { npx: { command: "npx", args: ["mcp-server-everything", "stdio"] } },
+      closeGrace: "100 millis"
+    })
     const url = `${gateway.origin}/mcp`
     const before = new Set(Kit.descendants(process.pid))
     const session = await Kit.open(url)
@@ -154,7 +173,7 @@ describe("the end of a process", () => {
   it("while messages are on their way to it fails them, each with why or 404, and costs the gateway nothing", async () => {
     const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
     const url = `${gateway.origin}/mcp`
-    for (let round = 0; round < 5; round++) {
+    for (let round = 0; round < 3; round++) {
       const session = await Kit.open(url)
       const pid = await Kit.pidOf(url, session)
       const answers = Promise.all(Array.from({ length: 40 }, async (_, i) => {
@@ -171,6 +190,8 @@ describe("the end of a process", () => {
 })
 
 describe("cool-down", () => {
+  const broken = { command: "sh", args: ["-c", "echo cannot open the database >&2; exit 3"] }
+
   it("after three failures in a row starts are refused at once for a while, then one is tried, then longer", () => {
     let state = Cooldown.initial
     const pauses: Array<number> = []
@@ -185,7 +206,7 @@ describe("cool-down", () => {
   })
 
   it("is told to clients as 503 with Retry-After and the last failure, and to operators; other back ends go on", async () => {
-    const gateway = await Kit.start({ backends: { broken: Kit.counter("--fail-start"), good: Kit.counter() } })
+    const gateway = await Kit.start({ backends: { broken, good: Kit.counter() } })
     const url = `${gateway.origin}/mcp/broken`
     const statuses: Array<number> = []
     for (let i = 0; i < 3; i++) statuses.push((await Kit.initialize(url)).status)
@@ -207,7 +228,7 @@ describe("cool-down", () => {
   })
 
   it("a gateway of which no back end starts is not ready", async () => {
-    const gateway = await Kit.start({ backends: { broken: Kit.counter("--fail-start") } })
+    const gateway = await Kit.start({ backends: { broken } })
     for (let i = 0; i < 3; i++) await Kit.initialize(`${gateway.origin}/mcp`)
     assert.strictEqual((await fetch(`${gateway.origin}/ready`)).status, 503)
     assert.strictEqual((await fetch(`${gateway.origin}/health`)).status, 200)
@@ -222,11 +243,11 @@ describe("warm spares", () => {
     const gateway = await Kit.start({ backends: { counter: { ...Kit.counter(), spares: 2 } } })
     const url = `${gateway.origin}/mcp`
     await Kit.eventually("two are ready", async () => (await spares(gateway)) === 2)
-    const sessions = await Promise.all(Array.from({ length: 5 }, () => Kit.open(url)))
+    const sessions = await Promise.all(Array.from({ length: 3 }, () => Kit.open(url)))
     const pids = await Promise.all(sessions.map((session) => Kit.pidOf(url, session)))
-    assert.strictEqual(new Set(pids).size, 5)
+    assert.strictEqual(new Set(pids).size, 3)
     const counts = await Promise.all(sessions.map((session) => Kit.toolText(url, session, "count")))
-    assert.deepStrictEqual(counts, ["1", "1", "1", "1", "1"])
+    assert.deepStrictEqual(counts, ["1", "1", "1"])
     await Kit.eventually("two are ready again", async () => (await spares(gateway)) === 2)
     const first = await fetch(url, { method: "DELETE", headers: { "mcp-session-id": sessions[0] ?? "" } })
     assert.strictEqual(first.status, 204)
@@ -270,36 +291,44 @@ describe("warm spares", () => {
   })
 
   it("those that were taken end together with the gateway, not one after the other", async () => {
+    const directory = temporary()
+    const [ending, left] = [join(directory, "ending"), join(directory, "left")]
+    const count = 3
+    // At the end of its stdin each waits until so many have seen theirs: one after the other they would have to be killed.
+    const script = `trap '' TERM; ${Object.values(Kit.counter()).flat().join(" ")}; echo end >> ${ending}
+      while [ $(wc -l < ${ending}) -lt ${count} ]; do sleep 0.02; done; echo left >> ${left}`
     const gateway = await Kit.start({
-      backends: { counter: { ...Kit.counter("--stubborn"), spares: 1 } },
-      closeGrace: "500 millis"
+      backends: { counter: { command: "sh", args: ["-c", script], spares: 1 } },
+      closeGrace: "20 seconds"
     })
     const url = `${gateway.origin}/mcp`
     const pids: Array<number> = []
-    for (let i = 0; i < 6; i++) {
+    for (let i = 0; i < count; i++) {
       await Kit.eventually("one is ready", async () => (await spares(gateway)) === 1)
       pids.push(await Kit.pidOf(url, await Kit.open(url)))
     }
-    const at = Date.now()
     await gateway.stop()
-    // Each takes a second: the grace after the end of its stdin, and that after SIGTERM.
-    assert.isBelow(Date.now() - at, 4000)
+    assert.isAtLeast(readFileSync(left, "utf8").trim().split("\n").length, count)
     assert.isFalse(pids.some(Kit.alive))
+    rmSync(directory, { recursive: true })
   })
 
   it("a gateway that stops right after one was taken leaves neither that nor the one that would replace it", async () => {
+    const directory = temporary()
+    const file = join(directory, "pid")
     const before = new Set(children())
-    const gateway = await Kit.start({ backends: { counter: { ...Kit.counter("--slow-boot", "300"), spares: 1 } } })
+    const gateway = await OnClock.start({ backends: { counter: { ...Kit.counter("--slow-start", file), spares: 1 } } })
     const url = `${gateway.origin}/mcp`
     await Kit.eventually("one is ready", async () => (await spares(gateway)) === 1)
     const opening = Kit.initialize(url).catch(() => undefined)
-    await Kit.eventually("it is taken", async () => (await spares(gateway)) === 0)
+    await Kit.eventually("it is taken", () => existsSync(file))
     await gateway.stop()
     await opening
     assert.deepStrictEqual(children().filter((pid) => !before.has(pid) && Kit.alive(pid)), [])
     // Nor is one started later.
-    await new Promise((resolve) => setTimeout(resolve, 300))
+    await gateway.pass("1 minute")
     assert.deepStrictEqual(children().filter((pid) => !before.has(pid) && Kit.alive(pid)), [])
+    rmSync(directory, { recursive: true })
   })
 
   it("one that dies while the gateway stops takes along what it started", async () => {
@@ -322,22 +351,21 @@ describe("warm spares", () => {
 
 describe("sessions of a stateless back end", () => {
   const start = (more: object = {}) =>
-    Kit.start({
-      backends: { counter: { ...Kit.counter(), stateless: true } },
-      idleTimeToLive: "200 millis",
-      cleanupInterval: "50 millis",
-      ...more
-    })
+    OnClock.start({ backends: { counter: { ...Kit.counter(), stateless: true } }, ...more })
 
-  const sleepingSession = async (gateway: Kit.Running, messages: ReadonlyArray<string> = []) => {
+  /** Longer than a session may be idle. */
+  const idle = "31 minutes"
+
+  const sleepingSession = async (gateway: OnClock.Running, messages: ReadonlyArray<string> = []) => {
     const url = `${gateway.origin}/mcp`
     const session = await Kit.open(url)
     for (
       const message of ["{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}", ...messages]
     ) await (await Kit.post(url, session, message)).text()
     const pid = await Kit.pidOf(url, session)
-    await Kit.eventually("the process is gone", () => !Kit.alive(pid))
-    await Kit.eventually("the session sleeps", async () => (await overview(gateway)).backends[0].asleep === 1)
+    await gateway.pass(idle)
+    await gateway.passUntil("the process is gone", () => !Kit.alive(pid))
+    await gateway.passUntil("the session sleeps", async () => (await overview(gateway)).backends[0].asleep === 1)
     return { url, session, pid }
   }
 
@@ -384,7 +412,7 @@ describe("sessions of a stateless back end", () => {
   })
 
   it("a process that crashes is replaced by the next message", async () => {
-    const gateway = await start({ idleTimeToLive: "1 minute" })
+    const gateway = await start()
     const url = `${gateway.origin}/mcp`
     const session = await Kit.open(url)
     const { error } = await (await Kit.post(url, session, Kit.toolCall(1, "crash"))).json()
@@ -402,8 +430,9 @@ describe("sessions of a stateless back end", () => {
     const sessions: Array<string> = []
     for (let i = 0; i < 3; i++) {
       sessions.push(await Kit.open(url))
+      await gateway.pass(idle)
       // Not only retired: it sleeps, as the latest of all, when it has been closed.
-      await Kit.eventually("it is closed", async () => {
+      await gateway.passUntil("it is closed", async () => {
         const text = await (await fetch(`${gateway.origin}/metrics`)).text()
         return /^session_pool_open_sessions\{pool="gateway"\} 0$/m.test(text)
       })
@@ -454,11 +483,13 @@ describe("what an operator sees and does", () => {
   })
 
   it("the live stream of it begins at once and goes on", async () => {
-    const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
+    const gateway = await OnClock.start({ backends: { counter: Kit.counter() } })
     const snapshots: Array<{ readonly sessions: ReadonlyArray<unknown> }> = []
     const stop = new AbortController()
     const response = await fetch(`${gateway.origin}/sessions/events`, { signal: stop.signal })
-    await Kit.readEvents(response, ({ data }) => snapshots.push(JSON.parse(data)) === 2)
+    const read = Kit.readEvents(response, ({ data }) => snapshots.push(JSON.parse(data)) === 2)
+    await Kit.eventually("it begins", () => snapshots.length === 1)
+    await gateway.passFor("it goes on", read)
     stop.abort()
     assert.deepStrictEqual(snapshots.map(({ sessions }) => sessions.length), [0, 0])
     await gateway.stop()

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import * as Timed from "../kit/gateway/timed.ts"
+import * as OnClock from "../kit/gateway/clock.ts"
 
 const odd = (kind: string, ...args: ReadonlyArray<string>) => ({
   command: process.execPath,
@@ -45,7 +45,7 @@ describe("a stdio server of earlier revisions", () => {
 
   it("that is silent when it is asked, is served to both", async () => {
     const directory = mkdtempSync(join(tmpdir(), "gateway-"))
-    const timed = await Timed.start({ backends: { it: odd("silent", join(directory, "asked")) } })
+    const timed = await OnClock.start({ backends: { it: odd("silent", join(directory, "asked")) } })
     const url = `${timed.origin}/mcp/it`
     const both = Promise.all([Eras.modern(url, {}), Eras.legacy(url, {})])
     await Kit.eventually("it is asked", () => existsSync(join(directory, "asked")))

@@ -12,6 +12,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
+import { sizes } from "../kit/long.ts"
 
 const everything = {
   command: process.execPath,
@@ -27,8 +28,9 @@ describe("with the official client and server-everything", () => {
   })
   afterAll(() => gateway.stop())
 
-  it("lists and calls tools, with progress, in 20 concurrent sessions", async () => {
-    const results = await Promise.all(Array.from({ length: 20 }, async (_, i) => {
+  it("lists and calls tools, with progress, in concurrent sessions", async () => {
+    const length = sizes(4, 20)
+    const results = await Promise.all(Array.from({ length }, async (_, i) => {
       const client = await Kit.connect(`${gateway.origin}/mcp/everything`)
       const { tools } = await client.listTools()
       const echo = await Kit.call(client, "echo", { message: `session ${i}` })
@@ -41,7 +43,7 @@ describe("with the official client and server-everything", () => {
       await client.close()
       return [tools.some(({ name }) => name === "echo"), echo, progress]
     }))
-    assert.deepStrictEqual(results, Array.from({ length: 20 }, (_, i) => [true, `Echo: session ${i}`, [1, 2, 3]]))
+    assert.deepStrictEqual(results, Array.from({ length }, (_, i) => [true, `Echo: session ${i}`, [1, 2, 3]]))
   })
 
   it("carries the server's own requests to its client, and the answers back: sampling, elicitation, roots", async () => {
@@ -84,8 +86,9 @@ describe("with a server that counts", () => {
   })
   afterAll(() => gateway.stop())
 
-  it("each of ten concurrent sessions counts 1 to 20, whatever the others do with the same ids", async () => {
-    const counts = await Promise.all(Array.from({ length: 10 }, async () => {
+  it("each of several concurrent sessions counts 1 to 20, whatever the others do with the same ids", async () => {
+    const length = sizes(4, 10)
+    const counts = await Promise.all(Array.from({ length }, async () => {
       const session = await Kit.open(url)
       const texts = await Promise.all(Array.from({ length: 20 }, async (_, i) => {
         const response = await Kit.post(url, session, Kit.toolCall(i + 1, "count"))
@@ -95,7 +98,7 @@ describe("with a server that counts", () => {
       }))
       return texts.toSorted((a, b) => a - b)
     }))
-    assert.deepStrictEqual(counts, Array.from({ length: 10 }, () => Array.from({ length: 20 }, (_, i) => i + 1)))
+    assert.deepStrictEqual(counts, Array.from({ length }, () => Array.from({ length: 20 }, (_, i) => i + 1)))
   })
 
   it("DELETE answers 204 when the process is gone, and afterwards the session is unknown", async () => {
@@ -138,25 +141,24 @@ describe("with a server that counts", () => {
 
   it("a request goes on when its client has gone, and its session lives", async () => {
     const session = await Kit.open(url)
+    const pid = await Kit.pidOf(url, session)
     const gone = new AbortController()
-    const cut = fetch(url, {
+    // It has begun when its first progress is here.
+    await fetch(url, {
       method: "POST",
       headers: { ...Kit.headers, "mcp-session-id": session },
-      body: Kit.toolCall("cut", "slow"),
+      body: Kit.toolCall("cut", "held"),
       signal: gone.signal
     })
-    const refused = Kit.eventually("the request runs", async () => {
-      const response = await Kit.post(url, session, Kit.toolCall("cut", "count"))
-      await response.text()
-      return response.status === 400
-    })
-    await refused
+    const again = async () => (await Kit.post(url, session, Kit.toolCall("cut", "count"))).status
     gone.abort()
-    await cut.catch(() => undefined)
-    await Kit.eventually("the slow request is answered, so its id is free", async () => {
-      const response = await Kit.post(url, session, Kit.toolCall("cut", "count"))
-      return response.status === 200
+    await Kit.eventually("the gateway knows that its client is gone", async () => {
+      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+      return sessions.find((each: { readonly pid: number }) => each.pid === pid)?.streams === 0
     })
+    assert.strictEqual(await again(), 400)
+    Kit.kill(pid, "SIGUSR2")
+    await Kit.eventually("it is answered, so its id is free", async () => (await again()) === 200)
   })
 
   it("answers as a stream once progress comes first, and the answer ends it", async () => {
@@ -196,26 +198,12 @@ describe("with a server that counts", () => {
 })
 
 describe("processes", () => {
-  it("an idle session ends, and its process with it", async () => {
-    const gateway = await Kit.start({
-      backends: { counter: Kit.counter() },
-      idleTimeToLive: "200 millis",
-      cleanupInterval: "100 millis"
-    })
-    const url = `${gateway.origin}/mcp`
-    const session = await Kit.open(url)
-    const { result } = await (await Kit.post(url, session, Kit.toolCall(1, "pids"))).json()
-    const [pid] = JSON.parse(result.content[0].text)
-    await Kit.eventually("the process is gone", () => !Kit.alive(pid))
-    assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "count"))).status, 404)
-    await gateway.stop()
-  })
-
   it("a stubborn process and its grandchild, behind a shell, are gone after the gateway has stopped", async () => {
     const { args, command } = Kit.counter("--stubborn", "--grandchild")
     const script = [command, ...args].map((part) => `'${part}'`).join(" ")
     const gateway = await Kit.start({
-      backends: { shell: { command: "sh", args: ["-c", `${script}; true`], env: {}, cwd: undefined } }
+      backends: { shell: { command: "sh", args: ["-c", `${script}; true`], env: {}, cwd: undefined } },
+      closeGrace: "100 millis"
     })
     const url = `${gateway.origin}/mcp/shell`
     const session = await Kit.open(url)

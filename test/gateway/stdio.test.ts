@@ -1,5 +1,5 @@
 /** The lines of a process: none lost, none overtaken, and nobody waits for a process that is gone. */
-import { Context, Deferred, Duration, Effect, Exit, Logger, Scope } from "effect"
+import { Clock, Context, Deferred, Duration, Effect, Exit, Logger, Scope } from "effect"
 import { afterEach, assert, beforeEach, describe, it } from "vitest"
 import * as StdioProcess from "../../src/gateway/backends/StdioProcess.ts"
 import type { Receiver, Transport } from "../../src/gateway/backends/Transport.ts"
@@ -7,6 +7,7 @@ import * as GatewayMetrics from "../../src/gateway/GatewayMetrics.ts"
 import * as Bridge from "../../src/gateway/legacy/Bridge.ts"
 import * as JsonRpc from "../../src/gateway/messages/JsonRpc.ts"
 import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
+import * as OnClock from "../kit/gateway/clock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("one process", () => {
@@ -24,13 +25,20 @@ describe("one process", () => {
   const logged: Array<unknown> = []
   const logger = Logger.layer([Logger.make(({ message }) => void logged.push(message))])
 
-  const start = (command: string, ...args: ReadonlyArray<string>): Promise<Transport> =>
-    Effect.runPromise(
-      StdioProcess.start({ command, args, env: {}, cwd: undefined }, process.env, limits, (text) => text).pipe(
-        Scope.provide(scope),
-        Effect.provide(logger)
-      )
+  const launch = (command: string, ...args: ReadonlyArray<string>) =>
+    StdioProcess.start({ command, args, env: {}, cwd: undefined }, process.env, limits, (text) => text).pipe(
+      Scope.provide(scope),
+      Effect.provide(logger)
     )
+  const start = (command: string, ...args: ReadonlyArray<string>): Promise<Transport> =>
+    Effect.runPromise(launch(command, ...args))
+  /** Its waits are over when the clock says so. */
+  const startOnClock = async (...command: readonly [string, ...ReadonlyArray<string>]) => {
+    const time = await OnClock.make()
+    const transport = await Effect.runPromise(Effect.provideService(launch(...command), Clock.Clock, time.clock))
+    const close = () => time.passFor("it is closed", Effect.runPromise(Scope.close(scope, Exit.void)))
+    return { transport, time, close }
+  }
   const attach = (transport: Transport, receiver: Receiver) => Effect.runPromise(transport.attach(receiver))
   const end = async (transport: Transport) => (await Effect.runPromise(Deferred.await(transport.ended))).reason
 
@@ -59,14 +67,31 @@ describe("one process", () => {
   })
 
   it("a child of its own that talks on for ever does not put off the news of its end for ever", async () => {
-    const transport = await start("sh", "-c", "(while :; do echo more; sleep 0.05; done) & exec seq 1 3")
-    await attach(transport, { receive: () => true, room: Effect.void })
-    assert.include(await end(transport), "exit code 0")
+    const { close, time, transport } = await startOnClock("sh", "-c", "(while :; do echo more; done) & exec seq 1 3")
+    let said = Promise.withResolvers<void>()
+    await attach(transport, { receive: () => (said.resolve(), true), room: Effect.void })
+    const ended = end(transport)
+    await Kit.eventually("it is gone", () => !Kit.alive(transport.pid ?? 0))
+    // Between any two looks of the gateway something is said, so it does not seem to stand still.
+    const goOn = async (): Promise<void> => {
+      said = Promise.withResolvers()
+      const isTold = await Promise.race([ended.then(() => true), said.promise.then(() => false)])
+      if (isTold) return
+      await time.pass("20 millis")
+      return goOn()
+    }
+    await goOn()
+    assert.include(await ended, "exit code 0")
+    await close()
   })
 
   it("a receiver that never has room again does not delay the news of its end, and holds up what is written afterwards", async () => {
     const seen: Array<string> = []
-    const transport = await start("sh", "-c", "(sleep 0.1; exec seq 1 1000000) & exec seq 1 10")
+    const transport = await start(
+      "sh",
+      "-c",
+      "(while kill -0 $$; do :; done; exec seq 1 100000) 2>/dev/null & exec seq 1 10"
+    )
     await attach(transport, { receive: (line) => seen.push(line) < 5, room: Effect.never })
     assert.include(await end(transport), "exit code 0")
     assert.deepStrictEqual(seen, ["1", "2", "3", "4", "5"])
@@ -91,12 +116,13 @@ describe("one process", () => {
   }
 
   it("one that closes its stdin is noticed by what is written to it", async () => {
-    const transport = await start("sh", "-c", "exec 0<&-; echo closed; exec sleep 1000")
+    const { close, time, transport } = await startOnClock("sh", "-c", "exec 0<&-; echo closed; exec sleep 1000")
     await new Promise<void>((resolve) => {
       void attach(transport, { receive: () => (resolve(), true), room: Effect.void })
     })
     assert.isTrue(transport.offer("{}\n"))
-    assert.strictEqual(await end(transport), "the back end has closed its stdin")
+    assert.strictEqual(await time.passFor("it is noticed", end(transport)), "the back end has closed its stdin")
+    await close()
   })
 
   it("writes that wait end with their process: none is left when its scope is closed", async () => {
@@ -150,17 +176,21 @@ describe("one process", () => {
 describe("a session", () => {
   it("whose back end closes its stdin and lives on is told so and ended", async () => {
     const script = "read l; exec 0<&-; echo '{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{}}'; exec sleep 1000"
-    const gateway = await Kit.start({ backends: { closed: { command: "sh", args: ["-c", script] } } })
+    const gateway = await OnClock.start({
+      backends: { closed: { command: "sh", args: ["-c", script] } },
+      closeGrace: "100 millis"
+    })
     const url = `${gateway.origin}/mcp`
     const session = await Kit.open(url)
-    const { error, id } = await (await Kit.post(url, session, Kit.toolCall(1, "count"))).json()
+    const answer = Kit.post(url, session, Kit.toolCall(1, "count"))
+    const { error, id } = await (await gateway.passFor("it is told", answer)).json()
     assert.deepStrictEqual([id, error.message], [1, "the back end has closed its stdin"])
     assert.strictEqual((await Kit.post(url, session, Kit.toolCall(2, "count"))).status, 404)
     await gateway.stop()
   })
 
   it("that is deleted while its process does not read ends within the grace, whatever waits to be written", async () => {
-    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, closeGrace: "300 millis" })
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, closeGrace: "100 millis" })
     const url = `${gateway.origin}/mcp`
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
@@ -183,8 +213,8 @@ describe("a session", () => {
     const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
     const url = `${gateway.origin}/mcp`
     const session = await Kit.open(url)
-    const napping = Kit.toolText(url, session, "nap")
-    await new Promise((resolve) => setTimeout(resolve, 100))
+    const pid = await Kit.pidOf(url, session)
+    const napping = await Kit.post(url, session, Kit.toolCall("nap", "nap"))
     // One body, so that it is known which comes first.
     const ids = Array.from({ length: 60 }, (_, i) => `call ${i}`)
     const filler = "x".repeat(50_000)
@@ -192,8 +222,14 @@ describe("a session", () => {
       Kit.toolCall(id, "count", { filler }),
       ...(i % 3 === 0 ? [`{"jsonrpc":"2.0","method":"notifications/n${i}","params":{"filler":"${filler}"}}`] : [])
     ])
-    await (await Kit.post(url, session, `[${batch.join()}]`)).text()
-    assert.strictEqual(await napping, "nap")
+    const answers = Kit.post(url, session, `[${batch.join()}]`)
+    await Kit.eventually(
+      "as much is on its way as there is room for",
+      async () => Number((await Kit.sessionOn(gateway.origin, pid))?.inFlight) > 3
+    )
+    Kit.kill(pid, "SIGUSR2")
+    await (await answers).text()
+    assert.include(await napping.text(), "\"released\"")
     const heard: ReadonlyArray<string> = JSON.parse(await Kit.toolText(url, session, "inOrder"))
     assert.deepStrictEqual(
       heard.filter((what) => /call|notifications/.test(what)),

@@ -2,7 +2,7 @@
 import { NodeHttpServer } from "@effect/platform-node"
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
-import { Context, Effect, Exit, Layer, Logger, Scope } from "effect"
+import { Clock, Effect, Exit, Layer, Logger, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
@@ -21,11 +21,8 @@ export interface Running {
   readonly stop: () => Promise<void>
 }
 
-/** Starts a gateway in this process, on a clock if there is one in the context (`timed.ts`). */
-export const start = async (
-  options: Gateway.GatewayOptions,
-  clock: Context.Context<never> = Context.empty()
-): Promise<Running> => {
+/** Starts a gateway in this process; `clock.ts` gives it a clock of its own. */
+export const start = async (options: Gateway.GatewayOptions, clock?: Clock.Clock): Promise<Running> => {
   const scope = Effect.runSync(Scope.make())
   // Streams do not end by themselves: waiting for them would only take time.
   const gracefulShutdownTimeout = options.drainTimeout === undefined ? 0 : "1 second"
@@ -36,8 +33,9 @@ export const start = async (
     }),
     NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout })
   )
+  const build = Layer.buildWithScope(Layer.provide(address, Logger.layer([])), scope)
   const context = await Effect.runPromise(
-    Layer.buildWithScope(Layer.provide(address, Logger.layer([])), scope).pipe(Effect.provideContext(clock))
+    clock === undefined ? build : Effect.provideService(build, Clock.Clock, clock)
   )
   const { address: bound } = await Effect.runPromise(
     Effect.provideContext(Effect.map(HttpServer.HttpServer, (server) => server), context)
