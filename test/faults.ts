@@ -65,7 +65,7 @@ const round = async (): Promise<void> => {
   check(starved, "the end without descriptors")
   add(starved)
   for (const [name, kind] of [["drained", drained], ["killed", killed]] as const) {
-    const size = sizeOf()
+    const size = { ...sizeOf(), endless: 2 }
     const attacked = await Faults.start(["--drain-timeout", "1500 millis", "--spares", String(random.below(3))])
     await inflict(attacked, name, () => kind(attacked, random, size))
     add(attacked)

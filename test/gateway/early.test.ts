@@ -58,17 +58,16 @@ describe("a request that comes too early", () => {
 
   it("and whose client is gone by then is nobody's any more, and harms nobody", async () => {
     const bodies: Array<string> = []
+    const closed = new Promise((resolve) => server.once("connection", (theirs) => theirs.once("close", resolve)))
     const socket = connect(port, "127.0.0.1")
     socket.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf a body")
     await arrived(1)
-    const closed = new Promise((resolve) => server.once("connection", (other) => other.once("close", resolve)))
     const other = fetch(url, { headers: { connection: "close" } })
     await arrived(2)
     socket.destroy()
-    await new Promise((resolve) => setTimeout(resolve, 100))
+    await closed
     serve(bodies)
     assert.strictEqual(await (await other).text(), "got 0")
-    await closed
     assert.deepStrictEqual(bodies, [""])
     // Only the other one was handed on.
     assert.strictEqual(come, 3)

@@ -120,7 +120,7 @@ describe("a gateway with keys", () => {
 
   it("a key that opens many sessions makes room among its own, never among another's", async () => {
     const mine = await open(url, theirs)
-    for (let i = 0; i < 8; i++) assert.match(await open(url, ours), /^[0-9a-f-]{36}$/)
+    for (let i = 0; i < 4; i++) assert.match(await open(url, ours), /^[0-9a-f-]{36}$/)
     const { sessions } = await (await fetch(`${gateway.origin}/sessions`, { headers: key(operators) })).json()
     assert.strictEqual(sessions.length, 4)
     assert.strictEqual((await Kit.post(url, mine, Kit.toolCall(1, "count"), key(theirs))).status, 200)
@@ -276,10 +276,10 @@ describe("floods and slow clients", () => {
     const gateway = await Kit.start({ backends: { counter: Kit.counter() }, maxSessionsPerBackend: 4 })
     const url = `${gateway.origin}/mcp`
     const responses = await Promise.all(
-      Array.from({ length: 20 }, () => Kit.initialize(url))
+      Array.from({ length: 12 }, () => Kit.initialize(url))
     )
     const statuses = responses.map(({ status }) => status).toSorted()
-    assert.deepStrictEqual(statuses, [...Array(4).fill(200), ...Array(16).fill(503)])
+    assert.deepStrictEqual(statuses, [...Array(4).fill(200), ...Array(8).fill(503)])
     assert.isTrue(responses.filter(({ status }) => status === 503).every(({ headers }) => headers.has("retry-after")))
     assert.strictEqual((await (await fetch(`${gateway.origin}/sessions`)).json()).sessions.length, 4)
     const [session] = responses.filter(({ status }) => status === 200).map(({ headers }) =>
@@ -317,10 +317,12 @@ describe("floods and slow clients", () => {
       socket.write(sent)
     })
 
-  it("a refusal that comes before a body says that the connection is closed where an upgrade is offered: no next request is lost", async () => {
+  it("too much header is refused, and a refusal that comes before a body says that the connection is closed where an upgrade is offered: no next request is lost", async () => {
     const { args, command } = Kit.counter()
-    const gateway = Kit.run(["--port", "0", "--", command, ...args])
+    const gateway = Kit.run(["--port", "0", "--max-header-bytes", "2048", "--", command, ...args])
     const port = Number(new URL(await Kit.urlOf(gateway)).port)
+    const big = `GET /health HTTP/1.1\r\nHost: localhost\r\nX-Big: ${"x".repeat(4096)}\r\n\r\n`
+    assert.match(await answerTo(port, big), /^HTTP\/1\.1 431 /)
     const next = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     const ask = async (host: string, offer: string) => {
       const socket = connect(port, "127.0.0.1").setNoDelay(true).on("error", () => undefined)
@@ -362,7 +364,7 @@ describe("floods and slow clients", () => {
     await gateway.exit
   })
 
-  it("a client that sends its header or its body too slowly, or too much header, is cut off by the command's server", async () => {
+  it("a client that sends its header or its body too slowly is cut off by the command's server", async () => {
     const gateway = Kit.run([
       "--port",
       "0",
@@ -370,25 +372,21 @@ describe("floods and slow clients", () => {
       "300 millis",
       "--body-timeout",
       "600 millis",
-      "--max-header-bytes",
-      "2048",
       "--",
       Kit.counter().command,
       ...Kit.counter().args
     ])
     const port = Number(new URL(await Kit.urlOf(gateway)).port)
-    const [slowHeader, slowBody, bigHeader] = await Promise.all([
+    const [slowHeader, slowBody] = await Promise.all([
       answerTo(port, "POST /mcp HTTP/1.1\r\nHost: localhost\r\nX-Slow: "),
       answerTo(
         port,
         "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" +
           "Accept: application/json, text/event-stream\r\nContent-Length: 500\r\n\r\n{\"jsonrpc\""
-      ),
-      answerTo(port, `GET /health HTTP/1.1\r\nHost: localhost\r\nX-Big: ${"x".repeat(4096)}\r\n\r\n`)
+      )
     ])
     assert.match(slowHeader, /^HTTP\/1\.1 408 /)
     assert.match(slowBody, /^HTTP\/1\.1 408 /)
-    assert.match(bigHeader, /^HTTP\/1\.1 431 /)
     gateway.child.kill("SIGTERM")
     await gateway.exit
   })

@@ -84,17 +84,18 @@ export const handles = (attacked: Attacked): number => {
 }
 
 /**
- * The handles that there are while nothing changes: of a child that is ending, the pipes may be closed while it still counts, so that
- * there seem to be fewer than ever after.
+ * The handles that there are while no process starts or ends: of a child that is ending, the pipes may be closed while it still
+ * counts, so that there seem to be fewer than ever after.
  */
 export const steadyHandles = async (attacked: Attacked): Promise<number> => {
-  let steady = handles(attacked)
-  for (let same = 0; same < 10; same++) {
-    await new Promise((resolve) => setTimeout(resolve, 30))
-    const now = handles(attacked)
-    if (now !== steady) same = 0
-    steady = now
-  }
+  let [steady, before] = [-1, -1]
+  await Kit.eventually("no process starts or ends, and no connection", async () => {
+    const { backends, sessions } = await (await fetch(`${attacked.origin}/sessions`)).json()
+    const shown = backends.reduce((sum: number, { spares }: { spares: number }) => sum + spares, sessions.length)
+    before = steady
+    steady = handles(attacked)
+    return Kit.children(attacked.pid).length === shown && steady === before
+  })
   return steady
 }
 

@@ -10,6 +10,8 @@ import * as Faults from "./faults.ts"
 export interface Size {
   readonly sessions: number
   readonly requests: number
+  /** Requests that only the end of the drain's time ends; none unless it is short. */
+  readonly endless?: number
 }
 
 const openMany = (url: string, count: number): Promise<ReadonlyArray<string>> =>
@@ -279,7 +281,11 @@ export const noDescriptors = async (attacked: Attacked, descriptors: number): Pr
 }
 
 /** SIGTERM under load: what runs is answered or told why not; what comes later is refused. */
-export const drained = async (attacked: Attacked, random: Random, { requests, sessions }: Size): Promise<void> => {
+export const drained = async (
+  attacked: Attacked,
+  random: Random,
+  { endless = 0, requests, sessions }: Size
+): Promise<void> => {
   const url = attacked.at("good")
   const all = await openMany(url, sessions)
   Faults.look(attacked)
@@ -288,20 +294,25 @@ export const drained = async (attacked: Attacked, random: Random, { requests, se
   const talks = all.map((session) =>
     Faults.talk(attacked, { url, session, requests: 10_000, mayFail, mayCut: mayFail })
   )
+  const pids = await Promise.all(all.map((session) => Kit.pidOf(url, session)))
   // Sent before the signal, so each of them must be answered: by its process, or by the end of the gateway.
-  const slow = all.map((session) => Faults.ask(attacked, url, session, Kit.toolCall("slow", "slow")))
-  const never = all.slice(0, 2).map((session) => Faults.ask(attacked, url, session, Kit.toolCall("never", "never")))
+  const held = all.map((session) => Faults.ask(attacked, url, session, Kit.toolCall("held", "held")))
+  const never = all.slice(0, endless).map((session) =>
+    Faults.ask(attacked, url, session, Kit.toolCall("never", "never"))
+  )
   await Kit.eventually("all of them run", async () => {
     const { sessions: shown } = await (await fetch(`${attacked.origin}/sessions`)).json()
     const requests = shown.reduce((sum: number, { inFlight }: { inFlight: number }) => sum + inFlight, 0)
-    return requests >= slow.length + never.length
+    return requests >= held.length + never.length
   })
   const rounds = attacked.tally.answered + random.below(requests)
   await Kit.eventually("the load goes on", () => attacked.tally.answered >= rounds)
   draining = true
   attacked.run.child.kill("SIGTERM")
-  for (const answer of await Promise.all(slow)) {
-    if (answer?.text !== "slow") attacked.failures.push(`a running request was told ${JSON.stringify(answer)}`)
+  await Kit.eventually("the signal has arrived", () => attacked.run.output().includes("Stopping"))
+  for (const pid of pids) Kit.kill(pid, "SIGUSR2")
+  for (const answer of await Promise.all(held)) {
+    if (answer?.text !== "released") attacked.failures.push(`a running request was told ${JSON.stringify(answer)}`)
   }
   for (const answer of await Promise.all(never)) {
     if (answer?.error === undefined) attacked.failures.push(`an endless request was told ${JSON.stringify(answer)}`)
