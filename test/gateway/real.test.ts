@@ -81,8 +81,14 @@ for (const [name, connect] of Object.entries(clients)) {
   describe(`with ${name}`, () => {
     const open = (backend: string) => connect(`${gateway.origin}/mcp/${backend}`)
 
+    let everything: Connected
+    beforeAll(async () => {
+      everything = await open("everything")
+    })
+    afterAll(() => everything.client.close())
+
     it("server-everything lists, reads, prompts, echoes and pings", async () => {
-      const { call, client } = await open("everything")
+      const { call, client } = everything
       assert.isAbove((await client.listTools()).tools.length, 5)
       assert.isAbove((await client.listPrompts()).prompts.length, 0)
       const { resources } = await client.listResources()
@@ -91,20 +97,18 @@ for (const [name, connect] of Object.entries(clients)) {
       assert.isAbove((await client.getPrompt({ name: "simple-prompt" })).messages.length, 0)
       assert.deepStrictEqual(await call("echo", { message: name }), [{ type: "text", text: `Echo: ${name}` }])
       await client.ping()
-      await client.close()
     })
 
     it("a subscription of server-everything brings its updates", async () => {
-      const { call, client, updates } = await open("everything")
+      const { call, client, updates } = everything
       const uri = "demo://resource/dynamic/text/1"
       await client.subscribeResource({ uri })
       await call("toggle-subscriber-updates")
       await Kit.eventually("an update arrives", () => updates.includes(uri))
-      await client.close()
     })
 
     it("a call that is cancelled ends at the client, and the session goes on", async () => {
-      const { call, client } = await open("everything")
+      const { call } = everything
       const stop = new AbortController()
       const long = call("trigger-long-running-operation", { duration: 60, steps: 600 }, stop.signal)
       const ended = long.then(() => "answered", () => "cancelled")
@@ -112,7 +116,6 @@ for (const [name, connect] of Object.entries(clients)) {
       stop.abort()
       assert.strictEqual(await ended, "cancelled")
       assert.deepStrictEqual(await call("echo", { message: "on" }), [{ type: "text", text: "Echo: on" }])
-      await client.close()
     })
 
     it("server-memory keeps what it is told", async () => {
