@@ -1,8 +1,8 @@
 /** A legacy session in front of a modern server, where one of the two does what it should not, or seldom does. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import * as OnClock from "../kit/gateway/clock.ts"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import * as OnClock from "../kit/gateway/clock.ts"
 
 let gateway: OnClock.Running
 let odd = ""

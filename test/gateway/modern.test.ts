@@ -1,9 +1,9 @@
 /** Revision 2026-07-28 at the gateway's door, in front of a legacy stdio server: what is answered how. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import * as Modern from "../../src/gateway/modern/Modern.ts"
+import * as OnClock from "../kit/gateway/clock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { body, callTool, everything, request, send, textOf } from "../kit/gateway/modern.ts"
-import * as OnClock from "../kit/gateway/clock.ts"
 
 const asking = (...args: ReadonlyArray<string>) => ({
   command: process.execPath,

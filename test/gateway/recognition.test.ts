@@ -3,9 +3,9 @@ import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { existsSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import * as OnClock from "../kit/gateway/clock.ts"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import * as OnClock from "../kit/gateway/clock.ts"
 
 const odd = (kind: string, ...args: ReadonlyArray<string>) => ({
   command: process.execPath,
