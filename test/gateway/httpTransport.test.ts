@@ -1,5 +1,6 @@
 /** A server of earlier revisions on Streamable HTTP as lines: what is sent for each, and what comes of the responses. */
 import { assert, describe, it } from "@effect/vitest"
+import { Duration } from "effect"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { event, json, Scripted, stream } from "../kit/gateway/scripted.ts"
 
@@ -31,16 +32,24 @@ describe("the earlier form", () => {
 
   it("what must have arrived before the next line, has", async () => {
     await scripted.handshake()
-    scripted.answers["logging/setLevel"] = (response, { id }) =>
-      void setTimeout(() => json(response, { id, result: {} }), 200)
-    scripted.answers["notifications/x"] = (response) => void setTimeout(() => response.writeHead(202).end(), 200)
-    scripted.call(1, "logging/setLevel")
-    scripted.write({ method: "notifications/x" })
-    scripted.call(2, "slow")
     const order = () =>
       scripted.seen.map(({ message }) => message?.method).filter((method) => method !== undefined).slice(2)
-    await Kit.eventually("all have been sent", () => order().length === 3, 5)
-    assert.deepStrictEqual(order(), ["logging/setLevel", "notifications/x", "slow"])
+    const release: Array<() => void> = []
+    scripted.answers["logging/setLevel"] = (response, { id }) =>
+      void release.push(() => json(response, { id, result: {} }))
+    scripted.answers["notifications/x"] = (response) => void release.push(() => response.writeHead(202).end())
+    scripted.call(1, "logging/setLevel")
+    scripted.write({ method: "notifications/x" })
+    scripted.call(2, "last")
+    for (const sent of [["logging/setLevel"], ["logging/setLevel", "notifications/x"]]) {
+      await Kit.eventually(`${sent.length} have been sent`, () => release.length === sent.length)
+      // One that does not wait would come now, on a connection that is open.
+      await (await fetch(scripted.url, { method: "DELETE" })).text()
+      assert.deepStrictEqual(order(), sent)
+      release.at(-1)?.()
+    }
+    await Kit.eventually("all have been sent", () => order().length === 3)
+    assert.deepStrictEqual(order(), ["logging/setLevel", "notifications/x", "last"])
     assert.isTrue(scripted.lines.some((line) => line.id === 1))
   })
 
@@ -48,11 +57,11 @@ describe("the earlier form", () => {
     let times = 0
     scripted.answers["GET"] = (response) => {
       if (++times > 2) return
-      stream(response, "retry: 50\n\n", event({ method: `notifications/${times}` }, `e-${times}`))
+      stream(response, "retry: 5\n\n", event({ method: `notifications/${times}` }, `e-${times}`))
       response.end()
     }
     await scripted.handshake()
-    await Kit.eventually("both have come", () => scripted.lines.length === 3 && times === 3, 5)
+    await Kit.eventually("both have come", () => scripted.lines.length === 3 && times === 3)
     assert.deepStrictEqual(
       scripted.seen.filter(({ method }) => method === "GET").map(({ headers }) => headers["last-event-id"]),
       [undefined, "e-1", "e-2"]
@@ -62,7 +71,7 @@ describe("the earlier form", () => {
   it("goes on with a response that broke off, where the server lets it", async () => {
     await scripted.handshake()
     scripted.answers["poll"] = (response) => {
-      stream(response, "id: p-1\nretry: 50\ndata: \n\n")
+      stream(response, "id: p-1\nretry: 5\ndata: \n\n")
       response.end()
     }
     scripted.answers["GET"] = (response, _, headers) => {
@@ -84,6 +93,7 @@ describe("the earlier form", () => {
   })
 
   it("ends when a message is lost, or not taken", async () => {
+    await scripted.renew(scripted.url, Duration.millis(20))
     await scripted.handshake()
     scripted.answers["notifications/x"] = () => {}
     scripted.write({ method: "notifications/x" })
@@ -104,13 +114,12 @@ describe("the earlier form", () => {
     await scripted.handshake()
     scripted.answers["never"] = (response) => stream(response, ": hello\n\n")
     scripted.call(1, "never")
-    await Kit.eventually("it has arrived", () => scripted.seen.some(({ message }) => message?.method === "never"), 5)
+    await Kit.eventually("it has arrived", () => scripted.seen.some(({ message }) => message?.method === "never"))
     scripted.write({ method: "notifications/cancelled", params: { requestId: 1 } })
-    await Kit.eventually("the server is told", () => scripted.seen.at(-1)?.message?.params?.requestId === 1, 5)
+    await Kit.eventually("the server is told", () => scripted.seen.at(-1)?.message?.params?.requestId === 1)
     await Kit.eventually(
       "it is gone",
-      () => scripted.seen.find(({ message }) => message?.method === "never")?.closed === true,
-      5
+      () => scripted.seen.find(({ message }) => message?.method === "never")?.closed === true
     )
   })
 })

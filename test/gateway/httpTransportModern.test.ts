@@ -24,9 +24,9 @@ describe("the form of revision 2026-07-28", () => {
   it("the end of its connection cancels a request", async () => {
     scripted.answers["tools/call"] = (response) => stream(response, event({ method: "notifications/progress" }))
     scripted.modernCall(1, "tools/call", { name: "x" })
-    await Kit.eventually("it runs", () => scripted.lines.length === 1, 5)
+    await Kit.eventually("it runs", () => scripted.lines.length === 1)
     scripted.write({ method: "notifications/cancelled", params: { requestId: 1 } })
-    await Kit.eventually("it is gone", () => scripted.seen[0]?.closed === true, 5)
+    await Kit.eventually("it is gone", () => scripted.seen[0]?.closed === true)
     assert.deepStrictEqual([scripted.seen.length, scripted.lines.length], [1, 1])
   })
 
@@ -36,7 +36,8 @@ describe("the form of revision 2026-07-28", () => {
     await scripted.answerOf(1)
     scripted.answers["broken"] = (response) => {
       stream(response, event({ method: "notifications/progress" }), "data: {\"json")
-      setTimeout(() => response.destroy(), 20)
+      void Kit.eventually("the first event has come", () => scripted.lines.some(({ method }) => method !== undefined))
+        .then(() => response.destroy())
     }
     scripted.answers["destroyed"] = (response) => response.destroy()
     scripted.answers["empty"] = (response) =>
@@ -103,7 +104,7 @@ describe("a receiver without room", () => {
     scripted.room = false
     scripted.modernCall(1, "many")
     for (let i = 1; i <= 50; i++) {
-      await Kit.eventually(`line ${i}`, () => scripted.lines.length === i && scripted.waiting.length === 1, 5)
+      await Kit.eventually(`line ${i}`, () => scripted.lines.length === i && scripted.waiting.length === 1)
       scripted.waiting.pop()?.()
     }
     await scripted.answerOf(1)

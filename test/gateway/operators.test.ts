@@ -114,7 +114,7 @@ describe("a gateway of a file", () => {
     const refusals = async (at: string) => {
       const session = await Kit.open(at)
       // Those that are taken run on.
-      const responses = [1, 2, 3].map((id) => Kit.post(at, session, Kit.toolCall(id, "held")))
+      const responses = [1, 2, 3].map((id) => Kit.post(at, session, Kit.toolCall(id, "untilSignal")))
       const statuses = await Promise.all(responses.map(async (response) => (await response).status))
       return statuses.filter((status) => status === 429).length
     }
@@ -254,7 +254,7 @@ describe("stopping", () => {
     const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(url, session, "pids"))
     const stop = new AbortController()
     const stream = await Kit.listen(url, session, {}, stop.signal)
-    const running = await Kit.post(url, session, Kit.toolCall(1, "held"))
+    const running = await Kit.post(url, session, Kit.toolCall(1, "untilSignal"))
     gateway.child.kill("SIGTERM")
     await Kit.eventually("it is not ready", async () => (await fetch(new URL("/ready", url))).status === 503)
     const refused = await Kit.initialize(url)
@@ -297,7 +297,7 @@ describe("stopping", () => {
     const gateway = Kit.run(["--port", "0", "--drain-timeout", "1 minute", "--", ...command])
     const url = await Kit.urlOf(gateway)
     const { pid, session } = await busy(url)
-    const running = await Kit.post(url, session, Kit.toolCall(1, "held"))
+    const running = await Kit.post(url, session, Kit.toolCall(1, "untilSignal"))
     // The kernel may make one of two SIGINT, and both count alike.
     gateway.child.kill("SIGINT")
     gateway.child.kill("SIGTERM")

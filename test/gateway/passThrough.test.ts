@@ -3,6 +3,7 @@ import { afterAll, assert, beforeAll, beforeEach, describe, it } from "@effect/v
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import { createServer } from "node:http"
 import * as Modern from "../../src/gateway/modern/Modern.ts"
+import * as Clock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 interface Seen {
@@ -22,6 +23,9 @@ const discovery = {
 const answer = (id: unknown, result: object) => JSON.stringify({ jsonrpc: "2.0", id, result })
 /** What the upstream does with `server/discover`. */
 let probed: (response: ServerResponse, id: unknown) => void = () => {}
+
+/** Has the upstream end what it holds. */
+let release = () => {}
 
 const isModern = (response: ServerResponse, id: unknown) => {
   response.writeHead(200, { "content-type": "application/json" }).end(answer(id, discovery))
@@ -53,8 +57,8 @@ const serve = (request: IncomingMessage, response: ServerResponse) => {
           )
       case "never":
         return
-      case "slow":
-        return void setTimeout(() => response.writeHead(200).end(answer(id, { slow: true })), 500)
+      case "held":
+        return void (release = () => response.writeHead(200).end(answer(id, { held: true })))
       case "stream":
         response.writeHead(200, { "content-type": "text/event-stream" })
         response.write(event({ method: "notifications/progress", params: { progressToken: 1, progress: 1 } }))
@@ -62,7 +66,7 @@ const serve = (request: IncomingMessage, response: ServerResponse) => {
       case "broken":
         response.writeHead(200, { "content-type": "text/event-stream" })
         response.write(event({ method: "notifications/progress", params: { progressToken: 1, progress: 1 } }))
-        return void setTimeout(() => response.destroy(), 50)
+        return void (release = () => response.destroy())
       case "unknown":
         return status(404, JSON.stringify({ jsonrpc: "2.0", id, error: { code: -32601, message: "unknown" } }))(
           response
@@ -109,12 +113,13 @@ const probes = () => seen.filter(({ body }) => body.includes("server/discover"))
 
 describe("a modern HTTP back end", () => {
   let url = ""
+  const clock = Clock.make()
   beforeAll(async () => {
     probed = isModern
     gateway = await Kit.start({
       backends: { own: { url: target.replace("//", "//me:s3cretword@"), headers: { "Mcp-Param-Tenant": "ours" } } },
-      requestTimeout: "500 millis"
-    })
+      requestTimeout: "1 hour"
+    }, clock)
     url = `${gateway.origin}/mcp/own`
   })
   afterAll(() => gateway.stop())
@@ -169,17 +174,27 @@ describe("a modern HTTP back end", () => {
   })
 
   it("that says nothing for too long is given up", async () => {
-    const { error, id } = await (await send(url, "never")).json()
+    const never = send(url, "never")
+    await Kit.eventually("it has arrived", () => seen.some(({ body }) => body.includes("never")))
+    clock.putAhead("1 hour")
+    const { error, id } = await (await never).json()
     assert.deepStrictEqual([id, error.code], [7, -32603])
     await Kit.eventually("the upstream request is gone", () => seen.at(-1)?.closed === true)
     const messages: Array<string> = []
-    await Kit.readEvents(await send(url, "stream"), ({ data }) => messages.push(data) < 0)
+    await Kit.readEvents(await send(url, "stream"), ({ data }) => {
+      if (messages.push(data) === 1) clock.putAhead("1 hour")
+      return false
+    })
     assert.include(messages.at(-1), "no answer within")
   })
 
   it("that breaks off its stream, breaks off the client's", async () => {
     const messages: Array<string> = []
-    await Kit.readEvents(await send(url, "broken"), ({ data }) => messages.push(data) < 0)
+    await Kit.readEvents(await send(url, "broken"), ({ data }) => {
+      messages.push(data)
+      release()
+      return false
+    })
     assert.strictEqual(messages.length, 1)
   })
 
@@ -261,14 +276,22 @@ describe("the era of an HTTP back end", () => {
 describe("a gateway that stops", () => {
   it("lets what it passes through end, for a while, and leaves nothing of it", async () => {
     probed = isModern
-    const own = await Kit.start({ backends: { own: { url: target } }, drainTimeout: "1 second" })
+    const clock = Clock.make()
+    const own = await Kit.start({
+      backends: { own: { url: target } },
+      drainTimeout: "1 hour",
+      requestTimeout: "1 day"
+    }, clock)
     const url = `${own.origin}/mcp/own`
-    const slow = send(url, "slow")
+    const held = send(url, "held")
     const never = send(url, "never")
     const listening = send(url, "stream")
     await Kit.eventually("all have arrived", () => seen.filter(({ closed }) => !closed).length === 3)
     const stopped = own.stop()
-    assert.isTrue((await (await slow).json()).result.slow)
+    await Kit.eventually("it stops", async () => (await fetch(`${own.origin}/ready`)).status === 503)
+    release()
+    assert.isTrue((await (await held).json()).result.held)
+    clock.putAhead("1 hour")
     assert.include([502, 503], (await never).status)
     await (await listening).text().catch(() => "cut")
     await stopped

@@ -147,7 +147,7 @@ describe("with a server that counts", () => {
     await fetch(url, {
       method: "POST",
       headers: { ...Kit.headers, "mcp-session-id": session },
-      body: Kit.toolCall("cut", "held"),
+      body: Kit.toolCall("cut", "untilSignal"),
       signal: gone.signal
     })
     const again = async () => (await Kit.post(url, session, Kit.toolCall("cut", "count"))).status

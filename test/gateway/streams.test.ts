@@ -5,8 +5,10 @@ import { TestClock } from "effect/testing"
 import { connect } from "node:net"
 import type { Reader } from "../../src/gateway/legacy/EventStreams.ts"
 import { EventStreams } from "../../src/gateway/legacy/EventStreams.ts"
+import * as Clock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Told from "../kit/gateway/told.ts"
+import { sizes } from "../kit/long.ts"
 
 describe("requests with streams", () => {
   let gateway: Kit.Running
@@ -14,8 +16,7 @@ describe("requests with streams", () => {
   beforeAll(async () => {
     gateway = await Kit.start({
       backends: { counter: Kit.counter() },
-      requestTimeout: "2 seconds",
-      heartbeat: "100 millis",
+      heartbeat: "50 millis",
       maxInFlight: 3
     })
     url = `${gateway.origin}/mcp`
@@ -25,18 +26,22 @@ describe("requests with streams", () => {
   it("a stream that is cut resumes after the last event that arrived, up to the answer, and nothing comes twice", async () => {
     const session = await Kit.open(url)
     const stop = new AbortController()
-    const response = await fetch(url, {
-      method: "POST",
-      headers: { ...Kit.headers, "mcp-session-id": session },
-      body: Kit.toolCall(1, "steps", { count: 6, every: 30 }),
-      signal: stop.signal
-    })
+    const [response] = await Promise.all([
+      fetch(url, {
+        method: "POST",
+        headers: { ...Kit.headers, "mcp-session-id": session },
+        body: Kit.toolCall(1, "held", { count: 6 }),
+        signal: stop.signal
+      }),
+      Kit.release(url, session, 1, 2)
+    ])
     const events: Array<Kit.Event> = []
     await Kit.readEvents(response, (event) => {
       events.push(event)
       return events.length === 2
     })
     stop.abort()
+    await Kit.release(url, session, 1, 5)
     const last = events.at(-1)?.id ?? ""
     await Kit.readEvents(await Kit.listen(url, session, { "last-event-id": last }), (event) => {
       events.push(event)
@@ -45,7 +50,7 @@ describe("requests with streams", () => {
     const messages = events.map(({ data }) => JSON.parse(data))
     assert.deepStrictEqual(
       messages.map(({ params, result }) => params?.progress ?? result.content[0].text),
-      [1, 2, 3, 4, 5, 6, "steps"]
+      [1, 2, 3, 4, 5, 6, "held"]
     )
     assert.strictEqual(new Set(events.map(({ id }) => id)).size, 7)
   })
@@ -102,9 +107,11 @@ describe("requests with streams", () => {
     assert.deepStrictEqual(seen.toSorted(), Array.from({ length: 50 }, (_, i) => `${i + 1} `).toSorted())
   })
 
-  it("a reader who is slow, but there, gets 20,000 messages through a buffer for 1,000, none lost", async () => {
+  it("a reader who is slow, but there, gets many times the messages that the buffer holds, none lost", async () => {
     const session = await Kit.open(url)
-    const response = await Kit.post(url, session, Kit.toolCall(1, "burst", { count: 20_000, size: 200 }))
+    // The buffer holds 1,000.
+    const count = sizes(4000, 20_000)
+    const response = await Kit.post(url, session, Kit.toolCall(1, "burst", { count, size: 200 }))
     let expected = 1
     let answered = false
     await Kit.readEvents(response, ({ data }) => {
@@ -113,16 +120,16 @@ describe("requests with streams", () => {
       else assert.strictEqual(message.params.progress, expected++)
       return false
     })
-    assert.deepStrictEqual([expected, answered], [20_001, true])
+    assert.deepStrictEqual([expected, answered], [count + 1, true])
   })
 
   it("an answer of 3 MB arrives whole, on JSON and on a stream", async () => {
     const session = await Kit.open(url)
     assert.lengthOf(await Kit.toolText(url, session, "big", { size: 3_000_000 }), 3_000_000)
     const response = await Kit.post(url, session, Kit.toolCall(1, "burst", { count: 2, size: 3_000_000 }))
-    const sizes: Array<number> = []
-    await Kit.readEvents(response, ({ data }) => sizes.push(data.length) < 0)
-    assert.deepStrictEqual(sizes.map((size) => size > 3_000_000), [true, true, false])
+    const lengths: Array<number> = []
+    await Kit.readEvents(response, ({ data }) => lengths.push(data.length) < 0)
+    assert.deepStrictEqual(lengths.map((size) => size > 3_000_000), [true, true, false])
   })
 
   it("more streams than a session may have are 429", async () => {
@@ -148,50 +155,35 @@ describe("requests with streams", () => {
     assert.isAtLeast(comments, 3)
   })
 
-  it("a request over its time gets an error and the process a cancellation; its late answer goes nowhere", async () => {
-    const session = await Kit.open(url)
-    const { error, id } = await (await Kit.post(url, session, Kit.toolCall("mine", "late"))).json()
-    assert.deepStrictEqual([id, error.code], ["mine", -32001])
-    // It answers the call as soon as it hears of that, and so before it says what it has heard.
-    await Kit.eventually(
-      "the process has heard of it",
-      async () => (await Kit.toolText(url, session, "heard")).includes("cancelled mine")
-    )
-    const stop = new AbortController()
-    const listening = await Kit.listen(url, session, {}, stop.signal)
-    await Kit.toolText(url, session, "flood", { count: 2 })
-    const data: Array<string> = []
-    await Kit.readEvents(listening, (event) => data.push(event.data) === 2)
-    stop.abort()
-    assert.deepStrictEqual(data.map((text) => JSON.parse(text).params?.data), ["1 ", "2 "])
-  })
-
-  it("progress starts the time of a request anew", async () => {
-    const session = await Kit.open(url)
-    // Twice the time of a request.
-    const response = await Kit.post(url, session, Kit.toolCall(1, "steps", { count: 6, every: 700 }))
-    const data: Array<string> = []
-    await Kit.readEvents(response, (event) => data.push(event.data) < 0)
-    assert.include(data.at(-1), "steps")
-  })
-
   it("more requests at once than a session may have are 429, and the next one after an answer is taken", async () => {
     const session = await Kit.open(url)
-    const running = [1, 2, 3].map((id) => Kit.post(url, session, Kit.toolCall(id, "slow")))
+    const running = [1, 2, 3].map((id) => Kit.post(url, session, Kit.toolCall(id, "held")))
     await Kit.eventually("three are running", async () => {
       const response = await Kit.post(url, session, Kit.toolCall("more", "count"))
       await response.text()
       return response.status === 429 && response.headers.has("retry-after")
     })
+    for (const id of [1, 2, 3]) await Kit.release(url, session, id)
     await Promise.all(running.map(async (response) => (await response).text()))
     assert.match(await Kit.toolText(url, session, "count"), /^\d+$/)
   })
 
   it("a batch that waits gets heartbeats, before its first answer and after, and no event is cut by one", async () => {
     const session = await Kit.open(url)
-    const body = `[${Kit.toolCall("silent", "slow")},${Kit.toolCall("steps", "steps", { count: 3, every: 500 })}]`
+    const body = `[${Kit.toolCall("silent", "held")},${Kit.toolCall("steps", "held", { count: 3 })}]`
+    const response = await Kit.post(url, session, body)
+    const decoder = new TextDecoder()
+    let text = ""
+    const heartbeats = () => text.split("\n\n").filter((part) => part.startsWith(":")).length
+    /** What happens after the next heartbeat. */
+    const steps = [() => Kit.release(url, session, "silent"), () => Kit.release(url, session, "steps", 4)]
+    for await (const chunk of response.body ?? []) {
+      const before = heartbeats()
+      text += decoder.decode(chunk, { stream: true })
+      if (heartbeats() > before) await steps.shift()?.()
+    }
     const seen: Array<{ readonly id: unknown; readonly comments: number }> = []
-    await Kit.readEvents(await Kit.post(url, session, body), ({ data }, comments) => {
+    await Kit.readEvents(new Response(text), ({ data }, comments) => {
       seen.push({ id: JSON.parse(data).id, comments })
       return false
     })
@@ -229,9 +221,57 @@ describe("requests with streams", () => {
   })
 })
 
+describe("the time of a request", () => {
+  it("a request over its time gets an error and the process a cancellation; its late answer goes nowhere", async () => {
+    const clock = Clock.make()
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, requestTimeout: "1 hour" }, clock)
+    const url = `${gateway.origin}/mcp`
+    const session = await Kit.open(url)
+    const answer = Kit.post(url, session, Kit.toolCall("mine", "late"))
+    await Kit.eventually("the call runs", async () => (await Kit.inFlight(gateway.origin)) === 1)
+    clock.putAhead("1 hour")
+    const { error, id } = await (await answer).json()
+    assert.deepStrictEqual([id, error.code], ["mine", -32001])
+    // The process answers the call as soon as it hears of the cancellation, and so before it reports it.
+    const stop = new AbortController()
+    const listening = await Kit.listen(url, session, {}, stop.signal)
+    await Kit.notify(url, session, "notifications/report")
+    const data: Array<string> = []
+    await Kit.readEvents(listening, (event) => data.push(event.data) === 1)
+    stop.abort()
+    assert.include(JSON.parse(data[0] ?? "").params?.data, "cancelled mine")
+    await gateway.stop()
+  })
+
+  it.effect("progress starts the time of a request anew", () =>
+    Effect.gen(function*() {
+      const { requests, server } = yield* Told.requests({
+        requestTimeout: Duration.seconds(10),
+        streamLostTimeToLive: Duration.infinity,
+        maxInFlight: 10,
+        replay: { maxEvents: 10, maxBytes: 1000 }
+      })
+      const { reply } = Told.request(requests, 1)
+      server.progress(1)(0)
+      const first = yield* reply
+      if (first._tag !== "Stream") return assert.fail("no stream")
+      const reader = first.open()
+      const taken = Effect.map(reader.take, (events) => events.map(({ text }) => JSON.parse(text)))
+      yield* taken
+      for (const progress of [1, 2, 3]) {
+        yield* TestClock.adjust("9 seconds")
+        server.progress(1)(progress)
+        assert.deepStrictEqual((yield* taken).map(({ params }) => params?.progress), [progress])
+      }
+      yield* TestClock.adjust("11 seconds")
+      assert.deepStrictEqual((yield* taken).map(({ error }) => error?.code), [-32001])
+      assert.include(server.heard, "notifications/cancelled")
+    }))
+})
+
 describe("a session whose process reads nothing", () => {
   it("ends at DELETE, whatever waits for its process", async () => {
-    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, closeGrace: "100 millis" })
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, closeGrace: "20 millis" })
     const url = `${gateway.origin}/mcp`
     const large = JSON.stringify({
       jsonrpc: "2.0",
@@ -277,7 +317,7 @@ describe("a client that is no longer there", () => {
     }
     assert.strictEqual(await streams(), 1)
     // More than the buffers of the kernel hold.
-    await Kit.toolText(url, session, "flood", { count: 400, size: 100_000 })
+    await Kit.toolText(url, session, "flood", { count: 150, size: 100_000 })
     await Kit.eventually("the stream is gone", async () => (await streams()) === 0)
     assert.match(await Kit.toolText(url, session, "count"), /^\d+$/)
     socket.destroy()
@@ -285,20 +325,21 @@ describe("a client that is no longer there", () => {
   })
 
   it("a session that had a stream, lost it and hears nothing is ended, process and all; a client without stream is not", async () => {
+    const clock = Clock.make()
     const gateway = await Kit.start({
       backends: { counter: Kit.counter() },
-      streamLostTimeToLive: "400 millis",
-      cleanupInterval: "100 millis"
-    })
+      streamLostTimeToLive: "1 hour",
+      idleTimeToLive: "1 day"
+    }, clock)
     const url = `${gateway.origin}/mcp`
-    // Each speaks right after it was opened: silent from the start is lost as well.
-    const posting = await Kit.open(url)
-    const other = await Kit.pidOf(url, posting)
-    const lost = await Kit.open(url)
-    const pid = await Kit.pidOf(url, lost)
+    const [posting, lost] = [await Kit.open(url), await Kit.open(url)]
+    // Each speaks: a client that is silent from the start is lost as well.
+    const [other, pid] = [await Kit.pidOf(url, posting), await Kit.pidOf(url, lost)]
     const stop = new AbortController()
     await Kit.listen(url, lost, {}, stop.signal)
     stop.abort()
+    await Kit.eventually("its stream is gone", async () => (await Kit.sessionOn(gateway.origin, pid))?.state === "idle")
+    clock.putAhead("1 hour")
     await Kit.eventually("its process is gone", () => !Kit.alive(pid))
     assert.strictEqual((await Kit.post(url, lost, Kit.toolCall(1, "count"))).status, 404)
     assert.isTrue(Kit.alive(other))
@@ -391,13 +432,21 @@ describe("a client that is no longer there", () => {
       }))
   })
 
-  it("a client that is never heard of again after initialize leaves no session behind", async () => {
-    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, streamLostTimeToLive: "300 millis" })
+  it("a client that is never heard of again after initialize leaves no session and no process behind", async () => {
+    const clock = Clock.make()
+    const gateway = await Kit.start({
+      backends: { counter: Kit.counter() },
+      streamLostTimeToLive: "1 hour",
+      idleTimeToLive: "1 day"
+    }, clock)
     await Kit.open(`${gateway.origin}/mcp`)
-    await Kit.eventually("the session is gone", async () => {
-      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
-      return sessions.length === 0
-    })
+    const sessions = async (): Promise<ReadonlyArray<{ readonly pid: number }>> =>
+      (await (await fetch(`${gateway.origin}/sessions`)).json()).sessions
+    const [pid = 0] = (await sessions()).map((session) => session.pid)
+    assert.isTrue(Kit.alive(pid))
+    clock.putAhead("1 hour")
+    await Kit.eventually("the session is gone", async () => (await sessions()).length === 0)
+    await Kit.eventually("its process is gone", () => !Kit.alive(pid))
     await gateway.stop()
   })
 })

@@ -296,7 +296,7 @@ export const drained = async (
   )
   const pids = await Promise.all(all.map((session) => Kit.pidOf(url, session)))
   // Sent before the signal, so each of them must be answered: by its process, or by the end of the gateway.
-  const held = all.map((session) => Faults.ask(attacked, url, session, Kit.toolCall("held", "held")))
+  const held = all.map((session) => Faults.ask(attacked, url, session, Kit.toolCall("held", "untilSignal")))
   const never = all.slice(0, endless).map((session) =>
     Faults.ask(attacked, url, session, Kit.toolCall("never", "never"))
   )

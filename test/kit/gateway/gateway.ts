@@ -2,7 +2,7 @@
 import { NodeHttpServer } from "@effect/platform-node"
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
-import { Clock, Effect, Exit, Layer, Logger, Scope } from "effect"
+import { Clock, Context, Effect, Exit, Layer, Logger, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
@@ -21,29 +21,26 @@ export interface Running {
   readonly stop: () => Promise<void>
 }
 
-/** Starts a gateway in this process; `clock.ts` gives it a clock of its own. */
+/** Starts a gateway in this process, on the machine's clock or on one of `clock.ts` and `aheadClock.ts`. */
 export const start = async (options: Gateway.GatewayOptions, clock?: Clock.Clock): Promise<Running> => {
   const scope = Effect.runSync(Scope.make())
-  // Streams do not end by themselves: waiting for them would only take time.
-  const gracefulShutdownTimeout = options.drainTimeout === undefined ? 0 : "1 second"
   const address = Layer.provideMerge(
     HttpRouter.serve(Gateway.layer({ environment: process.env, drainTimeout: "0 seconds", ...options }), {
       disableLogger: true,
       disableListenLog: true
     }),
-    NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout })
+    NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout: "1 second" })
   )
-  const build = Layer.buildWithScope(Layer.provide(address, Logger.layer([])), scope)
-  const context = await Effect.runPromise(
-    clock === undefined ? build : Effect.provideService(build, Clock.Clock, clock)
-  )
-  const { address: bound } = await Effect.runPromise(
-    Effect.provideContext(Effect.map(HttpServer.HttpServer, (server) => server), context)
-  )
+  const run = <A, E>(effect: Effect.Effect<A, E>) =>
+    Effect.runPromise(clock === undefined ? effect : Effect.provideService(effect, Clock.Clock, clock))
+  const context = await run(Layer.buildWithScope(Layer.provide(address, Logger.layer([])), scope))
+  const { address: bound } = Context.get(context, HttpServer.HttpServer)
+  const gateway = Context.get(context, Gateway.Gateway)
   const port = bound._tag === "UnixPathAddress" ? 0 : bound.port
   return {
     origin: `http://127.0.0.1:${port}`,
-    stop: () => Effect.runPromise(Scope.close(scope, Exit.void))
+    // As the command does at a signal.
+    stop: () => run(Effect.andThen(gateway.drain, Scope.close(scope, Exit.void)))
   }
 }
 
@@ -109,6 +106,15 @@ export const toolCall = (id: string | number, name: string, args: Record<string,
     method: "tools/call",
     params: { name, arguments: args, _meta: { progressToken: id } }
   })
+
+export const notify = async (url: string, session: string, method: string, params: object = {}): Promise<void> => {
+  await (await post(url, session, JSON.stringify({ jsonrpc: "2.0", method, params }))).text()
+}
+
+/** Lets a call of the counter's tool `held` report progress, or answer after the last of it. The call may come later than this. */
+export const release = async (url: string, session: string, requestId: string | number, steps = 1): Promise<void> => {
+  for (let i = 0; i < steps; i++) await notify(url, session, "notifications/release", { requestId })
+}
 
 /** Calls a tool of the counter in a session; the text of its result. */
 export const toolText = async (url: string, session: string, name: string, args = {}): Promise<string> => {
@@ -204,6 +210,12 @@ export const sessionOn = async (
 ): Promise<{ readonly state: string; readonly inFlight: number } | undefined> => {
   const { sessions } = await (await fetch(`${origin}/sessions`)).json()
   return sessions.find((session: { readonly pid: number }) => session.pid === pid)
+}
+
+/** How many requests run in a gateway's sessions. */
+export const inFlight = async (origin: string): Promise<number> => {
+  const { sessions } = await (await fetch(`${origin}/sessions`)).json()
+  return sessions.reduce((sum: number, session: { readonly inFlight: number }) => sum + session.inFlight, 0)
 }
 
 /** The ids of a process's children. */

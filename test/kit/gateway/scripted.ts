@@ -97,14 +97,14 @@ export class Scripted {
     })
   }
 
-  /** Another transport. */
-  async renew(url: string) {
+  /** Another transport; with a time, the server must take a message within that. */
+  async renew(url: string, writeTimeout = Duration.minutes(5)) {
     await this.close()
     this.#scope = Effect.runSync(Scope.make())
     this.transport = await Effect.runPromise(
       HttpTransport.make(
         { url, headers: { "x-extra": "yes" } },
-        { maxLineBytes: 10_000, writeTimeout: Duration.millis(500) },
+        { maxLineBytes: 10_000, writeTimeout },
         (text) => text
       ).pipe(
         Effect.tap((transport) =>
@@ -140,7 +140,7 @@ export class Scripted {
 
   async answerOf(id: number): Promise<Json> {
     const find = () => this.lines.find((line) => line?.id === id)
-    await Kit.eventually(`an answer to ${id}`, () => find() !== undefined, 5)
+    await Kit.eventually(`an answer to ${id}`, () => find() !== undefined)
     return find()
   }
 
@@ -148,12 +148,12 @@ export class Scripted {
     this.call(0, "initialize")
     await this.answerOf(0)
     this.write({ method: "notifications/initialized" })
-    await Kit.eventually("the stream is asked for", () => this.seen.some(({ method }) => method === "GET"), 5)
+    await Kit.eventually("the stream is asked for", () => this.seen.some(({ method }) => method === "GET"))
   }
 
   /** Why it has ended. */
   async ended(): Promise<string> {
-    const failure = await Effect.runPromise(Effect.timeoutOption(Deferred.await(this.transport.ended), "5 seconds"))
+    const failure = await Effect.runPromise(Effect.timeoutOption(Deferred.await(this.transport.ended), "25 seconds"))
     return Option.match(failure, { onNone: () => "it has not", onSome: ({ message }) => message })
   }
 }
