@@ -155,9 +155,10 @@ describe("over HTTP", () => {
 
   it("ids of different JSON types are different requests", async () => {
     const session = await Kit.open(url)
-    const answers = await Promise.all(
-      [1, "1"].map(async (id) => (await Kit.post(url, session, Kit.toolCall(id, "slow"))).json())
-    )
+    const running = [1, "1"].map((id) => Kit.post(url, session, Kit.toolCall(id, "held")))
+    await Kit.eventually("both run", async () => (await Kit.inFlight(gateway.origin)) === 2)
+    for (const id of [1, "1"]) await Kit.release(url, session, id)
+    const answers = await Promise.all(running.map(async (response) => (await response).json()))
     assert.deepStrictEqual(answers.map(({ id }) => id), [1, "1"])
   })
 
@@ -165,11 +166,7 @@ describe("over HTTP", () => {
     const small = await Kit.start({ backends: { a: Kit.counter() }, maxSessions: 1, acquireTimeout: "100 millis" })
     const session = await Kit.open(`${small.origin}/mcp`)
     const running = Kit.post(`${small.origin}/mcp`, session, Kit.toolCall(1, "never"))
-    await Kit.eventually("the only session is in use", async () => {
-      const again = await Kit.post(`${small.origin}/mcp`, session, Kit.toolCall(1, "count"))
-      await again.text()
-      return again.status === 400
-    })
+    await Kit.eventually("the only session is in use", async () => (await Kit.inFlight(small.origin)) === 1)
     const refused = await fetch(`${small.origin}/mcp`, {
       method: "POST",
       headers: Kit.headers,
@@ -205,9 +202,21 @@ describe("over HTTP", () => {
   })
 })
 
-describe("an offer to upgrade", () => {
-  it("is passed over: the request is answered, and its connection takes the next one", async () => {
-    const gateway = Kit.run(["--port", "0", "--", Kit.counter().command, ...Kit.counter().args])
+describe("a connection to the command", () => {
+  const run = (...args: ReadonlyArray<string>) =>
+    Kit.run(["--port", "0", ...args, "--", Kit.counter().command, ...Kit.counter().args])
+  let gateway: Kit.Run
+  beforeAll(async () => {
+    gateway = run()
+    await Kit.urlOf(gateway)
+  }, 90_000)
+  const stop = (one: Kit.Run) => {
+    one.child.kill("SIGTERM")
+    return one.exit
+  }
+  afterAll(() => stop(gateway))
+
+  it("an offer to upgrade is passed over: the request is answered, and its connection takes the next one", async () => {
     const connection = await Raw.open(Number(new URL(await Kit.urlOf(gateway)).port))
     const ask = (offer: string) =>
       connection.exchange([Buffer.from(
@@ -224,20 +233,15 @@ describe("an offer to upgrade", () => {
       assert.include(response?.body, "-32600")
     }
     connection.socket.destroy()
-    gateway.child.kill("SIGTERM")
-    await gateway.exit
   })
-})
 
-describe("a client's connection without requests", () => {
-  it("is said to stay open for 75 seconds, which is longer than balancers keep theirs, or for as long as is set", async () => {
-    for (const [args, seconds] of [[[], 75], [["--keep-alive-timeout", "7 seconds"], 7]] as const) {
-      const gateway = Kit.run(["--port", "0", ...args, "--", Kit.counter().command, ...Kit.counter().args])
-      const response = await fetch(new URL("/health", await Kit.urlOf(gateway)))
+  it("without requests it is said to stay open for 75 seconds, longer than balancers keep theirs, or for as long as is set", async () => {
+    const other = run("--keep-alive-timeout", "7 seconds")
+    for (const [one, seconds] of [[gateway, 75], [other, 7]] as const) {
+      const response = await fetch(new URL("/health", await Kit.urlOf(one)))
       await response.text()
       assert.strictEqual(response.headers.get("keep-alive"), `timeout=${seconds}`)
-      gateway.child.kill("SIGTERM")
-      await gateway.exit
     }
+    await stop(other)
   })
 })

@@ -4,6 +4,7 @@ import type { Browser, BrowserContextOptions, Page } from "playwright-core"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Chromium from "../kit/browser.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import { sizes } from "../kit/long.ts"
 
 const artifacts = new URL("../artifacts/", import.meta.url).pathname
 const desktop = { width: 1280, height: 800 }
@@ -110,30 +111,41 @@ describe("the page", () => {
     await close(page)
   })
 
-  for (const colorScheme of ["light", "dark"] as const) {
-    for (const [width, viewport] of [["desktop", desktop], ["phone", phone]] as const) {
-      it(`is readable on a ${width} when ${colorScheme}: nothing to scroll sideways, contrast of 4.5 at least`, async () => {
-        await Kit.initialize(`${gateway.origin}/mcp/broken`)
-        const session = await Kit.open(url)
-        await Kit.toolText(url, session, "count")
-        const page = await open({ viewport, colorScheme })
-        await row(page, session).waitFor()
-        const sideways = await page.evaluate(() =>
-          document.documentElement.scrollWidth - document.documentElement.clientWidth
-        )
-        assert.strictEqual(sideways, 0)
-        const display = await row(page, session).evaluate((node) => getComputedStyle(node).display)
-        assert.strictEqual(display, width === "desktop" ? "table-row" : "grid")
-        const poor = await page.evaluate(contrastFaults)
-        assert.deepStrictEqual(poor, [])
-        const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor)
-        const [red = 0] = ground.match(/\d+/g)?.map(Number) ?? []
-        assert.strictEqual(red < 128, colorScheme === "dark")
-        await page.screenshot({ path: `${artifacts}page-${width}-${colorScheme}.png`, fullPage: true })
-        await close(page)
-      })
+  describe("for each size and color scheme", () => {
+    let page: Page
+    let session: string
+    beforeAll(async () => {
+      await Kit.initialize(`${gateway.origin}/mcp/broken`)
+      session = await Kit.open(url)
+      await Kit.toolText(url, session, "count")
+      page = await open()
+    })
+    afterAll(() => close(page))
+
+    for (const colorScheme of ["light", "dark"] as const) {
+      for (const [width, viewport] of [["desktop", desktop], ["phone", phone]] as const) {
+        it(`is readable on a ${width} when ${colorScheme}: nothing to scroll sideways, contrast of 4.5 at least`, async () => {
+          await page.setViewportSize(viewport)
+          await page.emulateMedia({ colorScheme })
+          await row(page, session).waitFor()
+          const sideways = await page.evaluate(() =>
+            document.documentElement.scrollWidth - document.documentElement.clientWidth
+          )
+          assert.strictEqual(sideways, 0)
+          const display = await row(page, session).evaluate((node) => getComputedStyle(node).display)
+          assert.strictEqual(display, width === "desktop" ? "table-row" : "grid")
+          const poor = await page.evaluate(contrastFaults)
+          assert.deepStrictEqual(poor, [])
+          const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor)
+          const [red = 0] = ground.match(/\d+/g)?.map(Number) ?? []
+          assert.strictEqual(red < 128, colorScheme === "dark")
+          if (sizes(false, true)) {
+            await page.screenshot({ path: `${artifacts}page-${width}-${colorScheme}.png`, fullPage: true })
+          }
+        })
+      }
     }
-  }
+  })
 
   it("asks for the operator's key where there is one, says when it was wrong, and then shows the sessions", async () => {
     const guarded = await Kit.start({
@@ -156,6 +168,9 @@ describe("the page", () => {
 
   it("says when the gateway is gone, and goes on when it is back", async () => {
     const page = await open()
+    // The page waits for its next try, and its clock is put ahead.
+    await page.clock.install()
+    await page.reload()
     await page.locator("#status", { hasText: "live" }).waitFor()
     await page.context().setOffline(true)
     await page.route("**/sessions/events", (route) => route.abort())
@@ -163,6 +178,7 @@ describe("the page", () => {
     await page.getByText("not connected, trying again").waitFor()
     await page.unroute("**/sessions/events")
     await page.context().setOffline(false)
+    await page.clock.fastForward("01:00")
     await page.locator("#status", { hasText: "live" }).waitFor()
     await close(page)
     expected(/ERR_INTERNET_DISCONNECTED|ERR_FAILED/)

@@ -1,5 +1,8 @@
 /** What the cluster's tests are made of, by itself: the balancer, the cutters and the counting sessions, on plain gateways. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { createServer } from "node:http"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it, vi } from "vitest"
 import * as Balancer from "../kit/cluster/balancer.ts"
 import * as Counting from "../kit/cluster/counting.ts"
@@ -15,14 +18,20 @@ vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 })
 
 describe("replicas that are started, stopped and reached by the kit", () => {
   let cluster: Cluster
+  const folder = mkdtempSync(join(tmpdir(), "replicas-"))
+  /** Once it is there, calls of `held` are answered. */
+  const release = join(folder, "release")
   beforeAll(async () => {
     cluster = await Replicas.start({
       alone: true,
       count: 2,
-      backends: { counter: Counting.backend(), node: Kit.counter() }
+      backends: { counter: Counting.backend("", release), node: Kit.counter() }
     })
   })
-  afterAll(() => cluster.stop())
+  afterAll(async () => {
+    await cluster.stop()
+    rmSync(folder, { recursive: true })
+  })
   const replica = (i: number) => {
     const found = cluster.replicas[i]
     if (found === undefined) throw new Error(`there is no replica ${i}`)
@@ -42,45 +51,31 @@ describe("replicas that are started, stopped and reached by the kit", () => {
   })
 
   it("it streams both ways: events as they come, a large body whole; a client that leaves leaves the replica too", async () => {
-    const url = `${cluster.balancer.origin}/mcp/node`
-    await cluster.replicas[1]?.stop()
-    await Kit.eventually("the balancer has noticed", () => cluster.balancer.inRotation().length === 1)
+    const balancer = await Balancer.start([replica(0).origin])
+    const url = `${balancer.origin}/mcp/node`
     const session = await Kit.open(url)
     assert.isAbove((await Kit.toolText(url, session, "raw", { text: "x".repeat(2_000_000) })).length, 2_000_000)
-    const at = Date.now()
-    let first = 0
-    const steps = await Kit.post(url, session, Kit.toolCall(1, "steps", { count: 3, every: 400 }))
-    await Kit.readEvents(steps, () => {
-      first ||= Date.now() - at
+    const [steps] = await Promise.all([
+      Kit.post(url, session, Kit.toolCall(1, "held", { count: 1 })),
+      Kit.release(url, session, 1)
+    ])
+    const events: Array<string> = []
+    // Its answer is released by the event before it, which must have come by then.
+    const answered: Array<Promise<void>> = []
+    await Kit.readEvents(steps, ({ data }) => {
+      if (events.push(data) === 1) answered.push(Kit.release(url, session, 1))
       return false
     })
-    assert.isBelow(first, Date.now() - at - 600)
+    await Promise.all(answered)
+    assert.lengthOf(events, 2)
     const stop = new AbortController()
-    const sessions = async () => (await (await fetch(`${replica(0).origin}/sessions`)).json()).sessions
+    const state = async () => (await (await fetch(`${replica(0).origin}/sessions`)).json()).sessions[0].state
     const open = await Kit.listen(url, session, {}, stop.signal)
-    await Kit.eventually("the stream is there", async () => (await sessions())[0].state === "active")
+    await Kit.eventually("the stream is there", async () => (await state()) === "active")
     stop.abort()
     await open.text().catch(() => undefined)
-    await Kit.eventually("the stream is gone", async () => (await sessions())[0].state === "idle")
-    await replica(1).start()
-    await Kit.eventually("the balancer has noticed", () => cluster.balancer.inRotation().length === 2)
-  })
-
-  it("a request that finds a replica gone goes to the next, one that was broken off goes nowhere else", async () => {
-    await replica(0).stop("SIGKILL")
-    const statuses = await Promise.all(
-      Array.from({ length: 6 }, async () => (await fetch(`${cluster.balancer.origin}/health`)).status)
-    )
-    assert.deepStrictEqual(new Set(statuses), new Set([200]))
-    await Kit.eventually("the balancer has noticed", () => cluster.balancer.inRotation().length === 1)
-    const session = await Counting.open(cluster.balancer.origin, path)
-    const slow = Counting.call(cluster.balancer.origin, session, "slow")
-    await new Promise((resolve) => setTimeout(resolve, 200))
-    await replica(1).stop("SIGKILL")
-    assert.strictEqual((await slow)._tag, "Unreachable")
-    assert.strictEqual((await fetch(`${cluster.balancer.origin}/health`)).status, 503)
-    await Promise.all(cluster.replicas.map((one) => one.start()))
-    await Kit.eventually("the balancer has noticed", () => cluster.balancer.inRotation().length === 2)
+    await Kit.eventually("the stream is gone", async () => (await state()) === "idle")
+    await balancer.stop()
   })
 
   it("one that is frozen gets nothing any more, and goes on when it is woken", async () => {
@@ -103,17 +98,36 @@ describe("replicas that are started, stopped and reached by the kit", () => {
     assert.isAbove(cutter.open(), 0)
     cutter.cut([cluster.replicas[1]?.pid() ?? 0])
     assert.strictEqual((await Counting.call(origin, session))._tag, "Counted")
-    const cutInFlight = Counting.call(origin, session, "slow")
-    await new Promise((resolve) => setTimeout(resolve, 200))
+    const cutInFlight = Counting.call(origin, session, "held")
+    await Kit.eventually("it runs", async () => (await Kit.inFlight(replica(0).origin)) === 1)
     cutter.cut([process.pid])
     assert.strictEqual((await cutInFlight)._tag, "Unreachable")
     assert.strictEqual((await Counting.call(origin, session))._tag, "Unreachable")
     assert.strictEqual(cutter.open(), 0)
     cutter.mend()
+    writeFileSync(release, "")
     // The call that was cut off counts: a client's disconnect is no cancellation.
     const last = await Counting.call(origin, session)
     assert.deepStrictEqual([last._tag, last._tag === "Counted" ? last.count : 0], ["Counted", 4])
     assert.deepStrictEqual(Counting.faults(session, "pinned"), [])
+  })
+
+  it("a request that finds a replica gone goes to the next, one that was broken off goes nowhere else", async () => {
+    await replica(0).stop("SIGKILL")
+    const statuses = await Promise.all(
+      Array.from({ length: 6 }, async () => (await fetch(`${cluster.balancer.origin}/health`)).status)
+    )
+    assert.deepStrictEqual(new Set(statuses), new Set([200]))
+    await Kit.eventually("the balancer has noticed", () => cluster.balancer.inRotation().length === 1)
+    const session = await Counting.open(cluster.balancer.origin, path)
+    rmSync(release, { force: true })
+    const held = Counting.call(cluster.balancer.origin, session, "held")
+    await Kit.eventually("it runs", async () => (await Kit.inFlight(replica(1).origin)) === 1)
+    await replica(1).stop("SIGKILL")
+    assert.strictEqual((await held)._tag, "Unreachable")
+    // Its process is left alone, and reads the end of its input after the call.
+    writeFileSync(release, "")
+    assert.strictEqual((await fetch(`${cluster.balancer.origin}/health`)).status, 503)
   })
 })
 

@@ -3,10 +3,15 @@ import { readFileSync } from "node:fs"
 import * as Kit from "../gateway/gateway.ts"
 import * as Balancer from "./balancer.ts"
 
-/** The back end; with a file, all its processes note there whom they serve. */
-export const backend = (file?: string) => ({
+const script = new URL("../../fixtures/counting.sh", import.meta.url).pathname
+
+/**
+ * The back end; with a file, all its processes note there whom they serve. Calls of `held` are answered once the file `release`
+ * exists.
+ */
+export const backend = (file = "", ...release: ReadonlyArray<string>) => ({
   command: "/bin/sh",
-  args: [new URL("../../fixtures/counting.sh", import.meta.url).pathname, ...file === undefined ? [] : [file]]
+  args: [script, ...file === "" && release.length === 0 ? [] : [file, ...release]]
 })
 
 export type Outcome = { readonly at: number; readonly millis: number } & Said
