@@ -190,7 +190,7 @@ describe("a client that reads nothing for a while", () => {
       // A body that nobody reads: its socket is paused.
       const response = await send(`${gateway.origin}/mcp`, { count, size, file })
       const written = () => statSync(file, { throwIfNoEntry: false })?.size ?? 0
-      await standstill(written)
+      await Kit.standstill(written)
       // Thirty megabytes are more than all the buffers on the way hold.
       assert.isAbove(written(), 0)
       assert.isBelow(written(), count / 2)
@@ -203,17 +203,6 @@ describe("a client that reads nothing for a while", () => {
       assert.deepStrictEqual(seen, [...Array.from({ length: count }, (_, i) => i + 1), "poured"])
       await gateway.stop()
       rmSync(folder, { recursive: true })
-    })
-  }
-
-  /** Waits until a number that grows has been the same for 15 looks. Too early, on a busy machine, hides a fault and makes none. */
-  const standstill = async (value: () => number) => {
-    let [last, still] = [0, 0]
-    await Kit.eventually("it stands still", () => {
-      const now = value()
-      still = now > 0 && now === last ? still + 1 : 0
-      last = now
-      return still >= 15
     })
   }
 })

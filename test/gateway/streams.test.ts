@@ -158,11 +158,10 @@ describe("requests with streams", () => {
   it("more requests at once than a session may have are 429, and the next one after an answer is taken", async () => {
     const session = await Kit.open(url)
     const running = [1, 2, 3].map((id) => Kit.post(url, session, Kit.toolCall(id, "held")))
-    await Kit.eventually("three are running", async () => {
-      const response = await Kit.post(url, session, Kit.toolCall("more", "count"))
-      await response.text()
-      return response.status === 429 && response.headers.has("retry-after")
-    })
+    await Kit.eventually("three are running", async () => (await Kit.inFlight(gateway.origin)) === 3)
+    const refused = await Kit.post(url, session, Kit.toolCall("more", "count"))
+    await refused.text()
+    assert.deepStrictEqual([refused.status, refused.headers.has("retry-after")], [429, true])
     for (const id of [1, 2, 3]) await Kit.release(url, session, id)
     await Promise.all(running.map(async (response) => (await response).text()))
     assert.match(await Kit.toolText(url, session, "count"), /^\d+$/)
@@ -174,13 +173,18 @@ describe("requests with streams", () => {
     const response = await Kit.post(url, session, body)
     const decoder = new TextDecoder()
     let text = ""
-    const heartbeats = () => text.split("\n\n").filter((part) => part.startsWith(":")).length
-    /** What happens after the next heartbeat. */
-    const steps = [() => Kit.release(url, session, "silent"), () => Kit.release(url, session, "steps", 4)]
+    const heartbeatAfter = (words: string) => text.includes(words) && text.includes(": \n\n", text.indexOf(words))
+    const steps = [
+      { at: "", step: () => Kit.release(url, session, "silent") },
+      { at: "\"id\":\"silent\"", step: () => Kit.release(url, session, "steps", 4) }
+    ]
     for await (const chunk of response.body ?? []) {
-      const before = heartbeats()
       text += decoder.decode(chunk, { stream: true })
-      if (heartbeats() > before) await steps.shift()?.()
+      for (const { at, step } of steps.slice(0, 1)) {
+        if (!heartbeatAfter(at)) continue
+        steps.shift()
+        await step()
+      }
     }
     const seen: Array<{ readonly id: unknown; readonly comments: number }> = []
     await Kit.readEvents(new Response(text), ({ data }, comments) => {

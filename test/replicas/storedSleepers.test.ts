@@ -4,7 +4,7 @@
  */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, layer } from "@effect/vitest"
-import { Context, Duration, Effect, Fiber, Layer, Option, Redacted, Schedule } from "effect"
+import { Clock as EffectClock, Context, Duration, Effect, Fiber, Layer, Option, Redacted, Schedule } from "effect"
 import type { Statement } from "effect/sql"
 import { SqlClient } from "effect/sql"
 import * as StoredSleepers from "../../src/gateway/cluster/StoredSleepers.ts"
@@ -13,6 +13,7 @@ import type { Limits } from "../../src/gateway/sessions/Sleepers.ts"
 import * as SessionKey from "../../src/SessionKey.ts"
 import * as Holding from "../kit/cluster/holding.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
+import * as Clock from "../kit/gateway/clock.ts"
 
 class Database extends Context.Service<Database, Postgres.Postgres>()("test/Database") {}
 
@@ -117,7 +118,9 @@ const planOf = (sql: SqlClient.SqlClient, statement: Statement.Statement<unknown
 const until = <A, E, R>(what: string, check: Effect.Effect<A, E, R>, holds: (value: A) => boolean) =>
   check.pipe(
     Effect.repeat({ until: holds, schedule: Schedule.spaced("20 millis") }),
-    Effect.timeoutOrElse({ duration: "6 seconds", orElse: () => Effect.die(new Error(`not in time: ${what}`)) })
+    Effect.timeoutOrElse({ duration: "25 seconds", orElse: () => Effect.die(new Error(`not in time: ${what}`)) }),
+    // Its own, where the replica's is put ahead.
+    Effect.provideService(EffectClock.Clock, EffectClock.Clock.defaultValue())
   )
 
 /** Nobody can read or write sessions while this runs. */
@@ -301,11 +304,17 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
 
     it.effect("is kept while it is awake, and forgotten when it has slept for too long", () =>
       Effect.gen(function*() {
-        const here = yield* replica({ asleepTimeToLive: Duration.seconds(2) })
+        const here = yield* replica({ asleepTimeToLive: Duration.seconds(6) })
         const [awake, asleep] = [session(), session()]
         for (const { key, record } of [awake, asleep]) yield* here.enter(key, record)
         yield* here.rest(asleep.key, asleep.record)
-        yield* Effect.sleep("3 seconds")
+        // As if the time had gone by. What is awake is said to be so again.
+        yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = expires_at - INTERVAL '1 hour'`
+        yield* until(
+          "its time has begun anew",
+          here.sql`SELECT 1 FROM effect_session_pool_sessions WHERE key = ${awake.key} AND expires_at > NOW()`,
+          ({ length }) => length > 0
+        )
         yield* removalIsDue(here.sql)
         const there = yield* replica()
         assert.isTrue(Option.isNone(yield* there.find(asleep.key)))
@@ -377,6 +386,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   describe.concurrent("a database that says nothing", () => {
     it.effect("is waited for no longer than three seconds, whatever is asked of it", () =>
       Effect.gen(function*() {
+        const clock = Clock.make()
         const holding = yield* Holding.make((yield* Database).url)
         const asked = (
           text: string,
@@ -385,9 +395,14 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
           Effect.gen(function*() {
             const here = yield* replica({}, (sql) => sql, holding.url)
             holding.holdFrom(text)
-            const [took] = yield* Effect.timed(Effect.exit(ask(here)))
-            return [text, Duration.toMillis(took) < 4000, holding.held()] as const
-          })
+            const before = holding.held()
+            const asking = yield* Effect.forkChild(Effect.exit(ask(here)))
+            yield* until("it is kept back", Effect.sync(holding.held), (held) => held > before)
+            const isWaitedFor = asking.pollUnsafe() === undefined
+            clock.putAhead("3 seconds")
+            yield* Fiber.join(asking)
+            return [text, isWaitedFor, holding.held()] as const
+          }).pipe(Effect.provideService(EffectClock.Clock, clock))
         const { key, record } = session()
         const told = [
           yield* asked("INSERT INTO", (here) => here.enter(key, record)),
@@ -406,10 +421,25 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   })
 
   describe.concurrent("a statement that reaches the database after it was given up", () => {
-    /** A replica whose statements can be kept back. */
+    /** A replica whose statements can be kept back, on a clock that is put ahead until they are given up. */
     const held = Effect.gen(function*() {
+      const clock = Clock.make()
       const holding = yield* Holding.make((yield* Database).url)
-      return { ...(yield* replica({}, (sql) => sql, holding.url)), holding }
+      const here = yield* Effect.provideService(replica({}, (sql) => sql, holding.url), EffectClock.Clock, clock)
+      /** What comes of a call, one of whose statements is kept back. */
+      const givenUp = <A, E>(call: Effect.Effect<A, E>) =>
+        Effect.gen(function*() {
+          const before = holding.held()
+          const calling = yield* Effect.forkChild(Effect.provideService(call, EffectClock.Clock, clock))
+          yield* until("it is kept back", Effect.sync(holding.held), (held) => held > before)
+          clock.putAhead("3 seconds")
+          return yield* Fiber.join(calling)
+        })
+      /** Waits for what the replica does by itself, some seconds of its own later. */
+      const later = <A, E, R>(what: string, check: Effect.Effect<A, E, R>, holds: (value: A) => boolean) =>
+        until(what, Effect.tap(check, () => Effect.sync(() => clock.putAhead("200 millis"))), holds)
+      const putAhead = (time: Duration.Input) => Effect.sync(() => clock.putAhead(time))
+      return { ...here, holding, givenUp, later, putAhead }
     })
 
     it.effect("takes no session from the replica that has taken it since", () =>
@@ -419,12 +449,13 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.enter(key, record)
         yield* here.rest(key, record)
         here.holding.holdFrom("SET generation =")
-        assert.strictEqual((yield* Effect.flip(here.find(key)))._tag, "RecordsUnreachable")
+        assert.strictEqual((yield* Effect.flip(here.givenUp(here.find(key))))._tag, "RecordsUnreachable")
         assert.strictEqual(here.holding.held(), 1)
         const woken = Option.getOrThrow(yield* here.find(key))
         yield* here.holding.release
         level(woken, "debug")
-        const row = yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
+        const row = yield* here.later("it is written", rowOf(here.sql, key), (row) =>
+          row?.record.includes("debug") === true)
         assert.deepStrictEqual([row?.generation, here.lost], [2, []])
       }))
 
@@ -435,10 +466,10 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.enter(key, record)
         here.holding.holdFrom("SET record = $1")
         level(record, "info")
-        yield* until("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
+        yield* here.later("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
         level(record, "debug")
         const stored = (text: string) =>
-          until("it is stored", rowOf(here.sql, key), (row) => row?.record.includes(text) === true)
+          here.later("it is stored", rowOf(here.sql, key), (row) => row?.record.includes(text) === true)
         yield* stored("debug")
         yield* here.holding.release
         assert.include((yield* rowOf(here.sql, key))?.record, "debug")
@@ -454,12 +485,13 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.enter(key, record)
         here.holding.holdFrom("SET record = $1")
         level(record, "info")
-        yield* until("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
-        // It is given up after three seconds, and tried again a second later.
-        yield* Effect.sleep("3300 millis")
+        yield* here.later("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
+        yield* here.putAhead("3 seconds")
         yield* here.holding.release
         assert.include((yield* rowOf(here.sql, key))?.record, "info")
-        yield* Effect.sleep("1500 millis")
+        // It is tried again, and what is said after it is written as well.
+        level(record, "debug")
+        yield* here.later("it is stored", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
         assert.deepStrictEqual([here.lost, [...yield* here.keys]], [[], [key]])
       }))
 
@@ -468,7 +500,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const [here, there] = [yield* held, yield* replica()]
         const { key, record } = session()
         here.holding.holdFrom("INSERT INTO")
-        yield* here.enter(key, record)
+        yield* here.givenUp(here.enter(key, record))
         assert.strictEqual(here.holding.held(), 1)
         // A client may end its session twice.
         for (const each of [here, here, there]) yield* each.remove(key)
@@ -484,9 +516,9 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const [here, there] = [yield* held, yield* replica()]
         const { key, record } = session()
         here.holding.holdFrom("INSERT INTO")
-        yield* here.enter(key, record)
+        yield* here.givenUp(here.enter(key, record))
         assert.strictEqual(here.holding.held(), 1)
-        yield* until("it is entered again", rowOf(there.sql, key), (row) => row !== undefined)
+        yield* here.later("it is entered again", rowOf(there.sql, key), (row) => row !== undefined)
         yield* here.rest(key, record)
         yield* there.remove(key)
         yield* here.holding.release

@@ -203,6 +203,17 @@ export const eventually = async (
   }
 }
 
+/** Waits until a number that grows has been the same for 15 looks. Too early, on a busy machine, hides a fault and makes none. */
+export const standstill = async (value: () => number) => {
+  let [last, still] = [0, 0]
+  await eventually("it stands still", () => {
+    const now = value()
+    still = now > 0 && now === last ? still + 1 : 0
+    last = now
+    return still >= 15
+  })
+}
+
 /** The live session on a process, as `/sessions` lists it. */
 export const sessionOn = async (
   origin: string,
