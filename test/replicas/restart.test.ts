@@ -42,7 +42,7 @@ describe("a rolling restart under load", () => {
       await new Promise((resolve) => setTimeout(resolve, 1000))
       const started = Kit.descendants(replica.pid())
       const stopping = replica.stop("SIGTERM")
-      await Kit.eventually("it says that it leaves", async () => (await replica.readiness()).http !== 200, 2)
+      await Kit.eventually("it says that it leaves", async () => (await replica.readiness()).http !== 200)
       // By itself, not by a signal.
       assert.isNotNull(await stopping, replica.tail())
       assert.deepStrictEqual(started.filter(Kit.alive), [])
@@ -50,8 +50,7 @@ describe("a rolling restart under load", () => {
       await Kit.eventually("the balancer has noticed", () => cluster.balancer.inRotation().length === 3)
       await Kit.eventually(
         "its sessions have ended",
-        () => staying[i]?.every(({ outcomes }) => outcomes.at(-1)?._tag === "Gone") ?? false,
-        15
+        () => staying[i]?.every(({ outcomes }) => outcomes.at(-1)?._tag === "Gone") ?? false
       )
       // Those of the others have not.
       for (const session of staying.slice(i + 1).flat()) assert.strictEqual(session.outcomes.at(-1)?._tag, "Counted")

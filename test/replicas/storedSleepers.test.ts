@@ -60,6 +60,9 @@ const replica = Effect.fnUntraced(function*(
   return { ...sleepers, lost, sql, entries }
 })
 
+/** How the entry of a session begins. That of the upkeep, which comes by itself, is an INSERT too. */
+const entry = "INSERT INTO \"effect_session_pool_sessions\""
+
 let made = 0
 /** A session that no other test has. */
 const session = (name = "one") => {
@@ -85,6 +88,13 @@ const rowOf = (sql: SqlClient.SqlClient, key: string) =>
   Effect.map(
     sql<Row>`SELECT record, generation FROM effect_session_pool_sessions WHERE key = ${key} AND record <> ''`,
     (rows) => rows[0]
+  )
+
+/** Whether a session is kept for now. */
+const hasTime = (sql: SqlClient.SqlClient, key: string) =>
+  Effect.map(
+    sql`SELECT 1 FROM effect_session_pool_sessions WHERE key = ${key} AND expires_at > NOW()`,
+    ({ length }) => length > 0
   )
 
 /** The next replica that asks removes what is to be removed. */
@@ -134,6 +144,16 @@ const whileLocked = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     )
     return yield* effect
   }))
+
+/** How many statements wait for a lock, and for the time to go by. */
+const waiting = (name: "wait_event" | "wait_event_type", value: string) =>
+  Effect.scoped(Effect.flatMap(client, (sql) =>
+    Effect.map(
+      sql`SELECT 1 FROM pg_stat_activity WHERE ${sql(name)} = ${value}`,
+      ({ length }) => length
+    )))
+const waitingForLock = waiting("wait_event_type", "Lock")
+const waitingForTime = waiting("wait_event", "PgSleep")
 
 /** A session whose client is called "slow" takes half a second to be entered. */
 const slowEntries = (sql: SqlClient.SqlClient) =>
@@ -312,8 +332,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = expires_at - INTERVAL '1 hour'`
         yield* until(
           "its time has begun anew",
-          here.sql`SELECT 1 FROM effect_session_pool_sessions WHERE key = ${awake.key} AND expires_at > NOW()`,
-          ({ length }) => length > 0
+          hasTime(here.sql, awake.key),
+          (has) => has
         )
         yield* removalIsDue(here.sql)
         const there = yield* replica()
@@ -356,9 +376,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.enter(key, record)
         const [resting, waking] = yield* whileLocked(Effect.gen(function*() {
           const resting = yield* Effect.forkDetach(here.rest(key, record))
-          yield* Effect.sleep("50 millis")
-          const waking = yield* Effect.forkDetach(here.find(key))
-          yield* Effect.sleep("50 millis")
+          yield* until("it waits for the table", waitingForLock, (count) => count > 0)
+          const waking = yield* Effect.forkDetach(here.find(key), { startImmediately: true })
           return [resting, waking] as const
         }))
         yield* Fiber.join(resting)
@@ -375,7 +394,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* slowEntries(here.sql)
         const { key, record } = session("slow")
         const entering = yield* Effect.forkDetach(here.enter(key, record))
-        yield* Effect.sleep("100 millis")
+        yield* until("it is being written", waitingForTime, (count) => count > 0)
         yield* here.remove(key)
         yield* Fiber.join(entering)
         assert.isUndefined(yield* rowOf(here.sql, key))
@@ -405,13 +424,13 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
           }).pipe(Effect.provideService(EffectClock.Clock, clock))
         const { key, record } = session()
         const told = [
-          yield* asked("INSERT INTO", (here) => here.enter(key, record)),
+          yield* asked(entry, (here) => here.enter(key, record)),
           yield* asked("SELECT 1", (here) => here.has(key)),
           yield* asked("SELECT generation", (here) => here.find(key)),
           yield* asked("SET record = $1", (here) => here.remove(key))
         ]
         assert.deepStrictEqual(told, [
-          ["INSERT INTO", true, 1],
+          [entry, true, 1],
           ["SELECT 1", true, 2],
           ["SELECT generation", true, 3],
           ["SET record = $1", true, 4]
@@ -499,7 +518,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       Effect.gen(function*() {
         const [here, there] = [yield* held, yield* replica()]
         const { key, record } = session()
-        here.holding.holdFrom("INSERT INTO")
+        here.holding.holdFrom(entry)
         yield* here.givenUp(here.enter(key, record))
         assert.strictEqual(here.holding.held(), 1)
         // A client may end its session twice.
@@ -515,7 +534,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       Effect.gen(function*() {
         const [here, there] = [yield* held, yield* replica()]
         const { key, record } = session()
-        here.holding.holdFrom("INSERT INTO")
+        here.holding.holdFrom(entry)
         yield* here.givenUp(here.enter(key, record))
         assert.strictEqual(here.holding.held(), 1)
         yield* here.later("it is entered again", rowOf(there.sql, key), (row) => row !== undefined)
@@ -588,9 +607,9 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const starting = yield* Effect.forkChild(
           Effect.provideService(StoredSleepers.migrate, SqlClient.SqlClient, here.sql)
         )
-        yield* Effect.sleep("1 second")
         assert.isTrue(Option.isSome(yield* here.find(key)))
-        assert.isDefined(starting.pollUnsafe())
+        // While the other one still reads.
+        yield* Fiber.join(starting)
       }).pipe(Effect.scoped))
   })
 
@@ -633,14 +652,21 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
     it.effect("that is awake is found, and is awake afterwards", () =>
       Effect.gen(function*() {
         const { start, stop } = yield* Database
-        const here = yield* replica({ asleepTimeToLive: Duration.seconds(2) })
+        const here = yield* replica({ asleepTimeToLive: Duration.seconds(6) })
         const { key, record } = session()
         yield* here.enter(key, record)
         yield* stop
         assert.strictEqual(Option.getOrUndefined(yield* here.find(key)), record)
-        yield* Effect.sleep("700 millis")
         yield* start
-        yield* Effect.sleep("700 millis")
+        yield* until(
+          "its time can be taken away",
+          Effect.option(
+            here
+              .sql`UPDATE effect_session_pool_sessions SET expires_at = expires_at - INTERVAL '1 hour' WHERE key = ${key}`
+          ),
+          Option.isSome
+        )
+        yield* until("its time has begun anew", hasTime(here.sql, key), (has) => has)
         assert.deepStrictEqual([...yield* here.keys], [key])
         assert.deepStrictEqual(here.lost, [])
       }))
@@ -708,17 +734,20 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   describe("while the database is slow, a session", () => {
     it.effect("that is being opened is entered in the end, and not lost", () =>
       Effect.gen(function*() {
-        const here = yield* replica()
+        const clock = Clock.make()
+        const here = yield* Effect.provideService(replica(), EffectClock.Clock, clock)
         const { key, record } = session()
         const entering = yield* whileLocked(Effect.gen(function*() {
           const entering = yield* Effect.forkDetach(here.enter(key, record))
+          yield* until("it waits for the table", waitingForLock, (count) => count > 0)
           // Longer than it takes until what is pending is tried anew.
-          yield* Effect.sleep("1200 millis")
+          clock.putAhead("1200 millis")
           return entering
         }))
         yield* Fiber.join(entering)
         yield* until("it is stored", rowOf(here.sql, key), (row) => row !== undefined)
-        yield* Effect.sleep("100 millis")
+        level(record, "debug")
+        yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
         assert.deepStrictEqual(here.lost, [])
         assert.strictEqual(Option.getOrUndefined(yield* here.find(key)), record)
       }))
@@ -727,7 +756,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   describe("while something else has the row of one session locked", () => {
     it.effect("what others say is written", () =>
       Effect.gen(function*() {
-        const here = yield* replica()
+        const clock = Clock.make()
+        const here = yield* Effect.provideService(replica(), EffectClock.Clock, clock)
         const [blocked, other] = [session(), session()]
         for (const { key, record } of [blocked, other]) yield* here.enter(key, record)
         const connection = yield* (yield* client).reserve
@@ -739,7 +769,9 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
           () => Effect.orDie(connection.executeRaw("COMMIT", []))
         )
         for (const { record } of [blocked, other]) level(record, "debug")
-        yield* until("it is written", rowOf(here.sql, other.key), (row) => row?.record.includes("debug") === true)
+        // The statement that waits for the row is given up.
+        const later = Effect.tap(rowOf(here.sql, other.key), () => Effect.sync(() => clock.putAhead("200 millis")))
+        yield* until("it is written", later, (row) => row?.record.includes("debug") === true)
       }).pipe(Effect.scoped))
   })
 
@@ -786,7 +818,11 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* removalIsDue(sql)
         yield* replica({ maxAsleep: 1010 })
         yield* until("as many are left as may be", countsOf(sql), ({ same }) => same !== undefined && same <= 1000)
-        yield* Effect.sleep("100 millis")
+        // Once more: then there is nothing to remove but what has expired.
+        yield* manyAsleep(sql, "expired", 1, -1)
+        yield* removalIsDue(sql)
+        yield* replica({ maxAsleep: 1010 })
+        yield* until("who is removed is removed", countsOf(sql), ({ expired }) => expired === undefined)
         assert.deepStrictEqual(yield* countsOf(sql), { same: 1000, later: 10 })
       }))
   })
@@ -800,17 +836,39 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const removed = (what: string) => until(what, countsOf(sql), ({ expired }) => expired === undefined)
         yield* manyAsleep(sql, "expired", 2500, -1)
         yield* removalIsDue(sql)
-        yield* replica(asleep)
+        /** How often each has asked. */
+        const asked: Array<number> = []
+        const start = () => {
+          const i = asked.push(0) - 1
+          return replica(asleep, (sql) =>
+            new Proxy(sql, {
+              apply: (target, self, args) => {
+                const made: Statement.Fragment = Reflect.apply(target, self, args)
+                if (isStatement(made) && made.compile()[0].includes("effect_session_pool_upkeep")) {
+                  asked[i] = (asked[i] ?? 0) + 1
+                }
+                return made
+              }
+            }))
+        }
+        const allAskAgain = Effect.suspend(() => {
+          const before = [...asked]
+          return until(
+            "all have asked again",
+            Effect.sync(() => asked),
+            (now) => now.every((count, i) => count >= (before[i] ?? 0) + 2)
+          )
+        })
+        yield* start()
         yield* removed("at once")
         yield* manyAsleep(sql, "expired", 1, -1)
-        yield* replica(asleep)
-        // Both have asked several times.
-        yield* Effect.sleep("1 second")
+        yield* start()
+        yield* allAskAgain
         assert.deepStrictEqual(yield* countsOf(sql), { expired: 1 })
         yield* sql`UPDATE effect_session_pool_upkeep SET done_at = done_at - INTERVAL '1 minute'`
         yield* removed("by whichever asks first")
         yield* manyAsleep(sql, "expired", 1, -1)
-        yield* Effect.sleep("1 second")
+        yield* allAskAgain
         assert.deepStrictEqual(yield* countsOf(sql), { expired: 1 })
         // The clock of the database was an hour ahead.
         yield* sql`UPDATE effect_session_pool_upkeep SET done_at = NOW() + INTERVAL '1 hour'`
