@@ -39,7 +39,7 @@ describe("a rolling restart under load", () => {
     const running = Counting.traffic([...moving, ...staying.flat()], () => origin)
 
     for (const [i, replica] of cluster.replicas.entries()) {
-      await new Promise((resolve) => setTimeout(resolve, 1000))
+      await Counting.calledAgain([...moving, ...staying.flat()])
       const started = Kit.descendants(replica.pid())
       const stopping = replica.stop("SIGTERM")
       await Kit.eventually("it says that it leaves", async () => (await replica.readiness()).http !== 200)
@@ -55,7 +55,7 @@ describe("a rolling restart under load", () => {
       // Those of the others have not.
       for (const session of staying.slice(i + 1).flat()) assert.strictEqual(session.outcomes.at(-1)?._tag, "Counted")
     }
-    await new Promise((resolve) => setTimeout(resolve, 1000))
+    await Counting.calledAgain([...moving, ...staying.flat()])
     await running.stop()
     for (const session of silent) await Counting.call(origin, session)
 

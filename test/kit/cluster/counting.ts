@@ -186,3 +186,14 @@ export const traffic = (sessions: ReadonlyArray<Session>, pick: () => string, pa
     }
   }
 }
+
+/** Waits until each of some sessions that are called has been called some times more, or is gone. */
+export const calledAgain = (sessions: ReadonlyArray<Session>) => {
+  const before = sessions.map(({ outcomes }) => outcomes.length)
+  return Kit.eventually(
+    "all are called again",
+    () =>
+      sessions.every(({ outcomes }, i) => outcomes.at(-1)?._tag === "Gone" || outcomes.length >= (before[i] ?? 0) + 4),
+    60
+  )
+}
