@@ -1,3 +1,4 @@
+import { readdirSync, readFileSync } from "node:fs"
 import { defineConfig } from "vitest/config"
 import { findChromium, findPostgres } from "./kit/programs.ts"
 
@@ -27,6 +28,11 @@ const core = {
     "effect-session-pool": `${root}src/index.ts`
   }
 }
+
+/** The files with a test whose size `kit/long.ts` picks. */
+const sized = ["test", "test/gateway"].flatMap((folder) =>
+  readdirSync(`${root}${folder}`).filter((name) => name.endsWith(".test.ts")).map((name) => `${folder}/${name}`)
+).filter((file) => readFileSync(`${root}${file}`, "utf8").includes("kit/long.ts"))
 
 export default defineConfig({
   test: {
@@ -59,11 +65,8 @@ export default defineConfig({
         test: {
           ...core,
           name: "long",
-          // See `kit/long.ts`.
           env: { LONG: "1" },
-          include: ["explorer", "interruption", "large", "variants", "gateway/fuzz", "gateway/parked"].map((name) =>
-            `test/${name}.test.ts`
-          ),
+          include: [...sized, "test/variants.test.ts"],
           sequence: { groupOrder: 3 }
         }
       },

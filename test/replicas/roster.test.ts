@@ -5,7 +5,7 @@ import { Clock as EffectClock, Context, Duration, Effect, Exit, Fiber, Layer, Re
 import { SqlClient } from "effect/sql"
 import * as Roster from "../../src/gateway/cluster/Roster.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
-import * as Clock from "../kit/gateway/clock.ts"
+import * as Clock from "../kit/gateway/aheadClock.ts"
 
 class Database extends Context.Service<Database, Postgres.Postgres>()("test/Database") {}
 

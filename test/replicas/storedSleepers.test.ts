@@ -13,7 +13,7 @@ import type { Limits } from "../../src/gateway/sessions/Sleepers.ts"
 import * as SessionKey from "../../src/SessionKey.ts"
 import * as Holding from "../kit/cluster/holding.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
-import * as Clock from "../kit/gateway/clock.ts"
+import * as Clock from "../kit/gateway/aheadClock.ts"
 
 class Database extends Context.Service<Database, Postgres.Postgres>()("test/Database") {}
 
