@@ -1,19 +1,21 @@
 /** A legacy session in front of a modern server, where one of the two does what it should not, or seldom does. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import * as OnClock from "../kit/gateway/clock.ts"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as StillClock from "../kit/gateway/stillClock.ts"
 
-let gateway: OnClock.Running
+let clock: StillClock.StillClock
+let gateway: Kit.Running
 let odd = ""
 let official = ""
 beforeAll(async () => {
-  gateway = await OnClock.start({
+  clock = await StillClock.make()
+  gateway = await Kit.start({
     backends: {
       odd: { command: process.execPath, args: [new URL("../fixtures/era-server.ts", import.meta.url).pathname] },
       official: Eras.modernStdio()
     }
-  })
+  }, clock)
   odd = `${gateway.origin}/mcp/odd`
   official = `${gateway.origin}/mcp/official`
 })
@@ -129,13 +131,13 @@ describe("subscriptions", () => {
     for (const uri of ["test://b", "test://c", "test://d"]) await subscribe(uri)
     await tool(session, "touch")
     await Kit.eventually("all four are told", () => heard.length === 4)
-    // An old listen is kept for half a second.
-    await gateway.pass("1 second")
+    // The gateway keeps an old listen for half a second.
+    await clock.pass("1 second")
     await Kit.eventually("the old listens are given up", async () => (await tool(session, "listens")).open.length === 1)
     const { most, open } = await tool(session, "listens")
     assert.deepStrictEqual(open, [["test://a", "test://b", "test://c", "test://d"]])
     assert.isAtMost(most, 3)
-    // What is told last comes after all the rest.
+    // Notifications keep their order, so after `test://d` none is outstanding.
     await tool(session, "touch", { uri: "test://d" })
     await Kit.eventually("the last one is told", () => heard.includes("test://d"))
     assert.deepStrictEqual(heard, [...Array(4).fill("test://a"), "test://d"])
@@ -157,7 +159,7 @@ describe("subscriptions", () => {
     for (const [how, count] of [["drop", 1], ["close", 2]] as const) {
       await tool(session, how)
       await Kit.eventually("there is one again", async () => {
-        await gateway.pass("1 second")
+        await clock.pass("1 second")
         return (await tool(session, "listens")).open.length === 1
       })
       await Kit.eventually("the client is told", () => heard.length >= count)

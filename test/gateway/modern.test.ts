@@ -1,9 +1,9 @@
 /** Revision 2026-07-28 at the gateway's door, in front of a legacy stdio server: what is answered how. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import * as Modern from "../../src/gateway/modern/Modern.ts"
-import * as OnClock from "../kit/gateway/clock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { body, callTool, everything, request, send, textOf } from "../kit/gateway/modern.ts"
+import * as StillClock from "../kit/gateway/stillClock.ts"
 
 const asking = (...args: ReadonlyArray<string>) => ({
   command: process.execPath,
@@ -12,9 +12,11 @@ const asking = (...args: ReadonlyArray<string>) => ({
 
 let gateway: Kit.Running
 let url = ""
-let timed: OnClock.Running
+let clock: StillClock.StillClock
+let timed: Kit.Running
 beforeAll(async () => {
-  timed = await OnClock.start({ backends: { asking: asking() } })
+  clock = await StillClock.make()
+  timed = await Kit.start({ backends: { asking: asking() } }, clock)
   gateway = await Kit.start({ backends: { asking: asking() } })
   url = `${gateway.origin}/mcp/asking`
 })
@@ -266,7 +268,7 @@ describe("a request of revision 2026-07-28", () => {
     const pid = Number(textOf(await callTool(there, "pid", {}, options)))
     const call = callTool(there, "never", {}, options)
     await Kit.eventually("it runs", async () => (await Kit.sessionOn(timed.origin, pid))?.inFlight === 1)
-    await timed.pass("5 minutes")
+    await clock.pass("5 minutes")
     const said = await call
     assert.match(said.last.error.message, /no answer within 5m/)
     assert.strictEqual(said.last.error.code, -32603)
@@ -285,7 +287,7 @@ describe("a request of revision 2026-07-28", () => {
     })
     await Kit.eventually("it has begun", () => events.length === 1)
     // A heartbeat is due every 15 seconds.
-    for (let i = 0; i < 20; i++) await timed.pass("15 seconds")
+    for (let i = 0; i < 20; i++) await clock.pass("15 seconds")
     await read
     assert.strictEqual(events.length, 2)
     assert.isAbove(comments, 0)

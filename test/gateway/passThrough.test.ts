@@ -3,7 +3,7 @@ import { afterAll, assert, beforeAll, beforeEach, describe, it } from "@effect/v
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import { createServer } from "node:http"
 import * as Modern from "../../src/gateway/modern/Modern.ts"
-import * as Clock from "../kit/gateway/aheadClock.ts"
+import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 interface Seen {
@@ -113,7 +113,7 @@ const probes = () => seen.filter(({ body }) => body.includes("server/discover"))
 
 describe("a modern HTTP back end", () => {
   let url = ""
-  const clock = Clock.make()
+  const clock = AheadClock.make()
   beforeAll(async () => {
     probed = isModern
     gateway = await Kit.start({
@@ -176,13 +176,13 @@ describe("a modern HTTP back end", () => {
   it("that says nothing for too long is given up", async () => {
     const never = send(url, "never")
     await Kit.eventually("it has arrived", () => seen.some(({ body }) => body.includes("never")))
-    clock.putAhead("1 hour")
+    clock.pass("1 hour")
     const { error, id } = await (await never).json()
     assert.deepStrictEqual([id, error.code], [7, -32603])
     await Kit.eventually("the upstream request is gone", () => seen.at(-1)?.closed === true)
     const messages: Array<string> = []
     await Kit.readEvents(await send(url, "stream"), ({ data }) => {
-      if (messages.push(data) === 1) clock.putAhead("1 hour")
+      if (messages.push(data) === 1) clock.pass("1 hour")
       return false
     })
     assert.include(messages.at(-1), "no answer within")
@@ -276,7 +276,7 @@ describe("the era of an HTTP back end", () => {
 describe("a gateway that stops", () => {
   it("lets what it passes through end, for a while, and leaves nothing of it", async () => {
     probed = isModern
-    const clock = Clock.make()
+    const clock = AheadClock.make()
     const own = await Kit.start({
       backends: { own: { url: target } },
       drainTimeout: "1 hour",
@@ -291,7 +291,7 @@ describe("a gateway that stops", () => {
     await Kit.eventually("it stops", async () => (await fetch(`${own.origin}/ready`)).status === 503)
     release()
     assert.isTrue((await (await held).json()).result.held)
-    clock.putAhead("1 hour")
+    clock.pass("1 hour")
     assert.include([502, 503], (await never).status)
     await (await listening).text().catch(() => "cut")
     await stopped

@@ -3,12 +3,12 @@ import { Duration, Effect, Logger } from "effect"
 import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { assert, describe, it } from "vitest"
+import { assert, beforeEach, describe, it } from "vitest"
 import * as Cooldown from "../../src/gateway/backends/Cooldown.ts"
 import * as Spares from "../../src/gateway/backends/Spares.ts"
 import * as StdioProcess from "../../src/gateway/backends/StdioProcess.ts"
-import * as OnClock from "../kit/gateway/clock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as StillClock from "../kit/gateway/stillClock.ts"
 
 const temporary = () => mkdtempSync(join(tmpdir(), "gateway-"))
 const overview = async (gateway: Kit.Running) => (await fetch(`${gateway.origin}/sessions`)).json()
@@ -46,10 +46,11 @@ describe("a process that misbehaves", () => {
   })
 
   it("one that closes its stdout fails its session at once", async () => {
-    const gateway = await OnClock.start({ backends: { counter: Kit.counter() } })
+    const clock = await StillClock.make()
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() } }, clock)
     const url = `${gateway.origin}/mcp`
     const answer = Kit.post(url, await Kit.open(url), Kit.toolCall(1, "mute"))
-    const { error } = await (await gateway.passFor("it is told", answer)).json()
+    const { error } = await (await clock.passUntilSettled("it is told", answer)).json()
     assert.include(error.message, "closed its stdout")
     await gateway.stop()
   })
@@ -81,19 +82,20 @@ describe("a process that misbehaves", () => {
     const directory = temporary()
     const file = join(directory, "said")
     const shell = (script: string) => ({ command: "sh", args: ["-c", script], env: { TOKEN: "s3cr3t-token" } })
-    const gateway = await OnClock.start({
+    const clock = await StillClock.make()
+    const gateway = await Kit.start({
       backends: {
         talks: shell(`echo "waiting for $TOKEN to load" >&2; : > ${file}; exec cat >/dev/null`),
         silent: shell("exec cat >/dev/null")
       },
       startTimeout: "500 millis"
-    })
+    }, clock)
     const initialize = (name: string) => Kit.initialize(`${gateway.origin}/mcp/${name}`)
     const told = async (answer: Promise<Response>): Promise<string> =>
-      (await (await gateway.passFor("it is told", answer)).json()).error.message
+      (await (await clock.passUntilSettled("it is told", answer)).json()).error.message
     const talks = initialize("talks")
     await Kit.eventually("it has said so", () => existsSync(file))
-    // By now it has been read as well: this process has turned to all that was there.
+    // `overview` is a round trip through this event loop, so the gateway has read the stderr by now.
     await overview(gateway)
     const reason = await told(talks)
     assert.match(reason, /within 500ms; its stderr ends with: waiting for \S* to load$/)
@@ -129,10 +131,11 @@ describe("the end of a process", () => {
   for (const how of ["DELETE", "a crash", "the idle time"] as const) {
     it(`after ${how} takes along what it started, behind a shell as well`, async () => {
       const { args, command } = Kit.counter("--grandchild")
-      const gateway = await OnClock.start({
+      const clock = await StillClock.make()
+      const gateway = await Kit.start({
         backends: { shell: { command: "sh", args: ["-c", `${[command, ...args].join(" ")}; sleep 1000`] } },
         closeGrace: "200 millis"
-      })
+      }, clock)
       const url = `${gateway.origin}/mcp`
       const before = new Set(Kit.descendants(process.pid))
       const session = await Kit.open(url)
@@ -140,7 +143,7 @@ describe("the end of a process", () => {
       const all = [...pids, ...Kit.descendants(process.pid).filter((pid) => !before.has(pid))]
       assert.isAtLeast(all.length, 3)
       const end = () => fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
-      if (how === "DELETE") await gateway.passFor("it is deleted", end())
+      if (how === "DELETE") await clock.passUntilSettled("it is deleted", end())
       if (how === "a crash") {
         // The server dies; the shell around it sleeps on, and its stdout stays open.
         const response = Kit.post(url, session, Kit.toolCall(1, "crash"))
@@ -148,8 +151,8 @@ describe("the end of a process", () => {
         process.kill(shell, "SIGKILL")
         assert.match((await (await response).json()).error.message, /SIGKILL|stdout/)
       }
-      if (how === "the idle time") await gateway.pass("1 hour")
-      await gateway.passUntil("all are gone", () => !all.some(Kit.alive))
+      if (how === "the idle time") await clock.pass("1 hour")
+      await clock.passUntil("all are gone", () => !all.some(Kit.alive))
       assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "count"))).status, 404)
       await gateway.stop()
     })
@@ -294,7 +297,8 @@ describe("warm spares", () => {
     const directory = temporary()
     const [ending, left] = [join(directory, "ending"), join(directory, "left")]
     const count = 3
-    // At the end of its stdin each waits until so many have seen theirs: one after the other they would have to be killed.
+    // After the end of its stdin each process waits for all the others'. If the gateway ended them one by one, it would have to
+    // kill them.
     const script = `trap '' TERM; ${Object.values(Kit.counter()).flat().join(" ")}; echo end >> ${ending}
       while [ $(wc -l < ${ending}) -lt ${count} ]; do sleep 0.02; done; echo left >> ${left}`
     const gateway = await Kit.start({
@@ -317,7 +321,9 @@ describe("warm spares", () => {
     const directory = temporary()
     const file = join(directory, "pid")
     const before = new Set(children())
-    const gateway = await OnClock.start({ backends: { counter: { ...Kit.counter("--slow-start", file), spares: 1 } } })
+    const clock = await StillClock.make()
+    const backends = { counter: { ...Kit.counter("--slow-start", file), spares: 1 } }
+    const gateway = await Kit.start({ backends }, clock)
     const url = `${gateway.origin}/mcp`
     await Kit.eventually("one is ready", async () => (await spares(gateway)) === 1)
     const opening = Kit.initialize(url).catch(() => undefined)
@@ -326,7 +332,7 @@ describe("warm spares", () => {
     await opening
     assert.deepStrictEqual(children().filter((pid) => !before.has(pid) && Kit.alive(pid)), [])
     // Nor is one started later.
-    await gateway.pass("1 minute")
+    await clock.pass("1 minute")
     assert.deepStrictEqual(children().filter((pid) => !before.has(pid) && Kit.alive(pid)), [])
     rmSync(directory, { recursive: true })
   })
@@ -350,22 +356,26 @@ describe("warm spares", () => {
 })
 
 describe("sessions of a stateless back end", () => {
+  let clock: StillClock.StillClock
+  beforeEach(async () => {
+    clock = await StillClock.make()
+  })
   const start = (more: object = {}) =>
-    OnClock.start({ backends: { counter: { ...Kit.counter(), stateless: true } }, ...more })
+    Kit.start({ backends: { counter: { ...Kit.counter(), stateless: true } }, ...more }, clock)
 
   /** Longer than a session may be idle. */
-  const idle = "31 minutes"
+  const pastIdleTime = "31 minutes"
 
-  const sleepingSession = async (gateway: OnClock.Running, messages: ReadonlyArray<string> = []) => {
+  const sleepingSession = async (gateway: Kit.Running, messages: ReadonlyArray<string> = []) => {
     const url = `${gateway.origin}/mcp`
     const session = await Kit.open(url)
     for (
       const message of ["{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}", ...messages]
     ) await (await Kit.post(url, session, message)).text()
     const pid = await Kit.pidOf(url, session)
-    await gateway.pass(idle)
-    await gateway.passUntil("the process is gone", () => !Kit.alive(pid))
-    await gateway.passUntil("the session sleeps", async () => (await overview(gateway)).backends[0].asleep === 1)
+    await clock.pass(pastIdleTime)
+    await clock.passUntil("the process is gone", () => !Kit.alive(pid))
+    await clock.passUntil("the session sleeps", async () => (await overview(gateway)).backends[0].asleep === 1)
     return { url, session, pid }
   }
 
@@ -430,9 +440,9 @@ describe("sessions of a stateless back end", () => {
     const sessions: Array<string> = []
     for (let i = 0; i < 3; i++) {
       sessions.push(await Kit.open(url))
-      await gateway.pass(idle)
+      await clock.pass(pastIdleTime)
       // Not only retired: it sleeps, as the latest of all, when it has been closed.
-      await gateway.passUntil("it is closed", async () => {
+      await clock.passUntil("it is closed", async () => {
         const text = await (await fetch(`${gateway.origin}/metrics`)).text()
         return /^session_pool_open_sessions\{pool="gateway"\} 0$/m.test(text)
       })
@@ -483,13 +493,14 @@ describe("what an operator sees and does", () => {
   })
 
   it("the live stream of it begins at once and goes on", async () => {
-    const gateway = await OnClock.start({ backends: { counter: Kit.counter() } })
+    const clock = await StillClock.make()
+    const gateway = await Kit.start({ backends: { counter: Kit.counter() } }, clock)
     const snapshots: Array<{ readonly sessions: ReadonlyArray<unknown> }> = []
     const stop = new AbortController()
     const response = await fetch(`${gateway.origin}/sessions/events`, { signal: stop.signal })
     const read = Kit.readEvents(response, ({ data }) => snapshots.push(JSON.parse(data)) === 2)
     await Kit.eventually("it begins", () => snapshots.length === 1)
-    await gateway.passFor("it goes on", read)
+    await clock.passUntilSettled("it goes on", read)
     stop.abort()
     assert.deepStrictEqual(snapshots.map(({ sessions }) => sessions.length), [0, 0])
     await gateway.stop()

@@ -3,9 +3,9 @@ import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { existsSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import * as OnClock from "../kit/gateway/clock.ts"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as StillClock from "../kit/gateway/stillClock.ts"
 
 const odd = (kind: string, ...args: ReadonlyArray<string>) => ({
   command: process.execPath,
@@ -45,11 +45,12 @@ describe("a stdio server of earlier revisions", () => {
 
   it("that is silent when it is asked, is served to both", async () => {
     const directory = mkdtempSync(join(tmpdir(), "gateway-"))
-    const timed = await OnClock.start({ backends: { it: odd("silent", join(directory, "asked")) } })
+    const clock = await StillClock.make()
+    const timed = await Kit.start({ backends: { it: odd("silent", join(directory, "asked")) } }, clock)
     const url = `${timed.origin}/mcp/it`
     const both = Promise.all([Eras.modern(url, {}), Eras.legacy(url, {})])
     await Kit.eventually("it is asked", () => existsSync(join(directory, "asked")))
-    await timed.pass("5 seconds")
+    await clock.pass("5 seconds")
     const [modern, legacy] = await both
     assert.deepStrictEqual((await modern.client.listTools()).tools, [])
     assert.deepStrictEqual((await legacy.client.listTools()).tools, [])

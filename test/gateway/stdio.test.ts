@@ -7,8 +7,8 @@ import * as GatewayMetrics from "../../src/gateway/GatewayMetrics.ts"
 import * as Bridge from "../../src/gateway/legacy/Bridge.ts"
 import * as JsonRpc from "../../src/gateway/messages/JsonRpc.ts"
 import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
-import * as OnClock from "../kit/gateway/clock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as StillClock from "../kit/gateway/stillClock.ts"
 
 describe("one process", () => {
   let scope: Scope.Closeable
@@ -32,11 +32,11 @@ describe("one process", () => {
     )
   const start = (command: string, ...args: ReadonlyArray<string>): Promise<Transport> =>
     Effect.runPromise(launch(command, ...args))
-  /** Its waits are over when the clock says so. */
+  /** Starts a process whose time-outs run on a virtual clock. */
   const startOnClock = async (...command: readonly [string, ...ReadonlyArray<string>]) => {
-    const time = await OnClock.make()
-    const transport = await Effect.runPromise(Effect.provideService(launch(...command), Clock.Clock, time.clock))
-    const close = () => time.passFor("it is closed", Effect.runPromise(Scope.close(scope, Exit.void)))
+    const time = await StillClock.make()
+    const transport = await Effect.runPromise(Effect.provideService(launch(...command), Clock.Clock, time))
+    const close = () => time.passUntilSettled("it is closed", Effect.runPromise(Scope.close(scope, Exit.void)))
     return { transport, time, close }
   }
   const attach = (transport: Transport, receiver: Receiver) => Effect.runPromise(transport.attach(receiver))
@@ -72,15 +72,12 @@ describe("one process", () => {
     await attach(transport, { receive: () => (said.resolve(), true), room: Effect.void })
     const ended = end(transport)
     await Kit.eventually("it is gone", () => !Kit.alive(transport.pid ?? 0))
-    // Between any two looks of the gateway something is said, so it does not seem to stand still.
-    const goOn = async (): Promise<void> => {
+    const isTold = (): Promise<boolean> => {
       said = Promise.withResolvers()
-      const isTold = await Promise.race([ended.then(() => true), said.promise.then(() => false)])
-      if (isTold) return
-      await time.pass("20 millis")
-      return goOn()
+      return Promise.race([ended.then(() => true), said.promise.then(() => false)])
     }
-    await goOn()
+    // The child writes before each 20 ms step, so the gateway never finds its stdout quiet.
+    while (!(await isTold())) await time.pass("20 millis")
     assert.include(await ended, "exit code 0")
     await close()
   })
@@ -121,7 +118,10 @@ describe("one process", () => {
       void attach(transport, { receive: () => (resolve(), true), room: Effect.void })
     })
     assert.isTrue(transport.offer("{}\n"))
-    assert.strictEqual(await time.passFor("it is noticed", end(transport)), "the back end has closed its stdin")
+    assert.strictEqual(
+      await time.passUntilSettled("it is noticed", end(transport)),
+      "the back end has closed its stdin"
+    )
     await close()
   })
 
@@ -176,14 +176,15 @@ describe("one process", () => {
 describe("a session", () => {
   it("whose back end closes its stdin and lives on is told so and ended", async () => {
     const script = "read l; exec 0<&-; echo '{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{}}'; exec sleep 1000"
-    const gateway = await OnClock.start({
+    const clock = await StillClock.make()
+    const gateway = await Kit.start({
       backends: { closed: { command: "sh", args: ["-c", script] } },
       closeGrace: "100 millis"
-    })
+    }, clock)
     const url = `${gateway.origin}/mcp`
     const session = await Kit.open(url)
     const answer = Kit.post(url, session, Kit.toolCall(1, "count"))
-    const { error, id } = await (await gateway.passFor("it is told", answer)).json()
+    const { error, id } = await (await clock.passUntilSettled("it is told", answer)).json()
     assert.deepStrictEqual([id, error.message], [1, "the back end has closed its stdin"])
     assert.strictEqual((await Kit.post(url, session, Kit.toolCall(2, "count"))).status, 404)
     await gateway.stop()

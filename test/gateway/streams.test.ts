@@ -5,7 +5,7 @@ import { TestClock } from "effect/testing"
 import { connect } from "node:net"
 import type { Reader } from "../../src/gateway/legacy/EventStreams.ts"
 import { EventStreams } from "../../src/gateway/legacy/EventStreams.ts"
-import * as Clock from "../kit/gateway/aheadClock.ts"
+import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Told from "../kit/gateway/told.ts"
 import { sizes } from "../kit/long.ts"
@@ -227,13 +227,13 @@ describe("requests with streams", () => {
 
 describe("the time of a request", () => {
   it("a request over its time gets an error and the process a cancellation; its late answer goes nowhere", async () => {
-    const clock = Clock.make()
+    const clock = AheadClock.make()
     const gateway = await Kit.start({ backends: { counter: Kit.counter() }, requestTimeout: "1 hour" }, clock)
     const url = `${gateway.origin}/mcp`
     const session = await Kit.open(url)
     const answer = Kit.post(url, session, Kit.toolCall("mine", "late"))
     await Kit.eventually("the call runs", async () => (await Kit.inFlight(gateway.origin)) === 1)
-    clock.putAhead("1 hour")
+    clock.pass("1 hour")
     const { error, id } = await (await answer).json()
     assert.deepStrictEqual([id, error.code], ["mine", -32001])
     // The process answers the call as soon as it hears of the cancellation, and so before it reports it.
@@ -329,7 +329,7 @@ describe("a client that is no longer there", () => {
   })
 
   it("a session that had a stream, lost it and hears nothing is ended, process and all; a client without stream is not", async () => {
-    const clock = Clock.make()
+    const clock = AheadClock.make()
     const gateway = await Kit.start({
       backends: { counter: Kit.counter() },
       streamLostTimeToLive: "1 hour",
@@ -343,7 +343,7 @@ describe("a client that is no longer there", () => {
     await Kit.listen(url, lost, {}, stop.signal)
     stop.abort()
     await Kit.eventually("its stream is gone", async () => (await Kit.sessionOn(gateway.origin, pid))?.state === "idle")
-    clock.putAhead("1 hour")
+    clock.pass("1 hour")
     await Kit.eventually("its process is gone", () => !Kit.alive(pid))
     assert.strictEqual((await Kit.post(url, lost, Kit.toolCall(1, "count"))).status, 404)
     assert.isTrue(Kit.alive(other))
@@ -437,7 +437,7 @@ describe("a client that is no longer there", () => {
   })
 
   it("a client that is never heard of again after initialize leaves no session and no process behind", async () => {
-    const clock = Clock.make()
+    const clock = AheadClock.make()
     const gateway = await Kit.start({
       backends: { counter: Kit.counter() },
       streamLostTimeToLive: "1 hour",
@@ -448,7 +448,7 @@ describe("a client that is no longer there", () => {
       (await (await fetch(`${gateway.origin}/sessions`)).json()).sessions
     const [pid = 0] = (await sessions()).map((session) => session.pid)
     assert.isTrue(Kit.alive(pid))
-    clock.putAhead("1 hour")
+    clock.pass("1 hour")
     await Kit.eventually("the session is gone", async () => (await sessions()).length === 0)
     await Kit.eventually("its process is gone", () => !Kit.alive(pid))
     await gateway.stop()

@@ -10,7 +10,7 @@ import type { Server } from "node:http"
 import { createServer } from "node:http"
 import { createRequire } from "node:module"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
-import * as Clock from "../kit/gateway/aheadClock.ts"
+import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { sizes } from "../kit/long.ts"
 
@@ -91,7 +91,7 @@ describe("an upstream of our own", () => {
   let url: string
   const seen: Array<{ readonly method: string; readonly headers: Record<string, unknown>; readonly body: string }> = []
   let forget = false
-  const clock = Clock.make()
+  const clock = AheadClock.make()
   const answer = (id: unknown, result: object) => JSON.stringify({ jsonrpc: "2.0", id, result })
   beforeAll(async () => {
     server = createServer((request, response) => {
@@ -179,7 +179,7 @@ describe("an upstream of our own", () => {
     const body = JSON.stringify({ jsonrpc: "2.0", id: 5, method: "never" })
     const never = Kit.post(url, session, body)
     await Kit.eventually("it has arrived", () => seen.at(-1)?.body === body)
-    clock.putAhead("1 hour")
+    clock.pass("1 hour")
     const { error, id } = await (await never).json()
     assert.deepStrictEqual([id, error.code], [5, -32001])
     await Kit.eventually(
@@ -196,7 +196,7 @@ describe("an upstream of our own", () => {
     const response = await Kit.post(url, session, JSON.stringify({ jsonrpc: "2.0", id: 6, method: "stall" }))
     const data: Array<string> = []
     await Kit.readEvents(response, (event) => {
-      if (data.push(event.data) === 1) clock.putAhead("1 hour")
+      if (data.push(event.data) === 1) clock.pass("1 hour")
       return false
     })
     const messages = data.filter((text) => text !== "").map((text) => JSON.parse(text))

@@ -1,11 +1,11 @@
 /** What replicas say of themselves in the database: who may join, and whose an address is. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, layer } from "@effect/vitest"
-import { Clock as EffectClock, Context, Duration, Effect, Exit, Fiber, Layer, Redacted, Schedule, Scope } from "effect"
+import { Clock, Context, Duration, Effect, Exit, Fiber, Layer, Redacted, Schedule, Scope } from "effect"
 import { SqlClient } from "effect/sql"
 import * as Roster from "../../src/gateway/cluster/Roster.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
-import * as Clock from "../kit/gateway/aheadClock.ts"
+import * as AheadClock from "../kit/gateway/aheadClock.ts"
 
 class Database extends Context.Service<Database, Postgres.Postgres>()("test/Database") {}
 
@@ -27,22 +27,17 @@ const addresses = Effect.flatMap(SqlClient.SqlClient, (sql) =>
     (rows) => rows.map(({ address }) => address)
   ))
 
-/** As if it had said nothing for an hour. */
+/** Moves a replica's last heartbeat back by an hour. */
 const longAgo = (address: string) =>
   Effect.flatMap(SqlClient.SqlClient, (sql) =>
     sql`
     UPDATE effect_session_pool_replicas SET seen_at = seen_at - INTERVAL '1 hour' WHERE address = ${address}
   `)
 
-/** Puts a clock ahead until something holds. */
-const until = <E, R>(clock: Clock.PutAhead, check: Effect.Effect<boolean, E, R>) =>
-  check.pipe(
-    Effect.tap((holds) => Effect.sync(() => holds || clock.putAhead("5 minutes"))),
-    Effect.repeat({ until: (holds) => holds, schedule: Schedule.spaced("20 millis") })
-  )
+const step = "5 minutes"
 
-/** Waits until a replica has said that it lives, once more. */
-const saysAgain = (clock: Clock.PutAhead, address: string) =>
+/** Waits for the replica's next heartbeat. */
+const saysAgain = (clock: AheadClock.AheadClock, address: string) =>
   Effect.gen(function*() {
     yield* longAgo(address)
     const sql = yield* SqlClient.SqlClient
@@ -50,7 +45,7 @@ const saysAgain = (clock: Clock.PutAhead, address: string) =>
       SELECT 1 FROM effect_session_pool_replicas
       WHERE address = ${address} AND seen_at > NOW() - INTERVAL '30 minutes'
     `
-    yield* until(clock, Effect.map(recent, ({ length }) => length > 0))
+    yield* AheadClock.untilAhead(clock, step, "it says so again", recent, ({ length }) => length > 0)
   })
 
 const clear = Effect.flatMap(SqlClient.SqlClient, (sql) => sql`DELETE FROM effect_session_pool_replicas`)
@@ -129,9 +124,9 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica
   it.effect("that lives goes on saying so", () =>
     Effect.gen(function*() {
       yield* clear
-      const clock = Clock.make()
+      const clock = AheadClock.make()
       const one = yield* enter("one:1", 3600)
-      yield* Effect.forkScoped(Effect.provideService(one.untilTaken, EffectClock.Clock, clock))
+      yield* Effect.forkScoped(Effect.provideService(one.untilTaken, Clock.Clock, clock))
       for (let i = 0; i < 3; i++) yield* saysAgain(clock, "one:1")
       assert.strictEqual((yield* Effect.flip(enter("two:1", 20)))._tag, "UnequalLocks")
     }))
@@ -139,17 +134,17 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica
   it.effect("is told when another one takes its address, and takes nothing of it away when it goes", () =>
     Effect.gen(function*() {
       yield* clear
-      const clock = Clock.make()
+      const clock = AheadClock.make()
       const former = yield* enter("one:1", 3600)
-      const told = yield* Effect.forkScoped(Effect.provideService(former.untilTaken, EffectClock.Clock, clock))
+      const told = yield* Effect.forkScoped(Effect.provideService(former.untilTaken, Clock.Clock, clock))
       for (let i = 0; i < 2; i++) yield* saysAgain(clock, "one:1")
       assert.isUndefined(told.pollUnsafe())
       const present = yield* enter("one:1", 3600)
-      clock.putAhead("1 hour")
+      clock.pass("1 hour")
       yield* Fiber.join(told)
       yield* former.remove
       assert.deepStrictEqual(yield* addresses, ["one:1"])
-      const notTold = yield* Effect.forkScoped(Effect.provideService(present.untilTaken, EffectClock.Clock, clock))
+      const notTold = yield* Effect.forkScoped(Effect.provideService(present.untilTaken, Clock.Clock, clock))
       for (let i = 0; i < 2; i++) yield* saysAgain(clock, "one:1")
       assert.isUndefined(notTold.pollUnsafe())
     }))
@@ -158,18 +153,18 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica
     Effect.gen(function*() {
       const { start, stop } = yield* Database
       yield* clear
-      const clock = Clock.make()
+      const clock = AheadClock.make()
       const scope = yield* Scope.make()
       const one = yield* enter("one:1", 3600)
-      const told = yield* Effect.forkIn(Effect.provideService(one.untilTaken, EffectClock.Clock, clock), scope)
+      const told = yield* Effect.forkIn(Effect.provideService(one.untilTaken, Clock.Clock, clock), scope)
       for (let i = 0; i < 2; i++) yield* saysAgain(clock, "one:1")
       yield* stop
-      clock.putAhead("15 minutes")
+      clock.pass("15 minutes")
       // Its own statement is on its way before this one, and fails as well.
       yield* Effect.flip(addresses)
       yield* start
       yield* Effect.retry(clear, { times: 100, schedule: Schedule.spaced("50 millis") })
-      yield* until(clock, Effect.map(addresses, ({ length }) => length > 0))
+      yield* AheadClock.untilAhead(clock, step, "it has entered again", addresses, ({ length }) => length > 0)
       assert.isUndefined(told.pollUnsafe())
       assert.deepStrictEqual(yield* addresses, ["one:1"])
       yield* Scope.close(scope, Exit.void)

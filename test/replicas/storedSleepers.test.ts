@@ -4,7 +4,7 @@
  */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, layer } from "@effect/vitest"
-import { Clock as EffectClock, Context, Duration, Effect, Fiber, Layer, Option, Redacted, Schedule } from "effect"
+import { Clock, Context, Duration, Effect, Fiber, Layer, Option, Redacted, Schedule } from "effect"
 import type { Statement } from "effect/sql"
 import { SqlClient } from "effect/sql"
 import * as StoredSleepers from "../../src/gateway/cluster/StoredSleepers.ts"
@@ -13,7 +13,7 @@ import type { Limits } from "../../src/gateway/sessions/Sleepers.ts"
 import * as SessionKey from "../../src/SessionKey.ts"
 import * as Holding from "../kit/cluster/holding.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
-import * as Clock from "../kit/gateway/aheadClock.ts"
+import * as AheadClock from "../kit/gateway/aheadClock.ts"
 
 class Database extends Context.Service<Database, Postgres.Postgres>()("test/Database") {}
 
@@ -60,7 +60,7 @@ const replica = Effect.fnUntraced(function*(
   return { ...sleepers, lost, sql, entries }
 })
 
-/** How the entry of a session begins. That of the upkeep, which comes by itself, is an INSERT too. */
+/** The statement that enters a session. The upkeep's statement is an INSERT too, and may come at any time. */
 const entry = "INSERT INTO \"effect_session_pool_sessions\""
 
 let made = 0
@@ -129,8 +129,8 @@ const until = <A, E, R>(what: string, check: Effect.Effect<A, E, R>, holds: (val
   check.pipe(
     Effect.repeat({ until: holds, schedule: Schedule.spaced("20 millis") }),
     Effect.timeoutOrElse({ duration: "25 seconds", orElse: () => Effect.die(new Error(`not in time: ${what}`)) }),
-    // Its own, where the replica's is put ahead.
-    Effect.provideService(EffectClock.Clock, EffectClock.Clock.defaultValue())
+    // Uses the machine's clock, even if the replica has another.
+    Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
   )
 
 /** Nobody can read or write sessions while this runs. */
@@ -145,14 +145,16 @@ const whileLocked = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     return yield* effect
   }))
 
-/** How many statements wait for a lock, and for the time to go by. */
+/** How many statements wait for something. */
 const waiting = (name: "wait_event" | "wait_event_type", value: string) =>
   Effect.scoped(Effect.flatMap(client, (sql) =>
     Effect.map(
       sql`SELECT 1 FROM pg_stat_activity WHERE ${sql(name)} = ${value}`,
       ({ length }) => length
     )))
+/** Statements that wait for a lock. */
 const waitingForLock = waiting("wait_event_type", "Lock")
+/** Statements in `pg_sleep`. */
 const waitingForTime = waiting("wait_event", "PgSleep")
 
 /** A session whose client is called "slow" takes half a second to be entered. */
@@ -328,7 +330,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const [awake, asleep] = [session(), session()]
         for (const { key, record } of [awake, asleep]) yield* here.enter(key, record)
         yield* here.rest(asleep.key, asleep.record)
-        // As if the time had gone by. What is awake is said to be so again.
+        // Expires both entries. The replica then renews the one that is awake.
         yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = expires_at - INTERVAL '1 hour'`
         yield* until(
           "its time has begun anew",
@@ -405,7 +407,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   describe.concurrent("a database that says nothing", () => {
     it.effect("is waited for no longer than three seconds, whatever is asked of it", () =>
       Effect.gen(function*() {
-        const clock = Clock.make()
+        const clock = AheadClock.make()
         const holding = yield* Holding.make((yield* Database).url)
         const asked = (
           text: string,
@@ -418,10 +420,10 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
             const asking = yield* Effect.forkChild(Effect.exit(ask(here)))
             yield* until("it is kept back", Effect.sync(holding.held), (held) => held > before)
             const isWaitedFor = asking.pollUnsafe() === undefined
-            clock.putAhead("3 seconds")
+            clock.pass("3 seconds")
             yield* Fiber.join(asking)
             return [text, isWaitedFor, holding.held()] as const
-          }).pipe(Effect.provideService(EffectClock.Clock, clock))
+          }).pipe(Effect.provideService(Clock.Clock, clock))
         const { key, record } = session()
         const told = [
           yield* asked(entry, (here) => here.enter(key, record)),
@@ -442,23 +444,23 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   describe.concurrent("a statement that reaches the database after it was given up", () => {
     /** A replica whose statements can be kept back, on a clock that is put ahead until they are given up. */
     const held = Effect.gen(function*() {
-      const clock = Clock.make()
+      const clock = AheadClock.make()
       const holding = yield* Holding.make((yield* Database).url)
-      const here = yield* Effect.provideService(replica({}, (sql) => sql, holding.url), EffectClock.Clock, clock)
+      const here = yield* Effect.provideService(replica({}, (sql) => sql, holding.url), Clock.Clock, clock)
       /** What comes of a call, one of whose statements is kept back. */
       const givenUp = <A, E>(call: Effect.Effect<A, E>) =>
         Effect.gen(function*() {
           const before = holding.held()
-          const calling = yield* Effect.forkChild(Effect.provideService(call, EffectClock.Clock, clock))
+          const calling = yield* Effect.forkChild(Effect.provideService(call, Clock.Clock, clock))
           yield* until("it is kept back", Effect.sync(holding.held), (held) => held > before)
-          clock.putAhead("3 seconds")
+          clock.pass("3 seconds")
           return yield* Fiber.join(calling)
         })
-      /** Waits for what the replica does by itself, some seconds of its own later. */
+      /** Waits for what the replica does by itself, and puts its clock ahead meanwhile. */
       const later = <A, E, R>(what: string, check: Effect.Effect<A, E, R>, holds: (value: A) => boolean) =>
-        until(what, Effect.tap(check, () => Effect.sync(() => clock.putAhead("200 millis"))), holds)
-      const putAhead = (time: Duration.Input) => Effect.sync(() => clock.putAhead(time))
-      return { ...here, holding, givenUp, later, putAhead }
+        AheadClock.untilAhead(clock, "200 millis", what, check, holds)
+      const pass = (time: Duration.Input) => Effect.sync(() => clock.pass(time))
+      return { ...here, holding, givenUp, later, pass }
     })
 
     it.effect("takes no session from the replica that has taken it since", () =>
@@ -505,7 +507,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         here.holding.holdFrom("SET record = $1")
         level(record, "info")
         yield* here.later("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
-        yield* here.putAhead("3 seconds")
+        yield* here.pass("3 seconds")
         yield* here.holding.release
         assert.include((yield* rowOf(here.sql, key))?.record, "info")
         // It is tried again, and what is said after it is written as well.
@@ -562,7 +564,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.isFalse(yield* here.has(ended.key))
         const isRemoved = Effect.andThen(
           removalIsDue(here.sql),
-          until("who is removed is removed", countsOf(here.sql), ({ expired }) => expired === undefined)
+          until("the expired session is removed", countsOf(here.sql), ({ expired }) => expired === undefined)
         )
         yield* manyAsleep(here.sql, "expired", 1, -1)
         yield* isRemoved
@@ -734,14 +736,14 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   describe("while the database is slow, a session", () => {
     it.effect("that is being opened is entered in the end, and not lost", () =>
       Effect.gen(function*() {
-        const clock = Clock.make()
-        const here = yield* Effect.provideService(replica(), EffectClock.Clock, clock)
+        const clock = AheadClock.make()
+        const here = yield* Effect.provideService(replica(), Clock.Clock, clock)
         const { key, record } = session()
         const entering = yield* whileLocked(Effect.gen(function*() {
           const entering = yield* Effect.forkDetach(here.enter(key, record))
           yield* until("it waits for the table", waitingForLock, (count) => count > 0)
           // Longer than it takes until what is pending is tried anew.
-          clock.putAhead("1200 millis")
+          clock.pass("1200 millis")
           return entering
         }))
         yield* Fiber.join(entering)
@@ -756,8 +758,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   describe("while something else has the row of one session locked", () => {
     it.effect("what others say is written", () =>
       Effect.gen(function*() {
-        const clock = Clock.make()
-        const here = yield* Effect.provideService(replica(), EffectClock.Clock, clock)
+        const clock = AheadClock.make()
+        const here = yield* Effect.provideService(replica(), Clock.Clock, clock)
         const [blocked, other] = [session(), session()]
         for (const { key, record } of [blocked, other]) yield* here.enter(key, record)
         const connection = yield* (yield* client).reserve
@@ -770,8 +772,9 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         )
         for (const { record } of [blocked, other]) level(record, "debug")
         // The statement that waits for the row is given up.
-        const later = Effect.tap(rowOf(here.sql, other.key), () => Effect.sync(() => clock.putAhead("200 millis")))
-        yield* until("it is written", later, (row) => row?.record.includes("debug") === true)
+        const row = rowOf(here.sql, other.key)
+        yield* AheadClock.untilAhead(clock, "200 millis", "it is written", row, (row) =>
+          row?.record.includes("debug") === true)
       }).pipe(Effect.scoped))
   })
 
@@ -822,7 +825,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* manyAsleep(sql, "expired", 1, -1)
         yield* removalIsDue(sql)
         yield* replica({ maxAsleep: 1010 })
-        yield* until("who is removed is removed", countsOf(sql), ({ expired }) => expired === undefined)
+        yield* until("the expired session is removed", countsOf(sql), ({ expired }) => expired === undefined)
         assert.deepStrictEqual(yield* countsOf(sql), { same: 1000, later: 10 })
       }))
   })

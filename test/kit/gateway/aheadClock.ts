@@ -1,13 +1,15 @@
-/** A clock that goes with the machine's and can be put ahead, for a gateway with real processes whose long times a test ends. */
-import type { Clock } from "effect"
-import { Duration, Effect } from "effect"
+/**
+ * A clock that follows the machine's and that a test can put ahead. Time runs, and the test can skip some of it. Use it to end one
+ * long time-out.
+ */
+import { Clock, Duration, Effect, Schedule } from "effect"
 
-export interface PutAhead extends Clock.Clock {
-  /** Whatever sleeps until a time that is over then wakes up. */
-  readonly putAhead: (time: Duration.Input) => void
+export interface AheadClock extends Clock.Clock {
+  /** Moves the clock ahead and wakes every fiber whose sleep has ended. */
+  readonly pass: (time: Duration.Input) => void
 }
 
-export const make = (): PutAhead => {
+export const make = (): AheadClock => {
   let ahead = 0
   const sleepers = new Set<{ readonly until: number; readonly wake: () => void }>()
   const millis = () => Date.now() + ahead
@@ -35,15 +37,30 @@ export const make = (): PutAhead => {
             resume(Effect.void)
           }
         }
-        // Node takes longer times for one millisecond. No test takes that long.
+        // A longer delay makes Node's `setTimeout` fire after 1 ms, so cap it.
         const timer = setTimeout(sleeper.wake, Math.min(length, 2 ** 31 - 1))
         sleepers.add(sleeper)
         return Effect.sync(end)
       }),
-    putAhead: (time) => {
+    pass: (time) => {
       ahead += Duration.toMillis(time)
-      // Each that is woken leaves the set, and may sleep again at once, until later.
+      // `wake` removes the sleeper. Its fiber may add a new one with a later end.
       for (const { until, wake } of sleepers) if (until <= millis()) wake()
     }
   }
 }
+
+/** Waits until a condition holds, and puts a clock ahead by `step` after each look. The looks follow the machine's clock. */
+export const untilAhead = <A, E, R>(
+  clock: AheadClock,
+  step: Duration.Input,
+  what: string,
+  check: Effect.Effect<A, E, R>,
+  holds: (value: A) => boolean
+): Effect.Effect<A, E, R> =>
+  check.pipe(
+    Effect.tap((value) => Effect.sync(() => holds(value) || clock.pass(step))),
+    Effect.repeat({ until: holds, schedule: Schedule.spaced("20 millis") }),
+    Effect.timeoutOrElse({ duration: "25 seconds", orElse: () => Effect.die(new Error(`not in time: ${what}`)) }),
+    Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
+  )

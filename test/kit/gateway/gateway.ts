@@ -10,6 +10,7 @@ import { readdirSync, readFileSync } from "node:fs"
 import { createServer } from "node:http"
 import type { Server } from "node:net"
 import * as Gateway from "../../../src/gateway/Gateway.ts"
+import type { StillClock } from "./stillClock.ts"
 
 export const counter = (...args: ReadonlyArray<string>) => ({
   command: process.execPath,
@@ -21,8 +22,8 @@ export interface Running {
   readonly stop: () => Promise<void>
 }
 
-/** Starts a gateway in this process, on the machine's clock or on one of `clock.ts` and `aheadClock.ts`. */
-export const start = async (options: Gateway.GatewayOptions, clock?: Clock.Clock): Promise<Running> => {
+/** Starts a gateway in this process, on the machine's clock or on one of `stillClock.ts` or `aheadClock.ts`. */
+export const start = async (options: Gateway.GatewayOptions, clock?: Clock.Clock | StillClock): Promise<Running> => {
   const scope = Effect.runSync(Scope.make())
   const address = Layer.provideMerge(
     HttpRouter.serve(Gateway.layer({ environment: process.env, drainTimeout: "0 seconds", ...options }), {
@@ -39,8 +40,13 @@ export const start = async (options: Gateway.GatewayOptions, clock?: Clock.Clock
   const port = bound._tag === "UnixPathAddress" ? 0 : bound.port
   return {
     origin: `http://127.0.0.1:${port}`,
-    // As the command does at a signal.
-    stop: () => run(Effect.andThen(gateway.drain, Scope.close(scope, Exit.void)))
+    stop: () => {
+      // As the command does at a signal.
+      const stopped = run(Effect.andThen(gateway.drain, Scope.close(scope, Exit.void)))
+      return clock !== undefined && "passUntilSettled" in clock
+        ? clock.passUntilSettled("the gateway has stopped", stopped)
+        : stopped
+    }
   }
 }
 
