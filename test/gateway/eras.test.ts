@@ -158,12 +158,12 @@ describe("both eras on one URL", () => {
   })
 })
 
-/** Has a call run on the client's first process until it is released. */
-const hold = async (url: string, options: object) => {
+/** Starts a call of `untilSignal`. It runs until `release`. */
+const callUntilSignal = async (url: string, options: object) => {
   const pid = textOf(await callTool(url, "pid", {}, options))
-  const held = callTool(url, "hold", {}, options)
+  const call = callTool(url, "untilSignal", {}, options)
   await Kit.eventually("it runs", async () => (await Kit.sessionOn(gateway.origin, Number(pid)))?.inFlight === 1)
-  return { held, pid, release: () => process.kill(Number(pid), "SIGUSR2") }
+  return { call, pid, release: () => process.kill(Number(pid), "SIGUSR2") }
 }
 
 describe("what is shared", () => {
@@ -188,10 +188,10 @@ describe("what is shared", () => {
   it("a call that may ask has its process to itself: what runs beside it meets another", async () => {
     const url = `${gateway.origin}/mcp/asking`
     const options = { client: "beside", capabilities }
-    const { held, pid, release } = await hold(url, options)
+    const { call, pid, release } = await callUntilSignal(url, options)
     assert.notStrictEqual(textOf(await callTool(url, "pid", {}, options)), pid)
     release()
-    assert.strictEqual(textOf(await held), "held")
+    assert.strictEqual(textOf(await call), "released")
     assert.strictEqual(textOf(await callTool(url, "pid", {}, options)), pid)
   })
 
@@ -264,11 +264,11 @@ describe("subscriptions/listen", () => {
     })
     // On another lane of the same client, too.
     const options = { client: "listener", capabilities }
-    const { held, pid, release } = await hold(url, options)
+    const { call, pid, release } = await callUntilSignal(url, options)
     assert.notStrictEqual(textOf(await callTool(url, "pid", {}, options)), pid)
     await callTool(url, "change", {}, options)
     release()
-    await held
+    await call
     await Kit.eventually("both are heard", () => heard.length >= 3)
     assert.deepStrictEqual(heard.slice(1).map(({ method, params }) => [method, params]), [
       ["notifications/tools/list_changed", { _meta: tag }],
@@ -292,7 +292,7 @@ describe("subscriptions/listen", () => {
     const response = await send(url, "subscriptions/listen", { notifications: {} }, { signal: aborter.signal })
     // Asked by the same client while it listens: on a busy machine a process could be idle for too long before it does.
     const pid = Number(textOf(await callTool(url, "pid")))
-    // That of a client which does not listen, and is idle for less long.
+    // The process of a client that does not listen. It became idle later, so once it is gone, `pid` would be gone too.
     const other = Number(textOf(await callTool(url, "pid", {}, { client: "other" })))
     await Kit.eventually("the other process is gone", () => !Kit.alive(other))
     assert.isTrue(Kit.alive(pid))

@@ -146,7 +146,7 @@ describe("a request of revision 2026-07-28", () => {
 
   it("is a notification without consequences: 202", async () => {
     const pid = Number(textOf(await callTool(url, "pid", {}, { client: "holder" })))
-    const held = callTool(url, "hold", {}, { id: 1, client: "holder" })
+    const call = callTool(url, "untilSignal", {}, { id: 1, client: "holder" })
     await Kit.eventually("it runs", async () => (await Kit.sessionOn(gateway.origin, pid))?.inFlight === 1)
     const { jsonrpc, method, params } = body("notifications/cancelled", { requestId: 1 }, { client: "holder" })
     const response = await fetch(url, {
@@ -156,7 +156,7 @@ describe("a request of revision 2026-07-28", () => {
     })
     assert.deepStrictEqual([response.status, await response.text()], [202, ""])
     process.kill(pid, "SIGUSR2")
-    assert.strictEqual(textOf(await held), "held")
+    assert.strictEqual(textOf(await call), "released")
   })
 
   it("server/discover tells what the server said in its handshake, without tasks", async () => {

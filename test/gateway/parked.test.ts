@@ -21,13 +21,13 @@ const notes = join(directory, "heard")
 
 let gateway: Kit.Running
 let url = ""
-/** Without keys, so that `/sessions` tells of its calls. */
-let open: Kit.Running
-const openUrl = (backend: string) => `${open.origin}/mcp/${backend}`
+/** Has no keys, so `/sessions` is readable without one. */
+let keyless: Kit.Running
+const keylessUrl = (backend: string) => `${keyless.origin}/mcp/${backend}`
 beforeAll(async () => {
   gateway = await Kit.start({ backends: { asking: asking() }, keys: ["one", "two"], maxSessions: 50 })
   url = `${gateway.origin}/mcp/asking`
-  open = await Kit.start({
+  keyless = await Kit.start({
     backends: {
       asking: asking(),
       fresh: asking(),
@@ -40,7 +40,7 @@ beforeAll(async () => {
   })
 })
 afterAll(async () => {
-  await Promise.all([gateway.stop(), open.stop()])
+  await Promise.all([gateway.stop(), keyless.stop()])
   rmSync(directory, { recursive: true })
 })
 
@@ -129,12 +129,12 @@ describe("a call whose server asks its client", () => {
 
   it("whose server no longer wants to know gets its result with the next request", async () => {
     const client = { capabilities, client: "giveUp" }
-    const pid = Number(textOf(await callTool(openUrl("asking"), "pid", {}, client)))
-    const asked = await callTool(openUrl("asking"), "giveUp", {}, client)
+    const pid = Number(textOf(await callTool(keylessUrl("asking"), "pid", {}, client)))
+    const asked = await callTool(keylessUrl("asking"), "giveUp", {}, client)
     assert.strictEqual(asked.last.result.resultType, "input_required")
     process.kill(pid, "SIGUSR2")
-    await Kit.eventually("the call is over", async () => (await Kit.sessionOn(open.origin, pid))?.inFlight === 0)
-    const said = await callTool(openUrl("asking"), "giveUp", {}, { ...client, again: answers(asked) })
+    await Kit.eventually("the call is over", async () => (await Kit.sessionOn(keyless.origin, pid))?.inFlight === 0)
+    const said = await callTool(keylessUrl("asking"), "giveUp", {}, { ...client, again: answers(asked) })
     assert.strictEqual(textOf(said), "gave up")
   })
 
@@ -265,7 +265,7 @@ describe("a state", () => {
   })
 
   it("that came too late is refused; its call was cancelled, and its process with it, which had asked before", async () => {
-    const there = openUrl("short")
+    const there = keylessUrl("short")
     const pid = textOf(await callTool(there, "pid", {}, { capabilities }))
     const asked = await callTool(there, "ask", {}, { capabilities })
     await Kit.eventually("the process is gone", () => !Kit.alive(Number(pid)))
@@ -277,12 +277,12 @@ describe("a state", () => {
 
 describe("what cannot be attributed", () => {
   it("is refused: a server's question after a call that was cancelled; the next call meets a clean process", async () => {
-    const there = openUrl("fresh")
+    const there = keylessUrl("fresh")
     const pid = textOf(await callTool(there, "pid", {}, { capabilities }))
     const aborter = new AbortController()
     const call = request(there, "tools/call", { name: "never" }, { capabilities, signal: aborter.signal })
     const left = call.then(() => "answered", () => "gone")
-    const isInFlight = async (count: number) => (await Kit.sessionOn(open.origin, Number(pid)))?.inFlight === count
+    const isInFlight = async (count: number) => (await Kit.sessionOn(keyless.origin, Number(pid)))?.inFlight === count
     await Kit.eventually("it runs", () => isInFlight(1))
     aborter.abort()
     assert.strictEqual(await left, "gone")
@@ -297,8 +297,8 @@ describe("what cannot be attributed", () => {
   })
 
   it("a server's question while nothing runs is answered with an error, not kept for the next call", async () => {
-    const pid = Number(textOf(await callTool(openUrl("noting"), "pid", {}, { capabilities })))
-    assert.strictEqual(textOf(await callTool(openUrl("noting"), "later", {}, { capabilities })), "later")
+    const pid = Number(textOf(await callTool(keylessUrl("noting"), "pid", {}, { capabilities })))
+    assert.strictEqual(textOf(await callTool(keylessUrl("noting"), "later", {}, { capabilities })), "later")
     process.kill(pid, "SIGUSR2")
     await Kit.eventually("the question is answered", () => readFileSync(notes, "utf8").includes("later "))
     assert.match(readFileSync(notes, "utf8"), /^later No call is running/m)
@@ -315,12 +315,12 @@ describe("limits", () => {
     assert.isString(third.headers.get("retry-after"))
     await hasty.stop()
 
-    const there = openUrl("few")
+    const there = keylessUrl("few")
     const asked = await callTool(there, "ask", {}, { capabilities })
     await callTool(there, "ask", {}, { capabilities })
     const waiting = callTool(there, "count", {}, { capabilities })
     await Kit.eventually("it waits", async () => {
-      const metrics = await (await fetch(`${open.origin}/metrics`)).text()
+      const metrics = await (await fetch(`${keyless.origin}/metrics`)).text()
       return metrics.includes("mcp_gateway_waiting_calls{resource=\"lane\"} 1\n")
     })
     await callTool(there, "ask", {}, { capabilities, again: answers(asked) })
@@ -357,10 +357,10 @@ describe("limits", () => {
   })
 
   it("requests of one client at once: one more is refused with 429", async () => {
-    const there = openUrl("narrow")
+    const there = keylessUrl("narrow")
     const pid = Number(textOf(await callTool(there, "pid")))
-    const calls = [1, 2, 3].map(() => callTool(there, "hold"))
-    // The others are held until the process gets the signal.
+    const calls = [1, 2, 3].map(() => callTool(there, "untilSignal"))
+    // The others run until the process gets the signal.
     assert.strictEqual((await Promise.race(calls)).status, 429)
     process.kill(pid, "SIGUSR2")
     assert.deepStrictEqual((await Promise.all(calls)).map(({ status }) => status).toSorted(), [200, 200, 429])
@@ -400,7 +400,7 @@ describe("limits", () => {
 
 describe("the end of the gateway", () => {
   it("cancels parked calls at once instead of waiting for their clients, and leaves no process and no port", async () => {
-    // If the end waited for the client, it would not come.
+    // A stop that waited for the client would exceed the test's time-out.
     const own = await Kit.start({ backends: { asking: asking() }, drainTimeout: "1 hour" })
     const there = `${own.origin}/mcp/asking`
     const pid = Number(textOf(await callTool(there, "pid", {}, { capabilities })))

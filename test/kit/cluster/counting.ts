@@ -187,7 +187,10 @@ export const traffic = (sessions: ReadonlyArray<Session>, pick: () => string, pa
   }
 }
 
-/** Waits until each of some sessions that are called has been called some times more, or is gone. */
+/**
+ * Waits until every session has had four more calls, or is gone. The first may have begun before the wait. The
+ * other three are, on average, one at each of three replicas.
+ */
 export const calledAgain = (sessions: ReadonlyArray<Session>) => {
   const before = sessions.map(({ outcomes }) => outcomes.length)
   return Kit.eventually(

@@ -117,7 +117,10 @@ export const notify = async (url: string, session: string, method: string, param
   await (await post(url, session, JSON.stringify({ jsonrpc: "2.0", method, params }))).text()
 }
 
-/** Lets a call of the counter's tool `held` report progress, or answer after the last of it. The call may come later than this. */
+/**
+ * Sends releases: each makes a call of `held` report progress once. The one after the last progress makes it answer. A release
+ * may arrive before its call.
+ */
 export const release = async (url: string, session: string, requestId: string | number, steps = 1): Promise<void> => {
   for (let i = 0; i < steps; i++) await notify(url, session, "notifications/release", { requestId })
 }
@@ -209,7 +212,10 @@ export const eventually = async (
   }
 }
 
-/** Waits until a number that grows has been the same for 15 looks. Too early, on a busy machine, hides a fault and makes none. */
+/**
+ * Waits until a growing number is unchanged for 15 checks (0.4 s). If it returns too early on a busy machine, the test may miss a
+ * fault, but it never fails for that.
+ */
 export const standstill = async (value: () => number) => {
   let [last, still] = [0, 0]
   await eventually("it stands still", () => {
@@ -224,7 +230,7 @@ export const standstill = async (value: () => number) => {
 export const sessionOn = async (
   origin: string,
   pid: number
-): Promise<{ readonly state: string; readonly inFlight: number } | undefined> => {
+): Promise<{ readonly state: string; readonly inFlight: number; readonly streams: number } | undefined> => {
   const { sessions } = await (await fetch(`${origin}/sessions`)).json()
   return sessions.find((session: { readonly pid: number }) => session.pid === pid)
 }
