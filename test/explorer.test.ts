@@ -1,14 +1,14 @@
 /**
  * Schedules of the whole pool: every one that is away from the undisturbed schedule at one point, in small scenarios, and
- * random ones of eight fibers: 3,000, or 30,000 in `npm run test:all`. After each step, and at the end, the nine invariants are checked (`kit/explorer/watch.ts`): all
- * in the even seeds, in which nothing is late but by the plan; in the odd ones and in the scenarios time may pass while
- * tasks wait, so that what must happen in time cannot be judged. `npm run explore` goes further.
+ * random ones of eight fibers: 3,000, or 30,000 in `npm run test:long`. After each step, and at the end, the nine invariants are
+ * checked (`kit/explorer/watch.ts`): all in the even seeds, in which nothing is late but by the plan; in the odd ones and in the
+ * scenarios time may pass while tasks wait, so that what must happen in time cannot be judged. `npm run explore` goes further.
  */
 import { afterAll, assert, describe, it } from "@effect/vitest"
 import * as Explorer from "./kit/explorer/explorer.ts"
 import { scenarios } from "./kit/explorer/scenarios.ts"
 import { shrink, systematically } from "./kit/explorer/schedule.ts"
-import { sizes } from "./kit/long.ts"
+import { shortOrLong } from "./kit/long.ts"
 
 describe("every schedule with one deviation keeps all promises", () => {
   const covered: Array<number> = []
@@ -25,7 +25,7 @@ describe("every schedule with one deviation keeps all promises", () => {
 })
 
 describe("random schedules of eight fibers keep all promises", () => {
-  const [parts, schedules] = [10, sizes(3_000, 30_000)]
+  const [parts, schedules] = [10, shortOrLong(3_000, 30_000)]
   for (let part = 0; part < parts; part++) {
     const from = part * schedules / parts
     it(`those of the seeds from ${from}`, () => {

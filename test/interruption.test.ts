@@ -1,19 +1,19 @@
 /**
  * Every operation, interrupted at every point where its fiber can yield, at budgets of operations from 3 to 64 (every budget in
- * `npm run test:all`), alone and while others use the same keys: nothing leaks, everything closes once, and the pool's own counts agree with
- * what is open.
+ * `npm run test:long`), alone and while others use the same keys: nothing leaks, everything closes once, and the pool's own
+ * counts agree with what is open.
  */
 import { afterAll, assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Layer, Scheduler, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
-import { sizes } from "./kit/long.ts"
+import { shortOrLong } from "./kit/long.ts"
 import * as Backend from "./kit/pool/backend.ts"
 import * as Handover from "./kit/pool/handover.ts"
 
 type Pool = SessionPool.SessionPool<string, Backend.Connection>
 
-const budgets = sizes([4, 7, 64], Array.from({ length: 62 }, (_, i) => 3 + i))
+const budgets = shortOrLong([4, 7, 64], Array.from({ length: 62 }, (_, i) => 3 + i))
 
 /** What one run of an operation works on. */
 interface Site {

@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
-import { sizes } from "./kit/long.ts"
+import { shortOrLong } from "./kit/long.ts"
 import * as Backend from "./kit/pool/backend.ts"
 
 type Pool = SessionPool.SessionPool<string, Backend.Connection>
@@ -19,7 +19,7 @@ const makePool = Effect.gen(function*() {
 describe("a large pool", () => {
   it.effect("a sweep of many sessions gives way to other fibers", () =>
     Effect.gen(function*() {
-      const count = sizes(10_000, 100_000)
+      const count = shortOrLong(10_000, 100_000)
       const pool = yield* SessionPool.make({ lookup: (key: number) => Effect.succeed(key), idleTimeToLive: "1 hour" })
       yield* Effect.forEach(Array.from({ length: count }, (_, i) => i), (i) => SessionPool.set(pool, i, i), {
         discard: true
@@ -57,7 +57,7 @@ describe("a large pool", () => {
   it.effect("invalidateAll covers thousands", () =>
     Effect.gen(function*() {
       const { backend, pool } = yield* makePool
-      const count = sizes(1000, 5000)
+      const count = shortOrLong(1000, 5000)
       for (let session = 0; session < count; session++) yield* visit(pool, `s${session}`)
       assert.strictEqual(yield* SessionPool.invalidateAll(pool), count)
       backend.assertAllClosedOnce()

@@ -4,23 +4,28 @@ import { findChromium, findPostgres } from "./kit/programs.ts"
 
 const root = new URL("..", import.meta.url).pathname
 
-/** The files that cannot run on this machine. Says what to install. */
-const missing = (program: string, path: string | undefined, variable: string, files: string): ReadonlyArray<string> => {
+/** Returns the files to exclude if a program is missing, and prints what to install. */
+const excludeWithout = (
+  program: string,
+  path: string | undefined,
+  variable: string,
+  files: string
+): ReadonlyArray<string> => {
   if (path !== undefined) return []
   console.warn(`${files} is skipped, because there is no ${program}: install it, or set ${variable}.`)
   return [files]
 }
 
 const exclude = [
-  ...missing("Chromium", findChromium(), "CHROMIUM_PATH", "test/gateway/page.test.ts"),
-  ...missing("PostgreSQL", findPostgres(), "PG_BIN", "test/replicas/*.test.ts")
+  ...excludeWithout("Chromium", findChromium(), "CHROMIUM_PATH", "test/gateway/page.test.ts"),
+  ...excludeWithout("PostgreSQL", findPostgres(), "PG_BIN", "test/replicas/*.test.ts")
 ]
 
 const shared = { testTimeout: 30_000, hookTimeout: 30_000, exclude }
 
-/** The core's tests have no real time, so they keep every CPU busy. */
 const core = {
   ...shared,
+  // Two workers: these tests are CPU-bound.
   maxWorkers: 2,
   // The examples import the package by its name, as a user does; here that is its source.
   alias: {
@@ -29,7 +34,9 @@ const core = {
   }
 }
 
-/** The files with a test whose size `kit/long.ts` picks. */
+/**
+ * Files that import `kit/long.ts`, found by their text in these two folders. `long` reruns all of their tests with `LONG=1`.
+ */
 const sized = ["test", "test/gateway"].flatMap((folder) =>
   readdirSync(`${root}${folder}`).filter((name) => name.endsWith(".test.ts")).map((name) => `${folder}/${name}`)
 ).filter((file) => readFileSync(`${root}${file}`, "utf8").includes("kit/long.ts"))
@@ -39,7 +46,8 @@ export default defineConfig({
     root,
     // The command is started again and again: compiled once, a start takes 0.8 seconds instead of 1.2.
     env: { NODE_COMPILE_CACHE: `${root}node_modules/.cache/compiled` },
-    // `npm test` runs `core` and `gateway`; `npm run test:all` runs the others too. One group after the other.
+    // `npm test` runs `core` and `gateway`, `npm run test:long` the others. Groups run one after the other, so gateway tests do not
+    // compete with CPU-bound ones.
     projects: [
       {
         test: {
@@ -65,6 +73,8 @@ export default defineConfig({
         test: {
           ...core,
           name: "long",
+          // Most of the time goes into the CPU-bound files of the core.
+          maxWorkers: 2,
           env: { LONG: "1" },
           include: [...sized, "test/variants.test.ts"],
           sequence: { groupOrder: 3 }

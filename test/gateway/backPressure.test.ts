@@ -11,7 +11,7 @@ import type * as Modern from "../../src/gateway/modern/Modern.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as ModernKit from "../kit/gateway/modern.ts"
 import * as Told from "../kit/gateway/told.ts"
-import { sizes } from "../kit/long.ts"
+import { shortOrLong } from "../kit/long.ts"
 
 /** A wait for room that is still one after everybody had a turn. */
 const waitForRoom = Effect.fnUntraced(function*(room: Effect.Effect<void>) {
@@ -174,7 +174,7 @@ describe("the server of a modern caller's lane", () => {
 })
 
 describe("a client that reads nothing for a while", () => {
-  const [count, size] = [sizes(300, 1000), 100_000]
+  const [count, size] = [shortOrLong(300, 1000), 100_000]
   const clients = {
     legacy: async (url: string, args: Record<string, unknown>) =>
       Kit.post(url, await Kit.open(url), Kit.toolCall(1, "pour", args)),

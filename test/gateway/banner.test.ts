@@ -2,7 +2,7 @@
 import { assert, describe, it } from "vitest"
 import * as Banner from "../../src/gateway/Banner.ts"
 import * as Access from "../../src/gateway/http/Access.ts"
-import { said } from "../kit/gateway/command.ts"
+import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("the URLs that the start prints", () => {
@@ -49,7 +49,7 @@ describe("a gateway that listens for other machines", () => {
 
   it("and knows no name of its own says so at the start and by --check, and prints a URL that works", async () => {
     const command = ["--", ...Object.values(Kit.counter()).flat()]
-    const check = await said([...listening, "--check", ...command])
+    const check = await runInProcess([...listening, "--check", ...command])
     assert.strictEqual(check.exit, 0)
     assert.match(check.output, told)
     const gateway = Kit.run([...listening, ...command])
@@ -62,7 +62,7 @@ describe("a gateway that listens for other machines", () => {
   })
 
   it("by a name that it knows says nothing of it", async () => {
-    const { exit, output } = await said([...listening, "--allowed-hosts", "mcp.example.com", "--check"])
+    const { exit, output } = await runInProcess([...listening, "--allowed-hosts", "mcp.example.com", "--check"])
     assert.strictEqual(exit, 0)
     assert.notInclude(output, "403")
   })

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
-import { said } from "../kit/gateway/command.ts"
+import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const artifacts = new URL("../artifacts/", import.meta.url).pathname
@@ -105,7 +105,7 @@ describe("the command line", () => {
       },
       gateway: { idleTimeToLive: "soon", requestTimeout: 30, maxSessions: 0, more: true }
     })
-    const { exit, output } = await said(["--port", "many", "--config", file], { GATEWAY_SPARES: "-1" })
+    const { exit, output } = await runInProcess(["--port", "many", "--config", file], { GATEWAY_SPARES: "-1" })
     assert.strictEqual(exit, 1)
     for (
       const path of [
@@ -145,7 +145,7 @@ describe("the command line", () => {
       [["--config", "x.json", "--", "y"], "not both"]
     ]
     for (const [args, message] of cases) {
-      const { exit, output } = await said(args)
+      const { exit, output } = await runInProcess(args)
       assert.deepStrictEqual([args, exit], [args, 1])
       assert.include(output, message)
       assert.notInclude(output, "    at ")
@@ -172,7 +172,7 @@ describe("the command line", () => {
       [{ ...known, DATABASE_URL: "//me:secret@localhost" }, "127.0.0.1:8421", "The database cannot be used"]
     ]
     for (const [environment, address, message, ...more] of cases) {
-      const { exit, output } = await said(
+      const { exit, output } = await runInProcess(
         ["--cluster", "--replica-address", address, "--port", "0", ...more],
         environment
       )
@@ -214,7 +214,7 @@ describe("the command line", () => {
   })
 
   it("--help lists every flag", async () => {
-    const { exit, output: help } = await said(["--help"])
+    const { exit, output: help } = await runInProcess(["--help"])
     assert.strictEqual(exit, 0)
     for (const name of Object.keys(Settings.all).filter((name) => !Settings.secret.includes(name))) {
       assert.include(help, `--${Settings.flagName(name)} `)

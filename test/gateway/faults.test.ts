@@ -3,11 +3,11 @@ import { afterAll, assert, beforeAll, describe, it, vi } from "vitest"
 import type { Attacked } from "../kit/faults/faults.ts"
 import * as Faults from "../kit/faults/faults.ts"
 import * as FaultKinds from "../kit/faults/kinds.ts"
-import { sizes } from "../kit/long.ts"
+import { shortOrLong } from "../kit/long.ts"
 import * as Random from "../kit/random.ts"
 
 const random = Random.make(1)
-const size = { sessions: sizes(4, 6), requests: 10 }
+const size = { sessions: shortOrLong(4, 6), requests: 10 }
 
 // Each starts whole gateways; on a busy machine that takes its time.
 vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 })
@@ -40,7 +40,7 @@ describe("a gateway with real processes", () => {
   })
 
   it("responses cut in any place: the rest is had by resuming, each message once, the answer last", async () => {
-    await FaultKinds.cutResponses(attacked, random, sizes(5, 1))
+    await FaultKinds.cutResponses(attacked, random, shortOrLong(5, 1))
     assert.deepStrictEqual(attacked.failures, [])
   })
 

@@ -5,7 +5,7 @@ import * as Bodies from "../kit/fuzz/bodies.ts"
 import * as FuzzConfig from "../kit/fuzz/config.ts"
 import * as Fuzz from "../kit/fuzz/fuzz.ts"
 import * as FuzzHttp from "../kit/fuzz/http.ts"
-import { sizes } from "../kit/long.ts"
+import { shortOrLong } from "../kit/long.ts"
 
 const seed = 1
 
@@ -14,7 +14,7 @@ vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 })
 
 describe("bad input", () => {
   it("requests of any make get what their kind allows; nothing crashes, crosses over or is left", async () => {
-    const count = sizes(600, 2000)
+    const count = shortOrLong(600, 2000)
     const { cases, failures, statuses } = await Fuzz.http({ seed, from: 0, count })
     assert.deepStrictEqual([failures, cases], [[], count])
     // The cases are what they say: all of these came back.
@@ -24,7 +24,7 @@ describe("bad input", () => {
   })
 
   it("configurations are read as valid, or refused with exactly their faults, each with its path", () => {
-    const count = sizes(500, 2000)
+    const count = shortOrLong(500, 2000)
     const { failures, valid } = Fuzz.configurations(seed, 0, count)
     assert.deepStrictEqual(failures, [])
     assert.isAbove(valid, 0.2 * count)

@@ -29,7 +29,7 @@ const certificate = new URL("../fixtures/tls/cert.pem", import.meta.url).pathnam
 /** No variable of the machine that runs the tests has a say in colours. */
 const colourless = { NO_COLOR: "", FORCE_COLOR: "", TERM: "xterm" }
 const said = (args: ReadonlyArray<string>, env: Record<string, string> = {}) =>
-  Command.said(args, { ...colourless, ...env })
+  Command.runInProcess(args, { ...colourless, ...env })
 const escape = "\u001b"
 const flags = Object.keys(Settings.all).filter((name) => !Settings.secret.includes(name))
   .map((name) => `--${Settings.flagName(name)}`)

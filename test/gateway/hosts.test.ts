@@ -7,7 +7,7 @@ import { createServer } from "node:net"
 import { assert, describe, it } from "vitest"
 import * as Banner from "../../src/gateway/Banner.ts"
 import * as Access from "../../src/gateway/http/Access.ts"
-import { said } from "../kit/gateway/command.ts"
+import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const every = ["0", "00", "0x0", "0X0", "0x00000000", "00.0.0.0", "0.0", "0.0.0", "0.0.0.0"]
@@ -109,7 +109,7 @@ describe("a host", () => {
   it("that is every address, however written, is refused without a key, and with one says where it answers", async () => {
     const { args, command } = Kit.counter()
     const serve = ["--host", "0x0", "--port", "0", "--", command, ...args]
-    const refused = await said(serve)
+    const refused = await runInProcess(serve)
     assert.strictEqual(refused.exit, 1)
     assert.include(refused.output, "Other machines reach 0x0")
     const gateway = Kit.run(serve, { GATEWAY_KEYS: "a-key" })

@@ -3,13 +3,13 @@ import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import * as JsonText from "../../src/gateway/messages/JsonText.ts"
 import * as Bodies from "../kit/fuzz/bodies.ts"
-import { sizes } from "../kit/long.ts"
+import { shortOrLong } from "../kit/long.ts"
 import * as Random from "../kit/random.ts"
 
 describe("JSON text", () => {
   it("of any object, its members are those that JSON.parse reads", () => {
     const random = Random.make(20261125)
-    for (let i = 0; i < sizes(500, 2000); i++) {
+    for (let i = 0; i < shortOrLong(500, 2000); i++) {
       const text = Bodies.anyJson(random)
       // Indented, deep ones are as long as their depth squared.
       if (text.length > 1000) continue

@@ -6,7 +6,7 @@ import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Collector from "../kit/gateway/collector.ts"
-import { said } from "../kit/gateway/command.ts"
+import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const directory = mkdtempSync(join(tmpdir(), "gateway-"))
@@ -29,7 +29,7 @@ const busy = async (url: string) => {
 describe("checking", () => {
   it("--check says what a good configuration serves, and starts nothing", async () => {
     const file = write("check.json", { mcpServers: { one: Kit.counter(), two: { url: "https://example.org/mcp" } } })
-    const { exit, output } = await said(["--check", "--config", file])
+    const { exit, output } = await runInProcess(["--check", "--config", file])
     assert.strictEqual(exit, 0)
     assert.include(output, "The configuration is valid. Back ends: one, two")
     assert.notInclude(output, "http://")
@@ -37,14 +37,14 @@ describe("checking", () => {
 
   it("--check refuses a program that is not there", async () => {
     const file = write("missing.json", { mcpServers: { one: { command: "no-such-program" }, two: Kit.counter() } })
-    const { exit, output } = await said(["--check", "--config", file])
+    const { exit, output } = await runInProcess(["--check", "--config", file])
     assert.strictEqual(exit, 1)
     assert.include(output, "one: there is no program \"no-such-program\"")
     assert.notInclude(output, "two:")
   })
 
   it("--check refuses a wrong one with exit code 1", async () => {
-    const { exit, output } = await said([
+    const { exit, output } = await runInProcess([
       "--check",
       "--config",
       write("wrong.json", { mcpServers: { one: { command: "" } } })

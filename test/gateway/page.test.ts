@@ -4,7 +4,7 @@ import type { Browser, BrowserContextOptions, Page } from "playwright-core"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Chromium from "../kit/browser.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import { sizes } from "../kit/long.ts"
+import { shortOrLong } from "../kit/long.ts"
 
 const artifacts = new URL("../artifacts/", import.meta.url).pathname
 const desktop = { width: 1280, height: 800 }
@@ -139,7 +139,7 @@ describe("the page", () => {
           const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor)
           const [red = 0] = ground.match(/\d+/g)?.map(Number) ?? []
           assert.strictEqual(red < 128, colorScheme === "dark")
-          if (sizes(false, true)) {
+          if (shortOrLong(false, true)) {
             await page.screenshot({ path: `${artifacts}page-${width}-${colorScheme}.png`, fullPage: true })
           }
         })

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { answers, callTool, everything, request, textOf } from "../kit/gateway/modern.ts"
-import { sizes } from "../kit/long.ts"
+import { shortOrLong } from "../kit/long.ts"
 
 const asking = (...args: ReadonlyArray<string>) => ({
   command: process.execPath,
@@ -367,7 +367,7 @@ describe("limits", () => {
   })
 
   it("many calls are parked at once, each goes on in its own process, and none is left in the end", async () => {
-    const count = sizes(50, 1000)
+    const count = shortOrLong(50, 1000)
     const own = await Kit.start({
       backends: { light: { ...light, maxLanes: 1000, maxInFlight: 1000, era: "legacy" } },
       maxSessions: 1100,

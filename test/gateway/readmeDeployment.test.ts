@@ -13,7 +13,7 @@ import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import manifest from "../../package.json" with { type: "json" }
 import * as Programs from "../../src/gateway/backends/Programs.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
-import { said } from "../kit/gateway/command.ts"
+import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { block, blocks } from "../kit/readme.ts"
 
@@ -29,7 +29,7 @@ let known: ReadonlySet<string>
 beforeAll(async () => {
   writeFileSync(servers, JSON.stringify({ mcpServers: { counter: { command, args } } }))
   writeFileSync(keys, `${secret}\n`)
-  const { exit, output } = await said(["--help"])
+  const { exit, output } = await runInProcess(["--help"])
   assert.strictEqual(exit, 0)
   known = new Set(output.match(/(?:--[a-z-]+|\bGATEWAY_[A-Z_]+|\bDATABASE_URL)(?=[ ,.;)]|$)/gm))
 })
@@ -41,7 +41,7 @@ const unknown = (args: ReadonlyArray<string>, env: Readonly<Record<string, strin
 
 /** What the command says of its arguments and variables: that they are valid, or every fault. */
 const checked = async (args: ReadonlyArray<string>, env: Record<string, string>): Promise<string> =>
-  (await said(["--check", ...args], env)).output.trim()
+  (await runInProcess(["--check", ...args], env)).output.trim()
 const valid = "The configuration is valid. Back ends: counter"
 
 /** The lines `Name=value` of a unit, `[Section]` and comments. */

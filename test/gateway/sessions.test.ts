@@ -12,7 +12,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
-import { sizes } from "../kit/long.ts"
+import { shortOrLong } from "../kit/long.ts"
 
 const everything = {
   command: process.execPath,
@@ -29,7 +29,7 @@ describe("with the official client and server-everything", () => {
   afterAll(() => gateway.stop())
 
   it("lists and calls tools, with progress, in concurrent sessions", async () => {
-    const length = sizes(4, 20)
+    const length = shortOrLong(4, 20)
     const results = await Promise.all(Array.from({ length }, async (_, i) => {
       const client = await Kit.connect(`${gateway.origin}/mcp/everything`)
       const { tools } = await client.listTools()
@@ -87,7 +87,7 @@ describe("with a server that counts", () => {
   afterAll(() => gateway.stop())
 
   it("each of several concurrent sessions counts 1 to 20, whatever the others do with the same ids", async () => {
-    const length = sizes(4, 10)
+    const length = shortOrLong(4, 10)
     const counts = await Promise.all(Array.from({ length }, async () => {
       const session = await Kit.open(url)
       const texts = await Promise.all(Array.from({ length: 20 }, async (_, i) => {

@@ -8,7 +8,7 @@ import { EventStreams } from "../../src/gateway/legacy/EventStreams.ts"
 import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Told from "../kit/gateway/told.ts"
-import { sizes } from "../kit/long.ts"
+import { shortOrLong } from "../kit/long.ts"
 
 describe("requests with streams", () => {
   let gateway: Kit.Running
@@ -110,7 +110,7 @@ describe("requests with streams", () => {
   it("a reader who is slow, but there, gets many times the messages that the buffer holds, none lost", async () => {
     const session = await Kit.open(url)
     // The buffer holds 1,000.
-    const count = sizes(4000, 20_000)
+    const count = shortOrLong(4000, 20_000)
     const response = await Kit.post(url, session, Kit.toolCall(1, "burst", { count, size: 200 }))
     let expected = 1
     let answered = false

@@ -12,7 +12,7 @@ import { createRequire } from "node:module"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import { sizes } from "../kit/long.ts"
+import { shortOrLong } from "../kit/long.ts"
 
 const everything = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
 
@@ -38,7 +38,7 @@ describe("server-everything on Streamable HTTP, behind the gateway", () => {
   })
 
   it("lists and calls tools, with progress, in concurrent sessions", async () => {
-    const count = sizes(3, 10)
+    const count = shortOrLong(3, 10)
     const results = await Promise.all(Array.from({ length: count }, async (_, i) => {
       const client = await Kit.connect(url)
       const echo = await Kit.call(client, "echo", { message: `session ${i}` })

@@ -19,7 +19,7 @@ export const check = async (test: ConfigCase, directory: string): Promise<string
     file: { name: file, text: readFileSync(file, "utf8") },
     entries: {}
   })
-  const { exit, output } = await Command.said(
+  const { exit, output } = await Command.runInProcess(
     ["--check", "--config", file, ...flags.map(([name, value]) => `--${Settings.flagName(name)}=${String(value)}`)],
     Object.fromEntries(Object.entries(test.environment).map(([name, value]) => [name, value ?? ""]))
   )

@@ -1,14 +1,20 @@
-/** The command in this process: as `Kit.run`, without the second that a start of Node and the command's modules takes. */
+/** Runs the gateway's command in this process. Saves the second that `Kit.run` needs to start Node. */
 import { Console, Effect, Exit } from "effect"
 import * as CommandLine from "../../../src/gateway/CommandLine.ts"
 
-export interface Said {
+export interface Finished {
   readonly exit: number
   readonly output: string
 }
 
-/** Runs the command to its end, for arguments with which it ends by itself. Not two at once: variables and exit code are the process's. */
-export const said = async (args: ReadonlyArray<string>, variables: Record<string, string> = {}): Promise<Said> => {
+/**
+ * Runs the command until it exits, so pass `--help`, `--check` or a fault. Never run two at once: both set `process.env` and
+ * `process.exitCode`. `OTEL_…` variables have no effect, because `CommandLine.ts` reads them when it is loaded.
+ */
+export const runInProcess = async (
+  args: ReadonlyArray<string>,
+  variables: Record<string, string> = {}
+): Promise<Finished> => {
   const lines: Array<string> = []
   const write = (...parts: ReadonlyArray<unknown>) => void lines.push(`${parts.join(" ")}\n`)
   const before = Object.keys(variables).map((name) => [name, process.env[name]] as const)
