@@ -14,7 +14,7 @@ describe.each(kinds)("a modern server on %s", (kind) => {
   let upstream: Eras.HttpServer | undefined
   let gateway: Kit.Running
   let url = ""
-  /** Whom most tests use: each other one has a process of its own. */
+  /** One modern and one legacy client, shared by most tests. Every further client starts a process. */
   let clients: ReadonlyArray<Client>
   /** A legacy client that sets no log level. */
   let quiet: Awaited<ReturnType<typeof Eras.legacy>>
@@ -38,9 +38,9 @@ describe.each(kinds)("a modern server on %s", (kind) => {
       for (const each of Object.values(client.heard)) each.length = 0
       return use(client)
     }))
-  /** With clients that can do this alone. */
-  const bothWith = async (can: object, use: (client: Client) => Promise<void>) => {
-    const own = await Promise.all([Eras.modern(url, can), Eras.legacy(url, can)])
+  /** Like `both`, with new clients that have exactly these capabilities. */
+  const bothWith = async (capabilities: object, use: (client: Client) => Promise<void>) => {
+    const own = await Promise.all([Eras.modern(url, capabilities), Eras.legacy(url, capabilities)])
     await Promise.all(own.map(async (client) => {
       await use(client)
       await client.client.close()
@@ -138,7 +138,7 @@ describe.each(kinds)("a modern server on %s", (kind) => {
     await Kit.eventually("both changes are told", () => heard.changes.length >= 2)
     assert.sameMembers([...new Set(heard.changes)], ["tools", "test://watched"])
     await client.unsubscribeResource({ uri: "test://watched" })
-    // What is told of the first of two changes comes before what is told of the second.
+    // Notifications keep their order, so all of the first change's arrive before the second's.
     const toldOfTwo = async () => {
       heard.changes.length = 0
       for (const count of [1, 2]) {
@@ -150,7 +150,7 @@ describe.each(kinds)("a modern server on %s", (kind) => {
       }
       return heard.changes.slice(0, heard.changes.lastIndexOf("tools") + 1)
     }
-    // The old listen goes on for a while.
+    // The gateway keeps the old listen for half a second.
     await Kit.eventually(
       "the resource is told of no longer",
       async () => !(await toldOfTwo()).includes("test://watched")

@@ -39,7 +39,7 @@ describe("a gateway with real processes", () => {
     assert.deepStrictEqual(attacked.failures, [])
   })
 
-  it("responses cut in any place: the rest is had by resuming, each message once, the answer last", async () => {
+  it("resumes a response that was cut, with each message once and the answer last", async () => {
     await FaultKinds.cutResponses(attacked, random, shortOrLong(5, 1))
     assert.deepStrictEqual(attacked.failures, [])
   })

@@ -235,7 +235,7 @@ describe("a connection to the command", () => {
     connection.socket.destroy()
   })
 
-  it("without requests it is said to stay open for 75 seconds, longer than balancers keep theirs, or for as long as is set", async () => {
+  it("announces a keep-alive of 75 seconds, or the one that is set", async () => {
     const other = run("--keep-alive-timeout", "7 seconds")
     for (const [one, seconds] of [[gateway, 75], [other, 7]] as const) {
       const response = await fetch(new URL("/health", await Kit.urlOf(one)))

@@ -113,7 +113,7 @@ describe("a gateway of a file", () => {
     assert.match(url, /^http:\/\/127\.0\.0\.3:/)
     const refusals = async (at: string) => {
       const session = await Kit.open(at)
-      // Those that are taken run on.
+      // Accepted calls stay in flight, because the test sends no signal.
       const responses = [1, 2, 3].map((id) => Kit.post(at, session, Kit.toolCall(id, "untilSignal")))
       const statuses = await Promise.all(responses.map(async (response) => (await response).status))
       return statuses.filter((status) => status === 429).length
@@ -125,7 +125,7 @@ describe("a gateway of a file", () => {
     assert.strictEqual(await Kit.toolText(url, await Kit.open(url), "count"), "1")
   })
 
-  it("says at paths that there are not where MCP is, without the names of back ends; HEAD is answered where GET is", async () => {
+  it("answers an unknown path with 404 and a pointer to /mcp, without back end names", async () => {
     for (const [method, path] of [["GET", "/sse"], ["POST", "/sse"], ["GET", "/a/b/c"], ["DELETE", "/"]] as const) {
       const response = await fetch(new URL(path, url), { method })
       assert.strictEqual(response.status, 404)
@@ -133,6 +133,9 @@ describe("a gateway of a file", () => {
       assert.include(text, "MCP is at /mcp/NAME")
       assert.notInclude(text, new URL(url).pathname)
     }
+  })
+
+  it("answers HEAD wherever it answers GET", async () => {
     for (const path of ["/", "/health", "/ready"]) {
       assert.strictEqual((await fetch(new URL(path, url), { method: "HEAD" })).status, 200)
     }
@@ -142,8 +145,9 @@ describe("a gateway of a file", () => {
 describe("SIGHUP", () => {
   const entry = (mark: string) => ({ ...Kit.counter(), env: { MARK: mark } })
   const serve = (mcpServers: object) => write("reload.json", { mcpServers })
+  // The tests share one gateway and run in this order.
   let gateway: Kit.Run
-  let first: string
+  let url: string
   beforeAll(() => {
     gateway = Kit.run(["--port", "0", "--config", serve({ kept: entry("1") })])
   })
@@ -151,7 +155,7 @@ describe("SIGHUP", () => {
     gateway.child.kill("SIGTERM")
     assert.strictEqual(await gateway.exit, 0)
   })
-  const at = (name: string) => new URL(`/mcp/${name}`, first).href
+  const at = (name: string) => new URL(`/mcp/${name}`, url).href
   const reload = () => gateway.child.kill("SIGHUP")
 
   it("before the gateway is up does not end it, and it is reloaded by the next one", async () => {
@@ -159,7 +163,7 @@ describe("SIGHUP", () => {
     const hangUp = 1
     await Kit.eventually("it listens for SIGHUP", () => Kit.catches(gateway.child.pid ?? 0, hangUp))
     reload()
-    first = await Kit.urlOf(gateway)
+    url = await Kit.urlOf(gateway)
     serve({ kept: entry("1"), changed: entry("1"), removed: entry("1") })
     reload()
     await Kit.eventually("the file is read again", async () => {
@@ -268,7 +272,7 @@ describe("stopping", () => {
     assert.include(gateway.output(), "session opened")
   })
 
-  it("what takes longer than drainTimeout is told as JSON-RPC, with the id: a running request, and a session that still starts", async () => {
+  it("answers a running request with a JSON-RPC error after drainTimeout, and refuses a session that is still starting", async () => {
     const file = write("drain.json", {
       mcpServers: { counter: Kit.counter(), starting: { command: "sleep", args: ["100"], spares: 0 } }
     })
@@ -280,9 +284,8 @@ describe("stopping", () => {
     const before = Kit.children(gateway.child.pid ?? 0).length
     const opening = Kit.initialize(new URL("/mcp/starting", url).href)
     await Kit.eventually("the request runs, and the process starts", async () => {
-      const { sessions } = await (await fetch(new URL("/sessions", url))).json()
-      return sessions.some(({ inFlight }: { readonly inFlight: number }) => inFlight === 1) &&
-        Kit.children(gateway.child.pid ?? 0).length > before
+      const inFlight = await Kit.inFlight(new URL(url).origin)
+      return inFlight === 1 && Kit.children(gateway.child.pid ?? 0).length > before
     })
     gateway.child.kill("SIGTERM")
     const { error, id } = await (await running).json()
@@ -298,7 +301,7 @@ describe("stopping", () => {
     const url = await Kit.urlOf(gateway)
     const { pid, session } = await busy(url)
     const running = await Kit.post(url, session, Kit.toolCall(1, "untilSignal"))
-    // The kernel may make one of two SIGINT, and both count alike.
+    // The kernel may merge two pending SIGINTs, so the second is a SIGTERM, which the gateway treats alike.
     gateway.child.kill("SIGINT")
     gateway.child.kill("SIGTERM")
     await Kit.eventually("they have arrived", () => gateway.output().includes("Stopping"))

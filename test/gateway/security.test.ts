@@ -317,7 +317,7 @@ describe("floods and slow clients", () => {
       socket.write(sent)
     })
 
-  it("too much header is refused, and a refusal that comes before a body says that the connection is closed where an upgrade is offered: no next request is lost", async () => {
+  it("refuses too large a header with 431, and closes the connection when it refuses a request with an Upgrade before its body", async () => {
     const { args, command } = Kit.counter()
     const gateway = Kit.run(["--port", "0", "--max-header-bytes", "2048", "--", command, ...args])
     const port = Number(new URL(await Kit.urlOf(gateway)).port)

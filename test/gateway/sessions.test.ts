@@ -152,10 +152,10 @@ describe("with a server that counts", () => {
     })
     const again = async () => (await Kit.post(url, session, Kit.toolCall("cut", "count"))).status
     gone.abort()
-    await Kit.eventually("the gateway knows that its client is gone", async () => {
-      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
-      return sessions.find((each: { readonly pid: number }) => each.pid === pid)?.streams === 0
-    })
+    await Kit.eventually(
+      "the gateway knows that its client is gone",
+      async () => (await Kit.sessionOn(gateway.origin, pid))?.streams === 0
+    )
     assert.strictEqual(await again(), 400)
     Kit.kill(pid, "SIGUSR2")
     await Kit.eventually("it is answered, so its id is free", async () => (await again()) === 200)

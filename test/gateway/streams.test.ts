@@ -180,10 +180,10 @@ describe("requests with streams", () => {
     ]
     for await (const chunk of response.body ?? []) {
       text += decoder.decode(chunk, { stream: true })
-      for (const { at, step } of steps.slice(0, 1)) {
-        if (!heartbeatAfter(at)) continue
+      const [next] = steps
+      if (next !== undefined && heartbeatAfter(next.at)) {
         steps.shift()
-        await step()
+        await next.step()
       }
     }
     const seen: Array<{ readonly id: unknown; readonly comments: number }> = []

@@ -10,7 +10,7 @@ export const launch = (): Promise<Browser> => {
   if (found === undefined) throw new Error("no Chromium: install it, or set CHROMIUM_PATH")
   const args = ["--no-sandbox"]
   if (found !== chromiumPackage) return chromium.launch({ executablePath: found, args })
-  const directory = unpacked()
+  const directory = unpackOnce()
   const env = {
     ...process.env,
     LD_LIBRARY_PATH: `${directory}/al2023/lib`,
@@ -20,10 +20,10 @@ export const launch = (): Promise<Browser> => {
 }
 
 /**
- * Unpacks the package into `node_modules/.cache`, once. The package unpacks into the directory for temporary files, and it unpacks NSS
- * and NSPR only in AWS Lambda. Two runs may unpack at once; a rename makes the result of one of them appear whole.
+ * Unpacks `@sparticuz/chromium` into `node_modules/.cache` once. The package unpacks into `TMPDIR`, and includes NSS and NSPR only
+ * in AWS Lambda. So a child process gets a new `TMPDIR` and a Lambda variable. If two runs unpack at once, the first rename wins.
  */
-const unpacked = (): string => {
+const unpackOnce = (): string => {
   const root = new URL("../../", import.meta.url).pathname
   const cache = `${root}node_modules/.cache/`
   const { version } = JSON.parse(readFileSync(`${chromiumPackage}/package.json`, "utf8"))
@@ -36,7 +36,7 @@ const unpacked = (): string => {
     cwd: root,
     env: { ...process.env, TMPDIR: fresh, AWS_EXECUTION_ENV: "AWS_Lambda_nodejs24.x" }
   })
-  // The package's list of font directories names /tmp/fonts as its own.
+  // The package's `fonts.conf` names `/tmp/fonts`; point it at this directory.
   const fonts = `${fresh}/fonts/fonts.conf`
   writeFileSync(fonts, readFileSync(fonts, "utf8").replace("<dir>/tmp/fonts</dir>", `<dir>${directory}/fonts</dir>`))
   try {

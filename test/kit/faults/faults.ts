@@ -83,13 +83,10 @@ export const handles = (attacked: Attacked): number => {
   return descriptors(attacked) - established.length - 3 * Kit.children(attacked.pid).length
 }
 
-/**
- * The handles that there are while no process starts or ends: of a child that is ending, the pipes may be closed while it still
- * counts, so that there seem to be fewer than ever after.
- */
+/** Counts handles while no process starts or ends. An ending child may have closed its pipes but still count as a child. */
 export const steadyHandles = async (attacked: Attacked): Promise<number> => {
   let [steady, before] = [-1, -1]
-  await Kit.eventually("no process starts or ends, and no connection", async () => {
+  await Kit.eventually("processes and connections are steady", async () => {
     const { backends, sessions } = await (await fetch(`${attacked.origin}/sessions`)).json()
     const shown = backends.reduce((sum: number, { spares }: { spares: number }) => sum + spares, sessions.length)
     before = steady

@@ -10,7 +10,7 @@ import * as Faults from "./faults.ts"
 export interface Size {
   readonly sessions: number
   readonly requests: number
-  /** Requests that only the end of the drain's time ends; none unless it is short. */
+  /** Number of requests that only `drainTimeout` ends. Leave it 0 unless that is short. */
   readonly endless?: number
 }
 
@@ -128,8 +128,8 @@ export const cutRequests = async (attacked: Attacked, random: Random): Promise<v
 }
 
 /**
- * Connections cut after every byte of a response that streams: what was not read is had by resuming, each message once,
- * and the answer last.
+ * Connections cut after every `stride` bytes of a response that streams: what was not read is had by resuming, each message
+ * once, and the answer last.
  */
 export const cutResponses = async (attacked: Attacked, random: Random, stride = 1): Promise<void> => {
   const url = attacked.at("good")
@@ -300,11 +300,8 @@ export const drained = async (
   const never = all.slice(0, endless).map((session) =>
     Faults.ask(attacked, url, session, Kit.toolCall("never", "never"))
   )
-  await Kit.eventually("all of them run", async () => {
-    const { sessions: shown } = await (await fetch(`${attacked.origin}/sessions`)).json()
-    const requests = shown.reduce((sum: number, { inFlight }: { inFlight: number }) => sum + inFlight, 0)
-    return requests >= held.length + never.length
-  })
+  const count = held.length + never.length
+  await Kit.eventually("all of them run", async () => (await Kit.inFlight(attacked.origin)) >= count)
   const rounds = attacked.tally.answered + random.below(requests)
   await Kit.eventually("the load goes on", () => attacked.tally.answered >= rounds)
   draining = true
