@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the README's test command where there is nothing but Node: in an empty clone, with the programs that a machine may lack
-# hidden. A mount of an empty file hides each, in a namespace of its own. Needs root and Linux.
+# Runs `npm ci && npm test` in a fresh clone of HEAD, as on a machine with only Node. Hides Chromium, PostgreSQL, openssl, curl
+# and git: bind-mounts an empty file over each in a private mount namespace. Needs root on Linux.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 if [ "${1:-}" != inside ]; then

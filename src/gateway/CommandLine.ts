@@ -301,7 +301,7 @@ const main = Command.make("effect-session-pool", { config, check, command, setti
   ])
 )
 
-/** Runs the command with these arguments. It has failed if this fails or sets `process.exitCode`. */
+/** Runs the command with these arguments. The command failed if the effect fails or `process.exitCode` is not 0. */
 export const runWith = (args: ReadonlyArray<string>) =>
   Command.runWith(main, { version })(args).pipe(
     Effect.catchTag("UsageError", (error) => CommandOutput.fail(error.message)),

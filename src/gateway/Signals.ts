@@ -1,5 +1,6 @@
 /**
- * What signals do to the command: the first ends it in order, the second at once. SIGHUP, a reload, is heard in `bin.ts` and `CommandLine.ts`.
+ * What signals do to the command: the first ends it in order, the second at once. SIGHUP, a reload, is heard in `bin.ts` and
+ * `CommandLine.ts`.
  */
 import { Cause, Console, Duration, Effect, Exit, Queue, Runtime } from "effect"
 import * as ProcessGroup from "./backends/ProcessGroup.ts"

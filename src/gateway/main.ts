@@ -4,7 +4,7 @@ import * as ProcessGroup from "./backends/ProcessGroup.ts"
 import * as CommandLine from "./CommandLine.ts"
 import * as Signals from "./Signals.ts"
 
-// An orderly end leaves no process. An exception that nothing catches would.
+// A shutdown ends every back end. After an uncaught exception, this does.
 process.on("exit", ProcessGroup.killAll)
 
 NodeRuntime.runMain(CommandLine.runWith(process.argv.slice(2)), {

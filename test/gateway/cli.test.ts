@@ -71,7 +71,7 @@ describe("the command line", () => {
         answers.push(answerOn(socket))
       })
       if (!taken) answers.pop()
-      // So many connections a second, so that they do not keep the gateway from starting.
+      // At most 200 connections a second, so they do not slow the start.
       await new Promise((resolve) => setTimeout(resolve, 5))
     }
     assert.deepStrictEqual(new Set(await Promise.all(answers)), new Set([200]))

@@ -43,7 +43,7 @@ describe("the earlier form", () => {
     scripted.call(2, "last")
     for (const sent of [["logging/setLevel"], ["logging/setLevel", "notifications/x"]]) {
       await Kit.eventually(`${sent.length} have been sent`, () => release.length === sent.length)
-      // One that does not wait would come now, on a connection that is open.
+      // A line sent too early would have arrived before this round trip ends.
       await (await fetch(scripted.url, { method: "DELETE" })).text()
       assert.deepStrictEqual(order(), sent)
       release.at(-1)?.()

@@ -55,7 +55,7 @@ describe("the metrics of a gateway", () => {
       await Kit.initialize(urlOf("broken"))
     }
     await Kit.eventually("all is as it should be", async () => {
-      // On a busy machine it may have cooled down meanwhile.
+      // On a slow machine its cool-down may be over by now, so let one more start fail.
       await Kit.initialize(urlOf("broken"))
       const text = await scrape()
       const of = (name: string, backend: string) => value(text, `mcp_gateway_${name}{backend="${backend}"}`)

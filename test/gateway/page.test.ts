@@ -168,7 +168,7 @@ describe("the page", () => {
 
   it("says when the gateway is gone, and goes on when it is back", async () => {
     const page = await open()
-    // The page waits for its next try, and its clock is put ahead.
+    // Fakes the page's clock, so the test can skip the wait before the next try.
     await page.clock.install()
     await page.reload()
     await page.locator("#status", { hasText: "live" }).waitFor()

@@ -23,7 +23,7 @@ import type * as Placement from "../../src/gateway/sessions/Placement.ts"
 import * as RunnerDatabase from "../kit/cluster/runnerDatabase.ts"
 
 const address = RunnerAddress.make("127.0.0.1", 1)
-/** Of a group. Each that is not given back is tried again every second, so many of them take the time of the test. */
+/** Shards per group. Fewer than the default 300, because every shard that is not released is retried each second, which is slow. */
 const shardsPerGroup = 30
 
 /** The only replica there is. */

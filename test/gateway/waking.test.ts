@@ -41,7 +41,7 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
     Effect.sync(() => mkdtempSync(join(tmpdir(), "gateway-"))),
     (directory) => Effect.sync(() => rmSync(directory, { recursive: true }))
   )
-  /** As long as it is there, processes do not start to serve. */
+  /** While this file exists, a started process does not serve. */
   const gate = join(directory, "gate")
   const { args, command } = Counting.backend()
   const entry = {

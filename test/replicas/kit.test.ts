@@ -17,6 +17,7 @@ const path = "/mcp/counter"
 vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 })
 
 describe("replicas that are started, stopped and reached by the kit", () => {
+  // The tests share two replicas and run in this order: the last one kills both.
   let cluster: Cluster
   const folder = mkdtempSync(join(tmpdir(), "replicas-"))
   /** Once it is there, calls of `held` are answered. */
@@ -60,7 +61,7 @@ describe("replicas that are started, stopped and reached by the kit", () => {
       Kit.release(url, session, 1)
     ])
     const events: Array<string> = []
-    // Its answer is released by the event before it, which must have come by then.
+    // Each event releases the next, so the test hangs if events are held back.
     const answered: Array<Promise<void>> = []
     await Kit.readEvents(steps, ({ data }) => {
       if (events.push(data) === 1) answered.push(Kit.release(url, session, 1))
@@ -125,7 +126,7 @@ describe("replicas that are started, stopped and reached by the kit", () => {
     await Kit.eventually("it runs", async () => (await Kit.inFlight(replica(1).origin)) === 1)
     await replica(1).stop("SIGKILL")
     assert.strictEqual((await held)._tag, "Unreachable")
-    // Its process is left alone, and reads the end of its input after the call.
+    // SIGKILL orphaned the back end. Once its call ends, it reads end of input and exits.
     writeFileSync(release, "")
     assert.strictEqual((await fetch(`${cluster.balancer.origin}/health`)).status, 503)
   })

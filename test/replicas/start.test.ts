@@ -38,7 +38,7 @@ describe("SIGHUP while a replica waits for the others to have made the tables", 
         Kit.eventually("it waits for the lock", () => gateway.output().includes("Another replica makes the tables"))
       )
       write("first", "second")
-      // Without a listener the signal would end it; its lock is held, so it cannot be up.
+      // Without a listener the signal ends the gateway. The migration lock is held, so the gateway cannot be up.
       gateway.child.kill("SIGHUP")
       assert.notInclude(gateway.output(), "The gateway is up")
       yield* connection.executeRaw(`SELECT pg_advisory_unlock(${MigrationLock.lock})`, [])

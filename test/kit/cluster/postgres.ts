@@ -122,7 +122,7 @@ process.on("exit", () => {
 const unprivileged = (): { readonly uid: number; readonly gid: number } | undefined =>
   process.getuid?.() === 0 ? { uid: 65534, gid: 65534 } : undefined
 
-/** The directory of the programs. `nobody` may not read a clone of root's, so the package's files are copied for it. */
+/** The directory of the programs. `nobody` cannot read a git clone that root owns, so the package's files are copied. */
 const readablePrograms = (directory: string): string => {
   const bin = findPostgres()
   if (bin === undefined) throw new Error("no PostgreSQL: install it, or set PG_BIN")

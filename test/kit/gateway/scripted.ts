@@ -97,7 +97,7 @@ export class Scripted {
     })
   }
 
-  /** Another transport; with a time, the server must take a message within that. */
+  /** Replaces the transport. The server must accept each message within `writeTimeout`. */
   async renew(url: string, writeTimeout = Duration.minutes(5)) {
     await this.close()
     this.#scope = Effect.runSync(Scope.make())
