@@ -1,8 +1,9 @@
 import { readdirSync, readFileSync } from "node:fs"
+import { fileURLToPath } from "node:url"
 import { defineConfig } from "vitest/config"
 import { findChromium, findPostgres } from "./kit/programs.ts"
 
-const root = new URL("..", import.meta.url).pathname
+const root = fileURLToPath(new URL("..", import.meta.url))
 
 /** Returns the files to exclude if a program is missing, and prints what to install. */
 const excludeWithout = (
@@ -21,7 +22,8 @@ const exclude = [
   ...excludeWithout("PostgreSQL", findPostgres(), "PG_BIN", "test/replicas/*.test.ts")
 ]
 
-const shared = { testTimeout: 30_000, hookTimeout: 30_000, exclude }
+// A time-out only ends a hang, so both are long: the machine may be busy with other things.
+const shared = { testTimeout: 60_000, hookTimeout: 120_000, exclude }
 
 const core = {
   ...shared,

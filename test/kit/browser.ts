@@ -1,6 +1,7 @@
 /** The Chromium of the tests. */
 import { execFileSync } from "node:child_process"
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
+import { fileURLToPath } from "node:url"
 import type { Browser } from "playwright-core"
 import { chromium } from "playwright-core"
 import { chromiumPackage, findChromium } from "./programs.ts"
@@ -24,22 +25,21 @@ export const launch = (): Promise<Browser> => {
  * in AWS Lambda. So a child process gets a new `TMPDIR` and a Lambda variable. If two runs unpack at once, the first rename wins.
  */
 const unpackOnce = (): string => {
-  const root = new URL("../../", import.meta.url).pathname
-  const cache = `${root}node_modules/.cache/`
   const { version } = JSON.parse(readFileSync(`${chromiumPackage}/package.json`, "utf8"))
+  const cache = fileURLToPath(new URL("../../node_modules/.cache/", import.meta.url))
   const directory = `${cache}chromium-${version}`
   if (existsSync(directory)) return directory
   mkdirSync(cache, { recursive: true })
   const fresh = mkdtempSync(`${cache}chromium-`)
-  const script = "import('@sparticuz/chromium').then(({ default: chromium }) => chromium.executablePath())"
-  execFileSync(process.execPath, ["--eval", script], {
-    cwd: root,
-    env: { ...process.env, TMPDIR: fresh, AWS_EXECUTION_ENV: "AWS_Lambda_nodejs24.x" }
-  })
-  // The package's `fonts.conf` names `/tmp/fonts`; point it at this directory.
-  const fonts = `${fresh}/fonts/fonts.conf`
-  writeFileSync(fonts, readFileSync(fonts, "utf8").replace("<dir>/tmp/fonts</dir>", `<dir>${directory}/fonts</dir>`))
   try {
+    const script = "import('@sparticuz/chromium').then(({ default: chromium }) => chromium.executablePath())"
+    execFileSync(process.execPath, ["--eval", script], {
+      cwd: cache,
+      env: { ...process.env, TMPDIR: fresh, AWS_EXECUTION_ENV: "AWS_Lambda_nodejs24.x" }
+    })
+    // The package's `fonts.conf` names directories in `/tmp`; point it at this one.
+    const fonts = `${fresh}/fonts/fonts.conf`
+    writeFileSync(fonts, readFileSync(fonts, "utf8").replaceAll(">/tmp/fonts", `>${directory}/fonts`))
     renameSync(fresh, directory)
   } catch (error) {
     rmSync(fresh, { recursive: true })

@@ -1,11 +1,18 @@
 /** Programs that tests use, and where they are: named by a variable, on the machine, or in an npm package. */
 import { existsSync, readdirSync, statSync } from "node:fs"
 import { join } from "node:path"
+import { fileURLToPath } from "node:url"
 
-const modules = new URL("../../node_modules/", import.meta.url).pathname
+const modules = fileURLToPath(new URL("../../node_modules/", import.meta.url))
 
-/** An empty file is no program: `test/bare.sh` hides one by mounting an empty file over it. */
-const isProgram = (file: string): boolean => (statSync(file, { throwIfNoEntry: false })?.size ?? 0) > 0
+/** An empty file is no program: `test/bare.sh` hides one by mounting an empty file over it. A PATH may name unreadable places. */
+const isProgram = (file: string): boolean => {
+  try {
+    return statSync(file).size > 0
+  } catch {
+    return false
+  }
+}
 
 const onPath = (name: string): string | undefined =>
   (process.env["PATH"] ?? "").split(":").map((directory) => join(directory, name)).find(isProgram)
@@ -17,7 +24,7 @@ export const areInstalled = (...names: ReadonlyArray<string>): boolean =>
 /** A PATH with a `curl`: the machine's, else one made of `fetch`. */
 export const pathWithCurl = (): string => {
   const path = process.env["PATH"] ?? ""
-  return areInstalled("curl") ? path : `${new URL("../fixtures/bin", import.meta.url).pathname}:${path}`
+  return areInstalled("curl") ? path : `${fileURLToPath(new URL("../fixtures/bin", import.meta.url))}:${path}`
 }
 
 export const chromiumPackage = join(modules, "@sparticuz/chromium")
