@@ -1,11 +1,11 @@
 /** What a configuration means where it is odd: what JSON, URLs and objects allow beside what people write. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Option } from "effect"
-import * as Backends from "../../src/gateway/backends/Backends.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Config from "../../src/gateway/settings/Config.ts"
 import * as JsonFault from "../../src/gateway/settings/JsonFault.ts"
 import * as Loading from "../../src/gateway/settings/Loading.ts"
+import * as Masking from "../../src/gateway/settings/Masking.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
 
 const load = (servers: unknown, gateway: unknown = {}) =>
@@ -261,11 +261,11 @@ describe("a configuration", () => {
   })
 
   it("credentials of a URL that are not percent-encoded stand for themselves", () => {
-    const read = load({ a: { url: "http://me:100%@example.org/mcp" } })
+    const read = load({ a: { url: "http://me:100%sure@example.org/mcp" } })
     assert.notInstanceOf(read, Config.InvalidConfig)
     const backend = read instanceof Config.InvalidConfig ? undefined : read.backends.get("a")
-    assert.strictEqual(backend?.mask("with 100% of it"), "with *** of it")
-    assert.deepStrictEqual([Backends.percentDecoded("%41%"), Backends.percentDecoded("%41")], ["%41%", "A"])
+    assert.strictEqual(backend?.mask("with 100%sure of it"), "with *** of it")
+    assert.deepStrictEqual([Masking.percentDecoded("%41%"), Masking.percentDecoded("%41")], ["%41%", "A"])
   })
 
   it("what is said for all back ends is not meant for one that is no process; what its own entry says is refused", () => {

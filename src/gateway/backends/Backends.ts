@@ -166,13 +166,4 @@ export const printable = (text: string): string =>
 const secretsOf = (target: Backend["target"]): ReadonlyArray<string> =>
   target._tag === "Stdio"
     ? Object.values(target.command.env)
-    : [...Object.values(target.headers), ...credentials(target.url)]
-
-const credentials = (url: string): ReadonlyArray<string> => {
-  const parsed = Option.liftThrowable(() => new URL(url))()
-  return Option.isSome(parsed) ? [parsed.value.password, percentDecoded(parsed.value.password)] : []
-}
-
-/** A part of a URL as it was meant; as it stands, if that is no percent-encoded text. */
-export const percentDecoded = (text: string): string =>
-  Option.getOrElse(Option.liftThrowable(decodeURIComponent)(text), () => text)
+    : [...Object.values(target.headers), ...Masking.passwordsOf(target.url)]

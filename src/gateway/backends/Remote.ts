@@ -3,10 +3,10 @@ import type { Scope } from "effect"
 import { ByteSize, Cause, Clock, Duration, Effect, Option, Queue, Stream } from "effect"
 import { Sse } from "effect/encoding"
 import type { HttpClientResponse } from "effect/http"
-import { HttpClient, HttpClientRequest, HttpIncomingMessage } from "effect/http"
+import { HttpClient, HttpClientRequest, HttpIncomingMessage, HttpTraceContext } from "effect/http"
 import { BackendFailed } from "../GatewayErrors.ts"
 import * as EventStreamBody from "../http/EventStreamBody.ts"
-import { percentDecoded } from "./Backends.ts"
+import { percentDecoded } from "../settings/Masking.ts"
 import * as ProcessGroup from "./ProcessGroup.ts"
 
 /** Where a server is, and what its entry says must be sent with every request. */
@@ -41,6 +41,7 @@ export const make = Effect.fnUntraced(function*(target: Target, mask: (text: str
   const client = HttpClient.withScope(yield* HttpClient.HttpClient)
   const { headers, url } = withoutCredentials(target)
   const failed = (reason: string) => new BackendFailed({ reason: mask(reason), stderr: "" })
+  const address = mask(new URL(url).host)
   const remote: Remote = {
     failed,
     given: new Set(Object.keys(headers).map((name) => name.toLowerCase())),
@@ -50,10 +51,16 @@ export const make = Effect.fnUntraced(function*(target: Target, mask: (text: str
         HttpClientRequest.setHeaders(Object.fromEntries(given.filter(([, value]) => value !== undefined))),
         body === undefined ? (same) => same : HttpClientRequest.bodyText(body, "application/json")
       )
-      return Effect.mapError(
-        client.execute(request),
-        ({ reason }) => failed(unreachable(ProcessGroup.codeOf(reason) || reason._tag))
-      )
+      // A span of the gateway's own: the client's would have the whole URL and all headers, which may hold secrets.
+      const attributes = { "http.request.method": method, "server.address": address }
+      return Effect.useSpan(`http.client ${method}`, { kind: "client", attributes }, (span) => {
+        const traced = HttpClientRequest.setHeaders(request, HttpTraceContext.toHeaders(span))
+        return client.execute(traced).pipe(
+          Effect.provideService(HttpClient.TracerDisabledWhen, () => true),
+          Effect.tap(({ status }) => Effect.sync(() => span.attribute("http.response.status_code", status))),
+          Effect.mapError(({ reason }) => failed(unreachable(ProcessGroup.codeOf(reason) || reason._tag)))
+        )
+      })
     }
   }
   return remote

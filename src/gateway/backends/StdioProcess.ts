@@ -51,7 +51,8 @@ export const start = Effect.fnUntraced(function*(
   mask: (text: string) => string
 ): Effect.fn.Return<Transport, BackendFailed, Scope.Scope> {
   const shortage = shortageOfHandles()
-  if (shortage !== undefined) return yield* short(command.command, shortage)
+  const shown = mask(command.command)
+  if (shortage !== undefined) return yield* short(shown, shortage)
   const ended = Deferred.makeUnsafe<BackendFailed>()
   let stderr = ""
   const failed = (reason: string) => new BackendFailed({ reason, stderr: mask(stderr.trim()) })
@@ -60,8 +61,8 @@ export const start = Effect.fnUntraced(function*(
     ProcessGroup.start({ ...command, env }, limits.closeGrace),
     (code) =>
       shortages.includes(code)
-        ? short(command.command, code)
-        : failed(`the back end "${command.command}" could not be started (${code})${remedy(command.command, code)}`)
+        ? short(shown, code)
+        : failed(`the back end "${shown}" could not be started (${code})${remedy(command.command, code)}`)
   )
   const decoder = new TextDecoder()
   group.stderr.on("data", (chunk) => {

@@ -1,6 +1,7 @@
 /** How the command speaks to a person: colours only where they are seen, errors short and with the next step. */
 import { Console, Effect, Layer, Logger } from "effect"
 import { CliOutput } from "effect/cli"
+import * as Masking from "./Masking.ts"
 import * as Settings from "./Settings.ts"
 
 /** Whether what goes to a stream may have colours: `NO_COLOR` and `TERM=dumb` forbid them, `FORCE_COLOR` asks for them. */
@@ -39,17 +40,22 @@ const presenter = CliOutput.layerPresenter({
   }
 })
 
-/** JSON lines, but pretty on a terminal. */
+const pretty = Logger.consolePretty({ colors: hasColors(process.stdout, process.env) })
+
+/** JSON lines, but pretty on a terminal. A terminal sees no control characters of others, also where it shows the lines of a file. */
 const logger = process.stdout.isTTY
-  ? Logger.consolePretty({ colors: hasColors(process.stdout, process.env) })
-  : Logger.consoleJson
+  ? Logger.make<unknown, void>((options) => pretty.log({ ...options, message: plain(options.message) }))
+  : Logger.withConsoleLog(Logger.map(Logger.formatJson, Masking.plain))
+
+const plain = (message: unknown): unknown =>
+  typeof message === "string" ? Masking.plain(message) : Array.isArray(message) ? message.map(plain) : message
 
 /** The output of the whole command. */
 export const layer = Layer.merge(presenter, Logger.layer([logger]))
 
 /** Tells why the command gives up, and lets it end with 1. */
 export const fail = (message: string): Effect.Effect<void> => {
-  const [first = "", ...rest] = message.split("\n")
+  const [first = "", ...rest] = Masking.plain(message).split("\n")
   const red = hasColors(process.stderr, process.env) ? `\u001b[31m${first}\u001b[0m` : first
   return Effect.andThen(
     Console.error([red, ...rest].join("\n")),

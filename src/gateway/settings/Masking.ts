@@ -1,23 +1,106 @@
-/** Hides secrets in what people see: logs, errors, metrics and the page. */
+/** Hides secrets in what people see, and keeps control characters from terminals: logs, errors, traces and the page. */
+import { Option } from "effect"
+import { stripVTControlCharacters } from "node:util"
 
 /** Shorter values are not hidden: they would tear holes into every text. */
-const shortest = 4
+const shortest = 6
+
+/** Values that are not hidden either: many texts have them, and none is a secret. */
+const common = new Set(
+  ["default", "development", "disabled", "enabled", "localhost", "127.0.0.1", "production", "staging", "testing"]
+    .concat(["verbose", "warning"])
+)
+
+/**
+ * A longer secret is looked for piece by piece, so that also a part of it is hidden and no pattern grows without bound. A multiple
+ * of three: then the base64 of the pieces, one after the other, is the base64 of the whole.
+ */
+const pieceLength = 192
+
+/** In characters: more than any form of a piece has. Whoever cuts a text before it is masked keeps so much behind the cut. */
+export const longest = 2000
 
 /** Makes a function that hides these values, and whatever looks like a credential. */
 export const make = (secrets: ReadonlyArray<string>): (text: string) => string => {
-  // The longest first, so that no part of one is left over by another.
-  const known = [...new Set(secrets)].filter((secret) => secret.length >= shortest).toSorted((a, b) =>
-    b.length - a.length
-  )
-  return (text) => {
-    let masked = text
-    for (const secret of known) masked = masked.replaceAll(secret, "***")
-    return masked
+  const pieces = [...new Set(secrets.flatMap(partsOf).flatMap(piecesOf))]
+    .filter((piece) => piece.length >= shortest && !common.has(piece))
+    // The longest first, so that no part of one is left over by another.
+    .toSorted((a, b) => b.length - a.length)
+  const forms = pieces.flatMap((piece) => [textForm(piece), ...base64Forms(piece)])
+  const known = forms.length === 0 ? /(?!)/g : new RegExp(`(?:${forms.join("|")})+`, "g")
+  return (text) =>
+    text
+      .replace(known, "***")
       .replace(/\b(authorization["']?\s*[:=]\s*["']?)(?:(bearer|basic)\s+)?[^\s"',;]+/gi, "$1***")
       .replace(/\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}/gi, "$1 ***")
       .replace(/([a-z][a-z0-9+.-]*:\/\/)[^\s/@:]*:[^\s/@]*@/gi, "$1***@")
-  }
 }
+
+/** What is secret in a value: each of its lines, the password of a URL, the token of `Bearer TOKEN`. */
+const partsOf = (secret: string): ReadonlyArray<string> => {
+  const token = /^(?:basic|bearer|token) +(\S+)$/i.exec(secret)?.[1] ?? ""
+  return [...secret.split(/[\r\n]+/).map((line) => line.trim()), ...passwordsOf(secret), token]
+}
+
+/** The password of a URL, as it stands there and as it was meant. */
+export const passwordsOf = (url: string): ReadonlyArray<string> =>
+  Option.match(Option.liftThrowable(() => new URL(url))(), {
+    onNone: () => [],
+    onSome: ({ password }) => [password, percentDecoded(password)]
+  })
+
+const piecesOf = (text: string): ReadonlyArray<string> =>
+  // What is left at the end stays with the last piece if it would be too short to be looked for.
+  text.match(new RegExp(`[^]{1,${pieceLength}}(?:[^]{1,${shortest - 1}}$)?`, "g")) ?? []
+
+/** A part of a URL as it was meant; as it stands, if that is no percent-encoded text. */
+export const percentDecoded = (text: string): string =>
+  Option.getOrElse(Option.liftThrowable(decodeURIComponent)(text), () => text)
+
+/** A pattern for a text in which each character may be percent-encoded or escaped as in JSON, also more than once. */
+const textForm = (text: string): string =>
+  [...text.matchAll(/(\\+)|[^]/gu)].map(([character, backslashes]) => {
+    // Nothing encodes these.
+    if (/^[A-Za-z0-9_~-]$/.test(character)) return character
+    if (character === ".") return "\\."
+    const encoded = Buffer.from(character).toString("hex").replace(/../g, (hex) => `%(?:25){0,2}${anyCase(hex)}`)
+    // Of a run, because each backslash by itself would make the search of a long run exponential.
+    if (backslashes !== undefined) {
+      return `(?:\\\\{${backslashes.length},${backslashes.length * 8}}|${encoded})`
+    }
+    const escaped = [...Array(character.length).keys()]
+      .map((at) => `\\\\{1,7}u${anyCase(character.charCodeAt(at).toString(16).padStart(4, "0"))}`).join("")
+    const others = character === " " ? ["\\+"] : character === "\t" ? ["\\\\{1,7}t"] : []
+    return `(?:${[`\\\\{0,7}${literal(character)}`, encoded, escaped, ...others].join("|")})`
+  }).join("")
+
+/** Patterns for a text in base64, at each of the three places where it may begin in what is encoded with it. */
+const base64Forms = (text: string): ReadonlyArray<string> => {
+  const bytes = Buffer.from(text)
+  return [0, 1, 2].map((before) => {
+    const encoded = Buffer.concat([Buffer.alloc(before), bytes]).toString("base64url")
+    // Without the characters in which there are bits of what stands before; that behind it is one more.
+    const whole = encoded.slice(before === 0 ? 0 : before + 1, Math.floor((before + bytes.length) * 8 / 6))
+    return `${whole.replace(/[-_]/g, (character) => base64Special[character] ?? "")}[\\w+/-]?={0,2}`
+  })
+}
+
+const base64Special: Readonly<Record<string, string>> = {
+  "-": "(?:[-+]|%(?:25){0,2}2[bB])",
+  "_": "(?:[_/]|\\\\{1,7}/|%(?:25){0,2}2[fF])"
+}
+
+const anyCase = (hex: string): string => hex.replace(/[a-f]/g, (letter) => `[${letter}${letter.toUpperCase()}]`)
+
+const literal = (character: string): string => character.replace(/[\\^$.*+?()[\]{}|/-]/, "\\$&")
+
+/** A text without colours, control characters (but tabs and line breaks) and what turns the direction of the rest. */
+export const plain = (text: string): string =>
+  stripVTControlCharacters(text).replace(
+    // oxlint-disable-next-line no-control-regex -- these are what is looked for
+    /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+    ""
+  )
 
 /** Enough of a session's id to tell it from others, too little to use it. The name of its replica says nothing of it. */
 export const shortId = (id: string): string => id.replace(/^r[0-9a-f]{10}-/, "").slice(0, 8)
