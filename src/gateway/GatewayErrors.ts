@@ -4,13 +4,13 @@ import { Schema } from "effect"
 /** The process could not be started, or ended before it answered. */
 export class BackendFailed extends Schema.TaggedError<BackendFailed>()("BackendFailed", {
   reason: Schema.String,
-  /** The end of what it wrote on stderr. */
+  /** The beginning and the end of what it wrote on stderr. */
   stderr: Schema.String,
   /** The gateway has no handles or no memory left for a process: no fault of the back end. */
   shortage: Schema.optionalKey(Schema.Boolean)
 }) {
   override get message(): string {
-    return this.stderr === "" ? this.reason : `${this.reason}; its stderr ends with: ${this.stderr}`
+    return this.stderr === "" ? this.reason : `${this.reason}; its stderr: ${this.stderr}`
   }
 }
 

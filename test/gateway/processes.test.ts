@@ -98,7 +98,7 @@ describe("a process that misbehaves", () => {
     // `overview` is a round trip through this event loop, so the gateway has read the stderr by now.
     await overview(gateway)
     const reason = await told(talks)
-    assert.match(reason, /within 500ms; its stderr ends with: waiting for \S* to load$/)
+    assert.match(reason, /within 500ms; its stderr: waiting for \S* to load$/)
     assert.notInclude(reason, "s3cr3t")
     const hint = await told(initialize("silent"))
     for (const part of ["within 500ms and wrote nothing on stderr", "PATH, HOME", "env", "raise startTimeout"]) {
@@ -278,7 +278,8 @@ describe("warm spares", () => {
     const limits = {
       maxLineBytes: 1000,
       writeTimeout: Duration.seconds(1),
-      closeGrace: Duration.seconds(1)
+      closeGrace: Duration.seconds(1),
+      stderrLevel: "debug" as const
     }
     const start = StdioProcess.start(command, process.env, limits, (text) => text)
     const waiting = Effect.gen(function*() {
@@ -289,7 +290,7 @@ describe("warm spares", () => {
     await Effect.runPromise(Effect.provide(Effect.scoped(waiting), logger))
     assert.deepStrictEqual(told, [
       "A spare process ended before it was used; another is started in 10 seconds. Why it ended: " +
-      "the back end ended with exit code 3; its stderr ends with: no database"
+      "the back end ended with exit code 3; its stderr: no database"
     ])
   })
 

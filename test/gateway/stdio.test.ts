@@ -20,7 +20,8 @@ describe("one process", () => {
   const limits = {
     maxLineBytes: 1_000_000,
     writeTimeout: Duration.seconds(30),
-    closeGrace: Duration.millis(100)
+    closeGrace: Duration.millis(100),
+    stderrLevel: "debug" as const
   }
   const logged: Array<unknown> = []
   const logger = Logger.layer([Logger.make(({ message }) => void logged.push(message))])

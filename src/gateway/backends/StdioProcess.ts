@@ -4,7 +4,7 @@
  * It ends with its scope: stdin is closed first, so that a well-behaved server can leave by itself; after a grace the
  * group gets SIGTERM, and after another SIGKILL, so that wrappers (`npx`, `sh -c`) leave nothing behind either.
  */
-import type { Scope } from "effect"
+import type { Context, Scope } from "effect"
 import { Cause, Deferred, Duration, Effect, Fiber, Latch, Result } from "effect"
 import { closeSync, openSync } from "node:fs"
 import { devNull } from "node:os"
@@ -12,6 +12,7 @@ import type { Readable, Writable } from "node:stream"
 import { BackendFailed } from "../GatewayErrors.ts"
 import * as Lines from "./Lines.ts"
 import * as ProcessGroup from "./ProcessGroup.ts"
+import * as Stderr from "./Stderr.ts"
 import type { Receiver, Transport } from "./Transport.ts"
 
 export interface Limits {
@@ -20,9 +21,9 @@ export interface Limits {
   readonly writeTimeout: Duration.Duration
   /** After stdin was closed, and again after SIGTERM. */
   readonly closeGrace: Duration.Duration
+  /** At which its stderr is logged. */
+  readonly stderrLevel: Stderr.Level
 }
-
-const stderrTailLength = 2000
 
 /** What a child may see of the gateway's own environment: never its keys. */
 const safeNames = ["PATH", "HOME", "LANG", "TMPDIR", "USER", "LOGNAME", "SHELL", "TZ", "TERM"].concat(
@@ -54,8 +55,8 @@ export const start = Effect.fnUntraced(function*(
   const shown = mask(command.command)
   if (shortage !== undefined) return yield* short(shown, shortage)
   const ended = Deferred.makeUnsafe<BackendFailed>()
-  let stderr = ""
-  const failed = (reason: string) => new BackendFailed({ reason, stderr: mask(stderr.trim()) })
+  const stderr = Stderr.make(mask, limits.stderrLevel)
+  const failed = (reason: string) => new BackendFailed({ reason, stderr: stderr.text() })
   const env = childEnvironment(environment, command.env)
   const group = yield* Effect.mapError(
     ProcessGroup.start({ ...command, env }, limits.closeGrace),
@@ -64,10 +65,7 @@ export const start = Effect.fnUntraced(function*(
         ? short(shown, code)
         : failed(`the back end "${shown}" could not be started (${code})${remedy(command.command, code)}`)
   )
-  const decoder = new TextDecoder()
-  group.stderr.on("data", (chunk) => {
-    stderr = (stderr + decoder.decode(chunk, { stream: true })).slice(-stderrTailLength)
-  })
+  group.stderr.on("data", stderr.push).once("end", stderr.end)
   const scope = yield* Effect.scope
   const run = Effect.runForkWith(yield* Effect.context<never>())
   const fork = (effect: Effect.Effect<unknown>) => void Fiber.runIn(run(effect), scope)
@@ -90,7 +88,15 @@ export const start = Effect.fnUntraced(function*(
     ended,
     failed,
     offer,
-    attach: (to) => Effect.sync(() => output.attach(to)),
+    attach: (to) =>
+      Effect.contextWith((context: Context.Context<never>) =>
+        Effect.sync(() => {
+          // With the session of whoever has taken it, which a spare process has not had before.
+          const runFor = Effect.runForkWith(context)
+          stderr.logWith((effect) => void Fiber.runIn(runFor(effect), scope))
+          output.attach(to)
+        })
+      ),
     send: (line) =>
       Effect.suspend(() =>
         offer(line) ? Effect.void : Effect.raceFirst(wait(line), Effect.asVoid(Deferred.await(ended))).pipe(

@@ -187,6 +187,7 @@ export const backendSettings = {
   ),
   maxInFlight: count(100, "Requests of one session that may run at once"),
   maxLineBytes: bytes(16 * mebi, "Longest message of a back end"),
+  stderrLevel: choice(["debug", "info", "warn"], "debug", "The level at which the stderr of a back end is logged"),
   replayEvents: count(1000, "Messages kept for a client that resumes a stream"),
   replayBytes: bytes(4 * mebi, "The same in bytes"),
   spares: count(0, "Processes kept started for new sessions", 0),

@@ -1,0 +1,105 @@
+/**
+ * What a process writes on stderr: its beginning and its end for whoever is told of a failure, and its lines for the log.
+ *
+ * Lines are kept as they came. They are masked whole and cut afterwards, so that no part of a secret is left over.
+ */
+import { Effect } from "effect"
+import * as Masking from "../settings/Masking.ts"
+
+export interface Stderr {
+  readonly push: (chunk: Uint8Array) => void
+  /** No more comes: the last line need not have an end. */
+  readonly end: () => void
+  /** The first and the last lines, and how many are left out between them. */
+  readonly text: () => string
+  /** Logs the lines, those that have come already too, with the fibers that `fork` starts. */
+  readonly logWith: (fork: (effect: Effect.Effect<unknown>) => void) => void
+}
+
+export type Level = "debug" | "info" | "warn"
+const levels = { debug: "Debug", info: "Info", warn: "Warn" } as const
+
+/** Of the beginning, and of the end, in characters. */
+const keptLength = 2000
+/** Of a line that is shown, in characters. */
+const lineLength = 1000
+/** Of a line that is kept: what is cut off a masked line begins behind what is shown of it. */
+const rawLength = lineLength + Masking.longest
+/** Lines of one process that are logged in a second; more are counted. */
+const linesASecond = 20
+
+export const make = (mask: (text: string) => string, level: Level): Stderr => {
+  const decoder = new TextDecoder()
+  const head: Array<string> = []
+  const tail: Array<string> = []
+  let headLength = 0
+  let tailLength = 0
+  let leftOut = 0
+  /** The line that has no end yet. */
+  let rest = ""
+  const unlogged: Array<string> = []
+  let unloggedMore = 0
+  let logs = false
+  let fork: ((effect: Effect.Effect<unknown>) => void) | undefined
+
+  const shown = (line: string): string => {
+    const masked = mask(Masking.plain(line))
+    const whole = line.length < rawLength ? masked : masked.slice(0, -Masking.longest)
+    return line.length < rawLength && whole.length <= lineLength ? whole : `${whole.slice(0, lineLength)}…`
+  }
+
+  const take = (line: string): void => {
+    const length = Math.min(line.length, lineLength)
+    if (headLength < keptLength) {
+      headLength += length
+      head.push(line)
+    } else {
+      tailLength += length
+      tail.push(line)
+      while (tailLength - Math.min(tail[0]?.length ?? 0, lineLength) >= keptLength) {
+        tailLength -= Math.min(tail.shift()?.length ?? 0, lineLength)
+        leftOut++
+      }
+    }
+    if (unlogged.length < linesASecond) unlogged.push(line)
+    else unloggedMore++
+  }
+
+  const flush = Effect.suspend(() => {
+    const lines = unlogged.splice(0).map(shown)
+    if (unloggedMore > 0) lines.push(`${unloggedMore} more lines, too many for the log`)
+    unloggedMore = 0
+    return Effect.forEach(lines, (line) => Effect.logWithLevel(levels[level])(`stderr: ${line}`), { discard: true })
+  })
+  const eachSecond = Effect.repeat(Effect.andThen(flush, Effect.sleep("1 second")), {
+    while: () => logs = unlogged.length > 0
+  })
+  const log = (): void => {
+    if (logs || fork === undefined || unlogged.length === 0) return
+    logs = true
+    // What a process has said last is logged when it ends, too.
+    fork(Effect.onInterrupt(eachSecond, () => flush))
+  }
+
+  const push = (text: string): void => {
+    const lines = (rest + text).split(/[\r\n]+/)
+    rest = (lines.pop() ?? "").slice(0, rawLength)
+    for (const line of lines) if (line.trim() !== "") take(line.slice(0, rawLength))
+    log()
+  }
+  return {
+    push: (chunk) => push(decoder.decode(chunk, { stream: true })),
+    end: () => push("\n"),
+    text: () =>
+      [
+        ...head,
+        ...leftOut === 0 ? [] : [`[${leftOut} lines left out]`],
+        ...tail,
+        ...rest.trim() === "" ? [] : [rest]
+      ].map(shown).join("\n").trim(),
+    logWith: (by) => {
+      fork = by
+      log()
+    }
+  }
+}
