@@ -37,6 +37,7 @@ import * as EventStreamBody from "./http/EventStreamBody.ts"
 import * as McpRoutes from "./http/McpRoutes.ts"
 import * as Parked from "./modern/Parked.ts"
 import * as RequestState from "./modern/RequestState.ts"
+import * as Endings from "./sessions/Endings.ts"
 import * as Placement from "./sessions/Placement.ts"
 import * as SessionsModule from "./sessions/Sessions.ts"
 import type { GatewayConfig } from "./settings/Config.ts"
@@ -258,9 +259,9 @@ export const layerConfig = (
           ),
         endPinned: sessions.vacate(
           (id) => id.startsWith(`${placement.replica}-`),
-          "the replica of this session has stood still for too long"
+          Endings.replicaLost
         ),
-        vacate: (id) => sessions.vacate((each) => each === id, "the session moves to another replica")
+        vacate: (id) => sessions.vacate((each) => each === id, Endings.movesOn)
       })
       const atRest = Effect.repeat(SessionPool.stats(sessions.pool), {
         until: ({ active, launching }) => active + launching + sessions.passing.count === 0,

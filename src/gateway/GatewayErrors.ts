@@ -7,7 +7,9 @@ export class BackendFailed extends Schema.TaggedError<BackendFailed>()("BackendF
   /** The beginning and the end of what it wrote on stderr. */
   stderr: Schema.String,
   /** The gateway has no handles or no memory left for a process: no fault of the back end. */
-  shortage: Schema.optionalKey(Schema.Boolean)
+  shortage: Schema.optionalKey(Schema.Boolean),
+  /** What has ended a session, if it was not the back end that broke the protocol or cannot be reached. */
+  ended: Schema.optional(Schema.Literals(["process exited", "client gone"]))
 }) {
   override get message(): string {
     return this.stderr === "" ? this.reason : `${this.reason}; its stderr: ${this.stderr}`

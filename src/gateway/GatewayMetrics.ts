@@ -20,6 +20,10 @@ const garbage = Metric.counter("mcp_gateway_garbage_lines_total", {
   description: "Lines on a back end's stdout that were no JSON-RPC message",
   incremental: true
 })
+const closes = Metric.counter("mcp_gateway_closed_sessions_total", {
+  description: "Sessions that were closed, lanes of modern clients included, by reason",
+  incremental: true
+})
 const refusals = Metric.counter("mcp_gateway_refusals_total", {
   description: "HTTP requests that were refused, by status",
   incremental: true
@@ -127,6 +131,10 @@ export const setTotals = (totals: { readonly place: number; readonly lane: numbe
     Metric.update(Metric.withAttributes(waiting, { resource: "lane" }), totals.lane),
     Metric.update(maxSessions, totals.maxSessions)
   ], { discard: true })
+
+/** Counts a session that is closed. */
+export const closed = (backend: string, reason: string) =>
+  Metric.update(Metric.withAttributes(closes, { backend, reason }), 1)
 
 /** Counts a refused request. */
 export const refused = (status: number) => Metric.update(Metric.withAttributes(refusals, { status: String(status) }), 1)

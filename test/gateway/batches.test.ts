@@ -56,7 +56,8 @@ const session = Effect.fnUntraced(function*(
     asleep: Effect.succeed(new Map()),
     live: Effect.succeed([]),
     waitingForLane: Effect.succeed(0),
-    recent: GatewayMetrics.recent()
+    recent: GatewayMetrics.recent(),
+    closes: () => ({})
   }
   const settings = { ...Settings.defaults(Settings.backendSettings), ...Settings.defaults(Settings.gatewaySettings) }
   const serving: Serving = {

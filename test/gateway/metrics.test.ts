@@ -39,6 +39,7 @@ describe("the metrics of a gateway", () => {
     await (await Kit.post(urlOf("ready"), session, Kit.toolCall(2, "garbage"))).text()
     await fetch(urlOf("ready"), { method: "DELETE", headers: { "mcp-session-id": session } })
     await Kit.initialize(urlOf("broken"))
+    await Kit.eventually("the close is counted", async () => (await scrape()).includes("mcp_gateway_closed_sessions"))
     const text = await scrape()
     assert.deepStrictEqual(Metrics.exported(text, "mcp_gateway_"), Metrics.documented("mcp_gateway_"))
     // What a pool exports when something goes wrong is compared by the tests of the pool.

@@ -176,9 +176,12 @@ describe("SIGHUP", () => {
     const [kept, changed, removed] = await Promise.all(["kept", "changed", "removed"].map((name) => busy(at(name))))
     serve({ kept: entry("1"), changed: entry("2"), added: entry("1") })
     reload()
-    await Kit.eventually("it is told", () => gateway.output().includes("session closed: Invalidated"))
+    await Kit.eventually(
+      "it is told",
+      () => gateway.output().includes("session closed: the configuration of the back end has changed")
+    )
     await Kit.eventually("two processes are gone", () => !Kit.alive(changed?.pid ?? 0) && !Kit.alive(removed?.pid ?? 0))
-    assert.include(gateway.output(), "\"reloaded\"")
+    assert.include(gateway.output(), "\"message\":\"reloaded\"")
     assert.isTrue(Kit.alive(kept?.pid ?? 0))
     assert.strictEqual(await Kit.toolText(at("kept"), kept?.session ?? "", "count"), "1")
     assert.strictEqual((await Kit.post(at("changed"), changed?.session ?? "", Kit.toolCall(1, "count"))).status, 404)

@@ -98,7 +98,7 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
   /** Its process goes, as if it had been idle for long. */
   const sleep = (id: string) =>
     Effect.andThen(
-      sessions.vacate((each) => each === id, "idle"),
+      sessions.vacate((each) => each === id, { reason: "idle", text: "idle" }),
       until(({ retired }) => retired === 0)
     )
   const entryTexts = (backend: string) => state.entryTextOf(backend)

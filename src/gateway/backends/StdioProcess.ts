@@ -56,7 +56,8 @@ export const start = Effect.fnUntraced(function*(
   if (shortage !== undefined) return yield* short(shown, shortage)
   const ended = Deferred.makeUnsafe<BackendFailed>()
   const stderr = Stderr.make(mask, limits.stderrLevel)
-  const failed = (reason: string) => new BackendFailed({ reason, stderr: stderr.text() })
+  const failed = (reason: string, how?: BackendFailed["ended"]) =>
+    new BackendFailed({ reason, stderr: stderr.text(), ended: how })
   const env = childEnvironment(environment, command.env)
   const group = yield* Effect.mapError(
     ProcessGroup.start({ ...command, env }, limits.closeGrace),
@@ -69,7 +70,8 @@ export const start = Effect.fnUntraced(function*(
   const scope = yield* Effect.scope
   const run = Effect.runForkWith(yield* Effect.context<never>())
   const fork = (effect: Effect.Effect<unknown>) => void Fiber.runIn(run(effect), scope)
-  const fail = (reason: string) => Deferred.doneUnsafe(ended, Effect.succeed(failed(reason)))
+  const fail = (reason: string, how?: BackendFailed["ended"]) =>
+    Deferred.doneUnsafe(ended, Effect.succeed(failed(reason, how)))
   const output = reader(group.stdout, limits.maxLineBytes, {
     fork,
     tooLong: () => fail(`the back end sent a line of more than ${limits.maxLineBytes} bytes`),
@@ -86,7 +88,7 @@ export const start = Effect.fnUntraced(function*(
   return {
     pid: group.pid,
     ended,
-    failed,
+    failed: (reason) => failed(reason),
     offer,
     attach: (to) =>
       Effect.contextWith((context: Context.Context<never>) =>
@@ -112,7 +114,7 @@ const watchEnd = (
   group: ProcessGroup.ProcessGroup,
   output: Pick<ReturnType<typeof reader>, "delivered" | "moved">,
   fork: (effect: Effect.Effect<unknown>) => void,
-  fail: (reason: string) => void
+  fail: (reason: string, how?: BackendFailed["ended"]) => void
 ) => {
   // A process that closes a pipe without leaving can no longer answer; one that leaves closes it a moment earlier, on a busy
   // machine a long one, and is better described by how it ended. That it has closed its stdin shows at the next write.
@@ -128,7 +130,7 @@ const watchEnd = (
     // not delay the news.
     const allIsSaid = Effect.andThen(closed(group.stdout), Effect.andThen(closed(group.stderr), output.delivered))
     yield* Effect.raceFirst(allIsSaid, standstill(output.moved))
-    fail(`the back end ended ${how}`)
+    fail(`the back end ended ${how}`, "process exited")
   }))
 }
 

@@ -75,7 +75,7 @@ export const make = Effect.fnUntraced(function*(
       sessions: live.map((session) => sessionView(session, usage, now)),
       launches: stats.launches,
       launchFailures: stats.launchFailures,
-      closes: Object.fromEntries(Object.entries(stats.closes).filter(([, count]) => count > 0)),
+      closes: sessions.closes(),
       history: kept
     }
   })

@@ -331,7 +331,10 @@ export class BridgeRequests {
     const reason = `the client lost its stream and said nothing for ${
       Duration.format(this.#limits.streamLostTimeToLive)
     }`
-    Deferred.doneUnsafe(this.#session.process.ended, Effect.succeed(new BackendFailed({ reason, stderr: "" })))
+    Deferred.doneUnsafe(
+      this.#session.process.ended,
+      Effect.succeed(new BackendFailed({ reason, stderr: "", ended: "client gone" }))
+    )
     this.end(reason)
   }
 

@@ -17,6 +17,7 @@ import type * as Lane from "../modern/Lane.ts"
 import type { GatewayConfig } from "../settings/Config.ts"
 import type * as Settings from "../settings/Settings.ts"
 import type * as ClientRecord from "./ClientRecord.ts"
+import * as Endings from "./Endings.ts"
 import * as Placement from "./Placement.ts"
 import * as Sleepers from "./Sleepers.ts"
 
@@ -55,6 +56,8 @@ export interface Registry {
   readonly opening: Map<Key, ClientRecord.ClientRecord>
   /** The clients of stateless back ends: whoever is here may be woken. */
   readonly sleepers: Sleepers.Sleepers
+  /** Why sessions end. */
+  readonly endings: Endings.Endings
   /** Notes for the scope that something lives under an id. */
   readonly occupy: Placement.Placement["occupy"]
   /** Whether something may begin to live here under an id. */
@@ -83,6 +86,7 @@ export const make = Effect.fnUntraced(function*(
     connections: new Map(),
     callers: Callers.make(),
     opening: new Map(),
+    endings: Endings.make(),
     sleepers: yield* makeSleepers(settings, lost, (name) => running.get(name)?.entryText()),
     occupy: placement.occupy,
     mayOccupy: placement.mayOccupy,

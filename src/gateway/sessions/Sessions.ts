@@ -11,7 +11,7 @@ import * as SessionPool from "../../SessionPool.ts"
 import type { Backends } from "../backends/Backends.ts"
 import * as RunningBackend from "../backends/RunningBackend.ts"
 import * as GatewayErrors from "../GatewayErrors.ts"
-import type * as GatewayMetrics from "../GatewayMetrics.ts"
+import * as GatewayMetrics from "../GatewayMetrics.ts"
 import type * as JsonRpc from "../messages/JsonRpc.ts"
 import * as Callers from "../modern/Callers.ts"
 import type { Era } from "../modern/Dialect.ts"
@@ -20,6 +20,7 @@ import type * as PassThrough from "../modern/PassThrough.ts"
 import type { GatewayConfig } from "../settings/Config.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as ClientRecord from "./ClientRecord.ts"
+import * as Endings from "./Endings.ts"
 import * as Launching from "./Launching.ts"
 import type * as PooledConnection from "./PooledConnection.ts"
 import * as Registry from "./Registry.ts"
@@ -84,7 +85,7 @@ export class Sessions extends Context.Service<Sessions, {
   /** Tells every request that still runs why it ends, and ends the streams; the sessions themselves end with the gateway. */
   readonly endRequests: (reason: string) => Effect.Effect<void>
   /** Ends what lives under ids that leave this replica, or puts it to sleep; done when its processes are gone. */
-  readonly vacate: (isOf: (id: string) => boolean, reason: string) => Effect.Effect<void>
+  readonly vacate: (isOf: (id: string) => boolean, ending: Endings.Ending) => Effect.Effect<void>
   /** Serves other back ends from now on; the sessions of changed and removed ones end. */
   readonly reload: (backends: Backends) => Effect.Effect<Reloaded>
   /** Sleeping sessions by back end, live ones of stateless back ends included. */
@@ -94,6 +95,8 @@ export class Sessions extends Context.Service<Sessions, {
   /** How many calls of modern clients wait for a lane. */
   readonly waitingForLane: Effect.Effect<number>
   readonly recent: GatewayMetrics.Recent
+  /** How many sessions were closed, by reason. */
+  readonly closes: Endings.Endings["counts"]
 }>()("effect-session-pool/gateway/Sessions") {}
 
 /** The sessions as they are. */
@@ -114,7 +117,7 @@ export const make = Effect.fnUntraced(function*(
   const pool = yield* makePool(registry)
   const state: State = { registry, pool, ending }
   const { callers, connections, running } = registry
-  const lost = (key: Key) => endHere(state, key, "another replica goes on with the session")
+  const lost = (key: Key) => endHere(state, key, Endings.takenOver)
   return Sessions.of({
     pool,
     running: () => running,
@@ -127,7 +130,7 @@ export const make = Effect.fnUntraced(function*(
       return target === undefined ? undefined : RunningBackend.knownEra(target)
     },
     passing: { count: 0, over: Deferred.await(ending) },
-    end: (backend, principal, id) => endKey(state, Registry.keyOf(backend, principal, id), "the session was deleted"),
+    end: (backend, principal, id) => endKey(state, Registry.keyOf(backend, principal, id), Endings.deleted),
     endNumber: (number) => endNumber(state, number),
     endRequests: (reason) =>
       Effect.andThen(
@@ -136,26 +139,28 @@ export const make = Effect.fnUntraced(function*(
       ),
     reload: (backends) => reload(state, backends),
     asleep: registry.sleepers.counts,
-    vacate: (isOf, reason) => vacate(state, isOf, reason),
+    vacate: (isOf, ending) => vacate(state, isOf, ending),
     live: Effect.map(SessionPool.entries(pool), (entries) =>
       entries.flatMap((info) => {
         const connection = connections.get(info.key)
         return connection === undefined ? [] : [{ info, activity: connection.activity() }]
       })),
     waitingForLane: callers.waiting,
-    recent: registry.recent
+    recent: registry.recent,
+    closes: registry.endings.counts
   })
 })
 
 const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
-  const { running, settings } = registry
-  const pool = yield* SessionPool.make({
+  const { connections, endings, running, settings } = registry
+  const idleTimeToLive = (key: Key) =>
+    Callers.isOfLoner(key)
+      ? Duration.zero
+      : running.get(SessionKey.backend(key))?.backend.settings.idleTimeToLive ?? settings.idleTimeToLive
+  const pool: State["pool"] = yield* SessionPool.make({
     name: "gateway",
     lookup: (key: Key) => Launching.lookup(registry, key),
-    idleTimeToLive: (key: Key) =>
-      Callers.isOfLoner(key)
-        ? Duration.zero
-        : running.get(SessionKey.backend(key))?.backend.settings.idleTimeToLive ?? settings.idleTimeToLive,
+    idleTimeToLive,
     cleanupInterval: settings.cleanupInterval,
     capacity: settings.maxSessions,
     acquireTimeout: settings.acquireTimeout,
@@ -164,24 +169,44 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
     ...(settings.keys.length === 0
       ? {}
       : { groupBy: Registry.principalOf, groupCapacity: settings.maxSessionsPerKey }),
-    closed: (connection) => Deferred.await(connection.ended)
+    closed: (connection, key) =>
+      Effect.flatMap(
+        Deferred.await(connection.ended),
+        // Another one may be live under the key, if this one has left the pool and is still in use.
+        (failure) =>
+          connections.get(key) === connection
+            ? note({ registry, pool }, key, Endings.ofFailure(failure))
+            : Effect.void
+      )
   })
-  // What ends is told with why; the process's own end has been told with its exit code to the client.
   yield* SessionPool.events(pool).pipe(
     Stream.runForEach((event) => {
       if (event._tag !== "Closed" && event._tag !== "CloseTimedOut") return Effect.void
-      const told = event._tag === "Closed"
-        ? Effect.logInfo(`session closed: ${event.reason}`)
-        : Effect.logWarning(`a session has not closed within ${Duration.format(Duration.millis(event.duration))}`)
-      return Effect.annotateLogs(told, {
-        backend: SessionKey.backend(event.key),
-        session: Masking.shortId(SessionKey.session(event.key))
-      })
+      const backend = SessionKey.backend(event.key)
+      const session = Masking.shortId(SessionKey.session(event.key))
+      if (event._tag === "CloseTimedOut") {
+        const duration = Duration.format(Duration.millis(event.duration))
+        return Effect.logWarning(`a session has not closed within ${duration}`).pipe(
+          Effect.annotateLogs({ backend, session })
+        )
+      }
+      const { reason, text } = endings.closed(event, Endings.ofPool(event.reason, idleTimeToLive(event.key)))
+      const told = Endings.isFault(reason) ? Effect.logWarning : Effect.logInfo
+      return Effect.andThen(
+        GatewayMetrics.closed(backend, reason),
+        Effect.annotateLogs(told(`session closed: ${text}`), { backend, session, reason })
+      )
     }),
     Effect.forkScoped
   )
   return pool
 })
+
+/** Notes why the live session under a key, if there is one, is about to end. */
+const note = ({ pool, registry: { endings } }: Pick<State, "pool" | "registry">, key: Key, ending: Endings.Ending) =>
+  Effect.map(SessionPool.info(pool, key), (info) => {
+    if (Option.isSome(info)) endings.note(info.value.id, ending)
+  })
 
 /** Waits for a session that is to be started, but not beyond the end of the gateway. */
 const untilEnd = <A, E, R>(
@@ -210,7 +235,7 @@ const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRp
           if (Exit.isFailure(exit)) record.over = true
         }),
         // Nobody would ever learn the id of a session whose client has gone meanwhile.
-        Exit.isSuccess(exit) ? Effect.void : endKey(state, key, "the session was deleted")
+        Exit.isSuccess(exit) ? Effect.void : endKey(state, key, Endings.abandoned)
       )
   )
 })
@@ -275,7 +300,10 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
   yield* Effect.addFinalizer(() =>
     // Once: another process may take its place meanwhile.
     lane.isSpoilt() && !Deferred.isDoneUnsafe(lane.retired)
-      ? Effect.andThen(Deferred.succeed(lane.retired, undefined), SessionPool.invalidate(pool, key))
+      ? Effect.andThen(
+        Effect.andThen(Deferred.succeed(lane.retired, undefined), note(state, key, Endings.spoilt)),
+        SessionPool.invalidate(pool, key)
+      )
       : Effect.void
   )
   return { lane, profile }
@@ -291,12 +319,12 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
  * The process ends at once, while the session is still being forgotten, which may take its time in a database. One that is awake
  * cannot be woken again from the first moment on. One that was asleep may have been woken meanwhile, and is ended then.
  */
-const endKey = (state: State, key: Key, reason: string) =>
+const endKey = (state: State, key: Key, ending: Endings.Ending) =>
   Effect.uninterruptible(Effect.gen(function*() {
     const forgetting = yield* Effect.forkChild(forget(state, key), { startImmediately: true })
-    const found = yield* endConnection(state, key, reason)
+    const found = yield* endConnection(state, key, ending)
     const wasKept = yield* Fiber.join(forgetting)
-    const gone = Option.isSome(found) ? found : yield* endConnection(state, key, reason)
+    const gone = Option.isSome(found) ? found : yield* endConnection(state, key, ending)
     return Option.isSome(gone) || !wasKept ? gone : Option.some(Effect.void)
   }))
 
@@ -321,15 +349,17 @@ const forget = (state: State, key: Key) =>
   })
 
 /** Ends the connection of a session. None: it has none. Some: an effect that waits until it is gone. */
-const endConnection = ({ pool }: State, key: Key, reason: string) =>
+const endConnection = (state: State, key: Key, ending: Endings.Ending) =>
   Effect.gen(function*() {
+    const { pool } = state
     const end = (connection: Connection) => {
       if (connection.record !== undefined) connection.record.over = true
-      return Effect.as(connection.end(reason), Deferred.await(connection.gone))
+      return Effect.as(connection.end(ending.text), Deferred.await(connection.gone))
     }
     const find = Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone)
     if (Option.isSome(yield* SessionPool.info(pool, key))) {
       const connection = yield* Effect.scoped(find)
+      yield* note(state, key, ending)
       const existed = yield* SessionPool.invalidate(pool, key)
       return Option.isSome(connection)
         ? Option.some(yield* end(connection.value))
@@ -338,34 +368,39 @@ const endConnection = ({ pool }: State, key: Key, reason: string) =>
         : Option.none()
     }
     // One that is being launched is not waited for, which may take as long as its back end may; it ends by itself (`Launching.lookup`).
-    const ending = yield* Effect.forkDetach(
+    const ended = yield* Effect.forkDetach(
       Effect.scoped(
-        Effect.flatMap(find, (found) => Option.isSome(found) ? end(found.value) : Effect.succeed(Effect.void))
+        Effect.flatMap(find, (found) => {
+          if (Option.isNone(found)) return Effect.succeed(Effect.void)
+          state.registry.endings.note(key, ending)
+          return end(found.value)
+        })
       ),
       { startImmediately: true }
     )
-    return (yield* SessionPool.invalidate(pool, key)) ? Option.some(Effect.flatten(Fiber.join(ending))) : Option.none()
+    return (yield* SessionPool.invalidate(pool, key)) ? Option.some(Effect.flatten(Fiber.join(ended))) : Option.none()
   })
 
 /** Ends what is here of a session, which lives on elsewhere: one that has left the pool and is still in use, too. */
-const endHere = (state: State, key: Key, reason: string) =>
+const endHere = (state: State, key: Key, ending: Endings.Ending) =>
   Effect.uninterruptible(Effect.gen(function*() {
     const connection = state.registry.connections.get(key)
     if (connection?.record !== undefined) connection.record.over = true
-    yield* endConnection(state, key, reason)
-    if (connection !== undefined) yield* connection.end(reason)
+    yield* endConnection(state, key, ending)
+    if (connection !== undefined) yield* connection.end(ending.text)
   }))
 
-const vacate = (
-  { registry: { connections }, pool }: State,
-  isOf: (id: string) => boolean,
-  reason: string
-) =>
+const vacate = (state: State, isOf: (id: string) => boolean, ending: Endings.Ending) =>
   Effect.gen(function*() {
+    const { registry: { connections }, pool } = state
     const keys = (yield* SessionPool.keys(pool)).filter((key) => isOf(Registry.idOf(key)))
-    yield* Effect.forEach(keys, (key) => SessionPool.invalidate(pool, key), { discard: true })
+    yield* Effect.forEach(
+      keys,
+      (key) => Effect.andThen(note(state, key, ending), SessionPool.invalidate(pool, key)),
+      { discard: true }
+    )
     const left = [...connections].filter(([key]) => isOf(Registry.idOf(key))).map(([, connection]) => connection)
-    yield* Effect.forEach(left, (connection) => connection.end(reason), { discard: true })
+    yield* Effect.forEach(left, (connection) => connection.end(ending.text), { discard: true })
     yield* Effect.forEach(left, ({ gone }) => Deferred.await(gone), { discard: true })
   })
 
@@ -374,7 +409,7 @@ const endNumber = Effect.fnUntraced(function*(state: State, number: number) {
   const entry = entries.find(({ id }) => id === number)
   return entry === undefined
     ? Option.none()
-    : yield* endKey(state, entry.key, "the session was ended by the operator")
+    : yield* endKey(state, entry.key, Endings.byOperator)
 })
 
 /** Of sessions that a reload ends: all that are awake, by default, so that a database that hangs delays none of them. */
@@ -401,7 +436,7 @@ const reload = Effect.fnUntraced(function*(state: State, backends: Backends) {
   const live = [...(yield* SessionPool.keys(state.pool)), ...connections.keys()]
   const keys = new Set([...live, ...(yield* sleepers.keys), ...opening.keys()])
   const affected = [...keys].filter((key) => gone.has(SessionKey.backend(key)))
-  yield* Effect.forEach(affected, (key) => endKey(state, key, "the configuration of the back end has changed"), {
+  yield* Effect.forEach(affected, (key) => endKey(state, key, Endings.reloaded), {
     concurrency: endedAtOnce,
     discard: true
   })

@@ -1,0 +1,95 @@
+/**
+ * Why sessions end, in the operator's words. The pool knows only what it did (`Invalidated`, `Disconnected`); whoever ends a session,
+ * or sees its connection end, notes the reason here first.
+ */
+import { Duration } from "effect"
+import type * as SessionKey from "../../SessionKey.ts"
+import type * as SessionPool from "../../SessionPool.ts"
+import type { BackendFailed } from "../GatewayErrors.ts"
+
+type Key = SessionKey.SessionKey
+
+/** What an end is counted as, and what is told of it. */
+export interface Ending {
+  readonly reason:
+    | "process exited"
+    | "backend failed"
+    | "client gone"
+    | "idle"
+    | "evicted"
+    | "deleted"
+    | "ended by operator"
+    | "reloaded"
+    | "moved"
+    | "replica lost"
+    | "lane spoilt"
+    | "shutdown"
+  readonly text: string
+}
+
+export const deleted: Ending = { reason: "deleted", text: "the session was deleted" }
+export const abandoned: Ending = { reason: "client gone", text: "the client has gone before its session was open" }
+export const byOperator: Ending = { reason: "ended by operator", text: "the session was ended by the operator" }
+export const reloaded: Ending = { reason: "reloaded", text: "the configuration of the back end has changed" }
+export const takenOver: Ending = { reason: "moved", text: "another replica goes on with the session" }
+export const movesOn: Ending = { reason: "moved", text: "the session moves to another replica" }
+export const replicaLost: Ending = {
+  reason: "replica lost",
+  text: "the replica of this session has stood still for too long"
+}
+export const spoilt: Ending = {
+  reason: "lane spoilt",
+  text: "it cannot be told any more which call a message of the process is for"
+}
+
+/** A connection that has ended by itself. */
+export const ofFailure = ({ ended, message }: BackendFailed): Ending => ({
+  reason: ended ?? "backend failed",
+  text: message
+})
+
+/** Whether something went wrong. */
+export const isFault = (reason: Ending["reason"]): boolean => reason === "process exited" || reason === "backend failed"
+
+/** What the pool does by itself. */
+export const ofPool = (reason: SessionPool.Reason, idleTimeToLive: Duration.Duration): Ending => {
+  switch (reason) {
+    case "IdleTimeout":
+      return { reason: "idle", text: `no request and no stream for ${Duration.format(idleTimeToLive)}` }
+    case "Evicted":
+      return {
+        reason: "evicted",
+        text: "another session needed its place: maxSessions or maxSessionsPerKey was reached"
+      }
+    default:
+      return { reason: "shutdown", text: "the gateway is shutting down" }
+  }
+}
+
+export interface Endings {
+  /**
+   * Notes why a session is about to end: under its number in the pool if it is live, and under its key if it is not, for it was
+   * ended while it was being launched. It must be one whose `Closed` is still to come.
+   */
+  readonly note: (session: number | Key, ending: Ending) => void
+  /** Counts the end of a session, and says why it has ended: `otherwise` if nothing was noted. */
+  readonly closed: (session: { readonly id: number; readonly key: Key }, otherwise: Ending) => Ending
+  /** The ends by reason, since the start. */
+  readonly counts: () => Readonly<Record<string, number>>
+}
+
+export const make = (): Endings => {
+  const noted = new Map<number | Key, Ending>()
+  const counts = new Map<string, number>()
+  return {
+    note: (session, ending) => void noted.set(session, ending),
+    closed: ({ id, key }, otherwise) => {
+      const name = noted.has(id) ? id : key
+      const ending = noted.get(name) ?? otherwise
+      noted.delete(name)
+      counts.set(ending.reason, (counts.get(ending.reason) ?? 0) + 1)
+      return ending
+    },
+    counts: () => Object.fromEntries(counts)
+  }
+}

@@ -1,0 +1,155 @@
+/** Why sessions end: what the log says of each end, and what it is counted as. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { createServer } from "node:http"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import * as Kit from "../kit/gateway/gateway.ts"
+
+interface Close {
+  readonly level: string
+  readonly message: string
+  readonly annotations: { readonly session?: string; readonly backend?: string; readonly reason?: string }
+}
+
+describe("the end of a session", () => {
+  const directory = mkdtempSync(join(tmpdir(), "gateway-"))
+  let knows = true
+  const upstream = createServer((request, response) => {
+    let body = ""
+    request.on("data", (chunk) => (body += chunk)).on("end", () => {
+      const { id = 0, method = "" } = body === "" ? {} : JSON.parse(body)
+      if (!knows || method !== "initialize") return void response.writeHead(404).end()
+      const result = { protocolVersion: "2025-06-18", capabilities: {}, serverInfo: { name: "up", version: "1" } }
+      response.writeHead(200, { "content-type": "application/json", "mcp-session-id": "theirs" })
+        .end(JSON.stringify({ jsonrpc: "2.0", id, result }))
+    })
+  }).listen(0, "127.0.0.1")
+  let gateway: Kit.Run
+  let origin: string
+  const urlOf = (backend: string) => `${origin}/mcp/${backend}`
+  const write = (mark: string) =>
+    writeFileSync(
+      join(directory, "config.json"),
+      JSON.stringify({
+        mcpServers: {
+          counter: Kit.counter(),
+          brief: { ...Kit.counter(), idleTimeToLive: "100 millis" },
+          gone: { ...Kit.counter(), streamLostTimeToLive: "200 millis" },
+          remote: { url: `http://127.0.0.1:${Kit.portOf(upstream)}/mcp`, era: "legacy" },
+          edited: { ...Kit.counter(), env: { MARK: mark } }
+        },
+        gateway: { maxSessions: 2, cleanupInterval: "50 millis" }
+      })
+    )
+  beforeAll(async () => {
+    await Kit.eventually("the upstream listens", () => upstream.listening)
+    write("one")
+    gateway = Kit.run(["--port", "0", "--config", join(directory, "config.json")])
+    origin = new URL(await Kit.urlOf(gateway)).origin
+  })
+  afterAll(async () => {
+    gateway.child.kill("SIGTERM")
+    await gateway.exit
+    upstream.close()
+    rmSync(directory, { recursive: true })
+  })
+
+  const closes = (): ReadonlyArray<Close> =>
+    gateway.output().split("\n").filter((line) => line.startsWith("{") && line.endsWith("}"))
+      .map((line): Close => JSON.parse(line)).filter(({ message }) => message.startsWith("session closed: "))
+  /** What is logged of the end of a session: its level, its reason and its text. */
+  const told = async (session: string) => {
+    const find = () => closes().find(({ annotations }) => annotations.session === session.slice(0, 8))
+    await Kit.eventually("it is logged", () => find() !== undefined)
+    const record = find()
+    return [record?.level, record?.annotations.reason, record?.message.slice("session closed: ".length)]
+  }
+  const call = async (backend: string, session: string, name: string, args = {}) =>
+    (await Kit.post(urlOf(backend), session, Kit.toolCall(1, name, args))).text()
+
+  it("is told as the client's own", async () => {
+    const session = await Kit.open(urlOf("counter"))
+    await fetch(urlOf("counter"), { method: "DELETE", headers: { "mcp-session-id": session } })
+    assert.deepStrictEqual(await told(session), ["INFO", "deleted", "the session was deleted"])
+  })
+
+  it("is told as the operator's", async () => {
+    const session = await Kit.open(urlOf("counter"))
+    const { sessions } = await (await fetch(`${origin}/sessions`)).json()
+    const { id } = sessions.find((each: { readonly session: string }) => each.session === session.slice(0, 8))
+    await fetch(`${origin}/sessions/${id}`, { method: "DELETE" })
+    assert.deepStrictEqual(await told(session), ["INFO", "ended by operator", "the session was ended by the operator"])
+  })
+
+  it("is told with how its process ended, and with its stderr", async () => {
+    const crashed = await Kit.open(urlOf("counter"))
+    await call("counter", crashed, "complain", { text: "out of memory\n", crash: true })
+    assert.deepStrictEqual(await told(crashed), [
+      "WARN",
+      "process exited",
+      "the back end ended with exit code 7; its stderr: out of memory"
+    ])
+    const killed = await Kit.open(urlOf("counter"))
+    await call("counter", killed, "killed")
+    assert.deepStrictEqual(await told(killed), ["WARN", "process exited", "the back end ended by signal SIGKILL"])
+  })
+
+  it("is told as a failure of a back end that closes its stdout, or does not know the session any more", async () => {
+    const mute = await Kit.open(urlOf("counter"))
+    await call("counter", mute, "mute")
+    assert.deepStrictEqual(await told(mute), ["WARN", "backend failed", "the back end has closed its stdout"])
+    const forgotten = await Kit.open(urlOf("remote"))
+    knows = false
+    await call("remote", forgotten, "anything")
+    const [level, reason, text] = await told(forgotten)
+    assert.deepStrictEqual([level, reason], ["WARN", "backend failed"])
+    assert.include(text, "does not know its session any more")
+  })
+
+  it("is told as an idle one's, with the time", async () => {
+    const session = await Kit.open(urlOf("brief"))
+    assert.deepStrictEqual(await told(session), ["INFO", "idle", "no request and no stream for 100ms"])
+  })
+
+  it("is told as that of a client which lost its stream and said nothing", async () => {
+    const session = await Kit.open(urlOf("gone"))
+    const aborter = new AbortController()
+    await Kit.listen(urlOf("gone"), session, {}, aborter.signal)
+    aborter.abort()
+    const [level, reason] = await told(session)
+    assert.deepStrictEqual([level, reason], ["INFO", "client gone"])
+  })
+
+  it("is told as an eviction", async () => {
+    const [first = ""] = [await Kit.open(urlOf("counter")), await Kit.open(urlOf("counter"))]
+    const third = await Kit.open(urlOf("counter"))
+    const [level, reason, text] = await told(first)
+    assert.deepStrictEqual([level, reason], ["INFO", "evicted"])
+    assert.include(text, "maxSessions")
+    await fetch(urlOf("counter"), { method: "DELETE", headers: { "mcp-session-id": third } })
+  })
+
+  it("is told as a reload's", async () => {
+    const session = await Kit.open(urlOf("edited"))
+    write("two")
+    gateway.child.kill("SIGHUP")
+    assert.deepStrictEqual(await told(session), ["INFO", "reloaded", "the configuration of the back end has changed"])
+  })
+
+  it("is counted by its reason: the log, the page and the metric agree", async () => {
+    const logged: { [reason: string]: number } = {}
+    for (const { annotations: { reason = "" } } of closes()) logged[reason] = (logged[reason] ?? 0) + 1
+    const { closes: listed } = await (await fetch(`${origin}/sessions`)).json()
+    assert.deepStrictEqual(listed, logged)
+    const metrics = await (await fetch(`${origin}/metrics`)).text()
+    const measured: { [reason: string]: number } = {}
+    for (
+      const [, reason = "", count] of metrics.matchAll(/^mcp_gateway_closed_sessions_total\{.*reason="(.*?)"\} (\d+)/gm)
+    ) {
+      measured[reason] = (measured[reason] ?? 0) + Number(count)
+    }
+    assert.deepStrictEqual(measured, logged)
+    assert.strictEqual(Object.keys(logged).length, 8)
+  })
+})
