@@ -109,6 +109,23 @@ describe("over HTTP", () => {
     }
   })
 
+  it("a body nested deeper than 256 levels is 400 and told the limit, whether it ends or not, in a batch too", async () => {
+    const nested = (levels: number) =>
+      `{"jsonrpc":"2.0","method":"x","params":${"[".repeat(levels - 1)}${"]".repeat(levels - 1)}}`
+    for (const body of ["[".repeat(1000), nested(257), `[${nested(256)}]`]) {
+      const response = await Kit.post(url, "any", body)
+      const { error } = await response.json()
+      assert.deepStrictEqual(
+        [response.status, error],
+        [400, { code: -32700, message: "The body is nested deeper than 256 levels" }]
+      )
+    }
+    // These are read: there is no such session.
+    for (const body of [nested(256), `{"jsonrpc":"2.0","method":"${"[{\\\"".repeat(100)}"}`]) {
+      assert.strictEqual((await Kit.post(url, "any", body)).status, 404)
+    }
+  })
+
   it("a batch is 400 from the revision on that has none", async () => {
     const response = await Kit.post(url, "any", `[${Kit.toolCall(1, "count")}]`, {
       "mcp-protocol-version": "2025-06-18"

@@ -53,6 +53,17 @@ describe("the earlier form", () => {
     assert.isTrue(scripted.lines.some((line) => line.id === 1))
   })
 
+  it("answers for a server whose own answer is nested deeper than 256 levels", async () => {
+    await scripted.handshake()
+    scripted.answers["tools/list"] = (response, { id }) =>
+      void response.writeHead(200, { "content-type": "application/json" })
+        .end(`{"jsonrpc":"2.0","id":${id},"result":${"[".repeat(256)}${"]".repeat(256)}}`)
+    scripted.call(1, "tools/list")
+    const told = () => scripted.lines.find(({ error, id }) => id === 1 && error !== undefined)?.error.message
+    await Kit.eventually("the call is answered", () => told() !== undefined, 5)
+    assert.strictEqual(told(), "the back end sent no answer")
+  })
+
   it("hears the stream of GET, again and from where it was when it has ended", async () => {
     let times = 0
     scripted.answers["GET"] = (response) => {

@@ -52,6 +52,17 @@ describe("JSON text", () => {
     )
   })
 
+  it("is deeper than its levels allow, and not deeper than they are, brackets in its strings aside", () => {
+    const random = Random.make(20261129)
+    for (let i = 0; i < 2000; i++) {
+      const text = `{"[{\\"${"\\\\".repeat(i % 3)}":${Bodies.anyJson(random)}}`
+      const depth = Bodies.levelsOf(text)
+      assert.deepStrictEqual([JsonText.isDeeper(text, depth - 1), JsonText.isDeeper(text, depth)], [true, false])
+    }
+    // What is no JSON does not hang it.
+    for (const text of ["\"", "\"\\\"", "\\\"[[", "]]]["]) assert.isFalse(JsonText.isDeeper(text, 1))
+  })
+
   it("what is no object has no members", () => {
     for (const text of ["[1]", "\"{\"", "5", "null", "true", " [ {} ] "]) {
       assert.deepStrictEqual(JsonText.members(text), [])

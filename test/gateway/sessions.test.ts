@@ -139,6 +139,17 @@ describe("with a server that counts", () => {
     assert.strictEqual(result.content[0].text, "after garbage")
   })
 
+  it("a message of a back end nested deeper than 256 levels is skipped, and the answer after it arrives", async () => {
+    const session = await Kit.open(url)
+    const typeOf = async (count: number) => {
+      const response = await Kit.post(url, session, Kit.toolCall(1, "deep", { count }))
+      assert.include(await response.text(), "after depth")
+      return response.headers.get("content-type")
+    }
+    // An answer that nothing precedes is JSON.
+    assert.deepStrictEqual([await typeOf(256), await typeOf(257)], ["text/event-stream", "application/json"])
+  })
+
   it("a request goes on when its client has gone, and its session lives", async () => {
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)

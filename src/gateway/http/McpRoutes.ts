@@ -172,7 +172,10 @@ const bodyOf = (request: Request, limit: number) => {
 
 const receive = (serving: Serving, asking: Asking, text: string): Effect.Effect<Response, Refusal, Scope.Scope> => {
   const json = JsonRpc.parse(text)
-  if (Option.isNone(json)) return refuse(400, "The body is no JSON", { code: JsonRpc.codes.parseError })
+  if (Option.isNone(json)) {
+    const why = JsonRpc.isTooDeep(text) ? JsonRpc.tooDeep : "no JSON"
+    return refuse(400, `The body is ${why}`, { code: JsonRpc.codes.parseError })
+  }
   const { headers } = asking.request
   const message = JsonRpc.classify(json.value)
   if (message !== undefined && Modern.isModern(message, headers)) {

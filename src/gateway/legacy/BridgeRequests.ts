@@ -264,8 +264,9 @@ export class BridgeRequests {
     this.#metrics.garbage()
     // The first, the second, the fourth, the eighth…: a server that logs on stdout must not fill our log.
     if (!Number.isInteger(Math.log2(++this.#garbage))) return
+    const why = JsonRpc.isTooDeep(line) ? JsonRpc.tooDeep : "no JSON-RPC message"
     this.#session.run(Effect.logWarning(
-      `The back end wrote ${line.length} characters on stdout that are no JSON-RPC message; skipped (line ${this.#garbage} of these)`
+      `The back end wrote ${line.length} characters on stdout that are ${why}; skipped (line ${this.#garbage} of these)`
     ))
   }
 

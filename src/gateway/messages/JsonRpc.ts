@@ -2,6 +2,7 @@
  * What the gateway reads of a JSON-RPC message: enough to route it. The message itself is forwarded as it came.
  */
 import { Option, Predicate } from "effect"
+import * as JsonText from "./JsonText.ts"
 
 /** The id of a request: a string, a number, or (in errors only) null. */
 export type Id = string | number | null
@@ -38,12 +39,21 @@ export const codes = {
   timeout: -32001
 } as const
 
+/** Levels of arrays and objects in a message. Some megabytes of opening brackets cost `JSON.parse` a second and 100 MB. */
+const maxDepth = 256
+
+/** Whether a text is nested deeper than what is parsed. */
+export const isTooDeep = (text: string): boolean => JsonText.isDeeper(text, maxDepth)
+
+/** Why a text that `isTooDeep` is refused. */
+export const tooDeep = `nested deeper than ${maxDepth} levels`
+
 const parseJson = Option.liftThrowable((text: string): unknown => JSON.parse(text))
 
-/** Parses JSON; `None` if the text is not JSON. */
-export const parse = (text: string): Option.Option<unknown> => parseJson(text)
+/** Parses JSON; `None` if the text is not JSON, or too deep. */
+export const parse = (text: string): Option.Option<unknown> => isTooDeep(text) ? Option.none() : parseJson(text)
 
-/** What one line or body says; `undefined` if it is no JSON-RPC 2.0 message (batches included). */
+/** What one line or body says; `undefined` if it is no JSON-RPC 2.0 message (batches included), or too deep. */
 export const read = (text: string): Message | undefined => {
   const json = parse(text)
   return Option.isSome(json) ? classify(json.value) : undefined

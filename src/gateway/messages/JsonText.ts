@@ -1,7 +1,20 @@
 /**
  * Edits JSON without reading and writing it anew: what is not touched stays as it came, numbers that no double holds
- * included. The texts must be valid JSON.
+ * included. The texts must be valid JSON, except for `isDeeper`.
  */
+
+/** Whether arrays and objects are nested deeper than this, in any text. One pass, which stops at the first level too many. */
+export const isDeeper = (text: string, levels: number): boolean => {
+  let depth = 0
+  for (let i = 0; i < text.length; i++) {
+    const character = text[i]
+    if (character === "\"") i = endOfString(text, i) - 1
+    else if (character === "[" || character === "{") {
+      if (++depth > levels) return true
+    } else if (character === "]" || character === "}") depth--
+  }
+  return false
+}
 
 /** A member of an object: its name, and the text of its value as it came. */
 export type Member = readonly [name: string, value: string]
@@ -37,11 +50,12 @@ export const edit = (object: string, changes: Readonly<Record<string, string | u
 export const make = (members: ReadonlyArray<Member>): string =>
   `{${members.map(([name, value]) => `${JSON.stringify(name)}:${value}`).join(",")}}`
 
-/** Index after the end of the string that begins at `start`. */
+/** Index after the end of the string that begins at `start`; that of the text, if the string does not end. */
 const endOfString = (text: string, start: number): number => {
   let end = start
   do {
     end = text.indexOf("\"", end + 1)
+    if (end < 0) return text.length
   } while (isEscaped(text, end))
   return end + 1
 }

@@ -159,7 +159,7 @@ const park = (attached: Attached) => {
 /** Whose a call is, and which: only the same request of the same client may go on with it. */
 export const ownerOf = ({ backend, principal }: Serving.Asking, { params, request }: Modern.Call): Parked.Owner => {
   const plain = JsonText.edit(params, { _meta: undefined, inputResponses: undefined, requestState: undefined })
-  const digest = RequestState.digest(request.method, Option.getOrNull(JsonRpc.parse(plain)), plain)
+  const digest = RequestState.digest(request.method, Option.getOrNull(JsonRpc.parse(plain)))
   return { backend, principal, digest }
 }
 

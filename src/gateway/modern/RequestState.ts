@@ -59,14 +59,9 @@ export const make = (secret: string | undefined): Seal => {
   }
 }
 
-/** Stands for a request's method and arguments in its state; the order of members does not matter, but where they lie too deep. */
-export const digest = (method: string, params: unknown, text: string): string =>
-  createHash("sha256").update(Option.getOrElse(inOrder([method, params]), () => `${method} ${text}`)).digest(
-    "base64url"
-  )
-
-/** The stack ends before a body does. */
-const inOrder = Option.liftThrowable((value: unknown): string => JSON.stringify(sorted(value)))
+/** Stands for a request's method and arguments in its state; the order of members does not matter. */
+export const digest = (method: string, params: unknown): string =>
+  createHash("sha256").update(JSON.stringify(sorted([method, params]))).digest("base64url")
 
 /** The same value with the members of all objects in order, so that equal values have equal texts. */
 const sorted = (value: unknown): unknown => {

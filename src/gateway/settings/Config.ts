@@ -5,7 +5,6 @@
  */
 import { Option, Predicate, Schema } from "effect"
 import * as Backends from "../backends/Backends.ts"
-import * as JsonRpc from "../messages/JsonRpc.ts"
 import * as JsonFault from "./JsonFault.ts"
 import { nearest, wholeOf } from "./Nearest.ts"
 import * as Settings from "./Settings.ts"
@@ -155,8 +154,10 @@ const rootNamesOf = (root: object, fault: Fault) => {
 
 const nothing: { readonly [name: string]: unknown } = {}
 
+const parse = Option.liftThrowable((text: string): unknown => JSON.parse(text))
+
 const read = (file: { readonly name: string; readonly text: string }, fault: Fault) => {
-  const json = JsonRpc.parse(file.text)
+  const json = parse(file.text)
   const root = Option.isSome(json) ? record(json.value) : undefined
   if (root !== undefined) return root
   fault(file.name, Option.isSome(json) ? "the file must be a JSON object" : `the file is no JSON${slip(file.text)}`)

@@ -9,6 +9,16 @@ export type Meaning =
   | { readonly is: "silent" }
   | { readonly is: "batch"; readonly ids: ReadonlyArray<string | number>; readonly initialize: boolean }
 
+/** How deep JSON is nested, brackets in its strings aside; by the text, for a value lacks what a doubled name had first. */
+export const levelsOf = (json: string): number => {
+  let [depth, deepest] = [0, 0]
+  for (const [bracket] of json.replace(/"(?:[^"\\]|\\.)*"/g, "").matchAll(/[{}[\]]/g)) {
+    depth += "{[".includes(bracket) ? 1 : -1
+    deepest = Math.max(deepest, depth)
+  }
+  return deepest
+}
+
 const own = (value: object, name: string): unknown => Object.getOwnPropertyDescriptor(value, name)?.value
 
 const single = (value: unknown): Meaning => {
@@ -40,6 +50,7 @@ export const meaningOf = (body: Buffer, batches: boolean): Meaning => {
   } catch {
     return { is: "broken" }
   }
+  if (levelsOf(textOf(body)) > 256) return { is: "broken" }
   if (!Array.isArray(value)) return single(value)
   if (!batches || value.length === 0) return { is: "invalid" }
   const parts = value.map(single)
