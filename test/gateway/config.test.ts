@@ -178,6 +178,30 @@ describe("a slip", () => {
     }
   })
 
+  it("is a name that an object has twice, in every object of the file, each told with where it is again", () => {
+    const text = `{
+      "inputs": [{ "id": 1 }, { "id": 2, "id": 3 }],
+      "mcpServers": {
+        "a": { "command": "run", "args": ["args", "args"], "env": { "X": "1", "\\u0058": "2" } },
+        "a": { "command": "command" }
+      },
+      "gateway": { "keys": ["x"], "port": 1, "keys": [], "keys": [] }
+    }`
+    const again = (line: number, column: number) =>
+      `must stand once in its object; it is there again in line ${line}, column ${column}, and only the last would count`
+    assert.deepStrictEqual(told(text), [
+      `inputs.id: ${again(2, 42)}`,
+      `mcpServers.a.env.X: ${again(4, 79)}`,
+      `mcpServers.a: ${again(5, 9)}`,
+      `gateway.keys: ${again(7, 46)}`,
+      `gateway.keys: ${again(7, 58)}`
+    ])
+    assert.deepStrictEqual(
+      told(`{ "mcpServers": { "a": { "command": "a" } }, "mcpServers": {} }`)[0]?.split(": ")[0],
+      "mcpServers"
+    )
+  })
+
   it("in a text is one fault, also where nothing is left of it", () => {
     const unset = "the environment variable NONE is not set; set it, or write ${NONE:-default}"
     const url = "must be a string: the URL of an MCP server on Streamable HTTP"

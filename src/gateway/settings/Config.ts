@@ -159,7 +159,13 @@ const parse = Option.liftThrowable((text: string): unknown => JSON.parse(text))
 const read = (file: { readonly name: string; readonly text: string }, fault: Fault) => {
   const json = parse(file.text)
   const root = Option.isSome(json) ? record(json.value) : undefined
-  if (root !== undefined) return root
+  if (root !== undefined) {
+    for (const { column, line, path } of JsonFault.repeats(file.text)) {
+      const again = `must stand once in its object; it is there again in line ${line}, column ${column}`
+      fault(path.map(Backends.printable).join("."), `${again}, and only the last would count`)
+    }
+    return root
+  }
   fault(file.name, Option.isSome(json) ? "the file must be a JSON object" : `the file is no JSON${slip(file.text)}`)
   return nothing
 }

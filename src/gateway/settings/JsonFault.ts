@@ -11,7 +11,39 @@ export interface JsonFault {
 }
 
 /** The first fault of a text; `undefined` if it is JSON. */
-export const find = (text: string): JsonFault | undefined => {
+export const find = (text: string): JsonFault | undefined => scan(text, () => {})
+
+/** A name that its object has had before. `JSON.parse` takes the last of them, and says nothing. */
+export interface Repeat {
+  /** The names that lead to it, its own the last; without the indexes of arrays. */
+  readonly path: ReadonlyArray<string>
+  readonly line: number
+  readonly column: number
+}
+
+/** Every name that stands again in an object of a JSON text. */
+export const repeats = (text: string): ReadonlyArray<Repeat> => {
+  const found: Array<Repeat> = []
+  const open: Array<{ readonly names: Set<string>; name: string | undefined }> = []
+  scan(text, (state, at, end) => {
+    const first = text.charAt(at)
+    const inner = open.at(-1)
+    if (first === "{" || first === "[") open.push({ names: new Set(), name: undefined })
+    else if (first === "}" || first === "]") open.pop()
+    else if (inner !== undefined && (state === "name" || state === "name or }")) {
+      // A JSON string, which is a string for `JSON.parse`.
+      inner.name = String(JSON.parse(text.slice(at, end)))
+      if (inner.names.has(inner.name)) {
+        found.push({ path: open.flatMap(({ name }) => name ?? []), ...place(text, at) })
+      }
+      inner.names.add(inner.name)
+    }
+  })
+  return found
+}
+
+/** Reads a text token by token, up to its first fault. */
+const scan = (text: string, onToken: (state: State, at: number, end: number) => void): JsonFault | undefined => {
   const open: Array<"{" | "["> = []
   let state: State = "value"
   let comma = -1
@@ -22,13 +54,16 @@ export const find = (text: string): JsonFault | undefined => {
     if (next === undefined) {
       // Told at the comma, which has to go, and not at the bracket.
       const isTrailing = comma >= 0 && (first === "}" || first === "]")
-      return isTrailing ? place(text, comma, trailing) : place(text, at, reasonAt(text, at, end, state))
+      return isTrailing
+        ? { ...place(text, comma), reason: trailing }
+        : { ...place(text, at), reason: reasonAt(text, at, end, state) }
     }
+    onToken(state, at, end)
     comma = first === "," ? at : -1
     state = next
     at = end
   }
-  return state === "end" ? undefined : place(text, text.length, "it ends before it is complete")
+  return state === "end" ? undefined : { ...place(text, text.length), reason: "it ends before it is complete" }
 }
 
 /** What has to come next. */
@@ -99,7 +134,7 @@ const reasonAt = (text: string, at: number, end: number, state: State): string =
   }
 }
 
-const place = (text: string, at: number, reason: string): JsonFault => {
+const place = (text: string, at: number) => {
   const lines = text.slice(0, at).split("\n")
-  return { line: lines.length, column: (lines.at(-1) ?? "").length + 1, reason }
+  return { line: lines.length, column: (lines.at(-1) ?? "").length + 1 }
 }

@@ -86,10 +86,10 @@ const methodTexts = ["ping", "tools/list", "", "__proto__", "constructor", "\\u0
   .map((method) => `"${method}"`)
 const badMethodTexts = ["1", "{}", "[]", "null", "true"] as const
 
-/** Any JSON, as text: numbers that no double holds, deep nesting, lone surrogates, names of prototypes, doubled names. */
-export const anyJson = (random: Random, depth = 0): string => {
+/** Any JSON, as text: numbers that no double holds, deep nesting, lone surrogates, names of prototypes, doubled names or none. */
+export const anyJson = (random: Random, doubled = true, depth = 0): string => {
   const kind = random.below(depth > 3 ? 8 : 11)
-  const inner = () => anyJson(random, depth + 1)
+  const inner = () => anyJson(random, doubled, depth + 1)
   switch (kind) {
     case 0:
       return random.pick(["0", "-0", "1e400", "-1E-400", "123456789012345678901234567890", "0.1"])
@@ -113,10 +113,11 @@ export const anyJson = (random: Random, depth = 0): string => {
       return "{}"
     case 8:
       return `[${Array.from({ length: random.below(4) }, inner).join()}]`
-    default:
-      return `{${
-        Array.from({ length: random.below(4) }, () => `"${random.pick([...names, "a", ""])}":${inner()}`).join(", ")
-      }}`
+    default: {
+      const chosen = Array.from({ length: random.below(4) }, () => random.pick([...names, "a", ""]))
+      const members = (doubled ? chosen : [...new Set(chosen)]).map((name) => `"${name}":${inner()}`)
+      return `{${members.join(", ")}}`
+    }
   }
 }
 

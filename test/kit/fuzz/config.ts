@@ -224,17 +224,25 @@ const unknown = (draft: Draft, path: string): ReadonlyArray<Member> => {
   if (!draft.wrong()) return []
   const name = draft.random.pick(strange)
   fault(draft, `${path}.${printable(name)}`)
-  return [[name, draft.random.chance(0.5) ? Bodies.anyJson(draft.random) : deep(draft.random)]]
+  return [[name, draft.random.chance(0.5) ? Bodies.anyJson(draft.random, false) : deep(draft.random)]]
 }
 
 /** What clients have in their entries too: warned of, whatever it is, or whether the entry is left out. */
 const ofClients = (draft: Draft, path: string): ReadonlyArray<Member> => {
   const { random } = draft
   const names = ["autoApprove", "alwaysAllow", "timeout", "description", "envFile"] as const
-  const read: ReadonlyArray<Member> = random.chance(0.2) ? [[random.pick(names), Bodies.anyJson(random)]] : []
+  const read: ReadonlyArray<Member> = random.chance(0.2) ? [[random.pick(names), Bodies.anyJson(random, false)]] : []
   if (!draft.wrong()) return random.chance(0.2) ? [...read, ["disabled", "false"]] : read
   fault(draft, `${path}.disabled`)
   return [...read, ["disabled", random.pick(["1", "null", "\"true\"", "[true]", "{}"])]]
+}
+
+/** One of the members, a second time. */
+const again = (draft: Draft, path: string, members: ReadonlyArray<Member>): ReadonlyArray<Member> => {
+  if (!draft.wrong()) return []
+  const member = draft.random.pick(members)
+  fault(draft, `${path}.${printable(member[0])}`)
+  return [member]
 }
 
 const maybe = (random: Random, member: () => Member): ReadonlyArray<Member> => random.chance(0.5) ? [member()] : []
@@ -328,7 +336,8 @@ const server = (draft: Draft, path: string): string => {
     ])
   }
   const members = random.chance(0.6) ? stdio(draft, path) : http(draft, path)
-  return object([...members, ...ofClients(draft, path), ...unknown(draft, path)])
+  const all = [...members, ...ofClients(draft, path), ...unknown(draft, path)]
+  return object([...all, ...again(draft, path, all)])
 }
 
 /** The name of an entry that is disabled. */
@@ -365,7 +374,7 @@ const file = (draft: Draft): string => {
       members.push(["gateway", object([...settings, ...unknown(draft, "gateway")])])
     }
   }
-  if (random.chance(0.2)) members.push([random.pick(["other", "__proto__", "$schema"]), Bodies.anyJson(random)])
+  if (random.chance(0.2)) members.push([random.pick(["other", "__proto__", "$schema"]), Bodies.anyJson(random, false)])
   return object(random.chance(0.5) ? members : members.toReversed())
 }
 
