@@ -1,6 +1,6 @@
 /** What the command says to a person: help, faults with the next step, completions, and colours only where they are seen. */
 import { execFileSync, spawn } from "node:child_process"
-import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import { chmodSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Programs from "../../src/gateway/backends/Programs.ts"
 import * as CommandOutput from "../../src/gateway/settings/CommandOutput.ts"
@@ -157,6 +157,28 @@ describe("a fault", () => {
       assert.strictEqual(exit, 1)
       assert.include(output, "GATEWAY_MAX_SESION: unknown; did you mean GATEWAY_MAX_SESSIONS?")
     }
+  })
+
+  it("warns of keys that may be guessed, and of a file of keys that others may read, without the keys", async () => {
+    const long = "k".repeat(16)
+    const file = write("help-keys.txt", `short-1\n${long}\n`)
+    const warned = async (mode: number, keys: string) => {
+      chmodSync(file, mode)
+      const args = ["--check", "--keys-file", file, "--", process.execPath]
+      const { exit, output } = await said(args, { GATEWAY_KEYS: keys, GATEWAY_ADMIN_KEYS: keys })
+      assert.strictEqual(exit, 0)
+      assert.notMatch(output, /short-\d/)
+      return output.split("\n").filter((line) => line.startsWith("Warning: "))
+    }
+    const guess = "may be guessed; `openssl rand -hex 32` makes a good key"
+    assert.deepStrictEqual(await warned(0o644, "short-2,short-3"), [
+      `Warning: keys: 3 of 4 shorter than 16 characters, which ${guess}`,
+      `Warning: adminKeys: 2 of 2 shorter than 16 characters, which ${guess}`,
+      `Warning: keysFile: every user of this machine may read ${file}; chmod 600 keeps it to its owner`
+    ])
+    assert.deepStrictEqual(await warned(0o640, long), [
+      `Warning: keys: 1 of 3 shorter than 16 characters, which ${guess}`
+    ])
   })
 
   it("warns of a key that nothing reads, by --check", async () => {

@@ -28,7 +28,7 @@ const defaults = { port: String(Settings.gatewaySettings.port.default), replica:
 let known: ReadonlySet<string>
 beforeAll(async () => {
   writeFileSync(servers, JSON.stringify({ mcpServers: { counter: { command, args } } }))
-  writeFileSync(keys, `${secret}\n`)
+  writeFileSync(keys, `${secret}\n`, { mode: 0o600 })
   const { exit, output } = await runInProcess(["--help"])
   assert.strictEqual(exit, 0)
   known = new Set(output.match(/(?:--[a-z-]+|\bGATEWAY_[A-Z_]+|\bDATABASE_URL)(?=[ ,.;)]|$)/gm))
@@ -165,7 +165,7 @@ describe("the systemd unit", () => {
     assert.deepStrictEqual(unknown(args, { ...env, GATEWAY_ADMIN_KEYS: "" }), [])
     assert.include(unit, " GATEWAY_ADMIN_KEYS=")
     assert.strictEqual(
-      await checked(["--config", servers], { GATEWAY_KEYS_FILE: keys, GATEWAY_ADMIN_KEYS: "the operator's" }),
+      await checked(["--config", servers], { GATEWAY_KEYS_FILE: keys, GATEWAY_ADMIN_KEYS: secret }),
       valid
     )
     // Node refuses an option that it does not know.
@@ -175,7 +175,7 @@ describe("the systemd unit", () => {
 
 describe("the Dockerfile", () => {
   const variables = [...(/docker run .*/.exec(dockerfile)?.[0] ?? "").matchAll(/-e (\w+)=(\S+)/g)]
-    .map(([, name = "", value = ""]) => [name, value] as const)
+    .map(([, name = "", value = ""]) => [name, value.replace("…", secret)] as const)
 
   it("installs what the README says to install, on a Node that the package takes", () => {
     const [install = ""] = instruction("RUN")

@@ -75,7 +75,35 @@ export const load = Effect.fnUntraced(function*(input: Input) {
   if (faults.length > 0) return yield* new UsageError({ message: faults.join("\n") })
   const { cluster, keys, tls } = yield* Effect.fromResult(Result.all(read))
   const config = { backends, settings: { ...settings, keys } }
-  return { config, warnings: [...warnings, ...unreachable(settings)], tls, cluster }
+  const weak = [
+    ...shortKeys("keys", keys),
+    ...shortKeys("adminKeys", settings.adminKeys),
+    ...(yield* readByOthers(settings.keysFile))
+  ]
+  return { config, warnings: [...warnings, ...unreachable(settings), ...weak], tls, cluster }
+})
+
+/** In characters: 16 random hexadecimal digits have 64 bits. */
+const leastKeyLength = 16
+
+const shortKeys = (name: string, keys: ReadonlyArray<string>): ReadonlyArray<string> => {
+  const short = keys.filter((key) => key.length < leastKeyLength).length
+  return short === 0
+    ? []
+    : [
+      `${name}: ${short} of ${keys.length} shorter than ${leastKeyLength} characters, which may be guessed; ` +
+      "`openssl rand -hex 32` makes a good key"
+    ]
+}
+
+/** That every user of this machine may read the file of keys. Windows has no such modes. */
+const readByOthers = Effect.fnUntraced(function*(keysFile: string) {
+  if (keysFile === "" || process.platform === "win32") return []
+  const fs = yield* FileSystem.FileSystem
+  const mode = yield* Effect.match(fs.stat(keysFile), { onFailure: () => 0, onSuccess: (info) => info.mode })
+  return (mode & 0o004) === 0
+    ? []
+    : [`keysFile: every user of this machine may read ${keysFile}; chmod 600 keeps it to its owner`]
 })
 
 /** That no other machine gets an answer, though the gateway listens for them: a request is addressed to a name. */
