@@ -410,6 +410,67 @@ describe("a configuration", () => {
     ])
   })
 
+  it("a variable may be written with env:, as other clients do, and is hidden as every other", () => {
+    const entry = { command: "run", args: ["${env:HOST}", "${env:NONE:-x}", "${ ${HOST}"], env: { A: "-${env:HOST}-" } }
+    const text = JSON.stringify({ mcpServers: { a: entry }, gateway: { keys: ["${env:GATEWAY_OWN}"] } })
+    const environment = { HOST: "example.org", GATEWAY_OWN: "k".repeat(16) }
+    const read = Config.load({ flags: {}, environment, file: { name: "file.json", text }, entries: {} })
+    if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
+    const { mask, target } = read.backends.get("a") ?? assert.fail()
+    if (target._tag === "Http") return assert.fail()
+    assert.deepStrictEqual(target.command.args, ["example.org", "x", "${ example.org"])
+    assert.deepStrictEqual(target.command.env, { A: "-example.org-" })
+    assert.deepStrictEqual([mask("at example.org"), read.settings.keys], ["at ***", [environment.GATEWAY_OWN]])
+    assert.deepStrictEqual(read.warnings, [])
+    const unset = load({ a: { command: "${env:NONE}" } })
+    assert.include(
+      unset instanceof Config.InvalidConfig ? unset.faults[0] : "",
+      "the environment variable NONE is not set"
+    )
+  })
+
+  it("what other clients put in for ${…} is refused by the client's name, and not repeated; what a shell reads is not", () => {
+    const told = (text: string) => {
+      const read = load({ a: { url: "http://localhost/", headers: { authorization: `Bearer ${text}` } } })
+      return read instanceof Config.InvalidConfig ? read.faults : []
+    }
+    const cases: ReadonlyArray<readonly [text: string, shown: string, whose: string]> = [
+      ["${input:s3cret}", "${input:…}", "VS Code's, which asks its user"],
+      ["${command:s3cret}", "${command:…}", "VS Code's"],
+      ["${workspaceFolder}", "${workspaceFolder}", "VS Code's and Cursor's"],
+      ["${workspaceFolder:s3cret}", "${workspaceFolder:…}", "VS Code's and Cursor's"],
+      ["${userHome}", "${userHome}", "VS Code's and Cursor's"],
+      ["${/}", "${/}", "VS Code's and Cursor's"],
+      ["${file:/s3cret}", "${file:…}", "VS Code's and Windsurf's"],
+      ["${user_config.s3cret}", "${user_config.…}", "Claude Desktop's, for its extensions"],
+      ["${vault:s3cret}", "${vault:…}", "unknown here"]
+    ]
+    for (const [text, shown, whose] of cases) {
+      assert.deepStrictEqual(told(text), [
+        `mcpServers.a.headers.authorization: must not have ${shown}: it is ${whose}; write the value, or \${NAME} for an environment variable`
+      ])
+    }
+    const script = "${A%.*} ${A:+x} ${A:0:3} ${#A} ${A[@]} ${} ${a ? b : c}"
+    const read = load({ a: { command: "sh", args: ["-c", script] } })
+    if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
+    const { target } = read.backends.get("a") ?? assert.fail()
+    assert.deepStrictEqual(target._tag === "Stdio" ? target.command.args : [], ["-c", script])
+  })
+
+  it("a value that is another client's variable without ${…} is a warning that does not repeat it", () => {
+    const env = { A: "$SECRET", B: "{env:SECRET}", C: "%SECRET%", D: "pa$word", E: "$", F: "a $B c" }
+    const read = load({
+      a: { command: "run", env },
+      b: { url: "http://x/", headers: { Authorization: "Bearer $SECRET" } }
+    })
+    assert.deepStrictEqual(
+      read instanceof Config.InvalidConfig ? [] : read.warnings,
+      ["a.env.A", "a.env.B", "a.env.C", "b.headers.Authorization"].map((at) =>
+        `mcpServers.${at}: taken as it stands, though it looks like a variable; that is written \${NAME} here`
+      )
+    )
+  })
+
   it("a default of a variable that holds another variable is refused, for it would be taken as it stands", () => {
     assert.deepStrictEqual(faults(load({ a: { command: "run", args: ["${A:-${B:-z}}"] } })), ["mcpServers.a.args[0]"])
     assert.deepStrictEqual(faults(load({ a: { command: "run", args: ["${HOST:-${B}}", "${A:-$z}"] } })), [])

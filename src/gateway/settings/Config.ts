@@ -7,6 +7,7 @@ import { Option, Predicate, Schema } from "effect"
 import * as Backends from "../backends/Backends.ts"
 import * as JsonFault from "./JsonFault.ts"
 import { nearest, wholeOf } from "./Nearest.ts"
+import * as OtherClients from "./OtherClients.ts"
 import * as Settings from "./Settings.ts"
 
 /** Everything decided. */
@@ -210,9 +211,13 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
     const object = input === undefined ? {} : record(input)
     if (object === undefined) fault(at, "must be an object of strings")
     return Object.fromEntries(
-      Object.entries(object ?? {}).map((
-        [name, value]
-      ) => [name, string(`${at}.${Backends.printable(name)}`, value, "must be a string")])
+      Object.entries(object ?? {}).map(([name, value]) => {
+        const place = `${at}.${Backends.printable(name)}`
+        if (OtherClients.isOtherVariable(value)) {
+          warn(`${place}: taken as it stands, though it looks like a variable; that is written \${NAME} here`)
+        }
+        return [name, string(place, value, "must be a string")]
+      })
     )
   }
   const own = textDurations(path, expandSettings(path, entry, environment, secrets, fault), fault)
@@ -289,18 +294,26 @@ const textDurations = (path: string, input: Readonly<Record<string, unknown>>, f
   )
 
 const expand = (path: string, input: string, environment: Environment, secrets: Array<string>, fault: Fault): string =>
-  input.replace(/\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}/g, (_, name: string, fallback: string | undefined) => {
-    // Not what an object inherits: no variable is named `constructor`.
-    const value = Object.hasOwn(environment, name) ? environment[name] : undefined
-    if (value !== undefined && (value !== "" || fallback === undefined)) {
-      secrets.push(value)
-      return value
+  input.replace(
+    reference,
+    (whole, name: string | undefined, fallback: string | undefined, other: string | undefined) => {
+      // Not what an object inherits: no variable is named `constructor`.
+      const value = name !== undefined && Object.hasOwn(environment, name) ? environment[name] : undefined
+      if (value !== undefined && (value !== "" || fallback === undefined)) {
+        secrets.push(value)
+        return value
+      }
+      if (fallback?.includes("${") === true) fault(path, `must not have a variable in the default of \${${name}}`)
+      if (fallback !== undefined) return fallback
+      const foreign = OtherClients.foreign(name ?? other ?? "")
+      if (foreign === undefined && name === undefined) return whole
+      fault(path, foreign ?? `the environment variable ${name} is not set; set it, or write \${${name}:-default}`)
+      return ""
     }
-    if (fallback?.includes("${") === true) fault(path, `must not have a variable in the default of \${${name}}`)
-    if (fallback !== undefined) return fallback
-    fault(path, `the environment variable ${name} is not set; set it, or write \${${name}:-default}`)
-    return ""
-  })
+  )
+
+/** A variable, which other clients may write with `env:`, and its default; or whatever else stands in `${…}`. */
+const reference = /\$\{(?:(?:env:)?([A-Za-z_]\w*)(?::-([^}]*))?|([^}$]*))\}/g
 
 const unknownNames = (path: string, value: object, allowed: ReadonlyArray<string>, fault: Fault): void => {
   for (const name of Object.keys(value)) {
@@ -319,7 +332,7 @@ const unknownVariables = (environment: Environment, file: string, fault: Fault):
   for (const [name, value] of Object.entries(environment)) {
     if (known.includes(name) || value === undefined || isOfService(name, value)) continue
     // The file may take any variable.
-    if (file.includes(`\${${name}}`) || file.includes(`\${${name}:-`)) continue
+    if (["${", "${env:"].some((open) => file.includes(`${open}${name}}`) || file.includes(`${open}${name}:-`))) continue
     const ours = name.startsWith(prefix)
     // Where the prefix is right already, it says nothing of how near the rest is.
     const rest = ours ? prefix.length : 0

@@ -183,12 +183,21 @@ const noString = (random: Random): string =>
 const string = (draft: Draft, path: string): string => {
   const { random } = draft
   if (!draft.wrong()) {
-    return random.pick(["\"x\"", "\"${SET}\"", "\"${UNSET:-}\"", "\"${UNSET:-a}-${SET}\"", "\"${\"", "\"$SET {}\""])
+    return random.pick(
+      ["\"x\"", "\"${SET}\"", "\"${UNSET:-}\"", "\"${UNSET:-a}-${SET}\"", "\"${\"", "\"$SET {}\""].concat([
+        "\"${env:SET}\"",
+        "\"${SET%.*}\""
+      ])
+    )
   }
   fault(draft, path)
   return random.chance(0.5)
     ? noString(random)
-    : random.pick(["\"${UNSET}\"", "\"a${constructor}\"", "\"${__proto__}\"", "\"${toString}${SET}\""])
+    : random.pick(["\"${UNSET}\"", "\"a${constructor}\"", "\"${__proto__}\"", "\"${toString}${SET}\""].concat([
+      "\"${env:UNSET}\"",
+      "\"${input:key}\"",
+      "\"${workspaceFolder}\""
+    ]))
 }
 
 /** The value of a setting in a file: as it stands, or by way of a variable. */
