@@ -280,7 +280,7 @@ const main = Command.make("effect-session-pool", { config, check, command, setti
   Command.withDescription(
     "Serves MCP servers on Streamable HTTP, one process per client session. What a flag sets, the environment variable " +
       "behind it or the file may set too; keys are no flags: GATEWAY_KEYS, GATEWAY_ADMIN_KEYS, GATEWAY_STATE_KEY. " +
-      "A duration is written as \"30 minutes\", bytes as 4194304 or \"4 MiB\", a list with commas."
+      "A duration is written as \"30 minutes\" or 30m, bytes as 4194304 or \"4 MiB\", a list with commas."
   ),
   Command.withExamples([
     {

@@ -526,6 +526,22 @@ describe("a configuration", () => {
     )
   })
 
+  it("a duration may be written short, and one whose unit there is not is told which there are", () => {
+    const written = { "5m": 300, "5 m": 300, " 1.5h ": 5400, "30s": 30, "250ms": 0.25, "2d": 172_800, "1w": 604_800 }
+    for (const [text, seconds] of Object.entries({ ...written, "5minutes": 300, "1 second": 1 })) {
+      const read = load({ a: { command: "x" } }, { requestTimeout: text })
+      if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
+      assert.strictEqual(Duration.toSeconds(read.settings.requestTimeout), seconds, text)
+    }
+    for (const text of ["5M", "5mo", "5 constructor", "1h30m", "m", "-5m", "0s"]) {
+      const read = load({ a: { command: "x" } }, { requestTimeout: text })
+      assert.deepStrictEqual(read instanceof Config.InvalidConfig ? read.faults : [], [
+        "gateway.requestTimeout: must be a duration greater than zero, such as \"30 minutes\", \"5m\" or \"infinity\" " +
+        "(units: millis or ms, seconds or s, minutes or m, hours or h, days or d, weeks or w)"
+      ], text)
+    }
+  })
+
   it("a duration without its unit is told so, where it would be one in seconds, and not repeated", () => {
     const needed = (name: string, value: unknown) => {
       const read = load({ a: { command: "x" } }, { [name]: value })

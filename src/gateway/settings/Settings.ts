@@ -33,17 +33,34 @@ const setting = <A, Input = A>(
   shown: string = String(fallback)
 ): Setting<A, Input> => ({ kind, default: fallback, shown, description, allowed, decode, Input: undefined })
 
+/** Short units of time, as `Duration` calls them. */
+const units = new Map([
+  ["ms", "millis"],
+  ["s", "seconds"],
+  ["m", "minutes"],
+  ["h", "hours"],
+  ["d", "days"],
+  ["w", "weeks"]
+])
+
+const unitsOfTime = `units: ${[...units].map(([short, long]) => `${long} or ${short}`).join(", ")}`
+
+/** `5m` as `5 minutes`; what is no number with a unit stays as it is. */
+const spellOut = (text: string): string =>
+  text.replace(/^\s*(-?\d+(?:\.\d+)?)\s*([a-z]+)\s*$/, (_, number, unit) => `${number} ${units.get(unit) ?? unit}`)
+
 const duration = (fallback: Duration.Input, description: string, minimum: "positive" | "zero" = "positive") =>
   setting<Duration.Duration, Duration.Input>(
     "duration",
     Duration.fromInputUnsafe(fallback),
     description,
     minimum === "zero"
-      ? "a duration, such as \"30 minutes\", \"0 seconds\" or \"infinity\""
-      : "a duration greater than zero, such as \"30 minutes\" or \"infinity\"",
+      ? `a duration, such as "30 minutes", "0s" or "infinity" (${unitsOfTime})`
+      : `a duration greater than zero, such as "30 minutes", "5m" or "infinity" (${unitsOfTime})`,
     (input) => {
       if (typeof input === "string" && input.trim().toLowerCase() === "infinity") return Option.some(Duration.infinity)
-      const read = isDurationInput(input) ? Duration.fromInput(input) : Option.none()
+      const spelled = typeof input === "string" ? spellOut(input) : input
+      const read = isDurationInput(spelled) ? Duration.fromInput(spelled) : Option.none()
       return Option.filter(
         read,
         (value) => minimum === "zero" ? !Duration.isNegative(value) : Duration.isPositive(value)

@@ -34,9 +34,17 @@ const values: Readonly<
   Record<Settings.Setting<unknown, unknown>["kind"], { good: ReadonlyArray<string>; bad: ReadonlyArray<string> }>
 > = {
   duration: {
-    good: ["\"30 minutes\"", "\"1 second\"", "\"infinity\"", "\" Infinity \"", "\"100 millis\"", "\"1.5 hours\""],
+    good: [
+      "\"30 minutes\"",
+      "\"1 second\"",
+      "\"infinity\"",
+      "\" Infinity \"",
+      "\"100 millis\"",
+      "\"1.5 hours\"",
+      "\"5m\""
+    ],
     bad: ["30", "1e400", "-1", "\"soon\"", "\"\"", "\"-1 seconds\"", "\"1\"", "true", "{}", "[]", "\"1e400 seconds x\""]
-      .concat(["\"NaN seconds\"", "[\"1 second\"]", "{\"millis\":1}", "\"\\u0000\"", "\"1 fortnight\""])
+      .concat(["\"NaN seconds\"", "[\"1 second\"]", "{\"millis\":1}", "\"\\u0000\"", "\"1 fortnight\"", "\"5M\""])
   },
   count: {
     good: ["1", "7", "\"12\"", "9007199254740991"],
