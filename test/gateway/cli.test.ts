@@ -97,7 +97,7 @@ describe("the command line", () => {
   it("a wrong file is refused with every fault and its path, and nothing starts", async () => {
     const file = write("wrong.json", {
       mcpServers: {
-        "a/b": { command: "x" },
+        "/": { command: "x" },
         noCommand: { args: "x" },
         remote: { url: "ftp://example.org/mcp", headers: { "x-key": "a\r\nb: c", "bad name": "x" }, spares: 1 },
         both: { command: "x", url: "https://example.org/mcp" },
@@ -116,7 +116,7 @@ describe("the command line", () => {
         "mcpServers.remote.spares:",
         "mcpServers.both:",
         "gateway.requestTimeout:",
-        "mcpServers.a/b:",
+        "mcpServers./:",
         "mcpServers.noCommand.command:",
         "mcpServers.noCommand.args:",
         "mcpServers.remote.url:",

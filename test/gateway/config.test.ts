@@ -103,8 +103,81 @@ describe("a slip", () => {
       "gatewy: unknown; did you mean gateway?"
     ])
     assert.deepStrictEqual(told(JSON.stringify({ mcpServers: servers, $schema: "x", inputs: [] })), [])
-    assert.deepStrictEqual(told(JSON.stringify({ servers })), [
-      "mcpServers: must be an object of back ends by name; rename \"servers\" to it"
+    assert.deepStrictEqual(told(JSON.stringify({ mcp: { servers } })), [
+      "mcpServers: must be an object of back ends by name"
+    ])
+  })
+
+  it("is none in what another client writes, of which each name is told once, with what to do", () => {
+    const tools = "the gateway passes on every tool of a server; take this away, and choose tools in the clients"
+    const oauth = "the gateway does not sign in; give a token in headers: {\"Authorization\": \"Bearer ${TOKEN}\"}"
+    const transport =
+      "LangChain has it for type: rename it; for \"sse\", give the server's URL for Streamable HTTP instead"
+    const url = "http://localhost/"
+    const cases: ReadonlyArray<readonly [entry: object, ...faults: ReadonlyArray<string>]> = [
+      [
+        { httpUrl: url, headers: {}, timeout: 5, trust: true, includeTools: ["a"], excludeTools: ["b"], oauth: {} },
+        "httpUrl: unknown; Gemini CLI has it for url: rename it",
+        `includeTools: unknown; ${tools}`,
+        `excludeTools: unknown; ${tools}`,
+        `oauth: unknown; ${oauth}`
+      ],
+      [
+        { serverUrl: url, headers: {}, disabledTools: [] },
+        "serverUrl: unknown; Windsurf has it for url: rename it",
+        `disabledTools: unknown; ${tools}`
+      ],
+      [{ transport: "streamable_http", url, headers: {} }, `transport: unknown; ${transport}`],
+      [{ transport: "stdio", command: "run", args: [] }, `transport: unknown; ${transport}`],
+      [{ environment: {}, command: "run" }, "environment: unknown; opencode has it for env: rename it"],
+      [
+        { source: "custom", enabled: false, command: "run" },
+        "enabled: unknown; write \"disabled\": true to leave a server out"
+      ]
+    ]
+    for (const [entry, ...faults] of cases) {
+      assert.deepStrictEqual(
+        told(JSON.stringify({ mcpServers: { a: entry } })),
+        faults.map((fault) => `mcpServers.a.${fault}`)
+      )
+    }
+    for (const [name, client] of [["servers", "VS Code"], ["context_servers", "Zed"]] as const) {
+      assert.deepStrictEqual(told(JSON.stringify({ [name]: servers, inputs: [] })), [
+        `${name}: unknown; ${client} has it for mcpServers: rename it`
+      ])
+      assert.deepStrictEqual(told(JSON.stringify({ [name]: {}, mcpServers: servers })), [])
+    }
+  })
+
+  it("in the one name that an entry needs is told, and not that the right one is missing", () => {
+    const names = (entry: object) =>
+      told(JSON.stringify({ mcpServers: { a: entry } })).map((fault) => fault.replace(/; allowed are .*/, ""))
+    assert.deepStrictEqual(names({ comand: "run", args: [], env: {} }), [
+      "mcpServers.a.comand: unknown; did you mean command?"
+    ])
+    assert.deepStrictEqual(names({ cmd: "run" }), ["mcpServers.a.cmd: unknown; did you mean command?"])
+    assert.deepStrictEqual(names({ uri: "http://x", headers: {}, type: "http" }), [
+      "mcpServers.a.uri: unknown; did you mean url?"
+    ])
+    assert.deepStrictEqual(names({ endpoint: "http://x", headers: {} }), ["mcpServers.a.endpoint: unknown"])
+    assert.deepStrictEqual(names({ endpoint: "http://x" }), ["mcpServers.a.endpoint: unknown"])
+    assert.deepStrictEqual(names({ headers: {} }), [
+      "mcpServers.a.url: must be a string: the URL of an MCP server on Streamable HTTP"
+    ])
+  })
+
+  it("is no slip to shorten a name or to call it as others do: it is told with the whole name", () => {
+    for (const name of ["idleTTL", "idle_ttl", "idleTimeout", "idle", "idleTime"]) {
+      const fault = `${name}: unknown; did you mean idleTimeToLive?`
+      assert.deepStrictEqual(told(JSON.stringify({ mcpServers: servers, gateway: { [name]: "1 hour" } })), [
+        `gateway.${fault}`
+      ])
+      assert.deepStrictEqual(told(JSON.stringify({ mcpServers: { a: { command: "run", [name]: "1 hour" } } })), [
+        `mcpServers.a.${fault}`
+      ])
+    }
+    assert.deepStrictEqual(told(JSON.stringify({ mcpServers: servers }), { GATEWAY_IDLE_TTL: "1 hour" }), [
+      "GATEWAY_IDLE_TTL: unknown; did you mean GATEWAY_IDLE_TIME_TO_LIVE?"
     ])
   })
 
@@ -490,6 +563,27 @@ describe("a configuration", () => {
     }
   })
 
+  it("serves a name that is not safe in a URL under one that is, with a note, unless another server has that", () => {
+    const entry = { command: "run" }
+    const read = load({ "My Files": entry, "Über/x!": entry, "_a_": entry, "plain": entry })
+    if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
+    assert.deepStrictEqual([...read.backends.keys()], ["My-Files", "Uber-x", "a_", "plain"])
+    assert.isTrue([...read.backends].every(([name, backend]) => backend.name === name))
+    assert.deepStrictEqual(
+      read.warnings.map((warning) => warning.split(", because ")),
+      [["My Files", "My-Files"], ["Über/x!", "Uber-x"], ["_a_", "a_"]].map(([given, name]) => [
+        `mcpServers.${given}: served at /mcp/${name}`,
+        Backends.allowedName
+      ])
+    )
+    const clash = load({ "a b": entry, "a-b": entry, "a/b": entry, "日本": entry })
+    assert.deepStrictEqual(clash instanceof Config.InvalidConfig ? clash.faults : [], [
+      "mcpServers.a b: must have another name: in a URL it is \"a-b\", as that of another server",
+      "mcpServers.a/b: must have another name: in a URL it is \"a-b\", as that of another server",
+      `mcpServers.日本: ${Backends.allowedName}`
+    ])
+  })
+
   it("leaves out an entry that is disabled, whatever is in it; one must be left", () => {
     const read = load({ a: { command: "run", disabled: false }, b: { command: "${NONE}", disabled: true, odd: 1 } })
     if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
@@ -505,7 +599,14 @@ describe("a configuration", () => {
   })
 
   it("warns of what only clients read in an entry, and refuses what is nearly ours", () => {
-    const ofClients = { autoApprove: ["x"], alwaysAllow: [], timeout: 60, description: "x", envFile: ".env" }
+    const ofClients = {
+      autoApprove: ["x"],
+      alwaysAllow: [],
+      trust: true,
+      timeout: 60,
+      description: "x",
+      envFile: ".env"
+    }
     const read = load({ a: { command: "run", ...ofClients }, b: { url: "http://localhost/", timeout: 5 } })
     if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
     const told = [...Object.keys(ofClients).map((name) => `mcpServers.a.${name}`), "mcpServers.b.timeout"]

@@ -80,10 +80,12 @@ const runners = new Map<string, Runner>(Object.entries({
 }))
 
 /** Never empty, and one that a back end may have. */
-export const fromCommand = (command: ReadonlyArray<string>): string => {
-  const name = serverOf(command).replace(/[^A-Za-z0-9._-]/g, "-").replace(/^[^A-Za-z0-9]+/, "").slice(0, 64)
-  return name === "" ? "server" : name
-}
+export const fromCommand = (command: ReadonlyArray<string>): string => urlSafe(serverOf(command)) || "server"
+
+/** The nearest name that a back end may have: `My-Files` for `My Files`, `Uber` for `Über`; empty if nothing is left. */
+export const urlSafe = (name: string): string =>
+  name.normalize("NFKD").replace(/\p{M}/gu, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+|-+$/g, "")
+    .slice(0, 64)
 
 const serverOf = ([program = "", ...args]: ReadonlyArray<string>): string => {
   const own = nameOf(program)

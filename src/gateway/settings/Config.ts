@@ -5,6 +5,7 @@
  */
 import { Option, Predicate, Schema } from "effect"
 import * as Backends from "../backends/Backends.ts"
+import * as CommandName from "./CommandName.ts"
 import * as JsonFault from "./JsonFault.ts"
 import { nearest, wholeOf } from "./Nearest.ts"
 import * as OtherClients from "./OtherClients.ts"
@@ -72,8 +73,16 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
   }
   for (const [name, entry] of Object.entries(entries)) add(name, name, Backends.given(entry))
   if (file !== undefined && root !== nothing) {
-    for (const [name, value] of servedOf(root, misnamed, fault)) {
-      const path = `mcpServers.${Backends.printable(name)}`
+    const served = servedOf(root, misnamed, fault)
+    const names = new Set(served.map(([given]) => given).filter(Backends.isName))
+    for (const [given, value] of served) {
+      const path = `mcpServers.${Backends.printable(given)}`
+      const name = Backends.isName(given) ? given : CommandName.urlSafe(given)
+      if (name !== given && Backends.isName(name)) {
+        if (names.has(name)) fault(path, `must have another name: in a URL it is "${name}", as that of another server`)
+        else unread.push(`${path}: served at /mcp/${name}, because ${Backends.allowedName}`)
+        names.add(name)
+      }
       const parsed = parseEntry(path, value, environment, { fault, warn: (text) => unread.push(text) })
       if (parsed !== undefined) {
         add(path, name, {
@@ -85,9 +94,9 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
     }
   }
   if (faults.length > 0) return new InvalidConfig({ faults })
-  const names = others.map((name) => `"${Backends.printable(name)}"`).join(", ")
+  const unknown = others.map((name) => `"${Backends.printable(name)}"`).join(", ")
   const warnings = [
-    ...names === "" ? [] : [`${file?.name}: nothing here reads ${names}; settings belong in "gateway"`],
+    ...unknown === "" ? [] : [`${file?.name}: nothing here reads ${unknown}; settings belong in "gateway"`],
     ...unread,
     ...strangers.map((name) => `${Backends.printable(name)}: unknown; --help has those that are known`)
   ]
@@ -118,8 +127,7 @@ const servedOf = (root: Readonly<Record<string, unknown>>, misnamed: ReadonlyArr
   const servers = record(root["mcpServers"])
   // A near name has been told.
   if (servers === undefined && !misnamed.includes("mcpServers")) {
-    const hint = root["servers"] === undefined ? "" : "; rename \"servers\" to it"
-    fault("mcpServers", `must be an object of back ends by name${hint}`)
+    fault("mcpServers", "must be an object of back ends by name")
   }
   const served = Object.entries(servers ?? {}).filter(([, value]) => record(value)?.["disabled"] !== true)
   if (servers !== undefined && served.length === 0) {
@@ -144,7 +152,11 @@ const rootNamesOf = (root: object, fault: Fault) => {
   const others: Array<string> = []
   for (const name of Object.keys(root).filter((name) => !rootNames.includes(name))) {
     const meant = nearest(name, rootNames)
-    if (meant === undefined) others.push(name)
+    const client = "mcpServers" in root ? undefined : OtherClients.servers.get(name)
+    if (client !== undefined) {
+      misnamed.push("mcpServers")
+      fault(name, `unknown; ${client} has it for mcpServers: rename it`)
+    } else if (meant === undefined) others.push(name)
     else {
       misnamed.push(meant)
       fault(Backends.printable(name), `unknown; did you mean ${meant}?`)
@@ -177,16 +189,10 @@ const slip = (text: string): string => {
   return found === undefined ? "" : `: ${found.reason} (line ${found.line}, column ${found.column})`
 }
 
-const httpTypes: ReadonlyArray<unknown> = ["http", "streamable-http", "streamableHttp"]
-
-/** What clients of MCP read in their entries, and what to know where the gateway does not. */
-const ofClients = new Map([
-  ["autoApprove", "which tools need no approval is the client's own"],
-  ["alwaysAllow", "which tools need no approval is the client's own"],
-  ["description", "it is for people"],
-  ["timeout", "the settings here are requestTimeout and startTimeout"],
-  ["envFile", "give its variables in env, as \"${NAME}\" where the gateway's environment has them"]
-])
+const httpTypes: ReadonlyArray<unknown> = ["http", "streamable-http", "streamableHttp", "streamable_http"]
+const stdioNames = ["command", "args", "env", "cwd", "type", "disabled"]
+const httpNames = ["url", "headers", "type", "disabled"]
+const allNames = [...new Set([...stdioNames, ...httpNames])]
 
 /** What becomes of what is wrong in an entry, and of what is only odd. */
 interface Told {
@@ -197,7 +203,11 @@ interface Told {
 const parseEntry = (path: string, value: unknown, environment: Environment, { fault, warn }: Told) => {
   const entry = record(value)
   if (entry === undefined) return void fault(path, "must be an object with a command or a url")
-  const isHttp = entry["url"] !== undefined
+  // By what is meant, too: a wrong name is told, and not what would be missing without it.
+  const meant = Object.keys(entry).map((name) => ours(name, allNames) ?? name)
+  const isStdio = meant.includes("command")
+  const isHttp = entry["url"] !== undefined ||
+    !isStdio && (meant.includes("url") || meant.includes("headers") || [...httpTypes, "sse"].includes(entry["type"]))
   if (isHttp && entry["command"] !== undefined) return void fault(path, "must have a command or a url, not both")
   const secrets: Array<string> = []
   const string = (at: string, input: unknown, what: string): string => {
@@ -222,13 +232,16 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
   }
   const own = textDurations(path, expandSettings(path, entry, environment, secrets, fault), fault)
   const settings = Object.fromEntries(Object.keys(Settings.overridable).map((name) => [name, own[name]]))
-  const common = isHttp ? ["url", "headers", "type", "disabled"] : ["command", "args", "env", "cwd", "type", "disabled"]
   for (const name of Object.keys(entry)) {
-    const instead = ofClients.get(name)
+    const instead = OtherClients.unread.get(name)
     if (instead !== undefined) warn(`${path}.${name}: nothing here reads it; ${instead}`)
   }
-  const ours = Object.fromEntries(Object.entries(entry).filter(([name]) => !ofClients.has(name)))
-  unknownNames(path, ours, [...common, ...Object.keys(Settings.overridable)], fault)
+  const read = Object.fromEntries(Object.entries(entry).filter(([name]) => !OtherClients.unread.has(name)))
+  const names = isHttp ? httpNames : isStdio ? stdioNames : allNames
+  const isOdd = unknownNames(path, read, [...names, ...Object.keys(Settings.overridable)], fault)
+  const required = (name: string, what: string): string =>
+    // If it is missing and a wrong name has been told, any value that is right.
+    entry[name] === undefined && isOdd ? "http://localhost" : string(`${path}.${name}`, entry[name], what)
   if (entry["disabled"] !== undefined && typeof entry["disabled"] !== "boolean") {
     fault(`${path}.disabled`, "must be true or false")
   }
@@ -237,7 +250,7 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
       const older = "; HTTP with SSE (2024-11-05) is not spoken to back ends: give the server's URL for Streamable HTTP"
       fault(`${path}.type`, `must be "http" for a url${entry["type"] === "sse" ? older : ""}`)
     }
-    const url = string(`${path}.url`, entry["url"], "must be a string: the URL of an MCP server on Streamable HTTP")
+    const url = required("url", "must be a string: the URL of an MCP server on Streamable HTTP")
     return { entry: { ...settings, url, headers: strings(`${path}.headers`, entry["headers"]) }, secrets }
   }
   if (entry["type"] !== undefined && entry["type"] !== "stdio") {
@@ -248,7 +261,7 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
   return {
     entry: {
       ...settings,
-      command: string(`${path}.command`, entry["command"], "must be a string: the program to run"),
+      command: required("command", "must be a string: the program to run"),
       args: Array.isArray(args) ? args.map((arg, i) => string(`${path}.args[${i}]`, arg, "must be a string")) : [],
       env: strings(`${path}.env`, entry["env"]),
       cwd: entry["cwd"] === undefined
@@ -315,14 +328,20 @@ const expand = (path: string, input: string, environment: Environment, secrets: 
 /** A variable, which other clients may write with `env:`, and its default; or whatever else stands in `${…}`. */
 const reference = /\$\{(?:(?:env:)?([A-Za-z_]\w*)(?::-([^}]*))?|([^}$]*))\}/g
 
-const unknownNames = (path: string, value: object, allowed: ReadonlyArray<string>, fault: Fault): void => {
-  for (const name of Object.keys(value)) {
-    if (!allowed.includes(name)) {
-      const meant = nearest(name, allowed) ?? wholeOf(name, allowed)
-      const next = meant === undefined ? `allowed are ${allowed.join(", ")}` : `did you mean ${meant}?`
-      fault(`${path}.${Backends.printable(name)}`, `unknown; ${next}`)
-    }
+/** Which of these names is meant by another one: by another client's, or by a slip. */
+const ours = (name: string, allowed: ReadonlyArray<string>): string | undefined =>
+  OtherClients.renamed.get(name)?.ours ?? nearest(name, allowed) ?? wholeOf(name, allowed)
+
+/** Tells every name that is not allowed, with what to do; whether there is one. */
+const unknownNames = (path: string, value: object, allowed: ReadonlyArray<string>, fault: Fault): boolean => {
+  const unknown = Object.keys(value).filter((name) => !allowed.includes(name))
+  for (const name of unknown) {
+    const meant = ours(name, allowed)
+    const next = OtherClients.refused.get(name) ?? OtherClients.renamed.get(name)?.next ??
+      (meant === undefined ? `allowed are ${allowed.join(", ")}` : `did you mean ${meant}?`)
+    fault(`${path}.${Backends.printable(name)}`, `unknown; ${next}`)
   }
+  return unknown.length > 0
 }
 
 /** Refuses variables that are nearly settings; those that only have the prefix may be another program's. */

@@ -14,8 +14,9 @@ export const nearest = (name: string, known: ReadonlyArray<string>): string | un
   return best !== undefined && best.distance <= Math.min(slips, said.length / 3) ? best.each : undefined
 }
 
-/** `max-sessions`, `MAX_SESSIONS` and `maxSessions` are the same letters. */
-const letters = (name: string): string => name.toLowerCase().replace(/[-_]/g, "")
+/** `max-sessions`, `MAX_SESSIONS` and `maxSessions` are the same letters, and so are a name and what others call it. */
+const letters = (name: string): string =>
+  name.toLowerCase().replace(/[-_]/g, "").replace(/ttl|(?<=idle)timeout/, "timetolive").replace(/^cmd$/, "command")
 
 const slips = 2
 
@@ -37,9 +38,9 @@ const distance = (a: string, b: string): number => {
   return row.at(-1) ?? 0
 }
 
-/** The only known name that has this one for a word, such as `tlsCert` for `cert`. */
+/** The only known name that has the words of this one, such as `tlsCert` for `cert`. */
 export const wholeOf = (name: string, known: ReadonlyArray<string>): string | undefined => {
   const words = (each: string) => each.split(/(?=[A-Z])/).map((word) => word.toLowerCase())
-  const found = known.filter((each) => words(each).includes(name.toLowerCase()))
+  const found = known.filter((each) => words(name).every((word) => words(each).includes(word)))
   return found.length === 1 ? found[0] : undefined
 }

@@ -3,6 +3,51 @@
  * copied from one program to the next, so a name of another client is no slip.
  */
 
+/** Names for `mcpServers`, and whose they are. */
+export const servers = new Map([["servers", "VS Code"], ["context_servers", "Zed"]])
+
+/** Names in an entry that stand for one of ours, and what to do. */
+export const renamed = new Map([
+  ["httpUrl", { ours: "url", next: "Gemini CLI has it for url: rename it" }],
+  ["serverUrl", { ours: "url", next: "Windsurf has it for url: rename it" }],
+  ["environment", { ours: "env", next: "opencode has it for env: rename it" }],
+  ["transport", {
+    ours: "type",
+    next: "LangChain has it for type: rename it; for \"sse\", give the server's URL for Streamable HTTP instead"
+  }]
+])
+
+/** Names in an entry that change nothing here: warned of. */
+export const unread = new Map([
+  ["autoApprove", "which tools need no approval is the client's own"],
+  ["alwaysAllow", "which tools need no approval is the client's own"],
+  ["trust", "which tools need no approval is the client's own"],
+  ["description", "it is for people"],
+  ["timeout", "the settings here are requestTimeout and startTimeout"],
+  ["envFile", "give its variables in env, as \"${NAME}\" where the gateway's environment has them"],
+  ["dev", "it is for VS Code"],
+  ["gallery", "it is for VS Code"],
+  ["version", "it is for VS Code"],
+  ["source", "it is for Zed"]
+])
+
+const tools = "the gateway passes on every tool of a server; take this away, and choose tools in the clients"
+const oauth = "the gateway does not sign in; give a token in headers: {\"Authorization\": \"Bearer ${TOKEN}\"}"
+
+/** Names in an entry that are refused: without what they ask for, a server would do more than its operator believes, or nothing. */
+export const refused = new Map([
+  ["tools", tools],
+  ["includeTools", tools],
+  ["excludeTools", tools],
+  ["enabledTools", tools],
+  ["disabledTools", tools],
+  ["allowedTools", tools],
+  ["oauth", oauth],
+  ["auth", oauth],
+  ["authProviderType", oauth],
+  ["enabled", "write \"disabled\": true to leave a server out"]
+])
+
 /** What clients put in for `${…}`, by the word before a colon or a dot. */
 const variables = new Map([
   ["input", "VS Code's, which asks its user"],

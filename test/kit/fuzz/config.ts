@@ -239,7 +239,7 @@ const settingsOf = (draft: Draft, path: string, table: Table, exclude: ReadonlyA
 
 const unknown = (draft: Draft, path: string): ReadonlyArray<Member> => {
   if (!draft.wrong()) return []
-  const name = draft.random.pick(strange)
+  const name = draft.random.pick([...strange, "httpUrl", "transport", "includeTools", "oauth", "enabled", "idleTTL"])
   fault(draft, `${path}.${printable(name)}`)
   return [[name, draft.random.chance(0.5) ? Bodies.anyJson(draft.random, false) : deep(draft.random)]]
 }
@@ -367,8 +367,8 @@ const file = (draft: Draft): string => {
     .map((name) => [name, server(draft, `mcpServers.${name}`)])
   if (draft.wrong()) {
     const name = random.pick(strange.filter((name) => !Backends.isName(name)))
-    const path = `mcpServers.${printable(name)}`
-    fault(draft, path)
+    // A name with a letter or a digit has a form that is safe in a URL.
+    if (!/[A-Za-z0-9]/.test(name.normalize("NFKD"))) fault(draft, `mcpServers.${printable(name)}`)
     servers.push([name, "{\"command\":\"x\"}"])
   }
   if (random.chance(0.2)) {
