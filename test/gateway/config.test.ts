@@ -108,7 +108,7 @@ describe("a slip", () => {
     ])
   })
 
-  it("is none in what another client writes, of which each name is told once, with what to do", () => {
+  it("tells each name of another client once, with what to do", () => {
     const tools = "the gateway passes on every tool of a server; take this away, and choose tools in the clients"
     const oauth = "the gateway does not sign in; give a token in headers: {\"Authorization\": \"Bearer ${TOKEN}\"}"
     const transport =
@@ -149,7 +149,7 @@ describe("a slip", () => {
     }
   })
 
-  it("in the one name that an entry needs is told, and not that the right one is missing", () => {
+  it("tells a wrong name for command or url, and not that the right one is missing", () => {
     const names = (entry: object) =>
       told(JSON.stringify({ mcpServers: { a: entry } })).map((fault) => fault.replace(/; allowed are .*/, ""))
     assert.deepStrictEqual(names({ comand: "run", args: [], env: {} }), [
@@ -166,7 +166,7 @@ describe("a slip", () => {
     ])
   })
 
-  it("is no slip to shorten a name or to call it as others do: it is told with the whole name", () => {
+  it("suggests idleTimeToLive for idleTTL and for other short forms", () => {
     for (const name of ["idleTTL", "idle_ttl", "idleTimeout", "idle", "idleTime"]) {
       const fault = `${name}: unknown; did you mean idleTimeToLive?`
       assert.deepStrictEqual(told(JSON.stringify({ mcpServers: servers, gateway: { [name]: "1 hour" } })), [
@@ -251,7 +251,7 @@ describe("a slip", () => {
     }
   })
 
-  it("is a name that an object has twice, in every object of the file, each told with where it is again", () => {
+  it("refuses a name that any object of the file has twice, and says where it is again", () => {
     const text = `{
       "inputs": [{ "id": 1 }, { "id": 2, "id": 3 }],
       "mcpServers": {
@@ -483,7 +483,7 @@ describe("a configuration", () => {
     ])
   })
 
-  it("a variable may be written with env:, as other clients do, and is hidden as every other", () => {
+  it("expands a variable that is written with env:, and hides its value", () => {
     const entry = { command: "run", args: ["${env:HOST}", "${env:NONE:-x}", "${ ${HOST}"], env: { A: "-${env:HOST}-" } }
     const text = JSON.stringify({ mcpServers: { a: entry }, gateway: { keys: ["${env:GATEWAY_OWN}"] } })
     const environment = { HOST: "example.org", GATEWAY_OWN: "k".repeat(16) }
@@ -502,7 +502,7 @@ describe("a configuration", () => {
     )
   })
 
-  it("what other clients put in for ${…} is refused by the client's name, and not repeated; what a shell reads is not", () => {
+  it("refuses what other clients put in for ${…} by the client's name, and passes on what a shell reads", () => {
     const told = (text: string) => {
       const read = load({ a: { url: "http://localhost/", headers: { authorization: `Bearer ${text}` } } })
       return read instanceof Config.InvalidConfig ? read.faults : []
@@ -530,7 +530,7 @@ describe("a configuration", () => {
     assert.deepStrictEqual(target._tag === "Stdio" ? target.command.args : [], ["-c", script])
   })
 
-  it("a value that is another client's variable without ${…} is a warning that does not repeat it", () => {
+  it("warns of a value that is another client's variable without ${…}, and does not repeat it", () => {
     const env = { A: "$SECRET", B: "{env:SECRET}", C: "%SECRET%", D: "pa$word", E: "$", F: "a $B c" }
     const read = load({
       a: { command: "run", env },
@@ -563,7 +563,7 @@ describe("a configuration", () => {
     }
   })
 
-  it("serves a name that is not safe in a URL under one that is, with a note, unless another server has that", () => {
+  it("serves a name that is not safe in a URL under one that is, with a warning, unless another server has that", () => {
     const entry = { command: "run" }
     const read = load({ "My Files": entry, "Über/x!": entry, "_a_": entry, "plain": entry })
     if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
@@ -627,7 +627,7 @@ describe("a configuration", () => {
     )
   })
 
-  it("a duration may be written short, and one whose unit there is not is told which there are", () => {
+  it("takes short durations such as 5m, and tells which units there are", () => {
     const written = { "5m": 300, "5 m": 300, " 1.5h ": 5400, "30s": 30, "250ms": 0.25, "2d": 172_800, "1w": 604_800 }
     for (const [text, seconds] of Object.entries({ ...written, "5minutes": 300, "1 second": 1 })) {
       const read = load({ a: { command: "x" } }, { requestTimeout: text })

@@ -109,7 +109,7 @@ describe("over HTTP", () => {
     }
   })
 
-  it("a body nested deeper than 256 levels is 400 and told the limit, whether it ends or not, in a batch too", async () => {
+  it("refuses a body nested deeper than 256 levels with 400 and the limit, whether it ends or not, in a batch too", async () => {
     const nested = (levels: number) =>
       `{"jsonrpc":"2.0","method":"x","params":${"[".repeat(levels - 1)}${"]".repeat(levels - 1)}}`
     for (const body of ["[".repeat(1000), nested(257), `[${nested(256)}]`]) {

@@ -52,7 +52,7 @@ describe("JSON text", () => {
     )
   })
 
-  it("is deeper than its levels allow, and not deeper than they are, brackets in its strings aside", () => {
+  it("knows how deep any text is nested, brackets in its strings aside", () => {
     const random = Random.make(20261129)
     for (let i = 0; i < 2000; i++) {
       const text = `{"[{\\"${"\\\\".repeat(i % 3)}":${Bodies.anyJson(random)}}`

@@ -139,7 +139,7 @@ describe("with a server that counts", () => {
     assert.strictEqual(result.content[0].text, "after garbage")
   })
 
-  it("a message of a back end nested deeper than 256 levels is skipped, and the answer after it arrives", async () => {
+  it("skips a message of a back end nested deeper than 256 levels, and passes on the answer after it", async () => {
     const session = await Kit.open(url)
     const typeOf = async (count: number) => {
       const response = await Kit.post(url, session, Kit.toolCall(1, "deep", { count }))

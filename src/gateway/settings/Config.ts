@@ -238,10 +238,10 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
   }
   const read = Object.fromEntries(Object.entries(entry).filter(([name]) => !OtherClients.unread.has(name)))
   const names = isHttp ? httpNames : isStdio ? stdioNames : allNames
-  const isOdd = unknownNames(path, read, [...names, ...Object.keys(Settings.overridable)], fault)
+  const hasUnknown = unknownNames(path, read, [...names, ...Object.keys(Settings.overridable)], fault)
   const required = (name: string, what: string): string =>
     // If it is missing and a wrong name has been told, any value that is right.
-    entry[name] === undefined && isOdd ? "http://localhost" : string(`${path}.${name}`, entry[name], what)
+    entry[name] === undefined && hasUnknown ? "http://localhost" : string(`${path}.${name}`, entry[name], what)
   if (entry["disabled"] !== undefined && typeof entry["disabled"] !== "boolean") {
     fault(`${path}.disabled`, "must be true or false")
   }
