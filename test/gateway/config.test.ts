@@ -1,6 +1,7 @@
 /** What a configuration means where it is odd: what JSON, URLs and objects allow beside what people write. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Option } from "effect"
+import * as Backends from "../../src/gateway/backends/Backends.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Config from "../../src/gateway/settings/Config.ts"
 import * as JsonFault from "../../src/gateway/settings/JsonFault.ts"
