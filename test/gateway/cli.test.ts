@@ -153,6 +153,16 @@ describe("the command line", () => {
     taken.close()
   })
 
+  it("exits with 1, as a process of its own, for an unknown flag and for a wrong file", async () => {
+    const file = write("unknown-setting.json", { mcpServers: {}, gateway: { unknownSetting: true } })
+    const cases = [["--frob", "--port", "0"], ["--config", file, "--port", "0"]].map((args) => run(args))
+    assert.deepStrictEqual(await Promise.all(cases.map(({ exit }) => exit)), [1, 1])
+    assert.deepStrictEqual(
+      cases.map(({ output }) => /frob|gateway\.unknownSetting:/.exec(output())?.[0]),
+      ["frob", "gateway.unknownSetting:"]
+    )
+  })
+
   it("what a replica lacks is one clear message and exit code 1, without the database's password", async () => {
     const known = {
       DATABASE_URL: "postgresql://me:secret@127.0.0.1:1/postgres",
