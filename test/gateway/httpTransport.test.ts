@@ -1,6 +1,6 @@
 /** A server of earlier revisions on Streamable HTTP as lines: what is sent for each, and what comes of the responses. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration } from "effect"
+import * as Clock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { event, json, Scripted, stream } from "../kit/gateway/scripted.ts"
 
@@ -104,10 +104,13 @@ describe("the earlier form", () => {
   })
 
   it("ends when a message is lost, or not taken", async () => {
-    await scripted.renew(scripted.url, Duration.millis(20))
+    const clock = Clock.make()
+    await scripted.renew(scripted.url, clock)
     await scripted.handshake()
     scripted.answers["notifications/x"] = () => {}
     scripted.write({ method: "notifications/x" })
+    await Kit.eventually("it is sent", () => scripted.seen.at(-1)?.message?.method === "notifications/x")
+    clock.pass("5 minutes")
     assert.include(await scripted.ended(), "has not taken a message")
   })
 

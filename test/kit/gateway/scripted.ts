@@ -1,7 +1,7 @@
 /** A scripted server on Streamable HTTP, and a transport to it whose lines are kept. */
 import { NodeHttpClient } from "@effect/platform-node"
 import { afterAll, afterEach, beforeAll, beforeEach } from "@effect/vitest"
-import { Deferred, Duration, Effect, Exit, Option, Scope } from "effect"
+import { Clock, Deferred, Duration, Effect, Exit, Option, Scope } from "effect"
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import { createServer } from "node:http"
 import * as HttpTransport from "../../../src/gateway/backends/HttpTransport.ts"
@@ -97,14 +97,14 @@ export class Scripted {
     })
   }
 
-  /** Replaces the transport. The server must accept each message within `writeTimeout`. */
-  async renew(url: string, writeTimeout = Duration.minutes(5)) {
+  /** Replaces the transport. Its time-outs run on `clock`. */
+  async renew(url: string, clock = Clock.Clock.defaultValue()) {
     await this.close()
     this.#scope = Effect.runSync(Scope.make())
     this.transport = await Effect.runPromise(
       HttpTransport.make(
         { url, headers: { "x-extra": "yes" } },
-        { maxLineBytes: 10_000, writeTimeout },
+        { maxLineBytes: 10_000, writeTimeout: Duration.minutes(5) },
         (text) => text
       ).pipe(
         Effect.tap((transport) =>
@@ -117,6 +117,7 @@ export class Scripted {
           })
         ),
         Effect.provideService(Scope.Scope, this.#scope),
+        Effect.provideService(Clock.Clock, clock),
         Effect.provide(NodeHttpClient.layerNodeHttp)
       )
     )
