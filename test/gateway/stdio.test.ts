@@ -46,25 +46,31 @@ describe("one process", () => {
   it("hands on every line in order before it tells of the end, also where the receiver had no room meanwhile", async () => {
     const seen: Array<string> = []
     // More than a chunk and less than the pipe holds: it has exited while its lines wait.
-    const transport = await start("seq", "1", "20000")
+    const { close, transport } = await startOnClock("seq", "1", "20000")
+    const gone = Kit.eventually("it is gone", () => !Kit.alive(transport.pid ?? 0))
+      // The exit event reaches the gateway a moment later.
+      .then(() => new Promise((resolve) => setTimeout(resolve, 50)))
     await attach(transport, {
       receive: (line) => {
         seen.push(line)
         return ![10, 11, 9000].includes(seen.length)
       },
-      room: Effect.suspend(() => Effect.sleep(seen.length === 10 ? "50 millis" : "5 millis"))
+      room: Effect.promise(() => gone)
     })
     assert.include(await end(transport), "exit code 0")
+    await close()
     assert.deepStrictEqual(seen, Array.from({ length: 20_000 }, (_, i) => String(i + 1)))
   })
 
   it("a receiver that is slow and goes on has every line before the news of the end, which waits longer for it", async () => {
     const seen: Array<string> = []
-    const transport = await start("seq", "1", "10")
-    // Twice as long as the end waits for one that stands still.
-    await attach(transport, { receive: (line) => seen.push(line) % 2 === 0, room: Effect.sleep("80 millis") })
-    assert.include(await end(transport), "exit code 0")
+    const { close, time, transport } = await startOnClock("seq", "1", "10")
+    await attach(transport, { receive: (line) => seen.push(line) % 2 === 0, room: Effect.sleep("100 millis") })
+    await Kit.eventually("it is gone", () => seen.length === 1 && !Kit.alive(transport.pid ?? 0))
+    // The five waits take longer than the gateway waits for a receiver that stands still.
+    assert.include(await time.passUntilSettled("it is told", end(transport)), "exit code 0")
     assert.lengthOf(seen, 10)
+    await close()
   })
 
   it("a child of its own that talks on for ever does not put off the news of its end for ever", async () => {
@@ -98,7 +104,7 @@ describe("one process", () => {
   for (const at of [1, 3]) {
     it(`a receiver that throws ${at === 1 ? "at once" : "after a wait"} fails this session and nothing else`, async () => {
       const seen: Array<string> = []
-      const transport = await start("sh", "-c", "seq 1 10; exec sleep 1000")
+      const { close, time, transport } = await startOnClock("sh", "-c", "seq 1 10; exec sleep 1000")
       await attach(transport, {
         receive: (line) => {
           seen.push(line)
@@ -107,9 +113,11 @@ describe("one process", () => {
         },
         room: Effect.sleep("10 millis")
       })
-      assert.strictEqual(await end(transport), "the stdout of the back end could not be read")
+      const told = await time.passUntilSettled("it is told", end(transport))
+      assert.strictEqual(told, "the stdout of the back end could not be read")
       assert.lengthOf(seen, at)
       assert.isTrue(logged.some((message) => String(message).includes("could not be taken")))
+      await close()
     })
   }
 
