@@ -243,22 +243,27 @@ describe("a session of one replica, asked through another,", () => {
   it("resumes a call's stream that was cut, through another", async () => {
     const session = await Kit.open(counter(one))
     const stop = new AbortController()
-    const response = await fetch(counter(two), {
-      method: "POST",
-      headers: { ...Kit.headers, "mcp-session-id": session },
-      body: Kit.toolCall(1, "steps", { count: 6, every: 60 }),
-      signal: stop.signal
-    })
+    const [response] = await Promise.all([
+      fetch(counter(two), {
+        method: "POST",
+        headers: { ...Kit.headers, "mcp-session-id": session },
+        body: Kit.toolCall(1, "held", { count: 6 }),
+        signal: stop.signal
+      }),
+      Kit.release(counter(two), session, 1, 2)
+    ])
     const events: Array<Kit.Event> = []
     await Kit.readEvents(response, (event) => events.push(event) === 2)
     stop.abort()
     const resumed = await Kit.listen(counter(three), session, { "last-event-id": events.at(-1)?.id ?? "" })
+    // The call still runs when its stream is resumed.
+    await Kit.release(counter(one), session, 1, 5)
     await Kit.readEvents(resumed, (event) => events.push(event) < 0)
     assert.deepStrictEqual(
       events.map(({ data }) => JSON.parse(data)).map(({ params, result }) =>
         params?.progress ?? result.content[0].text
       ),
-      [1, 2, 3, 4, 5, 6, "steps"]
+      [1, 2, 3, 4, 5, 6, "held"]
     )
   })
 })
