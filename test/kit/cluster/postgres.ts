@@ -6,10 +6,11 @@ import { Effect } from "effect"
 import type { Scope } from "effect"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
-import { chownSync, cpSync, mkdtempSync, rmSync } from "node:fs"
+import { chownSync, cpSync, lchownSync, mkdtempSync, readdirSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { findPostgres, postgresPackage } from "../programs.ts"
+import type { User } from "../programs.ts"
+import { findPostgres, postgresPackage, postgresUser } from "../programs.ts"
 import { stablePort } from "./ports.ts"
 
 export interface Postgres {
@@ -31,14 +32,13 @@ export const make: Effect.Effect<Postgres, never, Scope.Scope> = Effect.gen(func
     (directory) => Effect.sync(() => rmSync(directory, { recursive: true, force: true }))
   )
   const data = join(directory, "data")
-  const identity = unprivileged()
-  if (identity !== undefined) chownSync(directory, identity.uid, identity.gid)
+  if (postgresUser !== undefined) chownSync(directory, postgresUser.uid, postgresUser.gid)
   const programs = yield* Effect.sync(() => readablePrograms(directory))
   const launch = (program: string, args: ReadonlyArray<string>) => {
     const child = spawn(join(programs, program), args, {
       cwd: directory,
       stdio: ["ignore", "pipe", "pipe"],
-      ...identity
+      ...postgresUser
     })
     running.add(child)
     let output = ""
@@ -118,16 +118,19 @@ process.on("exit", () => {
   for (const child of running) child.kill("SIGQUIT")
 })
 
-/** PostgreSQL refuses to run as root, so it runs as `nobody`. */
-const unprivileged = (): { readonly uid: number; readonly gid: number } | undefined =>
-  process.getuid?.() === 0 ? { uid: 65534, gid: 65534 } : undefined
-
 /** The directory of the programs. `nobody` cannot read a git clone that root owns, so the package's files are copied. */
 const readablePrograms = (directory: string): string => {
   const bin = findPostgres()
   if (bin === undefined) throw new Error("no PostgreSQL: install it, or set PG_BIN")
-  if (unprivileged() === undefined || !bin.startsWith(postgresPackage)) return bin
+  if (postgresUser === undefined || !bin.startsWith(postgresPackage)) return bin
   const copy = join(directory, "native")
   cpSync(postgresPackage, copy, { recursive: true, verbatimSymlinks: true })
+  changeOwner(copy, postgresUser)
   return join(copy, "bin")
+}
+
+/** Changes the owner of a directory and of all files in it. A copy keeps its modes, so another user may not be able to read it. */
+const changeOwner = (directory: string, { gid, uid }: User) => {
+  const names = readdirSync(directory, { recursive: true, encoding: "utf8" })
+  for (const name of ["", ...names]) lchownSync(join(directory, name), uid, gid)
 }
