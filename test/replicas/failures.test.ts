@@ -58,8 +58,8 @@ const start = async (): Promise<Three> => {
 }
 
 const pause = (seconds: number) => new Promise((resolve) => setTimeout(resolve, seconds * 1000))
-/** A session is given up when its owner's lock is; what is added only ends a hang. */
-const takeover = Replicas.lockExpirationSeconds + 50
+/** A session is given up when its owner's lock is; movable ones wake elsewhere some seconds later. */
+const takeover = Replicas.lockExpirationSeconds * 4
 
 interface Both {
   readonly pinned: ReadonlyArray<Counting.Session>
@@ -126,6 +126,13 @@ const takenOver = (lost: Both, since: number, seconds = takeover) =>
     () => areAll(lost.pinned, "Gone", since) && areAll(lost.stateless, "Counted", since)
   )
 
+/** When the first client of some sessions was told that its session is gone. */
+const firstGone = (sessions: ReadonlyArray<Counting.Session>) =>
+  Math.min(
+    ...sessions.flatMap(({ outcomes }) => outcomes)
+      .map(({ _tag, at, millis }) => _tag === "Gone" ? at + millis : Infinity)
+  )
+
 /** Nothing crossed, whatever else has happened. */
 const assertNoFaults = (notes: string, ...sessions: ReadonlyArray<Both>) => {
   assert.deepStrictEqual(
@@ -140,14 +147,13 @@ const assertNoFaults = (notes: string, ...sessions: ReadonlyArray<Both>) => {
 
 /** Opens new sessions at each given replica, without a retry. */
 const assertOpens = async (...replicas: ReadonlyArray<Replica>) => {
-  for (const { origin } of replicas) {
-    for (const path of [pinned, stateless]) {
-      const session = await Counting.open(origin, path).catch((error: unknown) => {
-        throw new Error(`${path} does not open at ${origin}`, { cause: error })
-      })
-      assert.strictEqual((await Counting.call(origin, session))._tag, "Counted")
-    }
+  const assertOpen = async (origin: string, path: string) => {
+    const session = await Counting.open(origin, path).catch((error: unknown) => {
+      throw new Error(`${path} does not open at ${origin}`, { cause: error })
+    })
+    assert.strictEqual((await Counting.call(origin, session))._tag, "Counted")
   }
+  await Promise.all(replicas.flatMap(({ origin }) => [assertOpen(origin, pinned), assertOpen(origin, stateless)]))
 }
 
 /** All calls since a time were answered; but those which began before another may have been broken off. */
@@ -190,9 +196,11 @@ describe.concurrent("a replica that", () => {
       const gone = Date.now()
       // Told at the end: what became of the sessions that were there is more.
       const [opening] = await Promise.allSettled([assertOpens(two, three)])
+      const opened = Date.now()
       await Counting.open(cluster.balancer.origin, pinned)
       await takenOver(lost, at)
       await running.stop()
+      assert.isBelow(opened, firstGone(lost.pinned), "new sessions open before the lock of the killed one expires")
 
       // What was on its way through the killed one is lost to whoever's it was; nothing later is.
       assertUnnoticed(both(...others), at - 2000, gone)
