@@ -331,7 +331,10 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         for (const { key, record } of [awake, asleep]) yield* here.enter(key, record)
         yield* here.rest(asleep.key, asleep.record)
         // Expires both entries. The replica then renews the one that is awake.
-        yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = expires_at - INTERVAL '1 hour'`
+        yield* here.sql`
+          UPDATE effect_session_pool_sessions SET expires_at = expires_at - INTERVAL '1 hour'
+          WHERE key IN (${awake.key}, ${asleep.key})
+        `
         yield* until(
           "its time has begun anew",
           hasTime(here.sql, awake.key),
