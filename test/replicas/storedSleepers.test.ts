@@ -17,8 +17,11 @@ import * as AheadClock from "../kit/gateway/aheadClock.ts"
 
 class Database extends Context.Service<Database, Postgres.Postgres>()("test/Database") {}
 
-const clientOf = ({ url }: Postgres.Postgres) =>
-  Effect.map(Layer.build(PgClient.layer({ url: Redacted.make(url) })), Context.get(SqlClient.SqlClient))
+const clientOf = ({ url }: Pick<Postgres.Postgres, "url">, applicationName = "test") =>
+  Effect.map(
+    Layer.build(PgClient.layer({ url: Redacted.make(url), applicationName })),
+    Context.get(SqlClient.SqlClient)
+  )
 
 const client = Effect.flatMap(Database, clientOf)
 
@@ -39,6 +42,7 @@ const secretEntry = "{\"env\":{\"TOKEN\":\"hunter2\"}}"
 
 const defaults: Limits = { asleepTimeToLive: Duration.hours(1), maxAsleep: 1000 }
 
+let replicas = 0
 /**
  * What one replica knows of the sessions, with a connection of its own; `lost`: those that it has had to end; `entries`: what its
  * file says of the back ends.
@@ -49,7 +53,9 @@ const replica = Effect.fnUntraced(function*(
   url?: string
 ) {
   const database = yield* Database
-  const sql = observed(yield* clientOf({ ...database, url: url ?? database.url }))
+  /** Names its connections in `pg_stat_activity`. */
+  const applicationName = `replica-${++replicas}`
+  const sql = observed(yield* clientOf({ url: url ?? database.url }, applicationName))
   const lost: Array<string> = []
   const entries = new Map([["backend", secretEntry]])
   const sleepers = yield* StoredSleepers.make(sql, "the same key on every replica")(
@@ -57,7 +63,7 @@ const replica = Effect.fnUntraced(function*(
     (key) => Effect.sync(() => lost.push(key)),
     (name) => entries.get(name)
   )
-  return { ...sleepers, lost, sql, entries }
+  return { ...sleepers, lost, sql, entries, applicationName }
 })
 
 /** The statement that enters a session. The upkeep's statement is an INSERT too, and may come at any time. */
@@ -145,29 +151,33 @@ const whileLocked = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     return yield* effect
   }))
 
-/** How many statements wait for something. */
-const waiting = (name: "wait_event" | "wait_event_type", value: string) =>
+/** Returns once a statement of this replica waits for a lock. */
+const waitsForLock = ({ applicationName }: { readonly applicationName: string }) =>
   Effect.scoped(Effect.flatMap(client, (sql) =>
-    Effect.map(
-      sql`SELECT 1 FROM pg_stat_activity WHERE ${sql(name)} = ${value}`,
-      ({ length }) => length
+    until(
+      "it waits for a lock",
+      sql`SELECT 1 FROM pg_stat_activity WHERE application_name = ${applicationName} AND wait_event_type = 'Lock'`,
+      ({ length }) => length > 0
     )))
-/** Statements that wait for a lock. */
-const waitingForLock = waiting("wait_event_type", "Lock")
-/** Statements in `pg_sleep`. */
-const waitingForTime = waiting("wait_event", "PgSleep")
 
-/** A session whose client is called "slow" takes half a second to be entered. */
-const slowEntries = (sql: SqlClient.SqlClient) =>
-  Effect.andThen(
-    sql`
-      CREATE OR REPLACE FUNCTION slow() RETURNS TRIGGER LANGUAGE plpgsql AS
-      'BEGIN IF NEW.record LIKE ''%slow%'' THEN PERFORM pg_sleep(0.5); END IF; RETURN NEW; END'
-    `,
-    sql`
-      CREATE OR REPLACE TRIGGER slow BEFORE INSERT ON effect_session_pool_sessions FOR EACH ROW EXECUTE FUNCTION slow()
-    `
-  )
+/** While `effect` runs, PostgreSQL enters no session whose client is called "held": the INSERT waits for an advisory lock. */
+const whileEntriesAreHeld = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.scoped(Effect.gen(function*() {
+    const connection = yield* (yield* client).reserve
+    const run = (text: string) => connection.executeRaw(text, [])
+    yield* run(`
+      CREATE OR REPLACE FUNCTION held() RETURNS TRIGGER LANGUAGE plpgsql AS
+      'BEGIN IF NEW.record LIKE ''%held%'' THEN PERFORM pg_advisory_xact_lock(1); END IF; RETURN NEW; END'
+    `)
+    yield* run(
+      "CREATE OR REPLACE TRIGGER held BEFORE INSERT ON effect_session_pool_sessions FOR EACH ROW EXECUTE FUNCTION held()"
+    )
+    yield* Effect.acquireRelease(
+      run("SELECT pg_advisory_lock(1)"),
+      () => Effect.orDie(run("SELECT pg_advisory_unlock(1)"))
+    )
+    return yield* effect
+  }))
 
 layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions that can sleep", (it) => {
   // At once: most of it is waiting.
@@ -381,7 +391,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.enter(key, record)
         const [resting, waking] = yield* whileLocked(Effect.gen(function*() {
           const resting = yield* Effect.forkDetach(here.rest(key, record))
-          yield* until("it waits for the table", waitingForLock, (count) => count > 0)
+          yield* waitsForLock(here)
           const waking = yield* Effect.forkDetach(here.find(key), { startImmediately: true })
           return [resting, waking] as const
         }))
@@ -396,12 +406,15 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
     it.effect("that is removed while it is being written stays removed", () =>
       Effect.gen(function*() {
         const here = yield* replica()
-        yield* slowEntries(here.sql)
-        const { key, record } = session("slow")
-        const entering = yield* Effect.forkDetach(here.enter(key, record))
-        yield* until("it is being written", waitingForTime, (count) => count > 0)
-        yield* here.remove(key)
+        const { key, record } = session("held")
+        const [entering, removing] = yield* whileEntriesAreHeld(Effect.gen(function*() {
+          const entering = yield* Effect.forkDetach(here.enter(key, record))
+          yield* waitsForLock(here)
+          const removing = yield* Effect.forkDetach(here.remove(key), { startImmediately: true })
+          return [entering, removing] as const
+        }))
         yield* Fiber.join(entering)
+        yield* Fiber.join(removing)
         assert.isUndefined(yield* rowOf(here.sql, key))
         assert.isTrue(Option.isNone(yield* here.find(key)))
       }))
@@ -744,7 +757,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const { key, record } = session()
         const entering = yield* whileLocked(Effect.gen(function*() {
           const entering = yield* Effect.forkDetach(here.enter(key, record))
-          yield* until("it waits for the table", waitingForLock, (count) => count > 0)
+          yield* waitsForLock(here)
           // Longer than it takes until what is pending is tried anew.
           clock.pass("1200 millis")
           return entering
