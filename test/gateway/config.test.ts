@@ -434,6 +434,17 @@ describe("a configuration", () => {
     assert.deepStrictEqual(keys, ["a key", "another"])
   })
 
+  it("gives each key half of the sessions by default, one key all of them, and as many as are set if that is set", () => {
+    const limitOf = (input: Partial<Gateway.GatewayOptions>) =>
+      Settings.sessionsPerKey(
+        Effect.runSync(Gateway.config({ backends: { a: { command: "run" } }, maxSessions: 7, ...input })).settings
+      )
+    assert.deepStrictEqual(
+      [{ keys: ["a", "b"] }, { keys: ["a"] }, {}, { keys: ["a", "b"], maxSessionsPerKey: 7 }].map(limitOf),
+      [4, Infinity, Infinity, 7]
+    )
+  })
+
   it("an entry says the same in whatever order, and with whatever values of its variables", () => {
     const said = (entry: object, environment: Record<string, string>) => {
       const text = JSON.stringify({ mcpServers: { a: entry } })

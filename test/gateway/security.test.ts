@@ -31,7 +31,8 @@ describe("a gateway with keys", () => {
       backends: { counter: Kit.counter() },
       keys: [ours, theirs],
       adminKeys: [operators],
-      maxSessionsPerKey: 3
+      // Half of them for each key.
+      maxSessions: 6
     })
     url = `${gateway.origin}/mcp`
   })
@@ -118,7 +119,7 @@ describe("a gateway with keys", () => {
     assert.strictEqual(await refused(), before + 3)
   })
 
-  it("a key that opens many sessions makes room among its own, never among another's", async () => {
+  it("a key that opens many sessions has half of them by default, and makes room among its own, never among another's", async () => {
     const mine = await open(url, theirs)
     for (let i = 0; i < 4; i++) assert.match(await open(url, ours), /^[0-9a-f-]{36}$/)
     const { sessions } = await (await fetch(`${gateway.origin}/sessions`, { headers: key(operators) })).json()

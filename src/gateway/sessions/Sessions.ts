@@ -19,6 +19,7 @@ import type * as Lane from "../modern/Lane.ts"
 import type * as PassThrough from "../modern/PassThrough.ts"
 import type { GatewayConfig } from "../settings/Config.ts"
 import * as Masking from "../settings/Masking.ts"
+import * as Settings from "../settings/Settings.ts"
 import * as ClientRecord from "./ClientRecord.ts"
 import * as Endings from "./Endings.ts"
 import * as Launching from "./Launching.ts"
@@ -168,7 +169,7 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
     lookupTimeout: Duration.infinity,
     ...(settings.keys.length === 0
       ? {}
-      : { groupBy: Registry.principalOf, groupCapacity: settings.maxSessionsPerKey }),
+      : { groupBy: Registry.principalOf, groupCapacity: Settings.sessionsPerKey(settings) }),
     closed: (connection, key) =>
       Effect.flatMap(
         Deferred.await(connection.ended),

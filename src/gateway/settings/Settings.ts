@@ -69,7 +69,7 @@ const duration = (fallback: Duration.Input, description: string, minimum: "posit
     String(fallback)
   )
 
-const count = (fallback: number, description: string, minimum = 1, maximum = Infinity) =>
+const count = (fallback: number, description: string, minimum = 1, maximum = Infinity, shown = String(fallback)) =>
   setting<number>(
     "count",
     fallback,
@@ -80,7 +80,8 @@ const count = (fallback: number, description: string, minimum = 1, maximum = Inf
       return typeof value === "number" && Number.isSafeInteger(value) && value >= minimum && value <= maximum
         ? Option.some(value)
         : Option.none()
-    }
+    },
+    shown
   )
 
 const mebi = 1024 * 1024
@@ -248,7 +249,14 @@ export const gatewaySettings = {
   ),
   maxSessions: count(1000, "Sessions, and so processes, that exist at once; the longest idle one makes room"),
   maxSessionsPerBackend: count(1000, "The same for each back end; the next one is refused"),
-  maxSessionsPerKey: count(1000, "The same for each key; its own longest idle one makes room"),
+  // Infinity where nothing is said; `sessionsPerKey` decides.
+  maxSessionsPerKey: count(
+    Infinity,
+    "The same for each key, if there are several; its own longest idle one makes room",
+    1,
+    Infinity,
+    "half of maxSessions"
+  ),
   maxParked: count(1000, "Calls that may wait for their client's input at once"),
   maxParkedPerKey: count(100, "The same for each key"),
   stateKey: secretText("Seals what a waiting call's client has to send back; by default a key of this process alone"),
@@ -285,6 +293,10 @@ export const gatewaySettings = {
     "zero"
   )
 }
+
+/** Sessions that one key may have. By default no key can take the places of all others: with several, each has half. */
+export const sessionsPerKey = ({ keys, maxSessions, maxSessionsPerKey }: GatewaySettings): number =>
+  maxSessionsPerKey < Infinity || keys.length < 2 ? maxSessionsPerKey : Math.ceil(maxSessions / 2)
 
 type Values<T> = { readonly [K in keyof T]: T[K] extends Setting<infer A, unknown> ? A : never }
 type Inputs<T> = {
