@@ -88,6 +88,25 @@ describe("over HTTP", () => {
     assert.strictEqual(chunked, 413)
   })
 
+  it("initialize without an object of params that names a revision is 400 with -32602, and starts no process", async () => {
+    const launches = async () => (await (await fetch(`${gateway.origin}/sessions`)).json()).backends[0].launches
+    const before = await launches()
+    const initialize = (params: unknown) =>
+      fetch(url, {
+        method: "POST",
+        headers: Kit.headers,
+        body: JSON.stringify({ jsonrpc: "2.0", id: 7, method: "initialize", params })
+      })
+    for (const params of [undefined, null, [], "2025-06-18", 1, {}, { protocolVersion: 20250618 }, ["2025-06-18"]]) {
+      const response = await initialize(params)
+      const { error, id } = await response.json()
+      assert.deepStrictEqual([params, response.status, error.code, id], [params, 400, -32602, 7])
+      assert.include(error.message, "protocolVersion")
+    }
+    assert.strictEqual(await launches(), before)
+    assert.strictEqual((await initialize({ protocolVersion: "any" })).status, 200)
+  })
+
   it("broken JSON is 400 with -32700; JSON that is no message is 400 with -32600", async () => {
     for (
       const [body, code] of [

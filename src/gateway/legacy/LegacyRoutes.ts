@@ -61,6 +61,13 @@ const initialize = (
   message: JsonRpc.Request,
   text: string
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
+  // Servers drop such a message without an answer: the process would run for all of `startTimeout`.
+  if (typeof JsonRpc.field(message.params, "protocolVersion") !== "string") {
+    return refuse(400, "The params of initialize must be an object with a protocolVersion, such as \"2025-11-25\"", {
+      id: message.id,
+      code: JsonRpc.codes.invalidParams
+    })
+  }
   const decided = asking.carried?.opens
   if (decided !== undefined) return open(serving, asking, message, text, decided)
   const { placement, sessions } = serving

@@ -34,6 +34,7 @@ export type Message = Request | Notification | Response
 export const codes = {
   parseError: -32700,
   invalidRequest: -32600,
+  invalidParams: -32602,
   internal: -32603,
   gateway: -32000,
   timeout: -32001
