@@ -59,12 +59,12 @@ export class TooManyCalls extends Schema.TaggedError<TooManyCalls>()("TooManyCal
 export class CoolingDown extends Schema.TaggedError<CoolingDown>()("CoolingDown", {
   backend: Schema.String,
   failures: Schema.Int,
-  seconds: Schema.Int,
-  lastFailure: Schema.String
+  seconds: Schema.Int
 }) {
+  // Without the failure's text, which may hold what another client sent or may see.
   override get message(): string {
     return `The back end "${this.backend}" failed to start ${this.failures} times in a row and is tried again in ` +
-      `${this.seconds} s; the last failure: ${this.lastFailure}`
+      `${this.seconds} s`
   }
 }
 

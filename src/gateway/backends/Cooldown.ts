@@ -1,4 +1,7 @@
-/** How the starts of a back end go: after three failures in a row it is left alone for a while, each time longer. */
+/**
+ * The starts of a back end that fail. One that fails three times in a row, and again for the gateway itself, is left alone for a
+ * while, each time longer.
+ */
 import { CoolingDown } from "../GatewayErrors.ts"
 
 export interface Cooldown {
@@ -17,9 +20,21 @@ const longest = 5 * 60_000
 
 export const succeeded = (_: Cooldown): Cooldown => initial
 
-export const failed = (self: Cooldown, now: number, reason: string): Cooldown => {
-  const failures = self.failures + 1
-  const pause = failures < tolerated ? 0 : Math.min(longest, shortest * 2 ** (failures - tolerated))
+/**
+ * A client's start has failed. `seen` is the state when that start began: starts that fail together count once, so that one
+ * client's burst is not taken for failures in a row.
+ */
+export const failed = (self: Cooldown, seen: Cooldown, reason: string): Cooldown =>
+  self === seen ? { ...self, failures: self.failures + 1, lastFailure: reason } : self
+
+/** Whether the back end itself may be the reason. */
+export const isSuspect = (self: Cooldown): boolean => self.failures >= tolerated
+
+/** The gateway's own start has failed too, which it made because of `suspect`. A start that went well meanwhile says otherwise. */
+export const confirmed = (self: Cooldown, suspect: Cooldown, now: number, reason: string): Cooldown => {
+  if (!isSuspect(self)) return self
+  const { failures } = suspect
+  const pause = Math.min(longest, shortest * 2 ** (failures - tolerated))
   return { failures, until: now + pause, lastFailure: reason }
 }
 
@@ -28,6 +43,5 @@ export const check = (self: Cooldown, backend: string, now: number): CoolingDown
   now >= self.until ? undefined : new CoolingDown({
     backend,
     failures: self.failures,
-    seconds: Math.ceil((self.until - now) / 1000),
-    lastFailure: self.lastFailure ?? ""
+    seconds: Math.ceil((self.until - now) / 1000)
   })

@@ -1,5 +1,5 @@
 /** A back end as it runs: what its processes have taught the gateway, and how connections to it are opened. */
-import { Duration, Effect, Exit, Ref, Result, Scope } from "effect"
+import { Duration, Effect, Exit, FiberHandle, Ref, Result, Scope } from "effect"
 import type { HttpClient } from "effect/http"
 import type { BackendFailed, InitializeRefused } from "../GatewayErrors.ts"
 import * as GatewayMetrics from "../GatewayMetrics.ts"
@@ -27,10 +27,12 @@ export interface RunningBackend {
   entryText: Backend["entryText"]
   readonly metrics: GatewayMetrics.GatewayMetrics
   readonly cooldown: Ref.Ref<Cooldown.Cooldown>
+  /** The gateway's own start of it, while it is suspect. */
+  readonly trial: FiberHandle.FiberHandle
   /** Sessions that exist and are not closed. */
   readonly sessions: Ref.Ref<number>
   readonly spares: Spares.Spares
-  /** Of the spares. */
+  /** Of the spares and of the trial. */
   readonly scope: Scope.Closeable
   readonly counts: { launches: number; requests: number; errors: number }
   /** What its newest process has said of itself to the gateway; `undefined`: none has been asked. */
@@ -80,6 +82,7 @@ export const make = Effect.fnUntraced(function*(
       }
     },
     cooldown: yield* Ref.make(Cooldown.initial),
+    trial: yield* Scope.provide(FiberHandle.make(), own),
     sessions: yield* Ref.make(0),
     spares: yield* Spares.make(backend.settings.spares, startProcess, scope).pipe(
       Effect.annotateLogs({ backend: backend.name }),
@@ -98,7 +101,7 @@ export const make = Effect.fnUntraced(function*(
 })
 
 /** Is told of each transport that an opening connection has got: what it says when the opening takes too long. */
-type Got = (transport: Transport) => void
+export type Got = (transport: Transport) => void
 
 /** A connection of the gateway's own to a back end: a process, or what stands for one. */
 const startTransport = ({ backend, spares }: RunningBackend, got: Got) => {

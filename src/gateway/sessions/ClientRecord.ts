@@ -4,6 +4,8 @@
  */
 import { Predicate } from "effect"
 import type * as JsonRpc from "../messages/JsonRpc.ts"
+import * as Modern from "../modern/Modern.ts"
+import { version } from "../version.ts"
 
 export interface ClientRecord {
   /** The client's `initialize`, as it came. */
@@ -35,6 +37,13 @@ export const make = (id: JsonRpc.Id, initialize: string, params: unknown): Clien
   over: false,
   changed: () => {}
 })
+
+/** The gateway itself as a client that asks for nothing: a server that is well starts for it. */
+export const ofGateway = (): ClientRecord => {
+  const [id, clientInfo] = [0, { name: "effect-session-pool", version }]
+  const params = { protocolVersion: Modern.legacyVersions.at(-1), capabilities: {}, clientInfo }
+  return make(id, JSON.stringify({ jsonrpc: "2.0", id, method: "initialize", params }), params)
+}
 
 /** Notes a message of the client, if it is one that a new process would have to hear too. */
 export const note = (record: ClientRecord, method: string, params: unknown, text: string): void => {

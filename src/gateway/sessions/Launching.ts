@@ -7,7 +7,7 @@
  * it is taken over, and relies on `rest`: where its back end is unknown, cooling down or full; where that does not start; and where
  * a reload or a move came in between.
  */
-import { Clock, Duration, Effect, Exit, Option, Ref, Scope } from "effect"
+import { Clock, Duration, Effect, Exit, FiberHandle, Option, Ref, Result, Scope } from "effect"
 import type { HttpClient } from "effect/http"
 import * as SessionKey from "../../SessionKey.ts"
 import * as Cooldown from "../backends/Cooldown.ts"
@@ -16,7 +16,7 @@ import type { Transport } from "../backends/Transport.ts"
 import * as GatewayErrors from "../GatewayErrors.ts"
 import type * as Callers from "../modern/Callers.ts"
 import * as Masking from "../settings/Masking.ts"
-import type * as ClientRecord from "./ClientRecord.ts"
+import * as ClientRecord from "./ClientRecord.ts"
 import type { Connection, Key } from "./Registry.ts"
 import * as Registry from "./Registry.ts"
 import type * as Sleepers from "./Sleepers.ts"
@@ -37,7 +37,8 @@ export const lookup = Effect.fnUntraced(function*(
   const client = profile ?? opened ?? (yield* wake(sleepers, key))
   if (target === undefined || client === undefined) return yield* new GatewayErrors.UnknownSession()
   const { backend, cooldown, counts } = target
-  const refusal = Cooldown.check(yield* Ref.get(cooldown), name, yield* Clock.currentTimeMillis)
+  const before = yield* Ref.get(cooldown)
+  const refusal = Cooldown.check(before, name, yield* Clock.currentTimeMillis)
   if (refusal !== undefined) return yield* refusal
   yield* countIn(target, settings.maxSessionsPerBackend)
   let noted = false
@@ -45,10 +46,10 @@ export const lookup = Effect.fnUntraced(function*(
   yield* Effect.addFinalizer(() => noted && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
   counts.launches++
   const own = yield* Scope.fork(yield* Effect.scope)
-  const connection = yield* start(registry, target, key, client).pipe(
+  const connection = yield* start(target, (got) => open(registry, target, key, client, got)).pipe(
     Scope.provide(own),
     Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
-    Effect.tapErrorTag("BackendFailed", (error) => error.shortage === true ? Effect.void : countFailure(target, error)),
+    Effect.tapErrorTag("BackendFailed", (error) => countFailure(target, before, error, settings.maxSessionsPerBackend)),
     Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
   )
   // It was ended meanwhile. The pool would say so before it closes anything, and whoever ended it waits for the end of its process.
@@ -98,23 +99,15 @@ const countIn = ({ backend, sessions }: RunningBackend.RunningBackend, limit: nu
     () => Ref.update(sessions, (count) => count - 1)
   )
 
-/** Starts the connection that a key stands for, and gives it up where it takes too long. */
-const start = (
+/** Opens the connection that a key stands for. */
+const open = (
   { callers }: Registry.Registry,
   target: RunningBackend.RunningBackend,
   key: Key,
-  client: Callers.Profile | ClientRecord.ClientRecord
-) => {
-  const { startTimeout } = target.backend.settings
-  let transport: Transport | undefined
-  const got = (next: Transport) => {
-    transport = next
-  }
-  const started: Effect.Effect<
-    Connection,
-    GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused,
-    Scope.Scope | HttpClient.HttpClient
-  > = "lanes" in client
+  client: Callers.Profile | ClientRecord.ClientRecord,
+  got: RunningBackend.Got
+): Opening<Connection> =>
+  "lanes" in client
     ? RunningBackend.startLane(
       target,
       client.client,
@@ -122,7 +115,21 @@ const start = (
       got
     )
     : RunningBackend.startSession(target, client, got)
-  return Effect.timeoutOrElse(started, {
+
+type Opening<A> = Effect.Effect<
+  A,
+  GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused,
+  Scope.Scope | HttpClient.HttpClient
+>
+
+/** Starts a connection, and gives it up where that takes too long. */
+const start = <A>(target: RunningBackend.RunningBackend, opening: (got: RunningBackend.Got) => Opening<A>) => {
+  const { startTimeout } = target.backend.settings
+  let transport: Transport | undefined
+  const opened = opening((next) => {
+    transport = next
+  })
+  return Effect.timeoutOrElse(opened, {
     duration: startTimeout,
     orElse: () => Effect.suspend(() => tooLate(startTimeout, transport))
   })
@@ -140,8 +147,57 @@ const whatMayHelp =
   " and wrote nothing on stderr. If it waits for a variable: of the gateway's environment it gets only " +
   "PATH, HOME and their like, and whatever else its entry's env names. If it needs longer, raise startTimeout"
 
-const countFailure = ({ cooldown }: RunningBackend.RunningBackend, error: GatewayErrors.BackendFailed) =>
-  Effect.flatMap(
-    Clock.currentTimeMillis,
-    (now) => Ref.update(cooldown, (state) => Cooldown.failed(state, now, error.message))
+/** Counts a client's failed start. After too many the gateway tries by itself, once at a time. */
+const countFailure = (
+  target: RunningBackend.RunningBackend,
+  before: Cooldown.Cooldown,
+  { message, shortage }: GatewayErrors.BackendFailed,
+  limit: number
+) => {
+  if (shortage === true) return Effect.void
+  const counted = Ref.modify(target.cooldown, (state) => {
+    const next = Cooldown.failed(state, before, message)
+    return [next !== state && Cooldown.isSuspect(next) ? next : undefined, next]
+  })
+  return Effect.uninterruptible(
+    Effect.flatMap(counted, (suspect) =>
+      suspect === undefined
+        ? Effect.void
+        : FiberHandle.run(target.trial, tryAlone(target, suspect, limit), { onlyIfMissing: true }))
   )
+}
+
+/**
+ * Starts a suspect back end with an `initialize` of the gateway's own, and ends it again. Only if that fails too is the back end
+ * at fault, and not what its clients have sent.
+ */
+const tryAlone = Effect.fnUntraced(function*(
+  target: RunningBackend.RunningBackend,
+  suspect: Cooldown.Cooldown,
+  limit: number
+) {
+  const { cooldown } = target
+  yield* countIn(target, limit)
+  const client = ClientRecord.ofGateway()
+  const tried = yield* Effect.result(start(target, (got) => RunningBackend.startSession(target, client, got)))
+  // A server that refuses is there.
+  if (Result.isSuccess(tried) || tried.failure._tag === "InitializeRefused") {
+    yield* Ref.update(cooldown, Cooldown.succeeded)
+    return yield* Effect.logWarning(
+      `${suspect.failures} starts for clients failed in a row, but one for the gateway itself did not; others are let in. ` +
+        `The last failure: ${suspect.lastFailure}`
+    )
+  }
+  const { message, shortage } = tried.failure
+  if (shortage === true) return
+  const now = yield* Clock.currentTimeMillis
+  const { failures, until } = yield* Ref.updateAndGet(
+    cooldown,
+    (state) => Cooldown.confirmed(state, suspect, now, message)
+  )
+  if (until <= now) return
+  const seconds = Math.ceil((until - now) / 1000)
+  yield* Effect.logWarning(
+    `${failures} starts failed in a row; none is tried for ${seconds} s. The last failure: ${message}`
+  )
+}, Effect.scoped)
