@@ -291,7 +291,7 @@ describe("warm spares", () => {
     }
     const start = StdioProcess.start(command, process.env, limits, (text) => text)
     const waiting = Effect.gen(function*() {
-      yield* Spares.make(1, start, yield* Effect.scope)
+      yield* Spares.make(1, start, yield* Effect.scope, Effect.void)
       yield* Effect.promise(() => Kit.eventually("it is told", () => told.length > 0))
     })
     const logger = Logger.layer([Logger.make(({ message }) => void told.push(String(message)))])

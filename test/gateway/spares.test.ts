@@ -36,7 +36,7 @@ const make = Effect.fnUntraced(function*({ broken = 0, dead = 0 } = {}) {
     (entry) => Effect.sync(() => entry.closes++)
   ).pipe(Effect.map(({ process }) => process))
   const processes = yield* Effect.acquireRelease(Scope.make(), (scope) => Scope.close(scope, Exit.void))
-  const spares = yield* Spares.make(1, start, processes)
+  const spares = yield* Spares.make(1, start, processes, Effect.void)
   // Its turn, and no more: whoever would notice that one is dead has not had his.
   yield* Effect.yieldNow
   return { spares, started, tries: () => tries }

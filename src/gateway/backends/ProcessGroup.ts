@@ -4,7 +4,7 @@
  * 240 to 320.
  */
 import type { Duration, Scope } from "effect"
-import { Deferred, Effect, Option, Predicate, Result, Schedule } from "effect"
+import { Deferred, Effect, Option, Predicate, Result, Schedule, Semaphore } from "effect"
 import type { ChildProcessWithoutNullStreams } from "node:child_process"
 import { spawn as spawnProcess } from "node:child_process"
 import * as Programs from "./Programs.ts"
@@ -40,11 +40,22 @@ const askAgain = Schedule.spaced("10 millis")
 const killGrace = "1 second"
 
 /**
+ * Turns of the event loop between two spawns, each of which blocks it. What is ready goes on meanwhile: a call takes several turns,
+ * and the loop accepts one connection a turn, so with a single one 300 connections waited for as many spawns. An idle loop takes
+ * less than a millisecond for all.
+ */
+const turnsBetween = 20
+const oneAtATime = Semaphore.makeUnsafe(1)
+
+/**
  * Starts a process, which fails with the code of the system's error, such as `ENOENT`. When the scope closes its stdin is
  * closed, then its group gets SIGTERM, then SIGKILL, `grace` apart.
  */
 export const start = (command: Command, grace: Duration.Duration): Effect.Effect<ProcessGroup, string, Scope.Scope> =>
-  Effect.acquireRelease(spawn(command), (group) => end(group, grace))
+  Effect.andThen(
+    oneAtATime.withPermit(Effect.repeat(Effect.yieldNow, { times: turnsBetween })),
+    Effect.acquireRelease(spawn(command), (group) => end(group, grace))
+  )
 
 const spawn = ({ args, command, cwd, env }: Command): Effect.Effect<ProcessGroup, string> =>
   Effect.callback((resume) => {

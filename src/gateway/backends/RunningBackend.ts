@@ -1,7 +1,8 @@
 /** A back end as it runs: what its processes have taught the gateway, and how connections to it are opened. */
 import { Duration, Effect, Exit, FiberHandle, Ref, Result, Scope } from "effect"
 import type { HttpClient } from "effect/http"
-import type { BackendFailed, InitializeRefused } from "../GatewayErrors.ts"
+import type { InitializeRefused } from "../GatewayErrors.ts"
+import { BackendFailed } from "../GatewayErrors.ts"
 import * as GatewayMetrics from "../GatewayMetrics.ts"
 import * as Bridge from "../legacy/Bridge.ts"
 import type { Era } from "../modern/Dialect.ts"
@@ -16,6 +17,7 @@ import * as HttpTransport from "./HttpTransport.ts"
 import * as LegacyFace from "./LegacyFace.ts"
 import * as Remote from "./Remote.ts"
 import * as Spares from "./Spares.ts"
+import type * as StartQueue from "./StartQueue.ts"
 import * as StdioProcess from "./StdioProcess.ts"
 import type { Transport } from "./Transport.ts"
 import * as Upstream from "./Upstream.ts"
@@ -32,6 +34,7 @@ export interface RunningBackend {
   /** Sessions that exist and are not closed. */
   readonly sessions: Ref.Ref<number>
   readonly spares: Spares.Spares
+  readonly starts: StartQueue.StartQueue
   /** Of the spares and of the trial. */
   readonly scope: Scope.Closeable
   readonly counts: { launches: number; requests: number; errors: number }
@@ -62,7 +65,8 @@ export const make = Effect.fnUntraced(function*(
   backend: Backend,
   environment: Readonly<Record<string, string | undefined>>,
   scope: Scope.Scope,
-  recent: GatewayMetrics.Recent
+  recent: GatewayMetrics.Recent,
+  starts: StartQueue.StartQueue
 ) {
   const own = yield* Scope.fork(scope)
   const counts = { launches: 0, requests: 0, errors: 0 }
@@ -84,7 +88,8 @@ export const make = Effect.fnUntraced(function*(
     cooldown: yield* Ref.make(Cooldown.initial),
     trial: yield* Scope.provide(FiberHandle.make(), own),
     sessions: yield* Ref.make(0),
-    spares: yield* Spares.make(backend.settings.spares, startProcess, scope).pipe(
+    starts,
+    spares: yield* Spares.make(backend.settings.spares, startProcess, scope, starts.turn(ofGateway)).pipe(
       Effect.annotateLogs({ backend: backend.name }),
       Scope.provide(own)
     ),
@@ -102,6 +107,28 @@ export const make = Effect.fnUntraced(function*(
 
 /** Is told of each transport that an opening connection has got: what it says when the opening takes too long. */
 export type Got = (transport: Transport) => void
+
+/** Whose starts those of the gateway itself are: no key of a client has this name. */
+export const ofGateway = ""
+
+/**
+ * Waits until a process may be started for a principal, as long as one may take to start; its turn is over with the scope. A spare
+ * has started already, and an HTTP back end starts nothing here.
+ */
+export const turn = ({ backend, spares, starts }: RunningBackend, principal: string) => {
+  if (backend.target._tag === "Http" || spares.size() > 0) return Effect.void
+  const { startTimeout } = backend.settings
+  const waited = Duration.format(startTimeout)
+  return Effect.timeoutOrElse(starts.turn(principal), {
+    duration: startTimeout,
+    orElse: () =>
+      new BackendFailed({
+        reason: `the back end could not be started: other starts came first for ${waited}; try again later`,
+        stderr: "",
+        shortage: true
+      })
+  })
+}
 
 /** A connection of the gateway's own to a back end: a process, or what stands for one. */
 const startTransport = ({ backend, spares }: RunningBackend, got: Got) => {

@@ -21,7 +21,7 @@ const retryAfter = "10 seconds"
 
 /**
  * Keeps `count` processes ready until the scope closes. Those that died unused are closed in `processes`, which must outlive
- * it.
+ * it. `turn` is waited for before each of its own starts; whoever takes one waits before.
  *
  * One function of more than sixty lines, because the question is always who owns a process and closes it: who adds it, who takes
  * it, who buries it and the finalizer answer it together, over one set.
@@ -29,7 +29,8 @@ const retryAfter = "10 seconds"
 export const make = Effect.fnUntraced(function*(
   count: number,
   start: Effect.Effect<Transport, BackendFailed, Scope.Scope>,
-  processes: Scope.Scope
+  processes: Scope.Scope,
+  turn: Effect.Effect<void, never, Scope.Scope>
 ) {
   interface Spare {
     readonly process: Transport
@@ -81,7 +82,7 @@ export const make = Effect.fnUntraced(function*(
     )
     const fill = Effect.gen(function*() {
       while (ready.size < count) {
-        const exit = yield* Effect.exit(add)
+        const exit = yield* Effect.exit(Effect.andThen(turn, add))
         if (Exit.isSuccess(exit)) continue
         yield* Effect.logWarning(`A spare process did not start; it is tried again in ${retryAfter}`, exit.cause)
         yield* Effect.sleep(retryAfter)

@@ -46,12 +46,16 @@ export const lookup = Effect.fnUntraced(function*(
   yield* Effect.addFinalizer(() => noted && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
   counts.launches++
   const own = yield* Scope.fork(yield* Effect.scope)
-  const connection = yield* start(target, (got) => open(registry, target, key, client, got)).pipe(
-    Scope.provide(own),
-    Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
-    Effect.tapErrorTag("BackendFailed", (error) => countFailure(target, before, error, settings.maxSessionsPerBackend)),
-    Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
-  )
+  const connection = yield* start(target, Registry.principalOf(key), (got) => open(registry, target, key, client, got))
+    .pipe(
+      Scope.provide(own),
+      Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
+      Effect.tapErrorTag(
+        "BackendFailed",
+        (error) => countFailure(target, before, error, settings.maxSessionsPerBackend)
+      ),
+      Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
+    )
   // It was ended meanwhile. The pool would say so before it closes anything, and whoever ended it waits for the end of its process.
   if (!("lanes" in client) && client.over) {
     yield* Effect.uninterruptible(Scope.close(own, Exit.void))
@@ -122,17 +126,24 @@ type Opening<A> = Effect.Effect<
   Scope.Scope | HttpClient.HttpClient
 >
 
-/** Starts a connection, and gives it up where that takes too long. */
-const start = <A>(target: RunningBackend.RunningBackend, opening: (got: RunningBackend.Got) => Opening<A>) => {
+/** Starts a connection when it is its turn, and gives it up where that takes too long: its time begins with its turn. */
+const start = <A>(
+  target: RunningBackend.RunningBackend,
+  principal: Registry.Principal,
+  opening: (got: RunningBackend.Got) => Opening<A>
+) => {
   const { startTimeout } = target.backend.settings
   let transport: Transport | undefined
   const opened = opening((next) => {
     transport = next
   })
-  return Effect.timeoutOrElse(opened, {
+  const inTime = Effect.timeoutOrElse(opened, {
     duration: startTimeout,
     orElse: () => Effect.suspend(() => tooLate(startTimeout, transport))
   })
+  return Effect.scopedWith((untilStarted) =>
+    Effect.andThen(Scope.provide(RunningBackend.turn(target, principal), untilStarted), inTime)
+  )
 }
 
 /** A start that took too long; of a process that has said nothing of why, with what may help. */
@@ -179,7 +190,9 @@ const tryAlone = Effect.fnUntraced(function*(
   const { cooldown } = target
   yield* countIn(target, limit)
   const client = ClientRecord.ofGateway()
-  const tried = yield* Effect.result(start(target, (got) => RunningBackend.startSession(target, client, got)))
+  const tried = yield* Effect.result(
+    start(target, RunningBackend.ofGateway, (got) => RunningBackend.startSession(target, client, got))
+  )
   // A server that refuses is there.
   if (Result.isSuccess(tried) || tried.failure._tag === "InitializeRefused") {
     yield* Ref.update(cooldown, Cooldown.succeeded)

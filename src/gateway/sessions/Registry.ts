@@ -9,6 +9,7 @@ import { HttpClient } from "effect/http"
 import * as SessionKey from "../../SessionKey.ts"
 import type { Backend } from "../backends/Backends.ts"
 import * as RunningBackend from "../backends/RunningBackend.ts"
+import * as StartQueue from "../backends/StartQueue.ts"
 import type * as Upstream from "../backends/Upstream.ts"
 import * as GatewayMetrics from "../GatewayMetrics.ts"
 import type * as Bridge from "../legacy/Bridge.ts"
@@ -78,6 +79,7 @@ export const make = Effect.fnUntraced(function*(
   const makeSleepers = yield* Sleepers.MakeSleepers
   const client = yield* HttpClient.HttpClient
   const recent = GatewayMetrics.recent()
+  const starts = yield* StartQueue.make
   const running = new Map<string, RunningBackend.RunningBackend>()
   const registry: Registry = {
     settings,
@@ -93,7 +95,11 @@ export const make = Effect.fnUntraced(function*(
     recent,
     run: (backend) =>
       Effect.map(
-        Effect.provideService(RunningBackend.make(backend, environment, scope, recent), HttpClient.HttpClient, client),
+        Effect.provideService(
+          RunningBackend.make(backend, environment, scope, recent, starts),
+          HttpClient.HttpClient,
+          client
+        ),
         (target) => void running.set(backend.name, target)
       )
   }
