@@ -24,6 +24,7 @@ const waitForRoom = Effect.fnUntraced(function*(room: Effect.Effect<void>) {
 describe("a legacy session's server", () => {
   const open = Told.open({
     requestTimeout: Duration.infinity,
+    streamAfter: Duration.infinity,
     streamLostTimeToLive: Duration.infinity,
     maxInFlight: 10,
     replay: { maxEvents: 8, maxBytes: 1000 }

@@ -33,6 +33,7 @@ const session = Effect.fnUntraced(function*(
 ) {
   const { bridge, server } = yield* Told.open({
     requestTimeout: Duration.infinity,
+    streamAfter: Duration.infinity,
     streamLostTimeToLive: Duration.infinity,
     maxInFlight: 2,
     replay: { maxEvents: 100, maxBytes: 100_000 }

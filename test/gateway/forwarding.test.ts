@@ -20,7 +20,7 @@ const asked = (body: string): Placement.Asked => ({
   stream: {
     heartbeat: Duration.infinity,
     bodies: new Set(),
-    greet: false,
+    greetAfter: Duration.infinity,
     until: undefined,
     client: { ports: undefined, disconnect: Effect.void }
   }

@@ -115,7 +115,7 @@ describe("the watch for peers", () => {
       const stream = EventStreamBody.make(Effect.never, {
         heartbeat: Duration.hours(1),
         bodies,
-        greet: true,
+        greetAfter: Duration.zero,
         until: undefined,
         client
       })

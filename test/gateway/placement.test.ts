@@ -102,7 +102,7 @@ const request = (body: string, more: Partial<Placement.Carried> = {}): Placement
   stream: {
     heartbeat: Duration.infinity,
     bodies: new Set(),
-    greet: false,
+    greetAfter: Duration.infinity,
     until: undefined,
     client: { ports: undefined, disconnect: Effect.void }
   }

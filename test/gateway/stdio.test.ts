@@ -154,6 +154,7 @@ describe("one process", () => {
         ClientRecord.make(0, Kit.initializeBody, {}),
         {
           requestTimeout: Duration.infinity,
+          streamAfter: Duration.infinity,
           streamLostTimeToLive: Duration.infinity,
           maxInFlight: 10,
           replay: { maxEvents: 20, maxBytes: 1_000_000 }

@@ -251,6 +251,7 @@ describe("the time of a request", () => {
     Effect.gen(function*() {
       const { requests, server } = yield* Told.requests({
         requestTimeout: Duration.seconds(10),
+        streamAfter: Duration.infinity,
         streamLostTimeToLive: Duration.infinity,
         maxInFlight: 10,
         replay: { maxEvents: 10, maxBytes: 1000 }
@@ -388,6 +389,7 @@ describe("a client that is no longer there", () => {
     const start = Effect.gen(function*() {
       const { requests, server } = yield* Told.requests({
         requestTimeout: Duration.infinity,
+        streamAfter: Duration.infinity,
         streamLostTimeToLive: Duration.minutes(2),
         maxInFlight: 10,
         replay: { maxEvents: 10, maxBytes: 1000 }

@@ -205,11 +205,12 @@ export const eraOf = Effect.fnUntraced(function*(target: RunningBackend, remote:
 export const startSession = (
   target: RunningBackend,
   record: ClientRecord.ClientRecord,
+  streamAfter: Duration.Duration,
   got: Got
 ): Started => {
   const { backend, metrics } = target
   const { era, replayBytes, replayEvents } = backend.settings
-  const limits = { ...backend.settings, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
+  const limits = { ...backend.settings, streamAfter, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
   const faced = Bridge.make(LegacyFace.make(startTransport(target, got)), record, limits, metrics).pipe(
     Effect.onExit((exit) =>
       Effect.sync(() => {

@@ -131,7 +131,7 @@ const streamedResponse = (
     })
   )
   // The other replica sends the heartbeats.
-  const body = EventStreamBody.make(take, { ...stream, greet: false, heartbeat: Duration.infinity })
+  const body = EventStreamBody.make(take, { ...stream, greetAfter: Duration.infinity, heartbeat: Duration.infinity })
   return Effect.acquireRelease(
     Effect.succeed(HttpServerResponse.stream(body, { status, headers, contentType: headers["content-type"] })),
     () => Effect.suspend(() => isOver ? Effect.void : Effect.ignore(Effect.timeout(abandon, abandonTimeout)))

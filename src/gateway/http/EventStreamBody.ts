@@ -13,8 +13,8 @@ export interface Options {
   readonly heartbeat: Duration.Duration
   /** Where the body is entered while it is open, for `watch`. */
   readonly bodies: Set<OpenBody>
-  /** Begin with a comment: Node sends a response's header with its first bytes, and the first event may be long in coming. */
-  readonly greet: boolean
+  /** When a stream without an event gets its first comment: Node sends a response's header with its first bytes. */
+  readonly greetAfter: Duration.Duration
   /** Ends the stream when it completes, if given. */
   readonly until: Effect.Effect<void> | undefined
   readonly client: Client
@@ -120,30 +120,29 @@ export const watch = Effect.fnUntraced(function*(
  */
 export const make = (
   take: Take,
-  { bodies, client, greet, heartbeat, until }: Options,
+  { bodies, client, greetAfter, heartbeat, until }: Options,
   ready: () => boolean = () => false
 ): Stream.Stream<Uint8Array> => {
   const body = Stream.scoped(Stream.fromPull(Effect.clockWith((clock) => {
     const own: OpenBody = { client, writtenAt: undefined }
     /** The last chunk ended with an event, so that a comment may follow. */
     let between = true
-    let greetingDue = greet
+    let silence = greetAfter
     const written = (chunks: NonEmptyReadonlyArray<Uint8Array>) => {
       between = endsEvent(chunks[chunks.length - 1])
+      silence = heartbeat
       own.writtenAt = clock.currentTimeMillisUnsafe()
       return chunks
     }
     const next: Take = Effect.suspend(() =>
-      ready() ? Effect.map(take, written) : Effect.flatMap(Effect.timeoutOption(take, heartbeat), (taken) => {
+      ready() ? Effect.map(take, written) : Effect.flatMap(Effect.timeoutOption(take, silence), (taken) => {
         if (Option.isSome(taken)) return Effect.succeed(written(taken.value))
         return between ? Effect.succeed(written([comment])) : next
       })
     )
     const pull = Effect.suspend(() => {
       own.writtenAt = undefined
-      if (!greetingDue) return next
-      greetingDue = false
-      return Effect.succeed(written([comment]))
+      return next
     })
     const entered = Effect.acquireRelease(
       Effect.sync(() => bodies.add(own)),
@@ -159,7 +158,10 @@ const endsEvent = (chunk: Uint8Array | undefined): boolean =>
   chunk !== undefined && /(\n\n|\r\r|\r\n\r\n)$/.test(String.fromCharCode(...chunk.subarray(-4)))
 
 /** The response that streams a body. */
-export const response = (body: Stream.Stream<Uint8Array>, status = 200): HttpServerResponse.HttpServerResponse =>
+export const response = (
+  body: Stream.Stream<Uint8Array, unknown>,
+  status = 200
+): HttpServerResponse.HttpServerResponse =>
   HttpServerResponse.stream(body, {
     status,
     contentType: "text/event-stream",

@@ -23,6 +23,7 @@ import type { Refusal } from "./Refusals.ts"
 import { jsonResponse, refuse } from "./Refusals.ts"
 import type { Asking, Incoming, Serving } from "./Serving.ts"
 import { accepts } from "./Serving.ts"
+import * as SlowAnswers from "./SlowAnswers.ts"
 
 /** The last revision with batches. */
 const batchVersion = "2025-03-26"
@@ -179,13 +180,17 @@ const receive = (serving: Serving, asking: Asking, text: string): Effect.Effect<
   const { headers } = asking.request
   const message = JsonRpc.classify(json.value)
   if (message !== undefined && Modern.isModern(message, headers)) {
-    return Effect.andThen(annotate(asking, message, undefined), ModernRoutes.post(serving, asking, message, text))
+    return Effect.andThen(
+      annotate(asking, message, undefined),
+      SlowAnswers.streamed(serving, asking, [message], always(ModernRoutes.post(serving, asking, message, text)))
+    )
   }
   if (asking.version !== undefined && !Modern.legacyVersions.includes(asking.version)) {
     return refuse(400, unsupported, message?._tag === "Request" ? { id: message.id } : {})
   }
   if (Array.isArray(json.value) && (asking.version ?? batchVersion) <= batchVersion) {
-    return LegacyRoutes.batch(serving, asking, json.value, text)
+    const messages = json.value.flatMap((each) => JsonRpc.classify(each) ?? [])
+    return streamedIfSlow(serving, asking, messages, LegacyRoutes.batch(serving, asking, json.value, text))
   }
   if (message === undefined) {
     return refuse(400, "The body is no single JSON-RPC 2.0 message", { code: JsonRpc.codes.invalidRequest })
@@ -193,8 +198,21 @@ const receive = (serving: Serving, asking: Asking, text: string): Effect.Effect<
   const session = headers["mcp-session-id"]
   return Effect.andThen(
     annotate(asking, message, session ?? "new"),
-    LegacyRoutes.post(serving, asking, message, text, session)
+    streamedIfSlow(serving, asking, [message], LegacyRoutes.post(serving, asking, message, text, session))
   )
+}
+
+/** A session on a process gives its answers in time by itself (`BridgeRequests`), but not while it wakes. */
+const streamedIfSlow = (
+  serving: Serving,
+  asking: Asking,
+  messages: ReadonlyArray<JsonRpc.Message>,
+  respond: Effect.Effect<Response, Refusal, Scope.Scope>
+) => {
+  const backend = serving.sessions.running().get(asking.backend)?.backend
+  return backend?.target._tag === "Http" || backend?.settings.stateless === true
+    ? SlowAnswers.streamed(serving, asking, messages, always(respond))
+    : respond
 }
 
 const unsupported = `Unsupported MCP-Protocol-Version; supported: ${

@@ -1,12 +1,12 @@
 /** What the handlers of MCP requests share: what they serve from, and one request as far as it has been checked. */
 import type { FileSystem, Scope } from "effect"
-import { Deferred, Effect, Option } from "effect"
+import { Deferred, Duration, Effect, Option } from "effect"
 import type { HttpServerRequest, HttpServerResponse } from "effect/http"
 import type * as Parked from "../modern/Parked.ts"
 import type { Asked, Carried, Place, Placement } from "../sessions/Placement.ts"
 import type { Principal } from "../sessions/Registry.ts"
 import type { Sessions } from "../sessions/Sessions.ts"
-import type * as Settings from "../settings/Settings.ts"
+import * as Settings from "../settings/Settings.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import type { Refusal } from "./Refusals.ts"
 import { unknownSession } from "./Refusals.ts"
@@ -104,7 +104,7 @@ export const streamOptions = (
 ): EventStreamBody.Options => ({
   heartbeat: settings.heartbeat,
   bodies,
-  greet: false,
+  greetAfter: Settings.firstSilence(settings),
   until: undefined,
   client: EventStreamBody.clientOf(request)
 })
@@ -115,7 +115,7 @@ export const listenOptions = (
   request: Incoming
 ): EventStreamBody.Options => ({
   ...streamOptions(serving, request),
-  greet: true,
+  greetAfter: Duration.zero,
   until: Deferred.await(serving.draining)
 })
 

@@ -22,6 +22,8 @@ import { StandaloneStreams } from "./StandaloneStreams.ts"
 export interface Limits {
   /** How long a request may take; progress starts the time anew. */
   readonly requestTimeout: Duration.Duration
+  /** When a request without an answer gets a stream. */
+  readonly streamAfter: Duration.Duration
   /** A session whose client had a GET stream, lost it and says nothing for so long is ended. */
   readonly streamLostTimeToLive: Duration.Duration
   /** Requests that may run at once; as many streams may be open. */
@@ -78,6 +80,7 @@ export class BridgeRequests {
   readonly #standalone: StandaloneStreams
   readonly #pending = new Map<string, Pending>()
   readonly #requestTimeout: number
+  readonly #streamAfter: number
   readonly #lostAfter: number
   readonly #startTimer: () => void
   /** Why it has ended, if it has. */
@@ -98,9 +101,10 @@ export class BridgeRequests {
     this.#streams = new EventStreams(limits.replay, randomBytes(4).toString("hex"))
     this.#standalone = new StandaloneStreams(this.#streams)
     this.#requestTimeout = Duration.toMillis(limits.requestTimeout)
+    this.#streamAfter = Duration.toMillis(limits.streamAfter)
     this.#lostAfter = Duration.toMillis(limits.streamLostTimeToLive)
     this.#startTimer = Overdue.make({
-      interval: Math.max(10, Math.min(1000, this.#requestTimeout / 4, this.#lostAfter / 4)),
+      interval: Math.max(10, Math.min(1000, this.#requestTimeout / 4, this.#streamAfter / 4, this.#lostAfter / 4)),
       look: () => this.#endOverdue(),
       isNeeded: () =>
         this.#over === undefined && (this.#pending.size > 0 || this.#lostStreamAt < Number.POSITIVE_INFINITY),
@@ -278,12 +282,15 @@ export class BridgeRequests {
     }
     const entry = this.#owner(message)
     if (entry === undefined) return this.#streams.push(this.#standalone.toWrite(), text)
-    if (entry.stream === undefined) {
-      // From now on the answer is a stream.
-      const stream = entry.stream = this.#streams.open()
-      Deferred.doneUnsafe(entry.first, Effect.succeed({ _tag: "Stream", open: () => this.#read(stream) }))
-    }
-    this.#streams.push(entry.stream, text)
+    this.#streams.push(this.#streamOf(entry), text)
+  }
+
+  /** The stream of a request, on which its answer comes from now on. */
+  #streamOf(entry: Pending): EventStream {
+    if (entry.stream !== undefined) return entry.stream
+    const stream = entry.stream = this.#streams.open()
+    Deferred.doneUnsafe(entry.first, Effect.succeed({ _tag: "Stream", open: () => this.#read(stream) }))
+    return stream
   }
 
   /** The request that a message of the process belongs to. */
@@ -326,7 +333,10 @@ export class BridgeRequests {
 
   #endOverdue(): void {
     const at = this.#now()
-    for (const entry of this.#pending.values()) if (at - entry.since >= this.#requestTimeout) this.#timeOut(entry)
+    for (const entry of this.#pending.values()) {
+      if (at - entry.since >= this.#requestTimeout) this.#timeOut(entry)
+      else if (at - entry.startedAt >= this.#streamAfter && !entry.unheard) this.#streamOf(entry)
+    }
     const isSilent = this.#pending.size + this.#streams.readers() === 0 && at - this.#lostStreamAt >= this.#lostAfter
     if (this.#over !== undefined || !isSilent) return
     const reason = `the client lost its stream and said nothing for ${

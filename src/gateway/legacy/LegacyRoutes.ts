@@ -8,7 +8,7 @@
  * A request's lease lasts until its answer, whether or not the client still listens: the specification says that a
  * disconnect is no cancellation.
  */
-import { Deferred, Effect, Exit, identity, Option, Queue, Result, Scope, Stream } from "effect"
+import { Deferred, Duration, Effect, Exit, identity, Option, Queue, Result, Scope, Stream } from "effect"
 import { HttpServerResponse } from "effect/http"
 import * as EventStreamBody from "../http/EventStreamBody.ts"
 import type { Refusal } from "../http/Refusals.ts"
@@ -105,7 +105,7 @@ const open = Effect.fnUntraced(function*(
   return jsonResponse(opened.success.answer, 200, { "mcp-session-id": session })
 })
 
-/** A request within a session: JSON if its answer is the first thing that comes, else an event stream that ends with it. */
+/** A request within a session: JSON if its answer comes first and soon (`streamAfter`), else an event stream that ends with it. */
 const call = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Request, text: string) =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
@@ -399,7 +399,8 @@ const isPrimed = ({ version }: Serving.Asking): boolean => (version ?? "") >= pr
 const events = (serving: Serving.Serving, asking: Serving.Asking, reader: Reader) =>
   EventStreamBody.make(
     EventStreamBody.fromReader(reader, isPrimed(asking)),
-    optionsOf(serving, asking),
+    // One that was opened by time alone has its header sent at once.
+    { ...optionsOf(serving, asking), greetAfter: Duration.zero },
     reader.ready
   )
 

@@ -16,6 +16,7 @@ import type { Transport } from "../backends/Transport.ts"
 import * as GatewayErrors from "../GatewayErrors.ts"
 import type * as Callers from "../modern/Callers.ts"
 import * as Masking from "../settings/Masking.ts"
+import * as Settings from "../settings/Settings.ts"
 import * as ClientRecord from "./ClientRecord.ts"
 import type { Connection, Key } from "./Registry.ts"
 import * as Registry from "./Registry.ts"
@@ -105,7 +106,7 @@ const countIn = ({ backend, sessions }: RunningBackend.RunningBackend, limit: nu
 
 /** Opens the connection that a key stands for. */
 const open = (
-  { callers }: Registry.Registry,
+  { callers, settings }: Registry.Registry,
   target: RunningBackend.RunningBackend,
   key: Key,
   client: Callers.Profile | ClientRecord.ClientRecord,
@@ -118,7 +119,7 @@ const open = (
       (change) => callers.find(key)?.listeners.forEach((listener) => listener(change)),
       got
     )
-    : RunningBackend.startSession(target, client, got)
+    : RunningBackend.startSession(target, client, Settings.firstSilence(settings), got)
 
 type Opening<A> = Effect.Effect<
   A,
@@ -191,7 +192,11 @@ const tryAlone = Effect.fnUntraced(function*(
   yield* countIn(target, limit)
   const client = ClientRecord.ofGateway()
   const tried = yield* Effect.result(
-    start(target, RunningBackend.ofGateway, (got) => RunningBackend.startSession(target, client, got))
+    start(
+      target,
+      RunningBackend.ofGateway,
+      (got) => RunningBackend.startSession(target, client, Duration.infinity, got)
+    )
   )
   // A server that refuses is there.
   if (Result.isSuccess(tried) || tried.failure._tag === "InitializeRefused") {

@@ -274,6 +274,10 @@ export const gatewaySettings = {
     "75 seconds",
     "A client's connection without requests is closed after this; a balancer in front has to give up its own earlier"
   ),
+  streamAfter: duration(
+    "5 seconds",
+    "A request that has no answer by then gets an event stream with heartbeats; at most one heartbeat"
+  ),
   heartbeat: duration("15 seconds", "How often a silent stream gets a comment, so that nothing in between cuts it"),
   stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
   cleanupInterval: duration("10 seconds", "How often idle sessions are looked for"),
@@ -309,6 +313,11 @@ export type GatewaySettings = BackendSettings & Values<typeof gatewaySettings>
 export interface BackendInput extends Inputs<typeof backendSettings> {}
 /** What a program may give of all settings. */
 export interface GatewayInput extends Inputs<typeof backendSettings>, Inputs<typeof gatewaySettings> {}
+
+/** How long a response may be silent at first. */
+export const firstSilence = (
+  { heartbeat, streamAfter }: Pick<GatewaySettings, "heartbeat" | "streamAfter">
+): Duration.Duration => Duration.min(streamAfter, heartbeat)
 
 /** All settings, for those who list or parse them. */
 export const all: Readonly<Record<string, Setting<unknown, unknown>>> = { ...backendSettings, ...gatewaySettings }

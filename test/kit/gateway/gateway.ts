@@ -125,13 +125,16 @@ export const release = async (url: string, session: string, requestId: string | 
   for (let i = 0; i < steps; i++) await notify(url, session, "notifications/release", { requestId })
 }
 
+/** The answer in a response, which is JSON or the last event of a stream. */
+export const answerOf = async (response: Response) => {
+  const body = await response.text()
+  return JSON.parse(body.startsWith("{") ? body : body.trimEnd().split("\n").at(-1)?.replace("data: ", "") ?? "")
+}
+
 /** Calls a tool of the counter in a session; the text of its result. */
 export const toolText = async (url: string, session: string, name: string, args = {}): Promise<string> => {
-  const response = await post(url, session, toolCall(`${name} ${Math.random()}`, name, args))
-  const body = await response.text()
-  // On a stream the answer is the last event.
-  const answer = body.startsWith("{") ? body : body.trimEnd().split("\n").at(-1)?.replace("data: ", "") ?? ""
-  return JSON.parse(answer).result.content[0].text
+  const { result } = await answerOf(await post(url, session, toolCall(`${name} ${Math.random()}`, name, args)))
+  return result.content[0].text
 }
 
 export const pidOf = async (url: string, session: string): Promise<number> =>

@@ -1,0 +1,58 @@
+/**
+ * Requests without an answer after `streamAfter` get an event stream with heartbeats, so that neither their client nor a proxy gives
+ * them up. The stream ends with the answer, or with the error that would have been the response's status.
+ */
+import type { Scope } from "effect"
+import { Cause, Duration, Effect, Fiber, Option, Stream } from "effect"
+import type { HttpServerResponse } from "effect/http"
+import * as JsonRpc from "../messages/JsonRpc.ts"
+import * as JsonText from "../messages/JsonText.ts"
+import * as Modern from "../modern/Modern.ts"
+import * as Settings from "../settings/Settings.ts"
+import * as EventStreamBody from "./EventStreamBody.ts"
+import * as Serving from "./Serving.ts"
+
+type Response = HttpServerResponse.HttpServerResponse
+
+/** They begin something: their status says whether it is there, and `startTimeout` ends them. */
+const beginnings: ReadonlyArray<string> = ["initialize", "server/discover"]
+
+/** The response, or a stream that goes on with it; of a request that came in at another replica, that one makes the stream. */
+export const streamed = (
+  serving: Serving.Serving,
+  { carried, request }: Serving.Asking,
+  messages: ReadonlyArray<JsonRpc.Message>,
+  respond: Effect.Effect<Response, never, Scope.Scope>
+): Effect.Effect<Response, never, Scope.Scope> => {
+  const ids = messages.flatMap((message) =>
+    message._tag === "Request" && !beginnings.includes(message.method) ? [message.id] : []
+  )
+  return carried !== undefined || ids.length === 0 ? respond : Effect.gen(function*() {
+    const fiber = yield* Effect.forkScoped(respond)
+    const soon = yield* Effect.timeoutOption(Fiber.join(fiber), Settings.firstSilence(serving.settings))
+    if (Option.isSome(soon)) return soon.value
+    const silence = EventStreamBody.make(Effect.andThen(Fiber.await(fiber), Cause.done()), {
+      ...Serving.streamOptions(serving, request),
+      greetAfter: Duration.zero
+    })
+    const rest = Effect.map(Fiber.join(fiber), (response) =>
+      response.body._tag === "Stream"
+        ? response.body.stream
+        : Stream.succeed(EventStreamBody.chunk(answers(response, ids).map((text) => ({ text })))))
+    return EventStreamBody.response(Stream.concat(silence, Stream.unwrap(rest)))
+  })
+}
+
+/** What a response that is no stream says to each of the requests. */
+const answers = ({ body, status }: Response, ids: ReadonlyArray<JsonRpc.Id>): ReadonlyArray<string> => {
+  const text = body._tag === "Uint8Array" ? new TextDecoder().decode(body.body) : ""
+  const isArray = Array.isArray(Option.getOrUndefined(JsonRpc.parse(text)))
+  const found = new Map((isArray ? JsonText.elements(text) : [text]).flatMap((each) => {
+    const message = JsonRpc.read(each)
+    return message?._tag === "Response" ? [[JsonRpc.idKey(message.id), each]] : []
+  }))
+  const without = `the request was answered with status ${status}, without a JSON-RPC message`
+  return ids.map((id) =>
+    found.get(JsonRpc.idKey(id)) ?? Modern.errorOf(text, id) ?? JsonRpc.error(id, JsonRpc.codes.internal, without)
+  )
+}
