@@ -74,6 +74,29 @@ describe("requests with streams", () => {
     ])
   })
 
+  it("a finished stream is resumed with what was missed and closed; without anything missed it is 204, so that a client stops", async () => {
+    for (const version of ["2025-06-18", "2025-11-25"]) {
+      const session = await Kit.open(url)
+      const headers = { "mcp-protocol-version": version }
+      const ids: Array<string> = []
+      await Kit.readEvents(await Kit.post(url, session, Kit.toolCall(1, "progress"), headers), ({ id }) => {
+        ids.push(id ?? "")
+        return false
+      })
+      const resume = (id: string | undefined) => Kit.listen(url, session, { ...headers, "last-event-id": id ?? "" })
+      const missed = await resume(ids.at(-2))
+      assert.strictEqual(missed.status, 200)
+      assert.strictEqual((await Kit.answerOf(missed)).id, 1)
+      const spent = await resume(ids.at(-1))
+      assert.deepStrictEqual([spent.status, await spent.text()], [204, ""])
+      // As much as is kept takes the place of the call's events.
+      await Kit.toolText(url, session, "flood", { count: 1000 })
+      // Its answer comes after the flood.
+      await Kit.toolText(url, session, "count")
+      assert.strictEqual((await resume(ids.at(-2))).status, 204)
+    }
+  })
+
   it("messages for nobody wait for the next GET stream, and come once", async () => {
     const session = await Kit.open(url)
     await Kit.toolText(url, session, "flood", { count: 3 })

@@ -23,6 +23,8 @@ export interface ReplayLimits {
 export interface Reader {
   /** The id of the point before the first event: what a client that got nothing yet can resume from. */
   readonly start: string
+  /** Nothing comes: the stream has ended, and no event follows the point where this reader begins. */
+  readonly spent: boolean
   /** The next events, at once or when there are some; done when the stream has ended. */
   readonly take: Effect.Effect<NonEmptyReadonlyArray<StreamEvent>, Cause.Done>
   /** Whether `take` would not wait. */
@@ -109,12 +111,14 @@ export class EventStreams {
     for (const stream of this.#streams.values()) this.end(stream)
   }
 
-  /** The stream and the place that a `Last-Event-ID` names, if it is still known. */
+  /** The stream and the place that a `Last-Event-ID` of this process names. Of a stream that is forgotten, only that it has ended. */
   find(eventId: string): { readonly stream: EventStream; readonly sequence: number } | undefined {
     const [, prefix, id, sequence] = /^(\w+)-(\d+)-(\d+)$/.exec(eventId) ?? []
-    const stream = prefix === this.#prefix ? this.#streams.get(Number(id)) : undefined
+    if (prefix !== this.#prefix || Number(id) > this.#lastId) return undefined
+    const stream = this.#streams.get(Number(id))
+    if (stream === undefined) return { stream: endedStream(Number(id)), sequence: 0 }
     const at = Number(sequence)
-    return stream === undefined || at > stream.sequence ? undefined : { stream, sequence: at }
+    return at > stream.sequence ? undefined : { stream, sequence: at }
   }
 
   /** Reads a stream from the event after `sequence`; by default from the first that nobody took. */
@@ -143,6 +147,7 @@ export class EventStreams {
     })
     const reader: Reader = {
       start: this.#eventId(stream, sequence),
+      spent: stream.ended && stream.delivered === stream.sequence,
       ready,
       take: Effect.suspend(() => ready() ? take : Effect.andThen(wait, take)),
       close: () => {
@@ -236,6 +241,12 @@ export class EventStreams {
       waiter()
     }
   }
+}
+
+const endedStream = (id: number): EventStream => {
+  const stream = new EventStream(id)
+  stream.ended = true
+  return stream
 }
 
 const size = (events: ReadonlyArray<{ readonly text: string }>): number =>

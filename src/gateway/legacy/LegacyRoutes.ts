@@ -310,9 +310,13 @@ const listenHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking:
     connection.listen(asking.lastEventId),
     (opened) => Effect.sync(() => Option.map(opened, ({ close }) => close()))
   )
-  return Option.isSome(reader)
-    ? EventStreamBody.response(events(serving, asking, reader.value))
-    : yield* refuse(429, "Too many streams of this session are open", { headers: retryLater })
+  if (Option.isNone(reader)) {
+    return yield* refuse(429, "Too many streams of this session are open", { headers: retryLater })
+  }
+  // By the standard of event streams this tells a client not to come back; an empty stream would bring it back for ever.
+  return reader.value.spent
+    ? HttpServerResponse.empty({ status: 204 })
+    : EventStreamBody.response(events(serving, asking, reader.value))
 })
 
 /** Ends the session; answers when its process group is gone. */
