@@ -244,7 +244,7 @@ export const layerConfig = (
       const fs = yield* FileSystem.FileSystem
       yield* Effect.forkScoped(EventStreamBody.watch(bodies, settings.stallTimeout, fs))
       const router = yield* HttpRouter.HttpRouter
-      const serving = { sessions, settings, parked, draining, fs, bodies, placement }
+      const serving = { sessions, settings, parked, draining, fs, bodies, deletions: new Map(), placement }
       const handler = McpRoutes.make(serving, access)
       yield* router.add("*", "/mcp/:backend", handler)
       yield* router.add("*", "/mcp", handler)

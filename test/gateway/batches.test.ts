@@ -68,6 +68,7 @@ const session = Effect.fnUntraced(function*(
     draining: Deferred.makeUnsafe(),
     fs: FileSystem.makeNoop({}),
     bodies: new Set(),
+    deletions: new Map(),
     placement: Placement.local
   }
   const asking: Asking = {

@@ -1,4 +1,6 @@
 /** One process per client session, gone with it: with the official client and the official server, and a counter. */
+import { Client } from "@modelcontextprotocol/sdk/client/index.js"
+import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
 import {
   CreateMessageRequestSchema,
   ElicitRequestSchema,
@@ -7,11 +9,13 @@ import {
   ToolListChangedNotificationSchema
 } from "@modelcontextprotocol/sdk/types.js"
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { createServer } from "node:http"
 import { createRequire } from "node:module"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as StillClock from "../kit/gateway/stillClock.ts"
 import { shortOrLong } from "../kit/long.ts"
 
 const everything = {
@@ -110,6 +114,85 @@ describe("with a server that counts", () => {
     assert.isFalse(Kit.alive(pid))
     assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "count"))).status, 404)
     assert.strictEqual((await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })).status, 404)
+  })
+
+  it("a stream of GET ends after the DELETE of its session is answered, not while its end is waited for", async () => {
+    const ended: Array<() => void> = []
+    const upstream = createServer((request, response) => {
+      let body = ""
+      request.on("data", (chunk) => {
+        body += chunk
+      }).on("end", () => {
+        if (request.method === "DELETE") return void ended.push(() => response.writeHead(204).end())
+        if (request.method === "GET") {
+          return response.writeHead(200, { "content-type": "text/event-stream" }).write(": \n\n")
+        }
+        const { id } = JSON.parse(body)
+        const result = { protocolVersion: "2025-06-18", capabilities: {}, serverInfo: { name: "x", version: "1" } }
+        response.writeHead(200, { "content-type": "application/json", "mcp-session-id": "s" })
+          .end(JSON.stringify({ jsonrpc: "2.0", id, result }))
+      })
+    }).listen(0, "127.0.0.1")
+    await new Promise((resolve) => upstream.on("listening", resolve))
+    // Its process goes when the test lets the grace pass.
+    const clock = await StillClock.make()
+    const still = await Kit.start({
+      backends: {
+        http: { url: `http://127.0.0.1:${Kit.portOf(upstream)}`, era: "legacy" },
+        stubborn: Kit.counter("--stubborn")
+      }
+    }, clock)
+    for (const backend of ["stubborn", "http"]) {
+      const url = `${still.origin}/mcp/${backend}`
+      const session = await Kit.open(url)
+      let isOpen = true
+      const listening = (await Kit.listen(url, session)).text().then(() => {
+        isOpen = false
+      })
+      const deleted = fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+      let status = 0
+      void deleted.then((response) => {
+        status = response.status
+      })
+      await Kit.eventually(
+        "the session is unknown",
+        async () => (await Kit.post(url, session, Kit.toolCall(1, "count"))).status === 404
+      )
+      assert.deepStrictEqual([backend, isOpen, status], [backend, true, 0])
+      if (backend === "http") await Kit.eventually("it has heard of it", () => ended.length > 0)
+      for (const end of ended) end()
+      assert.strictEqual((await clock.passUntilSettled("DELETE is answered", deleted)).status, 204)
+      await listening
+    }
+    await clock.passUntilSettled("the gateway has stopped", still.stop())
+    upstream.closeAllConnections()
+    upstream.close()
+  })
+
+  it("the official client ends a session whose process is slow to leave, and reports no error", async () => {
+    const slow = await Kit.start({ backends: { stubborn: Kit.counter("--stubborn") }, closeGrace: "500 millis" })
+    const client = new Client({ name: "test", version: "1.0.0" })
+    const transport = new StreamableHTTPClientTransport(new URL(`${slow.origin}/mcp`), {
+      reconnectionOptions: {
+        initialReconnectionDelay: 100,
+        maxReconnectionDelay: 100,
+        reconnectionDelayGrowFactor: 1,
+        maxRetries: 2
+      }
+    })
+    const errors: Array<string> = []
+    // The client has no other way to report them.
+    // oxlint-disable-next-line unicorn/prefer-add-event-listener
+    client.onerror = (error) => errors.push(error.message)
+    await client.connect(transport)
+    await Kit.eventually("its stream is open", async () => {
+      const { sessions } = await (await fetch(`${slow.origin}/sessions`)).json()
+      return sessions[0]?.streams === 1
+    })
+    await transport.terminateSession()
+    await client.close()
+    assert.deepStrictEqual(errors, [])
+    await slow.stop()
   })
 
   it("a crash is told to every pending request with its exit code, and the session is unknown from then on", async () => {

@@ -299,8 +299,29 @@ export const listen = Effect.fnUntraced(function*(serving: Serving.Serving, aski
     serving,
     asking,
     "",
-    isHttp(serving, asking) ? forward(serving, asking, "", undefined, here) : here
+    outlastingDelete(serving, asking, isHttp(serving, asking) ? forward(serving, asking, "", undefined, here) : here)
   )
+})
+
+/**
+ * Ends a stream of GET only when the DELETE that ends its session is answered: the official client would come back for the stream
+ * meanwhile, and report that the session is unknown. The lease ends with the stream's last event, else DELETE would wait for it.
+ */
+const outlastingDelete = Effect.fnUntraced(function*(
+  { deletions }: Serving.Serving,
+  asking: Serving.Asking,
+  open: Effect.Effect<Response, Refusal, Scope.Scope>
+) {
+  const own = yield* Effect.acquireRelease(Scope.make(), (own) => Scope.close(own, Exit.void))
+  const response = yield* Scope.provide(open, own)
+  if (response.body._tag !== "Stream") return response
+  const session = yield* sessionId(asking)
+  const answered = Effect.suspend(() => {
+    const deletion = deletions.get(session)
+    return deletion === undefined ? Effect.void : Deferred.await(deletion)
+  })
+  const body = Stream.ensuring(response.body.stream, Scope.close(own, Exit.void))
+  return EventStreamBody.response(Stream.concat(body, Stream.fromEffectDrain(answered)), response.status)
 })
 
 const listenHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
@@ -319,12 +340,20 @@ const listenHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking:
     : EventStreamBody.response(events(serving, asking, reader.value))
 })
 
-/** Ends the session; answers when its process group is gone. */
+/** Ends the session; answers when its process group is gone. After that its streams end. */
 export const end = (serving: Serving.Serving, asking: Serving.Asking) =>
   Serving.atSession(serving, asking, "", endHere(serving, asking))
 
 const endHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
   const id = yield* sessionId(asking)
+  yield* Effect.acquireRelease(
+    Effect.sync(() => {
+      const deletion = serving.deletions.get(id) ?? Deferred.makeUnsafe<void>()
+      serving.deletions.set(id, deletion)
+      return deletion
+    }),
+    (deletion) => Effect.andThen(Deferred.succeed(deletion, undefined), Effect.sync(() => serving.deletions.delete(id)))
+  )
   const gone = yield* serving.sessions.end(asking.backend, asking.principal, id)
   if (Option.isNone(gone)) return yield* unknownSession()
   yield* Effect.timeoutOption(gone.value, deleteTimeout)
