@@ -8,7 +8,7 @@ import type { Cluster, Replica } from "../kit/cluster/replicas.ts"
 import * as Replicas from "../kit/cluster/replicas.ts"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import { answers, callTool, everything, textOf } from "../kit/gateway/modern.ts"
+import { answers, callTool, everything, send, textOf } from "../kit/gateway/modern.ts"
 import * as Random from "../kit/random.ts"
 
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 })
@@ -32,6 +32,7 @@ let three: Replica
 beforeAll(async () => {
   cluster = await Replicas.start({
     backends,
+    flags: ["--stream-after=1 second"],
     balancing: { random: Random.make(1), reuse: true }
   })
   const [first, second, third] = cluster.replicas
@@ -124,6 +125,33 @@ describe("a session of one replica, asked through another,", () => {
     assert.strictEqual(ended.status, 204, await ended.text())
     assert.strictEqual((await Counting.call(two.origin, session))._tag, "Gone")
     assert.isFalse(pid._tag === "Counted" && Kit.alive(pid.pid))
+  })
+
+  it("sends the stream of a silent call by way of any replica, and is resumed by way of another", async () => {
+    const version = { "mcp-protocol-version": "2025-11-25" }
+    const session = await Kit.open(counter(one))
+    for (const [asked, resumed] of [[one, two], [two, three], [three, one]] as const) {
+      const response = await Kit.post(counter(asked), session, Kit.toolCall(1, "silent"), version)
+      assert.strictEqual(response.headers.get("content-type"), "text/event-stream")
+      const events: Array<Kit.Event> = []
+      await Kit.readEvents(response, (event) => events.push(event) === 1)
+      const again = await Kit.listen(counter(resumed), session, { ...version, "last-event-id": events[0]?.id ?? "" })
+      await Kit.toolText(counter(asked), session, "speak")
+      assert.strictEqual((await Kit.answerOf(again)).result.content[0].text, "spoken")
+    }
+  })
+
+  it("sends the stream of a modern client's silent call by way of any replica", async () => {
+    const call = (replica: Replica, name: string) => send(counter(replica), "tools/call", { name, arguments: {} })
+    const responses = await Promise.all([one, two, three].map((replica) => call(replica, "silent")))
+    assert.deepStrictEqual(
+      responses.map(({ headers }) => headers.get("content-type")),
+      Array.from({ length: 3 }, () => "text/event-stream")
+    )
+    await (await call(one, "speak")).text()
+    for (const response of responses) {
+      assert.strictEqual((await Kit.answerOf(response)).result.content[0].text, "spoken")
+    }
   })
 
   it("is ended by its client's DELETE, and then is 404 everywhere, its process gone", async () => {
