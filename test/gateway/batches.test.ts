@@ -160,7 +160,7 @@ describe("a batch of which a later message is refused", () => {
       server.say({ id: 1, result: {} })
       const messages = yield* Fiber.join(reading)
       assert.deepStrictEqual(messages.find(({ id }) => id === 1)?.result, {})
-      assert.include(errorOf(messages, 2), "no such session")
+      assert.include(errorOf(messages, 2), "Session not found")
       assert.lengthOf(messages, 2)
       assert.strictEqual(leases, 4)
     }))

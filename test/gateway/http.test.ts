@@ -32,11 +32,36 @@ describe("over HTTP", () => {
       ).on("error", reject).end(Kit.toolCall(1, "count"))
     })
 
-  it("an unknown session is 404 with a JSON-RPC error, so that clients initialise again", async () => {
-    const response = await Kit.post(url, "no-such-session", Kit.toolCall(1, "count"))
-    assert.strictEqual(response.status, 404)
-    const { error, jsonrpc } = await response.json()
-    assert.deepStrictEqual([jsonrpc, typeof error.code, typeof error.message], ["2.0", "number", "string"])
+  it("an unknown session is 404 with the code and the words of the official SDK, so that clients initialise again", async () => {
+    for (const id of ["no-such-session", "00000000-0000-4000-8000-000000000000"]) {
+      const response = await Kit.post(url, id, Kit.toolCall(1, "count"))
+      assert.strictEqual(response.status, 404)
+      const { error, ...rest } = await response.json()
+      assert.deepStrictEqual([rest, error.code], [{ jsonrpc: "2.0", id: rest.id }, -32001])
+      assert.match(error.message, /^Session not found/)
+    }
+  })
+
+  describe("initialize opens a new session", () => {
+    const openWith = async (session: string) => {
+      const response = await Kit.post(url, session, Kit.initializeBody)
+      assert.deepStrictEqual([response.status, (await response.json()).id], [200, 0])
+      const opened = response.headers.get("mcp-session-id") ?? ""
+      assert.strictEqual(await Kit.toolText(url, opened, "count"), "1")
+      return opened
+    }
+
+    for (const id of ["no-such-session", "00000000-0000-4000-8000-000000000000"]) {
+      it(`when it carries an id that no session has: ${id}`, () => openWith(id))
+    }
+
+    it("when it carries the id of a session that lives, whose server never hears of it", async () => {
+      const session = await Kit.open(url)
+      assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
+      assert.notStrictEqual(await openWith(session), session)
+      assert.strictEqual(await Kit.toolText(url, session, "count"), "2")
+      assert.deepStrictEqual(JSON.parse(await Kit.toolText(url, session, "heard")), ["initialize"])
+    })
   })
 
   it("a session of one back end does not exist at another", async () => {

@@ -113,7 +113,7 @@ describe("a modern stdio server", () => {
     assert.include(failure, "exit code 7")
     await Kit.eventually(
       "the session is unknown",
-      async () => (await legacy.call("echo").then(String, String)).includes("no such session")
+      async () => (await legacy.call("echo").then(String, String)).includes("Session not found")
     )
     const again = await Eras.legacy(url)
     assert.strictEqual(await again.call("echo", { message: "again" }), "again")

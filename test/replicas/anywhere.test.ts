@@ -228,6 +228,20 @@ describe("a session of one replica, asked through another,", () => {
     rmSync(folder, { recursive: true })
   })
 
+  it("is left alone by an initialize with its id, which opens a new session; so does one with the id of a replica that has gone", async () => {
+    const session = await Kit.open(counter(one))
+    const dead = session.replace(/^r./, (start) => start === "r0" ? "r1" : "r0")
+    for (const backend of ["counter", "sleeping"]) {
+      for (const stale of [session, dead, "00000000-0000-4000-8000-000000000000"]) {
+        const response = await Kit.post(`${two.origin}/mcp/${backend}`, stale, Kit.initializeBody)
+        const opened = response.headers.get("mcp-session-id") ?? ""
+        assert.deepStrictEqual([response.status, (await response.json()).id, opened === stale], [200, 0, false])
+        await fetch(`${three.origin}/mcp/${backend}`, { method: "DELETE", headers: { "mcp-session-id": opened } })
+      }
+    }
+    assert.deepStrictEqual(JSON.parse(await Kit.toolText(counter(two), session, "heard")), ["initialize"])
+  })
+
   it("hears of a cancellation that comes through a third", async () => {
     const session = await Kit.open(counter(one))
     const never = Kit.post(counter(two), session, Kit.toolCall("a call", "never")).catch(() => undefined)

@@ -195,10 +195,9 @@ const receive = (serving: Serving, asking: Asking, text: string): Effect.Effect<
   if (message === undefined) {
     return refuse(400, "The body is no single JSON-RPC 2.0 message", { code: JsonRpc.codes.invalidRequest })
   }
-  const session = headers["mcp-session-id"]
   return Effect.andThen(
-    annotate(asking, message, session ?? "new"),
-    streamedIfSlow(serving, asking, [message], LegacyRoutes.post(serving, asking, message, text, session))
+    annotate(asking, message, headers["mcp-session-id"] ?? "new"),
+    streamedIfSlow(serving, asking, [message], LegacyRoutes.post(serving, asking, message, text))
   )
 }
 

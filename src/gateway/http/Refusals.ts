@@ -47,8 +47,12 @@ export const refuseModern = (
 
 export const retryLater = { "retry-after": "10" }
 
+/** The code and the words of the official SDK's servers: clients look for them. */
 export const unknownSession = (id?: JsonRpc.Id) =>
-  refuse(404, "There is no such session; initialize again", id === undefined ? {} : { id })
+  refuse(404, "Session not found; initialize again", {
+    ...(id === undefined ? {} : { id }),
+    code: JsonRpc.codes.sessionNotFound
+  })
 
 export const shuttingDown = (id?: JsonRpc.Id, code: number = JsonRpc.codes.gateway) =>
   refuse(503, "The gateway is shutting down", { ...(id === undefined ? {} : { id }), code, headers: retryLater })

@@ -9,7 +9,7 @@
  * disconnect is no cancellation.
  */
 import { Deferred, Duration, Effect, Exit, identity, Option, Queue, Result, Scope, Stream } from "effect"
-import { HttpServerResponse } from "effect/http"
+import { Headers, HttpServerResponse } from "effect/http"
 import * as EventStreamBody from "../http/EventStreamBody.ts"
 import type { Refusal } from "../http/Refusals.ts"
 import { jsonResponse, refuse, refuseFailure, retryLater, shuttingDown, unknownSession } from "../http/Refusals.ts"
@@ -32,16 +32,15 @@ type Response = HttpServerResponse.HttpServerResponse
 // POST
 // ---------------------------------------------------------------------------
 
-/** One message; `session` is the id that its header names. */
+/** One message. */
 export const post = (
   serving: Serving.Serving,
   asking: Serving.Asking,
   message: JsonRpc.Message,
-  text: string,
-  session: string | undefined
+  text: string
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
-  if (message._tag === "Request" && message.method === "initialize" && !session) {
-    return initialize(serving, asking, message, text)
+  if (message._tag === "Request" && message.method === "initialize") {
+    return initialize(serving, withoutSession(asking), message, text)
   }
   const here = message._tag === "Request"
     ? call(serving, asking, message, text)
@@ -52,6 +51,15 @@ export const post = (
     text,
     isHttp(serving, asking) ? forward(serving, asking, text, message, here) : here
   )
+}
+
+/**
+ * Some clients send the id of their earlier session when they initialize again. They get a new session, even if the earlier one
+ * is alive, because a server takes `initialize` only once. The earlier one keeps its idle time: another client may use it too.
+ */
+const withoutSession = (asking: Serving.Asking): Serving.Asking => {
+  const { headers, method, source } = asking.request
+  return { ...asking, request: { method, source, headers: Headers.remove(headers, "mcp-session-id") } }
 }
 
 /** Opens a session, at the place that is found for it. */

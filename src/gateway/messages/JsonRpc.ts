@@ -37,7 +37,9 @@ export const codes = {
   invalidParams: -32602,
   internal: -32603,
   gateway: -32000,
-  timeout: -32001
+  timeout: -32001,
+  // The official SDK has given both this number.
+  sessionNotFound: -32001
 } as const
 
 /** Levels of arrays and objects in a message. Some megabytes of opening brackets cost `JSON.parse` a second and 100 MB. */
