@@ -7,6 +7,7 @@ import type { Reader } from "../../src/gateway/legacy/EventStreams.ts"
 import { EventStreams } from "../../src/gateway/legacy/EventStreams.ts"
 import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as StillClock from "../kit/gateway/stillClock.ts"
 import * as Told from "../kit/gateway/told.ts"
 import { shortOrLong } from "../kit/long.ts"
 
@@ -361,7 +362,6 @@ describe("a client that is no longer there", () => {
     }, clock)
     const url = `${gateway.origin}/mcp`
     const [posting, lost] = [await Kit.open(url), await Kit.open(url)]
-    // Each speaks: a client that is silent from the start is lost as well.
     const [other, pid] = [await Kit.pidOf(url, posting), await Kit.pidOf(url, lost)]
     const stop = new AbortController()
     await Kit.listen(url, lost, {}, stop.signal)
@@ -460,23 +460,70 @@ describe("a client that is no longer there", () => {
         yield* isGoneInTwoMinutes(ended)
       }))
   })
+})
 
-  it("a client that is never heard of again after initialize leaves no session and no process behind", async () => {
-    const clock = AheadClock.make()
-    const gateway = await Kit.start({
-      backends: { counter: Kit.counter() },
-      streamLostTimeToLive: "1 hour",
-      idleTimeToLive: "1 day"
-    }, clock)
-    await Kit.open(`${gateway.origin}/mcp`)
-    const sessions = async (): Promise<ReadonlyArray<{ readonly pid: number }>> =>
-      (await (await fetch(`${gateway.origin}/sessions`)).json()).sessions
-    const [pid = 0] = (await sessions()).map((session) => session.pid)
-    assert.isTrue(Kit.alive(pid))
-    clock.pass("1 hour")
-    await Kit.eventually("the session is gone", async () => (await sessions()).length === 0)
-    await Kit.eventually("its process is gone", () => !Kit.alive(pid))
-    await gateway.stop()
+describe("a silent client, with the default settings,", () => {
+  let clock: StillClock.StillClock
+  let gateway: Kit.Running
+  let url: string
+  beforeAll(async () => {
+    clock = await StillClock.make()
+    gateway = await Kit.start({ backends: { counter: Kit.counter() } }, clock)
+    url = `${gateway.origin}/mcp`
+  })
+  afterAll(() => clock.passUntilSettled("the gateway has stopped", gateway.stop()))
+
+  /** A session whose client had a GET stream, which broke off. */
+  const openAndLose = async () => {
+    const session = await Kit.open(url)
+    const pid = await Kit.pidOf(url, session)
+    const stop = new AbortController()
+    await Kit.listen(url, session, {}, stop.signal)
+    stop.abort()
+    await Kit.eventually("the gateway has noticed", async () => {
+      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+      return sessions.some((each: { readonly pid: number; readonly streams: number }) =>
+        each.pid === pid && each.streams === 0
+      )
+    })
+    return { session, pid }
+  }
+
+  /** A session of which a client has resumed the stream of a call, and read it to the end. */
+  const openAndResume = async () => {
+    const session = await Kit.open(url)
+    const response = await Kit.post(url, session, Kit.toolCall("resumed", "progress"))
+    let first = ""
+    await Kit.readEvents(response, ({ id }) => {
+      first = id ?? ""
+      return true
+    })
+    const rest = await (await Kit.listen(url, session, { "last-event-id": first })).text()
+    assert.include(rest, "done")
+    return session
+  }
+
+  it("has the idle time of 30 minutes, unless its GET stream broke off and it has not spoken since", async () => {
+    const pausing = await Kit.open(url)
+    const posting = await Kit.open(url)
+    await Kit.post(url, posting, "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}")
+    const resuming = await openAndResume()
+    const speaking = await openAndLose()
+    assert.strictEqual(await Kit.toolText(url, speaking.session, "count"), "1")
+    const lost = await openAndLose()
+    await clock.pass("29 minutes")
+    assert.strictEqual((await Kit.post(url, lost.session, Kit.toolCall(1, "count"))).status, 404)
+    await Kit.eventually("the process of the lost one is gone", () => !Kit.alive(lost.pid))
+    assert.strictEqual(await Kit.toolText(url, pausing, "count"), "1")
+    assert.strictEqual(await Kit.toolText(url, posting, "count"), "1")
+    assert.strictEqual(await Kit.toolText(url, resuming, "count"), "1")
+    assert.strictEqual(await Kit.toolText(url, speaking.session, "count"), "2")
+  })
+
+  it("finds its session when its connection broke off ten minutes ago", async () => {
+    const { session } = await openAndLose()
+    await clock.pass("11 minutes")
+    assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
   })
 })
 

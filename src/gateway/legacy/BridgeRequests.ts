@@ -24,7 +24,7 @@ export interface Limits {
   readonly requestTimeout: Duration.Duration
   /** When a request without an answer gets a stream. */
   readonly streamAfter: Duration.Duration
-  /** A session whose client had a GET stream, lost it and says nothing for so long is ended. */
+  /** A session whose client's GET stream broke off is ended when the client is silent for so long from then on. */
   readonly streamLostTimeToLive: Duration.Duration
   /** Requests that may run at once; as many streams may be open. */
   readonly maxInFlight: number
@@ -83,11 +83,12 @@ export class BridgeRequests {
   readonly #streamAfter: number
   readonly #lostAfter: number
   readonly #startTimer: () => void
+  readonly #startLostTimer: () => void
   /** Why it has ended, if it has. */
   #over: string | undefined
   /** Completes then: who waits for the process to read waits no longer, for it keeps the session. */
   readonly #ended = Deferred.makeUnsafe<void>()
-  /** Since when its client has had no stream and said nothing; infinity: it needs none. */
+  /** Since when its client, whose GET stream broke off, has been silent; infinity: no stream did, or its client has spoken since. */
   #lostStreamAt = Number.POSITIVE_INFINITY
   #requests = 0
   #errors = 0
@@ -104,15 +105,17 @@ export class BridgeRequests {
     this.#streamAfter = Duration.toMillis(limits.streamAfter)
     this.#lostAfter = Duration.toMillis(limits.streamLostTimeToLive)
     this.#startTimer = Overdue.make({
-      interval: Math.max(10, Math.min(1000, this.#requestTimeout / 4, this.#streamAfter / 4, this.#lostAfter / 4)),
+      interval: Math.max(10, Math.min(1000, this.#requestTimeout / 4, this.#streamAfter / 4)),
       look: () => this.#endOverdue(),
-      isNeeded: () =>
-        this.#over === undefined && (this.#pending.size > 0 || this.#lostStreamAt < Number.POSITIVE_INFINITY),
+      isNeeded: () => this.#over === undefined && this.#pending.size > 0,
       fork: session.fork
     })
-    // A client that says nothing after its `initialize` may never have got its answer.
-    if (record.initialized === undefined) this.#lostStreamAt = this.#now()
-    this.#startTimer()
+    this.#startLostTimer = Overdue.make({
+      interval: Math.max(10, Math.min(60_000, this.#lostAfter / 4)),
+      look: () => this.#endLost(),
+      isNeeded: () => this.#over === undefined && this.#lostStreamAt < Number.POSITIVE_INFINITY,
+      fork: session.fork
+    })
   }
 
   /** Completes when the process may say more. */
@@ -187,11 +190,12 @@ export class BridgeRequests {
     return Option.some({
       ...reader,
       close: () => {
+        const isLost = !reader.isDone()
         reader.close()
         // The stream of a request may break after it: until then its client is there.
-        if (this.#standalone.isRead()) return
+        if (!isLost || this.#standalone.isRead()) return
         this.#lostStreamAt = this.#now()
-        this.#startTimer()
+        this.#startLostTimer()
       }
     })
   }
@@ -337,8 +341,11 @@ export class BridgeRequests {
       if (at - entry.since >= this.#requestTimeout) this.#timeOut(entry)
       else if (at - entry.startedAt >= this.#streamAfter && !entry.unheard) this.#streamOf(entry)
     }
-    const isSilent = this.#pending.size + this.#streams.readers() === 0 && at - this.#lostStreamAt >= this.#lostAfter
-    if (this.#over !== undefined || !isSilent) return
+  }
+
+  #endLost(): void {
+    const isUsed = this.#pending.size + this.#streams.readers() > 0
+    if (this.#over !== undefined || isUsed || this.#now() - this.#lostStreamAt < this.#lostAfter) return
     const reason = `the client lost its stream and said nothing for ${
       Duration.format(this.#limits.streamLostTimeToLive)
     }`

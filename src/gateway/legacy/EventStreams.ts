@@ -29,6 +29,8 @@ export interface Reader {
   readonly take: Effect.Effect<NonEmptyReadonlyArray<StreamEvent>, Cause.Done>
   /** Whether `take` would not wait. */
   readonly ready: () => boolean
+  /** Whether `take` is done: the reader has taken the whole stream, or a newer one reads it. */
+  readonly isDone: () => boolean
   /** Lets the stream go; what comes from now on waits for the next reader. */
   readonly close: () => void
 }
@@ -130,6 +132,7 @@ export class EventStreams {
     stream.deliveredOffset = stream.offset - size(stream.events.filter((event) => event.sequence > stream.delivered))
     const isCurrent = () => stream.reader === reader
     const ready = () => !isCurrent() || stream.ended || stream.sequence > stream.delivered
+    const isDone = () => !isCurrent() || (stream.ended && stream.sequence === stream.delivered)
     const wait = Effect.callback<void>((resume) => {
       if (ready()) return resume(Effect.void)
       stream.wake = () => {
@@ -149,6 +152,7 @@ export class EventStreams {
       start: this.#eventId(stream, sequence),
       spent: stream.ended && stream.delivered === stream.sequence,
       ready,
+      isDone,
       take: Effect.suspend(() => ready() ? take : Effect.andThen(wait, take)),
       close: () => {
         if (!isCurrent()) return

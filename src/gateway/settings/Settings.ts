@@ -192,8 +192,8 @@ const secretText = (description: string) =>
 export const backendSettings = {
   idleTimeToLive: duration("30 minutes", "A session without requests and streams ends after this"),
   streamLostTimeToLive: duration(
-    "2 minutes",
-    "A session whose client had a stream, lost it and says nothing ends after this"
+    "15 minutes",
+    "A session whose client's GET stream broke off ends after this, if the client has been silent since"
   ),
   requestTimeout: duration("5 minutes", "A request is cancelled after this; its progress starts the time anew"),
   startTimeout: duration("1 minute", "A back end must have answered initialize within this"),

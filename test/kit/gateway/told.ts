@@ -1,5 +1,5 @@
 /** A session or a lane on a server that says what the test tells it to: without a process, and in the test's own time. */
-import { Clock, Context, Deferred, Effect } from "effect"
+import { Clock, Context, Deferred, Effect, Scheduler } from "effect"
 import type { Receiver, Transport } from "../../../src/gateway/backends/Transport.ts"
 import { BackendFailed } from "../../../src/gateway/GatewayErrors.ts"
 import * as GatewayMetrics from "../../../src/gateway/GatewayMetrics.ts"
@@ -61,17 +61,17 @@ export const open = Effect.fnUntraced(function*(
 /** What such a session does with messages; its timers go by the test's clock. */
 export const requests = Effect.fnUntraced(function*(limits: Limits) {
   const server = make()
-  const timers: Array<Effect.Effect<unknown>> = []
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  // By the scheduler of the test: a fiber with one of its own may miss turns of the clock.
+  const scheduler = yield* Scheduler.Scheduler
   const session: Session = {
     process: server.transport,
     run: Effect.runFork,
-    fork: (effect) => void timers.push(effect),
+    fork: (effect) => void run(effect, { scheduler }),
     clock: yield* Clock.Clock
   }
   const requests = new BridgeRequests(session, ClientRecord.make(0, Kit.initializeBody, {}), limits, metrics)
   yield* server.transport.attach({ receive: (line) => requests.receive(line), room: requests.room })
-  // By the scheduler of the test: a fiber with one of its own may miss turns of the clock.
-  for (const timer of timers) yield* Effect.forkChild(timer, { startImmediately: true })
   return { server, requests }
 })
 
