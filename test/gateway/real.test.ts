@@ -31,11 +31,15 @@ interface Connected {
   readonly client: AnyClient
   readonly call: (name: string, args?: Record<string, unknown>, signal?: AbortSignal) => Promise<unknown>
   readonly updates: Array<string>
+  /** What the client has complained of. */
+  readonly errors: Array<unknown>
 }
 
 const clients: Record<string, (url: string) => Promise<Connected>> = {
   "client 1.x": async (url) => {
     const client = new Client1(info)
+    const errors: Array<unknown> = []
+    Object.assign(client, { onerror: (error: unknown) => errors.push(error) })
     await client.connect(new StreamableHTTPClientTransport(new URL(url)))
     const updates: Array<string> = []
     client.setNotificationHandler(ResourceUpdatedNotificationSchema, ({ params }) => {
@@ -43,10 +47,12 @@ const clients: Record<string, (url: string) => Promise<Connected>> = {
     })
     const call: Connected["call"] = async (name, args = {}, signal) =>
       (await client.callTool({ name, arguments: args }, undefined, signal === undefined ? {} : { signal })).content
-    return { client, call, updates }
+    return { client, call, updates, errors }
   },
   "client 2.x": async (url) => {
     const client = new Client2.Client(info)
+    const errors: Array<unknown> = []
+    Object.assign(client, { onerror: (error: unknown) => errors.push(error) })
     await client.connect(new Client2.StreamableHTTPClientTransport(new URL(url)))
     const updates: Array<string> = []
     client.setNotificationHandler("notifications/resources/updated", ({ params }) => {
@@ -54,7 +60,7 @@ const clients: Record<string, (url: string) => Promise<Connected>> = {
     })
     const call: Connected["call"] = async (name, args = {}, signal) =>
       (await client.callTool({ name, arguments: args }, signal === undefined ? {} : { signal })).content
-    return { client, call, updates }
+    return { client, call, updates, errors }
   }
 }
 
@@ -107,15 +113,20 @@ for (const [name, connect] of Object.entries(clients)) {
       await Kit.eventually("an update arrives", () => updates.includes(uri))
     })
 
-    it("a call that is cancelled ends at the client, and the session goes on", async () => {
-      const { call } = everything
+    it("a call that is cancelled ends at the client and at the gateway, without complaints, and the session goes on", async () => {
+      const { call, errors } = everything
       const stop = new AbortController()
       const long = call("trigger-long-running-operation", { duration: 60, steps: 600 }, stop.signal)
       const ended = long.then(() => "answered", () => "cancelled")
       await call("echo", { message: "meanwhile" })
       stop.abort()
       assert.strictEqual(await ended, "cancelled")
+      await Kit.eventually("it has ended at the gateway", async () => {
+        const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+        return sessions.every(({ inFlight }: { readonly inFlight: number }) => inFlight === 0)
+      })
       assert.deepStrictEqual(await call("echo", { message: "on" }), [{ type: "text", text: "Echo: on" }])
+      assert.deepStrictEqual(errors, [])
     })
 
     it("server-memory keeps what it is told", async () => {

@@ -74,6 +74,26 @@ describe("server-everything on Streamable HTTP, behind the gateway", () => {
     await client.close()
   })
 
+  it("a call that its client cancels ends here too, though the upstream never answers it, and the client has no complaints", async () => {
+    const client = await Kit.connect(url)
+    const errors: Array<unknown> = []
+    Object.assign(client, { onerror: (error: unknown) => errors.push(error) })
+    const inFlight = async () => {
+      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
+      return sessions.reduce((sum: number, each: { readonly inFlight: number }) => sum + each.inFlight, 0)
+    }
+    const stop = new AbortController()
+    const args = { name: "trigger-long-running-operation", arguments: { duration: 60, steps: 600 } }
+    const call = client.callTool(args, undefined, { signal: stop.signal }).catch(() => "cancelled")
+    await Kit.eventually("it runs", async () => (await inFlight()) === 1)
+    stop.abort()
+    assert.strictEqual(await call, "cancelled")
+    await Kit.eventually("it has ended here", async () => (await inFlight()) === 0)
+    assert.strictEqual(await Kit.call(client, "echo", { message: "on" }), "Echo: on")
+    assert.deepStrictEqual(errors, [])
+    await client.close()
+  })
+
   it("our session id is not the upstream's, and DELETE ends the upstream's session too", async () => {
     const session = await Kit.open(url)
     const atUpstream = await Kit.post(direct, session, Kit.toolCall(1, "echo"))

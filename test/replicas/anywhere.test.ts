@@ -242,9 +242,9 @@ describe("a session of one replica, asked through another,", () => {
     assert.deepStrictEqual(JSON.parse(await Kit.toolText(counter(two), session, "heard")), ["initialize"])
   })
 
-  it("hears of a cancellation that comes through a third", async () => {
+  it("hears of a cancellation that comes through a third, and the call ends without an answer", async () => {
     const session = await Kit.open(counter(one))
-    const never = Kit.post(counter(two), session, Kit.toolCall("a call", "never")).catch(() => undefined)
+    const never = Kit.post(counter(two), session, Kit.toolCall("a call", "never"))
     await Kit.eventually(
       "the call has come",
       async () => (await Kit.toolText(counter(one), session, "inOrder")).includes("a call")
@@ -255,8 +255,9 @@ describe("a session of one replica, asked through another,", () => {
       "the process has heard of it",
       async () => (await Kit.toolText(counter(two), session, "heard")).includes("cancelled a call")
     )
+    const ended = await never
+    assert.deepStrictEqual([ended.status, await ended.text()], [200, ""])
     await fetch(counter(three), { method: "DELETE", headers: { "mcp-session-id": session } })
-    await never
   })
 
   it("sends its own messages to a GET stream, which is resumed through another, none lost and none twice", async () => {

@@ -141,9 +141,8 @@ const write = (server: Server, line: string, to: Receiver): Effect.Effect<unknow
       ? Fiber.await(fiber)
       : Effect.void
   }
-  const post = message._tag === "Notification" && message.method === "notifications/cancelled"
-    ? posts.get(JsonRpc.idKey(cancelledId(message.params)))
-    : undefined
+  const cancelled = JsonRpc.cancelledId(message)
+  const post = cancelled === undefined ? undefined : posts.get(JsonRpc.idKey(cancelled))
   // The end of its connection is the cancellation.
   if (post?.modern === true) return Fiber.interrupt(post.fiber)
   const sent = notify(server, line)
@@ -365,9 +364,4 @@ const isHeaderMismatch = (text: string): boolean =>
 const isAnswer = (text: string, { id }: JsonRpc.Request): boolean => {
   const message = JsonRpc.read(text)
   return message?._tag === "Response" && JsonRpc.idKey(message.id) === JsonRpc.idKey(id)
-}
-
-const cancelledId = (params: unknown): JsonRpc.Id => {
-  const id = JsonRpc.field(params, "requestId")
-  return typeof id === "string" || typeof id === "number" ? id : null
 }

@@ -166,7 +166,7 @@ class Face {
       case "Response":
         return this.#answered(message, line)
       case "Notification":
-        if (message.method === "notifications/cancelled") this.#cancelled(message.params)
+        this.#cancelled(JsonRpc.cancelledId(message))
         if (message.method === "notifications/initialized") this.#subscriptions.start(this.#abilities.lists)
         // There are no others that a server of this revision knows.
     }
@@ -223,13 +223,9 @@ class Face {
         : this.#refuse(id, Modern.codes.invalidParams, `The subscription was refused: ${refused}`))
   }
 
-  #cancelled(params: unknown): void {
-    const id = JsonRpc.field(params, "requestId")
-    const call = typeof id === "string" || typeof id === "number" ? this.#byId.get(JsonRpc.idKey(id)) : undefined
-    if (call === undefined) return
-    this.#drop(call, "the client has cancelled the request")
-    // Nobody reads it, but then the request is over for all.
-    this.#refuse(call.id, JsonRpc.codes.gateway, "The request was cancelled")
+  #cancelled(id: JsonRpc.Id | undefined): void {
+    const call = id === undefined ? undefined : this.#byId.get(JsonRpc.idKey(id))
+    if (call !== undefined) this.#drop(call, "the client has cancelled the request")
   }
 
   /** Hands a call to the server; again with what it asked for. */

@@ -23,6 +23,8 @@ export interface Forwarded {
   readonly body: string
   /** The request in it, if it is one. */
   readonly request: JsonRpc.Request | undefined
+  /** The id of the request that it cancels, if it does. */
+  readonly cancels: JsonRpc.Id | undefined
   readonly version: string | undefined
   readonly lastEventId: string | undefined
   readonly stream: EventStreamBody.Options
@@ -48,6 +50,8 @@ interface State {
   readonly ended: Deferred.Deferred<BackendFailed>
   /** Completes when the gateway has ended it, with why. */
   readonly over: Deferred.Deferred<string>
+  /** The requests that run, by id: each completes when its client has cancelled it. */
+  readonly running: Map<string, Deferred.Deferred<void>>
   /** The upstream's id for it, if it has given one. */
   id: string | undefined
   inFlight: number
@@ -70,6 +74,7 @@ export const make = Effect.fnUntraced(function*(
     metrics,
     ended: yield* Deferred.make<BackendFailed>(),
     over: yield* Deferred.make<string>(),
+    running: new Map(),
     id: undefined,
     inFlight: 0,
     streams: 0,
@@ -124,13 +129,48 @@ const shakeHands = Effect.fnUntraced(function*(state: State, record: ClientRecor
   return answer
 })
 
+/** Passes a message on; a request that its client cancels ends after a grace, because the upstream need not answer it. */
 const forward = Effect.fnUntraced(function*(
   state: State,
   message: Forwarded
 ): Effect.fn.Return<HttpServerResponse.HttpServerResponse, BackendFailed | UpstreamGone, Scope.Scope> {
-  const { over, remote, settings } = state
-  const { request } = message
+  const { over, remote, running } = state
+  const { cancels, request } = message
   yield* counted(state, message)
+  const named = cancels === undefined ? undefined : running.get(JsonRpc.idKey(cancels))
+  if (named !== undefined) yield* Deferred.succeed(named, undefined)
+  const cancelled = request === undefined ? Effect.never : Effect.andThen(
+    Deferred.await(yield* cancellable(state, request)),
+    Effect.sleep(PooledConnection.cancelGrace)
+  )
+  return yield* Effect.raceAllFirst([
+    exchange(state, message, Effect.raceFirst(Deferred.await(over), cancelled)),
+    Effect.flatMap(Deferred.await(over), remote.failed),
+    Effect.as(cancelled, EventStreamBody.unanswered)
+  ])
+})
+
+/** Enters a request for as long as it runs. */
+const cancellable = ({ running }: State, { id }: JsonRpc.Request) => {
+  const key = JsonRpc.idKey(id)
+  return Effect.acquireRelease(
+    Effect.sync(() => {
+      const cancelled = Deferred.makeUnsafe<void>()
+      running.set(key, cancelled)
+      return cancelled
+    }),
+    (cancelled) => Effect.sync(() => running.get(key) === cancelled && running.delete(key))
+  )
+}
+
+/** `over` ends the stream of its response. */
+const exchange = Effect.fnUntraced(function*(
+  state: State,
+  message: Forwarded,
+  over: Effect.Effect<unknown>
+): Effect.fn.Return<HttpServerResponse.HttpServerResponse, BackendFailed | UpstreamGone, Scope.Scope> {
+  const { remote, settings } = state
+  const { request } = message
   const sent = message.method === "POST"
     ? post(state, message.body, message.version)
     : send(state, "GET", {
@@ -138,8 +178,9 @@ const forward = Effect.fnUntraced(function*(
       "mcp-protocol-version": message.version,
       "last-event-id": message.lastEventId
     })
-  const answered = yield* Effect.raceFirst(sent, Effect.flatMap(Deferred.await(over), remote.failed)).pipe(
-    Effect.timeoutOption(request === undefined ? Duration.infinity : settings.requestTimeout)
+  const answered = yield* Effect.timeoutOption(
+    sent,
+    request === undefined ? Duration.infinity : settings.requestTimeout
   )
   if (Option.isNone(answered)) {
     return HttpServerResponse.text(yield* cancel(state, message), { contentType: "application/json" })
@@ -155,7 +196,7 @@ const forward = Effect.fnUntraced(function*(
     const text = yield* Effect.mapError(upstream.text, () => remote.failed("the back end broke off its answer"))
     return HttpServerResponse.text(text, { status: upstream.status, contentType })
   }
-  const chunks = yield* Remote.chunksOf(upstream, Deferred.await(over))
+  const chunks = yield* Remote.chunksOf(upstream, over)
   const body = EventStreamBody.make(
     request === undefined ? chunks : yield* Remote.timed(chunks, settings.requestTimeout, cancel(state, message)),
     message.stream

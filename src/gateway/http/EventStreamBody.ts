@@ -168,6 +168,12 @@ export const response = (
     headers: { "cache-control": "no-cache, no-transform", "x-accel-buffering": "no" }
   })
 
+/**
+ * The response to a request that its client has cancelled: the specification has a stream or JSON for a request, and no answer for
+ * this one. Official clients log an error for an answer to a request that they have cancelled.
+ */
+export const unanswered: HttpServerResponse.HttpServerResponse = response(Stream.empty)
+
 /** The connection that a request came on, if it is one of `node:net`. */
 export const socketOf = ({ source }: Pick<HttpServerRequest.HttpServerRequest, "source">): Socket | undefined => {
   const socket = Predicate.hasProperty(source, "socket") ? source.socket : undefined

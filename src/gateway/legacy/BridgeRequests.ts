@@ -14,10 +14,12 @@ import type { GatewayMetrics } from "../GatewayMetrics.ts"
 import * as JsonRpc from "../messages/JsonRpc.ts"
 import * as ClientRecord from "../sessions/ClientRecord.ts"
 import * as Overdue from "../sessions/Overdue.ts"
-import type { Activity } from "../sessions/PooledConnection.ts"
+import * as PooledConnection from "../sessions/PooledConnection.ts"
 import type { EventStream, Reader, ReplayLimits } from "./EventStreams.ts"
 import { EventStreams } from "./EventStreams.ts"
 import { StandaloneStreams } from "./StandaloneStreams.ts"
+
+const cancelGrace = Duration.toMillis(PooledConnection.cancelGrace)
 
 export interface Limits {
   /** How long a request may take; progress starts the time anew. */
@@ -31,9 +33,10 @@ export interface Limits {
   readonly replay: ReplayLimits
 }
 
-/** What a request gets first: its answer, or a stream that ends with it. */
+/** What a request gets first: its answer, or a stream that ends with it; nothing if its client has cancelled it. */
 export type Reply =
   | { readonly _tag: "Answer"; readonly text: string }
+  | { readonly _tag: "Cancelled" }
   | { readonly _tag: "Stream"; readonly open: () => Reader }
 
 /** A request that runs. */
@@ -64,8 +67,10 @@ interface Pending {
   readonly first: Deferred.Deferred<Reply>
   readonly release: Effect.Effect<void>
   readonly startedAt: number
-  /** Since when there has been no progress. */
-  since: number
+  /** When it ends if no answer has come; progress puts that off. */
+  dueAt: number
+  /** By its client: if no answer comes, none is due. */
+  cancelled: boolean
   stream: EventStream | undefined
   /** Nobody waits for it: its client has gone, or it is the gateway's own. */
   unheard: boolean
@@ -123,7 +128,7 @@ export class BridgeRequests {
     return this.#streams.room
   }
 
-  activity(): Pick<Activity, "inFlight" | "streams" | "requests" | "errors"> {
+  activity(): Pick<PooledConnection.Activity, "inFlight" | "streams" | "requests" | "errors"> {
     return {
       inFlight: this.#pending.size,
       streams: this.#streams.readers(),
@@ -153,7 +158,7 @@ export class BridgeRequests {
   request(request: JsonRpc.Request, text: string, release: Effect.Effect<void>): Taken {
     if (this.#over !== undefined) return { _tag: "Over" }
     if (this.#pending.has(JsonRpc.idKey(request.id))) return { _tag: "DuplicateId" }
-    if (this.#pending.size >= this.#limits.maxInFlight) return { _tag: "TooMany" }
+    if (this.#pending.size >= this.#limits.maxInFlight && !this.#endOneCancelled()) return { _tag: "TooMany" }
     this.#requests++
     this.#heard(request.method, request.params, text)
     const entry = this.#take(request, release, false)
@@ -172,11 +177,27 @@ export class BridgeRequests {
   send(message: JsonRpc.Message, text: string): Effect.Effect<void> {
     if (message._tag === "Notification") this.#heard(message.method, message.params, text)
     else this.#heard(undefined, undefined, text)
+    this.#cancel(JsonRpc.cancelledId(message))
     if (this.#session.process.offer(JsonRpc.toLine(text))) return Effect.void
     const written = Deferred.makeUnsafe<void>()
     // As of a request: who waits may go.
     this.#session.run(Effect.andThen(this.write(text), Deferred.succeed(written, undefined)))
     return Effect.raceFirst(Deferred.await(written), Deferred.await(this.#ended))
+  }
+
+  /** The request's place is free after a grace, because a server need not answer a request that was cancelled. */
+  #cancel(id: JsonRpc.Id | undefined): void {
+    const entry = id === undefined ? undefined : this.#pending.get(JsonRpc.idKey(id))
+    if (entry === undefined || entry.cancelled) return
+    entry.cancelled = true
+    entry.dueAt = Math.min(entry.dueAt, this.#now() + cancelGrace)
+  }
+
+  /** Ends the grace of the oldest cancelled request, if there is one: a new request needs its place. */
+  #endOneCancelled(): boolean {
+    const entry = [...this.#pending.values()].find(({ cancelled }) => cancelled)
+    if (entry !== undefined) this.#settle(entry, undefined, "ok")
+    return entry !== undefined
   }
 
   /** The stream of what belongs to no request, or what is left of the one of a `Last-Event-ID`. */
@@ -247,7 +268,8 @@ export class BridgeRequests {
       first: Deferred.makeUnsafe(),
       release,
       startedAt: at,
-      since: at,
+      dueAt: at + this.#requestTimeout,
+      cancelled: false,
       stream: undefined,
       unheard
     }
@@ -285,6 +307,8 @@ export class BridgeRequests {
       return
     }
     const entry = this.#owner(message)
+    // Clients forget a progress token when they cancel.
+    if (entry?.cancelled === true && message.method === "notifications/progress") return
     if (entry === undefined) return this.#streams.push(this.#standalone.toWrite(), text)
     this.#streams.push(this.#streamOf(entry), text)
   }
@@ -303,22 +327,30 @@ export class BridgeRequests {
       for (const entry of this.#pending.values()) {
         const token = entry.request.progressToken
         if (token !== undefined && token === message.progressToken) {
-          entry.since = this.#now()
+          if (!entry.cancelled) entry.dueAt = this.#now() + this.#requestTimeout
           return entry.unheard ? undefined : entry
         }
       }
     }
     if (this.#standalone.isRead() && (this.#pending.size > 1 || concernsSession(message))) return undefined
-    for (const entry of this.#pending.values()) if (!entry.unheard) return entry
-    return undefined
+    let cancelled: Pending | undefined
+    for (const entry of this.#pending.values()) {
+      if (!entry.unheard && !entry.cancelled) return entry
+      if (!entry.unheard) cancelled ??= entry
+    }
+    return cancelled
   }
 
-  #settle(entry: Pending, text: string, outcome: "ok" | "error"): void {
+  /** Without a text it ends unanswered. */
+  #settle(entry: Pending, text: string | undefined, outcome: "ok" | "error"): void {
     this.#pending.delete(JsonRpc.idKey(entry.request.id))
     if (entry.stream === undefined) {
-      Deferred.doneUnsafe(entry.first, Effect.succeed({ _tag: "Answer", text }))
+      Deferred.doneUnsafe(
+        entry.first,
+        Effect.succeed(text === undefined ? { _tag: "Cancelled" } : { _tag: "Answer", text })
+      )
     } else {
-      this.#streams.push(entry.stream, text)
+      if (text !== undefined) this.#streams.push(entry.stream, text)
       this.#streams.end(entry.stream)
     }
     if (outcome === "error") this.#errors++
@@ -338,8 +370,10 @@ export class BridgeRequests {
   #endOverdue(): void {
     const at = this.#now()
     for (const entry of this.#pending.values()) {
-      if (at - entry.since >= this.#requestTimeout) this.#timeOut(entry)
-      else if (at - entry.startedAt >= this.#streamAfter && !entry.unheard) this.#streamOf(entry)
+      if (at >= entry.dueAt) {
+        if (entry.cancelled) this.#settle(entry, undefined, "ok")
+        else this.#timeOut(entry)
+      } else if (at - entry.startedAt >= this.#streamAfter && !entry.unheard && !entry.cancelled) this.#streamOf(entry)
     }
   }
 

@@ -124,6 +124,8 @@ const call = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc
       (first) =>
         first._tag === "Answer"
           ? Effect.succeed(jsonResponse(first.text, 200))
+          : first._tag === "Cancelled"
+          ? Effect.succeed(EventStreamBody.unanswered)
           : Effect.map(
             readingOf(Effect.sync(first.open)),
             (reader) => EventStreamBody.response(events(serving, asking, reader))
@@ -283,6 +285,7 @@ const answerOf = (asking: Serving.Asking, running: RunningRequest): Effect.Effec
     const answer = Stream.unwrap(Effect.gen(function*() {
       const first = yield* running.reply
       if (first._tag === "Answer") return eventsOf([first.text])
+      if (first._tag === "Cancelled") return Stream.empty
       const reader = yield* readingOf(Effect.sync(() => {
         isRead = true
         return first.open()
@@ -393,6 +396,7 @@ const forward = Effect.fnUntraced(function*(
     method: request.method === "GET" ? "GET" : "POST",
     body,
     request: message?._tag === "Request" ? message : undefined,
+    cancels: message === undefined ? undefined : JsonRpc.cancelledId(message),
     version,
     lastEventId,
     stream: optionsOf(serving, asking)

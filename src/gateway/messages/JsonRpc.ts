@@ -93,6 +93,12 @@ const idField = (value: unknown, name: string): Id | undefined => {
   return isId(id) ? id : undefined
 }
 
+/** The id of the request that a message cancels, if it does. */
+export const cancelledId = (message: Message): Id | undefined =>
+  message._tag === "Notification" && message.method === "notifications/cancelled"
+    ? idField(message.params, "requestId")
+    : undefined
+
 /** Ids of different JSON types differ: 1 is not "1". */
 export const idKey = (id: Id): string => `${typeof id}:${id}`
 

@@ -3,9 +3,15 @@
  * end (`Upstream`), or a process of a modern client (`Lane`).
  */
 import type { Scope } from "effect"
-import { Deferred, Effect } from "effect"
+import { Deferred, Duration, Effect } from "effect"
 import type { BackendFailed } from "../GatewayErrors.ts"
 import type { ClientRecord } from "./ClientRecord.ts"
+
+/**
+ * How long a server may still answer a request that its client has cancelled. An answer that was on its way arrives; the
+ * specification asks for none, so a longer wait would only hold the request's place.
+ */
+export const cancelGrace = Duration.seconds(1)
 
 export interface PooledConnection {
   /** Completes when it has ended by itself, with why: the pool retires it then. */
