@@ -5,10 +5,10 @@
  */
 import { cpus } from "node:os"
 import { parseArgs } from "node:util"
+import { install } from "../kit/install.ts"
 import { cases } from "./coreCases.ts"
 import { measure } from "./coreRounds.ts"
 import { chosen } from "./only.ts"
-import * as Peers from "./peers.ts"
 import { format } from "./spread.ts"
 
 const { values } = parseArgs({
@@ -20,7 +20,7 @@ const { values } = parseArgs({
 })
 
 const asked = chosen(cases, values.only).filter(({ sessions }) => sessions <= Number(values.largest))
-Peers.install()
+install(new URL(".", import.meta.url))
 
 const [cpu] = cpus()
 console.log(`Node ${process.version}, ${cpus().length} × ${cpu?.model}, ${values.rounds} rounds\n`)

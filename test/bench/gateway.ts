@@ -10,12 +10,12 @@
  */
 import { arch, availableParallelism, platform } from "node:os"
 import { parseArgs } from "node:util"
+import { install } from "../kit/install.ts"
 import type { Figures } from "./gatewayCases.ts"
 import { cases } from "./gatewayCases.ts"
 import * as Gateways from "./gateways.ts"
 import { table } from "./gatewayTables.ts"
 import { chosen } from "./only.ts"
-import * as Peers from "./peers.ts"
 
 const { values } = parseArgs({
   options: {
@@ -28,7 +28,7 @@ const asked = chosen(cases, values.only)
 process.on("exit", Gateways.endAll)
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.exit(130))
 
-Peers.install()
+install(new URL(".", import.meta.url))
 
 console.log(
   `Node ${process.version}, ${platform()} ${arch()}, ${availableParallelism()} cores, ${values.rounds} rounds. ` +
