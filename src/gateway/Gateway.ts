@@ -246,8 +246,9 @@ export const layerConfig = (
       const router = yield* HttpRouter.HttpRouter
       const serving = { sessions, settings, parked, draining, fs, bodies, deletions: new Map(), placement }
       const handler = McpRoutes.make(serving, access)
-      yield* router.add("*", "/mcp/:backend", handler)
-      yield* router.add("*", "/mcp", handler)
+      for (const path of ["/mcp/:backend", "/mcp"] as const) {
+        yield* router.add("*", path, handler, { uninterruptible: true })
+      }
       const listed = yield* AdminRoutes.add(sessions, parked, settings, access, draining, placement)
       yield* placement.serve({
         carryOut: (carried) => McpRoutes.carryOut(serving, carried),

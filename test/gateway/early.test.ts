@@ -1,7 +1,8 @@
 /** Requests that come after the port is open and before the gateway is up. */
-import type { Server } from "node:http"
-import { createServer } from "node:http"
+import type { IncomingMessage, Server, ServerResponse } from "node:http"
+import { Agent, createServer, get } from "node:http"
 import { connect } from "node:net"
+import { text } from "node:stream/consumers"
 import { afterEach, assert, beforeEach, describe, it } from "vitest"
 import * as EarlyRequests from "../../src/gateway/http/EarlyRequests.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -84,6 +85,31 @@ describe("a request that comes too early", () => {
       assert.deepStrictEqual([response.status, response.headers.get("connection")], [503, "close"])
       assert.strictEqual((await response.json()).error.message, "The gateway is shutting down")
     }
+    assert.isUndefined(await closed)
+  })
+
+  it("gets 503 too when it comes after the last one who listened has gone, while the server is being closed", async () => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+    let last: ServerResponse | undefined
+    const listener = (_: unknown, response: ServerResponse) => {
+      last = response
+    }
+    server.on("request", listener)
+    const ask = () =>
+      new Promise<IncomingMessage>((resolve, reject) => {
+        get(url, { agent }, resolve).on("error", reject)
+      })
+    const first = ask()
+    await Kit.eventually("it has come", () => last !== undefined)
+    const closed = new Promise((resolve) => server.close(resolve))
+    server.off("request", listener)
+    // On the same connection, which its own request keeps open.
+    const second = ask()
+    last?.end()
+    ;(await first).resume()
+    const refused = await second
+    assert.deepStrictEqual([refused.statusCode, refused.headers["retry-after"]], [503, "10"])
+    assert.strictEqual(JSON.parse(await text(refused)).error.message, "The gateway is shutting down")
     assert.isUndefined(await closed)
   })
 })

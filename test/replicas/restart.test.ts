@@ -37,6 +37,10 @@ describe("a rolling restart under load", () => {
       .flat()
     const staying = await Promise.all(cluster.replicas.map((one) => Counting.openMany(one.origin, pinned, 4)))
     const running = Counting.traffic([...moving, ...staying.flat()], () => origin)
+    // Their client does not know that a replica goes: it is told so, or cannot connect.
+    const first = cluster.replicas[0]?.origin ?? ""
+    const straight = await Counting.openMany(first, stateless, 3)
+    const runningStraight = Counting.traffic(straight, () => first)
 
     for (const [i, replica] of cluster.replicas.entries()) {
       await Counting.calledAgain([...moving, ...staying.flat()])
@@ -57,13 +61,16 @@ describe("a rolling restart under load", () => {
     }
     await Counting.calledAgain([...moving, ...staying.flat()])
     await running.stop()
+    await runningStraight.stop()
     for (const session of silent) await Counting.call(origin, session)
 
     const notCounted = [...moving, ...silent].flatMap(({ name, outcomes }) =>
       outcomes.filter(({ _tag }) => _tag !== "Counted").map((outcome) => ({ name, ...outcome }))
     )
     assert.deepStrictEqual(notCounted.slice(0, 5), [], `${notCounted.length} calls`)
-    for (const session of [...moving, ...silent]) assert.deepStrictEqual(Counting.faults(session, "stateless"), [])
+    for (const session of [...moving, ...silent, ...straight]) {
+      assert.deepStrictEqual(Counting.faults(session, "stateless"), [])
+    }
     for (const session of staying.flat()) {
       assert.deepStrictEqual(Counting.faults(session, "pinned"), [])
       const others = session.outcomes.filter(({ _tag }) => _tag !== "Counted")

@@ -1,12 +1,12 @@
 /**
- * Requests that come before there is anybody to answer them. The server listens before its routes are there, and Node drops
- * a request that nobody listens for: its client would wait for ever.
+ * Requests that come when there is nobody to answer them: the server listens before its routes are there, and its connections are
+ * still open when they are there no more. Node drops a request that nobody listens for: its client would wait for ever.
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import * as JsonRpc from "../messages/JsonRpc.ts"
 
 /**
- * Lets requests wait until somebody listens for them. A server that is closed before that answers them with 503: it waits
+ * Lets requests wait until somebody listens for them. A server that is being closed answers them with 503 instead: it waits
  * for its connections to end, and these would not.
  */
 export const hold = (server: Server): Server => {
@@ -20,12 +20,15 @@ export const hold = (server: Server): Server => {
   }
   const release = (event: string | symbol) => {
     if (event !== "request") return
-    server.off("newListener", release).off("request", take)
+    server.off("newListener", release).off("request", take).on("removeListener", takeBack)
     // The listener is told of before it is added.
     queueMicrotask(() => {
       for (const [request, response] of held) server.emit("request", request, response)
       held.clear()
     })
+  }
+  const takeBack = (event: string | symbol) => {
+    if (event === "request" && server.listenerCount("request") === 0) server.on("request", take)
   }
   const close = server.close.bind(server)
   server.close = (callback) => {

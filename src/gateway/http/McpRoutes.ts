@@ -20,7 +20,7 @@ import type { Principal } from "../sessions/Registry.ts"
 import * as Masking from "../settings/Masking.ts"
 import type * as Access from "./Access.ts"
 import type { Refusal } from "./Refusals.ts"
-import { jsonResponse, refuse } from "./Refusals.ts"
+import { complete, jsonResponse, refuse } from "./Refusals.ts"
 import type { Asking, Incoming, Serving } from "./Serving.ts"
 import { accepts } from "./Serving.ts"
 import * as SlowAnswers from "./SlowAnswers.ts"
@@ -31,7 +31,7 @@ const batchVersion = "2025-03-26"
 type Response = HttpServerResponse.HttpServerResponse
 type Request = HttpServerRequest.HttpServerRequest
 
-/** The handler of every MCP route. */
+/** The handler of every MCP route, for routes that are uninterruptible, see `complete`. */
 export const make = (serving: Serving, access: Access.Access) => {
   const cors = HttpMiddleware.cors({
     allowedOrigins: access.isListedOrigin,
@@ -41,7 +41,7 @@ export const make = (serving: Serving, access: Access.Access) => {
     maxAge: 600
   })
   return (request: Request) => {
-    const answered = always(admit(serving, access, request))
+    const answered = complete(always(admit(serving, access, request)))
     return request.headers["origin"] === undefined ? answered : cors(answered)
   }
 }

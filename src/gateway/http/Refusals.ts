@@ -1,6 +1,6 @@
 /** Requests that are refused: what their clients are told, and with which status. */
-import { Effect } from "effect"
-import { HttpServerResponse } from "effect/http"
+import { Cause, Effect } from "effect"
+import { HttpServerError, HttpServerResponse } from "effect/http"
 import * as GatewayMetrics from "../GatewayMetrics.ts"
 import * as JsonRpc from "../messages/JsonRpc.ts"
 import type * as Modern from "../modern/Modern.ts"
@@ -57,6 +57,31 @@ export const unknownSession = (id?: JsonRpc.Id) =>
 export const shuttingDown = (id?: JsonRpc.Id, code: number = JsonRpc.codes.gateway) =>
   refuse(503, "The gateway is shutting down", { ...(id === undefined ? {} : { id }), code, headers: retryLater })
 
+/**
+ * The last step of a route, which must be added as uninterruptible. The end of the server interrupts a request that still waits,
+ * and would answer 503 with nothing in it; so would a back end's own empty 503 pass through. Every 503 says why, and when to retry.
+ */
+export const complete = <E, R>(
+  handler: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>
+): Effect.Effect<HttpServerResponse.HttpServerResponse, E, R> =>
+  Effect.matchCauseEffect(Effect.interruptible(handler), {
+    onSuccess: (response) => Effect.succeed(response.status === 503 ? withReason(response) : response),
+    onFailure: (cause) =>
+      Cause.hasInterruptsOnly(cause) && !cause.reasons.some(isClientAbort)
+        ? Effect.as(GatewayMetrics.refused(503), HttpServerResponse.setHeader(stopping, "connection", "close"))
+        : Effect.failCause(cause)
+  })
+
+const isClientAbort = (reason: Cause.Reason<unknown>): boolean =>
+  reason.annotations.has(HttpServerError.ClientAbort.key)
+
+const withReason = (response: HttpServerResponse.HttpServerResponse): HttpServerResponse.HttpServerResponse => {
+  const { body, headers } = response
+  const isEmpty = body._tag === "Empty" || body._tag === "Uint8Array" && body.body.length === 0
+  const whole = isEmpty ? unavailable : response
+  return headers["retry-after"] === undefined ? HttpServerResponse.setHeaders(whole, retryLater) : whole
+}
+
 /** What the client is told when there is no session for it; the code is that of the gateway's own errors in its era. */
 export const refuseFailure = (
   error: AcquireError,
@@ -98,3 +123,8 @@ export const jsonResponse = (
   headers: Record<string, string> = {}
 ): HttpServerResponse.HttpServerResponse =>
   HttpServerResponse.text(text, { status, contentType: "application/json", headers })
+
+const own503 = (message: string): HttpServerResponse.HttpServerResponse =>
+  jsonResponse(JsonRpc.error(null, JsonRpc.codes.gateway, message), 503, retryLater)
+const stopping = own503("The gateway is shutting down")
+const unavailable = own503("The back end is not available now; try again later")
