@@ -6,6 +6,7 @@
  */
 import type { Context } from "effect"
 import { Effect, Metric } from "effect"
+import * as Cooldown from "./backends/Cooldown.ts"
 
 const requests = Metric.counter("mcp_gateway_requests_total", {
   description: "Requests of clients that ended, by method and outcome (ok, error)",
@@ -40,9 +41,9 @@ const gauges = {
   inFlight: gauge("in_flight_requests", "Requests that a back end has not answered yet"),
   asleep: gauge("asleep_sessions", "Sessions of stateless back ends that have no process"),
   parked: gauge("parked_calls", "Calls that wait for their client's input"),
-  spares: gauge("spare_processes", "Processes started for sessions to come"),
-  coolingDown: gauge("cooling_down", "1 while a back end that does not start is left alone, else 0")
+  spares: gauge("spare_processes", "Processes started for sessions to come")
 }
+const state = gauge("backend_state", "1 for the state that a back end is in, 0 for the others")
 const waiting = gauge("waiting_calls", "Who waits at the moment, for a place among the sessions or for a lane")
 const maxSessions = gauge("max_sessions", "The setting maxSessions: how many live sessions there may be in all")
 
@@ -77,13 +78,15 @@ export interface GatewayMetrics {
 export interface Recent {
   requests: number
   errors: number
+  launches: number
+  launchFailures: number
   /** At most this many durations are kept; they are the first ones of the time. */
   millis: Array<number>
 }
 
 const keptDurations = 10_000
 
-export const recent = (): Recent => ({ requests: 0, errors: 0, millis: [] })
+export const recent = (): Recent => ({ requests: 0, errors: 0, launches: 0, launchFailures: 0, millis: [] })
 
 /** The metrics of one back end. */
 export const make = (backend: string, registry: Context.Context<never>, recent: Recent): GatewayMetrics => {
@@ -122,7 +125,15 @@ export const setFigures = (backend: string, figures: Figures): Effect.Effect<voi
   )
 
 /** Those of a back end that is served no more: a gauge that was once set cannot be taken back. */
-export const noFigures: Figures = { sessions: 0, inFlight: 0, asleep: 0, parked: 0, spares: 0, coolingDown: 0 }
+export const noFigures: Figures = { sessions: 0, inFlight: 0, asleep: 0, parked: 0, spares: 0 }
+
+/** Sets the state of one back end; none if it is served no more. */
+export const setState = (backend: string, current: Cooldown.State | undefined): Effect.Effect<void> =>
+  Effect.forEach(
+    Cooldown.states,
+    (each) => Metric.update(Metric.withAttributes(state, { backend, state: each }), each === current ? 1 : 0),
+    { discard: true }
+  )
 
 /** Sets the gauges of the gateway as a whole. */
 export const setTotals = (totals: { readonly place: number; readonly lane: number; readonly maxSessions: number }) =>

@@ -163,7 +163,7 @@ describe("a back end that is at fault itself", () => {
   })
 
   it("is not left alone when a client's start goes well while the gateway's own fails", () => {
-    const suspect: Cooldown.Cooldown = { failures: 3, until: 0, lastFailure: "x" }
-    assert.strictEqual(Cooldown.confirmed(Cooldown.succeeded(suspect), suspect, 0, "x"), Cooldown.initial)
+    const suspect: Cooldown.Cooldown = { failures: 3, until: 0, lastFailure: "x", started: false }
+    assert.strictEqual(Cooldown.confirmed(Cooldown.succeeded(suspect), suspect, 0, "x"), Cooldown.succeeded(suspect))
   })
 })

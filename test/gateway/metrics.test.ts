@@ -60,10 +60,12 @@ describe("the metrics of a gateway", () => {
       await Kit.initialize(urlOf("broken"))
       const text = await scrape()
       const of = (name: string, backend: string) => value(text, `mcp_gateway_${name}{backend="${backend}"}`)
+      const stateOf = (backend: string) =>
+        new RegExp(`^mcp_gateway_backend_state\\{backend="${backend}",state="([^"]+)"\\} 1$`, "m").exec(text)?.[1]
       return of("asleep_sessions", "dozy") === 1 && of("live_sessions", "dozy") === 0 &&
         of("spare_processes", "ready") === 1 && of("parked_calls", "asking") === 1 &&
         of("in_flight_requests", "asking") === 1 && of("live_sessions", "asking") === 1 &&
-        of("cooling_down", "broken") === 1 && of("cooling_down", "ready") === 0 &&
+        stateOf("broken") === "cooling down" && stateOf("asking") === "ok" &&
         value(text, "mcp_gateway_max_sessions") === 50
     })
     const { backends } = await (await fetch(`${gateway.origin}/sessions`)).json()

@@ -211,7 +211,7 @@ describe("cool-down", () => {
     assert.deepStrictEqual(pauses, [0, 0, 10, 20, 40, 80, 160, 300, 300])
     assert.strictEqual(Cooldown.check(state, "b", 299_000)?.seconds, 1)
     assert.strictEqual(Cooldown.check(state, "b", 300_000), undefined)
-    assert.deepStrictEqual(Cooldown.succeeded(state), Cooldown.initial)
+    assert.deepStrictEqual(Cooldown.succeeded(state), { ...Cooldown.initial, started: true })
   })
 
   it("is told to clients as 503 with Retry-After, with the last failure to operators; other back ends go on", async () => {
@@ -225,7 +225,7 @@ describe("cool-down", () => {
     assert.isAtLeast(Number(refused.headers.get("retry-after")), 1)
     assert.include(await refused.text(), "failed to start 3 times in a row and is tried again in")
     const health = await (await fetch(`${gateway.origin}/health`)).json()
-    assert.deepStrictEqual(health.backends, { broken: "cooling down", good: "ok" })
+    assert.deepStrictEqual(health.backends, { broken: "cooling down", good: "not started" })
     assert.strictEqual((await fetch(`${gateway.origin}/ready`)).status, 200)
     const { backends } = await overview(gateway)
     assert.strictEqual(backends[0].state, "cooling down")

@@ -9,16 +9,32 @@ export interface Cooldown {
   readonly failures: number
   /** Until when no start is tried. */
   readonly until: number
+  /** Why the last start failed, if it did. */
   readonly lastFailure: string | undefined
+  /** A start has succeeded. */
+  readonly started: boolean
 }
 
-export const initial: Cooldown = { failures: 0, until: 0, lastFailure: undefined }
+export const initial: Cooldown = { failures: 0, until: 0, lastFailure: undefined, started: false }
+
+/** What operators are told; `failing`: the last start failed, and the next client's is tried. */
+export const states = ["not started", "ok", "failing", "cooling down"] as const
+export type State = typeof states[number]
+
+export const stateOf = ({ lastFailure, started, until }: Cooldown, now: number): State =>
+  now < until ? "cooling down" : lastFailure !== undefined ? "failing" : started ? "ok" : "not started"
 
 const tolerated = 3
 const shortest = 10_000
 const longest = 5 * 60_000
 
-export const succeeded = (_: Cooldown): Cooldown => initial
+const started: Cooldown = { ...initial, started: true }
+
+export const succeeded = (_: Cooldown): Cooldown => started
+
+/** A failure that is told to operators, and held against nobody. */
+export const noted = (self: Cooldown, reason: string): Cooldown =>
+  self.lastFailure === reason ? self : { ...self, lastFailure: reason }
 
 /**
  * A client's start has failed. `seen` is the state when that start began: starts that fail together count once, so that one
@@ -35,7 +51,7 @@ export const confirmed = (self: Cooldown, suspect: Cooldown, now: number, reason
   if (!isSuspect(self)) return self
   const { failures } = suspect
   const pause = Math.min(longest, shortest * 2 ** (failures - tolerated))
-  return { failures, until: now + pause, lastFailure: reason }
+  return { ...self, failures, until: now + pause, lastFailure: reason }
 }
 
 /** Whether a start is to be refused now. */

@@ -37,7 +37,9 @@ export interface RunningBackend {
   readonly starts: StartQueue.StartQueue
   /** Of the spares and of the trial. */
   readonly scope: Scope.Closeable
-  readonly counts: { launches: number; requests: number; errors: number }
+  readonly counts: { launches: number; launchFailures: number; requests: number; errors: number }
+  /** Counts a start, or that one failed, here and in all. */
+  readonly count: (what: "launches" | "launchFailures") => Effect.Effect<void>
   /** What its newest process has said of itself to the gateway; `undefined`: none has been asked. */
   handshake: Lane.Handshake | undefined
   /** What it has been found to speak to who is modern; `undefined`: not known yet, or no longer. */
@@ -69,7 +71,7 @@ export const make = Effect.fnUntraced(function*(
   starts: StartQueue.StartQueue
 ) {
   const own = yield* Scope.fork(scope)
-  const counts = { launches: 0, requests: 0, errors: 0 }
+  const counts = { launches: 0, launchFailures: 0, requests: 0, errors: 0 }
   const metrics = GatewayMetrics.make(backend.name, yield* Effect.context<never>(), recent)
   const startProcess = backend.target._tag === "Stdio"
     ? StdioProcess.start(backend.target.command, environment, backend.settings, backend.mask)
@@ -95,6 +97,11 @@ export const make = Effect.fnUntraced(function*(
     ),
     scope: own,
     counts,
+    count: (what) =>
+      Effect.sync(() => {
+        counts[what]++
+        recent[what]++
+      }),
     handshake: undefined,
     era: undefined,
     faced: false,
@@ -187,15 +194,26 @@ const forget = (target: RunningBackend) =>
     target.era = undefined
   })
 
+/** Has operators see whether an HTTP back end answers, which nothing is started for. */
+export const noting = <A, R>(
+  { cooldown }: RunningBackend,
+  asked: Effect.Effect<A, BackendFailed, R>
+): Effect.Effect<A, BackendFailed, R> =>
+  asked.pipe(
+    Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
+    Effect.tapError((error) => Ref.update(cooldown, (state) => Cooldown.noted(state, error.message)))
+  )
+
 /** The era of an HTTP back end, which is asked unless it is known. */
 export const eraOf = Effect.fnUntraced(function*(target: RunningBackend, remote: Remote.Remote) {
   const known = knownEra(target)
   if (known !== undefined) return known
   const { startTimeout } = target.backend.settings
-  return target.era = yield* Effect.timeoutOrElse(PassThrough.probe(remote, target.backend.settings), {
+  const probed = Effect.timeoutOrElse(PassThrough.probe(remote, target.backend.settings), {
     duration: startTimeout,
     orElse: () => remote.failed(`the back end did not answer server/discover within ${Duration.format(startTimeout)}`)
   })
+  return target.era = yield* noting(target, probed)
 })
 
 /**

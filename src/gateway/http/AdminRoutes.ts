@@ -4,6 +4,7 @@ import type { HttpServerRequest } from "effect/http"
 import { HttpRouter, HttpServerResponse } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
 import { fileURLToPath } from "node:url"
+import * as Cooldown from "../backends/Cooldown.ts"
 import * as GatewayMetrics from "../GatewayMetrics.ts"
 import type * as Parked from "../modern/Parked.ts"
 import type { Placement } from "../sessions/Placement.ts"
@@ -11,6 +12,7 @@ import type { Sessions } from "../sessions/Sessions.ts"
 import type * as Settings from "../settings/Settings.ts"
 import type * as Access from "./Access.ts"
 import * as Overview from "./Overview.ts"
+import { retryLater } from "./Refusals.ts"
 
 const page = fileURLToPath(new URL("../assets/page.html", import.meta.url))
 const refresh = "2 seconds"
@@ -141,7 +143,8 @@ const health = (sessions: Sessions["Service"]) =>
 /** Ready: it takes new sessions. */
 const ready = (sessions: Sessions["Service"], draining: Deferred.Deferred<void>, placement: Placement) =>
   Effect.zipWith(backendStates(sessions), placement.status, (backends, cluster) => {
-    const some = Object.values(backends).some((state) => state === "ok")
+    // One that fails is tried again by the next client, which would not come to a gateway that is not ready.
+    const some = Object.values(backends).some((state) => state !== "cooling down")
     const status = Deferred.isDoneUnsafe(draining)
       ? "draining"
       : Option.isSome(cluster) && cluster.value.state !== "ready"
@@ -151,15 +154,16 @@ const ready = (sessions: Sessions["Service"], draining: Deferred.Deferred<void>,
       : "no back end starts"
     return json(
       { status, backends, ...Option.getOrElse(Option.map(cluster, (it) => ({ cluster: it })), () => ({})) },
-      status === "ready" ? 200 : 503
+      status === "ready" ? 200 : 503,
+      status === "ready" ? {} : retryLater
     )
   })
 
 const backendStates = Effect.fnUntraced(function*(sessions: Sessions["Service"]) {
   const now = yield* Effect.clockWith((clock) => clock.currentTimeMillis)
-  const states: Record<string, "ok" | "cooling down"> = {}
+  const states: Record<string, Cooldown.State> = {}
   for (const { backend, cooldown } of sessions.running().values()) {
-    states[backend.name] = (yield* Ref.get(cooldown)).until > now ? "cooling down" : "ok"
+    states[backend.name] = Cooldown.stateOf(yield* Ref.get(cooldown), now)
   }
   return states
 })

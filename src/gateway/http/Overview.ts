@@ -2,6 +2,7 @@
 import { Clock, Effect, Ref, Schedule } from "effect"
 import * as SessionKey from "../../SessionKey.ts"
 import * as SessionPool from "../../SessionPool.ts"
+import * as Cooldown from "../backends/Cooldown.ts"
 import * as ProcessStats from "../backends/ProcessStats.ts"
 import type { RunningBackend } from "../backends/RunningBackend.ts"
 import * as GatewayMetrics from "../GatewayMetrics.ts"
@@ -32,28 +33,36 @@ export const make = Effect.fnUntraced(function*(
   settings: Settings.GatewaySettings
 ) {
   const kept: Array<Point> = []
-  let before = yield* SessionPool.stats(sessions.pool)
+  let closedBefore = 0
+  /** Since the start, but for what is in `sessions.recent`. */
+  const launched = { launches: 0, launchFailures: 0 }
   /** The back ends that have gauges. */
   const measured = new Set<string>()
 
   const sample = Effect.gen(function*() {
-    const stats = yield* SessionPool.stats(sessions.pool)
+    const { active, closes, idle } = yield* SessionPool.stats(sessions.pool)
     const { recent } = sessions
-    kept.push(pointOf(yield* Clock.currentTimeMillis, stats, before, recent))
+    const closed = total(closes)
+    kept.push(pointOf(yield* Clock.currentTimeMillis, idle + active, closed - closedBefore, recent))
     if (kept.length > points) kept.shift()
-    before = stats
-    Object.assign(recent, { requests: 0, errors: 0, millis: [] })
+    closedBefore = closed
+    launched.launches += recent.launches
+    launched.launchFailures += recent.launchFailures
+    Object.assign(recent, GatewayMetrics.recent())
   })
 
   const measure = Effect.gen(function*() {
-    const { figures } = yield* look(sessions, parked)
+    const { figures, now } = yield* look(sessions, parked)
     const running = sessions.running()
     for (const name of measured) {
-      if (!running.has(name)) yield* GatewayMetrics.setFigures(name, GatewayMetrics.noFigures)
+      if (running.has(name)) continue
+      yield* GatewayMetrics.setFigures(name, GatewayMetrics.noFigures)
+      yield* GatewayMetrics.setState(name, undefined)
     }
     for (const [name, each] of running) {
       measured.add(name)
-      yield* GatewayMetrics.setFigures(name, yield* figures(each))
+      yield* GatewayMetrics.setFigures(name, figures(each))
+      yield* GatewayMetrics.setState(name, Cooldown.stateOf(yield* Ref.get(each.cooldown), now))
     }
     const { waiting } = yield* SessionPool.stats(sessions.pool)
     const { maxSessions } = settings
@@ -63,18 +72,17 @@ export const make = Effect.fnUntraced(function*(
   /** Everything at once, as JSON has it. */
   const snapshot = Effect.fnUntraced(function*(draining: boolean) {
     const { figures, live, now } = yield* look(sessions, parked)
-    const stats = yield* SessionPool.stats(sessions.pool)
     const usage = yield* ProcessStats.usage(new Set(live.flatMap(({ activity }) => activity.pid ?? [])))
     return {
       now,
       draining,
       backends: yield* Effect.forEach(
         [...sessions.running().values()],
-        (running) => Effect.flatMap(figures(running), (own) => backendView(running, own, now))
+        (running) => backendView(running, figures(running), now)
       ),
       sessions: live.map((session) => sessionView(session, usage, now)),
-      launches: stats.launches,
-      launchFailures: stats.launchFailures,
+      launches: launched.launches + sessions.recent.launches,
+      launchFailures: launched.launchFailures + sessions.recent.launchFailures,
       closes: sessions.closes(),
       history: kept
     }
@@ -96,43 +104,39 @@ const look = Effect.fnUntraced(function*(sessions: Sessions["Service"], parked: 
     if (own === undefined) ofBackend.set(name, [session])
     else own.push(session)
   }
-  const figures = Effect.fnUntraced(function*(running: RunningBackend) {
+  const figures = (running: RunningBackend): GatewayMetrics.Figures => {
     const { name } = running.backend
     const own = ofBackend.get(name) ?? []
-    const figures: GatewayMetrics.Figures = {
+    return {
       sessions: own.length,
       inFlight: own.reduce((sum, { activity }) => sum + activity.inFlight, 0),
       asleep: Math.max(0, (asleep.get(name) ?? 0) - own.length),
       parked: parked.count(name),
-      spares: running.spares.size(),
-      coolingDown: (yield* Ref.get(running.cooldown)).until > now ? 1 : 0
+      spares: running.spares.size()
     }
-    return figures
-  })
+  }
   return { now, live, figures }
 })
 
 const backendView = Effect.fnUntraced(function*(
   { backend, cooldown, counts }: RunningBackend,
-  { asleep, coolingDown, parked, sessions, spares }: GatewayMetrics.Figures,
+  { asleep, parked, sessions, spares }: GatewayMetrics.Figures,
   now: number
 ) {
-  const { lastFailure, until } = yield* Ref.get(cooldown)
-  const cooling = coolingDown === 1
+  const cooled = yield* Ref.get(cooldown)
+  const state = Cooldown.stateOf(cooled, now)
   return {
     name: backend.name,
     kind: backend.target._tag === "Stdio" ? "stdio" : "http",
     url: `/mcp/${backend.name}`,
-    state: cooling ? "cooling down" : "ok",
-    retryInSeconds: cooling ? Math.ceil((until - now) / 1000) : null,
-    lastFailure: lastFailure ?? null,
+    state,
+    retryInSeconds: state === "cooling down" ? Math.ceil((cooled.until - now) / 1000) : null,
+    lastFailure: cooled.lastFailure ?? null,
     spares,
     sessions,
     asleep,
     parked,
-    launches: counts.launches,
-    requests: counts.requests,
-    errors: counts.errors
+    ...counts
   }
 })
 
@@ -161,20 +165,15 @@ const sessionView = (
   }
 }
 
-const pointOf = (
-  at: number,
-  stats: SessionPool.Stats,
-  before: SessionPool.Stats,
-  recent: GatewayMetrics.Recent
-): Point => {
+const pointOf = (at: number, sessions: number, closes: number, recent: GatewayMetrics.Recent): Point => {
   const millis = recent.millis.toSorted((a, b) => a - b)
   return {
     at,
-    sessions: stats.idle + stats.active,
+    sessions,
     requests: recent.requests,
     errors: recent.errors,
-    launches: stats.launches - before.launches,
-    closes: total(stats.closes) - total(before.closes),
+    launches: recent.launches,
+    closes,
     p50Ms: quantile(millis, 0.5),
     p95Ms: quantile(millis, 0.95)
   }

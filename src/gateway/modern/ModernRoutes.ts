@@ -100,7 +100,7 @@ const passOn = (
     serving.sessions.passing
   )
   return Effect.catchTag(
-    passed,
+    RunningBackend.noting(target, passed),
     "BackendFailed",
     (error) => refuseFailure(error, message?.id, JsonRpc.codes.internal)
   )

@@ -37,20 +37,21 @@ export const lookup = Effect.fnUntraced(function*(
   const opened = opening.get(key)
   const client = profile ?? opened ?? (yield* wake(sleepers, key))
   if (target === undefined || client === undefined) return yield* new GatewayErrors.UnknownSession()
-  const { backend, cooldown, counts } = target
+  const { backend, cooldown } = target
+  yield* unlessRefused(target, settings.maxSessionsPerBackend)
   const before = yield* Ref.get(cooldown)
-  const refusal = Cooldown.check(before, name, yield* Clock.currentTimeMillis)
-  if (refusal !== undefined) return yield* refusal
   yield* countIn(target, settings.maxSessionsPerBackend)
   let noted = false
   // When the process has gone, which is started after this, the session sleeps.
   yield* Effect.addFinalizer(() => noted && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
-  counts.launches++
+  yield* target.count("launches")
   const own = yield* Scope.fork(yield* Effect.scope)
   const connection = yield* start(target, Registry.principalOf(key), (got) => open(registry, target, key, client, got))
     .pipe(
       Scope.provide(own),
       Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
+      Effect.tapError(() => target.count("launchFailures")),
+      Effect.tapErrorTag("InitializeRefused", () => Ref.update(cooldown, (state) => Cooldown.noted(state, refused))),
       Effect.tapErrorTag(
         "BackendFailed",
         (error) => countFailure(target, before, error, settings.maxSessionsPerBackend)
@@ -93,6 +94,16 @@ const wake = (sleepers: Sleepers.Sleepers, key: Key) =>
 /** When its process has gone, the session sleeps; unless it has been ended. */
 const rest = (sleepers: Sleepers.Sleepers, key: Key, record: ClientRecord.ClientRecord) =>
   Effect.suspend(() => record.over ? Effect.void : sleepers.rest(key, record))
+
+/** Fails while a back end takes no new session. Before the pool, too: there the session would take the place of an idle one first. */
+export const unlessRefused = Effect.fnUntraced(function*(
+  { backend: { name }, cooldown, sessions }: RunningBackend.RunningBackend,
+  limit: number
+) {
+  const refusal = Cooldown.check(yield* Ref.get(cooldown), name, yield* Clock.currentTimeMillis)
+  if (refusal !== undefined) return yield* refusal
+  if ((yield* Ref.get(sessions)) >= limit) return yield* new GatewayErrors.BackendFull({ backend: name, limit })
+})
 
 /** Counts a session against its back end's limit, until it is closed. */
 const countIn = ({ backend, sessions }: RunningBackend.RunningBackend, limit: number) =>
@@ -158,6 +169,8 @@ const tooLate = (limit: Duration.Duration, transport: Transport | undefined): Ga
 const whatMayHelp =
   " and wrote nothing on stderr. If it waits for a variable: of the gateway's environment it gets only " +
   "PATH, HOME and their like, and whatever else its entry's env names. If it needs longer, raise startTimeout"
+
+const refused = "the back end has answered initialize with an error"
 
 /** Counts a client's failed start. After too many the gateway tries by itself, once at a time. */
 const countFailure = (

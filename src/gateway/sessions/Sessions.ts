@@ -221,8 +221,19 @@ const untilEnd = <A, E, R>(
 // Sessions of legacy clients
 // ---------------------------------------------------------------------------
 
+/** Fails if a session or lane that has no process gets none now. */
+const unlessRefused = ({ pool, registry: { running, settings } }: State, key: Key) => {
+  const target = running.get(SessionKey.backend(key))
+  return target === undefined ? Effect.void : Effect.catch(
+    Launching.unlessRefused(target, settings.maxSessionsPerBackend),
+    (refusal) =>
+      Effect.flatMap(SessionPool.info(pool, key), (found) => Option.isSome(found) ? Effect.void : Effect.fail(refusal))
+  )
+}
+
 const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRpc.Request, text: string) {
   const { pool, registry: { opening } } = state
+  yield* unlessRefused(state, key)
   const record = ClientRecord.make(message.id, text, message.params)
   return yield* Effect.acquireUseRelease(
     Effect.sync(() => opening.set(key, record)),
@@ -261,7 +272,9 @@ const leaseOrWake = Effect.fnUntraced(function*(state: State, key: Key) {
   if (!(yield* registry.sleepers.has(key))) return yield* leaseAwake(state, key)
   const get = SessionPool.get(pool, key)
   // One that is awake is had at once.
-  return yield* Option.isSome(yield* SessionPool.info(pool, key)) ? get : untilEnd(state, key, get)
+  if (Option.isSome(yield* SessionPool.info(pool, key))) return yield* get
+  yield* unlessRefused(state, key)
+  return yield* untilEnd(state, key, get)
 })
 
 // ---------------------------------------------------------------------------
@@ -296,6 +309,7 @@ const enterAs = ({ registry: { callers, running, settings } }: State, caller: Ca
 const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Profile, number: number) {
   const { pool } = state
   const key = Callers.keyOf(profile, number)
+  yield* unlessRefused(state, key)
   const lane = yield* untilEnd(state, key, SessionPool.get(pool, key))
   if (lane._tag !== "Lane") return yield* new GatewayErrors.UnknownSession()
   yield* Effect.addFinalizer(() =>
