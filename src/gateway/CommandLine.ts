@@ -7,10 +7,10 @@
 // Not the whole package: it loads Redis, WebSocket and undici clients, 20 MiB and 0.2 seconds.
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeServices from "@effect/platform-node/NodeServices"
-import { Config as EffectConfig, ConfigProvider, Console, Context, Duration, Effect, Layer, Queue } from "effect"
+import { Cause, Config as EffectConfig, ConfigProvider, Console, Context, Duration, Effect, Layer, Queue } from "effect"
 import type { Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { FetchHttpClient, HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
+import { FetchHttpClient, HttpRouter, HttpServer, HttpServerError } from "effect/http"
 import { Otlp, OtlpSerialization } from "effect/observability"
 import { createServer } from "node:http"
 import { createServer as createTlsServer } from "node:https"
@@ -22,6 +22,7 @@ import * as Banner from "./Banner.ts"
 import * as Gateway from "./Gateway.ts"
 import * as EarlyRequests from "./http/EarlyRequests.ts"
 import * as OfferedUpgrades from "./http/OfferedUpgrades.ts"
+import * as Paths from "./http/Paths.ts"
 import * as CommandOutput from "./settings/CommandOutput.ts"
 import * as Config from "./settings/Config.ts"
 import type { Input } from "./settings/Loading.ts"
@@ -172,22 +173,16 @@ const loadCluster = Effect.tryPromise({
     })
 })
 
-/** For whoever looks where other gateways have it (`/sse`, `/`): names of back ends are told at `/mcp`, to those who may know. */
-const elsewhere = HttpRouter.addAll(
-  // Without HEAD: the router takes its GET for it.
-  (["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] as const).map((method) =>
-    HttpRouter.route(
-      method,
-      "*",
-      HttpServerResponse.text(
-        "There is nothing here. MCP is at /mcp/NAME, and at /mcp where there is one server only.\n",
-        {
-          status: 404
-        }
-      )
-    )
-  )
-)
+/** For whoever looks where other gateways have it (`/sse`, `/`), or for OAuth, or asks for what is no URL (`/mcp/%ff`). */
+const elsewhere = ({ keys }: Settings.GatewaySettings) =>
+  HttpRouter.middleware((routed) =>
+    Effect.catchCause(routed, (cause) => {
+      const error = Cause.squash(cause)
+      if (!HttpServerError.isHttpServerError(error) || error.reason._tag !== "RouteNotFound") {
+        return Effect.failCause(cause)
+      }
+      return Effect.succeed(Paths.nothingAt(error.reason.request.url, keys.length > 0))
+    }), { global: true })
 
 const run = Effect.fnUntraced(function*(input: Input) {
   // From the first moment on: what is read now may be old when the server is up.
@@ -211,7 +206,7 @@ const run = Effect.fnUntraced(function*(input: Input) {
   const alone = Gateway.layerConfig(config, process.env)
   const gateway = cluster === undefined ? alone : Layer.provide(alone, (yield* loadCluster).layer(cluster))
   const app = Layer.provideMerge(
-    HttpRouter.serve(Layer.merge(gateway, elsewhere), { disableLogger: true, disableListenLog: true }),
+    HttpRouter.serve(Layer.merge(gateway, elsewhere(settings)), { disableLogger: true, disableListenLog: true }),
     serverLayer(settings, tls)
   )
   // Forked outside of the server's scope: still there while that closes.

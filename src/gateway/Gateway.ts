@@ -35,6 +35,7 @@ import * as Access from "./http/Access.ts"
 import * as AdminRoutes from "./http/AdminRoutes.ts"
 import * as EventStreamBody from "./http/EventStreamBody.ts"
 import * as McpRoutes from "./http/McpRoutes.ts"
+import * as Paths from "./http/Paths.ts"
 import * as Parked from "./modern/Parked.ts"
 import * as RequestState from "./modern/RequestState.ts"
 import * as Endings from "./sessions/Endings.ts"
@@ -246,8 +247,8 @@ export const layerConfig = (
       const router = yield* HttpRouter.HttpRouter
       const serving = { sessions, settings, parked, draining, fs, bodies, deletions: new Map(), placement }
       const handler = McpRoutes.make(serving, access)
-      for (const path of ["/mcp/:backend", "/mcp"] as const) {
-        yield* router.add("*", path, handler, { uninterruptible: true })
+      for (const path of Paths.mcp) {
+        yield* router.add("*", path, handler(path), { uninterruptible: true })
       }
       const listed = yield* AdminRoutes.add(sessions, parked, settings, access, draining, placement)
       yield* placement.serve({

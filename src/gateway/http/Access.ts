@@ -72,6 +72,12 @@ export interface Access {
 const granted = (principal: string): Verdict => ({ _tag: "Granted", principal })
 const refused = (status: 401 | 403, message: string): Verdict => ({ _tag: "Refused", status, message })
 
+export const howToShowKey = "Show one of the gateway's keys as Authorization: Bearer KEY"
+
+/** What a refusal has in its header. */
+export const challengeOf = ({ message, status }: Extract<Verdict, { _tag: "Refused" }>): Record<string, string> =>
+  status === 401 ? { "www-authenticate": `Bearer realm="effect-session-pool", error_description="${message}"` } : {}
+
 const digest = (text: string): Buffer => createHash("sha256").update(text).digest()
 
 /** Which of the keys it is, compared in constant time: every key is compared, each by its digest. */
@@ -109,7 +115,7 @@ export const make = (options: Options): Access => {
       if (keys.length === 0) return granted("")
       const key = keys[match(keys, authorization)]
       return key === undefined
-        ? refused(401, "Show one of the gateway's keys as Authorization: Bearer KEY")
+        ? refused(401, howToShowKey)
         : granted(key.toString("hex").slice(0, 32))
     },
     operator: (authorization) => {

@@ -1,4 +1,5 @@
 /** What operators see: the page, the sessions, metrics, health. */
+import type { Scope } from "effect"
 import { Deferred, Effect, FileSystem, Option, Ref, Schedule, Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
 import { HttpRouter, HttpServerResponse } from "effect/http"
@@ -10,9 +11,10 @@ import type * as Parked from "../modern/Parked.ts"
 import type { Placement } from "../sessions/Placement.ts"
 import type { Sessions } from "../sessions/Sessions.ts"
 import type * as Settings from "../settings/Settings.ts"
-import type * as Access from "./Access.ts"
+import * as Access from "./Access.ts"
 import * as Overview from "./Overview.ts"
-import { retryLater } from "./Refusals.ts"
+import * as Paths from "./Paths.ts"
+import { complete } from "./Refusals.ts"
 
 const page = fileURLToPath(new URL("../assets/page.html", import.meta.url))
 const refresh = "2 seconds"
@@ -66,53 +68,59 @@ export const add = Effect.fnUntraced(function*(
     (value, others) => others.length === 0 ? value : { ...value, sessions: [...value.sessions, ...others] },
     { concurrent: true }
   )
-  const everybody = guard(access, false)
-  const operators = guard(access, true)
-  yield* router.add(
-    "GET",
-    "/",
-    everybody(() =>
-      Effect.succeed(
-        HttpServerResponse.text(text, { contentType: "text/html; charset=utf-8", headers: pageHeaders })
-      )
-    )
-  )
-  yield* router.add("GET", "/sessions", operators(() => Effect.map(everywhere, (value) => json(value))))
-  yield* router.add("GET", "/sessions/events", operators(() => Effect.succeed(live(everywhere, draining))))
-  yield* router.add("DELETE", "/sessions/:id", operators(() => end(sessions, placement)))
-  yield* router.add("GET", "/metrics", operators(() => Effect.andThen(overview.measure, scraped)))
-  yield* router.add("GET", "/health", everybody(() => health(sessions)))
-  yield* router.add("GET", "/ready", everybody(() => ready(sessions, draining, placement)))
+  const events = yield* live(everywhere, draining)
+  /** Adds a route for who may come in: with an operator's key, or without. */
+  const add = (who: "operators" | "everybody") =>
+  (
+    method: "GET" | "DELETE",
+    path: `/${string}`,
+    handler: Effect.Effect<HttpServerResponse.HttpServerResponse, never, HttpRouter.RouteContext | Scope.Scope>
+  ) => router.add(method, path, guard(access, path, who, handler), { uninterruptible: true })
+  const everybody = add("everybody")
+  const operators = add("operators")
+  yield* everybody("GET", "/", Effect.succeed(pageOf(text)))
+  yield* operators("GET", "/sessions", Effect.map(everywhere, (value) => json(value)))
+  yield* operators("GET", "/sessions/events", Effect.succeed(events))
+  yield* operators("DELETE", "/sessions/:id", end(sessions, placement))
+  yield* operators("GET", "/metrics", Effect.andThen(overview.measure, scraped))
+  yield* everybody("GET", "/health", health(sessions))
+  yield* everybody("GET", "/ready", ready(sessions, draining, placement))
   return { sessions: Effect.map(here, (value) => value.sessions) }
 })
 
 /** Answers whoever may come in, and in the end nothing that a cache may keep. */
-const guard =
-  (access: Access.Access, needsKey: boolean) =>
-  <E, R>(handler: () => Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>) =>
-  ({ headers }: HttpServerRequest.HttpServerRequest): Effect.Effect<HttpServerResponse.HttpServerResponse, E, R> => {
-    const { authorization, host, origin } = headers
-    const verdicts = [access.host(host), access.origin(origin), ...needsKey ? [access.operator(authorization)] : []]
-    const refusal = verdicts.find((verdict) => verdict._tag === "Refused")
-    if (refusal?._tag !== "Refused") return handler()
-    const { message, status } = refusal
-    return Effect.as(
-      GatewayMetrics.refused(status),
-      json({ error: message }, status, status === 401 ? { "www-authenticate": "Bearer" } : {})
-    )
-  }
+const guard = <R>(
+  access: Access.Access,
+  path: string,
+  who: "operators" | "everybody",
+  handler: Effect.Effect<HttpServerResponse.HttpServerResponse, never, R>
+) =>
+({ headers, url }: HttpServerRequest.HttpServerRequest) => {
+  if (!Paths.isExactly(path, url)) return Effect.succeed(json({ error: `There is nothing here, but at ${path}` }, 404))
+  const { authorization, host, origin } = headers
+  const verdicts = [access.host(host), access.origin(origin)]
+  if (who === "operators") verdicts.push(access.operator(authorization))
+  const refusal = verdicts.find((verdict) => verdict._tag === "Refused")
+  if (refusal?._tag !== "Refused") return complete(handler)
+  const { message, status } = refusal
+  return Effect.as(GatewayMetrics.refused(status), json({ error: message }, status, Access.challengeOf(refusal)))
+}
 
-/** What is to be seen, again and again until the gateway stops. */
-const live = (snapshot: Effect.Effect<unknown>, draining: Deferred.Deferred<void>) => {
+const pageOf = (text: string) =>
+  HttpServerResponse.text(text, { contentType: "text/html; charset=utf-8", headers: pageHeaders })
+
+/** What is to be seen, again and again until the gateway stops. All readers get the same; one that is slow misses some. */
+const live = Effect.fnUntraced(function*(snapshot: Effect.Effect<unknown>, draining: Deferred.Deferred<void>) {
   const encoder = new TextEncoder()
+  const shared = yield* Stream.fromEffectSchedule(snapshot, Schedule.spaced(refresh)).pipe(
+    Stream.map((value) => encoder.encode(`event: snapshot\ndata: ${JSON.stringify(value)}\n\n`)),
+    Stream.share({ capacity: 1, strategy: "sliding", replay: 1 })
+  )
   return HttpServerResponse.stream(
-    Stream.fromEffectSchedule(snapshot, Schedule.spaced(refresh)).pipe(
-      Stream.map((value) => encoder.encode(`event: snapshot\ndata: ${JSON.stringify(value)}\n\n`)),
-      Stream.interruptWhen(Deferred.await(draining))
-    ),
+    Stream.interruptWhen(shared, Deferred.await(draining)),
     { contentType: "text/event-stream", headers: { "cache-control": "no-cache, no-transform" } }
   )
-}
+})
 
 /** `id` is the session's number; that of another replica's session follows the replica's name and a colon. */
 const end = Effect.fnUntraced(function*(sessions: Sessions["Service"], placement: Placement) {
@@ -154,8 +162,7 @@ const ready = (sessions: Sessions["Service"], draining: Deferred.Deferred<void>,
       : "no back end starts"
     return json(
       { status, backends, ...Option.getOrElse(Option.map(cluster, (it) => ({ cluster: it })), () => ({})) },
-      status === "ready" ? 200 : 503,
-      status === "ready" ? {} : retryLater
+      status === "ready" ? 200 : 503
     )
   })
 

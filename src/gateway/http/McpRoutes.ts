@@ -18,7 +18,8 @@ import * as ModernRoutes from "../modern/ModernRoutes.ts"
 import type { Carried } from "../sessions/Placement.ts"
 import type { Principal } from "../sessions/Registry.ts"
 import * as Masking from "../settings/Masking.ts"
-import type * as Access from "./Access.ts"
+import * as Access from "./Access.ts"
+import * as Paths from "./Paths.ts"
 import type { Refusal } from "./Refusals.ts"
 import { complete, jsonResponse, refuse } from "./Refusals.ts"
 import type { Asking, Incoming, Serving } from "./Serving.ts"
@@ -31,7 +32,7 @@ const batchVersion = "2025-03-26"
 type Response = HttpServerResponse.HttpServerResponse
 type Request = HttpServerRequest.HttpServerRequest
 
-/** The handler of every MCP route, for routes that are uninterruptible, see `complete`. */
+/** The handler of a route of MCP, which is to be uninterruptible, see `complete`. */
 export const make = (serving: Serving, access: Access.Access) => {
   const cors = HttpMiddleware.cors({
     allowedOrigins: access.isListedOrigin,
@@ -40,8 +41,8 @@ export const make = (serving: Serving, access: Access.Access) => {
     exposedHeaders: ["Mcp-Session-Id", "Retry-After", "WWW-Authenticate"],
     maxAge: 600
   })
-  return (request: Request) => {
-    const answered = complete(always(admit(serving, access, request)))
+  return (path: string) => (request: Request) => {
+    const answered = complete(always(admit(serving, access, path, request)))
     return request.headers["origin"] === undefined ? answered : cors(answered)
   }
 }
@@ -81,7 +82,7 @@ const always = <R>(handler: Effect.Effect<Response, Refusal, R>): Effect.Effect<
 // Who may come in, and to what
 // ---------------------------------------------------------------------------
 
-const admit = (serving: Serving, access: Access.Access, request: Request) => {
+const admit = (serving: Serving, access: Access.Access, path: string, request: Request) => {
   const { headers } = request
   const host = access.host(headers["host"])
   if (host._tag === "Refused") return turnAway(host)
@@ -89,11 +90,17 @@ const admit = (serving: Serving, access: Access.Access, request: Request) => {
   if (origin._tag === "Refused") return turnAway(origin)
   const client = access.client(headers["authorization"])
   if (client._tag === "Refused") return turnAway(client)
-  return Effect.flatMap(HttpRouter.params, (params) => dispatch(serving, request, params["backend"], client.principal))
+  return Effect.flatMap(HttpRouter.params, ({ backend }) => {
+    const written = path.replace(":backend", backend ?? "")
+    // Clients may end a URL with a slash.
+    return Paths.isExactly(written, request.url) || Paths.isExactly(`${written}/`, request.url)
+      ? dispatch(serving, request, backend, client.principal)
+      : unknownBackend(serving)
+  })
 }
 
-const turnAway = ({ message, status }: Extract<Access.Verdict, { readonly _tag: "Refused" }>) =>
-  refuse(status, message, { headers: status === 401 ? { "www-authenticate": "Bearer" } : {} })
+const turnAway = (verdict: Extract<Access.Verdict, { readonly _tag: "Refused" }>) =>
+  refuse(verdict.status, verdict.message, { headers: Access.challengeOf(verdict) })
 
 const dispatch = (
   serving: Serving,
