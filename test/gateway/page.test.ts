@@ -1,5 +1,6 @@
 /** The page, in a real Chromium driven by playwright-core. */
 import { mkdirSync } from "node:fs"
+import { createServer, request as ask } from "node:http"
 import type { Browser, BrowserContextOptions, Page } from "playwright-core"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Chromium from "../kit/browser.ts"
@@ -133,7 +134,7 @@ describe("the page", () => {
           )
           assert.strictEqual(sideways, 0)
           const display = await row(page, session).evaluate((node) => getComputedStyle(node).display)
-          assert.strictEqual(display, width === "desktop" ? "table-row" : "grid")
+          assert.strictEqual(display, width === "desktop" ? "table-row" : "flex")
           const poor = await page.evaluate(contrastFaults)
           assert.deepStrictEqual(poor, [])
           const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor)
@@ -161,9 +162,42 @@ describe("the page", () => {
     await field.fill("operator-key")
     await page.keyboard.press("Enter")
     await page.getByText("No session yet").waitFor()
+    const command = `claude mcp add --transport http counter ${guarded.origin}/mcp/counter`
+    await page.getByText(`${command} --header "Authorization: Bearer $MCP_KEY"`).waitFor()
     await close(page)
     expected(/401/)
     await guarded.stop()
+  })
+
+  it("works behind a proxy that has the gateway at a path of its own, with and without a slash at its end", async () => {
+    const proxy = createServer((request, response) => {
+      if (request.url?.startsWith("/tools") !== true) return response.writeHead(404).end()
+      const path = request.url.slice("/tools".length) || "/"
+      const { headers, method } = request
+      const passed = ask(`${gateway.origin}${path}`, { headers, method: method ?? "GET" }, (answer) => {
+        response.writeHead(answer.statusCode ?? 0, answer.headers)
+        answer.pipe(response)
+      })
+      response.on("close", () => passed.destroy())
+      request.pipe(passed.on("error", () => response.destroy()))
+    }).listen(0, "127.0.0.1")
+    await new Promise((resolve) => proxy.once("listening", resolve))
+    const origin = `http://127.0.0.1:${Kit.portOf(proxy)}`
+    const session = await Kit.open(`${origin}/tools/mcp/counter`)
+    for (const path of ["/tools", "/tools/"]) {
+      const page = await open({}, { ...gateway, origin: `${origin}/tools` })
+      await page.goto(`${origin}${path}`)
+      await row(page, session).waitFor()
+      await page.getByText(`${origin}/tools/mcp/counter`, { exact: true }).waitFor()
+      if (path === "/tools/") {
+        await row(page, session).getByRole("button").click()
+        await page.getByRole("button", { name: "End the session" }).click()
+        await page.getByText(`Session ${session.slice(0, 8)} has ended.`).waitFor()
+      }
+      await close(page)
+    }
+    proxy.closeAllConnections()
+    await new Promise((resolve) => proxy.close(resolve))
   })
 
   it("says when the gateway is gone, and goes on when it is back", async () => {
@@ -184,8 +218,142 @@ describe("the page", () => {
     expected(/ERR_INTERNET_DISCONNECTED|ERR_FAILED/)
   })
 
+  it("says of a session that it is listening, idle, or how many requests it runs", async () => {
+    const [listening, calling] = [await Kit.open(url), await Kit.open(url)]
+    const stream = await Kit.listen(url, listening)
+    const call = Kit.post(url, calling, Kit.toolCall(1, "held"))
+    await Kit.eventually("it runs", async () => (await Kit.inFlight(gateway.origin)) === 1)
+    const page = await open()
+    await row(page, listening).getByText("listening", { exact: true }).waitFor()
+    await row(page, calling).getByText("1 request running", { exact: true }).waitFor()
+    await close(page)
+    await Kit.release(url, calling, 1)
+    await call
+    await stream.body?.cancel()
+  })
+
   it("has asked nothing of any other place and reported no error in all of this", () => {
     assert.deepStrictEqual(faults, [])
+  })
+})
+
+describe("the page of a gateway with much to see", () => {
+  const now = Date.UTC(2026, 0, 1)
+  const backend = (name: string, state: string, sessions = 0) => ({
+    name,
+    kind: "stdio",
+    state,
+    sessions,
+    lastFailure: state === "ok" ? null : "exit code 3",
+    retryInSeconds: null,
+    spares: 0,
+    asleep: 0,
+    parked: 0,
+    launches: 1,
+    launchFailures: 0,
+    requests: 1,
+    errors: 0
+  })
+  const session = (id: number, idleSeconds: number, more: object = {}) => ({
+    id,
+    backend: "busy",
+    session: `session${id}`,
+    client: "editor 1.0.0",
+    state: "idle",
+    ageSeconds: 500,
+    idleSeconds,
+    requests: 7,
+    errors: 1,
+    inFlight: 0,
+    streams: 0,
+    pid: 1,
+    memoryBytes: 2 ** 26,
+    cpuSeconds: 1.5,
+    ...more
+  })
+  const point = (secondsAgo: number, p50Ms: number | null) => ({
+    at: now - secondsAgo * 1000,
+    sessions: 3,
+    requests: 40,
+    errors: 0,
+    launches: 0,
+    closes: 0,
+    p50Ms,
+    p95Ms: p50Ms
+  })
+  const snapshot = (sessions: ReadonlyArray<object>, history: ReadonlyArray<object> = []) => ({
+    now,
+    draining: false,
+    needsKey: false,
+    launches: 0,
+    launchFailures: 0,
+    closes: {},
+    sessions,
+    history,
+    backends: [backend("unused", "not started"), backend("busy", "ok", sessions.length), backend("broken", "failing")]
+  })
+
+  let browser: Browser
+  let page: Page
+  let gateway: Kit.Running
+  let text: string
+  beforeAll(async () => {
+    browser = await Chromium.launch()
+    gateway = await Kit.start({ backends: { counter: Kit.counter() } })
+    text = await (await fetch(gateway.origin)).text()
+    page = await browser.newPage({ viewport: phone })
+    // What is shown comes from the tests alone.
+    await page.route("**/*", (route) => route.fulfill({ contentType: "text/html", body: text }))
+    await page.goto(gateway.origin)
+  })
+  afterAll(async () => {
+    await browser?.close()
+    await gateway?.stop()
+  })
+  const show = (value: object) => page.evaluate(`show(${JSON.stringify(value)})`)
+  const shown = () => page.locator("tbody tr td:first-child").allInnerTexts()
+
+  it("has what fails first, then what is used, and the newest use first in it", async () => {
+    await show(snapshot([session(1, 60), session(2, 5), session(3, 0, { inFlight: 2, state: "active" })]))
+    assert.deepStrictEqual(await page.locator("h2[id^=backend]").allInnerTexts(), ["broken", "busy", "unused"])
+    assert.deepStrictEqual(await shown(), ["session3", "session2", "session1"])
+    assert.deepStrictEqual(await page.locator(".badge").allInnerTexts(), ["failing", "ok", "not started"])
+  })
+
+  it("moves no row while somebody points at one or has the focus there", async () => {
+    await show(snapshot([session(1, 60), session(2, 5)]))
+    await page.getByRole("button", { name: "End session session1" }).focus()
+    await show(snapshot([session(1, 0), session(2, 5), session(4, 0)]))
+    assert.deepStrictEqual(await shown(), ["session2", "session1", "session4"])
+    await page.evaluate("document.activeElement.blur()")
+    await show(snapshot([session(1, 0), session(2, 5), session(4, 1)]))
+    assert.deepStrictEqual(await shown(), ["session1", "session4", "session2"])
+  })
+
+  it("fits 24 sessions on three phone screens, and shows the rest when asked", async () => {
+    await show(snapshot(Array.from({ length: 24 }, (_, i) => session(i, i))))
+    assert.lengthOf(await shown(), 8)
+    const height = () => page.evaluate(() => document.documentElement.scrollHeight)
+    assert.isAtMost(await height(), 3 * phone.height)
+    await page.getByRole("button", { name: "Show all 24 sessions" }).click()
+    assert.lengthOf(await shown(), 24)
+    assert.isAtMost(await height(), 5 * phone.height)
+    await page.getByRole("button", { name: "Show 8 sessions only" }).click()
+    assert.lengthOf(await shown(), 8)
+  })
+
+  it("has charts with an axis of time, a highest value, and gaps where nothing was measured", async () => {
+    await show(snapshot([], [point(40, 30), point(30, 20), point(20, null), point(10, 45), point(0, 45)]))
+    const chart = page.locator("figure", { hasText: "Latency" })
+    assert.deepStrictEqual(await chart.locator(".scale").allInnerTexts(), ["60 ms", "5 min ago\nnow"])
+    // 40 seconds of five minutes, up to now.
+    assert.strictEqual(
+      await chart.locator("path").first().getAttribute("d"),
+      "M86.67 15.00h0L90.00 20.00M96.67 7.50h0L100.00 7.50"
+    )
+    await show(snapshot([], [point(1200, 30), point(0, 45)]))
+    assert.deepStrictEqual(await chart.locator(".scale").last().innerText(), "60 min ago\nnow")
+    assert.strictEqual(await page.locator("#hour-title").innerText(), "The last hour")
   })
 })
 

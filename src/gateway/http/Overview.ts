@@ -76,6 +76,7 @@ export const make = Effect.fnUntraced(function*(
     return {
       now,
       draining,
+      needsKey: settings.keys.length > 0,
       backends: yield* Effect.forEach(
         [...sessions.running().values()],
         (running) => backendView(running, figures(running), now)
@@ -154,7 +155,8 @@ const sessionView = (
     client: activity.client ?? null,
     state: info.state,
     ageSeconds: (now - info.openedAt) / 1000,
-    idleSeconds: info.state === "idle" ? (now - info.lastUsedAt) / 1000 : 0,
+    // One whose client only listens is idle, too.
+    idleSeconds: activity.inFlight === 0 ? (now - info.lastUsedAt) / 1000 : 0,
     requests: activity.requests,
     errors: activity.errors,
     inFlight: activity.inFlight,
