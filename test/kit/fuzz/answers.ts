@@ -15,6 +15,8 @@ export const breaks = (
 }
 
 const breaksRule = (rule: BodyRule, { body, headers }: RawResponse, count: number): string | undefined => {
+  const opens = rule.is === "answers" && rule.opens === true
+  if (opens !== headers.has("mcp-session-id")) return opens ? "no new session" : "a new session"
   const type = headers.get("content-type") ?? ""
   const value = type === "application/json" ? parsed(body) : undefined
   switch (rule.is) {
@@ -26,6 +28,11 @@ const breaksRule = (rule: BodyRule, { body, headers }: RawResponse, count: numbe
       return body.startsWith("There is nothing here. MCP is at /mcp/NAME") && type.startsWith("text/plain")
         ? undefined
         : "not where MCP is"
+    case "no OAuth":
+      return value?.["error"] === "invalid_request" &&
+          /no OAuth here.*Bearer KEY/.test(String(value["error_description"]))
+        ? undefined
+        : "not that there is no OAuth, and how to show a key"
     case "page":
       return body.length > 0 ? undefined : "no body"
     case "events":
@@ -39,7 +46,8 @@ const breaksRule = (rule: BodyRule, { body, headers }: RawResponse, count: numbe
       return [null, ...rule.ids].includes(value["id"]) ? undefined : "an id that is not the request's"
     }
     case "answers": {
-      const events = body.split("\n").filter((line) => line.startsWith("data: "))
+      // The first event of a stream of 2025-11-25 has no data.
+      const events = body.split("\n").filter((line) => /^data: ./.test(line))
       return answers(rule, value === undefined ? events.map((line) => parsed(line.slice(6))) : [value], count)
     }
   }

@@ -5,7 +5,14 @@ import type { Random } from "../random.ts"
 export type Meaning =
   | { readonly is: "broken" }
   | { readonly is: "invalid" }
-  | { readonly is: "request"; readonly id: string | number; readonly method: string; readonly tool: string | undefined }
+  | {
+    readonly is: "request"
+    readonly id: string | number
+    readonly method: string
+    readonly tool: string | undefined
+    /** Whether its params name a revision, as those of `initialize` must. */
+    readonly revision: boolean
+  }
   | { readonly is: "silent" }
   | { readonly is: "batch"; readonly ids: ReadonlyArray<string | number>; readonly initialize: boolean }
 
@@ -35,8 +42,15 @@ const single = (value: unknown): Meaning => {
   if (id === undefined) return { is: "silent" }
   if (!isId) return { is: "invalid" }
   const params = own(value, "params")
-  const name = typeof params === "object" && params !== null ? own(params, "name") : undefined
-  return { is: "request", id, method, tool: method === "tools/call" && typeof name === "string" ? name : undefined }
+  const param = (name: string) => typeof params === "object" && params !== null ? own(params, name) : undefined
+  const name = param("name")
+  return {
+    is: "request",
+    id,
+    method,
+    tool: method === "tools/call" && typeof name === "string" ? name : undefined,
+    revision: typeof param("protocolVersion") === "string"
+  }
 }
 
 /** The text that bytes are: without a byte order mark, and with a replacement for what is no UTF-8. */

@@ -21,8 +21,12 @@ export interface ConfigCase {
   readonly flags: Readonly<Record<string, unknown>>
   readonly environment: Readonly<Record<string, string | undefined>>
   readonly options: Gateway.GatewayOptions | undefined
-  /** The paths that must be told, sorted; `undefined`: whatever they are. */
+  /** The paths that must be told, each as often as it is wrong, sorted; `undefined`: whatever they are. */
   readonly paths: ReadonlyArray<string> | undefined
+  /** The paths that must be warned of if nothing is wrong, sorted; `undefined`: whatever they are. */
+  readonly warned?: ReadonlyArray<string>
+  /** The names of the back ends if nothing is wrong, sorted; `undefined`: whatever they are. */
+  readonly served?: ReadonlyArray<string>
 }
 
 // -----------------------------------------------------------------------------
@@ -41,10 +45,15 @@ const values: Readonly<
       "\" Infinity \"",
       "\"100 millis\"",
       "\"1.5 hours\"",
-      "\"5m\""
+      "\"5m\"",
+      "\"250ms\"",
+      "\"1.5h\"",
+      "\" 2 d \"",
+      "\"1w\""
     ],
     bad: ["30", "1e400", "-1", "\"soon\"", "\"\"", "\"-1 seconds\"", "\"1\"", "true", "{}", "[]", "\"1e400 seconds x\""]
       .concat(["\"NaN seconds\"", "[\"1 second\"]", "{\"millis\":1}", "\"\\u0000\"", "\"1 fortnight\"", "\"5M\""])
+      .concat(["\"m\"", "\"-5m\"", "\"5mo\"", "\"5m30s\"", "\"5m\\u0000\""])
   },
   count: {
     good: ["1", "7", "\"12\"", "9007199254740991"],
@@ -93,10 +102,10 @@ const values: Readonly<
     good: ["\"\"", "\"a\"", "\"\\ud800\"", "\"__proto__\""],
     bad: ["1", "{}", "[]", "true", "[\"a\"]", "{\"toString\":1}"]
   },
-  // The only one is `era`.
+  // Each has its own, see `ofSetting`.
   choice: {
-    good: ["\"auto\"", "\"legacy\"", "\"modern\""],
-    bad: ["1", "{}", "[]", "true", "\"\"", "\"Auto\"", "[\"auto\"]", "\"__proto__\"", "\"auto \""]
+    good: [],
+    bad: ["1", "{}", "[]", "true", "\"\"", "\"__proto__\""]
   },
   secret: {
     good: [JSON.stringify(`${secret}-${secret}`), JSON.stringify("\ud800".repeat(32))],
@@ -124,6 +133,14 @@ const ofSetting: Readonly<
   keysFile: protectingFile,
   tlsCert: protectingFile,
   tlsKey: protectingFile,
+  era: {
+    good: ["\"auto\"", "\"legacy\"", "\"modern\""],
+    bad: [...values.choice.bad, "\"Auto\"", "[\"auto\"]", "\"auto \"", "\"debug\""]
+  },
+  stderrLevel: {
+    good: ["\"debug\"", "\"info\"", "\"warn\""],
+    bad: [...values.choice.bad, "\"Info\"", "[\"info\"]", "\"info \"", "\"error\"", "\"auto\""]
+  },
   host: { good: ["\"a\"", "\"::1\"", "\"127.0.0.1\""], bad: ["\"\"", "\"/x\"", "\"a b\"", "1"] },
   allowedHosts: {
     good: ["[]", "[\"a\", \"[::1]\"]", "\"a, b\"", "[\"__proto__\"]"],
@@ -135,11 +152,19 @@ const ofSetting: Readonly<
   }
 }
 
+/** Durations that may be zero; the others must not. */
+const mayBeZero = ["closeGrace", "acquireTimeout", "drainTimeout", "leaveDelay"]
+
 const ownValuesOf = (setting: Setting) =>
   Object.entries(ofSetting).find(([name]) => Settings.all[name] === setting)?.[1]
 
 const valuesOf = (setting: Setting, wrong: boolean): ReadonlyArray<string> => {
   const { bad, good } = ownValuesOf(setting) ?? values[setting.kind]
+  if (setting.kind === "duration") {
+    const zero = ["\"0s\"", "\"0 minutes\""]
+    const takesZero = mayBeZero.some((name) => Settings.all[name] === setting)
+    return [...wrong ? bad : good, ...wrong === takesZero ? [] : zero]
+  }
   // The port is the one count that has an upper bound too.
   if (setting !== Settings.all["port"]) return wrong ? bad : good
   const isPort = (text: string) => Number(JSON.parse(text)) <= 65535
@@ -159,6 +184,7 @@ const strange = ["__proto__", "constructor", "prototype", "toString", "hasOwnPro
 interface Draft {
   readonly random: Random
   readonly paths: Array<string>
+  readonly warned: Array<string>
   /** Whether this place gets a fault. */
   readonly wrong: () => boolean
 }
@@ -168,9 +194,7 @@ type Member = readonly [string, string]
 const object = (members: ReadonlyArray<Member>): string =>
   `{${members.map(([name, value]) => `${JSON.stringify(name)}:${value}`).join()}}`
 
-const fault = ({ paths }: Draft, path: string): void => {
-  if (!paths.includes(path)) paths.push(path)
-}
+const fault = ({ paths }: Draft, path: string): void => void paths.push(path)
 
 /** As it stands in a path that is told: without control characters. */
 const printable = (name: string): string =>
@@ -223,7 +247,7 @@ const fileValue = (draft: Draft, path: string, setting: Setting): string => {
   const value = settingValue(random, setting, false)
   if (!random.chance(0.3)) return value
   // The default of a variable ends with the first brace.
-  if (/^"[^{}]+"$/.test(value)) return `"\${UNSET:-${value.slice(1, -1)}}"`
+  if (/^"[^{}]+"$/.test(value)) return `"\${${random.pick(["", "env:"])}UNSET:-${value.slice(1, -1)}}"`
   return setting === Settings.all["keys"] ? random.pick(["\"${SET}\"", "[\"${SET}\", \"${UNSET:-a}${SET}\"]"]) : value
 }
 
@@ -249,15 +273,17 @@ const ofClients = (draft: Draft, path: string): ReadonlyArray<Member> => {
   const { random } = draft
   const names = ["autoApprove", "alwaysAllow", "timeout", "description", "envFile"] as const
   const read: ReadonlyArray<Member> = random.chance(0.2) ? [[random.pick(names), Bodies.anyJson(random, false)]] : []
+  draft.warned.push(...read.map(([name]) => `${path}.${name}`))
   if (!draft.wrong()) return random.chance(0.2) ? [...read, ["disabled", "false"]] : read
   fault(draft, `${path}.disabled`)
   return [...read, ["disabled", random.pick(["1", "null", "\"true\"", "[true]", "{}"])]]
 }
 
-/** One of the members, a second time. */
+/** One of the members, a second time. It has no other fault, because `Config.load` may tell only one of two with the same path. */
 const again = (draft: Draft, path: string, members: ReadonlyArray<Member>): ReadonlyArray<Member> => {
-  if (!draft.wrong()) return []
-  const member = draft.random.pick(members)
+  const right = members.filter(([name]) => !draft.paths.includes(`${path}.${printable(name)}`))
+  if (right.length === 0 || !draft.wrong()) return []
+  const member = draft.random.pick(right)
   fault(draft, `${path}.${printable(member[0])}`)
   return [member]
 }
@@ -306,7 +332,12 @@ const record = (draft: Draft, path: string, names: ReadonlyArray<string>): strin
     return random.pick(["1", "\"x\"", "[]", "true", "[[\"a\",\"b\"]]"])
   }
   const chosen = new Set(Array.from({ length: random.below(3) }, () => random.pick(names)))
-  return object([...chosen].map((name) => [name, string(draft, `${path}.${name}`)]))
+  return object([...chosen].map((name) => {
+    if (!random.chance(0.1)) return [name, string(draft, `${path}.${name}`)]
+    // The variable syntax of other clients is not expanded, because the text may also be a password.
+    draft.warned.push(`${path}.${name}`)
+    return [name, random.pick(["\"$SET\"", "\"Bearer {env:SET}\"", "\"%SET%\""])]
+  }))
 }
 
 const goodUrls = ["http://127.0.0.1:1/mcp", "HTTPS://example.org", `http://u:${secret}@h/`, "http://u:%ff@h/"]
@@ -338,6 +369,15 @@ const http = (draft: Draft, path: string): ReadonlyArray<Member> => {
   ]
 }
 
+/** Names of other clients, or with a typing error, for `url` and `command`. */
+const misnamed: ReadonlyArray<Member> = [
+  ["httpUrl", "\"http://h/\""],
+  ["serverUrl", "\"http://h/\""],
+  ["uri", "\"http://h/\""],
+  ["comand", "\"x\""],
+  ["cmd", "\"x\""]
+]
+
 const server = (draft: Draft, path: string): string => {
   const { random } = draft
   if (draft.wrong() && random.chance(0.5)) {
@@ -352,35 +392,68 @@ const server = (draft: Draft, path: string): string => {
       deepArray(random.pick([10, 20_000]))
     ])
   }
+  if (draft.wrong() && random.chance(0.2)) {
+    // One message: the misnamed member is told, and the member that is missing because of it is not.
+    const [name, value] = random.pick(misnamed)
+    fault(draft, `${path}.${name}`)
+    return object([[name, value], ...ofClients(draft, path)])
+  }
   const members = random.chance(0.6) ? stdio(draft, path) : http(draft, path)
   const all = [...members, ...ofClients(draft, path), ...unknown(draft, path)]
   return object([...all, ...again(draft, path, all)])
 }
 
+export const fileName = "file.json"
 /** The name of an entry that is disabled. */
 export const leftOut = "left-out"
 
-const file = (draft: Draft): string => {
+/** Names that are not URL-safe, each with its safe form; `undefined` if nothing is left of it. */
+const unsafe: ReadonlyArray<readonly [string, string | undefined]> = [
+  ["__proto__", "proto__"],
+  ["", undefined],
+  ["a b", "a-b"],
+  ["a/ b", "a-b"],
+  ["ü", "u"],
+  ["Öne", "One"],
+  ["öne", "one"],
+  [" two!", "two"],
+  ["a\n    at b", "a-at-b"],
+  ["\u001b[2J", "2J"],
+  ["\u007f\u009b2J", "2J"],
+  ["\ud800", undefined],
+  ["工具", undefined],
+  ["x".repeat(300), "x".repeat(64)],
+  ["command ", "command"]
+]
+
+const file = (draft: Draft): { readonly text: string; readonly served: ReadonlyArray<string> } => {
   const { random } = draft
   const names = ["one", "two", "a.b-c_d", "constructor", "toString", "0"] as const
-  const servers: Array<Member> = [...new Set(Array.from({ length: 1 + random.below(3) }, () => random.pick(names)))]
-    .map((name) => [name, server(draft, `mcpServers.${name}`)])
-  if (draft.wrong()) {
-    const name = random.pick(strange.filter((name) => !Backends.isName(name)))
-    // A name with a letter or a digit has a form that is safe in a URL.
-    if (!/[A-Za-z0-9]/.test(name.normalize("NFKD"))) fault(draft, `mcpServers.${printable(name)}`)
-    servers.push([name, "{\"command\":\"x\"}"])
+  const served = new Set(Array.from({ length: 1 + random.below(3) }, () => random.pick<string>(names)))
+  const servers: Array<Member> = [...served].map((name) => [name, server(draft, `mcpServers.${name}`)])
+  if (random.chance(0.2)) {
+    for (const [name, safe] of new Set([random.pick(unsafe), random.pick(unsafe)])) {
+      const path = `mcpServers.${printable(name)}`
+      servers.push([name, "{\"command\":\"x\"}"])
+      if (safe === undefined || served.has(safe)) fault(draft, path)
+      else {
+        draft.warned.push(path)
+        served.add(safe)
+      }
+    }
   }
   if (random.chance(0.2)) {
     // What is wrong in it is not looked at.
-    const members = stdio({ ...draft, paths: [] }, `mcpServers.${leftOut}`)
+    const members = stdio({ ...draft, paths: [], warned: [] }, `mcpServers.${leftOut}`)
     servers.push([leftOut, object([...members, ["disabled", "true"]])])
   }
   const members: Array<Member> = []
   if (draft.wrong() && random.chance(0.3)) {
     // What the servers had wrong is not looked at.
-    draft.paths.splice(0, draft.paths.length, "mcpServers")
-    if (random.chance(0.7)) members.push(["mcpServers", random.pick(["1", "[]", "{}", "null", "\"x\"", "true"])])
+    const name = random.chance(0.7) ? "mcpServers" : random.pick(["servers", "context_servers", "mcpServer", undefined])
+    draft.paths.splice(0, draft.paths.length, name ?? "mcpServers")
+    if (name === "mcpServers") members.push([name, random.pick(["1", "[]", "{}", "null", "\"x\"", "true"])])
+    else if (name !== undefined) members.push([name, "{\"one\":{\"command\":1}}"])
   } else members.push(["mcpServers", object(servers)])
   if (random.chance(0.6)) {
     if (draft.wrong() && random.chance(0.3)) {
@@ -391,8 +464,11 @@ const file = (draft: Draft): string => {
       members.push(["gateway", object([...settings, ...unknown(draft, "gateway")])])
     }
   }
-  if (random.chance(0.2)) members.push([random.pick(["other", "__proto__", "$schema"]), Bodies.anyJson(random, false)])
-  return object(random.chance(0.5) ? members : members.toReversed())
+  if (random.chance(0.2)) {
+    members.push([random.pick(["other", "__proto__", "$schema"]), Bodies.anyJson(random, false)])
+    draft.warned.push(fileName)
+  }
+  return { text: object(random.chance(0.5) ? members : members.toReversed()), served: [...served] }
 }
 
 // -----------------------------------------------------------------------------
@@ -489,12 +565,12 @@ export const make = (seed: number, index: number): ConfigCase => {
   const random = Random_.ofCase(seed, index)
   // Often nothing is wrong, seldom much.
   const rate = random.pick([0, 0, 0.05, 0.1, 0.3])
-  const draft: Draft = { random, paths: [], wrong: () => random.chance(rate) }
+  const draft: Draft = { random, paths: [], warned: [], wrong: () => random.chance(rate) }
   const base = { index, flags: {}, environment: { SET: secret }, options: undefined }
   const kind = random.below(100)
   if (kind < 10) return { ...base, kind: "options", text: "", options: optionsOf(draft), paths: draft.paths.toSorted() }
   if (kind < 20) return { ...base, kind: "any JSON", text: anyFile(random), paths: undefined }
-  const text = file(draft)
+  const { served, text } = file(draft)
   if (kind < 40) {
     return {
       ...base,
@@ -507,7 +583,8 @@ export const make = (seed: number, index: number): ConfigCase => {
   const flags = given(draft, (name) => `--${Settings.flagName(name)}`, (name) => name, [
     ...Settings.secret
   ])
-  return { ...base, kind: "file", text, flags, environment, paths: draft.paths.toSorted() }
+  const [paths, warned] = [draft.paths.toSorted(), draft.warned.toSorted()]
+  return { ...base, kind: "file", text, flags, environment, paths, warned, served: served.toSorted() }
 }
 
 const anyFile = (random: Random): string =>

@@ -5,7 +5,7 @@ import * as Gateway from "../../../src/gateway/Gateway.ts"
 import * as Config from "../../../src/gateway/settings/Config.ts"
 import * as Settings from "../../../src/gateway/settings/Settings.ts"
 import type { ConfigCase } from "./config.ts"
-import { leftOut, secret } from "./config.ts"
+import { fileName, leftOut, secret } from "./config.ts"
 
 /** What a fault may say is allowed, or what to do. */
 const allowed =
@@ -16,24 +16,42 @@ export const check = (test: ConfigCase): string | undefined => {
   const read = reading(test)
   if (typeof read === "string") return read
   if (!(read instanceof Config.InvalidConfig || read instanceof Backends.InvalidGatewayOptions)) {
-    return test.paths === undefined || test.paths.length === 0 ? validity(read) : `no fault, but ${test.paths.join()}`
+    if (test.paths !== undefined && test.paths.length > 0) return `no fault, but ${test.paths.join()}`
+    return validity(read) ??
+      unequal("warned of", read.warnings.map(pathOf), test.warned) ??
+      unequal("served", [...read.backends.keys()], test.served) ??
+      read.warnings.map(unfit).find((reason) => reason !== undefined)
   }
   const { faults, message } = read
   if (faults.length === 0) return "invalid without a fault"
   for (const text of faults) {
     if (!allowed.test(text)) return `a fault that does not say what is allowed: ${JSON.stringify(text.slice(0, 500))}`
-    // Control characters of names would reach the terminal.
-    if ([...text].some((character) => character < " " || (character >= "\u007f" && character <= "\u009f"))) {
-      return `a control character in ${JSON.stringify(text)}`
-    }
+    const reason = unfit(text)
+    if (reason !== undefined) return reason
   }
-  if (message.includes(secret)) return `a secret is told: ${JSON.stringify(message)}`
-  if (/\n {4}at |\[object |native code/.test(message)) return `a stack or an object is told: ${JSON.stringify(message)}`
-  if (test.paths === undefined) return undefined
-  const told = [...new Set(faults.map(pathOf))].toSorted()
-  return JSON.stringify(told) === JSON.stringify(test.paths)
+  if (/\n {4}at /.test(message)) return `a stack is told: ${JSON.stringify(message)}`
+  return unequal("told", faults.map(pathOf), test.paths)
+}
+
+/** Why a fault or a warning must not be printed; `undefined` if it may. */
+const unfit = (text: string): string | undefined => {
+  // Control characters of names would reach the terminal.
+  if ([...text].some((character) => character < " " || (character >= "\u007f" && character <= "\u009f"))) {
+    return `a control character in ${JSON.stringify(text)}`
+  }
+  if (text.includes(secret)) return `a secret is told: ${JSON.stringify(text)}`
+  return /\[object |native code/.test(text) ? `an object is told: ${JSON.stringify(text)}` : undefined
+}
+
+const unequal = (
+  what: string,
+  found: ReadonlyArray<string>,
+  expected: ReadonlyArray<string> | undefined
+): string | undefined => {
+  const sorted = JSON.stringify(found.toSorted())
+  return expected === undefined || sorted === JSON.stringify(expected)
     ? undefined
-    : `told ${JSON.stringify(told)}, not ${JSON.stringify(test.paths)}`
+    : `${what} ${sorted}, not ${JSON.stringify(expected)}`
 }
 
 /** Faults about names in a record are told at the record, those of values at the value. */
@@ -45,17 +63,19 @@ const reading = (test: ConfigCase) => {
       ? Config.load({
         flags: test.flags,
         environment: test.environment,
-        file: { name: "file.json", text: test.text },
+        file: { name: fileName, text: test.text },
         entries: {}
       })
       : Effect.runSync(Effect.match(Gateway.config(test.options), {
         onFailure: (error) => error,
-        onSuccess: (config) => config
+        onSuccess: (config) => ({ ...config, warnings: [] })
       }))
   } catch (error) {
     return `a defect: ${error instanceof Error ? error.stack : String(error)}`
   }
 }
+
+const variable = /\$\{(?:env:)?[A-Za-z_]\w*(?::-[^}]*)?\}/
 
 /** Why a configuration that was taken makes no sense. */
 const validity = ({ backends, settings }: Config.GatewayConfig): string | undefined => {
@@ -63,17 +83,19 @@ const validity = ({ backends, settings }: Config.GatewayConfig): string | undefi
   for (const table of [settings, ...[...backends.values()].map((backend) => backend.settings)]) {
     for (const [name, value] of Object.entries(table)) {
       const kind = Settings.all[name]?.kind
+      // The one count without a default: `sessionsPerKey` decides.
+      const isOpen = name === "maxSessionsPerKey" && value === Infinity
       const right = kind === "duration"
         ? Duration.isDuration(value) && !Duration.isNegative(value)
         : kind === "count" || kind === "bytes"
-        ? Number.isSafeInteger(value)
+        ? Number.isSafeInteger(value) || isOpen
         : kind === "flag"
         ? typeof value === "boolean"
         : kind === "list"
         ? Array.isArray(value) && value.every((item) => typeof item === "string" && item !== "")
         : typeof value === "string"
       const texts = Array.isArray(value) ? value : [value]
-      if (texts.some((text) => typeof text === "string" && /\$\{[A-Za-z_]\w*\}/.test(text))) {
+      if (texts.some((text) => typeof text === "string" && variable.test(text))) {
         return `a variable that is taken as it stands, in the setting ${name}`
       }
       if (!right) return `the setting ${name} has the value ${String(value)}`
@@ -88,6 +110,7 @@ const validity = ({ backends, settings }: Config.GatewayConfig): string | undefi
     for (const text of texts) {
       if (typeof text !== "string" || text.includes("\0")) return `the text ${JSON.stringify(text)}`
       if (/\[object |native code/.test(text)) return `an object in ${text}`
+      if (variable.test(text)) return `a variable that is taken as it stands: ${text}`
     }
     if (texts[0] === "") return "nothing to run"
     const isSecret = texts.slice(target._tag === "Stdio" ? 0 : 1).some((text) => text.includes(secret))

@@ -14,6 +14,7 @@ import {
   contentTypes,
   error,
   extra,
+  finishedCall,
   hosts,
   limits,
   ofHead,
@@ -70,23 +71,28 @@ const mcp = (index: number, random: Random): Case => {
   const session = missing ? random.pick(sessions.missing).text : choose("session", sessions)
   let body: Buffer = Buffer.alloc(0)
   let success: ReadonlyArray<Outcome> = [{ status: 200, body: { is: "events" } }]
-  let opens = false
+  // `initialize` opens a session whatever session id it carries.
+  let anySession = false
   if (method === "DELETE") success = [{ status: 204, body: { is: "empty" } }]
   if (method === "POST") {
     header += choose("type", contentTypes)
     body = wrong.has("size") ? Buffer.alloc(limits.bodyBytes + 1 + random.below(5000), "[") : Bodies.body(random)
     // Seldom: each session is a process.
-    if (missing && faults.length === 0 && random.chance(rare * 20)) body = initialize(random)
+    const isRightElse = faults.every(([name]) => name === "session")
+    if (isRightElse && random.chance(missing ? rare * 20 : rare * 6)) body = initialize(random)
     if (body.length > limits.bodyBytes) faults.push(["size", error(413)])
     const read = ofBody(body, !/: 2025-(06|11)/.test(version))
     if (read.fault !== undefined) faults.push(["body", read.fault])
-    opens = missing && read.initialize
     success = read.success
+    anySession = read.initialize
     // An error about a valid request may carry its id.
     for (const [i, [name, fault]] of faults.entries()) faults[i] = [name, withIds(fault, read.ids)]
   }
-  if (missing && !opens) faults.push(["session", error(400)])
-  const framed = frame(random, method, header + session + extra(random), body)
+  if (missing) faults.push(["session", error(400)])
+  const counted = anySession ? faults.filter(([name]) => name !== "session") : faults
+  const resumed = method === "GET" && random.chance(0.4) ? random.pick(resumptions) : undefined
+  if (resumed !== undefined) success = resumed.success
+  const framed = frame(random, method, header + session + (resumed?.text ?? extra(random)), body)
   return {
     index,
     kind: `${method} ${[...wrong].join("+") || "right"}`,
@@ -95,8 +101,8 @@ const mcp = (index: number, random: Random): Case => {
     cuts: cuts(random, framed.body.length),
     method,
     end: false,
-    ends: faults.length === 0 && method === "DELETE",
-    outcomes: outcomesOf(method, header, faults, success)
+    ends: counted.length === 0 && method === "DELETE",
+    outcomes: outcomesOf(method, header, counted, success)
   }
 }
 
@@ -117,14 +123,27 @@ const outcomesOf = (
 const withIds = (fault: Fault, ids: ReadonlyArray<unknown>): Fault =>
   fault.map((outcome) => outcome.body.is === "error" ? { ...outcome, body: { ...outcome.body, ids } } : outcome)
 
-const initialize = (random: Random): Buffer =>
-  Buffer.from(
-    `{"jsonrpc":"2.0","id":${random.pick(["0", "\"x\"", "1.5"])},"method":"initialize","params":${
-      Bodies.anyJson(random)
-    }}`
+/** Often with a revision, else with any params. The test server accepts every revision. */
+const initialize = (random: Random): Buffer => {
+  const version = random.pick(["\"2025-06-18\"", "\"2025-11-25\"", "\"\"", "\"\\ud800\"", "\"__proto__\"", "1", "null"])
+  const params = random.chance(0.7)
+    ? `{"capabilities":{},"protocolVersion":${version},"clientInfo":${Bodies.anyJson(random)}}`
+    : Bodies.anyJson(random)
+  return Buffer.from(
+    `{"jsonrpc":"2.0","id":${random.pick(["0", "\"x\"", "1.5"])},"method":"initialize","params":${params}}`
   )
+}
 
-/** What a body leads to in a session of its own; `initialize`: it opens one, if it names none. */
+/** Resumptions of a finished stream: after its last event nothing comes, after the one before the answer comes again. */
+const resumptions: ReadonlyArray<{ readonly text: string; readonly success: ReadonlyArray<Outcome> }> = [
+  { text: "Last-Event-ID: {last}\r\n", success: [{ status: 204, body: { is: "empty" } }] },
+  {
+    text: "Last-Event-ID: {lastButOne}\r\n",
+    success: [{ status: 200, body: { is: "answers", ids: [finishedCall] } }]
+  }
+]
+
+/** What a body leads to in a live session. `initialize`: the session id that it carries does not count. */
 const ofBody = (body: Buffer, batches: boolean) => {
   const meaning = Bodies.meaningOf(body, batches)
   const wrong = (code: number, ids: ReadonlyArray<unknown> = []) => ({
@@ -148,10 +167,14 @@ const ofBody = (body: Buffer, batches: boolean) => {
     case "silent":
       return right(accepted, [])
     case "request": {
-      const { id, method, tool } = meaning
+      const { id, method, revision, tool } = meaning
+      if (method === "initialize") {
+        const opened = { status: 200, body: { is: "answers", ids: [id], opens: true } } as const
+        return revision ? right([opened], [id], true) : { ...wrong(-32602, [id]), initialize: true }
+      }
       const echo = tool === "raw" ? { echo: Bodies.textOf(body).replace(/[\r\n]/g, " ") } : {}
       const rule = { is: "answers", ids: [id], count: tool === "count", ...echo } as const
-      return right([{ status: 200, body: rule }], [id], method === "initialize")
+      return right([{ status: 200, body: rule }], [id])
     }
     case "batch": {
       const { ids, initialize } = meaning

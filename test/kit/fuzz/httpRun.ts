@@ -8,7 +8,7 @@ import * as Raw from "../gateway/rawHttp.ts"
 import * as Answers from "./answers.ts"
 import * as FuzzHttp from "./http.ts"
 import type { Case } from "./parts.ts"
-import { limits, listedOrigin } from "./parts.ts"
+import { finishedCall, limits, listedOrigin } from "./parts.ts"
 
 const keys = { ours: "our-key-0123456789", theirs: "their-key-0123456789", admin: "admin-key-0123456789" }
 const bearer = (key: string) => ({ authorization: `Bearer ${key}` })
@@ -40,9 +40,9 @@ export const run = async ({ count, from, onProgress, seed }: Options): Promise<R
   let done = 0
   const work = async () => {
     let worker: Worker = {
-      session: await open(target, "a"),
+      ...await openForWorker(target),
       connection: await Raw.open(target.port),
-      last: undefined,
+      before: undefined,
       count: 0
     }
     for (let index = next++; index < from + count; index = next++) {
@@ -88,6 +88,19 @@ const open = async (target: { readonly url: string }, backend: "a" | "b", key = 
   const response = await fetch(at(target, backend), { method: "POST", headers, body: Kit.initializeBody })
   await response.text()
   return String(response.headers.get("mcp-session-id"))
+}
+
+/** A session with a stream that has ended. */
+const openForWorker = async (target: { readonly url: string }) => {
+  const session = await open(target, "a")
+  const call = Kit.toolCall(finishedCall, "progress")
+  const events: Array<string> = []
+  await Kit.readEvents(await Kit.post(target.url, session, call, bearer(keys.ours)), ({ id = "" }) => {
+    events.push(id)
+    return false
+  })
+  const [lastButOne = "", last = ""] = events.slice(-2)
+  return { session, last, lastButOne }
 }
 
 const end = async ({ url }: { readonly url: string }, session: string): Promise<void> => {
@@ -175,9 +188,12 @@ const finish = async (target: Target, before: Awaited<ReturnType<typeof state>>)
 
 interface Worker {
   readonly session: string
+  /** Events of its stream that has ended. */
+  readonly last: string
+  readonly lastButOne: string
   readonly connection: RawConnection
   /** The case before on this connection. */
-  readonly last: Case | undefined
+  readonly before: Case | undefined
   /** What the session's process has counted at least. */
   readonly count: number
 }
@@ -189,7 +205,8 @@ const attempt = async (target: Target, worker: Worker, test: Case) => {
   let connection = reused ? worker.connection : await Raw.open(target.port)
   const { elsewhere, ended, theirs } = target
   const ours = { ours: worker.session, OURS: worker.session.toUpperCase() }
-  const words = { theirs, elsewhere, ended, ...ours, key: keys.ours, admin: keys.admin }
+  const { last, lastButOne } = worker
+  const words = { theirs, elsewhere, ended, ...ours, last, lastButOne, key: keys.ours, admin: keys.admin }
   const events = test.outcomes.some(({ body }) => body.is === "events")
   const send = (test: Case) =>
     connection.exchange(bytesOf(test, words), {
@@ -203,11 +220,11 @@ const attempt = async (target: Target, worker: Worker, test: Case) => {
     })
   let said = await send(test)
   const mayClose = test.outcomes.some(({ status }) => status === "closed")
-  if (said === undefined && reused && !mayClose && worker.last !== undefined) {
+  if (said === undefined && reused && !mayClose && worker.before !== undefined) {
     // A starved server finds its keep-alive time over before it finds the request. If it was the case before that made it
     // close, it does so again.
     connection = await Raw.open(target.port)
-    await send(worker.last)
+    await send(worker.before)
     if (!connection.usable()) connection = await Raw.open(target.port)
     said = await send(test)
   }
@@ -222,8 +239,8 @@ const attempt = async (target: Target, worker: Worker, test: Case) => {
   if (status === 400 && test.outcomes.some((outcome) => outcome.status === 200)) await settle(target, worker, test)
   const counted = status === 200 && test.outcomes.some(({ body }) => body.is === "answers" && body.count === true)
   const next: Worker = test.ends && status === 204
-    ? { session: await open(target, "a"), connection, last: test, count: 0 }
-    : { ...worker, connection, last: test, count: worker.count + (counted ? 1 : 0) }
+    ? { ...await openForWorker(target), connection, before: test, count: 0 }
+    : { ...worker, connection, before: test, count: worker.count + (counted ? 1 : 0) }
   return { status, worker: next }
 }
 

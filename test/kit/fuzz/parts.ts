@@ -3,13 +3,17 @@ import type { Random } from "../random.ts"
 
 /** What the body of a response must be. */
 export type BodyRule =
-  | { readonly is: "empty" | "any" | "page" | "nowhere" | "events" | "admin error" }
+  | { readonly is: "empty" | "any" | "page" | "nowhere" | "no OAuth" | "events" | "admin error" }
   /** A JSON-RPC error; its id is null or one of these. */
   | { readonly is: "error"; readonly code: number; readonly ids: ReadonlyArray<unknown> }
-  /** The answers to these ids, each once. `count`: the next number of the session's process; `echo`: this text. */
+  /**
+   * The answers to these ids, each once. `opens`: with the id of a new session; `count`: the next number of the session's process;
+   * `echo`: this text.
+   */
   | {
     readonly is: "answers"
     readonly ids: ReadonlyArray<unknown>
+    readonly opens?: boolean
     readonly count?: boolean
     readonly echo?: string
   }
@@ -36,6 +40,8 @@ export interface Case {
 
 export const limits = { bodyBytes: 20_000, headerBytes: 8192 }
 export const listedOrigin = "https://app.example.com"
+/** The id of the call in each session whose stream has ended. */
+export const finishedCall = "finished"
 
 export type Fault = ReadonlyArray<Outcome>
 /** A part of a request: header lines (or another text), and if it is wrong, what that leads to. */
@@ -52,6 +58,8 @@ export type Parts = ReadonlyArray<Part>
 export const lines = (name: string, values: ReadonlyArray<string>, fault?: Fault): Parts =>
   values.map((value) => ({ text: `${name}: ${value}\r\n`, ...(fault === undefined ? {} : { fault }) }))
 export const none: Part = { text: "" }
+/** There is no such session; the code is that of the official SDK's servers. */
+const noSession = error(404, -32001)
 
 export const hosts = {
   good: lines("Host", ["127.0.0.1", "localhost", "LocalHost:1", "[::1]:99", "127.0.0.1:0000"]),
@@ -159,15 +167,18 @@ export const sessions = {
       ]
         .concat(["__proto__", "constructor", "0", "../{ours}", "%00", "\xff", "x".repeat(3000), "{ours};"])
         .concat(["00000000-0000-4000-8000-000000000000", "{theirs}, {ours}", "{ours} x"]),
-      error(404)
+      noSession
     ),
-    { text: "Mcp-Session-Id: {ours}\r\nMcp-Session-Id: {theirs}\r\n", fault: error(404) }
+    { text: "Mcp-Session-Id: {ours}\r\nMcp-Session-Id: {theirs}\r\n", fault: noSession }
   ]
 }
 export const paths = {
-  good: [{ text: "/mcp/a" }, { text: "/mcp/a" }, { text: "/mcp/a?x=%ff&__proto__=1" }, { text: "/mcp/a#b" }] as Parts,
-  bad: ["/mcp/c", "/mcp/__proto__", "/mcp/constructor", "/mcp/A%00", "/mcp/a.b", "/mcp", "/mcp/%C3%BC", "/mcp/a%20"]
-    .concat(["/mcp/..%2fsessions", "/mcp/%2e%2e"])
+  good: ["/mcp/a", "/mcp/a", "/mcp/a?x=%ff&__proto__=1", "/mcp/a/", "/a/mcp", "/a/mcp/?"].map((text) => ({ text })),
+  // Paths are taken literally, so other ways to write a good one are bad.
+  bad: ["/mcp/a#b", "/mcp/%61", "/MCP/a", "//mcp/a", "/mcp//a", "/A/mcp", "/a/MCP", "/a/%6dcp"].concat(
+    ["/mcp/c", "/mcp/__proto__", "/mcp/constructor", "/mcp/A%00", "/mcp/a.b", "/mcp", "/mcp/%C3%BC", "/mcp/a%20"]
+      .concat(["/mcp/..%2fsessions", "/mcp/%2e%2e"])
+  )
     .map((text) => ({ text, fault: error(404) }))
 }
 export const others = [

@@ -105,6 +105,12 @@ export const damaged = (index: number, random: Random): Case => {
   }
 }
 
+/** The router matches these to the operators' routes, which answer 404: a proxy that closes a path does not close its other forms. */
+const otherForms = ["//sessions", "/Sessions", "/%73essions", "/sessions/", "//", "/METRICS", "/health/", "//ready"]
+/** Where clients look for OAuth. */
+const oauth = ["/register", "/token", "/mcp/a/.well-known/openid-configuration"]
+  .concat("/.well-known/oauth-protected-resource/mcp/a?x")
+
 export const admin = (index: number, random: Random): Case => {
   const faults: Array<Fault> = []
   const path = random.pick(
@@ -126,7 +132,9 @@ export const admin = (index: number, random: Random): Case => {
         "/%ff",
         "/sessions/%ff",
         `/mcp/${"a".repeat(3000)}`,
-        "/mcp/%"
+        "/mcp/%",
+        ...otherForms,
+        ...oauth
       ])
   )
   const isSession = /^\/sessions\/./.test(path)
@@ -135,8 +143,6 @@ export const admin = (index: number, random: Random): Case => {
     ? random.pick(["DELETE", "DELETE", "GET", "POST"])
     : random.pick(["GET", "GET", "GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT"])
   const routed = isSession ? method === "DELETE" && path !== "/sessions/%ff" : known && ["GET", "HEAD"].includes(method)
-  // Others are refused by the router itself.
-  const isDecodable = !/%(?![0-9a-f]{2})|%ff/i.test(path)
   const guarded = isSession || path === "/sessions" || path === "/metrics"
   const refusal = (status: number): Fault => [{ status, body: { is: "admin error" } }]
   let header = random.chance(0.2) ? random.pick(hosts.bad).text : random.pick(hosts.good).text
@@ -148,8 +154,10 @@ export const admin = (index: number, random: Random): Case => {
   if (guarded && key !== "Bearer {admin}") faults.push(refusal(401))
   header += `Authorization: ${key}\r\n`
   const success: Fault = [{ status: isSession ? 404 : 200, body: { is: isSession ? "admin error" : "page" } }]
-  const outcomes = !routed
-    ? [{ status: 404, body: { is: isDecodable ? "nowhere" : "empty" } } as const]
+  const outcomes = otherForms.includes(path) && ["GET", "HEAD"].includes(method)
+    ? refusal(404)
+    : !routed
+    ? [{ status: 404, body: { is: oauth.includes(path) ? "no OAuth" : "nowhere" } } as const]
     : faults.length > 0
     ? faults.flat()
     : success
