@@ -193,7 +193,7 @@ export const backendSettings = {
   idleTimeToLive: duration("30 minutes", "A session without requests and streams ends after this"),
   streamLostTimeToLive: duration(
     "15 minutes",
-    "A session whose client's GET stream broke off ends after this, if the client has been silent since"
+    "A session ends this long after its GET stream broke off, if the client stays silent"
   ),
   requestTimeout: duration("5 minutes", "A request is cancelled after this; its progress starts the time anew"),
   startTimeout: duration("1 minute", "A back end must have answered initialize within this"),
@@ -205,7 +205,11 @@ export const backendSettings = {
   ),
   maxInFlight: count(100, "Requests of one session that may run at once"),
   maxLineBytes: bytes(16 * mebi, "Longest message of a back end"),
-  stderrLevel: choice(["debug", "info", "warn"], "debug", "The level at which the stderr of a back end is logged"),
+  stderrLevel: choice(
+    ["debug", "info", "warn"],
+    "debug",
+    "The level at which the stderr of a back end is logged: debug, info or warn"
+  ),
   replayEvents: count(1000, "Messages kept for a client that resumes a stream"),
   replayBytes: bytes(4 * mebi, "The same in bytes"),
   spares: count(0, "Processes kept started for new sessions", 0),
@@ -249,7 +253,7 @@ export const gatewaySettings = {
   ),
   maxSessions: count(1000, "Sessions, and so processes, that exist at once; the longest idle one makes room"),
   maxSessionsPerBackend: count(1000, "The same for each back end; the next one is refused"),
-  // Infinity where nothing is said; `sessionsPerKey` decides.
+  // Infinity means unset; `sessionsPerKey` computes the default.
   maxSessionsPerKey: count(
     Infinity,
     "The same for each key, if there are several; its own longest idle one makes room",
@@ -276,7 +280,7 @@ export const gatewaySettings = {
   ),
   streamAfter: duration(
     "5 seconds",
-    "A request that has no answer by then gets an event stream with heartbeats; at most one heartbeat"
+    "A request without an answer by then gets an event stream with heartbeats; never later than heartbeat"
   ),
   heartbeat: duration("15 seconds", "How often a silent stream gets a comment, so that nothing in between cuts it"),
   stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
