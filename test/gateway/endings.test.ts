@@ -1,9 +1,11 @@
 /** Why sessions end: what the log says of each end, and what it is counted as. */
+import { Duration } from "effect"
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { createServer } from "node:http"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import * as Endings from "../../src/gateway/sessions/Endings.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 interface Close {
@@ -12,7 +14,18 @@ interface Close {
   readonly annotations: { readonly session?: string; readonly backend?: string; readonly reason?: string }
 }
 
-describe("the end of a session", () => {
+describe("session endings without a noted reason", () => {
+  const without = (reason: Parameters<typeof Endings.ofPool>[0]) => Endings.ofPool(reason, Duration.minutes(1))
+
+  it("are a shutdown only when the pool itself has closed", () => {
+    assert.strictEqual(without("PoolClosed").reason, "shutdown")
+    for (const reason of ["Invalidated", "Disconnected", "MaxLifetime", "Errors", "Replaced", "Invalid"] as const) {
+      assert.deepStrictEqual(without(reason), { reason: "other", text: `the pool closed it: ${reason}` })
+    }
+  })
+})
+
+describe("session endings", () => {
   const directory = mkdtempSync(join(tmpdir(), "gateway-"))
   let knows = true
   const upstream = createServer((request, response) => {
@@ -59,7 +72,7 @@ describe("the end of a session", () => {
     gateway.output().split("\n").filter((line) => line.startsWith("{") && line.endsWith("}"))
       .map((line): Close => JSON.parse(line)).filter(({ message }) => message.startsWith("session closed: "))
   /** What is logged of the end of a session: its level, its reason and its text. */
-  const told = async (session: string) => {
+  const logged = async (session: string) => {
     const find = () => closes().find(({ annotations }) => annotations.session === session.slice(0, 8))
     await Kit.eventually("it is logged", () => find() !== undefined)
     const record = find()
@@ -68,80 +81,84 @@ describe("the end of a session", () => {
   const call = async (backend: string, session: string, name: string, args = {}) =>
     (await Kit.post(urlOf(backend), session, Kit.toolCall(1, name, args))).text()
 
-  it("is told as the client's own", async () => {
+  it("logs a DELETE of the client as deleted", async () => {
     const session = await Kit.open(urlOf("counter"))
     await fetch(urlOf("counter"), { method: "DELETE", headers: { "mcp-session-id": session } })
-    assert.deepStrictEqual(await told(session), ["INFO", "deleted", "the session was deleted"])
+    assert.deepStrictEqual(await logged(session), ["INFO", "deleted", "the session was deleted"])
   })
 
-  it("is told as the operator's", async () => {
+  it("logs the end by an operator as ended by operator", async () => {
     const session = await Kit.open(urlOf("counter"))
     const { sessions } = await (await fetch(`${origin}/sessions`)).json()
     const { id } = sessions.find((each: { readonly session: string }) => each.session === session.slice(0, 8))
     await fetch(`${origin}/sessions/${id}`, { method: "DELETE" })
-    assert.deepStrictEqual(await told(session), ["INFO", "ended by operator", "the session was ended by the operator"])
+    assert.deepStrictEqual(await logged(session), [
+      "INFO",
+      "ended by operator",
+      "the session was ended by the operator"
+    ])
   })
 
-  it("is told with how its process ended, and with its stderr", async () => {
+  it("logs how the process of a session ended, with its stderr", async () => {
     const crashed = await Kit.open(urlOf("counter"))
     await call("counter", crashed, "complain", { text: "out of memory\n", crash: true })
-    assert.deepStrictEqual(await told(crashed), [
+    assert.deepStrictEqual(await logged(crashed), [
       "WARN",
       "process exited",
       "the back end ended with exit code 7; its stderr: out of memory"
     ])
     const killed = await Kit.open(urlOf("counter"))
     await call("counter", killed, "killed")
-    assert.deepStrictEqual(await told(killed), ["WARN", "process exited", "the back end ended by signal SIGKILL"])
+    assert.deepStrictEqual(await logged(killed), ["WARN", "process exited", "the back end ended by signal SIGKILL"])
   })
 
-  it("is told as a failure of a back end that closes its stdout, or does not know the session any more", async () => {
+  it("logs a closed stdout and a forgotten upstream session as failures of the back end", async () => {
     const mute = await Kit.open(urlOf("counter"))
     await call("counter", mute, "mute")
-    assert.deepStrictEqual(await told(mute), ["WARN", "backend failed", "the back end has closed its stdout"])
+    assert.deepStrictEqual(await logged(mute), ["WARN", "backend failed", "the back end has closed its stdout"])
     const forgotten = await Kit.open(urlOf("remote"))
     knows = false
     await call("remote", forgotten, "anything")
-    const [level, reason, text] = await told(forgotten)
+    const [level, reason, text] = await logged(forgotten)
     assert.deepStrictEqual([level, reason], ["WARN", "backend failed"])
     assert.include(text, "does not know its session any more")
   })
 
-  it("is told as an idle one's, with the time", async () => {
+  it("logs and counts an idle session as idle, with its idle time", async () => {
     const session = await Kit.open(urlOf("brief"))
-    assert.deepStrictEqual(await told(session), ["INFO", "idle", "no request and no stream for 100ms"])
+    assert.deepStrictEqual(await logged(session), ["INFO", "idle", "no request and no stream for 100ms"])
   })
 
-  it("is told as that of a client which lost its stream and said nothing", async () => {
+  it("logs a session whose client lost its stream and stayed silent as client gone", async () => {
     const session = await Kit.open(urlOf("gone"))
     const aborter = new AbortController()
     await Kit.listen(urlOf("gone"), session, {}, aborter.signal)
     aborter.abort()
-    const [level, reason] = await told(session)
+    const [level, reason] = await logged(session)
     assert.deepStrictEqual([level, reason], ["INFO", "client gone"])
   })
 
-  it("is told as an eviction", async () => {
+  it("logs an evicted session as evicted, with the setting that was reached", async () => {
     const [first = ""] = [await Kit.open(urlOf("counter")), await Kit.open(urlOf("counter"))]
     const third = await Kit.open(urlOf("counter"))
-    const [level, reason, text] = await told(first)
+    const [level, reason, text] = await logged(first)
     assert.deepStrictEqual([level, reason], ["INFO", "evicted"])
     assert.include(text, "maxSessions")
     await fetch(urlOf("counter"), { method: "DELETE", headers: { "mcp-session-id": third } })
   })
 
-  it("is told as a reload's", async () => {
+  it("logs a session that a reload ends as reloaded", async () => {
     const session = await Kit.open(urlOf("edited"))
     write("two")
     gateway.child.kill("SIGHUP")
-    assert.deepStrictEqual(await told(session), ["INFO", "reloaded", "the configuration of the back end has changed"])
+    assert.deepStrictEqual(await logged(session), ["INFO", "reloaded", "the configuration of the back end has changed"])
   })
 
-  it("is counted by its reason: the log, the page and the metric agree", async () => {
-    const logged: { [reason: string]: number } = {}
-    for (const { annotations: { reason = "" } } of closes()) logged[reason] = (logged[reason] ?? 0) + 1
+  it("counts session endings by reason, the same in the log, the page and the metric", async () => {
+    const counted: { [reason: string]: number } = {}
+    for (const { annotations: { reason = "" } } of closes()) counted[reason] = (counted[reason] ?? 0) + 1
     const { closes: listed } = await (await fetch(`${origin}/sessions`)).json()
-    assert.deepStrictEqual(listed, logged)
+    assert.deepStrictEqual(listed, counted)
     const metrics = await (await fetch(`${origin}/metrics`)).text()
     const measured: { [reason: string]: number } = {}
     for (
@@ -149,7 +166,7 @@ describe("the end of a session", () => {
     ) {
       measured[reason] = (measured[reason] ?? 0) + Number(count)
     }
-    assert.deepStrictEqual(measured, logged)
-    assert.strictEqual(Object.keys(logged).length, 8)
+    assert.deepStrictEqual(measured, counted)
+    assert.strictEqual(Object.keys(counted).length, 8)
   })
 })

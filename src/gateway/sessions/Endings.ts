@@ -1,6 +1,6 @@
 /**
- * Why sessions end, in the operator's words. The pool knows only what it did (`Invalidated`, `Disconnected`); whoever ends a session,
- * or sees its connection end, notes the reason here first.
+ * Why sessions end, in the operator's words. The pool knows only what it did (`Invalidated`, `Disconnected`), so the code that ends
+ * a session, or sees its connection end, notes the reason here first.
  */
 import { Duration } from "effect"
 import type * as SessionKey from "../../SessionKey.ts"
@@ -9,7 +9,7 @@ import type { BackendFailed } from "../GatewayErrors.ts"
 
 type Key = SessionKey.SessionKey
 
-/** What an end is counted as, and what is told of it. */
+/** What an end is counted as, and what the log says of it. */
 export interface Ending {
   readonly reason:
     | "process exited"
@@ -24,6 +24,7 @@ export interface Ending {
     | "replica lost"
     | "lane spoilt"
     | "shutdown"
+    | "other"
   readonly text: string
 }
 
@@ -51,7 +52,7 @@ export const ofFailure = ({ ended, message }: BackendFailed): Ending => ({
 /** Whether something went wrong. */
 export const isFault = (reason: Ending["reason"]): boolean => reason === "process exited" || reason === "backend failed"
 
-/** What the pool does by itself. */
+/** The ending of a session for which nothing was noted. */
 export const ofPool = (reason: SessionPool.Reason, idleTimeToLive: Duration.Duration): Ending => {
   switch (reason) {
     case "IdleTimeout":
@@ -61,18 +62,20 @@ export const ofPool = (reason: SessionPool.Reason, idleTimeToLive: Duration.Dura
         reason: "evicted",
         text: "another session needed its place: maxSessions or maxSessionsPerKey was reached"
       }
-    default:
+    case "PoolClosed":
       return { reason: "shutdown", text: "the gateway is shutting down" }
+    default:
+      return { reason: "other", text: `the pool closed it: ${reason}` }
   }
 }
 
 export interface Endings {
   /**
-   * Notes why a session is about to end: under its number in the pool if it is live, and under its key if it is not, for it was
-   * ended while it was being launched. It must be one whose `Closed` is still to come.
+   * Notes why a session is about to end: under its number in the pool if it is live, and under its key if it ends while it is
+   * being launched. Only for a session that will still emit `Closed`; otherwise the entry leaks.
    */
   readonly note: (session: number | Key, ending: Ending) => void
-  /** Counts the end of a session, and says why it has ended: `otherwise` if nothing was noted. */
+  /** Counts the end of a session and returns its reason: `otherwise` if nothing was noted. */
   readonly closed: (session: { readonly id: number; readonly key: Key }, otherwise: Ending) => Ending
   /** The ends by reason, since the start. */
   readonly counts: () => Readonly<Record<string, number>>
