@@ -6,9 +6,12 @@ export class BackendFailed extends Schema.TaggedError<BackendFailed>()("BackendF
   reason: Schema.String,
   /** The beginning and the end of what it wrote on stderr. */
   stderr: Schema.String,
-  /** The gateway has no handles or no memory left for a process: no fault of the back end. */
+  /**
+   * The gateway could not start it: no file handles, no memory, or no place in the start queue in time. Answered with 503; not
+   * counted against the back end.
+   */
   shortage: Schema.optionalKey(Schema.Boolean),
-  /** What has ended a session, if it was not the back end that broke the protocol or cannot be reached. */
+  /** Why the session ended, if not by a fault of the back end. Default: `backend failed`. */
   ended: Schema.optional(Schema.Literals(["process exited", "client gone"]))
 }) {
   override get message(): string {

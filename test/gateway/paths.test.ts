@@ -69,6 +69,8 @@ describe("paths", () => {
         assert.isNotEmpty(await response.text())
       }
     }
+    const { error } = await (await fetch(`${origin}/Sessions`)).json()
+    assert.strictEqual(error, "Not found. Did you mean /sessions? Paths are case-sensitive and taken literally.")
     // A query changes nothing.
     assert.strictEqual((await fetch(`${origin}/sessions?a=//b`)).status, 200)
   })

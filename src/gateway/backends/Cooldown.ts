@@ -1,6 +1,6 @@
 /**
- * The starts of a back end that fail. One that fails three times in a row, and again for the gateway itself, is left alone for a
- * while, each time longer.
+ * Three failed starts in a row make a back end suspect. If the gateway's own start fails too, the back end cools down, longer each
+ * time.
  */
 import { CoolingDown } from "../GatewayErrors.ts"
 
@@ -17,7 +17,7 @@ export interface Cooldown {
 
 export const initial: Cooldown = { failures: 0, until: 0, lastFailure: undefined, started: false }
 
-/** What operators are told; `failing`: the last start failed, and the next client's is tried. */
+/** The states that operators see. `failing`: the last start failed, and the next one is tried. */
 export const states = ["not started", "ok", "failing", "cooling down"] as const
 export type State = typeof states[number]
 
@@ -32,7 +32,7 @@ const started: Cooldown = { ...initial, started: true }
 
 export const succeeded = (_: Cooldown): Cooldown => started
 
-/** A failure that is told to operators, and held against nobody. */
+/** Records a failure for operators without counting it toward the cool-down. */
 export const noted = (self: Cooldown, reason: string): Cooldown =>
   self.lastFailure === reason ? self : { ...self, lastFailure: reason }
 
@@ -43,10 +43,10 @@ export const noted = (self: Cooldown, reason: string): Cooldown =>
 export const failed = (self: Cooldown, seen: Cooldown, reason: string): Cooldown =>
   self === seen ? { ...self, failures: self.failures + 1, lastFailure: reason } : self
 
-/** Whether the back end itself may be the reason. */
+/** Whether the back end itself may be at fault. */
 export const isSuspect = (self: Cooldown): boolean => self.failures >= tolerated
 
-/** The gateway's own start has failed too, which it made because of `suspect`. A start that went well meanwhile says otherwise. */
+/** Starts the pause: the gateway's own start failed too. No change if a client's start succeeded meanwhile. */
 export const confirmed = (self: Cooldown, suspect: Cooldown, now: number, reason: string): Cooldown => {
   if (!isSuspect(self)) return self
   const { failures } = suspect

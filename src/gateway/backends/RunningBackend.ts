@@ -29,7 +29,7 @@ export interface RunningBackend {
   entryText: Backend["entryText"]
   readonly metrics: GatewayMetrics.GatewayMetrics
   readonly cooldown: Ref.Ref<Cooldown.Cooldown>
-  /** The gateway's own start of it, while it is suspect. */
+  /** The gateway's own start, which decides whether a suspect back end cools down. */
   readonly trial: FiberHandle.FiberHandle
   /** Sessions that exist and are not closed. */
   readonly sessions: Ref.Ref<number>
@@ -91,7 +91,7 @@ export const make = Effect.fnUntraced(function*(
     trial: yield* Scope.provide(FiberHandle.make(), own),
     sessions: yield* Ref.make(0),
     starts,
-    spares: yield* Spares.make(backend.settings.spares, startProcess, scope, starts.turn(ofGateway)).pipe(
+    spares: yield* Spares.make(backend.settings.spares, startProcess, scope, starts.turn(gatewayPrincipal)).pipe(
       Effect.annotateLogs({ backend: backend.name }),
       Scope.provide(own)
     ),
@@ -115,12 +115,12 @@ export const make = Effect.fnUntraced(function*(
 /** Is told of each transport that an opening connection has got: what it says when the opening takes too long. */
 export type Got = (transport: Transport) => void
 
-/** Whose starts those of the gateway itself are: no key of a client has this name. */
-export const ofGateway = ""
+/** The principal of the gateway's own starts. Names of keys are hexadecimal digests, so none equals it. */
+export const gatewayPrincipal = "gateway"
 
 /**
- * Waits until a process may be started for a principal, as long as one may take to start; its turn is over with the scope. A spare
- * has started already, and an HTTP back end starts nothing here.
+ * Waits for a turn to start a process, at most `startTimeout`. Returns at once if a spare is ready, or if the back end is HTTP. The
+ * turn ends with the scope.
  */
 export const turn = ({ backend, spares, starts }: RunningBackend, principal: string) => {
   if (backend.target._tag === "Http" || spares.size() > 0) return Effect.void
@@ -194,8 +194,11 @@ const forget = (target: RunningBackend) =>
     target.era = undefined
   })
 
-/** Has operators see whether an HTTP back end answers, which nothing is started for. */
-export const noting = <A, R>(
+/**
+ * Records in the state of an HTTP back end whether this request reached it. Nothing is started for one, so its starts do not
+ * tell.
+ */
+export const recordOutcome = <A, R>(
   { cooldown }: RunningBackend,
   asked: Effect.Effect<A, BackendFailed, R>
 ): Effect.Effect<A, BackendFailed, R> =>
@@ -213,7 +216,7 @@ export const eraOf = Effect.fnUntraced(function*(target: RunningBackend, remote:
     duration: startTimeout,
     orElse: () => remote.failed(`the back end did not answer server/discover within ${Duration.format(startTimeout)}`)
   })
-  return target.era = yield* noting(target, probed)
+  return target.era = yield* recordOutcome(target, probed)
 })
 
 /**

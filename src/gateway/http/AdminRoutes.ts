@@ -96,7 +96,10 @@ const guard = <R>(
   handler: Effect.Effect<HttpServerResponse.HttpServerResponse, never, R>
 ) =>
 ({ headers, url }: HttpServerRequest.HttpServerRequest) => {
-  if (!Paths.isExactly(path, url)) return Effect.succeed(json({ error: `There is nothing here, but at ${path}` }, 404))
+  if (!Paths.isLiteral(path, url)) {
+    const error = `Not found. Did you mean ${path}? Paths are case-sensitive and taken literally.`
+    return Effect.succeed(json({ error }, 404))
+  }
   const { authorization, host, origin } = headers
   const verdicts = [access.host(host), access.origin(origin)]
   if (who === "operators") verdicts.push(access.operator(authorization))

@@ -93,7 +93,7 @@ const admit = (serving: Serving, access: Access.Access, path: string, request: R
   return Effect.flatMap(HttpRouter.params, ({ backend }) => {
     const written = path.replace(":backend", backend ?? "")
     // Clients may end a URL with a slash.
-    return Paths.isExactly(written, request.url) || Paths.isExactly(`${written}/`, request.url)
+    return Paths.isLiteral(written, request.url) || Paths.isLiteral(`${written}/`, request.url)
       ? dispatch(serving, request, backend, client.principal)
       : unknownBackend(serving)
   })

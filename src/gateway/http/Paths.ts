@@ -6,10 +6,10 @@ import * as Access from "./Access.ts"
 export const mcp = ["/mcp/:backend", "/:backend/mcp", "/mcp"] as const
 
 /**
- * Whether a URL's path is exactly this one, but for what stands for a parameter. A router also takes `//sessions`, `/Sessions` and
- * `/%73essions` for `/sessions`, but a proxy that closes `/sessions` may not.
+ * True if the URL's path is written literally as `path`. Of a path with a parameter, only the part before it is compared. A router
+ * also takes `//sessions`, `/Sessions` and `/%73essions` for `/sessions`, but a proxy that closes `/sessions` may not.
  */
-export const isExactly = (path: string, url: string): boolean => {
+export const isLiteral = (path: string, url: string): boolean => {
   const [given = ""] = url.split("?", 1)
   const parameter = path.indexOf(":")
   return parameter < 0 ? given === path : given.startsWith(path.slice(0, parameter))

@@ -100,7 +100,7 @@ const passOn = (
     serving.sessions.passing
   )
   return Effect.catchTag(
-    RunningBackend.noting(target, passed),
+    RunningBackend.recordOutcome(target, passed),
     "BackendFailed",
     (error) => refuseFailure(error, message?.id, JsonRpc.codes.internal)
   )

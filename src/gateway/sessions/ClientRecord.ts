@@ -38,8 +38,8 @@ export const make = (id: JsonRpc.Id, initialize: string, params: unknown): Clien
   changed: () => {}
 })
 
-/** The gateway itself as a client that asks for nothing: a server that is well starts for it. */
-export const ofGateway = (): ClientRecord => {
+/** The gateway itself as a client that asks for nothing. A healthy server starts for it. */
+export const neutral = (): ClientRecord => {
   const [id, clientInfo] = [0, { name: "effect-session-pool", version }]
   const params = { protocolVersion: Modern.legacyVersions.at(-1), capabilities: {}, clientInfo }
   return make(id, JSON.stringify({ jsonrpc: "2.0", id, method: "initialize", params }), params)

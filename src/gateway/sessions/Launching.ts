@@ -95,7 +95,10 @@ const wake = (sleepers: Sleepers.Sleepers, key: Key) =>
 const rest = (sleepers: Sleepers.Sleepers, key: Key, record: ClientRecord.ClientRecord) =>
   Effect.suspend(() => record.over ? Effect.void : sleepers.rest(key, record))
 
-/** Fails while a back end takes no new session. Before the pool, too: there the session would take the place of an idle one first. */
+/**
+ * Fails if the back end cools down or is full. `Sessions` asks before the pool too, because the pool would evict an idle session
+ * first.
+ */
 export const unlessRefused = Effect.fnUntraced(function*(
   { backend: { name }, cooldown, sessions }: RunningBackend.RunningBackend,
   limit: number
@@ -138,7 +141,7 @@ type Opening<A> = Effect.Effect<
   Scope.Scope | HttpClient.HttpClient
 >
 
-/** Starts a connection when it is its turn, and gives it up where that takes too long: its time begins with its turn. */
+/** Waits for a turn, then opens the connection within `startTimeout`. Waiting for the turn does not count. */
 const start = <A>(
   target: RunningBackend.RunningBackend,
   principal: Registry.Principal,
@@ -172,7 +175,7 @@ const whatMayHelp =
 
 const refused = "the back end has answered initialize with an error"
 
-/** Counts a client's failed start. After too many the gateway tries by itself, once at a time. */
+/** Counts a client's failed start. From the third in a row on, starts the gateway's own, one at a time. */
 const countFailure = (
   target: RunningBackend.RunningBackend,
   before: Cooldown.Cooldown,
@@ -194,7 +197,8 @@ const countFailure = (
 
 /**
  * Starts a suspect back end with an `initialize` of the gateway's own, and ends it again. Only if that fails too is the back end
- * at fault, and not what its clients have sent.
+ * at fault, and not what its clients have sent. No verdict when the back end is full or the gateway is short: the next failed
+ * start tries again.
  */
 const tryAlone = Effect.fnUntraced(function*(
   target: RunningBackend.RunningBackend,
@@ -203,11 +207,11 @@ const tryAlone = Effect.fnUntraced(function*(
 ) {
   const { cooldown } = target
   yield* countIn(target, limit)
-  const client = ClientRecord.ofGateway()
+  const client = ClientRecord.neutral()
   const tried = yield* Effect.result(
     start(
       target,
-      RunningBackend.ofGateway,
+      RunningBackend.gatewayPrincipal,
       (got) => RunningBackend.startSession(target, client, Duration.infinity, got)
     )
   )

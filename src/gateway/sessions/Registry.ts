@@ -41,6 +41,7 @@ export const idOf = (key: Key): string => {
   return (dot < 0 ? session : session.slice(0, dot)).replace(/^lane\d+-/, "")
 }
 
+/** Without keys: the whole key, so each session counts as its own principal. */
 export const principalOf = (key: Key): Principal => key.slice(key.lastIndexOf(".") + 1)
 
 export interface Registry {

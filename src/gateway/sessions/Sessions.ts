@@ -221,8 +221,10 @@ const untilEnd = <A, E, R>(
 // Sessions of legacy clients
 // ---------------------------------------------------------------------------
 
-/** Fails if a session or lane that has no process gets none now. */
-const unlessRefused = ({ pool, registry: { running, settings } }: State, key: Key) => {
+/**
+ * Refuses a session or lane that needs a process before it enters the pool, because the pool would evict an idle session first.
+ */
+const refuseBeforePool = ({ pool, registry: { running, settings } }: State, key: Key) => {
   const target = running.get(SessionKey.backend(key))
   return target === undefined ? Effect.void : Effect.catch(
     Launching.unlessRefused(target, settings.maxSessionsPerBackend),
@@ -233,7 +235,7 @@ const unlessRefused = ({ pool, registry: { running, settings } }: State, key: Ke
 
 const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRpc.Request, text: string) {
   const { pool, registry: { opening } } = state
-  yield* unlessRefused(state, key)
+  yield* refuseBeforePool(state, key)
   const record = ClientRecord.make(message.id, text, message.params)
   return yield* Effect.acquireUseRelease(
     Effect.sync(() => opening.set(key, record)),
@@ -273,7 +275,7 @@ const leaseOrWake = Effect.fnUntraced(function*(state: State, key: Key) {
   const get = SessionPool.get(pool, key)
   // One that is awake is had at once.
   if (Option.isSome(yield* SessionPool.info(pool, key))) return yield* get
-  yield* unlessRefused(state, key)
+  yield* refuseBeforePool(state, key)
   return yield* untilEnd(state, key, get)
 })
 
@@ -309,7 +311,7 @@ const enterAs = ({ registry: { callers, running, settings } }: State, caller: Ca
 const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Profile, number: number) {
   const { pool } = state
   const key = Callers.keyOf(profile, number)
-  yield* unlessRefused(state, key)
+  yield* refuseBeforePool(state, key)
   const lane = yield* untilEnd(state, key, SessionPool.get(pool, key))
   if (lane._tag !== "Lane") return yield* new GatewayErrors.UnknownSession()
   yield* Effect.addFinalizer(() =>
