@@ -23,8 +23,6 @@ export interface ReplayLimits {
 export interface Reader {
   /** The id of the point before the first event: what a client that got nothing yet can resume from. */
   readonly start: string
-  /** Nothing comes: the stream has ended, and no event follows the point where this reader begins. */
-  readonly spent: boolean
   /** The next events, at once or when there are some; done when the stream has ended. */
   readonly take: Effect.Effect<NonEmptyReadonlyArray<StreamEvent>, Cause.Done>
   /** Whether `take` would not wait. */
@@ -113,7 +111,7 @@ export class EventStreams {
     for (const stream of this.#streams.values()) this.end(stream)
   }
 
-  /** The stream and the place that a `Last-Event-ID` of this process names. Of a stream that is forgotten, only that it has ended. */
+  /** The stream and the place that a `Last-Event-ID` of this process names. A stream that is no longer kept is returned as ended and empty. */
   find(eventId: string): { readonly stream: EventStream; readonly sequence: number } | undefined {
     const [, prefix, id, sequence] = /^(\w+)-(\d+)-(\d+)$/.exec(eventId) ?? []
     if (prefix !== this.#prefix || Number(id) > this.#lastId) return undefined
@@ -150,7 +148,6 @@ export class EventStreams {
     })
     const reader: Reader = {
       start: this.#eventId(stream, sequence),
-      spent: stream.ended && stream.delivered === stream.sequence,
       ready,
       isDone,
       take: Effect.suspend(() => ready() ? take : Effect.andThen(wait, take)),
@@ -231,7 +228,7 @@ export class EventStreams {
     }
   }
 
-  /** An ended stream of which nothing is kept any more is of no use to anybody. */
+  /** Forgets an ended stream of which nothing is kept any more. */
   #forgetIfSpent(stream: EventStream): void {
     if (stream.ended && stream.reader === undefined && stream.events.length === 0) this.#streams.delete(stream.id)
   }

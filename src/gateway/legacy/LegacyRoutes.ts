@@ -315,8 +315,8 @@ export const listen = Effect.fnUntraced(function*(serving: Serving.Serving, aski
 })
 
 /**
- * Ends a stream of GET only when the DELETE that ends its session is answered: the official client would come back for the stream
- * meanwhile, and report that the session is unknown. The lease ends with the stream's last event, else DELETE would wait for it.
+ * Keeps a GET stream open until the DELETE of its session is answered. Otherwise the official client reconnects in between, gets 404
+ * and reports an error. The stream's lease ends earlier, with its last event, because DELETE waits for leases.
  */
 const outlastingDelete = Effect.fnUntraced(function*(
   { deletions }: Serving.Serving,
@@ -345,8 +345,8 @@ const listenHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking:
   if (Option.isNone(reader)) {
     return yield* refuse(429, "Too many streams of this session are open", { headers: retryLater })
   }
-  // By the standard of event streams this tells a client not to come back; an empty stream would bring it back for ever.
-  return reader.value.spent
+  // 204 tells an EventSource not to reconnect. After an empty stream it would reconnect forever.
+  return reader.value.isDone()
     ? HttpServerResponse.empty({ status: 204 })
     : EventStreamBody.response(events(serving, asking, reader.value))
 })
@@ -435,7 +435,7 @@ const refuseWhileDraining = (serving: Serving.Serving, id?: JsonRpc.Id): Effect.
 const over = ({ placement }: Serving.Serving, id?: JsonRpc.Id) =>
   placement.replica === "" ? shuttingDown(id) : unknownSession(id)
 
-/** A reader, for as long as the request's scope is open: until its response has been sent. */
+/** Opens a reader and closes it with the request's scope, after the response has been sent. */
 const readingOf = (open: Effect.Effect<Reader>) =>
   Effect.acquireRelease(open, (reader) => Effect.sync(() => reader.close()))
 
@@ -444,7 +444,7 @@ const isPrimed = ({ version }: Serving.Asking): boolean => (version ?? "") >= pr
 const events = (serving: Serving.Serving, asking: Serving.Asking, reader: Reader) =>
   EventStreamBody.make(
     EventStreamBody.fromReader(reader, isPrimed(asking)),
-    // One that was opened by time alone has its header sent at once.
+    // Sends the header at once, even if no event is ready.
     { ...optionsOf(serving, asking), greetAfter: Duration.zero },
     reader.ready
   )
