@@ -262,7 +262,7 @@ describe("a slip", () => {
       "gateway": { "keys": ["x"], "port": 1, "keys": [], "keys": [] }
     }`
     const again = (line: number, column: number) =>
-      `must stand once in its object; it is there again in line ${line}, column ${column}, and only the last would count`
+      `appears twice in its object (again at line ${line}, column ${column}); JSON keeps only the last`
     assert.deepStrictEqual(told(text), [
       `inputs.id: ${again(2, 42)}`,
       `mcpServers.a.env.X: ${again(4, 79)}`,
@@ -590,8 +590,8 @@ describe("a configuration", () => {
     )
     const clash = load({ "a b": entry, "a-b": entry, "a/b": entry, "日本": entry })
     assert.deepStrictEqual(clash instanceof Config.InvalidConfig ? clash.faults : [], [
-      "mcpServers.a b: must have another name: in a URL it is \"a-b\", as that of another server",
-      "mcpServers.a/b: must have another name: in a URL it is \"a-b\", as that of another server",
+      "mcpServers.a b: needs another name: \"a-b\" in its URL is taken by another server",
+      "mcpServers.a/b: needs another name: \"a-b\" in its URL is taken by another server",
       `mcpServers.日本: ${Backends.allowedName}`
     ])
   })

@@ -79,7 +79,7 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
       const path = `mcpServers.${Backends.printable(given)}`
       const name = Backends.isName(given) ? given : CommandName.urlSafe(given)
       if (name !== given && Backends.isName(name)) {
-        if (names.has(name)) fault(path, `must have another name: in a URL it is "${name}", as that of another server`)
+        if (names.has(name)) fault(path, `needs another name: "${name}" in its URL is taken by another server`)
         else unread.push(`${path}: served at /mcp/${name}, because ${Backends.allowedName}`)
         names.add(name)
       }
@@ -174,8 +174,8 @@ const read = (file: { readonly name: string; readonly text: string }, fault: Fau
   const root = Option.isSome(json) ? record(json.value) : undefined
   if (root !== undefined) {
     for (const { column, line, path } of JsonFault.repeats(file.text)) {
-      const again = `must stand once in its object; it is there again in line ${line}, column ${column}`
-      fault(path.map(Backends.printable).join("."), `${again}, and only the last would count`)
+      const again = `appears twice in its object (again at line ${line}, column ${column}); JSON keeps only the last`
+      fault(path.map(Backends.printable).join("."), again)
     }
     return root
   }
@@ -194,7 +194,7 @@ const stdioNames = ["command", "args", "env", "cwd", "type", "disabled"]
 const httpNames = ["url", "headers", "type", "disabled"]
 const allNames = [...new Set([...stdioNames, ...httpNames])]
 
-/** What becomes of what is wrong in an entry, and of what is only odd. */
+/** Reports what is wrong in an entry, and what is only odd. */
 interface Told {
   readonly fault: Fault
   readonly warn: (text: string) => void
@@ -203,7 +203,7 @@ interface Told {
 const parseEntry = (path: string, value: unknown, environment: Environment, { fault, warn }: Told) => {
   const entry = record(value)
   if (entry === undefined) return void fault(path, "must be an object with a command or a url")
-  // By what is meant, too: a wrong name is told, and not what would be missing without it.
+  // The kind follows from what the names mean, so that one wrong name gives one message.
   const meant = Object.keys(entry).map((name) => ours(name, allNames) ?? name)
   const isStdio = meant.includes("command")
   const isHttp = entry["url"] !== undefined ||
@@ -223,7 +223,7 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
     return Object.fromEntries(
       Object.entries(object ?? {}).map(([name, value]) => {
         const place = `${at}.${Backends.printable(name)}`
-        if (OtherClients.isOtherVariable(value)) {
+        if (OtherClients.looksLikeVariable(value)) {
           warn(`${place}: taken as it stands, though it looks like a variable; that is written \${NAME} here`)
         }
         return [name, string(place, value, "must be a string")]
@@ -240,7 +240,7 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
   const names = isHttp ? httpNames : isStdio ? stdioNames : allNames
   const hasUnknown = unknownNames(path, read, [...names, ...Object.keys(Settings.overridable)], fault)
   const required = (name: string, what: string): string =>
-    // If it is missing and a wrong name has been told, any value that is right.
+    // A placeholder: the wrong name was reported, so the missing one is not.
     entry[name] === undefined && hasUnknown ? "http://localhost" : string(`${path}.${name}`, entry[name], what)
   if (entry["disabled"] !== undefined && typeof entry["disabled"] !== "boolean") {
     fault(`${path}.disabled`, "must be true or false")
@@ -318,9 +318,9 @@ const expand = (path: string, input: string, environment: Environment, secrets: 
       }
       if (fallback?.includes("${") === true) fault(path, `must not have a variable in the default of \${${name}}`)
       if (fallback !== undefined) return fallback
-      const foreign = OtherClients.foreign(name ?? other ?? "")
-      if (foreign === undefined && name === undefined) return whole
-      fault(path, foreign ?? `the environment variable ${name} is not set; set it, or write \${${name}:-default}`)
+      const refusal = OtherClients.refusalOf(name ?? other ?? "")
+      if (refusal === undefined && name === undefined) return whole
+      fault(path, refusal ?? `the environment variable ${name} is not set; set it, or write \${${name}:-default}`)
       return ""
     }
   )
@@ -332,7 +332,7 @@ const reference = /\$\{(?:(?:env:)?([A-Za-z_]\w*)(?::-([^}]*))?|([^}$]*))\}/g
 const ours = (name: string, allowed: ReadonlyArray<string>): string | undefined =>
   OtherClients.renamed.get(name)?.ours ?? nearest(name, allowed) ?? wholeOf(name, allowed)
 
-/** Tells every name that is not allowed, with what to do; whether there is one. */
+/** Reports every name that is not allowed, with what to do. True if there is one. */
 const unknownNames = (path: string, value: object, allowed: ReadonlyArray<string>, fault: Fault): boolean => {
   const unknown = Object.keys(value).filter((name) => !allowed.includes(name))
   for (const name of unknown) {

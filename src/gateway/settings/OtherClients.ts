@@ -17,7 +17,7 @@ export const renamed = new Map([
   }]
 ])
 
-/** Names in an entry that change nothing here: warned of. */
+/** Names in an entry that change nothing here. Each gives a warning. */
 export const unread = new Map([
   ["autoApprove", "which tools need no approval is the client's own"],
   ["alwaysAllow", "which tools need no approval is the client's own"],
@@ -34,7 +34,7 @@ export const unread = new Map([
 const tools = "the gateway passes on every tool of a server; take this away, and choose tools in the clients"
 const oauth = "the gateway does not sign in; give a token in headers: {\"Authorization\": \"Bearer ${TOKEN}\"}"
 
-/** Names in an entry that are refused: without what they ask for, a server would do more than its operator believes, or nothing. */
+/** Refused names: ignoring one would expose more than the operator asked for, or break sign-in. */
 export const refused = new Map([
   ["tools", tools],
   ["includeTools", tools],
@@ -65,10 +65,10 @@ const variables = new Map([
 ])
 
 /**
- * Why `${…}` is refused, where it is another program's; `undefined` if it may be meant for a shell, such as `${X%.*}`. What stands
- * behind the first word is not repeated.
+ * The message that refuses `${…}` of another program. `undefined` if it may be shell syntax, such as `${X%.*}`. The rest after the
+ * first word is not repeated, because it may be secret.
  */
-export const foreign = (inner: string): string | undefined => {
+export const refusalOf = (inner: string): string | undefined => {
   const [, word = "", rest = ""] = /^([^:.]*)([^]*)$/.exec(inner) ?? []
   const whose = variables.get(word) ?? (/^[A-Za-z_]\w*:[A-Za-z~/.]/.test(inner) ? "unknown here" : undefined)
   return whose === undefined
@@ -79,6 +79,6 @@ export const foreign = (inner: string): string | undefined => {
 }
 
 /** Whether a whole value, or all of it behind a scheme such as `Bearer`, is a variable as Gemini CLI or opencode write it. */
-export const isOtherVariable = (value: unknown): boolean =>
+export const looksLikeVariable = (value: unknown): boolean =>
   typeof value === "string" &&
   /^(?:[A-Za-z]+ )?(?:\$[A-Za-z_]\w*|%[A-Za-z_]\w*%|\{env:[A-Za-z_]\w*\})$/.test(value)
