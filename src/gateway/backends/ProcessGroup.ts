@@ -40,9 +40,8 @@ const askAgain = Schedule.spaced("10 millis")
 const killGrace = "1 second"
 
 /**
- * Turns of the event loop between two spawns, each of which blocks it. What is ready goes on meanwhile: a call takes several turns,
- * and the loop accepts one connection a turn, so with a single one 300 connections waited for as many spawns. An idle loop takes
- * less than a millisecond for all.
+ * A spawn blocks the event loop, so 20 turns run between two. One is too few: the loop accepts one connection a turn, so 300
+ * connections would wait for 300 spawns. When idle, 20 turns take under 1 ms.
  */
 const turnsBetween = 20
 const oneAtATime = Semaphore.makeUnsafe(1)

@@ -21,7 +21,7 @@ const retryAfter = "10 seconds"
 
 /**
  * Keeps `count` processes ready until the scope closes. Those that died unused are closed in `processes`, which must outlive
- * it. `turn` is waited for before each of its own starts; whoever takes one waits before.
+ * it. Each start of a spare waits for a `turn`. `take` does not: its caller waited.
  *
  * One function of more than sixty lines, because the question is always who owns a process and closes it: who adds it, who takes
  * it, who buries it and the finalizer answer it together, over one set.

@@ -1,7 +1,6 @@
 /**
- * The starts of processes that wait for their turn. A spawn blocks the event loop, the longer the more memory the gateway has (24
- * ms at 200 MiB), and a process that boots takes a core. So few boot at once, and the keys of clients take turns: one that starts
- * many sessions does not keep the others waiting.
+ * Limits how many processes boot at once, because a spawn blocks the event loop (24 ms at 200 MiB of memory) and a boot takes a core.
+ * Keys take turns, so a key that starts many sessions does not keep the others waiting.
  */
 import type { Scope } from "effect"
 import { Deferred, Effect, PartitionedSemaphore } from "effect"
@@ -10,11 +9,11 @@ import { availableParallelism } from "node:os"
 /** Two for each core: while one of them waits for the disk, the other computes. */
 export const maxAtOnce = 2 * availableParallelism()
 
-/** A server that has not answered by then waits for something, and those behind it for no core. */
-const longest = "250 millis"
+/** Ends the turn of a server that is slow to start: it waits for something other than a CPU. */
+const maxHold = "250 millis"
 
 export interface StartQueue {
-  /** Waits for a turn; it is over with the scope, or after `longest`. */
+  /** Waits for a turn. It ends when the scope closes, or after `maxHold`. */
   readonly turn: (principal: string) => Effect.Effect<void, never, Scope.Scope>
 }
 
@@ -23,7 +22,7 @@ export const make: Effect.Effect<StartQueue> = Effect.map(
   (places) => ({
     turn: Effect.fnUntraced(function*(principal) {
       const begun = yield* Deferred.make<void>()
-      const turn = Effect.andThen(Deferred.succeed(begun, undefined), Effect.sleep(longest))
+      const turn = Effect.andThen(Deferred.succeed(begun, undefined), Effect.sleep(maxHold))
       yield* Effect.forkScoped(places.withPermit(principal)(turn), { startImmediately: true })
       yield* Deferred.await(begun)
     })

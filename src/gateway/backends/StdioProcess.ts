@@ -93,7 +93,7 @@ export const start = Effect.fnUntraced(function*(
     attach: (to) =>
       Effect.contextWith((context: Context.Context<never>) =>
         Effect.sync(() => {
-          // With the session of whoever has taken it, which a spare process has not had before.
+          // Logs with the annotations of the session that took this process; a spare has none before.
           const runFor = Effect.runForkWith(context)
           stderr.logWith((effect) => void Fiber.runIn(runFor(effect), scope))
           output.attach(to)

@@ -150,7 +150,7 @@ const forward = Effect.fnUntraced(function*(
   ])
 })
 
-/** Enters a request for as long as it runs. */
+/** Registers a running request, so that a later `notifications/cancelled` can end it. */
 const cancellable = ({ running }: State, { id }: JsonRpc.Request) => {
   const key = JsonRpc.idKey(id)
   return Effect.acquireRelease(
@@ -163,7 +163,7 @@ const cancellable = ({ running }: State, { id }: JsonRpc.Request) => {
   )
 }
 
-/** `over` ends the stream of its response. */
+/** Sends a message and returns the response. When `over` completes, an event stream ends. */
 const exchange = Effect.fnUntraced(function*(
   state: State,
   message: Forwarded,

@@ -1,6 +1,6 @@
 /**
- * Requests that come when there is nobody to answer them: the server listens before its routes are there, and its connections are
- * still open when they are there no more. Node drops a request that nobody listens for: its client would wait for ever.
+ * Holds requests while no route is listening: before the routes are up, and after they are gone. Node would drop them, and their
+ * clients would wait forever.
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import * as JsonRpc from "../messages/JsonRpc.ts"

@@ -13,7 +13,7 @@ export interface Options {
   readonly heartbeat: Duration.Duration
   /** Where the body is entered while it is open, for `watch`. */
   readonly bodies: Set<OpenBody>
-  /** When a stream without an event gets its first comment: Node sends a response's header with its first bytes. */
+  /** After this much silence a stream gets its first comment. Node sends the header with the first bytes. */
   readonly greetAfter: Duration.Duration
   /** Ends the stream when it completes, if given. */
   readonly until: Effect.Effect<void> | undefined

@@ -208,7 +208,10 @@ const receive = (serving: Serving, asking: Asking, text: string): Effect.Effect<
   )
 }
 
-/** A session on a process gives its answers in time by itself (`BridgeRequests`), but not while it wakes. */
+/**
+ * `BridgeRequests` opens the early stream of a session on a process, so that it can be resumed. `SlowAnswers` does it for HTTP back
+ * ends, and while a stateless session wakes.
+ */
 const streamedIfSlow = (
   serving: Serving,
   asking: Asking,

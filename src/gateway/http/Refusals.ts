@@ -58,8 +58,8 @@ export const shuttingDown = (id?: JsonRpc.Id, code: number = JsonRpc.codes.gatew
   refuse(503, "The gateway is shutting down", { ...(id === undefined ? {} : { id }), code, headers: retryLater })
 
 /**
- * The last step of a route, which must be added as uninterruptible. The end of the server interrupts a request that still waits,
- * and would answer 503 with nothing in it; so would a back end's own empty 503 pass through. Every 503 says why, and when to retry.
+ * Gives every 503 a body and `Retry-After`. An empty one has two sources: a request that the server's shutdown interrupts, and a
+ * back end's own. Add the route as uninterruptible; this makes the handler interruptible again.
  */
 export const complete = <E, R>(
   handler: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>

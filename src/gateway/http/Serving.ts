@@ -22,7 +22,7 @@ export interface Serving {
   readonly fs: FileSystem.FileSystem
   /** The event streams that are being sent. */
   readonly bodies: Set<EventStreamBody.OpenBody>
-  /** By its id, each session that a DELETE is ending; completes when that has been answered. */
+  /** Running DELETEs by session id. Each completes when its DELETE has been answered. */
   readonly deletions: Map<string, Deferred.Deferred<void>>
   /** Where sessions are. */
   readonly placement: Placement

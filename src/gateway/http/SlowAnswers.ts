@@ -14,10 +14,14 @@ import * as Serving from "./Serving.ts"
 
 type Response = HttpServerResponse.HttpServerResponse
 
-/** They begin something: their status says whether it is there, and `startTimeout` ends them. */
-const beginnings: ReadonlyArray<string> = ["initialize", "server/discover"]
+/**
+ * These are not streamed early: their HTTP status reports whether the back end started, and `startTimeout` bounds them.
+ */
+const neverStreamed: ReadonlyArray<string> = ["initialize", "server/discover"]
 
-/** The response, or a stream that goes on with it; of a request that came in at another replica, that one makes the stream. */
+/**
+ * The response, or an event stream that ends with it. A forwarded request is left alone: the replica that received it streams.
+ */
 export const streamed = (
   serving: Serving.Serving,
   { carried, request }: Serving.Asking,
@@ -25,7 +29,7 @@ export const streamed = (
   respond: Effect.Effect<Response, never, Scope.Scope>
 ): Effect.Effect<Response, never, Scope.Scope> => {
   const ids = messages.flatMap((message) =>
-    message._tag === "Request" && !beginnings.includes(message.method) ? [message.id] : []
+    message._tag === "Request" && !neverStreamed.includes(message.method) ? [message.id] : []
   )
   return carried !== undefined || ids.length === 0 ? respond : Effect.gen(function*() {
     const fiber = yield* Effect.forkScoped(respond)
@@ -43,7 +47,7 @@ export const streamed = (
   })
 }
 
-/** What a response that is no stream says to each of the requests. */
+/** One JSON-RPC answer for each request, taken or made from a response that is no stream. */
 const answers = ({ body, status }: Response, ids: ReadonlyArray<JsonRpc.Id>): ReadonlyArray<string> => {
   const text = body._tag === "Uint8Array" ? new TextDecoder().decode(body.body) : ""
   const isArray = Array.isArray(Option.getOrUndefined(JsonRpc.parse(text)))

@@ -69,7 +69,7 @@ interface Pending {
   readonly startedAt: number
   /** When it ends if no answer has come; progress puts that off. */
   dueAt: number
-  /** By its client: if no answer comes, none is due. */
+  /** Its client cancelled it: `dueAt` then ends it without an answer. */
   cancelled: boolean
   stream: EventStream | undefined
   /** Nobody waits for it: its client has gone, or it is the gateway's own. */
@@ -93,7 +93,7 @@ export class BridgeRequests {
   #over: string | undefined
   /** Completes then: who waits for the process to read waits no longer, for it keeps the session. */
   readonly #ended = Deferred.makeUnsafe<void>()
-  /** Since when its client, whose GET stream broke off, has been silent; infinity: no stream did, or its client has spoken since. */
+  /** When the client's GET stream broke off. Infinity: no stream broke off, or the client has sent something since. */
   #lostStreamAt = Number.POSITIVE_INFINITY
   #requests = 0
   #errors = 0
@@ -185,7 +185,7 @@ export class BridgeRequests {
     return Effect.raceFirst(Deferred.await(written), Deferred.await(this.#ended))
   }
 
-  /** The request's place is free after a grace, because a server need not answer a request that was cancelled. */
+  /** Gives a cancelled request a grace (`cancelGrace`) to be answered, then frees its place. */
   #cancel(id: JsonRpc.Id | undefined): void {
     const entry = id === undefined ? undefined : this.#pending.get(JsonRpc.idKey(id))
     if (entry === undefined || entry.cancelled) return
@@ -321,7 +321,7 @@ export class BridgeRequests {
     return stream
   }
 
-  /** The request that a message of the process belongs to. */
+  /** The request that a message of the process belongs to. A cancelled request is the last choice. */
   #owner(message: JsonRpc.Message): Pending | undefined {
     if (message._tag === "Notification" && message.method === "notifications/progress") {
       for (const entry of this.#pending.values()) {
@@ -341,7 +341,7 @@ export class BridgeRequests {
     return cancelled
   }
 
-  /** Without a text it ends unanswered. */
+  /** Ends a request. Without a text the client gets no answer (it cancelled). */
   #settle(entry: Pending, text: string | undefined, outcome: "ok" | "error"): void {
     this.#pending.delete(JsonRpc.idKey(entry.request.id))
     if (entry.stream === undefined) {

@@ -31,7 +31,6 @@ export const repeats = (text: string): ReadonlyArray<Repeat> => {
     if (first === "{" || first === "[") open.push({ names: new Set(), name: undefined })
     else if (first === "}" || first === "]") open.pop()
     else if (inner !== undefined && (state === "name" || state === "name or }")) {
-      // A JSON string, which is a string for `JSON.parse`.
       inner.name = String(JSON.parse(text.slice(at, end)))
       if (inner.names.has(inner.name)) {
         found.push({ path: open.flatMap(({ name }) => name ?? []), ...place(text, at) })

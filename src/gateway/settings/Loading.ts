@@ -96,7 +96,7 @@ const shortKeys = (name: string, keys: ReadonlyArray<string>): ReadonlyArray<str
     ]
 }
 
-/** That every user of this machine may read the file of keys. Windows has no such modes. */
+/** Warns if every user of this machine may read the file of keys. Windows has no such modes. */
 const readByOthers = Effect.fnUntraced(function*(keysFile: string) {
   if (keysFile === "" || process.platform === "win32") return []
   const fs = yield* FileSystem.FileSystem

@@ -12,12 +12,12 @@ const common = new Set(
 )
 
 /**
- * A longer secret is looked for piece by piece, so that also a part of it is hidden and no pattern grows without bound. A multiple
- * of three: then the base64 of the pieces, one after the other, is the base64 of the whole.
+ * A longer secret is masked in pieces, so a part of one is masked too and patterns stay short. A multiple of three, so the base64 of
+ * the pieces joins to the base64 of the whole.
  */
 const pieceLength = 192
 
-/** In characters: more than any form of a piece has. Whoever cuts a text before it is masked keeps so much behind the cut. */
+/** Longest match, in characters. Code that cuts a text before masking must keep this much behind the cut. */
 export const longest = 2000
 
 /** Makes a function that hides these values, and whatever looks like a credential. */
@@ -60,11 +60,11 @@ export const percentDecoded = (text: string): string =>
 /** A pattern for a text in which each character may be percent-encoded or escaped as in JSON, also more than once. */
 const textForm = (text: string): string =>
   [...text.matchAll(/(\\+)|[^]/gu)].map(([character, backslashes]) => {
-    // Nothing encodes these.
+    // No encoding changes these.
     if (/^[A-Za-z0-9_~-]$/.test(character)) return character
     if (character === ".") return "\\."
     const encoded = Buffer.from(character).toString("hex").replace(/../g, (hex) => `%(?:25){0,2}${anyCase(hex)}`)
-    // Of a run, because each backslash by itself would make the search of a long run exponential.
+    // One pattern for the whole run: one per backslash would backtrack exponentially.
     if (backslashes !== undefined) {
       return `(?:\\\\{${backslashes.length},${backslashes.length * 8}}|${encoded})`
     }
@@ -79,7 +79,7 @@ const base64Forms = (text: string): ReadonlyArray<string> => {
   const bytes = Buffer.from(text)
   return [0, 1, 2].map((before) => {
     const encoded = Buffer.concat([Buffer.alloc(before), bytes]).toString("base64url")
-    // Without the characters in which there are bits of what stands before; that behind it is one more.
+    // Drops the first and last characters, which also encode neighbouring bytes.
     const whole = encoded.slice(before === 0 ? 0 : before + 1, Math.floor((before + bytes.length) * 8 / 6))
     return `${whole.replace(/[-_]/g, (character) => base64Special[character] ?? "")}[\\w+/-]?={0,2}`
   })
