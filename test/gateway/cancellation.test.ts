@@ -51,7 +51,7 @@ const silentServer = async () => {
   return { counts, server, url: `http://127.0.0.1:${Kit.portOf(server)}/mcp` }
 }
 
-describe("a cancelled call of a client with a session", () => {
+describe("cancellation by a client with a session", () => {
   let clock: StillClock.StillClock
   let gateway: Kit.Running
   let silent: Awaited<ReturnType<typeof silentServer>>
@@ -73,7 +73,7 @@ describe("a cancelled call of a client with a session", () => {
   }
   const unanswered = [200, "text/event-stream", ""]
 
-  it("frees its place for the next one at once, and leaves nothing, a thousand times", async () => {
+  it("frees the place of a cancelled call at once and leaves nothing, a thousand times", async () => {
     const url = `${gateway.origin}/mcp/counter`
     const session = await Kit.open(url)
     const endings: Array<Promise<unknown>> = []
@@ -93,7 +93,7 @@ describe("a cancelled call of a client with a session", () => {
   })
 
   for (const start of ["nothing", "json", "stream"]) {
-    it(`ends on an HTTP back end too, which has answered ${start} so far`, async () => {
+    it(`ends a cancelled call on an HTTP back end that has answered ${start} so far`, async () => {
       const url = `${gateway.origin}/mcp/http`
       const session = await Kit.open(url)
       const call = Kit.post(url, session, Kit.toolCall("mine", start))
@@ -115,7 +115,7 @@ describe("a cancelled call of a client with a session", () => {
     })
   }
 
-  it("is no answer of its batch, whose other answers come", async () => {
+  it("leaves a cancelled call out of its batch, whose other answers come", async () => {
     const url = `${gateway.origin}/mcp/counter`
     const session = await Kit.open(url)
     const batch = `[${Kit.toolCall("mine", "never")},${Kit.toolCall("other", "count")}]`
@@ -126,7 +126,7 @@ describe("a cancelled call of a client with a session", () => {
     assert.deepStrictEqual(String(text).match(/"id":"\w+"/g), ["\"id\":\"other\""])
   })
 
-  it("whose server answers all the same gets that answer", async () => {
+  it("delivers an answer that the server sends in spite of the cancellation", async () => {
     const url = `${gateway.origin}/mcp/counter`
     const session = await Kit.open(url)
     const call = Kit.post(url, session, Kit.toolCall("mine", "late"))
@@ -135,7 +135,7 @@ describe("a cancelled call of a client with a session", () => {
     assert.strictEqual((await (await call).json()).result.content[0].text, "late")
   })
 
-  it("does not hold up a gateway that stops, however long calls may take to end then", async () => {
+  it("does not let a cancelled call delay a gateway that stops", async () => {
     const stopping = await Kit.start({ backends: { counter: Kit.counter() }, drainTimeout: "1 hour" }, clock)
     const url = `${stopping.origin}/mcp`
     const session = await Kit.open(url)
@@ -147,8 +147,8 @@ describe("a cancelled call of a client with a session", () => {
   })
 })
 
-describe("a cancelled call of the official client whose stream can be resumed", () => {
-  it("is asked for once more, and then no longer", async () => {
+describe("cancellation by the official client", () => {
+  it("stops the official client from resuming a cancelled call after one attempt", async () => {
     const server = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
     const gateway = await Kit.start({
       backends: { everything: { command: process.execPath, args: [server, "stdio"] } },

@@ -299,8 +299,8 @@ describe("a stream that silence has opened", () => {
   })
 })
 
-describe("what has its status to say", () => {
-  it("waits for it however long that takes: initialize, and server/discover", async () => {
+describe("requests that start a back end", () => {
+  it("never streams initialize or server/discover early", async () => {
     const starting = [Kit.initialize(at("mute")), send(at("mute"), "server/discover", {})]
     for (const sent of starting) assert.strictEqual((await headerOf(sent, 15)).status, 502)
   })
