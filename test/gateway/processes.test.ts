@@ -78,6 +78,28 @@ describe("a process that misbehaves", () => {
     rmSync(directory, { recursive: true })
   })
 
+  it("a server has all of startTimeout to answer initialize, also where requestTimeout is shorter, and hears of no cancellation", async () => {
+    const directory = temporary()
+    const file = join(directory, "heard")
+    const params = { progressToken: "start", progress: 1 }
+    const progress = JSON.stringify({ jsonrpc: "2.0", method: "notifications/progress", params })
+    const clock = await StillClock.make()
+    const gateway = await Kit.start({
+      backends: { slow: { command: "sh", args: ["-c", `echo '${progress}'; exec tee ${file} >/dev/null`] } },
+      requestTimeout: "200 millis",
+      startTimeout: "2 seconds"
+    }, clock)
+    const body = Kit.initializeBody.replace("\"params\":{", "$&\"_meta\":{\"progressToken\":\"start\"},")
+    const answer = fetch(`${gateway.origin}/mcp`, { method: "POST", headers: Kit.headers, body })
+    await Kit.eventually("it has heard it", () => existsSync(file) && readFileSync(file, "utf8").includes("initialize"))
+    const response = await clock.passUntilSettled("it is told", answer)
+    assert.strictEqual(response.status, 502)
+    assert.include(await response.text(), "initialize within 2s")
+    await gateway.stop()
+    assert.notInclude(readFileSync(file, "utf8"), "notifications/cancelled")
+    rmSync(directory, { recursive: true })
+  })
+
   it("one that does not answer initialize in time is told with the end of its stderr, without its secrets, or with what may help", async () => {
     const directory = temporary()
     const file = join(directory, "said")

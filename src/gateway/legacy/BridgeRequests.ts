@@ -67,7 +67,9 @@ interface Pending {
   readonly first: Deferred.Deferred<Reply>
   readonly release: Effect.Effect<void>
   readonly startedAt: number
-  /** When it ends if no answer has come; progress puts that off. */
+  /** How long it may take, in milliseconds; progress starts the time anew. Infinity for the gateway's own: `startTimeout` bounds it. */
+  readonly timeout: number
+  /** When it ends if no answer has come. */
   dueAt: number
   /** Its client cancelled it: `dueAt` then ends it without an answer. */
   cancelled: boolean
@@ -237,7 +239,7 @@ export class BridgeRequests {
     if (this.#lostStreamAt < Number.POSITIVE_INFINITY) this.#lostStreamAt = this.#now()
   }
 
-  /** The gateway's own request: its answer, and nothing of it to the client. */
+  /** The gateway's own request, while the session opens: its answer, and nothing of it to the client. */
   ask(text: string): Effect.Effect<string> {
     return Effect.suspend(() => {
       const message = JsonRpc.read(text)
@@ -263,12 +265,14 @@ export class BridgeRequests {
 
   #take(request: JsonRpc.Request, release: Effect.Effect<void>, unheard: boolean): Pending {
     const at = this.#now()
+    const timeout = unheard ? Number.POSITIVE_INFINITY : this.#requestTimeout
     const entry: Pending = {
       request,
       first: Deferred.makeUnsafe(),
       release,
       startedAt: at,
-      dueAt: at + this.#requestTimeout,
+      timeout,
+      dueAt: at + timeout,
       cancelled: false,
       stream: undefined,
       unheard
@@ -327,7 +331,7 @@ export class BridgeRequests {
       for (const entry of this.#pending.values()) {
         const token = entry.request.progressToken
         if (token !== undefined && token === message.progressToken) {
-          if (!entry.cancelled) entry.dueAt = this.#now() + this.#requestTimeout
+          if (!entry.cancelled) entry.dueAt = this.#now() + entry.timeout
           return entry.unheard ? undefined : entry
         }
       }
