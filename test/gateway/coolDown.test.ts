@@ -155,6 +155,15 @@ describe("a back end that is at fault itself", () => {
     await gateway.stop()
   })
 
+  it("cools down also where it may have only one session", async () => {
+    const gateway = await Kit.start({ backends: { broken: { command: "false" } }, maxSessionsPerBackend: 1 })
+    for (let i = 0; i < 3; i++) assert.strictEqual((await Kit.initialize(`${gateway.origin}/mcp`)).status, 502)
+    const state = async () => (await (await fetch(`${gateway.origin}/sessions`)).json()).backends[0].state
+    await Kit.eventually("it cools down", async () => (await state()) === "cooling down")
+    assert.strictEqual((await Kit.initialize(`${gateway.origin}/mcp`)).status, 503)
+    await gateway.stop()
+  })
+
   it("has failed once when starts that ran together failed, whenever each of them ends", () => {
     const { failed, initial } = Cooldown
     const once = failed(initial, initial, "x")

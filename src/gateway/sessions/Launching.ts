@@ -52,10 +52,7 @@ export const lookup = Effect.fnUntraced(function*(
       Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
       Effect.tapError(() => target.count("launchFailures")),
       Effect.tapErrorTag("InitializeRefused", () => Ref.update(cooldown, (state) => Cooldown.noted(state, refused))),
-      Effect.tapErrorTag(
-        "BackendFailed",
-        (error) => countFailure(target, before, error, settings.maxSessionsPerBackend)
-      ),
+      Effect.tapErrorTag("BackendFailed", (error) => countFailure(target, before, error)),
       Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
     )
   // It was ended meanwhile. The pool would say so before it closes anything, and whoever ended it waits for the end of its process.
@@ -179,8 +176,7 @@ const refused = "the back end has answered initialize with an error"
 const countFailure = (
   target: RunningBackend.RunningBackend,
   before: Cooldown.Cooldown,
-  { message, shortage }: GatewayErrors.BackendFailed,
-  limit: number
+  { message, shortage }: GatewayErrors.BackendFailed
 ) => {
   if (shortage === true) return Effect.void
   const counted = Ref.modify(target.cooldown, (state) => {
@@ -191,22 +187,20 @@ const countFailure = (
     Effect.flatMap(counted, (suspect) =>
       suspect === undefined
         ? Effect.void
-        : FiberHandle.run(target.trial, tryAlone(target, suspect, limit), { onlyIfMissing: true }))
+        : FiberHandle.run(target.trial, tryAlone(target, suspect), { onlyIfMissing: true }))
   )
 }
 
 /**
  * Starts a suspect back end with an `initialize` of the gateway's own, and ends it again. Only if that fails too is the back end
- * at fault, and not what its clients have sent. No verdict when the back end is full or the gateway is short: the next failed
- * start tries again.
+ * at fault, and not what its clients have sent. It does not count against `maxSessionsPerBackend`: the session that has just failed
+ * still has its place, perhaps the last one. No verdict when the gateway is short of handles: the next failed start tries again.
  */
 const tryAlone = Effect.fnUntraced(function*(
   target: RunningBackend.RunningBackend,
-  suspect: Cooldown.Cooldown,
-  limit: number
+  suspect: Cooldown.Cooldown
 ) {
   const { cooldown } = target
-  yield* countIn(target, limit)
   const client = ClientRecord.neutral()
   const tried = yield* Effect.result(
     start(
