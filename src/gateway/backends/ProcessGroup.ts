@@ -7,6 +7,8 @@ import type { Duration, Scope } from "effect"
 import { Deferred, Effect, Option, Predicate, Result, Schedule, Semaphore } from "effect"
 import type { ChildProcessWithoutNullStreams } from "node:child_process"
 import { spawn as spawnProcess } from "node:child_process"
+import { closeSync, openSync } from "node:fs"
+import { devNull } from "node:os"
 import * as Programs from "./Programs.ts"
 
 /** How to start a process. */
@@ -58,6 +60,9 @@ export const start = (command: Command, grace: Duration.Duration): Effect.Effect
 
 const spawn = ({ args, command, cwd, env }: Command): Effect.Effect<ProcessGroup, string> =>
   Effect.callback((resume) => {
+    // Directly before the spawn, in the same turn of the event loop: between two turns other starts take handles.
+    const shortage = shortageOfHandles()
+    if (shortage !== undefined) return resume(Effect.fail(shortage))
     const started = Result.try(() => {
       const { file, windowsVerbatimArguments, ...rest } = Programs.spawnable(command, args, cwd, Programs.here(env))
       return spawnProcess(file, rest.args, {
@@ -88,6 +93,29 @@ const spawn = ({ args, command, cwd, env }: Command): Effect.Effect<ProcessGroup
       resume(Effect.succeed({ pid, stdin, stdout, stderr, exit }))
     })
   })
+
+/** The codes of errors that tell of the gateway's own need, not of a fault of the back end. */
+export const shortages = ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"]
+
+/** More than the pipes of a process, and what the spawn itself takes for a moment. */
+const handlesOfStart = 16
+
+/**
+ * Says why no process should be started now: there are not enough handles. Node never gives back the pipes of a spawn that
+ * fails in the middle for want of them, so none is begun that would; each would cost three for ever.
+ */
+const shortageOfHandles = (): string | undefined => {
+  const opened: Array<number> = []
+  let shortage: string | undefined
+  while (opened.length < handlesOfStart && shortage === undefined) {
+    const handle = Result.try(() => openSync(devNull, "r"))
+    if (Result.isSuccess(handle)) opened.push(handle.success)
+    else shortage = codeOf(handle.failure)
+  }
+  opened.forEach((handle) => closeSync(handle))
+  // Whatever else keeps it from being opened says nothing of handles.
+  return shortage !== undefined && shortages.includes(shortage) ? shortage : undefined
+}
 
 const end = Effect.fnUntraced(function*({ exit, pid, stderr, stdin, stdout }: ProcessGroup, grace: Duration.Duration) {
   stdin.end()

@@ -6,8 +6,6 @@
  */
 import type { Context, Scope } from "effect"
 import { Cause, Deferred, Duration, Effect, Fiber, Latch, Result } from "effect"
-import { closeSync, openSync } from "node:fs"
-import { devNull } from "node:os"
 import type { Readable, Writable } from "node:stream"
 import { BackendFailed } from "../GatewayErrors.ts"
 import * as Lines from "./Lines.ts"
@@ -51,9 +49,7 @@ export const start = Effect.fnUntraced(function*(
   limits: Limits,
   mask: (text: string) => string
 ): Effect.fn.Return<Transport, BackendFailed, Scope.Scope> {
-  const shortage = shortageOfHandles()
   const shown = mask(command.command)
-  if (shortage !== undefined) return yield* short(shown, shortage)
   const ended = Deferred.makeUnsafe<BackendFailed>()
   const stderr = Stderr.make(mask, limits.stderrLevel)
   const failed = (reason: string, how?: BackendFailed["ended"]) =>
@@ -62,7 +58,7 @@ export const start = Effect.fnUntraced(function*(
   const group = yield* Effect.mapError(
     ProcessGroup.start({ ...command, env }, limits.closeGrace),
     (code) =>
-      shortages.includes(code)
+      ProcessGroup.shortages.includes(code)
         ? short(shown, code)
         : failed(`the back end "${shown}" could not be started (${code})${remedy(command.command, code)}`)
   )
@@ -266,26 +262,6 @@ const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong 
   }
 }
 
-/** More than the pipes of a process, and what the spawn itself takes for a moment. */
-const handlesOfStart = 16
-
-/**
- * Says why no process should be started now: there are not enough handles. Node never gives back the pipes of a spawn that
- * fails in the middle for want of them, so none is begun that would; each would cost three for ever.
- */
-const shortageOfHandles = (): string | undefined => {
-  const opened: Array<number> = []
-  let shortage: string | undefined
-  while (opened.length < handlesOfStart && shortage === undefined) {
-    const handle = Result.try(() => openSync(devNull, "r"))
-    if (Result.isSuccess(handle)) opened.push(handle.success)
-    else shortage = ProcessGroup.codeOf(handle.failure)
-  }
-  opened.forEach((handle) => closeSync(handle))
-  // Whatever else keeps it from being opened says nothing of handles.
-  return shortage !== undefined && shortages.includes(shortage) ? shortage : undefined
-}
-
 /** What to do about the errors of the system that a command meets. */
 const remedy = (command: string, code: string): string => {
   switch (code) {
@@ -299,9 +275,6 @@ const remedy = (command: string, code: string): string => {
       return ""
   }
 }
-
-/** The codes of errors that tell of the gateway's own need, not of a fault of the back end. */
-const shortages = ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"]
 
 const short = (command: string, code: string): BackendFailed =>
   new BackendFailed({
