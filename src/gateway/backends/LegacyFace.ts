@@ -286,10 +286,13 @@ class Face {
     const json = Option.getOrUndefined(JsonRpc.parse(line))
     const message = JsonRpc.classify(json)
     switch (message?._tag) {
-      case undefined:
+      case undefined: {
+        const error = JsonRpc.errorForTooDeep(line)
+        if (error !== undefined) return this.fromServer(error)
         // For whoever counts these.
         this.#toClient(line)
         break
+      }
       case "Response":
         this.#settled(message, json, line)
         break

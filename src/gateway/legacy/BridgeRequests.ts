@@ -289,8 +289,12 @@ export class BridgeRequests {
   /** Takes one line; false: there is no room for more. */
   receive(line: string): boolean {
     const message = JsonRpc.read(line)
-    if (message === undefined) this.#skip(line)
-    else this.#route(line, message)
+    if (message !== undefined) this.#route(line, message)
+    else {
+      this.#skip(line)
+      const error = JsonRpc.errorForTooDeep(line)
+      if (error !== undefined) this.receive(error)
+    }
     return !this.#streams.congested()
   }
 

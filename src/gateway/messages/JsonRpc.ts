@@ -62,6 +62,21 @@ export const read = (text: string): Message | undefined => {
   return Option.isSome(json) ? classify(json.value) : undefined
 }
 
+/**
+ * The error that stands for an answer that `isTooDeep`, so that its request ends now and not at `requestTimeout`; `undefined` for
+ * any other text.
+ */
+export const errorForTooDeep = (text: string): string | undefined => {
+  if (!isTooDeep(text)) return undefined
+  const members = Option.getOrElse(membersOf(text), () => [])
+  const shallow = members.map(([name, value]): JsonText.Member => [name, isTooDeep(`[${value}`) ? "{}" : value])
+  const message = read(JsonText.make(shallow))
+  return message?._tag === "Response" ? error(message.id, codes.gateway, `The answer is ${tooDeep}`) : undefined
+}
+
+/** Fails for what is no JSON. */
+const membersOf = Option.liftThrowable(JsonText.members)
+
 /** The same of what has been parsed. */
 export const classify = (json: unknown): Message | undefined => {
   if (!isRecord(json) || json["jsonrpc"] !== "2.0") return undefined

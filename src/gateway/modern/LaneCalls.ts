@@ -251,8 +251,11 @@ export class LaneCalls {
       case "Notification":
         this.#heard(message, line)
         break
-      case undefined:
+      case undefined: {
         this.#metrics.garbage()
+        const error = JsonRpc.errorForTooDeep(line)
+        if (error !== undefined) return this.receive(error)
+      }
     }
     return !this.room.isFull()
   }
