@@ -34,7 +34,7 @@ const silentServer = async () => {
     request.on("data", (chunk) => {
       body += chunk
     }).on("end", () => {
-      const { id, method, params } = JSON.parse(body || "{}")
+      const [{ id, method, params }] = [JSON.parse(body || "{}")].flat()
       if (method === "initialize") {
         response.writeHead(200, { "content-type": "application/json", "mcp-session-id": "s" })
         return response.end(JSON.stringify({ jsonrpc: "2.0", id, result: { protocolVersion: "2025-06-18" } }))
@@ -114,6 +114,20 @@ describe("cancellation by a client with a session", () => {
       await Kit.eventually("the back end has been left", () => silent.counts.open === 0)
     })
   }
+
+  it("ends a batch on an HTTP back end when all its other calls are cancelled too", async () => {
+    const url = `${gateway.origin}/mcp/http`
+    const session = await Kit.open(url)
+    const ended = ending(Kit.post(url, session, `[${Kit.toolCall("a", "stream")},${Kit.toolCall("b", "stream")}]`))
+    await Kit.eventually("it runs", () => silent.counts.open === 1)
+    await Kit.post(url, session, cancelled("a"))
+    await clock.pass("1 hour")
+    assert.strictEqual(silent.counts.open, 1)
+    await Kit.post(url, session, `[${cancelled("b")}]`)
+    const [status] = await clock.passUntilSettled("it ends", ended)
+    assert.strictEqual(status, 200)
+    await Kit.eventually("the back end has been left", () => silent.counts.open === 0)
+  })
 
   it("leaves a cancelled call out of its batch, whose other answers come", async () => {
     const url = `${gateway.origin}/mcp/counter`

@@ -17,14 +17,14 @@ import * as PooledConnection from "../sessions/PooledConnection.ts"
 import type { BackendSettings } from "../settings/Settings.ts"
 import * as Remote from "./Remote.ts"
 
-/** A message of the client, or its wish to listen. */
+/** What a client posts, or its wish to listen. */
 export interface Forwarded {
   readonly method: "POST" | "GET"
   readonly body: string
-  /** The request in it, if it is one. */
+  /** The messages in it. */
+  readonly messages: ReadonlyArray<JsonRpc.Message>
+  /** The request in it, if it is one, and no batch. */
   readonly request: JsonRpc.Request | undefined
-  /** The id of the request that it cancels, if it does. */
-  readonly cancels: JsonRpc.Id | undefined
   readonly version: string | undefined
   readonly lastEventId: string | undefined
   readonly stream: EventStreamBody.Options
@@ -129,20 +129,26 @@ const shakeHands = Effect.fnUntraced(function*(state: State, record: ClientRecor
   return answer
 })
 
-/** Passes a message on; a request that its client cancels ends after a grace, because the upstream need not answer it. */
+/**
+ * Passes messages on. Its response ends a grace after the client has cancelled all requests in it, because the upstream need not
+ * answer them.
+ */
 const forward = Effect.fnUntraced(function*(
   state: State,
   message: Forwarded
 ): Effect.fn.Return<HttpServerResponse.HttpServerResponse, BackendFailed | UpstreamGone, Scope.Scope> {
   const { over, remote, running } = state
-  const { cancels, request } = message
   yield* counted(state, message)
-  const named = cancels === undefined ? undefined : running.get(JsonRpc.idKey(cancels))
-  if (named !== undefined) yield* Deferred.succeed(named, undefined)
-  const cancelled = request === undefined ? Effect.never : Effect.andThen(
-    Deferred.await(yield* cancellable(state, request)),
-    Effect.sleep(PooledConnection.cancelGrace)
-  )
+  const waits: Array<Effect.Effect<void>> = []
+  for (const each of message.messages) {
+    if (each._tag === "Request") waits.push(Deferred.await(yield* cancellable(state, each)))
+    const id = JsonRpc.cancelledId(each)
+    const named = id === undefined ? undefined : running.get(JsonRpc.idKey(id))
+    if (named !== undefined) yield* Deferred.succeed(named, undefined)
+  }
+  const cancelled = waits.length === 0
+    ? Effect.never
+    : Effect.andThen(Effect.all(waits), Effect.sleep(PooledConnection.cancelGrace))
   return yield* Effect.raceAllFirst([
     exchange(state, message, Effect.raceFirst(Deferred.await(over), cancelled)),
     Effect.flatMap(Deferred.await(over), remote.failed),

@@ -219,7 +219,7 @@ export const batch = (
     serving,
     asking,
     text,
-    isHttp(serving, asking) ? forward(serving, asking, text, undefined, here) : here
+    isHttp(serving, asking) ? forward(serving, asking, text, messages, here) : here
   )
 }
 
@@ -310,7 +310,7 @@ export const listen = Effect.fnUntraced(function*(serving: Serving.Serving, aski
     serving,
     asking,
     "",
-    outlastingDelete(serving, asking, isHttp(serving, asking) ? forward(serving, asking, "", undefined, here) : here)
+    outlastingDelete(serving, asking, isHttp(serving, asking) ? forward(serving, asking, "", [], here) : here)
   )
 })
 
@@ -378,14 +378,15 @@ const endHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Se
 const isHttp = ({ sessions }: Serving.Serving, { backend }: Serving.Asking) =>
   sessions.running().get(backend)?.backend.target._tag === "Http"
 
-/** Passes a message on to the upstream session of an HTTP back end; `here`: it has none, the gateway keeps the session. */
+/** Passes a message or a batch on to the upstream session of an HTTP back end; `here`: it has none, the gateway keeps the session. */
 const forward = Effect.fnUntraced(function*(
   serving: Serving.Serving,
   asking: Serving.Asking,
   body: string,
-  message: JsonRpc.Message | undefined,
+  said: JsonRpc.Message | ReadonlyArray<JsonRpc.Message>,
   here: Effect.Effect<Response, Refusal, Scope.Scope>
 ) {
+  const message = "_tag" in said ? said : undefined
   const id = message?._tag === "Request" ? message.id : undefined
   if (message?._tag !== "Notification" && message?._tag !== "Response") yield* refuseWhileDraining(serving, id)
   const connection = yield* lease(serving, asking, id)
@@ -395,8 +396,8 @@ const forward = Effect.fnUntraced(function*(
   const forwarded = connection.forward({
     method: request.method === "GET" ? "GET" : "POST",
     body,
+    messages: "_tag" in said ? [said] : said,
     request: message?._tag === "Request" ? message : undefined,
-    cancels: message === undefined ? undefined : JsonRpc.cancelledId(message),
     version,
     lastEventId,
     stream: optionsOf(serving, asking)
