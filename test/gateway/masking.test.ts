@@ -49,6 +49,43 @@ describe("a secret", () => {
     assert.strictEqual(Masking.make(["Bearer the-token"])("it is the-token"), "it is ***")
   })
 
+  it("a secret with runs of backslashes is hidden in each form", () => {
+    const secret = "a\\\\\"b\\,c\\d e\\"
+    const mask = Masking.make([secret])
+    const json = JSON.stringify(secret).slice(1, -1)
+    for (const text of [secret, json, JSON.stringify(json).slice(1, -1), encodeURIComponent(secret)]) {
+      assert.strictEqual(mask(`before ${text} behind`), "before *** behind", text)
+    }
+  })
+
+  it("a text that begins like a secret with many escaped quotes does not hang the search", () => {
+    const quotes = "\\\"".repeat(60)
+    const json = JSON.stringify(JSON.stringify(quotes)).slice(3, -3)
+    const text = `${json}${"x".repeat(2000)}`
+    // With three ways to read each of them, the search would take 3^60 steps.
+    assert.strictEqual(Masking.make([`${quotes}y`])(text), text)
+  })
+
+  it("a part of a secret of 40 KiB of punctuation is hidden", () => {
+    const secret = JSON.stringify(Array.from({ length: 9000 }, (_, i) => ({ [i]: "/+=" }))).slice(0, 40 * 1024)
+    assert.match(Masking.make([secret])(`before ${secret.slice(0, 2000)}`), /^before \*{3}.{0,200}$/)
+  })
+
+  it("a long secret is hidden in each form, also if its pieces overlap or begin within a run of backslashes", () => {
+    for (const part of ["0123456789", "abc\\\\\\\"", `${"\\".repeat(100)}x`]) {
+      const secret = `${part.repeat(100)}.`
+      const mask = Masking.make([secret])
+      const json = JSON.stringify(secret).slice(1, -1)
+      for (const text of [secret, json, encodeURIComponent(secret), Buffer.from(`ab${secret}`).toString("base64url")]) {
+        assert.match(mask(`before ${text} behind`), /^before .{0,4}\*{3} behind$/, part)
+      }
+    }
+  })
+
+  it("a row of stars in a text stays as it is", () => {
+    assert.strictEqual(Masking.make(["a-secret-key"])("******* a-secret-keya-secret-key"), "******* ***")
+  })
+
   it("an expanded variable is in no answer, list, log or trace, wherever in an entry it stands", async () => {
     const secret = (name: string) => `${name}-is-a-secret`
     const names = ["PROGRAM", "ARGUMENT", "VALUE", "DIRECTORY", "PATH", "QUERY", "HEADER", "PASSWORD"]

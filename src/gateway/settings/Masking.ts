@@ -11,10 +11,7 @@ const common = new Set(
     .concat(["verbose", "warning"])
 )
 
-/**
- * A longer secret is masked in pieces, so a part of one is masked too and patterns stay short. A multiple of three, so the base64 of
- * the pieces joins to the base64 of the whole.
- */
+/** A longer secret is masked in pieces, so a part of one is masked too and patterns stay short. */
 const pieceLength = 192
 
 /** Longest match, in characters. Code that cuts a text before masking must keep this much behind the cut. */
@@ -24,16 +21,29 @@ export const longest = 2000
 export const make = (secrets: ReadonlyArray<string>): (text: string) => string => {
   const pieces = [...new Set(secrets.flatMap(partsOf).flatMap(piecesOf))]
     .filter((piece) => piece.length >= shortest && !common.has(piece))
-    // The longest first, so that no part of one is left over by another.
-    .toSorted((a, b) => b.length - a.length)
-  const forms = pieces.flatMap((piece) => [textForm(piece), ...base64Forms(piece)])
-  const known = forms.length === 0 ? /(?!)/g : new RegExp(`(?:${forms.join("|")})+`, "g")
+  // One pattern for each piece. Compile time grows faster than the pattern's length, and a too large one throws.
+  const known = pieces.map((piece) => new RegExp([textForm(piece), ...base64Forms(piece)].join("|"), "g"))
   return (text) =>
-    text
-      .replace(known, "***")
+    withoutMatches(text, known)
       .replace(/\b(authorization["']?\s*[:=]\s*["']?)(?:(bearer|basic)\s+)?[^\s"',;]+/gi, "$1***")
       .replace(/\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}/gi, "$1 ***")
       .replace(/([a-z][a-z0-9+.-]*:\/\/)[^\s/@:]*:[^\s/@]*@/gi, "$1***@")
+}
+
+/** Replaces every match of the patterns by `***`. Matches that overlap or touch become one. */
+const withoutMatches = (text: string, patterns: ReadonlyArray<RegExp>): string => {
+  const matches = patterns
+    .flatMap((pattern) =>
+      Array.from(text.matchAll(pattern), ({ 0: match, index }) => ({ from: index, to: index + match.length }))
+    )
+    .toSorted((a, b) => a.from - b.from)
+  let result = ""
+  let end = 0
+  for (const { from, to } of matches) {
+    if (from > end || result === "") result += `${text.slice(end, from)}***`
+    end = Math.max(end, to)
+  }
+  return result + text.slice(end)
 }
 
 /** What is secret in a value: each of its lines, the password of a URL, the token of `Bearer TOKEN`. */
@@ -50,29 +60,41 @@ export const passwordsOf = (url: string): ReadonlyArray<string> =>
   })
 
 const piecesOf = (text: string): ReadonlyArray<string> =>
-  // What is left at the end stays with the last piece if it would be too short to be looked for.
-  text.match(new RegExp(`[^]{1,${pieceLength}}(?:[^]{1,${shortest - 1}}$)?`, "g")) ?? []
+  // A piece never ends within a run of backslashes: it would match the whole run, so the next piece would not match. A rest that is
+  // too short to be masked stays with the last piece.
+  text.match(new RegExp(`[^]{0,${pieceLength - 1}}(?:[^\\\\]|$)(?:[^]{1,${shortest - 1}}$)?`, "g")) ?? []
 
 /** A part of a URL as it was meant; as it stands, if that is no percent-encoded text. */
 export const percentDecoded = (text: string): string =>
   Option.getOrElse(Option.liftThrowable(decodeURIComponent)(text), () => text)
 
-/** A pattern for a text in which each character may be percent-encoded or escaped as in JSON, also more than once. */
+/**
+ * A pattern for a text in which each character may be percent-encoded or escaped as in JSON, also more than once. A run of
+ * backslashes and the character behind it share one pattern. Two patterns could both match the backslashes that escape the
+ * character, and would backtrack exponentially.
+ */
 const textForm = (text: string): string =>
-  [...text.matchAll(/(\\+)|[^]/gu)].map(([character, backslashes]) => {
+  text.replace(/(\\*)([^\\]?)/gu, (_, run: string, character: string) => {
     // No encoding changes these.
-    if (/^[A-Za-z0-9_~-]$/.test(character)) return character
-    if (character === ".") return "\\."
-    const encoded = Buffer.from(character).toString("hex").replace(/../g, (hex) => `%(?:25){0,2}${anyCase(hex)}`)
-    // One pattern for the whole run: one per backslash would backtrack exponentially.
-    if (backslashes !== undefined) {
-      return `(?:\\\\{${backslashes.length},${backslashes.length * 8}}|${encoded})`
-    }
-    const escaped = [...Array(character.length).keys()]
-      .map((at) => `\\\\{1,7}u${anyCase(character.charCodeAt(at).toString(16).padStart(4, "0"))}`).join("")
-    const others = character === " " ? ["\\+"] : character === "\t" ? ["\\\\{1,7}t"] : []
-    return `(?:${[`\\\\{0,7}${literal(character)}`, encoded, escaped, ...others].join("|")})`
-  }).join("")
+    const form = /^[A-Za-z0-9_~.-]?$/.test(character)
+      ? (count: number) => `${backslashes(count, count * 8)}${literal(character)}`
+      : (count: number) => escapedForm(character, count)
+    return run === "" ? form(0) : `(?:${form(run.length)}|${percentForm(run)}${form(0)})`
+  })
+
+/** A pattern for a character behind `count` backslashes. It does not tie each form to a number of backslashes, to stay short. */
+const escapedForm = (character: string, count: number): string => {
+  const units = [...Array(character.length).keys()]
+    .map((at) => `u${anyCase(character.charCodeAt(at).toString(16).padStart(4, "0"))}`)
+  const others = character === " " ? ["\\+"] : character === "\t" ? ["t"] : []
+  const forms = [literal(character), percentForm(character), units.join("\\\\{1,7}"), ...others]
+  return `${backslashes(count, count * 8 + 7)}(?:${forms.join("|")})`
+}
+
+const backslashes = (least: number, most: number): string => most === 0 ? "" : `\\\\{${least},${most}}`
+
+const percentForm = (text: string): string =>
+  Buffer.from(text).toString("hex").replace(/../g, (hex) => `%(?:25){0,2}${anyCase(hex)}`)
 
 /** Patterns for a text in base64, at each of the three places where it may begin in what is encoded with it. */
 const base64Forms = (text: string): ReadonlyArray<string> => {
@@ -81,7 +103,9 @@ const base64Forms = (text: string): ReadonlyArray<string> => {
     const encoded = Buffer.concat([Buffer.alloc(before), bytes]).toString("base64url")
     // Drops the first and last characters, which also encode neighbouring bytes.
     const whole = encoded.slice(before === 0 ? 0 : before + 1, Math.floor((before + bytes.length) * 8 / 6))
-    return `${whole.replace(/[-_]/g, (character) => base64Special[character] ?? "")}[\\w+/-]?={0,2}`
+    // The last byte may share a character with the next one. Otherwise this would match the first character of the next piece.
+    const shared = (before + bytes.length) % 3 === 0 ? "" : "[\\w+/-]?={0,2}"
+    return `${whole.replace(/[-_]/g, (character) => base64Special[character] ?? "")}${shared}`
   })
 }
 
