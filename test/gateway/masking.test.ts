@@ -86,6 +86,13 @@ describe("a secret", () => {
     assert.strictEqual(Masking.make(["a-secret-key"])("******* a-secret-keya-secret-key"), "******* ***")
   })
 
+  it("a password is hidden in a URL, and a long word does not hang the search for URLs", () => {
+    const mask = Masking.make([])
+    assert.strictEqual(mask("at%20https://me:pw@host/a"), "at%20https://***@host/a")
+    const text = `https://host:80/a@b and a://b, c:d@e ${"a1".repeat(1_000_000)}`
+    assert.strictEqual(mask(text), text)
+  })
+
   it("an expanded variable is in no answer, list, log or trace, wherever in an entry it stands", async () => {
     const secret = (name: string) => `${name}-is-a-secret`
     const names = ["PROGRAM", "ARGUMENT", "VALUE", "DIRECTORY", "PATH", "QUERY", "HEADER", "PASSWORD"]

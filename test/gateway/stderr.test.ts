@@ -155,3 +155,23 @@ it("the lines of a process that come before anybody has its session are logged w
   )
   assert.deepStrictEqual(logged, ["stderr: starting"])
 })
+
+it("a line is masked only when it is told, or logged at a level that is enabled", async () => {
+  let masked = 0
+  const logged: Array<string> = []
+  const logger = Logger.layer([Logger.make(({ message }) => void logged.push(String(message)))])
+  const ofLevel = async (level: Stderr.Level) => {
+    const stderr = Stderr.make((text) => {
+      masked++
+      return text
+    }, level)
+    stderr.push(bytes(`${level}\n`))
+    await new Promise((resolve) => stderr.logWith((log) => resolve(Effect.runPromise(Effect.provide(log, logger)))))
+    return { stderr, masked }
+  }
+  const debug = await ofLevel("debug")
+  assert.deepStrictEqual([debug.masked, logged], [0, []])
+  assert.strictEqual(debug.stderr.text(), "debug")
+  const info = await ofLevel("info")
+  assert.deepStrictEqual([info.masked, logged], [2, ["stderr: info"]])
+})

@@ -3,7 +3,7 @@
  *
  * Lines are kept as they came. They are masked whole and cut afterwards, so that no part of a secret is left over.
  */
-import { Effect } from "effect"
+import { Effect, LogLevel } from "effect"
 import * as Masking from "../settings/Masking.ts"
 
 export interface Stderr {
@@ -65,8 +65,10 @@ export const make = (mask: (text: string) => string, level: Level): Stderr => {
     else unloggedMore++
   }
 
-  const flush = Effect.suspend(() => {
-    const lines = unlogged.splice(0).map(shown)
+  const flush = Effect.flatMap(LogLevel.isEnabled(levels[level]), (enabled) => {
+    const taken = unlogged.splice(0)
+    // Masking is costly, so only lines that a log shows are masked.
+    const lines = enabled ? taken.map(shown) : []
     if (unloggedMore > 0) lines.push(`${unloggedMore} more lines, too many for the log`)
     unloggedMore = 0
     return Effect.forEach(lines, (line) => Effect.logWithLevel(levels[level])(`stderr: ${line}`), { discard: true })
