@@ -173,7 +173,7 @@ const loadCluster = Effect.tryPromise({
     })
 })
 
-/** For whoever looks where other gateways have it (`/sse`, `/`), or for OAuth, or asks for what is no URL (`/mcp/%ff`). */
+/** Answers every other path with 404: where other gateways serve MCP (`/sse`), where clients look for OAuth, and `/mcp/%ff`. */
 const elsewhere = ({ keys }: Settings.GatewaySettings) =>
   HttpRouter.middleware((routed) =>
     Effect.catchCause(routed, (cause) => {

@@ -107,7 +107,7 @@ describe("a gateway whose back end cools down", () => {
       .reduce((sum, [, count]) => sum + Number(count), 0)
   }
 
-  it("counts no refused call as a launch, and has a refused client take nobody's session", async () => {
+  it("counts no refused client as a launch, and evicts no session for it", async () => {
     const url = `${gateway.origin}/mcp/counter`
     const before = await launchesOfPool()
     await coolDown(gateway)

@@ -302,7 +302,7 @@ describe("the page of a gateway with much to see", () => {
     gateway = await Kit.start({ backends: { counter: Kit.counter() } })
     text = await (await fetch(gateway.origin)).text()
     page = await browser.newPage({ viewport: phone })
-    // What is shown comes from the tests alone.
+    // No request of the page reaches the gateway: it shows only what the test sends.
     await page.route("**/*", (route) => route.fulfill({ contentType: "text/html", body: text }))
     await page.goto(gateway.origin)
   })

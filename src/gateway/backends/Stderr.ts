@@ -1,5 +1,5 @@
 /**
- * What a process writes on stderr: its beginning and its end for whoever is told of a failure, and its lines for the log.
+ * A process's stderr: its beginning and its end for error messages, and its lines for the log.
  *
  * Lines are kept as they came. They are masked whole and cut afterwards, so that no part of a secret is left over.
  */
@@ -79,7 +79,7 @@ export const make = (mask: (text: string) => string, level: Level): Stderr => {
   const log = (): void => {
     if (logs || fork === undefined || unlogged.length === 0) return
     logs = true
-    // What a process has said last is logged when it ends, too.
+    // A process that ends may have written lines that are not logged yet.
     fork(Effect.onInterrupt(eachSecond, () => flush))
   }
 

@@ -74,7 +74,7 @@ const refused = (status: 401 | 403, message: string): Verdict => ({ _tag: "Refus
 
 export const howToShowKey = "Show one of the gateway's keys as Authorization: Bearer KEY"
 
-/** What a refusal has in its header. */
+/** The `WWW-Authenticate` header of a 401: it says how to send a key. */
 export const challengeOf = ({ message, status }: Extract<Verdict, { _tag: "Refused" }>): Record<string, string> =>
   status === 401 ? { "www-authenticate": `Bearer realm="effect-session-pool", error_description="${message}"` } : {}
 
