@@ -1,99 +1,104 @@
 /**
- * An entity of Effect's cluster per session key, whose handlers use the `SessionPool` of the runner they run on: any
- * runner takes any request, and a key has its connection on one of them.
+ * An entity of Effect's cluster per session key, whose handlers use the `SessionPool` of the runner they run on.
  *
- * The entity lives as long as its session. It is not reaped while the connection is open, and it does not end before the
- * connection is closed.
+ * Take `EntityResource` of `effect/cluster` for a resource outside the runner, such as a Kubernetes Pod: it survives shard moves and
+ * needs a `MessageStorage`. Take this module for a connection of the runner's own process: it needs no storage and closes before the
+ * lock of its shard goes. All entities of a runner share one pool, with its `capacity`, eviction, validation, events and metrics.
  *
  * @module
  * @since 0.1.0
+ * @stability unstable
  */
 import type { Duration, Schedule, Scope } from "effect"
-import { Deferred, Effect, Layer, Option } from "effect"
+import { Effect, Latch, Layer } from "effect"
 import * as Entity from "effect/cluster/Entity"
+import * as Message from "effect/cluster/Message"
 import { Sharding } from "effect/cluster/Sharding"
-import type * as Rpc from "effect/rpc/Rpc"
+import * as Rpc from "effect/rpc/Rpc"
 import type * as RpcGroup from "effect/rpc/RpcGroup"
-import { PoolClosed } from "./internal/errors.ts"
-import type { Residency } from "./internal/residency.ts"
-import * as Residencies from "./internal/residency.ts"
+import { poolClosed } from "./internal/errors.ts"
 import * as SessionPool from "./SessionPool.ts"
 
 /**
- * The session of the entity whose handlers run: what they have of the pool.
+ * The session of one entity, as its handlers see it.
  *
  * @category models
  * @since 0.1.0
+ * @stability unstable
  */
 export interface Session<out A, out E = never> {
   /** The entity's id. */
   readonly key: string
   /** `SessionPool.use` of this key. */
   readonly use: <B, E2, R2>(
-    f: (value: A) => Effect.Effect<B, E2, R2>
-  ) => Effect.Effect<B, E | E2 | SessionPool.AcquireError, R2>
-  /** `SessionPool.get` of this key; the scope of a handler ends with its request, that of a stream with the stream. */
-  readonly get: Effect.Effect<A, E | SessionPool.AcquireError, Scope.Scope>
-  /** `SessionPool.invalidate` of this key, for a request that ends the session. */
+    f: (value: A, lease: SessionPool.Lease<string, A>) => Effect.Effect<B, E2, R2>
+  ) => Effect.Effect<B, E | E2 | SessionPool.SessionPoolError, R2>
+  /** `SessionPool.get` of this key. A handler's scope ends with its request, a stream's scope with the stream. */
+  readonly get: Effect.Effect<A, E | SessionPool.SessionPoolError, Scope.Scope>
+  /** `SessionPool.invalidate` of this key. */
   readonly invalidate: Effect.Effect<boolean>
 }
 
 /**
- * The options of the engine for the entities of one type, as in `Entity.toLayer`.
+ * The engine's options for one type of entity, as in `Entity.toLayer`.
  *
  * @category options
  * @since 0.1.0
+ * @stability unstable
  */
 export interface EntityOptions {
-  /** How many requests of one session run at once. Default: `"unbounded"`, as callers share a session. */
+  /** How many requests of one entity run at once. Default: `"unbounded"`, because callers share a session. */
   readonly concurrency?: number | "unbounded" | undefined
-  /** Whether a defect of a handler fails its request alone; if not, the entity is built anew and its session closed. Default: true. */
+  /** True: a defect of a handler fails only its request. False: it restarts the entity and closes its session. Default: true. */
   readonly disableFatalDefects?: boolean | undefined
-  /** How long an entity stays that has neither session nor requests. Default: the `entityMaxIdleTime` of the cluster, 1 minute. */
+  /** How long an entity without session and requests stays. Default: the cluster's `entityMaxIdleTime`, 1 minute. */
   readonly maxIdleTime?: Duration.Input | undefined
-  /** Requests of one session that run or wait; one more fails with `MailboxFull`. Default: the cluster's, 4,096. */
+  /** How many requests of one entity may run or wait. One more fails with `MailboxFull`. Default: the cluster's, 4,096. */
   readonly mailboxCapacity?: number | "unbounded" | undefined
-  /** Whether the mailbox of each entity has a metric. Default: the cluster's, off. */
+  /** Whether each entity's mailbox has a metric. Default: the cluster's, off. */
   readonly mailboxMetrics?: boolean | undefined
-  /** When an entity is built anew after a defect. Default: the cluster's, exponentially from 500 milliseconds. */
+  /** When an entity restarts after a defect. Default: the cluster's, exponential from 500 milliseconds. */
   readonly defectRetryPolicy?: Schedule.Schedule<unknown, unknown> | undefined
-  /** Attributes of the spans of requests. Default: none. */
+  /** Attributes of the requests' spans. Default: none. */
   readonly spanAttributes?: Record<string, string> | undefined
 }
 
 /**
- * All options of `SessionPool.make` for keys that are entity ids, the engine's, and the handlers. Required are `lookup` and
- * `handlers`; the pool's `name` is the entity's type unless it is given.
+ * The options of `SessionPool.make` and of the engine, and the handlers. A session's key is its entity's id. `lookup` and `handlers`
+ * are required. `name` defaults to the entity's type.
  *
  * @category options
  * @since 0.1.0
+ * @stability unstable
  */
-export interface Options<Handlers, A, E, R> extends SessionPool.Options<string, A, E, R>, EntityOptions {
-  /** The handlers of one entity, as in `Entity.toLayer`. Called once for each time the entity begins to live on a runner. */
+export interface Options<Handlers, A, E, R, RC = never>
+  extends SessionPool.Options<string, A, E, R, RC>, EntityOptions
+{
+  /** The handlers of one entity, as in `Entity.toLayer`. Called each time the entity starts on a runner. */
   readonly handlers: (session: Session<A, E>) => Handlers
 }
 
 /**
- * Registers an entity whose handlers use the session under the entity's id, in one pool for each runner.
+ * Registers an entity whose handlers use the session under the entity's id. Each runner has one pool for all of them.
  *
  * **When to use**
  *
- * Use when one machine has not room for all sessions, or when they are to survive that it is taken away.
+ * Use when the sessions need more than one machine, or when another machine must take over when one goes away.
  *
  * **Details**
  *
- * The entity's id is the session's key. The engine sends every request of a key to the one runner that holds the lock of
- * its shard; there the first request opens the connection and the others share it.
+ * The engine sends every request of a key to the one runner that holds the lock of its shard. The first request opens the
+ * connection there, and the others share it.
  *
- * While the connection is open the engine's `maxIdleTime` does not count: the session's own `idleTimeToLive` decides. When
- * the entity must go (its shard moves, the runner shuts down, the layer's scope closes), running requests have the engine's
- * `entityTerminationTimeout`, 15 seconds by default; then the session is retired and closed, and only then the lock of the
- * shard is given back. A finalizer that hangs delays it by `closeTimeout` at the most. The next runner opens anew.
+ * While the connection is open, the session's `idleTimeToLive` decides, not the engine's `maxIdleTime`. An entity must end when
+ * its shard moves, when its runner shuts down, or when the scope of the layer closes. Its running requests then have the engine's
+ * `entityTerminationTimeout`, 15 seconds by default. After that the session closes, and only then the runner gives the lock of the
+ * shard back. A finalizer that hangs delays this by at most `closeTimeout`. The next runner opens a new connection.
  *
- * Nothing is stored: an `Rpc` without the annotation `Persisted` needs no `MessageStorage` and is not replayed.
+ * An `Rpc` without the annotation `Persisted` needs no `MessageStorage` and is never replayed.
  *
- * `use` and `get` fail with the lookup's error or an `AcquireError`, which the handler maps to errors of its `Rpc`; with
- * `PoolClosed` too for what a handler left running after the end of its entity.
+ * `use` and `get` fail with the error of `lookup` or a `SessionPoolError`. The handler maps them to errors of its `Rpc`. A fiber that
+ * outlives its entity gets the reason `PoolClosed`.
  *
  * **Example** (A counter per session)
  *
@@ -125,14 +130,23 @@ export interface Options<Handlers, A, E, R> extends SessionPool.Options<string, 
  *
  * @category constructors
  * @since 0.1.0
+ * @stability unstable
  */
-export const toLayer = <Type extends string, Rpcs extends Rpc.Any, Handlers extends Entity.HandlersFrom<Rpcs>, A, E, R>(
+export const toLayer = <
+  Type extends string,
+  Rpcs extends Rpc.Any,
+  Handlers extends Entity.HandlersFrom<Rpcs>,
+  A,
+  E,
+  R,
+  RC = never
+>(
   entity: Entity.Entity<Type, Rpcs>,
-  options: Options<Handlers, A, E, R>
+  options: Options<Handlers, A, E, R, RC>
 ): Layer.Layer<
   never,
   never,
-  | Exclude<R, Scope.Scope>
+  | SessionPool.Services<R | RC>
   | RpcGroup.HandlersServices<Rpcs, Handlers>
   | Rpc.ServicesClient<Rpcs>
   | Rpc.ServicesServer<Rpcs>
@@ -141,100 +155,143 @@ export const toLayer = <Type extends string, Rpcs extends Rpc.Any, Handlers exte
 > =>
   Layer.effectDiscard(Effect.gen(function*() {
     const sharding = yield* Sharding
-    const activations: Activations = new Map()
-    // Made first, so ended last: the entities end their sessions one by one before.
+    const activations = new Map<string, Activation>()
+    // Made before the entities, so it ends after them.
     const pool = yield* SessionPool.make({
       ...options,
       name: options.name ?? entity.type,
-      lookup: (key: string) => Effect.andThen(occupy(activations, key), options.lookup(key))
+      lookup: (key: string) => Effect.andThen(occupy(activations.get(key)), options.lookup(key))
     })
-    const handlers = Effect.gen(function*() {
-      const activation = yield* activate(activations, pool)
-      return options.handlers(sessionOf(activation, pool))
-    })
+    const end = (activation: Activation) =>
+      Effect.gen(function*() {
+        activation.ending = true
+        // Without a session, `invalidate` would only forget a failed launch.
+        if (!activation.residency.isHeld()) return
+        yield* SessionPool.invalidate(pool, activation.key)
+        yield* Effect.timeoutOption(activation.residency.released, options.closeTimeout ?? "30 seconds")
+      }).pipe(Effect.ensuring(Effect.suspend(() => {
+        activations.delete(activation.key)
+        return activation.ended.open
+      })))
+    const handlers = Effect.map(
+      Effect.acquireRelease(activate(activations), end),
+      (activation) => options.handlers(sessionOf(activation, pool))
+    )
     yield* sharding.registerEntity(entity, handlers, {
+      ...options,
       concurrency: options.concurrency ?? "unbounded",
-      disableFatalDefects: options.disableFatalDefects ?? true,
-      maxIdleTime: options.maxIdleTime,
-      mailboxCapacity: options.mailboxCapacity,
-      mailboxMetrics: options.mailboxMetrics,
-      defectRetryPolicy: options.defectRetryPolicy,
-      spanAttributes: options.spanAttributes
+      disableFatalDefects: options.disableFatalDefects ?? true
     })
   }))
 
-/** One life of an entity on this runner: from the making of its handlers until its last connection is closed. */
+/** One life of an entity on this runner: from the making of its handlers until its last session is closed. */
 interface Activation {
   readonly key: string
   readonly residency: Residency
-  /** Its handlers are gone, and nothing is opened any more. */
+  /** The handlers are gone. No session is opened from now on. */
   ending: boolean
-  readonly ended: Deferred.Deferred<void>
+  readonly ended: Latch.Latch
 }
 
-/** At most one for each key. */
-type Activations = Map<string, Activation>
+/** Waits until the predecessor's session is closed. The engine starts a new entity while the old one still ends. */
+const activate = Effect.fnUntraced(function*(activations: Map<string, Activation>) {
+  const { entityId: key } = yield* Entity.CurrentAddress
+  const activation: Activation = { key, residency: yield* residency, ending: false, ended: Latch.makeUnsafe() }
+  for (let before = activations.get(key); before !== undefined; before = activations.get(key)) {
+    yield* before.ended.await
+  }
+  activations.set(key, activation)
+  return activation
+})
 
-/** Begins the life of the entity that is being built, and ends it with the scope of its handlers. */
-const activate = <A, E>(activations: Activations, pool: SessionPool.SessionPool<string, A, E>) =>
-  Effect.uninterruptibleMask((restore) =>
-    Effect.gen(function*() {
-      const { entityId: key } = yield* Entity.CurrentAddress
-      const residency = yield* Residencies.make
-      // Whoever calls an entity that is ending gets its successor: their connections follow one another all the same.
-      for (let before = activations.get(key); before !== undefined; before = activations.get(key)) {
-        yield* restore(Deferred.await(before.ended))
-      }
-      const activation: Activation = { key, residency, ending: false, ended: Deferred.makeUnsafe() }
-      activations.set(key, activation)
-      yield* Effect.addFinalizer(() => end(activations, activation, pool))
-      return activation
-    })
-  )
-
-/** Retires the session and waits until it is closed. The handlers have ended before, and with them their leases. */
-const end = <A, E>(
-  activations: Activations,
-  activation: Activation,
-  pool: SessionPool.SessionPool<string, A, E>
-) =>
-  Effect.gen(function*() {
-    const { key, residency } = activation
-    activation.ending = true
-    // Without a connection there may still be a failure to remember, for `failureTimeToLive`.
-    if (!(yield* residency.held)) return
-    yield* SessionPool.invalidate(pool, key)
-    const { closeTimeout } = pool.pool.options
-    if (Option.isNone(yield* Effect.timeoutOption(residency.released, closeTimeout))) {
-      yield* Effect.logWarning(`An entity ends before its session, which takes longer than ${closeTimeout} ms to close`)
-    }
-  }).pipe(Effect.ensuring(Effect.sync(() => {
-    activations.delete(activation.key)
-    Deferred.doneUnsafe(activation.ended, Effect.void)
-  })))
-
-/** Makes the entity stay until what is opened now is closed: its finalizer is the session's first one, so it runs last. */
-const occupy = (activations: Activations, key: string) =>
-  Effect.suspend(() => {
-    const activation = activations.get(key)
-    // Asked for by what a handler left running, in a queue for a place. No failure of the back end, so none to remember.
-    if (activation === undefined || activation.ending) return Effect.interrupt
-    return Effect.acquireRelease(activation.residency.hold, () => activation.residency.release)
-  })
+/** Holds the entity in the session's scope. The hold is the scope's first finalizer, so it ends after the connection is closed. */
+const occupy = (activation: Activation | undefined) =>
+  // A fiber that outlived its entity waited for room. Interruption is not remembered as a failed launch.
+  activation === undefined || activation.ending
+    ? Effect.interrupt
+    : Effect.acquireRelease(activation.residency.hold, () => activation.residency.release)
 
 const sessionOf = <A, E>(
   activation: Activation,
   pool: SessionPool.SessionPool<string, A, E>
 ): Session<A, E> => {
   const { key } = activation
-  const whileAlive = <B, E2, R2>(effect: Effect.Effect<B, E2, R2>): Effect.Effect<B, E2 | PoolClosed, R2> =>
-    Effect.suspend((): Effect.Effect<B, E2 | PoolClosed, R2> =>
-      activation.ending ? Effect.fail(new PoolClosed({ key })) : effect
-    )
+  const whileAlive = <B, E2, R2>(effect: Effect.Effect<B, E2, R2>) =>
+    Effect.andThen(Effect.suspend(() => activation.ending ? Effect.fail(poolClosed()) : Effect.void), effect)
   return {
     key,
     use: (f) => whileAlive(SessionPool.use(pool, key, f)),
     get: whileAlive(SessionPool.get(pool, key)),
-    invalidate: Effect.suspend(() => activation.ending ? Effect.succeed(false) : SessionPool.invalidate(pool, key))
+    invalidate: SessionPool.invalidate(pool, key)
   }
 }
+
+/**
+ * Keeps an entity on its runner while anything holds it. Otherwise the engine reaps it after `maxIdleTime` without requests.
+ *
+ * @internal
+ */
+export interface Residency {
+  /** Only while a request of the entity runs: an entity that is still building cannot be called. */
+  readonly hold: Effect.Effect<void>
+  readonly release: Effect.Effect<void>
+  readonly isHeld: () => boolean
+  /** Waits until nothing holds the entity. */
+  readonly released: Effect.Effect<void>
+}
+
+/** `Entity.keepAlive` sends a persisted message, which needs a `MessageStorage`. This is the same message, volatile. */
+const volatile = Rpc.make(Entity.KeepAliveRpc._tag)
+
+/**
+ * The residency of the entity that is being built, for the scope of its handlers.
+ *
+ * @internal
+ */
+export const residency: Effect.Effect<Residency, never, Sharding | Entity.CurrentAddress | Scope.Scope> = Effect.gen(
+  function*() {
+    const sharding = yield* Sharding
+    const held = Latch.makeUnsafe()
+    const free = Latch.makeUnsafe(true)
+    // The engine answers when it turns its keep-alive off. A message sent before the answer would have no effect.
+    const answered = Latch.makeUnsafe(true)
+    const sendOutgoing: typeof sharding.sendOutgoing = (message, discard) => {
+      if (message._tag === "OutgoingEnvelope") return sharding.sendOutgoing(message, discard)
+      answered.closeUnsafe()
+      const { annotations } = volatile
+      const respond = () => Effect.asVoid(answered.open)
+      return sharding.sendOutgoing(
+        new Message.OutgoingRequest({ ...message, rpc: volatile, annotations, respond }),
+        discard
+      )
+    }
+    yield* Effect.gen(function*() {
+      // Also ends a keep-alive that another runner sent here because the shard had moved.
+      yield* Entity.keepAlive(false)
+      yield* answered.await
+      yield* held.await
+      yield* Entity.keepAlive(true).pipe(
+        Effect.provideService(Sharding, { ...sharding, sendOutgoing }),
+        // Without its keep-alive the entity ends after `maxIdleTime` and closes its session.
+        Effect.catchCause((cause) => Effect.andThen(answered.open, Effect.logDebug("No keep-alive", cause)))
+      )
+      yield* free.await
+    }).pipe(Effect.forever, Effect.forkScoped({ startImmediately: true }))
+    let holds = 0
+    return {
+      hold: Effect.suspend(() => {
+        holds++
+        free.closeUnsafe()
+        return Effect.asVoid(held.open)
+      }),
+      release: Effect.suspend(() => {
+        holds--
+        if (holds > 0) return Effect.void
+        held.closeUnsafe()
+        return Effect.asVoid(free.open)
+      }),
+      isHeld: () => holds > 0,
+      released: free.await
+    }
+  }
+)

@@ -1,69 +1,64 @@
 /**
- * A `SessionPool` keeps one long-lived connection per key: opened by the first caller, shared by all, closed when it
- * goes idle, breaks, is invalidated or when the pool's scope ends.
+ * A `SessionPool` keeps one long-lived connection per key. The first caller opens it and all callers share it. It closes when it goes
+ * idle, breaks, is invalidated, or when the pool's scope closes.
  *
- * The whole pool is one `Ref` of immutable data. Every operation is one pure transition run by one `Ref.modify`, so a
- * lookup and its touch are one atomic step, and no cleanup can come between.
+ * The whole pool is one `Ref` of immutable data. Every change is one pure step in one `Ref.modify`. The lookup and its touch are the
+ * same step, so no cleanup can come between them.
  *
  * @module
  * @since 0.1.0
+ * @stability unstable
  */
-
-// Long, because every public function stands here with its documentation: only a third of the lines are code.
 
 import type { Config, Duration } from "effect"
 import {
-  Cause,
   Clock,
   Context,
   Effect,
   Formatter,
+  Hash,
   HashMap,
+  Latch,
   Layer,
   Option,
   PubSub,
-  Random,
   Ref,
-  Scheduler,
   Scope,
   Stream,
   Tracer
 } from "effect"
-import { dual } from "effect/Function"
+import { dual, identity } from "effect/Function"
 import type { Inspectable } from "effect/Inspectable"
 import { NodeInspectSymbol } from "effect/Inspectable"
 import type { Pipeable } from "effect/Pipeable"
 import { pipeArguments } from "effect/Pipeable"
-import * as Adopting from "./internal/adopting.ts"
-import type { AcquireError } from "./internal/errors.ts"
-import type { Event } from "./internal/events.ts"
-import * as Leaks from "./internal/leaks.ts"
-import { callSite } from "./internal/leaks.ts"
+import type { SessionPoolError } from "./internal/errors.ts"
+import type { Lease } from "./internal/leasing.ts"
 import * as Leasing from "./internal/leasing.ts"
-import * as Metrics from "./internal/metrics.ts"
-import type { Options, Services } from "./internal/options.ts"
+import type { OperatorOptions, Options, Services } from "./internal/options.ts"
 import * as OptionsModule from "./internal/options.ts"
-import type { Pool } from "./internal/pool.ts"
-import { forkIn, hit, publish, step } from "./internal/pool.ts"
-import type { Live, Reason, Slot } from "./internal/state.ts"
+import * as Reports from "./internal/reports.ts"
+import type { Pool } from "./internal/shell.ts"
+import { step, timeOf } from "./internal/shell.ts"
+import type { Event, Live, Slot, Totals } from "./internal/state.ts"
 import * as State from "./internal/state.ts"
 import * as Sweeping from "./internal/sweeping.ts"
 import * as Transitions from "./internal/transitions.ts"
 
-export type { AcquireError } from "./internal/errors.ts"
-export { CapacityExceeded, InvalidOptions, LookupTimeout, PoolClosed, ValidationFailed } from "./internal/errors.ts"
-export type { Event } from "./internal/events.ts"
-export type { OperatorOptions, Options } from "./internal/options.ts"
-export type { Reason } from "./internal/state.ts"
+export { CapacityExceeded, LookupTimeout, PoolClosed, SessionPoolError } from "./internal/errors.ts"
+export type { Lease } from "./internal/leasing.ts"
+export type { OperatorOptions, Options, Services } from "./internal/options.ts"
+export type { Event, Reason, Totals } from "./internal/state.ts"
 
 const TypeId = "~effect-session-pool/SessionPool"
 
 /**
- * A pool of sessions: keys `K`, connections `A`, and the errors `E` of opening one. Made by `make` or a `Service`. Printed it shows
- * its name only: keys and connections are often secrets.
+ * A pool of sessions with keys `K`, connections `A` and lookup errors `E`; made by `make` or a `Service`. It prints its name only,
+ * because keys and connections are often secrets.
  *
  * @category models
  * @since 0.1.0
+ * @stability unstable
  */
 export interface SessionPool<in out K, in out A, in out E = never> extends Pipeable, Inspectable {
   readonly [TypeId]: typeof TypeId
@@ -72,7 +67,7 @@ export interface SessionPool<in out K, in out A, in out E = never> extends Pipea
    *
    * @internal
    */
-  readonly pool: Pool<K, A, E | AcquireError>
+  readonly pool: Pool<K, A, E>
 }
 
 /**
@@ -80,15 +75,16 @@ export interface SessionPool<in out K, in out A, in out E = never> extends Pipea
  *
  * @category models
  * @since 0.1.0
+ * @stability unstable
  */
 export interface Info<out K> {
   /** The key that the session is under. */
   readonly key: K
   /** Never given to another session, not even to a later one under the same key. */
   readonly id: number
-  /** Since when the key has had a session: `set` keeps it. */
+  /** When the key got its first session; `set` keeps it. */
   readonly createdAt: number
-  /** Since when this connection is open. */
+  /** When this connection was opened. */
   readonly openedAt: number
   /** The last touch or release. */
   readonly lastUsedAt: number
@@ -96,9 +92,9 @@ export interface Info<out K> {
   readonly requestCount: number
   /** Errors since the last success. */
   readonly errorCount: number
-  /** Callers that hold the session now, and a check of it that runs. */
+  /** Leases held now. */
   readonly leases: number
-  /** Idle: without leases. */
+  /** Idle without leases, active with some. */
   readonly state: "idle" | "active"
 }
 
@@ -107,32 +103,25 @@ export interface Info<out K> {
  *
  * @category models
  * @since 0.1.0
+ * @stability unstable
  */
-export interface Stats {
+export interface Stats extends Totals {
   /** Lookups that run for callers. */
   readonly launching: number
   /** Live sessions without leases. */
   readonly idle: number
   /** Live sessions with leases. */
   readonly active: number
-  /** Sessions and launches that are no longer in the pool, but still leased or closing. */
+  /** Sessions and launches that have left the pool but are still leased or closing. */
   readonly retired: number
+  /** Leases held now, those of retired sessions included. */
+  readonly leases: number
   /** Callers that wait for a place. */
   readonly waiting: number
-  /** Calls that found a live session, since the pool was made; so are all counts below. */
+  /** Failed launches that are remembered. */
+  readonly failures: number
+  /** Calls that found a live session, since the pool was made. */
   readonly hits: number
-  /** Calls that found none, and launched or waited for a place. */
-  readonly misses: number
-  /** Callers that joined the launch of another. */
-  readonly joins: number
-  /** Lookups that opened a session. */
-  readonly launches: number
-  /** Lookups that failed, died, interrupted themselves or took longer than `lookupTimeout`; not those that were cancelled. */
-  readonly launchFailures: number
-  /** Sessions closed, by the reason of their retirement. */
-  readonly closes: Readonly<Record<Reason, number>>
-  /** Errors counted against sessions, by `use` and `recordError`. */
-  readonly errors: number
 }
 
 /**
@@ -154,6 +143,7 @@ export interface Stats {
  *
  * @category guards
  * @since 0.1.0
+ * @stability unstable
  */
 export const isSessionPool = (u: unknown): u is SessionPool<unknown, unknown, unknown> =>
   typeof u === "object" && u !== null && TypeId in u
@@ -163,20 +153,21 @@ export const isSessionPool = (u: unknown): u is SessionPool<unknown, unknown, un
 // -----------------------------------------------------------------------------
 
 /**
- * Makes a pool that belongs to the current `Scope`: when it closes, so does every session.
+ * Makes a pool that belongs to the current `Scope`: when the scope closes, every session closes.
  *
  * **When to use**
  *
- * Use once for each kind of connection, where its scope is to end all of them: in a layer, mostly by way of `Service`.
+ * Use once for each kind of connection, in the scope of the server. In a server of layers take `Service`.
  *
  * **Details**
  *
- * Options that make no sense (a negative duration, a zero `capacity`, `NaN`) are a defect: `InvalidOptions`, with the
- * option's name, its value and what is allowed.
+ * Options that make no sense (a negative duration, a zero `capacity`, `NaN`) are a defect that names the option, its value and what is
+ * allowed.
  *
- * Finalizers, watchers and the functions among the options may call the pool. What such a call decides is decided at once, but
- * carried out only when what the pool is doing has been carried out. So `Effect.runSync` of a `get` that has to launch fails there;
- * use `yield*` where there is an effect.
+ * Keys are compared by value. A good key is a string, a struct or a `Data.Class`; a key whose state is private, such as `Headers`, is
+ * refused at its launch.
+ *
+ * Finalizers may call the pool.
  *
  * **Example** (One connection per user, closed after ten idle minutes)
  *
@@ -196,58 +187,40 @@ export const isSessionPool = (u: unknown): u is SessionPool<unknown, unknown, un
  * await Effect.runPromise(Effect.scoped(program)) // => "ada"
  * ```
  *
+ * @see {@link Service} for a pool as a service
+ *
  * @category constructors
  * @since 0.1.0
+ * @stability unstable
  */
-export const make = <K, A, E, R>(
-  options: Options<K, A, E, R>
-): Effect.Effect<SessionPool<K, A, E>, never, Scope.Scope | Services<R>> =>
+export const make = <K, A, E, R, RC = never>(
+  options: Options<K, A, E, R, RC>
+): Effect.Effect<SessionPool<K, A, E>, never, Scope.Scope | Services<R | RC>> =>
   Effect.uninterruptible(Effect.gen(function*() {
     const resolved = OptionsModule.resolveUnsafe(options)
-    const scope = yield* Effect.scope
-    // What outlives the maker must not hang on its scope or its span.
-    const own = Context.omit(Scope.Scope, Tracer.ParentSpan)(yield* Effect.context<never>())
-    const inherited = Context.get(own, Scheduler.Scheduler)
-    // Of `runSync`: what it starts later would never give way to the event loop.
-    const scheduler = inherited.executionMode === "async" ? inherited : new Scheduler.MixedScheduler()
-    const context = Context.add(own, Scheduler.Scheduler, scheduler)
-    const seed = Math.floor((yield* Random.next) * 4294967296)
-    const pool: Pool<K, A, E | AcquireError> = {
-      state: yield* Ref.make(State.make<K, A, E | AcquireError>(seed)),
+    // Sessions outlive the maker's scope and span, so they must not capture them.
+    const context = Context.omit(Scope.Scope, Tracer.ParentSpan)(yield* Effect.context<never>())
+    const pool: Pool<K, A, E> = {
+      state: yield* Ref.make(State.make<K, A, E>()),
       options: resolved,
-      // The context above is what `R` asks for, and the launch adds the session's scope.
-      lookup: options.lookup as (key: K) => Effect.Effect<A, E, Scope.Scope>,
-      fail: Cause.fail,
+      // The context above has what `R` and `RC` ask for; the session's scope is added to it.
+      lookup: options.lookup as Pool<K, A, E>["lookup"],
+      closed: options.closed as Pool<K, A, E>["closed"],
       context,
       clock: Context.get(context, Clock.Clock),
       latest: 0,
       setBack: 0,
-      tracer: Context.get(context, Tracer.Tracer),
-      events: undefined,
-      hasEnded: false,
-      metrics: Metrics.make(resolved.name),
-      leaks: resolved.leakDetection === Infinity ? undefined : Leaks.make<K>(),
-      background: Scope.makeUnsafe("parallel"),
       lastId: 0,
+      lookups: new Map(),
       due: [],
-      done: 0,
       isActing: false,
-      dispatcher: scheduler.makeDispatcher()
+      shortestIdle: Infinity,
+      hasShorter: Latch.makeUnsafe(false),
+      background: Scope.makeUnsafe("parallel"),
+      reports: Reports.make(resolved.name, context, resolved.leakDetection !== Infinity)
     }
-    // The end of the scope ends the pool, and with it what is started below.
-    yield* Scope.addFinalizer(
-      scope,
-      Effect.andThen(
-        Sweeping.end(pool),
-        Effect.sync(() => {
-          publish(pool, undefined)
-          pool.hasEnded = true
-        })
-      )
-    )
-    forkIn(pool, Sweeping.cleanup(pool), pool.background)
-    if (resolved.keepAlive !== Infinity) forkIn(pool, Sweeping.keepAlive(pool), pool.background)
-    if (pool.leaks !== undefined) forkIn(pool, Leaks.watch(pool, pool.leaks), pool.background)
+    yield* Effect.addFinalizer(() => Sweeping.end(pool))
+    Sweeping.start(pool)
     const shown = { _id: "SessionPool", name: resolved.name }
     return {
       [TypeId]: TypeId,
@@ -262,16 +235,16 @@ export const make = <K, A, E, R>(
   }))
 
 /**
- * Reads the options that an operator sets from the configuration; what is not set keeps its default.
+ * Reads the options that an operator may set from the configuration. An option that is not set keeps its default.
  *
  * **When to use**
  *
- * Use when operators are to set the limits and times by the environment, as all of `Config` does.
+ * Use to let operators set limits and times by environment variables.
  *
  * **Details**
  *
- * The names are the options' in capitals, after the prefix: `IDLE_TIME_TO_LIVE`, `CAPACITY`, … Durations as
- * `"30 minutes"`, counts as integers or `Infinity`. A value that makes no sense is a `ConfigError` that names it.
+ * The variables are the options in capitals, after the prefix: `IDLE_TIME_TO_LIVE`, `CAPACITY`. A duration is a text such as
+ * `"30 minutes"`, a count is an integer or `infinity`. A value that makes no sense is a `ConfigError` that names the variable.
  *
  * **Example** (A pool whose limits come from the environment)
  *
@@ -290,36 +263,28 @@ export const make = <K, A, E, R>(
  *
  * @category constructors
  * @since 0.1.0
+ * @stability unstable
  */
 export const config: (
   prefix?: string
-) => Config.Config<
-  & {
-    readonly [
-      // `Exclude` of nothing: the options are not optional here, but `undefined` where they are not set.
-      P in Exclude<keyof OptionsModule.OperatorOptions, never>
-    ]: OptionsModule.OperatorOptions[P] | undefined
-  }
-  & { readonly idleTimeToLive: Duration.Duration | undefined }
-> = OptionsModule.config
+) => Config.Config<OperatorOptions & { readonly idleTimeToLive?: Duration.Duration | undefined }> = OptionsModule.config
 
 // -----------------------------------------------------------------------------
 // Getting a session
 // -----------------------------------------------------------------------------
 
 /**
- * Leases the session of a key for the current `Scope`, launching it if there is none.
+ * Leases the session of a key for the current `Scope`, and launches one if there is none.
  *
  * **When to use**
  *
- * Use when the session is needed for longer than one effect, or by several: it is leased until the scope closes. For one
- * effect take `use`.
+ * Use when the session is needed for longer than one effect: it is leased until the scope closes.
  *
  * **Details**
  *
- * Fails with the lookup's error, or an `AcquireError`: `LookupTimeout` after `lookupTimeout`, `CapacityExceeded` where no
- * place became free within `acquireTimeout`, `ValidationFailed` where `validate` also refuses a new session, `PoolClosed`
- * after the pool's end. The scope's outcome counts no errors; see `use`.
+ * Fails with the lookup's error, or with a `SessionPoolError` whose reason is `LookupTimeout` after `lookupTimeout`, `CapacityExceeded`
+ * if no place became free within `acquireTimeout`, or `PoolClosed`
+ * after the end of the pool. The outcome of the scope does not count as an error of the session.
  *
  * **Example** (Two gets share one session)
  *
@@ -338,26 +303,75 @@ export const config: (
  * await Effect.runPromise(Effect.scoped(program)) // => [1, 1]
  * ```
  *
+ * @see {@link use} for one effect, whose outcome counts
+ * @see {@link getOption} to launch nothing
+ *
  * @function
  * @category combinators
  * @since 0.1.0
+ * @stability unstable
  */
 export const get: {
-  <K>(key: K): <A, E>(self: SessionPool<K, A, E>) => Effect.Effect<A, E | AcquireError, Scope.Scope>
-  <K, A, E>(self: SessionPool<K, A, E>, key: K): Effect.Effect<A, E | AcquireError, Scope.Scope>
-} = dual(2, <K, A, E>(self: SessionPool<K, A, E>, key: K) => Leasing.get(self.pool, key))
+  <K>(key: K): <A, E>(self: SessionPool<K, A, E>) => Effect.Effect<A, E | SessionPoolError, Scope.Scope>
+  <K, A, E>(self: SessionPool<K, A, E>, key: K): Effect.Effect<A, E | SessionPoolError, Scope.Scope>
+} = dual(
+  2,
+  <K, A, E>(self: SessionPool<K, A, E>, key: K) => Leasing.lease(self.pool, key, callSite(self), ({ value }) => value)
+)
 
 /**
- * Runs an effect with the session of a key, leased as long as the effect runs.
+ * As `get`, but returns the `Lease`: the connection with the key and id of its session.
  *
  * **When to use**
  *
- * Use for each request: the lease ends with it, and how it went counts.
+ * Use when a holder may find its connection broken. `invalidate` of a lease retires the session that it holds, never one that another
+ * caller launched in its place.
+ *
+ * **Example** (Retiring the session that one holds)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { SessionPool } from "effect-session-pool"
+ *
+ * const program = Effect.gen(function*() {
+ *   const pool = yield* SessionPool.make({ lookup: (user: string) => Effect.succeed(user) })
+ *   const lease = yield* SessionPool.lease(pool, "ada")
+ *   return [lease.id, yield* lease.invalidate, yield* lease.invalidate]
+ * })
+ *
+ * await Effect.runPromise(Effect.scoped(program)) // => [1, true, false]
+ * ```
+ *
+ * @see {@link get} for the connection alone
+ *
+ * @function
+ * @category combinators
+ * @since 0.1.0
+ * @stability unstable
+ */
+export const lease: {
+  <K>(key: K): <A, E>(
+    self: SessionPool<K, A, E>
+  ) => Effect.Effect<Lease<K, A>, E | SessionPoolError, Scope.Scope>
+  <K, A, E>(self: SessionPool<K, A, E>, key: K): Effect.Effect<Lease<K, A>, E | SessionPoolError, Scope.Scope>
+} = dual(2, <K, A, E>(self: SessionPool<K, A, E>, key: K) => Leasing.lease(self.pool, key, callSite(self), identity))
+
+const callSite = <K, A, E>({ pool }: SessionPool<K, A, E>): Error | undefined =>
+  Reports.callSite(pool.reports.leases !== undefined)
+
+/**
+ * Runs an effect with the session of a key, leased as long as the effect runs. Its outcome counts for or against the session.
+ *
+ * **When to use**
+ *
+ * Use for each request of a session.
  *
  * **Details**
  *
- * Fails as the effect does, and as `get`. A failure or defect of the effect counts as an error of the session if `isError` says so, an interruption does not; a
- * success resets the count. At `maxErrorCount` the session is retired.
+ * Fails as the effect does, and as `get`. A failure or defect of the effect counts as an error of the session if `isError` says so. An
+ * interruption does not count, and a success resets the count. At `maxErrorCount` the session is retired.
+ *
+ * The effect also gets its lease, which can retire this very session: `lease.invalidate`.
  *
  * **Example** (Using a connection)
  *
@@ -373,37 +387,39 @@ export const get: {
  * await Effect.runPromise(Effect.scoped(program)) // => 3
  * ```
  *
+ * @see {@link get} for a lease that lasts as long as a scope
+ *
  * @function
  * @category combinators
  * @since 0.1.0
+ * @stability unstable
  */
 export const use: {
   <K, A, B, E2, R2>(
     key: K,
-    f: (value: A) => Effect.Effect<B, E2, R2>
-  ): <E>(self: SessionPool<K, A, E>) => Effect.Effect<B, E | E2 | AcquireError, R2>
+    f: (value: A, lease: Lease<K, A>) => Effect.Effect<B, E2, R2>
+  ): <E>(self: SessionPool<K, A, E>) => Effect.Effect<B, E | E2 | SessionPoolError, R2>
   <K, A, E, B, E2, R2>(
     self: SessionPool<K, A, E>,
     key: K,
-    f: (value: A) => Effect.Effect<B, E2, R2>
-  ): Effect.Effect<B, E | E2 | AcquireError, R2>
+    f: (value: A, lease: Lease<K, A>) => Effect.Effect<B, E2, R2>
+  ): Effect.Effect<B, E | E2 | SessionPoolError, R2>
 } = dual(3, <K, A, E, B, E2, R2>(
   self: SessionPool<K, A, E>,
   key: K,
-  f: (value: A) => Effect.Effect<B, E2, R2>
-) => Leasing.use(self.pool, key, f))
+  f: (value: A, lease: Lease<K, A>) => Effect.Effect<B, E2, R2>
+) => Leasing.use(self.pool, key, f, callSite(self)))
 
 /**
  * Looks a live session up and touches it in one atomic step: no launch, no lease.
  *
  * **When to use**
  *
- * Use when a session is used without the pool, such as by a stream that stays open: a heartbeat keeps it from its idle time-out.
+ * Use for a heartbeat that keeps a session from its idle timeout.
  *
  * **Details**
  *
- * `None` for a key without a live session, also while it launches. The connection may close at any time after this, as
- * nothing is leased; what must not close under its user is got with `get`, `getOption` or `use`.
+ * `None` for a key without a live session, also while it launches. A touch takes no lease: the connection may close right after it.
  *
  * **Example** (Keeping a session from going idle)
  *
@@ -420,28 +436,36 @@ export const use: {
  * await Effect.runPromise(Effect.scoped(program)) // => [Option.some("ada"), Option.none()]
  * ```
  *
+ * @see {@link getOption} for a lease
+ *
  * @function
  * @category combinators
  * @since 0.1.0
+ * @stability unstable
  */
 export const touch: {
   <K>(key: K): <A, E>(self: SessionPool<K, A, E>) => Effect.Effect<Option.Option<A>>
   <K, A, E>(self: SessionPool<K, A, E>, key: K): Effect.Effect<Option.Option<A>>
 } = dual(
   2,
-  <K, A, E>({ pool }: SessionPool<K, A, E>, key: K) => hit(pool, (state, now) => Transitions.touch(state, key, now))
+  <K, A, E>({ pool }: SessionPool<K, A, E>, key: K) =>
+    Ref.modify(pool.state, (state) => {
+      const [session, next] = Transitions.hit(state, pool.options, key, timeOf(pool), 0)
+      return [session === undefined ? Option.none() : Option.some(session.value), next]
+    })
 )
 
 /**
- * Leases the session of a key for the current `Scope` if it is there or launching; never launches.
+ * Leases the session of a key for the current `Scope` if it is live or launching. Never launches.
  *
  * **When to use**
  *
- * Use when a missing session is an answer, such as 404, instead of a reason to open one.
+ * Use when a missing session is an answer, such as HTTP 404.
  *
  * **Details**
  *
- * `None` for a key without a session, and after the pool's end. Waits for a launch that runs, and fails as it does.
+ * `None` for a key without a session, and after the end of the pool. Joins a launch that runs or waits for a place, and fails as `get`
+ * does.
  *
  * **Example** (A request for a session that must exist)
  *
@@ -460,25 +484,26 @@ export const touch: {
  * @function
  * @category combinators
  * @since 0.1.0
+ * @stability unstable
  */
 export const getOption: {
-  <K>(key: K): <A, E>(self: SessionPool<K, A, E>) => Effect.Effect<Option.Option<A>, E | AcquireError, Scope.Scope>
-  <K, A, E>(self: SessionPool<K, A, E>, key: K): Effect.Effect<Option.Option<A>, E | AcquireError, Scope.Scope>
-} = dual(2, <K, A, E>(self: SessionPool<K, A, E>, key: K) => Leasing.getOption(self.pool, key))
+  <K>(key: K): <A, E>(self: SessionPool<K, A, E>) => Effect.Effect<Option.Option<A>, E | SessionPoolError, Scope.Scope>
+  <K, A, E>(self: SessionPool<K, A, E>, key: K): Effect.Effect<Option.Option<A>, E | SessionPoolError, Scope.Scope>
+} = dual(2, <K, A, E>(self: SessionPool<K, A, E>, key: K) => Leasing.leaseOption(self.pool, key, callSite(self)))
 
 /**
- * Puts a connection that is open already under its key; the present session is retired, its `createdAt` and counts go on.
+ * Puts an open connection under a key. The present session is retired; its `createdAt`, request and error counts go on.
  *
  * **When to use**
  *
- * Use when the connection comes from elsewhere: one that a client has opened, or one to take over.
+ * Use when the connection comes from elsewhere, for example from a client that connected to the server.
  *
  * **Details**
  *
- * `finalizer` closes the connection; without one the pool leaves that to its owner. The connection is the pool's from the
- * moment this runs: it needs a place like a launch does and waits for one like `get`, and if it gets none
- * (`CapacityExceeded`, `PoolClosed`) or is interrupted, the finalizer runs. Callers that wait for a launch of this key
- * get the adopted connection.
+ * `finalizer` closes the connection. The pool owns the connection from the call on: if it gets no place (`CapacityExceeded`,
+ * `PoolClosed`) or the caller is interrupted, the finalizer runs. Without callers, and with an `idleTimeToLive` of zero, the next sweep
+ * closes it. It takes effect in one step if there is room, else it waits for a
+ * place as `get` does. Callers that wait for a launch of the key get this connection.
  *
  * **Example** (Adopting a connection)
  *
@@ -498,23 +523,24 @@ export const getOption: {
  * @function
  * @category combinators
  * @since 0.1.0
+ * @stability unstable
  */
 export const set: {
   <K, A>(
     key: K,
     value: A,
     finalizer?: Effect.Effect<unknown>
-  ): <E>(self: SessionPool<K, A, E>) => Effect.Effect<void, AcquireError | E>
+  ): <E>(self: SessionPool<K, A, E>) => Effect.Effect<void, E | SessionPoolError>
   <K, A, E>(
     self: SessionPool<K, A, E>,
     key: K,
     value: A,
     finalizer?: Effect.Effect<unknown>
-  ): Effect.Effect<void, AcquireError | E>
+  ): Effect.Effect<void, E | SessionPoolError>
 } = dual(
   (args) => isSessionPool(args[0]),
   <K, A, E>(self: SessionPool<K, A, E>, key: K, value: A, finalizer: Effect.Effect<unknown> = Effect.void) =>
-    Adopting.set(self.pool, key, value, finalizer)
+    Leasing.set(self.pool, key, value, finalizer)
 )
 
 // -----------------------------------------------------------------------------
@@ -522,16 +548,16 @@ export const set: {
 // -----------------------------------------------------------------------------
 
 /**
- * Retires the session of a key: the next `get` launches a new one. True if something was retired.
+ * Retires the session of a key, so that the next `get` launches a new one. True if a session or launch was retired.
  *
  * **When to use**
  *
- * Use when a session is over, or known to be broken: the client logs out, its credentials have changed.
+ * Use when a session is over: the client logs out, or its credentials have changed.
  *
  * **Details**
  *
- * The session closes with its last lease, at once if it has none; this does not wait for the close. Callers that wait
- * for a launch of this key still get its session, and nobody else does. A remembered failure is forgotten.
+ * The session closes with its last lease, at once if it has none. This does not wait for the close. Callers that wait for a launch of
+ * the key still get its session, and no other caller does. A remembered failure is forgotten.
  *
  * **Example** (Ending a session)
  *
@@ -548,9 +574,12 @@ export const set: {
  * await Effect.runPromise(Effect.scoped(program)) // => [true, false]
  * ```
  *
+ * @see {@link lease} to retire the session that one holds
+ *
  * @function
  * @category combinators
  * @since 0.1.0
+ * @stability unstable
  */
 export const invalidate: {
   <K>(key: K): <A, E>(self: SessionPool<K, A, E>) => Effect.Effect<boolean>
@@ -558,15 +587,19 @@ export const invalidate: {
 } = dual(
   2,
   <K, A, E>({ pool }: SessionPool<K, A, E>, key: K) =>
-    step(pool, (state) => Transitions.invalidate(state, pool.options, key))
+    step(pool, (d) => Transitions.invalidate(d, { key, hash: Hash.hash(key) }, () => true))
 )
 
 /**
- * Retires every session, or every live one that satisfies the predicate when its turn comes; the number retired.
+ * Retires every session, or every live one that satisfies a predicate. Returns how many were retired.
  *
  * **When to use**
  *
- * Use when a whole group is over: all sessions of a user, or of a back end whose configuration has changed.
+ * Use to end all sessions of a user, or of a back end whose configuration has changed.
+ *
+ * **Details**
+ *
+ * The predicate must be pure: it runs inside the step that retires the session. Sessions that are launched meanwhile are not asked.
  *
  * **Example** (Ending all sessions of a user)
  *
@@ -588,6 +621,7 @@ export const invalidate: {
  * @function
  * @category combinators
  * @since 0.1.0
+ * @stability unstable
  */
 export const invalidateAll: {
   <K>(predicate: (info: Info<K>) => boolean): <A, E>(self: SessionPool<K, A, E>) => Effect.Effect<number>
@@ -597,20 +631,20 @@ export const invalidateAll: {
   <K, A, E>(self: SessionPool<K, A, E>, predicate?: (info: Info<K>) => boolean) =>
     Sweeping.invalidateAll(
       self.pool,
-      (slot) => predicate === undefined || (slot._tag === "Live" && predicate(toInfo(self.pool, slot)))
+      (slot) => predicate === undefined || (slot._tag === "Live" && predicate(infoOf(self.pool, slot)))
     )
 )
 
 /**
- * Counts one error of a key's session; at `maxErrorCount` consecutive ones it is retired at once.
+ * Counts one error of the present session of a key. At `maxErrorCount` consecutive errors the session is retired at once.
  *
  * **When to use**
  *
- * Use for errors that no `use` sees, such as those of a connection that `get` has leased.
+ * Use for errors that no `use` sees. A holder of a lease takes `lease.recordError`, which never counts against a later session.
  *
  * **Details**
  *
- * Does nothing for a key without a live session. A success of `use` starts the count anew.
+ * A no-op for a key without a live session. A success of `use` resets the count.
  *
  * **Example** (Reporting an error that `use` did not see)
  *
@@ -631,6 +665,7 @@ export const invalidateAll: {
  * @function
  * @category combinators
  * @since 0.1.0
+ * @stability unstable
  */
 export const recordError: {
   <K>(key: K): <A, E>(self: SessionPool<K, A, E>) => Effect.Effect<void>
@@ -638,19 +673,15 @@ export const recordError: {
 } = dual(
   2,
   <K, A, E>({ pool }: SessionPool<K, A, E>, key: K) =>
-    step(pool, (state) => Transitions.recordError(state, pool.options, key))
+    step(pool, (d) => Transitions.recordError(d, { key, hash: Hash.hash(key) }))
 )
 
 /**
- * Runs one pass of the cleanup now; the number of sessions retired.
+ * Runs one pass of the cleanup now: retires every expired session. Returns how many were retired.
  *
  * **When to use**
  *
- * Use to clean up at once, such as in a test or before a measurement; the pool does it by itself each `cleanupInterval`.
- *
- * **Details**
- *
- * Retires what has been idle for `idleTimeToLive` or open for `maxLifetime`, as the cleanup does every `cleanupInterval`.
+ * Use in a test, or before a measurement. The pool sweeps by itself every `cleanupInterval`.
  *
  * **Example** (Cleaning up at a time of one's own)
  *
@@ -669,6 +700,7 @@ export const recordError: {
  *
  * @category combinators
  * @since 0.1.0
+ * @stability unstable
  */
 export const sweep = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<number> => Sweeping.sweep(self.pool)
 
@@ -677,11 +709,11 @@ export const sweep = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<number
 // -----------------------------------------------------------------------------
 
 /**
- * What is known of the live session of a key, without touching it; `None` while it launches, and where there is none.
+ * Reads what is known of the live session of a key, without a touch. `None` while it launches, and if there is none.
  *
  * **When to use**
  *
- * Use to show one session, or to decide by its state; it does not touch it.
+ * Use to show one session.
  *
  * **Example** (Reading the metadata)
  *
@@ -701,6 +733,7 @@ export const sweep = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<number
  * @function
  * @category getters
  * @since 0.1.0
+ * @stability unstable
  */
 export const info: {
   <K>(key: K): <A, E>(self: SessionPool<K, A, E>) => Effect.Effect<Option.Option<Info<K>>>
@@ -708,20 +741,25 @@ export const info: {
 } = dual(
   2,
   <K, A, E>({ pool }: SessionPool<K, A, E>, key: K) =>
-    Effect.map(Ref.get(pool.state), ({ slots }) =>
-      Option.flatMap(
-        HashMap.get(slots, key),
-        (slot): Option.Option<Info<K>> => slot._tag === "Live" ? Option.some(toInfo(pool, slot)) : Option.none()
-      ))
+    Effect.map(
+      Ref.get(pool.state),
+      ({ slots }) =>
+        Option.flatMap(HashMap.get(slots, key), (slot): Option.Option<Info<K>> =>
+          isPresent(pool, slot) ? Option.some(infoOf(pool, slot)) : Option.none())
+    )
 )
 
-const toInfo = <K, A>(
+/** Live, and not overdue. */
+const isPresent = <K, A, E>(pool: Pool<K, A, E>, slot: Slot<K, A, E>): slot is Live<K, A> =>
+  slot._tag === "Live" && Transitions.overdue(slot, timeOf(pool)) === undefined
+
+const infoOf = <K, A>(
   { setBack }: { readonly setBack: number },
   { errorCount, lastUsedAt, leases, requestCount, session: { createdAt, id, key, openedAt } }: Live<K, A>
 ): Info<K> => ({
   key,
   id,
-  // As the clock tells them now.
+  // `timeOf` runs ahead of the clock by `setBack`.
   createdAt: createdAt - setBack,
   openedAt: openedAt - setBack,
   lastUsedAt: lastUsedAt - setBack,
@@ -731,21 +769,12 @@ const toInfo = <K, A>(
   state: leases > 0 ? "active" : "idle"
 })
 
-const collect = <K, A, E, B>(self: SessionPool<K, A, E>, f: (live: Live<K, A>) => B): Effect.Effect<Array<B>> =>
-  Effect.map(Ref.get(self.pool.state), ({ slots }) => {
-    const all: Array<B> = []
-    for (const slot of HashMap.values<K, Slot<K, A, E | AcquireError>>(slots)) {
-      if (slot._tag === "Live") all.push(f(slot))
-    }
-    return all
-  })
-
 /**
- * What is known of every live session, in no particular order.
+ * Reads what is known of every live session, in no particular order.
  *
  * **When to use**
  *
- * Use to list the sessions for people; for counts take `stats`, which visits none.
+ * Use to list the sessions. It visits all of them; for counts take `stats`.
  *
  * **Example** (Listing the sessions)
  *
@@ -765,16 +794,19 @@ const collect = <K, A, E, B>(self: SessionPool<K, A, E>, f: (live: Live<K, A>) =
  *
  * @category getters
  * @since 0.1.0
+ * @stability unstable
  */
 export const entries = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Array<Info<K>>> =>
-  collect(self, (live) => toInfo(self.pool, live))
+  Effect.map(Ref.get(self.pool.state), ({ slots }) => {
+    const all: Array<Info<K>> = []
+    for (const slot of HashMap.values(slots)) {
+      if (isPresent(self.pool, slot)) all.push(infoOf(self.pool, slot))
+    }
+    return all
+  })
 
 /**
- * The keys of all live sessions, in no particular order.
- *
- * **When to use**
- *
- * Use to go through the sessions by their keys.
+ * Reads the keys of all live sessions, in no particular order.
  *
  * **Example** (Listing the keys)
  *
@@ -793,16 +825,13 @@ export const entries = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Arra
  *
  * @category getters
  * @since 0.1.0
+ * @stability unstable
  */
 export const keys = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Array<K>> =>
-  collect(self, (live) => live.session.key)
+  Effect.map(entries(self), (all) => all.map(({ key }) => key))
 
 /**
- * How many sessions are live.
- *
- * **When to use**
- *
- * Use for the number of sessions alone.
+ * Reads how many sessions are live. A session that has expired counts until the cleanup retires it.
  *
  * **Example** (Counting the sessions)
  *
@@ -821,16 +850,17 @@ export const keys = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Array<K
  *
  * @category getters
  * @since 0.1.0
+ * @stability unstable
  */
 export const size = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<number> =>
-  Effect.map(Ref.get(self.pool.state), ({ inventory }) => inventory.live)
+  Effect.map(Ref.get(self.pool.state), ({ live }) => live)
 
 /**
- * Counts of the pool, in constant time.
+ * Reads the counts of the pool, without visiting its sessions.
  *
  * **When to use**
  *
- * Use for health checks and for pages that show the pool; `Metric` has the same for collectors.
+ * Use for health checks and status pages. `Metric` has the same for collectors.
  *
  * **Example** (Seeing what a pool does)
  *
@@ -850,29 +880,31 @@ export const size = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<number>
  *
  * @category getters
  * @since 0.1.0
+ * @stability unstable
  */
 export const stats = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Stats> =>
-  Effect.map(Ref.get(self.pool.state), ({ active, hits, inventory }) => ({
-    launching: inventory.launching,
-    idle: inventory.live - active,
-    active,
-    retired: HashMap.size(inventory.retired) + HashMap.size(inventory.detached),
-    waiting: inventory.waiting,
-    hits,
-    ...inventory.totals
+  Effect.map(Ref.get(self.pool.state), (state) => ({
+    ...state.totals,
+    launching: state.launching,
+    idle: state.live - state.active,
+    active: state.active,
+    retired: HashMap.size(state.leaving),
+    leases: state.leases,
+    waiting: state.waiters,
+    failures: Transitions.countFailures(state, timeOf(self.pool)),
+    hits: state.hits
   }))
 
 /**
- * What happens to the sessions from now on; ends with the pool.
+ * Streams what happens to the sessions from now on. Ends with the pool.
  *
  * **When to use**
  *
- * Use to react to what becomes of sessions, such as to tell a client that its session has ended.
+ * Use to react to the end of sessions, for example to tell a client.
  *
  * **Details**
  *
- * A reader that lags 4,096 events behind loses the oldest; it never slows the pool. Each reader gets what happens after it
- * has begun to read.
+ * A reader that lags 4,096 events behind loses the oldest. It never slows the pool.
  *
  * **Example** (Following the first two events)
  *
@@ -897,14 +929,17 @@ export const stats = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Stats>
  *
  * @category getters
  * @since 0.1.0
+ * @stability unstable
  */
-export const events = <K, A, E>({ pool }: SessionPool<K, A, E>): Stream.Stream<Event<K, E | AcquireError>> =>
+export const events = <K, A, E>(
+  { pool: { reports } }: SessionPool<K, A, E>
+): Stream.Stream<Event<K, E | SessionPoolError>> =>
   Stream.unwrap(Effect.gen(function*() {
-    // The buffer is made for the first reader; two first readers at once keep one of theirs.
-    const made = pool.events ?? (yield* PubSub.sliding<Event<K, E | AcquireError> | undefined>(eventBuffer))
-    // Subscribed before it is asked whether the pool has ended, so that the end cannot slip through between.
-    const subscription = yield* PubSub.subscribe(pool.events ??= made)
-    return pool.hasEnded
+    // Two concurrent first readers may each make a buffer; one is kept.
+    const made = reports.events ?? (yield* PubSub.sliding<Event<K, E | SessionPoolError> | undefined>(eventBuffer))
+    // Subscribe before reading `hasEnded`, so the end cannot come in between.
+    const subscription = yield* PubSub.subscribe(reports.events ??= made)
+    return reports.hasEnded
       ? Stream.empty
       : Stream.takeWhile(Stream.fromSubscription(subscription), (event) => event !== undefined)
   }))
@@ -917,55 +952,74 @@ const eventBuffer = 4096
 // -----------------------------------------------------------------------------
 
 /**
- * The functions of a pool, with the pool taken from the context.
+ * The operations of a pool, with the pool taken from the context.
  *
  * @category services
  * @since 0.1.0
+ * @stability unstable
  */
 export interface Accessors<Self, K, A, E> {
   /** `SessionPool.get` of this pool. */
-  readonly get: (key: K) => Effect.Effect<A, E | AcquireError, Self | Scope.Scope>
+  readonly get: (key: K) => Effect.Effect<A, E | SessionPoolError, Self | Scope.Scope>
+  /** `SessionPool.lease` of this pool. */
+  readonly lease: (key: K) => Effect.Effect<Lease<K, A>, E | SessionPoolError, Self | Scope.Scope>
   /** `SessionPool.use` of this pool. */
   readonly use: <B, E2, R2>(
     key: K,
-    f: (value: A) => Effect.Effect<B, E2, R2>
-  ) => Effect.Effect<B, E | E2 | AcquireError, Self | R2>
+    f: (value: A, lease: Lease<K, A>) => Effect.Effect<B, E2, R2>
+  ) => Effect.Effect<B, E | E2 | SessionPoolError, Self | R2>
+  /** `SessionPool.getOption` of this pool. */
+  readonly getOption: (key: K) => Effect.Effect<Option.Option<A>, E | SessionPoolError, Self | Scope.Scope>
   /** `SessionPool.touch` of this pool. */
   readonly touch: (key: K) => Effect.Effect<Option.Option<A>, never, Self>
-  /** `SessionPool.getOption` of this pool. */
-  readonly getOption: (key: K) => Effect.Effect<Option.Option<A>, E | AcquireError, Self | Scope.Scope>
   /** `SessionPool.set` of this pool. */
-  readonly set: (key: K, value: A, finalizer?: Effect.Effect<unknown>) => Effect.Effect<void, E | AcquireError, Self>
+  readonly set: (
+    key: K,
+    value: A,
+    finalizer?: Effect.Effect<unknown>
+  ) => Effect.Effect<void, E | SessionPoolError, Self>
   /** `SessionPool.invalidate` of this pool. */
   readonly invalidate: (key: K) => Effect.Effect<boolean, never, Self>
   /** `SessionPool.invalidateAll` of this pool. */
-  readonly invalidateAll: (
-    predicate?: (info: Info<K>) => boolean
-  ) => Effect.Effect<number, never, Self>
+  readonly invalidateAll: (predicate?: (info: Info<K>) => boolean) => Effect.Effect<number, never, Self>
   /** `SessionPool.recordError` of this pool. */
   readonly recordError: (key: K) => Effect.Effect<void, never, Self>
+  /** `SessionPool.sweep` of this pool. */
+  readonly sweep: Effect.Effect<number, never, Self>
   /** `SessionPool.info` of this pool. */
   readonly info: (key: K) => Effect.Effect<Option.Option<Info<K>>, never, Self>
+  /** `SessionPool.entries` of this pool. */
+  readonly entries: Effect.Effect<Array<Info<K>>, never, Self>
+  /** `SessionPool.keys` of this pool. */
+  readonly keys: Effect.Effect<Array<K>, never, Self>
+  /** `SessionPool.size` of this pool. */
+  readonly size: Effect.Effect<number, never, Self>
   /** `SessionPool.stats` of this pool. */
   readonly stats: Effect.Effect<Stats, never, Self>
+  /** `SessionPool.events` of this pool. */
+  readonly events: Stream.Stream<Event<K, E | SessionPoolError>, never, Self>
 }
 
 /**
- * What `Service` returns: the service's class, its layer, and the accessors.
+ * What `Service` returns: the service's class, its layer, and the operations.
  *
  * @category services
  * @since 0.1.0
+ * @stability unstable
  */
 export interface ServiceClass<Self, Id extends string, K, A, E, R, EX, RX>
-  extends Context.ServiceClass<Self, Id, SessionPool<K, A, E>>, Omit<Accessors<Self, K, A, E>, "use">
+  extends Omit<Context.Service<Self, SessionPool<K, A, E>>, "key" | "use">, Accessors<Self, K, A, E>
 {
-  /** With a key: `use` of the pool. With a function alone: `use` of every service class, which gets the pool itself. */
-  readonly use:
-    & Accessors<Self, K, A, E>["use"]
-    & Context.ServiceClass<Self, Id, SessionPool<K, A, E>>["use"]
+  new(_: never): Context.ServiceClass.Shape<Id, SessionPool<K, A, E>>
+  readonly key: Id
   /** Makes the pool; it ends with the layer's scope. */
   readonly layer: Layer.Layer<Self, EX, Services<R> | Exclude<RX, Scope.Scope>>
 }
+
+/** Turns a wrong use into a type error that says what is missing. */
+type Checked<Self, K> = [Self] extends [never] ? "Name the class: Service<Self>()"
+  : unknown extends K ? "Give the key of lookup a type"
+  : unknown
 
 /**
  * Makes a service class for a pool, so that a server composes it with `Layer.provide`.
@@ -994,54 +1048,47 @@ export interface ServiceClass<Self, Id extends string, K, A, E, R, EX, RX>
  * await Effect.runPromise(program.pipe(Effect.provide(Shells.layer))) // => "shell of ada"
  * ```
  *
+ * @see {@link make} for a pool without a service
+ *
  * @category services
  * @since 0.1.0
+ * @stability unstable
  */
-export const Service = <Self>() =>
-<const Id extends string, K, A, E, R, EX = never, RX = never>(
+export const Service = <Self = never>() =>
+<const Id extends string, K, A, E, R, RC = never, EX = never, RX = never>(
   id: Id,
-  options: Options<K, A, E, R> | Effect.Effect<Options<K, A, E, R>, EX, RX>
-): ServiceClass<Self, Id, K, A, E, R, EX, RX> => {
+  options: (Options<K, A, E, R, RC> | Effect.Effect<Options<K, A, E, R, RC>, EX, RX>) & Checked<Self, K>
+): ServiceClass<Self, Id, K, A, E, R | RC, EX, RX> => {
   const tag = Context.Service<Self, SessionPool<K, A, E>>()(id)
+  const given: Options<K, A, E, R, RC> | Effect.Effect<Options<K, A, E, R, RC>, EX, RX> = options
+  const isTraced = !Effect.isEffect(given) && given.leakDetection !== undefined
   const pool = Effect.flatMap(
-    Effect.isEffect(options) ? options : Effect.succeed(options),
+    Effect.isEffect(given) ? given : Effect.succeed(given),
     (options) => make({ ...options, name: options.name ?? id })
   )
-  // Of the pool that was made last, so that the accessors know whether a call site is asked for when they are called.
-  let leaks: SessionPool<K, A, E>["pool"]["leaks"]
-  const layer = Layer.effect(
-    tag,
-    Effect.tap(pool, (made) =>
-      Effect.sync(() => {
-        leaks = made.pool.leaks
-      }))
-  )
+  const withSite = <B, E2, R2>(
+    f: (pool: SessionPool<K, A, E>, site: Error | undefined) => Effect.Effect<B, E2, R2>
+  ): Effect.Effect<B, E2, R2 | Self> => {
+    const site = Reports.callSite(isTraced)
+    return Effect.flatMap(tag, (pool) => f(pool, site))
+  }
   const accessors: Accessors<Self, K, A, E> = {
-    get: (key) => {
-      const at = callSite(leaks)
-      return Effect.flatMap(tag, ({ pool }) => Leasing.get(pool, key, at))
-    },
-    use: (key, f) => {
-      const at = callSite(leaks)
-      return Effect.flatMap(tag, ({ pool }) => Leasing.use(pool, key, f, at))
-    },
+    get: (key) => Effect.map(accessors.lease(key), ({ value }) => value),
+    lease: (key) => withSite(({ pool }, site) => Leasing.lease(pool, key, site, identity)),
+    use: (key, f) => withSite(({ pool }, site) => Leasing.use(pool, key, f, site)),
+    getOption: (key) => withSite(({ pool }, site) => Leasing.leaseOption(pool, key, site)),
     touch: (key) => Effect.flatMap(tag, touch(key)),
-    getOption: (key) => {
-      const at = callSite(leaks)
-      return Effect.flatMap(tag, ({ pool }) => Leasing.getOption(pool, key, at))
-    },
     set: (key, value, finalizer) => Effect.flatMap(tag, (pool) => set(pool, key, value, finalizer)),
     invalidate: (key) => Effect.flatMap(tag, invalidate(key)),
     invalidateAll: (predicate) => Effect.flatMap(tag, (pool) => invalidateAll(pool, predicate)),
     recordError: (key) => Effect.flatMap(tag, recordError(key)),
+    sweep: Effect.flatMap(tag, sweep),
     info: (key) => Effect.flatMap(tag, info(key)),
-    stats: Effect.flatMap(tag, stats)
+    entries: Effect.flatMap(tag, entries),
+    keys: Effect.flatMap(tag, keys),
+    size: Effect.flatMap(tag, size),
+    stats: Effect.flatMap(tag, stats),
+    events: Stream.unwrap(Effect.map(tag, events))
   }
-  const useService = tag.use.bind(tag)
-  return Object.assign(tag, accessors, {
-    // One argument is a service class's own `use(f)`; the type of `ServiceClass.use` allows nothing in between.
-    // oxlint-disable-next-line typescript/no-explicit-any
-    use: (...args: [any, any?]) => args.length === 1 ? useService(args[0]) : accessors.use(args[0], args[1]),
-    layer
-  })
+  return Object.assign(tag, accessors, { layer: Layer.effect(tag, pool) })
 }

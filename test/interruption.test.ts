@@ -1,15 +1,17 @@
 /**
- * Every operation, interrupted at every point where its fiber can yield, at budgets of operations from 3 to 64 (every budget in
- * `npm run test:long`), alone and while others use the same keys: nothing leaks, everything closes once, and the pool's own
- * counts agree with what is open.
+ * Interrupts every operation at every point where its fiber can yield, at budgets of operations from 3 to 64 (all of them in
+ * `npm run test:long`), alone and while others use the same keys. Each time nothing leaks, everything closes once, and the pool's
+ * own counts agree with what is open.
  */
-import { afterAll, assert, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Layer, Scheduler, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
 import { shortOrLong } from "./kit/long.ts"
 import * as Backend from "./kit/pool/backend.ts"
+import { fork, held, hold, nothing, turns, visit } from "./kit/pool/calls.ts"
 import * as Handover from "./kit/pool/handover.ts"
+import { test } from "./kit/pool/withPool.ts"
 
 type Pool = SessionPool.SessionPool<string, Backend.Connection>
 
@@ -34,74 +36,68 @@ const options = (backend: Backend.Backend, { groupBy } = Handover.make()) => ({
   lookup: (key: string) => Effect.tap(backend.open(key), () => Effect.yieldNow)
 })
 
+const use = (pool: Pool, key: string) => SessionPool.use(pool, key, () => turns(2))
+
 const adopt = ({ adopted, handover, pool }: Site, key: string) =>
   handover.offer(
     SessionPool.set(pool, key, { key, id: -1 }, Effect.sync(() => adopted.closes++)),
     () => adopted.count++
   )
 
-/** Both places are taken for a few turns, so that whoever comes next has to wait. */
-const full = ({ pool }: Site) =>
-  Effect.forEach(
-    ["live", "b"],
-    (key) =>
-      Effect.forkChild(SessionPool.use(pool, key, () => Effect.andThen(Effect.yieldNow, Effect.yieldNow)), {
-        startImmediately: true
-      })
-  )
+/** Runs an operation while other callers hold sessions for a few turns. */
+const besideUsesOf =
+  (keys: ReadonlyArray<string>, operation: (site: Site) => Effect.Effect<unknown, unknown>) => (site: Site) =>
+    Effect.andThen(Effect.forEach(keys, (key) => fork(use(site.pool, key))), operation(site))
+
+/** Runs an operation in a full pool, so it has to wait for a place. */
+const whenFull = (operation: (site: Site) => Effect.Effect<unknown, unknown>) => besideUsesOf(["live", "b"], operation)
+
+/** Runs an operation on the session `live` after it has been validated. */
+const afterUse = (operation: (pool: Pool) => Effect.Effect<unknown, unknown>) => ({ pool }: Site) =>
+  Effect.andThen(use(pool, "live"), operation(pool))
+
+const get = (key: string) => ({ pool }: Site) => visit(pool, key)
+const getOption = (key: string) => ({ pool }: Site) => Effect.scoped(SessionPool.getOption(pool, key))
+const lease = (key: string) => ({ pool }: Site) => Effect.scoped(SessionPool.lease(pool, key))
 
 class Sessions extends SessionPool.Service<Sessions>()("test/interruption/Sessions", {
-  lookup: (key: string) => Effect.succeed(key)
+  lookup: Effect.succeed<string>
 }) {}
 
-/** Over before they could yield. */
+/** These operations end before they could yield. */
 const oneStep = ["touch", "invalidate", "recordError"]
 
 const operations: Record<string, (site: Site) => Effect.Effect<unknown, unknown>> = {
-  "make": ({ backend }) =>
-    Effect.scoped(Effect.flatMap(SessionPool.make(options(backend)), (pool) => SessionPool.get(pool, "a"))),
+  "make": ({ backend }) => Effect.scoped(Effect.flatMap(SessionPool.make(options(backend)), (pool) => hold(pool, "a"))),
   "a layer of Service": () => Effect.provide(Sessions.use("a", () => Effect.yieldNow), Layer.fresh(Sessions.layer)),
-  "get": ({ pool }) => Effect.scoped(SessionPool.get(pool, "a")),
-  "get of a live session": ({ pool }) => Effect.scoped(SessionPool.get(pool, "live")),
-  "get that joins a launch": ({ pool }) =>
-    Effect.andThen(
-      Effect.forkChild(SessionPool.use(pool, "a", () => Effect.yieldNow), { startImmediately: true }),
-      Effect.scoped(SessionPool.get(pool, "a"))
+  "get": get("a"),
+  "get of a live session": get("live"),
+  "get of a validated session": afterUse((pool) => visit(pool, "live")),
+  "get that joins a launch": besideUsesOf(["a"], get("a")),
+  "get that waits for a place": whenFull(get("a")),
+  "get that evicts": ({ pool }) => Effect.andThen(visit(pool, "a"), visit(pool, "b")),
+  "getOption": getOption("live"),
+  "getOption of a launching session": besideUsesOf(["a"], getOption("a")),
+  "lease": lease("a"),
+  "lease that invalidates its session": ({ pool }) =>
+    Effect.scoped(
+      Effect.flatMap(SessionPool.lease(pool, "live"), ({ invalidate, recordError }) =>
+        Effect.andThen(recordError, Effect.andThen(Effect.yieldNow, invalidate)))
     ),
-  "get that waits for a place": (site) => Effect.andThen(full(site), Effect.scoped(SessionPool.get(site.pool, "a"))),
-  "get that evicts": ({ pool }) =>
-    Effect.scoped(Effect.andThen(SessionPool.get(pool, "a"), SessionPool.get(pool, "b"))),
-  "getOption": ({ pool }) => Effect.scoped(SessionPool.getOption(pool, "live")),
-  "getOption of a launching session": ({ pool }) =>
-    Effect.andThen(
-      Effect.forkChild(SessionPool.use(pool, "a", () => Effect.yieldNow), { startImmediately: true }),
-      Effect.scoped(SessionPool.getOption(pool, "a"))
-    ),
-  "use": ({ pool }) => SessionPool.use(pool, "a", () => Effect.yieldNow),
-  "use of a session that needs no validation": ({ pool }) =>
-    Effect.andThen(
-      SessionPool.use(pool, "live", () => Effect.void),
-      SessionPool.use(pool, "live", () => Effect.andThen(Effect.yieldNow, Effect.yieldNow))
-    ),
-  "get of a session that needs no validation": ({ pool }) =>
-    Effect.andThen(
-      SessionPool.use(pool, "live", () => Effect.void),
-      Effect.scoped(Effect.andThen(SessionPool.get(pool, "live"), Effect.yieldNow))
-    ),
+  "use": ({ pool }) => use(pool, "a"),
+  "use of a validated session": afterUse((pool) => use(pool, "live")),
+  "use that invalidates its session": ({ pool }) =>
+    SessionPool.use(pool, "live", (_, { invalidate }) => Effect.andThen(Effect.yieldNow, invalidate)),
+  "use that fails": ({ pool }) => SessionPool.use(pool, "live", () => Effect.fail("broken")),
   "use with leak detection": ({ backend }) =>
     Effect.scoped(Effect.flatMap(
       SessionPool.make({ ...options(backend), leakDetection: "1 minute" }),
-      (pool) =>
-        Effect.andThen(
-          SessionPool.use(pool, "a", () => Effect.void),
-          SessionPool.use(pool, "a", () => Effect.andThen(Effect.yieldNow, Effect.yieldNow))
-        )
+      (pool) => Effect.andThen(use(pool, "a"), use(pool, "a"))
     )),
-  "use that fails": ({ pool }) => SessionPool.use(pool, "live", () => Effect.fail("broken")),
   "touch": ({ pool }) => SessionPool.touch(pool, "live"),
   "set": (site) => adopt(site, "a"),
   "set over a live session": (site) => adopt(site, "live"),
-  "set that waits for a place": (site) => Effect.andThen(full(site), adopt(site, "a")),
+  "set that waits for a place": whenFull((site) => adopt(site, "a")),
   "invalidate": ({ pool }) => SessionPool.invalidate(pool, "live"),
   "invalidateAll": ({ pool }) => SessionPool.invalidateAll(pool, ({ leases }) => leases === 0),
   "recordError": ({ pool }) => SessionPool.recordError(pool, "live"),
@@ -109,55 +105,43 @@ const operations: Record<string, (site: Site) => Effect.Effect<unknown, unknown>
   "info, entries, keys, size and stats": ({ pool }) =>
     Effect.all([
       SessionPool.info(pool, "live"),
-      SessionPool.entries(pool),
-      SessionPool.keys(pool),
-      SessionPool.size(pool),
-      SessionPool.stats(pool)
+      ...[SessionPool.entries, SessionPool.keys, SessionPool.size, SessionPool.stats].map((read) => read(pool))
     ]),
   "events": ({ pool }) =>
     Effect.raceFirst(
       Stream.runHead(SessionPool.events(pool)),
-      Effect.forever(
-        Effect.andThen(SessionPool.use(pool, "a", () => Effect.yieldNow), SessionPool.invalidate(pool, "a"))
-      )
+      Effect.forever(Effect.andThen(use(pool, "a"), SessionPool.invalidate(pool, "a")))
     ),
   "the end": ({ scope }) => Scope.close(scope, Exit.void)
 }
 
-/** Runs the operation once, interrupted after `turns` turns of its fiber; how many turns it took. */
+/** Runs the operation once, and interrupts it after `limit` turns of its fiber. Returns how many turns it took. */
 const scenario = Effect.fnUntraced(
-  function*(operation: (typeof operations)[string], turns: number, contended: boolean) {
+  function*(operation: (site: Site) => Effect.Effect<unknown, unknown>, limit: number, contended: boolean) {
     const [backend, handover, scope] = [Backend.make(), Handover.make(), yield* Scope.make()]
     const pool: Pool = yield* SessionPool.make(options(backend, handover)).pipe(Scope.provide(scope))
     const adopted = { count: 0, closes: 0 }
-    yield* Effect.scoped(SessionPool.get(pool, "live"))
+    yield* visit(pool, "live")
     // Idle for long enough to be validated before the next lease.
     yield* TestClock.adjust(1)
-    const rivals = contended
-      ? yield* Effect.forEach(
-        ["a", "live"],
-        (key) => Effect.forkChild(Effect.exit(SessionPool.use(pool, key, () => Effect.yieldNow)))
-      )
-      : []
-    const fiber = yield* Effect.forkChild(operation({ pool, scope, backend, handover, adopted }), {
-      startImmediately: true
-    })
+    const rivals = yield* Effect.forEach(
+      contended ? ["a", "live"] : [],
+      (key) => Effect.forkChild(Effect.exit(SessionPool.use(pool, key, () => Effect.yieldNow)))
+    )
+    const fiber = yield* fork(operation({ pool, scope, backend, handover, adopted }))
     let taken = 0
-    while (taken < turns && fiber.pollUnsafe() === undefined) {
+    while (taken < limit && fiber.pollUnsafe() === undefined) {
       taken++
       yield* Effect.yieldNow
     }
     yield* Fiber.interrupt(fiber)
     yield* Effect.forEach(rivals, (rival) => Fiber.await(rival))
-    // Whatever was handed over while the interruption was on its way settles now.
-    for (let i = 0; i < 50; i++) yield* Effect.yieldNow
-    const { active, idle, launching, retired, waiting } = yield* SessionPool.stats(pool)
-    assert.deepStrictEqual({ active, launching, waiting, retired }, { active: 0, launching: 0, waiting: 0, retired: 0 })
-    assert.strictEqual(idle, backend.openCount() + adopted.count - adopted.closes)
-    if (scope.state._tag === "Open") {
-      // A place that leaked would make this wait for ever.
-      yield* Effect.forEach(["x", "y", "z"], (key) => Effect.scoped(SessionPool.get(pool, key)))
-    }
+    // What was handed over while the interruption was on its way settles in these turns.
+    yield* turns(50)
+    const idle = backend.openCount() + adopted.count - adopted.closes
+    assert.deepStrictEqual(yield* held(pool), { ...nothing, idle })
+    // With a place that leaked, this would wait for ever.
+    if (scope.state._tag === "Open") yield* Effect.forEach(["x", "y", "z"], (key) => visit(pool, key))
     yield* Scope.close(scope, Exit.void)
     backend.assertAllClosedOnce()
     assert.strictEqual(adopted.closes, adopted.count)
@@ -165,50 +149,39 @@ const scenario = Effect.fnUntraced(
   }
 )
 
-describe("interrupted at every yield", () => {
-  let runs = 0
-  afterAll(() => console.log(`${runs} runs, each interrupted at another turn or budget`))
+describe("interruption", () => {
   for (const [name, operation] of Object.entries(operations)) {
     for (const contended of [false, true]) {
+      const beside = contended ? ", while others use the same keys," : ""
       it.effect(
-        `${name}${contended ? ", while others use the same keys" : ""}: nothing leaks, all closes once`,
+        `${name}${beside} leaks nothing and closes everything once, wherever it is interrupted`,
         () =>
           Effect.gen(function*() {
-            let latest = 0
+            let most = 0
             for (const budget of budgets) {
-              for (let turns = 0;; turns++) {
-                const taken = yield* Effect.provideService(
-                  scenario(operation, turns, contended),
-                  Scheduler.MaxOpsBeforeYield,
-                  budget
-                )
-                runs++
-                latest = Math.max(latest, taken)
-                if (taken < turns) break
-              }
+              const interruptAfter = (limit: number) =>
+                Effect.provideService(scenario(operation, limit, contended), Scheduler.MaxOpsBeforeYield, budget)
+              let limit = 0
+              while ((yield* interruptAfter(limit)) === limit) limit++
+              most = Math.max(most, limit)
             }
-            assert.strictEqual(latest > 0, !oneStep.includes(name))
+            assert.strictEqual(most > 1, !oneStep.includes(name))
           }),
         60_000
       )
     }
   }
-})
 
-describe("a caller that is interrupted as its session opens", () => {
-  it.effect("does not start its work, and leaves no lease", () =>
-    Effect.gen(function*() {
-      const caller: { fiber?: Fiber.Fiber<unknown, unknown> } = {}
-      let started = 0
-      const pool = yield* SessionPool.make({
-        lookup: (key: string) => Effect.sync(() => (caller.fiber?.interruptUnsafe(), key))
-      })
-      const use = Effect.andThen(Effect.yieldNow, SessionPool.use(pool, "a", () => (started++, Effect.void)))
-      caller.fiber = yield* Effect.forkChild(use)
-      const exit = yield* Fiber.await(caller.fiber)
-      assert.isTrue(Exit.hasInterrupts(exit))
-      assert.strictEqual(started, 0)
-      const { active, idle } = yield* SessionPool.stats(pool)
-      assert.deepStrictEqual({ active, idle }, { active: 0, idle: 1 })
-    }))
+  test("a caller interrupted as its session opens does not begin its work and leaves no lease", function*() {
+    const caller: { fiber?: Fiber.Fiber<unknown, unknown> } = {}
+    let begun = 0
+    const pool = yield* SessionPool.make({
+      lookup: (key: string) => Effect.sync(() => (caller.fiber?.interruptUnsafe(), key))
+    })
+    const use = Effect.andThen(Effect.yieldNow, SessionPool.use(pool, "a", () => (begun++, Effect.void)))
+    caller.fiber = yield* Effect.forkChild(use)
+    assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(caller.fiber)))
+    assert.strictEqual(begun, 0)
+    assert.deepStrictEqual(yield* held(pool), { ...nothing, idle: 1 })
+  })
 })

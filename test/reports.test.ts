@@ -1,363 +1,276 @@
-/** What an operator sees of a pool: its metrics with their numbers, its log lines, its spans. */
+/** What an operator sees of a pool: its stats, metrics, log, leaks and spans. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Logger, Metric, Option, References, Scope, Stream, Tracer } from "effect"
-import { PrometheusMetrics } from "effect/observability"
+import { Effect, Exit, Fiber, Logger, Metric, References, Scope, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
-import * as Exported from "./kit/metrics.ts"
+import { fork, hold, listen, visit } from "./kit/pool/calls.ts"
+import { test } from "./kit/pool/withPool.ts"
 
-/** A back end whose keys say what it does: `bad`, `hangs` and `stuck` (which does not close). */
-const lookup = (key: string): Effect.Effect<string, string, Scope.Scope> => {
-  if (key.startsWith("bad")) return Effect.delay(Effect.fail("refused"), "2 seconds")
-  if (key === "hangs") return Effect.never
-  const close = key === "stuck" ? "50 seconds" : "3 seconds"
-  return Effect.delay(Effect.acquireRelease(Effect.succeed(key), () => Effect.sleep(close)), "2 seconds")
-}
+describe("stats and metrics", () => {
+  /** A back end whose keys say what it does: `bad`, `hangs` and `stuck` (which closes slowly). */
+  const lookup = (key: string): Effect.Effect<string, string, Scope.Scope> => {
+    if (key === "hangs") return Effect.never
+    if (key === "bad") return Effect.delay(Effect.fail("refused"), "2 seconds")
+    const close = key === "stuck" ? Effect.sleep("50 seconds") : Effect.void
+    return Effect.delay(Effect.acquireRelease(Effect.succeed(key), () => close), "2 seconds")
+  }
 
-const visit = (pool: SessionPool.SessionPool<string, string, string>, key: string) =>
-  Effect.gen(function*() {
-    const fiber = yield* Effect.forkChild(Effect.exit(Effect.scoped(SessionPool.get(pool, key))), {
-      startImmediately: true
-    })
-    yield* TestClock.adjust("10 seconds")
-    return fiber
-  })
-
-describe("the metrics of a pool", () => {
-  const measured = Effect.gen(function*() {
+  /** The metrics of the pool `shells`: values, and of histograms count and sum. */
+  const metrics = Effect.gen(function*() {
     const all: Record<string, unknown> = {}
     for (const { attributes, id, state } of yield* Metric.snapshot) {
-      if (!id.startsWith("session_pool_")) continue
-      const { pool, unit, ...rest } = attributes as Record<string, string>
-      assert.strictEqual(pool, "shells", id)
+      const { pool, unit, ...labels } = attributes as Record<string, string> // all attributes of these metrics are text
+      if (pool !== "shells") continue
       assert.strictEqual(unit, id.endsWith("_seconds") ? "seconds" : undefined, id)
-      const name = [id.slice("session_pool_".length), ...Object.values(rest)].join(" ")
-      all[name] = "sum" in state
+      all[[id, ...Object.values(labels)].join(" ")] = "sum" in state
         ? [state.count, state.sum]
         : "value" in state
         ? state.value
-        : "count" in state
-        ? state.count
-        : undefined
+        : "count" in state && state.count
     }
     return all
   })
 
-  it.effect("count launches, retirements, closes and leaks, hold what is open, measure in seconds, and are those of the README", () =>
+  it.effect("stats and metrics tell what the pool holds now, and what has happened since it was made", () =>
     Effect.gen(function*() {
       const pool = yield* SessionPool.make({
         lookup,
         name: "shells",
+        capacity: 3,
+        idleTimeToLive: 0,
+        maxErrorCount: 1,
+        maxWaiting: 1,
+        acquireTimeout: "5 seconds",
         lookupTimeout: "5 seconds",
         closeTimeout: "10 seconds",
         leakDetection: "1 minute"
       })
-      yield* visit(pool, "a")
-      yield* visit(pool, "bad")
-      yield* visit(pool, "bad too")
-      yield* visit(pool, "hangs")
-      yield* visit(pool, "stuck")
+      /** Runs an effect beside the test, and ten seconds. */
+      const begin = <A>(effect: Effect.Effect<A, unknown>) =>
+        Effect.tap(fork(effect), () => TestClock.adjust("10 seconds"))
+      const none = yield* SessionPool.stats(pool)
+      assert.deepStrictEqual([...new Set([...Object.values(none), ...Object.values(none.closes)])], [0, none.closes])
+
+      yield* fork(visit(pool, "a"))
+      yield* fork(visit(pool, "a"))
       yield* SessionPool.set(pool, "b", "adopted")
-      const before = yield* measured
-      assert.deepInclude(before, {
-        "launches_total success": 2,
-        "launches_total failure": 2,
-        "launches_total timeout": 1,
-        "open_sessions": 3,
-        "launch_duration_seconds": [5, 2 + 2 + 2 + 2 + 5]
+      const retired = yield* hold(pool, "b")
+      yield* SessionPool.recordError(pool, "b")
+      yield* SessionPool.set(pool, "c", "adopted")
+      const active = yield* hold(pool, "c")
+      yield* fork(visit(pool, "d"))
+      yield* Effect.exit(visit(pool, "e"))
+      const counts = { hits: 2, misses: 2, joins: 1, errors: 1, refused: 1 }
+      assert.deepStrictEqual(yield* SessionPool.stats(pool), {
+        ...none,
+        ...counts,
+        launching: 1,
+        active: 1,
+        retired: 1,
+        leases: 2,
+        waiting: 1
       })
-      yield* SessionPool.invalidate(pool, "a")
-      yield* SessionPool.set(pool, "stuck", "adopted")
-      yield* SessionPool.get(pool, "b")
-      yield* TestClock.adjust("2 minutes")
-      assert.deepInclude(yield* measured, {
-        "retirements_total Invalidated": 1,
-        "retirements_total Replaced": 1,
-        "open_sessions": 2,
-        "close_duration_seconds": [2, 3 + 50],
-        "close_timeouts_total": 1,
-        "leaked_leases_total": 1
+      assert.deepInclude(yield* metrics, {
+        "session_pool_open_sessions": 2,
+        "session_pool_leases": 2,
+        "session_pool_waiting": 1
       })
-      const text = yield* PrometheusMetrics.format()
-      assert.deepStrictEqual(Exported.exported(text, "session_pool_"), Exported.documented("session_pool_"))
+
+      // "d" gets the place of "a" after two seconds.
+      yield* TestClock.adjust("4 seconds")
+      yield* retired.release
+      yield* begin(visit(pool, "bad"))
+      yield* begin(visit(pool, "hangs"))
+      const stuck = yield* Fiber.join(yield* begin(hold(pool, "stuck")))
+      yield* begin(hold(pool, "leaked"))
+      yield* begin(visit(pool, "late"))
+      yield* active.release
+      yield* SessionPool.invalidate(pool, "stuck")
+      yield* stuck.release
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(yield* SessionPool.stats(pool), {
+        ...none,
+        ...counts,
+        active: 1,
+        leases: 1,
+        misses: 7,
+        launches: 4,
+        launchFailures: 2,
+        waited: 2,
+        timedOut: 1,
+        closes: { ...none.closes, IdleTimeout: 3, Errors: 1, Invalidated: 1 }
+      })
+      assert.deepStrictEqual(yield* metrics, {
+        "session_pool_launches_total success": 4,
+        "session_pool_launches_total failure": 1,
+        "session_pool_launches_total timeout": 1,
+        "session_pool_launch_duration_seconds": [6, 4 * 2 + 2 + 5],
+        "session_pool_retirements_total IdleTimeout": 3,
+        "session_pool_retirements_total Errors": 1,
+        "session_pool_retirements_total Invalidated": 1,
+        "session_pool_open_sessions": 1,
+        "session_pool_close_duration_seconds": [5, 50],
+        "session_pool_close_timeouts_total": 1,
+        "session_pool_leaked_leases_total": 1,
+        "session_pool_acquisitions_total waited": 2,
+        "session_pool_acquisitions_total timeout": 1,
+        "session_pool_acquisitions_total refused": 1,
+        "session_pool_wait_duration_seconds": [2, 2 + 5],
+        "session_pool_lease_duration_seconds": [6, 4 + 54 + 28],
+        "session_pool_leases": 1,
+        "session_pool_waiting": 0
+      })
     }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
 
-  it.effect("count no launch that was given up", () =>
+  it.effect("the metrics of two pools of one name add up, also when one of them has ended", () =>
     Effect.gen(function*() {
-      const pool = yield* SessionPool.make({ lookup, name: "shells" })
-      const fiber = yield* Effect.forkChild(Effect.scoped(SessionPool.get(pool, "hangs")), { startImmediately: true })
-      yield* Effect.yieldNow
-      fiber.interruptUnsafe()
-      yield* TestClock.adjust("10 minutes")
-      const all = yield* measured
-      assert.deepStrictEqual([all["launches_total failure"] ?? 0, all["launches_total timeout"] ?? 0], [0, 0])
+      const scope = yield* Scope.make()
+      const make = SessionPool.make({ lookup: Effect.succeed<string>, name: "shells" })
+      yield* hold(yield* make, "a")
+      const lease = yield* hold(yield* Scope.provide(make, scope), "b")
+      assert.deepInclude(yield* metrics, { "session_pool_open_sessions": 2, "session_pool_leases": 2 })
+      yield* Scope.close(scope, Exit.void)
+      yield* lease.release
+      assert.deepInclude(yield* metrics, { "session_pool_open_sessions": 1, "session_pool_leases": 1 })
     }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
 })
 
-describe("the log of a pool", () => {
-  const lines: Array<string> = []
-  const logger = Logger.make(({ fiber, message }) => {
-    const annotations = fiber.getRef(References.CurrentLogAnnotations)
-    lines.push(JSON.stringify([message, annotations]))
+describe("waits", () => {
+  test("stats and metrics count each caller of a key that waited", function*() {
+    const pool = yield* SessionPool.make({ lookup: Effect.succeed<string>, name: "waits", capacity: 1 })
+    const place = yield* hold(pool, "held")
+    yield* Effect.replicateEffect(fork(visit(pool, "a")), 3)
+    const interrupted = yield* fork(visit(pool, "b"))
+    yield* TestClock.adjust("2 seconds")
+    yield* Fiber.interrupt(interrupted)
+    yield* place.release
+    const series = (yield* Metric.snapshot).filter(({ attributes }) => attributes?.pool === "waits")
+    const waited = series.find(({ attributes }) => attributes?.outcome === "waited")?.state
+    const duration = series.find(({ id }) => id === "session_pool_wait_duration_seconds")?.state
+    assert.deepInclude(waited, { count: 4 })
+    assert.deepInclude(duration, { count: 4, sum: 8 })
+    assert.strictEqual((yield* SessionPool.stats(pool)).waited, 4)
   })
 
-  const logged = <A, E>(effect: Effect.Effect<A, E, Scope.Scope>) => {
+  it.effect("leases of two pools of one name count by the attributes under which each was made", () =>
+    Effect.gen(function*() {
+      const make = SessionPool.make({ lookup: Effect.succeed<string>, name: "tenants" })
+      for (const tenant of ["one", "two"]) {
+        const pool = yield* Effect.provideService(make, Metric.CurrentMetricAttributes, { tenant })
+        yield* hold(pool, tenant)
+        if (tenant === "two") yield* hold(pool, "more")
+      }
+      const leases = (yield* Metric.snapshot).filter(({ id }) => id === "session_pool_leases")
+      assert.deepStrictEqual(leases.map(({ attributes, state }) => [attributes?.tenant, state]), [
+        ["one", { value: 1 }],
+        ["two", { value: 2 }]
+      ])
+    }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
+})
+
+describe("log", () => {
+  const lines: Array<string> = []
+  const logger = Logger.make(({ fiber, logLevel, message }) => {
+    lines.push(JSON.stringify([logLevel, message, fiber.getRef(References.CurrentLogAnnotations)]))
+  })
+  const close = (key: string) =>
+    key === "dies" ? Effect.die("finalizer is ill") : key === "hangs" ? Effect.sleep("1 minute") : Effect.void
+  const program = Effect.fnUntraced(function*(key: string, isLeaked: boolean) {
     lines.length = 0
-    return effect.pipe(Effect.provide(Logger.layer([logger])))
-  }
+    const pool = yield* SessionPool.make({
+      lookup: (key: string) => Effect.acquireRelease(Effect.succeed(key), close),
+      name: "shells",
+      idleTimeToLive: "1 hour",
+      closeTimeout: "10 seconds",
+      leakDetection: "90 seconds"
+    })
+    const { release } = yield* hold(pool, key)
+    if (!isLeaked) yield* release
+    yield* TestClock.adjust("2 hours")
+  }, (effect) => Effect.scoped(effect).pipe(Effect.provide(Logger.layer([logger]))))
 
-  const assertLine = (...parts: ReadonlyArray<string>) => {
-    const found = lines.filter((line) => parts.every((part) => line.includes(part)))
-    assert.strictEqual(found.length, 1, `one line with ${parts.join(", ")} in ${lines.join("\n")}`)
-  }
-
-  it.effect("says which session of which pool takes too long to close, and how long it may", () =>
-    logged(Effect.gen(function*() {
-      const pool = yield* SessionPool.make({ lookup, name: "shells", closeTimeout: "10 seconds" })
-      yield* visit(pool, "stuck")
-      yield* SessionPool.invalidate(pool, "stuck")
-      yield* TestClock.adjust("1 minute")
-      assertLine("10000 ms", "close", "\"pool\":\"shells\"", "\"session\":1")
-    })))
-
-  it.effect("says whose finalizer failed, and how", () =>
-    logged(Effect.gen(function*() {
-      const pool = yield* SessionPool.make({
-        lookup: (key: string) => Effect.acquireRelease(Effect.succeed(key), () => Effect.die("finalizer is ill")),
-        name: "shells"
-      })
-      yield* Effect.scoped(SessionPool.get(pool, "a"))
-      yield* SessionPool.invalidate(pool, "a")
-      yield* TestClock.adjust(0)
-      assertLine("finalizer failed", "finalizer is ill", "\"pool\":\"shells\"", "\"session\":1")
-    })))
-
-  it.effect("says which lease is held too long, for how long, and the limit", () =>
-    logged(Effect.gen(function*() {
-      const pool = yield* SessionPool.make({
-        lookup: Effect.succeed<string>,
-        name: "shells",
-        leakDetection: "1 minute"
-      })
-      yield* TestClock.adjust("90 seconds")
-      yield* SessionPool.get(pool, "a")
-      yield* TestClock.adjust("59 seconds")
-      assert.deepStrictEqual(lines, [])
-      yield* TestClock.adjust("1 second")
-      assertLine("A lease is held for 60000 ms", "leakDetection: 60000 ms", "\"pool\":\"shells\"", "\"session\":1")
-      yield* TestClock.adjust("10 minutes")
+  const reports: ReadonlyArray<readonly [what: string, key: string, parts: ReadonlyArray<string>]> = [
+    ["a close that exceeds closeTimeout", "hangs", ["10000 ms", "close"]],
+    ["a finalizer that fails and its cause", "dies", ["finalizer failed", "finalizer is ill"]],
+    ["a lease that exceeds leakDetection", "leaked", ["held for 90000 ms", "leakDetection: 90000 ms"]]
+  ]
+  for (const [what, key, parts] of reports) {
+    test(`the log has one line about ${what}, with the pool and the session, and without the key`, function*() {
+      yield* program(key, key === "leaked")
       assert.strictEqual(lines.length, 1)
-    })))
+      for (const part of ["Warn", ...parts, "\"pool\":\"shells\"", "\"session\":1"]) assert.include(lines[0], part)
+      assert.notInclude(lines[0], `"${key}"`)
+    })
+  }
 
-  it.effect("has nothing to say of a pool that is well", () =>
-    logged(Effect.gen(function*() {
-      const scope = yield* Scope.make()
-      const pool = yield* Scope.provide(SessionPool.make({ lookup, idleTimeToLive: "1 minute" }), scope)
-      yield* visit(pool, "a")
-      yield* visit(pool, "b")
-      yield* SessionPool.invalidate(pool, "b")
-      yield* TestClock.adjust("1 hour")
-      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
-      yield* TestClock.adjust("1 minute")
-      yield* Effect.yieldNow
-      assert.isDefined(closing.pollUnsafe())
-      assert.deepStrictEqual(lines, [])
-    })))
+  test("the log of a pool that is well stays empty", function*() {
+    yield* program("fine", false)
+    assert.deepStrictEqual(lines, [])
+  })
 })
 
-describe("a leaked lease", () => {
-  it.effect("is told with its span and below that the lines that took it", () =>
+describe("leakDetection", () => {
+  class Shells extends SessionPool.Service<Shells>()("test/Shells", {
+    lookup: Effect.succeed<string>,
+    leakDetection: "1 minute"
+  }) {}
+  const never = () => Effect.never
+  const calls = (pool: SessionPool.SessionPool<string, string>) => ({
+    get: () => SessionPool.get(pool, "a"),
+    getOption: () => SessionPool.getOption(pool, "a"),
+    lease: () => SessionPool.lease(pool, "a"),
+    use: () => SessionPool.use(pool, "a", never),
+    "Service.get": () => Shells.get("a"),
+    "Service.use": () => Shells.use("a", never)
+  })
+
+  it.effect("a lease held for longer is reported once, with the span and the line of code that took it", () =>
     Effect.gen(function*() {
-      const pool = yield* SessionPool.make({ lookup: Effect.succeed<string>, leakDetection: "1 minute" })
-      const told = yield* Effect.forkChild(
-        Stream.runHead(Stream.filter(
-          SessionPool.events(pool),
-          (event) => event._tag === "LeaseLeaked"
-        )),
-        { startImmediately: true }
-      )
-      const holding = yield* Effect.forkChild(
-        Effect.withSpan(SessionPool.use(pool, "a", () => Effect.never), "work"),
-        { startImmediately: true }
-      )
-      yield* TestClock.adjust("2 minutes")
-      const event = Option.getOrUndefined(yield* Fiber.join(told))
-      const [first = "", second, ...lines] = event?._tag === "LeaseLeaked" ? event.site.split("\n") : []
-      assert.match(first, /^span work \([0-9a-f]{32}\)$/)
-      assert.strictEqual(second, "Error: lease taken here")
-      assert.isTrue(lines.some((line) => /^\s*at .*reports\.test\.ts/.test(line)))
-      yield* Fiber.interrupt(holding)
-    }))
+      const pool = yield* Shells
+      const seen = yield* listen(pool)
+      for (const [name, call] of Object.entries(calls(pool))) {
+        const returned = yield* hold(pool, "a")
+        seen.length = 0
+        const span = Tracer.externalSpan({ spanId: "span-7", traceId: "trace-9" })
+        yield* fork(Effect.withParentSpan(Effect.suspend<unknown, unknown, Scope.Scope | Shells>(call), span))
+        yield* TestClock.adjust(59_999)
+        yield* returned.release
+        assert.deepStrictEqual(seen, [])
+        yield* TestClock.adjust("10 minutes")
+        const sites = seen.map((event) => event._tag === "LeaseLeaked" ? event.site : event._tag)
+        assert.strictEqual(sites.length, 1, name)
+        assert.match(sites.join(), /^span span-7 \(trace-9\)\nError: lease taken here\n/)
+        assert.match(sites.join(), new RegExp(`at .*\\b${name}\\b.*reports\\.test\\.ts`))
+      }
+    }).pipe(Effect.provide(Shells.layer), Effect.provide(Logger.layer([]))))
 })
 
-describe("the spans of a pool", () => {
-  it.effect("run a lookup that fails once", () =>
-    Effect.gen(function*() {
-      let runs = 0
-      const tracer = Tracer.make({ span: (options) => new Tracer.NativeSpan(options) })
-      const program = Effect.scoped(Effect.gen(function*() {
-        const pool = yield* SessionPool.make({
-          lookup: (_: string) =>
-            Effect.suspend(() => {
-              runs++
-              return Effect.fail("no")
-            })
-        })
-        assert.strictEqual(yield* Effect.flip(SessionPool.use(pool, "a", () => Effect.void)), "no")
-      }))
-      yield* Effect.withTracer(program, tracer)
-      assert.strictEqual(runs, 1)
-    }))
-
-  it.effect("that a tracer refuses keep no connection from being opened or closed", () =>
-    Effect.gen(function*() {
-      const open = new Set<string>()
-      const tracer = Tracer.make({
-        span: () => {
-          throw new Error("the tracer is ill")
-        }
-      })
-      const program = Effect.scoped(Effect.gen(function*() {
-        const pool = yield* SessionPool.make({
-          lookup: (key: string) =>
-            Effect.acquireRelease(
-              Effect.sync(() => open.add(key)),
-              () => Effect.sync(() => open.delete(key))
-            )
-        })
-        yield* SessionPool.use(pool, "a", () => Effect.sync(() => assert.deepStrictEqual([...open], ["a"])))
-        yield* SessionPool.invalidate(pool, "a")
-        assert.deepStrictEqual([...open], [])
-        const { closes, retired } = yield* SessionPool.stats(pool)
-        assert.deepStrictEqual([closes.Invalidated, retired], [1, 0])
-      }))
-      yield* Effect.withTracer(program, tracer)
-    }))
-
-  it.effect("name the launch and the close of each session, with the pool and the session", () =>
-    Effect.gen(function*() {
-      const spans: Array<unknown> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          const end = span.end.bind(span)
-          span.end = (time, exit) => {
-            spans.push([span.name, Object.fromEntries(span.attributes)])
-            end(time, exit)
-          }
-          return span
-        }
-      })
-      const program = Effect.scoped(Effect.gen(function*() {
-        const pool = yield* SessionPool.make({ lookup: Effect.succeed<string>, name: "shells" })
-        yield* Effect.scoped(SessionPool.get(pool, "a"))
-      }))
-      yield* Effect.withTracer(program, tracer)
-      const attributes = { "session_pool.name": "shells", "session_pool.session.id": 1 }
-      assert.deepStrictEqual(spans, [["SessionPool.launch", attributes], ["SessionPool.close", attributes]])
-    }))
-})
-
-describe("the events of a session", () => {
-  const firstThree = (pool: SessionPool.SessionPool<string, number>) =>
-    Effect.forkChild(
-      Stream.runCollect(Stream.map(Stream.take(SessionPool.events(pool), 3), ({ _tag }) => _tag)),
-      { startImmediately: true }
+describe("spans", () => {
+  test("each launch and close has a span with the pool and the session, and a launch links to its request", function*() {
+    const spans: Array<Tracer.NativeSpan> = []
+    const tracer = Tracer.make({
+      span: (options) => {
+        const span = new Tracer.NativeSpan(options)
+        spans.push(span)
+        return span
+      }
+    })
+    const pool = SessionPool.make({ lookup: Effect.succeed<string>, name: "shells" })
+    yield* Effect.flatMap(pool, (pool) => Effect.withSpan(visit(pool, "secret"), "request")).pipe(
+      Effect.scoped,
+      Effect.withTracer(tracer)
     )
-
-  it.effect("come in the order of the steps, where a caller of a launch that was invalidated is done at once", () =>
-    Effect.gen(function*() {
-      const gate = yield* Deferred.make<void>()
-      const pool = yield* SessionPool.make({ lookup: (_: string) => Effect.as(Deferred.await(gate), 1) })
-      const events = yield* firstThree(pool)
-      const using = yield* Effect.forkChild(SessionPool.use(pool, "a", () => Effect.void), { startImmediately: true })
-      yield* SessionPool.invalidate(pool, "a")
-      yield* Deferred.succeed(gate, undefined)
-      yield* Fiber.join(using)
-      assert.deepStrictEqual(yield* Fiber.join(events), ["Launched", "Retired", "Closed"])
-    }))
-
-  const named = (pool: SessionPool.SessionPool<string, string, string>, count: number) =>
-    Effect.forkChild(
-      Stream.runCollect(Stream.map(Stream.take(SessionPool.events(pool), count), ({ _tag, id }) => `${_tag} ${id}`)),
-      { startImmediately: true }
-    )
-
-  it.effect("come in the order of the steps, where a caller whose launch failed tries again at once", () =>
-    Effect.gen(function*() {
-      let tries = 0
-      const pool = yield* SessionPool.make({
-        lookup: (key: string): Effect.Effect<string, string> =>
-          Effect.andThen(Effect.yieldNow, Effect.suspend(() => tries++ === 0 ? Effect.fail("no") : Effect.succeed(key)))
-      })
-      const events = yield* named(pool, 2)
-      const use = SessionPool.use(pool, "a", () => Effect.void)
-      yield* Effect.catch(use, () => use)
-      assert.deepStrictEqual(yield* Fiber.join(events), ["LaunchFailed 1", "Launched 2"])
-    }))
-
-  it.effect("tell of a connection that could not be adopted, and takes too long to close", () =>
-    Effect.gen(function*() {
-      const pool = yield* SessionPool.make({
-        lookup: Effect.succeed<string>,
-        capacity: 1,
-        acquireTimeout: 0,
-        closeTimeout: "10 seconds"
-      })
-      const events = yield* Effect.forkChild(
-        Stream.runCollect(Stream.map(Stream.take(SessionPool.events(pool), 2), ({ _tag }) => _tag)),
-        { startImmediately: true }
-      )
-      yield* SessionPool.get(pool, "a")
-      const refused = yield* Effect.flip(SessionPool.set(pool, "b", "b", Effect.sleep("1 minute")))
-      assert.strictEqual(refused._tag, "CapacityExceeded")
-      yield* TestClock.adjust("1 minute")
-      assert.deepStrictEqual(yield* Fiber.join(events), ["Launched", "CloseTimedOut"])
-    }))
-
-  it.effect("are told to who begins to read while the pool drains, up to its end", () =>
-    Effect.gen(function*() {
-      const scope = yield* Scope.make()
-      const pool = yield* Scope.provide(
-        SessionPool.make({ lookup: (key: string) => Effect.succeed(key), drainTimeout: "1 minute" }),
-        scope
-      )
-      const gate = yield* Deferred.make<void>()
-      const using = yield* Effect.forkChild(SessionPool.use(pool, "a", () => Deferred.await(gate)), {
-        startImmediately: true
-      })
-      const ending = yield* Effect.forkChild(Scope.close(scope, Exit.void), { startImmediately: true })
-      const late = yield* Effect.forkChild(Stream.runCollect(SessionPool.events(pool)), { startImmediately: true })
-      yield* Deferred.succeed(gate, undefined)
-      yield* Fiber.join(using)
-      yield* Fiber.join(ending)
-      assert.deepStrictEqual((yield* Fiber.join(late)).map(({ _tag }) => _tag), ["Closed"])
-      assert.deepStrictEqual(yield* Stream.runCollect(SessionPool.events(pool)), [])
-    }))
-
-  it.effect("come in the order of the steps, where a close makes room for a launch", () =>
-    Effect.gen(function*() {
-      const pool = yield* SessionPool.make({
-        lookup: (key: string): Effect.Effect<string, string, Scope.Scope> =>
-          Effect.acquireRelease(Effect.succeed(key), () => Effect.yieldNow),
-        capacity: 1
-      })
-      const events = yield* named(pool, 4)
-      yield* SessionPool.use(pool, "a", () => Effect.void)
-      yield* SessionPool.use(pool, "b", () => Effect.void)
-      assert.deepStrictEqual(yield* Fiber.join(events), ["Launched 1", "Retired 1", "Closed 1", "Launched 2"])
-    }))
-
-  it.effect("come in the order of the steps, where a caller invalidates what it gets adopted at once", () =>
-    Effect.gen(function*() {
-      const pool = yield* SessionPool.make({ lookup: (_: string): Effect.Effect<number> => Effect.never })
-      const events = yield* firstThree(pool)
-      const using = yield* Effect.forkChild(
-        SessionPool.use(pool, "a", () => SessionPool.invalidate(pool, "a")),
-        { startImmediately: true }
-      )
-      yield* SessionPool.set(pool, "a", 1)
-      yield* Fiber.join(using)
-      assert.deepStrictEqual(yield* Fiber.join(events), ["Adopted", "Retired", "Closed"])
-    }))
+    const told = spans.map(({ attributes, links, name, parent }) => [
+      name,
+      Object.fromEntries(attributes),
+      links.map(({ span }) => span._tag === "Span" && span.name),
+      parent._tag
+    ])
+    const attributes = { "session_pool.name": "shells", "session_pool.session.id": 1 }
+    assert.deepStrictEqual(told, [
+      ["request", {}, [], "None"],
+      ["SessionPool.launch", attributes, ["request"], "None"],
+      ["SessionPool.close", attributes, [], "None"]
+    ])
+  })
 })

@@ -1,475 +1,413 @@
-/** What a caller has when its wait is over: a place, a validated session, or a number that says why not. */
+/** Waiting for a place: the order, how long, how many, and when a closing place is counted on. */
 import { assert, describe, it } from "@effect/vitest"
 import type { Duration } from "effect"
-import { ConfigProvider, Deferred, Effect, Exit, Fiber, Logger, Option, Result, Scheduler, Scope } from "effect"
+import { Deferred, Effect, Exit, Fiber } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../src/index.ts"
 import { fork } from "./kit/pool/fork.ts"
+import type { Options, Pool } from "./kit/pool/scripted.ts"
+import { ask, hold, keysOf, make, refusal, visit } from "./kit/pool/scripted.ts"
+
+const counts = (pool: Pool) =>
+  Effect.map(SessionPool.stats(pool), ({ closes, idle, retired, waiting }) => ({
+    evicted: closes.Evicted,
+    idle,
+    retired,
+    waiting
+  }))
+
+const waiting = (pool: Pool) => Effect.map(counts(pool), ({ waiting }) => waiting)
+
+/** A pool with one place, which is held. */
+const full = (options: Options = {}) =>
+  Effect.gen(function*() {
+    const { backend, pool } = yield* make({ capacity: 1, ...options })
+    const { release } = yield* hold(pool, "held")
+    return { backend, pool, release }
+  })
+
+describe("the order of waiters", () => {
+  it.effect("waiters of use, get, lease and set are served in the order in which they came", () =>
+    Effect.gen(function*() {
+      const { pool, release } = yield* full()
+      const order: Array<string> = []
+      const calls: Record<string, Effect.Effect<unknown, unknown>> = {
+        use: visit(pool, "use"),
+        set: SessionPool.set(pool, "set", { key: "set", id: 99 }),
+        get: Effect.scoped(SessionPool.get(pool, "get")),
+        lease: Effect.scoped(SessionPool.lease(pool, "lease")),
+        another: visit(pool, "another")
+      }
+      const waiters = yield* Effect.forEach(
+        Object.entries(calls),
+        ([name, call]) => fork(Effect.tap(call, () => Effect.sync(() => order.push(name))))
+      )
+      assert.strictEqual(yield* waiting(pool), 5)
+      yield* release
+      yield* Fiber.joinAll(waiters)
+      assert.deepStrictEqual(order, Object.keys(calls))
+    }))
+
+  it.effect("callers of one key wait together, from the first one's turn", () =>
+    Effect.gen(function*() {
+      const { backend, pool, release } = yield* full()
+      const waiters = yield* Effect.forEach(["a", "b", "a", "a"], (key) => ask(pool, key))
+      assert.strictEqual(yield* waiting(pool), 4)
+      yield* release
+      yield* Fiber.joinAll(waiters)
+      assert.strictEqual(yield* waiting(pool), 0)
+      assert.deepStrictEqual(keysOf(backend.opened), ["held", "a", "b"])
+    }))
+
+  it.effect("an interrupted waiter leaves the queue, and the others of its key keep its turn", () =>
+    Effect.gen(function*() {
+      const { backend, pool, release } = yield* full()
+      const gone = [yield* ask(pool, "gone"), yield* ask(pool, "a")]
+      const others = [yield* ask(pool, "a"), yield* ask(pool, "b")]
+      yield* Fiber.interruptAll(gone)
+      assert.strictEqual(yield* waiting(pool), 2)
+      yield* release
+      yield* Fiber.joinAll(others)
+      assert.deepStrictEqual(keysOf(backend.opened), ["held", "a", "b"])
+    }))
+
+  it.effect("a place that an interrupted waiter counted on serves the next one", () =>
+    Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      const { pool } = yield* make({
+        capacity: 3,
+        groupBy: (key) => key[0],
+        groupCapacity: 2,
+        closing: (key) => key === "x2" ? Deferred.await(gate) : Effect.void
+      })
+      yield* hold(pool, "x1")
+      yield* visit(pool, "x2")
+      yield* hold(pool, "y1")
+      const gone = yield* ask(pool, "x3")
+      const next = yield* ask(pool, "z1")
+      yield* Fiber.interrupt(gone)
+      yield* Deferred.succeed(gate, undefined)
+      assert.strictEqual((yield* Fiber.join(next)).key, "z1")
+    }))
+
+  it.effect("a row of 2000 waiters of use and set neither fills the stack nor blocks the event loop", () =>
+    Effect.gen(function*() {
+      const { pool, release } = yield* full()
+      let [turns, turnsAtLast] = [0, 0]
+      const served = Effect.sync(() => {
+        turnsAtLast = turns
+      })
+      const waiters = yield* Effect.forEach(Array.from({ length: 1000 }, (_, i) => `${i}`), (key) =>
+        Effect.all([
+          fork(Effect.andThen(visit(pool, `use ${key}`), served)),
+          fork(Effect.andThen(SessionPool.set(pool, key, { key, id: -1 }), served))
+        ]))
+      const timer = setInterval(() => turns++, 0)
+      yield* release
+      yield* Fiber.joinAll(waiters.flat())
+      clearInterval(timer)
+      assert.isAbove(turnsAtLast, 0)
+      assert.deepInclude(yield* counts(pool), { idle: 1, retired: 0, waiting: 0 })
+    }))
+})
 
 describe("acquireTimeout", () => {
-  it.effect("bounds the wait for a place, not the launch that follows", () =>
+  it.effect("a waiter times out with the limit, its wait and the number of other waiters", () =>
     Effect.gen(function*() {
-      const gate = yield* Deferred.make<void>()
-      const pool = yield* SessionPool.make({
-        lookup: (key: string) => key === "b" ? Effect.as(Deferred.await(gate), key) : Effect.succeed(key),
-        capacity: 1,
-        acquireTimeout: "5 seconds"
+      const { pool } = yield* full({ acquireTimeout: "3 seconds" })
+      const refused = yield* fork(refusal(visit(pool, "a")))
+      yield* TestClock.adjust("1 second")
+      yield* ask(pool, "b")
+      yield* TestClock.adjust(1999)
+      assert.isUndefined(refused.pollUnsafe())
+      yield* TestClock.adjust(1)
+      assert.deepInclude(yield* Fiber.join(refused), {
+        _tag: "CapacityExceeded",
+        scope: "pool",
+        limit: 1,
+        waited: 3000,
+        waiting: 1
       })
-      const lease = yield* Scope.make()
-      yield* Scope.provide(SessionPool.get(pool, "a"), lease)
-      const waiting = yield* fork(Effect.scoped(SessionPool.get(pool, "b")))
-      yield* TestClock.adjust("4 seconds")
-      yield* Scope.close(lease, Exit.void)
-      yield* TestClock.adjust("10 seconds")
-      assert.isUndefined(waiting.pollUnsafe())
-      yield* Deferred.succeed(gate, undefined)
-      assert.strictEqual(yield* Fiber.join(waiting), "b")
     }))
-})
 
-describe("a place that is being closed", () => {
-  /** Ten sessions in a full pool, of which one is closing: for so long. */
-  const make = (closing: Duration.Input, options: { readonly acquireTimeout: Duration.Input }) =>
-    Effect.gen(function*() {
-      const pool = yield* SessionPool.make({
-        lookup: (key: string) =>
-          Effect.acquireRelease(Effect.succeed(key), () => key === "slow" ? Effect.sleep(closing) : Effect.void),
-        capacity: 10,
-        closeTimeout: "30 seconds",
-        ...options
-      })
-      for (const key of ["slow", "b", "c", "d", "e", "f", "g", "h", "i", "j"]) {
-        yield* SessionPool.use(pool, key, () => Effect.void)
+  const limits = [[undefined, 30_000], ["1 hour", 3_600_000], ["Infinity", Infinity]] as const
+  for (const [acquireTimeout, millis] of limits) {
+    it.effect(`a waiter with acquireTimeout ${acquireTimeout} times out after ${millis} ms`, () =>
+      Effect.gen(function*() {
+        const { pool } = yield* full({ acquireTimeout })
+        const waiter = yield* ask(pool, "a")
+        yield* TestClock.adjust(Math.min(millis, 86_400_000) - 1)
+        assert.isUndefined(waiter.pollUnsafe())
         yield* TestClock.adjust(1)
-      }
-      yield* SessionPool.invalidate(pool, "slow")
-      const caller = yield* fork(SessionPool.use(pool, "new", Effect.succeed))
-      return { pool, caller }
-    })
+        assert.strictEqual(waiter.pollUnsafe() === undefined, millis === Infinity)
+      }))
+  }
 
-  it.effect("is waited for while it may come soon, and nothing is evicted", () =>
+  it.effect("callers that wait for one key time out each at its own time", () =>
     Effect.gen(function*() {
-      const { caller, pool } = yield* make("4 seconds", { acquireTimeout: "30 seconds" })
-      yield* TestClock.adjust("3900 millis")
-      assert.isUndefined(caller.pollUnsafe())
-      yield* TestClock.adjust("100 millis")
-      assert.strictEqual(yield* Fiber.join(caller), "new")
-      const { closes, idle } = yield* SessionPool.stats(pool)
-      assert.deepStrictEqual([closes.Evicted, idle], [0, 10])
-    }))
-
-  it.effect("is not counted on after five seconds: the session that was used longest ago is evicted", () =>
-    Effect.gen(function*() {
-      const { caller, pool } = yield* make("20 seconds", { acquireTimeout: "30 seconds" })
-      yield* TestClock.adjust("5 seconds")
-      assert.strictEqual(yield* Fiber.join(caller), "new")
-      assert.notInclude(yield* SessionPool.keys(pool), "b")
-      assert.strictEqual((yield* SessionPool.stats(pool)).closes.Evicted, 1)
-      // When it comes it is one place more.
-      yield* TestClock.adjust("15 seconds")
-      yield* SessionPool.use(pool, "another", () => Effect.void)
-      const { closes, idle, retired } = yield* SessionPool.stats(pool)
-      assert.deepStrictEqual([closes.Evicted, idle, retired], [1, 10, 0])
-    }))
-
-  it.effect("costs those who come again no session: where all closes take a while, one is evicted", () =>
-    Effect.gen(function*() {
-      const pool = yield* SessionPool.make({
-        lookup: (key: number) => Effect.acquireRelease(Effect.succeed(key), () => Effect.sleep("1500 millis")),
-        capacity: 50,
-        acquireTimeout: "100 millis"
-      })
-      for (let key = 1; key <= 50; key++) yield* SessionPool.use(pool, key, () => Effect.void)
-      const again = yield* fork(Effect.eventually(SessionPool.use(pool, 0, () => Effect.void)))
-      for (let i = 0; i < 20 && again.pollUnsafe() === undefined; i++) yield* TestClock.adjust("100 millis")
-      assert.isDefined(again.pollUnsafe())
-      const { closes, idle, retired } = yield* SessionPool.stats(pool)
-      assert.deepStrictEqual([closes.Evicted, idle, retired], [1, 50, 0])
-      yield* SessionPool.invalidateAll(pool)
-      yield* TestClock.adjust("2 seconds")
-    }))
-
-  it.effect("is not counted on by those who come after five seconds, who fail only when nothing is idle", () =>
-    Effect.gen(function*() {
-      const { caller, pool } = yield* make("20 seconds", { acquireTimeout: "2 seconds" })
-      yield* TestClock.adjust("2 seconds")
-      assert.isTrue(Exit.isFailure(yield* Fiber.await(caller)))
-      yield* TestClock.adjust("3 seconds")
-      yield* SessionPool.use(pool, "new", () => Effect.void)
-      for (const key of yield* SessionPool.keys(pool)) yield* SessionPool.get(pool, key)
-      const failing = yield* fork(Effect.flip(SessionPool.use(pool, "late", () => Effect.void)))
-      yield* TestClock.adjust("2 seconds")
-      assert.strictEqual((yield* Fiber.join(failing))._tag, "CapacityExceeded")
-      yield* TestClock.adjust("20 seconds")
-    }))
-
-  it.effect("is not counted on in a group that is full, either", () =>
-    Effect.gen(function*() {
-      const pool = yield* SessionPool.make({
-        lookup: (key: string) =>
-          Effect.acquireRelease(Effect.succeed(key), () => key === "slow" ? Effect.sleep("20 seconds") : Effect.void),
-        groupBy: () => "one",
-        groupCapacity: 2
-      })
-      for (const key of ["idle", "slow"]) yield* SessionPool.use(pool, key, () => Effect.void)
-      yield* SessionPool.invalidate(pool, "slow")
-      const caller = yield* fork(SessionPool.use(pool, "new", Effect.succeed))
-      yield* TestClock.adjust("4900 millis")
-      assert.isUndefined(caller.pollUnsafe())
-      yield* TestClock.adjust("100 millis")
-      assert.strictEqual(yield* Fiber.join(caller), "new")
-      yield* TestClock.adjust("15 seconds")
-    }))
-
-  it.effect("that a cancelled launch holds, whose clean-up hangs, is not counted on either", () =>
-    Effect.gen(function*() {
-      const pool = yield* SessionPool.make({
-        lookup: (key: string) =>
-          key === "hangs"
-            ? Effect.onInterrupt(Effect.never, () => Effect.sleep("20 seconds"))
-            : Effect.succeed(key),
-        capacity: 2
-      })
-      yield* SessionPool.use(pool, "idle", () => Effect.void)
-      yield* Fiber.interrupt(yield* fork(SessionPool.use(pool, "hangs", () => Effect.void)))
-      const caller = yield* fork(SessionPool.use(pool, "new", Effect.succeed))
-      yield* TestClock.adjust("4900 millis")
-      assert.isUndefined(caller.pollUnsafe())
-      yield* TestClock.adjust("100 millis")
-      assert.strictEqual(yield* Fiber.join(caller), "new")
-      yield* TestClock.adjust("1 minute")
-      const { idle, retired } = yield* SessionPool.stats(pool)
-      assert.deepStrictEqual([idle, retired], [1, 0])
-      yield* SessionPool.use(pool, "idle", () => Effect.void)
-      assert.strictEqual((yield* SessionPool.stats(pool)).closes.Evicted, 1)
-    }))
-})
-
-describe("callers that wake each other, whose connections open and close without a wait,", () => {
-  it.effect("leave the event loop its turns", () =>
-    Effect.gen(function*() {
-      const pool = yield* SessionPool.make({ lookup: (key: string) => Effect.succeed(key), capacity: 1 })
-      const count = { uses: 0, turns: 0 }
-      const turn = () => {
-        count.turns++
-        if (count.turns < 10) setImmediate(turn)
-      }
-      setImmediate(turn)
-      const worker = (key: string) =>
-        Effect.gen(function*() {
-          while (count.turns < 10 && count.uses < 100_000) {
-            yield* SessionPool.use(pool, key, () => Effect.sync(() => count.uses++))
-          }
-        })
-      yield* Effect.forEach(["a", "b", "c"], worker, { concurrency: 3 })
-      assert.strictEqual(count.turns, 10)
-      assert.isBelow(count.uses, 100_000)
-      assert.strictEqual((yield* SessionPool.stats(pool)).waiting, 0)
-    }))
-
-  it.effect("are served on when one of them has an observer that throws, which costs nobody else a lease", () =>
-    Effect.gen(function*() {
-      const logged: Array<unknown> = []
-      const logger = Logger.make(({ message }) => void logged.push(message))
-      const pool = yield* SessionPool.make({
-        lookup: (key: string) => Effect.acquireRelease(Effect.succeed(key), () => Effect.void),
-        capacity: 1
-      }).pipe(Effect.provide(Logger.layer([logger])))
-      const gate = yield* Deferred.make<void>()
-      const first = yield* fork(SessionPool.use(pool, "first", () => Deferred.await(gate)))
-      Effect.runCallback(SessionPool.use(pool, "second", () => Effect.void), {
-        onExit: () => {
-          throw new Error("a stranger's")
-        }
-      })
-      const third = yield* fork(SessionPool.use(pool, "third", Effect.succeed))
-      assert.strictEqual((yield* SessionPool.stats(pool)).waiting, 2)
-      yield* Deferred.succeed(gate, undefined)
-      // It was the one that carried out what woke the other.
-      assert.isTrue(Exit.isSuccess(yield* Fiber.await(first)))
-      assert.strictEqual(yield* Fiber.join(third), "third")
-      const { active, waiting } = yield* SessionPool.stats(pool)
-      assert.deepStrictEqual([active, waiting], [0, 0])
-      assert.include(JSON.stringify(logged), "A fiber's observer threw")
-    }))
-})
-
-describe("a call of the pool within a lookup", () => {
-  it.effect("that has to launch is carried out by yield*, and cannot be by runSync, which leaves nothing behind", () =>
-    Effect.gen(function*() {
-      const pools: Array<SessionPool.SessionPool<string, string>> = []
-      const outer = (how: (inner: Effect.Effect<string, SessionPool.AcquireError>) => Effect.Effect<unknown>) =>
-        SessionPool.make({
-          lookup: (key: string) =>
-            key === "inner"
-              ? Effect.succeed(key)
-              : Effect.suspend(() =>
-                Effect.map(Effect.all(pools.map((pool) => how(SessionPool.use(pool, "inner", Effect.succeed)))), String)
-              )
-        })
-      const yielding = yield* outer((inner) => Effect.orDie(inner))
-      pools.push(yielding)
-      assert.strictEqual(yield* SessionPool.use(yielding, "outer", Effect.succeed), "inner")
-      const sync = yield* outer((inner) => Effect.sync(() => Exit.isFailure(Effect.runSyncExit(inner))))
-      pools.splice(0, 1, sync)
-      assert.strictEqual(yield* SessionPool.use(sync, "outer", Effect.succeed), "true")
-      yield* Effect.yieldNow
-      const { active, idle, launching, waiting } = yield* SessionPool.stats(sync)
-      assert.deepStrictEqual([active, launching, waiting], [0, 0, 0])
-      assert.isAtMost(idle, 2)
-    }))
-})
-
-describe("a pool without a connection that waits", () => {
-  it("ends within runSync, however many sessions it has", () => {
-    for (const count of [100, 5000]) {
-      let closed = 0
-      const scope = Scope.makeUnsafe()
-      const make = SessionPool.make({
-        lookup: (key: number) => Effect.acquireRelease(Effect.succeed(key), () => Effect.sync(() => closed++))
-      })
-      const pool = Effect.runSync(Scope.provide(make, scope))
-      for (let key = 0; key < count; key++) Effect.runSync(SessionPool.use(pool, key, () => Effect.void))
-      Effect.runSync(Scope.close(scope, Exit.void))
-      assert.strictEqual(closed, count)
-    }
-  })
-})
-
-describe("a row of waiters whose connections open and close without a wait", () => {
-  const count = 2000
-  /** One place, taken until the gate opens, and as many that wait for it. */
-  const row = (wait: (pool: SessionPool.SessionPool<number, number>, key: number) => Effect.Effect<void, unknown>) =>
-    Effect.gen(function*() {
-      const open = new Set<number>()
-      const scope = yield* Scope.make()
-      const pool = yield* Scope.provide(
-        SessionPool.make({
-          capacity: 1,
-          lookup: (key: number) =>
-            Effect.acquireRelease(
-              Effect.sync(() => {
-                open.add(key)
-                return key
-              }),
-              () => Effect.sync(() => open.delete(key))
-            )
-        }),
-        scope
-      )
-      const gate = yield* Deferred.make<void>()
-      const first = yield* fork(SessionPool.use(pool, -1, () => Deferred.await(gate)))
-      const fibers = yield* Effect.forEach(
-        Array.from({ length: count }, (_, key) => key),
-        (key) => fork(wait(pool, key))
-      )
-      assert.strictEqual((yield* SessionPool.stats(pool)).waiting, count)
-      yield* Deferred.succeed(gate, undefined)
-      yield* Fiber.join(first)
-      for (const fiber of fibers) yield* Fiber.join(fiber)
-      const { active, idle, launching, retired, waiting } = yield* SessionPool.stats(pool)
-      assert.deepStrictEqual({ active, idle, launching, retired, waiting }, {
-        active: 0,
-        idle: 1,
-        launching: 0,
-        retired: 0,
-        waiting: 0
-      })
-      yield* SessionPool.use(pool, count, () => Effect.void)
-      yield* Scope.close(scope, Exit.void)
-      assert.strictEqual(open.size, 0)
-    })
-
-  it.effect("is served to its end by use, however long it is", () =>
-    row((pool, key) => SessionPool.use(pool, key, () => Effect.void)))
-
-  it.effect("is served to its end by set, however long it is", () =>
-    row((pool, key) => SessionPool.set(pool, key, key)))
-})
-
-describe("a lookup that gets another session of the same pool", () => {
-  it.effect("may do so in a chain, however long it is", () =>
-    Effect.gen(function*() {
-      const pool: SessionPool.SessionPool<number, number, SessionPool.AcquireError> = yield* SessionPool.make({
-        lookup: (key: number): Effect.Effect<number, SessionPool.AcquireError, Scope.Scope> =>
-          key === 0 ? Effect.succeed(0) : Effect.map(SessionPool.get(pool, key - 1), (below) => below + 1)
-      })
-      assert.strictEqual(yield* SessionPool.use(pool, 2000, Effect.succeed), 2000)
-      assert.strictEqual((yield* SessionPool.stats(pool)).active, 2000)
-    }))
-})
-
-describe("a session found valid", () => {
-  it.effect("is leased by each who waited for the result, and in use until the last of them is done", () =>
-    Effect.gen(function*() {
-      const pool = yield* SessionPool.make({
-        lookup: (key: string) => Effect.succeed(key),
-        validateAfter: "1 second",
-        validate: () => Effect.delay(Effect.succeed(true), "1 second")
-      })
-      yield* Effect.scoped(SessionPool.get(pool, "a"))
-      yield* TestClock.adjust("10 seconds")
-      const done = yield* Deferred.make<void>()
-      for (let caller = 0; caller < 2; caller++) yield* fork(SessionPool.use(pool, "a", () => Deferred.await(done)))
-      yield* TestClock.adjust("2 seconds")
-      const leases = Effect.map(SessionPool.info(pool, "a"), Option.map((info) => info.leases))
-      assert.deepStrictEqual(yield* leases, Option.some(2))
-      yield* Deferred.succeed(done, undefined)
-      yield* TestClock.adjust(0)
-      assert.deepStrictEqual(yield* leases, Option.some(0))
-    }))
-
-  it.effect("in place of an invalid one is leased by its caller", () =>
-    Effect.gen(function*() {
-      let opened = 0
-      const pool = yield* SessionPool.make({
-        lookup: (_: string) => Effect.sync(() => ++opened),
-        validateAfter: "1 second",
-        validate: (id) => Effect.succeed(id > 1)
-      })
-      yield* Effect.scoped(SessionPool.get(pool, "a"))
-      yield* TestClock.adjust("10 seconds")
-      const leases = yield* SessionPool.use(pool, "a", (id) =>
-        Effect.map(SessionPool.info(pool, "a"), Option.map((info) => [id, info.leases])))
-      assert.deepStrictEqual(leases, Option.some([2, 1]))
-    }))
-})
-
-describe("a session that replaces an invalid one", () => {
-  const make = (gate: Deferred.Deferred<void>) =>
-    Effect.gen(function*() {
-      const asked: Array<number> = []
-      let opened = 0
-      const pool = yield* SessionPool.make({
-        lookup: (_: string) =>
-          Effect.suspend(() => ++opened === 1 ? Effect.succeed(1) : Effect.as(Deferred.await(gate), 2)),
-        validateAfter: "1 second",
-        validate: (id) => Effect.delay(Effect.sync(() => asked.push(id) > 0 && id > 1), "1 second")
-      })
-      yield* Effect.scoped(SessionPool.get(pool, "a"))
-      yield* TestClock.adjust("10 seconds")
-      return { asked, pool }
-    })
-
-  it.effect("is validated once for all who wait for it", () =>
-    Effect.gen(function*() {
-      const gate = yield* Deferred.make<void>()
-      const { asked, pool } = yield* make(gate)
-      const first = yield* fork(Effect.scoped(SessionPool.get(pool, "a")))
-      const second = yield* fork(Effect.scoped(SessionPool.get(pool, "a")))
-      yield* TestClock.adjust("2 seconds")
-      yield* Deferred.succeed(gate, undefined)
-      yield* TestClock.adjust("2 seconds")
-      assert.deepStrictEqual([yield* Fiber.join(first), yield* Fiber.join(second)], [2, 2])
-      assert.deepStrictEqual(asked, [1, 2])
-    }))
-
-  it.effect("and is refused at once is handed to none of those who waited", () =>
-    Effect.gen(function*() {
-      const verdicts: Array<string> = []
-      let opened = 0
-      const pool = yield* SessionPool.make({
-        lookup: (_: string) => Effect.as(Effect.sleep(10), ++opened),
-        validateAfter: "1 second",
-        // The first one does not answer in time, the next one refuses at once.
-        validate: (id) =>
-          Effect.as(
-            Effect.andThen(Effect.sleep(id === 1 ? 10 : 0), Effect.sync(() => verdicts.push(`${id}: no`))),
-            false
-          )
-      })
-      const opening = yield* fork(SessionPool.use(pool, "a", Effect.succeed))
-      yield* TestClock.adjust("10 seconds")
-      yield* Fiber.join(opening)
-      const callers = yield* Effect.forEach(
-        [1, 2, 3],
-        () => fork(Effect.flip(SessionPool.use(pool, "a", Effect.succeed)))
-      )
-      yield* TestClock.adjust("10 seconds")
-      const tags = (yield* Fiber.joinAll(callers)).map((error) => typeof error === "object" ? error._tag : error)
-      assert.deepStrictEqual(tags, ["ValidationFailed", "ValidationFailed", "ValidationFailed"])
-      assert.deepStrictEqual(verdicts, ["1: no", "2: no"])
-      const { active, retired } = yield* SessionPool.stats(pool)
-      assert.deepStrictEqual([active, retired], [0, 0])
-    }))
-
-  it.effect("and is invalidated while it launches goes to who waits, as any does", () =>
-    Effect.gen(function*() {
-      const gate = yield* Deferred.make<void>()
-      const { asked, pool } = yield* make(gate)
-      const getting = yield* fork(Effect.scoped(SessionPool.get(pool, "a")))
-      yield* TestClock.adjust("2 seconds")
-      assert.isTrue(yield* SessionPool.invalidate(pool, "a"))
-      yield* Deferred.succeed(gate, undefined)
-      assert.strictEqual(yield* Fiber.join(getting), 2)
-      assert.deepStrictEqual(asked, [1])
-    }))
-})
-
-describe("a set that waited too long", () => {
-  it.effect("waits no more: the next place is not handed to it", () =>
-    Effect.gen(function*() {
-      const pool = yield* SessionPool.make({
-        lookup: (key: string) => Effect.succeed(key),
-        capacity: 1,
-        acquireTimeout: "5 seconds"
-      })
-      const lease = yield* Scope.make()
-      yield* Scope.provide(SessionPool.get(pool, "a"), lease)
-      const setting = yield* fork(Effect.exit(SessionPool.set(pool, "b", "adopted")))
+      const { pool, release } = yield* full({ acquireTimeout: "10 seconds" })
+      const first = yield* ask(pool, "a")
       yield* TestClock.adjust("6 seconds")
-      assert.isTrue(Exit.isFailure(yield* Fiber.join(setting)))
-      assert.strictEqual((yield* SessionPool.stats(pool)).waiting, 0)
-      yield* Scope.close(lease, Exit.void)
-      assert.strictEqual(yield* Effect.scoped(SessionPool.get(pool, "c")), "c")
+      const second = yield* ask(pool, "a")
+      yield* TestClock.adjust("4 seconds")
+      assert.isTrue(Exit.isFailure(yield* Fiber.await(first)))
+      yield* TestClock.adjust("5 seconds")
+      yield* release
+      assert.strictEqual((yield* Fiber.join(second)).key, "a")
+    }))
+
+  it.effect("the launch after the wait is not bounded by acquireTimeout", () =>
+    Effect.gen(function*() {
+      const { pool, release } = yield* full({
+        acquireTimeout: "5 seconds",
+        opening: (key) => key === "slow" ? Effect.sleep("10 seconds") : Effect.void
+      })
+      const waiter = yield* ask(pool, "slow")
+      yield* TestClock.adjust("4 seconds")
+      yield* release
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual((yield* Fiber.join(waiter)).key, "slow")
     }))
 })
 
-describe("a refusal", () => {
-  it.effect("for want of a place says which limit it was, whatever the other callers do meanwhile", () =>
+describe("acquireTimeout zero", () => {
+  const failsAtOnce = Effect.fnUntraced(function*(pool: Pool) {
+    const refused = yield* fork(refusal(visit(pool, "new")))
+    yield* TestClock.adjust(0)
+    assert.deepInclude(yield* Fiber.join(refused), { _tag: "CapacityExceeded", waited: 0 })
+  })
+
+  it.effect("a caller fails at once when every session is leased", () =>
+    Effect.flatMap(full({ acquireTimeout: 0 }), ({ pool }) => failsAtOnce(pool)))
+
+  it.effect("a caller fails when the close of the evicted session takes time, and its place serves the next caller", () =>
     Effect.gen(function*() {
-      const pool = yield* SessionPool.make({
-        lookup: Effect.succeed<string>,
-        groupBy: (key: string) => key[0],
-        groupCapacity: 1,
-        maxWaiting: 0
-      })
-      const refusals = new Set<string>()
-      // Each gives the other its turn in another place.
-      for (let budget = 3; budget < 64; budget++) {
-        const lease = yield* Scope.make()
-        yield* Scope.provide(SessionPool.get(pool, "a1"), lease)
-        const refused = yield* fork(Effect.provideService(
-          Effect.result(SessionPool.use(pool, "a2", Effect.succeed)),
-          Scheduler.MaxOpsBeforeYield,
-          budget
-        ))
-        yield* Scope.close(lease, Exit.void)
-        yield* SessionPool.invalidateAll(pool)
-        const result = yield* Fiber.join(refused)
-        if (Result.isFailure(result)) refusals.add(result.failure.message)
-        yield* SessionPool.invalidateAll(pool)
+      const { pool } = yield* make({ capacity: 2, acquireTimeout: 0, closing: () => Effect.sleep("1 second") })
+      yield* visit(pool, "a")
+      yield* visit(pool, "b")
+      yield* failsAtOnce(pool)
+      yield* TestClock.adjust("1 second")
+      yield* visit(pool, "c")
+      assert.sameMembers(yield* SessionPool.keys(pool), ["b", "c"])
+    }))
+})
+
+describe("maxWaiting", () => {
+  it.effect("one caller more than maxWaiting fails at once, of the same key, of another, and of set", () =>
+    Effect.gen(function*() {
+      const { pool, release } = yield* full({ maxWaiting: 2 })
+      const waiters = [yield* ask(pool, "a"), yield* ask(pool, "a")]
+      for (const call of [visit(pool, "a"), visit(pool, "b"), SessionPool.set(pool, "c", { key: "c", id: 99 })]) {
+        assert.deepInclude(yield* refusal(call), { _tag: "CapacityExceeded", limit: 1, waited: 0, waiting: 2 })
       }
-      assert.deepStrictEqual(
-        [...refusals].map((message) => message.includes("All 1 places are taken (groupCapacity)")),
-        [true]
-      )
+      yield* release
+      assert.deepStrictEqual(keysOf(yield* Fiber.joinAll(waiters)), ["a", "a"])
     }))
 
-  it.effect("of something that is no function says that it must be one", () =>
+  it.effect("a caller that an eviction makes room for gets in with maxWaiting zero", () =>
     Effect.gen(function*() {
-      // What a caller without types may pass.
-      const options = { lookup: Effect.succeed<string>, validate: true as unknown as () => Effect.Effect<boolean> }
-      const exit = yield* Effect.exit(SessionPool.make(options))
-      assert.include(Exit.isFailure(exit) ? String(exit.cause) : "", "validate is true; it must be a function")
+      const { pool, release } = yield* full({ maxWaiting: 0 })
+      assert.deepInclude(yield* refusal(visit(pool, "a")), { _tag: "CapacityExceeded", waiting: 0 })
+      yield* release
+      assert.strictEqual((yield* visit(pool, "a")).key, "a")
+      yield* SessionPool.set(pool, "b", { key: "b", id: 99 })
+      assert.strictEqual((yield* counts(pool)).evicted, 2)
+    }))
+})
+
+describe("a caller that had a session retired", () => {
+  const slowly = () => Effect.sleep("1 second")
+
+  it.effect("lets the other callers of its key wait with it, whatever maxWaiting is", () =>
+    Effect.gen(function*() {
+      const { pool } = yield* make({ capacity: 1, maxWaiting: 0, closing: slowly })
+      yield* visit(pool, "a")
+      const callers = [yield* ask(pool, "b"), yield* ask(pool, "b")]
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(keysOf(yield* Fiber.joinAll(callers)), ["b", "b"])
     }))
 
-  it.effect("of a negative time from the configuration says that it must not be", () =>
+  it.effect("may wait for its place with maxWaiting zero, if it was overdue or refused by validate", () =>
     Effect.gen(function*() {
-      const provider = ConfigProvider.fromEnv({ env: { DRAIN_TIMEOUT: "-5 seconds" } })
-      const error = yield* Effect.flip(
-        Effect.provideService(SessionPool.config(), ConfigProvider.ConfigProvider, provider)
-      )
-      assert.include(String(error), "a duration that is not negative")
+      const options = { capacity: 1, maxWaiting: 0, closing: slowly, validate: () => Effect.succeed(false) }
+      for (const change of [{ idleTimeToLive: 400 }, {}]) {
+        const { pool } = yield* make({ ...options, ...change })
+        yield* visit(pool, "a")
+        yield* TestClock.adjust(600)
+        const caller = yield* ask(pool, "a")
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual((yield* Fiber.join(caller)).id, 2)
+      }
+    }))
+
+  it.effect("evicts no second one with acquireTimeout zero", () =>
+    Effect.gen(function*() {
+      const { backend, pool } = yield* make({
+        capacity: 3,
+        acquireTimeout: 0,
+        idleTimeToLive: (key) => key === "overdue" ? 1000 : "1 hour"
+      })
+      for (const key of ["innocent", "overdue", "replaced"]) yield* visit(pool, key)
+      yield* TestClock.adjust(1001)
+      yield* visit(pool, "overdue")
+      yield* SessionPool.set(pool, "replaced", { key: "replaced", id: 99 })
+      assert.deepStrictEqual(keysOf(backend.closed), ["overdue", "replaced"])
+    }))
+})
+
+describe("a closing place", () => {
+  const slowly = (duration: Duration.Input) => (key: string) => key === "slow" ? Effect.sleep(duration) : Effect.void
+  const retire = (pool: Pool) => Effect.andThen(visit(pool, "slow"), SessionPool.invalidate(pool, "slow"))
+  const cancel = (pool: Pool) => Effect.flatMap(ask(pool, "slow"), Fiber.interrupt)
+
+  /** A full pool with two idle sessions and one place that comes after so long, and a caller that waits. */
+  const closing = (duration: Duration.Input, options: Options = {}) =>
+    Effect.gen(function*() {
+      const { backend, pool } = yield* make({ capacity: 3, closing: slowly(duration), ...options })
+      yield* visit(pool, "a")
+      yield* visit(pool, "b")
+      yield* options.opening === undefined ? retire(pool) : cancel(pool)
+      return { backend, pool, caller: yield* ask(pool, "new") }
+    })
+
+  const hanging: Options = {
+    opening: (key) => key === "slow" ? Effect.onInterrupt(Effect.never, () => Effect.sleep("20 seconds")) : Effect.void,
+    closing: () => Effect.void
+  }
+  const group = { capacity: 9, groupBy: () => "one", groupCapacity: 3 }
+  const patience: ReadonlyArray<readonly [name: string, millis: number, options: Options]> = [
+    ["30 seconds", 5000, {}],
+    ["no limit", 5000, { acquireTimeout: "Infinity" }],
+    ["3 seconds", 1500, { acquireTimeout: "3 seconds" }],
+    ["100 ms", 50, { acquireTimeout: "100 millis" }],
+    ["30 seconds in a full group", 5000, group],
+    ["30 seconds and a cancelled launch before it", 5000, hanging]
+  ]
+  for (const [name, millis, options] of patience) {
+    it.effect(`a caller with an acquireTimeout of ${name} counts on it for ${millis} ms, then evicts`, () =>
+      Effect.gen(function*() {
+        const { backend, caller, pool } = yield* closing("20 seconds", options)
+        const closed = () => keysOf(backend.closed).filter((key) => key !== "slow")
+        yield* TestClock.adjust(millis - 1)
+        assert.deepStrictEqual(closed(), [])
+        yield* TestClock.adjust(1)
+        assert.isDefined(caller.pollUnsafe())
+        assert.strictEqual((yield* Fiber.join(caller)).key, "new")
+        assert.deepStrictEqual(closed(), ["a"])
+        // The place that comes late serves a caller that needs no eviction.
+        yield* TestClock.adjust("20 seconds")
+        yield* visit(pool, "another")
+        assert.deepStrictEqual(yield* counts(pool), { evicted: 1, idle: 3, retired: 0, waiting: 0 })
+      }))
+  }
+
+  it.effect("a caller with acquireTimeout zero counts on none: it evicts, and gets a place that is closed at once", () =>
+    Effect.gen(function*() {
+      const { backend, caller } = yield* closing("20 seconds", { acquireTimeout: 0, closed: () => Effect.never })
+      yield* TestClock.adjust(0)
+      assert.strictEqual((yield* Fiber.join(caller)).key, "new")
+      assert.deepStrictEqual(keysOf(backend.closed), ["a"])
+    }))
+
+  it.effect("a caller that gets it in time evicts nothing", () =>
+    Effect.gen(function*() {
+      const { caller, pool } = yield* closing("4900 millis")
+      yield* TestClock.adjust("4900 millis")
+      assert.strictEqual((yield* Fiber.join(caller)).key, "new")
+      assert.deepStrictEqual(yield* counts(pool), { evicted: 0, idle: 3, retired: 0, waiting: 0 })
+    }))
+
+  it.effect("a caller that has counted on one for long enough evicts the next session that goes idle", () =>
+    Effect.gen(function*() {
+      const { backend, pool, release } = yield* full({
+        capacity: 3,
+        acquireTimeout: "3 seconds",
+        closing: (key) => key === "held" ? Effect.void : Effect.sleep("20 seconds")
+      })
+      const another = yield* hold(pool, "another")
+      yield* retire(pool)
+      const caller = yield* ask(pool, "new")
+      yield* TestClock.adjust("2 seconds")
+      // A second closing place, on which it does not count.
+      yield* SessionPool.invalidate(pool, "another")
+      yield* another.release
+      yield* release
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual((yield* Fiber.join(caller)).key, "new")
+      assert.deepStrictEqual(keysOf(backend.closed), ["held"])
+    }))
+
+  it.effect("a caller that counts on one since a moment evicts no second session", () =>
+    Effect.gen(function*() {
+      const { pool, release } = yield* full({ capacity: 2, closing: () => Effect.sleep("500 millis") })
+      const other = yield* hold(pool, "other")
+      const caller = yield* ask(pool, "new")
+      yield* TestClock.adjust("4900 millis")
+      yield* release
+      yield* other.release
+      yield* TestClock.adjust("500 millis")
+      yield* Fiber.join(caller)
+      assert.sameMembers(yield* SessionPool.keys(pool), ["other", "new"])
+    }))
+
+  it.effect("callers that wait for one key evict one session for all of them", () =>
+    Effect.gen(function*() {
+      const { caller, pool } = yield* closing("20 seconds", {
+        closing: (key) => Effect.sleep(key === "slow" ? "20 seconds" : "100 millis")
+      })
+      const callers = [caller, yield* ask(pool, "new"), yield* ask(pool, "new")]
+      yield* TestClock.adjust("6 seconds")
+      yield* Fiber.joinAll(callers)
+      assert.strictEqual((yield* counts(pool)).evicted, 1)
+    }))
+
+  it.effect("two callers never count on the same place while a session is idle", () =>
+    Effect.gen(function*() {
+      const { caller, pool } = yield* closing("4 seconds", { closing: () => Effect.sleep("4 seconds") })
+      assert.strictEqual((yield* counts(pool)).idle, 2)
+      const second = yield* ask(pool, "second")
+      assert.strictEqual((yield* counts(pool)).idle, 1)
+      yield* TestClock.adjust("4 seconds")
+      yield* Fiber.joinAll([caller, second])
+    }))
+
+  it.effect("a caller of a full group does not count on a place that a caller of another group waits for", () =>
+    Effect.gen(function*() {
+      const { pool } = yield* make({
+        capacity: 3,
+        groupBy: (key) => key[0],
+        groupCapacity: 2,
+        closing: () => Effect.sleep("4 seconds")
+      })
+      yield* visit(pool, "a1")
+      yield* visit(pool, "a2")
+      yield* hold(pool, "b1")
+      // Evicts "a1" for the pool's limit.
+      const b2 = yield* ask(pool, "b2")
+      const a3 = yield* ask(pool, "a3")
+      assert.strictEqual((yield* counts(pool)).idle, 0)
+      yield* TestClock.adjust("4 seconds")
+      yield* Fiber.joinAll([a3, b2])
+    }))
+
+  it.effect("a caller of a full group that a place is on its way to evicts nothing of another group", () =>
+    Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      const { backend, pool } = yield* make({
+        capacity: 2,
+        groupBy: (key) => key[0],
+        groupCapacity: 1,
+        closing: () => Deferred.await(gate)
+      })
+      yield* visit(pool, "x1")
+      yield* visit(pool, "y1")
+      const waiters = [yield* ask(pool, "x2"), yield* ask(pool, "x3")]
+      assert.deepStrictEqual(yield* SessionPool.keys(pool), ["y1"])
+      // The pool is full, and the place of "x1" is promised to "x2".
+      waiters.push(yield* ask(pool, "z1"))
+      assert.deepStrictEqual(yield* SessionPool.keys(pool), [])
+      yield* Deferred.succeed(gate, undefined)
+      yield* Fiber.joinAll(waiters)
+      assert.sameMembers(keysOf(backend.opened.slice(2)), ["x2", "x3", "z1"])
     }))
 })

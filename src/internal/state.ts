@@ -1,25 +1,23 @@
 /**
- * The data of a pool: what the one `Ref` holds. Every value here is immutable; `transitions.ts` lists all changes.
+ * The data of a pool: what the one `Ref` holds. Every value is immutable; `transitions.ts` has all changes.
  *
- * A key has a slot while something is known of it: `Waiting` (for a place) → `Launching` → `Live`, or `Failed` (a
- * remembered failure). What has left its slot but still holds a place is in `retired` (sessions) or `detached`
- * (launches). The closed pool is data too: its phase is `Closing`, its slots and its queue are empty.
+ * A key has a slot while something is known of it: `Waiting` (for a place) → `Launching` → `Live`, or `Failed` (a remembered
+ * failure). What has left its slot and is not closed yet is in `leaving`.
  */
-import type { Cause, Deferred, Exit, Scope } from "effect"
-import { HashMap, HashSet } from "effect"
-import * as Candidates from "./candidates.ts"
-import * as Queue from "./queue.ts"
+import type { Cause, Deferred, Exit, Scope, Tracer } from "effect"
+import { HashMap, Option } from "effect"
+import type { SessionPoolError } from "./errors.ts"
+import type { Resolved } from "./options.ts"
+import * as Ordered from "./ordered.ts"
 
 /**
- * Why a session was retired: its time was over (`IdleTimeout`, `MaxLifetime`), it was broken (`Errors`, `Disconnected`,
- * `Invalid`), its place or key was needed (`Evicted`, `Replaced`), or somebody ended it (`Invalidated`, `PoolClosed`).
+ * Why a session was retired: its time was over (`IdleTimeout`, `MaxLifetime`), it was broken (`Errors`, `Disconnected`, `Invalid`),
+ * its place or key was needed (`Evicted`, `Replaced`), or someone ended it (`Invalidated`, `PoolClosed`).
  *
  * @category models
  * @since 0.1.0
+ * @stability unstable
  */
-// One more reason goes here and into `closes` of `make` below; the transition that finds it hands it to `retire` (`draft.ts`). Events,
-// metrics and counts follow by themselves. Then into the sentence above, README's list of `session_pool_retirements_total` and its
-// picture of a session's life, `zeroCloses` of `test/api.test.ts` and the model (`test/kit/model/model.ts`).
 export type Reason =
   | "IdleTimeout"
   | "MaxLifetime"
@@ -31,287 +29,334 @@ export type Reason =
   | "Invalid"
   | "PoolClosed"
 
-/**
- * What names one session or launch: its identity, and its key with the hash, which takes 0.1 µs for a long string. `hash`
- * is always `Hash.hash(key)`: with another the slot is not found.
- */
+/** What names one session: the id, and the key with its hash. Hashing a key of 47 characters takes 0.1 µs, so it is done once. */
 export interface Identity<out K> {
   readonly id: number
   readonly key: K
   readonly hash: number
 }
 
-/** One run of the lookup, or the wait for the place to run it. Its `id` becomes the id of the session. */
-export interface Launch<in out K, in out A, in out E> extends Identity<K> {
+/** What a session has from its launch to its close. */
+export interface Opening<out K> extends Identity<K> {
   readonly group: unknown
-  readonly idleTimeToLive: number
-  /** The scope of the session to be: what the lookup acquires is released with it. */
+  /** What the lookup acquires is released with it. */
   readonly scope: Scope.Closeable
-  /** What all callers of this launch get. */
-  readonly done: Deferred.Deferred<A, E>
-  /** Completed by the step that takes the launch away from its last caller. */
-  readonly cancelled: Deferred.Deferred<void>
+  readonly idleTimeToLive: number
 }
 
-/** What never changes in a session: its identity and its connection. */
-export interface Session<in out K, in out A> extends Identity<K> {
-  readonly group: unknown
+/** One run of the lookup, the wait for its place, or a connection of `set`. Its `id` becomes the id of the session. */
+export interface Launch<in out K, in out A, in out E> extends Opening<K> {
+  /** `maxLifetime` of the session, with jitter. */
+  readonly lifetime: number
+  /** What all callers of this launch get. */
+  readonly done: Deferred.Deferred<A, E | SessionPoolError>
+  /** Given by `set`: there is nothing to look up, the connection is open. */
+  readonly adopts: { readonly value: A } | undefined
+  /** The span of the caller that caused the launch. */
+  readonly span: Tracer.AnySpan | undefined
+}
+
+/** What never changes in a session. */
+export interface Session<in out K, in out A> extends Opening<K> {
   readonly value: A
-  readonly scope: Scope.Closeable
-  /** Of the entry: a session adopted by `set` keeps the time of the one that it replaces. */
+  /** A session that `set` puts in keeps the time of the one that it replaces. */
   readonly createdAt: number
   readonly openedAt: number
-  /** `openedAt` plus the jittered `maxLifetime`. */
   readonly expiresAt: number
-  readonly idleTimeToLive: number
 }
 
-/** A check of the connection that runs now; everyone who wants the session waits for its result. */
-export type Validation = Deferred.Deferred<boolean>
+/** A check of the connection that runs now. */
+export interface Check {
+  readonly isValid: Deferred.Deferred<boolean>
+  /** No caller waits for it yet. Else every caller that wants the session does. */
+  readonly isBackground: boolean
+}
 
-/** Callers wait for a place; `ticket` is their position in the queue. */
-export class Waiting<in out K, in out A, in out E> {
-  readonly _tag = "Waiting"
+/** Callers wait for a place. `State.waiting` holds the same launch, under its id. */
+export interface Waiting<in out K, in out A, in out E> {
+  readonly _tag: "Waiting"
   readonly launch: Launch<K, A, E>
   readonly callers: number
-  readonly ticket: number
-  constructor(launch: Launch<K, A, E>, callers: number, ticket: number) {
-    this.launch = launch
-    this.callers = callers
-    this.ticket = ticket
-  }
 }
 
-/** The lookup runs; `callers` wait for it, and each becomes a lease when it succeeds. */
-export class Launching<in out K, in out A, in out E> {
-  readonly _tag = "Launching"
+/** The lookup runs. Each of the `callers` that wait for it becomes a lease when it succeeds. */
+export interface Launching<in out K, in out A, in out E> {
+  readonly _tag: "Launching"
   readonly launch: Launch<K, A, E>
   readonly callers: number
-  constructor(launch: Launch<K, A, E>, callers: number) {
-    this.launch = launch
-    this.callers = callers
-  }
 }
 
-/** The session is open; idle without leases, active with some. */
-export class Live<in out K, in out A> {
-  readonly _tag = "Live"
+/** The session is open: idle without leases, active with some. */
+export interface Live<in out K, in out A> {
+  readonly _tag: "Live"
   readonly session: Session<K, A>
   readonly lastUsedAt: number
   readonly requestCount: number
   readonly errorCount: number
   readonly leases: number
-  /** When it was last found valid: the launch, then each successful validation. */
+  /** When the connection was last known to work: at its launch, then at each check that it passed. */
   readonly validatedAt: number
-  readonly validation: Validation | undefined
-  constructor(
-    session: Session<K, A>,
-    lastUsedAt: number,
-    requestCount: number,
-    errorCount: number,
-    leases: number,
-    validatedAt: number,
-    validation: Validation | undefined
-  ) {
-    this.session = session
-    this.lastUsedAt = lastUsedAt
-    this.requestCount = requestCount
-    this.errorCount = errorCount
-    this.leases = leases
-    this.validatedAt = validatedAt
-    this.validation = validation
-  }
+  readonly check: Check | undefined
+  /** Its ticket among the idle sessions of a bounded pool; 0: none. */
+  readonly ticket: number
 }
 
-/** A launch failed, and is remembered until `until`. It holds no place. */
-export class Failed<out K, out E> {
-  readonly _tag = "Failed"
-  readonly key: K
-  readonly cause: Cause.Cause<E>
+/** A launch failed, and is remembered until `until`. It takes no place. */
+export interface Failed<in out K, in out A, in out E> {
+  readonly _tag: "Failed"
+  readonly launch: Launch<K, A, E>
+  readonly cause: Cause.Cause<E | SessionPoolError>
   readonly until: number
-  constructor(key: K, cause: Cause.Cause<E>, until: number) {
-    this.key = key
-    this.cause = cause
-    this.until = until
-  }
+  readonly ticket: number
 }
 
-/** The key that a slot is under. */
-export const keyOf = <K, A, E>(slot: Slot<K, A, E>): K =>
-  slot._tag === "Live" ? slot.session.key : slot._tag === "Failed" ? slot.key : slot.launch.key
+export type Slot<K, A, E> = Waiting<K, A, E> | Launching<K, A, E> | Live<K, A> | Failed<K, A, E>
 
-export type Slot<K, A, E> = Waiting<K, A, E> | Launching<K, A, E> | Live<K, A> | Failed<K, E>
-
-/** A session that nobody can get any more. It closes when `leases` is 0. */
-export interface Retired<in out K, in out A> {
-  readonly session: Session<K, A>
-  readonly leases: number
-  readonly reason: Reason
-  /** Its close lingers: nobody counts on its place any more, which it holds until it is over or `closeTimeout` has passed. */
-  readonly lingers: boolean
-}
+/** What is in a slot, from its launch to its close. Its scope tells it from all others: `set` may take over the id of a launch. */
+export const openingOf = <K, A, E>(slot: Slot<K, A, E>): Opening<K> => slot._tag === "Live" ? slot.session : slot.launch
 
 /**
- * A launch that has lost its key. With callers: they still get its session, which is retired from the start
- * (`invalidate` while launching). Without: it was cancelled, failed or timed out, and what it acquired is being closed.
+ * An opening that lost its slot and is not closed yet: a retired session (with a `reason`), or a launch (without). A launch with
+ * `holders` was invalidated, and its callers still get its session. A launch without holders is cancelled or failed.
  */
-export interface Detached<in out K, in out A, in out E> {
+export interface Leaving<in out K, in out A, in out E> {
+  readonly opening: Session<K, A> | Launch<K, A, E>
+  readonly reason: Reason | undefined
+  /** Leases, or callers of the launch. It closes when none is left. */
+  readonly holders: number
+  /** False for a connection that `set` could not put in: it never had a place. */
+  readonly hasPlace: boolean
+}
+
+/** A launch in the queue for a place. Its callers wait on `launch.done`, which completes when it lands, not when it gets its place. */
+export interface Waiter<in out K, in out A, in out E> {
   readonly launch: Launch<K, A, E>
-  readonly callers: number
-  /** As in `Retired`. */
-  readonly lingers: boolean
+  /** What a connection of `set` inherits if the session that it replaces is gone before it is put in. */
+  readonly history: History | undefined
+  readonly askedAt: number
+  /** Since when it may count on closing places: since it asked, or since a session was evicted for it. */
+  readonly since: number
+  /** A session was retired for it: its place is on its way. */
+  readonly isPromised: boolean
 }
 
-/** An entry of the queue for places: a `Waiting` slot, or (with `granted`) a caller of `set`. */
-export interface Waiter<out K> {
-  readonly key: K
-  readonly group: unknown
-  /** Completed with true when the place is theirs, with false when the pool closes. */
-  readonly granted: Deferred.Deferred<boolean> | undefined
+/** What `set` carries over from the session that it replaces. */
+export interface History {
+  readonly createdAt: number
+  readonly requestCount: number
+  readonly errorCount: number
 }
 
-/** A connection that `set` was given. */
-export interface Offered<out K> {
-  readonly id: number
-  readonly key: K
-  readonly scope: Scope.Closeable
-}
-
-/** A session as it was found idle; one that has been used since has another `lastUsedAt`, or is in use. */
-export interface FoundIdle<out K> {
-  readonly key: K
-  readonly id: number
-  readonly lastUsedAt: number
-}
-
-/** The places of the pool, or of one group. */
-export interface Places<out K> {
-  /** Everything that exists and is not closed: launching, live, retired, detached, and places granted to `set`. */
+/** The places of a bounded pool, or of one group. */
+export interface Places<in out K, in out A> {
+  /** Everything that exists and is not closed: launching, live and leaving. */
   readonly used: number
-  /** Those of `used` that come back by themselves soon, because they are being closed. */
+  /** Those of `used` whose finalizers run: each comes free without an eviction. */
   readonly closing: number
-  /** Keys whose session may be idle. Every idle session is in it; one that is not idle is dropped when it is drawn. */
-  readonly idle: Candidates.Candidates<K>
-  /**
-   * The least recently used ones that the last comparison of all found, the oldest first. Whatever was used since was used later
-   * than all of them, and what was only validated since is put in again, so the first that is unchanged is the oldest of all.
-   */
-  readonly oldest: ReadonlyArray<FoundIdle<K>>
+  /** The idle sessions, the least recently used one first. */
+  readonly idle: Ordered.Ordered<Session<K, A>>
 }
 
-export const noPlaces: Places<never> = { used: 0, closing: 0, idle: Candidates.empty, oldest: [] }
+export const noPlaces = <K, A>(): Places<K, A> => ({ used: 0, closing: 0, idle: Ordered.empty })
 
+/**
+ * Counts since the pool was made.
+ *
+ * @category models
+ * @since 0.1.0
+ * @stability unstable
+ */
 export interface Totals {
+  /** Calls that found no session, and launched or waited for a place. */
   readonly misses: number
+  /** Callers that joined the launch of another. */
   readonly joins: number
+  /** Lookups that opened a session. */
   readonly launches: number
+  /** Lookups that failed, died, interrupted themselves or took longer than `lookupTimeout`; not those that were cancelled. */
   readonly launchFailures: number
+  /** Errors counted against sessions, by `use` and `recordError`. */
   readonly errors: number
+  /** Acquisitions that waited for a place. One that an eviction makes room for at once does not wait. */
+  readonly waited: number
+  /** Acquisitions that failed after `acquireTimeout`. */
+  readonly timedOut: number
+  /** Acquisitions that failed at once, because `maxWaiting` callers were waiting. */
+  readonly refused: number
   /** Sessions closed, by the reason of their retirement. */
   readonly closes: Readonly<Record<Reason, number>>
 }
 
-export type Phase = { readonly _tag: "Open" } | {
-  readonly _tag: "Closing"
-  /** Completed when nothing is left. */
-  readonly ended: Deferred.Deferred<void>
+const noTotals: Totals = {
+  misses: 0,
+  joins: 0,
+  launches: 0,
+  launchFailures: 0,
+  errors: 0,
+  waited: 0,
+  timedOut: 0,
+  refused: 0,
+  closes: {
+    IdleTimeout: 0,
+    MaxLifetime: 0,
+    Errors: 0,
+    Invalidated: 0,
+    Replaced: 0,
+    Evicted: 0,
+    Disconnected: 0,
+    Invalid: 0,
+    PoolClosed: 0
+  }
 }
+
+export interface State<in out K, in out A, in out E> {
+  readonly slots: HashMap.HashMap<K, Slot<K, A, E>>
+  readonly leaving: HashMap.HashMap<number, Leaving<K, A, E>>
+  readonly waiting: Ordered.Ordered<Waiter<K, A, E>>
+  /** Callers that wait for a place: several may wait for one launch. */
+  readonly waiters: number
+  readonly places: Places<K, A>
+  readonly groups: HashMap.HashMap<unknown, Places<K, A>>
+  /** Remembered failures in the order in which they expire. */
+  readonly failures: Ordered.Ordered<Failed<K, A, E>>
+  /** The last ticket given to an idle session or a failure. Waiters use the ids of their launches. */
+  readonly ticket: number
+  readonly launching: number
+  readonly live: number
+  /** Live sessions with leases. */
+  readonly active: number
+  /** Leases held now, those of retired sessions included. */
+  readonly leases: number
+  readonly hits: number
+  readonly totals: Totals
+  /** Set when the pool ends; completed when nothing is left. */
+  readonly ending: Deferred.Deferred<void> | undefined
+}
+
+export const make = <K, A, E>(): State<K, A, E> => ({
+  slots: HashMap.empty(),
+  leaving: HashMap.empty(),
+  waiting: Ordered.empty,
+  waiters: 0,
+  places: noPlaces(),
+  groups: HashMap.empty(),
+  failures: Ordered.empty,
+  ticket: 0,
+  launching: 0,
+  live: 0,
+  active: 0,
+  leases: 0,
+  hits: 0,
+  totals: noTotals,
+  ending: undefined
+})
+
+/**
+ * What happens to the sessions of a pool, for `events`. Each event has the session's `key` and `id`; times are in milliseconds.
+ *
+ * @category models
+ * @since 0.1.0
+ * @stability unstable
+ */
+export type Event<K, E> =
+  & { readonly key: K; readonly id: number }
+  & (
+    /** A lookup has opened a session; `duration`: how long it took. */
+    | { readonly _tag: "Launched"; readonly duration: number }
+    /** A lookup has failed, died, interrupted itself or timed out. A cancelled one, for which no caller waits any more, is not reported. */
+    | {
+      readonly _tag: "LaunchFailed"
+      readonly duration: number
+      readonly cause: Cause.Cause<E>
+      readonly timedOut: boolean
+    }
+    /** So many callers have left the queue for a place after a wait: they were served, timed out, or were interrupted. */
+    | { readonly _tag: "Waited"; readonly duration: number; readonly callers: number }
+    /** `set` has put an open connection into the pool. */
+    | { readonly _tag: "Adopted" }
+    /** The session left the pool: no caller gets it any more. It closes when its last lease ends. */
+    | { readonly _tag: "Retired"; readonly reason: Reason }
+    /** The finalizers have run; `duration`: how long they took; `exit`: how they ended. */
+    | {
+      readonly _tag: "Closed"
+      readonly reason: Reason
+      readonly duration: number
+      readonly exit: Exit.Exit<void, unknown>
+    }
+    /** The finalizers run longer than `closeTimeout`, and no longer count against `capacity`. */
+    | { readonly _tag: "CloseTimedOut"; readonly duration: number }
+    /** A lease is held longer than `leakDetection`; `site`: the span that took it, and the stack that asked for it. */
+    | { readonly _tag: "LeaseLeaked"; readonly duration: number; readonly site: string }
+  )
 
 /** What a step wants done after it, in this order. */
 export type Action<K, A, E> =
   | { readonly _tag: "Launch"; readonly launch: Launch<K, A, E> }
-  | { readonly _tag: "Cancel"; readonly launch: Launch<K, A, E> }
-  | { readonly _tag: "Open"; readonly session: Session<K, A>; readonly startedAt: number }
-  | { readonly _tag: "Adopt"; readonly session: Session<K, A> }
-  | { readonly _tag: "Deliver"; readonly launch: Launch<K, A, E>; readonly value: A }
+  /** The session is open: watch for the death of its connection. */
+  | { readonly _tag: "Watch"; readonly session: Session<K, A> }
+  | { readonly _tag: "Check"; readonly session: Session<K, A>; readonly check: Check }
+  | { readonly _tag: "Close"; readonly leaving: Leaving<K, A, E> }
   | {
-    readonly _tag: "TellFailed"
-    readonly launch: Launch<K, A, E>
-    readonly cause: Cause.Cause<E>
-    readonly duration: number
-    readonly timedOut: boolean
+    readonly _tag: "Complete"
+    readonly deferred: Deferred.Deferred<unknown, unknown>
+    readonly exit: Exit.Exit<unknown, unknown>
   }
-  | { readonly _tag: "Refuse"; readonly launch: Launch<K, A, E>; readonly cause: Cause.Cause<E> }
-  | { readonly _tag: "Grant"; readonly granted: Deferred.Deferred<boolean>; readonly place: boolean }
-  | { readonly _tag: "Retire"; readonly session: Session<K, A>; readonly reason: Reason }
-  | { readonly _tag: "Close"; readonly session: Session<K, A>; readonly reason: Reason }
-  | {
-    readonly _tag: "TellClosed"
-    readonly session: Session<K, A>
-    readonly reason: Reason
-    readonly duration: number
-    readonly exit: Exit.Exit<void, unknown>
-  }
-  | { readonly _tag: "Reject"; readonly offered: Offered<K> }
-  | { readonly _tag: "End"; readonly ended: Deferred.Deferred<void> }
+  | { readonly _tag: "Emit"; readonly event: Event<K, E | SessionPoolError> }
 
-/** The part of the state that a hit does not change. */
-export interface Inventory<in out K, in out A, in out E> {
-  readonly phase: Phase
-  readonly launching: number
-  readonly live: number
-  readonly retired: HashMap.HashMap<number, Retired<K, A>>
-  readonly detached: HashMap.HashMap<number, Detached<K, A, E>>
-  /** The ids of connections that `set` was given before the end began, and that are neither in the pool yet nor closed. */
-  readonly offered: HashSet.HashSet<number>
-  readonly queue: Queue.Queue<Waiter<K>>
-  /** Callers that wait for a place. */
-  readonly waiting: number
-  readonly places: Places<K>
-  readonly groups: HashMap.HashMap<unknown, Places<K>>
-  /** State of the generator that draws eviction samples: data, so that a step is a function of its input. */
-  readonly seed: number
-  readonly totals: Totals
+// -----------------------------------------------------------------------------
+// Steps
+// -----------------------------------------------------------------------------
+
+type Mutable<T> = { -readonly [P in keyof T]: T[P] }
+
+/**
+ * What one step works on: a copy of the state whose fields it replaces, and the actions that it decides. The state that the copy was
+ * made of never changes.
+ */
+export class Draft<in out K, in out A, in out E> {
+  readonly state: Mutable<State<K, A, E>>
+  readonly actions: Array<Action<K, A, E>> = []
+  readonly options: Resolved<K, A>
+  readonly now: number
+
+  constructor(state: State<K, A, E>, options: Resolved<K, A>, now: number) {
+    this.state = { ...state }
+    this.options = options
+    this.now = now
+  }
+
+  slot({ hash, key }: { readonly key: K; readonly hash: number }): Slot<K, A, E> | undefined {
+    return Option.getOrUndefined(HashMap.getHash(this.state.slots, key, hash))
+  }
+
+  /** The session with this id, if it is live; its key may have another by now. */
+  live(identity: Identity<K>): Live<K, A> | undefined {
+    const slot = this.slot(identity)
+    return slot?._tag === "Live" && slot.session.id === identity.id ? slot : undefined
+  }
+
+  setSlot({ hash, key }: Identity<K>, slot: Slot<K, A, E>): void {
+    this.state.slots = setHash(this.state.slots, key, hash, slot)
+  }
+
+  removeSlot({ key }: Identity<K>): void {
+    this.state.slots = HashMap.remove(this.state.slots, key)
+  }
+
+  count(total: Exclude<keyof Totals, "closes">, times = 1): void {
+    this.state.totals = { ...this.state.totals, [total]: this.state.totals[total] + times }
+  }
+
+  emit(event: Event<K, E | SessionPoolError>): void {
+    this.actions.push({ _tag: "Emit", event })
+  }
+
+  complete<B, F>(deferred: Deferred.Deferred<B, F>, exit: Exit.Exit<B, F>): void {
+    // The types above fit each other; the action forgets them.
+    this.actions.push({ _tag: "Complete", deferred: deferred as Deferred.Deferred<unknown, unknown>, exit })
+  }
 }
 
-export class State<in out K, in out A, in out E> {
-  readonly slots: HashMap.HashMap<K, Slot<K, A, E>>
-  /** Live sessions with leases. */
-  readonly active: number
-  readonly hits: number
-  readonly inventory: Inventory<K, A, E>
-  constructor(
-    slots: HashMap.HashMap<K, Slot<K, A, E>>,
-    active: number,
-    hits: number,
-    inventory: Inventory<K, A, E>
-  ) {
-    this.slots = slots
-    this.active = active
-    this.hits = hits
-    this.inventory = inventory
-  }
-}
-
-export const make = <K, A, E>(seed: number): State<K, A, E> =>
-  new State<K, A, E>(HashMap.empty(), 0, 0, {
-    phase: { _tag: "Open" },
-    launching: 0,
-    live: 0,
-    retired: HashMap.empty(),
-    detached: HashMap.empty(),
-    offered: HashSet.empty(),
-    queue: Queue.empty,
-    waiting: 0,
-    places: noPlaces,
-    groups: HashMap.empty(),
-    seed,
-    totals: {
-      misses: 0,
-      joins: 0,
-      launches: 0,
-      launchFailures: 0,
-      errors: 0,
-      closes: {
-        IdleTimeout: 0,
-        MaxLifetime: 0,
-        Errors: 0,
-        Invalidated: 0,
-        Replaced: 0,
-        Evicted: 0,
-        Disconnected: 0,
-        Invalid: 0,
-        PoolClosed: 0
-      }
-    }
-  })
+/** `HashMap.set` with the hash, which `HashMap` does not export. */
+export const setHash = <K, V>(self: HashMap.HashMap<K, V>, key: K, hash: number, value: V): HashMap.HashMap<K, V> =>
+  HashMap.modifyHash(self, key, hash, () => Option.some(value))

@@ -1,180 +1,129 @@
 /**
- * What runs in the background of a pool, and its end.
- *
- * Passes over all sessions walk an immutable snapshot in chunks, with a yield to the event loop after each; what they
- * find is only a candidate, and the step that retires it checks again.
+ * A pass walks an immutable snapshot of all sessions in chunks, and yields to the event loop after each. What it finds is a candidate:
+ * the step that retires it looks again.
  */
-import { Deferred, Effect, Exit, HashMap, Ref, Scope } from "effect"
-import { PoolClosed } from "./errors.ts"
-import { startValidation } from "./leasing.ts"
-import type { Pool } from "./pool.ts"
-import { step, timeOf } from "./pool.ts"
-import type { Slot, Validation } from "./state.ts"
-import { keyOf } from "./state.ts"
+import { Deferred, Effect, Exit, Fiber, HashMap, Ref, Scope } from "effect"
+import { publish, reportLeaks } from "./reports.ts"
+import type { Pool } from "./shell.ts"
+import { step, timeOf } from "./shell.ts"
+import type { Slot } from "./state.ts"
+import { openingOf } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
-/** The work of a pass between two yields, in visits. Small, because a pass may be the first to run its code. */
+/** Work between two yields, in visits. Small, because the first pass may run before V8 has compiled it. */
 const chunk = 256
-/** What the step of one candidate takes, its close included, where a visit takes one: so many may expire at once. */
+/** The cost of a step, relative to a visit: it may close a session. */
 const stepCost = 32
-const probeConcurrency = 4
 
-/**
- * Visits every slot of the present snapshot, without holding the event loop for longer than a chunk; `now` is the time at
- * which the chunk began.
- */
-export const forEachSlot = Effect.fnUntraced(function*<K, A, E>(
+/** Visits every slot of the present snapshot, `now` being the time at which the chunk began; returns how many visits returned true. */
+const forEachSlot = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
-  visit: (slot: Slot<K, A, E>, now: number) => Effect.Effect<unknown> | undefined
+  visit: (slot: Slot<K, A, E>, now: number) => Effect.Effect<boolean | void> | undefined
 ) {
   let work = 0
+  let count = 0
   let now = timeOf(self)
   for (const slot of HashMap.values((yield* Ref.get(self.state)).slots)) {
     const effect = visit(slot, now)
-    if (effect === undefined) {
-      work++
-    } else {
-      yield* effect
-      work += stepCost
-    }
+    if (effect !== undefined && (yield* effect) === true) count++
+    work += effect === undefined ? 1 : stepCost
     if (work >= chunk) {
       yield* Effect.yieldNow
       work = 0
       now = timeOf(self)
     }
   }
+  return count
 })
 
 /** One pass of the cleanup; the number of sessions retired. */
-export const sweep = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>) {
-  let retired = 0
-  yield* forEachSlot(
+export const sweep = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<number> =>
+  forEachSlot(
     self,
     (slot, now) =>
-      Transitions.expiry(slot, now) === undefined ? undefined : Effect.map(
-        step(self, (state, now) => Transitions.expire(state, self.options, keyOf(slot), now)),
-        (expired) => {
-          if (expired) retired++
-        }
-      )
+      Transitions.isExpired(slot, now) ? step(self, (d) => Transitions.expire(d, openingOf(slot))) : undefined
   )
-  return retired
-})
 
-/**
- * Retires every session, or those that satisfy the predicate; the number retired.
- *
- * The predicate is a user's function, which may call the pool, so it cannot run inside a step: the one place where something is
- * judged outside. `invalidateSeen` therefore retires only what is still the very slot that was judged; else it is judged again.
- */
-export const invalidateAll = Effect.fnUntraced(function*<K, A, E>(
+/** Retires every session that `matches`, looked at in its own step, and those launching now; the number retired. */
+export const invalidateAll = <K, A, E>(
   self: Pool<K, A, E>,
   matches: (slot: Slot<K, A, E>) => boolean
-) {
-  let retired = 0
-  /** What has become of a slot, if that is to be retired. */
-  const ifMatching = (slot: Slot<K, A, E>): Slot<K, A, E> | undefined => {
-    const present = presentOf(self, slot)
-    // After the question too: the predicate may have changed it itself.
-    return present !== undefined && matches(present) ? presentOf(self, present) : undefined
-  }
-  const retire = (seen: Slot<K, A, E>): Effect.Effect<void> =>
-    Effect.flatMap(
-      step(self, (state) => Transitions.invalidateSeen(state, self.options, keyOf(seen), seen)),
-      (was) => {
-        if (was === true) retired++
-        const again = was === undefined ? ifMatching(seen) : undefined
-        return again === undefined ? Effect.void : retire(again)
-      }
-    )
-  yield* forEachSlot(self, (slot) => {
-    // What waits for a place may get the one of a session retired here: it is newer than this call, and stays.
-    const seen = slot._tag === "Waiting" ? undefined : ifMatching(slot)
-    return seen === undefined ? undefined : retire(seen)
+): Effect.Effect<number> =>
+  forEachSlot(self, (slot) => {
+    // A waiting launch may start during this pass, in the place of a session retired here. It is newer than this call, so it stays.
+    if (slot._tag === "Waiting") return undefined
+    const opening = openingOf(slot)
+    return step(self, (d) =>
+      Transitions.invalidate(d, opening, (present) =>
+        openingOf(present).scope === opening.scope && matches(present)))
   })
-  return retired
-})
 
-/** The present slot of the same session, launch or failure, as far as there is one. */
-const presentOf = <K, A, E>(self: Pool<K, A, E>, slot: Slot<K, A, E>): Slot<K, A, E> | undefined => {
-  const present = Transitions.slotOf(Ref.getUnsafe(self.state), keyOf(slot))
-  return present !== undefined && identityOf(present) === identityOf(slot) ? present : undefined
-}
-
-const identityOf = <K, A, E>(slot: Slot<K, A, E>): unknown =>
-  slot._tag === "Live" ? slot.session.id : slot._tag === "Failed" ? slot : slot.launch.id
-
-/**
- * The cleanup: a sweep every `cleanupInterval`, on a fixed grid, whatever a sweep itself takes. `make` starts its fiber, in
- * the scope `background`; `end` below closes that scope, and so stops it.
- */
-export const cleanup = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<never> =>
-  everyInterval(self, self.options.cleanupInterval, sweep(self))
-
-/** Validates the idle sessions, a few at a time; those found dead are retired. */
-export const keepAlive = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<never> =>
-  everyInterval(
-    self,
-    self.options.keepAlive,
-    Effect.gen(function*() {
-      const idle: Array<readonly [key: K, id: number]> = []
-      yield* forEachSlot(self, (slot) => {
-        if (slot._tag === "Live" && slot.leases === 0) idle.push([slot.session.key, slot.session.id])
-        return undefined
-      })
-      yield* Effect.forEach(idle, ([key, id]) => probe(self, key, id), { concurrency: probeConcurrency, discard: true })
-    })
-  )
-
-const probe = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, key: K, id: number) {
-  const fresh: Validation = Deferred.makeUnsafe()
-  const started = yield* Effect.uninterruptible(Effect.tap(
-    step(self, (state) => Transitions.probe(state, self.options, key, id, fresh)),
-    (started) => {
-      if (started?.begin !== undefined) startValidation(self, started.begin, started.validation)
-      return Effect.void
-    }
-  ))
-  if (started !== undefined) yield* Deferred.await(started.validation)
-})
+/** Starts a check of every idle session. None waits for another's answer. */
+const checkAllIdle = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<number> =>
+  forEachSlot(self, (slot) =>
+    slot._tag === "Live" && slot.leases === 0
+      ? step(
+        self,
+        (d) => Transitions.startCheck(d, slot.session, { isValid: Deferred.makeUnsafe(), isBackground: true })
+      )
+      : undefined)
 
 const everyInterval = <K, A, E>(
   self: Pool<K, A, E>,
   interval: number,
-  effect: Effect.Effect<unknown>
-): Effect.Effect<never> =>
-  interval === Infinity ? Effect.never : Effect.suspend(() => {
-    const startedAt = timeOf(self)
-    return Effect.forever(
-      Effect.suspend(() =>
-        Effect.andThen(
-          Effect.sleep(interval - ((timeOf(self) - startedAt) % interval)),
-          // A pass that dies is reported, and the next one runs on time.
-          Effect.catchCause(effect, (cause) => Effect.logError("A cleanup pass of the session pool died", cause))
-        )
-      )
-    )
-  })
+  pass: Effect.Effect<unknown>
+): Effect.Effect<never> => {
+  const startedAt = timeOf(self)
+  // On a fixed grid, so the duration of a pass does not shift the next one.
+  const wait = Effect.suspend(() => Effect.sleep(interval - ((timeOf(self) - startedAt) % interval)))
+  return Effect.forever(Effect.andThen(wait, pass))
+}
+
+/** Starts the fibers of the pool; `end` stops them. */
+export const start = <K, A, E>(self: Pool<K, A, E>): void => {
+  const { keepAlive, leakDetection } = self.options
+  const fibers = [cleanup(self)]
+  if (keepAlive !== Infinity) fibers.push(everyInterval(self, keepAlive, checkAllIdle(self)))
+  if (leakDetection !== Infinity) fibers.push(watchLeases(self))
+  for (const fiber of fibers) Fiber.runIn(Effect.runForkWith(self.context)(fiber), self.background)
+}
+
+/** The default of `cleanupInterval`: a sixth of the shortest idle time, within these bounds. */
+const longestInterval = 300_000
+const shortestInterval = 1000
+
+/** The cleanup: a sweep every interval, on a fixed grid. A session with a shorter idle time brings the next sweep forward. */
+const cleanup = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<never> => {
+  let sweptAt = timeOf(self)
+  return Effect.forever(Effect.suspend(() => {
+    const byIdleTime = Math.max(shortestInterval, Math.min(longestInterval, Math.floor(self.shortestIdle / 6)))
+    const interval = self.options.cleanupInterval ?? byIdleTime
+    const passed = timeOf(self) - sweptAt
+    self.hasShorter.closeUnsafe()
+    if (passed < interval) return Effect.raceFirst(Effect.sleep(interval - passed), self.hasShorter.await)
+    sweptAt += passed - passed % interval
+    return sweep(self)
+  }))
+}
+
+const watchLeases = <K, A, E>(self: Pool<K, A, E>): Effect.Effect<never> =>
+  Effect.forever(
+    Effect.suspend(() => Effect.sleep(reportLeaks(self.reports, self.options.leakDetection, timeOf(self))))
+  )
 
 /**
- * Ends the pool: no new sessions from here on, waiting callers are refused, launches cancelled, idle sessions closed at
- * once and leased ones after `drainTimeout`; done when every close is over or has timed out.
+ * Ends the pool: no new sessions from here on, waiting callers get `PoolClosed`, launches are cancelled, idle sessions close at once and
+ * leased ones after `drainTimeout`. Done when every close is over or has timed out.
  */
 export const end = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>) {
-  const ended = Deferred.makeUnsafe<void>()
-  const refusal = (key: K) => self.fail(new PoolClosed({ key }))
-  yield* step(
-    self,
-    (state) => Transitions.shutdown(state, self.options, refusal, { _tag: "Closing", ended })
-  )
-  if (self.options.drainTimeout > 0) {
-    const drained = Deferred.await(ended)
-    yield* self.options.drainTimeout === Infinity
-      ? drained
-      : Effect.timeoutOption(drained, self.options.drainTimeout)
-  }
-  yield* step(self, (state) => Transitions.forceClose(state, self.options))
-  yield* Deferred.await(ended)
-  // Stops the cleanup, `keepAlive`, leak detection and whatever validation still runs.
+  const { drainTimeout } = self.options
+  const ending = Deferred.makeUnsafe<void>()
+  const ended = Deferred.await(ending)
+  yield* step(self, (d) => Transitions.shutdown(d, ending))
+  if (drainTimeout > 0) yield* Effect.timeoutOption(ended, drainTimeout)
+  yield* step(self, (d) => Transitions.forceClose(d))
+  yield* ended
   yield* Scope.close(self.background, Exit.void)
-}, Effect.uninterruptible)
+  publish(self.reports, undefined)
+  self.reports.hasEnded = true
+})

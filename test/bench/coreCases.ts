@@ -52,6 +52,7 @@ export const cases: ReadonlyArray<Case> = [
   ...hit("get in a scope", "get", sizes, ["RcMap", "bare shape"]),
   ...hit("a fresh structured key", "structured", small, ["RcMap, Data.Class key"]),
   ...hit("touch of an absent key", "absent", small, ["RcMap", "lru-cache"]),
+  ...hit("use, bounded pool", "use", sizes, ["SessionPool, bounded"]),
   ...hit("use, leak detection", "use", [1_000], ["SessionPool, leak detection on"]),
   fibers("100 fibers, one key", 1),
   fibers("100 fibers, 100 keys", 100),
@@ -83,7 +84,6 @@ export const cases: ReadonlyArray<Case> = [
     figure: ({ cpuMillis = NaN, stallMillis = NaN }) => what === "CPU" ? cpuMillis : stallMillis,
     once: true
   })),
-  // Of 4,000 the least recently used is found exactly, of a million the oldest of a sample.
   ...([4_000, 1_000_000] as const).flatMap((sessions) =>
     (["a launch", "longest stall"] as const).map((what): Case => ({
       name: `eviction at capacity: ${what}`,

@@ -268,7 +268,7 @@ export const bareShape: MakeSubject = Effect.fnUntraced(function*(keys) {
   }
 })
 
-/** A launch at capacity: the oldest of a sample gives way. */
+/** A launch at capacity: the oldest of a sample gives way. The pool does more: it keeps the idle sessions in order of their last use. */
 export const bareEviction = (capacity: number): MakeSubject =>
   Effect.fnUntraced(function*(keys) {
     const { get } = yield* make((_: string) => Effect.succeed(connection), capacity)

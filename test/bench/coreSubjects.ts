@@ -21,7 +21,7 @@ import {
 
 class StructuredKey extends Data.Class<{ readonly backend: string; readonly session: string }> {}
 
-const sessionPool = (options: { readonly leakDetection?: "1 hour" } = {}): MakeSubject =>
+const sessionPool = (options: SessionPool.OperatorOptions = {}): MakeSubject =>
   Effect.fnUntraced(function*(keys) {
     const lookup = (_: string) => Effect.succeed(connection)
     const pool = yield* SessionPool.make({ lookup, idleTimeToLive, ...options })
@@ -218,6 +218,7 @@ const lruCache = (max: number, ttl: (key: number) => number = () => 1_800_000): 
 
 export const subjects: Readonly<Record<string, MakeSubject>> = {
   "SessionPool": sessionPool(),
+  "SessionPool, bounded": sessionPool({ capacity: 2_000_000 }),
   "SessionPool, leak detection on": sessionPool({ leakDetection: "1 hour" }),
   "RcMap": rcMap,
   "RcMap, Data.Class key": rcMapStructured,

@@ -1,8 +1,8 @@
 /**
- * A counter per user on two runners of a cluster: each takes every request, and one of them has the user's connection.
+ * A counter per user on two runners of a cluster. Each runner takes every request. One of them has the user's connection.
  *
- * Two machines are two sockets of this process here, and a fixture has the locks that they would share in PostgreSQL. Node may warn
- * of 11 listeners: Effect's socket has three for each write that waits for the connection, and removes them.
+ * Two sockets of this process stand for two machines. A fixture holds the locks that the machines would share in PostgreSQL. Node may
+ * warn of 11 listeners: Effect's socket adds three for each write that waits for the connection, and removes them.
  */
 import { NodeClusterSocket, NodeRuntime } from "@effect/platform-node"
 import { Console, Context, Effect, Exit, Layer, Option, Schedule, Schema, Scope } from "effect"
@@ -44,7 +44,7 @@ const freePort = Effect.callback<number>((resume) => {
   })
 })
 
-/** Starts a runner; what it returns asks for a user's counter through it, tells whose counters it has, and stops it. */
+/** Starts a runner. `add` counts for a user through it, `has` tells whether it has the user's counter. */
 const start = Effect.fnUntraced(function*(runner: string) {
   const scope = yield* Scope.fork(yield* Effect.scope)
   const layer = Layer.provideMerge(counterLive(runner), Layer.fresh(engine(yield* freePort)))
@@ -59,7 +59,7 @@ const users = Array.from({ length: 20 }, (_, i) => `user ${i}`)
 export const main = Effect.gen(function*() {
   const first = yield* start("first")
   const second = yield* start("second")
-  // Until the first has left the second its share: then both know of each other.
+  // Waits until the second runner has got its share of the shards from the first.
   const shared = () => users.some(second.has) && users.every((user) => first.has(user) || second.has(user))
   yield* Effect.repeat(Effect.sync(shared), { until: (done) => done, schedule: Schedule.spaced("20 millis") })
   const one = yield* Effect.forEach(users, first.add, { concurrency: "unbounded" })
@@ -70,7 +70,7 @@ export const main = Effect.gen(function*() {
   return {
     runners: [...new Set(one.map(({ runner }) => runner))].toSorted(),
     counts: [...new Set(two.map(({ count }) => count))],
-    // Those of the first runner were closed with it and are opened anew, the others go on.
+    // The counters of the first runner start again. The others go on.
     afterwards: three.every(({ count }, i) => count === (moved.includes(users[i] ?? "") ? 1 : 3))
   }
 }).pipe(Effect.scoped)

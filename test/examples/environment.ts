@@ -26,7 +26,7 @@ export const main = Effect.all({
   byDefault: nested.pipe(withEnvironment({})),
   limited: Effect.flip(nested).pipe(
     withEnvironment({ DIRECTORIES_CAPACITY: "1", DIRECTORIES_ACQUIRE_TIMEOUT: "20 millis" }),
-    Effect.map((error) => error._tag)
+    Effect.map((error) => error._tag === "SessionPoolError" ? error.reason._tag : error._tag)
   ),
   refused: Effect.flip(nested).pipe(
     withEnvironment({ DIRECTORIES_IDLE_TIME_TO_LIVE: "-5 minutes" }),

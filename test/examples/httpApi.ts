@@ -47,9 +47,12 @@ const handlers = HttpApiBuilder.group(
             yield* file.writeAll(new TextEncoder().encode(`${line}\n`))
             return { bytes: Number((yield* file.stat).size) }
           })).pipe(
-            Effect.catch((error) =>
-              error._tag === "CapacityExceeded" ? Effect.fail(new HttpApiError.ServiceUnavailable()) : Effect.die(error)
-            )
+            Effect.catchReason(
+              "SessionPoolError",
+              "CapacityExceeded",
+              () => Effect.fail(new HttpApiError.ServiceUnavailable())
+            ),
+            Effect.catchTags({ SessionPoolError: Effect.die, PlatformError: Effect.die })
           )
     )
   })

@@ -9,6 +9,7 @@ import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as GatewayErrors from "../../src/gateway/GatewayErrors.ts"
 import * as JsonRpc from "../../src/gateway/messages/JsonRpc.ts"
 import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
+import * as Endings from "../../src/gateway/sessions/Endings.ts"
 import * as Placement from "../../src/gateway/sessions/Placement.ts"
 import * as Sessions from "../../src/gateway/sessions/Sessions.ts"
 import * as Sleepers from "../../src/gateway/sessions/Sleepers.ts"
@@ -180,7 +181,8 @@ describe("a session that cannot be woken", () => {
         // Another one takes the place, and is in use.
         yield* open(other)
         yield* sessions.lease(name, principal, other)
-        assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, tag)
+        const error = yield* Effect.flip(lease(sessions))
+        assert.strictEqual(error._tag === "SessionPoolError" ? error.reason._tag : error._tag, tag)
         assert.deepStrictEqual([...state.awake], [`${name}/${other}`])
         assert.isTrue(yield* sleepers.has(SessionKey.makeUnsafe(name, id)))
       }
@@ -263,6 +265,46 @@ describe("while the database hangs", () => {
       assert.isUndefined(reloading.pollUnsafe())
       yield* Deferred.succeed(written, undefined)
       assert.deepStrictEqual((yield* Fiber.join(reloading)).changed, [name])
+    }))
+})
+
+describe("expired sessions before the cleanup", () => {
+  const expired = Effect.gen(function*() {
+    const before = Kit.children(process.pid)
+    const made = yield* make({ idleTimeToLive: "50 millis", cleanupInterval: "1 hour" })
+    yield* Effect.all([made.open(id), made.open(id, "stateful")])
+    yield* Effect.repeat(SessionPool.keys(made.sessions.pool), {
+      until: (keys) => keys.length === 0,
+      schedule: Schedule.spaced("10 millis")
+    })
+    return { ...made, processes: Kit.children(process.pid).filter((pid) => !before.includes(pid)) }
+  })
+
+  it.live("wakes an expired session of a stateless back end, and does not know another", () =>
+    Effect.gen(function*() {
+      const { sessions } = yield* expired
+      yield* lease(sessions)
+      assert.strictEqual((yield* Effect.flip(lease(sessions, id, "stateful")))._tag, "UnknownSession")
+      assert.strictEqual((yield* SessionPool.stats(sessions.pool)).launches, 3)
+    }))
+
+  it.live("closes an expired session as idle when its client deletes it, and never wakes it", () =>
+    Effect.gen(function*() {
+      const { processes, sessions, until } = yield* expired
+      assert.lengthOf(processes, 2)
+      assert.isTrue(Option.isSome(yield* sessions.end(name, principal, id)))
+      assert.isTrue(Option.isNone(yield* sessions.end("stateful", principal, id)))
+      yield* until(({ retired }) => retired === 0)
+      assert.deepStrictEqual(processes.filter(Kit.alive), [])
+      assert.strictEqual((yield* SessionPool.stats(sessions.pool)).closes.IdleTimeout, 2)
+      assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
+    }))
+
+  it.live("waits for the process of an expired session when its id moves to another replica", () =>
+    Effect.gen(function*() {
+      const { processes, sessions } = yield* expired
+      yield* sessions.vacate((each) => each === id, Endings.movesOn)
+      assert.deepStrictEqual(processes.filter(Kit.alive), [])
     }))
 })
 

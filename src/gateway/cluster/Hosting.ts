@@ -6,7 +6,7 @@ import { Clock, Effect, Exit, Layer, Schedule, Scope } from "effect"
 import type { ShardId, Sharding } from "effect/cluster"
 import { Entity } from "effect/cluster"
 import type { HttpServerResponse } from "effect/http"
-import * as Residency from "../../internal/residency.ts"
+import * as SessionEntity from "../../SessionEntity.ts"
 import type { Host } from "../sessions/Placement.ts"
 import * as Placement from "../sessions/Placement.ts"
 import * as Protocol from "./Protocol.ts"
@@ -37,7 +37,7 @@ export interface Options {
 /** A shared id that lives here. */
 interface Resident {
   readonly shard: string
-  readonly residency: Residency.Residency
+  readonly residency: SessionEntity.Residency
   /** It has to leave: nothing new is carried out for it. */
   ending: boolean
   /** `host.vacate` runs: its calls are over, or cannot be waited for. */
@@ -131,7 +131,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
         const { entityId: id, shardId } = yield* Entity.CurrentAddress
         const resident: Resident = {
           shard: shardId.toString(),
-          residency: yield* Residency.make,
+          residency: yield* SessionEntity.residency,
           ending: false,
           vacating: false
         }

@@ -103,17 +103,19 @@ export const refuseFailure = (
       return refuse(503, error.message, later)
     case "CoolingDown":
       return refuse(503, error.message, { ...options, headers: { "retry-after": String(error.seconds) } })
-    case "CapacityExceeded":
-      return refuse(503, "The gateway is at its limit of sessions; try again later", later)
-    case "PoolClosed":
-      return shuttingDown(id, code)
+    case "SessionPoolError":
+      switch (error.reason._tag) {
+        case "CapacityExceeded":
+          return refuse(503, "The gateway is at its limit of sessions; try again later", later)
+        case "PoolClosed":
+          return shuttingDown(id, code)
+        case "LookupTimeout":
+          return refuse(502, error.message, options)
+      }
     case "InitializeRefused":
       return refuse(502, "The back end has refused to initialize", options)
     case "BackendFailed":
       return error.shortage === true ? refuse(503, error.message, later) : refuse(502, error.message, options)
-    case "LookupTimeout":
-    case "ValidationFailed":
-      return refuse(502, error.message, options)
   }
 }
 

@@ -31,7 +31,7 @@ export type AcquireError =
   | GatewayErrors.LaunchError
   | GatewayErrors.LanesTaken
   | GatewayErrors.TooManyCalls
-  | SessionPool.AcquireError
+  | SessionPool.SessionPoolError
 
 /** A lane, leased. */
 export interface LeasedLane {
@@ -212,10 +212,15 @@ const note = ({ pool, registry: { endings } }: Pick<State, "pool" | "registry">,
 /** Waits for a session that is to be started, but not beyond the end of the gateway. */
 const untilEnd = <A, E, R>(
   { ending }: State,
-  key: Key,
   start: Effect.Effect<A, E, R>
-): Effect.Effect<A, E | SessionPool.PoolClosed, R> =>
-  Effect.raceFirst(start, Effect.andThen(Deferred.await(ending), new SessionPool.PoolClosed({ key })))
+): Effect.Effect<A, E | SessionPool.SessionPoolError, R> =>
+  Effect.raceFirst(
+    start,
+    Effect.andThen(
+      Deferred.await(ending),
+      new SessionPool.SessionPoolError({ reason: new SessionPool.PoolClosed() })
+    )
+  )
 
 // ---------------------------------------------------------------------------
 // Sessions of legacy clients
@@ -239,7 +244,7 @@ const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRp
   const record = ClientRecord.make(message.id, text, message.params)
   return yield* Effect.acquireUseRelease(
     Effect.sync(() => opening.set(key, record)),
-    () => untilEnd(state, key, Effect.scoped(SessionPool.get(pool, key))),
+    () => untilEnd(state, Effect.scoped(SessionPool.get(pool, key))),
     (_, exit) =>
       Effect.andThen(
         Effect.sync(() => {
@@ -276,7 +281,7 @@ const leaseOrWake = Effect.fnUntraced(function*(state: State, key: Key) {
   // One that is awake is had at once.
   if (Option.isSome(yield* SessionPool.info(pool, key))) return yield* get
   yield* refuseBeforePool(state, key)
-  return yield* untilEnd(state, key, get)
+  return yield* untilEnd(state, get)
 })
 
 // ---------------------------------------------------------------------------
@@ -309,20 +314,18 @@ const enterAs = ({ registry: { callers, running, settings } }: State, caller: Ca
  * number are given back.
  */
 const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Profile, number: number) {
-  const { pool } = state
   const key = Callers.keyOf(profile, number)
   yield* refuseBeforePool(state, key)
-  const lane = yield* untilEnd(state, key, SessionPool.get(pool, key))
+  const lease = yield* untilEnd(state, SessionPool.lease(state.pool, key))
+  const lane = lease.value
   if (lane._tag !== "Lane") return yield* new GatewayErrors.UnknownSession()
-  yield* Effect.addFinalizer(() =>
-    // Once: another process may take its place meanwhile.
-    lane.isSpoilt() && !Deferred.isDoneUnsafe(lane.retired)
-      ? Effect.andThen(
-        Effect.andThen(Deferred.succeed(lane.retired, undefined), note(state, key, Endings.spoilt)),
-        SessionPool.invalidate(pool, key)
-      )
-      : Effect.void
-  )
+  const retire = Effect.flatMap(lease.invalidate, (isRetired) => {
+    if (!isRetired) return Effect.void
+    // In time: it closes when its lease ends.
+    state.registry.endings.note(lease.id, Endings.spoilt)
+    return Deferred.succeed(lane.retired, undefined)
+  })
+  yield* Effect.addFinalizer(() => lane.isSpoilt() ? retire : Effect.void)
   return { lane, profile }
 })
 
@@ -368,7 +371,7 @@ const forget = (state: State, key: Key) =>
 /** Ends the connection of a session. None: it has none. Some: an effect that waits until it is gone. */
 const endConnection = (state: State, key: Key, ending: Endings.Ending) =>
   Effect.gen(function*() {
-    const { pool } = state
+    const { pool, registry: { connections, endings } } = state
     const end = (connection: Connection) => {
       if (connection.record !== undefined) connection.record.over = true
       return Effect.as(connection.end(ending.text), Deferred.await(connection.gone))
@@ -384,12 +387,14 @@ const endConnection = (state: State, key: Key, ending: Endings.Ending) =>
         ? Option.some(Effect.void)
         : Option.none()
     }
+    // An expired session is absent already, but the cleanup may not have closed it yet.
+    if (connections.has(key)) yield* SessionPool.sweep(pool)
     // One that is being launched is not waited for, which may take as long as its back end may; it ends by itself (`Launching.lookup`).
     const ended = yield* Effect.forkDetach(
       Effect.scoped(
         Effect.flatMap(find, (found) => {
           if (Option.isNone(found)) return Effect.succeed(Effect.void)
-          state.registry.endings.note(key, ending)
+          endings.note(key, ending)
           return end(found.value)
         })
       ),
@@ -410,13 +415,15 @@ const endHere = (state: State, key: Key, ending: Endings.Ending) =>
 const vacate = (state: State, isOf: (id: string) => boolean, ending: Endings.Ending) =>
   Effect.gen(function*() {
     const { registry: { connections }, pool } = state
+    const left = [...connections].filter(([key]) => isOf(Registry.idOf(key))).map(([, connection]) => connection)
+    // Expired sessions are not among the keys, but hold their processes until the cleanup comes.
+    yield* SessionPool.sweep(pool)
     const keys = (yield* SessionPool.keys(pool)).filter((key) => isOf(Registry.idOf(key)))
     yield* Effect.forEach(
       keys,
       (key) => Effect.andThen(note(state, key, ending), SessionPool.invalidate(pool, key)),
       { discard: true }
     )
-    const left = [...connections].filter(([key]) => isOf(Registry.idOf(key))).map(([, connection]) => connection)
     yield* Effect.forEach(left, (connection) => connection.end(ending.text), { discard: true })
     yield* Effect.forEach(left, ({ gone }) => Deferred.await(gone), { discard: true })
   })

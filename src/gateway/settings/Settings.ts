@@ -7,7 +7,7 @@
  * `gatewaySettings`, and a row in README's table, which a test compares with this one.
  */
 import { ByteSize, Duration, Option, Predicate } from "effect"
-import { isDurationInput } from "../../internal/durations.ts"
+import { isDurationInput } from "./Durations.ts"
 
 export interface Setting<out A, out Input> {
   readonly kind: "duration" | "count" | "bytes" | "flag" | "list" | "text" | "choice" | "secret"

@@ -1,136 +1,89 @@
 /**
  * Runs a sequence of commands on a pool and on its model, and compares after each: results, sessions, counts, closes.
  *
- * Each lease is held, and what takes time (lookups, validations, closes) goes on, until a command or a time-out of the pool ends it.
+ * Each lease is held, and what hangs (lookups, validations, closes) goes on, until a command or a time-out ends it.
  */
-import {
-  Arbitrary,
-  Cause,
-  Deferred,
-  Effect,
-  Exit,
-  Fiber,
-  HashMap,
-  Logger,
-  Option,
-  Random,
-  Scheduler,
-  Schema,
-  Scope
-} from "effect"
-import { TestClock } from "effect/testing"
+import { Arbitrary, Cause, Deferred, Effect, Exit, HashMap, Option, Record, Schema, Scope } from "effect"
+import type { Fiber } from "effect"
 import { isDeepStrictEqual } from "node:util"
 import { SessionPool } from "../../../src/index.ts"
+import { Machine } from "../explorer/schedule.ts"
+import type { Limit } from "../limits.ts"
+import { drawn, one, several, toNumber } from "../limits.ts"
 import type { Caller, Options } from "./model.ts"
 import { Model } from "./model.ts"
 
 // -----------------------------------------------------------------------------
-// What is generated
+// What is drawn
 // -----------------------------------------------------------------------------
 
-const names = ["a1", "a2", "b1", "b2"] as const
-/** In the order of the pool's map. */
-const keys = [...HashMap.keys(HashMap.fromIterable(names.map((name) => [name, name])))]
-const Key = Schema.Literals(names)
-const Index = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 3 }))
-const some = <S extends Schema.Constraint>(schema: S) =>
-  Schema.Array(schema).check(Schema.isMinLength(1), Schema.isMaxLength(6))
-const one = Schema.Literals
+/** Their first letter is their group; those with `c` have none. */
+const keys = ["a1", "a2", "b1", "c1"] as const
 
-/** Times in seconds. What is `off` is infinity. */
+/**
+ * What a configuration calls a second, in milliseconds. It is so long that the odd milliseconds on top of each time-out never
+ * change the order of events, and keep two timers of different kinds from falling due together.
+ */
+const second = 100_000
+
+/** The values that are drawn for each option, and their unit. */
+const limits = {
+  capacity: { values: [1, 2, 3, "off"], unit: 1 },
+  groupCapacity: { values: [1, 2, "off"], unit: 1 },
+  maxWaiting: { values: [0, 1, 2, "off", "off"], unit: 1 },
+  maxErrorCount: { values: [1, 2, 3, "off"], unit: 1 },
+  acquireTimeout: { values: [0, 3, 10, "off"], unit: second + 1_370 },
+  lookupTimeout: { values: [2, 5, "off"], unit: second + 10_510 },
+  validateTimeout: { values: [3, "off"], unit: second + 6_310 },
+  closeTimeout: { values: [2, 5, "off"], unit: second + 170 },
+  drainTimeout: { values: [0, 0, 4, "off"], unit: second + 4_110 },
+  cleanupInterval: { values: [6, "off"], unit: second + 27_000 },
+  failureTimeToLive: { values: [0, 3], unit: second },
+  validateAfter: { values: [0, 0, 1, 3, "off"], unit: second },
+  maxLifetime: { values: [8, "off", "off"], unit: second }
+} satisfies Record<string, { readonly values: ReadonlyArray<Limit>; readonly unit: number }>
+export type LimitName = keyof typeof limits
+
 const Configuration = Schema.Struct({
-  capacity: one([1, 2, 3, "off"]),
-  groupCapacity: one([1, 2, "off"]),
-  maxWaiting: one([0, 1, 2, "off", "off"]),
-  maxErrorCount: one([1, 2, 3, "off"]),
-  acquireTimeout: one([0, 3, 10, "off"]),
-  lookupTimeout: one([2, 5, "off"]),
-  closeTimeout: one([2, 5, "off"]),
-  drainTimeout: one([0, 0, 4, "off"]),
-  failureTimeToLive: one([0, 3]),
-  validateAfter: one([0, 0, 1, 3, "off"]),
-  maxLifetime: one([8, "off", "off"]),
-  cleanupInterval: one([6, "off"]),
-  idleTimeToLive: Schema.Struct({ a1: one([0, 5, "off"]), a2: one([5, 9]), b1: one([0, 5]), b2: one([5, "off"]) }),
-  lookups: some(one(["opens", "opens", "opens", "fails", "hangs"])),
-  closes: some(one(["ends", "ends", "hangs"])),
-  validations: some(one(["yes", "no", "hangs", "hangs"]))
+  limits: drawn(Record.map(limits, ({ values }) => values)),
+  idleTimeToLive: drawn<string>({ a1: [0, 5, "off"], a2: [5, 9], b1: [0, 5], c1: [5, "off"] }),
+  lookups: several(one(["opens", "opens", "opens", "fails", "hangs"]), 6),
+  closes: several(one(["ends", "ends", "hangs"]), 6),
+  validations: several(one(["yes", "no", "hangs", "hangs"]), 6)
 })
 
-const How = one(["success", "error", "harmless"])
-
-const commands = {
-  get: Schema.Struct({ get: Key }),
-  use: Schema.Struct({ use: Key }),
-  getOption: Schema.Struct({ getOption: Key }),
-  set: Schema.Struct({ set: Key }),
-  release: Schema.Struct({ release: Index, how: How }),
-  interrupt: Schema.Struct({ interrupt: Index }),
-  touch: Schema.Struct({ touch: Key }),
-  invalidate: Schema.Struct({ invalidate: Key }),
-  invalidateAll: Schema.Struct({ invalidateAll: one(["every", "idle"]) }),
-  recordError: Schema.Struct({ recordError: Key }),
-  disconnect: Schema.Struct({ disconnect: Key }),
-  sweep: Schema.Struct({ sweep: one([true]) }),
-  lookup: Schema.Struct({ lookup: Index, ends: one(["opens", "fails"]) }),
-  validation: Schema.Struct({ validation: Index, says: Schema.Boolean }),
-  close: Schema.Struct({ closeEnds: Index }),
-  seconds: Schema.Struct({ seconds: one([1, 2, 4, 12]) }),
-  /** Waits until the n-th moment from now at which something falls due, or just past it. */
-  until: Schema.Struct({ until: Index, past: one([0, 1]) })
-}
-const { get, interrupt, invalidate, invalidateAll, release, use, ...others } = commands
-const Command = Schema.Union([
-  get,
-  use,
-  get,
-  use,
-  release,
-  release,
-  release,
-  invalidate,
-  interrupt,
-  invalidateAll,
-  ...Object.values(others)
-])
+/** Each command reads of the fields what it needs: `n` chooses among what is there, `how` is how something ends. */
+const Command = Schema.Struct({
+  kind: one([
+    ...(["get", "use", "lease", "use", "release", "release", "release", "invalidate", "interrupt"] as const),
+    ...(["getOption", "set", "touch", "invalidateAll", "recordError", "report", "disconnect", "sweep"] as const),
+    ...(["endLookup", "endValidation", "endClose", "wait", "waitUntilDue"] as const)
+  ]),
+  key: one(keys),
+  n: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 3 })),
+  how: one(["success", "error", "harmless"])
+})
 type Command = typeof Command.Type
 
 /** A configuration, the commands before the end of the pool, and those after it. */
-export const Sequence = Arbitrary.schema(Schema.Struct({
+const Sequence = Schema.Struct({
   configuration: Configuration,
   commands: Schema.Array(Command).check(Schema.isMaxLength(60)),
   afterTheEnd: Schema.Array(Command).check(Schema.isMaxLength(8))
-}))
-type Sequence = typeof Sequence extends Arbitrary.Arbitrary<infer A> ? A : never
+})
+type Sequence = typeof Sequence.Type
 
-/**
- * What a configuration calls a second, in milliseconds: so long that odd milliseconds on top make no difference to the
- * order of things, but keep two timers of different kinds from falling due in the same moment.
- */
-const second = 1_000_000
 const toOptions = (configuration: Sequence["configuration"]): Options => {
-  const nth = <A>(list: ReadonlyArray<A>) => (n: number) => list[(n - 1) % list.length] as A // at least one
-  const times = (value: number | "off", unit: number) => value === "off" ? Infinity : value * unit
   const { closes, idleTimeToLive, lookups, validations } = configuration
   return {
-    keys,
-    capacity: times(configuration.capacity, 1),
-    groupCapacity: times(configuration.groupCapacity, 1),
-    maxWaiting: times(configuration.maxWaiting, 1),
-    maxErrorCount: times(configuration.maxErrorCount, 1),
-    acquireTimeout: times(configuration.acquireTimeout, second + 1_370),
-    lookupTimeout: times(configuration.lookupTimeout, second + 10_510),
-    closeTimeout: times(configuration.closeTimeout, second + 170),
-    drainTimeout: times(configuration.drainTimeout, second + 4_110),
-    cleanupInterval: times(configuration.cleanupInterval, second + 27_000),
-    failureTimeToLive: times(configuration.failureTimeToLive, second),
-    validateAfter: times(configuration.validateAfter, second),
-    maxLifetime: times(configuration.maxLifetime, second),
-    idleTimeToLive: (key) => times(idleTimeToLive[key as typeof names[number]], second),
-    groupBy: (key) => key.slice(0, 1),
-    lookups: nth(lookups),
-    closes: nth(closes),
-    validations: nth(validations)
+    ...Record.map(limits, ({ unit }, name) => toNumber(configuration.limits[name], unit)),
+    // In the order of the pool's map.
+    keys: [...HashMap.keys(HashMap.fromIterable(keys.map((key) => [key, key])))],
+    idleTimeToLive: (key) => toNumber(idleTimeToLive[key] ?? "off", second),
+    groupBy: (key) => key.startsWith("c") ? undefined : key.slice(0, 1),
+    lookups: (n) => nth(lookups, n) ?? "opens",
+    closes: (n) => nth(closes, n) ?? "ends",
+    validations: (n) => nth(validations, n) ?? "yes"
   }
 }
 
@@ -138,100 +91,96 @@ const toOptions = (configuration: Sequence["configuration"]): Options => {
 // The pool's side
 // -----------------------------------------------------------------------------
 
-class Broken extends Schema.TaggedError<Broken>()("Broken", {}) {}
-
 /** A caller of the pool: its fiber, what became of it so far, and how it is told to end its lease. */
 interface Actor {
   result: string
   readonly fiber: Fiber.Fiber<unknown, unknown>
   readonly release: Deferred.Deferred<void, "error" | "harmless">
+  /** What `use` and `lease` give, to report on this very session. */
+  lease?: SessionPool.Lease<string, number>
 }
 
-const gates = <A, E = never>() => {
-  const all = new Map<number, Deferred.Deferred<A, E>>()
-  return {
-    wait: (n: number) =>
-      Effect.suspend(() => {
-        const gate = Deferred.makeUnsafe<A, E>()
-        all.set(n, gate)
-        return Deferred.await(gate)
-      }),
-    open: (n: number, effect: Effect.Effect<A, E>) => {
-      const gate = all.get(n)
-      if (gate !== undefined) Deferred.doneUnsafe(gate, effect)
-    }
+const resultOf = Exit.match({
+  onSuccess: (value: unknown) => typeof value === "string" ? value : "done",
+  onFailure: (cause: Cause.Cause<unknown>) => {
+    const error = Cause.squash(cause)
+    if (Cause.hasInterruptsOnly(cause)) return "interrupted"
+    if (error instanceof SessionPool.SessionPoolError) return error.reason._tag
+    return error === "error" || error === "harmless" ? "done" : String(error)
   }
-}
+})
 
 /** The pool, with a back end that does what the options say. */
-const start = Effect.fnUntraced(function*(options: Options) {
+const start = (machine: Machine, options: Options) => {
   const opened: Array<number> = []
   const closed: Array<number> = []
-  const lookups = gates<void, Broken>()
-  const closes = gates<void>()
-  const validations = gates<boolean>()
-  const deaths = gates<void>()
   const actors: Array<Actor> = []
   let validated = 0
+  const gates = new Map<string, Deferred.Deferred<boolean>>()
+  /** Waits for the answer that `answer` gives. */
+  const hang = (what: string) =>
+    Effect.suspend(() => {
+      const gate = Deferred.makeUnsafe<boolean>()
+      gates.set(what, gate)
+      return Deferred.await(gate)
+    })
+  const answer = (what: string, is: boolean) =>
+    Effect.sync(() => {
+      const gate = gates.get(what)
+      if (gate !== undefined) Deferred.doneUnsafe(gate, Effect.succeed(is))
+    })
   const open = () => opened.push(opened.length + 1)
   const close = (n: number) =>
-    Effect.andThen(options.closes(n) === "hangs" ? closes.wait(n) : Effect.void, Effect.sync(() => closed.push(n)))
-  const scope = yield* Scope.make()
-  const pool = yield* SessionPool.make({
+    Effect.andThen(options.closes(n) === "hangs" ? hang(`close ${n}`) : Effect.void, Effect.sync(() => closed.push(n)))
+  const scope = Scope.makeUnsafe()
+  const made = SessionPool.make({
     ...options,
     lookup: Effect.fnUntraced(function*(_key: string) {
       const n = yield* Effect.acquireRelease(Effect.sync(open), close)
       const what = options.lookups(n)
-      if (what === "hangs") yield* lookups.wait(n)
-      if (what === "fails") yield* new Broken()
-      return n
+      const opens = what === "hangs" ? yield* hang(`lookup ${n}`) : what === "opens"
+      return opens ? n : yield* Effect.fail("Broken")
     }),
-    isError: (cause) => !Cause.squash(cause) || Cause.squash(cause) !== "harmless",
+    isError: (cause) => Cause.squash(cause) !== "harmless",
     validate: (n: number) =>
       Effect.suspend(() => {
         const says = options.validations(++validated)
-        return says === "hangs" ? validations.wait(n) : Effect.succeed(says === "yes")
+        return says === "hangs" ? hang(`validation ${n}`) : Effect.succeed(says === "yes")
       }),
-    closed: (n: number) => deaths.wait(n)
-  }).pipe(Scope.provide(scope))
-  const call = Effect.fnUntraced(function*(kind: Caller["kind"], key: string) {
+    closed: (n: number) => hang(`death ${n}`)
+  })
+  const pool = machine.result(Scope.provide(made, scope))
+  const call = ({ key, kind }: Caller) => {
     const release = Deferred.makeUnsafe<void, "error" | "harmless">()
-    const hold = (n: number) =>
+    const hold = (n: number, lease?: SessionPool.Lease<string, number>) =>
       Effect.suspend(() => {
-        actor.result = `has ${n}`
+        Object.assign(actor, { result: `has ${n}`, lease })
         return Deferred.await(release)
       })
     const n = kind === "set" ? open() : 0
-    const effects: Record<Caller["kind"], Effect.Effect<unknown, unknown>> = {
-      get: Effect.scoped(Effect.flatMap(SessionPool.get(pool, key), hold)),
+    const calls: Record<Caller["kind"], Effect.Effect<unknown, unknown, Scope.Scope>> = {
+      get: Effect.flatMap(SessionPool.get(pool, key), hold),
       use: SessionPool.use(pool, key, hold),
-      getOption: Effect.scoped(Effect.flatMap(
+      lease: Effect.flatMap(SessionPool.lease(pool, key), (lease) => hold(lease.value, lease)),
+      getOption: Effect.flatMap(
         SessionPool.getOption(pool, key),
         Option.match({ onNone: () => Effect.succeed("None"), onSome: hold })
-      )),
+      ),
       set: Effect.as(SessionPool.set(pool, key, n, close(n)), "set")
     }
-    const fiber = yield* Effect.forkDetach(Effect.suspend(() => effects[kind]))
+    // Begins with a yield, so that `actor` is there.
+    const fiber = machine.fork(Effect.andThen(Effect.yieldNow, Effect.scoped(calls[kind])))
     const actor: Actor = { result: "waits", fiber, release }
     actors.push(actor)
     fiber.addObserver((exit) => {
-      actor.result = Exit.match(exit, {
-        onSuccess: (value) => typeof value === "string" ? value : "done",
-        onFailure: (cause) => {
-          if (Cause.hasInterruptsOnly(cause)) return "interrupted"
-          const error = Cause.squash(cause)
-          return typeof error === "string" ? "done" : error instanceof Error ? error.name : String(error)
-        }
-      })
+      actor.result = resultOf(exit)
     })
-  })
-  return { pool, scope, actors, opened, closed, lookups, closes, validations, deaths, call }
-})
-
-type Side = Effect.Success<ReturnType<typeof start>>
+  }
+  return { pool, scope, actors, opened, closed, answer, call }
+}
 
 // -----------------------------------------------------------------------------
-// Both
+// Both sides
 // -----------------------------------------------------------------------------
 
 const nth = <A>(list: Iterable<A>, n: number): A | undefined => {
@@ -240,8 +189,9 @@ const nth = <A>(list: Iterable<A>, n: number): A | undefined => {
 }
 
 /** The moments at which something falls due, in order. */
-const deadlines = ({ failures, now, options, sessions, timers }: Model): Array<number> => {
-  const lives = sessions.filter(({ state }) => state === "live").flatMap((s) => [
+const deadlines = (model: Model): Array<number> => {
+  const { failures, now, options, timers } = model
+  const lives = model.those("live").flatMap((s) => [
     s.expiresAt,
     s.lastUsedAt + options.idleTimeToLive(s.key),
     Math.max(s.lastUsedAt, s.validatedAt) + options.validateAfter
@@ -250,251 +200,173 @@ const deadlines = ({ failures, now, options, sessions, timers }: Model): Array<n
   return [...new Set(all)].filter((at) => at > now && at < Infinity).toSorted((x, y) => x - y)
 }
 
-const advance = (model: Model, to: number) => {
-  const millis = to - model.now
-  model.advance(to)
-  return TestClock.adjust(millis)
-}
+const inOrder = (numbers: ReadonlyArray<number>) => numbers.toSorted((x, y) => x - y)
 
-/** Carries a command out on both sides; what each of them returned. Long: a case for each command. */
-const carryOut = Effect.fnUntraced(function*(command: Command, side: Side, model: Model, callers: Array<Caller>) {
-  const { pool } = side
-  const both = <A>(effect: Effect.Effect<A>, expected: () => unknown) =>
-    Effect.map(effect, (actual) => [actual, model.run(expected)] as const)
-  const call = (kind: Caller["kind"], key: string) => {
-    const caller: Caller = { kind, key, result: "waits" }
+/** Runs a sequence; fails where the pool differs from its model. */
+export const compare = ({ afterTheEnd, commands, configuration }: Sequence): void => {
+  const machine = new Machine()
+  const options = toOptions(configuration)
+  const { actors, answer, call, closed, opened, pool, scope } = start(machine, options)
+  // The machine draws a half.
+  const model = new Model({ ...options, maxLifetime: options.maxLifetime * 0.95 })
+  const callers: Array<Caller> = []
+  /** Which connection had which id: an id is never given to another session. */
+  const ids = new Map<number, number | undefined>()
+  let ended = false
+  let after = "at the start"
+
+  /** Fails with those parts that are not equal. */
+  const expectEqual = <A extends object>(actual: A, expected: A): void => {
+    const different: Array<string> = []
+    for (const part in expected) {
+      if (isDeepStrictEqual(actual[part], expected[part])) continue
+      different.push(`${part}: pool ${JSON.stringify(actual[part])}`, `model ${JSON.stringify(expected[part])}`)
+    }
+    if (different.length > 0) throw new Error([after, ...different].join("\n  "))
+  }
+  const check = (): void => {
+    const present = model.those("live").filter((s) => model.overdue(s) === undefined)
+    const entries = machine.result(SessionPool.entries(pool))
+    const stats = machine.result(SessionPool.stats(pool))
+    for (const { id, key } of entries) {
+      if (!ids.has(id)) ids.set(id, model.live(key)?.connection)
+    }
+    expectEqual(
+      {
+        callers: actors.map(({ result }) => result),
+        sessions: Record.fromIterableWith(entries, ({ key, ...info }) => [key, { ...info, id: ids.get(info.id) }]),
+        stats: { ...stats, closes: Record.filter(stats.closes, (count) => count > 0) },
+        opened: opened.length,
+        closed: inOrder(closed),
+        ended
+      },
+      {
+        callers: callers.map(({ result }) => result),
+        sessions: Record.fromIterableWith(present, (s) => [s.key, model.info(s)]),
+        stats: model.stats(),
+        opened: model.opened,
+        closed: inOrder(model.closed),
+        ended: model.ended
+      }
+    )
+  }
+  const advance = (to: number) => {
+    machine.advance(to)
+    model.advance(to)
+  }
+  /** Does the same on both sides. If the model has a result, the pool has the same. */
+  const both = (effect: Effect.Effect<unknown>, expected: () => unknown) => {
+    const actual = machine.result(effect)
+    const result = model.run(expected)
+    if (result !== undefined) expectEqual({ result: actual }, { result })
+  }
+  const begin = (kind: Caller["kind"]) => ({ key }: Command) => {
+    const caller: Caller = { kind, key, ticket: callers.length, result: "waits" }
     callers.push(caller)
-    return both(side.call(kind, key), () => kind === "set" ? model.set(caller) : model.acquire(caller))
+    both(Effect.sync(() => call(caller)), () => kind === "set" ? model.set(caller) : model.acquire(caller))
   }
-  if ("get" in command) return yield* call("get", command.get)
-  if ("use" in command) return yield* call("use", command.use)
-  if ("getOption" in command) return yield* call("getOption", command.getOption)
-  if ("set" in command) return yield* call("set", command.set)
-  if ("touch" in command) {
-    return yield* both(
-      Effect.map(SessionPool.touch(pool, command.touch), Option.getOrUndefined),
-      () => model.touch(command.touch)
-    )
+  /** The n-th caller that is in one of these states, with its fiber. */
+  const chosen = (n: number, state: RegExp, f: (caller: Caller, actor: Actor) => void) => {
+    const caller = nth(callers.filter(({ result }) => state.test(result)), n)
+    const actor = caller && actors[callers.indexOf(caller)]
+    if (caller !== undefined && actor !== undefined) f(caller, actor)
   }
-  if ("invalidate" in command) {
-    return yield* both(SessionPool.invalidate(pool, command.invalidate), () => model.invalidate(command.invalidate))
-  }
-  if ("invalidateAll" in command) {
-    const idle = command.invalidateAll === "idle"
-    return yield* both(
-      idle ? SessionPool.invalidateAll(pool, ({ state }) => state === "idle") : SessionPool.invalidateAll(pool),
-      () => model.invalidateAll(command.invalidateAll)
-    )
-  }
-  if ("recordError" in command) {
-    return yield* both(SessionPool.recordError(pool, command.recordError), () => {
-      const s = model.live(command.recordError)
-      if (s !== undefined) model.error(s)
-    })
-  }
-  if ("sweep" in command) return yield* both(SessionPool.sweep(pool), () => model.sweep())
-  if ("release" in command) {
-    const caller = nth(callers.filter(({ result }) => result.startsWith("has")), command.release)
-    const actor = caller && side.actors[callers.indexOf(caller)]
-    if (caller === undefined || actor === undefined) return [] as const
-    const { how } = command
-    caller.result = "done"
-    return yield* both(
-      Effect.sync(() => Deferred.doneUnsafe(actor.release, how === "success" ? Effect.void : Effect.fail(how))),
-      () => {
-        model.release(caller, caller.kind !== "use" || how === "harmless" ? "neither" : how)
-        return true
-      }
-    )
-  }
-  if ("interrupt" in command) {
-    const caller = nth(callers.filter(({ result }) => /^(has|waits)/.test(result)), command.interrupt)
-    const actor = caller && side.actors[callers.indexOf(caller)]
-    if (caller === undefined || actor === undefined) return [] as const
-    return yield* both(Effect.asVoid(Fiber.interrupt(actor.fiber)), () => model.leave(caller, "interrupted"))
-  }
-  if ("disconnect" in command) {
-    const s = model.live(command.disconnect)
-    if (s === undefined) return [] as const
-    return yield* both(
-      Effect.sync(() => side.deaths.open(s.connection, Effect.void)),
-      () => model.retire(s, "Disconnected")
-    )
-  }
-  if ("lookup" in command) {
-    const s = nth(model.sessions.filter(({ state }) => state === "launching"), command.lookup)
-    if (s === undefined) return [] as const
-    const opens = command.ends === "opens"
-    return yield* both(
-      Effect.sync(() => side.lookups.open(s.connection, opens ? Effect.void : new Broken())),
-      () => model.launched(s, opens ? undefined : "Broken")
-    )
-  }
-  if ("validation" in command) {
-    const s = nth(model.checks, command.validation)
-    if (s === undefined) return [] as const
-    return yield* both(
-      Effect.sync(() => side.validations.open(s.connection, Effect.succeed(command.says))),
-      () => model.checked(s, command.says)
-    )
-  }
-  if ("closeEnds" in command) {
-    const hanging = nth(model.hanging.keys(), command.closeEnds)
-    if (hanging === undefined) return [] as const
-    return yield* both(
-      Effect.sync(() => side.closes.open(hanging, Effect.void)),
-      () => model.closeEnds(hanging)
-    )
-  }
-  if ("seconds" in command) yield* advance(model, model.now + command.seconds * second)
-  if ("until" in command) {
-    const at = nth(deadlines(model), command.until)
-    if (at !== undefined) yield* advance(model, at + command.past)
-  }
-  return [] as const
-})
+  const checks = () => model.sessions.filter(({ checking }) => checking !== undefined)
+  const when = <A>(value: A | undefined, f: (value: A) => void) => value !== undefined && f(value)
 
-/** A scheduler that knows when nothing more happens in this moment. On microtasks, as nothing here waits for the outside. */
-const makeScheduler = () => {
-  let pending = 0
-  const inner = new Scheduler.MixedScheduler("async", (run) => {
-    queueMicrotask(run)
-    return () => {}
-  })
-  const scheduler: Scheduler.Scheduler = {
-    executionMode: "async",
-    shouldYield: (fiber) => inner.shouldYield(fiber),
-    makeDispatcher: () => {
-      const dispatcher = inner.makeDispatcher()
-      return {
-        scheduleTask: (task, priority) => {
-          pending++
-          dispatcher.scheduleTask(() => {
-            pending--
-            task()
-          }, priority)
-        },
-        flush: () => dispatcher.flush()
-      }
+  const handlers: Record<Command["kind"], (command: Command) => unknown> = {
+    get: begin("get"),
+    use: begin("use"),
+    lease: begin("lease"),
+    getOption: begin("getOption"),
+    set: begin("set"),
+    touch: ({ key }) => both(Effect.map(SessionPool.touch(pool, key), Option.getOrNull), () => model.touch(key)),
+    invalidate: ({ key }) => both(SessionPool.invalidate(pool, key), () => model.invalidate(key)),
+    invalidateAll: ({ how }) => {
+      const predicate = how === "success" ? undefined : ({ state }: SessionPool.Info<string>) => state === "idle"
+      both(SessionPool.invalidateAll(pool, predicate), () => model.invalidateAll(predicate && "idle"))
+    },
+    recordError: ({ key }) => both(SessionPool.recordError(pool, key), () => model.recordError(model.live(key))),
+    report: ({ how, n }) =>
+      chosen(n, /^has/, ({ session }, { lease }) => {
+        if (session === undefined || lease === undefined) return
+        if (how === "error") both(lease.recordError, () => model.recordError(session))
+        else both(lease.invalidate, () => session.current && model.invalidate(session.key))
+      }),
+    sweep: () => both(SessionPool.sweep(pool), () => model.sweep()),
+    release: ({ how, n }) =>
+      chosen(n, /^has/, (caller, actor) => {
+        caller.result = "done"
+        both(
+          Effect.sync(() => Deferred.doneUnsafe(actor.release, how === "success" ? Effect.void : Effect.fail(how))),
+          () => model.release(caller, caller.kind !== "use" || how === "harmless" ? "neither" : how)
+        )
+      }),
+    interrupt: ({ n }) =>
+      chosen(n, /^(has|waits)/, (caller, { fiber }) => {
+        both(Effect.sync(() => fiber.interruptUnsafe()), () => model.leave(caller, "interrupted"))
+      }),
+    disconnect: ({ key }) =>
+      when(model.live(key), (s) => both(answer(`death ${s.connection}`, true), () => model.retire(s, "Disconnected"))),
+    endLookup: ({ how, n }) =>
+      when(nth(model.those("launching"), n), (s) => {
+        const opens = how === "success"
+        both(answer(`lookup ${s.connection}`, opens), () => model.launched(s, opens ? undefined : "Broken"))
+      }),
+    endValidation: ({ how, n }) =>
+      when(nth(checks(), n), (s) => {
+        const valid = how === "success"
+        both(answer(`validation ${s.connection}`, valid), () => model.checked(s, valid))
+      }),
+    endClose: ({ n }) =>
+      when(nth(model.hanging.keys(), n), (n) => both(answer(`close ${n}`, true), () => model.closeEnds(n))),
+    wait: ({ n }) => advance(model.now + (nth([1, 2, 4, 12], n) ?? 0) * second),
+    // At the moment, or a millisecond later.
+    waitUntilDue: ({ how, n }) => when(nth(deadlines(model), n), (at) => advance(how === "success" ? at : at + 1))
+  }
+  let atOnce = false
+  const run = (commands: ReadonlyArray<Command>) => {
+    for (const command of commands) {
+      // Each command has its own moment, except after `waitUntilDue`.
+      if (!atOnce) advance(model.now + 1)
+      atOnce = command.kind === "waitUntilDue"
+      after = `after ${JSON.stringify(command)} at ${model.now} ms`
+      handlers[command.kind](command)
+      check()
     }
   }
-  const quiet = Effect.whileLoop({ while: () => pending > 0, body: () => Effect.yieldNow, step: () => {} })
-  return { scheduler, quiet: Effect.andThen(Effect.yieldNow, quiet) }
-}
+  const repeated = (list: Iterable<unknown>, kind: Command["kind"]) =>
+    run([...list].map(() => ({ kind, key: "a1", n: 0, how: "success" })))
 
-const ofModel = (model: Model, callers: ReadonlyArray<Caller>): Record<string, unknown> => {
-  const live = model.sessions.filter(({ state }) => state === "live")
-  const active = live.filter((s) => model.leases(s) > 0).length
-  const launching = model.sessions.filter(({ current, state }) => current && state === "launching").length
-  const waiting = model.sessions.filter(({ state }) => state === "waiting").length
-  return {
-    callers: callers.map(({ key, kind, result }) => `${kind} ${key} ${result}`),
-    sessions: Object.fromEntries(live.map((s) => [s.key, {
-      createdAt: s.createdAt,
-      openedAt: s.openedAt,
-      lastUsedAt: s.lastUsedAt,
-      requestCount: s.requests,
-      errorCount: s.errors,
-      leases: model.leases(s),
-      state: model.leases(s) > 0 ? "active" : "idle"
-    }])),
-    stats: {
-      ...model.totals,
-      closes: model.closes,
-      launching,
-      idle: live.length - active,
-      active,
-      retired: model.sessions.length - live.length - launching - waiting,
-      waiting: model.waiting()
-    },
-    opened: model.opened,
-    closed: model.closed.toSorted((x, y) => x - y),
-    ended: model.ended
-  }
-}
-
-const ofPool = Effect.fnUntraced(function*(side: Side, callers: ReadonlyArray<Caller>, ended: boolean) {
-  const { closes, ...stats } = yield* SessionPool.stats(side.pool)
-  return {
-    callers: side.actors.map(({ result }, i) => `${callers[i]?.kind} ${callers[i]?.key} ${result}`),
-    sessions: Object.fromEntries(
-      (yield* SessionPool.entries(side.pool)).map(({ id: _, key, ...info }) => [key, info])
-    ),
-    stats: { ...stats, closes: Object.fromEntries(Object.entries(closes).filter(([, count]) => count > 0)) },
-    opened: side.opened.length,
-    closed: side.closed.toSorted((x, y) => x - y),
-    ended
-  }
-})
-
-/** Fails with those parts that are not equal. */
-const differ = (after: string, pool: Record<string, unknown>, model: Record<string, unknown>): void => {
-  const parts = Object.keys(model).filter((part) => !isDeepStrictEqual(pool[part], model[part]))
-  const lines = parts.map((part) =>
-    `\n  ${part} of the pool:  ${JSON.stringify(pool[part])}\n  ${part} of the model: ${JSON.stringify(model[part])}`
-  )
-  if (parts.length > 0) throw new Error(after + lines.join(""))
-}
-
-/** Fails where the pool differs from its model. */
-export const compare = Effect.fnUntraced(function*({ afterTheEnd, commands, configuration }: Sequence) {
-  const { quiet, scheduler } = makeScheduler()
-  const test = Effect.gen(function*() {
-    const options = toOptions(configuration)
-    const side = yield* start(options)
-    const model = new Model({ ...options, maxLifetime: options.maxLifetime * (1 - random / 10) })
-    const callers: Array<Caller> = []
-    /** Which connection had which id. */
-    const ids = new Map<number, number | undefined>()
-    let ended = false
-    let exactly = false
-    const check = Effect.fnUntraced(function*(after: string) {
-      yield* quiet
-      differ(after, yield* ofPool(side, callers, ended), ofModel(model, callers))
-      // An id is never given to another session.
-      for (const { id, key } of yield* SessionPool.entries(side.pool)) {
-        const connection = model.live(key)?.connection
-        differ(after, { id, connection: ids.get(id) ?? connection }, { id, connection })
-        ids.set(id, connection)
-      }
-    })
-    const run = Effect.fnUntraced(function*(commands: ReadonlyArray<Command>) {
-      for (const command of commands) {
-        // Each command has a moment of its own, but for one that follows `until`.
-        if (!exactly) yield* advance(model, model.now + 1)
-        exactly = "until" in command
-        const [actual, expected] = yield* carryOut(command, side, model, callers)
-        const after = `after ${JSON.stringify(command)} at ${model.now} ms`
-        differ(after, { result: actual }, { result: expected })
-        yield* check(after)
-      }
-    })
-    yield* run(commands)
-    const ending = yield* Effect.forkDetach(Scope.close(side.scope, Exit.void))
-    ending.addObserver(() => {
-      ended = true
-    })
-    model.run(() => model.end())
-    yield* check("after the end")
-    yield* run(afterTheEnd)
-    // Whoever is left goes, and whatever hangs ends.
-    yield* run(callers.map(() => ({ interrupt: 0 })))
-    yield* run([...model.checks].map(() => ({ validation: 0, says: true })))
-    yield* run([...model.hanging].map(() => ({ closeEnds: 0 })))
-    yield* advance(model, model.now + 60 * second)
-    yield* run([...model.hanging].map(() => ({ closeEnds: 0 })))
-    const left = side.actors.filter(({ result }) => /^(has|waits)/.test(result))
-    const closed = side.closed.toSorted((x, y) => x - y)
-    differ("in the end", { ended, left, closed }, { ended: true, left: [], closed: side.opened })
+  run(commands)
+  after = "after the end"
+  machine.fork(Scope.close(scope, Exit.void)).addObserver(() => {
+    ended = true
   })
-  yield* test.pipe(
-    Effect.scoped,
-    Effect.provide(TestClock.layer()),
-    Effect.provideService(Scheduler.Scheduler, scheduler),
-    Effect.provideService(Random.Random, { nextDoubleUnsafe: () => random, nextIntUnsafe: () => 0 }),
-    Effect.provide(Logger.layer([]))
-  )
-})
+  machine.settle()
+  model.run(() => model.end())
+  check()
+  run(afterTheEnd)
+  // Everyone who is left goes, and whatever hangs ends.
+  repeated(callers, "interrupt")
+  repeated(checks(), "endValidation")
+  repeated(model.hanging, "endClose")
+  advance(model.now + 60 * second)
+  repeated(model.hanging, "endClose")
+  const left = actors.filter(({ result }) => /^(has|waits)/.test(result))
+  expectEqual({ ended, left, closed: inOrder(closed) }, { ended: true, left: [], closed: opened })
+}
 
-/** What the jitter of `maxLifetime` draws. */
-const random = 0.5
+/** Compares so many random sequences. The failure has the shortest sequence found for which pool and model differ. */
+export const explore = (runs: number, seed: number) => {
+  let commands = 0
+  const agree = (sequence: Sequence) => {
+    commands += sequence.commands.length + sequence.afterTheEnd.length
+    return Effect.try({ try: () => compare(sequence), catch: String }).pipe(Effect.as(true))
+  }
+  const options = { runs, seed, size: 200, maxShrinks: 2_000 }
+  return Effect.map(Arbitrary.checkEffect(Arbitrary.schema(Sequence), agree, options), (result) => ({
+    commands,
+    failure: Arbitrary.formatCheckFailure(result)
+  }))
+}

@@ -1,28 +1,19 @@
 /**
- * What a pool should do, as plain mutable data: a list of everything that exists, a list of timers, and what each step
- * causes, done at once. No fibers, no persistent data, no identity but that of objects; every count is counted anew.
+ * What a pool should do, as plain mutable data: a list of everything that exists, a list of timers, and what each step causes. No
+ * fibers, no persistent data, no identity except that of objects; every count is counted anew.
  *
- * What happens in one moment happens here in the order in which it is caused, depth first. Fibers may take turns in
- * another way where several callers go on at once: that is the explorer's to test. The model also leaves out eviction by
- * sample (above 4,096 idle sessions), `keepAlive`, leak detection, events, metrics, functions of the user that throw,
- * finalizers that fail and the fields of errors: `options.test.ts` and `api.test.ts` test each.
+ * What happens in one moment happens in the order in which it is caused. Fibers may take turns in another way where several callers
+ * go on at once: that is the explorer's to test. The model leaves out `keepAlive`, leak detection, events, metrics, functions of the
+ * user that throw, finalizers that fail and the fields of errors.
  */
+import { Struct } from "effect"
 import type { SessionPool } from "../../../src/index.ts"
-
-type Off = "maxWaiting" | "acquireTimeout" | "lookupTimeout" | "closeTimeout" | "drainTimeout" | "failureTimeToLive"
-type Numbers =
-  | Off
-  | "capacity"
-  | "groupCapacity"
-  | "maxErrorCount"
-  | "validateAfter"
-  | "maxLifetime"
-  | "cleanupInterval"
+import type { LimitName } from "./comparison.ts"
 
 /** Times are milliseconds; what is off is infinity. */
-export interface Options extends Readonly<Record<Numbers, number>> {
+export interface Options extends Readonly<Record<LimitName, number>> {
   readonly idleTimeToLive: (key: string) => number
-  readonly groupBy: (key: string) => string
+  readonly groupBy: (key: string) => string | undefined
   /** In the order in which the pool visits them. */
   readonly keys: ReadonlyArray<string>
   /** What the lookup and the close of the n-th connection do, and what the n-th validation says. */
@@ -32,62 +23,90 @@ export interface Options extends Readonly<Record<Numbers, number>> {
 }
 
 export interface Caller {
-  readonly kind: "get" | "use" | "getOption" | "set"
+  readonly kind: "get" | "use" | "lease" | "getOption" | "set"
   readonly key: string
+  /** Callers are served in this order. */
+  readonly ticket: number
   /** `waits`, then `has` and the connection, or how it ended. */
   result: string
   session?: Session
-  /** 2: its first session was found invalid. 3: what came in its place is being checked. */
-  attempt?: 2 | 3
 }
 
+type History = Pick<Session, "createdAt" | "requestCount" | "errorCount">
+
 /** A connection, or what is to become one. */
-export interface Session {
+export class Session {
   readonly key: string
-  id: number
-  state: "waiting" | "launching" | "live" | "retired" | "closing"
-  /** Its close takes so long that nobody counts on its place. */
-  lingers?: boolean
+  readonly group: string | undefined
+  readonly ticket: number
+  /** `set` brought the connection. */
+  readonly isGiven: boolean
+  state: "waiting" | "launching" | "live" | "retired" | "closing" = "waiting"
   /** Its key leads to it. */
   current: boolean
+  hasPlace = false
   /** 0: none yet. */
   connection: number
-  /** Who waits for it, then who leases it. */
-  callers: Array<Caller>
-  /** A validation runs, and these wait for its answer. */
-  checking?: Array<Caller> | undefined
-  reason?: SessionPool.Reason
-  requests: number
-  errors: number
-  createdAt: number
-  openedAt: number
-  expiresAt: number
-  lastUsedAt: number
-  validatedAt: number
+  /** The callers that wait for it, then those that lease it. */
+  callers: ReadonlyArray<Caller>
+  /** A check runs, and these wait for its answer. */
+  checking: Array<Caller> | undefined
+  reason: SessionPool.Reason | undefined
+  history: History | undefined
+  requestCount = 0
+  errorCount = 0
+  createdAt = 0
+  openedAt = 0
+  expiresAt = 0
+  lastUsedAt = 0
+  validatedAt = 0
+  /** Its last use, counted in uses of the pool. */
+  used = 0
+  askedAt = 0
+  /** Since when it counts on closing places. */
+  since = 0
+  /** A session was retired for it. */
+  isPromised = false
+
+  constructor(caller: Caller, { groupBy }: Options, connection: number) {
+    this.key = caller.key
+    this.group = groupBy(caller.key)
+    this.ticket = caller.ticket
+    this.isGiven = connection > 0
+    this.current = connection === 0
+    this.connection = connection
+    this.callers = [caller]
+  }
 }
 
 export class Model {
   now = 0
   opened = 0
   ended = false
-  sessions: Array<Session> = []
-  timers: Array<{ readonly at: number; readonly run: () => void }> = []
+  sessions: ReadonlyArray<Session> = []
+  timers: ReadonlyArray<{ readonly at: number; readonly run: () => void }> = []
   readonly closed: Array<number> = []
-  /** Closes that hang, with what they free when they end. */
+  /** Closes that hang, with what happens when they end. */
   readonly hanging = new Map<number, () => void>()
-  readonly rejected = new Set<number>()
-  readonly checks = new Set<Session>()
   readonly failures = new Map<string, { readonly until: number; readonly error: string }>()
   readonly closes: Partial<Record<SessionPool.Reason, number>> = {}
   readonly totals = { hits: 0, misses: 0, joins: 0, launches: 0, launchFailures: 0, errors: 0 }
+  readonly waits = { waited: 0, timedOut: 0, refused: 0 }
   readonly options: Options
-  private closing = false
-  private caused: Array<() => void> = []
-  private ids = 0
+  /** How long a waiter counts on a closing place. */
+  readonly patience: number
+  private ending = false
+  private stepper: Caller | undefined
+  /** What steps have caused, and what follows when all of that is done. */
+  private readonly due: Array<() => void> = []
+  private readonly later: Array<() => void> = []
+  private isActing = false
+  private uses = 0
   private validations = 0
 
   constructor(options: Options) {
     this.options = options
+    this.patience = Math.min(5000, options.acquireTimeout / 2)
     const tick = () => {
       this.sweep()
       this.after(options.cleanupInterval, tick)
@@ -97,19 +116,32 @@ export class Model {
 
   // Time and steps
 
-  /** One step of the pool; what it causes follows at once, each with what that causes in turn. */
+  /** One step of the pool, then what it causes, in order; then the caller that took the step goes on. */
   run<A>(step: () => A): A {
-    const outer = this.caused
-    this.caused = []
     const result = step()
-    for (const next of this.caused.splice(0)) this.run(next)
-    this.caused = outer
+    if (this.isActing) return result
+    this.isActing = true
+    for (let act = this.due.shift(); act !== undefined; act = this.due.shift()) act()
+    this.isActing = false
+    this.stepper = undefined
+    const next = this.later.shift()
+    if (next !== undefined) this.run(next)
     return result
   }
 
+  /** Callers go on; the one that takes this step cannot before it has ended. */
+  private wake(callers: ReadonlyArray<Caller>, f: (caller: Caller) => void): void {
+    this.due.push(() => {
+      for (const caller of callers) {
+        if (caller === this.stepper) this.later.push(() => f(caller))
+        else f(caller)
+      }
+    })
+  }
+
   private after(millis: number, run: () => void): void {
-    if (millis === 0) this.caused.push(run)
-    else this.timers.push({ at: this.now + millis, run })
+    if (millis === 0) this.later.push(run)
+    else this.timers = [...this.timers, { at: this.now + millis, run }]
   }
 
   advance(to: number): void {
@@ -121,50 +153,128 @@ export class Model {
     this.advance(to)
   }
 
+  // What can be seen
+
+  at(key: string): Session | undefined {
+    return this.sessions.find((s) => s.current && s.key === key)
+  }
+
+  live(key: string): Session | undefined {
+    return this.those("live").find((s) => s.key === key)
+  }
+
+  those(state: Session["state"]): ReadonlyArray<Session> {
+    return this.sessions.filter((s) => s.state === state)
+  }
+
+  /** With the connection instead of the id. */
+  info(s: Session): Omit<SessionPool.Info<string>, "key"> {
+    const { connection: id, callers: { length: leases } } = s
+    const counts = Struct.pick(s, ["createdAt", "openedAt", "lastUsedAt", "requestCount", "errorCount"])
+    return { ...counts, id, leases, state: leases > 0 ? "active" : "idle" }
+  }
+
+  stats(): Omit<SessionPool.Stats, "closes"> & { readonly closes: object } {
+    const live = this.those("live")
+    const active = live.filter((s) => s.callers.length > 0).length
+    const launching = this.those("launching").filter(({ current }) => current).length
+    return {
+      ...this.totals,
+      ...this.waits,
+      closes: this.closes,
+      launching,
+      idle: live.length - active,
+      active,
+      retired: this.sessions.length - live.length - launching - this.those("waiting").length,
+      waiting: this.waiting(),
+      leases: [...live, ...this.those("retired")].flatMap(({ callers }) => callers).length,
+      failures: [...this.failures.values()].filter(({ until }) => until > this.now).length
+    }
+  }
+
+  private waiting(): number {
+    return this.those("waiting").flatMap(({ callers }) => callers).length
+  }
+
+  overdue(s: Session): SessionPool.Reason | undefined {
+    if (this.now >= s.expiresAt) return "MaxLifetime"
+    const idle = s.callers.length > 0 ? 0 : this.now - s.lastUsedAt
+    return idle > this.options.idleTimeToLive(s.key) ? "IdleTimeout" : undefined
+  }
+
   // Places and the queue for them
 
-  at = (key: string) => this.sessions.find((s) => s.current && s.key === key)
-  live = (key: string) => this.sessions.find((s) => s.state === "live" && s.key === key)
-  waiting = () => this.in("waiting").reduce((sum, s) => sum + s.callers.length, 0)
-  leases = (s: Session) => s.callers.length + (s.checking === undefined ? 0 : 1)
-
-  private in(state: Session["state"], group?: string): Array<Session> {
-    return this.sessions.filter((s) =>
-      s.state === state && (group ?? this.options.groupBy(s.key)) === this.options.groupBy(s.key)
-    )
+  private isFull(): boolean {
+    return this.sessions.filter(({ hasPlace }) => hasPlace).length >= this.options.capacity
   }
 
-  private coming(group?: string): Array<Session> {
-    return this.in("closing", group).filter(({ lingers }) => lingers !== true)
+  private isGroupFull(group: string | undefined): boolean {
+    const taken = this.sessions.filter((s) => s.hasPlace && s.group === group)
+    return group !== undefined && taken.length >= this.options.groupCapacity
   }
 
-  private full(group?: string): boolean {
-    const used = this.sessions.filter((s) =>
-      s.state !== "waiting" && (group === undefined || this.options.groupBy(s.key) === group)
-    )
-    return used.length >= (group === undefined ? this.options.capacity : this.options.groupCapacity)
+  /** The least recently used idle session whose end makes room. */
+  private idlest(group: string | undefined): Session | undefined {
+    const isGroupFull = this.isGroupFull(group)
+    return this.those("live")
+      .filter((s) => s.callers.length === 0 && (!isGroupFull || s.group === group))
+      .toSorted((x, y) => x.used - y.used)[0]
   }
 
-  private idlest(group?: string): Session | undefined {
-    const idle = this.in("live", group).filter((s) => this.leases(s) === 0)
-    return idle.toSorted((x, y) => x.lastUsedAt - y.lastUsedAt || x.id - y.id)[0]
-  }
-
-  private evict(group?: string): boolean {
+  /** The waiter counts on the place of the evicted session from now on. */
+  private evictFor(waiter: Session, group: string | undefined): boolean {
     const idlest = this.idlest(group)
-    if (idlest !== undefined) this.retire(idlest, "Evicted")
-    return idlest !== undefined
+    if (idlest === undefined) return false
+    // The session that a waiting `set` replaces has become idle.
+    const isReplaced = waiter.isGiven && idlest.key === waiter.key
+    if (isReplaced) waiter.history = { ...idlest }
+    this.retire(idlest, isReplaced ? "Replaced" : "Evicted")
+    Object.assign(waiter, { since: this.now, isPromised: true })
+    return true
+  }
+
+  /** First come, first served: each waiter gets a free place, counts on one that comes, or evicts. */
+  private serve(): void {
+    const closing = this.those("closing").filter(({ hasPlace }) => hasPlace)
+    let coming = closing.length
+    const comingIn = new Map<string | undefined, number>()
+    for (const s of this.those("waiting").toSorted((x, y) => x.ticket - y.ticket)) {
+      const { group } = s
+      const [isFree, isGroupFull] = [!this.isFull(), this.isGroupFull(group)]
+      const isImpatient = this.patience === 0 ? !s.isPromised : this.now - s.since >= this.patience
+      // The connection of a `set` took over its launch just now.
+      if (s.state !== "waiting") continue
+      if (isFree && !isGroupFull) this.place(s)
+      if (isFree && !isGroupFull) continue
+      if (isGroupFull) {
+        const ofGroup = comingIn.get(group) ?? closing.filter((other) => other.group === group).length
+        const isEvicted = (ofGroup <= 0 || isImpatient) && this.evictFor(s, group)
+        comingIn.set(group, isEvicted ? ofGroup : ofGroup - 1)
+        if (isEvicted || ofGroup <= 0) continue
+      }
+      if (isFree || (coming > 0 && (isGroupFull || !isImpatient))) coming--
+      else if (!this.evictFor(s, undefined)) return
+    }
   }
 
   /** False: there is no place, and none to wait for. */
-  private enqueue(s: Session, caller: Caller): boolean {
-    const group = this.options.groupBy(s.key)
-    const full = this.full() || this.full(group)
-    const evictable = this.idlest(this.full(group) ? group : undefined) !== undefined
-    if (full && this.waiting() >= this.options.maxWaiting && !evictable) return false
-    this.sessions.push(s)
+  private enqueue(s: Session, caller: Caller, hasRetired = false): boolean {
+    const isFull = this.isFull() || this.isGroupFull(s.group)
+    const mayWait = hasRetired || this.waiting() < this.options.maxWaiting || this.idlest(s.group) !== undefined
+    if (isFull && !mayWait) {
+      this.refuse(caller)
+      return false
+    }
+    const old = this.live(s.key)
+    if (isFull && old !== undefined) {
+      s.history = { ...old }
+      if (old.callers.length === 0) this.retire(old, "Replaced")
+    }
+    s.isPromised = hasRetired || old?.state === "closing"
     caller.session = s
-    if (!full) this.place(s)
+    s.since = s.askedAt = this.now
+    this.sessions = [...this.sessions, s]
+    if (!isFull) this.place(s)
     else {
       this.serve()
       this.wait(caller)
@@ -172,98 +282,113 @@ export class Model {
     return true
   }
 
+  private refuse(caller: Caller): void {
+    this.waits.refused++
+    caller.result = "CapacityExceeded"
+  }
+
   private wait(caller: Caller): void {
+    const isWaiting = () => caller.result === "waits" && caller.session?.state === "waiting"
+    const remind = () => {
+      if (!isWaiting()) return
+      this.serve()
+      const left = (caller.session?.since ?? 0) + this.patience - this.now
+      this.after(left > 0 ? left : this.patience, remind)
+    }
+    if (this.patience > 0) this.after(this.patience, remind)
     this.after(this.options.acquireTimeout, () => {
-      if (caller.result === "waits" && caller.session?.state === "waiting") this.leave(caller, "CapacityExceeded")
+      if (!isWaiting()) return
+      this.waits.timedOut++
+      this.leave(caller, "CapacityExceeded")
     })
   }
 
-  /** First come, first served: each waiter gets a free place, counts on one that comes, or evicts. */
-  private serve(): void {
-    let coming = this.coming().length
-    const comingIn = new Map<string, number>()
-    for (const s of this.in("waiting")) {
-      const group = this.options.groupBy(s.key)
-      const ofGroup = comingIn.get(group) ?? this.coming(group).length
-      if (this.full(group) && ofGroup > 0) {
-        if (!this.full() || coming > 0) coming--
-        else if (!this.evict()) return
-        comingIn.set(group, ofGroup - 1)
-      } else if (this.full(group)) {
-        if (this.evict(group)) comingIn.set(group, 0)
-      } else if (!this.full()) this.place(s)
-      else if (coming > 0) coming--
-      else if (!this.evict()) return
-    }
+  private hasWaited(s: Session, callers: number): void {
+    if (this.now > s.askedAt) this.waits.waited += callers
   }
 
   private place(s: Session): void {
+    this.hasWaited(s, s.callers.length)
+    s.hasPlace = true
+    if (s.isGiven) return this.adopt(s)
     s.state = "launching"
-    this.caused.push(() => s.callers[0]?.kind === "set" ? this.adopt(s, s.callers[0]) : this.launch(s))
+    this.due.push(() => this.launch(s))
   }
 
   // Getting a session
 
-  private fresh(caller: Caller, connection: number): Session {
-    const times = { createdAt: this.now, openedAt: 0, expiresAt: 0, lastUsedAt: 0, validatedAt: 0 }
-    const counts = { id: ++this.ids, connection, requests: 0, errors: 0 }
-    return { key: caller.key, state: "waiting", current: connection === 0, callers: [caller], ...times, ...counts }
-  }
-
-  acquire(caller: Caller): void {
+  acquire(caller: Caller, isTrusted = false): void {
+    if (!this.isActing) this.stepper = caller
+    const joinsOnly = caller.kind === "getOption"
     const s = this.at(caller.key)
+    const reason = s?.state === "live" ? this.overdue(s) : undefined
     const failure = this.failures.get(caller.key)
-    if (s === undefined) {
-      if (caller.kind === "getOption") caller.result = "None"
-      else if (this.closing) caller.result = "PoolClosed"
-      else if (failure !== undefined && this.now < failure.until) caller.result = failure.error
-      else if (this.enqueue(this.fresh(caller, 0), caller)) this.totals.misses++
-      else caller.result = "CapacityExceeded"
-    } else if (s.state === "waiting" && this.waiting() >= this.options.maxWaiting) {
-      caller.result = "CapacityExceeded"
-    } else {
-      const idle = s.callers.length > 0 ? 0 : this.now - Math.max(s.lastUsedAt, s.validatedAt)
-      caller.session = s
-      s.callers.push(caller)
-      if (s.state === "waiting") this.wait(caller)
-      if (s.state !== "live") this.totals.joins++
-      else {
-        this.touch(s.key)
-        if (s.checking !== undefined || idle > this.options.validateAfter) this.check(s, caller)
-        else this.leased(s, caller)
-      }
+    if (s !== undefined && reason === undefined) this.join(caller, s, isTrusted)
+    else if (joinsOnly) caller.result = "None"
+    else if (this.ending) caller.result = "PoolClosed"
+    else if (failure !== undefined && this.now < failure.until) caller.result = failure.error
+    else {
+      if (s !== undefined && reason !== undefined) this.retire(s, reason)
+      const fresh = new Session(caller, this.options, 0)
+      if (this.enqueue(fresh, caller, isTrusted || s !== undefined)) this.totals.misses++
     }
   }
 
-  touch(key: string): number | undefined {
+  private join(caller: Caller, s: Session, isTrusted: boolean): void {
+    const mayWait = s.isPromised || this.waiting() < this.options.maxWaiting
+    if (s.state === "waiting" && !mayWait) return this.refuse(caller)
+    const idle = s.callers.length > 0 ? 0 : this.now - Math.max(s.lastUsedAt, s.validatedAt)
+    caller.session = s
+    s.callers = [...s.callers, caller]
+    if (s.state === "waiting") this.wait(caller)
+    if (s.state !== "live") this.totals.joins++
+    else {
+      this.touched(s)
+      if (!isTrusted && (s.checking !== undefined || idle > this.options.validateAfter)) this.check(s, caller)
+      else this.leased(caller)
+    }
+  }
+
+  touch(key: string): number | null {
     const s = this.live(key)
-    if (s === undefined) return undefined
-    this.totals.hits++
-    s.requests++
-    s.lastUsedAt = this.now
+    if (s === undefined || this.overdue(s) !== undefined) return null
+    this.touched(s)
     return s.connection
   }
 
-  private leased(s: Session, caller: Caller): void {
-    if (caller.result !== "waits") return
-    const prove = caller.attempt === 2
-    if (prove) caller.attempt = 3
-    if (prove && s.state === "live") this.check(s, caller)
-    // The check of another that waited.
-    else if (prove && s.reason === "Invalid") this.refused(caller)
-    else caller.result = `has ${s.connection}`
+  private touched(s: Session): void {
+    this.totals.hits++
+    s.requestCount++
+    this.use(s)
   }
 
-  /** Interrupted, or without a place for too long. */
+  private use(s: Session): void {
+    s.lastUsedAt = this.now
+    s.used = ++this.uses
+  }
+
+  private leased(caller: Caller): void {
+    if (caller.result === "waits") caller.result = `has ${caller.session?.connection}`
+  }
+
+  /** Interrupted, or timed out. */
   leave(caller: Caller, why: string): void {
     const s = caller.session
     caller.result = why
     if (s?.state !== "waiting" && s?.state !== "launching") return this.release(caller, "neither")
+    if (s.state === "waiting") this.hasWaited(s, 1)
     s.callers = s.callers.filter((other) => other !== caller)
-    if (s.callers.length > 0) return
-    if (s.state === "launching") return this.close(s)
+    if (s.callers.length === 0) this.drop(s)
+  }
+
+  /** What is not open yet. */
+  private drop(s: Session): void {
+    if (s.state === "launching" || s.isGiven) this.close(s)
+    else this.remove(s)
+  }
+
+  private remove(s: Session): void {
     this.sessions = this.sessions.filter((other) => other !== s)
-    if (caller.kind === "set") this.reject(s)
   }
 
   // Launching and adoption
@@ -279,53 +404,49 @@ export class Model {
     if (s.state !== "launching") return
     this.totals[error === undefined ? "launches" : "launchFailures"]++
     if (error === undefined) {
-      s.createdAt = this.now
-      s.reason = "Invalidated"
-      return this.open(s, s.current ? "live" : "retired")
+      if (!s.current) s.reason = "Invalidated"
+      return this.open(s)
     }
     if (s.current) this.failures.set(s.key, { until: this.now + this.options.failureTimeToLive, error })
     for (const caller of s.callers) caller.result = error
     this.close(s)
   }
 
-  private open(s: Session, state: "live" | "retired"): void {
-    s.state = state
-    s.openedAt = s.lastUsedAt = s.validatedAt = this.now
+  private open(s: Session, history: History = { createdAt: this.now, requestCount: 0, errorCount: 0 }): void {
+    s.state = s.current ? "live" : "retired"
+    s.createdAt = history.createdAt
+    s.requestCount = history.requestCount + s.callers.length
+    s.errorCount = history.errorCount
+    s.openedAt = s.validatedAt = this.now
     s.expiresAt = this.now + this.options.maxLifetime
-    s.requests += s.callers.length
-    for (const caller of s.callers) this.caused.push(() => this.leased(s, caller))
+    this.use(s)
+    const { callers } = s
+    this.wake(callers, (caller) => this.leased(caller))
   }
 
   set(caller: Caller): void {
-    const s = this.fresh(caller, ++this.opened)
-    this.carryOver(s)
-    if (!this.closing && this.enqueue(s, caller)) return
-    caller.result = this.closing ? "PoolClosed" : "CapacityExceeded"
-    this.reject(s, !this.closing)
+    const s = new Session(caller, this.options, ++this.opened)
+    if (this.ending) caller.result = "PoolClosed"
+    if (!this.ending && this.enqueue(s, caller)) return
+    this.sessions = [...this.sessions, s]
+    this.close(s)
   }
 
-  private carryOver(s: Session): void {
-    const old = this.live(s.key)
-    if (old !== undefined) Object.assign(s, { createdAt: old.createdAt, requests: old.requests, errors: old.errors })
-  }
-
-  private adopt(s: Session, caller: Caller): void {
+  private adopt(s: Session): void {
     const old = this.at(s.key)
-    caller.result = "set"
+    const history = old?.state === "live" ? { ...old } : s.history
+    for (const caller of s.callers) caller.result = "set"
     s.callers = []
-    this.carryOver(s)
     if (old?.state === "live") this.retire(old, "Replaced")
     else if (old !== undefined) {
-      s.id = old.id
       s.callers = old.callers
       for (const caller of s.callers) caller.session = s
-      if (old.state === "launching") this.close(old)
-      else this.sessions = this.sessions.filter((other) => other !== old)
+      if (old.state === "waiting") this.hasWaited(old, old.callers.length)
+      this.drop(old)
     }
     s.current = true
     this.failures.delete(s.key)
-    this.open(s, "live")
-    this.serve()
+    this.open(s, history)
   }
 
   // Validation
@@ -333,32 +454,25 @@ export class Model {
   private check(s: Session, caller: Caller): void {
     if (s.checking !== undefined) return void s.checking.push(caller)
     const checking = s.checking = [caller]
-    this.checks.add(s)
-    const says = this.options.validations(++this.validations)
-    if (says !== "hangs") this.caused.push(() => this.checked(s, says === "yes"))
-    else this.after(this.options.lookupTimeout, () => s.checking === checking && this.checked(s, false))
+    this.due.push(() => {
+      const says = this.options.validations(++this.validations)
+      if (says !== "hangs") this.checked(s, says === "yes")
+      else this.after(this.options.validateTimeout, () => s.checking === checking && this.checked(s, false))
+    })
   }
 
-  checked(s: Session, valid: boolean): void {
-    for (const caller of s.checking ?? []) {
-      this.caused.push(() => valid ? this.leased(s, caller) : this.refused(caller))
-    }
+  checked(s: Session, isValid: boolean): void {
+    const callers = s.checking ?? []
     s.checking = undefined
-    this.checks.delete(s)
-    if (valid) s.validatedAt = this.now
+    if (isValid) s.validatedAt = this.now
     else if (s.state === "live") this.retire(s, "Invalid")
-    this.unused(s)
+    this.wake(callers, (caller) => isValid ? this.leased(caller) : this.refused(caller))
   }
 
   private refused(caller: Caller): void {
     if (caller.result !== "waits") return
     this.run(() => this.release(caller, "neither"))
-    if (caller.attempt !== undefined) caller.result = "ValidationFailed"
-    else if (caller.kind === "getOption") caller.result = "None"
-    else {
-      caller.attempt = 2
-      this.acquire(caller)
-    }
+    this.run(() => this.acquire(caller, true))
   }
 
   // Release, errors, retirement, close
@@ -367,28 +481,27 @@ export class Model {
     const s = caller.session
     if (s === undefined || !s.callers.includes(caller)) return
     s.callers = s.callers.filter((other) => other !== caller)
-    if (s.state === "live") s.lastUsedAt = this.now
-    if (how === "success") s.errors = 0
-    if (how === "error") this.error(s)
-    this.unused(s)
+    if (how === "error") this.totals.errors++
+    if (s.state === "live") {
+      this.use(s)
+      if (how === "success") s.errorCount = 0
+      if (how === "error") s.errorCount++
+      if (s.errorCount >= this.options.maxErrorCount) this.retire(s, "Errors")
+      else if (s.callers.length === 0 && this.options.idleTimeToLive(s.key) === 0) this.retire(s, "IdleTimeout")
+      else if (s.callers.length === 0) this.serve()
+    } else if (s.callers.length === 0) this.close(s)
   }
 
-  error(s: Session): void {
+  /** Of the present session of a key, or of a lease. */
+  recordError(s: Session | undefined): void {
+    if (s?.state !== "live") return
     this.totals.errors++
-    if (++s.errors >= this.options.maxErrorCount && s.state === "live") this.retire(s, "Errors")
-  }
-
-  /** If the last lease has ended. */
-  private unused(s: Session): void {
-    if (this.leases(s) > 0) return
-    if (s.state === "retired") this.close(s)
-    else if (s.state === "live" && this.options.idleTimeToLive(s.key) === 0) this.retire(s, "IdleTimeout")
-    else this.serve()
+    if (++s.errorCount >= this.options.maxErrorCount) this.retire(s, "Errors")
   }
 
   retire(s: Session, reason: SessionPool.Reason): void {
     Object.assign(s, { state: "retired", current: false, reason })
-    if (this.leases(s) === 0) this.close(s)
+    if (s.callers.length === 0) this.close(s)
   }
 
   /** True if something was retired. */
@@ -401,56 +514,33 @@ export class Model {
   }
 
   /** What comes while this goes on is newer than the call and stays. */
-  invalidateAll(which: "every" | "idle"): number {
-    const known = this.options.keys.map((key) => this.at(key)).filter((s) => s !== undefined && s.state !== "waiting")
-    const matching = known.filter((s) => s && (which === "every" || (s.state === "live" && this.leases(s) === 0)))
-    const ids = matching.map((s) => s?.id)
-    if (which === "every") this.failures.clear()
-    return matching.filter((s, i) => s && this.at(s.key)?.id === ids[i] && this.run(() => this.invalidate(s.key)))
-      .length
+  invalidateAll(which: "idle" | undefined): number {
+    if (which === undefined) this.failures.clear()
+    const isMatching = (s: Session) => which === undefined || (s.state === "live" && s.callers.length === 0)
+    return this.options.keys
+      .map((key) => this.at(key))
+      .filter((s) => s !== undefined && s.state !== "waiting" && isMatching(s))
+      .filter((s) => s?.current && isMatching(s) && this.run(() => this.invalidate(s.key))).length
   }
 
   sweep(): number {
     return this.options.keys.filter((key) => {
       const s = this.live(key)
-      if (s === undefined) return false
-      const old = this.now >= s.expiresAt
-      const idle = s.callers.length === 0 && this.now - s.lastUsedAt > this.options.idleTimeToLive(key)
-      if (old || idle) this.run(() => this.retire(s, old ? "MaxLifetime" : "IdleTimeout"))
-      return old || idle
+      const reason = s && this.overdue(s)
+      if (s !== undefined && reason !== undefined) this.run(() => this.retire(s, reason))
+      return reason !== undefined
     }).length
   }
 
   private close(s: Session): void {
     Object.assign(s, { state: "closing", current: false, callers: [] })
-    this.caused.push(() => {
-      this.shut(s.connection, () => this.gone(s))
-      const { capacity, closeTimeout, groupCapacity } = this.options
-      const counted = 5000
-      if (Math.min(capacity, groupCapacity) === Infinity || counted >= closeTimeout) return
-      this.after(counted, () => {
-        if (!this.sessions.includes(s)) return
-        s.lingers = true
-        this.serve()
-      })
+    this.due.push(() => {
+      if (s.checking !== undefined) this.checked(s, false)
+      const { connection } = s
+      this.hanging.set(connection, () => this.gone(s))
+      if (this.options.closes(connection) === "ends") this.closeEnds(connection)
+      else this.after(this.options.closeTimeout, () => this.gone(s))
     })
-  }
-
-  /** What could not be adopted is closed; the end waits for what came before it. */
-  private reject({ connection }: Session, waits = true): void {
-    if (waits) this.rejected.add(connection)
-    this.caused.push(() =>
-      this.shut(connection, () => {
-        this.rejected.delete(connection)
-        this.over()
-      })
-    )
-  }
-
-  private shut(connection: number, free: () => void): void {
-    this.hanging.set(connection, free)
-    if (this.options.closes(connection) === "ends") this.closeEnds(connection)
-    else this.after(this.options.closeTimeout, free)
   }
 
   closeEnds(connection: number): void {
@@ -460,34 +550,27 @@ export class Model {
     free?.()
   }
 
+  /** Its place is free: it has closed, or its close has timed out. */
   private gone(s: Session): void {
     if (!this.sessions.includes(s)) return
-    this.sessions = this.sessions.filter((other) => other !== s)
+    this.remove(s)
     if (s.reason !== undefined) this.closes[s.reason] = (this.closes[s.reason] ?? 0) + 1
-    this.serve()
-    this.over()
+    if (s.hasPlace) this.serve()
+    this.ended ||= this.ending && this.sessions.length === 0
   }
 
   // The end
 
   end(): void {
-    this.closing = true
-    const waiting = this.in("waiting")
-    this.sessions = this.sessions.filter((s) => s.state !== "waiting")
-    for (const s of [...waiting, ...this.in("launching")]) {
+    this.ending = true
+    this.failures.clear()
+    for (const s of this.sessions) {
+      if (s.state === "live") this.retire(s, "PoolClosed")
+      if (s.state !== "waiting" && s.state !== "launching") continue
       for (const caller of s.callers) caller.result = "PoolClosed"
-      if (s.state === "launching") this.close(s)
-      else if (!s.current) this.reject(s)
+      this.drop(s)
     }
-    for (const s of this.in("live")) this.retire(s, "PoolClosed")
-    this.after(this.options.drainTimeout, () => this.in("retired").forEach((s) => this.close(s)))
-    this.over()
-  }
-
-  /** Once nothing is left the pool has ended, and validations that still run are given up. */
-  private over(): void {
-    if (!this.closing || this.sessions.length > 0 || this.rejected.size > 0 || this.ended) return
-    this.ended = true
-    for (const s of this.checks) this.checked(s, false)
+    this.after(this.options.drainTimeout, () => this.those("retired").forEach((s) => this.close(s)))
+    this.ended = this.sessions.length === 0
   }
 }

@@ -1,8 +1,8 @@
 /**
- * A pool under everything at once: many fibers that do everything a caller can do, on a back end that is slow, fails,
- * hangs and dies, with every option on and times of milliseconds. What is drawn follows from a seed.
+ * A pool under everything at once: many fibers that do all that a caller can do, on a back end that is slow, fails, hangs and
+ * dies, with every option on and times of milliseconds. What is drawn follows from a seed.
  *
- * At a quiet point no caller is at work; then the pool's counts must be those of the back end.
+ * At a quiet point no caller is at work. Then the pool's counts must be those of the back end.
  */
 import { Cause, Data, Deferred, Effect, Fiber, HashMap, Option, Ref, Stream } from "effect"
 import { SessionPool } from "../../../src/index.ts"
@@ -16,16 +16,27 @@ interface Connection {
 }
 
 const keys = Array.from({ length: 60 }, (_, i) => `key ${i}`)
-const callers = 64
 
-/** One function: the pool, its back end and what callers do share the random numbers and the counts. */
+const limits = { capacity: 45, groupCapacity: 5, maxWaiting: 10, maxErrorCount: 2, maxLifetime: 100 }
+const timeouts = { acquireTimeout: 10, lookupTimeout: 25, closeTimeout: 20, drainTimeout: 20, failureTimeToLive: 3 }
+const intervals = { cleanupInterval: 7, validateAfter: 2, keepAlive: 15, leakDetection: 30 }
+
+/** One function: the pool, its back end and the callers share the random numbers and the counts. */
 export const make = Effect.fnUntraced(function*(seed: number) {
-  const { below, chance, pick: one } = Random.make(seed)
+  const { below, chance, pick } = Random.make(seed)
   /** Sleeps up to so many milliseconds. */
   const nap = (millis: number) => Effect.suspend(() => Effect.sleep(1 + below(millis)))
+  /** One of these, with its weight of a thousand; else `rest`. */
+  const weighted = <A>(choices: ReadonlyArray<readonly [weight: number, value: A]>, rest: A): A => {
+    let left = below(1000)
+    return choices.find(([weight]) => (left -= weight) < 0)?.[1] ?? rest
+  }
+  const sometimes = (...choices: ReadonlyArray<readonly [weight: number, effect: Effect.Effect<unknown, Refused>]>) =>
+    Effect.suspend(() => weighted(choices, Effect.void))
 
   const open = new Set<Connection>()
-  const tally = { operations: 0, opened: 0, closedTwice: 0, closesUnderWay: 0, usedAfterClose: 0, events: 0 }
+  const tally = { operations: 0, opened: 0 }
+  const wrong = { closesUnderWay: 0, closedTwice: 0, usedAfterClose: 0 }
   const failures: Record<string, number> = {}
 
   const connect = (): Connection => {
@@ -35,88 +46,60 @@ export const make = Effect.fnUntraced(function*(seed: number) {
     return connection
   }
   const disconnect = (connection: Connection) =>
-    Effect.suspend(() => {
-      const how = below(100)
-      tally.closesUnderWay++
-      // A close may take longer than `closeTimeout`, and may fail when it is done.
-      const takes = how < 8 ? nap(5) : how < 12 ? Effect.sleep(60) : Effect.void
-      const ends = Effect.suspend(() => {
-        tally.closesUnderWay--
-        if (!open.delete(connection)) tally.closedTwice++
-        return how === 12 ? Effect.die("the close failed") : Effect.void
-      })
-      return Effect.andThen(takes, ends)
-    })
-  const lookup = (_key: string) =>
     Effect.gen(function*() {
-      const how = below(100)
-      if (how < 5) return yield* new Refused()
-      if (how < 15) yield* nap(20)
-      const connection = yield* Effect.acquireRelease(Effect.sync(connect), disconnect)
-      if (how < 20) return yield* new Refused()
-      if (how < 22) return yield* Effect.die("the lookup died")
-      if (how < 25) return yield* Effect.never
-      if (how < 30) yield* nap(10)
-      return connection
-    })
-  const validate = () =>
-    Effect.suspend(() => {
-      const how = below(100)
-      if (how < 8) return Effect.succeed(false)
-      if (how < 9) return Effect.never
-      return Effect.as(how < 15 ? nap(5) : Effect.void, true)
-    })
+      wrong.closesUnderWay++
+      // Some closes take longer than `closeTimeout`, some fail when they are done.
+      yield* sometimes([80, nap(5)], [40, Effect.sleep(60)])
+      wrong.closesUnderWay--
+      if (!open.delete(connection)) wrong.closedTwice++
+      yield* sometimes([10, Effect.die("the close failed")])
+    }).pipe(Effect.orDie)
   const pool = yield* SessionPool.make({
-    lookup,
-    validate,
+    lookup: (_key: string) =>
+      Effect.gen(function*() {
+        yield* sometimes([50, new Refused()], [100, nap(20)])
+        const connection = yield* Effect.acquireRelease(Effect.sync(connect), disconnect)
+        yield* sometimes([60, new Refused()], [25, Effect.die("the lookup died")], [35, Effect.never], [60, nap(10)])
+        return connection
+      }),
+    validate: () => Effect.as(sometimes([10, Effect.never], [60, nap(5)]).pipe(Effect.orDie), !chance(0.08)),
     closed: ({ died }: Connection) => Deferred.await(died),
     groupBy: (key) => key.slice(-1),
     idleTimeToLive: (key) => [0, 10, 50, Infinity][Number(key.slice(4)) % 10] ?? Infinity,
     isError: (cause) => !Cause.hasDies(cause),
-    capacity: 45,
-    groupCapacity: 5,
-    maxWaiting: 10,
-    maxErrorCount: 2,
-    acquireTimeout: 10,
-    lookupTimeout: 25,
-    closeTimeout: 20,
-    cleanupInterval: 7,
-    maxLifetime: 100,
-    failureTimeToLive: 3,
-    validateAfter: 2,
-    keepAlive: 15,
-    leakDetection: 30,
-    drainTimeout: 20
+    ...limits,
+    ...timeouts,
+    ...intervals
   })
 
   /** What a caller does with its lease: mostly nothing for long. */
   const work = (connection: Connection) =>
-    Effect.suspend(() => {
-      const how = below(1000)
-      const takes = how < 700 ? Effect.void : how < 950 ? Effect.yieldNow : how < 998 ? nap(3) : Effect.sleep(40)
-      return Effect.andThen(
-        takes,
-        Effect.sync(() => {
-          if (!open.has(connection)) tally.usedAfterClose++
-        })
-      )
+    Effect.gen(function*() {
+      yield* sometimes([250, Effect.yieldNow], [48, nap(3)], [2, Effect.sleep(40)])
+      if (!open.has(connection)) wrong.usedAfterClose++
     })
   const get = (key: string) => Effect.scoped(Effect.flatMap(SessionPool.get(pool, key), work))
   const use = (key: string) =>
-    SessionPool.use(pool, key, (connection) => {
-      const end = one([Effect.void, Effect.void, Effect.void, Effect.fail(new Refused()), Effect.die("a defect")])
-      return Effect.andThen(work(connection), end)
-    })
-  const adopt = (key: string) =>
+    SessionPool.use(pool, key, (connection, { invalidate, recordError }) =>
+      Effect.andThen(
+        work(connection),
+        sometimes([200, new Refused()], [200, Effect.die("a defect")], [10, invalidate], [20, recordError])
+      ))
+  const getOption = (key: string) =>
+    Effect.scoped(Effect.flatMap(
+      SessionPool.getOption(pool, key),
+      Option.match({ onNone: () => Effect.void, onSome: work })
+    ))
+  const set = (key: string) =>
     Effect.suspend(() => {
       const connection = connect()
       return SessionPool.set(pool, key, connection, disconnect(connection))
     })
-  const readEvents = SessionPool.events(pool).pipe(
-    Stream.take(50),
-    Stream.runForEach(() => Effect.sync(() => tally.events++)),
-    Effect.timeoutOption(5)
-  )
+  const readEvents = Effect.timeoutOption(Stream.runDrain(Stream.take(SessionPool.events(pool), 50)), 5)
+  const disconnectOne = Effect.suspend(() => {
+    const [connection] = open
+    return connection === undefined ? Effect.void : Deferred.succeed(connection.died, undefined)
+  })
   /** Interrupted after some yields, or after a millisecond or two. */
   const interrupted = (effect: Effect.Effect<unknown, unknown>) =>
     Effect.gen(function*() {
@@ -126,73 +109,51 @@ export const make = Effect.fnUntraced(function*(seed: number) {
       yield* Fiber.interrupt(fiber)
     })
 
-  /** How often of a thousand, and what. */
   const operations: ReadonlyArray<readonly [number, (key: string) => Effect.Effect<unknown, unknown>]> = [
-    [335, get],
     [260, use],
     [130, (key) => SessionPool.touch(pool, key)],
-    [80, (key) =>
-      Effect.scoped(Effect.flatMap(
-        SessionPool.getOption(pool, key),
-        Option.match({
-          onNone: () => Effect.void,
-          onSome: work
-        })
-      ))],
+    [80, getOption],
     [60, (key) => interrupted(get(key))],
     [40, (key) => interrupted(use(key))],
-    [8, (key) => interrupted(adopt(key))],
-    [12, adopt],
+    [8, (key) => interrupted(set(key))],
+    [12, set],
     [10, (key) => SessionPool.invalidate(pool, key)],
     [20, (key) => SessionPool.recordError(pool, key)],
-    [20, (key) => SessionPool.info(pool, key)],
-    [10, () => SessionPool.stats(pool)],
-    [6, () => SessionPool.sweep(pool)],
-    [3, () => SessionPool.entries(pool)],
+    [10, () => SessionPool.sweep(pool)],
     [2, () => readEvents],
     [1, () => SessionPool.invalidateAll(pool, () => chance(0.3))],
-    [3, () =>
-      Effect.suspend(() => {
-        const [connection] = open
-        return connection === undefined ? Effect.void : Deferred.succeed(connection.died, undefined)
-      })]
+    [3, () => disconnectOne]
   ]
   const operation = Effect.suspend(() => {
     tally.operations++
-    let left = below(1000)
-    const [, run] = operations.find(([often]) => (left -= often) < 0) ?? one(operations)
-    return run(one(keys))
+    return weighted(operations, get)(pick(keys))
   })
-  const counted = Effect.matchCause(operation, {
-    onSuccess: () => {},
-    onFailure: (cause) => {
-      const error = Cause.squash(cause)
+  const counted = Effect.catchCause(operation, (cause) =>
+    Effect.sync(() => {
+      const squashed = Cause.squash(cause)
+      const error = squashed instanceof SessionPool.SessionPoolError ? squashed.reason : squashed
       const name = error instanceof Error ? error.name : String(error)
       failures[name] = (failures[name] ?? 0) + 1
-    }
-  })
+    }))
 
-  /** All callers at work until told to stop; ends when each has ended its last operation. */
+  /** 64 callers at work until told to stop. Ends when each has ended its last operation. */
   const round = (goesOn: () => boolean) =>
     Effect.forEach(
-      Array.from({ length: callers }),
+      Array.from({ length: 64 }),
       () => Effect.whileLoop({ while: goesOn, body: () => counted, step: () => {} }),
       { concurrency: "unbounded", discard: true }
     )
 
-  /** What is wrong at a quiet point. What the pool itself still does (launches, closes, validations) ends in time. */
+  /** What is wrong at a quiet point. What the pool itself still does (launches, closes, checks) ends in time. */
   const faults = Effect.gen(function*() {
-    const { active, idle, launching, retired, waiting } = yield* SessionPool.stats(pool)
-    // What only the pool sees: a place that is never given back, an entry of the queue that nobody waits in.
-    const { groups, places, queue } = (yield* Ref.get(pool.pool.state)).inventory
+    const { active, idle, launching, leases, retired, waiting } = yield* SessionPool.stats(pool)
+    // What only the pool sees: a place that is never given back, a waiter that has gone.
+    const { groups, places, waiting: { size: queued } } = yield* Ref.get(pool.pool.state)
     const inGroups = [...HashMap.values(groups)].reduce((sum, { used }) => sum + used, 0)
     const excess = { open: open.size - idle, places: places.used - idle, placesInGroups: inGroups - idle }
-    const here = { active, launching, retired, waiting, closesUnderWay: tally.closesUnderWay, ...excess }
-    const queued = HashMap.size(queue.entries)
-    const wrong = Object.entries({ ...here, queued }).filter(([, count]) => count !== 0)
-    const never = Object.entries({ closedTwice: tally.closedTwice, usedAfterClose: tally.usedAfterClose })
-    return [...wrong, ...never.filter(([, count]) => count > 0)].map(([name, count]) => `${name}: ${count}`)
+    const counts = { active, launching, leases, retired, waiting, queued, ...excess, ...wrong }
+    return Object.entries(counts).filter(([, count]) => count !== 0).map(([name, count]) => `${name}: ${count}`)
   })
 
-  return { pool, round, faults, tally, failures, open }
+  return { pool, round, faults, tally, failures }
 })

@@ -1,0 +1,39 @@
+/**
+ * Which keys can be told apart. `Equal` compares objects by their properties, so instances whose state is private (`Headers`,
+ * `URLSearchParams`, `new Number(1)`) all equal each other: one client would get another's connection.
+ */
+import { Equal } from "effect"
+
+/** Classes without own properties that `Equal` compares by their content all the same. */
+const comparable = [Date, RegExp, Map, Set, URL, ArrayBuffer]
+
+/** The class of the first part of a key that equals every other instance of its class; `undefined` for a good key. */
+const opaquePart = (key: unknown, seen: Set<unknown>): string | undefined => {
+  // Functions are compared by reference.
+  if (typeof key !== "object" || key === null || Equal.isEqual(key) || ArrayBuffer.isView(key) || seen.has(key)) {
+    return undefined
+  }
+  seen.add(key)
+  const own = Reflect.ownKeys(key)
+  const isPlain = Array.isArray(key) || Object.getPrototypeOf(key) === null || key.constructor === Object
+  if (own.length === 0 && !isPlain && !comparable.some((known) => key instanceof known)) return key.constructor.name
+  const parts = key instanceof Map || key instanceof Set ? Array.from(key) : own.map((name) => Reflect.get(key, name))
+  for (const part of parts) {
+    const opaque = opaquePart(part, seen)
+    if (opaque !== undefined) return opaque
+  }
+  return undefined
+}
+
+/**
+ * Throws if a key or group, or a part of it, cannot be told apart from others of its class. It does not look into what implements
+ * `Equal`, such as an `Option`.
+ */
+export const checkUnsafe = (what: "key" | "group", value: unknown): void => {
+  const opaque = opaquePart(value, new Set())
+  if (opaque === undefined) return
+  throw new Error(
+    `SessionPool: a ${what} contains an instance of ${opaque}. Its state is private, so all instances are equal and would share a ` +
+      `session. Use a string, a struct, Data.Class, or a class that implements Equal.`
+  )
+}
