@@ -11,7 +11,7 @@ import type { Shortage } from "./places.ts"
 import type { LeaseTrace } from "./reports.ts"
 import { currentSpan, logDefect } from "./reports.ts"
 import type { Pool } from "./shell.ts"
-import { step, stepUnmasked, timeOf } from "./shell.ts"
+import { step, timeOf } from "./shell.ts"
 import type { Check, Identity, Launch } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
@@ -168,14 +168,14 @@ const endUse = <K, A, E>(lease: Held<K, A, E>, exit: Exit.Exit<unknown, unknown>
   )
 }
 
-/** Ends a lease. For exit handlers and finalizers, which Effect runs uninterruptibly. */
+/** Ends a lease. */
 const release = <K, A, E>(lease: Held<K, A, E>, outcome: Transitions.Outcome): Effect.Effect<void> => {
   const { pool, session, takenAt, trace } = lease
   const { leaseDuration, leases } = pool.reports.metrics
   leases.modify(-1, pool.context)
   leaseDuration.update((timeOf(pool) - takenAt) / 1000, pool.context)
   if (trace !== undefined) pool.reports.leases?.delete(trace)
-  return stepUnmasked(pool, (d) => Transitions.release(d, session, outcome))
+  return step(pool, (d) => Transitions.release(d, session, outcome))
 }
 
 /** Notes a lease, taken by the running fiber, if leaks are detected. */
@@ -289,7 +289,7 @@ const passesCheck = <K, A, E>(
   Effect.onExit(restore(Deferred.await(check.isValid)), (exit) =>
     Exit.isSuccess(exit) && exit.value
       ? Effect.void
-      : stepUnmasked(self, (d) => Transitions.release(d, session, "neither")))
+      : step(self, (d) => Transitions.release(d, session, "neither")))
 
 /** Waits with a claim on a launch in hand: if the wait fails or is interrupted, the claim goes back. */
 const orAbandon = <B, K, A, E, E2>(
@@ -299,7 +299,7 @@ const orAbandon = <B, K, A, E, E2>(
 ): Effect.Effect<B, E2> =>
   Effect.onExit(
     wait,
-    (exit) => Exit.isSuccess(exit) ? Effect.void : stepUnmasked(self, (d) => Transitions.abandon(d, launch))
+    (exit) => Exit.isSuccess(exit) ? Effect.void : step(self, (d) => Transitions.abandon(d, launch))
   )
 
 const awaitLaunch = <K, A, E>(

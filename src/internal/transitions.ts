@@ -35,7 +35,7 @@ export const overdue = <K, A>(live: Live<K, A>, now: number): Reason | undefined
  * The lookup-and-touch: finds the live session of a key, moves `lastUsedAt`, counts the request, and with `lease` 1 takes a lease, all
  * in one step. `undefined`, and no change, if there is none, or if it must be checked or retired first (`acquire` does).
  *
- * Without a draft in an unbounded pool: a use takes 0.8 of the time.
+ * An unbounded pool skips the draft: a use takes 0.95 of the time.
  */
 export const hit = <K, A, E>(
   state: State<K, A, E>,
