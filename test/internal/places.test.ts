@@ -68,7 +68,10 @@ describe("places", () => {
 
   it("lets a caller wait for the place that an eviction or its own retirement makes, whatever maxWaiting is", () => {
     const pool = new Steps({ capacity: 1, maxWaiting: 0 }).idle("a")
-    assert.strictEqual(pool.ask("b")._tag, "Joined")
+    const joined = { _tag: "Joined", launch: pool.newLaunch("b"), waits: true } as const
+    assert.deepStrictEqual([pool.ask("b", joined.launch), pool.ask("b")], [joined, joined])
+    const refused = new Steps({ capacity: 1, maxWaiting: 0 }).open("a")
+    assert.strictEqual(refused.ask("b", refused.newLaunch("b"), null)._tag, "Joined")
     const overdue = new Steps({ capacity: 1, maxWaiting: 0 }).idle("a")
     assert.strictEqual(overdue.at(101).ask("a")._tag, "Joined")
   })
@@ -88,7 +91,7 @@ describe("places", () => {
     pool.invalidate(1)
     pool.release(1)
     pool.ask("c")
-    assert.strictEqual(pool.at(700).tells(() => pool.on(3, Transitions.serveAgain)), 500)
+    assert.strictEqual(pool.at(500).tells(() => pool.on(3, Transitions.serveAgain)), 500)
     pool.tells(() => pool.release(2), "Retired 2 Evicted", "close 2")
   })
 

@@ -1,15 +1,16 @@
 /** What each step decides, in the order of a session's life. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit } from "effect"
+import { Effect, Exit, Hash } from "effect"
 import * as Transitions from "../../src/internal/transitions.ts"
 import { newCheck, Steps } from "./steps.ts"
 
 describe("acquire", () => {
   it("launches once, and gives each caller that joined a lease", () => {
     const pool = new Steps()
-    pool.tells(() => pool.ask("a"), "launch 1")
+    const asked = [pool.tells(() => pool.ask("a"), "launch 1"), pool.tells(() => pool.ask("a", null))]
+    const joined = { _tag: "Joined", launch: pool.of(1), waits: false } as const
+    assert.deepStrictEqual(asked, [joined, joined])
     pool.tells(() => pool.ask("a"))
-    pool.tells(() => pool.ask("a", null))
     pool.tells(() => pool.land(1), "Launched 1 5", "watch 1", "complete: value 1")
     assert.deepInclude(pool.live("a"), { leases: 3, requestCount: 3 })
   })
@@ -29,6 +30,7 @@ describe("acquire", () => {
     assert.isDefined(pool.at(149).hit("b", 1))
     assert.isUndefined(pool.at(150).hit("b", 1))
     assert.isDefined(pool.at(999).hit("a", 1))
+    assert.strictEqual(pool.live("a").requestCount, 3)
   })
 
   it("cancels a launch only when its last caller goes", () => {
@@ -45,10 +47,12 @@ describe("land", () => {
   it("tells callers the failure and remembers it for failureTimeToLive, unless the launch was interrupted", () => {
     const pool = new Steps({ failureTimeToLive: 30 })
     pool.tells(() => pool.fail("a"), "LaunchFailed 1 5", "complete: refused", "close 1")
-    assert.strictEqual(pool.at(29).ask("a")._tag, "Failed")
+    assert.deepStrictEqual([pool.at(29).ask("a")._tag, pool.ask("a", null)._tag], ["Failed", "Absent"])
     pool.tells(() => pool.at(30).ask("a"), "launch 3")
     pool.land(3, Exit.interrupt())
-    assert.strictEqual(pool.slot("a"), undefined)
+    const without = new Steps()
+    without.fail("a")
+    assert.deepStrictEqual([pool.slot("a"), without.slot("a")], [undefined, undefined])
   })
 
   it("forgets failures that have expired when it remembers another, and never counts them", () => {
@@ -78,6 +82,12 @@ describe("adopt", () => {
     assert.deepInclude(pool.live("b").session, { createdAt: 9, openedAt: 9 })
   })
 
+  it("goes in beside a free place, whatever maxWaiting is, and is abandoned no more", () => {
+    const pool = new Steps({ capacity: 1, maxWaiting: 0 })
+    pool.tells(() => pool.set("a"), "Adopted 1", "watch 1", "complete: adopted")
+    pool.tells(() => pool.on(1, Transitions.abandon))
+  })
+
   it("serves the callers of a launch that it comes before, and closes what that launch acquires", () => {
     const pool = new Steps({ capacity: 2 })
     pool.ask("a")
@@ -92,6 +102,20 @@ describe("adopt", () => {
     const putIn = ["Waited 3 4", "complete: adopted", "Adopted 3", "watch 3", "complete: adopted"]
     pool.tells(() => pool.at(9).closed(1), "Closed 1 Replaced 7", "Waited 2 4", ...putIn)
     assert.deepInclude(pool.live("a"), { leases: 1, requestCount: 2 })
+    assert.strictEqual(pool.live("a").session.createdAt, 2)
+  })
+
+  it("replaces the idle session of its key, not the least recently used one", () => {
+    const pool = new Steps({ capacity: 2 }).idle("b", "a")
+    pool.tells(() => pool.set("a"), "Retired 2 Replaced", "close 2")
+  })
+
+  it("inherits from a leased session that goes while it waits", () => {
+    const pool = new Steps({ capacity: 1 }).at(2).open("a").at(5)
+    pool.tells(() => pool.set("a"))
+    pool.invalidate(1)
+    pool.release(1)
+    pool.closed(1)
     assert.strictEqual(pool.live("a").session.createdAt, 2)
   })
 
@@ -115,6 +139,28 @@ describe("release", () => {
     pool.tells(() => pool.release(1, "error"), "Retired 1 Errors", "close 1")
   })
 
+  it("retires at maxErrorCount recorded errors of the present session", () => {
+    const pool = new Steps({ maxErrorCount: 2 }).idle("a")
+    const ofKey = { key: "a", hash: Hash.hash("a") }
+    pool.tells(() => pool.on(1, Transitions.recordError))
+    pool.tells(() => pool.step((d) => Transitions.recordError(d, ofKey)), "Retired 1 Errors", "close 1")
+  })
+
+  it("changes nothing of a session that has come in place of the leased one, nor of an empty key", () => {
+    const pool = new Steps({ maxErrorCount: 1 }).open("a")
+    const { session } = pool.live("a")
+    pool.set("a")
+    for (const after of [pool.slot("a"), undefined]) {
+      const retired = pool.tells(() => pool.on(1, Transitions.retireById, "Disconnected"))
+      pool.tells(() => pool.on(1, Transitions.recordError))
+      pool.tells(() => pool.step((d) => Transitions.startCheck(d, session, newCheck(true))))
+      pool.tells(() => pool.step((d) => Transitions.checked(d, session, newCheck(), false)), "complete: false")
+      pool.tells(() => pool.release(1, "error"), ...after === undefined ? [] : ["close 1"])
+      assert.deepStrictEqual([retired, pool.slot("a")], [false, after])
+      pool.on(2, Transitions.retireById, "Disconnected")
+    }
+  })
+
   it("retires a session that may not be idle", () => {
     const pool = new Steps({ idleTimeToLive: 0 }).open("a")
     pool.ask("a")
@@ -129,8 +175,13 @@ describe("check", () => {
   it("checks a session that was idle for longer than validateAfter, once for all callers", () => {
     const pool = validated().at(10)
     assert.isDefined(pool.hit("a", 1))
+    assert.isDefined(pool.at(99).hit("a", 1))
     pool.release(1)
-    assert.isUndefined(pool.at(21).hit("a", 1))
+    pool.release(1)
+    assert.isUndefined(pool.at(110).hit("a", 1))
+    assert.deepInclude(pool.ask("a", null, null), { check: undefined })
+    pool.release(1)
+    pool.at(121)
     const { session } = pool.live("a")
     const check = newCheck()
     const acquired = [pool.tells(() => pool.ask("a", null, check), "check 1"), pool.tells(() => pool.ask("a", null))]
@@ -178,15 +229,36 @@ describe("invalidate", () => {
   })
 })
 
+describe("expire", () => {
+  it("forgets a failure whose time is over, as invalidate does any failure", () => {
+    const pool = new Steps({ failureTimeToLive: 30 })
+    pool.fail("a")
+    pool.fail("b")
+    const left = [29, 30].map((now) => [pool.at(now).on(1, Transitions.expire), pool.slot("a")?._tag])
+    assert.deepStrictEqual(left, [[false, "Failed"], [false, undefined]])
+    assert.deepStrictEqual([pool.invalidate(2), pool.slot("b"), pool.invalidate(2)], [false, undefined, false])
+    assert.isFalse(pool.on(2, Transitions.expire))
+  })
+})
+
 describe("end", () => {
   it("tells who waits, cancels launches, closes idle sessions, and ends when the leased ones are closed", () => {
     const pool = new Steps({ capacity: 3 }).open("a")
-    pool.ask("b")
-    pool.tells(() => pool.end(), "Retired 1 PoolClosed", "complete: PoolClosed", "close 2")
+    for (const key of ["b", "c", "d"]) pool.ask(key)
+    pool.set("e")
+    pool.invalidate(2)
+    const queue = ["complete: PoolClosed", "complete: PoolClosed", "close 5"]
+    const launches = ["complete: PoolClosed", "close 2", "complete: PoolClosed", "close 3"]
+    pool.tells(() => pool.end(), ...queue, ...launches.slice(0, 2), "Retired 1 PoolClosed", ...launches.slice(2))
     assert.deepStrictEqual([pool.ask("a", null)._tag, pool.ask("a")._tag], ["Absent", "Failed"])
-    pool.closed(2)
+    for (const id of [2, 3, 5]) pool.tells(() => pool.closed(id))
     pool.tells(() => pool.step(Transitions.forceClose), "close 1")
     pool.tells(() => pool.release(1))
     pool.tells(() => pool.closed(1), "Closed 1 PoolClosed 7", "complete: undefined")
+  })
+
+  it("ends an empty pool at once", () => {
+    const pool = new Steps()
+    pool.tells(() => pool.end(), "complete: undefined")
   })
 })
