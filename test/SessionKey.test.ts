@@ -30,6 +30,7 @@ describe("SessionKey.make", () => {
       Effect.gen(function*() {
         const error = yield* Effect.flip(SessionKey.make(backend, session))
         assert.deepStrictEqual([error._tag, error.part, error.reason], ["InvalidSessionKey", part, reason])
+        assert.include(error.message, `The ${part} of a session key ${reason === "empty" ? "is empty" : "contains"}`)
       }))
   }
 
@@ -85,6 +86,8 @@ describe("SessionKey.schema", () => {
     Effect.gen(function*() {
       const error = yield* Effect.flip(Schema.decodeUnknownEffect(SessionKey.schema)("everything"))
       assert.include(String(error), "the \"/\" is missing")
+      const empty = yield* Effect.flip(Schema.decodeUnknownEffect(SessionKey.schema)("/2f6e"))
+      assert.include(String(empty), "The backend of a session key is empty")
     }))
 })
 

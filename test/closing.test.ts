@@ -146,10 +146,11 @@ describe("drainTimeout", () => {
       assert.strictEqual((yield* Effect.flip(visit(pool, "leased"))).reason._tag, "PoolClosed")
       yield* TestClock.adjust(millis)
       assert.deepStrictEqual(keysOf(backend.closed), millis === 0 ? [] : ["idle"])
-      // Releases a session whose close has begun, if drainTimeout is over.
-      yield* lease.release
+      if (released) yield* lease.release
       yield* TestClock.adjust("1 second")
       yield* Fiber.join(ending)
+      // A second release, or one of a session that is closed already.
+      yield* lease.release
       assert.sameMembers(keysOf(backend.closed), ["idle", "leased"])
       assert.deepStrictEqual([yield* held(pool), (yield* SessionPool.stats(pool)).leases], [nothing, 0])
     })
@@ -217,6 +218,10 @@ describe("the end of the pool", () => {
   })
 })
 
+/** Opens a connection that takes long to close, if its key is `slow`. */
+const openSlow = (key: string) =>
+  Effect.acquireRelease(Effect.succeed({ key, id: 0 }), () => key === "slow" ? Effect.sleep(1000) : Effect.void)
+
 describe("invalidateAll", () => {
   test("invalidateAll retires every session and launch, whose callers still get it, and returns their number", function*() {
     const backend = Backend.make()
@@ -240,6 +245,20 @@ describe("invalidateAll", () => {
       yield* SessionPool.set(pool, launching, 99)
       yield* Fiber.join(pass)
       assert.isTrue(Option.isSome(yield* SessionPool.touch(pool, launching)))
+    }
+  })
+
+  test("invalidateAll spares a launch that waited for a place when it began", function*() {
+    for (const [idle = "", waiting = ""] of [["a", "b"], ["b", "a"]]) {
+      const { pool } = yield* makePool({ capacity: 2, lookup: openSlow })
+      yield* visit(pool, "slow")
+      yield* SessionPool.invalidate(pool, "slow")
+      yield* visit(pool, idle)
+      const caller = yield* fork(visit(pool, waiting))
+      const retired = yield* SessionPool.invalidateAll(pool)
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(caller)
+      assert.deepStrictEqual([retired, yield* SessionPool.keys(pool)], [1, [waiting]])
     }
   })
 

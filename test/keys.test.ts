@@ -12,6 +12,13 @@ const good: Record<string, (user: string) => unknown> = {
   "a SessionKey": (user) => SessionKey.makeUnsafe("shell", user),
   "a struct": (user) => ({ user, device: { os: "linux", tags: [user] } }),
   "an empty struct or array": (user) => user === "ada" ? {} : [],
+  "an empty object without a prototype": (user) => user === "ada" ? Object.create(null) : user,
+  "a struct with null in it": (user) => ({ user, device: null }),
+  "a struct that contains itself": (user) => {
+    const key: Record<string, unknown> = { user }
+    key["self"] = key
+    return key
+  },
   "a Data class": (user) => new Device({ user }),
   "an instance that implements Equal": (user) => Option.some({ user }),
   "a Date": (user) => new Date(user.length),
