@@ -43,9 +43,9 @@ describe("places", () => {
   it("counts on each closing place once, in a full group as in a full pool", () => {
     for (const limit of [{ groupCapacity: 3 }, { capacity: 3 }, { capacity: 3, groupCapacity: 3 }]) {
       const pool = new Steps(limit).idle("x1", "x2", "x3")
-      pool.invalidate(1)
-      pool.tells(() => pool.ask("x4"))
-      pool.tells(() => pool.ask("x5"), "Retired 2 Evicted", "close 2")
+      for (const id of [1, 2]) pool.invalidate(id)
+      for (const key of ["x4", "x5"]) pool.tells(() => pool.ask(key))
+      pool.tells(() => pool.ask("x6"), "Retired 3 Evicted", "close 3")
     }
   })
 
@@ -77,13 +77,13 @@ describe("places", () => {
   })
 
   it("evicts for a waiter that has counted on closing places for as long as its patience", () => {
-    const pool = new Steps({ capacity: 2, acquireTimeout: 1000 }).idle("a", "b")
+    const pool = new Steps({ capacity: 2, acquireTimeout: 1000 }).at(400).idle("a", "b")
     pool.invalidate(1)
-    pool.ask("c")
+    pool.tells(() => pool.ask("c"))
     const remind = () => pool.on(3, Transitions.serveAgain)
-    assert.strictEqual(pool.at(499).tells(remind), 1)
-    assert.strictEqual(pool.at(500).tells(remind, "Retired 2 Evicted", "close 2"), 500)
-    assert.strictEqual(pool.at(600).tells(remind), 400)
+    assert.strictEqual(pool.at(899).tells(remind), 1)
+    assert.strictEqual(pool.at(900).tells(remind, "Retired 2 Evicted", "close 2"), 500)
+    assert.strictEqual(pool.at(1000).tells(remind), 400)
   })
 
   it("evicts what becomes idle for a waiter that is out of patience, though a place is closing", () => {

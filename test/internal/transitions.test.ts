@@ -110,6 +110,15 @@ describe("adopt", () => {
     pool.tells(() => pool.set("a"), "Retired 2 Replaced", "close 2")
   })
 
+  it("replaces a leased session of its key once that is idle", () => {
+    const pool = new Steps({ capacity: 1 }).open("a")
+    pool.tells(() => pool.set("a"))
+    pool.at(4).release(1, "error")
+    pool.closed(1)
+    assert.deepInclude(pool.live("a"), { errorCount: 1, requestCount: 1 })
+    assert.strictEqual(pool.state.totals.closes.Replaced, 1)
+  })
+
   it("inherits from a leased session that goes while it waits", () => {
     const pool = new Steps({ capacity: 1 }).at(2).open("a").at(5)
     pool.tells(() => pool.set("a"))
@@ -157,7 +166,7 @@ describe("release", () => {
       pool.tells(() => pool.step((d) => Transitions.checked(d, session, newCheck(), false)), "complete: false")
       pool.tells(() => pool.release(1, "error"), ...after === undefined ? [] : ["close 1"])
       assert.deepStrictEqual([retired, pool.slot("a")], [false, after])
-      pool.on(2, Transitions.retireById, "Disconnected")
+      assert.strictEqual(pool.on(2, Transitions.retireById, "Disconnected"), after !== undefined)
     }
   })
 
@@ -181,7 +190,8 @@ describe("check", () => {
     assert.isUndefined(pool.at(110).hit("a", 1))
     assert.deepInclude(pool.ask("a", null, null), { check: undefined })
     pool.release(1)
-    pool.at(121)
+    assert.isDefined(pool.at(121).hit("a", 0))
+    pool.at(132)
     const { session } = pool.live("a")
     const check = newCheck()
     const acquired = [pool.tells(() => pool.ask("a", null, check), "check 1"), pool.tells(() => pool.ask("a", null))]
@@ -198,9 +208,13 @@ describe("check", () => {
     const pool = validated().idle("b").at(50)
     const check = newCheck(true)
     const { session } = pool.live("a")
+    pool.ask("a", null, null)
+    pool.tells(() => pool.step((d) => Transitions.startCheck(d, session, check)))
+    pool.release(1)
     pool.tells(() => pool.step((d) => Transitions.startCheck(d, session, check)), "check 1")
     pool.tells(() => pool.step((d) => Transitions.startCheck(d, session, check)))
-    pool.tells(() => pool.ask("c"), "Retired 1 Evicted", "close 1")
+    pool.tells(() => pool.ask("c"), "Retired 2 Evicted", "close 2")
+    pool.tells(() => pool.ask("d"), "Retired 1 Evicted", "close 1")
     pool.tells(() => pool.step((d) => Transitions.checked(d, session, check, false)), "complete: false")
   })
 
@@ -230,10 +244,15 @@ describe("invalidate", () => {
 })
 
 describe("expire", () => {
-  it("forgets a failure whose time is over, as invalidate does any failure", () => {
+  it("forgets a failure whose time is over, as invalidate and set do any failure", () => {
     const pool = new Steps({ failureTimeToLive: 30 })
     pool.fail("a")
     pool.fail("b")
+    pool.fail("c")
+    pool.set("c")
+    assert.strictEqual(pool.state.failures.size, 2)
+    const slot = pool.slot("a")
+    assert.deepStrictEqual([29, 30].map((now) => slot && Transitions.isExpired(slot, now)), [false, true])
     const left = [29, 30].map((now) => [pool.at(now).on(1, Transitions.expire), pool.slot("a")?._tag])
     assert.deepStrictEqual(left, [[false, "Failed"], [false, undefined]])
     assert.deepStrictEqual([pool.invalidate(2), pool.slot("b"), pool.invalidate(2)], [false, undefined, false])

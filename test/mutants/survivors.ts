@@ -16,6 +16,7 @@ const transitions: ReadonlyArray<Survivors> = [
       "internal/places.ts removeIdle: ticket === 0 → false",
       "internal/places.ts serve: d.state.waiting.size === 0 → false",
       "internal/transitions.ts hit: options.isBounded → true",
+      "internal/transitions.ts remember: failureTimeToLive === 0 → false",
       "internal/transitions.ts release: live.leases === 0 → true (2)"
     ]
   },
@@ -26,18 +27,22 @@ const transitions: ReadonlyArray<Survivors> = [
       "internal/places.ts serve: Ordered.get(d.state.waiting, id) === undefined → false",
       "internal/places.ts serve: !evictFor(d, waiter, undefined) → evictFor(d, waiter, undefined)",
       "internal/places.ts evictFor: false → true",
-      "internal/places.ts evictFor: true → false"
+      "internal/places.ts evictFor: true → false (2)"
     ]
   },
   {
     why:
-      "The compiler needs the check: a waiter has a Waiting slot, an idle session a Live one, and the last failure is remembered.",
+      "The compiler needs the check: a launch that waits has a Waiting slot, an idle session a Live one, a retired session no `done`.",
     mutants: [
       "internal/places.ts leastRecentlyUsed: slot?._tag === \"Live\" → true",
       "internal/places.ts dequeue: Ordered.get(d.state.waiting, id)?.askedAt → Ordered.get(d.state.waiting, id).askedAt",
       "internal/places.ts grant: slot?._tag === \"Waiting\" → true",
       "internal/places.ts grant: slot?._tag → slot._tag",
       "internal/transitions.ts acquire: Ordered.get(d.state.waiting, slot.launch.id)?.isPromised → Ordered.get(d.state.waiting, slot.launch.id).isPromised",
+      "internal/places.ts evictFor: launch.adopts !== undefined → true",
+      "internal/transitions.ts isExpired: slot._tag === \"Failed\" → true",
+      "internal/transitions.ts expire: slot?._tag === \"Live\" → true (2)",
+      "internal/transitions.ts shutdown: leaving.reason !== undefined → false",
       "internal/transitions.ts land: leaving !== undefined → true",
       "internal/transitions.ts remember: oldest !== undefined → true"
     ]
