@@ -108,6 +108,7 @@ describe("adopt", () => {
   it("replaces the idle session of its key, not the least recently used one", () => {
     const pool = new Steps({ capacity: 2 }).idle("b", "a")
     pool.tells(() => pool.set("a"), "Retired 2 Replaced", "close 2")
+    pool.tells(() => pool.set("c"), "Retired 1 Evicted", "close 1")
   })
 
   it("replaces a leased session of its key once that is idle", () => {
