@@ -1,13 +1,13 @@
 /**
- * Which keys can be told apart. `Equal` compares objects by their properties, so instances whose state is private (`Headers`,
- * `URLSearchParams`, `new Number(1)`) all equal each other: one client would get another's connection.
+ * The check of keys. `Equal` compares objects by their properties, so instances with private state (`Headers`, `URLSearchParams`,
+ * `new Number(1)`) all equal each other, and one client would get the connection of another.
  */
 import { Equal } from "effect"
 
-/** Classes without own properties that `Equal` compares by their content all the same. */
+/** Built-in classes without own properties whose content `Equal` compares. */
 const comparable = [Date, RegExp, Map, Set, URL, ArrayBuffer]
 
-/** The class of the first part of a key that equals every other instance of its class; `undefined` for a good key. */
+/** The class name of the first part of a key whose instances all equal each other. `undefined` for a good key. */
 const opaquePart = (key: unknown, seen: Set<unknown>): string | undefined => {
   // Functions are compared by reference.
   if (typeof key !== "object" || key === null || Equal.isEqual(key) || ArrayBuffer.isView(key) || seen.has(key)) {
@@ -15,7 +15,7 @@ const opaquePart = (key: unknown, seen: Set<unknown>): string | undefined => {
   }
   seen.add(key)
   const own = Reflect.ownKeys(key)
-  const isPlain = Array.isArray(key) || Object.getPrototypeOf(key) === null || key.constructor === Object
+  const isPlain = Object.getPrototypeOf(key) === null || key.constructor === Object
   if (own.length === 0 && !isPlain && !comparable.some((known) => key instanceof known)) return key.constructor.name
   const parts = key instanceof Map || key instanceof Set ? Array.from(key) : own.map((name) => Reflect.get(key, name))
   for (const part of parts) {
@@ -26,8 +26,8 @@ const opaquePart = (key: unknown, seen: Set<unknown>): string | undefined => {
 }
 
 /**
- * Throws if a key or group, or a part of it, cannot be told apart from others of its class. It does not look into what implements
- * `Equal`, such as an `Option`.
+ * Throws if a key or group, or a part of it, equals every other instance of its class. The check does not look into objects that
+ * implement `Equal`, such as an `Option`.
  */
 export const checkUnsafe = (what: "key" | "group", value: unknown): void => {
   const opaque = opaquePart(value, new Set())

@@ -1,8 +1,8 @@
 /**
  * How a caller gets a session and gives it back.
  *
- * The step that grants a claim (a lease, or a place in a launch) counts it, and the caller gives it back whatever interrupts it: only
- * the wait is interruptible, and its exit decides between lease and return.
+ * A claim is a lease, or a part in a launch. The step that grants a claim counts it, and the caller gives it back whatever interrupts it.
+ * Only the wait is interruptible: its exit decides whether the claim becomes a lease or goes back.
  */
 import { Cause, Context, Deferred, Effect, Exit, Hash, Inspectable, Option, Random, Ref, Scope } from "effect"
 import { CapacityExceeded, SessionPoolError } from "./errors.ts"
@@ -75,7 +75,7 @@ type Restore = <B, E2, R>(effect: Effect.Effect<B, E2, R>) => Effect.Effect<B, E
 
 type Failure<E> = E | SessionPoolError
 
-/** Leases the session of a key for the caller's scope; `select`: what the caller gets of the lease. */
+/** Leases the session of a key for the caller's scope, and returns what `select` takes from the lease. */
 export const lease = <K, A, E, B>(
   self: Pool<K, A, E>,
   key: K,
@@ -116,7 +116,7 @@ const holdForScope = <K, A, E, B>(
   })
 
 /**
- * Leases a session for the run of `f`, and counts how it went in the step that ends the lease.
+ * Leases a session for the run of `f`. The step that ends the lease counts the outcome.
  *
  * No mask for a live session: the step that takes the lease stores it in `holding`, and the `onExit` that was registered before the step
  * releases it, however the use ends. A mask would take a sixth more.
@@ -186,7 +186,7 @@ const traceLease = <K, A, E>(lease: Held<K, A, E>, site: Error | undefined): voi
   leases.add(lease.trace)
 }
 
-/** Calls a function of the user's; a defect is logged. */
+/** Calls a function among the options, and logs its defect. */
 const callOption = <B, K, A, E>(self: Pool<K, A, E>, option: string, f: () => B): Effect.Effect<B> =>
   Effect.tapCause(Effect.sync(f), (cause) => Effect.sync(() => logDefect(self.reports, option, cause, timeOf(self))))
 
@@ -212,7 +212,7 @@ const hit = <K, A, E>(
 const claim = <K, A, E>(self: Pool<K, A, E>, key: K, restore: Restore): Effect.Effect<Held<K, A, E>, Failure<E>> =>
   Effect.flatMap(
     prepare(self, key, Scope.makeUnsafe(), undefined),
-    // `Absent` comes without a launch only.
+    // `acquire` is `Absent` only without a launch.
     (launch) => claimWith(self, key, restore, launch) as Effect.Effect<Held<K, A, E>, Failure<E>>
   )
 
@@ -252,7 +252,7 @@ const claimWith = Effect.fnUntraced(function*<K, A, E>(
   }
 })
 
-/** A launch of a key, not begun yet. Dies of a bad key, and of what the user's functions throw. */
+/** Makes a launch that has not begun. A bad key, or a function among the options that throws, is a defect. */
 const prepare = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
   key: K,
@@ -345,7 +345,7 @@ const exceeded = (shortage: Shortage, waited: number): Effect.Effect<never, Sess
 // Adopting
 // -----------------------------------------------------------------------------
 
-/** Puts an open connection into the pool. It is the pool's from the first moment: whatever happens, its finalizer runs. */
+/** Puts an open connection into the pool, which owns it from the start: its finalizer runs whatever happens. */
 export const set = <K, A, E>(
   self: Pool<K, A, E>,
   key: K,

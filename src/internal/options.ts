@@ -38,7 +38,10 @@ export interface OperatorOptions {
   readonly cleanupInterval?: Duration.Input | undefined
   /** Consecutive errors at which a session is retired; infinity: never. Default: 10. */
   readonly maxErrorCount?: number | undefined
-  /** Longest life of a session since it was opened, up to 10 % shorter at random so that sessions opened together do not all close together. Default: infinity. */
+  /**
+   * Longest life of a session since it was opened, up to 10 % shorter at random. So sessions that were opened together do not all close
+   * together. Default: infinity.
+   */
   readonly maxLifetime?: Duration.Input | undefined
   /** Longest run of the lookup before `LookupTimeout`. Default: 1 minute. */
   readonly lookupTimeout?: Duration.Input | undefined
@@ -54,7 +57,10 @@ export interface OperatorOptions {
   readonly closeTimeout?: Duration.Input | undefined
   /** How long the ending pool waits for leases. Default: zero. */
   readonly drainTimeout?: Duration.Input | undefined
-  /** A lease held for longer is reported once, with the span and (but for a `Service` whose options are an effect) the stack that took it. Default: off. */
+  /**
+   * A lease held for longer is reported once, with the span and the stack that took it. A `Service` whose options are an effect has the
+   * span only. Default: off.
+   */
   readonly leakDetection?: Duration.Input | undefined
 }
 
@@ -85,7 +91,7 @@ export interface Options<K, A, E, R, RC = never> extends OperatorOptions {
 /** What `lookup` and `closed` need from outside: everything but the session's scope. */
 export type Services<R> = Exclude<R, Scope.Scope>
 
-/** The options with their defaults: times in milliseconds, and what is off is infinity. */
+/** The options with their defaults. Times are in milliseconds, and an option that is off is infinity. */
 export type Resolved<K, A> = ReturnType<typeof resolveUnsafe<K, A, unknown, unknown, unknown>>
 
 /** Checks the options and fills in the defaults; throws an `Error` that names the option. */

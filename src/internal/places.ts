@@ -1,6 +1,6 @@
 /**
- * Room: what takes a place, what gives it back, who gets it next. Also the two moves of every session's end, because an eviction
- * needs them: `retire` takes a session out of its slot, `leave` closes what nobody holds any more.
+ * Places: a launch takes one, a close gives it back, and the longest waiter gets it next. An eviction needs the two moves that end a
+ * session, so they are here too: `retire` takes a session out of its slot, `leave` closes a session or launch without holders.
  */
 import { Exit, HashMap, Option } from "effect"
 import * as Ordered from "./ordered.ts"
@@ -14,7 +14,7 @@ import { noPlaces } from "./state.ts"
 const groupPlaces = <K, A, E>(d: Draft<K, A, E>, group: unknown): Places<K, A> =>
   Option.getOrElse(HashMap.get(d.state.groups, group), noPlaces<K, A>)
 
-/** Changes the places of the pool, and those of the group. What has no limit is not counted. */
+/** Changes the places of the pool and of the group. Places without a limit are not counted. */
 const changePlaces = <K, A, E>(
   d: Draft<K, A, E>,
   group: unknown,
@@ -36,7 +36,7 @@ export const hasRoom = <K, A, E>(d: Draft<K, A, E>, group: unknown): boolean =>
 export const takePlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
   changePlaces(d, group, (places) => ({ ...places, used: places.used + 1 }))
 
-/** Gives back the place of what has closed. */
+/** Gives back the place of a session or launch that has closed. */
 export const returnPlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
   changePlaces(d, group, (places) => ({ ...places, used: places.used - 1, closing: places.closing - 1 }))
 
@@ -117,7 +117,7 @@ export const leave = <K, A, E>(d: Draft<K, A, E>, leaving: Leaving<K, A, E>): vo
   d.actions.push({ _tag: "Close", leaving })
 }
 
-/** A launch that will not open a session: cancelled, failed, or replaced by `set`. What it acquired is closed. */
+/** Closes what a launch acquired. The launch was cancelled, has failed, or was replaced by `set`: it opens no session. */
 export const discard = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>): void =>
   leave(d, { opening: launch, reason: undefined, holders: 0, hasPlace: launch.adopts === undefined })
 
@@ -181,7 +181,7 @@ export const serve = <K, A, E>(d: Draft<K, A, E>): void => {
       continue
     }
     const { patience } = d.options
-    // Without patience it counts on nothing but the place of a session that was retired for it.
+    // Without patience, a waiter counts only on the place of a session that was retired for it.
     const isImpatient = patience === 0 ? !waiter.isPromised : d.now - waiter.since >= patience
     if (isFull) {
       const groupUnclaimed = Option.getOrElse(HashMap.get(unclaimedInGroup, group), () => groupPlaces(d, group).closing)
@@ -193,18 +193,18 @@ export const serve = <K, A, E>(d: Draft<K, A, E>): void => {
     }
     // A place that comes free in a full group is also one of the pool's. Nothing is evicted, unless an earlier waiter counts on it.
     if (isFree || (unclaimed > 0 && (isFull || !isImpatient))) unclaimed--
-    // The pool is full and nothing is idle: those behind this waiter wait too.
+    // The pool is full and no session is idle, so all later waiters wait too.
     else if (!evictFor(d, waiter, undefined)) return
   }
 }
 
-/** Evicts an idle session for a waiter, which counts on its place from now on. False: none is idle. */
+/** Evicts an idle session for a waiter, which counts on that place from now on. Returns false if no session is idle. */
 const evictFor = <K, A, E>(d: Draft<K, A, E>, waiter: Waiter<K, A, E>, group: unknown): boolean => {
   const live = leastRecentlyUsed(d, group)
   if (live === undefined) return false
   const { launch } = waiter
-  // The session that a waiting `set` replaces has gone idle.
-  const isReplaced = launch.adopts !== undefined && d.slot(launch) === live
+  // Only a waiting `set` has a live session under its key. That session has gone idle, and is replaced.
+  const isReplaced = d.slot(launch) === live
   retire(d, live, isReplaced ? "Replaced" : "Evicted")
   const history = isReplaced ? historyOf(live) : waiter.history
   const served = { ...waiter, history, since: d.now, isPromised: true }

@@ -1,9 +1,9 @@
-/** What a pool tells: events to their readers, metrics (each with the attribute `pool`), leases held for too long, logs. */
+/** The reports of a pool: events, metrics (each with the attribute `pool`), logs, and leases that are held for too long. */
 import { Cause, Context, Effect, Equal, Fiber, Metric, Option, PubSub, Tracer } from "effect"
 import type { SessionPoolError } from "./errors.ts"
 import type { Event, Identity } from "./state.ts"
 
-/** What the reports of one pool need. */
+/** The state of the reports of one pool. */
 export interface Reports<in out K, in out E> {
   /** The name of the pool. */
   readonly pool: string
@@ -13,7 +13,7 @@ export interface Reports<in out K, in out E> {
   events: PubSub.PubSub<Event<K, E | SessionPoolError> | undefined> | undefined
   /** The end was published; nothing is published after it. */
   hasEnded: boolean
-  /** The leases that are out, the oldest first, if leaks are detected. */
+  /** The leases held now, the oldest first, if leaks are detected. */
   readonly leases: Set<LeaseTrace<K>> | undefined
   /** When each defect was logged last. */
   readonly logged: Map<string, number>
@@ -102,7 +102,7 @@ const makeMetrics = (pool: string, registry: Context.Context<never>) => {
 // Events
 // -----------------------------------------------------------------------------
 
-/** Counts an event, and tells its readers. */
+/** Counts an event in the metrics, and publishes it. */
 export const emit = <K, E>(self: Reports<K, E>, event: Event<K, E | SessionPoolError>): void => {
   const { metrics } = self
   switch (event._tag) {
@@ -141,12 +141,12 @@ export const emit = <K, E>(self: Reports<K, E>, event: Event<K, E | SessionPoolE
   publish(self, event)
 }
 
-/** Tells the readers. One that lags loses the oldest events, and never slows the pool. `undefined` is the end. */
+/** Publishes an event, or the end (`undefined`). A reader that lags loses the oldest events, and never slows the pool. */
 export const publish = <K, E>(
   { context, events, hasEnded }: Reports<K, E>,
   event: Event<K, E | SessionPoolError> | undefined
 ): void => {
-  // After the end, closes that had timed out may still end.
+  // A close that timed out may end after the end of the pool.
   if (events === undefined || hasEnded) return
   // `publishUnsafe` refuses when the buffer is full. `publish` drops the oldest event instead.
   if (!PubSub.publishUnsafe(events, event)) Effect.runForkWith(context)(PubSub.publish(events, event))
@@ -184,7 +184,7 @@ export const logDefect = <K, E>(
 // Leaked leases
 // -----------------------------------------------------------------------------
 
-/** A lease that is out. */
+/** A lease that is held now. */
 export interface LeaseTrace<out K> {
   readonly session: Identity<K>
   readonly takenAt: number
@@ -211,7 +211,7 @@ const describe = <K>({ site, span }: LeaseTrace<K>): string => {
   return lines.length > 0 ? lines.join("\n") : "unknown"
 }
 
-/** Reports every lease held for longer than a limit, once; returns how long to wait until the next one can be. */
+/** Reports every lease held for longer than `limit`, once. Returns the milliseconds until the next lease can exceed it. */
 export const reportLeaks = <K, E>(self: Reports<K, E>, limit: number, now: number): number => {
   for (const lease of self.leases ?? []) {
     const duration = now - lease.takenAt

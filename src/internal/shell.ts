@@ -21,7 +21,7 @@ export interface Pool<in out K, in out A, in out E> {
   /** Of the fiber that made the pool, without its scope and span. No launch or close sees a caller's services. */
   readonly context: Context.Context<never>
   readonly clock: Clock.Clock
-  /** The last time that `timeOf` told. */
+  /** The last result of `timeOf`. */
   latest: number
   /** How far the clock has been set back since the pool was made, in milliseconds. */
   setBack: number
@@ -29,7 +29,7 @@ export interface Pool<in out K, in out A, in out E> {
   lastId: number
   /** Lookups that run, by the scope of their session: a close interrupts its lookup first. */
   readonly lookups: Map<Scope.Scope, Fiber.Fiber<A, E>>
-  /** What steps have decided and is not carried out yet, in order. */
+  /** Actions of steps that are not carried out yet, in order. */
   readonly due: Array<Action<K, A, E>>
   isActing: boolean
   /** The shortest idle time of a session so far, and what wakes the cleanup when it gets shorter. */
@@ -87,7 +87,7 @@ const perform = <K, A, E>(self: Pool<K, A, E>, actions: ReadonlyArray<Action<K, 
 const carryOut = <K, A, E>(self: Pool<K, A, E>): void => {
   self.isActing = true
   let done = 0
-  // The loop also meets what is added meanwhile.
+  // The loop also visits actions that are added meanwhile.
   for (const action of self.due) {
     if (done === actionsPerTurn) break
     done++
@@ -120,14 +120,14 @@ const fork = <K, A, E>(self: Pool<K, A, E>, effect: Effect.Effect<unknown>): voi
   Effect.runForkWith(self.context)(effect)
 }
 
-/** How a fiber ends; `undefined`: not within so many milliseconds. */
+/** The exit of a fiber, or `undefined` if it takes longer than `millis`. */
 const within = <A, E>(fiber: Fiber.Fiber<A, E>, millis: number): Effect.Effect<Exit.Exit<A, E> | undefined> => {
   const exit = fiber.pollUnsafe()
   if (exit !== undefined) return Effect.succeed(exit)
   return Effect.raceFirst(Fiber.await(fiber), Effect.as(Effect.sleep(millis), undefined))
 }
 
-/** A span of the pool's own, if a tracer is installed that shows it. Without one a launch takes 0.7 of the time. */
+/** Adds a span if a tracer is installed that shows it. */
 const traced = <K, A, E, B, E2, R>(
   self: Pool<K, A, E>,
   name: string,
@@ -153,7 +153,7 @@ const launch = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>): void => 
   fork(self, awaitLookup(self, launch, fiber, startedAt))
 }
 
-/** Waits for the end of a lookup, or for `lookupTimeout`. What ends without a session is closed by the step. */
+/** Waits for the end of a lookup, or for `lookupTimeout`. The step closes a launch that ends without a session. */
 const awaitLookup = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
   launch: Launch<K, A, E>,

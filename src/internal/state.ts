@@ -1,8 +1,8 @@
 /**
- * The data of a pool: what the one `Ref` holds. Every value is immutable; `transitions.ts` has all changes.
+ * The data of a pool, which its one `Ref` holds. Every value is immutable; `transitions.ts` and `places.ts` have all changes.
  *
- * A key has a slot while something is known of it: `Waiting` (for a place) → `Launching` → `Live`, or `Failed` (a remembered
- * failure). What has left its slot and is not closed yet is in `leaving`.
+ * The slot of a key is `Waiting` (for a place) → `Launching` → `Live`, or `Failed` (a remembered failure). A session or launch that has
+ * lost its slot and is not closed yet is in `leaving`.
  */
 import type { Cause, Deferred, Exit, Scope, Tracer } from "effect"
 import { HashMap, Option } from "effect"
@@ -36,10 +36,10 @@ export interface Identity<out K> {
   readonly hash: number
 }
 
-/** What a session has from its launch to its close. */
+/** The fields that a launch and its session share. */
 export interface Opening<out K> extends Identity<K> {
   readonly group: unknown
-  /** What the lookup acquires is released with it. */
+  /** Closing it releases what the lookup acquired. */
   readonly scope: Scope.Closeable
   readonly idleTimeToLive: number
 }
@@ -48,9 +48,9 @@ export interface Opening<out K> extends Identity<K> {
 export interface Launch<in out K, in out A, in out E> extends Opening<K> {
   /** `maxLifetime` of the session, with jitter. */
   readonly lifetime: number
-  /** What all callers of this launch get. */
+  /** The result that all callers of this launch wait for. */
   readonly done: Deferred.Deferred<A, E | SessionPoolError>
-  /** Given by `set`: there is nothing to look up, the connection is open. */
+  /** The open connection that `set` brought: such a launch runs no lookup. */
   readonly adopts: { readonly value: A } | undefined
   /** The span of the caller that caused the launch. */
   readonly span: Tracer.AnySpan | undefined
@@ -68,7 +68,7 @@ export interface Session<in out K, in out A> extends Opening<K> {
 /** A check of the connection that runs now. */
 export interface Check {
   readonly isValid: Deferred.Deferred<boolean>
-  /** No caller waits for it yet. Else every caller that wants the session does. */
+  /** False once a caller waits for the check: then every later caller waits for it too. */
   readonly isBackground: boolean
 }
 
@@ -112,7 +112,7 @@ export interface Failed<in out K, in out A, in out E> {
 
 export type Slot<K, A, E> = Waiting<K, A, E> | Launching<K, A, E> | Live<K, A> | Failed<K, A, E>
 
-/** What is in a slot, from its launch to its close. Its scope tells it from all others: `set` may take over the id of a launch. */
+/** The launch or session of a slot. Compare openings by `scope`, because a session of `set` may take over the id of a launch. */
 export const openingOf = <K, A, E>(slot: Slot<K, A, E>): Opening<K> => slot._tag === "Live" ? slot.session : slot.launch
 
 /**
@@ -131,7 +131,7 @@ export interface Leaving<in out K, in out A, in out E> {
 /** A launch in the queue for a place. Its callers wait on `launch.done`, which completes when it lands, not when it gets its place. */
 export interface Waiter<in out K, in out A, in out E> {
   readonly launch: Launch<K, A, E>
-  /** What a connection of `set` inherits if the session that it replaces is gone before it is put in. */
+  /** Inherited by a connection of `set` if the session that it replaces is gone before it is put in. */
   readonly history: History | undefined
   readonly askedAt: number
   /** Since when it may count on closing places: since it asked, or since a session was evicted for it. */
@@ -140,7 +140,7 @@ export interface Waiter<in out K, in out A, in out E> {
   readonly isPromised: boolean
 }
 
-/** What `set` carries over from the session that it replaces. */
+/** The time and counts that `set` carries over from the session that it replaces. */
 export interface History {
   readonly createdAt: number
   readonly requestCount: number

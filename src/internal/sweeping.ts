@@ -1,6 +1,8 @@
 /**
- * A pass walks an immutable snapshot of all sessions in chunks, and yields to the event loop after each. What it finds is a candidate:
- * the step that retires it looks again.
+ * The passes over all sessions, the fibers that run them, and the end of the pool.
+ *
+ * A pass walks an immutable snapshot in chunks, and yields to the event loop after each chunk. An expired session of the snapshot is only
+ * a candidate: the step that retires it checks again.
  */
 import { Deferred, Effect, Exit, Fiber, HashMap, Ref, Scope } from "effect"
 import { publish, reportLeaks } from "./reports.ts"

@@ -23,7 +23,7 @@ import { Draft, setHash } from "./state.ts"
 // Acquire
 // -----------------------------------------------------------------------------
 
-/** Why the time of a live session is over, if it is. It may be leased beyond its lifetime, but not handed out. */
+/** Why a live session has expired, if it has. A holder may keep it beyond its lifetime, but no new caller gets it. */
 export const overdue = <K, A>(live: Live<K, A>, now: number): Reason | undefined =>
   now >= live.session.expiresAt
     ? "MaxLifetime"
@@ -72,14 +72,14 @@ const touched = <K, A>(live: Live<K, A>, now: number, leases: number): Live<K, A
   leases: live.leases + leases
 })
 
-/** Every caller waits for a check that one caller waits for; else only a session that was idle for long needs one. */
+/** A session needs a check if a caller waits for one already, or if it was idle for longer than `validateAfter`. */
 const needsCheck = <K, A>(
   { check, lastUsedAt, leases, validatedAt }: Live<K, A>,
   options: Resolved<K, A>,
   now: number
 ) => check?.isBackground === false || (leases === 0 && now - Math.max(lastUsedAt, validatedAt) > options.validateAfter)
 
-/** What a caller has got: a lease, a claim on a launch, or nothing. */
+/** The result of `acquire`: a lease, a claim on a launch, or a refusal. */
 export type Acquired<K, A, E> =
   /** Usable once `check` says true, if there is one. */
   | { readonly _tag: "Leased"; readonly session: Session<K, A>; readonly check: Check | undefined }
@@ -252,7 +252,7 @@ export const land = <K, A, E>(
   if (isLaunching) {
     Places.putOpened(d, session, slot.callers, slot.callers, 0)
   } else if (leaving !== undefined) {
-    // Invalidated while launching: those who wait get it, and no other caller.
+    // The launch was invalidated. Only its waiting callers get the session.
     d.state.leases += leaving.holders
     d.state.leaving = HashMap.set(d.state.leaving, id, { ...leaving, opening: session, reason: "Invalidated" })
     d.emit({ _tag: "Retired", key, id, reason: "Invalidated" })
@@ -334,10 +334,10 @@ export const adopt = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>, value
 // Release
 // -----------------------------------------------------------------------------
 
-/** How a lease went: a `use` that succeeded, one that failed, or neither (`get`, an interruption). */
+/** The outcome of a lease: a `use` that succeeded, a `use` that failed, or neither (`get`, an interruption). */
 export type Outcome = "success" | "error" | "neither"
 
-/** Ends a lease, moves `lastUsedAt`, and counts how it went. The last release closes a session that was retired before. */
+/** Ends a lease, moves `lastUsedAt`, and counts the outcome. The last release closes a session that was retired before. */
 export const release = <K, A, E>(d: Draft<K, A, E>, identity: Identity<K>, outcome: Outcome): void => {
   const slot = d.live(identity)
   if (slot === undefined) return releaseLeaving(d, identity.id, outcome)
@@ -389,7 +389,7 @@ export const startCheck = <K, A, E>(d: Draft<K, A, E>, session: Session<K, A>, c
   d.actions.push({ _tag: "Check", session, check })
 }
 
-/** A check has its answer. A session that was refused is retired: the callers that wait for the answer launch anew. */
+/** Ends a check. A refused session is retired, and the callers that wait for the check launch a new one. */
 export const checked = <K, A, E>(d: Draft<K, A, E>, session: Session<K, A>, check: Check, isValid: boolean): void => {
   const slot = d.live(session)
   if (slot !== undefined) {
@@ -411,7 +411,7 @@ export const retireById = <K, A, E>(d: Draft<K, A, E>, identity: Identity<K>, re
   return live !== undefined
 }
 
-/** Retires what is under a key, if it `matches`. True if something was retired. */
+/** Retires the session or launch of a key, or forgets its failure, if it `matches`. True if a session or launch was retired. */
 export const invalidate = <K, A, E>(
   d: Draft<K, A, E>,
   identity: { readonly key: K; readonly hash: number },
@@ -437,11 +437,11 @@ export const invalidate = <K, A, E>(
   }
 }
 
-/** Whether the time of a slot is over: `expire` would retire or forget it. */
+/** Whether a slot has expired, so that `expire` would retire or forget it. */
 export const isExpired = <K, A, E>(slot: Slot<K, A, E>, now: number): boolean =>
   slot._tag === "Live" ? overdue(slot, now) !== undefined : slot._tag === "Failed" && now >= slot.until
 
-/** One candidate of the sweep, looked at again: retires or forgets it if its time is over. True if a session was retired. */
+/** Retires or forgets a candidate of the sweep, if it is still expired. True if a session was retired. */
 export const expire = <K, A, E>(d: Draft<K, A, E>, identity: Identity<K>): boolean => {
   const slot = d.slot(identity)
   if (slot?._tag === "Failed" && d.now >= slot.until) Places.forget(d, slot)

@@ -39,7 +39,6 @@ const transitions: ReadonlyArray<Survivors> = [
       "internal/places.ts grant: slot?._tag === \"Waiting\" → true",
       "internal/places.ts grant: slot?._tag → slot._tag",
       "internal/transitions.ts acquire: Ordered.get(d.state.waiting, slot.launch.id)?.isPromised → Ordered.get(d.state.waiting, slot.launch.id).isPromised",
-      "internal/places.ts evictFor: launch.adopts !== undefined → true",
       "internal/transitions.ts isExpired: slot._tag === \"Failed\" → true",
       "internal/transitions.ts expire: slot?._tag === \"Live\" → true (2)",
       "internal/transitions.ts shutdown: leaving.reason !== undefined → false",
