@@ -24,6 +24,7 @@ const sources = [
   "src/internal/errors.ts",
   "src/SessionEntity.ts",
   "src/gateway/Gateway.ts",
+  "src/gateway/README.md",
   "README.md"
 ]
 

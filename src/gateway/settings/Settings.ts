@@ -4,7 +4,7 @@
  *
  * `idleTimeToLive` is `--idle-time-to-live` on the command line, `GATEWAY_IDLE_TIME_TO_LIVE` in the environment and
  * `idleTimeToLive` in a file. A new one is a line in `backendSettings` (each back end may have its own) or in
- * `gatewaySettings`, and a row in README's table, which a test compares with this one.
+ * `gatewaySettings`, and a row in the table of `src/gateway/README.md`, which a test compares with this one.
  */
 import { ByteSize, Duration, Option, Predicate } from "effect"
 import { isDurationInput } from "./Durations.ts"
@@ -193,14 +193,14 @@ export const backendSettings = {
   idleTimeToLive: duration("30 minutes", "A session without requests and streams ends after this"),
   streamLostTimeToLive: duration(
     "15 minutes",
-    "A session ends this long after its GET stream broke off, if the client stays silent"
+    "A silent client's session ends this long after its GET stream broke"
   ),
-  requestTimeout: duration("5 minutes", "A request is cancelled after this; its progress starts the time anew"),
-  startTimeout: duration("1 minute", "A back end must have answered initialize within this"),
-  writeTimeout: duration("30 seconds", "A back end that leaves a message unread for this is given up"),
+  requestTimeout: duration("5 minutes", "A request is cancelled after this; each progress message restarts the time"),
+  startTimeout: duration("1 minute", "A back end must answer initialize within this"),
+  writeTimeout: duration("30 seconds", "A session ends if its back end leaves a message unread for this"),
   closeGrace: duration(
     "2 seconds",
-    "What a process gets after its stdin was closed, and again after SIGTERM, before SIGKILL",
+    "Wait between end of stdin, SIGTERM and SIGKILL when a process ends",
     "zero"
   ),
   maxInFlight: count(100, "Requests of one session that may run at once"),
@@ -208,22 +208,22 @@ export const backendSettings = {
   stderrLevel: choice(
     ["debug", "info", "warn"],
     "debug",
-    "The level at which the stderr of a back end is logged: debug, info or warn"
+    "Log level of the back end's stderr: debug, info or warn"
   ),
-  replayEvents: count(1000, "Messages kept for a client that resumes a stream"),
-  replayBytes: bytes(4 * mebi, "The same in bytes"),
-  spares: count(0, "Processes kept started for new sessions", 0),
+  replayEvents: count(1000, "Messages that a session keeps for a client that resumes a stream"),
+  replayBytes: bytes(4 * mebi, "Bytes that a session keeps for a client that resumes a stream"),
+  spares: count(0, "Processes started in advance for new sessions", 0),
   stateless: flag(
-    "Sessions sleep instead of ending when idle: the process goes, the id stays valid, the next request wakes it"
+    "An idle session sleeps: its process ends, its id stays valid"
   ),
   era: choice(
     ["auto", "legacy", "modern"],
     "auto",
-    "The revisions that the back end speaks: up to 2025-11-25 (legacy), from 2026-07-28 on (modern), or what it says"
+    "Era of the back end: legacy, modern, or auto to ask it"
   ),
   maxLanes: count(
     8,
-    "Processes of one modern client: a call that may ask its client for something has one to itself while it runs"
+    "Most processes of one modern caller"
   ),
   parkedTimeToLive: duration("5 minutes", "A call that waits for its client's input is cancelled after this")
 }
@@ -232,17 +232,17 @@ export const backendSettings = {
 export const gatewaySettings = {
   host: address("127.0.0.1", "The address to listen on"),
   port: count(8420, "The port to listen on; 0 takes a free one", 0, 65535),
-  insecure: flag("Listen on an address that other machines reach, without keys"),
-  tlsCert: file("PEM file with the certificate; with --tls-key, serve HTTPS"),
-  tlsKey: file("PEM file with the private key"),
-  keys: list("Keys that clients must show as a bearer token; none: no key is asked for", "keys, none of them empty"),
-  keysFile: file("A file with keys that clients must show as a bearer token, one a line"),
+  insecure: flag("Allow an address that other machines reach without any key"),
+  tlsCert: file("PEM file of the certificate; serves HTTPS, together with --tls-key"),
+  tlsKey: file("PEM file of the private key"),
+  keys: list("Clients must send one of these as a bearer token", "keys, none of them empty"),
+  keysFile: file("File of further keys for clients, one a line"),
   adminKeys: list(
-    "Keys for the page, /sessions and /metrics; a client's key does not open these",
+    "Operators' keys, for the page, /sessions and /metrics",
     "keys, none of them empty"
   ),
   allowedHosts: list(
-    "Host names, without a port, that requests may be addressed to, besides the loopback names and --host",
+    "Further host names, without port, that clients may use in the URL",
     "host names without scheme and port",
     hostName
   ),
@@ -251,53 +251,53 @@ export const gatewaySettings = {
     "origins with their scheme, such as https://app.example.com, and without a path",
     webOrigin
   ),
-  maxSessions: count(1000, "Sessions, and so processes, that exist at once; the longest idle one makes room"),
-  maxSessionsPerBackend: count(1000, "The same for each back end; the next one is refused"),
+  maxSessions: count(1000, "Most sessions at once; when full, the longest idle one is ended"),
+  maxSessionsPerBackend: count(1000, "Most sessions of one back end; when full, new ones are refused"),
   // Infinity means unset; `sessionsPerKey` computes the default.
   maxSessionsPerKey: count(
     Infinity,
-    "The same for each key, if there are several; its own longest idle one makes room",
+    "Most sessions of one key; when full, its longest idle one is ended",
     1,
     Infinity,
     "half of maxSessions"
   ),
-  maxParked: count(1000, "Calls that may wait for their client's input at once"),
-  maxParkedPerKey: count(100, "The same for each key"),
-  stateKey: secretText("Seals what a waiting call's client has to send back; by default a key of this process alone"),
+  maxParked: count(1000, "Most calls at once that wait for their client's input"),
+  maxParkedPerKey: count(100, "Most calls at once of one key that wait for their client's input"),
+  stateKey: secretText("Seals requestState; without it a random key that ends with the process"),
   shareWithoutKeys: flag(
-    "Modern clients without keys share their sessions, whoever they are; else only those of the gateway's own user do"
+    "Without keys, modern clients of all users and machines may share processes"
   ),
-  maxAsleep: count(100_000, "Sleeping sessions of stateless back ends; the oldest goes first"),
-  asleepTimeToLive: duration("24 hours", "How long a session may sleep"),
-  acquireTimeout: duration("5 seconds", "How long initialize waits for a place when none is idle", "zero"),
+  maxAsleep: count(100_000, "Most sleeping sessions; when full, the oldest is ended"),
+  asleepTimeToLive: duration("24 hours", "A sleeping session ends after this"),
+  acquireTimeout: duration("5 seconds", "Longest wait of initialize when all sessions are in use", "zero"),
   maxBodyBytes: bytes(4 * mebi, "Largest request body"),
   maxHeaderBytes: bytes(16 * 1024, "Largest request header"),
-  headersTimeout: duration("10 seconds", "A client must have sent its header within this"),
-  bodyTimeout: duration("1 minute", "A client must have sent its whole request within this"),
+  headersTimeout: duration("10 seconds", "A client must send its whole header within this"),
+  bodyTimeout: duration("1 minute", "A client must send its whole request within this"),
   keepAliveTimeout: duration(
     "75 seconds",
-    "A client's connection without requests is closed after this; a balancer in front has to give up its own earlier"
+    "An unused connection is closed after this; a balancer must close it earlier"
   ),
   streamAfter: duration(
     "5 seconds",
-    "A request without an answer by then gets an event stream with heartbeats; never later than heartbeat"
+    "A request unanswered by then gets an event stream; at most heartbeat"
   ),
-  heartbeat: duration("15 seconds", "How often a silent stream gets a comment, so that nothing in between cuts it"),
+  heartbeat: duration("15 seconds", "Interval of comments on a silent stream, so that no proxy cuts it"),
   stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
-  cleanupInterval: duration("10 seconds", "How often idle sessions are looked for"),
-  drainTimeout: duration("10 seconds", "How long running requests may still take when the gateway stops", "zero"),
+  cleanupInterval: duration("10 seconds", "Interval between searches for expired sessions"),
+  drainTimeout: duration("10 seconds", "Longest time for running requests when the gateway stops", "zero"),
   cluster: flag(
-    "Be one of several replicas that share their sessions; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"
+    "Run as one of several replicas; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"
   ),
-  replicaAddress: text("", "Where the other replicas reach this one, as host:port; only they should"),
-  replicaListen: text("", "Where it listens for them, as host:port; by default at --replica-address"),
+  replicaAddress: text("", "host:port at which the other replicas, and only they, reach this one"),
+  replicaListen: text("", "host:port to listen on for other replicas, if not --replica-address"),
   shardLockExpiration: duration(
     "35 seconds",
-    "A replica that says nothing for so long is given up, and what can move taken over; the same on all replicas"
+    "A silent replica's sessions are taken over after this; equal on all"
   ),
   leaveDelay: duration(
     "3 seconds",
-    "How long a stopping replica is not ready, but serves, so that balancers notice",
+    "A stopping replica is not ready, but still serves, for this",
     "zero"
   )
 }
