@@ -1,8 +1,8 @@
 /**
  * The metrics of the gateway, most with the attribute `backend`; and the figures of the last seconds, for the page.
  *
- * A new gauge of a back end is a line in `gauges`, in `noFigures` and in `look` of `http/Overview`; then in README's table and in
- * `assets/dashboard.json`, both of which `test/gateway/metrics.test.ts` compares with what is exported.
+ * To add a gauge of a back end, add a line to `gauges`, to `noFigures` and to `look` of `http/Overview`, a row to the table of metrics
+ * in `README.md`, and a panel to `deploy/dashboard.json`. `test/gateway/metrics.test.ts` compares these two with the exported metrics.
  */
 import type { Context } from "effect"
 import { Effect, Metric } from "effect"

@@ -1,4 +1,4 @@
-/** The metrics of a gateway: what it exports, what the README tells of them, and what the dashboard and the alerts ask for. */
+/** The metrics of a gateway: the exported ones, the table in the manual, and the queries of the dashboard and the alerts. */
 import { Yaml } from "effect/encoding"
 import { readFileSync } from "node:fs"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
@@ -6,46 +6,55 @@ import * as Kit from "../kit/gateway/gateway.ts"
 import { callTool, everything } from "../kit/gateway/modern.ts"
 import * as Metrics from "../kit/metrics.ts"
 
-const asset = (name: string) => readFileSync(new URL(`../../src/gateway/assets/${name}`, import.meta.url), "utf8")
+const read = (name: string) => readFileSync(new URL(`../../src/gateway/${name}`, import.meta.url), "utf8")
+/** The pool's metrics. A gateway exports some of them only after something goes wrong, so these are the documented ones. */
+const ofPool = Metrics.documented("session_pool_")
+/** The gateway's metrics, after each has been used. */
+let ofGateway: Metrics.Metrics
 const asking = { command: "sh", args: [new URL("../fixtures/asking.sh", import.meta.url).pathname] }
 
-describe("the metrics of a gateway", () => {
-  let gateway: Kit.Running
-  const urlOf = (backend: string) => `${gateway.origin}/mcp/${backend}`
-  const scrape = async (): Promise<string> => (await fetch(`${gateway.origin}/metrics`)).text()
-  /** The value of a sample, written as Prometheus does. */
-  const value = (text: string, sample: string): number =>
-    Number(text.split("\n").find((line) => line.startsWith(`${sample} `))?.slice(sample.length + 1))
+let gateway: Kit.Running
+const urlOf = (backend: string) => `${gateway.origin}/mcp/${backend}`
+const scrape = async (): Promise<string> => (await fetch(`${gateway.origin}/metrics`)).text()
+/** The value of a sample, written as Prometheus does. */
+const value = (text: string, sample: string): number =>
+  Number(text.split("\n").find((line) => line.startsWith(`${sample} `))?.slice(sample.length + 1))
 
-  beforeAll(async () => {
-    gateway = await Kit.start({
-      backends: {
-        asking: { ...asking, maxLanes: 2 },
-        broken: Kit.counter("--fail-start"),
-        dozy: { ...Kit.counter(), stateless: true, idleTimeToLive: "50 millis" },
-        ready: { ...Kit.counter(), spares: 1 }
-      },
-      cleanupInterval: "20 millis",
-      acquireTimeout: "1 hour",
-      shareWithoutKeys: true,
-      maxSessions: 50
-    })
+beforeAll(async () => {
+  gateway = await Kit.start({
+    backends: {
+      asking: { ...asking, maxLanes: 2 },
+      broken: Kit.counter("--fail-start"),
+      dozy: { ...Kit.counter(), stateless: true, idleTimeToLive: "50 millis" },
+      ready: { ...Kit.counter(), spares: 1 }
+    },
+    cleanupInterval: "20 millis",
+    acquireTimeout: "1 hour",
+    shareWithoutKeys: true,
+    maxSessions: 50
   })
-  afterAll(() => gateway.stop())
+  // Each metric is exported after its first use.
+  const session = await Kit.open(urlOf("ready"))
+  await Kit.toolText(urlOf("ready"), session, "count")
+  await (await Kit.post(urlOf("ready"), session, Kit.toolCall(2, "garbage"))).text()
+  await fetch(urlOf("ready"), { method: "DELETE", headers: { "mcp-session-id": session } })
+  await Kit.initialize(urlOf("broken"))
+  await Kit.eventually("the close is counted", async () => (await scrape()).includes("mcp_gateway_closed_sessions"))
+  ofGateway = Metrics.exported(await scrape(), "mcp_gateway_")
+})
+afterAll(() => gateway.stop())
 
-  it("are those of the README's tables, each with its type and its labels, and no others", async () => {
-    const session = await Kit.open(urlOf("ready"))
-    await Kit.toolText(urlOf("ready"), session, "count")
-    await (await Kit.post(urlOf("ready"), session, Kit.toolCall(2, "garbage"))).text()
-    await fetch(urlOf("ready"), { method: "DELETE", headers: { "mcp-session-id": session } })
-    await Kit.initialize(urlOf("broken"))
-    await Kit.eventually("the close is counted", async () => (await scrape()).includes("mcp_gateway_closed_sessions"))
-    const text = await scrape()
-    assert.deepStrictEqual(Metrics.exported(text, "mcp_gateway_"), Metrics.documented("mcp_gateway_"))
-    // What a pool exports when something goes wrong is compared by the tests of the pool.
-    const known = Metrics.documented("session_pool_")
-    for (const [name, metric] of Object.entries(Metrics.exported(text, "session_pool_"))) {
-      assert.deepStrictEqual(metric, known[name], name)
+describe("the metrics of a gateway", () => {
+  it("are those of the manual's table, each with its type and its labels, and no others", async () => {
+    const manual = read("README.md")
+    for (const [name, { labels, type }] of Object.entries(ofGateway)) {
+      const shown = labels.length === 0 ? "none" : labels.map((label) => `\`${label}\``).join(", ")
+      assert.include(manual, `| \`${name}\` | ${type} | ${shown} | `)
+    }
+    const rows = manual.split("\n").filter((line) => line.startsWith("| `mcp_gateway_"))
+    assert.lengthOf(rows, Object.keys(ofGateway).length)
+    for (const [name, metric] of Object.entries(Metrics.exported(await scrape(), "session_pool_"))) {
+      assert.deepStrictEqual(metric, ofPool[name], name)
     }
   })
 
@@ -85,10 +94,10 @@ describe("the metrics of a gateway", () => {
   })
 })
 
-/** The queries of a text in PromQL: what is wrong with one, going by what there is. */
+/** The faults of a query in PromQL, such as a metric or a label that does not exist. */
 const faultsOf = (query: string): ReadonlyArray<string> => {
   const faults: Array<string> = []
-  const known = { ...Metrics.documented("mcp_gateway_"), ...Metrics.documented("session_pool_") }
+  const known = { ...ofGateway, ...ofPool }
   const names = [...query.matchAll(/\b((?:mcp_gateway|session_pool)_\w+)/g)].map(([, name = ""]) => {
     const base = name.replace(/_(bucket|sum|count)$/, "")
     return known[name] === undefined && known[base]?.type === "histogram" ? base : name
@@ -118,9 +127,9 @@ const faultsOf = (query: string): ReadonlyArray<string> => {
 }
 
 describe("the dashboard", () => {
-  const dashboard = JSON.parse(asset("dashboard.json"))
+  const dashboard = JSON.parse(read("deploy/dashboard.json"))
 
-  it("asks for metrics and labels that there are", () => {
+  it("asks for metrics and labels that exist", () => {
     const queries: ReadonlyArray<string> = dashboard.panels.flatMap(
       ({ targets }: { targets: ReadonlyArray<{ expr: string }> }) => targets.map(({ expr }) => expr)
     )
@@ -135,9 +144,7 @@ describe("the dashboard", () => {
 
   it("shows every metric, and no panel lies on another", () => {
     const text = JSON.stringify(dashboard.panels)
-    for (const prefix of ["mcp_gateway_", "session_pool_"]) {
-      for (const name of Object.keys(Metrics.documented(prefix))) assert.include(text, name)
-    }
+    for (const name of Object.keys({ ...ofGateway, ...ofPool })) assert.include(text, name)
     const taken = new Set<string>()
     for (const { gridPos: { h, w, x, y }, title } of dashboard.panels) {
       for (let i = 0; i < w * h; i++) {
@@ -152,9 +159,9 @@ describe("the dashboard", () => {
 })
 
 describe("the alerts", () => {
-  it("ask for metrics and labels that there are, and each says what to do", () => {
+  it("ask for metrics and labels that exist, and each says what to do", () => {
     // oxlint-disable-next-line typescript/no-explicit-any
-    const { groups } = Yaml.parse(asset("alerts.yaml")) as any
+    const { groups } = Yaml.parse(read("deploy/alerts.yaml")) as any
     const rules = groups.flatMap(({ rules }: { rules: ReadonlyArray<unknown> }) => rules)
     assert.isAtLeast(rules.length, 10)
     for (const { alert, annotations, expr, for: duration = "0m", labels } of rules) {
@@ -166,7 +173,7 @@ describe("the alerts", () => {
       assert.isString(annotations.description)
       for (const [, label = ""] of JSON.stringify(annotations).matchAll(/\$labels\.(\w+)/g)) {
         const [name = ""] = /mcp_gateway_\w+/.exec(expr) ?? []
-        const kept = / by \(([^)]*)\)/.exec(expr)?.[1]?.split(", ") ?? Metrics.documented("mcp_gateway_")[name]?.labels
+        const kept = / by \(([^)]*)\)/.exec(expr)?.[1]?.split(", ") ?? ofGateway[name]?.labels
         assert.isTrue(kept?.includes(label), `${alert} shows a label that its expression keeps`)
       }
     }

@@ -1,4 +1,4 @@
-/** The two replicas of the README's section "Several machines", typed at a terminal as they stand there. */
+/** Types the commands of the cluster's manual at a terminal: two replicas on one machine. */
 import { Effect, Exit, Scope } from "effect"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
@@ -8,10 +8,11 @@ import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import { stablePort } from "../kit/cluster/ports.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
+import * as Documents from "../kit/documents.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { areInstalled, pathWithCurl } from "../kit/programs.ts"
-import { block, readme } from "../kit/readme.ts"
 
+const manual = "src/gateway/cluster/README.md"
 const root = new URL("../..", import.meta.url).pathname
 const folder = realpathSync(mkdtempSync(join(tmpdir(), "two-replicas-")))
 const scope = Scope.makeUnsafe()
@@ -46,10 +47,10 @@ afterAll(async () => {
   rmSync(folder, { recursive: true })
 })
 
-describe.skipIf(!areInstalled("openssl"))("the README's two replicas", () => {
-  const commands = block("sh", "--cluster").trimEnd().split("\n")
+describe.skipIf(!areInstalled("openssl"))("the two replicas of the manual", () => {
+  const commands = Documents.block(manual, "sh", "--cluster").trimEnd().split("\n")
   /** Opens a session at one, and uses it at the other. */
-  const asking = block("sh", "8430/mcp").trimEnd().split("\n")
+  const asking = Documents.block(manual, "sh", "8430/mcp").trimEnd().split("\n")
   /** What is other here than there: ports that are free, the database's too, and where the file is. */
   const replaced = new Map([["everything.json", join(folder, "everything.json")]])
   const here = (text: string) =>
@@ -90,9 +91,9 @@ describe.skipIf(!areInstalled("openssl"))("the README's two replicas", () => {
     assert.include(await Kit.toolText(at("8420"), elsewhere, "echo", { message: "hither" }), "hither")
 
     assert.isAtLeast(processes().length, 4)
-    const stop = /`(kill [^`]*)` stops both/.exec(readme)?.[1] ?? ""
+    const stop = Documents.block(manual, "sh", "kill ").trim()
     type(stop)
-    // As long as the README's snippets give a replica to stop.
+    // As long as the files in `deploy/` give a replica to stop.
     await Kit.eventually(`"${stop}" has stopped both`, () => processes().length === 0, 40).catch((error: unknown) => {
       throw new Error(
         `still running: ${
