@@ -1,4 +1,4 @@
-/** Takes the README's picture of the page, with real servers and clients at work for some minutes: `npm run picture`. */
+/** Takes the picture of the page for `README.md`, with real servers and clients at work for some minutes: `npm run picture`. */
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
 import { createRequire } from "node:module"

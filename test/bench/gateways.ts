@@ -19,7 +19,7 @@ export interface Subject {
 }
 
 const here = (path: string) => new URL(path, import.meta.url).pathname
-/** As the package has it (built by `npm run bench:gateway`), with the option of Node that the README recommends. */
+/** As the package has it (built by `npm run bench:gateway`), with the option of Node that the manual recommends. */
 export const ours: Subject = {
   name: "effect-session-pool",
   arguments: (port, { args, command }, spares) => [
