@@ -197,7 +197,7 @@ export const backendSettings = {
   ),
   requestTimeout: duration("5 minutes", "A request is cancelled after this; each progress message restarts the time"),
   startTimeout: duration("1 minute", "A back end must answer initialize within this"),
-  writeTimeout: duration("30 seconds", "A session ends if its back end leaves a message unread for this"),
+  writeTimeout: duration("30 seconds", "A back end that leaves a message unread for this is ended"),
   closeGrace: duration(
     "2 seconds",
     "Wait between end of stdin, SIGTERM and SIGKILL when a process ends",
@@ -251,23 +251,23 @@ export const gatewaySettings = {
     "origins with their scheme, such as https://app.example.com, and without a path",
     webOrigin
   ),
-  maxSessions: count(1000, "Most sessions at once; when full, the longest idle one is ended"),
+  maxSessions: count(1000, "Most sessions at once; when full, the longest idle one ends"),
   maxSessionsPerBackend: count(1000, "Most sessions of one back end; when full, new ones are refused"),
   // Infinity means unset; `sessionsPerKey` computes the default.
   maxSessionsPerKey: count(
     Infinity,
-    "Most sessions of one key; when full, its longest idle one is ended",
+    "Most sessions of one key; when full, its longest idle one ends",
     1,
     Infinity,
     "half of maxSessions"
   ),
-  maxParked: count(1000, "Most calls at once that wait for their client's input"),
-  maxParkedPerKey: count(100, "Most calls at once of one key that wait for their client's input"),
+  maxParked: count(1000, "Most calls that wait for their client's input"),
+  maxParkedPerKey: count(100, "Most calls of one key that wait for their client's input"),
   stateKey: secretText("Seals requestState; without it a random key that ends with the process"),
   shareWithoutKeys: flag(
     "Without keys, modern clients of all users and machines may share processes"
   ),
-  maxAsleep: count(100_000, "Most sleeping sessions; when full, the oldest is ended"),
+  maxAsleep: count(100_000, "Most sleeping sessions; when full, the oldest ends"),
   asleepTimeToLive: duration("24 hours", "A sleeping session ends after this"),
   acquireTimeout: duration("5 seconds", "Longest wait of initialize when all sessions are in use", "zero"),
   maxBodyBytes: bytes(4 * mebi, "Largest request body"),
@@ -276,13 +276,13 @@ export const gatewaySettings = {
   bodyTimeout: duration("1 minute", "A client must send its whole request within this"),
   keepAliveTimeout: duration(
     "75 seconds",
-    "An unused connection is closed after this; a balancer must close it earlier"
+    "An unused connection is closed after this; balancers must close it earlier"
   ),
   streamAfter: duration(
     "5 seconds",
     "A request unanswered by then gets an event stream; at most heartbeat"
   ),
-  heartbeat: duration("15 seconds", "Interval of comments on a silent stream, so that no proxy cuts it"),
+  heartbeat: duration("15 seconds", "Interval of comments on a silent stream, against time-outs of proxies"),
   stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
   cleanupInterval: duration("10 seconds", "Interval between searches for expired sessions"),
   drainTimeout: duration("10 seconds", "Longest time for running requests when the gateway stops", "zero"),
