@@ -504,7 +504,7 @@ http { access_log off; ${temporary.join(" ")}
     const page = await ask(prefix)
     assert.strictEqual(page.status, 200)
     assert.include(page.text, "<title>")
-    // A proxy that buffers would hold back the first event, because the response never ends.
+    // This response never ends.
     assert.strictEqual((await ask(`${prefix}sessions/events`, undefined, "event: snapshot")).status, 200)
     const opened = await ask(`${prefix}mcp/counter`, Kit.initializeBody)
     assert.strictEqual(opened.status, 200)
