@@ -1,22 +1,20 @@
 /**
- * The examples of the docstrings and of the README are run, and what they say they return is compared.
+ * Runs the `ts` blocks of docstrings and manuals.
  *
- * An example is a `ts` block; each `expression // => value` in it is a claim. Blocks marked `ts skip` are not run.
+ * Each `expression // => value` in a block is a claim: both are compared. A block that begins with a file's name (`// app.ts`) is a
+ * whole file: the tests start it, or run its tests.
  */
-import { Option } from "effect"
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { NodeHttpServer } from "@effect/platform-node"
+import { Deferred, Effect, Exit, Fiber, Layer, Scope, Stream } from "effect"
+import { HttpClient, HttpRouter, HttpServerResponse } from "effect/http"
+import { execFileSync, spawn } from "node:child_process"
+import { once } from "node:events"
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
-import * as Gateway from "../src/gateway/Gateway.ts"
-import * as Main from "../src/index.ts"
-import * as SessionEntity from "../src/SessionEntity.ts"
+import { SessionPool } from "../src/index.ts"
 
 const root = new URL("..", import.meta.url).pathname
-const artifacts = `${root}test/artifacts/`
-
-interface Example {
-  readonly where: string
-  readonly code: string
-}
+const artifacts = `${root}test/artifacts/examples/`
 
 const sources = [
   "src/SessionPool.ts",
@@ -25,76 +23,137 @@ const sources = [
   "src/SessionEntity.ts",
   "src/gateway/Gateway.ts",
   "src/gateway/README.md",
+  "src/README.md",
   "README.md"
 ]
 
-/** The `ts` blocks of a file, without the stars of a docstring. */
-const examplesOf = (file: string): ReadonlyArray<Example> => {
-  const text = readFileSync(`${root}${file}`, "utf8").replace(/^ \* ?/gm, "")
-  return [...text.matchAll(/^```ts(?: run)?\n([\s\S]*?)^```/gm)].map((match, i) => ({
-    where: `${file}, example ${i + 1}`,
-    code: match[1] ?? ""
+interface Example {
+  readonly where: string
+  readonly code: string
+  /** The name of a block that is a whole file. */
+  readonly file: string | undefined
+}
+
+/** The `ts` blocks of a source, without the stars of a docstring. */
+const examplesOf = (source: string): ReadonlyArray<Example> => {
+  const text = readFileSync(`${root}${source}`, "utf8").replace(/^ \* ?/gm, "")
+  return [...text.matchAll(/^```ts.*\n([\s\S]*?)^```/gm)].map(([, code = ""], i) => ({
+    where: `${source}, example ${i + 1}`,
+    code,
+    file: /^\/\/ (\S+\.ts)\n/.exec(code)?.[1]
   }))
 }
 
-/** An example as a module that exports what each of its claims says and what is true. */
+/** Imports the sources instead of the package, which has no build here. */
+const withSources = (code: string): string =>
+  code
+    .replace(/"effect-session-pool"/g, "\"../../../src/index.ts\"")
+    .replace(/"effect-session-pool\/cluster"/g, "\"../../../src/SessionEntity.ts\"")
+    .replace(/"effect-session-pool\/gateway"/g, "\"../../../src/gateway/Gateway.ts\"")
+
+/** An example as a module that exports both sides of its claims. */
 const toModule = (code: string): string => {
-  const body = code
-    .replace(/"effect-session-pool"/g, "\"../../src/index.ts\"")
-    .replace(/"effect-session-pool\/cluster"/g, "\"../../src/SessionEntity.ts\"")
-    .replace(/"effect-session-pool\/gateway"/g, "\"../../src/gateway/Gateway.ts\"")
-    .replace(/^(.*\S)\s*\/\/ => (.*)$/gm, "claims.push([$1, $2])")
-  const imports = [...body.matchAll(/^import .*$/gm)].map(([line]) => line)
-  const rest = body.replace(/^import .*$/gm, "")
-  const needed = rest.includes("Option.") && !imports.some((line) => /[{ ]Option\b/.test(line))
-  return [
-    ...imports,
-    ...(needed ? ["import { Option } from \"effect\""] : []),
-    "export const claims = []",
-    rest
-  ].join("\n")
+  const body = withSources(code).replace(/^(.*\S)\s*\/\/ => (.*)$/gm, "claims.push([$1, $2])")
+  // The right side of a claim may need an import that the left side does not.
+  const needsOption = body.includes("Option.") && !/^import .*[{ ]Option\b/m.test(body)
+  return `${needsOption ? "import { Option } from \"effect\"\n" : ""}export const claims = []\n${body}`
+}
+
+const examples = sources.flatMap(examplesOf)
+rmSync(artifacts, { recursive: true, force: true })
+mkdirSync(`${artifacts}types`, { recursive: true })
+for (const { code, file } of examples) {
+  if (file !== undefined) writeFileSync(`${artifacts}${file}`, withSources(code).replace("port: 3000", "port: 0"))
 }
 
 describe("examples", () => {
-  const examples = sources.flatMap(examplesOf)
-  mkdirSync(artifacts, { recursive: true })
-  for (const [i, { code, where }] of examples.entries()) {
+  for (const [i, { code, file, where }] of examples.entries()) {
+    if (file !== undefined) continue
     it(`${where} returns what it says`, async () => {
-      const file = `${artifacts}example-${i}.ts`
-      writeFileSync(file, toModule(code))
-      const { claims } = await import(/* @vite-ignore */ file)
+      const path = `${artifacts}example-${i}.ts`
+      writeFileSync(path, toModule(code))
+      const { claims } = await import(/* @vite-ignore */ path)
       assert.isAtLeast(claims.length, 1, "an example claims something")
       for (const [actual, expected] of claims) assert.deepStrictEqual(actual, expected)
     })
   }
 
-  it("every public function and error has one, except the reasons of an error", () => {
-    const reasons = Main.SessionPool.SessionPoolError.fields.reason.members.map(({ identifier }) => identifier)
-    assert.deepStrictEqual(reasons, ["LookupTimeout", "CapacityExceeded", "PoolClosed"])
-    const [pool, key, errors, entity, gateway] = sources.map((file) => readFileSync(`${root}${file}`, "utf8"))
-    const lacking: Array<string> = []
-    const modules = [
-      ["SessionPool", Main.SessionPool, `${pool}\n${errors}`],
-      [
-        "SessionKey",
-        Main.SessionKey,
-        key
-      ],
-      ["SessionEntity", SessionEntity, entity],
-      ["Gateway", { layer: Gateway.layer, config: Gateway.config }, gateway]
-    ] as const
-    for (const [name, module, docs = ""] of modules) {
-      for (const [symbol, value] of Object.entries(module)) {
-        if (typeof value !== "function" || reasons.includes(symbol)) continue
-        const doc = new RegExp(`/\\*\\*((?:(?!\\*/)[\\s\\S])*)\\*/\\nexport (?:const|class) ${symbol}\\b`).exec(docs)
-        if (doc?.[1]?.includes("**Example**") !== true) lacking.push(`${name}.${symbol}`)
-      }
-    }
-    assert.deepStrictEqual(lacking, [])
+  it("each source has examples", () => {
+    assert.deepStrictEqual(sources.filter((source) => examplesOf(source).length === 0), [])
   })
 
-  it("there are examples at all, in each of the places", () => {
-    const counts = sources.map((file) => examplesOf(file).length)
-    assert.isTrue(Option.isSome(Option.fromNullishOr(counts[0])) && counts.every((count) => count > 0))
+  it("all compile", () => {
+    for (const [i, { code, file }] of examples.entries()) {
+      writeFileSync(`${artifacts}types/${file ?? `example-${i}.ts`}`, code)
+    }
+    const config = { extends: "../../../../tsconfig.json", include: ["."], exclude: [] }
+    writeFileSync(`${artifacts}types/tsconfig.json`, JSON.stringify(config))
+    execFileSync("node_modules/.bin/tsc", ["--noEmit", "--project", `${artifacts}types`], { cwd: root, stdio: "pipe" })
   })
+})
+
+describe("the server of the library's manual", () => {
+  it("serves requests and metrics, closes its sessions on SIGINT and exits with 130", async () => {
+    const server = spawn(process.execPath, [`${artifacts}main.ts`], { stdio: ["ignore", "pipe", "inherit"] })
+    const exited = once(server, "exit")
+    let log = ""
+    server.stdout.setEncoding("utf8").on("data", (text) => log += text)
+    try {
+      let port: string | undefined
+      while (port === undefined) {
+        await once(server.stdout, "data")
+        port = /Listening on \S+:(\d+)/.exec(log)?.[1]
+      }
+      const url = `http://localhost:${port}`
+      const post = async () => (await fetch(`${url}/count/ada`, { method: "POST" })).text()
+      assert.deepStrictEqual([await post(), await post()], ["1", "2"])
+      const metrics = await (await fetch(`${url}/metrics`)).text()
+      assert.include(metrics, "session_pool_launches_total{pool=\"app/Sessions\",outcome=\"success\"} 1")
+      server.kill("SIGINT")
+      assert.deepStrictEqual(await exited, [130, null])
+      assert.include(log, "close ada")
+    } finally {
+      server.kill("SIGKILL")
+    }
+  })
+
+  // Registers the tests of the manual's `app.test.ts` here.
+  describe("has a test that passes", () => import(/* @vite-ignore */ `${artifacts}app.test.ts`))
+
+  it("drains before the pool closes its sessions, and a get is leased until a streamed response is sent", () =>
+    Effect.gen(function*() {
+      const log: Array<string> = []
+      class Sessions extends SessionPool.Service<Sessions>()("test/Sessions", {
+        lookup: (user: string) =>
+          Effect.acquireRelease(Effect.succeed(user), () => Effect.sync(() => log.push("closed")))
+      }) {}
+      const [begun, goOn] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      const handler = Effect.map(Sessions.get("ada"), (user) => {
+        const late = Effect.andThen(Deferred.succeed(begun, undefined), Effect.as(Deferred.await(goOn), user))
+        return HttpServerResponse.stream(Stream.encodeText(Stream.fromEffect(late)))
+      })
+      const serve = HttpRouter.serve(HttpRouter.add("GET", "/", handler), {
+        disableLogger: true,
+        disableListenLog: true
+      })
+      const scope = yield* Scope.make()
+      const context = yield* Layer.buildWithScope(
+        serve.pipe(Layer.provideMerge(Sessions.layer), Layer.provideMerge(NodeHttpServer.layerTest)),
+        scope
+      )
+      const request = HttpClient.get("/").pipe(
+        Effect.flatMap((response) => response.text),
+        Effect.map((text) => log.push(`answered ${text}`)),
+        Effect.provideContext(context)
+      )
+      const answer = yield* Effect.forkChild(request)
+      yield* Deferred.await(begun)
+      const { leases } = yield* Effect.provideContext(Sessions.stats, context)
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+      yield* Effect.sleep("50 millis")
+      yield* Deferred.succeed(goOn, undefined)
+      yield* Fiber.join(answer)
+      yield* Fiber.join(closing)
+      assert.deepStrictEqual([leases, ...log], [1, "answered ada", "closed"])
+    }).pipe(Effect.runPromise))
 })
