@@ -2,9 +2,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Logger, Metric, References, Scope, Tracer } from "effect"
 import { TestClock } from "effect/testing"
+import { readFileSync } from "node:fs"
 import { SessionPool } from "../src/index.ts"
 import { fork, hold, listen, visit } from "./kit/pool/calls.ts"
 import { test } from "./kit/pool/withPool.ts"
+
+const manual = readFileSync(new URL("../src/README.md", import.meta.url), "utf8")
 
 describe("stats and metrics", () => {
   /** A back end whose keys say what it does: `bad`, `hangs` and `stuck` (which closes slowly). */
@@ -120,6 +123,13 @@ describe("stats and metrics", () => {
         "session_pool_leases": 1,
         "session_pool_waiting": 0
       })
+      const rows = (yield* Metric.snapshot).map(({ attributes = {}, id, type }) => {
+        const labels = Object.keys(attributes).filter((name) => name !== "unit").map((name) => `\`${name}\``)
+        return `| \`${id}\` | ${type.toLowerCase()} | ${labels.join(", ")} |`
+      })
+      // The manual's rows end with a meaning.
+      const told = [...manual.matchAll(/^\| `session_pool_.* \|(?= [^|]+ \|$)/gm)].map(([row]) => row)
+      assert.deepStrictEqual(told.toSorted(), [...new Set(rows)].toSorted())
     }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
 
   it.effect("the metrics of two pools of one name add up, also when one of them has ended", () =>
