@@ -1,6 +1,6 @@
 /** What the package promises to whoever installs it. */
 import { execFileSync } from "node:child_process"
-import { existsSync, readFileSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
 import * as Settings from "../src/gateway/settings/Settings.ts"
 import { version } from "../src/gateway/version.ts"
@@ -64,6 +64,18 @@ describe("the package", () => {
     const manual = readFileSync(`${root}src/gateway/README.md`, "utf8")
     for (const [name, { description, shown }] of Object.entries(Settings.all)) {
       assert.include(manual, `| \`${name}\` | ${shown === "" ? "none" : shown} | ${description} |`)
+    }
+  })
+
+  it("an example has at most 80 lines, begins with a sentence on what it shows, and has a test beside it", () => {
+    const files = readdirSync(`${root}src/examples`)
+    const examples = files.filter((file) => !file.endsWith(".test.ts"))
+    assert.deepStrictEqual(files.toSorted(), examples.flatMap((file) => [file.replace(".ts", ".test.ts"), file]))
+    for (const file of examples) {
+      const text = readFileSync(`${root}src/examples/${file}`, "utf8")
+      assert.isAtMost(text.trimEnd().split("\n").length, 80, file)
+      assert.match(text, /^\/\*\*(?: |\n \* )An? /, file)
+      assert.include(text, "from \"effect-session-pool", file)
     }
   })
 

@@ -15,7 +15,7 @@ const print = (lines: number, name: string): void => console.log(`${String(lines
 
 const core = globSync(["src/SessionPool.ts", "src/index.ts", "src/internal/**/*.ts"]).toSorted()
 /** Tests of the cluster's entity, the examples and the package. */
-const others = ["sessionEntity", "examples", "exampleFiles", "package"]
+const others = ["sessionEntity", "examples", "package"]
 const tests = globSync([
   "test/*.test.ts",
   "test/*.test-d.ts",

@@ -55,7 +55,7 @@ export default defineConfig({
         test: {
           ...core,
           name: "core",
-          include: ["test/*.test.ts", "test/internal/*.test.ts"],
+          include: ["test/*.test.ts", "test/internal/*.test.ts", "src/examples/*.test.ts"],
           exclude: ["test/variants.test.ts"],
           typecheck: { enabled: true, include: ["test/*.test-d.ts"], tsconfig: `${root}tsconfig.json` },
           sequence: { groupOrder: 1 }

@@ -1,0 +1,78 @@
+/**
+ * A command-line program with one shell process per session: it reads lines such as `ada cd /tmp`, and the directory and variables
+ * that a command sets are there for the session's next command.
+ */
+import { NodeRuntime, NodeServices } from "@effect/platform-node"
+import { Console, Effect, Queue, Schema, Semaphore, Stdio, Stream } from "effect"
+import { SessionPool } from "effect-session-pool"
+import { Command, Flag } from "effect/cli"
+import { ChildProcess } from "effect/process"
+
+class ShellEnded extends Schema.TaggedError<ShellEnded>()("ShellEnded", {}) {}
+
+/** The shell prints this after each command, followed by the command's exit code. */
+const mark = "\u0004"
+
+const open = Effect.fnUntraced(function*(session: string) {
+  yield* Effect.addFinalizer(() => Console.log(`${session}: closed`))
+  const input = yield* Queue.unbounded<string>()
+  const child = yield* ChildProcess.make("sh", {
+    stdin: Stream.encodeText(Stream.fromQueue(input)),
+    stderr: "inherit",
+    killSignal: "SIGHUP"
+  })
+  const lines = yield* child.stdout.pipe(Stream.decodeText(), Stream.splitLines, Stream.toQueue({ capacity: 64 }))
+  const answer = Effect.gen(function*() {
+    const output: Array<string> = []
+    while (true) {
+      const [text = "", code] = (yield* Queue.take(lines)).split(mark)
+      if (code === undefined || text !== "") output.push(text)
+      if (code !== undefined) return { output, code: Number(code) }
+    }
+  })
+  const turn = yield* Semaphore.make(1)
+  return {
+    /** Runs one command at a time. */
+    run: (command: string) =>
+      Queue.offer(input, `${command}\necho "${mark}$?"\n`).pipe(
+        Effect.andThen(answer),
+        Effect.mapError(() => new ShellEnded()),
+        // The next caller would read the output that an interrupted caller left.
+        Effect.onInterrupt(() => Effect.ignore(child.kill())),
+        turn.withPermit
+      ),
+    ended: child.exitCode
+  }
+})
+
+export const shells = Command.make(
+  "shells",
+  { idle: Flag.String("idle").pipe(Flag.withSchema(Schema.DurationFromString), Flag.withDefault("10 minutes")) },
+  Effect.fnUntraced(function*({ idle }) {
+    const pool = yield* SessionPool.make({
+      lookup: open,
+      idleTimeToLive: idle,
+      // The pool drops a shell that ended, so the next command gets a new one.
+      closed: (shell) => shell.ended,
+      maxErrorCount: 1
+    })
+    const { stdin } = yield* Stdio.Stdio
+    yield* stdin.pipe(
+      Stream.decodeText(),
+      Stream.splitLines,
+      Stream.runForEach((line) => {
+        const [session = "", ...words] = line.split(" ")
+        return SessionPool.use(pool, session, (shell) => shell.run(words.join(" "))).pipe(
+          Effect.flatMap(({ code, output }) =>
+            Console.log(`${session}: ${[...output, `exit code ${code}`].join("\n")}`)
+          ),
+          Effect.catchTag("ShellEnded", () => Console.log(`${session}: the shell ended`))
+        )
+      })
+    )
+  }, Effect.scoped)
+).pipe(Command.withDescription("Runs each line of the input in the shell of its session"))
+
+if (import.meta.main) {
+  NodeRuntime.runMain(Command.run(shells, { version: "1.0.0" }).pipe(Effect.provide(NodeServices.layer)))
+}
