@@ -52,14 +52,16 @@ const save = HttpRouter.use(Effect.fnUntraced(function*(router) {
 
 export const routes = Layer.merge(save, workspaces)
 
-/** The machines find each other, and share the locks of the shards, in PostgreSQL. */
+/** `HOST` and `PORT` are the machine's address for the others. PostgreSQL holds the addresses and the locks of the shards. */
 const cluster = NodeClusterSocket.layer({ storage: "sql" }).pipe(
   Layer.provide(PgClient.layerConfig({ url: Config.Redacted("DATABASE_URL") }))
 )
 
 const server = HttpRouter.serve(routes).pipe(
   Layer.provide(cluster),
-  Layer.provide(NodeHttpServer.layerConfig(createServer, { port: Config.Port("PORT").pipe(Config.withDefault(3000)) })),
+  Layer.provide(
+    NodeHttpServer.layerConfig(createServer, { port: Config.Port("HTTP_PORT").pipe(Config.withDefault(3000)) })
+  ),
   Layer.provide(NodeServices.layer)
 )
 

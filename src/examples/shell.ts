@@ -27,7 +27,7 @@ const open = Effect.fnUntraced(function*(session: string) {
     while (true) {
       const [text = "", code] = (yield* Queue.take(lines)).split(mark)
       if (code === undefined || text !== "") output.push(text)
-      if (code !== undefined) return { output, code: Number(code) }
+      if (code !== undefined) return [...output, `exit code ${code}`].join("\n")
     }
   })
   const turn = yield* Semaphore.make(1)
@@ -47,7 +47,13 @@ const open = Effect.fnUntraced(function*(session: string) {
 
 export const shells = Command.make(
   "shells",
-  { idle: Flag.String("idle").pipe(Flag.withSchema(Schema.DurationFromString), Flag.withDefault("10 minutes")) },
+  {
+    idle: Flag.String("idle").pipe(
+      Flag.withDescription("Close a shell this long after its last command"),
+      Flag.withSchema(Schema.DurationFromString),
+      Flag.withDefault("10 minutes")
+    )
+  },
   Effect.fnUntraced(function*({ idle }) {
     const pool = yield* SessionPool.make({
       lookup: open,
@@ -57,16 +63,12 @@ export const shells = Command.make(
       maxErrorCount: 1
     })
     const { stdin } = yield* Stdio.Stdio
-    yield* stdin.pipe(
-      Stream.decodeText(),
-      Stream.splitLines,
+    yield* Stream.splitLines(Stream.decodeText(stdin)).pipe(
       Stream.runForEach((line) => {
         const [session = "", ...words] = line.split(" ")
         return SessionPool.use(pool, session, (shell) => shell.run(words.join(" "))).pipe(
-          Effect.flatMap(({ code, output }) =>
-            Console.log(`${session}: ${[...output, `exit code ${code}`].join("\n")}`)
-          ),
-          Effect.catchTag("ShellEnded", () => Console.log(`${session}: the shell ended`))
+          Effect.catchTag("ShellEnded", () => Effect.succeed("the shell ended")),
+          Effect.flatMap((text) => Console.log(`${session}: ${text}`))
         )
       })
     )
