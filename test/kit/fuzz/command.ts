@@ -21,7 +21,11 @@ export const check = async (test: ConfigCase, directory: string): Promise<string
   })
   const { exit, output } = await Command.runInProcess(
     ["--check", "--config", file, ...flags.map(([name, value]) => `--${Settings.flagName(name)}=${String(value)}`)],
-    Object.fromEntries(Object.entries(test.environment).map(([name, value]) => [name, value ?? ""]))
+    // On a terminal the command would colour its errors.
+    {
+      NO_COLOR: "1",
+      ...Object.fromEntries(Object.entries(test.environment).map(([name, value]) => [name, value ?? ""]))
+    }
   )
   if (exit !== 0 && exit !== 1) return `it ended with ${exit}: ${output}`
   if (/\n {4}at |node:internal|\[object /.test(output)) return `a stack or an object is told: ${output}`
