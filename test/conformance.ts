@@ -10,6 +10,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import * as Progress from "./kit/progress.ts"
 
 const legacySuite = "@modelcontextprotocol/conformance@0.1.16"
 const modernSuite = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
@@ -45,6 +46,7 @@ interface Run {
 }
 
 const run = (suite: string, url: string, which: ReadonlyArray<string>): Run => {
+  Progress.step(`${suite} at ${url}`)
   const directory = mkdtempSync(join(tmpdir(), "conformance-"))
   const args = ["exec", "--yes", `--package=${suite}`, "--", "conformance", "server", "--url", url, ...which]
   // It ends with 1 if any scenario fails; the files say which.
@@ -56,6 +58,7 @@ const run = (suite: string, url: string, which: ReadonlyArray<string>): Run => {
     scenarios.set(scenario, checks.filter(({ status }) => status !== "INFO"))
   }
   rmSync(directory, { recursive: true })
+  Progress.clear()
   return { scenarios, said: stdout }
 }
 

@@ -7,6 +7,7 @@ import { parseArgs } from "node:util"
 import type { Case } from "./kit/explorer/explorer.ts"
 import { explore, exploreAll, report, runCase } from "./kit/explorer/explorer.ts"
 import { scenarios } from "./kit/explorer/scenarios.ts"
+import * as Progress from "./kit/progress.ts"
 
 const { values } = parseArgs({
   options: {
@@ -18,7 +19,13 @@ const { values } = parseArgs({
 })
 
 const started = performance.now()
+/** Counts runs on the progress line. */
+const counting = (what: string) => {
+  let runs = 0
+  return () => Progress.tick(`${what}: ${++runs} runs`)
+}
 const say = (what: string, failure: Case | undefined) => {
+  Progress.clear()
   console.log(`${((performance.now() - started) / 1000).toFixed(0)} s: ${what}`)
   if (failure === undefined) return
   console.log(report(failure))
@@ -31,8 +38,10 @@ if (values.case !== undefined) {
 }
 
 for (const { name, plan } of scenarios) {
-  const { failure, schedules } = exploreAll(plan, Number(values.bound))
+  const { failure, schedules } = exploreAll(plan, Number(values.bound), counting(name))
   say(`${name}: ${schedules} schedules with at most ${values.bound} deviations`, failure)
 }
-const { failure, runs } = await Effect.runPromise(explore(Number(values.runs), Number(values.seed)))
+const { failure, runs } = await Effect.runPromise(
+  explore(Number(values.runs), Number(values.seed), counting("random cases"))
+)
 say(`${runs} random cases with seed ${values.seed}`, failure)

@@ -7,6 +7,7 @@ import { parseArgs } from "node:util"
 import type { Attacked, Tally } from "./kit/faults/faults.ts"
 import * as Faults from "./kit/faults/faults.ts"
 import * as FaultKinds from "./kit/faults/kinds.ts"
+import * as Progress from "./kit/progress.ts"
 import * as Random from "./kit/random.ts"
 
 const { values } = parseArgs({
@@ -31,12 +32,14 @@ const tally: Tally = { answered: 0, failed: 0, refused: 0, cut: 0 }
 /** One fault, done to a gateway; ends the run if a promise is broken. */
 const inflict = async (attacked: Attacked, name: string, fault: () => Promise<void>): Promise<void> => {
   counts[name] = (counts[name] ?? 0) + 1
+  Progress.step(name)
   await fault().catch((error: unknown) => attacked.failures.push(`${name}: ${String(error)}`))
   check(attacked, name)
 }
 
 const check = ({ failures, run }: Attacked, name: string): void => {
   if (failures.length === 0) return
+  Progress.clear()
   for (const failure of failures.slice(0, 20)) console.log(`FAILURE (${name}, seed ${values.seed}) ${failure}`)
   console.log(JSON.stringify({ counts, tally }))
   run.child.kill("SIGKILL")
@@ -74,6 +77,7 @@ const round = async (): Promise<void> => {
 
 for (let done = 1; done === 1 || Date.now() < until; done++) {
   await round()
+  Progress.clear()
   console.log(`round ${done}: ${JSON.stringify(tally)}`)
 }
 console.log(JSON.stringify({ faults: counts, requests: tally }))

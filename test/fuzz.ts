@@ -5,6 +5,7 @@
  */
 import { parseArgs } from "node:util"
 import * as Fuzz from "./kit/fuzz/fuzz.ts"
+import * as Progress from "./kit/progress.ts"
 
 const text = (value: number) => ({ type: "string", default: String(value) }) as const
 const { values } = parseArgs({
@@ -27,14 +28,19 @@ console.log(`seed ${seed}: ${counts.http} requests, ${counts.config} configurati
 
 const failures: Array<string> = []
 const begun = Date.now()
-const told = (line: string) => console.log(`${((Date.now() - begun) / 1000).toFixed(0)} s: ${line}`)
+const told = (line: string) => {
+  Progress.clear()
+  console.log(`${((Date.now() - begun) / 1000).toFixed(0)} s: ${line}`)
+}
 
 if (counts.config > 0) {
+  Progress.step(`${counts.config} configurations`)
   const { cases, failures: wrong, valid } = Fuzz.configurations(seed, Number(oneConfig ?? 0), counts.config)
   failures.push(...wrong)
   told(`${cases} configurations, ${valid} of them valid by construction: ${wrong.length} failures`)
 }
 if (counts.commands > 0) {
+  Progress.step(`${counts.commands} configurations given to the command`)
   const { cases, failures: wrong } = await Fuzz.commands(seed, 0, counts.commands)
   failures.push(...wrong)
   told(`${cases} configurations given to the command: ${wrong.length} failures`)
@@ -44,7 +50,7 @@ if (counts.http > 0) {
     seed,
     from: Number(one ?? 0),
     count: counts.http,
-    onProgress: (done) => told(`${done} requests`)
+    onProgress: (done) => done % 5000 === 0 ? told(`${done} requests`) : Progress.step(`${done} requests`)
   })
   failures.push(...wrong)
   told(`${cases} requests of ${kinds} kinds: ${wrong.length} failures; statuses ${JSON.stringify(statuses)}`)

@@ -6,6 +6,7 @@
 import { readFileSync } from "node:fs"
 import { parseArgs } from "node:util"
 import * as Kit from "./kit/gateway/gateway.ts"
+import * as Progress from "./kit/progress.ts"
 
 const { values } = parseArgs({
   options: {
@@ -43,11 +44,13 @@ let next = 0
 const worker = async (): Promise<void> => {
   while (next++ < (sessions ?? 0)) {
     await session().catch(() => errors++)
+    Progress.tick(`${millis.length} calls, ${errors} errors`)
     const status = readFileSync(`/proc/${gateway.child.pid}/status`, "utf8")
     peak = Math.max(peak, Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024)
   }
 }
 await Promise.all(Array.from({ length: atOnce ?? 0 }, worker))
+Progress.clear()
 const seconds = (performance.now() - started) / 1000
 const left = Kit.descendants(gateway.child.pid ?? 0)
 gateway.child.kill("SIGTERM")

@@ -6,6 +6,7 @@
 import { cpus } from "node:os"
 import { parseArgs } from "node:util"
 import { install } from "../kit/install.ts"
+import * as Progress from "../kit/progress.ts"
 import { cases } from "./coreCases.ts"
 import { measure } from "./coreRounds.ts"
 import { chosen } from "./only.ts"
@@ -27,7 +28,9 @@ console.log(`Node ${process.version}, ${cpus().length} × ${cpu?.model}, ${value
 console.log("| what | sessions | subject | figure | its ratio to SessionPool |")
 console.log("|---|--:|---|--:|--:|")
 for (const one of asked) {
-  for (const { figure, name, ratio } of await measure(one, Number(values.rounds))) {
+  const rows = await measure(one, Number(values.rounds))
+  Progress.clear()
+  for (const { figure, name, ratio } of rows) {
     const compared = ratio === undefined ? "" : format(ratio)
     console.log(
       `| ${one.name} | ${one.sessions.toLocaleString("en")} | ${name} | ${format(figure)} ${one.unit} | ${compared} |`

@@ -3,6 +3,7 @@ import type { ChildProcess } from "node:child_process"
 import { fork } from "node:child_process"
 import { once } from "node:events"
 import { fileURLToPath } from "node:url"
+import * as Progress from "../kit/progress.ts"
 import type { Case } from "./coreCases.ts"
 import type { Answer } from "./coreWorker.ts"
 import type { Spread } from "./spread.ts"
@@ -19,6 +20,7 @@ const worker = fileURLToPath(new URL("coreWorker.ts", import.meta.url))
 
 /** Starts a filled subject. A million entries of the largest peer need 4 GB. */
 const start = async (one: Case, name: string): Promise<ChildProcess> => {
+  Progress.step(`${one.name}, ${one.sessions.toLocaleString("en")} sessions: fills ${name}`)
   const child = fork(worker, [one.kind, name, String(one.sessions)], {
     execArgv: ["--expose-gc", "--max-old-space-size=12000"]
   })
@@ -26,7 +28,8 @@ const start = async (one: Case, name: string): Promise<ChildProcess> => {
   return child
 }
 
-const ask = async (child: ChildProcess, one: Case): Promise<number> => {
+const ask = async (child: ChildProcess, one: Case, name: string): Promise<number> => {
+  Progress.step(`${one.name}, ${one.sessions.toLocaleString("en")} sessions: measures ${name}`)
   child.send(one.request)
   const [answer]: ReadonlyArray<Answer> = await once(child, "message")
   if (answer === undefined) throw new Error(`no answer to ${one.name}`)
@@ -45,21 +48,21 @@ export const measure = async (one: Case, rounds: number): Promise<ReadonlyArray<
     for (let round = 0; round < (one.request.measure === "memory" ? 1 : rounds); round++) {
       for (const [i, name] of one.subjects.entries()) {
         const child = await start(one, name)
-        figures[i]?.push(await ask(child, one))
+        figures[i]?.push(await ask(child, one, name))
         await stop(child)
       }
     }
   } else {
-    const children: Array<ChildProcess> = []
-    for (const name of one.subjects) children.push(await start(one, name))
+    const children: Array<readonly [name: string, child: ChildProcess]> = []
+    for (const name of one.subjects) children.push([name, await start(one, name)])
     // The first round warms the compiler up and does not count.
     for (let round = 0; round <= rounds; round++) {
-      for (const [i, child] of children.entries()) {
-        const figure = await ask(child, one)
+      for (const [i, [name, child]] of children.entries()) {
+        const figure = await ask(child, one, name)
         if (round > 0) figures[i]?.push(figure)
       }
     }
-    await Promise.all(children.map(stop))
+    await Promise.all(children.map(([, child]) => stop(child)))
   }
   const [ours = []] = figures
   return one.subjects.map((name, i) => ({

@@ -15,6 +15,7 @@ import { parseArgs } from "node:util"
 import { chosen } from "../bench/only.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { install } from "../kit/install.ts"
+import * as Progress from "../kit/progress.ts"
 import type { Connected, Subject } from "./clients.ts"
 
 const { values } = parseArgs({
@@ -168,7 +169,11 @@ for (const subject of asked) {
   const first = await begin()
   rows.push(goOn().then((rest) => [...first, ...rest]))
 }
+let done = 0
+for (const row of rows) void row.then(() => Progress.step(`${++done} of ${rows.length} clients are done`))
+Progress.step(`waits for ${rows.length} clients`)
 const table = await Promise.all(rows)
+Progress.clear()
 gateway.child.kill("SIGTERM")
 await gateway.exit
 console.log(`Node ${process.version}, ${new Date().toISOString().slice(0, 10)}\n`)

@@ -9,6 +9,7 @@ import { parseArgs } from "node:util"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Heap from "../kit/heap.ts"
 import * as Line from "../kit/line.ts"
+import * as Progress from "../kit/progress.ts"
 import * as Random from "../kit/random.ts"
 
 const { values } = parseArgs({
@@ -139,6 +140,7 @@ let peak = 0
 const started = Date.now()
 const until = started + minutes * 60_000
 const sampling = setInterval(() => {
+  Progress.step(`${tally.sessions} sessions, ${tally.answers} answers, ${faults.length} faults`)
   peak = Math.max(peak, resident())
   void heap().then((used) => samples.push([(Date.now() - started) / 3_600_000, used]))
 }, 5000)
@@ -162,6 +164,7 @@ const { sessions } = await (await fetch(new URL("/sessions", url))).json()
 // One spare stays.
 const left = Kit.descendants(pid).length - 1
 const handlesLeft = handles() - handlesBefore
+Progress.clear()
 console.log(JSON.stringify(tally))
 console.log(
   `heap: ${mean.toFixed(1)} MiB alive in the second half, spread ${spread.toFixed(1)} MiB, slope ${

@@ -22,18 +22,25 @@ export const runCase = ({ plan, punctual, schedule }: Case): Run =>
 export const report = (failure: Case): string =>
   `${runCase(failure).verdict}; replay: --case '${JSON.stringify(failure)}'`
 
-/** Runs every schedule of a plan with at most `bound` deviations. */
-export const exploreAll = (plan: Plan, bound: number) => {
-  const { failure, schedules } = systematically((choose) => run(plan, choose, false), bound)
+/** Runs every schedule of a plan with at most `bound` deviations. `onRun` is called before each. */
+export const exploreAll = (plan: Plan, bound: number, onRun: () => void = () => {}) => {
+  const { failure, schedules } = systematically((choose) => {
+    onRun()
+    return run(plan, choose, false)
+  }, bound)
   const schedule = failure?.map(({ option, point }) => 8 * point + option - 1)
   return { schedules, failure: schedule && { plan, schedule, punctual: false } }
 }
 
-/** Runs so many random cases. The failure is the smallest found that breaks a promise. */
-export const explore = (runs: number, seed: number) => {
+/** Runs random cases. The failure is the smallest found that breaks a promise. `onRun` is called before each. */
+export const explore = (runs: number, seed: number, onRun: () => void = () => {}) => {
   const options = { runs, seed, size: 1_000, maxShrinks: 3_000 }
+  const isKept = (drawn: Case) => {
+    onRun()
+    return runCase(drawn).verdict === undefined
+  }
   return Effect.map(
-    Arbitrary.checkEffect(Arbitrary.schema(Case), (drawn) => runCase(drawn).verdict === undefined, options),
+    Arbitrary.checkEffect(Arbitrary.schema(Case), isKept, options),
     (result) => ({
       runs: result._tag === "ReplayMismatch" ? 0 : result.runs,
       failure: result._tag === "Falsified" ? result.shrunkInput : undefined

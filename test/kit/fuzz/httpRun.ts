@@ -27,6 +27,7 @@ export interface Options {
   readonly seed: number
   readonly from: number
   readonly count: number
+  /** Called after every 250 cases. */
   readonly onProgress?: (done: number) => void
 }
 
@@ -51,8 +52,10 @@ export const run = async ({ count, from, onProgress, seed }: Options): Promise<R
       const { status, worker: after } = await attempt(target, worker, test)
       statuses[status] = (statuses[status] ?? 0) + 1
       worker = after
-      if (++done % between === 0) await control(target)
-      if (done % 5000 === 0) onProgress?.(done)
+      if (++done % between === 0) {
+        onProgress?.(done)
+        await control(target)
+      }
       if (failures.length > 20 || gateway.child.exitCode !== null) break
     }
     await end(target, worker.session)

@@ -357,10 +357,11 @@ export const compare = ({ afterTheEnd, commands, configuration }: Sequence): voi
   expectEqual({ ended, left, closed: inOrder(closed) }, { ended: true, left: [], closed: opened })
 }
 
-/** Compares so many random sequences. The failure has the shortest sequence found for which pool and model differ. */
-export const explore = (runs: number, seed: number) => {
+/** Compares random sequences. The failure has the shortest one found for which pool and model differ. `onRun` is called before each. */
+export const explore = (runs: number, seed: number, onRun: () => void = () => {}) => {
   let commands = 0
   const agree = (sequence: Sequence) => {
+    onRun()
     commands += sequence.commands.length + sequence.afterTheEnd.length
     return Effect.try({ try: () => compare(sequence), catch: String }).pipe(Effect.as(true))
   }
