@@ -1,4 +1,4 @@
-/** What holds for a few sessions holds for many thousands. */
+/** A pass over many thousands of sessions must not block the event loop. */
 import { assert, describe } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
 import { TestClock } from "effect/testing"
@@ -9,7 +9,7 @@ import { test } from "./kit/pool/withPool.ts"
 
 type Pass = (pool: SessionPool.SessionPool<number, number>) => Effect.Effect<number>
 
-describe("a large pool", () => {
+describe("large pools", () => {
   const count = shortOrLong(10_000, 100_000)
   const sweep: Pass = (pool) => SessionPool.sweep(pool)
   const passes: Record<string, readonly [pass: Pass, retires: number, sessionsATurn: number]> = {

@@ -1,4 +1,4 @@
-/** The explorer must be able to fail: it finds every broken variant of the pool, and shrinks what it finds. */
+/** Shows that the explorer can fail: it finds every broken variant of the pool, and shrinks the failing case. */
 import { assert, describe, it } from "@effect/vitest"
 import { Array, Effect } from "effect"
 import { cpSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -8,7 +8,7 @@ import { variants } from "./kit/explorer/variants.ts"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
 
-/** The explorer of a copy of the sources with these changes. */
+/** The explorer from a copy of the sources, in which one file is changed. */
 const explorerOf = async (copy: string, file: string, changes: ReadonlyArray<string>): Promise<typeof Explorer> => {
   rmSync(copy, { recursive: true, force: true })
   for (const path of ["src", "test/kit", "tsconfig.json"]) cpSync(root + path, `${copy}/${path}`, { recursive: true })
@@ -22,10 +22,10 @@ const explorerOf = async (copy: string, file: string, changes: ReadonlyArray<str
   return import(`${copy}/test/kit/explorer/explorer.ts`)
 }
 
-describe("the explorer finds a pool in which", () => {
+describe("broken variants of the pool", () => {
   for (const [file, changesOf] of Object.entries(variants)) {
     for (const [name, changes] of Object.entries(changesOf)) {
-      it(name, async () => {
+      it(`the explorer finds a pool in which ${name}`, async () => {
         const broken = await explorerOf(`${root}test/artifacts/variants/${name.replaceAll(" ", "-")}`, file, changes)
         const { failure, runs } = await Effect.runPromise(broken.explore(20_000, 1))
         if (failure === undefined) assert.fail("not found")

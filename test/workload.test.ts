@@ -1,4 +1,4 @@
-/** The workload of the soak in short, driven by the test clock. */
+/** A short soak on the test clock. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Logger, Random, Scope } from "effect"
 import { TestClock } from "effect/testing"
@@ -7,7 +7,7 @@ import * as Workload from "./kit/pool/workload.ts"
 const run = Effect.fnUntraced(function*(seed: number) {
   const scope = yield* Scope.make()
   const { failures, faults, round, tally } = yield* Scope.provide(Workload.make(seed), scope)
-  /** Lets time pass until an effect has ended, and whatever the pool does by itself: the longest close takes 60 ms. */
+  /** Runs an effect while time passes, then lets the pool finish its own work: the longest close takes 60 ms. */
   const passed = Effect.fnUntraced(function*(effect: Effect.Effect<unknown>) {
     const fiber = yield* Effect.forkChild(effect)
     while (fiber.pollUnsafe() === undefined) yield* TestClock.adjust(1)
@@ -18,11 +18,11 @@ const run = Effect.fnUntraced(function*(seed: number) {
     assert.deepStrictEqual(yield* passed(round(() => tally.operations < operations)), [], `seed ${seed}`)
   }
   assert.deepStrictEqual(yield* passed(Scope.close(scope, Exit.void)), [], `seed ${seed}`)
-  // It has met what it is meant to meet.
+  // With fewer kinds of failure, the workload would no longer try what it is for.
   assert.isAbove(Object.keys(failures).length, 3)
 })
 
-describe("a pool under everything at once", () => {
-  it.effect("agrees with its back end at every quiet point and leaves nothing open", () =>
+describe("workload", () => {
+  it.effect("the pool agrees with its back end at every quiet point, and leaves nothing open", () =>
     Effect.forEach([1, 2, 3, 4], (seed) => Random.withSeed(run(seed), seed)).pipe(Effect.provide(Logger.layer([]))))
 })
