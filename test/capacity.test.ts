@@ -1,4 +1,4 @@
-/** Capacity, of the pool and of a group of keys: what holds a place, and when a waiter gets it. */
+/** Capacity of the pool and of groups: what holds a place, and when a waiter gets it. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Option } from "effect"
 import { TestClock } from "effect/testing"
@@ -13,7 +13,7 @@ describe("capacity", () => {
   const close = (pool: Pool<string>) =>
     Effect.andThen(visit(pool, "slow to close"), SessionPool.invalidate(pool, "slow to close"))
 
-  /** Each takes the only place of a pool, and returns what gives it back. */
+  /** Each takes the only place of a pool, and returns an effect that frees it. */
   const holders: Record<string, (pool: Pool<string>, gate: Gate) => Effect.Effect<Free, unknown>> = {
     "a leased session until its release": (pool) => Effect.map(hold(pool, "held"), ({ release }) => release),
     "an adopted session until its release": (pool) =>
@@ -94,7 +94,7 @@ describe("groupCapacity", () => {
   /** The part before the slash; a key without one has no group. */
   const groupBy = (key: string) => key.includes("/") ? key.slice(0, key.indexOf("/")) : undefined
 
-  it.effect("a waiter of a full group evicts nothing of another group, and holds up no caller of it", () =>
+  it.effect("a waiter of a full group evicts nothing of another group, and delays no caller of another group", () =>
     Effect.gen(function*() {
       const { backend, pool } = yield* make({ capacity: 3, groupBy, groupCapacity: 1 })
       yield* visit(pool, "y/1")
@@ -114,7 +114,7 @@ describe("groupCapacity", () => {
       assert.deepInclude(yield* refusal(visit(pool, "d")), { scope: "pool", limit: 3 })
     }))
 
-  it.effect("a refusal names the group's limit where the group is full, else the pool's", () =>
+  it.effect("a refusal names the group's limit if the group is full, else the pool's limit", () =>
     Effect.gen(function*() {
       const { pool } = yield* make({ capacity: 3, groupBy, groupCapacity: 2, maxWaiting: 0 })
       yield* Effect.forEach(["x/1", "x/2"], (key) => hold(pool, key))
@@ -133,7 +133,7 @@ describe("groupCapacity", () => {
       assert.deepStrictEqual(keysOf(backend.closed), ["x/1"])
     }))
 
-  it.effect("a group for each key opens its next connection only when the last one is closed", () =>
+  it.effect("a group per key opens its next connection only after the last one has closed", () =>
     Effect.gen(function*() {
       const { backend, pool } = yield* make({ groupBy: (key) => key, groupCapacity: 1 })
       const { release } = yield* hold(pool, "a")

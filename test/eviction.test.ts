@@ -7,10 +7,10 @@ import type { Pool } from "./kit/pool/scripted.ts"
 import { ask, hold, keysOf, make, visit } from "./kit/pool/scripted.ts"
 import * as Random from "./kit/random.ts"
 
-describe("the order of eviction", () => {
+describe("order of eviction", () => {
   // A pool with few sessions and many uses, and one with many sessions.
   for (const [capacity, steps] of [[33, 40_000], [5000, 2000]] as const) {
-    it.effect(`of ${capacity} sessions the least recently used idle one is evicted, and no leased one, after ${steps} operations`, () =>
+    it.effect(`a pool of ${capacity} sessions evicts the least recently used idle one at each of ${steps} operations`, () =>
       Effect.gen(function*() {
         const random = Random.make(capacity)
         const { pool } = yield* make({ capacity })
@@ -92,8 +92,8 @@ describe("the order of eviction", () => {
   }
 })
 
-describe("the session that is evicted", () => {
-  it.effect("each waiter evicts one session as soon as one is idle, and none while a place is on its way to it", () =>
+describe("evictions for waiters", () => {
+  it.effect("each waiter evicts one session as soon as one is idle, and none while a closing place is promised to it", () =>
     Effect.gen(function*() {
       const gate = yield* Deferred.make<void>()
       const { pool } = yield* make({ capacity: 3, closing: () => Deferred.await(gate) })
@@ -114,7 +114,7 @@ describe("the session that is evicted", () => {
       assert.deepStrictEqual(yield* remaining, ["d", "e", "f"])
     }))
 
-  it.effect("a full group evicts the least recently used of its sessions, a full pool that of all", () =>
+  it.effect("a full group evicts its own least recently used session, a full pool that of all groups", () =>
     Effect.gen(function*() {
       const { backend, pool } = yield* make({ capacity: 4, groupBy: (key) => key[0], groupCapacity: 2 })
       yield* Effect.forEach(["y1", "x1", "x2", "x3", "z1", "z2"], (key) => visit(pool, key))

@@ -1,4 +1,4 @@
-/** Waiting for a place: the order, how long, how many, and when a closing place is counted on. */
+/** Waiting for a place: order, time-out, number of waiters, and closing places. */
 import { assert, describe, it } from "@effect/vitest"
 import type { Duration } from "effect"
 import { Deferred, Effect, Exit, Fiber } from "effect"
@@ -26,8 +26,8 @@ const full = (options: Options = {}) =>
     return { backend, pool, release }
   })
 
-describe("the order of waiters", () => {
-  it.effect("waiters of use, get, lease and set are served in the order in which they came", () =>
+describe("order of waiters", () => {
+  it.effect("waiters of use, get, lease and set are served in order of arrival", () =>
     Effect.gen(function*() {
       const { pool, release } = yield* full()
       const order: Array<string> = []
@@ -48,7 +48,7 @@ describe("the order of waiters", () => {
       assert.deepStrictEqual(order, Object.keys(calls))
     }))
 
-  it.effect("callers of one key wait together, from the first one's turn", () =>
+  it.effect("callers of one key wait together, at the turn of the first", () =>
     Effect.gen(function*() {
       const { backend, pool, release } = yield* full()
       const waiters = yield* Effect.forEach(["a", "b", "a", "a"], (key) => ask(pool, key))
@@ -90,7 +90,7 @@ describe("the order of waiters", () => {
       assert.strictEqual((yield* Fiber.join(next)).key, "z1")
     }))
 
-  it.effect("a row of 2000 waiters of use and set neither fills the stack nor blocks the event loop", () =>
+  it.effect("serving 2000 waiters of use and set neither overflows the stack nor blocks the event loop", () =>
     Effect.gen(function*() {
       const { pool, release } = yield* full()
       let [turns, turnsAtLast] = [0, 0]
@@ -177,10 +177,10 @@ describe("acquireTimeout zero", () => {
     assert.deepInclude(yield* Fiber.join(refused), { _tag: "CapacityExceeded", waited: 0 })
   })
 
-  it.effect("a caller fails at once when every session is leased", () =>
+  it.effect("a caller with acquireTimeout zero fails at once if every session is leased", () =>
     Effect.flatMap(full({ acquireTimeout: 0 }), ({ pool }) => failsAtOnce(pool)))
 
-  it.effect("a caller fails when the close of the evicted session takes time, and its place serves the next caller", () =>
+  it.effect("a caller with acquireTimeout zero fails if the evicted session closes slowly, and the next caller gets the place", () =>
     Effect.gen(function*() {
       const { pool } = yield* make({ capacity: 2, acquireTimeout: 0, closing: () => Effect.sleep("1 second") })
       yield* visit(pool, "a")
@@ -193,7 +193,7 @@ describe("acquireTimeout zero", () => {
 })
 
 describe("maxWaiting", () => {
-  it.effect("one caller more than maxWaiting fails at once, of the same key, of another, and of set", () =>
+  it.effect("the caller beyond maxWaiting fails at once, for the same key, for another key, and in set", () =>
     Effect.gen(function*() {
       const { pool, release } = yield* full({ maxWaiting: 2 })
       const waiters = [yield* ask(pool, "a"), yield* ask(pool, "a")]
@@ -204,7 +204,7 @@ describe("maxWaiting", () => {
       assert.deepStrictEqual(keysOf(yield* Fiber.joinAll(waiters)), ["a", "a"])
     }))
 
-  it.effect("a caller that an eviction makes room for gets in with maxWaiting zero", () =>
+  it.effect("an eviction makes room for a caller with maxWaiting zero", () =>
     Effect.gen(function*() {
       const { pool, release } = yield* full({ maxWaiting: 0 })
       assert.deepInclude(yield* refusal(visit(pool, "a")), { _tag: "CapacityExceeded", waiting: 0 })
@@ -215,10 +215,10 @@ describe("maxWaiting", () => {
     }))
 })
 
-describe("a caller that had a session retired", () => {
+describe("callers that retire a session", () => {
   const slowly = () => Effect.sleep("1 second")
 
-  it.effect("lets the other callers of its key wait with it, whatever maxWaiting is", () =>
+  it.effect("a caller that evicts lets other callers of its key wait with it, whatever maxWaiting is", () =>
     Effect.gen(function*() {
       const { pool } = yield* make({ capacity: 1, maxWaiting: 0, closing: slowly })
       yield* visit(pool, "a")
@@ -227,7 +227,7 @@ describe("a caller that had a session retired", () => {
       assert.deepStrictEqual(keysOf(yield* Fiber.joinAll(callers)), ["b", "b"])
     }))
 
-  it.effect("may wait for its place with maxWaiting zero, if it was overdue or refused by validate", () =>
+  it.effect("a caller may wait for the place of its overdue or invalid session with maxWaiting zero", () =>
     Effect.gen(function*() {
       const options = { capacity: 1, maxWaiting: 0, closing: slowly, validate: () => Effect.succeed(false) }
       for (const change of [{ idleTimeToLive: 400 }, {}]) {
@@ -240,7 +240,7 @@ describe("a caller that had a session retired", () => {
       }
     }))
 
-  it.effect("evicts no second one with acquireTimeout zero", () =>
+  it.effect("a caller that retires the session of its key evicts no other with acquireTimeout zero", () =>
     Effect.gen(function*() {
       const { backend, pool } = yield* make({
         capacity: 3,
@@ -255,12 +255,12 @@ describe("a caller that had a session retired", () => {
     }))
 })
 
-describe("a closing place", () => {
+describe("closing places", () => {
   const slowly = (duration: Duration.Input) => (key: string) => key === "slow" ? Effect.sleep(duration) : Effect.void
   const retire = (pool: Pool) => Effect.andThen(visit(pool, "slow"), SessionPool.invalidate(pool, "slow"))
   const cancel = (pool: Pool) => Effect.flatMap(ask(pool, "slow"), Fiber.interrupt)
 
-  /** A full pool with two idle sessions and one place that comes after so long, and a caller that waits. */
+  /** A full pool with two idle sessions and one place that closes for this long, and a caller that waits. */
   const closing = (duration: Duration.Input, options: Options = {}) =>
     Effect.gen(function*() {
       const { backend, pool } = yield* make({ capacity: 3, closing: slowly(duration), ...options })
@@ -284,7 +284,7 @@ describe("a closing place", () => {
     ["30 seconds and a cancelled launch before it", 5000, hanging]
   ]
   for (const [name, millis, options] of patience) {
-    it.effect(`a caller with an acquireTimeout of ${name} counts on it for ${millis} ms, then evicts`, () =>
+    it.effect(`a caller with an acquireTimeout of ${name} counts on a closing place for ${millis} ms, then evicts`, () =>
       Effect.gen(function*() {
         const { backend, caller, pool } = yield* closing("20 seconds", options)
         const closed = () => keysOf(backend.closed).filter((key) => key !== "slow")
@@ -294,14 +294,14 @@ describe("a closing place", () => {
         assert.isDefined(caller.pollUnsafe())
         assert.strictEqual((yield* Fiber.join(caller)).key, "new")
         assert.deepStrictEqual(closed(), ["a"])
-        // The place that comes late serves a caller that needs no eviction.
+        // The late place serves the next caller, which evicts nothing.
         yield* TestClock.adjust("20 seconds")
         yield* visit(pool, "another")
         assert.deepStrictEqual(yield* counts(pool), { evicted: 1, idle: 3, retired: 0, waiting: 0 })
       }))
   }
 
-  it.effect("a caller with acquireTimeout zero counts on none: it evicts, and gets a place that is closed at once", () =>
+  it.effect("a caller with acquireTimeout zero counts on no closing place, evicts, and gets a place that closes synchronously", () =>
     Effect.gen(function*() {
       const { backend, caller } = yield* closing("20 seconds", { acquireTimeout: 0, closed: () => Effect.never })
       yield* TestClock.adjust(0)
@@ -309,7 +309,7 @@ describe("a closing place", () => {
       assert.deepStrictEqual(keysOf(backend.closed), ["a"])
     }))
 
-  it.effect("a caller that gets it in time evicts nothing", () =>
+  it.effect("a caller that gets a closing place in time evicts nothing", () =>
     Effect.gen(function*() {
       const { caller, pool } = yield* closing("4900 millis")
       yield* TestClock.adjust("4900 millis")
@@ -317,7 +317,7 @@ describe("a closing place", () => {
       assert.deepStrictEqual(yield* counts(pool), { evicted: 0, idle: 3, retired: 0, waiting: 0 })
     }))
 
-  it.effect("a caller that has counted on one for long enough evicts the next session that goes idle", () =>
+  it.effect("a caller whose patience is over evicts the next session that becomes idle, though a place is closing", () =>
     Effect.gen(function*() {
       const { backend, pool, release } = yield* full({
         capacity: 3,
@@ -337,7 +337,7 @@ describe("a closing place", () => {
       assert.deepStrictEqual(keysOf(backend.closed), ["held"])
     }))
 
-  it.effect("a caller that counts on one since a moment evicts no second session", () =>
+  it.effect("a caller that has just evicted a session waits for its close, and evicts no second one", () =>
     Effect.gen(function*() {
       const { pool, release } = yield* full({ capacity: 2, closing: () => Effect.sleep("500 millis") })
       const other = yield* hold(pool, "other")
@@ -371,7 +371,7 @@ describe("a closing place", () => {
       yield* Fiber.joinAll([caller, second])
     }))
 
-  it.effect("a caller of a full group does not count on a place that a caller of another group waits for", () =>
+  it.effect("a caller of a full group does not count on a place that is promised to a caller of another group", () =>
     Effect.gen(function*() {
       const { pool } = yield* make({
         capacity: 3,
@@ -390,7 +390,7 @@ describe("a closing place", () => {
       yield* Fiber.joinAll([a3, b2])
     }))
 
-  it.effect("a caller of a full group that a place is on its way to evicts nothing of another group", () =>
+  it.effect("a caller of a full group that is promised a closing place evicts nothing of another group", () =>
     Effect.gen(function*() {
       const gate = yield* Deferred.make<void>()
       const { backend, pool } = yield* make({
