@@ -1,4 +1,4 @@
-/** How sessions end: their finalizers, the death of a connection, `invalidateAll`, and the end of the pool. */
+/** Closing: finalizers, dead connections, `invalidateAll`, and the end of the pool. */
 import { assert, describe } from "@effect/vitest"
 import type { Duration } from "effect"
 import { Deferred, Effect, Exit, Fiber, Option, Scheduler, Scope } from "effect"
@@ -9,7 +9,7 @@ import { fork, held, hold, idsOf, keysOf, listen, makePool, nothing, turns, visi
 import { test } from "./kit/pool/withPool.ts"
 
 describe("closeTimeout", () => {
-  test("a close that hangs for longer is reported, and its place is free", function*() {
+  test("a close that exceeds closeTimeout is reported, and frees its place", function*() {
     const { pool } = yield* makePool({
       lookup: (key) =>
         Effect.acquireRelease(
@@ -81,7 +81,7 @@ describe("finalizers", () => {
     backend.assertAllClosedOnce()
   })
 
-  test("sessions that die at once, each replaced by the finalizer of the last, do not starve the event loop", function*() {
+  test("a chain of sessions that die at once, each opened by the finalizer of the last, does not block the event loop", function*() {
     const { pool } = yield* makePool({ closed: () => Effect.void })
     const enough = 10_000
     const count = { opened: 0 }
@@ -133,7 +133,7 @@ describe("drainTimeout", () => {
     ]
   for (const [drainTimeout, millis, released] of drains) {
     const when = released ? "at their last release" : "after drainTimeout"
-    test(`the end closes idle sessions at once, leased ones ${when} (${drainTimeout ?? "zero, the default"})`, function*() {
+    test(`with drainTimeout ${drainTimeout ?? "zero, the default"}, the end closes idle sessions at once and leased ones ${when}`, function*() {
       const backend = Backend.make()
       const scope = yield* Scope.make()
       const { pool } = yield* makePool({
@@ -149,7 +149,7 @@ describe("drainTimeout", () => {
       if (released) yield* lease.release
       yield* TestClock.adjust("1 second")
       yield* Fiber.join(ending)
-      // A second release, or one of a session that is closed already.
+      // A second release, or the release of a session that is already closed, is a no-op.
       yield* lease.release
       assert.sameMembers(keysOf(backend.closed), ["idle", "leased"])
       assert.deepStrictEqual([yield* held(pool), (yield* SessionPool.stats(pool)).leases], [nothing, 0])
@@ -159,7 +159,7 @@ describe("drainTimeout", () => {
 
 describe("the end of the pool", () => {
   for (const moment of ["a sweep", "a validation", "a close"]) {
-    test(`closing the scope twice during ${moment} ends every caller and leaves nothing`, function*() {
+    test(`closing the scope twice during ${moment} ends every caller and leaves nothing open`, function*() {
       const backend = Backend.make()
       const gate = yield* Deferred.make<void>()
       const scope = yield* Scope.make()
@@ -218,12 +218,12 @@ describe("the end of the pool", () => {
   })
 })
 
-/** Opens a connection that takes long to close, if its key is `slow`. */
+/** Opens a connection, which takes long to close if its key is `slow`. */
 const openSlow = (key: string) =>
   Effect.acquireRelease(Effect.succeed({ key, id: 0 }), () => key === "slow" ? Effect.sleep(1000) : Effect.void)
 
 describe("invalidateAll", () => {
-  test("invalidateAll retires every session and launch, whose callers still get it, and returns their number", function*() {
+  test("invalidateAll retires every session and launch, returns their number, and lets callers of a launch get its session", function*() {
     const backend = Backend.make()
     const { pool } = yield* makePool({ lookup: (key) => Effect.delay(backend.open(key), key === "idle" ? 0 : 10) })
     const callers = yield* Effect.forEach(["idle", "launching"], (key) => fork(visit(pool, key)))
@@ -235,7 +235,7 @@ describe("invalidateAll", () => {
     assert.strictEqual((yield* SessionPool.stats(pool)).closes.Invalidated, 2)
   })
 
-  test("invalidateAll spares a connection that set puts in after the call, over a launch", function*() {
+  test("invalidateAll spares a connection that set adopts after the call, in place of a launch", function*() {
     for (let launching = 0; launching < 40; launching += 3) {
       const pool = yield* SessionPool.make({ lookup: (_: number): Effect.Effect<number> => Effect.never })
       for (let key = 0; key < 40; key++) if (key !== launching) yield* SessionPool.set(pool, key, key)
@@ -248,7 +248,7 @@ describe("invalidateAll", () => {
     }
   })
 
-  test("invalidateAll spares a launch that waited for a place when it began", function*() {
+  test("invalidateAll spares a launch that was waiting for a place at the call", function*() {
     for (const [idle = "", waiting = ""] of [["a", "b"], ["b", "a"]]) {
       const { pool } = yield* makePool({ capacity: 2, lookup: openSlow })
       yield* visit(pool, "slow")
@@ -262,7 +262,7 @@ describe("invalidateAll", () => {
     }
   })
 
-  test("invalidateAll asks once about each session that was live when it began, as it is when its turn comes", function*() {
+  test("invalidateAll asks once about each session that was live at the call, and shows its present state", function*() {
     const pool = yield* SessionPool.make({ lookup: (_: number): Effect.Effect<number> => Effect.never })
     for (let key = 0; key < 2000; key++) yield* SessionPool.set(pool, key, key)
     yield* fork(Effect.exit(visit(pool, -1)))
@@ -280,7 +280,7 @@ describe("invalidateAll", () => {
     assert.strictEqual((yield* SessionPool.stats(pool)).launching, 1)
   })
 
-  test("invalidateAll retires no session that was leased since its predicate was asked, wherever it yields", function*() {
+  test("invalidateAll retires no session that is leased after the predicate was asked, wherever it yields", function*() {
     const outcomes = new Set<number>()
     for (let budget = 3; budget <= 40; budget++) {
       const { backend, pool } = yield* makePool()

@@ -1,4 +1,4 @@
-/** When a session expires: after its idle time, at the end of its lifetime, also under a clock that jumps. */
+/** Expiry of sessions: by idle time and lifetime, also when the clock jumps. */
 import { assert, describe } from "@effect/vitest"
 import type { Duration } from "effect"
 import { Clock, Effect, Option, Random } from "effect"
@@ -11,7 +11,7 @@ import { settable } from "./kit/pool/clock.ts"
 import { test } from "./kit/pool/withPool.ts"
 
 describe("idleTimeToLive", () => {
-  test("the idle time counts from the last touch and the last release, and not while a lease lasts", function*() {
+  test("idle time counts from the last touch or release, and not during a lease", function*() {
     const { backend, pool } = yield* makePool({ idleTimeToLive: "10 minutes", cleanupInterval: "1 minute" })
     const lease = yield* hold(pool, "released")
     yield* visit(pool, "touched")
@@ -30,7 +30,7 @@ describe("idleTimeToLive", () => {
     assert.strictEqual((yield* SessionPool.stats(pool)).closes.IdleTimeout, 3)
   })
 
-  test("each key may have its idle time, and the shortest positive one so far sets the default interval", function*() {
+  test("each key may have its own idle time, and the shortest positive one so far sets the default interval", function*() {
     const times: Record<string, Duration.Input> = { long: "1 hour", none: 0 }
     const { backend, pool } = yield* makePool({ idleTimeToLive: (key) => times[key] ?? "1 minute" })
     yield* visit(pool, "long")
@@ -65,7 +65,7 @@ describe("maxLifetime", () => {
   })
 })
 
-describe("an overdue session", () => {
+describe("overdue sessions", () => {
   const overdue: ReadonlyArray<
     readonly [cause: "IdleTimeout" | "MaxLifetime", options: Options, valid: Duration.Input, rest: Duration.Input]
   > = [
@@ -80,7 +80,7 @@ describe("an overdue session", () => {
     "lease": (pool) => Effect.scoped(SessionPool.lease(pool, "a"))
   }
   for (const [cause, options, valid, rest] of overdue) {
-    /** A pool with one place, whose session is overdue, and which no sweep visits. */
+    /** A pool with one place and one overdue session, without a sweep. */
     const make = Effect.gen(function*() {
       const { backend, pool } = yield* makePool({ cleanupInterval: "Infinity", capacity: 1, ...options })
       yield* visit(pool, "a")
@@ -99,7 +99,7 @@ describe("an overdue session", () => {
       })
     }
 
-    test(`touch, info and getOption do not find a session overdue by ${cause}, and the user's sweep retires it`, function*() {
+    test(`touch, info and getOption do not find a session overdue by ${cause}, and a sweep retires it`, function*() {
       const { backend, pool } = yield* make
       assert.isTrue(Option.isNone(yield* SessionPool.touch(pool, "a")))
       assert.isTrue(Option.isNone(yield* SessionPool.info(pool, "a")))
@@ -112,10 +112,10 @@ describe("an overdue session", () => {
 
 describe("cleanupInterval", () => {
   const intervals: ReadonlyArray<readonly [interval: string, options: Options, closesAt: number]> = [
-    ["every 10 minutes as told", { idleTimeToLive: "1 minute", cleanupInterval: "10 minutes" }, 10 * 60_000],
-    ["by default every second at most", { idleTimeToLive: 1 }, 1000],
-    ["by default every sixth of the idle time", { idleTimeToLive: "1 minute" }, 70_000],
-    ["by default every 5 minutes at least", { idleTimeToLive: "2 hours" }, 125 * 60_000]
+    ["at cleanupInterval", { idleTimeToLive: "1 minute", cleanupInterval: "10 minutes" }, 10 * 60_000],
+    ["at most once a second by default", { idleTimeToLive: 1 }, 1000],
+    ["every sixth of the idle time by default", { idleTimeToLive: "1 minute" }, 70_000],
+    ["at least every 5 minutes by default", { idleTimeToLive: "2 hours" }, 125 * 60_000]
   ]
   for (const [interval, options, closesAt] of intervals) {
     test(`the cleanup runs ${interval}`, function*() {
@@ -153,7 +153,7 @@ describe("sweep", () => {
   })
 })
 
-describe("the system's clock", () => {
+describe("system clock", () => {
   /** A pool on a clock that can be set, with sessions that take two seconds to open. */
   const make = Effect.gen(function*() {
     const clock = yield* settable

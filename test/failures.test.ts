@@ -1,4 +1,4 @@
-/** Launches that fail: what callers get, lookupTimeout, and how long a failure is remembered. */
+/** Failed launches: the error of each caller, lookupTimeout, and failureTimeToLive. */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Option } from "effect"
 import { TestClock } from "effect/testing"
@@ -7,14 +7,14 @@ import { fork } from "./kit/pool/fork.ts"
 import type { Options, Pool } from "./kit/pool/scripted.ts"
 import { ask, make, refusal, visit } from "./kit/pool/scripted.ts"
 
-describe("a failed launch", () => {
+describe("failed launches", () => {
   const defect = new Error("defect")
   const failures: Record<string, readonly [failure: Effect.Effect<void, string>, squashed: unknown]> = {
     fails: [Effect.fail("refused"), "refused"],
     dies: [Effect.die(defect), defect]
   }
   for (const [name, [failure, squashed]] of Object.entries(failures)) {
-    it.effect(`every caller gets the cause of a lookup that ${name}, and nothing is left`, () =>
+    it.effect(`every caller gets the cause of a lookup that ${name}, and nothing stays open`, () =>
       Effect.gen(function*() {
         const { backend, pool } = yield* make<string>({ opening: () => Effect.delay(failure, 10) })
         const callers = [yield* ask(pool, "a"), yield* ask(pool, "a")]
@@ -40,7 +40,7 @@ describe("a failed launch", () => {
 })
 
 describe("lookupTimeout", () => {
-  it.effect("a launch that takes longer fails its callers, and what it acquired is closed", () =>
+  it.effect("a launch that exceeds lookupTimeout fails its callers, and closes what it acquired", () =>
     Effect.gen(function*() {
       const { backend, pool } = yield* make({ lookupTimeout: "2 seconds", opening: () => Effect.sleep("1 hour") })
       const first = yield* fork(refusal(visit(pool, "a")))
@@ -113,7 +113,7 @@ describe("failureTimeToLive", () => {
       assert.strictEqual((yield* visit(pool, "b")).key, "b")
     }))
 
-  /** For each way to forget a failure: what it returns, as it retires no session. */
+  /** Each way to forget a failure, with its result: no session is retired. */
   const forgets: ReadonlyArray<
     readonly [name: string, returned: unknown, forget: (pool: Pool<string>) => Effect.Effect<unknown, unknown>]
   > = [
@@ -123,7 +123,7 @@ describe("failureTimeToLive", () => {
     ["a sweep after its time", 0, (pool) => Effect.andThen(TestClock.adjust("10 seconds"), SessionPool.sweep(pool))]
   ]
   for (const [name, returned, forget] of forgets) {
-    it.effect(`${name} forgets a failure, which is no session retired`, () =>
+    it.effect(`${name} forgets a failure, and does not count it as a retired session`, () =>
       Effect.gen(function*() {
         const { failure, pool, remembered, site } = yield* broken()
         yield* failure("a")
@@ -135,7 +135,7 @@ describe("failureTimeToLive", () => {
       }))
   }
 
-  it.effect("1,024 failures are remembered at most, and the oldest go first", () =>
+  it.effect("at most 1,024 failures are remembered, and the oldest are forgotten first", () =>
     Effect.gen(function*() {
       const { failure, remembered, site } = yield* broken({ failureTimeToLive: "1 hour" })
       for (let key = 0; key < 1100; key++) yield* failure(`${key}`)

@@ -17,13 +17,13 @@ type Pool = SessionPool.SessionPool<string, Backend.Connection>
 
 const budgets = shortOrLong([4, 7, 64], Array.from({ length: 62 }, (_, i) => 3 + i))
 
-/** What one run of an operation works on. */
+/** The fixtures of one run of an operation. */
 interface Site {
   readonly pool: Pool
   readonly scope: Scope.Closeable
   readonly backend: Backend.Backend
   readonly handover: Handover.Handover
-  /** Of the connections that `set` was given. */
+  /** Counts the connections that were handed to `set`, and their closes. */
   readonly adopted: { count: number; closes: number }
 }
 
@@ -64,7 +64,7 @@ class Sessions extends SessionPool.Service<Sessions>()("test/interruption/Sessio
   lookup: Effect.succeed<string>
 }) {}
 
-/** These operations end before they could yield. */
+/** These operations end before their fiber can yield. */
 const oneStep = ["touch", "invalidate", "recordError"]
 
 const operations: Record<string, (site: Site) => Effect.Effect<unknown, unknown>> = {
@@ -136,11 +136,11 @@ const scenario = Effect.fnUntraced(
     }
     yield* Fiber.interrupt(fiber)
     yield* Effect.forEach(rivals, (rival) => Fiber.await(rival))
-    // What was handed over while the interruption was on its way settles in these turns.
+    // A hand-over that was under way at the interruption settles in these turns.
     yield* turns(50)
     const idle = backend.openCount() + adopted.count - adopted.closes
     assert.deepStrictEqual(yield* held(pool), { ...nothing, idle })
-    // With a place that leaked, this would wait for ever.
+    // If a place had leaked, these calls would wait forever.
     if (scope.state._tag === "Open") yield* Effect.forEach(["x", "y", "z"], (key) => visit(pool, key))
     yield* Scope.close(scope, Exit.void)
     backend.assertAllClosedOnce()
