@@ -48,7 +48,7 @@ describe("2. no use after close", () => {
     "invalidateAll": (pool) => SessionPool.invalidateAll(pool),
     "too many errors": (pool) => Effect.andThen(SessionPool.recordError(pool, "a"), SessionPool.recordError(pool, "a")),
     "a replacement": (pool) => SessionPool.set(pool, "a", { key: "a", id: -1 }),
-    "the need for a place": (pool) => Effect.exit(visit(pool, "b")),
+    "a caller that needs its place": (pool) => Effect.exit(visit(pool, "b")),
     "the death of its connection": (_, died) => Deferred.succeed(died, undefined)
   }
   for (const [name, retire] of Object.entries(retirements)) {
@@ -115,7 +115,7 @@ describe("3. no resurrection", () => {
   })
 })
 
-describe("4. closed exactly once, always", () => {
+describe("4. closed exactly once", () => {
   test("each way to end a session closes it once", function*() {
     const scope = yield* Scope.make()
     const { backend, pool } = yield* makePool({
@@ -139,7 +139,7 @@ describe("4. closed exactly once, always", () => {
   test("a launch that times out closes what it acquires late", function*() {
     const backend = Backend.make()
     const { pool } = yield* makePool({
-      // Uninterruptible, so that it arrives after the time-out.
+      // Uninterruptible, so the connection arrives after the time-out.
       lookup: (key) => Effect.uninterruptible(Effect.andThen(Effect.sleep("10 seconds"), backend.open(key))),
       lookupTimeout: "1 second"
     })
@@ -155,7 +155,7 @@ describe("4. closed exactly once, always", () => {
 })
 
 describe("5. single flight", () => {
-  test("all callers that come while a launch runs get its session, or its failure", function*() {
+  test("all callers of a running launch get its session, or its failure", function*() {
     let runs = 0
     const pool = yield* SessionPool.make({
       lookup: (key: string) =>
@@ -174,7 +174,7 @@ describe("5. single flight", () => {
     assert.deepStrictEqual([runs, (yield* SessionPool.stats(pool)).joins], [2, 2])
   })
 
-  test("a launch survives the first caller and is cancelled with the last", function*() {
+  test("a launch survives the interruption of its first caller, and is cancelled with its last", function*() {
     let interrupted = 0
     const { pool } = yield* makePool({
       lookup: () => Effect.onInterrupt(Effect.never, () => Effect.sync(() => interrupted++))
@@ -216,7 +216,7 @@ describe("6. bounded", () => {
     backend.assertAllClosedOnce()
   })
 
-  test("no caller fails for want of room while an idle session could have made it", function*() {
+  test("no caller fails at capacity while an idle session could be evicted", function*() {
     const { pool } = yield* makePool({
       lookup: (key) =>
         Effect.acquireRelease(
@@ -236,7 +236,7 @@ describe("6. bounded", () => {
 })
 
 describe("7. time", () => {
-  test("an expired session is never handed out, and closes within one interval; a touch restarts its time", function*() {
+  test("an expired session is never handed out, and closes within one interval; a touch restarts the idle time", function*() {
     const { backend, pool } = yield* makePool({ idleTimeToLive: "10 minutes", cleanupInterval: "3 minutes" })
     yield* Effect.forEach(["a", "b"], (key) => visit(pool, key))
     yield* TestClock.adjust("9 minutes")

@@ -1,4 +1,4 @@
-/** Launching: one lookup for each key, who waits for it, and what becomes of it when they leave. */
+/** Launching: one lookup per key, the callers that wait for it, and its cancellation. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Fiber, Option } from "effect"
 import type { Scope } from "effect"
@@ -10,7 +10,7 @@ import { ask, make, visit } from "./kit/pool/scripted.ts"
 
 const idsOf = (connections: ReadonlyArray<{ readonly id: number }>) => connections.map(({ id }) => id)
 
-/** A pool whose launches end with `land`. */
+/** A pool whose launches last until `land` runs. */
 const slow = (options: Options = {}) =>
   Effect.gen(function*() {
     const gate = yield* Deferred.make<void>()
@@ -93,7 +93,7 @@ describe("cancellation", () => {
 
 describe("invalidate while launching", () => {
   for (const name of ["invalidate", "invalidateAll"] as const) {
-    it.effect(`${name} gives the session to those who wait, and to no later caller`, () =>
+    it.effect(`${name} gives the launching session to the callers that wait, and to no later caller`, () =>
       Effect.gen(function*() {
         const { backend, land, pool } = yield* slow()
         const waiting = [yield* ask(pool, "a"), yield* ask(pool, "a")]

@@ -1,4 +1,4 @@
-/** Getting a session with get, use, lease, getOption and touch; and what info, entries, keys and size show. */
+/** Leases of get, use, lease and getOption; touch; and the reads info, entries, keys and size. */
 import { assert, describe } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Option } from "effect"
 import { TestClock } from "effect/testing"
@@ -76,7 +76,7 @@ describe("leases", () => {
   })
 })
 
-describe("lookups", () => {
+describe("finding sessions", () => {
   const finders = { touch: SessionPool.touch<string>("a"), getOption: SessionPool.getOption<string>("a") }
   for (const [name, find] of Object.entries(finders)) {
     const leases = name === "touch" ? 0 : 1
@@ -92,7 +92,7 @@ describe("lookups", () => {
     })
   }
 
-  withPool("info, entries, keys and size show live sessions untouched", {}, function*({ pool }) {
+  withPool("info, entries, keys and size show live sessions without a touch", {}, function*({ pool }) {
     yield* TestClock.adjust("1 second")
     yield* visit(pool, "idle")
     const held = yield* hold(pool, "active")

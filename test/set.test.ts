@@ -1,4 +1,4 @@
-/** `set`: adopting a connection that is open already. */
+/** `set` adopts an open connection. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Option, Scheduler, Scope } from "effect"
 import { TestClock } from "effect/testing"
@@ -26,7 +26,7 @@ describe("set", () => {
   })
 
   withPool(
-    "set that waits for its own session inherits the counts of the moment",
+    "set that waits for a leased session of its key inherits the counts at the replacement",
     { capacity: 1 },
     function*({ pool }) {
       const held = yield* hold(pool, "a")
@@ -57,7 +57,7 @@ describe("set", () => {
     assert.strictEqual((yield* SessionPool.stats(pool)).closes.Replaced, 1)
   })
 
-  it.effect("set replaces a session in one step: no other fiber finds the key without one", () =>
+  it.effect("set replaces a session in one step, so no other fiber finds the key without a session", () =>
     Effect.forEach(Array.from({ length: 30 }, (_, i) => i + 3), (budget) =>
       Effect.gen(function*() {
         const { pool } = yield* makePool()
@@ -124,10 +124,10 @@ describe("set", () => {
     ["its caller is interrupted", {}, Fiber.interrupt, "interrupted"],
     ["the pool ends", {}, (_, end) => end, "PoolClosed"],
     ["groupBy throws", { groupBy }, wait, "died"],
-    ["idleTimeToLive gives no duration", { idleTimeToLive: (key) => key === "b" ? -1 : 1 }, wait, "died"]
+    ["idleTimeToLive returns no duration", { idleTimeToLive: (key) => key === "b" ? -1 : 1 }, wait, "died"]
   ]
   for (const [why, options, act, outcome] of refusals) {
-    test(`set closes its connection once when ${why}, and waits no more`, function*() {
+    test(`set closes its connection once when ${why}, and leaves the queue`, function*() {
       const scope = yield* Scope.make()
       const { pool } = yield* Scope.provide(makePool({ ...full, ...options }), scope)
       const held = yield* hold(pool, "a")

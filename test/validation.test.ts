@@ -26,7 +26,7 @@ const idle = (pool: Pool) => Effect.andThen(visit(pool, "a"), TestClock.adjust("
 
 describe("validate", () => {
   for (const [validateAfter, millis] of [[undefined, 500], ["10 seconds", 10_000], [0, 0]] as const) {
-    test(`validate checks a session idle for ${millis} ms where validateAfter is ${validateAfter}`, function*() {
+    test(`validate checks a session that was idle for more than ${millis} ms if validateAfter is ${validateAfter}`, function*() {
       const { asked, backend, pool } = yield* makeValidated(valid, { validateAfter })
       yield* visit(pool, "a")
       yield* TestClock.adjust(millis)
@@ -118,7 +118,7 @@ describe("keepAlive", () => {
     assert.strictEqual((yield* SessionPool.stats(pool)).closes.Invalid, 1)
   })
 
-  test("keepAlive delays no caller whose session was used just now", function*() {
+  test("keepAlive delays no caller of a session that was just used", function*() {
     const { pool } = yield* makeValidated(() => Effect.never, { keepAlive: 10_000, validateAfter: 20_000 })
     yield* TestClock.adjust(9999)
     yield* visit(pool, "a")
