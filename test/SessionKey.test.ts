@@ -1,4 +1,4 @@
-/** The key `backend/session`: its rules, and that it never means two sessions. */
+/** The key `backend/session`: its rules. Two sessions never have the same key. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Option, Schema } from "effect"
 import { SessionKey } from "../src/index.ts"
@@ -34,7 +34,7 @@ describe("SessionKey.make", () => {
       }))
   }
 
-  it.effect("says which part is wrong and what to do, but never the value, which may be a secret", () =>
+  it.effect("names the wrong part and the remedy, and never the value, which may be a secret", () =>
     Effect.gen(function*() {
       const error = yield* Effect.flip(SessionKey.make("secret-backend/x", "secret-session"))
       assert.include(error.message, "backend")
@@ -49,7 +49,7 @@ describe("SessionKey.makeUnsafe", () => {
   })
 
   for (const { backend, part, reason, session } of refusals) {
-    it(`throws what make fails with for "${backend}" and "${session}"`, () => {
+    it(`throws the error of make for "${backend}" and "${session}"`, () => {
       let thrown: unknown
       try {
         SessionKey.makeUnsafe(backend, session)
@@ -72,11 +72,11 @@ describe("SessionKey.backend and SessionKey.session", () => {
 describe("SessionKey.schema", () => {
   const decode = Schema.decodeUnknownOption(SessionKey.schema)
 
-  it("decodes what make makes, unchanged", () => {
+  it("decodes a key of make to the same key", () => {
     assert.deepStrictEqual(decode("b/a/b"), Option.some(SessionKey.makeUnsafe("b", "a/b")))
   })
 
-  it("refuses a string without a slash, an empty part, and what is no string", () => {
+  it("refuses strings without a slash, empty parts, and values that are no strings", () => {
     for (const input of ["", "b", "/", "b/", "/s", 1, null, undefined, {}]) {
       assert.deepStrictEqual(decode(input), Option.none(), String(input))
     }
@@ -91,11 +91,11 @@ describe("SessionKey.schema", () => {
     }))
 })
 
-/** Few letters and many slashes: what collides, collides here. */
+/** Few letters and many slashes, so collisions are likely. */
 const text = Schema.Array(Schema.Literals(["a", "b", "/", "//", ""])).check(Schema.isMaxLength(4))
 
-describe("no two different pairs make the same key", () => {
-  it.prop("for any four strings", [text, text, text, text], (parts) => {
+describe("SessionKey collisions", () => {
+  it.prop("two different pairs of strings make two keys", [text, text, text, text], (parts) => {
     const [backend1, session1, backend2, session2] = parts.map((part) => part.join("")) as [
       string,
       string,
@@ -107,7 +107,7 @@ describe("no two different pairs make the same key", () => {
     assert.strictEqual(one.value === two.value, backend1 === backend2 && session1 === session2)
   })
 
-  it.prop("because any key falls apart into the very parts it was made of", [Schema.String, Schema.String], (parts) => {
+  it.prop("any key splits into the two parts that made it", [Schema.String, Schema.String], (parts) => {
     const [backend, session] = parts
     const key = tried(backend, session)
     const refused = backend === "" || session === "" || backend.includes("/")
@@ -116,7 +116,7 @@ describe("no two different pairs make the same key", () => {
     assert.deepStrictEqual([SessionKey.backend(key.value), SessionKey.session(key.value)], [backend, session])
   })
 
-  it("for all pairs of up to three characters of \"a\" and \"/\"", () => {
+  it("all pairs of words of up to three characters \"a\" and \"/\" make different keys", () => {
     const words = ["", "a", "/"].flatMap((x) => ["", "a", "/"].flatMap((y) => ["", "a", "/"].map((z) => x + y + z)))
     const unique = [...new Set(words)]
     const made = unique.flatMap((backend) => unique.map((session) => tried(backend, session))).filter(Exit.isSuccess)

@@ -1,4 +1,4 @@
-/** Errors that count against a session, errors that a pool fails with, and defects of the functions among the options. */
+/** Errors of uses, errors of the pool, and defects of the functions among the options. */
 import { assert } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Logger } from "effect"
 import { TestClock } from "effect/testing"
@@ -13,7 +13,7 @@ const bug = (): never => {
   throw new Error("a user's bug")
 }
 
-/** A `use` that ends like this. */
+/** Runs a `use` that ends with this effect. */
 const end = (pool: Pool, effect: Effect.Effect<void, unknown>, key = "a") =>
   Effect.exit(SessionPool.use(pool, key, () => effect))
 
@@ -40,7 +40,7 @@ withPool("a session retires at maxErrorCount", { maxErrorCount: 3 }, function*({
 })
 
 const isError = (cause: Cause.Cause<unknown>, key: string) => key === "a" && Cause.squash(cause) === "broken"
-withPool("isError decides by cause and key what counts", { isError }, function*({ pool }) {
+withPool("isError decides by cause and key which failures count", { isError }, function*({ pool }) {
   for (const [key, count] of [["a", 1], ["b", 0]] as const) {
     for (const failure of [broken, Effect.fail("refused")]) yield* end(pool, failure, key)
     assert.strictEqual((yield* infoOf(pool, key)).errorCount, count)
@@ -57,7 +57,7 @@ const closed = "The session pool is closed: its scope has ended. " +
 const exceeded = { _tag: "CapacityExceeded", waited: 7000, waiting: 1 }
 const grouped = { capacity: 2, groupBy: (key: string) => key[0] }
 
-/** How a pool comes to fail, with sessions of these keys in use; the error's reason then, and its message. */
+/** Each failure: the options, the keys in use, the reason of the error, and its message. */
 const failures: ReadonlyArray<readonly [Options, ReadonlyArray<string>, object, string]> = [
   [{ lookup: () => Effect.never, lookupTimeout: 7000 }, [], { _tag: "LookupTimeout", limit: 7000, waited: 7000 }, slow],
   [{ ...grouped, groupCapacity: 2 }, ["a", "b"], { ...exceeded, scope: "pool", limit: 2 }, full(2, "capacity")],
@@ -117,12 +117,12 @@ for (const [name, options] of Object.entries(defects)) {
   })
 }
 
-withPool("a failure counts where isError throws", { isError: bug }, function*({ pool }) {
+withPool("a failure counts if isError throws", { isError: bug }, function*({ pool }) {
   assert.deepStrictEqual(yield* end(pool, broken), Exit.fail("broken"))
   assert.strictEqual((yield* infoOf(pool, "a")).errorCount, 1)
 })
 
-withPool("a call launches nothing where groupBy throws", { groupBy: bug }, function*({ backend, pool }) {
+withPool("a call launches nothing if groupBy throws", { groupBy: bug }, function*({ backend, pool }) {
   assert.strictEqual(yield* defectOf(visit(pool, "a")), "a user's bug")
   assert.strictEqual(backend.opened.length, 0)
 })

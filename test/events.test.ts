@@ -1,4 +1,4 @@
-/** What `events` tells of the sessions, in which order, and to whom. */
+/** `events`: which events it emits, in which order, and to which readers. */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, Effect, Exit, Fiber, Scheduler, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
@@ -11,7 +11,7 @@ import { test } from "./kit/pool/withPool.ts"
 type Pool = SessionPool.SessionPool<string, Backend.Connection>
 
 describe("events", () => {
-  test("tells the life of each session with its times and outcomes, and ends with the pool", function*() {
+  test("emits the life of each session with its times and outcomes, and ends with the pool", function*() {
     const backend = Backend.make()
     const scope = yield* Scope.make()
     const pool = yield* SessionPool.make({
@@ -51,7 +51,7 @@ describe("events", () => {
   })
 
   const adopted = { key: "a", id: 99 }
-  /** For each case: what happens, and the events with the session that each names. */
+  /** Each case: the options, what happens, and the expected events with the number of their session. */
   const orders: Record<
     string,
     readonly [Options, (pool: Pool) => Effect.Effect<unknown, unknown>, ReadonlyArray<string>]
@@ -86,7 +86,7 @@ describe("events", () => {
     ]
   }
   for (const [name, [options, run, expected]] of Object.entries(orders)) {
-    test(`tells the steps in their order when ${name}`, function*() {
+    test(`emits events in order when ${name}`, function*() {
       const { pool } = yield* makePool(options)
       const seen = yield* listen(pool)
       yield* run(pool)
@@ -116,7 +116,7 @@ describe("events", () => {
     assert.isAtLeast(seen.length, 4096)
   })
 
-  test("tells a reader that begins while the pool drains everything up to the end", function*() {
+  test("emits everything up to the end to a reader that begins during the drain", function*() {
     const scope = yield* Scope.make()
     const { pool } = yield* Scope.provide(makePool({ drainTimeout: "1 minute" }), scope)
     const { release } = yield* hold(pool, "a")
@@ -128,7 +128,7 @@ describe("events", () => {
     assert.deepStrictEqual(yield* Stream.runCollect(SessionPool.events(pool)), [])
   })
 
-  it.effect("ends for a reader that begins in the moment in which the pool ends", () =>
+  it.effect("ends for a reader that begins while the pool ends", () =>
     Effect.forEach(Array.from({ length: 30 }, (_, i) => i + 3), (budget) =>
       Effect.gen(function*() {
         const scope = yield* Scope.make()

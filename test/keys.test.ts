@@ -1,4 +1,4 @@
-/** What makes a good key: equal values name one session, other values another. */
+/** Good and bad keys. Equal values name one session, different values name different sessions. */
 import { assert, describe } from "@effect/vitest"
 import { Data, Effect, Option } from "effect"
 import { SessionKey, SessionPool } from "../src/index.ts"
@@ -50,7 +50,7 @@ describe("keys", () => {
   }
 
   for (const [name, key] of Object.entries(bad)) {
-    test(`a key may not be ${name}: a defect says what to use instead, but not the key`, function*() {
+    test(`a key may not be ${name}: the defect names better keys, and does not show this one`, function*() {
       const pool = yield* make
       let closes = 0
       const close = Effect.sync(() => closes++)

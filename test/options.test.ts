@@ -1,4 +1,4 @@
-/** The options: defaults, what each refuses, and `config`. What an option does is tested with its feature. */
+/** Defaults and refused values of the options, and `config`. The effect of an option is tested with its feature. */
 import { assert, describe } from "@effect/vitest"
 import { ConfigProvider, Duration, Effect } from "effect"
 import { SessionPool } from "../src/index.ts"
@@ -13,7 +13,7 @@ const noTime = [-1, Number.NaN, "-1 second", "soon"]
 const counts = { "100": 100, Infinity, infinity: Infinity }
 const times = { "5 seconds": Duration.seconds(5), Infinity: Duration.infinity, infinity: Duration.infinity }
 
-/** What an option must be, values that it refuses, texts that `config` reads, and texts that it refuses. */
+/** Each kind: the rule, values that it refuses, texts that `config` reads, and texts that `config` refuses. */
 const kinds = {
   count: ["an integer of at least 0, or infinity", noCount, { "0": 0, ...counts }, ["-1", "1.5", "many", " "]],
   positiveCount: ["an integer of at least 1, or infinity", [0, ...noCount], counts, ["0", "1.5", "many", "NaN"]],
@@ -54,7 +54,7 @@ describe("options", () => {
   for (const [name, [kind, byDefault]] of Object.entries(options)) {
     const [allowed, refused, good, bad] = kinds[kind]
 
-    test(`${name} is ${byDefault} by default, and refuses what is not ${allowed}`, function*() {
+    test(`${name} is ${byDefault} by default, and must be ${allowed}`, function*() {
       const resolved = new Map(Object.entries<unknown>(Options.resolveUnsafe(needed))).get(name)
       assert.strictEqual(typeof resolved === "function" ? resolved("a") : resolved, byDefault)
       for (const value of refused) {
@@ -95,7 +95,7 @@ describe("options", () => {
     })
   }
 
-  withPool("a call dies where idleTimeToLive gives no duration", { idleTimeToLive: () => -5 }, function*({ pool }) {
+  withPool("a call dies if idleTimeToLive returns no duration", { idleTimeToLive: () => -5 }, function*({ pool }) {
     assert.include(yield* defectOf(visit(pool, "a")), "the option idleTimeToLive is -5; it must be a duration")
   })
 })

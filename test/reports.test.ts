@@ -1,4 +1,4 @@
-/** What an operator sees of a pool: its stats, metrics, log, leaks and spans. */
+/** Reports to an operator: stats, metrics, log, leaks and spans. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Logger, Metric, References, Scope, Tracer } from "effect"
 import { TestClock } from "effect/testing"
@@ -18,7 +18,7 @@ describe("stats and metrics", () => {
     return Effect.delay(Effect.acquireRelease(Effect.succeed(key), () => close), "2 seconds")
   }
 
-  /** The metrics of the pool `shells`: values, and of histograms count and sum. */
+  /** The metrics of the pool `shells`: each a value, or count and sum of a histogram. */
   const metrics = Effect.gen(function*() {
     const all: Record<string, unknown> = {}
     for (const { attributes, id, state } of yield* Metric.snapshot) {
@@ -34,7 +34,7 @@ describe("stats and metrics", () => {
     return all
   })
 
-  it.effect("stats and metrics tell what the pool holds now, and what has happened since it was made", () =>
+  it.effect("stats and metrics show what the pool holds now, and count what has happened since it was made", () =>
     Effect.gen(function*() {
       const pool = yield* SessionPool.make({
         lookup,
@@ -48,7 +48,7 @@ describe("stats and metrics", () => {
         closeTimeout: "10 seconds",
         leakDetection: "1 minute"
       })
-      /** Runs an effect beside the test, and ten seconds. */
+      /** Forks an effect, then lets ten seconds pass. */
       const begin = <A>(effect: Effect.Effect<A, unknown>) =>
         Effect.tap(fork(effect), () => TestClock.adjust("10 seconds"))
       const none = yield* SessionPool.stats(pool)
@@ -132,7 +132,7 @@ describe("stats and metrics", () => {
       assert.deepStrictEqual(told.toSorted(), [...new Set(rows)].toSorted())
     }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
 
-  it.effect("the metrics of two pools of one name add up, also when one of them has ended", () =>
+  it.effect("the metrics of two pools of one name add up, also after one of them has ended", () =>
     Effect.gen(function*() {
       const scope = yield* Scope.make()
       const make = SessionPool.make({ lookup: Effect.succeed<string>, name: "shells" })
@@ -146,7 +146,7 @@ describe("stats and metrics", () => {
 })
 
 describe("waits", () => {
-  test("stats and metrics count each caller of a key that waited", function*() {
+  test("stats and metrics count every caller that waited, also several of one key", function*() {
     const pool = yield* SessionPool.make({ lookup: Effect.succeed<string>, name: "waits", capacity: 1 })
     const place = yield* hold(pool, "held")
     yield* Effect.replicateEffect(fork(visit(pool, "a")), 3)
@@ -162,7 +162,7 @@ describe("waits", () => {
     assert.strictEqual((yield* SessionPool.stats(pool)).waited, 4)
   })
 
-  it.effect("leases of two pools of one name count by the attributes under which each was made", () =>
+  it.effect("two pools of one name count their leases under the metric attributes that each was made with", () =>
     Effect.gen(function*() {
       const make = SessionPool.make({ lookup: Effect.succeed<string>, name: "tenants" })
       for (const tenant of ["one", "two"]) {
@@ -213,7 +213,7 @@ describe("log", () => {
     })
   }
 
-  test("the log of a pool that is well stays empty", function*() {
+  test("a healthy pool logs nothing", function*() {
     yield* program("fine", false)
     assert.deepStrictEqual(lines, [])
   })
@@ -234,7 +234,7 @@ describe("leakDetection", () => {
     "Service.use": () => Shells.use("a", never)
   })
 
-  it.effect("a lease held for longer is reported once, with the span and the line of code that took it", () =>
+  it.effect("a lease held for longer than leakDetection is reported once, with the span and the line of code that took it", () =>
     Effect.gen(function*() {
       const pool = yield* Shells
       const seen = yield* listen(pool)

@@ -1,4 +1,4 @@
-/** `SessionPool.Service`; and the three forms of every operation: data-first, data-last, and as a static of a service. */
+/** `SessionPool.Service`, and the three forms of every operation: data-first, data-last, and static of a service. */
 import { assert } from "@effect/vitest"
 import { ConfigProvider, Context, Effect, Exit, Fiber, Layer, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
@@ -52,7 +52,7 @@ for (const [name, ...args] of operations) {
   })
 }
 
-test("a service ends its pool, and the events that it tells, with the layer", function*() {
+test("the end of its layer ends the pool and the events of a service", function*() {
   const scope = yield* Scope.make()
   const context = yield* Layer.buildWithScope(Shells.layer, scope)
   const reading = yield* fork(Effect.provideContext(Stream.runCollect(Shells.events), context))

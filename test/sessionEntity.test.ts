@@ -1,4 +1,4 @@
-/** Sessions over the runners of a cluster: where a connection is, how long it stays, and that a key never has two at once. */
+/** Sessions over the runners of a cluster: where a connection lives, and for how long. A key never has two at once. */
 import { assert, describe, it } from "@effect/vitest"
 import type { Duration } from "effect"
 import { Deferred, Effect, Exit, Fiber, Layer, Metric, Schema, Stream } from "effect"
@@ -124,7 +124,7 @@ const during = <A, E, R>(time: Duration.Input, effect: Effect.Effect<A, E, R>) =
   })
 
 describe("SessionEntity", () => {
-  it.effect("opens one connection per key, whichever runners are asked at once", () =>
+  it.effect("opens one connection per key, also when several runners are asked at once", () =>
     Effect.gen(function*() {
       const { log, start } = setup()
       const runners = [yield* start("a"), yield* start("b"), yield* start("c")]
@@ -214,7 +214,7 @@ describe("SessionEntity", () => {
       assert.strictEqual(yield* a.sharding.activeEntityCount, 1)
     }))
 
-  it.effect("closes the session of an entity that ends before it, and opens the next one after that", () =>
+  it.effect("closes the session of an entity that has ended, before it opens the next one", () =>
     Effect.gen(function*() {
       const { log, start } = setup({ closing: 3000, refused: Infinity })
       const a = yield* start("a")
