@@ -1,7 +1,7 @@
 /**
- * What the compiler infers for users of the pool, and what it refuses. `npm test` has it check this file; nothing here runs.
+ * The types that users of the pool get, and the uses that the compiler refuses. `npm test` checks the types of this file; it never runs.
  *
- * A wrong use stands under `@ts-expect-error`: the day it compiles, that comment is the error.
+ * Each wrong use follows a `@ts-expect-error`, which becomes an error itself when the use compiles.
  */
 import type { Config, Duration, Layer, Option, Scope, Stream } from "effect"
 import { Context, Effect, FileSystem, Schema } from "effect"
@@ -33,13 +33,13 @@ type Info = SessionPool.Info<string>
 type Query = ReadonlyArray<string>
 
 describe("make", () => {
-  it("infers key, connection and error from the lookup, and asks for its services and those of closed", () => {
+  it("make infers key, connection and error from the lookup, and needs the services of lookup and closed", () => {
     expectTypeOf(SessionPool.make({ lookup: open })).toEqualTypeOf<Effect.Effect<Pool, never, Network | Scope.Scope>>()
     const watched = SessionPool.make({ lookup: open, closed: () => Effect.andThen(Tenant, Effect.scope) })
     expectTypeOf(watched).toEqualTypeOf<Effect.Effect<Pool, never, Network | Tenant | Scope.Scope>>()
   })
 
-  it("gives the functions among the options the types of the lookup", () => {
+  it("make gives the functions among its options the types of the lookup", () => {
     SessionPool.make({
       lookup: open,
       idleTimeToLive: (key) => key.length,
@@ -49,7 +49,7 @@ describe("make", () => {
     })
   })
 
-  it("refuses wrong options, and to run without what it needs", () => {
+  it("make refuses wrong options, and a run without its scope and services", () => {
     // @ts-expect-error: a pool needs a lookup
     SessionPool.make({ capacity: 1 })
     // @ts-expect-error: no such option
@@ -60,9 +60,9 @@ describe("make", () => {
     SessionPool.make({ lookup: open, capacity: "10" })
     // @ts-expect-error: a promise is no effect
     SessionPool.make({ lookup: (user: string) => Promise.resolve(user) })
-    // @ts-expect-error: a check that fails says so with false
+    // @ts-expect-error: a failing check returns false
     SessionPool.make({ lookup: open, validate: () => Effect.fail("broken") })
-    // @ts-expect-error: a check needs no services: its connection has what it needs
+    // @ts-expect-error: a check may need no services
     SessionPool.make({ lookup: open, validate: (connection) => Effect.as(connection.query(""), true) })
     // @ts-expect-error: the pool belongs to a scope
     Effect.runPromise(SessionPool.make({ lookup: (user: string) => Effect.succeed(user) }))
@@ -70,15 +70,15 @@ describe("make", () => {
     Effect.runPromise(Effect.scoped(SessionPool.make({ lookup: open })))
   })
 
-  it("takes the options of config, which an operator may set", () => {
+  it("config returns options with the types that make takes", () => {
     type Options = Config.Success<ReturnType<typeof SessionPool.config>>
     expectTypeOf<Options["capacity"]>().toEqualTypeOf<number | undefined>()
     expectTypeOf<Options["idleTimeToLive"]>().toEqualTypeOf<Duration.Duration | undefined>()
   })
 })
 
-describe("the operations", () => {
-  it("that lease belong to a scope, and fail as the lookup or the pool does", () => {
+describe("operations", () => {
+  it("operations that lease need a scope, and fail with the errors of the lookup and the pool", () => {
     type Leased<A> = Effect.Effect<A, GetError, Scope.Scope>
     expectTypeOf(SessionPool.get(pool, "ada")).toEqualTypeOf<Leased<Connection>>()
     expectTypeOf(pool.pipe(SessionPool.get("ada"))).toEqualTypeOf<Leased<Connection>>()
@@ -96,7 +96,7 @@ describe("the operations", () => {
     Effect.runPromise(SessionPool.get(pool, "ada"))
   })
 
-  it("fail with reasons that can be told apart", () => {
+  it("catchReason selects one reason of an error", () => {
     expectTypeOf<PoolError["reason"]["_tag"]>().toEqualTypeOf<"CapacityExceeded" | "LookupTimeout" | "PoolClosed">()
     const waited = SessionPool.get(pool, "ada").pipe(
       Effect.catchReason("SessionPoolError", "CapacityExceeded", (reason) => Effect.succeed(reason.waited))
@@ -104,7 +104,7 @@ describe("the operations", () => {
     expectTypeOf(waited).toEqualTypeOf<Effect.Effect<Connection | number, GetError, Scope.Scope>>()
   })
 
-  it("give use the connection and the lease, and add the errors and services of its effect, but no scope", () => {
+  it("use passes the connection and the lease, and adds the errors and services of its effect, but no scope", () => {
     const used = SessionPool.use(pool, "ada", (connection, lease) => {
       expectTypeOf(connection).toEqualTypeOf<Connection>()
       expectTypeOf(lease).toEqualTypeOf<Lease>()
@@ -114,11 +114,11 @@ describe("the operations", () => {
     expectTypeOf(pool.pipe(SessionPool.use("ada", (it) => it.query("SELECT 1")))).toEqualTypeOf<typeof used>()
     const scoped = SessionPool.use(pool, "ada", () => Effect.scope)
     expectTypeOf<Effect.Services<typeof scoped>>().toEqualTypeOf<Scope.Scope>()
-    // @ts-expect-error: the lease ends with the effect, and a promise goes on
+    // @ts-expect-error: a promise would outlive the lease
     SessionPool.use(pool, "ada", () => Promise.resolve(1))
   })
 
-  it("that do not lease need nothing, and cannot fail, except for set", () => {
+  it("operations that do not lease need no services, and only set can fail", () => {
     expectTypeOf(SessionPool.touch(pool, "ada")).toEqualTypeOf<Effect.Effect<Option.Option<Connection>>>()
     expectTypeOf(pool.pipe(SessionPool.touch("ada"))).toEqualTypeOf<Effect.Effect<Option.Option<Connection>>>()
     expectTypeOf(SessionPool.set(pool, "ada", connection)).toEqualTypeOf<Effect.Effect<void, GetError>>()
@@ -137,18 +137,18 @@ describe("the operations", () => {
     expectTypeOf(SessionPool.events(pool)).toEqualTypeOf<Stream.Stream<SessionPool.Event<string, GetError>>>()
   })
 
-  it("refuse what is none of the pool's", () => {
+  it("operations refuse values of other types", () => {
     // @ts-expect-error: no connection
     SessionPool.set(pool, "ada", "connection")
-    // @ts-expect-error: nobody is there to hear of a failure
+    // @ts-expect-error: no caller would get the failure of a finalizer
     SessionPool.set(pool, "ada", connection, Effect.fail("broken"))
-    // @ts-expect-error: nobody is there to provide it
+    // @ts-expect-error: no caller would provide the services of a finalizer
     SessionPool.set(pool, "ada", connection, Tenant)
     // @ts-expect-error: a predicate returns a boolean
     SessionPool.invalidateAll(pool, ({ key }) => key)
-    // @ts-expect-error: set could put a key of another type into it
+    // @ts-expect-error: set could add a key of another type
     expectTypeOf<Pool>().toExtend<SessionPool.SessionPool<string | number, Connection, Refused>>()
-    // @ts-expect-error: set could put something else into it
+    // @ts-expect-error: set could add a connection of another type
     expectTypeOf<Pool>().toExtend<SessionPool.SessionPool<string, unknown, Refused>>()
   })
 })
@@ -156,7 +156,7 @@ describe("the operations", () => {
 describe("Service", () => {
   class Shells extends SessionPool.Service<Shells>()("app/Shells", { lookup: open, capacity: 10 }) {}
 
-  it("is a pool with its operations, and its layer asks for what the lookup needs", () => {
+  it("a service is a pool with its operations, and its layer needs the services of the lookup", () => {
     expectTypeOf(Shells.layer).toEqualTypeOf<Layer.Layer<Shells, never, Network>>()
     expectTypeOf<Effect.Success<typeof Shells>>().toEqualTypeOf<Pool>()
     expectTypeOf(Shells).toExtend<SessionPool.Accessors<Shells, string, Connection, Refused>>()
@@ -169,7 +169,7 @@ describe("Service", () => {
     expectTypeOf(Shells.keys).toEqualTypeOf<Effect.Effect<Array<string>, never, Shells>>()
     expectTypeOf(Shells.events).toEqualTypeOf<Stream.Stream<SessionPool.Event<string, GetError>, never, Shells>>()
 
-    // Whose options are an effect: it asks for what that needs, and fails as that does.
+    // The options are an effect, so the layer needs its services and fails with its errors.
     const make = Effect.gen(function*() {
       const fs = yield* FileSystem.FileSystem
       return { ...(yield* SessionPool.config()), lookup: (path: string) => fs.open(path) }
@@ -179,7 +179,7 @@ describe("Service", () => {
     expectTypeOf(Files.get("a.txt")).toExtend<Effect.Effect<FileSystem.File, unknown, Files | Scope.Scope>>()
   })
 
-  it("refuses wrong uses, and to run without its layer", () => {
+  it("a service refuses wrong uses, and a run without its layer", () => {
     // @ts-expect-error: the class is not named
     SessionPool.Service()("app/Nameless", { lookup: open })
     // @ts-expect-error: the key has no type
@@ -200,7 +200,7 @@ describe("SessionEntity", () => {
     Rpc.make("Run", { payload: { sql: Schema.String }, success: Schema.Array(Schema.String), error: QueryFailed })
   ])
 
-  it("infers the connection for the handlers, and asks for what the lookup and the handlers need", () => {
+  it("toLayer infers the connection for the handlers, and needs the services of lookup and handlers", () => {
     const layer = SessionEntity.toLayer(entity, {
       lookup: (key) => open(key),
       handlers: (session) => {
@@ -216,7 +216,7 @@ describe("SessionEntity", () => {
     expectTypeOf(layer).toEqualTypeOf<Layer.Layer<never, never, Network | Tenant | Sharding.Sharding>>()
     SessionEntity.toLayer(entity, {
       lookup: open,
-      // @ts-expect-error: the errors of the pool are not the Rpc's
+      // @ts-expect-error: the Rpc does not declare the errors of the pool
       handlers: (session) => ({ Run: ({ payload }) => session.use((connection) => connection.query(payload.sql)) })
     })
     // @ts-expect-error: no handler for Run
