@@ -1,4 +1,4 @@
-/** The ordered set beside a sorted list. */
+/** Compares the ordered set with a sorted list. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Ordered from "../../src/internal/ordered.ts"
 import * as Random from "../kit/random.ts"
@@ -16,7 +16,7 @@ const of = (...tickets: ReadonlyArray<number>): Ordered.Ordered<string> =>
 
 describe("ordered set", () => {
   for (const start of [0, 1000, 2 ** 31 - 40, 2 ** 40 - 40]) {
-    it(`holds what a sorted list holds, with tickets from ${start} on`, () => {
+    it(`holds the same items as a sorted list, with tickets from ${start} on`, () => {
       const random = Random.make(start)
       let set: Ordered.Ordered<string> = Ordered.empty
       let tickets: ReadonlyArray<number> = []
@@ -54,7 +54,7 @@ describe("ordered set", () => {
     }
   })
 
-  it("leaves the earlier sets as they were", () => {
+  it("does not change earlier sets", () => {
     const before = of(1, 2, 33)
     const after = Ordered.insert(Ordered.remove(before, 2), 34, "34")
     assertHolds(before, [1, 2, 33])

@@ -1,10 +1,10 @@
-/** Room: who gets a place, who waits for one, who is evicted. */
+/** Places: which callers get one or wait for one, and which sessions are evicted. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Transitions from "../../src/internal/transitions.ts"
 import { Steps } from "./steps.ts"
 
 describe("places", () => {
-  it("launches while there is a place, then queues in order, and hands each place that comes back to the longest waiter", () => {
+  it("launches while a place is free, then queues callers, and gives each returned place to the longest waiter", () => {
     const pool = new Steps({ capacity: 2 }).open("a", "b")
     pool.ask("c")
     pool.ask("d")
@@ -15,7 +15,7 @@ describe("places", () => {
     assert.deepStrictEqual([pool.state.waiters, pool.state.totals.waited], [1, 2])
   })
 
-  it("evicts the least recently used idle session for a caller, and no other until that has closed", () => {
+  it("evicts the least recently used idle session for each waiting key, and one only", () => {
     const pool = new Steps({ capacity: 3 }).idle("a", "b", "c")
     pool.at(1).hit("a", 0)
     pool.tells(() => pool.ask("d"), "Retired 2 Evicted", "close 2")
@@ -31,7 +31,7 @@ describe("places", () => {
     pool.tells(() => pool.release(1), "Retired 1 Evicted", "close 1")
   })
 
-  it("evicts for a full group within the group, and lets others pass it", () => {
+  it("evicts within a full group, and lets callers of other groups pass its waiters", () => {
     const pool = new Steps({ capacity: 3, groupCapacity: 1 }).open("x1").idle("y1", "z1")
     pool.tells(() => pool.ask("x2"))
     pool.tells(() => pool.ask("-1"), "Retired 2 Evicted", "close 2")
@@ -40,7 +40,7 @@ describe("places", () => {
     pool.tells(() => pool.release(1), "Retired 1 Evicted", "close 1")
   })
 
-  it("counts on each closing place once, in a full group as in a full pool", () => {
+  it("counts on each closing place once, in a full group and in a full pool", () => {
     for (const limit of [{ groupCapacity: 3 }, { capacity: 3 }, { capacity: 3, groupCapacity: 3 }]) {
       const pool = new Steps(limit).idle("x1", "x2", "x3")
       for (const id of [1, 2]) pool.invalidate(id)
@@ -49,14 +49,14 @@ describe("places", () => {
     }
   })
 
-  it("counts on a closing place in a full group as one of the full pool", () => {
+  it("promises a closing place to one waiter only, of a full group or of the full pool", () => {
     const pool = new Steps({ capacity: 2, groupCapacity: 1 }).idle("x1", "y1")
     pool.invalidate(1)
     pool.tells(() => pool.ask("x2"))
     pool.tells(() => pool.ask("z1"), "Retired 2 Evicted", "close 2")
   })
 
-  it("says which limit a caller lacks a place of, and how many wait", () => {
+  it("names the limit that refused a caller, and the number of waiters", () => {
     const pool = new Steps({ capacity: 2, groupCapacity: 1, maxWaiting: 1 }).open("x1", "y1")
     pool.ask("z1")
     const refused = [pool.ask("z1"), pool.ask("z2"), pool.ask("y2")]
@@ -66,7 +66,7 @@ describe("places", () => {
     assert.deepStrictEqual(pool.tells(() => pool.set("z1"), "close 7"), { scope: "pool", limit: 2, waiting: 1 })
   })
 
-  it("lets a caller wait for the place that an eviction or its own retirement makes, whatever maxWaiting is", () => {
+  it("lets a caller wait for a place that an eviction or retirement for it makes, whatever maxWaiting is", () => {
     const pool = new Steps({ capacity: 1, maxWaiting: 0 }).idle("a")
     const joined = { _tag: "Joined", launch: pool.newLaunch("b"), waits: true } as const
     assert.deepStrictEqual([pool.ask("b", joined.launch), pool.ask("b")], [joined, joined])
@@ -86,7 +86,7 @@ describe("places", () => {
     assert.strictEqual(pool.at(1000).tells(remind), 400)
   })
 
-  it("evicts what becomes idle for a waiter that is out of patience, though a place is closing", () => {
+  it("evicts the next idle session for a waiter that is out of patience, though a place is closing", () => {
     const pool = new Steps({ capacity: 2, acquireTimeout: 1000 }).open("a", "b")
     pool.invalidate(1)
     pool.release(1)
@@ -101,7 +101,7 @@ describe("places", () => {
     pool.tells(() => pool.on(3, Transitions.serveAgain))
   })
 
-  it("returns the place of a close that times out, and reports the end of it later", () => {
+  it("returns the place of a close that times out, and reports the end of the close later", () => {
     const pool = new Steps({ capacity: 1 }).idle("a")
     pool.ask("b")
     pool.tells(() => pool.closed(1, true), "CloseTimedOut 1 7", "launch 2")

@@ -1,7 +1,8 @@
 /**
- * Runs the steps of the core with plain values, without a pool. After each step, everything that the state counts is counted anew.
+ * Runs the steps of the core with plain values, without a pool. After each step, `assertCounted` compares every counter of the state
+ * with what the state holds.
  *
- * The group of a key is its first letter; `-` has no group.
+ * The group of a key is its first letter. A key that begins with `-` has no group.
  */
 import { assert } from "@effect/vitest"
 import { Cause, Deferred, Effect, Exit, Hash, HashMap, Option, Scope } from "effect"
@@ -36,10 +37,10 @@ export class Steps {
   state: S = make()
   actions: ReadonlyArray<Action> = []
   now = 0
-  /** Off for thousands of steps. */
+  /** Whether each step ends with `assertCounted`. Turn it off for thousands of steps. */
   recounts = true
   readonly launches: Array<Launch> = []
-  /** What a step has begun to close, by its id. */
+  /** The sessions and launches that a step has begun to close, by id. */
   readonly closes = new Map<number, Leaving>()
   readonly options: D["options"]
 
@@ -80,7 +81,7 @@ export class Steps {
     return launch
   }
 
-  /** What was launched or adopted under an id. */
+  /** The launch or adoption with this id. */
   of(id: number): Launch {
     return this.launches[id - 1] ?? assert.fail(`there is no launch ${id}`)
   }
@@ -90,13 +91,13 @@ export class Steps {
     return this
   }
 
-  /** As a caller that launches if the key has nothing; with `null` as one that does not, or that trusts what it finds. */
+  /** Acquires as a caller does. With `null` for `launch` it never launches, with `null` for `check` it trusts the session. */
   ask(key: string, launch: Launch | null = this.newLaunch(key), check: State.Check | null = newCheck()) {
     const identity = { key, hash: Hash.hash(key) }
     return this.step((d) => Transitions.acquire(d, identity, launch ?? undefined, check ?? undefined))
   }
 
-  /** Runs a step about what has an id. */
+  /** Runs a step about the launch or session with this id. */
   on<R, Args extends Array<unknown>>(id: number, change: (d: D, launch: Launch, ...args: Args) => R, ...args: Args): R {
     return this.step((d) => change(d, this.of(id), ...args))
   }
@@ -109,7 +110,7 @@ export class Steps {
     this.on(id, Transitions.release, how)
   }
 
-  /** Opens a session for one caller each. */
+  /** Opens a session for each key, leased by one caller. */
   open(...keys: ReadonlyArray<string>): this {
     for (const key of keys) {
       this.ask(key)
@@ -124,13 +125,13 @@ export class Steps {
     return this
   }
 
-  /** A launch that fails. */
+  /** Launches, and fails. */
   fail(key: string): void {
     this.ask(key)
     this.land(this.launches.length, Exit.fail("refused"))
   }
 
-  /** `set` of an open connection. */
+  /** Adopts an open connection, as `set` does. */
   set(key: string): Shortage | undefined {
     const launch = this.newLaunch(key, { value: "adopted" })
     return this.step((d) => Transitions.adopt(d, launch, "adopted"))
@@ -165,7 +166,7 @@ export class Steps {
     return slot?._tag === "Live" ? slot : assert.fail(`${key} is not live`)
   }
 
-  /** Runs a step, and compares what it wants done. */
+  /** Runs a step, and compares its actions. */
   tells<R>(change: () => R, ...told: ReadonlyArray<string>): R {
     const result = change()
     assert.deepStrictEqual(this.actions.map(describe), told)
@@ -198,7 +199,7 @@ export const describe = (action: Action): string => {
 }
 
 // -----------------------------------------------------------------------------
-// Counting anew
+// Recounting
 // -----------------------------------------------------------------------------
 
 const sum = (counts: ReadonlyArray<number>): number => counts.reduce((x, y) => x + y, 0)
@@ -209,7 +210,7 @@ const shown = ({ closing, idle, used }: State.Places<string, string>) => ({
   idle: Array.from(Ordered.values(idle), ({ id }) => id)
 })
 
-/** The state counts what it holds, stays within the limits, and lets no caller wait that can be served. */
+/** Every counter agrees with what the state holds, no limit is exceeded, and every caller that can be served has been. */
 export const assertCounted = ({ capacity, groupCapacity }: D["options"], state: S): void => {
   const slots = Array.from(HashMap.values(state.slots))
   const leaving = Array.from(HashMap.values(state.leaving))

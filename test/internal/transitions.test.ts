@@ -1,11 +1,11 @@
-/** What each step decides, in the order of a session's life. */
+/** The decision of each step, in the order of a session's life. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Hash } from "effect"
 import * as Transitions from "../../src/internal/transitions.ts"
 import { newCheck, Steps } from "./steps.ts"
 
 describe("acquire", () => {
-  it("launches once, and gives each caller that joined a lease", () => {
+  it("launches once, and gives a lease to each caller that joined", () => {
     const pool = new Steps()
     const asked = [pool.tells(() => pool.ask("a"), "launch 1"), pool.tells(() => pool.ask("a", null))]
     const joined = { _tag: "Joined", launch: pool.of(1), waits: false } as const
@@ -15,14 +15,14 @@ describe("acquire", () => {
     assert.deepInclude(pool.live("a"), { leases: 3, requestCount: 3 })
   })
 
-  it("never hands out an overdue session: with a launch it retires it, without one it finds none", () => {
+  it("never hands out an overdue session: retires it for a caller that launches, finds none for one that does not", () => {
     const pool = new Steps().idle("a").at(101)
     assert.deepStrictEqual([pool.hit("a", 1), pool.hit("a", 0)], [undefined, undefined])
     assert.strictEqual(pool.tells(() => pool.ask("a", null))._tag, "Absent")
     pool.tells(() => pool.ask("a"), "Retired 1 IdleTimeout", "close 1", "launch 2")
   })
 
-  it("hands out a session until its idle time, and one in use until its lifetime", () => {
+  it("hands out an idle session until its idle time ends, and a leased one until its lifetime ends", () => {
     const pool = new Steps().idle("a").at(100)
     pool.ask("b", pool.newLaunch("b", undefined, 50))
     pool.land(2)
@@ -33,7 +33,7 @@ describe("acquire", () => {
     assert.strictEqual(pool.live("a").requestCount, 3)
   })
 
-  it("cancels a launch only when its last caller goes", () => {
+  it("cancels a launch only when its last caller leaves", () => {
     const pool = new Steps()
     pool.ask("a")
     pool.ask("a")
@@ -82,20 +82,20 @@ describe("adopt", () => {
     assert.deepInclude(pool.live("b").session, { createdAt: 9, openedAt: 9 })
   })
 
-  it("goes in beside a free place, whatever maxWaiting is, and is abandoned no more", () => {
+  it("takes a free place, whatever maxWaiting is, and ignores a later abandon", () => {
     const pool = new Steps({ capacity: 1, maxWaiting: 0 })
     pool.tells(() => pool.set("a"), "Adopted 1", "watch 1", "complete: adopted")
     pool.tells(() => pool.on(1, Transitions.abandon))
   })
 
-  it("serves the callers of a launch that it comes before, and closes what that launch acquires", () => {
+  it("serves the callers of the launch that it replaces, and closes what that launch acquires", () => {
     const pool = new Steps({ capacity: 2 })
     pool.ask("a")
     pool.tells(() => pool.set("a"), "close 2", "complete: adopted", "Adopted 1", "watch 1", "complete: adopted")
     assert.deepInclude(pool.live("a"), { leases: 1, requestCount: 1 })
   })
 
-  it("waits in a full pool with the history of the idle session that it replaces, then takes over who waits", () => {
+  it("waits in a full pool, inherits from the idle session that it replaces, and serves the waiters of its key", () => {
     const pool = new Steps({ capacity: 1 }).at(2).idle("a").at(5)
     pool.tells(() => pool.set("a"), "Retired 1 Replaced", "close 1")
     pool.ask("a")
@@ -111,7 +111,7 @@ describe("adopt", () => {
     pool.tells(() => pool.set("c"), "Retired 1 Evicted", "close 1")
   })
 
-  it("replaces a leased session of its key once that is idle", () => {
+  it("replaces a leased session of its key as soon as that is idle", () => {
     const pool = new Steps({ capacity: 1 }).open("a")
     pool.tells(() => pool.set("a"))
     pool.at(4).release(1, "error")
@@ -120,7 +120,7 @@ describe("adopt", () => {
     assert.strictEqual(pool.state.totals.closes.Replaced, 1)
   })
 
-  it("inherits from a leased session that goes while it waits", () => {
+  it("inherits from a leased session that is retired while it waits", () => {
     const pool = new Steps({ capacity: 1 }).at(2).open("a").at(5)
     pool.tells(() => pool.set("a"))
     pool.invalidate(1)
@@ -129,7 +129,7 @@ describe("adopt", () => {
     assert.strictEqual(pool.live("a").session.createdAt, 2)
   })
 
-  it("closes a connection that leaves the queue, and one that comes after the end", () => {
+  it("closes its connection if it leaves the queue, or comes after the end", () => {
     const pool = new Steps({ capacity: 1 }).open("a")
     pool.set("b")
     const shortage = pool.tells(() => pool.on(2, Transitions.giveUp), "close 2")
@@ -149,14 +149,14 @@ describe("release", () => {
     pool.tells(() => pool.release(1, "error"), "Retired 1 Errors", "close 1")
   })
 
-  it("retires at maxErrorCount recorded errors of the present session", () => {
+  it("counts recorded errors of the present session towards maxErrorCount", () => {
     const pool = new Steps({ maxErrorCount: 2 }).idle("a")
     const ofKey = { key: "a", hash: Hash.hash("a") }
     pool.tells(() => pool.on(1, Transitions.recordError))
     pool.tells(() => pool.step((d) => Transitions.recordError(d, ofKey)), "Retired 1 Errors", "close 1")
   })
 
-  it("changes nothing of a session that has come in place of the leased one, nor of an empty key", () => {
+  it("changes neither the session that replaced the leased one, nor an empty key", () => {
     const pool = new Steps({ maxErrorCount: 1 }).open("a")
     const { session } = pool.live("a")
     pool.set("a")
@@ -171,7 +171,7 @@ describe("release", () => {
     }
   })
 
-  it("retires a session that may not be idle", () => {
+  it("retires a session without idle time at its last release", () => {
     const pool = new Steps({ idleTimeToLive: 0 }).open("a")
     pool.ask("a")
     pool.tells(() => pool.release(1))
@@ -205,7 +205,7 @@ describe("check", () => {
     )
   })
 
-  it("takes a background check for no use, and lets it give way to an eviction", () => {
+  it("does not count a background check as use, and evicts a session in the middle of one", () => {
     const pool = validated().idle("b").at(50)
     const check = newCheck(true)
     const { session } = pool.live("a")
@@ -219,7 +219,7 @@ describe("check", () => {
     pool.tells(() => pool.step((d) => Transitions.checked(d, session, check, false)), "complete: false")
   })
 
-  it("puts off the next check, not the expiry, of a session that passes one", () => {
+  it("postpones the next check of a session that passes one, not its expiry", () => {
     const pool = validated().at(50)
     pool.step((d) => Transitions.checked(d, pool.live("a").session, newCheck(), true))
     assert.isDefined(pool.at(60).hit("a", 1))
@@ -229,7 +229,7 @@ describe("check", () => {
 })
 
 describe("invalidate", () => {
-  it("leaves a launch to the callers that wait for it, whose session closes with their last release", () => {
+  it("leaves a launch to the callers that wait for it, and closes its session at their last release", () => {
     const pool = new Steps()
     pool.ask("a")
     assert.isTrue(pool.invalidate(1))
@@ -238,14 +238,14 @@ describe("invalidate", () => {
     pool.tells(() => pool.release(1), "close 1")
   })
 
-  it("leaves what does not match", () => {
+  it("keeps a session that the predicate does not match", () => {
     const pool = new Steps().open("a")
     assert.isFalse(pool.tells(() => pool.on(1, Transitions.invalidate, () => false)))
   })
 })
 
 describe("expire", () => {
-  it("forgets a failure whose time is over, as invalidate and set do any failure", () => {
+  it("forgets an expired failure, and invalidate and set forget any failure", () => {
     const pool = new Steps({ failureTimeToLive: 30 })
     pool.fail("a")
     pool.fail("b")
@@ -262,7 +262,7 @@ describe("expire", () => {
 })
 
 describe("end", () => {
-  it("tells who waits, cancels launches, closes idle sessions, and ends when the leased ones are closed", () => {
+  it("fails waiters, cancels launches, closes idle sessions, and completes when the leased ones are closed", () => {
     const pool = new Steps({ capacity: 3 }).open("a")
     for (const key of ["b", "c", "d"]) pool.ask(key)
     pool.set("e")
@@ -277,7 +277,7 @@ describe("end", () => {
     pool.tells(() => pool.closed(1), "Closed 1 PoolClosed 7", "complete: undefined")
   })
 
-  it("ends an empty pool at once", () => {
+  it("completes at once in an empty pool", () => {
     const pool = new Steps()
     pool.tells(() => pool.end(), "complete: undefined")
   })

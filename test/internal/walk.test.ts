@@ -1,6 +1,6 @@
 /**
- * Anything may happen to a pool, in any order. `assertCounted` recounts the state after each step; the walk keeps what each caller
- * holds and what has happened to each session, and compares.
+ * Takes random steps in random order. After each step `assertCounted` recounts the state. The walk also keeps its own record of the
+ * claims of callers and of the life of each session, and compares it with the state.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, HashMap } from "effect"
@@ -24,21 +24,21 @@ const configurations: Record<string, Given> = {
   "with a memory for failures": { capacity: 3, failureTimeToLive: 30, idleTimeToLive: 0 }
 }
 
-/** All else happens once to a launch or session. */
+/** Every other event and action happens at most once to a launch or session. */
 const mayRepeat = new Set(["Closed", "Waited", "check", "complete:"])
 
 class Walk {
   readonly steps: Kit.Steps
   readonly random: Random.Random
-  /** The ids of launches and sessions that callers hold, each as often as it is held, and of connections of `set` that wait. */
+  /** One id per claim: of a caller on a launch or session, or of a `set` that waits. */
   claims: Array<number> = []
-  /** Callers that were told a failure, and have not given up their claim yet. */
+  /** Claims of callers that got a failure, which give them up in the next step. */
   readonly refused: Array<number> = []
-  /** What the shell runs. */
+  /** The lookups, checks and closes that the shell would be running. */
   readonly lookups: Array<number> = []
   readonly checks: Array<{ readonly session: Session<string, string>; readonly check: Check }> = []
   readonly closes: Array<number> = []
-  /** What must not happen twice, such as `close 7`. */
+  /** Events and actions so far that must not happen twice, such as `close 7`. */
   readonly happened = new Set<string>()
   readonly counts: Record<string, unknown> = { hits: 0, ...make().totals }
   readonly closed: Record<string, number> = { ...make().totals.closes }
@@ -58,12 +58,12 @@ class Walk {
     this.happened.add(what)
   }
 
-  /** Takes one out at random. */
+  /** Removes and returns a random element. */
   draw<T>(from: Array<T>): T | undefined {
     return from.splice(this.random.below(from.length), 1)[0]
   }
 
-  /** Runs a step at a time of its own, books what it did, and compares. */
+  /** Runs a step one millisecond later, records its actions, and compares. */
   step(change: (steps: Kit.Steps) => void): void {
     const { steps } = this
     steps.now++
@@ -100,7 +100,7 @@ class Walk {
 
   complete(deferred: Deferred.Deferred<unknown, unknown>, exit: Exit.Exit<unknown, unknown>): void {
     const isFirst = Deferred.doneUnsafe(deferred, exit)
-    // The end completes again when the connection of a later `set` is closed.
+    // After the end, the close of a late `set` completes `ending` once more.
     assert.isTrue(isFirst || this.steps.state.ending !== undefined, "completed twice")
     const launch = this.steps.launches.find(({ done }) => done === deferred)
     if (launch === undefined || (Exit.isSuccess(exit) && launch.adopts === undefined)) return
@@ -108,7 +108,7 @@ class Walk {
     this.claims = this.claims.filter((id) => id !== launch.id)
   }
 
-  /** What the state holds for its callers is what they hold, and it counts what happened. */
+  /** The state has the claims of the record, and its totals are those of the record. */
   compare(): void {
     const { hits, leaving, slots, totals, waiting } = this.steps.state
     const held = [
@@ -121,7 +121,7 @@ class Walk {
   }
 
   // ---------------------------------------------------------------------------
-  // What may happen
+  // Steps
   // ---------------------------------------------------------------------------
 
   acquire(steps: Kit.Steps): void {
@@ -151,7 +151,7 @@ class Walk {
     if (lease === 1) this.claims.push(session.id)
   }
 
-  /** A caller goes: one that waits gives up its claim, one that has a session releases it. */
+  /** A caller leaves: a waiter gives up its claim, a holder releases its session. */
   leave(steps: Kit.Steps): void {
     const id = this.draw(this.claims)
     if (id === undefined) return
@@ -163,7 +163,7 @@ class Walk {
     steps.release(id, how)
   }
 
-  /** A caller's `acquireTimeout` is over. It goes if it still waits for a place. */
+  /** A caller's `acquireTimeout` is over. The caller leaves if it still waits for a place. */
   timeOut(steps: Kit.Steps): void {
     const id = this.draw(this.claims)
     if (id === undefined) return
@@ -202,7 +202,7 @@ class Walk {
     steps.closed(id, timesOut)
   }
 
-  /** One of the steps about what is under a key. */
+  /** A step about the present slot of a key. */
   atSlot(steps: Kit.Steps): void {
     const slot = steps.slot(this.random.pick(keys))
     if (slot === undefined) return
@@ -224,7 +224,7 @@ class Walk {
     ])()
   }
 
-  /** Each as often as it stands here. */
+  /** The more often an operation is listed, the more likely it is. */
   readonly operations = [
     ...Array(10).fill(this.acquire),
     ...Array(3).fill(this.hit),
@@ -259,9 +259,9 @@ class Walk {
 
 const holdersOf = (slot: Slot): number => slot._tag === "Live" ? slot.leases : slot._tag === "Failed" ? 0 : slot.callers
 
-describe("any order of steps", () => {
+describe("random walks", () => {
   for (const [name, given] of Object.entries(configurations)) {
-    it(`keeps every count, claim and limit ${name}`, () => {
+    it(`steps in any order keep every count, claim and limit ${name}`, () => {
       for (let seed = 1; seed <= 5; seed++) {
         const walk = new Walk(seed, given)
         for (let turn = 0; turn < 150; turn++) walk.turn()
