@@ -1,4 +1,4 @@
-/** A back end that counts: every connection that a lookup opens must be closed exactly once. */
+/** A back end that counts: every connection that a lookup opens must close exactly once. */
 import { assert } from "@effect/vitest"
 import { Effect } from "effect"
 import type { Scope } from "effect"
@@ -11,14 +11,14 @@ export interface Connection {
 export interface Backend {
   readonly opened: Array<Connection>
   readonly closed: Array<Connection>
-  /** Opens a connection, closed with the scope. */
+  /** Opens a connection, which closes with the scope. */
   readonly open: (key: string) => Effect.Effect<Connection, never, Scope.Scope>
-  /** The connections that are open now. */
+  /** Whether a connection is open now. */
   readonly isOpen: (connection: Connection) => boolean
   readonly openCount: () => number
   /** How often a connection was closed. */
   readonly closes: (connection: Connection) => number
-  /** Every connection has been closed, and none of them twice. */
+  /** Every connection has closed exactly once. */
   readonly assertAllClosedOnce: () => void
 }
 

@@ -1,4 +1,4 @@
-/** Calls that many tests make of a pool. */
+/** Pools and calls that many tests share. */
 import type { Scope as ScopeType } from "effect"
 import { Effect, Exit, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
@@ -9,25 +9,25 @@ export { fork } from "./fork.ts"
 
 export type Options = Partial<SessionPool.Options<string, Backend.Connection, never, ScopeType.Scope>>
 
-/** A pool of a counting back end. */
+/** A pool on a counting back end. */
 export const makePool = Effect.fnUntraced(function*(options: Options = {}) {
   const backend = Backend.make()
   const pool = yield* SessionPool.make({ lookup: backend.open, ...options })
   return { backend, pool }
 })
 
-/** Leases and releases. */
+/** Leases a session, and releases it at once. */
 export const visit = <K, A, E>(pool: SessionPool.SessionPool<K, A, E>, key: K) =>
   Effect.scoped(SessionPool.get(pool, key))
 
-/** Leases until `release` runs. */
+/** Leases a session until `release` runs. */
 export const hold = Effect.fnUntraced(function*<K, A, E>(pool: SessionPool.SessionPool<K, A, E>, key: K) {
   const scope = yield* Scope.make()
   const value = yield* Scope.provide(SessionPool.get(pool, key), scope)
   return { value, release: Scope.close(scope, Exit.void) }
 })
 
-/** All events from now on. */
+/** Collects all events from now on. */
 export const listen = Effect.fnUntraced(function*<K, A, E>(pool: SessionPool.SessionPool<K, A, E>) {
   const seen: Array<SessionPool.Event<K, unknown>> = []
   yield* Effect.forkScoped(

@@ -1,14 +1,14 @@
-/** A clock that can be set. */
+/** A clock that a test can set. */
 import { Clock, Effect } from "effect"
 
 export interface SettableClock extends Clock.Clock {
-  /** Milliseconds that this clock is ahead of the test's. Timers ignore it, as those of the system do. */
+  /** Milliseconds that this clock is ahead of the test clock. Timers ignore it, as timers of the system do. */
   offset: number
-  /** Timers that run. */
+  /** How many timers are running. */
   timers: number
 }
 
-/** A clock that shows the time of the present one, and starts its timers there. */
+/** A clock that shows the present clock's time plus `offset`, and sleeps on the present clock. */
 export const settable: Effect.Effect<SettableClock> = Clock.clockWith((clock) =>
   Effect.sync(() => {
     const own: SettableClock = {

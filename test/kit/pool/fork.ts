@@ -1,5 +1,5 @@
-/** Callers beside the test. */
+/** Forks callers. */
 import { Effect } from "effect"
 
-/** A child fiber that has come to its first wait when this is over. */
+/** Forks a child fiber that runs up to its first wait before this returns. */
 export const fork = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })

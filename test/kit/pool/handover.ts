@@ -1,15 +1,15 @@
 /**
- * When a connection that is given to `set` becomes the pool's to close: not when the caller makes the effect, nor when its
- * fiber gets there, between which it can be interrupted, but in the step in which `set` asks for the group of the key.
+ * Detects when the pool takes ownership of a connection that is passed to `set`. That is the step in which `set` calls `groupBy`. Until
+ * then an interruption may stop the caller's fiber before `set` begins, and the caller owns the connection.
  */
 import { Effect, Fiber } from "effect"
 
 export interface Handover {
-  /** For the options of the pool. */
+  /** The pool's option `groupBy`. */
   readonly groupBy: (key: string) => unknown
-  /** Runs a `set`; `accepted` is called if and when the pool takes charge of the connection. */
+  /** Runs a `set`. Calls `accepted` when the pool takes ownership of the connection. */
   readonly offer: <A, E, R>(set: Effect.Effect<A, E, R>, accepted: () => void) => Effect.Effect<A, E, R>
-  /** Calls of `set` under way. */
+  /** How many calls of `set` are running. */
   readonly underWay: () => number
 }
 

@@ -1,4 +1,4 @@
-/** A pool whose connections open and close as the test says, and callers of it. */
+/** A pool whose connections open and close as the test tells them, and its callers. */
 import { Effect, Exit, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { SessionPool } from "../../../src/index.ts"
@@ -29,7 +29,7 @@ export const make = <E = never>({ closing, opening, ...options }: Options<E> = {
             opening === undefined ? Effect.void : opening(key)
           ))
     })
-    // Closes that still run when the test ends would hang, as nothing moves the clock.
+    // After the test no one moves the clock, so closes that still sleep would hang.
     yield* Effect.addFinalizer(() =>
       Effect.suspend(() => {
         isOver = true
@@ -39,20 +39,20 @@ export const make = <E = never>({ closing, opening, ...options }: Options<E> = {
     return { backend, pool }
   })
 
-/** Leases and releases. */
+/** Leases a session, and releases it at once. */
 export const visit = <E>(pool: Pool<E>, key: string) => SessionPool.use(pool, key, Effect.succeed)
 
-/** As `visit`, in a fiber of its own. */
+/** Runs `visit` in a fiber of its own. */
 export const ask = <E>(pool: Pool<E>, key: string) => fork(visit(pool, key))
 
-/** Leases until `release` runs. */
+/** Leases a session until `release` runs. */
 export const hold = Effect.fnUntraced(function*<E>(pool: Pool<E>, key: string) {
   const scope = yield* Scope.make()
   const value = yield* Scope.provide(SessionPool.get(pool, key), scope)
   return { value, release: Scope.close(scope, Exit.void) }
 })
 
-/** The reason for which the pool refuses a call. */
+/** The reason of the error with which the pool refuses a call. */
 export const refusal = <A>(call: Effect.Effect<A, SessionPool.SessionPoolError>) =>
   Effect.map(Effect.flip(call), ({ reason }) => reason)
 

@@ -1,4 +1,4 @@
-/** Tests that begin with a pool of a counting back end, and how their calls end. */
+/** Tests with a pool on a counting back end, and the outcomes of their calls. */
 import { assert, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Option } from "effect"
 import type { Scope } from "effect"
@@ -26,7 +26,7 @@ export const outcomeOf = <A>(exit: Exit.Exit<A, SessionPool.SessionPoolError>): 
   return Option.match(Exit.findErrorOption(exit), { onNone: () => "interrupted", onSome: ({ reason }) => reason._tag })
 }
 
-/** The message of the `Error` that a call dies of. */
+/** The message of the `Error` with which a call dies. */
 export const defectOf = <A, E, R>(call: Effect.Effect<A, E, R>) =>
   Effect.map(Effect.exit(call), (exit) => {
     const defect = Exit.isFailure(exit) && Cause.hasDies(exit.cause) ? Cause.squash(exit.cause) : undefined

@@ -1,8 +1,8 @@
 /**
- * A pool under everything at once: many fibers that do all that a caller can do, on a back end that is slow, fails, hangs and
- * dies, with every option on and times of milliseconds. What is drawn follows from a seed.
+ * Many fibers run every operation of one pool at once. The back end is slow, fails, hangs and dies; every option is on; all times are
+ * milliseconds. All random choices follow from a seed.
  *
- * At a quiet point no caller is at work. Then the pool's counts must be those of the back end.
+ * At a quiet point no caller is at work, so the pool's counts must equal those of the back end.
  */
 import { Cause, Data, Deferred, Effect, Fiber, HashMap, Option, Ref, Stream } from "effect"
 import { SessionPool } from "../../../src/index.ts"
@@ -10,7 +10,7 @@ import * as Random from "../random.ts"
 
 class Refused extends Data.TaggedError("Refused")<{}> {}
 
-/** `died` completes when the back end gives up on it. */
+/** `died` completes when the back end ends the connection. */
 interface Connection {
   readonly died: Deferred.Deferred<void>
 }
@@ -21,12 +21,12 @@ const limits = { capacity: 45, groupCapacity: 5, maxWaiting: 10, maxErrorCount: 
 const timeouts = { acquireTimeout: 10, lookupTimeout: 25, closeTimeout: 20, drainTimeout: 20, failureTimeToLive: 3 }
 const intervals = { cleanupInterval: 7, validateAfter: 2, keepAlive: 15, leakDetection: 30 }
 
-/** One function: the pool, its back end and the callers share the random numbers and the counts. */
+/** One function, because the pool, its back end and the callers share the random numbers and the counts. */
 export const make = Effect.fnUntraced(function*(seed: number) {
   const { below, chance, pick } = Random.make(seed)
-  /** Sleeps up to so many milliseconds. */
+  /** Sleeps for a random time of at most `millis`. */
   const nap = (millis: number) => Effect.suspend(() => Effect.sleep(1 + below(millis)))
-  /** One of these, with its weight of a thousand; else `rest`. */
+  /** A random choice by weights that are parts of a thousand. The remainder is the weight of `rest`. */
   const weighted = <A>(choices: ReadonlyArray<readonly [weight: number, value: A]>, rest: A): A => {
     let left = below(1000)
     return choices.find(([weight]) => (left -= weight) < 0)?.[1] ?? rest
@@ -48,7 +48,7 @@ export const make = Effect.fnUntraced(function*(seed: number) {
   const disconnect = (connection: Connection) =>
     Effect.gen(function*() {
       wrong.closesUnderWay++
-      // Some closes take longer than `closeTimeout`, some fail when they are done.
+      // Some closes take longer than `closeTimeout`. Some fail after the connection has closed.
       yield* sometimes([80, nap(5)], [40, Effect.sleep(60)])
       wrong.closesUnderWay--
       if (!open.delete(connection)) wrong.closedTwice++
@@ -72,7 +72,7 @@ export const make = Effect.fnUntraced(function*(seed: number) {
     ...intervals
   })
 
-  /** What a caller does with its lease: mostly nothing for long. */
+  /** What a caller does with its lease. Most leases are short. */
   const work = (connection: Connection) =>
     Effect.gen(function*() {
       yield* sometimes([250, Effect.yieldNow], [48, nap(3)], [2, Effect.sleep(40)])
@@ -100,7 +100,7 @@ export const make = Effect.fnUntraced(function*(seed: number) {
     const [connection] = open
     return connection === undefined ? Effect.void : Deferred.succeed(connection.died, undefined)
   })
-  /** Interrupted after some yields, or after a millisecond or two. */
+  /** Interrupts an effect after some yields, or after one or two milliseconds. */
   const interrupted = (effect: Effect.Effect<unknown, unknown>) =>
     Effect.gen(function*() {
       const fiber = yield* Effect.forkChild(effect, { startImmediately: chance(0.5) })
@@ -136,7 +136,7 @@ export const make = Effect.fnUntraced(function*(seed: number) {
       failures[name] = (failures[name] ?? 0) + 1
     }))
 
-  /** 64 callers at work until told to stop. Ends when each has ended its last operation. */
+  /** Runs 64 callers while `goesOn` is true. Ends when each has finished its last operation. */
   const round = (goesOn: () => boolean) =>
     Effect.forEach(
       Array.from({ length: 64 }),
@@ -144,10 +144,10 @@ export const make = Effect.fnUntraced(function*(seed: number) {
       { concurrency: "unbounded", discard: true }
     )
 
-  /** What is wrong at a quiet point. What the pool itself still does (launches, closes, checks) ends in time. */
+  /** The counts that are wrong at a quiet point. Wait before: the pool may still launch, close or check. */
   const faults = Effect.gen(function*() {
     const { active, idle, launching, leases, retired, waiting } = yield* SessionPool.stats(pool)
-    // What only the pool sees: a place that is never given back, a waiter that has gone.
+    // Only the pool's state shows a place that was never returned, or a waiter that has left.
     const { groups, places, waiting: { size: queued } } = yield* Ref.get(pool.pool.state)
     const inGroups = [...HashMap.values(groups)].reduce((sum, { used }) => sum + used, 0)
     const excess = { open: open.size - idle, places: places.used - idle, placesInGroups: inGroups - idle }
