@@ -1,16 +1,16 @@
-/** Explores the schedules of a plan: all with few deviations, or random ones of random plans. A failure is a case that replays. */
+/** Explores every schedule of a plan with few deviations, or random schedules of random plans. A failure is a case that replays. */
 import { Arbitrary, Effect, Schema } from "effect"
 import { Plan } from "./plan.ts"
 import { run } from "./run.ts"
 import type { Run } from "./schedule.ts"
 import { replaying, systematically } from "./schedule.ts"
 
-/** Eight times the point, plus the option, minus one. */
+/** One deviation as a number: eight times its point, plus its option, minus one. */
 const Deviation = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 8_000 }))
 const Case = Schema.Struct({
   plan: Plan,
   schedule: Schema.Array(Deviation).check(Schema.isMaxLength(150)),
-  /** False: time may pass while tasks wait, as on a busy machine. */
+  /** If false, time may pass while tasks wait, as on a busy machine. */
   punctual: Schema.Boolean
 })
 export type Case = typeof Case.Type
@@ -18,7 +18,7 @@ export type Case = typeof Case.Type
 export const runCase = ({ plan, punctual, schedule }: Case): Run =>
   run(plan, replaying(schedule.map((n) => ({ point: Math.floor(n / 8), option: 1 + n % 8 }))), punctual)
 
-/** What a person needs to see a failure again. */
+/** The broken promise, and the flag that replays the case. */
 export const report = (failure: Case): string =>
   `${runCase(failure).verdict}; replay: --case '${JSON.stringify(failure)}'`
 

@@ -1,4 +1,4 @@
-/** A plan is what the fibers of one run do to one pool: plain data, that can be run under any schedule (`run.ts`). */
+/** A plan says what the fibers of one run do to one pool. It is plain data, which `run.ts` runs under any schedule. */
 import { Record, Schema } from "effect"
 import type { Limit } from "../limits.ts"
 import { drawn, one, several, toNumber } from "../limits.ts"
@@ -14,9 +14,9 @@ const Lookup = Schema.Struct({
   takes: pause<Pause>("yield", "yield", "yield", "none", 3, 8),
   ends: one(["opens", "opens", "opens", "opens", "opens", "opens", "fails", "dies", "hangs"]),
   closing: pause<Pause | "fails">("none", "none", "none", "yield", 3, 15, 15, "fails"),
-  /** What `validate` says of its connection, each time. */
+  /** What `validate` answers about this connection, each time. */
   isValid: one([true, true, true, true, false]),
-  /** The connection dies after so many milliseconds. */
+  /** The connection dies after this many milliseconds. */
   livesFor: one<ReadonlyArray<Limit>>(["off", "off", "off", 1, 10])
 })
 export type Lookup = typeof Lookup.Type
@@ -46,7 +46,7 @@ const limits = {
   maxLifetime: ["off", "off", "off", 5],
   acquireTimeout: ["off", "off", 0, 5, 8],
   maxWaiting: ["off", "off", "off", 0, 2],
-  // A lookup that hangs ends with its time-out.
+  // Never off, so a lookup that hangs ends.
   lookupTimeout: [20],
   failureTimeToLive: [0, 0, 15],
   validateAfter: ["off", "off", "off", 0, 5],
@@ -60,7 +60,7 @@ export type Options = { readonly [P in keyof typeof limits]: number }
 /** Up to twelve fibers with mixed operations on a pool of small capacity. */
 export const Plan = Schema.Struct({
   limits: drawn(limits),
-  /** Each launch takes the next, and after the last one the first. */
+  /** Each launch takes the next one, in a cycle. */
   lookups: several(Lookup, 4),
   fibers: several(several(Operation, 2), 12),
   /** The pool's scope closes while the fibers run, instead of after them. */

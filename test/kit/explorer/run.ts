@@ -22,7 +22,7 @@ export const run = (plan: Plan, choose: Choose, punctual: boolean): Run => {
   }
   machine.advance(Infinity, quiet, () => watch.broken !== undefined)
   const exit = fiber.pollUnsafe()
-  if (exit === undefined) watch.fail(6, "a caller waits forever, or runs in a circle")
+  if (exit === undefined) watch.fail(6, "a caller waits forever, or loops")
   else if (Exit.isFailure(exit)) watch.fail(8, "the run itself failed:", Cause.pretty(exit.cause))
   else watch.ended(left ?? machine.left, machine.left)
   return { verdict: watch.broken, options: machine.options }
@@ -47,8 +47,8 @@ const program = (plan: Plan, machine: Machine, watch: Watch) =>
     yield* Fiber.join(reader)
     machine.exploring = false
     const got = yield* Effect.exit(Effect.scoped(SessionPool.get(pool, "a1")))
-    if (Exit.isSuccess(got)) watch.fail(8, "get works on")
-    if (Option.isSome(yield* SessionPool.touch(pool, "a1"))) watch.fail(8, "touch works on")
+    if (Exit.isSuccess(got)) watch.fail(8, "get succeeds after the end")
+    if (Option.isSome(yield* SessionPool.touch(pool, "a1"))) watch.fail(8, "touch finds a session after the end")
   })
 
 const pause = (length: Pause): Effect.Effect<void> =>
@@ -81,7 +81,7 @@ const options = (plan: Plan, watch: Watch) => {
   }
 }
 
-/** Opens a connection. What goes wrong goes wrong after it is open, when there is something to close. */
+/** Opens a connection. A lookup fails, dies or hangs only after the connection is open, so there is something to close. */
 const open = (watch: Watch, key: string, lookup: Lookup) =>
   Effect.gen(function*() {
     const opened = Effect.sync(() => watch.opens(key, lookup))
@@ -159,7 +159,7 @@ const performer = (pool: SessionPool.SessionPool<string, Connection, "refused">,
     sweep: () => SessionPool.sweep(pool),
     pause: ({ holds }) => pause(holds)
   }
-  /** The failure of an operation must be one that the design knows. */
+  /** An operation may fail only with an error of the pool or of this file. */
   const judge = (kind: string, cause: Cause.Cause<unknown>): void => {
     const error = Cause.squash(cause)
     const reason = error instanceof SessionPool.SessionPoolError ? error.reason._tag : undefined
@@ -171,7 +171,7 @@ const performer = (pool: SessionPool.SessionPool<string, Connection, "refused">,
     Effect.gen(function*() {
       const { interrupted, key, kind } = operation
       const call = Effect.exit(Effect.scoped(Effect.suspend(() => calls[kind](operation, watch.call(key)))))
-      // Started at once, so the interruption meets it where it yields first, or later if the parent yields too.
+      // The fiber starts at once. The interruption meets it at its first yield, or later if the parent yields too.
       if (interrupted) return yield* Fiber.interrupt(yield* Effect.forkChild(call, { startImmediately: true }))
       const exit = yield* call
       if (Exit.isFailure(exit)) judge(kind, exit.cause)

@@ -1,4 +1,4 @@
-/** Small scenarios, each a race that pools have lost, for the search through all schedules up to a bound. */
+/** Small races that other pools have lost. The explorer runs each in every schedule up to a bound of deviations. */
 import type { Limits, Lookup, Operation, Plan } from "./plan.ts"
 import { plainLimits, plainLookup, plainOperation } from "./plan.ts"
 
@@ -22,7 +22,7 @@ const scenario = (
   }
 })
 
-/** The operations on one key. */
+/** Operations on one key. A name with `Cut` is interrupted at once. */
 const of = (key: string) => {
   const make = (kind: Operation["kind"], rest?: Partial<Operation>) => ({ ...plainOperation, kind, key, ...rest })
   const interrupted = { interrupted: true }
@@ -47,9 +47,9 @@ const slow = [{ takes: 3, closing: 5 }] as const
 export const scenarios = [
   scenario("a get and an invalidate of one key", [[a.get], [a.invalidate], [a.get]]),
   scenario("a session invalidated in use and got again", [[a.use], [a.invalidate, a.use]]),
-  scenario("no time to live: the last release and a get", [[a.use, a.use], [a.use]], { idleTimeToLive: 0 }),
+  scenario("the last release and a get without idle time", [[a.use, a.use], [a.use]], { idleTimeToLive: 0 }),
   scenario("the first caller of a launch is interrupted", [[a.getCut], [a.get]]),
-  scenario("one place, two keys", [[a.use], [b.use]], { capacity: 1 }),
+  scenario("two keys for one place", [[a.use], [b.use]], { capacity: 1 }),
   scenario("a waiter is interrupted as it is served", [[a.use], [b.useCut], [c.use]], { capacity: 1 }),
   scenario("a waiter times out as it is served", [[a.use], [b.use]], { capacity: 1, acquireTimeout: 8, lookups: slow }),
   scenario("a slow close", [[a.use, a.invalidate], [b.use], [c.use]], { ...twoPlaces, lookups: slow }),
@@ -62,5 +62,5 @@ export const scenarios = [
   scenario("a sweep and a get", [[a.use, a.use], [a.sweep]], { idleTimeToLive: 2, cleanupInterval: 3 }),
   scenario("the end during a launch and a use", [[a.useLong], [b.use]], { lookups: slow, endsEarly: true }),
   scenario("the end while a caller waits", [[a.useLong], [b.use]], { capacity: 1, endsEarly: true }),
-  scenario("the end that drains", [[a.useLong], [a.use]], { drainTimeout: 4, endsEarly: true })
+  scenario("a drain at the end", [[a.useLong], [a.use]], { drainTimeout: 4, endsEarly: true })
 ]

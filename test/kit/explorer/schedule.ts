@@ -7,7 +7,7 @@
 import { Clock, Context, Duration, Effect, Logger, Metric, Random, References, Scheduler } from "effect"
 import type { Fiber } from "effect"
 
-/** Chooses at a point, which has so many options. */
+/** Chooses an option at a point. `options` is the number of options there. */
 export type Choose = (point: number, options: number) => number
 
 export interface Deviation {
@@ -31,9 +31,9 @@ export interface Run {
 /** The scheduler and the clock of all fibers of one run. */
 export class Machine implements Scheduler.Scheduler, Clock.Clock {
   readonly executionMode = "async"
-  /** Choices are asked for only while this is on: setting up and winding down run undisturbed. */
+  /** False during set-up and at the end, when every choice is option 0. */
   exploring = false
-  /** More than any sound run takes: a run that takes more is stuck in a loop. */
+  /** A limit above that of any sound run. A run that exceeds it is stuck in a loop. */
   tasksLeft = Infinity
   /** Fibers that have begun and not ended. */
   fibers = 0
@@ -44,7 +44,7 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
   private readonly decide: Choose
   private readonly punctual: boolean
 
-  /** `punctual`: time passes only when nothing else can run. Otherwise that is one of the choices. */
+  /** `punctual`: time passes only when no task can run. Otherwise time may also pass before a task, as one of the choices. */
   constructor(decide: Choose = () => 0, punctual = true) {
     this.decide = decide
     this.punctual = punctual
@@ -85,7 +85,7 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
     return Math.min(...this.timers.map(({ at }) => at))
   }
 
-  /** Advances to the next timer. What the timers of one moment wake are tasks, which can run in any order. */
+  /** Advances to the next timer. All timers of one moment become tasks, which can run in any order. */
   private timePasses(): void {
     this.now = this.nextTimer
     for (const { at, resume } of this.timers) if (at === this.now) this.tasks.push(resume)
@@ -96,7 +96,7 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
     return Effect.runForkWith(contextOf(this))(effect)
   }
 
-  /** Runs tasks until there is none, or `stop` is true. */
+  /** Runs tasks until none is left, or `stop` returns true. */
   settle(stop = () => false): void {
     while (this.tasks.length > 0 && this.tasksLeft-- > 0 && !stop()) {
       const canWait = !this.punctual && this.timers.length > 0
@@ -106,7 +106,7 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
     }
   }
 
-  /** Lets time pass until then, or until nothing is left. Calls `quiet` before each time that it passes. */
+  /** Lets time pass up to `to`, or until no timer is left. Calls `quiet` before each advance. */
   advance(to: number, quiet = () => {}, stop = () => false): void {
     this.settle(stop)
     while (this.timers.length > 0 && this.nextTimer <= to && this.tasksLeft-- > 0 && !stop()) {
@@ -117,7 +117,7 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
     if (to < Infinity) this.now = to
   }
 
-  /** The result of an effect that waits for nothing. */
+  /** The result of an effect that never waits. */
   result<A>(effect: Effect.Effect<A>): A {
     const fiber = this.fork(effect)
     this.settle()
@@ -126,7 +126,7 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
     return exit.value
   }
 
-  /** What is left: fibers, timers, tasks. */
+  /** How many fibers, timers and tasks are left. */
   get left(): ReadonlyArray<number> {
     return [this.fibers, this.timers.length, this.tasks.length]
   }
@@ -135,7 +135,7 @@ export class Machine implements Scheduler.Scheduler, Clock.Clock {
 const contextOf = (machine: Machine): Context.Context<never> =>
   Context.make(Scheduler.Scheduler, machine).pipe(
     Context.add(Clock.Clock, machine),
-    // What the jitter of `maxLifetime` draws.
+    // Fixes the random part of `maxLifetime`.
     Context.add(Random.Random, { nextDoubleUnsafe: () => 0.5, nextIntUnsafe: () => 0 }),
     Context.add(Logger.CurrentLoggers, new Set()),
     Context.add(References.TracerEnabled, false),
@@ -146,8 +146,8 @@ const contextOf = (machine: Machine): Context.Context<never> =>
   )
 
 /**
- * Runs every schedule with at most `bound` deviations, each once: a deviation is added only after the last one. Stops at
- * the first that breaks a promise.
+ * Runs every schedule with at most `bound` deviations. Adds deviations only after the last one, so no schedule runs twice. Stops at the
+ * first schedule that breaks a promise.
  */
 export const systematically = (run: (choose: Choose) => Run, bound: number) => {
   let schedules = 0

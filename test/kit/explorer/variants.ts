@@ -1,8 +1,8 @@
 /**
- * Broken variants of the pool, as changes of its sources: for each class of fault that other pools had, one. The explorer
- * must find every one of them.
+ * Broken variants of the pool, one for each class of fault that other pools had. The explorer must find all of them.
  *
- * By file of `src/internal` and by what the pool does wrong: texts that the file has once, each followed by what stands there instead.
+ * Grouped by file of `src/internal`, and named by the fault. Each variant lists pairs of texts: one that the file has exactly once, and
+ * its replacement.
  */
 export const variants: Record<string, Record<string, ReadonlyArray<string>>> = {
   "transitions.ts": {

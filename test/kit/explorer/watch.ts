@@ -1,6 +1,6 @@
 /**
- * Watches a pool while it runs, and says which promise is broken first. It sees every state that the `Ref` holds, and what the
- * lookups and the callers see, and compares the two. The numbers are those of the promises in `invariants.test.ts`.
+ * Watches a running pool, and names the first broken promise. It compares every state of the pool's `Ref` with what the lookups and the
+ * callers see. The promises have the numbers of `invariants.test.ts`.
  */
 import { HashMap, Option, Struct } from "effect"
 import { isDeepStrictEqual } from "node:util"
@@ -10,12 +10,12 @@ import * as State from "../../../src/internal/state.ts"
 import * as Handover from "../pool/handover.ts"
 import type { Lookup, Options } from "./plan.ts"
 
-/** A connection as a lookup, or a caller of `set`, opens it. */
+/** A connection that a lookup or a caller of `set` has opened. */
 export class Connection {
   readonly key: string
-  /** What it does. Without, `set` brings it: it is open before it has a place. */
+  /** The plan of its lookup. Undefined for a connection of `set`, which is open before it has a place. */
   readonly lookup: Lookup | undefined
-  /** The pool has to close it. False until `set` takes it. */
+  /** The pool owns it and must close it. False until `set` takes it. */
   accepted: boolean
   /** The id of its session; 0 before it has one. */
   session = 0
@@ -23,7 +23,7 @@ export class Connection {
   /** Callers that use it at this moment. */
   users = 0
   closingSince = Infinity
-  /** The last use that a caller knows of. The pool may know of a later one. */
+  /** The last use that a caller has seen. The pool may know of a later one. */
   usedAt = 0
   died = false
 
@@ -37,7 +37,7 @@ export class Connection {
 type PoolState = State.State<string, Connection, "refused">
 type Live = State.Live<string, Connection>
 
-/** What a caller knew when it called. */
+/** Key, step and time of a call. */
 export type Call = ReturnType<Watch["call"]>
 
 export class Watch {
@@ -50,12 +50,12 @@ export class Watch {
   private readonly options: Options
   private readonly punctual: boolean
   private readonly isGrouped: boolean
-  /** In a late run a close may exceed `closeTimeout` before its finalizer begins. From then on only the pool knows of it. */
+  /** False in a run that is not punctual: a close may exceed `closeTimeout` before its finalizer begins, unseen by this class. */
   private readonly everyCloseIsSeen: boolean
   private readonly connections: Array<Connection> = []
   private state: PoolState = State.make()
   private steps = 0
-  /** Ids that have left their slot, with the step in which they did. */
+  /** The ids of sessions that have left their slot, each with the step in which it left. */
   private readonly gone = new Map<number, number>()
   private readonly requestCounts = new Map<number, number>()
   private readonly got = new Map<number, number>()
@@ -72,7 +72,7 @@ export class Watch {
     this.broken ??= `promise ${promise}: ${[fact, ...ids].join(" ")}`
   }
 
-  /** Sees every state from here on: the pool's `Ref` keeps it in a property, which becomes a watched one. */
+  /** Observes every state from here on, by a setter on the property in which the pool's `Ref` keeps it. */
   attach({ pool }: SessionPool.SessionPool<string, Connection, "refused">): void {
     this.state = pool.state.ref.current
     Object.defineProperty(pool.state.ref, "current", {
@@ -89,7 +89,7 @@ export class Watch {
   }
 
   // ---------------------------------------------------------------------------
-  // What the lookups see
+  // Reports of lookups
   // ---------------------------------------------------------------------------
 
   opens(key: string, lookup: Lookup | undefined): Connection {
@@ -118,7 +118,7 @@ export class Watch {
   }
 
   // ---------------------------------------------------------------------------
-  // What the callers see
+  // Reports of callers
   // ---------------------------------------------------------------------------
 
   call(key: string) {
@@ -144,7 +144,7 @@ export class Watch {
   }
 
   // ---------------------------------------------------------------------------
-  // What the states show
+  // Checks of each state
   // ---------------------------------------------------------------------------
 
   private live(): ReadonlyArray<Live> {
@@ -155,7 +155,7 @@ export class Watch {
     return [...HashMap.values(this.state.leaving)]
   }
 
-  /** Every session that leaves its slot is retired for a reason that holds, and never comes back. */
+  /** A session leaves its slot only by a retirement whose reason holds, and never comes back. */
   private slots(before: PoolState): void {
     const { state } = this
     if (before.slots === state.slots) return
@@ -202,7 +202,7 @@ export class Watch {
     if (holders !== live.leases && holders !== live.leases - 1) this.fail(2, "a retired session lost leases:", id)
   }
 
-  /** The counters say what the data shows, every user of a connection is counted, and nothing is beyond its limit. */
+  /** The counters equal the data, every user of a connection has a lease, and no limit is exceeded. */
   private counts(): void {
     const { state } = this
     const { groups, places } = state
@@ -240,13 +240,13 @@ export class Watch {
     }
     if (!isDeepStrictEqual(shown, counted)) this.fail(9, "counts", JSON.stringify(shown), JSON.stringify(counted))
     if ([...waiting, ...launching].some(({ callers }) => callers < 1)) {
-      this.fail(5, "a launch goes on that nobody wants")
+      this.fail(5, "a launch without callers still runs")
     }
     const crowded = [...HashMap.values(groups)].some(({ used }) => used > groupCapacity)
     if (places.used > capacity || crowded) this.fail(6, "too many places taken")
   }
 
-  /** No caller waits that could be served, and none is served before one that has waited longer. Of groups, the model tells. */
+  /** Every caller that can be served has been, in order of arrival. Pools with groups are left to the model. */
   private queue(before: PoolState): void {
     if (this.isGrouped) return
     const { capacity } = this.options
@@ -268,7 +268,7 @@ export class Watch {
   // Moments of rest
   // ---------------------------------------------------------------------------
 
-  /** Nothing can run before time goes on, so every cleanup that is due has run. */
+  /** Called when nothing can run before time passes, so every cleanup that is due has run. */
   rests(): void {
     if (this.ending || !this.punctual) return
     const { acquireTimeout, cleanupInterval } = this.options
@@ -285,15 +285,15 @@ export class Watch {
     if (counts) this.fail(6, "a waiter counts on a slow close, and a session is idle")
   }
 
-  /** The pool's scope has closed: it waited for every close, except those that took longer than `closeTimeout`. */
+  /** Called when the pool's scope has closed. It waited for every close, except those that exceeded `closeTimeout`. */
   scopeClosed(): void {
     const open = this.connections.find(({ closes, session }) => session !== 0 && closes === 0)
     if (open !== undefined && this.options.closeTimeout === Infinity) this.fail(8, "a session is open:", open.session)
   }
 
-  /** The pool has closed and nothing is left to run. */
+  /** Called when the pool has closed and nothing is left to run. */
   ended(atEnd: ReadonlyArray<number>, afterwards: ReadonlyArray<number>): void {
-    // Finalizers that timed out go on for a while.
+    // Finalizers that exceeded `closeTimeout` still run for a while.
     const left = this.options.closeTimeout === Infinity ? atEnd : afterwards
     if (sum(left) > 0) this.fail(8, "fibers, timers and tasks are left:", ...left)
     const unclosed = this.connections.find(({ accepted, closes }) => accepted && closes !== 1)
@@ -310,7 +310,7 @@ const sum = (numbers: ReadonlyArray<number>): number => numbers.reduce((total, n
 
 const slotOf = (state: PoolState, key: string) => Option.getOrUndefined(HashMap.get(state.slots, key))
 
-/** 0 for what has no session. */
+/** 0 for a slot without launch and session. */
 const idOf = (slot: State.Slot<string, Connection, "refused"> | undefined): number => {
   if (slot === undefined || slot._tag === "Failed") return 0
   return slot._tag === "Live" ? slot.session.id : slot.launch.id
