@@ -1,7 +1,7 @@
 /**
- * Runs a sequence of commands on a pool and on its model, and compares after each: results, sessions, counts, closes.
+ * Runs a sequence of commands on a pool and on its model. After each command it compares results, sessions, counts and closes.
  *
- * Each lease is held, and what hangs (lookups, validations, closes) goes on, until a command or a time-out ends it.
+ * A command or a time-out ends each lease, and each lookup, validation or close that hangs.
  */
 import { Arbitrary, Cause, Deferred, Effect, Exit, HashMap, Option, Record, Schema, Scope } from "effect"
 import type { Fiber } from "effect"
@@ -14,15 +14,15 @@ import type { Caller, Options } from "./model.ts"
 import { Model } from "./model.ts"
 
 // -----------------------------------------------------------------------------
-// What is drawn
+// Random sequences
 // -----------------------------------------------------------------------------
 
-/** Their first letter is their group; those with `c` have none. */
+/** The group of a key is its first letter. Keys with `c` have no group. */
 const keys = ["a1", "a2", "b1", "c1"] as const
 
 /**
- * What a configuration calls a second, in milliseconds. It is so long that the odd milliseconds on top of each time-out never
- * change the order of events, and keep two timers of different kinds from falling due together.
+ * A second of the configurations, in milliseconds. Each time-out has some odd milliseconds on top, so that two timers of different kinds
+ * never fall due together. A second is so long that these never change the order of events.
  */
 const second = 100_000
 
@@ -52,7 +52,7 @@ const Configuration = Schema.Struct({
   validations: several(one(["yes", "no", "hangs", "hangs"]), 6)
 })
 
-/** Each command reads of the fields what it needs: `n` chooses among what is there, `how` is how something ends. */
+/** A command reads the fields that it needs. `n` chooses among the present callers or sessions, `how` selects a variant. */
 const Command = Schema.Struct({
   kind: one([
     ...(["get", "use", "lease", "use", "release", "release", "release", "invalidate", "interrupt"] as const),
@@ -91,12 +91,12 @@ const toOptions = (configuration: Sequence["configuration"]): Options => {
 // The pool's side
 // -----------------------------------------------------------------------------
 
-/** A caller of the pool: its fiber, what became of it so far, and how it is told to end its lease. */
+/** A caller of the pool: its result so far, its fiber, and the gate that ends its lease. */
 interface Actor {
   result: string
   readonly fiber: Fiber.Fiber<unknown, unknown>
   readonly release: Deferred.Deferred<void, "error" | "harmless">
-  /** What `use` and `lease` give, to report on this very session. */
+  /** The lease that `use` and `lease` give, for commands about its session. */
   lease?: SessionPool.Lease<string, number>
 }
 
@@ -110,14 +110,14 @@ const resultOf = Exit.match({
   }
 })
 
-/** The pool, with a back end that does what the options say. */
+/** Makes the pool, on a back end that follows the options. */
 const start = (machine: Machine, options: Options) => {
   const opened: Array<number> = []
   const closed: Array<number> = []
   const actors: Array<Actor> = []
   let validated = 0
   const gates = new Map<string, Deferred.Deferred<boolean>>()
-  /** Waits for the answer that `answer` gives. */
+  /** Waits until `answer` is called with the same name. */
   const hang = (what: string) =>
     Effect.suspend(() => {
       const gate = Deferred.makeUnsafe<boolean>()
@@ -168,7 +168,7 @@ const start = (machine: Machine, options: Options) => {
       ),
       set: Effect.as(SessionPool.set(pool, key, n, close(n)), "set")
     }
-    // Begins with a yield, so that `actor` is there.
+    // The fiber yields first, so `actor` is initialised when it runs.
     const fiber = machine.fork(Effect.andThen(Effect.yieldNow, Effect.scoped(calls[kind])))
     const actor: Actor = { result: "waits", fiber, release }
     actors.push(actor)
@@ -202,20 +202,20 @@ const deadlines = (model: Model): Array<number> => {
 
 const inOrder = (numbers: ReadonlyArray<number>) => numbers.toSorted((x, y) => x - y)
 
-/** Runs a sequence; fails where the pool differs from its model. */
+/** Runs a sequence. Throws when the pool differs from its model. */
 export const compare = ({ afterTheEnd, commands, configuration }: Sequence): void => {
   const machine = new Machine()
   const options = toOptions(configuration)
   const { actors, answer, call, closed, opened, pool, scope } = start(machine, options)
-  // The machine draws a half.
+  // The machine always draws 0.5, half of the random tenth.
   const model = new Model({ ...options, maxLifetime: options.maxLifetime * 0.95 })
   const callers: Array<Caller> = []
-  /** Which connection had which id: an id is never given to another session. */
+  /** The connection of each id. An id is never given to another session. */
   const ids = new Map<number, number | undefined>()
   let ended = false
   let after = "at the start"
 
-  /** Fails with those parts that are not equal. */
+  /** Throws with the parts that differ. */
   const expectEqual = <A extends object>(actual: A, expected: A): void => {
     const different: Array<string> = []
     for (const part in expected) {
@@ -254,7 +254,7 @@ export const compare = ({ afterTheEnd, commands, configuration }: Sequence): voi
     machine.advance(to)
     model.advance(to)
   }
-  /** Does the same on both sides. If the model has a result, the pool has the same. */
+  /** Runs a command on both sides. If the model returns a result, the pool must return the same. */
   const both = (effect: Effect.Effect<unknown>, expected: () => unknown) => {
     const actual = machine.result(effect)
     const result = model.run(expected)
@@ -321,7 +321,7 @@ export const compare = ({ afterTheEnd, commands, configuration }: Sequence): voi
     endClose: ({ n }) =>
       when(nth(model.hanging.keys(), n), (n) => both(answer(`close ${n}`, true), () => model.closeEnds(n))),
     wait: ({ n }) => advance(model.now + (nth([1, 2, 4, 12], n) ?? 0) * second),
-    // At the moment, or a millisecond later.
+    // At the deadline, or a millisecond later.
     waitUntilDue: ({ how, n }) => when(nth(deadlines(model), n), (at) => advance(how === "success" ? at : at + 1))
   }
   let atOnce = false
@@ -347,7 +347,7 @@ export const compare = ({ afterTheEnd, commands, configuration }: Sequence): voi
   model.run(() => model.end())
   check()
   run(afterTheEnd)
-  // Everyone who is left goes, and whatever hangs ends.
+  // Interrupts all callers, and ends all checks and closes that hang.
   repeated(callers, "interrupt")
   repeated(checks(), "endValidation")
   repeated(model.hanging, "endClose")

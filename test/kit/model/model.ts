@@ -1,22 +1,22 @@
 /**
- * What a pool should do, as plain mutable data: a list of everything that exists, a list of timers, and what each step causes. No
- * fibers, no persistent data, no identity except that of objects; every count is counted anew.
+ * The expected behaviour of a pool, as plain mutable data: a list of sessions, a list of timers, and the effects of each step. It has
+ * no fibers, no persistent data and no counters: every count is computed from the lists.
  *
- * What happens in one moment happens in the order in which it is caused. Fibers may take turns in another way where several callers
- * go on at once: that is the explorer's to test. The model leaves out `keepAlive`, leak detection, events, metrics, functions of the
- * user that throw, finalizers that fail and the fields of errors.
+ * Within one moment, effects happen in the order of their causes. Fibers of a real pool may interleave in other ways, which the explorer
+ * tests. The model leaves out `keepAlive`, leak detection, events, metrics, functions of the user that throw, finalizers that fail, and
+ * the fields of errors.
  */
 import { Struct } from "effect"
 import type { SessionPool } from "../../../src/index.ts"
 import type { LimitName } from "./comparison.ts"
 
-/** Times are milliseconds; what is off is infinity. */
+/** Times are in milliseconds. An option that is off is infinity. */
 export interface Options extends Readonly<Record<LimitName, number>> {
   readonly idleTimeToLive: (key: string) => number
   readonly groupBy: (key: string) => string | undefined
   /** In the order in which the pool visits them. */
   readonly keys: ReadonlyArray<string>
-  /** What the lookup and the close of the n-th connection do, and what the n-th validation says. */
+  /** How the lookup and the close of the n-th connection end, and what the n-th validation answers. */
   readonly lookups: (n: number) => "opens" | "fails" | "hangs"
   readonly closes: (n: number) => "ends" | "hangs"
   readonly validations: (n: number) => "yes" | "no" | "hangs"
@@ -27,14 +27,14 @@ export interface Caller {
   readonly key: string
   /** Callers are served in this order. */
   readonly ticket: number
-  /** `waits`, then `has` and the connection, or how it ended. */
+  /** `waits`, then `has` and the connection, then how the call ended. */
   result: string
   session?: Session
 }
 
 type History = Pick<Session, "createdAt" | "requestCount" | "errorCount">
 
-/** A connection, or what is to become one. */
+/** A connection, or a launch that may become one. */
 export class Session {
   readonly key: string
   readonly group: string | undefined
@@ -42,14 +42,14 @@ export class Session {
   /** `set` brought the connection. */
   readonly isGiven: boolean
   state: "waiting" | "launching" | "live" | "retired" | "closing" = "waiting"
-  /** Its key leads to it. */
+  /** The key leads to this session: it is not retired, closing or invalidated, nor a `set` that waits. */
   current: boolean
   hasPlace = false
-  /** 0: none yet. */
+  /** 0 before the connection is open. */
   connection: number
   /** The callers that wait for it, then those that lease it. */
   callers: ReadonlyArray<Caller>
-  /** A check runs, and these wait for its answer. */
+  /** The callers that wait for the answer of a running check. */
   checking: Array<Caller> | undefined
   reason: SessionPool.Reason | undefined
   history: History | undefined
@@ -60,10 +60,10 @@ export class Session {
   expiresAt = 0
   lastUsedAt = 0
   validatedAt = 0
-  /** Its last use, counted in uses of the pool. */
+  /** The number of its last use, in the order of all uses of the pool. */
   used = 0
   askedAt = 0
-  /** Since when it counts on closing places. */
+  /** The time from which it counts on closing places. */
   since = 0
   /** A session was retired for it. */
   isPromised = false
@@ -97,7 +97,7 @@ export class Model {
   readonly patience: number
   private ending = false
   private stepper: Caller | undefined
-  /** What steps have caused, and what follows when all of that is done. */
+  /** Effects of the present step, and steps that follow when all of these are done. */
   private readonly due: Array<() => void> = []
   private readonly later: Array<() => void> = []
   private isActing = false
@@ -116,7 +116,7 @@ export class Model {
 
   // Time and steps
 
-  /** One step of the pool, then what it causes, in order; then the caller that took the step goes on. */
+  /** Runs one step of the pool, then its effects in order. Then the caller that took the step continues. */
   run<A>(step: () => A): A {
     const result = step()
     if (this.isActing) return result
@@ -129,7 +129,7 @@ export class Model {
     return result
   }
 
-  /** Callers go on; the one that takes this step cannot before it has ended. */
+  /** Callers continue. The caller that takes this step continues only after the step has ended. */
   private wake(callers: ReadonlyArray<Caller>, f: (caller: Caller) => void): void {
     this.due.push(() => {
       for (const caller of callers) {
@@ -153,7 +153,7 @@ export class Model {
     this.advance(to)
   }
 
-  // What can be seen
+  // What a user of the pool sees
 
   at(key: string): Session | undefined {
     return this.sessions.find((s) => s.current && s.key === key)
@@ -213,7 +213,7 @@ export class Model {
     return group !== undefined && taken.length >= this.options.groupCapacity
   }
 
-  /** The least recently used idle session whose end makes room. */
+  /** The least recently used idle session that an eviction for this group may close. */
   private idlest(group: string | undefined): Session | undefined {
     const isGroupFull = this.isGroupFull(group)
     return this.those("live")
@@ -221,11 +221,11 @@ export class Model {
       .toSorted((x, y) => x.used - y.used)[0]
   }
 
-  /** The waiter counts on the place of the evicted session from now on. */
+  /** Evicts for a waiter, which counts on the place of that session from now on. */
   private evictFor(waiter: Session, group: string | undefined): boolean {
     const idlest = this.idlest(group)
     if (idlest === undefined) return false
-    // The session that a waiting `set` replaces has become idle.
+    // A waiting `set` replaces the session of its key when that becomes idle.
     const isReplaced = waiter.isGiven && idlest.key === waiter.key
     if (isReplaced) waiter.history = { ...idlest }
     this.retire(idlest, isReplaced ? "Replaced" : "Evicted")
@@ -233,7 +233,7 @@ export class Model {
     return true
   }
 
-  /** First come, first served: each waiter gets a free place, counts on one that comes, or evicts. */
+  /** Serves waiters in order: each gets a free place, counts on a closing one, or evicts. */
   private serve(): void {
     const closing = this.those("closing").filter(({ hasPlace }) => hasPlace)
     let coming = closing.length
@@ -242,7 +242,7 @@ export class Model {
       const { group } = s
       const [isFree, isGroupFull] = [!this.isFull(), this.isGroupFull(group)]
       const isImpatient = this.patience === 0 ? !s.isPromised : this.now - s.since >= this.patience
-      // The connection of a `set` took over its launch just now.
+      // A `set` earlier in this loop may have taken over this launch.
       if (s.state !== "waiting") continue
       if (isFree && !isGroupFull) this.place(s)
       if (isFree && !isGroupFull) continue
@@ -257,7 +257,7 @@ export class Model {
     }
   }
 
-  /** False: there is no place, and none to wait for. */
+  /** False if the caller is refused: no place is free, and it may not wait. */
   private enqueue(s: Session, caller: Caller, hasRetired = false): boolean {
     const isFull = this.isFull() || this.isGroupFull(s.group)
     const mayWait = hasRetired || this.waiting() < this.options.maxWaiting || this.idlest(s.group) !== undefined
@@ -371,7 +371,7 @@ export class Model {
     if (caller.result === "waits") caller.result = `has ${caller.session?.connection}`
   }
 
-  /** Interrupted, or timed out. */
+  /** A caller leaves: interrupted or timed out. */
   leave(caller: Caller, why: string): void {
     const s = caller.session
     caller.result = why
@@ -381,7 +381,7 @@ export class Model {
     if (s.callers.length === 0) this.drop(s)
   }
 
-  /** What is not open yet. */
+  /** Drops a session that is not open yet. */
   private drop(s: Session): void {
     if (s.state === "launching" || s.isGiven) this.close(s)
     else this.remove(s)
@@ -492,7 +492,7 @@ export class Model {
     } else if (s.callers.length === 0) this.close(s)
   }
 
-  /** Of the present session of a key, or of a lease. */
+  /** Counts an error of the present session of a key, or of the session of a lease. */
   recordError(s: Session | undefined): void {
     if (s?.state !== "live") return
     this.totals.errors++
@@ -504,7 +504,7 @@ export class Model {
     if (s.callers.length === 0) this.close(s)
   }
 
-  /** True if something was retired. */
+  /** True if a session or launch was retired. */
   invalidate(key: string): boolean {
     const s = this.at(key)
     this.failures.delete(key)
@@ -513,7 +513,7 @@ export class Model {
     return s !== undefined && s.state !== "waiting"
   }
 
-  /** What comes while this goes on is newer than the call and stays. */
+  /** Spares sessions that are newer than the call. */
   invalidateAll(which: "idle" | undefined): number {
     if (which === undefined) this.failures.clear()
     const isMatching = (s: Session) => which === undefined || (s.state === "live" && s.callers.length === 0)
@@ -550,7 +550,7 @@ export class Model {
     free?.()
   }
 
-  /** Its place is free: it has closed, or its close has timed out. */
+  /** Frees the place: the session has closed, or its close has timed out. */
   private gone(s: Session): void {
     if (!this.sessions.includes(s)) return
     this.remove(s)
