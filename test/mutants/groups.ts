@@ -1,10 +1,10 @@
-/** What is mutated, which tests must notice, and how many of the mutants they must kill. */
+/** The groups of mutants: the files to mutate, the tests that must fail, and the least score. */
 export interface Group {
   readonly name: string
-  /** Percent of the mutants that the tests must kill; the survivors listed with a reason count against it. */
+  /** Percent of the mutants that the tests must kill. Survivors that are listed with a reason count as not killed. */
   readonly threshold: number
   readonly mutate: ReadonlyArray<string>
-  /** In the order in which they run: the first failure ends the run of a mutant, so the fast ones come first. */
+  /** In the order of the run. The first failure ends the run of a mutant, so fast tests come first. */
   readonly tests: ReadonlyArray<string>
 }
 
@@ -25,7 +25,7 @@ export const groups: ReadonlyArray<Group> = [
       "src/SessionKey.ts",
       ...internal("shell", "leasing", "sweeping", "reports", "options", "errors", "keys")
     ],
-    // Left out: what takes seconds a run (large, model, interruption), and what tests the gateway or the package.
+    // Left out: tests that take seconds (large, model, interruption), and tests of the gateway or the package.
     tests: [
       "SessionKey",
       "keys",

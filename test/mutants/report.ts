@@ -1,4 +1,4 @@
-/** The score of a group, and its survivors: the known ones, and the new. */
+/** Prints the score of a group and its survivors, known and new. */
 import { readFileSync } from "node:fs"
 import type { Group } from "./groups.ts"
 import { survivors as known } from "./survivors.ts"
@@ -20,8 +20,8 @@ const short = (text: string): string => {
 }
 
 /**
- * Names a mutant by its code, not by its place, so that the list outlives changes above it: the file, the top-level
- * declaration around it, and what became what.
+ * Names a mutant by its file, the top-level declaration around it, the original text and the replacement. The name has no line number, so
+ * `survivors.ts` stays valid when code above changes.
  */
 const nameOf = (file: string, lines: ReadonlyArray<string>, { location, replacement }: Mutant): string => {
   const { end, start } = location
@@ -77,7 +77,7 @@ export const print = (group: Group, path: string): boolean => {
     all.some((mutant) => mutant.name === name) && !survivors.some((mutant) => mutant.name === name)
   )
   for (const name of gone) console.log(`  listed, but killed: ${name}`)
-  // Of the files that were run; the list would rot unseen else.
+  // Listed mutants of the files of this run that no longer exist.
   const ran = Object.keys(files).map((file) => file.replace(/^src\//, ""))
   const stale = [...listed.keys()].filter((name) =>
     ran.some((file) => name.startsWith(`${file} `)) && !all.some((mutant) => mutant.name === name)

@@ -1,9 +1,9 @@
 /**
- * Mutation testing: `npm run mutants [-- transitions|shell] [-- --only src/internal/queue.ts]`. Changes the code in
- * every place where a small change makes sense, one at a time, and sees whether a test fails. Prints the score of each
- * group and what survived; ends with 1 if a score is below its threshold, or if a survivor is not in `survivors.ts`.
+ * Mutation testing: `npm run mutants [-- transitions|shell] [-- --only src/internal/places.ts]`. Makes one small change of the code at a
+ * time, and runs tests until one fails. Prints the score and the survivors of each group. Exits with 1 if a score is below its threshold,
+ * or if a survivor is not in `survivors.ts`.
  *
- * Stryker is installed for this alone, in `test/artifacts/mutants`; it finds the project's vitest above its own folder.
+ * Stryker is installed in `test/artifacts/mutants`, for this script alone. It finds the project's vitest above its own folder.
  */
 import { spawnSync } from "node:child_process"
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -61,15 +61,15 @@ const mutate = (group: Group): string => {
       vitest: { configFile: "test/mutants/vitest.config.ts", related: false },
       mutate: values.only.length === 0 ? group.mutate : group.mutate.filter((file) => values.only.includes(file)),
       coverageAnalysis: "perTest",
-      // Code that runs once, when its module is loaded, would need all tests for each mutant.
+      // A mutant in code that runs once, when its module is loaded, would need all tests.
       ignoreStatic: true,
       concurrency: Number(values.concurrency),
-      // Long, because what is too slow counts as killed, and the machine may be busy.
+      // Long, because a run that times out counts as killed, and the machine may be busy.
       timeoutMS: 20_000,
       timeoutFactor: 2,
       reporters: ["json", "progress-append-only"],
       jsonReporter: { fileName: report },
-      // Stryker reads it through an API that TypeScript 7 does not have, and needs nothing from it.
+      // Stryker needs nothing from `tsconfig.json`, and would read it through an API that TypeScript 7 does not have.
       tsconfigFile: "none",
       tempDirName: `${folder}/${group.name}`,
       ignorePatterns: ["dist", "test/artifacts"]

@@ -1,6 +1,6 @@
 /**
- * The mutants that live, each group with the reason. A mutant is named as `npm run mutants` prints it: file, declaration, what became
- * what; a number tells apart those that read the same.
+ * The mutants that survive, grouped by reason. A mutant has the name that `npm run mutants` prints: file, declaration, original text and
+ * replacement. A number tells mutants with the same text apart.
  */
 interface Survivors {
   readonly why: string
@@ -9,7 +9,7 @@ interface Survivors {
 
 const transitions: ReadonlyArray<Survivors> = [
   {
-    why: "It saves time only: what the condition keeps out would find nothing to do, or does the same the longer way.",
+    why: "The condition only saves time. The code behind it would find nothing to do, or reach the same result more slowly.",
     mutants: [
       "internal/places.ts isGroupFull: group !== undefined → true",
       "internal/places.ts addIdle: !d.options.isBounded → false",
@@ -22,7 +22,7 @@ const transitions: ReadonlyArray<Survivors> = [
   },
   {
     why:
-      "A step frees one place, adds one waiter or makes one session idle, so it evicts once, and nothing is left to do after it.",
+      "A step frees one place, adds one waiter or makes one session idle. So one eviction is enough, and nothing follows it.",
     mutants: [
       "internal/places.ts serve: Ordered.get(d.state.waiting, id) === undefined → false",
       "internal/places.ts serve: !evictFor(d, waiter, undefined) → evictFor(d, waiter, undefined)",
@@ -32,7 +32,7 @@ const transitions: ReadonlyArray<Survivors> = [
   },
   {
     why:
-      "The compiler needs the check: a launch that waits has a Waiting slot, an idle session a Live one, a retired session no `done`.",
+      "Only the compiler needs the check. A waiting launch has a Waiting slot, an idle session a Live one, a retired session no `done`.",
     mutants: [
       "internal/places.ts leastRecentlyUsed: slot?._tag === \"Live\" → true",
       "internal/places.ts dequeue: Ordered.get(d.state.waiting, id)?.askedAt → Ordered.get(d.state.waiting, id).askedAt",
@@ -47,14 +47,14 @@ const transitions: ReadonlyArray<Survivors> = [
     ]
   },
   {
-    why: "Neither a success nor an error, whatever it is called.",
+    why: "Any text that is neither `success` nor `error` means the same.",
     mutants: ["internal/transitions.ts abandon: \"neither\" → \"\""]
   }
 ]
 
 const shell: ReadonlyArray<Survivors> = [
   {
-    why: "Only finds candidates: the step that follows looks again.",
+    why: "Only finds candidates. The step that follows checks each again.",
     mutants: [
       "internal/sweeping.ts checkAllIdle: slot._tag === \"Live\" && slot.leases === 0 → true",
       "internal/sweeping.ts checkAllIdle: slot._tag === \"Live\" && slot.leases === 0 → slot._tag === \"Live\" || slot.leases === 0",
@@ -64,7 +64,7 @@ const shell: ReadonlyArray<Survivors> = [
   },
   {
     why:
-      "Not equivalent: test/large.test.ts, which is left out because of its time, measures how long a pass blocks the event loop.",
+      "Not equivalent. `test/large.test.ts` measures how long a pass blocks the event loop, but is too slow to run for each mutant.",
     mutants: [
       "internal/sweeping.ts forEachSlot: work += effect === undefined ? 1 : stepCost → work -= effect === undefined ? 1 : stepCost",
       "internal/sweeping.ts forEachSlot: effect === undefined → true",
@@ -78,7 +78,7 @@ const shell: ReadonlyArray<Survivors> = [
     ]
   },
   {
-    why: "A sleep of infinity never ends, and one of zero waits for nothing.",
+    why: "A sleep of infinity never ends, and a sleep of zero does not wait.",
     mutants: [
       "internal/sweeping.ts start: keepAlive !== Infinity → true",
       "internal/sweeping.ts start: leakDetection !== Infinity → true",

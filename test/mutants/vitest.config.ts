@@ -1,4 +1,4 @@
-/** The tests of one group of mutants, for Stryker. */
+/** Runs the tests of one group of mutants, for Stryker. */
 import { fileURLToPath } from "node:url"
 import { defineConfig } from "vitest/config"
 import { BaseSequencer, type TestSpecification } from "vitest/node"
@@ -7,7 +7,7 @@ const tests = (process.env["MUTANTS_TESTS"] ?? "").split(",")
 
 const rank = ({ moduleId }: TestSpecification) => tests.findIndex((path) => moduleId.includes(`/${path}`))
 
-/** In the order of the list: the first failure ends the run of a mutant, so the fast ones come first. */
+/** Runs files in the order of the group. The first failure ends the run of a mutant, so fast tests come first. */
 class InOrder extends BaseSequencer {
   override sort(files: Array<TestSpecification>): Promise<Array<TestSpecification>> {
     return Promise.resolve(files.toSorted((x, y) => rank(x) - rank(y)))
@@ -19,7 +19,7 @@ export default defineConfig({
     // Stryker runs a copy of the project, and this file in it.
     root: fileURLToPath(new URL("../..", import.meta.url)),
     include: tests.map((path) => `${path}{,/**/*,.*}.test.ts`),
-    // A mutant that makes a test hang, or what it left behind, is found out sooner.
+    // Short, so a mutant that makes a test or a finalizer hang is killed soon.
     testTimeout: 6000,
     hookTimeout: 1000,
     sequence: { sequencer: InOrder }
