@@ -1,9 +1,9 @@
 /**
- * A pool under everything at once, on the real clock, for minutes: `npm run soak [-- --minutes 10 --seed 1]`.
+ * Runs all operations on a pool at once, on the real clock, for minutes: `npm run soak [-- --minutes 10 --seed 1]`.
  *
- * Every five seconds all callers stop. Then the pool's counts must be those of its back end; the pool is emptied, and the objects
- * alive, the heap after a collection, and the handles are measured. In the end a line is fitted to each. Ends with 1 if a count
- * differs, if a connection is closed twice, never, or while it is leased, or if one of the three grows.
+ * All callers stop every five seconds. Then the pool's counts must equal those of its back end. The pool is emptied, and the script
+ * measures live objects, the heap after a collection, and handles. At the end it fits a line to each of the three. Exits with 1 if a count
+ * differs, if a connection closes twice, never or while it is leased, or if one of the three grows.
  */
 import { Effect, Exit, Logger, Scope } from "effect"
 import { parseArgs } from "node:util"
@@ -19,8 +19,8 @@ const collect = globalThis.gc
 if (collect === undefined) throw new Error("Run it with node --expose-gc, as npm run soak does.")
 
 /**
- * What counts as growth: a slope more than three standard errors above these. Objects are counted exactly, so the bound is a leak
- * of one in a thousand operations. The heap also holds what V8 compiles, throws away and compiles again: some hundred kilobytes.
+ * A slope counts as growth if it is more than three standard errors above these. Objects are counted exactly, so their bound is a leak of
+ * one object in a thousand operations. The heap also holds code that V8 compiles and discards: some hundred kilobytes.
  */
 const bounds = { objectsPerMillion: 1_000, heap: 2 ** 20, handles: 1 }
 
@@ -40,7 +40,7 @@ const main = Effect.gen(function*() {
   const scope = yield* Scope.make()
   const workload = yield* Scope.provide(Workload.make(Number(values.seed)), scope)
   const { failures, pool, round, tally } = workload
-  /** Waits at most ten seconds for what the pool does by itself to end. */
+  /** Waits at most ten seconds until the pool has finished its own launches, closes and checks. */
   const expectQuiet = Effect.gen(function*() {
     for (let tries = 0; tries < 5_000 && (yield* workload.faults).length > 0; tries++) yield* Effect.sleep(2)
     faults.push(...(yield* workload.faults))
@@ -60,13 +60,13 @@ const main = Effect.gen(function*() {
   // The pool does not wait for a close longer than its `closeTimeout`.
   yield* Effect.sleep(200)
   faults.push(...(yield* workload.faults))
-  console.log(`outcomes that were no success: ${JSON.stringify(failures)}`)
+  console.log(`failures by reason: ${JSON.stringify(failures)}`)
 })
 
 console.log(`${values.minutes} minutes with seed ${values.seed}`)
 await Effect.runPromise(main.pipe(Effect.provide(Logger.layer([]))))
 
-// The first quarter is left out: code is still being compiled, and tables grow to their size.
+// Leaves out the first quarter, in which code is compiled and tables grow to their size.
 const settled = samples.slice(Math.ceil(samples.length / 4))
 const span = (settled.at(-1)?.millions ?? 0) - (settled[0]?.millions ?? 0)
 for (const name of ["objects", "heap", "handles"] as const) {
@@ -76,6 +76,6 @@ for (const name of ["objects", "heap", "handles"] as const) {
   const bound = name === "objects" ? bounds.objectsPerMillion : bounds[name] / span
   if (settled.length >= 6 && slope - 3 * standardError > bound) faults.push(`${name} grow`)
 }
-if (settled.length < 6) console.log("Too few quiet points to judge a slope: that takes more than a minute.")
+if (settled.length < 6) console.log("Too few quiet points to judge a slope. Run for more than a minute.")
 for (const fault of faults) console.log(`FAULT ${fault}`)
 process.exitCode = faults.length > 0 ? 1 : 0

@@ -1,6 +1,6 @@
 /**
- * A gateway under attack for minutes: back ends killed, sockets cut, clients abandoned, streams dropped, all by a seed:
- * `npm run soak:gateway [-- --minutes 10 --seed 1]`. Ends with 1 if an answer is lost or crosses over, if a process or a
+ * Attacks a gateway for minutes: kills back ends, cuts sockets, abandons sessions and drops streams, by a seed:
+ * `npm run soak:gateway [-- --minutes 10 --seed 1]`. Exits with 1 if an answer is lost or goes to another call, if a process or a
  * file handle is left, or if the memory grows.
  */
 import { readdirSync, readFileSync } from "node:fs"
@@ -26,7 +26,7 @@ const gateway = Kit.run(
     ["--cleanup-interval", "500 millis", "--spares", "1", "--request-timeout", "5 seconds", "--"],
     [Kit.counter().command, ...Kit.counter().args]
   ),
-  // Its children do not see this: they get the safe part of the environment only.
+  // Back ends do not get this variable: the gateway passes them the safe part of its environment only.
   { NODE_OPTIONS: "--inspect=127.0.0.1:0" }
 )
 await Kit.eventually("the gateway is up", () => gateway.output().includes("Stop it with"))
@@ -36,13 +36,13 @@ const handles = () => readdirSync(`/proc/${pid}/fd`).length
 const resident = () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024
 
 const inspector = await Heap.inspect(gateway.output())
-/** What is alive in the heap, in MiB: after a collection. */
+/** The live heap in MiB, after a collection. */
 const heap = async (): Promise<number> => (await inspector.heapUsed()) / 2 ** 20
 
 const tally = { sessions: 0, answers: 0, refused: 0, unknown: 0, killed: 0, cut: 0, abandoned: 0, resumed: 0 }
 const faults: Array<string> = []
 
-/** A call whose connection is cut at some byte or moment; nothing is expected of it. */
+/** A call whose connection is cut at a random byte and time. It expects no answer. */
 const cut = (session: string) =>
   new Promise<void>((resolve) => {
     tally.cut++
@@ -54,7 +54,7 @@ const cut = (session: string) =>
     setTimeout(() => sent.destroy(), below(100))
   })
 
-/** A call that must be answered: with its own id, a result, an error that says why, or 404. */
+/** A call that must get an answer with its own id: a result, an error with a reason, or 404. */
 const call = async (session: string, mark: string): Promise<boolean> => {
   const id = `${mark} ${tally.answers}`
   const stop = AbortSignal.timeout(15_000)
@@ -77,7 +77,7 @@ const call = async (session: string, mark: string): Promise<boolean> => {
   return message.result !== undefined
 }
 
-/** A stream that is dropped and resumed: every progress message once, in order, and then the answer. */
+/** Drops a stream and resumes it. Every progress message must arrive once and in order, and then the answer. */
 const resume = async (session: string) => {
   const stop = new AbortController()
   const body = Kit.toolCall("resumed", "steps", { count: 8, every: 10 })
@@ -123,7 +123,7 @@ const client = async (mark: string): Promise<void> => {
         try {
           process.kill(victim, "SIGKILL")
         } catch {
-          // Gone already.
+          // The process has already ended.
         }
       }
     } else await call(session, mark)
@@ -153,7 +153,7 @@ const worker = async (number: number): Promise<void> => {
 await Promise.all(Array.from({ length: 8 }, (_, i) => worker(i)))
 clearInterval(sampling)
 
-/** Of the second half, so that the start is left out. */
+/** The samples of the second half, without the start. */
 const half = samples.slice(samples.length / 2)
 const { mean, slope } = Line.fit(half)
 const spread = Math.max(...half.map(([, b]) => b)) - Math.min(...half.map(([, b]) => b))
@@ -161,7 +161,7 @@ const spread = Math.max(...half.map(([, b]) => b)) - Math.min(...half.map(([, b]
 await wait(7000)
 const heapLeft = await heap()
 const { sessions } = await (await fetch(new URL("/sessions", url))).json()
-// One spare stays.
+// One spare process stays.
 const left = Kit.descendants(pid).length - 1
 const handlesLeft = handles() - handlesBefore
 Progress.clear()
@@ -177,8 +177,8 @@ for (const fault of faults.slice(0, 20)) console.log(`FAULT ${fault}`)
 inspector.close()
 gateway.child.kill("SIGTERM")
 await gateway.exit
-// A keep-alive socket or two of this client may still be open.
-// Eight clients hold some megabytes at most; what grows with time shows after minutes.
+// Eight clients hold some megabytes at most, so growth shows only after minutes.
+// Below, up to four handles may be keep-alive sockets of this client.
 const grown = minutes >= 5 && slope > 30
 process.exitCode = grown || faults.length > 0 || sessions.length > 0 || left > 0 || handlesLeft > 4 ? 1 : 0
 process.exit()
