@@ -1,6 +1,6 @@
 /**
- * The least that a bridge from Streamable HTTP to stdio can do: no checks, no limits, no time-outs, no end of a session but
- * DELETE. What it costs is the limit that the benchmark measures gateways against. `node bare.ts PORT COMMAND ARGS…`
+ * The least code that bridges Streamable HTTP to stdio: no checks, limits or time-outs, and only DELETE ends a session. The benchmark
+ * compares gateways with its cost. `node bare.ts PORT COMMAND ARGS…`
  */
 import type { ServerResponse } from "node:http"
 import { createServer } from "node:http"

@@ -1,7 +1,7 @@
 /**
- * How long a call of an open session waits while many other sessions start:
- * `npm run bench:burst [-- --sessions 300 --ballast 100 --server counter|light]`. `--ballast` are mebibytes that the gateway holds
- * beside its own, as after hours of work: the more it has, the longer the system takes to start a process for it.
+ * Measures how long a call of an open session waits while many other sessions start:
+ * `npm run bench:burst [-- --sessions 300 --ballast 100 --server counter|light]`. `--ballast` is memory in MiB that the gateway holds on
+ * top, as after hours of work. The more memory a process has, the longer the system takes to start a child for it.
  */
 import { parseArgs } from "node:util"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -23,7 +23,7 @@ const gateway = Kit.run(["--port", "0", "--log-level", "error", "--", command, .
 const url = await Kit.urlOf(gateway)
 const agent = McpCaller.connections()
 
-/** Calls one after the other until something has happened; how long each took. */
+/** Makes one call after another until `over` has completed, and returns how long each took. */
 const callUntil = async (session: McpCaller.Session, over: Promise<unknown>): Promise<ReadonlyArray<number>> => {
   const millis: Array<number> = []
   const state = { isOver: false }

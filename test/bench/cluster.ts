@@ -1,12 +1,12 @@
 /**
- * What it costs to share sessions among replicas: `npm run bench:cluster`, with `-- --rounds 1` for less. Two replicas and a
- * PostgreSQL of this script's own; calls are answered by a shell, so that what is measured is the gateway.
+ * Measures what replicas cost: `npm run bench:cluster [-- --rounds 1]`. The script starts two replicas and a PostgreSQL of its own. A shell
+ * answers the calls, so the gateway is what costs.
  *
- * - a call of a session that stays with its replica, made there, and made at the other replica;
- * - the same of a movable session;
- * - the same at a gateway that is alone;
- * - the floor: the same at a bridge of `effect/http` that does nothing else, and at one that forwards it by `effect/rpc`;
- * - sessions started in a second, and how long it takes until the sessions of a killed replica are gone, or go on elsewhere.
+ * - A call of a pinned session, at its own replica and at the other.
+ * - A call of a movable session.
+ * - A call at a gateway that is alone.
+ * - The floors: a call at a bridge of `effect/http` without features, and at one that forwards it by `effect/rpc`.
+ * - Sessions started in a second, and the time until the sessions of a killed replica are gone or answer elsewhere.
  *
  * CPU is that of all gateway processes, without their back ends.
  */
@@ -26,10 +26,10 @@ const { values } = parseArgs({
 const rounds = Number(values.rounds)
 const calls = Number(values.calls)
 const sessions = 10
-/** For the compiler: until then a call takes twice the CPU, and more. */
+/** Rounds before the measurement. Until its code is compiled, a call takes at least twice the CPU. */
 const warmUps = 2
 
-/** CPU of a process in microseconds; the kernel counts in hundredths of a second. */
+/** CPU of a process in microseconds. The kernel counts in hundredths of a second. */
 const cpuOf = (pid: number): number => {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? []
   return (Number(fields[11]) + Number(fields[12])) * 10_000
@@ -41,7 +41,7 @@ interface Figure {
   readonly p99: number
 }
 
-/** Calls in all sessions at once, each call after the one before; what all gateway processes used for it. */
+/** Calls in all sessions at once, in each one call after another. Measures what all gateway processes used. */
 const measure = async (
   opened: ReadonlyArray<Caller.Session>,
   url: string | undefined,
@@ -132,7 +132,7 @@ try {
   console.log(`\n${(many / seconds).toFixed(0)} sessions started a second, ${many} at once, a shell each`)
   await Promise.all(others.map((session) => session.end()))
 
-  // What the killed replica had: none of its pinned sessions may answer, and the movable ones go on.
+  // The pinned sessions of the killed replica must be gone. Its movable sessions must answer at the other replica.
   const killed = performance.now()
   await first.stop("SIGKILL")
   const after = async (session: Caller.Session, path: string, wanted: number) => {

@@ -1,7 +1,7 @@
 /**
- * The pool beside its peers: `npm run bench [-- --rounds 7] [--only touch] [--largest 100000]`. Prints a table in which
- * each figure is the median of the rounds with the least and the greatest, and each ratio is taken within a round, where
- * the subjects are measured one right after the other: so a slow minute of the machine falls on all of them.
+ * Measures the pool beside its peers: `npm run bench [-- --rounds 7] [--only touch] [--largest 100000]`. Prints a table. Each figure is the
+ * median of the rounds, with the least and the greatest. Each ratio compares two figures of one round, in which the subjects are measured
+ * one right after the other, so a slow minute of the machine affects all of them.
  */
 import { cpus } from "node:os"
 import { parseArgs } from "node:util"

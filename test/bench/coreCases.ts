@@ -1,16 +1,16 @@
-/** What is compared: each case is one measurement of `SessionPool` and of those that can do the same. */
+/** The cases of the library's benchmark. Each is one measurement of `SessionPool` and of the subjects that can do the same. */
 import type { Answer, Request } from "./coreWorker.ts"
 
 export interface Case {
   readonly name: string
   readonly sessions: number
-  /** Which table of subjects. */
+  /** The table of subjects: see `coreWorker.ts`. */
   readonly kind: "hit" | "sweep" | "evict"
   readonly subjects: ReadonlyArray<string>
   readonly request: Request
   readonly unit: "µs" | "bytes" | "ms"
   readonly figure: (answer: Answer) => number
-  /** Measured once for each round in a process of its own, because it uses its sessions up. */
+  /** Uses its sessions up, so each round needs a fresh process. */
   readonly once?: boolean
 }
 

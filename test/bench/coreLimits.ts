@@ -1,19 +1,19 @@
 /**
- * The limits of the core's shape: the persistent map alone, and the *bare shape*, the least code that does the same with
- * one `Ref<HashMap>`, one `Ref.modify` a step and a registered release. It has no feature: no error counts, validation,
- * time-outs or cancellation, nobody waits for a place, nothing is counted, published or measured.
+ * The floors of the pool's design: the persistent map alone, and the *bare shape*. The bare shape is the least code with one
+ * `Ref<HashMap>`, one `Ref.modify` a step and a registered release. It has no error counts, validation, time-outs, cancellation, waiters,
+ * events or metrics.
  */
 import { Context, Deferred, Effect, Exit, Hash, HashMap, Option, Ref, Scope } from "effect"
 import type { Connection, MakeSubject, Operation } from "./coreOperations.ts"
 import { connection, effect, keyOf, sweptTimeToLive, work } from "./coreOperations.ts"
 
-/** An open session: what it must remember, and no more. */
+/** An open session, with the least data that it needs. */
 class Entry<K> {
   readonly key: K
   readonly value: Connection
-  /** Of what its lookup acquired. */
+  /** The scope of its lookup. */
   readonly scope: Scope.Closeable
-  /** Where its key is among those that an eviction draws from. */
+  /** The number of its key in `State.keys`. */
   readonly position: number
   readonly lastUsedAt: number
   readonly requestCount: number
@@ -40,7 +40,7 @@ class Entry<K> {
 const changed = <K>({ key, leases, position, requestCount, scope, value }: Entry<K>, touch: number, lease: number) =>
   new Entry(key, value, scope, position, Date.now(), requestCount + touch, leases + lease)
 
-/** `HashMap.get` and `HashMap.set` alone, once for a touch and twice for a use: no effect, no clock of the fiber. */
+/** `HashMap.get` and `HashMap.set` alone, once for a touch and twice for a use, without effects or a fiber's clock. */
 export const hashMap: MakeSubject = (keys) =>
   Effect.sync(() => {
     let map = HashMap.empty<string, Entry<string>>()
@@ -73,7 +73,7 @@ export const hashMap: MakeSubject = (keys) =>
 // The bare shape
 // -----------------------------------------------------------------------------
 
-/** A lookup runs; each caller becomes a lease when it has ended. */
+/** A session whose lookup runs. Each caller gets a lease when the lookup ends. */
 class Opening<K> {
   readonly key: K
   readonly scope: Scope.Closeable
@@ -97,7 +97,7 @@ class Opening<K> {
 
 type Slots<K> = HashMap.HashMap<K, Entry<K> | Opening<K>>
 
-/** The state: the slots, and where there is a capacity, the keys that an eviction draws from, densely numbered. */
+/** The slots. With a capacity also the keys from which an eviction draws, numbered without gaps. */
 class State<K> {
   readonly slots: Slots<K>
   readonly keys: HashMap.HashMap<number, K>
@@ -109,7 +109,7 @@ class State<K> {
   }
 }
 
-/** What a `get` has found: its session, or a launch that it joins or (`callers` is 1) begins, perhaps in another's place. */
+/** The result of a `get`: a session, a launch that it joins, or a launch that it begins (`callers` is 1), perhaps after an eviction. */
 interface Got<K> {
   readonly slot: Entry<K> | Opening<K>
   readonly evicted: Entry<K> | undefined
@@ -163,7 +163,7 @@ const acquire = <K>(state: State<K>, capacity: number, key: K, hash: number): [G
   ]
 }
 
-/** A change of a slot that is there. */
+/** Changes a slot that exists. */
 const change = <K>(
   state: State<K>,
   key: K,
@@ -210,7 +210,7 @@ const make = Effect.fnUntraced(function*<K>(lookup: (key: K) => Effect.Effect<Co
     Effect.runForkWith(Context.add(context, Scope.Scope, scope))(opened)
   }
 
-  /** What is evicted is closed before anything is launched in its place, so that no more are open than may be. */
+  /** Closes the evicted session before the launch, so the capacity is never exceeded. */
   const begin = (opening: Opening<K>, hash: number, evicted: Entry<K> | undefined): void => {
     if (evicted === undefined) return launch(opening, hash)
     Effect.runForkWith(context)(
@@ -236,7 +236,7 @@ const make = Effect.fnUntraced(function*<K>(lookup: (key: K) => Effect.Effect<Co
   return { state, context, get }
 })
 
-/** A touch, a use, a get and a launch. A hit is a step of its own, as short as can be. */
+/** Touch, use, get and launch. A hit is a step of its own, as short as possible. */
 export const bareShape: MakeSubject = Effect.fnUntraced(function*(keys) {
   const { get, state } = yield* make((_: string) => Effect.succeed(connection), Infinity)
   const key = (i: number) => keys[i] ?? keyOf(i)
@@ -268,7 +268,7 @@ export const bareShape: MakeSubject = Effect.fnUntraced(function*(keys) {
   }
 })
 
-/** A launch at capacity: the oldest of a sample gives way. The pool does more: it keeps the idle sessions in order of their last use. */
+/** A launch at capacity evicts the oldest of a sample. The pool does more: it keeps idle sessions in order of their last use. */
 export const bareEviction = (capacity: number): MakeSubject =>
   Effect.fnUntraced(function*(keys) {
     const { get } = yield* make((_: string) => Effect.succeed(connection), capacity)
@@ -276,10 +276,10 @@ export const bareEviction = (capacity: number): MakeSubject =>
     return { fill: launch, operations: { launch } }
   })
 
-/** As the pool's: what is left of the stall is the collector's. */
+/** As short as in the pool, so the rest of a stall is the garbage collector's. */
 const chunkSize = 256
 
-/** A pass over the snapshot in chunks; a candidate is checked again by the step that takes it out, and closed by a fiber. */
+/** Visits the snapshot in chunks. The step that removes a candidate checks it again, and a fiber closes it. */
 export const bareSweep: MakeSubject = Effect.fnUntraced(function*() {
   const { context, get, state } = yield* make((_: number) => Effect.succeed(connection), Infinity)
   const isExpired = (slot: Entry<number> | Opening<number> | undefined, now: number): slot is Entry<number> =>

@@ -12,13 +12,13 @@ import { spreadOf } from "./spread.ts"
 export interface Row {
   readonly name: string
   readonly figure: Spread
-  /** To the first subject of the same round; the first has none. */
+  /** Relative to the first subject in the same round. Undefined for the first subject. */
   readonly ratio: Spread | undefined
 }
 
 const worker = fileURLToPath(new URL("coreWorker.ts", import.meta.url))
 
-/** Starts a filled subject. A million entries of the largest peer need 4 GB. */
+/** Starts and fills a subject. A million entries of the largest peer need 4 GB. */
 const start = async (one: Case, name: string): Promise<ChildProcess> => {
   Progress.step(`${one.name}, ${one.sessions.toLocaleString("en")} sessions: fills ${name}`)
   const child = fork(worker, [one.kind, name, String(one.sessions)], {
@@ -55,7 +55,7 @@ export const measure = async (one: Case, rounds: number): Promise<ReadonlyArray<
   } else {
     const children: Array<readonly [name: string, child: ChildProcess]> = []
     for (const name of one.subjects) children.push([name, await start(one, name)])
-    // The first round warms the compiler up and does not count.
+    // The first round warms the compiler up, and is not counted.
     for (let round = 0; round <= rounds; round++) {
       for (const [i, [name, child]] of children.entries()) {
         const figure = await ask(child, one, name)

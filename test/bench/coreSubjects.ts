@@ -1,6 +1,6 @@
 /**
- * What the core's benchmark measures: `SessionPool`, what people would use instead, and the limits of its shape. Each
- * subject is filled with sessions and then offers operations; an operation does the same work in every subject.
+ * The subjects of the library's benchmark: `SessionPool`, its peers, and the floors of its design. Each subject is filled with sessions, and
+ * then offers operations. An operation does the same work in every subject.
  */
 import { Context, Data, Effect, Layer, LayerMap, Pool, RcMap, Scope, ScopedCache } from "effect"
 import { createRequire } from "node:module"
@@ -111,7 +111,7 @@ const layerMap: MakeSubject = Effect.fnUntraced(function*(keys) {
   }
 })
 
-/** `Pool` has no keys: a pool of one item per key, found in a `Map`. */
+/** `Pool` has no keys, so a `Map` holds a pool of one item per key. */
 const poolPerKey: MakeSubject = Effect.fnUntraced(function*(keys) {
   const scope = yield* Effect.scope
   const pools = new Map<string, Pool.Pool<Connection>>()
@@ -134,7 +134,7 @@ const poolPerKey: MakeSubject = Effect.fnUntraced(function*(keys) {
   }
 })
 
-// The types that are needed of the peers from npm, which are installed for the benchmark alone.
+// Types of the peers from npm, which are installed for the benchmark alone.
 interface GenericPool {
   readonly acquire: () => Promise<Connection>
   readonly release: (connection: Connection) => Promise<void>
@@ -148,7 +148,7 @@ interface LruCache {
 }
 const require = createRequire(import.meta.url)
 
-/** `generic-pool` has no keys either: a pool of one resource per key, found in a `Map`. */
+/** `generic-pool` has no keys, so a `Map` holds a pool of one resource per key. */
 const genericPool: MakeSubject = (keys) =>
   Effect.sync(() => {
     const { createPool } = require("generic-pool") as {
@@ -187,7 +187,7 @@ const genericPool: MakeSubject = (keys) =>
     }
   })
 
-/** `lru-cache` with `dispose`: no single flight, no leases; closes what is in use. */
+/** `lru-cache` with `dispose`: no single flight and no leases, so it closes sessions in use. */
 const lruCache = (max: number, ttl: (key: number) => number = () => 1_800_000): MakeSubject => (keys) =>
   Effect.sync(() => {
     const { LRUCache } = require("lru-cache") as {
@@ -264,6 +264,6 @@ export const evictors: Readonly<Record<string, (capacity: number) => MakeSubject
   "bare shape": bareEviction
 }
 
-/** Makes a subject that is never closed: its process ends first. */
+/** Makes a subject and never closes it. Its process ends first. */
 export const open = (make: MakeSubject, keys: ReadonlyArray<string>): Effect.Effect<Subject> =>
   Scope.provide(make(keys), Scope.makeUnsafe())

@@ -1,21 +1,21 @@
 /**
- * One subject in a process of its own, so that subjects share neither heap nor compiled code: filled once, then told by
- * its parent to measure one operation at a time. Arguments: the table of subjects (hit, sweep or evict), the subject, the number of sessions.
+ * Measures one subject in a process of its own, so that subjects share neither heap nor compiled code. The subject is filled once. Then the
+ * parent asks for one measurement at a time. Arguments: the table of subjects (hit, sweep or evict), the subject, the number of sessions.
  */
 import { Effect } from "effect"
 import type { Operation, Subject } from "./coreOperations.ts"
 import { keyOf } from "./coreOperations.ts"
 import { evictors, open, subjects, sweepers } from "./coreSubjects.ts"
 
-/** What the parent asks for, and what it gets: nanoseconds per operation unless said otherwise. */
+/** A measurement. Its answer is nanoseconds per operation, unless noted. */
 export type Request =
   | { readonly measure: "hits"; readonly operation: string; readonly millis: number }
-  /** 100 fibers at once, on one key or each on its own. */
+  /** 100 fibers at once, on one key or on a key each. */
   | { readonly measure: "fibers"; readonly keys: 1 | 100; readonly millis: number }
   | { readonly measure: "launch"; readonly count: number }
-  /** The longest time in which the event loop did nothing else, in milliseconds, and the CPU of it all. */
+  /** The longest time for which the event loop was blocked, and the CPU of the whole, in milliseconds. */
   | { readonly measure: "stall"; readonly operation: string; readonly count: number }
-  /** Bytes of heap per session, taken while it was filled. */
+  /** Bytes of heap per session, measured when the subject was filled. */
   | { readonly measure: "memory" }
 
 export interface Answer {
@@ -34,7 +34,7 @@ const heap = (): number => {
   return process.memoryUsage().heapUsed
 }
 
-/** Runs an operation on so many keys, as its kind is run by its users: in one fiber, one async function, one loop. */
+/** Runs an operation `count` times, as users run its kind: in one fiber, one async function or one loop. */
 const repeat = async (operation: Operation, count: number, key: (i: number) => number): Promise<void> => {
   switch (operation.kind) {
     case "effect": {
@@ -54,7 +54,7 @@ const repeat = async (operation: Operation, count: number, key: (i: number) => n
   }
 }
 
-/** Visits the keys in an order that no cache foresees. */
+/** Scatters keys, so that no cache of the processor predicts the next one. */
 const scattered = (i: number): number => Math.imul(i, 2_654_435_769) >>> 0
 const anyKey = (i: number): number => scattered(i) % size
 
@@ -64,7 +64,7 @@ const nanosEach = async (count: number, run: () => Promise<unknown>): Promise<nu
   return (performance.now() - started) * 1e6 / count
 }
 
-/** Repeats until so much time is over, in slices, and says how long one operation took. */
+/** Repeats slices of operations for `millis`, and returns nanoseconds per operation. */
 const forMillis = async (millis: number, slice: number, run: () => Promise<unknown>): Promise<number> => {
   const started = performance.now()
   let count = 0
@@ -112,7 +112,7 @@ const launch = async (subject: Subject, count: number): Promise<number> => {
   return nanos
 }
 
-/** Runs in slices that let the event loop turn, as requests would, and watches its longest pause. */
+/** Runs operations with a turn of the event loop between them, as between requests, and measures the longest pause. */
 const stall = async (operation: Operation, count: number): Promise<Answer> => {
   let last = performance.now()
   let longest = 0
@@ -143,7 +143,7 @@ if (makeSubject === undefined) throw new Error(`no subject ${name}`)
 const empty = heap()
 const subject = await Effect.runPromise(open(makeSubject, keys))
 await repeat(subject.fill, size, (i) => i)
-// What a filled subject still does by itself (starting timers, say) is not to disturb the measurement.
+// Lets the subject finish its own work, such as starting timers, before the measurement.
 await new Promise((resolve) => setTimeout(resolve, 100))
 const memory = (heap() - empty) / size
 

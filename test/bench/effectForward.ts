@@ -1,6 +1,6 @@
 /**
- * `effectHttp.ts` in two processes, the first of which forwards each request to the second by `effect/rpc`: the least that two
- * replicas can do that are written with these. `node effectForward.ts front PORT BACK_PORT` forwards,
+ * `effectHttp.ts` in two processes. The first forwards each request to the second by `effect/rpc`. This is the least that two replicas
+ * written with these modules can do. `node effectForward.ts front PORT BACK_PORT` forwards, and
  * `node effectForward.ts back PORT COMMAND ARGS…` answers.
  */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
@@ -19,7 +19,7 @@ const [end, given, ...rest] = process.argv.slice(2)
 const port = Number(given)
 const host = "127.0.0.1"
 
-/** A message of a session, and its answer; none to a notification. */
+/** A message of a session, and its answer. A notification has none. */
 const Peers = RpcGroup.make(
   Rpc.make("CarryOut", {
     payload: { session: Schema.String, body: Schema.String },

@@ -1,6 +1,6 @@
 /**
- * The same as `bare.ts` on the router and the server of `effect/http`: the least that a bridge written with them can do. A
- * streamed answer is an `HttpServerResponse.stream` of what has come. `node effectHttp.ts PORT COMMAND ARGS…`
+ * The least code that does the same as `bare.ts` on the router and the server of `effect/http`. A streamed answer is an
+ * `HttpServerResponse.stream`. `node effectHttp.ts PORT COMMAND ARGS…`
  */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"

@@ -1,12 +1,12 @@
 /**
- * The gateway beside `supergateway`, `mcp-proxy` and the least that a bridge can do: `npm run bench:gateway`, with
- * `-- --rounds 3` and `-- --only json-10 --only big` for less. It prints what each gateway's own process used and what its
- * clients saw, and the ratios.
+ * Measures the gateway beside `supergateway`, `mcp-proxy` and two bare bridges:
+ * `npm run bench:gateway [-- --rounds 3] [--only json-10 --only big]`. Prints what each gateway's own process used, what its clients saw,
+ * and the ratios.
  *
- * Ours is what `npm run build` makes of it, as the peers are run as published.
+ * The gateway runs as `npm run build` makes it, because the peers run as published.
  *
- * Each round takes the gateways in turn, each started afresh, so that what else the machine does meets all of them.
- * Figures are medians over the rounds; ratios are formed within a round, so they are steadier than the figures.
+ * Each round starts every gateway afresh and measures it in turn, so other work of the machine affects all of them. A figure is the
+ * median of the rounds. A ratio compares two figures of one round, so it is steadier than the figures.
  */
 import { arch, availableParallelism, platform } from "node:os"
 import { parseArgs } from "node:util"

@@ -1,4 +1,4 @@
-/** What is measured of a gateway: each case drives a fresh one and gives its figures. */
+/** The cases of the gateway's benchmark. Each starts a gateway, drives it, and returns its figures. */
 import { spawn } from "node:child_process"
 import { createInterface } from "node:readline"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -7,7 +7,7 @@ import * as Gateways from "./gateways.ts"
 import type { Session } from "./mcpCaller.ts"
 import * as McpCaller from "./mcpCaller.ts"
 
-/** What is measured, in the order of the table; of a case that does not have it, it is left out. */
+/** The columns of the tables, in order. A case leaves out those that it does not measure. */
 export const measures = {
   cpu: "CPU per call, µs",
   rate: "calls/s",
@@ -25,7 +25,7 @@ export type Figures = { readonly [Name in keyof typeof measures]?: number }
 export interface Case {
   readonly name: string
   readonly description: string
-  /** Other gateways than the usual ones, where they have something to say. */
+  /** The gateways of this case, if not `Gateways.subjects`. */
   readonly subjects?: ReadonlyArray<Subject>
   readonly run: (subject: Subject) => Promise<Figures>
 }
@@ -33,15 +33,15 @@ export interface Case {
 interface Load {
   readonly sessions: number
   readonly calls: number
-  /** Calls of each session that are not measured, 10,000 in all for small ones: a gateway runs for days, and Node compiles what is used. */
+  /** Calls of each session before the measurement, 10,000 in all for small answers. A gateway runs for days, so its code is compiled. */
   readonly warmUp: number
   readonly tool: string
   readonly args?: Record<string, unknown>
-  /** Faults of the messages that answered the `number`th call of a session. */
+  /** Judges the messages that answered the `number`th call of a session. */
   readonly check: (messages: ReadonlyArray<string>, number: number) => "ok" | "error" | "crossing"
 }
 
-/** Sessions that call at the same time, each one call after another. */
+/** All sessions call at the same time. Each makes one call after another. */
 const load = (options: Load) => async (subject: Subject): Promise<Figures> => {
   const gateway = await Gateways.start(subject, Kit.counter())
   const agent = McpCaller.connections()
@@ -74,7 +74,7 @@ const load = (options: Load) => async (subject: Subject): Promise<Figures> => {
   return { cpu, ...rates, ...quantiles(millis), resident, errors, crossings }
 }
 
-/** A few at a time, as the start of a process takes a core for a while. */
+/** Opens four sessions at a time, because the start of a process takes a core for a while. */
 const openAll = async (agent: ReturnType<typeof McpCaller.connections>, url: string, count: number) => {
   const sessions: Array<Session> = []
   const worker = async (): Promise<void> => {
@@ -96,7 +96,7 @@ const quantiles = (values: ReadonlyArray<number>) => {
   return { p50: at(0.5), p99: at(0.99) }
 }
 
-/** Every process counts its own calls, so a count that is not the session's own comes from another's process. */
+/** Every process counts its own calls, so a wrong count comes from the process of another session. */
 const counted: Load["check"] = (messages, number) => {
   const { id, result } = JSON.parse(messages.at(-1) ?? "{}")
   if (result === undefined) return "error"
@@ -120,14 +120,14 @@ const big: Load["check"] = (messages, number) => {
   return id !== number ? "crossing" : result?.content[0].text.length === bigSize ? "ok" : "error"
 }
 
-/** Sessions that are opened and ended one after another; with spares, each start waits until there is one. */
+/** Opens and ends sessions one after another. With spares, each start waits until there is one. */
 const starts = (count: number, spares: number) => async (subject: Subject): Promise<Figures> => {
   if (subject === alone) return quantiles(await times(count, () => startAlone(spares > 0)))
   const gateway = await Gateways.start(subject, Kit.counter(), spares)
   const agent = McpCaller.connections()
   const rest = () => new Promise((resolve) => setTimeout(resolve, spares > 0 ? 1000 : 100))
   await rest()
-  // The first one has the gateway load what it needs.
+  // The first starts make the gateway load its modules.
   for (let i = 0; i < 3; i++) {
     await rest().then(() => McpCaller.open(agent, gateway.url)).then((session) => session.end())
   }
@@ -150,7 +150,7 @@ const times = async (count: number, measure: () => Promise<number>): Promise<Rea
   return values
 }
 
-/** No gateway at all: what the start of the process itself takes; of a spare, what its first answer takes. */
+/** No gateway: how long the process itself takes to start. With spares, how long its first answer takes. */
 const alone: Subject = { name: "the process alone", arguments: () => [], path: "" }
 
 const startAlone = async (spare: boolean): Promise<number> => {
@@ -172,7 +172,7 @@ const startAlone = async (spare: boolean): Promise<number> => {
 
 const light: Backend = { command: "/bin/sh", args: [new URL("light-server.sh", import.meta.url).pathname] }
 
-/** Sessions that are open and silent; the memory before there were any is that of the gateway itself. */
+/** Opens sessions that stay silent. The memory of a session is the growth, without the gateway's own memory before. */
 const idle = (count: number) => async (subject: Subject): Promise<Figures> => {
   const gateway = await Gateways.start(subject, light)
   const agent = McpCaller.connections()

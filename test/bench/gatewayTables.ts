@@ -1,10 +1,10 @@
-/** Tables of what was measured: the medians, and the ratios of what was measured in the same round. */
+/** Prints a case as two tables: the medians, and the ratios within a round. */
 import type { Case, Figures } from "./gatewayCases.ts"
 import { measures } from "./gatewayCases.ts"
 import * as Gateways from "./gateways.ts"
 import { format, spreadOf } from "./spread.ts"
 
-/** The rounds of a case, each with the figures by the name of the gateway. */
+/** The rounds of a case, each with the figures of every gateway by its name. */
 export type Rounds = ReadonlyArray<ReadonlyMap<string, Figures>>
 
 type Measure = keyof typeof measures

@@ -1,4 +1,4 @@
-/** The gateways that are measured: how each is started, what its process uses, and how nothing of it is left. */
+/** The gateways of the benchmark: how each starts, what its process uses, and how it ends with all its processes. */
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
 import { readdirSync, readFileSync } from "node:fs"
@@ -13,13 +13,13 @@ export interface Backend {
 
 export interface Subject {
   readonly name: string
-  /** Of Node. */
+  /** The arguments of Node. */
   readonly arguments: (port: number, backend: Backend, spares: number) => ReadonlyArray<string>
   readonly path: string
 }
 
 const here = (path: string) => new URL(path, import.meta.url).pathname
-/** As the package has it (built by `npm run bench:gateway`), with the option of Node that the manual recommends. */
+/** The built package, with the option of Node that `npm start` sets. */
 export const ours: Subject = {
   name: "effect-session-pool",
   arguments: (port, { args, command }, spares) => [
@@ -40,14 +40,14 @@ export const limit: Subject = {
   path: "/mcp"
 }
 
-/** What a bridge costs that is written with Effect's router and server, whatever else it does or leaves undone. */
+/** The cost of any bridge that uses Effect's router and server. */
 export const floor: Subject = {
   name: "effect/http floor",
   arguments: (port, { args, command }) => [here("effectHttp.ts"), String(port), command, ...args],
   path: "/mcp"
 }
 
-/** The two processes of such a bridge that forwards its calls: the one that answers, and the one that clients speak with. */
+/** The same bridge in two processes: `front` gets the calls of clients and forwards them, `back` answers. */
 export const forwardingFloor = {
   back: {
     name: "effect/rpc floor, back",
@@ -63,7 +63,7 @@ export const forwardingFloor = {
 
 const supergateway: Subject = {
   name: "supergateway",
-  // Without its logging, which is on by default and writes every message.
+  // Its logging would write every message, and is on by default.
   arguments: (port, { args, command }) => [
     here("node_modules/supergateway/dist/index.js"),
     `--stdio=${[command, ...args].join(" ")}`,
@@ -90,14 +90,14 @@ const mcpProxy: Subject = {
 }
 
 export const subjects: ReadonlyArray<Subject> = [ours, limit, supergateway, mcpProxy]
-/** The same with the floor, where calls are measured. */
+/** The subjects of cases that measure calls: the same with the floor. */
 export const callSubjects: ReadonlyArray<Subject> = [ours, limit, floor, supergateway, mcpProxy]
 
 export interface Gateway {
   readonly url: string
-  /** CPU that its own process has used, in microseconds. */
+  /** CPU of the gateway's own process, in microseconds. */
   readonly cpuMicros: () => number
-  /** Resident memory of its own process, in MiB. */
+  /** Resident memory of the gateway's own process, in MiB. */
   readonly residentMiB: () => number
   readonly stop: () => Promise<void>
 }
@@ -136,7 +136,7 @@ export const start = async (subject: Subject, backend: Backend, spares = 0): Pro
   }
 }
 
-/** Ends whatever still runs, at once: for an exit that comes before `stop`. */
+/** Kills all gateways and their processes, for an exit before `stop`. */
 export const endAll = (): void => {
   for (const child of started) {
     const descendants = descendantsOf(child.pid ?? 0)
@@ -147,7 +147,7 @@ export const endAll = (): void => {
 
 const ticksPerSecond = 100
 
-/** Of all threads of the process, but not of its children. */
+/** CPU of all threads of a process, without its children. */
 const cpuMicros = (pid: number): number => {
   const text = readFileSync(`/proc/${pid}/stat`, "utf8")
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ").map(Number)
@@ -170,7 +170,7 @@ const listens = (port: number): Promise<boolean> =>
     }).on("error", () => resolve(false))
   })
 
-/** In one pass over the process table: there may be a thousand. */
+/** Finds descendants in one pass over the process table, because there may be a thousand. */
 const descendantsOf = (ancestor: number): ReadonlyArray<number> => {
   const children = Map.groupBy(readdirSync("/proc").filter((name) => /^\d+$/.test(name)).map(Number), parentOf)
   const below = (pid: number): ReadonlyArray<number> =>
@@ -183,7 +183,7 @@ const parentOf = (pid: number): number => {
     const text = readFileSync(`/proc/${pid}/stat`, "utf8")
     return Number(text.slice(text.lastIndexOf(")") + 2).split(" ")[1])
   } catch {
-    // Gone in the meantime.
+    // The process has ended since.
     return -1
   }
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The lightest MCP server: a shell that answers each request with the same. For the case of many idle sessions, in which the
-# gateway is measured and a real server's memory would only be in the way.
+# The lightest MCP server: a shell that gives each request the same answer. For the case of many idle sessions, which measures the gateway
+# and has no room for a thousand real servers.
 while IFS= read -r line; do
   case $line in
     *'"id":'*) ;;

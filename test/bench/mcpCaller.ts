@@ -1,4 +1,4 @@
-/** A client of MCP on Streamable HTTP that costs as little as it can, so that what is measured is the gateway. */
+/** An MCP client on Streamable HTTP that costs as little as possible, so the benchmark measures the gateway. */
 import type { IncomingHttpHeaders } from "node:http"
 import { Agent, request } from "node:http"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -6,24 +6,24 @@ import * as Kit from "../kit/gateway/gateway.ts"
 export interface Reply {
   readonly status: number
   readonly headers: IncomingHttpHeaders
-  /** The JSON-RPC messages of the answer, in their order: one, or those of the event stream. */
+  /** The JSON-RPC messages of the answer in order: one, or those of the event stream. */
   readonly messages: ReadonlyArray<string>
-  /** From the first byte out to the last byte in. */
+  /** From the first byte sent to the last byte received. */
   readonly millis: number
 }
 
 export interface Session {
-  /** Sends a message of the session, to another replica if one is named. */
+  /** Sends a message of the session. `elsewhere` is the URL of another replica. */
   readonly exchange: (body: string, elsewhere?: string) => Promise<Reply>
   readonly end: () => Promise<void>
-  /** How long `initialize` took to be answered. */
+  /** How long the answer to `initialize` took. */
   readonly startMillis: number
 }
 
-/** Connections that stay open, as many as there are exchanges at once. */
+/** Keeps connections open, as many as there are exchanges at once. */
 export const connections = () => new Agent({ keepAlive: true })
 
-/** A gateway that never answers ends the benchmark. */
+/** Milliseconds after which a missing answer ends the benchmark. */
 const patience = 60_000
 
 const exchange = (agent: Agent, url: string, method: string, session: string | undefined, body: string) =>
@@ -49,7 +49,7 @@ const exchange = (agent: Agent, url: string, method: string, session: string | u
 const eventData = (text: string): ReadonlyArray<string> =>
   text.split("\n").filter((line) => line.startsWith("data: {")).map((line) => line.slice("data: ".length))
 
-/** Opens a session, the way that every client does. */
+/** Opens a session as every client does. */
 export const open = async (agent: Agent, url: string): Promise<Session> => {
   const opened = await exchange(agent, url, "POST", undefined, Kit.initializeBody)
   const id = opened.headers["mcp-session-id"]

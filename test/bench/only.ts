@@ -1,4 +1,4 @@
-/** The cases named by `--only NAME`, once for each of them; all of them without. */
+/** The cases that the flags `--only NAME` name; all cases without the flag. */
 export const chosen = <C extends { readonly name: string }>(
   cases: ReadonlyArray<C>,
   only: ReadonlyArray<string>

@@ -1,11 +1,11 @@
-/** A process on stdio with as little around it as there can be, for the bridges that are limits (`bare.ts`, `effectHttp.ts`). */
+/** A process on stdio with the least code around it, for the floors `bare.ts` and `effectHttp.ts`. */
 import { spawn } from "node:child_process"
 
-/** Gets what belongs to one request: notifications of progress, and at last its answer. */
+/** Gets the messages of one request: notifications of progress, and last its answer. */
 export type Receiver = (line: string, isAnswer: boolean) => void
 
 export interface RawChild {
-  /** Hands it a message; false if no answer to it comes. */
+  /** Sends a message. False if it is a notification, which gets no answer. */
   readonly send: (text: string, receive: Receiver) => boolean
   readonly end: () => void
 }
@@ -15,7 +15,7 @@ export const open = (command: string, args: ReadonlyArray<string>): RawChild => 
   const waiting = new Map<unknown, Receiver>()
   let rest = ""
   child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
-    // A long line comes in many chunks; it is joined once.
+    // A long line arrives in many chunks, and is split only at its end.
     rest += chunk
     if (!chunk.includes("\n")) return
     const lines = rest.split("\n")

@@ -1,4 +1,4 @@
-/** What the rounds of one measurement give: the median with the least and the greatest. */
+/** The rounds of one measurement: the median, the least and the greatest. */
 export interface Spread {
   readonly median: number
   readonly least: number
@@ -10,7 +10,7 @@ export const spreadOf = (values: ReadonlyArray<number>): Spread => {
   const at = (position: number) => sorted[position] ?? Number.NaN
   const last = sorted.length - 1
   return {
-    // Of an even number of rounds the mean of the two in the middle.
+    // For an even number of rounds, the mean of the two in the middle.
     median: (at(Math.floor(last / 2)) + at(Math.ceil(last / 2))) / 2,
     least: at(0),
     greatest: at(last)
