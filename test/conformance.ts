@@ -1,8 +1,7 @@
 /**
- * Runs the official conformance suites against a legacy stdio server: `npm run conformance`. That of the legacy revisions
- * runs directly and through the gateway, and is compared scenario by scenario, check by check. That of 2026-07-28 runs
- * through the gateway alone, because the server by itself speaks no such revision. Ends with 1 if the gateway does worse in
- * a scenario of the first, or fails one that the revision requires in the second.
+ * Runs the official conformance suites against a legacy stdio server: `npm run conformance`. The suite of the legacy revisions runs
+ * directly and through the gateway, and each scenario is compared check by check. The suite of 2026-07-28 runs through the gateway only,
+ * because the server itself does not speak that revision. Exits with 1 if a legacy scenario differs, or if a required scenario fails.
  */
 import { spawn, spawnSync } from "node:child_process"
 import type { ChildProcess } from "node:child_process"
@@ -40,7 +39,7 @@ const answers = async (url: string): Promise<void> => {
 }
 
 interface Run {
-  /** The checks of each scenario; those that only inform are left out. */
+  /** The checks of each scenario, without those that only inform. */
   readonly scenarios: ReadonlyMap<string, ReadonlyArray<Check>>
   readonly said: string
 }
@@ -49,7 +48,7 @@ const run = (suite: string, url: string, which: ReadonlyArray<string>): Run => {
   Progress.step(`${suite} at ${url}`)
   const directory = mkdtempSync(join(tmpdir(), "conformance-"))
   const args = ["exec", "--yes", `--package=${suite}`, "--", "conformance", "server", "--url", url, ...which]
-  // It ends with 1 if any scenario fails; the files say which.
+  // The suite exits with 1 if any scenario fails. Its files say which.
   const { stdout } = spawnSync("npm", [...args, "-o", directory], { timeout: 300_000, encoding: "utf8" })
   const scenarios = new Map<string, ReadonlyArray<Check>>()
   for (const name of readdirSync(directory)) {
@@ -62,7 +61,7 @@ const run = (suite: string, url: string, which: ReadonlyArray<string>): Run => {
   return { scenarios, said: stdout }
 }
 
-/** Prints a suite's result through the gateway: the scenarios that the revision requires and that fail. */
+/** Prints the result of the modern suite through the gateway, and returns the required scenarios that fail. */
 const requirements = (revision: string, url: string): ReadonlyArray<string> => {
   const { said, scenarios } = run(modernSuite, url, ["--requirements", revision])
   const unscored = new Map([...said.matchAll(/^ {2}[✗✓] (\S+) \((.*)\)$/gm)].map(([, name = "", why]) => [name, why]))
@@ -106,8 +105,8 @@ try {
   console.log("| scenario | the server itself | through the gateway | same |\n|---|---|---|---|")
   for (const name of names) {
     const [one = [], two = []] = results.map((result) => result.get(name) ?? [])
-    // These judge how a transport streams an answer. The gateway's answers as JSON where the server's streams, and then
-    // there is nothing to judge; what there is must not be bad.
+    // These scenarios judge how a transport streams an answer. The gateway answers with JSON, so some checks do not run. The checks that
+    // run must pass.
     const own = name.startsWith("server-sse-") && two.every(({ status }) => status === "SUCCESS")
     const same = key(one) === key(two)
     if (!same && !own) differing.push(name)

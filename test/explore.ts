@@ -1,6 +1,6 @@
 /**
- * The schedule explorer at length: `npm run explore [-- --runs 200000 --seed 1 --bound 2]`. Ends with 1 at the first broken promise,
- * and prints the smallest case found, with which `npm run explore -- --case …` replays it.
+ * Runs the schedule explorer for long: `npm run explore [-- --runs 200000 --seed 1 --bound 2]`. At the first broken promise it prints the
+ * smallest failing case and exits with 1. `npm run explore -- --case …` replays that case.
  */
 import { Effect } from "effect"
 import { parseArgs } from "node:util"

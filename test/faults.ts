@@ -1,7 +1,7 @@
 /**
- * The gateway under fault injection for minutes, by a seed: `npm run faults [-- --minutes 10 --seed 1]`. In each round one
- * gateway meets back ends killed and misbehaving, cut connections and clients that vanish, in a random order and size; one
- * runs out of file descriptors, one is drained and one killed under load. Ends with 1 at the first broken promise.
+ * Injects faults into gateways for minutes, by a seed: `npm run faults [-- --minutes 10 --seed 1]`. In each round, one gateway meets killed
+ * and failing back ends, cut connections and vanishing clients, in random order and size. One gateway runs out of file descriptors, one is
+ * drained, and one is killed under load. Exits with 1 at the first broken promise.
  */
 import { parseArgs } from "node:util"
 import type { Attacked, Tally } from "./kit/faults/faults.ts"
@@ -29,7 +29,7 @@ const kinds: ReadonlyArray<readonly [string, Kind]> = [
 const counts: Record<string, number> = {}
 const tally: Tally = { answered: 0, failed: 0, refused: 0, cut: 0 }
 
-/** One fault, done to a gateway; ends the run if a promise is broken. */
+/** Inflicts one fault on a gateway. Ends the run if a promise is broken. */
 const inflict = async (attacked: Attacked, name: string, fault: () => Promise<void>): Promise<void> => {
   counts[name] = (counts[name] ?? 0) + 1
   Progress.step(name)

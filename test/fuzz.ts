@@ -1,7 +1,7 @@
 /**
- * Bad input, by a seed: `npm run fuzz [-- --seed 1 --http 75000 --config 25000 --commands 40]`. Requests of any make over
- * raw sockets to a running gateway, and configurations. A case that gets anything else than its list allows is printed with
- * its number: `npm run fuzz -- --seed 1 --case 4711` sends that one alone (`--config-case` reads that configuration alone).
+ * Fuzzes the gateway by a seed: `npm run fuzz [-- --seed 1 --http 75000 --config 25000 --commands 40]`. Sends well-formed and malformed
+ * requests over raw sockets, and reads such configurations. A case whose answer is not allowed is printed with its number.
+ * `npm run fuzz -- --seed 1 --case 4711` sends that request alone, and `--config-case 4711` reads that configuration alone.
  */
 import { parseArgs } from "node:util"
 import * as Fuzz from "./kit/fuzz/fuzz.ts"

@@ -1,7 +1,6 @@
 /**
- * 1,000 sessions with 20 calls each of a server that counts, through a gateway in a process of its own:
- * `npm run load [-- --sessions 1000 --at-once 10]`. Ends with 1 if any call fails or meets another session's count, or if
- * a process is left.
+ * Opens 1,000 sessions of a server that counts, with 20 calls each, through a gateway in a process of its own:
+ * `npm run load [-- --sessions 1000 --at-once 10]`. Exits with 1 if a call fails or gets another session's count, or if a process is left.
  */
 import { readFileSync } from "node:fs"
 import { parseArgs } from "node:util"

@@ -1,6 +1,6 @@
 /**
- * Many random sequences of commands on the pool and on its model: `npm run model [-- --runs 20000 --seed 1]`. Ends with 1 if they
- * differ, and prints the shortest sequence found for which they do.
+ * Runs random sequences of commands on the pool and on its model: `npm run model [-- --runs 20000 --seed 1]`. If they differ, it prints
+ * the shortest such sequence that it finds, and exits with 1.
  */
 import { Effect } from "effect"
 import { parseArgs } from "node:util"

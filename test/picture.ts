@@ -1,4 +1,4 @@
-/** Takes the picture of the page for `README.md`, with real servers and clients at work for some minutes: `npm run picture`. */
+/** Takes the README's picture of the page, while real servers and clients work for some minutes: `npm run picture`. */
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
 import { createRequire } from "node:module"
@@ -21,7 +21,7 @@ const gateway = await Kit.start({
   }
 })
 
-/** What a client asks for again and again. */
+/** The call that a client of each server repeats. */
 const calls: Record<string, { readonly name: string; readonly arguments: Record<string, unknown> }> = {
   files: { name: "search_files", arguments: { path: files, pattern: "**/*.ts" } },
   memory: { name: "read_graph", arguments: {} },

@@ -1,7 +1,7 @@
 /**
- * A cluster of 10, 100 and 1,000 replicas with ten million sessions: `npm run simulate`, `-- --help` for what can be assumed
- * otherwise. What is real: the engine's ring and its `Sharding`, its storage and that of sleeping sessions in a PostgreSQL of
- * this script's own, a gateway with `--cluster`. Their costs are measured, and carried over to what no machine here can hold.
+ * Estimates a cluster of 10, 100 and 1,000 replicas with ten million sessions: `npm run simulate`. `-- --help` lists the assumptions. The
+ * script measures real parts: the engine's ring, its `Sharding` and its storage, the storage of sleeping sessions in a PostgreSQL of its
+ * own, and a gateway with `--cluster`. From these costs it computes the load of clusters that do not fit on this machine.
  */
 import { Effect } from "effect"
 import { availableParallelism } from "node:os"
@@ -14,15 +14,15 @@ const help = `npm run simulate -- [options]
 
   --replicas 10,100,1000    sizes of the cluster
   --sessions 10000000       all sessions, of back ends with "stateless": true
-  --awake 1                 how many of them are awake, in percent; the others sleep in PostgreSQL
-  --stay 30                 how long a session is awake at a time, in minutes
-  --life 24                 how long a session lives, in hours
-  --expiration 35           shardLockExpiration, in seconds
-  --database-cores 8        of the machine of PostgreSQL, each as fast as one here
-  --database-memory 32      of the same, in GiB
-  --network 1000            of the same, in Mbit/s
-  --max-connections N       of PostgreSQL, for users; by default what it has by itself
-  --rows 300000             sleeping sessions that are measured`
+  --awake 1                 percent of them that are awake; the others sleep in PostgreSQL
+  --stay 30                 minutes for which a session is awake at a time
+  --life 24                 hours for which a session lives
+  --expiration 35           seconds of shardLockExpiration
+  --database-cores 8        cores of PostgreSQL's machine, each as fast as one here
+  --database-memory 32      GiB of that machine
+  --network 1000            Mbit/s of that machine
+  --max-connections N       connections of PostgreSQL for users; by default those of its own configuration
+  --rows 300000             sleeping sessions to measure`
 
 const { values } = parseArgs({
   options: {
@@ -48,13 +48,13 @@ if (values.help) {
 const number = (name: Exclude<keyof typeof values, "help" | "replicas">): number => {
   const value = Number(values[name])
   if (value > 0) return value
-  console.error(`--${name} ${values[name]} is no number above zero`)
+  console.error(`--${name} ${values[name]} must be a number above zero`)
   process.exit(1)
 }
 
 const sizes = values.replicas.split(",").map(Number)
 if (!sizes.every((size) => Number.isInteger(size) && size > 0)) {
-  console.error(`--replicas ${values.replicas} are no numbers of replicas`)
+  console.error(`--replicas ${values.replicas} must be numbers of replicas`)
   process.exit(1)
 }
 const assumptions: Assumptions = {

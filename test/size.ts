@@ -1,9 +1,9 @@
-/** Prints the lines of code, without comments and blanks: of the core by file, of its tests with their kit, and of the gateway. */
+/** Prints lines of code without comments and blanks: of each file of the core, of its tests with their kit, and of the gateway. */
 import { globSync, readFileSync } from "node:fs"
 
 const linesOf = (file: string): number =>
   readFileSync(file, "utf8")
-    // Only at the start of a line: a text may have the same characters.
+    // Only at the start of a line, because a string may contain the same characters.
     .replace(/^[ \t]*\/\*[\s\S]*?\*\//gm, "")
     .split("\n")
     .filter((line) => line.trim() !== "" && !line.trim().startsWith("//"))
