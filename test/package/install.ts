@@ -11,6 +11,7 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writ
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
+import * as Progress from "../kit/progress.ts"
 
 const root = fileURLToPath(new URL("../..", import.meta.url))
 const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"))
@@ -26,9 +27,11 @@ const folder = mkdtempSync(join(tmpdir(), "effect-session-pool-"))
 process.on("exit", () => rmSync(folder, { recursive: true, force: true }))
 
 const run = (cwd: string, command: string, args: ReadonlyArray<string>): string => {
+  Progress.step([command, ...args].join(" "))
   try {
     return execFileSync(command, args, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] }).trim()
   } catch (error) {
+    Progress.clear()
     if (error instanceof Error && "stdout" in error) console.error(error.stdout)
     throw error
   }
@@ -43,6 +46,7 @@ const refused = (cwd: string, command: string, args: ReadonlyArray<string>): str
 
 const expect = (what: string, actual: string, expected: string): void => {
   if (!actual.includes(expected)) throw new Error(`${what}: expected ${expected}, got ${actual}`)
+  Progress.clear()
   console.log(`ok: ${what}`)
 }
 
