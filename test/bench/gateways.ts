@@ -19,7 +19,7 @@ export interface Subject {
 }
 
 const here = (path: string) => new URL(path, import.meta.url).pathname
-/** The built package, with the option of Node that `npm start` sets. */
+/** As the package has it (built by `npm run bench:gateway`), with the option of Node that the README recommends. */
 export const ours: Subject = {
   name: "effect-session-pool",
   arguments: (port, { args, command }, spares) => [
