@@ -1,4 +1,4 @@
-/** Takes the README's picture of the page, while real servers and clients work for some minutes: `npm run picture`. */
+/** Takes the README's picture of the page, with real servers and clients at work for some minutes: `npm run picture`. */
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
 import { createRequire } from "node:module"
@@ -48,11 +48,11 @@ const running = new Set<Promise<unknown>>()
 for (let second = 0; second < seconds; second++) {
   const [backend, name, version] = newcomers[second / 20] ?? []
   if (backend !== undefined) clients.push(await connect(backend, name, version))
-  // It leaves before the end, as some do.
+  // This client leaves before the end.
   if (second === 200) await clients.pop()?.client.close()
   if (second === 30) await Kit.initialize(`${gateway.origin}/mcp/tickets`)
   const { backend: at = "", client } = clients[second * 7 % 11] ?? {}
-  // Nobody calls for a while: there is no latency then.
+  // No client calls for a while, so the page shows no latency.
   const call = second > 90 && second < 120 ? undefined : calls[at]
   if (client !== undefined && call !== undefined) {
     for (let i = 0; i < 1 + second % 3; i++) {

@@ -1,11 +1,11 @@
-/** What is alive in the heap, of this process and of others. */
+/** Measures the live heap of this process and of others. */
 import { setFlagsFromString } from "node:v8"
 import { runInNewContext } from "node:vm"
 
 setFlagsFromString("--expose_gc")
 const collect: () => void = runInNewContext("gc")
 
-/** Bytes that are alive here, buffers included. */
+/** Live bytes of this process, with buffers. */
 export const liveHeap = (): number => {
   collect()
   collect()
@@ -13,7 +13,7 @@ export const liveHeap = (): number => {
   return heapUsed + external
 }
 
-/** Asks a process that was started with `--inspect`; `said` is what it has written about that. */
+/** Asks a process that was started with `--inspect`. `said` is its output, which has the address of the inspector. */
 export const inspect = async (said: string) => {
   const socket = new WebSocket(/ws:\S+/.exec(said)?.[0] ?? "")
   await new Promise((resolve, reject) => {
@@ -38,7 +38,7 @@ export const inspect = async (said: string) => {
     return Number((await ask("Runtime.evaluate", { expression })).result?.value)
   }
   return {
-    /** Bytes that are alive there, buffers included. */
+    /** Live bytes of that process, with buffers. */
     liveHeap: () => ofExpression("process.memoryUsage().heapUsed + process.memoryUsage().external"),
     /** The same without buffers. */
     heapUsed: () => ofExpression("process.memoryUsage().heapUsed"),

@@ -1,9 +1,9 @@
-/** A line through points (least squares): does something grow with time? */
+/** Fits a line through points by least squares, to tell whether a figure grows with time. */
 export interface Line {
   readonly slope: number
-  /** Of the slope. */
+  /** The standard error of the slope. */
   readonly standardError: number
-  /** Of the values. */
+  /** The mean of the values. */
   readonly mean: number
 }
 

@@ -42,7 +42,7 @@ export interface User {
   readonly gid: number
 }
 
-/** The user `nobody`, or `undefined` where there is none. */
+/** The user `nobody`, or `undefined` if there is none. */
 const nobody = (): User | undefined => {
   const line = readFileSync("/etc/passwd", "utf8").split("\n").find((line) => line.startsWith("nobody:"))
   if (line === undefined) return undefined

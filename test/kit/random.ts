@@ -31,6 +31,6 @@ export const make = (seed: number): Random => {
   }
 }
 
-/** The generator of one case of a run, so that the case can be had without those before it. */
+/** The generator of one case of a run, so the case can run without those before it. */
 export const ofCase = (seed: number, index: number): Random =>
   make(Math.imul(seed, 0x9e3779b1) ^ Math.imul(index, 0x85ebca6b))

@@ -9,7 +9,8 @@ interface Survivors {
 
 const transitions: ReadonlyArray<Survivors> = [
   {
-    why: "The condition only saves time. The code behind it would find nothing to do, or reach the same result more slowly.",
+    why:
+      "The condition only saves time. The code behind it would find nothing to do, or reach the same result more slowly.",
     mutants: [
       "internal/places.ts isGroupFull: group !== undefined → true",
       "internal/places.ts addIdle: !d.options.isBounded → false",
