@@ -2,8 +2,8 @@
  * A `SessionPool` keeps one long-lived connection per key. The first caller opens it and all callers share it. It closes when it goes
  * idle, breaks, is invalidated, or when the pool's scope closes.
  *
- * The whole pool is one `Ref` of immutable data. Every change is one pure step in one `Ref.modify`. The lookup and its touch are the
- * same step, so no cleanup can come between them.
+ * The whole pool is one `Ref` of immutable data. Every change is one pure step in one `Ref.modify`. Finding a session and touching it
+ * are the same step, so the cleanup cannot close the session in between.
  *
  * @module
  * @since 0.1.0
@@ -53,8 +53,9 @@ export type { Event, Reason, Totals } from "./internal/state.ts"
 const TypeId = "~effect-session-pool/SessionPool"
 
 /**
- * A pool of sessions with keys `K`, connections `A` and lookup errors `E`; made by `make` or a `Service`. It prints its name only,
- * because keys and connections are often secrets.
+ * A pool of sessions with keys `K`, connections `A` and lookup errors `E`, made by `make` or a `Service`.
+ *
+ * A pool prints its name only, because keys and connections are often secrets.
  *
  * @category models
  * @since 0.1.0
@@ -63,7 +64,7 @@ const TypeId = "~effect-session-pool/SessionPool"
 export interface SessionPool<in out K, in out A, in out E = never> extends Pipeable, Inspectable {
   readonly [TypeId]: typeof TypeId
   /**
-   * For the functions of this module.
+   * The state and options that the functions of this module work on.
    *
    * @internal
    */
@@ -71,30 +72,30 @@ export interface SessionPool<in out K, in out A, in out E = never> extends Pipea
 }
 
 /**
- * What is known of a live session. Times are milliseconds since 1970, from the `Clock`.
+ * The metadata of a live session. Times are milliseconds since 1970, from the `Clock`.
  *
  * @category models
  * @since 0.1.0
  * @stability unstable
  */
 export interface Info<out K> {
-  /** The key that the session is under. */
+  /** The key of the session. */
   readonly key: K
-  /** Never given to another session, not even to a later one under the same key. */
+  /** The id of the session. No other session gets it, not even a later one under the same key. */
   readonly id: number
-  /** When the key got its first session; `set` keeps it. */
+  /** When the session was opened. A session of `set` keeps the time of the session that it replaced. */
   readonly createdAt: number
-  /** When this connection was opened. */
+  /** When this connection was opened, or put in by `set`. */
   readonly openedAt: number
-  /** The last touch or release. */
+  /** When the session was last touched, or a lease of it last ended. */
   readonly lastUsedAt: number
-  /** Touches since `createdAt`: every `get`, `use`, `getOption` and `touch` that found or opened it. */
+  /** Touches since `createdAt`. Each `get`, `lease`, `use`, `getOption` and `touch` of the session counts one. */
   readonly requestCount: number
   /** Errors since the last success. */
   readonly errorCount: number
   /** Leases held now. */
   readonly leases: number
-  /** Idle without leases, active with some. */
+  /** `active` with leases, `idle` without. */
   readonly state: "idle" | "active"
 }
 
@@ -106,13 +107,13 @@ export interface Info<out K> {
  * @stability unstable
  */
 export interface Stats extends Totals {
-  /** Lookups that run for callers. */
+  /** Lookups that run now, without invalidated and cancelled ones. */
   readonly launching: number
   /** Live sessions without leases. */
   readonly idle: number
   /** Live sessions with leases. */
   readonly active: number
-  /** Sessions and launches that have left the pool but are still leased or closing. */
+  /** Sessions and launches that callers cannot find any more but that are not closed yet: still leased, awaited or closing. */
   readonly retired: number
   /** Leases held now, those of retired sessions included. */
   readonly leases: number
@@ -125,7 +126,7 @@ export interface Stats extends Totals {
 }
 
 /**
- * Whether a value is a `SessionPool`.
+ * Tells whether a value is a `SessionPool`.
  *
  * **Example** (Telling a pool from another value)
  *
@@ -157,17 +158,17 @@ export const isSessionPool = (u: unknown): u is SessionPool<unknown, unknown, un
  *
  * **When to use**
  *
- * Use once for each kind of connection, in the scope of the server. In a server of layers take `Service`.
+ * Use once for each kind of connection, in the scope of the server. A server made of layers uses `Service` instead.
  *
  * **Details**
  *
- * Options that make no sense (a negative duration, a zero `capacity`, `NaN`) are a defect that names the option, its value and what is
- * allowed.
+ * An invalid option (a negative duration, a zero `capacity`, `NaN`) is a defect. Its message names the option, the value and the allowed
+ * values.
  *
- * Keys are compared by value. A good key is a string, a struct or a `Data.Class`; a key whose state is private, such as `Headers`, is
- * refused at its launch.
+ * Keys are compared by value. A good key is a string, a struct or a `Data.Class`. All instances of a class with private state, such as
+ * `Headers`, are equal, so such a key is a defect of the call that would launch its session.
  *
- * Finalizers may call the pool.
+ * Finalizers of sessions may call the pool.
  *
  * **Example** (One connection per user, closed after ten idle minutes)
  *
@@ -198,12 +199,12 @@ export const make = <K, A, E, R, RC = never>(
 ): Effect.Effect<SessionPool<K, A, E>, never, Scope.Scope | Services<R | RC>> =>
   Effect.uninterruptible(Effect.gen(function*() {
     const resolved = OptionsModule.resolveUnsafe(options)
-    // Sessions outlive the maker's scope and span, so they must not capture them.
+    // A session has its own scope, and outlives the span that is current here. So neither is captured.
     const context = Context.omit(Scope.Scope, Tracer.ParentSpan)(yield* Effect.context<never>())
     const pool: Pool<K, A, E> = {
       state: yield* Ref.make(State.make<K, A, E>()),
       options: resolved,
-      // The context above has what `R` and `RC` ask for; the session's scope is added to it.
+      // `context` provides the services `R` and `RC`. `shell.ts` adds the session's scope.
       lookup: options.lookup as Pool<K, A, E>["lookup"],
       closed: options.closed as Pool<K, A, E>["closed"],
       context,
@@ -235,7 +236,7 @@ export const make = <K, A, E, R, RC = never>(
   }))
 
 /**
- * Reads the options that an operator may set from the configuration. An option that is not set keeps its default.
+ * Reads the operator's options from the configuration. An option that is not set keeps its default.
  *
  * **When to use**
  *
@@ -243,8 +244,9 @@ export const make = <K, A, E, R, RC = never>(
  *
  * **Details**
  *
- * The variables are the options in capitals, after the prefix: `IDLE_TIME_TO_LIVE`, `CAPACITY`. A duration is a text such as
- * `"30 minutes"`, a count is an integer or `infinity`. A value that makes no sense is a `ConfigError` that names the variable.
+ * A variable is the option's name in capitals, after the prefix: `SESSIONS_CAPACITY` sets `capacity` with the prefix `SESSIONS`. A
+ * duration is a text such as `"30 minutes"`. A count is an integer or `infinity`. An invalid value fails with a `ConfigError` that names
+ * the variable.
  *
  * **Example** (A pool whose limits come from the environment)
  *
@@ -274,17 +276,21 @@ export const config: (
 // -----------------------------------------------------------------------------
 
 /**
- * Leases the session of a key for the current `Scope`, and launches one if there is none.
+ * Leases the session of a key for the current `Scope`. Launches a session if the key has none.
  *
  * **When to use**
  *
- * Use when the session is needed for longer than one effect: it is leased until the scope closes.
+ * Use when one effect is not enough: the lease lasts until the scope closes.
  *
  * **Details**
  *
- * Fails with the lookup's error, or with a `SessionPoolError` whose reason is `LookupTimeout` after `lookupTimeout`, `CapacityExceeded`
- * if no place became free within `acquireTimeout`, or `PoolClosed`
- * after the end of the pool. The outcome of the scope does not count as an error of the session.
+ * Fails with the lookup's error, or with a `SessionPoolError`. Its `reason` is one of:
+ *
+ * - `LookupTimeout`: the lookup took longer than `lookupTimeout`.
+ * - `CapacityExceeded`: no place became free within `acquireTimeout`, or `maxWaiting` callers were waiting already.
+ * - `PoolClosed`: the pool has ended.
+ *
+ * The exit of the scope counts neither for nor against the session. Only `use` counts outcomes.
  *
  * **Example** (Two gets share one session)
  *
@@ -324,10 +330,10 @@ export const get: {
  *
  * **When to use**
  *
- * Use when a holder may find its connection broken. `invalidate` of a lease retires the session that it holds, never one that another
- * caller launched in its place.
+ * Use when the caller may find its connection broken. `invalidate` of a lease retires the leased session, never a later one under the
+ * same key.
  *
- * **Example** (Retiring the session that one holds)
+ * **Example** (Retiring the leased session)
  *
  * ```ts
  * import { Effect } from "effect"
@@ -360,18 +366,18 @@ const callSite = <K, A, E>({ pool }: SessionPool<K, A, E>): Error | undefined =>
   Reports.callSite(pool.reports.leases !== undefined)
 
 /**
- * Runs an effect with the session of a key, leased as long as the effect runs. Its outcome counts for or against the session.
+ * Leases the session of a key while an effect runs. The outcome of the effect counts for or against the session.
  *
  * **When to use**
  *
- * Use for each request of a session.
+ * Use for each request of a client session.
  *
  * **Details**
  *
- * Fails as the effect does, and as `get`. A failure or defect of the effect counts as an error of the session if `isError` says so. An
- * interruption does not count, and a success resets the count. At `maxErrorCount` the session is retired.
+ * Fails with the error of the effect, or as `get` does. A failure or defect of the effect counts as an error of the session if `isError`
+ * returns true. An interruption does not count. A success resets the count. At `maxErrorCount` consecutive errors the session is retired.
  *
- * The effect also gets its lease, which can retire this very session: `lease.invalidate`.
+ * The effect also gets the lease. `lease.invalidate` retires the leased session, never a later one under the same key.
  *
  * **Example** (Using a connection)
  *
@@ -411,17 +417,18 @@ export const use: {
 ) => Leasing.use(self.pool, key, f, callSite(self)))
 
 /**
- * Looks a live session up and touches it in one atomic step: no launch, no lease.
+ * Finds a live session and touches it, in one atomic step. Launches nothing and takes no lease.
  *
  * **When to use**
  *
- * Use for a heartbeat that keeps a session from its idle timeout.
+ * Use for a heartbeat, so that an idle session does not expire.
  *
  * **Details**
  *
- * `None` for a key without a live session, also while it launches. A touch takes no lease: the connection may close right after it.
+ * A touch sets `lastUsedAt` to now and adds 1 to `requestCount`. Returns `None` if the key has no live session, also while it launches.
+ * Without a lease, the connection may close right after the touch.
  *
- * **Example** (Keeping a session from going idle)
+ * **Example** (Keeping a session from expiring)
  *
  * ```ts
  * import { Effect } from "effect"
@@ -456,16 +463,16 @@ export const touch: {
 )
 
 /**
- * Leases the session of a key for the current `Scope` if it is live or launching. Never launches.
+ * Leases the session of a key for the current `Scope`, if it is live or launching. Never launches one.
  *
  * **When to use**
  *
- * Use when a missing session is an answer, such as HTTP 404.
+ * Use when a missing session is a normal answer, such as HTTP 404.
  *
  * **Details**
  *
- * `None` for a key without a session, and after the end of the pool. Joins a launch that runs or waits for a place, and fails as `get`
- * does.
+ * Returns `None` if the key has no session, and after the end of the pool. If a launch of the key runs or waits for a place, the caller
+ * joins that launch, and fails as `get` does.
  *
  * **Example** (A request for a session that must exist)
  *
@@ -492,7 +499,7 @@ export const getOption: {
 } = dual(2, <K, A, E>(self: SessionPool<K, A, E>, key: K) => Leasing.leaseOption(self.pool, key, callSite(self)))
 
 /**
- * Puts an open connection under a key. The present session is retired; its `createdAt`, request and error counts go on.
+ * Puts an open connection under a key, and retires the present session. The new session inherits `createdAt` and both counts.
  *
  * **When to use**
  *
@@ -500,10 +507,13 @@ export const getOption: {
  *
  * **Details**
  *
- * `finalizer` closes the connection. The pool owns the connection from the call on: if it gets no place (`CapacityExceeded`,
- * `PoolClosed`) or the caller is interrupted, the finalizer runs. Without callers, and with an `idleTimeToLive` of zero, the next sweep
- * closes it. It takes effect in one step if there is room, else it waits for a
- * place as `get` does. Callers that wait for a launch of the key get this connection.
+ * `finalizer` closes the connection. Default: the pool closes nothing. The pool owns the connection from the start of `set`. So if `set`
+ * fails (`CapacityExceeded`, `PoolClosed`) or is interrupted, the pool runs the finalizer.
+ *
+ * `set` is one step if there is room. Otherwise it waits for a place, as `get` does. Callers that wait for a launch of the key get this
+ * connection.
+ *
+ * If `idleTimeToLive` is zero and no caller leases the connection, the next sweep closes it.
  *
  * **Example** (Adopting a connection)
  *
@@ -548,16 +558,18 @@ export const set: {
 // -----------------------------------------------------------------------------
 
 /**
- * Retires the session of a key, so that the next `get` launches a new one. True if a session or launch was retired.
+ * Retires the session of a key, so that the next `get` launches a new one. Returns true if it retired a session or launch.
  *
  * **When to use**
  *
- * Use when a session is over: the client logs out, or its credentials have changed.
+ * Use when a session must end: the client has logged out, or its credentials have changed.
  *
  * **Details**
  *
- * The session closes with its last lease, at once if it has none. This does not wait for the close. Callers that wait for a launch of
- * the key still get its session, and no other caller does. A remembered failure is forgotten.
+ * A session without leases closes at once. Otherwise it closes when its last lease ends. `invalidate` does not wait for the close.
+ *
+ * Callers that wait for a running launch of the key still get its session, and no later caller does. A launch that waits for a place goes
+ * on, because its lookup has not started. A remembered failure of the key is forgotten.
  *
  * **Example** (Ending a session)
  *
@@ -574,7 +586,7 @@ export const set: {
  * await Effect.runPromise(Effect.scoped(program)) // => [true, false]
  * ```
  *
- * @see {@link lease} to retire the session that one holds
+ * @see {@link lease} to retire the leased session
  *
  * @function
  * @category combinators
@@ -591,7 +603,7 @@ export const invalidate: {
 )
 
 /**
- * Retires every session, or every live one that satisfies a predicate. Returns how many were retired.
+ * Retires every session and running launch, or every live session that satisfies a predicate. Returns how many it retired.
  *
  * **When to use**
  *
@@ -599,7 +611,7 @@ export const invalidate: {
  *
  * **Details**
  *
- * The predicate must be pure: it runs inside the step that retires the session. Sessions that are launched meanwhile are not asked.
+ * The predicate must be pure, because it runs inside the step that retires the session. Sessions launched after the call are kept.
  *
  * **Example** (Ending all sessions of a user)
  *
@@ -640,7 +652,7 @@ export const invalidateAll: {
  *
  * **When to use**
  *
- * Use for errors that no `use` sees. A holder of a lease takes `lease.recordError`, which never counts against a later session.
+ * Use for errors that no `use` sees. With a lease, use `lease.recordError`: it never counts against a later session.
  *
  * **Details**
  *
@@ -677,13 +689,13 @@ export const recordError: {
 )
 
 /**
- * Runs one pass of the cleanup now: retires every expired session. Returns how many were retired.
+ * Runs one pass of the cleanup now: retires every expired session. Returns how many it retired.
  *
  * **When to use**
  *
- * Use in a test, or before a measurement. The pool sweeps by itself every `cleanupInterval`.
+ * Use in a test, or before a measurement. The pool itself sweeps every `cleanupInterval`.
  *
- * **Example** (Cleaning up at a time of one's own)
+ * **Example** (Running the cleanup)
  *
  * ```ts
  * import { Effect } from "effect"
@@ -709,7 +721,7 @@ export const sweep = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<number
 // -----------------------------------------------------------------------------
 
 /**
- * Reads what is known of the live session of a key, without a touch. `None` while it launches, and if there is none.
+ * Reads the metadata of the live session of a key, without a touch. Returns `None` if there is none, also while it launches.
  *
  * **When to use**
  *
@@ -749,7 +761,7 @@ export const info: {
     )
 )
 
-/** Live, and not overdue. */
+/** Whether a session is live and has not expired. */
 const isPresent = <K, A, E>(pool: Pool<K, A, E>, slot: Slot<K, A, E>): slot is Live<K, A> =>
   slot._tag === "Live" && Transitions.overdue(slot, timeOf(pool)) === undefined
 
@@ -759,7 +771,7 @@ const infoOf = <K, A>(
 ): Info<K> => ({
   key,
   id,
-  // `timeOf` runs ahead of the clock by `setBack`.
+  // Times in the state come from `timeOf`, which runs ahead of the clock by `setBack`.
   createdAt: createdAt - setBack,
   openedAt: openedAt - setBack,
   lastUsedAt: lastUsedAt - setBack,
@@ -770,11 +782,11 @@ const infoOf = <K, A>(
 })
 
 /**
- * Reads what is known of every live session, in no particular order.
+ * Reads the metadata of every live session, in no particular order.
  *
  * **When to use**
  *
- * Use to list the sessions. It visits all of them; for counts take `stats`.
+ * Use to list the sessions. `entries` visits every session; `stats` reads counts without a visit.
  *
  * **Example** (Listing the sessions)
  *
@@ -831,7 +843,7 @@ export const keys = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Array<K
   Effect.map(entries(self), (all) => all.map(({ key }) => key))
 
 /**
- * Reads how many sessions are live. A session that has expired counts until the cleanup retires it.
+ * Reads how many sessions are live. An expired session counts until it is retired.
  *
  * **Example** (Counting the sessions)
  *
@@ -860,9 +872,9 @@ export const size = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<number>
  *
  * **When to use**
  *
- * Use for health checks and status pages. `Metric` has the same for collectors.
+ * Use for health checks and status pages. For a metrics collector, the pool also updates Effect's metrics.
  *
- * **Example** (Seeing what a pool does)
+ * **Example** (Reading the counts)
  *
  * ```ts
  * import { Effect } from "effect"
@@ -896,15 +908,15 @@ export const stats = <K, A, E>(self: SessionPool<K, A, E>): Effect.Effect<Stats>
   }))
 
 /**
- * Streams what happens to the sessions from now on. Ends with the pool.
+ * Streams the events of the sessions, from the subscription on. The stream ends with the pool.
  *
  * **When to use**
  *
- * Use to react to the end of sessions, for example to tell a client.
+ * Use to react to the end of a session, for example to notify its client.
  *
  * **Details**
  *
- * A reader that lags 4,096 events behind loses the oldest. It never slows the pool.
+ * A reader that lags 4,096 events behind loses the oldest events. A slow reader never slows the pool.
  *
  * **Example** (Following the first two events)
  *
@@ -935,7 +947,7 @@ export const events = <K, A, E>(
   { pool: { reports } }: SessionPool<K, A, E>
 ): Stream.Stream<Event<K, E | SessionPoolError>> =>
   Stream.unwrap(Effect.gen(function*() {
-    // Two concurrent first readers may each make a buffer; one is kept.
+    // Two concurrent first readers may each make a buffer. Only the first buffer is kept.
     const made = reports.events ?? (yield* PubSub.sliding<Event<K, E | SessionPoolError> | undefined>(eventBuffer))
     // Subscribe before reading `hasEnded`, so the end cannot come in between.
     const subscription = yield* PubSub.subscribe(reports.events ??= made)
@@ -944,7 +956,7 @@ export const events = <K, A, E>(
       : Stream.takeWhile(Stream.fromSubscription(subscription), (event) => event !== undefined)
   }))
 
-/** Events that a reader may lag behind before it loses the oldest. */
+/** How many events a reader may lag behind before it loses the oldest. */
 const eventBuffer = 4096
 
 // -----------------------------------------------------------------------------
@@ -1001,7 +1013,7 @@ export interface Accessors<Self, K, A, E> {
 }
 
 /**
- * What `Service` returns: the service's class, its layer, and the operations.
+ * The class that `Service` returns, with its layer and the operations.
  *
  * @category services
  * @since 0.1.0
@@ -1012,26 +1024,26 @@ export interface ServiceClass<Self, Id extends string, K, A, E, R, EX, RX>
 {
   new(_: never): Context.ServiceClass.Shape<Id, SessionPool<K, A, E>>
   readonly key: Id
-  /** Makes the pool; it ends with the layer's scope. */
+  /** Makes the pool, which ends with the layer's scope. */
   readonly layer: Layer.Layer<Self, EX, Services<R> | Exclude<RX, Scope.Scope>>
 }
 
-/** Turns a wrong use into a type error that says what is missing. */
+/** Turns a missing type into a compile error whose text names it. */
 type Checked<Self, K> = [Self] extends [never] ? "Name the class: Service<Self>()"
   : unknown extends K ? "Give the key of lookup a type"
   : unknown
 
 /**
- * Makes a service class for a pool, so that a server composes it with `Layer.provide`.
+ * Makes a service class for a pool, so that a server can provide the pool as a layer.
  *
  * **When to use**
  *
- * Use to share one pool in a program, and to swap it for another layer in tests.
+ * Use to share one pool in a program, and to replace it by another layer in tests.
  *
  * **Details**
  *
- * The options may also be an effect of them, for instance one that reads `config`. The pool's `name` is the service's id
- * unless the options say otherwise.
+ * `options` may also be an effect that returns the options, such as one that reads `config`. The option `name` defaults to the service's
+ * id.
  *
  * **Example** (A pool as a service)
  *
