@@ -1,9 +1,13 @@
 /**
- * An entity of Effect's cluster per session key, whose handlers use the `SessionPool` of the runner they run on.
+ * One entity of `effect/cluster` per session key. The handlers of an entity use the `SessionPool` of their runner.
  *
- * Take `EntityResource` of `effect/cluster` for a resource outside the runner, such as a Kubernetes Pod: it survives shard moves and
- * needs a `MessageStorage`. Take this module for a connection of the runner's own process: it needs no storage and closes before the
- * lock of its shard goes. All entities of a runner share one pool, with its `capacity`, eviction, validation, events and metrics.
+ * Use this module for a connection of the runner's own process. The connection needs no storage, and closes before the runner releases
+ * the lock of its shard. All entities of a runner share one pool, with its `capacity`, eviction, validation, events and metrics.
+ *
+ * Use `EntityResource` of `effect/cluster` for a resource outside the runner, such as a Kubernetes Pod. Such a resource survives shard
+ * moves, and needs a `MessageStorage`.
+ *
+ * Below, the engine is the sharding engine of `effect/cluster`.
  *
  * @module
  * @since 0.1.0
@@ -20,20 +24,20 @@ import { poolClosed } from "./internal/errors.ts"
 import * as SessionPool from "./SessionPool.ts"
 
 /**
- * The session of one entity, as its handlers see it.
+ * The operations on its session that an entity's handlers get.
  *
  * @category models
  * @since 0.1.0
  * @stability unstable
  */
 export interface Session<out A, out E = never> {
-  /** The entity's id. */
+  /** The key of the session: the entity's id. */
   readonly key: string
   /** `SessionPool.use` of this key. */
   readonly use: <B, E2, R2>(
     f: (value: A, lease: SessionPool.Lease<string, A>) => Effect.Effect<B, E2, R2>
   ) => Effect.Effect<B, E | E2 | SessionPool.SessionPoolError, R2>
-  /** `SessionPool.get` of this key. A handler's scope ends with its request, a stream's scope with the stream. */
+  /** `SessionPool.get` of this key. The scope of a handler ends with its request; the scope of a stream ends with the stream. */
   readonly get: Effect.Effect<A, E | SessionPool.SessionPoolError, Scope.Scope>
   /** `SessionPool.invalidate` of this key. */
   readonly invalidate: Effect.Effect<boolean>
@@ -49,11 +53,11 @@ export interface Session<out A, out E = never> {
 export interface EntityOptions {
   /** How many requests of one entity run at once. Default: `"unbounded"`, because callers share a session. */
   readonly concurrency?: number | "unbounded" | undefined
-  /** True: a defect of a handler fails only its request. False: it restarts the entity and closes its session. Default: true. */
+  /** True: a defect of a handler fails only its request. False: a defect restarts the entity and closes its session. Default: true. */
   readonly disableFatalDefects?: boolean | undefined
-  /** How long an entity without session and requests stays. Default: the cluster's `entityMaxIdleTime`, 1 minute. */
+  /** An entity that has had no session and no request for this long ends. Default: the cluster's `entityMaxIdleTime`, 1 minute. */
   readonly maxIdleTime?: Duration.Input | undefined
-  /** How many requests of one entity may run or wait. One more fails with `MailboxFull`. Default: the cluster's, 4,096. */
+  /** How many requests of one entity may run or wait. A further request fails with `MailboxFull`. Default: the cluster's, 4,096. */
   readonly mailboxCapacity?: number | "unbounded" | undefined
   /** Whether each entity's mailbox has a metric. Default: the cluster's, off. */
   readonly mailboxMetrics?: boolean | undefined
@@ -64,8 +68,9 @@ export interface EntityOptions {
 }
 
 /**
- * The options of `SessionPool.make` and of the engine, and the handlers. A session's key is its entity's id. `lookup` and `handlers`
- * are required. `name` defaults to the entity's type.
+ * The options of `SessionPool.make`, the options of the engine, and the handlers.
+ *
+ * `lookup` and `handlers` are required. `lookup` gets the entity's id as the key. `name` defaults to the entity's type.
  *
  * @category options
  * @since 0.1.0
@@ -74,31 +79,34 @@ export interface EntityOptions {
 export interface Options<Handlers, A, E, R, RC = never>
   extends SessionPool.Options<string, A, E, R, RC>, EntityOptions
 {
-  /** The handlers of one entity, as in `Entity.toLayer`. Called each time the entity starts on a runner. */
+  /** Makes the handlers of one entity, as in `Entity.toLayer`. Called each time the entity starts on a runner. */
   readonly handlers: (session: Session<A, E>) => Handlers
 }
 
 /**
- * Registers an entity whose handlers use the session under the entity's id. Each runner has one pool for all of them.
+ * Registers an entity whose handlers use the session under the entity's id. All entities of a runner share one pool.
  *
  * **When to use**
  *
- * Use when the sessions need more than one machine, or when another machine must take over when one goes away.
+ * Use when the sessions need more than one machine, or when another machine must take over after a failure.
  *
  * **Details**
  *
  * The engine sends every request of a key to the one runner that holds the lock of its shard. The first request opens the
- * connection there, and the others share it.
+ * connection there, and later requests share it.
  *
- * While the connection is open, the session's `idleTimeToLive` decides, not the engine's `maxIdleTime`. An entity must end when
- * its shard moves, when its runner shuts down, or when the scope of the layer closes. Its running requests then have the engine's
- * `entityTerminationTimeout`, 15 seconds by default. After that the session closes, and only then the runner gives the lock of the
- * shard back. A finalizer that hangs delays this by at most `closeTimeout`. The next runner opens a new connection.
+ * While the connection is open, the engine's `maxIdleTime` does not end the entity. The session's `idleTimeToLive` closes the connection.
+ *
+ * An entity must end when its shard moves, when its runner shuts down, or when the scope of the layer closes:
+ *
+ * 1. Its running requests have the engine's `entityTerminationTimeout` to finish, 15 seconds by default.
+ * 2. The session closes. A finalizer that hangs delays the next step by at most `closeTimeout`.
+ * 3. The runner releases the lock of the shard. The next runner opens a new connection.
  *
  * An `Rpc` without the annotation `Persisted` needs no `MessageStorage` and is never replayed.
  *
- * `use` and `get` fail with the error of `lookup` or a `SessionPoolError`. The handler maps them to errors of its `Rpc`. A fiber that
- * outlives its entity gets the reason `PoolClosed`.
+ * `use` and `get` fail with the error of `lookup` or a `SessionPoolError`. The handler must map both to errors of its `Rpc`. In a fiber
+ * that outlives its entity, both fail with the reason `PoolClosed`.
  *
  * **Example** (A counter per session)
  *
@@ -156,7 +164,7 @@ export const toLayer = <
   Layer.effectDiscard(Effect.gen(function*() {
     const sharding = yield* Sharding
     const activations = new Map<string, Activation>()
-    // Made before the entities, so it ends after them.
+    // The pool is made before the entities are registered, so it ends after them.
     const pool = yield* SessionPool.make({
       ...options,
       name: options.name ?? entity.type,
@@ -165,7 +173,7 @@ export const toLayer = <
     const end = (activation: Activation) =>
       Effect.gen(function*() {
         activation.ending = true
-        // Without a session, `invalidate` would only forget a failed launch.
+        // Without a session there is nothing to close. `invalidate` would only forget a failed launch.
         if (!activation.residency.isHeld()) return
         yield* SessionPool.invalidate(pool, activation.key)
         yield* Effect.timeoutOption(activation.residency.released, options.closeTimeout ?? "30 seconds")
@@ -184,16 +192,19 @@ export const toLayer = <
     })
   }))
 
-/** One life of an entity on this runner: from the making of its handlers until its last session is closed. */
+/** One run of an entity on this runner, from the construction of its handlers until its last session is closed. */
 interface Activation {
   readonly key: string
   readonly residency: Residency
-  /** The handlers are gone. No session is opened from now on. */
+  /** True once the engine ends the entity. From then on no session is opened for it. */
   ending: boolean
   readonly ended: Latch.Latch
 }
 
-/** Waits until the predecessor's session is closed. The engine starts a new entity while the old one still ends. */
+/**
+ * Makes the activation of an entity that starts. Waits first until the previous activation of the key has closed its session, because the
+ * engine may start a new entity while the old one is still ending.
+ */
 const activate = Effect.fnUntraced(function*(activations: Map<string, Activation>) {
   const { entityId: key } = yield* Entity.CurrentAddress
   const activation: Activation = { key, residency: yield* residency, ending: false, ended: Latch.makeUnsafe() }
@@ -204,9 +215,13 @@ const activate = Effect.fnUntraced(function*(activations: Map<string, Activation
   return activation
 })
 
-/** Holds the entity in the session's scope. The hold is the scope's first finalizer, so it ends after the connection is closed. */
+/**
+ * Keeps the entity on its runner for the scope of the session. The release is the scope's first finalizer, so it runs last: after the
+ * connection is closed.
+ */
 const occupy = (activation: Activation | undefined) =>
-  // A fiber that outlived its entity waited for room. Interruption is not remembered as a failed launch.
+  // A fiber that outlives its entity can still wait for a place. When it gets the place, the lookup must open nothing. It interrupts
+  // itself, because an interruption is not remembered as a failed launch.
   activation === undefined || activation.ending
     ? Effect.interrupt
     : Effect.acquireRelease(activation.residency.hold, () => activation.residency.release)
@@ -227,24 +242,28 @@ const sessionOf = <A, E>(
 }
 
 /**
- * Keeps an entity on its runner while anything holds it. Otherwise the engine reaps it after `maxIdleTime` without requests.
+ * Keeps an entity on its runner while its hold count is above zero. Otherwise the engine ends it after `maxIdleTime` without requests.
  *
  * @internal
  */
 export interface Residency {
-  /** Only while a request of the entity runs: an entity that is still building cannot be called. */
+  /**
+   * Adds one to the hold count. Call it only while a request of the entity runs: it sends the entity a message, and an entity whose
+   * handlers are still being built receives none.
+   */
   readonly hold: Effect.Effect<void>
+  /** Takes one from the hold count. */
   readonly release: Effect.Effect<void>
   readonly isHeld: () => boolean
-  /** Waits until nothing holds the entity. */
+  /** Waits until the hold count is zero. */
   readonly released: Effect.Effect<void>
 }
 
-/** `Entity.keepAlive` sends a persisted message, which needs a `MessageStorage`. This is the same message, volatile. */
+/** `Entity.keepAlive` sends a persisted message, which needs a `MessageStorage`. This is the same message, but not persisted. */
 const volatile = Rpc.make(Entity.KeepAliveRpc._tag)
 
 /**
- * The residency of the entity that is being built, for the scope of its handlers.
+ * Makes the residency of the entity whose handlers are being built. It lasts for the scope of the handlers.
  *
  * @internal
  */
@@ -253,7 +272,7 @@ export const residency: Effect.Effect<Residency, never, Sharding | Entity.Curren
     const sharding = yield* Sharding
     const held = Latch.makeUnsafe()
     const free = Latch.makeUnsafe(true)
-    // The engine answers when it turns its keep-alive off. A message sent before the answer would have no effect.
+    // The engine answers a keep-alive message when keep-alive is turned off again. A message sent before that has no effect.
     const answered = Latch.makeUnsafe(true)
     const sendOutgoing: typeof sharding.sendOutgoing = (message, discard) => {
       if (message._tag === "OutgoingEnvelope") return sharding.sendOutgoing(message, discard)
@@ -266,14 +285,22 @@ export const residency: Effect.Effect<Residency, never, Sharding | Entity.Curren
       )
     }
     yield* Effect.gen(function*() {
-      // Also ends a keep-alive that another runner sent here because the shard had moved.
+      // Also turns off a keep-alive whose message came from another runner, because the shard moved in between.
       yield* Entity.keepAlive(false)
       yield* answered.await
       yield* held.await
       yield* Entity.keepAlive(true).pipe(
         Effect.provideService(Sharding, { ...sharding, sendOutgoing }),
-        // Without its keep-alive the entity ends after `maxIdleTime` and closes its session.
-        Effect.catchCause((cause) => Effect.andThen(answered.open, Effect.logDebug("No keep-alive", cause)))
+        // Without keep-alive the entity ends after `maxIdleTime` without requests, and its session closes.
+        Effect.catchCause((cause) =>
+          Effect.andThen(
+            answered.open,
+            Effect.logDebug(
+              "Keep-alive failed; without requests the session closes after maxIdleTime",
+              cause
+            )
+          )
+        )
       )
       yield* free.await
     }).pipe(Effect.forever, Effect.forkScoped({ startImmediately: true }))

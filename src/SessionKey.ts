@@ -1,8 +1,8 @@
 /**
  * A `SessionKey` names a session of one back end: the string `backend/session`.
  *
- * The back end cannot contain a `/`, so two different pairs never make the same key, and a plain string hashes and
- * compares faster in a `HashMap` than any structure.
+ * The name of a back end cannot contain a `/`, so two different pairs never make the same key. A key is a plain string,
+ * because a `HashMap` hashes and compares a string faster than any structure.
  *
  * @module
  * @since 0.1.0
@@ -19,8 +19,8 @@ import type { Brand } from "effect"
 export type SessionKey = string & Brand.Brand<"SessionKey">
 
 /**
- * A part of a key is empty, or the back end contains a `/`. The message names the part, never its value: session ids
- * are often secrets.
+ * A part of a key is empty, or the back end contains a `/`. The message names the part but never its value, because
+ * session ids are often secrets.
  *
  * **Example** (What the message says)
  *
@@ -36,9 +36,9 @@ export type SessionKey = string & Brand.Brand<"SessionKey">
  * @since 0.1.0
  */
 export class InvalidSessionKey extends Schema.TaggedError<InvalidSessionKey>()("InvalidSessionKey", {
-  /** Which part is wrong. */
+  /** The invalid part. */
   part: Schema.Literals(["backend", "session"]),
-  /** Whether it is empty, or contains the separator `/`. */
+  /** `empty`: the part has no characters. `separator`: the part contains a `/`. */
   reason: Schema.Literals(["empty", "separator"])
 }) {
   override get message(): string {
@@ -56,15 +56,15 @@ const fault = (backend: string, session: string): InvalidSessionKey | undefined 
 }
 
 const join = (backend: string, session: string): SessionKey =>
-  // `fault` has checked the parts: this is the only place that makes the brand from parts.
+  // Both callers check the parts with `fault` first.
   `${backend}/${session}` as SessionKey
 
 /**
- * Makes a key from its parts; a `/` in `backend` or an empty part fails with `InvalidSessionKey`.
+ * Makes a key from its parts. Fails with `InvalidSessionKey` if a part is empty or `backend` contains a `/`.
  *
  * **When to use**
  *
- * Use for parts that come from outside, such as the id of a request.
+ * Use for parts that come from outside, such as a session id from a request.
  *
  * **Example** (Making a key)
  *
@@ -86,13 +86,13 @@ export const make = (backend: string, session: string): Effect.Effect<SessionKey
   })
 
 /**
- * Makes a key from its parts, and throws `InvalidSessionKey` where `make` fails with it.
+ * Makes a key from its parts, as `make`, but throws the `InvalidSessionKey`.
  *
  * **When to use**
  *
- * Use for parts that are known to be good, such as constants.
+ * Use for parts that are known to be valid, such as constants.
  *
- * **Example** (Making a key from parts that are known to be good)
+ * **Example** (Making a key from constants)
  *
  * ```ts
  * import { SessionKey } from "effect-session-pool"
@@ -110,9 +110,9 @@ export const makeUnsafe = (backend: string, session: string): SessionKey => {
 }
 
 /**
- * The back end of a key: what stands before the first `/`.
+ * Returns the back end of a key: the text before the first `/`.
  *
- * **Example** (Taking a key apart)
+ * **Example** (Reading the back end)
  *
  * ```ts
  * import { SessionKey } from "effect-session-pool"
@@ -126,9 +126,9 @@ export const makeUnsafe = (backend: string, session: string): SessionKey => {
 export const backend = (key: SessionKey): string => key.slice(0, key.indexOf("/"))
 
 /**
- * The session of a key: what stands after the first `/`.
+ * Returns the session of a key: the text after the first `/`.
  *
- * **Example** (Taking a key apart)
+ * **Example** (Reading the session)
  *
  * ```ts
  * import { SessionKey } from "effect-session-pool"

@@ -1,5 +1,5 @@
 /**
- * Keyed pools of long-lived connections, one per session, for Effect servers.
+ * Pools of long-lived connections, one connection per session key, for Effect servers.
  *
  * @since 0.1.0
  */
