@@ -50,8 +50,8 @@ withPool("isError decides by cause and key which failures count", { isError }, f
 const slow = "The lookup did not open the session within 7000 ms (it ran 7000 ms). " +
   "Find out what it waits for, or raise lookupTimeout."
 const full = (count: number, limit: string) =>
-  `All ${count} places are taken (${limit}) and no idle session could be evicted in time; waited 7000 ms, 1 waiting. ` +
-  `Retry later, or raise ${limit}, acquireTimeout or maxWaiting.`
+  `All ${count} places are taken (${limit}) and no idle session could be evicted in time; this caller waited 7000 ms, ` +
+  `callers waiting: 1. Retry later, or raise ${limit}, acquireTimeout or maxWaiting.`
 const closed = "The session pool is closed: its scope has ended. " +
   "Use it only while the layer or scope that made it is open."
 const exceeded = { _tag: "CapacityExceeded", waited: 7000, waiting: 1 }

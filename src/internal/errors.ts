@@ -1,8 +1,8 @@
-/** The typed failures of the pool. None carries the key: errors are logged and printed, and keys are often secrets. */
+/** The typed failures of the pool. No failure contains the key, because errors are logged and keys are often secrets. */
 import { Schema } from "effect"
 
 /**
- * The lookup did not open the session within `lookupTimeout`. What it still acquires is closed.
+ * The lookup did not open the session within `lookupTimeout`. The pool interrupts the lookup and closes what it acquired.
  *
  * @category errors
  * @since 0.1.0
@@ -11,7 +11,7 @@ import { Schema } from "effect"
 export class LookupTimeout extends Schema.TaggedError<LookupTimeout>()("LookupTimeout", {
   /** `lookupTimeout` in milliseconds. */
   limit: Schema.Number,
-  /** Milliseconds that the lookup ran. */
+  /** How long the lookup ran, in milliseconds. */
   waited: Schema.Number
 }) {
   override get message(): string {
@@ -25,26 +25,26 @@ export class LookupTimeout extends Schema.TaggedError<LookupTimeout>()("LookupTi
  *
  * **Details**
  *
- * Every session that is not closed takes a place, retired ones included. An idle session is evicted to make room, a leased one is not.
+ * Every session that is not closed takes a place, also a retired one. The pool evicts idle sessions to make room, never leased ones.
  *
  * @category errors
  * @since 0.1.0
  * @stability unstable
  */
 export class CapacityExceeded extends Schema.TaggedError<CapacityExceeded>()("CapacityExceeded", {
-  /** Which limit was reached: the pool's, or that of the key's group. */
+  /** Which limit was reached: `capacity` of the pool, or `groupCapacity` of the key's group. */
   scope: Schema.Literals(["pool", "group"]),
-  /** `capacity` or `groupCapacity`. */
+  /** The value of that option. */
   limit: Schema.Number,
-  /** Milliseconds that the caller waited. */
+  /** How long the caller waited, in milliseconds. Zero if it was refused at once. */
   waited: Schema.Number,
-  /** Callers that were waiting when this one failed. */
+  /** How many callers were waiting when this one failed. */
   waiting: Schema.Number
 }) {
   override get message(): string {
     const limit = this.scope === "pool" ? "capacity" : "groupCapacity"
-    return `All ${this.limit} places are taken (${limit}) and no idle session could be evicted in time; ` +
-      `waited ${this.waited} ms, ${this.waiting} waiting. Retry later, or raise ${limit}, acquireTimeout or maxWaiting.`
+    return `All ${this.limit} places are taken (${limit}) and no idle session could be evicted in time; this caller waited ` +
+      `${this.waited} ms, callers waiting: ${this.waiting}. Retry later, or raise ${limit}, acquireTimeout or maxWaiting.`
   }
 }
 
@@ -62,7 +62,7 @@ export class PoolClosed extends Schema.TaggedError<PoolClosed>()("PoolClosed", {
 }
 
 /**
- * Every failure of the pool itself; `reason` says which, with the numbers that a person needs.
+ * A failure of the pool itself, as opposed to one of the lookup. `reason` says which failure, with its limits and times.
  *
  * **Example** (Telling a client to come back later)
  *
@@ -91,7 +91,7 @@ export class PoolClosed extends Schema.TaggedError<PoolClosed>()("PoolClosed", {
  * @stability unstable
  */
 export class SessionPoolError extends Schema.TaggedError<SessionPoolError>()("SessionPoolError", {
-  /** What went wrong. */
+  /** The failure. */
   reason: Schema.Union([LookupTimeout, CapacityExceeded, PoolClosed])
 }) {
   override get message(): string {
