@@ -1,13 +1,13 @@
 /**
- * The check of keys. `Equal` compares objects by their properties, so instances with private state (`Headers`, `URLSearchParams`,
- * `new Number(1)`) all equal each other, and one client would get the connection of another.
+ * The check of keys and groups. `Equal` compares objects by their properties. So all instances of a class with private state
+ * (`Headers`, `URLSearchParams`, `new Number(1)`) equal each other, and one client would get the connection of another.
  */
 import { Equal } from "effect"
 
-/** Built-in classes without own properties whose content `Equal` compares. */
+/** Built-in classes that have no own properties, but whose content `Equal` compares. */
 const comparable = [Date, RegExp, Map, Set, URL, ArrayBuffer]
 
-/** The class name of the first part of a key whose instances all equal each other. `undefined` for a good key. */
+/** The name of the first class inside a key whose instances all equal each other; `undefined` for a good key. */
 const opaquePart = (key: unknown, seen: Set<unknown>): string | undefined => {
   // Functions are compared by reference.
   if (typeof key !== "object" || key === null || Equal.isEqual(key) || ArrayBuffer.isView(key) || seen.has(key)) {
@@ -26,8 +26,8 @@ const opaquePart = (key: unknown, seen: Set<unknown>): string | undefined => {
 }
 
 /**
- * Throws if a key or group, or a part of it, equals every other instance of its class. The check does not look into objects that
- * implement `Equal`, such as an `Option`.
+ * Throws if a key or group contains an object that equals every other instance of its class. The check does not look into objects
+ * that implement `Equal`, such as an `Option`.
  */
 export const checkUnsafe = (what: "key" | "group", value: unknown): void => {
   const opaque = opaquePart(value, new Set())

@@ -1,15 +1,15 @@
 /**
  * The options of a pool: types and defaults, checks, and `Config`.
  *
- * Inside the pool every time is in milliseconds, and an option that is off is infinity.
+ * Inside the pool, every time is in milliseconds, and an option that is off is `Infinity`.
  */
 import type { Cause, Scope } from "effect"
 import { Config, Duration, Effect, Formatter, Option, Schema } from "effect"
 import { constant } from "effect/Function"
 
 /**
- * The options that an operator may set from the environment, see `config`. Durations are `Duration.Input`: a number is in
- * milliseconds, a text is such as `"30 minutes"`. `undefined` is the default.
+ * The options that an operator may set from the environment, see `config`. A duration is a `Duration.Input`: a number of
+ * milliseconds, or a text such as `"30 minutes"`. `undefined` selects the default.
  *
  * @category options
  * @since 0.1.0
@@ -17,84 +17,100 @@ import { constant } from "effect/Function"
  */
 export interface OperatorOptions {
   /**
-   * Bounds the sessions that exist and are not closed. In a full pool the least recently used idle session is evicted for the caller;
-   * if none is idle, the caller waits. Default: unbounded.
+   * How many sessions may exist at once. Sessions that launch or close count too. A full pool evicts the least recently used idle
+   * session for a caller. If no session is idle, the caller waits. Default: unbounded.
    */
   readonly capacity?: number | undefined
-  /** The same limit for each group of `groupBy`. Default: none. */
+  /** As `capacity`, for each group of `groupBy`. Default: unbounded. */
   readonly groupCapacity?: number | undefined
   /**
-   * Longest wait for a place before `CapacityExceeded`. A waiter counts on a place that is closing for at most the lesser of 5 seconds
-   * and half of this time, then an idle session is evicted for it. With zero, a caller gets in only if an idle session closes
-   * synchronously. Default: 30 seconds.
+   * Longest wait for a place before `CapacityExceeded`. Default: 30 seconds.
+   *
+   * A caller first waits for the place of a session that is already closing. After 5 seconds, or half of this time if that is less,
+   * the pool evicts an idle session for it. With zero, a caller of a full pool succeeds only if an idle session closes synchronously.
    */
   readonly acquireTimeout?: Duration.Input | undefined
-  /** Callers that may wait for a place at once; one more fails immediately with `CapacityExceeded`. Default: unbounded. */
+  /** How many callers may wait for a place. A further caller fails at once with `CapacityExceeded`. Default: unbounded. */
   readonly maxWaiting?: number | undefined
   /**
-   * How often the cleanup runs. An expired session is closed within this time; `get` never hands it out. Default: a sixth of the
-   * shortest `idleTimeToLive` so far, at most 5 minutes, at least 1 second.
+   * How often the cleanup runs: the longest time until it retires an expired session. In the meantime, no caller gets that session.
+   * Default: a sixth of the shortest `idleTimeToLive` so far, at most 5 minutes, at least 1 second.
    */
   readonly cleanupInterval?: Duration.Input | undefined
-  /** Consecutive errors at which a session is retired; infinity: never. Default: 10. */
+  /** How many consecutive errors retire a session. `Infinity`: errors retire none. Default: 10. */
   readonly maxErrorCount?: number | undefined
   /**
-   * Longest life of a session since it was opened, up to 10 % shorter at random. So sessions that were opened together do not all close
-   * together. Default: infinity.
+   * How long after its opening a session expires, up to 10 % sooner at random. So sessions that were opened together do not all close
+   * together. A caller may keep its lease beyond this time. Default: `Infinity`.
    */
   readonly maxLifetime?: Duration.Input | undefined
   /** Longest run of the lookup before `LookupTimeout`. Default: 1 minute. */
   readonly lookupTimeout?: Duration.Input | undefined
-  /** How long a failed launch is remembered and fails callers at once. At most 1,024 failures are remembered. Default: zero. */
+  /**
+   * How long the pool remembers a failed launch. Until then, callers of the key fail at once with its error. The pool remembers at most
+   * 1,024 failures. Default: zero.
+   */
   readonly failureTimeToLive?: Duration.Input | undefined
-  /** A session that was idle for longer is validated before it is leased. Default: 500 milliseconds; needs `validate`. */
+  /** A session that was idle for longer than this is validated before it is leased. Default: 500 milliseconds. Needs `validate`. */
   readonly validateAfter?: Duration.Input | undefined
-  /** Longest run of `validate`, which then counts as false. Default: `lookupTimeout`; needs `validate`. */
+  /** Longest run of `validate`. A longer run counts as false. Default: `lookupTimeout`. Needs `validate`. */
   readonly validateTimeout?: Duration.Input | undefined
-  /** How often idle sessions are validated in the background. Such a check is no use and no lease. Default: off; needs `validate`. */
+  /**
+   * How often the pool validates idle sessions in the background. Such a check does not count as use, so an idle session still expires.
+   * Default: off. Needs `validate`.
+   */
   readonly keepAlive?: Duration.Input | undefined
-  /** A finalizer that runs longer is reported and no longer counts against `capacity`. Default: 30 seconds. */
+  /**
+   * Longest close of a session. If its finalizers run longer, the pool reports it, and the session no longer counts against `capacity`.
+   * The finalizers go on. Default: 30 seconds.
+   */
   readonly closeTimeout?: Duration.Input | undefined
-  /** How long the ending pool waits for leases. Default: zero. */
+  /** How long the ending pool waits for leases to end, before it closes their sessions. Default: zero. */
   readonly drainTimeout?: Duration.Input | undefined
   /**
-   * A lease held for longer is reported once, with the span and the stack that took it. A `Service` whose options are an effect has the
-   * span only. Default: off.
+   * A lease held for longer than this is reported once, with the span and the stack of the caller that took it. A `Service` whose
+   * options are an effect reports the span only. Default: off.
    */
   readonly leakDetection?: Duration.Input | undefined
 }
 
 /**
- * All options of a pool; only `lookup` is required. `make` refuses values that make no sense with a defect that names the option.
+ * All options of a pool. Only `lookup` is required. An invalid value is a defect of `make` that names the option.
  *
  * @category options
  * @since 0.1.0
  * @stability unstable
  */
 export interface Options<K, A, E, R, RC = never> extends OperatorOptions {
-  /** Opens the connection of a session. Runs in a fiber of the pool; its `Scope` is the session's. */
+  /** Opens the connection of a session. Runs in a fiber of the pool. Its `Scope` is the session's, and closes with the session. */
   readonly lookup: (key: K) => Effect.Effect<A, E, R>
-  /** Names the pool in logs, spans and metrics. Default: `default`. */
+  /** The name of the pool in logs, spans and metrics. Default: `"default"`. */
   readonly name?: string | undefined
-  /** Closes a session this long after its last use; zero: at the last release; infinity: never. Default: 30 minutes. */
+  /**
+   * How long after its last use an idle session expires: a duration, or a function of the key. Zero: it closes when its last lease ends.
+   * `Infinity`: never. Default: 30 minutes.
+   */
   readonly idleTimeToLive?: Duration.Input | ((key: K) => Duration.Input) | undefined
-  /** Which failures of `use` count against the session. Default: every failure and defect. */
+  /** Whether a failed `use` counts as an error of the session. Default: every failure and defect counts. */
   readonly isError?: ((cause: Cause.Cause<unknown>, key: K) => boolean) | undefined
-  /** The group of a key, for `groupCapacity`: any hashable value. A key whose group is `undefined` has no group limit. */
+  /** The group of a key, for `groupCapacity`: any hashable value. A key whose group is `undefined` has no group limit. Default: none. */
   readonly groupBy?: ((key: K) => unknown) | undefined
-  /** Whether an idle connection still works. A failure counts as false. */
+  /** Checks whether an idle connection still works. A failure counts as false. Default: no check. */
   readonly validate?: ((value: A, key: K) => Effect.Effect<boolean>) | undefined
-  /** Completes when the connection has died by itself. Interrupted when the session closes. Its `Scope` is the session's. */
+  /**
+   * Waits until the connection has died by itself. When it completes or fails, the session is retired. The pool interrupts it when the
+   * session closes. Its `Scope` is the session's. Default: none.
+   */
   readonly closed?: ((value: A, key: K) => Effect.Effect<unknown, unknown, RC>) | undefined
 }
 
-/** What `lookup` and `closed` need from outside: everything but the session's scope. */
+/** The services that `lookup` and `closed` require, except the session's `Scope`, which the pool provides. */
 export type Services<R> = Exclude<R, Scope.Scope>
 
-/** The options with their defaults. Times are in milliseconds, and an option that is off is infinity. */
+/** The options after the defaults are applied. Times are in milliseconds, and an option that is off is `Infinity`. */
 export type Resolved<K, A> = ReturnType<typeof resolveUnsafe<K, A, unknown, unknown, unknown>>
 
-/** Checks the options and fills in the defaults; throws an `Error` that names the option. */
+/** Checks the options and applies the defaults. Throws an `Error` that names an invalid option. */
 export const resolveUnsafe = <K, A, E, R, RC>(options: Options<K, A, E, R, RC>) => {
   const { idleTimeToLive = Duration.minutes(30), validate } = options
   if (options.groupCapacity !== undefined && options.groupBy === undefined) {
@@ -114,13 +130,13 @@ export const resolveUnsafe = <K, A, E, R, RC>(options: Options<K, A, E, R, RC>) 
     name: options.name ?? "default",
     capacity,
     groupCapacity,
-    /** Whether any limit holds: only then the pool counts places and orders idle sessions. */
+    /** Whether there is any limit. Only then the pool counts places and orders idle sessions. */
     isBounded: capacity !== Infinity || groupCapacity !== Infinity,
     acquireTimeout,
-    /** How long a waiter counts on a closing place. */
+    /** How long a waiter counts on a closing place, before `serve` evicts an idle session for it. */
     patience: Math.min(5000, acquireTimeout / 2),
     maxWaiting: count("maxWaiting", options.maxWaiting, Infinity, 0),
-    /** `undefined`: by the shortest idle time. */
+    /** `undefined`: `cleanup` derives it from the shortest idle time. */
     cleanupInterval: cleanupInterval === undefined ? undefined : positiveTime("cleanupInterval", cleanupInterval, 0),
     maxErrorCount: count("maxErrorCount", options.maxErrorCount, 10, 1),
     maxLifetime: positiveTime("maxLifetime", options.maxLifetime, Infinity),
@@ -162,7 +178,7 @@ const positiveTime = (option: string, value: Duration.Input | undefined, orElse:
   value === undefined ? orElse : millisOf(option, value, true)
 
 const millisOf = (option: string, value: Duration.Input, isPositive: boolean): number => {
-  // `Duration` takes NaN for zero.
+  // `Duration` would turn NaN into zero.
   const duration = Number.isNaN(value) ? Option.none() : Duration.fromInput(value)
   if (Option.isSome(duration) && isAllowed(duration.value, isPositive)) return Duration.toMillis(duration.value)
   throw invalid(option, value, allowedTime(isPositive))
@@ -178,7 +194,7 @@ const allowedTime = (isPositive: boolean): string =>
 // Config
 // -----------------------------------------------------------------------------
 
-/** An optional value, read from its text; `parse` gives `undefined` for a text that makes no sense. */
+/** The config of an optional value. `parse` reads it from its text, and returns `undefined` for an invalid text. */
 const optional = <T>(name: string, parse: (text: string) => T | undefined, allowed: string) => {
   const valid = Schema.makeFilter((text: string) => parse(text) === undefined ? allowed : undefined)
   return Config.map(
@@ -191,19 +207,19 @@ const isInfinity = (text: string): boolean => text.trim().toLowerCase() === "inf
 
 const countConfig = (name: string, minimum: number) =>
   optional(name, (text) => {
-    // `Number` takes blanks for zero, and knows no "infinity".
+    // `Number` reads a blank text as zero, and does not read "infinity".
     const value = isInfinity(text) ? Infinity : text.trim() === "" ? NaN : Number(text)
     return isCount(value, minimum) ? value : undefined
   }, `an integer of at least ${minimum}, or Infinity`)
 
 const timeConfig = (name: string, isPositive: boolean) =>
   optional(name, (text) => {
-    // `fromInput` takes any text, and says none where it makes no sense.
+    // At run time `fromInput` accepts any text, and returns `None` for an invalid one.
     const duration = Duration.fromInput(isInfinity(text) ? Infinity : text as Duration.Input)
     return Option.getOrUndefined(Option.filter(duration, (value) => isAllowed(value, isPositive)))
   }, allowedTime(isPositive))
 
-/** The options that an operator sets, from the environment; each name in capitals after the prefix. */
+/** The config of `OperatorOptions`. The name of each variable is the option's in capitals, after the prefix. */
 export const config = (prefix?: string) => {
   const options = Config.all({
     capacity: countConfig("CAPACITY", 1),

@@ -1,13 +1,14 @@
 /**
- * A persistent set of items in the order of their tickets: waiters, idle sessions by last use, remembered failures.
+ * A persistent set of items in the order of their tickets. The pool keeps three: waiters in the order in which they asked, idle sessions
+ * by last use, and remembered failures by the time at which they expire.
  *
- * A 32-way radix trie. Tickets only grow, so the trie grows on the right and empties on the left, and its depth grows with the
- * tickets. The first item is found by leftmost descent: no holes to skip, nothing to scan.
+ * The set is a 32-way radix trie. A new ticket is always the largest, so the trie grows on the right, and its depth grows with the
+ * tickets. An empty node is removed, so the leftmost path always leads to the first item.
  */
 
 const width = 32
 
-/** `slots` has the child (or on the lowest level the item) of every bit that is set in `bits`, in order. */
+/** `slots` has one entry for each bit set in `bits`, in order: a child, or on the lowest level an item. */
 interface Node {
   readonly bits: number
   readonly slots: ReadonlyArray<unknown>
@@ -17,10 +18,10 @@ const noNode: Node = { bits: 0, slots: [] }
 
 export interface Ordered<out V> {
   readonly size: number
-  /** Tickets below `32 ** depth` have room. */
+  /** The trie has room for tickets below `32 ** depth`. */
   readonly depth: number
   readonly root: Node
-  /** Only for the type of the items. */
+  /** Never set. It only carries the type of the items. */
   readonly _V?: V
 }
 
@@ -32,10 +33,10 @@ const bitCount = (bits: number): number => {
   return Math.imul((fours + (fours >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24
 }
 
-/** The digit of a ticket on a level; level 1 is the lowest. By division: a ticket may have more than 32 bits. */
+/** The digit of a ticket on a level; level 1 is the lowest. Divides instead of shifting, because a ticket may exceed 32 bits. */
 const digit = (ticket: number, level: number): number => Math.floor(ticket / width ** (level - 1)) % width
 
-/** The children of a node above the lowest level are nodes: `insert` puts nothing else there. */
+/** The child of a node above the lowest level. `insert` puts only nodes there. */
 const child = (node: Node, at: number): Node => node.slots[at] as Node
 
 const insertAt = (node: Node, level: number, ticket: number, item: unknown): Node => {
@@ -69,7 +70,7 @@ export const get = <V>(self: Ordered<V>, ticket: number): V | undefined => {
     const bit = 1 << digit(ticket, level)
     if ((node.bits & bit) === 0) return undefined
     const at = bitCount(node.bits & (bit - 1))
-    // The lowest level holds what `insert` was given.
+    // The lowest level holds the items that `insert` was given.
     if (level === 1) return node.slots[at] as V
     node = child(node, at)
   }
