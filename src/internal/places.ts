@@ -1,6 +1,8 @@
 /**
- * Places: a launch takes one, a close gives it back, and the longest waiter gets it next. An eviction needs the two moves that end a
- * session, so they are here too: `retire` takes a session out of its slot, `leave` closes a session or launch without holders.
+ * Places. A launch takes a place, a close returns it, and `serve` hands it to the longest waiter.
+ *
+ * An eviction ends a session, so the two functions that end sessions are here too: `retire` takes a session out of its slot, and `leave`
+ * closes a session or launch that has no holders.
  */
 import { Exit, HashMap, Option } from "effect"
 import * as Ordered from "./ordered.ts"
@@ -14,7 +16,7 @@ import { noPlaces } from "./state.ts"
 const groupPlaces = <K, A, E>(d: Draft<K, A, E>, group: unknown): Places<K, A> =>
   Option.getOrElse(HashMap.get(d.state.groups, group), noPlaces<K, A>)
 
-/** Changes the places of the pool and of the group. Places without a limit are not counted. */
+/** Changes the places of the pool and of the group. A place without a limit is not counted. */
 const changePlaces = <K, A, E>(
   d: Draft<K, A, E>,
   group: unknown,
@@ -36,11 +38,11 @@ export const hasRoom = <K, A, E>(d: Draft<K, A, E>, group: unknown): boolean =>
 export const takePlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
   changePlaces(d, group, (places) => ({ ...places, used: places.used + 1 }))
 
-/** Gives back the place of a session or launch that has closed. */
+/** Returns the place of a session or launch that has closed. */
 export const returnPlace = <K, A, E>(d: Draft<K, A, E>, group: unknown): void =>
   changePlaces(d, group, (places) => ({ ...places, used: places.used - 1, closing: places.closing - 1 }))
 
-/** Which limit a caller ran into: the group's if the group is full, else the pool's. */
+/** The limit that leaves a caller without a place: the group's if the group is full, else the pool's. */
 export interface Shortage {
   readonly scope: "pool" | "group"
   readonly limit: number
@@ -60,8 +62,8 @@ export const shortageOf = <K, A, E>(d: Draft<K, A, E>, group: unknown): Shortage
 // -----------------------------------------------------------------------------
 
 /**
- * Puts the next state of a session that is used now (touched, leased, released) into its slot, and keeps the counts and the order of
- * the idle sessions right: without leases it becomes the most recently used one.
+ * Puts a session that was touched, leased or released into its slot, and updates the counts and the order of the idle sessions. A
+ * session without leases becomes the most recently used idle one.
  */
 export const putUsed = <K, A, E>(d: Draft<K, A, E>, before: Live<K, A>, after: Live<K, A>): void => {
   d.state.leases += after.leases - before.leases
@@ -82,7 +84,7 @@ const removeIdle = <K, A, E>(d: Draft<K, A, E>, { session, ticket }: Live<K, A>)
   changePlaces(d, session.group, (places) => ({ ...places, idle: Ordered.remove(places.idle, ticket) }))
 }
 
-/** The least recently used idle session to evict for this group: one of the group if the group is full, else any. */
+/** The session to evict for a launch of this group: the least recently used idle one, of the group if the group is full. */
 const leastRecentlyUsed = <K, A, E>(d: Draft<K, A, E>, group: unknown): Live<K, A> | undefined => {
   const { idle } = isGroupFull(d, group) ? groupPlaces(d, group) : d.state.places
   const session = Ordered.first(idle)
@@ -97,7 +99,20 @@ export const canEvict = <K, A, E>(d: Draft<K, A, E>, group: unknown): boolean =>
 // Leaving
 // -----------------------------------------------------------------------------
 
-/** Takes a live session out of its slot. It closes now if it has no leases, else with its last release. */
+/**
+ * Retires a live session: takes it out of its slot, so that no further caller gets it. It closes now if it has no leases, else when its
+ * last lease ends (`releaseLeaving`).
+ *
+ * Every live session is retired here. The reasons and the functions that decide on them, in `transitions.ts` unless noted:
+ *
+ * - `IdleTimeout`, `MaxLifetime`: `acquire` for the caller that finds the session expired, and `expire` for the sweep. With an
+ *   `idleTimeToLive` of zero, `release` of the last lease.
+ * - `Errors`: `release` and `recordError`. `Invalid`: `checked`. `Disconnected`: `watch` in `shell.ts`, through `retireById`.
+ * - `Invalidated`: `invalidate`, and `invalidate` of a lease, through `retireById`. `PoolClosed`: `shutdown`.
+ * - `Evicted`: `evictFor` below. `Replaced`: `adopt`, and `putAdopted` and `evictFor` below.
+ *
+ * The one exception is the session of an invalidated launch: it never has a slot, so `land` marks it as retired.
+ */
 export const retire = <K, A, E>(d: Draft<K, A, E>, live: Live<K, A>, reason: Reason): void => {
   const { leases, session } = live
   d.removeSlot(session)
@@ -108,7 +123,7 @@ export const retire = <K, A, E>(d: Draft<K, A, E>, live: Live<K, A>, reason: Rea
   leave(d, { opening: session, reason, holders: leases, hasPlace: true })
 }
 
-/** Moves an opening to `leaving`, and closes it if it has no holders. Its place then counts as closing. */
+/** Puts an opening into `leaving`. If it has no holders, it closes, and its place counts as closing from now on. */
 export const leave = <K, A, E>(d: Draft<K, A, E>, leaving: Leaving<K, A, E>): void => {
   const { hasPlace, holders, opening } = leaving
   d.state.leaving = HashMap.set(d.state.leaving, opening.id, leaving)
@@ -117,10 +132,14 @@ export const leave = <K, A, E>(d: Draft<K, A, E>, leaving: Leaving<K, A, E>): vo
   d.actions.push({ _tag: "Close", leaving })
 }
 
-/** Closes what a launch acquired. The launch was cancelled, has failed, or was replaced by `set`: it opens no session. */
+/**
+ * Closes a launch that opens no session: it failed, was cancelled, or was replaced by `set`. Also closes a connection of `set` that is
+ * not put in, which has no place to return.
+ */
 export const discard = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>): void =>
   leave(d, { opening: launch, reason: undefined, holders: 0, hasPlace: launch.adopts === undefined })
 
+/** Forgets a remembered failure. */
 export const forget = <K, A, E>(d: Draft<K, A, E>, failed: Failed<K, A, E>): void => {
   d.removeSlot(failed.launch)
   d.state.failures = Ordered.remove(d.state.failures, failed.ticket)
@@ -130,7 +149,7 @@ export const forget = <K, A, E>(d: Draft<K, A, E>, failed: Failed<K, A, E>): voi
 // Waiters
 // -----------------------------------------------------------------------------
 
-/** Adds a launch to the queue. The ticket of a waiter is the id of its launch: ids are given in the order of asking. */
+/** Adds a launch to the queue. Its ticket is the id of the launch, because ids grow in the order in which launches are prepared. */
 export const enqueue = <K, A, E>(
   d: Draft<K, A, E>,
   launch: Launch<K, A, E>,
@@ -142,7 +161,7 @@ export const enqueue = <K, A, E>(
   d.state.waiters++
 }
 
-/** Takes callers of a launch out of the queue, and the launch too unless others wait for it. */
+/** Takes `callers` of a launch out of the queue. Takes the launch out too, unless `others` of its callers still wait. */
 export const dequeue = <K, A, E>(
   d: Draft<K, A, E>,
   { id, key }: Launch<K, A, E>,
@@ -152,27 +171,33 @@ export const dequeue = <K, A, E>(
   const duration = d.now - (Ordered.get(d.state.waiting, id)?.askedAt ?? d.now)
   d.state.waiters -= callers
   if (others === 0) d.state.waiting = Ordered.remove(d.state.waiting, id)
-  // A place that an eviction freed at once took no wait.
+  // An eviction made room at once, so these callers did not wait.
   if (duration === 0) return
   d.count("waited", callers)
   d.emit({ _tag: "Waited", key, id, duration, callers })
 }
 
 /**
- * Hands every free place to the longest waiter that may use it. A waiter without one counts on a closing place that no earlier waiter
- * counts on. If there is none, or it has counted for as long as `patience`, an idle session is evicted for it.
+ * Serves the queue: visits the waiters in order, the longest waiter first, and does one of three things for each.
  *
- * Runs in every step that frees a place, adds a waiter or makes a session idle: after each step, every caller that can be served has
- * been. A waiter that leaves frees nothing, so no step that only removes one needs this.
+ * 1. A place is free: the waiter gets it (`grant`). Its lookup starts, or its connection of `set` is put in. A lookup that starts wakes
+ *    no caller yet, see `Waiter` in `state.ts`.
+ * 2. A place is closing that no earlier waiter counts on: the waiter counts on that place, and stays in the queue. The step that ends the
+ *    close (`closed`) serves the queue again.
+ * 3. No such place is closing, or the waiter has counted on one for `patience`: an idle session is evicted for it (`evictFor`). The waiter
+ *    counts on the place of that session from now on.
+ *
+ * Every step that frees a place, adds a waiter or makes a session idle runs this. So after each step, every waiter that can be served has
+ * been. A waiter that leaves the queue frees no place, so such a step does not run this.
  */
 export const serve = <K, A, E>(d: Draft<K, A, E>): void => {
   if (d.state.waiting.size === 0) return
-  // Closing places that no earlier waiter counts on: of the pool, and of each group that is full.
+  // Closing places that no earlier waiter counts on: in the pool, and in each full group.
   let unclaimed = d.state.places.closing
   let unclaimedInGroup = HashMap.empty<unknown, number>()
   for (const waiter of Ordered.values(d.state.waiting)) {
     const { launch: { group, id } } = waiter
-    // An earlier grant may have put in a connection of `set`, which serves the callers of this launch.
+    // `putAdopted` took this launch out of the queue: an earlier grant put in a connection of `set` under its key.
     if (Ordered.get(d.state.waiting, id) === undefined) continue
     const isFree = d.state.places.used < d.options.capacity
     const isFull = isGroupFull(d, group)
@@ -181,29 +206,30 @@ export const serve = <K, A, E>(d: Draft<K, A, E>): void => {
       continue
     }
     const { patience } = d.options
-    // Without patience, a waiter counts only on the place of a session that was retired for it.
+    // With a `patience` of zero, a waiter counts only on the place of a session that was retired for it.
     const isImpatient = patience === 0 ? !waiter.isPromised : d.now - waiter.since >= patience
     if (isFull) {
       const groupUnclaimed = Option.getOrElse(HashMap.get(unclaimedInGroup, group), () => groupPlaces(d, group).closing)
-      // Only a session of its own group can make room.
+      // The group is full, so only the close of a session of this group makes room.
       const isEvicted = (groupUnclaimed === 0 || isImpatient) && evictFor(d, waiter, group)
       const left = isEvicted ? groupUnclaimed : Math.max(0, groupUnclaimed - 1)
       unclaimedInGroup = HashMap.set(unclaimedInGroup, group, left)
       if (isEvicted || groupUnclaimed === 0) continue
     }
-    // A place that comes free in a full group is also one of the pool's. Nothing is evicted, unless an earlier waiter counts on it.
+    // The waiter counts on a place of the pool: a free one, or a closing one that no earlier waiter counts on. In a full group, the
+    // group's closing place is also a place of the pool.
     if (isFree || (unclaimed > 0 && (isFull || !isImpatient))) unclaimed--
-    // The pool is full and no session is idle, so all later waiters wait too.
+    // The pool is full and no session is idle, so no later waiter can be served either.
     else if (!evictFor(d, waiter, undefined)) return
   }
 }
 
-/** Evicts an idle session for a waiter, which counts on that place from now on. Returns false if no session is idle. */
+/** Evicts an idle session for a waiter, which counts on its place from now on. Returns false if no session is idle. */
 const evictFor = <K, A, E>(d: Draft<K, A, E>, waiter: Waiter<K, A, E>, group: unknown): boolean => {
   const live = leastRecentlyUsed(d, group)
   if (live === undefined) return false
   const { launch } = waiter
-  // Only a waiting `set` has a live session under its key. That session has gone idle, and is replaced.
+  // The session is under the waiter's own key. Then the waiter is a `set`, and replaces the session, so it is not an eviction.
   const isReplaced = d.slot(launch) === live
   retire(d, live, isReplaced ? "Replaced" : "Evicted")
   const history = isReplaced ? historyOf(live) : waiter.history
@@ -212,6 +238,7 @@ const evictFor = <K, A, E>(d: Draft<K, A, E>, waiter: Waiter<K, A, E>, group: un
   return true
 }
 
+/** Gives a free place to a waiter: its lookup starts, or its connection of `set` is put in. */
 const grant = <K, A, E>(d: Draft<K, A, E>, { history, launch }: Waiter<K, A, E>): void => {
   const { adopts, group } = launch
   const slot = d.slot(launch)
@@ -222,7 +249,7 @@ const grant = <K, A, E>(d: Draft<K, A, E>, { history, launch }: Waiter<K, A, E>)
   else putAdopted(d, launch, adopts.value, history)
 }
 
-/** Runs the lookup of a launch that has its place. */
+/** Starts the lookup of a launch that has its place. */
 export const startLaunch = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>, callers: number): void => {
   d.setSlot(launch, { _tag: "Launching", launch, callers })
   d.state.launching++
@@ -230,8 +257,11 @@ export const startLaunch = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>,
 }
 
 /**
- * Puts a connection of `set`, which has its place, under its key. A live session there is retired. Callers of a launch of the key get
- * this connection. The session takes the launch's id, because their claims name it.
+ * Puts a connection of `set`, which has its place, under its key, and retires a live session there.
+ *
+ * If a lookup of the key waits or runs, its callers get this connection. They will release it under the id of the launch that they joined,
+ * so the session gets that id. A lookup that runs is discarded, and leaves under the other id: the id of the launch of `set`, which no
+ * caller uses. So the two ids are swapped, and stay unique.
  */
 export const putAdopted = <K, A, E>(
   d: Draft<K, A, E>,
@@ -252,7 +282,7 @@ export const putAdopted = <K, A, E>(
       dequeue(d, slot.launch, callers, 0)
     } else {
       d.state.launching--
-      // The session has taken the launch's id, so the launch leaves under the id of the set.
+      // The other half of the swap: `leaving` is keyed by id, and the session has the id of this launch now.
       discard(d, { ...slot.launch, id: launch.id })
     }
     d.complete(slot.launch.done, Exit.succeed(value))
@@ -263,12 +293,14 @@ export const putAdopted = <K, A, E>(
   d.complete(launch.done, Exit.succeed(value))
 }
 
+/** What a session of `set` inherits from the live session that it replaces. */
 export const historyOf = <K, A>({ errorCount, requestCount, session: { createdAt } }: Live<K, A>): History => ({
   createdAt,
   requestCount,
   errorCount
 })
 
+/** The session that a launch opened. */
 export const sessionOf = <K, A, E>(
   { group, hash, id, idleTimeToLive, key, lifetime, scope }: Launch<K, A, E>,
   value: A,
@@ -287,7 +319,7 @@ export const sessionOf = <K, A, E>(
   expiresAt: now + lifetime
 })
 
-/** Puts an open session into its slot; each of `leases` is a caller that waited for it. */
+/** Puts an open session into its slot, with one lease for each caller that waited for it. */
 export const putOpened = <K, A, E>(
   d: Draft<K, A, E>,
   session: Session<K, A>,
