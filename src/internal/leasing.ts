@@ -1,8 +1,8 @@
 /**
- * How a caller gets a session and gives it back.
+ * How a caller gets a session and returns it.
  *
- * A claim is a lease, or a part in a launch. The step that grants a claim counts it, and the caller gives it back whatever interrupts it.
- * Only the wait is interruptible: its exit decides whether the claim becomes a lease or goes back.
+ * A caller's claim is a lease of a session, or a share in a launch. The step that grants a claim counts it. The caller returns every
+ * claim, also when it is interrupted. Only the wait is interruptible: if it succeeds, the claim is a lease; else the claim is returned.
  */
 import { Cause, Context, Deferred, Effect, Exit, Hash, Inspectable, Option, Random, Ref, Scope } from "effect"
 import { CapacityExceeded, SessionPoolError } from "./errors.ts"
@@ -16,27 +16,28 @@ import type { Check, Identity, Launch } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
 /**
- * A hold on one session. `invalidate` and `recordError` act on this very session, never on one that has come in its place.
+ * A caller's hold on one session. `invalidate` and `recordError` act on this session, never on a later one under the same key.
  *
  * @category models
  * @since 0.1.0
  * @stability unstable
  */
 export interface Lease<out K, out A> {
+  /** The key of the session. */
   readonly key: K
   /** The id of the session. */
   readonly id: number
   /** The connection. */
   readonly value: A
-  /** Retires the session. False if it was retired already. */
+  /** Retires the session. Returns false if it was retired already. */
   readonly invalidate: Effect.Effect<boolean>
-  /** Counts one error of the session; at `maxErrorCount` it is retired. */
+  /** Counts one error of the session. At `maxErrorCount` consecutive errors the session is retired. */
   readonly recordError: Effect.Effect<void>
 }
 
 /**
- * The one implementation of `Lease`. A class, so a use allocates no effects for `invalidate` and `recordError` unless they are read. It
- * prints its id only, because keys and connections are often secrets.
+ * The one implementation of `Lease`. A class with getters, so a use allocates no effects for `invalidate` and `recordError` unless they are
+ * read. A lease prints its id only, because keys and connections are often secrets.
  */
 class Held<in out K, in out A, in out E> extends Inspectable.Class implements Lease<K, A> {
   readonly pool: Pool<K, A, E>
@@ -90,7 +91,7 @@ export const lease = <K, A, E, B>(
     return Effect.flatMap(taken, (lease) => holdForScope(lease, site, select))
   })
 
-/** Leases the session of a key for the caller's scope if it is there or launching. */
+/** Leases the session of a key for the caller's scope, if it is live or launching. */
 export const leaseOption = <K, A, E>(
   self: Pool<K, A, E>,
   key: K,
@@ -103,12 +104,13 @@ export const leaseOption = <K, A, E>(
     )
   )
 
+/** Releases a lease when the caller's scope closes. */
 const holdForScope = <K, A, E, B>(
   lease: Held<K, A, E>,
   site: Error | undefined,
   select: (lease: Lease<K, A>) => B
 ): Effect.Effect<B, never, Scope.Scope> =>
-  // `Effect.addFinalizer` would take 1.8 times as long for a `get`: it provides its context to the finalizer.
+  // With `Effect.addFinalizer`, which provides its context to the finalizer, a `get` would take 1.8 times as long.
   Effect.contextWith((context: Context.Context<Scope.Scope>) => {
     traceLease(lease, site)
     const releaseAtEnd = Scope.addFinalizerExit(Context.get(context, Scope.Scope), () => release(lease, "neither"))
@@ -116,10 +118,10 @@ const holdForScope = <K, A, E, B>(
   })
 
 /**
- * Leases a session for the run of `f`. The step that ends the lease counts the outcome.
+ * Leases a session while `f` runs. The step that ends the lease counts the outcome.
  *
- * No mask for a live session: the step that takes the lease stores it in `holding`, and the `onExit` that was registered before the step
- * releases it, however the use ends. A mask would take a sixth more.
+ * A live session needs no mask. The step that takes the lease stores it in `holding`, and the `onExit` registered before that step releases
+ * it. A mask would make a use take a sixth more time.
  */
 export const use = <K, A, E, B, E2, R>(
   self: Pool<K, A, E>,
@@ -137,10 +139,12 @@ export const use = <K, A, E, B, E2, R>(
     return Effect.onExit(used, (exit) => holding.lease === undefined ? Effect.void : endUse(holding.lease, exit))
   })
 
+/** The lease of a `use`, for its `onExit`. */
 interface Holding<in out K, in out A, in out E> {
   lease: Held<K, A, E> | undefined
 }
 
+/** The part of `use` for a session that is not live, or that needs a check. */
 const useClaimed = <K, A, E, B, E2, R>(
   self: Pool<K, A, E>,
   key: K,
@@ -156,12 +160,13 @@ const useClaimed = <K, A, E, B, E2, R>(
     })
   )
 
+/** Ends the lease of a `use`, and decides from its exit whether to count a success or an error. */
 const endUse = <K, A, E>(lease: Held<K, A, E>, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
   if (Exit.isSuccess(exit)) return release(lease, "success")
   if (Cause.hasInterruptsOnly(exit.cause)) return release(lease, "neither")
   const { options } = lease.pool
   const isError = callOption(lease.pool, "isError", () => options.isError(exit.cause, lease.key))
-  // An `isError` that throws cannot tell, so the failure counts.
+  // If `isError` throws, the failure counts as an error.
   return Effect.flatMap(
     Effect.exit(isError),
     (told) => release(lease, Exit.isSuccess(told) && !told.value ? "neither" : "error")
@@ -178,7 +183,7 @@ const release = <K, A, E>(lease: Held<K, A, E>, outcome: Transitions.Outcome): E
   return step(pool, (d) => Transitions.release(d, session, outcome))
 }
 
-/** Notes a lease, taken by the running fiber, if leaks are detected. */
+/** Records a lease of the running fiber, if `leakDetection` is on. */
 const traceLease = <K, A, E>(lease: Held<K, A, E>, site: Error | undefined): void => {
   const { pool: { reports: { leases } }, session, takenAt } = lease
   if (leases === undefined) return
@@ -186,7 +191,7 @@ const traceLease = <K, A, E>(lease: Held<K, A, E>, site: Error | undefined): voi
   leases.add(lease.trace)
 }
 
-/** Calls a function among the options, and logs its defect. */
+/** Calls a function of the options, and logs its defect if it throws. */
 const callOption = <B, K, A, E>(self: Pool<K, A, E>, option: string, f: () => B): Effect.Effect<B> =>
   Effect.tapCause(Effect.sync(f), (cause) => Effect.sync(() => logDefect(self.reports, option, cause, timeOf(self))))
 
@@ -194,7 +199,7 @@ const callOption = <B, K, A, E>(self: Pool<K, A, E>, option: string, f: () => B)
 // Claims
 // -----------------------------------------------------------------------------
 
-/** Leases a live session that needs no check, and notes it in `holding` within the step. */
+/** Leases a live session that needs no check, and stores the lease in `holding` within the step. */
 const hit = <K, A, E>(
   self: Pool<K, A, E>,
   key: K,
@@ -212,11 +217,11 @@ const hit = <K, A, E>(
 const claim = <K, A, E>(self: Pool<K, A, E>, key: K, restore: Restore): Effect.Effect<Held<K, A, E>, Failure<E>> =>
   Effect.flatMap(
     prepare(self, key, Scope.makeUnsafe(), undefined),
-    // `acquire` is `Absent` only without a launch.
+    // `claimWith` returns `undefined` only without a launch.
     (launch) => claimWith(self, key, restore, launch) as Effect.Effect<Held<K, A, E>, Failure<E>>
   )
 
-/** Leases the session of a key. Starts `launch` if there is none; without a launch, returns `undefined`. */
+/** Leases the session of a key. If there is none, starts `launch`; without a `launch`, returns `undefined`. */
 const claimWith = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
   key: K,
@@ -224,7 +229,7 @@ const claimWith = Effect.fnUntraced(function*<K, A, E>(
   launch: Launch<K, A, E> | undefined
 ): Effect.fn.Return<Held<K, A, E> | undefined, Failure<E>> {
   const identity = launch ?? { key, hash: Hash.hash(key) }
-  // In the second round `validate` has refused the session, which is retired. The new one is trusted.
+  // A second round runs only if `validate` refused the session, which is retired now. The next session is not checked.
   const fresh: Check = { isValid: Deferred.makeUnsafe(), isBackground: false }
   for (let check: Check | undefined = fresh;; check = undefined) {
     const acquired = yield* step(self, (d) => Transitions.acquire(d, identity, launch, check))
@@ -252,7 +257,7 @@ const claimWith = Effect.fnUntraced(function*<K, A, E>(
   }
 })
 
-/** Makes a launch that has not begun. A bad key, or a function among the options that throws, is a defect. */
+/** Makes a launch that has not started. A bad key, or a function of the options that throws, is a defect. */
 const prepare = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
   key: K,
@@ -279,7 +284,7 @@ const prepare = Effect.fnUntraced(function*<K, A, E>(
   }
 })
 
-/** Waits for a check, with a lease in hand; gives the lease back unless the session is valid. */
+/** Waits for a check of a leased session. If the session is refused or the wait is interrupted, the lease ends. */
 const passesCheck = <K, A, E>(
   self: Pool<K, A, E>,
   session: Identity<K>,
@@ -291,7 +296,7 @@ const passesCheck = <K, A, E>(
       ? Effect.void
       : step(self, (d) => Transitions.release(d, session, "neither")))
 
-/** Waits with a claim on a launch in hand: if the wait fails or is interrupted, the claim goes back. */
+/** Runs a wait of a launch's caller. If the wait fails or is interrupted, the caller leaves the launch. */
 const orAbandon = <B, K, A, E, E2>(
   self: Pool<K, A, E>,
   launch: Launch<K, A, E>,
@@ -302,6 +307,7 @@ const orAbandon = <B, K, A, E, E2>(
     (exit) => Exit.isSuccess(exit) ? Effect.void : step(self, (d) => Transitions.abandon(d, launch))
   )
 
+/** Waits for the result of a launch that has its place. */
 const awaitLaunch = <K, A, E>(
   self: Pool<K, A, E>,
   launch: Launch<K, A, E>,
@@ -309,8 +315,10 @@ const awaitLaunch = <K, A, E>(
 ): Effect.Effect<A, Failure<E>> => orAbandon(self, launch, restore(Deferred.await(launch.done)))
 
 /**
- * Waits for a launch that has no place yet, up to `acquireTimeout`. When the caller has counted on closing places for as long as its
- * patience, it asks to be served again.
+ * Waits for a launch that has no place yet, up to `acquireTimeout`.
+ *
+ * Three things wake the caller: the result of the launch, its `patience` and its `acquireTimeout`. After `patience`, `serveAgain` evicts an
+ * idle session for it instead of waiting for a slow close.
  */
 const awaitPlace = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
@@ -328,10 +336,10 @@ const awaitPlace = Effect.fnUntraced(function*<K, A, E>(
     left -= wait
     due = yield* step(self, (d) => Transitions.serveAgain(d, launch))
   }
-  // Let a synchronous close of a session that was evicted just now finish.
+  // Lets the close of a session that was evicted just now finish, if it is synchronous.
   yield* Effect.yieldNow
   const shortage = yield* step(self, (d) => Transitions.giveUp(d, launch))
-  // No shortage: the launch got its place in time, and lookupTimeout bounds the rest of the wait.
+  // No shortage: the launch got its place in time. From here on `lookupTimeout` bounds the wait.
   if (shortage === undefined) return yield* awaitLaunch(self, launch, restore)
   const waited = timeOf(self) - startedAt
   self.reports.metrics.timedOut()
@@ -345,7 +353,7 @@ const exceeded = (shortage: Shortage, waited: number): Effect.Effect<never, Sess
 // Adopting
 // -----------------------------------------------------------------------------
 
-/** Puts an open connection into the pool, which owns it from the start: its finalizer runs whatever happens. */
+/** Puts an open connection into the pool. The pool owns it from the start, so its finalizer also runs if this fails or is interrupted. */
 export const set = <K, A, E>(
   self: Pool<K, A, E>,
   key: K,

@@ -1,4 +1,4 @@
-/** The reports of a pool: events, metrics (each with the attribute `pool`), logs, and leases that are held for too long. */
+/** The reports of a pool: events, metrics (each with the attribute `pool`), logs, and leases that are held too long. */
 import { Cause, Context, Effect, Equal, Fiber, Metric, Option, PubSub, Tracer } from "effect"
 import type { SessionPoolError } from "./errors.ts"
 import type { Event, Identity } from "./state.ts"
@@ -7,15 +7,16 @@ import type { Event, Identity } from "./state.ts"
 export interface Reports<in out K, in out E> {
   /** The name of the pool. */
   readonly pool: string
+  /** The context of the pool, in which metrics are updated and logs are written. */
   readonly context: Context.Context<never>
   readonly metrics: ReturnType<typeof makeMetrics>
-  /** Made by the first reader; in it, `undefined` is the end. */
+  /** The buffer of `events`, made by its first reader. The element `undefined` marks the end of the pool. */
   events: PubSub.PubSub<Event<K, E | SessionPoolError> | undefined> | undefined
-  /** The end was published; nothing is published after it. */
+  /** True once the end was published. Nothing is published after it. */
   hasEnded: boolean
-  /** The leases held now, the oldest first, if leaks are detected. */
+  /** The leases held now, the oldest first. `undefined` if `leakDetection` is off. */
   readonly leases: Set<LeaseTrace<K>> | undefined
-  /** When each defect was logged last. */
+  /** When each defect was last logged, by its text. */
   readonly logged: Map<string, number>
 }
 
@@ -39,17 +40,19 @@ const histogramOf = (name: string, description: string, pool: string) =>
   Metric.histogram(name, { description, attributes: { pool, unit: "seconds" }, boundaries })
 
 /**
- * The entry of a metric in the registry. Updating it there, without the search for the entry that each `updateUnsafe` makes, saves a
- * use a tenth of its time.
+ * The entry of a metric in the registry. Each `updateUnsafe` searches for the entry. Updating the entry itself saves a tenth of the time of
+ * a use.
  */
 const entryOf = <State>(metric: Metric.Metric<number, State>, registry: Context.Context<never>) => {
-  // Reading the metric makes its entry.
+  // Reading the metric creates its entry.
   metric.valueUnsafe(registry)
   const attributes = { ...metric.attributes, ...Context.get(registry, Metric.CurrentMetricAttributes) }
   for (const entry of Context.get(registry, Metric.MetricRegistry).values()) {
     if (entry.id === metric.id && Equal.equals(entry.attributes, attributes)) return entry.hooks
   }
-  throw new Error(`effect-session-pool: the metric ${metric.id} is not in its registry`)
+  throw new Error(
+    `SessionPool: the metric registry does not keep the metric ${metric.id}; provide one that does, or none.`
+  )
 }
 
 /** The metrics of one pool. */
@@ -146,7 +149,7 @@ export const publish = <K, E>(
   { context, events, hasEnded }: Reports<K, E>,
   event: Event<K, E | SessionPoolError> | undefined
 ): void => {
-  // A close that timed out may end after the end of the pool.
+  // A close that timed out may end, and emit `Closed`, after the end of the pool.
   if (events === undefined || hasEnded) return
   // `publishUnsafe` refuses when the buffer is full. `publish` drops the oldest event instead.
   if (!PubSub.publishUnsafe(events, event)) Effect.runForkWith(context)(PubSub.publish(events, event))
@@ -162,10 +165,10 @@ export const log = <K, E>({ context, pool }: Reports<K, E>, message: Effect.Effe
   Effect.runForkWith(context)(Effect.annotateLogs(message, annotations))
 }
 
-/** How many different defects are remembered as logged. */
+/** How many defects `logged` remembers. */
 const loggedLimit = 100
 
-/** Logs a defect of a user's function, the same one once a minute. */
+/** Logs a defect of a user's function. Logs the same defect at most once a minute. */
 export const logDefect = <K, E>(
   self: Reports<K, E>,
   option: string,
@@ -177,14 +180,14 @@ export const logDefect = <K, E>(
   if (last !== undefined && now - last < 60_000) return
   if (self.logged.size >= loggedLimit) self.logged.clear()
   self.logged.set(text, now)
-  log(self, Effect.logError(`The option ${option} of the session pool failed`, cause))
+  log(self, Effect.logError(`The option ${option} of the session pool failed with a defect`, cause))
 }
 
 // -----------------------------------------------------------------------------
 // Leaked leases
 // -----------------------------------------------------------------------------
 
-/** A lease that is held now. */
+/** A lease that is held now, with what its report needs. */
 export interface LeaseTrace<out K> {
   readonly session: Identity<K>
   readonly takenAt: number
@@ -193,8 +196,8 @@ export interface LeaseTrace<out K> {
 }
 
 /**
- * The stack of the caller that asks for a lease, if leaks are detected. Taken where the user's code calls: when the effect runs, the
- * stack is that of the run loop. V8 writes a stack out only when it is read.
+ * The stack of the call that asks for a lease, if `isTraced`. Taken when the user's code makes the effect, because the stack of a running
+ * effect is that of the run loop. Cheap, because V8 formats a stack only when it is read.
  */
 export const callSite = (isTraced: boolean): Error | undefined => isTraced ? new Error("lease taken here") : undefined
 
@@ -204,6 +207,7 @@ export const currentSpan = (): Tracer.AnySpan | undefined => {
   return fiber === undefined ? undefined : Option.getOrUndefined(Context.getOption(fiber.context, Tracer.ParentSpan))
 }
 
+/** The span and the stack of a lease, as text. */
 const describe = <K>({ site, span }: LeaseTrace<K>): string => {
   const lines: Array<string> = []
   if (span !== undefined) lines.push(`span ${span._tag === "Span" ? span.name : span.spanId} (${span.traceId})`)
@@ -211,7 +215,7 @@ const describe = <K>({ site, span }: LeaseTrace<K>): string => {
   return lines.length > 0 ? lines.join("\n") : "unknown"
 }
 
-/** Reports every lease held for longer than `limit`, once. Returns the milliseconds until the next lease can exceed it. */
+/** Reports each lease held for `limit` milliseconds, once. Returns the milliseconds until the next lease can reach the limit. */
 export const reportLeaks = <K, E>(self: Reports<K, E>, limit: number, now: number): number => {
   for (const lease of self.leases ?? []) {
     const duration = now - lease.takenAt

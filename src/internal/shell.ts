@@ -1,6 +1,6 @@
 /**
- * The shell around the state: runs a step, and carries out its actions. Whatever outlives the caller (a launch, a check, a close) runs
- * in a fiber of its own, with the context of the pool.
+ * The shell around the state. It runs a step, and carries out the step's actions. A launch, a check and a close may outlive the caller, so
+ * each runs in a fiber of its own, with the context of the pool.
  */
 import type { Clock, Latch } from "effect"
 import { Cause, Context, Deferred, Effect, Exit, Fiber, Ref, Scope, Tracer } from "effect"
@@ -12,28 +12,30 @@ import type { Action, Check, Launch, Leaving, Session, State } from "./state.ts"
 import { Draft } from "./state.ts"
 import * as Transitions from "./transitions.ts"
 
-/** The pool behind the public `SessionPool`. Its mutable fields are bookkeeping of the shell; decisions read the state only. */
+/** The pool behind the public `SessionPool`. The mutable fields are bookkeeping of the shell. A step decides by the state only. */
 export interface Pool<in out K, in out A, in out E> {
   readonly state: Ref.Ref<State<K, A, E>>
   readonly options: Resolved<K, A>
   readonly lookup: (key: K) => Effect.Effect<A, E, Scope.Scope>
   readonly closed: ((value: A, key: K) => Effect.Effect<unknown, unknown, Scope.Scope>) | undefined
-  /** Of the fiber that made the pool, without its scope and span. No launch or close sees a caller's services. */
+  /** The context of the fiber that made the pool, without its scope and span. So no launch or close sees a caller's services. */
   readonly context: Context.Context<never>
   readonly clock: Clock.Clock
-  /** The last result of `timeOf`. */
+  /** The latest time that `timeOf` returned. */
   latest: number
   /** How far the clock has been set back since the pool was made, in milliseconds. */
   setBack: number
-  /** The last id given to a launch; no id is given twice. */
+  /** The last id given to a launch. No id is given twice. */
   lastId: number
-  /** Lookups that run, by the scope of their session: a close interrupts its lookup first. */
+  /** The lookups that run, by the scope of their session. A close interrupts the lookup first. */
   readonly lookups: Map<Scope.Scope, Fiber.Fiber<A, E>>
   /** Actions of steps that are not carried out yet, in order. */
   readonly due: Array<Action<K, A, E>>
+  /** True while `carryOut` runs or is scheduled. */
   isActing: boolean
-  /** The shortest idle time of a session so far, and what wakes the cleanup when it gets shorter. */
+  /** The shortest `idleTimeToLive` of a session so far, above zero. */
   shortestIdle: number
+  /** Wakes the cleanup when `shortestIdle` gets shorter. */
   readonly hasShorter: Latch.Latch
   /** The fibers of the cleanup, `keepAlive` and leak detection, until the end. */
   readonly background: Scope.Closeable
@@ -41,8 +43,8 @@ export interface Pool<in out K, in out A, in out E> {
 }
 
 /**
- * Milliseconds that never go back; every time in the state comes from here. If the clock is set back, time goes on from the last
- * reading, so no time to live gets longer. A jump forward, as after a sleep, counts as elapsed.
+ * The time in milliseconds, which never goes back. Every time in the state comes from here. If the clock is set back, this time goes on
+ * from the last reading, so no time to live gets longer. A jump forward, as after the machine slept, counts as elapsed time.
  */
 export const timeOf = <K, A, E>(self: Pool<K, A, E>): number => {
   const time = self.clock.currentTimeMillisUnsafe() + self.setBack
@@ -55,7 +57,7 @@ export const timeOf = <K, A, E>(self: Pool<K, A, E>): number => {
 // Steps
 // -----------------------------------------------------------------------------
 
-/** Runs one step, and carries out what it decided, whatever interrupts the caller in between. */
+/** Runs one step, then carries out its actions. Uninterruptible, so an interruption of the caller loses no action. */
 export const step = <R, K, A, E>(self: Pool<K, A, E>, change: (d: Draft<K, A, E>) => R): Effect.Effect<R> =>
   Effect.uninterruptible(
     Effect.map(
@@ -72,22 +74,23 @@ export const step = <R, K, A, E>(self: Pool<K, A, E>, change: (d: Draft<K, A, E>
     )
   )
 
-/** Actions carried out before yielding to the event loop, so synchronous connections cannot starve it. */
+/** How many actions run before a yield to the event loop, so that synchronous connections cannot starve it. */
 const actionsPerTurn = 1024
 
+/** Queues actions, and carries them out unless `carryOut` already runs. */
 const perform = <K, A, E>(self: Pool<K, A, E>, actions: ReadonlyArray<Action<K, A, E>>): void => {
   for (const action of actions) self.due.push(action)
   if (!self.isActing) carryOut(self)
 }
 
 /**
- * Carries out what is due. An action may run steps before it returns. Their actions are queued, not nested, so a finalizer may call the
- * pool and the stack does not grow.
+ * Carries out the queued actions. An action may itself run steps before it returns. The actions of those steps are queued, not nested, so a
+ * finalizer may call the pool and the stack does not grow.
  */
 const carryOut = <K, A, E>(self: Pool<K, A, E>): void => {
   self.isActing = true
   let done = 0
-  // The loop also visits actions that are added meanwhile.
+  // The loop also visits the actions that are queued while it runs.
   for (const action of self.due) {
     if (done === actionsPerTurn) break
     done++
@@ -116,6 +119,7 @@ const act = <K, A, E>(self: Pool<K, A, E>, action: Action<K, A, E>): void => {
   }
 }
 
+/** Runs an effect in a fiber of its own, with the context of the pool. */
 const fork = <K, A, E>(self: Pool<K, A, E>, effect: Effect.Effect<unknown>): void => {
   Effect.runForkWith(self.context)(effect)
 }
@@ -127,7 +131,7 @@ const within = <A, E>(fiber: Fiber.Fiber<A, E>, millis: number): Effect.Effect<E
   return Effect.raceFirst(Fiber.await(fiber), Effect.as(Effect.sleep(millis), undefined))
 }
 
-/** Adds a span if a tracer is installed that shows it. */
+/** Adds a span, if a tracer other than Effect's own is installed. Effect's own exports no spans. */
 const traced = <K, A, E, B, E2, R>(
   self: Pool<K, A, E>,
   name: string,
@@ -153,7 +157,7 @@ const launch = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>): void => 
   fork(self, awaitLookup(self, launch, fiber, startedAt))
 }
 
-/** Waits for the end of a lookup, or for `lookupTimeout`. The step closes a launch that ends without a session. */
+/** Waits until the lookup ends or `lookupTimeout` is over, then runs `land`, which closes a launch that opened no session. */
 const awaitLookup = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
   launch: Launch<K, A, E>,
@@ -171,8 +175,8 @@ const awaitLookup = Effect.fnUntraced(function*<K, A, E>(
 })
 
 /**
- * Retires the session when its connection has died. A close interrupts the watcher without waiting for it, because the watcher may
- * itself wait for the close.
+ * Runs `closed`, and retires the session when it completes. The close of the session interrupts this watcher but does not wait for it,
+ * because the watcher may itself wait for the close.
  */
 const watch = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>): void => {
   noteIdleTime(self, session.idleTimeToLive)
@@ -189,8 +193,8 @@ const watch = <K, A, E>(self: Pool<K, A, E>, session: Session<K, A>): void => {
 }
 
 /**
- * Lets the cleanup know how long an open session may idle. Zero: the last release closes the session. One that `set` put in, and that no
- * caller leased, waits for the next sweep.
+ * Tells the cleanup how long an open session may idle. An idle time of zero does not count, because the last release closes such a session.
+ * If `set` put it in and no caller leased it, the next sweep closes it.
  */
 const noteIdleTime = <K, A, E>(self: Pool<K, A, E>, idleTimeToLive: number): void => {
   if (idleTimeToLive === 0 || idleTimeToLive >= self.shortestIdle) return
@@ -198,7 +202,7 @@ const noteIdleTime = <K, A, E>(self: Pool<K, A, E>, idleTimeToLive: number): voi
   self.hasShorter.openUnsafe()
 }
 
-/** Runs `validate`. A close of the session interrupts it and waits for its end. */
+/** Runs `validate`, then the step `checked`. A close of the session interrupts `validate` and waits for its end. */
 const check = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, session: Session<K, A>, check: Check) {
   const { validate, validateTimeout } = self.options
   const { key, scope, value } = session
@@ -213,7 +217,7 @@ const check = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, session:
   yield* step(self, (d) => Transitions.checked(d, session, check, isValid))
 })
 
-/** Ends the lookup, if it still runs, then runs the finalizers. After `closeTimeout` the place is free, and they go on. */
+/** Interrupts the lookup if it still runs, then runs the finalizers. After `closeTimeout` it frees the place, and the finalizers go on. */
 const close = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, leaving: Leaving<K, A, E>) {
   const { closeTimeout } = self.options
   const { id, scope } = leaving.opening
@@ -226,7 +230,9 @@ const close = Effect.fnUntraced(function*<K, A, E>(self: Pool<K, A, E>, leaving:
   const fiber = Effect.runForkWith(self.context)(finalizers)
   if ((yield* within(fiber, closeTimeout)) === undefined) {
     yield* step(self, (d) => Transitions.closed(d, leaving, closeTimeout, undefined))
-    warn(`A session takes longer than ${closeTimeout} ms to close; its place is free again`)
+    warn(
+      `A session takes longer than ${closeTimeout} ms to close (closeTimeout); its place is free, its finalizers go on`
+    )
   }
   const exit = yield* Fiber.await(fiber)
   yield* step(self, (d) => Transitions.closed(d, leaving, d.now - startedAt, exit))
