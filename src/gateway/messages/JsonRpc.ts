@@ -1,5 +1,5 @@
 /**
- * What the gateway reads of a JSON-RPC message: enough to route it. The message itself is forwarded as it came.
+ * The parts of a JSON-RPC message that the gateway reads to route it. The gateway forwards the text of a message unchanged.
  */
 import { Option, Predicate } from "effect"
 import * as JsonText from "./JsonText.ts"
@@ -38,33 +38,33 @@ export const codes = {
   internal: -32603,
   gateway: -32000,
   timeout: -32001,
-  // The official SDK has given both this number.
+  // The official SDK uses this number for both errors.
   sessionNotFound: -32001
 } as const
 
-/** Levels of arrays and objects in a message. Some megabytes of opening brackets cost `JSON.parse` a second and 100 MB. */
+/** How deep arrays and objects of a message may nest. Some megabytes of opening brackets cost `JSON.parse` a second and 100 MB. */
 const maxDepth = 256
 
-/** Whether a text is nested deeper than what is parsed. */
+/** Whether a text is nested deeper than the gateway parses. */
 export const isTooDeep = (text: string): boolean => JsonText.isDeeper(text, maxDepth)
 
-/** Why a text that `isTooDeep` is refused. */
+/** The reason in errors for a text that `isTooDeep`. */
 export const tooDeep = `nested deeper than ${maxDepth} levels`
 
 const parseJson = Option.liftThrowable((text: string): unknown => JSON.parse(text))
 
-/** Parses JSON; `None` if the text is not JSON, or too deep. */
+/** Parses JSON. `None` if the text is not JSON or is too deep. */
 export const parse = (text: string): Option.Option<unknown> => isTooDeep(text) ? Option.none() : parseJson(text)
 
-/** What one line or body says; `undefined` if it is no JSON-RPC 2.0 message (batches included), or too deep. */
+/** Reads one line or body. `undefined` if it is a batch, is no JSON-RPC 2.0 message, or is too deep. */
 export const read = (text: string): Message | undefined => {
   const json = parse(text)
   return Option.isSome(json) ? classify(json.value) : undefined
 }
 
 /**
- * The error that stands for an answer that `isTooDeep`, so that its request ends now and not at `requestTimeout`; `undefined` for
- * any other text.
+ * The error to send instead of an answer that `isTooDeep`. It ends the request now, not at `requestTimeout`. `undefined` for any other
+ * text.
  */
 export const errorForTooDeep = (text: string): string | undefined => {
   if (!isTooDeep(text)) return undefined
@@ -74,10 +74,10 @@ export const errorForTooDeep = (text: string): string | undefined => {
   return message?._tag === "Response" ? error(message.id, codes.gateway, `The answer is ${tooDeep}`) : undefined
 }
 
-/** Fails for what is no JSON. */
+/** The members of an object's text; `None` if the text is not JSON. */
 const membersOf = Option.liftThrowable(JsonText.members)
 
-/** The same of what has been parsed. */
+/** Reads a parsed value, as `read` does a text. */
 export const classify = (json: unknown): Message | undefined => {
   if (!isRecord(json) || json["jsonrpc"] !== "2.0") return undefined
   const { id, method, params } = json
@@ -96,10 +96,10 @@ export const classify = (json: unknown): Message | undefined => {
 const isRecord = (json: unknown): json is { readonly [name: string]: unknown } =>
   Predicate.isObject(json) && !Array.isArray(json)
 
-/** A number that no double holds (`1e400`) could be neither told apart nor answered. */
+/** Whether a value is an id. A number beyond a double (`1e400`) is none: the gateway could not distinguish it or answer it. */
 const isId = (value: unknown): value is Id => typeof value === "string" || Number.isFinite(value) || value === null
 
-/** A field of what has been parsed, whatever that is. */
+/** A field of a parsed value; `undefined` if the value has no such field. */
 export const field = (value: unknown, name: string): unknown =>
   Predicate.hasProperty(value, name) ? value[name] : undefined
 
@@ -108,20 +108,20 @@ const idField = (value: unknown, name: string): Id | undefined => {
   return isId(id) ? id : undefined
 }
 
-/** The id of the request that a message cancels, if it does. */
+/** The id of the request that a message cancels; `undefined` if it cancels none. */
 export const cancelledId = (message: Message): Id | undefined =>
   message._tag === "Notification" && message.method === "notifications/cancelled"
     ? idField(message.params, "requestId")
     : undefined
 
-/** Ids of different JSON types differ: 1 is not "1". */
+/** A map key for an id. Ids of different JSON types have different keys: 1 is not "1". */
 export const idKey = (id: Id): string => `${typeof id}:${id}`
 
-/** A JSON-RPC error of the gateway's own making. */
+/** The text of a JSON-RPC error that the gateway itself sends. */
 export const error = (id: Id, code: number, message: string, data?: unknown): string =>
   JSON.stringify({ jsonrpc: "2.0", id, error: data === undefined ? { code, message } : { code, message, data } })
 
-/** On stdio a message is one line. Line ends in valid JSON are white space only, so a space can stand for each. */
+/** A message as one line, for stdio. In valid JSON a line end is white space, so a space can replace it. */
 export const toLine = (text: string): string => `${text.replace(/[\r\n]/g, " ")}\n`
 
 /** Whether a text is an error response. */

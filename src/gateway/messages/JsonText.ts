@@ -1,9 +1,9 @@
 /**
- * Edits JSON without reading and writing it anew: what is not touched stays as it came, numbers that no double holds
- * included. The texts must be valid JSON, except for `isDeeper`.
+ * Edits JSON as text, without parsing it. The unedited parts stay as they are, also numbers that a double cannot hold. The texts
+ * must be valid JSON, except for `isDeeper`.
  */
 
-/** Whether arrays and objects are nested deeper than this, in any text. One pass, which stops at the first level too many. */
+/** Whether arrays and objects in a text nest deeper than `levels`. One pass, which stops at the first level beyond. */
 export const isDeeper = (text: string, levels: number): boolean => {
   let depth = 0
   for (let i = 0; i < text.length; i++) {
@@ -16,41 +16,41 @@ export const isDeeper = (text: string, levels: number): boolean => {
   return false
 }
 
-/** A member of an object: its name, and the text of its value as it came. */
+/** A member of an object: its name, and the unchanged text of its value. */
 export type Member = readonly [name: string, value: string]
 
 /** The texts of the elements of an array. */
 export const elements = (array: string): ReadonlyArray<string> => parts(array)
 
-/** The members of an object; of those with the same name the last counts, as for `JSON.parse`. What is no object has none. */
+/** The members of an object, in order. May have a name twice; then the last one counts, as for `JSON.parse`. Empty for other texts. */
 export const members = (object: string): ReadonlyArray<Member> =>
   (isObject(object) ? parts(object) : []).map((part): Member => {
     const end = endOfString(part, 0)
-    // A JSON string, which is a string for `JSON.parse`.
+    // `JSON.parse` of a JSON string returns a string. `String` only satisfies the compiler.
     const name = String(JSON.parse(part.slice(0, end)))
     return [name, part.slice(part.indexOf(":", end) + 1).trim()]
   })
 
-/** The text of a member's value. */
+/** The text of a member's value; `undefined` if there is no such member. */
 export const member = (object: string, name: string): string | undefined =>
   members(object).findLast((each) => each[0] === name)?.[1]
 
-/** Whether a text is that of an object. */
+/** Whether a JSON text is an object. */
 export const isObject = (text: string): boolean => text.trimStart().startsWith("{")
 
-/** The same object with other values for these members; without those whose value is `undefined`. */
+/** Sets members of an object. A change to `undefined` removes the member. */
 export const edit = (object: string, changes: Readonly<Record<string, string | undefined>>): string => {
-  // Whoever reads it may take the first of two members where we have taken the last.
+  // Keeps only the last member of each name, because another reader might use the first.
   const kept = [...new Map(members(object))].filter(([name]) => !Object.hasOwn(changes, name))
   const given = Object.entries(changes).flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const])
   return make([...kept, ...given])
 }
 
-/** The text of an object with these members. */
+/** Makes the text of an object from its members. */
 export const make = (members: ReadonlyArray<Member>): string =>
   `{${members.map(([name, value]) => `${JSON.stringify(name)}:${value}`).join(",")}}`
 
-/** Index after the end of the string that begins at `start`; that of the text, if the string does not end. */
+/** The index after the string that begins at `start`. The length of the text, if the string does not end. */
 const endOfString = (text: string, start: number): number => {
   let end = start
   do {
@@ -67,7 +67,7 @@ const isEscaped = (text: string, index: number): boolean => {
   return (index - before) % 2 === 1
 }
 
-/** What stands between the brackets of an array or object, split at its commas. */
+/** The elements of an array, or the members of an object, as texts. */
 const parts = (text: string): ReadonlyArray<string> => {
   const found: Array<string> = []
   let depth = 0
