@@ -1,11 +1,11 @@
 /**
- * Sleeping sessions in PostgreSQL, so that they wake on any replica.
+ * Sleeping sessions in PostgreSQL, so that a session can wake on any replica.
  *
- * Whoever finds a session takes it over: its generation grows, and what the former owner still saves is refused. So a replica that
- * was frozen, and does not know yet that others went on without it, overwrites nothing.
+ * A replica that finds a session takes it over: the generation of its row grows, and the database refuses later writes of the former owner.
+ * So a replica that was frozen, and does not know that another one took over, overwrites nothing.
  *
- * A reload reaches only sessions that are awake. So a mark of the back end's entry is stored with each, and one wakes only if the
- * mark is still the same.
+ * A reload of the configuration reaches only sessions that are awake. So each row has a mark of its back end's entry, and a session wakes
+ * only if the mark still matches the entry.
  */
 import { Array as Arr, Duration, Effect, FiberSet, Option, Schedule, Schema, Semaphore } from "effect"
 import type { SqlError, Statement } from "effect/sql"
@@ -22,7 +22,7 @@ type Key = SessionKey.SessionKey
 
 const optionalText = Schema.optionalKey(Schema.UndefinedOr(Schema.String))
 
-/** What is kept of a session, as JSON. */
+/** The stored record of a session, as JSON. */
 const Kept = Schema.fromJsonString(
   Schema.Struct({
     initialize: Schema.String,
@@ -31,24 +31,27 @@ const Kept = Schema.fromJsonString(
     initialized: optionalText,
     level: optionalText,
     subscriptions: Schema.Array(Schema.Tuple([Schema.String, Schema.String])),
-    /** Of the entry of its back end, when it was opened. */
+    /** The mark of its back end's entry when the session was opened. */
     entryMark: optionalText
   })
 )
 
 /** A session that is awake here. */
 interface Owned {
-  /** Who has it: a launch, or a process, and one that still ends while the next one starts. The last one to rest gives it up. */
+  /**
+   * How many launches and processes have the session here. A process that still ends counts while the next one starts. When the last one
+   * rests, this replica no longer owns the session.
+   */
   holders: number
   readonly record: ClientRecord.ClientRecord
   readonly generation: number
-  /** How often it was to be written since it has this generation. */
+  /** How often the record has changed in this generation. */
   revision: number
-  /** Of the entry of its back end, when it was opened. */
+  /** The mark of its back end's entry when the session was opened. */
   readonly mark: string | undefined
 }
 
-/** What is still to be written: a record, or that there is none any more. */
+/** A write that is still due: of a record, or of a removal (no `record`). */
 interface Pending {
   readonly record: ClientRecord.ClientRecord | undefined
   readonly generation: number
@@ -56,7 +59,7 @@ interface Pending {
   readonly mark: string | undefined
   /** The session is not in the database yet. */
   readonly isNew: boolean
-  /** It is removed, and was known here. */
+  /** For a removal: the session was awake here. */
   readonly wasHere?: boolean
 }
 
@@ -66,20 +69,20 @@ interface Row {
 }
 
 const table = "effect_session_pool_sessions"
-/** Its one row has when sessions were removed last, by whichever replica. */
+/** The table whose one row has the time at which any replica last removed sessions. */
 const upkeepTable = "effect_session_pool_upkeep"
-/** How often it is said at least that the sessions here are still wanted, and asked whether others are to be removed. */
+/** The longest interval at which a replica extends the rows of its sessions, and checks whether sessions must be removed. */
 const upkeep = Duration.minutes(1)
-/** How long anybody waits for the database; what it has not taken by then is written later. */
+/** How long a request waits for the database. A write that takes longer is retried in the background. */
 const patience = "3 seconds"
-/** The record of a session that has been removed, which is of the last generation. */
+/** The record of a removed session. Its row has `lastGeneration`, so no older write replaces it. */
 const removedRecord = ""
-/** How long such a row is left: its entry, if that was given up, has come by then, or comes no more. */
+/** How long the row of a removed session stays. A late statement that enters the session arrives within this time, or never. */
 const removedExpires = "10 minutes"
 const lastGeneration = 2 ** 31 - 1
-/** How much may be still to be written before removals of what was not here are dropped. */
+/** How many writes may be due. Beyond that, the oldest removal of a session that was not awake here is dropped. */
 const maxPending = 10_000
-/** How many sessions a statement names, or removes. */
+/** How many sessions one statement extends or removes. */
 const batch = 1000
 
 export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
@@ -92,8 +95,8 @@ export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
         expires_at TIMESTAMPTZ NOT NULL
       )
     `,
-    // Came later. Replicas that know nothing of it leave it as it is, and it begins anew with each generation. Asked for first, for
-    // ALTER TABLE waits for all who read the table, a backup for hours, and all others wait for it.
+    // Added in a later version. Older replicas leave the column as it is, and a new generation resets it. Checks for the column first,
+    // because ALTER TABLE waits for all readers of the table, such as a backup of hours, and blocks all other statements meanwhile.
     Effect.flatMap(
       sql`SELECT 1 FROM pg_attribute WHERE attrelid = ${table}::REGCLASS AND attname = 'revision' AND NOT attisdropped`,
       (columns): Effect.Effect<unknown, SqlError.SqlError> =>
@@ -105,7 +108,7 @@ export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
     sql`CREATE TABLE IF NOT EXISTS ${sql(upkeepTable)} (id INT PRIMARY KEY, done_at TIMESTAMPTZ NOT NULL)`
   ], { discard: true }))
 
-/** One function, for what is owned, pending and taken in turn is shared by all of it: read from `sleepers`, at its end. */
+/** Makes the sleepers. One function, because all parts share `owned`, `pending` and `turns`. Its result, `sleepers`, is at its end. */
 export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
   Effect.fnUntraced(function*({ asleepTimeToLive, maxAsleep }, lost, entryTextOf) {
     const owned = new Map<Key, Owned>()
@@ -114,14 +117,15 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     const seconds = Math.ceil(Math.min(Duration.toSeconds(asleepTimeToLive), maxSeconds))
     const expires = sql`NOW() + ${seconds} * INTERVAL '1 second'`
     const isAsleep = sql`expires_at > NOW() AND record <> ${removedRecord}`
-    // At least three times within the time to live, so that no replica removes a session that is awake here as expired.
+    // At least three times per time to live, so that no replica removes a session that is awake here as expired.
     const upkeepHere = Duration.min(upkeep, Duration.divideUnsafe(Duration.seconds(seconds), 3))
     const fork = yield* FiberSet.makeRuntime<never, void>()
 
     /**
-     * What is asked of the database for one session is asked one after the other: it has five connections, and on two of them a
-     * removal can overtake the entry that it follows, and two requests would each take the session from the other. What is given
-     * up is not waited for, and the turn is the next one's: a statement that comes late changes nothing (`takeRow`, `write`).
+     * Runs the statements of one session one after the other. The pool has five connections. On two of them, a removal could overtake the
+     * statement that enters the session, and two requests could each take the session from the other.
+     *
+     * An abandoned statement does not keep the next one waiting. If it takes effect late, it changes nothing (`takeRow`, `write`).
      */
     const inTurn = <A, E>(key: Key, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
       Effect.acquireUseRelease(
@@ -139,7 +143,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
           })
       )
 
-    /** The entry may hold secrets, and whoever reads the database is not to guess them: so a keyed hash of it (HMAC, RFC 2104). */
+    /** A keyed hash (HMAC, RFC 2104) of the back end's entry. The entry may hold secrets, which a reader of the database must not guess. */
     const markOf = (key: Key): string | undefined => {
       const entry = entryTextOf(SessionKey.backend(key))
       return entry === undefined
@@ -147,17 +151,19 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
         : createHmac("sha256", stateKey).update(`entry ${entry}`).digest("base64url")
     }
 
-    /** Bounds a question to the database; whatever goes wrong is `RecordsUnreachable`. */
+    /** Bounds a read of the database by `patience`. Every failure becomes `RecordsUnreachable`. */
     const reading = <A, E extends { readonly message: string }>(asked: Effect.Effect<A, E>) =>
       asked.pipe(
         Effect.timeout(patience),
-        Effect.tapError((error) => Effect.logWarning(`A sleeping session could not be read: ${error.message}`)),
+        Effect.tapError((error) =>
+          Effect.logWarning(`A sleeping session could not be read from the database: ${error.message}`)
+        ),
         Effect.mapError(() => new GatewayErrors.RecordsUnreachable())
       )
 
     /**
-     * The row of a session, which is of the next generation now. Only if it still has the one that was read: a statement that reaches
-     * the database after it was given up must not take the session from whoever has taken it since.
+     * Takes a row over: raises its generation and returns it. Updates the row only if it still has the generation that was read. So an
+     * abandoned statement that arrives late cannot take the session from a replica that took it over since.
      */
     const takeRow: (key: Key) => Effect.Effect<Row | undefined, SqlError.SqlError> = Effect.fnUntraced(function*(key) {
       while (true) {
@@ -174,18 +180,18 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
       }
     })
 
-    /** Finds a session that is awake here, or takes it over from whoever had it. */
+    /** Finds a session that is awake here, or takes it over from the database. */
     const take = (key: Key) =>
       inTurn(
         key,
         Effect.gen(function*() {
-          // Whoever came first has taken it.
+          // An earlier request has taken it while this one waited for its turn.
           const awake = owned.get(key)
           if (awake !== undefined) {
             awake.holders++
             return Option.some(awake.record)
           }
-          // What is still to be written of it is newer than what would be read.
+          // A due write is newer than the row.
           if (pending.has(key)) yield* write(key)
           const row = yield* takeRow(key)
           if (row === undefined) return Option.none()
@@ -209,14 +215,14 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
       }
     }
 
-    /** A record is to be written. What has not been entered yet is still to be entered. */
+    /** Queues a write of a record. If the session is not in the database yet, the write still enters it. */
     const save = (key: Key, awake: Owned) => {
       awake.revision++
       pending.set(key, { ...awake, isNew: pending.get(key)?.isNew === true })
     }
 
     const markRemoved = (key: Key, generation: number, wasHere: boolean) => {
-      // As the newest: it may have been removed before.
+      // Delete first, so that the removal is the newest entry, also if an earlier one is due.
       pending.delete(key)
       pending.set(key, { record: undefined, generation, revision: 0, mark: undefined, isNew: false, wasHere })
       const dropped = pending.size > maxPending ? oldestUnknown(pending) : undefined
@@ -224,8 +230,8 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     }
 
     /**
-     * Writes what is still to be written of a session. Whatever is written twice, because nobody heard that it was, is the same; and
-     * what was given up, and comes after something newer, is of an older revision.
+     * Runs the due write of a session, if any. Writing twice is harmless, because both writes are the same. A late abandoned write is
+     * harmless too: it has an older revision than the row, so it changes nothing.
      */
     const write = (key: Key) =>
       Effect.suspend(() => {
@@ -234,10 +240,10 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
         const { generation, isNew, mark, record, revision, wasHere } = due
         const text = record === undefined ? "" : Schema.encodeSync(Kept)({ ...kept(record), entryMark: mark })
         const statement = record === undefined
-          // Generation 0: the session is not awake here, so its row goes whatever its generation. Else only if nobody has taken
-          // it over since.
+          // Generation 0: the session is not awake here, so the row is removed in any generation. Otherwise it is removed only if no other
+          // replica has taken it over since.
           ? wasHere
-            // Not deleted: its entry, if that was given up and comes after this, must find that it was removed.
+            // The row stays, marked as removed, so that an abandoned statement that enters the session late cannot enter it again.
             ? sql`
               INSERT INTO ${sql(table)} AS old (key, record, generation, expires_at)
               VALUES (${key}, ${removedRecord}, ${lastGeneration}, NOW() + ${removedExpires}::INTERVAL)
@@ -245,7 +251,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
               SET record = EXCLUDED.record, generation = EXCLUDED.generation, expires_at = EXCLUDED.expires_at
               WHERE ${generation} = 0 OR old.generation <= ${generation} RETURNING key
             `
-            // Anybody can have ids removed that there are not: no row is made for them.
+            // Inserts no row, because any client can ask to remove ids that do not exist.
             : sql`
               UPDATE ${sql(table)}
               SET record = ${removedRecord}, generation = ${lastGeneration}, expires_at = NOW() + ${removedExpires}::INTERVAL
@@ -266,14 +272,17 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
         return Effect.map(statement, (rows) => {
           const next = pending.get(key)
           if (next === due) pending.delete(key)
-          // It has been entered by now.
+          // The session is in the database now, so the next write need not enter it.
           else if (isNew && next !== undefined) pending.set(key, { ...next, isNew: false })
           const awake = owned.get(key)
           if (rows.length === 0 && record !== undefined && awake?.generation === generation) disown(key)
         })
       })
 
-    /** Another replica has taken the session over, or it has expired. Whatever ends it here may itself wait for its turn. */
+    /**
+     * Ends a session here, because another replica took it over or it expired. `lost` runs in a fiber of its own, because it may itself
+     * wait for the turn of this session.
+     */
     const disown = (key: Key) => {
       owned.delete(key)
       pending.delete(key)
@@ -284,11 +293,12 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     const writeSoon = (key: Key) => Effect.ignore(writeInTime(key))
 
     const unreachable = (error: { readonly message: string }) =>
-      Effect.logWarning(`The database of sleeping sessions does not answer: ${error.message}`)
+      Effect.logWarning(`The database with the sleeping sessions does not answer: ${error.message}`)
 
-    /** The one that could not be written last. */
+    /** The session whose write failed last. */
     let failed: Key | undefined
-    // Until one cannot be written: the others could not either if the database is away. They come first the next time, if it is not.
+    // Stops at the first failure, because the database may be away. The next round starts after that session, so one bad write does not
+    // block the others.
     const writePending = Effect.suspend(() => {
       const keys = [...pending.keys()]
       const next = failed === undefined ? 0 : keys.indexOf(failed) + 1
@@ -303,7 +313,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
       )
     })
     yield* Effect.forkScoped(Effect.repeat(Effect.ignore(writePending), Schedule.spaced("1 second")))
-    // Side by side: while many are removed, those that are awake here are still kept.
+    // Two fibers, so that a long removal does not delay the extension of the rows of this replica.
     for (const each of [keepAwake(sql, { owned, pending, expires, disown }), removeInTurn(sql, maxAsleep)]) {
       yield* Effect.forkScoped(
         Effect.repeat(
@@ -343,7 +353,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
           const awake = owned.get(key)
           if (awake?.record !== record) return Effect.void
           save(key, awake)
-          // Found again, it is read again: another replica may have woken it in between.
+          // The next `find` reads the row again, because another replica may have woken the session in between.
           if (--awake.holders === 0) owned.delete(key)
           return writeSoon(key)
         }),
@@ -361,20 +371,20 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     return sleepers
   })
 
-/** Whether what is still to be written is of a session that was awake here. */
+/** Whether a due write is of a session that was awake here. */
 const isOfOneHere = (due: Pending | undefined): boolean =>
   due !== undefined && (due.record !== undefined || due.wasHere === true)
 
 /**
- * The oldest of the removals of sessions that were not here: of one that sleeps, or of an id that somebody has made up, which cannot be
- * told while the database is away.
+ * The oldest due removal of a session that was not awake here. The session may be asleep, or its id may be made up. While the database is
+ * away, a replica cannot tell which.
  */
 const oldestUnknown = (pending: ReadonlyMap<Key, Pending>): Key | undefined => {
   for (const [key, due] of pending) if (!isOfOneHere(due)) return key
   return undefined
 }
 
-/** Says of the sessions that are awake here that they are still wanted, and notices which of them others have. */
+/** Extends the rows of the sessions that are awake here, and ends those that another replica has taken over. */
 const keepAwake = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, { disown, expires, owned, pending }: {
   readonly owned: ReadonlyMap<Key, Owned>
   readonly pending: ReadonlyMap<Key, Pending>
@@ -389,7 +399,7 @@ const keepAwake = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, { disown
     `
     const found = new Map(rows.map(({ generation, key }) => [key, generation]))
     for (const [key, each] of awake) {
-      // One that has rested, or changed, meanwhile may have another generation already.
+      // Skips a session that has rested or changed meanwhile, because it may have another generation already.
       const isSame = owned.get(key) === each && !pending.has(key)
       if (isSame && found.get(key) !== each.generation) disown(key)
     }
@@ -397,9 +407,10 @@ const keepAwake = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, { disown
 })
 
 /**
- * Removes what has expired and what is beyond the limit, if no replica has done so in the last 55 seconds. Not 60: a replica that is
- * alone asks every 60, and could find itself a moment too early. A time more than a minute in the future was written before
- * the database's clock was set back, and counts as due.
+ * Removes expired sessions and the oldest ones beyond `maxAsleep`, if no replica has done so in the last 55 seconds.
+ *
+ * Not 60 seconds: a single replica checks every 60 seconds, and could be a moment early. A time more than a minute in the future was
+ * written before the database's clock was set back, so it counts as due.
  */
 const removeInTurn = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, maxAsleep: number) {
   const isDue = yield* sql`
@@ -411,7 +422,7 @@ const removeInTurn = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, maxAs
   yield* Effect.repeat(removeOldest(sql, sql`WHERE expires_at < NOW()`, batch), {
     while: (removed) => removed === batch
   })
-  // The rows of removed sessions are no sessions.
+  // Rows of removed sessions do not count.
   const sessions = sql`WHERE record <> ${removedRecord}`
   const [row] = yield* sql<{ readonly count: number }>`SELECT COUNT(*)::FLOAT8 AS count FROM ${sql(table)} ${sessions}`
   for (let beyond = (row?.count ?? 0) - maxAsleep; beyond > 0; beyond -= batch) {
@@ -420,8 +431,10 @@ const removeInTurn = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, maxAs
 })
 
 /**
- * Those that have slept longest, so many, which are found by the index. One that wakes just then expires later already. (With `=`
- * that would be asked of the index too: once for each of those that expire at the same time, of which there may be many.)
+ * Removes the `count` rows that expire first, which the index finds. Returns how many it removed.
+ *
+ * A session that wakes meanwhile expires later, so the comparison of `expires_at` spares it. The comparison is `<=`, because for `=`
+ * PostgreSQL would search the index once for each of the rows that expire at the same time.
  */
 const removeOldest = (sql: SqlClient.SqlClient, where: Statement.Fragment, count: number) =>
   Effect.map(
@@ -433,7 +446,7 @@ const removeOldest = (sql: SqlClient.SqlClient, where: Statement.Fragment, count
     ({ length }) => length
   )
 
-/** "For ever", within what PostgreSQL can add to a time. */
+/** The longest time to live that PostgreSQL can add to a time. Stands for infinity. */
 const maxSeconds = Duration.toSeconds("3650 days")
 
 const kept = (record: ClientRecord.ClientRecord): typeof Kept.Type => {

@@ -1,26 +1,28 @@
-/** Responses that are streams, kept for other replicas, which take them piece by piece. */
+/** Streamed responses that this replica keeps for other replicas, which fetch them chunk by chunk. */
 import { Cause, Effect, Exit, Option, Scope, Stream } from "effect"
 import type { Pull } from "effect"
 import type { HttpServerResponse } from "effect/http"
 import { randomUUID } from "node:crypto"
 import * as Protocol from "./Protocol.ts"
 
-/** How long it may take until the first piece is asked for. */
+/** How long a response waits for its first `next`. Then it is abandoned. */
 const firstTimeout = "5 seconds"
 
 interface Kept {
   readonly pull: Pull.Pull<ReadonlyArray<Uint8Array>>
-  /** Of the request that is answered. */
+  /** The scope of the request. */
   readonly scope: Scope.Closeable
-  /** The connection that the request came on. */
+  /** The connection on which the request came. */
   readonly client: number
+  /** True once `next` was called. */
   isTaken: boolean
 }
 
-/** One function, for its members share the responses that are kept. */
+/** Makes the store. One function, because its members share the kept responses. */
 export const make = () => {
   const all = new Map<string, Kept>()
 
+  /** Drops a response and closes the scope of its request. A no-op for an unknown id. */
   const abandon = (id: string) =>
     Effect.suspend(() => {
       const kept = all.get(id)
@@ -28,7 +30,7 @@ export const make = () => {
     })
 
   return {
-    /** Keeps a response until it is over, or nobody wants it; then the scope is closed. */
+    /** Keeps a response until its end or until it is abandoned, then closes the scope of the request. */
     keep: Effect.fnUntraced(function*(
       { headers, status }: HttpServerResponse.HttpServerResponse,
       body: Stream.Stream<Uint8Array, unknown>,
@@ -45,7 +47,10 @@ export const make = () => {
       return answer
     }),
 
-    /** The next chunks, none at the end. Whoever is interrupted meanwhile does not come back. */
+    /**
+     * The next chunks; an empty list at the end. An interruption ends the response, because the replica that asked for it does not ask
+     * again.
+     */
     next: (id: string): Effect.Effect<ReadonlyArray<Uint8Array>, Protocol.Moved> =>
       Effect.uninterruptibleMask((restore) =>
         Effect.suspend(() => {
@@ -72,7 +77,7 @@ export const make = () => {
 
     abandon,
 
-    /** A connection is gone: nobody asks for what was answered on it. */
+    /** Abandons the responses to the requests of a connection that has broken. */
     disconnected: (client: number) =>
       Effect.suspend(() =>
         Effect.forEach([...all].filter(([, kept]) => kept.client === client), ([id]) => abandon(id), { discard: true })
