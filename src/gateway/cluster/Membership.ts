@@ -1,12 +1,14 @@
 /**
- * Which replicas there are, and how long this one may act as the owner of its shards: the engine's storage of runners and
- * locks in PostgreSQL, with three changes.
+ * The list of replicas, and until when this replica may act as the owner of its shards.
  *
- * - While the database cannot be reached, a lock counts as held until the moment from which another replica may take it. The
- *   engine by itself gives everything up at the first failure.
- * - A lock is given back only when nothing lives under it any more: the engine does not wait for longer than it has time. (But not
- *   when the engine counts all its locks as lost, which then it cannot take again before they are given back.)
- * - When the database is back, the replicas that were there before stay for as long as it takes them to say that they live.
+ * Wraps the engine's storage of runners and locks in PostgreSQL, with three changes:
+ *
+ * - While the database cannot be reached, a lock counts as held until just before another replica may take it. The engine alone would
+ *   release all shards at the first failure.
+ * - A lock is released only after every session and lane of its shard has ended. The engine alone would wait for a limited time only. There
+ *   is one exception: if the engine counts all its locks as lost, it releases them at once, because it must do so before it can take them
+ *   again.
+ * - After an outage of the database, the replicas of the last list stay listed until each has had time to report again.
  */
 import { Clock, Context, Deferred, Duration, Effect, Layer, Ref, Schedule } from "effect"
 import type { Runner, RunnerAddress, ShardId } from "effect/cluster"
@@ -14,27 +16,32 @@ import { RunnerStorage, ShardingConfig, SqlRunnerStorage } from "effect/cluster"
 import * as Patience from "./Patience.ts"
 import * as ReplicaName from "./ReplicaName.ts"
 
-/** What a replica knows of its locks and of the others. */
+/** What a replica knows about its locks and about the other replicas. All times are from `steady`, in milliseconds. */
 export interface Known {
-  /** When the locks were asked for that were last confirmed, in milliseconds; `undefined`: none is held. */
+  /** When the last refresh that confirmed all locks was sent. `undefined`: this replica holds no lock. */
   readonly confirmedAt: number | undefined
-  /** Since when the database has not answered. */
+  /** When the database stopped answering. `undefined` while it answers. */
   readonly lostAt: number | undefined
-  /** When it answered again after it had not. */
+  /** When the last outage of the database ended. */
   readonly backAt: number | undefined
-  /** When the replicas were listed last, and when this one was first among them. */
+  /** When the replicas were last listed. */
   readonly listedAt: number | undefined
+  /** When this replica was first in the list. */
   readonly joinedAt: number | undefined
+  /** The last list of replicas. */
   readonly runners: ReadonlyArray<readonly [runner: Runner.Runner, healthy: boolean]>
-  /** Another replica has this one's address, and with it its locks. */
+  /** True once another replica has taken this replica's address, and with it its locks. */
   readonly isReplaced: boolean
-  /** When the database was last asked for something to its end, whatever came of it. */
+  /** When a statement to the database last ended, with success or not. */
   readonly triedAt: number | undefined
-  /** The others have given this replica up, because it stood still. */
+  /**
+   * True once the others have given this replica up: it stood still until its locks expired, so they took over its shards and told clients
+   * that its pinned sessions are gone. False again after `beginAnew`.
+   */
   readonly isGivenUp: boolean
 }
 
-/** The part of the locks' time that is not used, for clocks that do not run alike. */
+/** The part of the expiration for which a lock does not count as held any more. Allows for clocks that run at different speeds. */
 const margin = 0.1
 
 export const nothingKnown: Known = {
@@ -49,25 +56,26 @@ export const nothingKnown: Known = {
   isGivenUp: false
 }
 
-/** Until when the locks are safely this replica's. */
+/** Until when this replica holds its locks for certain. `-Infinity` if it holds none. */
 export const heldUntil = ({ confirmedAt, isReplaced }: Known, expiration: number): number =>
   confirmedAt === undefined || isReplaced ? -Infinity : confirmedAt + expiration * (1 - margin)
 
-/** The database has answered. */
+/** Notes that the database answered. */
 export const answered = (now: number) => (known: Known): Known =>
   known.lostAt === undefined ? known : { ...known, lostAt: undefined, backAt: now }
 
-/** The database has not answered. */
+/** Notes that the database did not answer. */
 export const failed = (now: number) => (known: Known): Known =>
   known.lostAt === undefined ? { ...known, lostAt: now } : known
 
-/** Another replica has taken this one's address; that cannot be undone. */
+/** Notes that another replica has taken this replica's address. This is final. */
 export const replaced = (known: Known): Known => ({ ...known, isReplaced: true })
 
 /**
- * Whether this replica has stood still, as one that was frozen, until the others gave it up. While the database is away it does not
- * stand still: it asks at least every 0.43 of the locks' time. A replica that is frozen until its locks expire has asked for nothing
- * for at least 2/3 of their time; 0.6 lies between the two.
+ * Whether this replica stood still, for example frozen, until its locks expired and the others gave it up.
+ *
+ * An outage of the database is not a standstill: a replica then still sends a statement at least every 0.43 of the lock expiration. A
+ * replica that was frozen until its locks expired has sent none for at least 2/3 of the expiration. The limit of 0.6 lies between the two.
  */
 export const hasStoodStill = ({ confirmedAt, isGivenUp, triedAt }: Known, now: number, expiration: number): boolean =>
   isGivenUp || (
@@ -75,30 +83,30 @@ export const hasStoodStill = ({ confirmedAt, isGivenUp, triedAt }: Known, now: n
     triedAt !== undefined && now > triedAt + 0.6 * expiration
   )
 
-/** Something was asked of the database, to its end. */
+/** Notes that a statement to the database ended. */
 export const tried = (now: number, expiration: number) => (known: Known): Known => ({
   ...known,
   triedAt: now,
   isGivenUp: hasStoodStill(known, now, expiration)
 })
 
-/** What the replica had when it was given up has been ended. */
+/** Notes that the sessions from before the standstill have ended, so this replica starts afresh. */
 export const begunAnew = (now: number) => (known: Known): Known => ({ ...known, triedAt: now, isGivenUp: false })
 
-/** All locks have been confirmed; asked for at `askedAt`. */
+/** Notes that the refresh sent at `askedAt` confirmed all locks. */
 export const confirmed = (askedAt: number) => (known: Known): Known => ({ ...known, confirmedAt: askedAt })
 
-/** Further locks were acquired, which does not confirm those from before. */
+/** Notes that further locks were acquired. This confirms no earlier lock, so it sets the time only if none was held. */
 export const acquired = (askedAt: number) => (known: Known): Known =>
   known.confirmedAt === undefined ? { ...known, confirmedAt: askedAt } : known
 
 /**
- * After an outage a replica has this part of the locks' time to report again: room for two of its 3.5 reports, as the first may
- * be lost on a new connection. One that leaves meanwhile still counts as there until then.
+ * The part of the lock expiration that a replica has to report again after an outage. A replica reports 3.5 times per expiration, so this
+ * leaves room for two reports: the first may fail on a new connection. A replica that stops in this time stays listed until its end.
  */
 const outageSettling = 2 / 3
 
-/** The replicas by the newest list; after an outage those of before as well, until each can have said that it lives. */
+/** Notes the newest list of replicas. After an outage, adds those of the previous list, until `outageSettling` has passed. */
 export const listed =
   (runners: Known["runners"], now: number, expiration: number, self: string) =>
   (known: Known): readonly [Known["runners"], Known] => {
@@ -113,7 +121,7 @@ export const listed =
 
 const name = (runner: Runner.Runner): string => ReplicaName.of(runner.address)
 
-/** Where replicas are, by their names: which are digests, and so made once for each list. */
+/** The addresses of replicas by their names. Computed once per list, because a name is a digest. */
 const addresses = (runners: Known["runners"]): ReadonlyMap<string, RunnerAddress.RunnerAddress> => {
   const made = addressesOf.get(runners) ?? new Map(runners.map(([{ address }]) => [ReplicaName.of(address), address]))
   addressesOf.set(runners, made)
@@ -121,46 +129,49 @@ const addresses = (runners: Known["runners"]): ReadonlyMap<string, RunnerAddress
 }
 const addressesOf = new WeakMap<Known["runners"], ReadonlyMap<string, RunnerAddress.RunnerAddress>>()
 
-/** How long a replica that leaves waits for the database, and for what still lives here, each time. */
+/** How long a replica that leaves waits for one release: for the database, and for the sessions and lanes of the shard. */
 const leavePatience = "3 seconds"
-/** How often it is looked whether something still lives under a lock. */
+/** How often a release checks whether the sessions and lanes of its shard have ended. */
 const occupiedInterval = "50 millis"
 /**
- * How long its lock is kept for it: longer than a start and an end may take. What SIGKILL does not end serves nobody, and its shard
- * is to be served again.
+ * How long a release waits for the sessions and lanes of its shard. Longer than a process may take to start and to end. A process that
+ * SIGKILL does not end serves no client, so after this time another replica may have the shard.
  */
 const occupiedTimeout = "5 minutes"
 
-/** A list of replicas that is no older, in milliseconds, is not asked for anew for the sake of an unknown name. */
+/** `isThere` trusts a list of replicas up to this age, in milliseconds. It does not list again for a name that such a list lacks. */
 const freshness = 500
 
-/** What the tables' names begin with. */
+/** The prefix of all table names. */
 export const prefix = "effect_session_pool"
 
 export class Membership extends Context.Service<Membership, {
   readonly known: Ref.Ref<Known>
-  /** Keeps locks while something lives under them: of one shard, or of any. */
+  /** Sets the test whether sessions or lanes live in a shard, or in any. A release waits while it is true. */
   readonly keepWhile: (isOccupied: (shard?: ShardId.ShardId) => boolean) => Effect.Effect<void>
-  /** Gives up what is movable, because another replica has taken this one's address. */
+  /** Gives up all locks, because another replica has taken this replica's address. */
   readonly replace: Effect.Effect<void>
-  /** Whether the others have given this replica up; until `beginAnew`, when what it had then has been ended. */
+  /** Whether the others have given this replica up, see `Known`. True until `beginAnew`. */
   readonly isGivenUp: () => boolean
+  /** Call it when the pinned sessions have ended after the others gave this replica up. */
   readonly beginAnew: Effect.Effect<void>
-  /** The time by which things are known, see `steady`. */
+  /** The time in milliseconds, from `steady`. All times in `Known` come from it. */
   readonly now: () => number
-  /** For how many milliseconds this replica may act as the owner of a shard that it holds by the engine's account. */
+  /** For how many milliseconds this replica may still act as the owner of the shards that the engine counts as its own. */
   readonly safeFor: Effect.Effect<number>
   /** The other replicas' names. */
   readonly others: Effect.Effect<ReadonlyArray<string>>
-  /** Where the replica of a name is. */
+  /** The address of the replica with a name, by the last list. */
   readonly addressOf: (replica: string) => RunnerAddress.RunnerAddress | undefined
-  /** Whether a replica of this name runs, by the database itself if the last list has none; `undefined`: it cannot be told. */
+  /** Whether a replica with this name runs. Lists again if the last list lacks it. `undefined` if the database does not answer. */
   readonly isThere: (replica: string) => Effect.Effect<boolean | undefined>
 }>()("effect-session-pool/gateway/cluster/Membership") {}
 
 /**
- * Milliseconds that go on when the time of day is set back, or a lock would be held for longer; and that jump as it does when it
- * is set forward, which is all that a machine notices that has been asleep.
+ * A clock in milliseconds that never goes back, but jumps forward with the time of day.
+ *
+ * If it followed a time of day that is set back, a lock would count as held for too long. If it did not jump forward, it would miss the
+ * time for which the machine was asleep.
  */
 const steady = (clock: Clock.Clock) => {
   const monotonic = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
@@ -177,7 +188,7 @@ const steady = (clock: Clock.Clock) => {
   }
 }
 
-/** Logs what an operator would want to know of a change. */
+/** Logs the replicas that joined or left, and the start and end of an outage of the database. */
 const tell = (self: string, before: Known) => (after: Known): Effect.Effect<void> => {
   const others = ({ runners }: Known) =>
     new Map(
@@ -201,21 +212,22 @@ const tell = (self: string, before: Known) => (after: Known): Effect.Effect<void
   ], { discard: true })
 }
 
-/** One function, for the wrapped storage and the service share what is known; the transitions of that are above. */
+/** Makes the wrapped storage and the service. One function, because both share `known`. The transitions of `known` are above. */
 const make = Effect.gen(function*() {
   const config = yield* ShardingConfig.ShardingConfig
   const storage = yield* RunnerStorage.RunnerStorage
   const known = yield* Ref.make(nothingKnown)
   const now = steady(yield* Clock.Clock)
   const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
-  /** How often the engine asks for its locks (its `effectiveInterval`). */
+  /** How often the engine refreshes its locks (its `effectiveInterval`). */
   const interval = Math.min(
     Duration.toMillis(Duration.fromInputUnsafe(config.shardLockRefreshInterval)),
     expiration / 3
   )
-  // Shorter than the engine's own time-out, which would give up every shard.
+  // Shorter than the engine's own time-out, after which the engine would release every shard.
   const patience = interval / 2
 
+  /** Runs a statement, and notes that the database answered or did not. */
   const noted = <A, E>(asked: Effect.Effect<A, E>): Effect.Effect<A, E> =>
     asked.pipe(
       Effect.ensuring(Effect.suspend(() => Ref.update(known, tried(now(), expiration)))),
@@ -223,6 +235,7 @@ const make = Effect.gen(function*() {
       Effect.tapCause(() => change(failed(now())))
     )
 
+  /** Changes `known`, and logs the change. */
   const change = (f: (known: Known) => Known) =>
     Effect.flatten(Ref.modify(known, (before) => {
       const after = f(before)
@@ -231,13 +244,13 @@ const make = Effect.gen(function*() {
 
   const self = ReplicaName.here(config)
 
-  /** What is of the address and no longer of this replica: in the database it is the other one's. */
+  /** Skips a statement once another replica has this address: the rows of the address are the other replica's. */
   const unlessReplaced = <A, E>(asked: Effect.Effect<A, E>, otherwise: A): Effect.Effect<A, E> =>
     Effect.flatMap(Ref.get(known), ({ isReplaced }) => isReplaced ? Effect.succeed(otherwise) : asked)
 
   /**
-   * From then on nothing here waits long for the database: no lock is asked for again, and those that are not given back expire.
-   * Before, one that is asked for again must not be taken away by a release that came late.
+   * Completes when this replica leaves. From then on, a release waits for at most `leavePatience`: this replica takes no lock again, and a
+   * lock that is not released expires. Before that, a release must not be abandoned: it could take effect after the lock was taken again.
    */
   const leaving = yield* Deferred.make<void>()
   const isLeaving = () => Deferred.isDoneUnsafe(leaving)
@@ -247,16 +260,19 @@ const make = Effect.gen(function*() {
       Effect.andThen(Deferred.await(leaving), Effect.sleep(leavePatience))
     )
 
-  /** The shards that are to be given back. One that is taken again meanwhile is not: that would be the new lock. */
+  /** The shards to release. `acquire` removes a shard that it takes again, so that a late release does not delete the new lock. */
   const releasing = new Set<string>()
   let isOccupied: (shard?: ShardId.ShardId) => boolean = () => false
+  /** Runs a release after the sessions and lanes of the shard have ended, or after `occupiedTimeout`. */
   const whenFree = <E>(released: Effect.Effect<void, E>, shard?: ShardId.ShardId): Effect.Effect<void, E> =>
     Effect.sync(() => isOccupied(shard)).pipe(
       Effect.repeat({ while: (occupied) => occupied, schedule: Schedule.spaced(occupiedInterval) }),
       Effect.timeoutOrElse({
         duration: occupiedTimeout,
         orElse: () =>
-          Effect.logWarning(`A process has not ended for ${occupiedTimeout}; the lock of its shard is given back`)
+          Effect.logWarning(
+            `A process has not ended for ${occupiedTimeout}; the lock of its shard is released, so end it by hand`
+          )
       }),
       Effect.andThen(released)
     )
@@ -292,13 +308,13 @@ const make = Effect.gen(function*() {
           Effect.catch(() =>
             Effect.map(
               Ref.get(known),
-              // Whoever would not be safe until the next time gives its shards up now, while it still may.
+              // The refresh failed. If the locks are not safe until the next one, release all shards now, while that is still safe.
               (state) => now() + interval < heldUntil(state, expiration) ? all : []
             )
           )
         )
       }),
-    // The engine would try anew at once, and log it for each of hundreds of shards.
+    // Retries here once a second. The engine would retry at once, and log each of hundreds of shards.
     release: (address, shard) =>
       Effect.suspend(() => {
         const key = shard.toString()
@@ -315,10 +331,10 @@ const make = Effect.gen(function*() {
     releaseAll: (address) =>
       Effect.suspend(() => {
         const released = unlessReplaced(storage.releaseAll(address), undefined)
-        // Not at the end, the locks have been lost: nothing is kept.
+        // The engine calls this at the end, or when it has lost all its locks. In the second case there is no lock to keep.
         return isLeaving() ? inTime(whenFree(released)) : released
       }),
-    // The engine does this first of all when it ends.
+    // When the engine ends, it calls this first.
     unregister: (address) =>
       Effect.suspend(() => {
         Deferred.doneUnsafe(leaving, Effect.void)
@@ -361,10 +377,10 @@ const make = Effect.gen(function*() {
   return Context.make(Membership, membership).pipe(Context.add(RunnerStorage.RunnerStorage, wrapped))
 })
 
-/** Over whatever storage there is. */
+/** The membership and the wrapped storage, over any storage. */
 export const layerOver = Layer.effectContext(make)
 
-/** The engine's storage in PostgreSQL, and what is known of it. */
+/** The membership and the wrapped storage, over the engine's storage in PostgreSQL. */
 export const layer = layerOver.pipe(
   Layer.provide(SqlRunnerStorage.layerStorage({ prefix }))
 )

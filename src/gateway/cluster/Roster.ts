@@ -1,7 +1,9 @@
 /**
- * What replicas say of themselves in the database, beside what the engine says of them there: it knows them by their addresses
- * alone, and whoever asks for a lock decides by its own setting whether that has expired. So with unequal settings, or with the same
- * address, two replicas could own the same shard. And replicas with unequal keys would refuse whatever they send to each other.
+ * A table in which each replica enters its address, its lock expiration and a mark of its key, before it joins the engine.
+ *
+ * It prevents two faults that the engine does not notice. The engine knows replicas by address alone, and each replica decides by its own
+ * setting whether a lock has expired. So with unequal settings, or with the same address, two replicas could own the same shard. Replicas
+ * with unequal keys would refuse each other's messages.
  */
 import { Context, Data, Duration, Effect, Schedule } from "effect"
 import { SqlClient } from "effect/sql"
@@ -9,7 +11,7 @@ import { createHmac, randomUUID } from "node:crypto"
 
 const table = "effect_session_pool_replicas"
 
-/** Another replica runs whose locks live for another time. */
+/** Another replica runs with another lock expiration. `theirs` and `ours` are in seconds. */
 export class UnequalLocks extends Data.TaggedError("UnequalLocks")<{
   readonly other: string
   readonly theirs: number
@@ -17,15 +19,15 @@ export class UnequalLocks extends Data.TaggedError("UnequalLocks")<{
 }> {
   override get message(): string {
     return `The replica at ${this.other} runs with --shard-lock-expiration ${this.theirs} seconds, this one would with ` +
-      `${this.ours}: one would take over what the other still has. Give all the same; to change it, stop all of them first.`
+      `${this.ours}: one could take over shards that the other still holds. Give all the same; to change it, stop all of them first.`
   }
 }
 
 /** Another replica runs with another key. */
 export class UnequalKeys extends Data.TaggedError("UnequalKeys")<{ readonly other: string }> {
   override get message(): string {
-    return `The replica at ${this.other} runs with another GATEWAY_STATE_KEY than this one: each would refuse what the other ` +
-      "sends to it. Give all the same; to change it, stop all of them first."
+    return `The replica at ${this.other} runs with another GATEWAY_STATE_KEY than this one: each would refuse the messages of ` +
+      "the other. Give all the same; to change it, stop all of them first."
   }
 }
 
@@ -39,11 +41,11 @@ export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
         seen_at TIMESTAMPTZ NOT NULL
       )
     `,
-    // Came later. Replicas that know nothing of it leave it empty, and are not compared.
+    // Added in a later version. Older replicas leave the column empty, and their keys are not compared.
     sql`ALTER TABLE ${sql(table)} ADD COLUMN IF NOT EXISTS key_mark TEXT`
   ], { discard: true }))
 
-/** Equal for equal keys; it does not tell the key. */
+/** A mark of the key: equal for equal keys, and no help to find the key. */
 const markOf = (stateKey: string): string =>
   createHmac("sha256", stateKey).update("effect-session-pool key mark").digest("hex")
 
@@ -53,14 +55,15 @@ export interface Options {
   readonly shardLockExpiration: Duration.Duration
 }
 
-/** A replica that has entered itself; no two do so at the same time. */
+/** The entry of this replica. `enter` runs under `MigrationLock`, so no two replicas enter at the same time. */
 export class Entry extends Context.Service<Entry, {
-  /** Says again and again that it lives; completes when another replica has taken its address. */
+  /** Refreshes the entry four times per lock expiration. Completes when another replica has taken this address. */
   readonly untilTaken: Effect.Effect<void>
-  /** Takes it out, unless its address is another one's by now. */
+  /** Removes the entry, unless another replica has taken this address. */
   readonly remove: Effect.Effect<void>
 }>()("effect-session-pool/gateway/cluster/Roster") {}
 
+/** Enters this replica. Fails if a replica with other settings runs; takes the address from an earlier replica. */
 export const enter = Effect.fnUntraced(function*({ address, shardLockExpiration, stateKey }: Options) {
   const sql = yield* SqlClient.SqlClient
   const ours = Duration.toSeconds(shardLockExpiration)
@@ -77,7 +80,7 @@ export const enter = Effect.fnUntraced(function*({ address, shardLockExpiration,
   }
   const incarnation = randomUUID()
   const isOurs = sql`address = ${address} AND incarnation = ${incarnation}`
-  // The newest has the address: one that was killed does not come back, and nobody can tell it from one that still runs.
+  // The newest replica gets the address. The earlier one may have been killed or may still run; the table cannot tell which.
   yield* sql`
     INSERT INTO ${sql(table)} (address, incarnation, lock_seconds, key_mark, seen_at)
     VALUES (${address}, ${incarnation}, ${ours}, ${mark}, NOW())
@@ -88,7 +91,7 @@ export const enter = Effect.fnUntraced(function*({ address, shardLockExpiration,
   const sayThatItLives = Effect.gen(function*() {
     const said = yield* sql`UPDATE ${sql(table)} SET seen_at = NOW() WHERE ${isOurs} RETURNING address`
     if (said.length > 0) return false
-    // Nobody's, when the database has lost its row.
+    // The row is another replica's, or the database has lost it. In the second case, enter it again.
     const entered = yield* sql`
       INSERT INTO ${sql(table)} (address, incarnation, lock_seconds, key_mark, seen_at)
       VALUES (${address}, ${incarnation}, ${ours}, ${mark}, NOW()) ON CONFLICT (address) DO NOTHING RETURNING address
