@@ -75,7 +75,8 @@ const unknownOf = (id: string) => ({
   id,
   error: {
     code: -32000,
-    message: "The connection to the replica of this session broke; whether the request was carried out is not known"
+    message:
+      "The connection to the replica of this session broke; the gateway cannot tell whether the request was carried out"
   }
 })
 const notification = { jsonrpc: "2.0", method: "notifications/message", params: { data: "\"id\":\"b\"" } }

@@ -34,7 +34,7 @@ describe("the lock of the tables", () => {
       yield* TestClock.adjust("1 second")
       assert.strictEqual(yield* Fiber.join(taking), "taken")
       assert.strictEqual(connection.asked.at(-1), "pg_advisory_unlock")
-      assert.deepStrictEqual(lines, ["Another replica makes the tables; this one starts when that is done"])
+      assert.deepStrictEqual(lines, ["Another replica creates the tables; this one starts when the tables are ready"])
     }).pipe(Effect.provide(Logger.layer([logger])))
   })
 

@@ -35,7 +35,7 @@ describe("SIGHUP while a replica waits for the others to have made the tables", 
         { DATABASE_URL: url, GATEWAY_STATE_KEY: "the same key on every one of the replicas" }
       )
       yield* Effect.promise(() =>
-        Kit.eventually("it waits for the lock", () => gateway.output().includes("Another replica makes the tables"))
+        Kit.eventually("it waits for the lock", () => gateway.output().includes("Another replica creates the tables"))
       )
       write("first", "second")
       // Without a listener the signal ends the gateway. The migration lock is held, so the gateway cannot be up.
@@ -68,7 +68,7 @@ describe("SIGTERM while a replica waits for the others to have made the tables",
         { DATABASE_URL: url, GATEWAY_STATE_KEY: "the same key on every one of the replicas" }
       )
       yield* Effect.promise(() =>
-        Kit.eventually("it waits for the lock", () => gateway.output().includes("Another replica makes the tables"))
+        Kit.eventually("it waits for the lock", () => gateway.output().includes("Another replica creates the tables"))
       )
       gateway.child.kill("SIGTERM")
       // The lock is another's all the while.

@@ -1,33 +1,38 @@
 /**
- * A gateway as one of several replicas: the engine, its storage in PostgreSQL, and the services of the gateway that differ
- * from those of one that is alone.
+ * A gateway as one of several replicas: the engine (`effect/cluster`), its storage in PostgreSQL, and the gateway's services that differ
+ * from those of a single gateway.
  *
- * What is where:
+ * The words pinned, movable and shared are defined in `sessions/Placement.ts`.
  *
- * - `ClusterPlacement` decides on which replica a session is opened and found; `ReplicaName` is what ids and states begin with.
- * - A request on its way to another replica: `Protocol` has the messages, `Links` the connections, `Forwarding` sends them, `Hosting`
- *   carries them out there, `StreamedResponses` keeps what is answered piece by piece.
- * - `Homes` knows which replica has which shared id: the engine tells it.
- * - `Membership` knows which replicas there are and until when the shards are safely this one's, and which are given up when the
- *   database is away (`refresh`).
- * - `StoredSleepers` keeps the sessions of stateless back ends: those that sleep, and those that are awake somewhere.
- * - `Roster` refuses a replica whose locks would live for another time, or that has another key, and notices when two have the same
- *   address.
- * - `Patience` gives up what is asked of the database without waiting for the end of it.
+ * The files:
  *
- * Why two replicas never have the same session: one that is pinned has the replica's name in its id. One that is movable
- * is served only where the engine's entity of its id is, and while the lock of its shard is safely held (`Hosting.enter`); the lock
- * is given back when nothing lives here any more (`Hosting`, `vacate`; `Membership.keepWhile`); and what a former owner still
- * saves is refused (the generation in `StoredSleepers`).
+ * - `ClusterPlacement` decides on which replica a session is opened, and finds it there. `ReplicaName` makes the names of replicas, with
+ *   which ids and states begin.
+ * - For a request to another replica, `Protocol` defines the messages, `Links` keeps the connections, and `Forwarding` sends the request.
+ *   `Hosting` carries it out on the other replica, and `StreamedResponses` keeps a streamed response there.
+ * - `Homes` asks the engine which replica has a shared id, and remembers the answer.
+ * - `Membership` knows the replicas, and until when this replica safely holds its locks. Its `refresh` releases shards during an outage of
+ *   the database.
+ * - `StoredSleepers` stores the sessions of stateless back ends, asleep and awake.
+ * - `Roster` refuses a replica with another lock expiration or another key, and notices when two replicas have the same address.
+ * - `Patience` abandons a statement without waiting for its end.
  *
- * A new message between replicas is:
+ * Two replicas never have the same session:
+ *
+ * - The id of a pinned session contains the name of its replica.
+ * - A movable session is served only by the replica that has the engine's entity of its id, and only while that replica safely holds the
+ *   lock of its shard (`Hosting.enter`).
+ * - The replica releases the lock only after the session's process has ended (`vacate` in `Hosting`, `Membership.keepWhile`).
+ * - The database refuses a write of a former owner (the generation in `StoredSleepers`).
+ *
+ * To add a message between replicas, add:
  *
  * - an `Rpc` in `Protocol`;
  * - a member of `Placement` that sends it, in `ClusterPlacement` and in `sessions/Placement` (`local`);
- * - a member of `Placement.Host`, which `Gateway.layerConfig` gives and `Hosting` calls.
+ * - a member of `Placement.Host`, which `Gateway.layerConfig` provides and `Hosting` calls.
  *
- * While replicas are restarted one by one, those of two versions speak with each other: a new field of a message, or of a stored
- * record, has to be optional.
+ * During a rolling restart, replicas of two versions exchange messages. So a new field of a message, or of a stored record, must be
+ * optional.
  */
 import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
 import { PgClient } from "@effect/sql-pg"
@@ -65,33 +70,36 @@ export interface Address {
 
 export interface Options {
   readonly databaseUrl: Redacted.Redacted
-  /** Where the other replicas reach this one. */
+  /** The address at which the other replicas reach this one. It must be unique. */
   readonly address: Address
-  /** Where it listens for them. */
+  /** The address on which this replica listens for the others. */
   readonly listen: Address
+  /** The secret that all replicas share. */
   readonly stateKey: string
-  /** A replica that does not say that it lives for so long has lost its shards. */
+  /** After this time without a refresh of its locks, a replica has lost its shards. */
   readonly shardLockExpiration: Duration.Duration
+  /** How long load balancers get to notice that this replica is about to end. */
   readonly leaveDelay: Duration.Duration
+  /** How long running requests get to finish at the end. */
   readonly drainTimeout: Duration.Duration
 }
 
-/** How often replicas look who is there, and so how long it takes until all know of one that comes or leaves. */
+/** How often a replica lists the replicas. After this time, all replicas know of a replica that joined or left. */
 const membershipInterval = Duration.seconds(2)
 
 /**
- * How long a replica that leaves may take to hand its shards over. With a database that hangs the engine would wait for as long as
- * its locks live; nothing is served any more, and what is not given back expires.
+ * How long a replica that leaves may take to hand over its shards. If the database hangs, the engine would wait until its locks expire. By
+ * then the replica serves nothing, so it stops waiting. Locks that it did not release expire.
  */
 const handOverTimeout = Duration.seconds(15)
 
 const shardingConfig = ({ address, shardLockExpiration }: Options) =>
   ShardingConfig.layer({
     runnerAddress: Option.some(RunnerAddress.make(address.host, address.port)),
-    // Rows that expire, instead of advisory locks: those end with the database's sessions, and so at each of its restarts.
+    // Rows that expire, instead of advisory locks: an advisory lock ends with its database session, so at each restart of the database.
     shardLockDisableAdvisory: true,
     shardLockExpiration,
-    // A little more often than the third that the engine asks for: one that fails is made up for before the lock expires.
+    // More often than every third of the expiration, as the engine would. So after one failed refresh, another one comes in time.
     shardLockRefreshInterval: Duration.divideUnsafe(shardLockExpiration, 3.5),
     refreshAssignmentsInterval: membershipInterval,
     runnerHealthCheckInterval: Duration.seconds(5),
@@ -102,11 +110,11 @@ const shardingConfig = ({ address, shardLockExpiration }: Options) =>
 
 const common = Layer.merge(
   MessageStorage.layerNoop,
-  // A message of a back end may have 16 MiB.
+  // A message of a back end may be as large as 16 MiB.
   RpcSerialization.layerSchemaBinary({ maxFrameSize: "unbounded" })
 )
 
-/** Knows where what is, and takes part. */
+/** This replica's part in the engine: it owns shards, and knows which replica owns the others. */
 const sharding = Sharding.layer.pipe(
   Layer.provide(RunnerHealth.layerPing),
   Layer.provideMerge(Runners.layerRpc),
@@ -114,7 +122,7 @@ const sharding = Sharding.layer.pipe(
   Layer.provideMerge(common)
 )
 
-/** Answers the engines of the other replicas, and what these ask themselves. */
+/** Answers messages of the other replicas: those of their engines, and those of `Protocol.Peers`. */
 const server = ({ host, port }: Address, hosting: Hosting.Hosting) =>
   RpcServer.layer(Runners.Rpcs.merge(Protocol.Peers), {
     disableTracing: true,
@@ -128,15 +136,17 @@ const server = ({ host, port }: Address, hosting: Hosting.Hosting) =>
   )
 
 /**
- * Makes the tables, whoever comes first (`MigrationLock`), and enters this replica. The engine's have `Membership.prefix` before their names: `_runners`, `_locks` and `_runner_migrations`; `_sessions`
- * and `_upkeep` are those of `StoredSleepers`, `_replicas` that of `Roster`.
+ * Creates the tables and enters this replica into the roster, under `MigrationLock`: one replica at a time.
+ *
+ * All table names begin with `Membership.prefix`. The engine has `_runners`, `_locks` and `_runner_migrations`; `StoredSleepers` has
+ * `_sessions` and `_upkeep`; `Roster` has `_replicas`.
  */
 const enter = (options: Options) =>
   Effect.scoped(Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
     const connection = yield* sql.reserve
     yield* MigrationLock.take(connection)
-    // First, because it fails where the engine's migrations would die: a user who may create no tables learns it in one sentence.
+    // First, because it fails with a readable error if the database user may not create tables. The engine's migrations would die.
     yield* StoredSleepers.migrate
     yield* Roster.migrate
     yield* Layer.build(SqlRunnerStorage.layerMigrations({ prefix: Membership.prefix }))
@@ -147,7 +157,7 @@ const enter = (options: Options) =>
     })
   }))
 
-/** The services of the gateway that know of other replicas. */
+/** The gateway's services that differ when it is one of several replicas. */
 export const layer = (options: Options) =>
   Layer.effectContext(Effect.gen(function*() {
     const scope = yield* Effect.scope
@@ -159,13 +169,13 @@ export const layer = (options: Options) =>
       Effect.andThen(
         membership.replace,
         Effect.logError(
-          "Another replica has this one's --replica-address and has taken its place: give each an address of its own"
+          "Another replica with the same --replica-address has taken this replica's place; give each replica an address of its own"
         )
       )
     ))
-    // Three ends, one after the other. First the engine's: while it hands its shards over, the rest is still needed. Then that of
-    // the server, which still answers when no shard is here any more: whoever does not know yet is told to ask again elsewhere,
-    // instead of wondering what has come of its request. Last that of everything else, with the scope.
+    // Three parts end one after the other. First the engine: while it hands over its shards, it needs the rest. Then the server: it
+    // answers a replica that does not know yet that the shards have moved with `Moved`, so that replica asks again elsewhere. Last
+    // everything else, with the scope.
     const serverScope = yield* Scope.fork(scope)
     const shardingScope = yield* Scope.fork(scope)
     const services = yield* Layer.buildWithScope(sharding, shardingScope)
@@ -185,7 +195,7 @@ export const layer = (options: Options) =>
       movingTimeout: Duration.sum(options.drainTimeout, Duration.seconds(20)),
       disengage: closeWithin(shardingScope, handOverTimeout).pipe(
         Effect.andThen(Effect.sleep(Duration.times(membershipInterval, 1.5))),
-        // A connection that nobody has heard of since this replica was frozen is not waited for.
+        // Bounded, because a connection that broke while this replica was frozen may never close by itself.
         Effect.andThen(closeWithin(serverScope, "2 seconds"))
       )
     }).pipe(Effect.provideContext(services))
@@ -202,17 +212,18 @@ export const layer = (options: Options) =>
     )
   )
 
-/** Closes a scope; whoever waits for it does so no longer than that. */
+/** Starts to close a scope, and waits for the close for at most `timeout`. */
 const closeWithin = (scope: Scope.Closeable, timeout: Duration.Input): Effect.Effect<void> =>
   Effect.flatMap(
     Effect.forkDetach(Scope.close(scope, Exit.void)),
     (closing) => Effect.asVoid(Effect.timeoutOption(Fiber.join(closing), timeout))
   )
 
-/** What replicas show each other: derived from the key that they share (HKDF, RFC 5869). */
+/** The secret with which replicas authenticate to each other, derived from the key that they share (HKDF, RFC 5869). */
 const passOf = (stateKey: string): string =>
   Buffer.from(hkdfSync("sha256", stateKey, "", "effect-session-pool replicas", 32)).toString("hex")
 
+/** Compares a pass in constant time. */
 const isSame = (pass: string) => {
   const expected = Buffer.from(pass)
   return (given: string): boolean => {

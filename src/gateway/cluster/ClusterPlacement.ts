@@ -1,12 +1,12 @@
 /**
  * Sessions spread over replicas, on the engine of `effect/cluster`.
  *
- * - Pinned sessions stay with the replica that opened them: their ids begin with the name of that replica.
- * - What is movable belongs to whichever replica owns the shard of its shared id. When the shard moves, a session sleeps and a lane
- *   ends first, so that two replicas never have the same.
+ * - A pinned session stays with the replica that opened it. Its id begins with the name of that replica.
+ * - A movable session or lane belongs to the replica that owns the shard of its shared id. Before the shard moves, the session goes to
+ *   sleep and the lane ends, so two replicas never have the same one.
  *
- * The first request of the second kind makes the engine's entity (`Homes`), which keeps the shard where it is while something lives
- * there; the others go straight to it.
+ * The first request for a shared id starts the engine's entity of that id (`Homes`). While a session or lane lives under the id, the entity
+ * keeps the shard where it is. Later requests go straight to that replica.
  */
 import type { Scope } from "effect"
 import { Duration, Effect, Option, Random, Ref, Schema } from "effect"
@@ -29,46 +29,52 @@ import * as ReplicaName from "./ReplicaName.ts"
 type Response = HttpServerResponse.HttpServerResponse
 
 export interface Options {
-  /** How long balancers get to notice that a replica is about to end. */
+  /** How long load balancers get to notice that this replica is about to end. */
   readonly leaveDelay: Duration.Duration
-  /** How long a request waits for what is moving. */
+  /** How long a request waits for a session or lane that is moving. */
   readonly movingTimeout: Duration.Duration
   /** Ends this replica's part in the engine, which hands its shards over. */
   readonly disengage: Effect.Effect<void>
   readonly hosting: Hosting.Hosting
+  /** The secret with which this replica authenticates to the others. */
   readonly pass: string
 }
 
-/** The engine's group of shards, which it has by default. */
+/** The engine's default group of shards. */
 const shardGroup = "default"
-/** How many ids are drawn for one of a shard that is here; a replica that has few shards, or none, takes the last. */
+/** How many ids are drawn, to find one whose shard is here. A replica with few shards or none uses the last id. */
 const draws = 1000
-/** How long a replica may take to list its sessions, and to end one. */
+/** How long another replica may take to list its sessions. */
 const listTimeout = "2 seconds"
+/** How long another replica may take to end a session, or this one its pinned sessions. */
 const endTimeout = "10 seconds"
-/** How long a replica that cannot be reached is tried: of one that leaves all know after some seconds. */
+/** How long a request retries a replica that cannot be reached. By then, all replicas know of one that left. In milliseconds. */
 const reachTimeout = 8000
-/** How often it is looked whether this replica was given up. */
+/** How often this replica checks whether the others have given it up (`Membership.isGivenUp`). */
 const givenUpInterval = "250 millis"
-/** How long what moves is left alone before it is asked for again. */
+/** Pause before a request for a moving session or lane is retried. */
 const movingPause = "100 millis"
-/** How long the last requests for what is movable may take when a replica leaves. */
+/** How long a replica that leaves waits for the last requests of movable sessions and lanes. */
 const leaveTimeout = "5 seconds"
-/** How long the engine may be asked at once where something is. */
+/** How long the engine may take for one question which replica has an id. In milliseconds. */
 const locateTimeout = 1000
-/** How long a request waits when the database has been away for longer than any request waits for what moves. */
+/**
+ * How long a request waits if the database has not answered for longer than the request would wait. In milliseconds. Then a longer wait is
+ * unlikely to help.
+ */
 const outageTimeout = 3000
 
-const unknownWhere = "Whether this session is still there cannot be told now: the database does not answer"
-const goneUnopened = "The replica that was to open the session has gone; try again"
-const goneParked = "Invalid params: requestState is not valid here: the replica that parked its call has gone"
-const moving = "The session is moving to another replica"
-/** Told of what is movable, with for how long the database has been away. */
+const unknownWhere =
+  "The gateway cannot tell whether this session still exists: its database does not answer; try again"
+const goneUnopened = "The replica that was to open the session has stopped; try again"
+const goneParked = "Invalid params: requestState is not valid here: the replica that parked its call has stopped"
+const moving = "The session is moving to another replica; try again"
+/** The refusal of a request for a movable session or lane, `millis` after the database stopped answering. */
 const withoutDatabase = (millis: number): string =>
-  "This session cannot be served just now: the replicas' database has not answered for " +
+  "This session cannot be served now: the replicas' database has not answered for " +
   `${Math.round(millis / 1000)} seconds. Try again in ${retryLater["retry-after"]} seconds.`
 
-/** One function, for the service is one: its members share the names, links and times at its head, and each is some lines. */
+/** Makes the placement. One function, because the members of the service share the values at its head. */
 export const make = Effect.fnUntraced(function*(options: Options) {
   const { hosting, pass } = options
   const config = yield* ShardingConfig.ShardingConfig
@@ -80,9 +86,9 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const homes = yield* Homes.make(replica)
   const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
   const movingTimeout = Duration.toMillis(options.movingTimeout)
-  /** When all others have heard of a replica that has joined. */
+  /** How long it takes until all others know of a replica that joined, in milliseconds. */
   const joinSettling = 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval))
-  /** `ending`: the end is announced, and new sessions are opened elsewhere; `left`: what is movable has been handed over. */
+  /** `ending`: the end is announced, and new sessions open elsewhere. `left`: the movable sessions and lanes are handed over. */
   const state = { ending: false, left: false }
 
   const hasJoined = Effect.map(
@@ -90,7 +96,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     ({ joinedAt }) => joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + joinSettling
   )
 
-  /** An id whose shard is here, if this replica has any: no other one is needed to open the session, alive or not. */
+  /** An id whose shard is here, if this replica has a shard. Then opening the session needs no other replica, which may be down. */
   const ownId = Effect.sync(() => {
     let id = randomUUID()
     for (let i = 0; i < draws && !sharding.hasShardId(shardOf(id)); i++) id = randomUUID()
@@ -98,14 +104,14 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   })
   const shardOf = (id: string) => sharding.getShardId(EntityId.make(id), shardGroup)
 
-  /** For how many milliseconds the database has not answered, if that is why what is movable is not served. */
+  /** How long the database has not answered, in milliseconds, if this replica has stopped serving movable sessions because of it. */
   const outage = Effect.map(Ref.get(membership.known), (known) => {
     const { lostAt } = known
     const now = membership.now()
     return lostAt === undefined || now < Membership.heldUntil(known, expiration) ? undefined : now - lostAt
   })
 
-  /** Tries until what is asked for is where it was looked for, or for too long. */
+  /** Retries a request while it fails with `Moved` or `Unreachable`, for up to `patience` milliseconds. Then refuses it with 503. */
   const untilFound = (
     carried: Carried,
     patience: number,
@@ -131,7 +137,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       return once
     })
 
-  /** At the replica of a name, if that is there. */
+  /** Has a request carried out by the replica with a name, if that replica runs. */
   const atReplica = (name: string, asked: Asked) =>
     untilFound(asked.carried, reachTimeout, () =>
       Effect.flatMap(membership.isThere(name), (isThere) =>
@@ -141,7 +147,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
           ? refuseGone(asked.carried)
           : Forwarding.refuseCarried(asked.carried, 503, unknownWhere)))
 
-  /** Wherever a shared id is. */
+  /** Has a request carried out by the replica that has a shared id; with `here` if that is this replica. */
   const atHome = (id: string, request: Asked, here: Effect.Effect<Response, Refusal, Scope.Scope>) => {
     const entering = { onlyListens: onlyListens(request.carried) }
     const hereOr = <E>(elsewhere: Effect.Effect<Response, E, Scope.Scope>) =>
@@ -181,7 +187,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       const dash = id.indexOf("-")
       const name = id.slice(0, dash)
       if (ReplicaName.isName(name) && isSessionId(id.slice(dash + 1))) {
-        // Of one that was given up, the clients have heard that it is gone.
+        // If the others have given this replica up, they have told clients that its pinned sessions are gone.
         return name !== replica
           ? Option.some({ _tag: "Replica", replica: name })
           : membership.isGivenUp()
@@ -212,7 +218,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
             client.Sessions({ pass }))).pipe(
               Effect.timeout(listTimeout),
               Effect.flatMap(Schema.decodeEffect(Listed)),
-              // One that does not answer is left out.
+              // The list leaves out a replica that does not answer.
               Effect.catchCause(() => Effect.succeed([]))
             ), { concurrency: "unbounded" }),
         (lists) =>
@@ -233,7 +239,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     }),
     leave: Effect.suspend(() => {
       if (state.left) return Effect.void
-      // Those that were let in before have their session now, or are waited for here.
+      // Waits for the requests that entered before `stopServing`.
       return Effect.timeoutOption(hosting.served, leaveTimeout).pipe(
         Effect.andThen(hosting.handOver),
         Effect.andThen(options.disengage),
@@ -272,7 +278,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   return placement
 })
 
-/** Logs how many shards are here, whenever that has changed and changes no more. */
+/** Logs how many shards are here, once the number has changed and stayed the same for a second. */
 const tellOfShards = Effect.fnUntraced(function*(sharding: Sharding.Sharding["Service"], count: number) {
   const shards = Array.from({ length: count }, (_, i) => ShardId.make(shardGroup, i + 1))
   let [told, last] = [0, 0]
@@ -287,17 +293,19 @@ const tellOfShards = Effect.fnUntraced(function*(sharding: Sharding.Sharding["Se
   }))
 })
 
-/** Ends the sessions that stay with this replica when the others have given it up: their clients have been told that they are gone. */
+/** Ends the pinned sessions once the others have given this replica up, because they have told its clients that the sessions are gone. */
 const endWhenGivenUp = (membership: Membership.Membership["Service"], host: Host) =>
   Effect.forever(Effect.gen(function*() {
     yield* Effect.sleep(givenUpInterval)
     if (!membership.isGivenUp()) return
-    yield* Effect.logWarning("This replica has stood still for so long that the others gave it up; its sessions end")
+    yield* Effect.logWarning(
+      "This replica stood still for so long that the other replicas took over its shards; its sessions end"
+    )
     yield* Effect.timeoutOption(host.endPinned, endTimeout)
     yield* membership.beginAnew
   }))
 
-/** The replica has gone that had what a request needs. */
+/** Refuses a request whose replica does not run any more. */
 const refuseGone = (carried: Carried) => {
   const id = Forwarding.idOf(carried)
   if (carried.headers["mcp-session-id"] !== undefined) return unknownSession(id)
@@ -305,4 +313,5 @@ const refuseGone = (carried: Carried) => {
   return refuse(400, goneParked, { ...(id === undefined ? {} : { id }), code: Modern.codes.invalidParams })
 }
 
+/** The answer to `Sessions`. */
 const Listed = Schema.fromJsonString(Schema.Array(Schema.Record(Schema.String, Schema.Unknown)))

@@ -1,4 +1,4 @@
-/** Forwards requests to other replicas, which carry them out, and gives their answers to the clients as they come. */
+/** Forwards requests to other replicas, and passes their responses to the clients as they arrive. */
 import { Cause, Duration, Effect, Option, Result, Tracer } from "effect"
 import type { Scope } from "effect"
 import { HttpServerResponse, HttpTraceContext } from "effect/http"
@@ -14,16 +14,17 @@ import type * as Protocol from "./Protocol.ts"
 
 type Response = HttpServerResponse.HttpServerResponse
 
-/** How long the other replica may take to hear that nobody wants the rest of a response. */
+/** How long the other replica may take to confirm that the rest of a response is not wanted. */
 const abandonTimeout = "1 second"
 
-/** What has become of a request when the connection to its replica broke. */
+/** The error of a request whose connection broke before the response was complete. */
 const outcomeUnknown =
-  "The connection to the replica of this session broke; whether the request was carried out is not known"
+  "The connection to the replica of this session broke; the gateway cannot tell whether the request was carried out"
 
 export interface Forwarding {
   /**
-   * Has a replica carry a request out; for whoever has a shared id, if there is one. `Moved` and `Unreachable`: it was not carried out.
+   * Has a replica carry out a request. With `shared`, the replica does so only if it has that shared id. `Moved` and `Unreachable` mean
+   * that the request was not carried out.
    */
   readonly forward: (
     replica: string,
@@ -32,7 +33,7 @@ export interface Forwarding {
   ) => Effect.Effect<Response, Refusal | Protocol.Moved | Unreachable, Scope.Scope>
 }
 
-/** `pass` shows the others that this is one of them. */
+/** Makes the forwarding. `pass` authenticates this replica to the others. */
 export const make = (pass: string, links: Links): Forwarding => ({
   forward: (replica, { carried, stream }, shared) =>
     Effect.flatMap(
@@ -52,8 +53,8 @@ export const make = (pass: string, links: Links): Forwarding => ({
 })
 
 /**
- * The request with the present span as its `traceparent`, so that the other replica's span (`McpRoutes.carryOut`) is its child. Only
- * with a tracer.
+ * Adds the current span to a request as its `traceparent`, so that the other replica's span (`McpRoutes.carryOut`) is its child. Does
+ * nothing without a tracer other than Effect's own.
  */
 const withTraceparent = (carried: Carried): Effect.Effect<Carried> =>
   Effect.flatMap(Effect.tracer, (tracer) =>
@@ -67,6 +68,7 @@ const withTraceparent = (carried: Carried): Effect.Effect<Carried> =>
         }
       }))
 
+/** Turns a failure to forward into a refusal, or into `Moved` if the request may be retried. */
 const failed = (
   carried: Carried,
   cause: Cause.Cause<Refusal | Protocol.Moved | Protocol.NotOneOfUs | RpcClientError.RpcClientError>
@@ -81,12 +83,13 @@ const failed = (
     case "RpcClientError":
       return refuseCarried(carried, 502, outcomeUnknown)
     default:
-      // The other replica ends, or the message could not be written, which is a defect. So is what dies there.
+      // An interruption means that the other replica ends. A socket error is a defect here: the message could not be written. Any other
+      // defect is a bug, here or on the other replica.
       return Cause.hasInterruptsOnly(cause) || Socket.isSocketError(Result.getOrUndefined(Cause.findDefect(cause)))
         ? refuseCarried(carried, 502, outcomeUnknown)
         : Effect.andThen(
-          Effect.logError("A request to another replica died", cause),
-          refuseCarried(carried, 502, "The replica of this session could not answer")
+          Effect.logError("A request to another replica failed with a defect", cause),
+          refuseCarried(carried, 502, "The replica of this session failed to answer; see the log of this gateway")
         )
   }
 }
@@ -96,7 +99,7 @@ const wholeResponse = ({ body, headers, status }: typeof Protocol.Whole.Type): R
     ? HttpServerResponse.empty({ status, headers })
     : HttpServerResponse.uint8Array(body, { status, headers, contentType: headers["content-type"] })
 
-/** The response whose pieces are asked for as the client reads. */
+/** The response of a stream. Asks the other replica for the next chunks as the client reads. */
 const streamedResponse = (
   { headers, status }: typeof Protocol.Streamed.Type,
   { abandon, asked: { carried, stream }, next }: {
@@ -108,7 +111,7 @@ const streamedResponse = (
   let isOver = false
   const ids = idsOf(carried)
   const unanswered = new Map(ids.map((id) => [JsonRpc.idKey(id), id]))
-  // What has been answered gets no error when the link breaks after that.
+  // If the link breaks, only the requests without an answer get an error.
   const note = ids.length > 0 ? answersIn((id) => unanswered.delete(JsonRpc.idKey(id))) : () => {}
   const lost = Effect.suspend(() => {
     isOver = true
@@ -138,7 +141,7 @@ const streamedResponse = (
   )
 }
 
-/** Tells of the ids of the answers in an event stream, chunk by chunk. */
+/** Reads an event stream chunk by chunk, and calls `answered` with the id of each answer in it. */
 const answersIn = (answered: (id: JsonRpc.Id) => void) => {
   const decoder = new TextDecoder()
   let rest = ""
@@ -164,17 +167,18 @@ const idsOf = ({ body }: Carried): ReadonlyArray<JsonRpc.Id> =>
     return message?._tag === "Request" ? [message.id] : []
   })
 
-/** The id of a carried request, for who has to be told that it failed; a batch has none. */
+/** The id of a carried request, for its error response. A batch has none. */
 export const idOf = (carried: Carried): JsonRpc.Id | undefined => {
   const ids = idsOf(carried)
   return ids.length === 1 ? ids[0] : undefined
 }
 
+/** Refuses a carried request with a JSON-RPC error. */
 export const refuseCarried = (carried: Carried, status: number, message: string): Effect.Effect<never, Refusal> => {
   const id = idOf(carried)
   return refuse(status, message, {
     ...(id === undefined ? {} : { id }),
-    // Codes below -32000 are the specification's own in the later era.
+    // In the later era, the MCP specification reserves the range of the gateway's own code, so `internal` replaces it.
     code: carried.headers["mcp-method"] === undefined ? JsonRpc.codes.gateway : JsonRpc.codes.internal,
     headers: status === 503 ? retryLater : {}
   })

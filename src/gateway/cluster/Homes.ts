@@ -1,9 +1,9 @@
-/** On which replica shared ids are, as far as this one knows; the engine is asked where it does not. */
+/** Tells which replica has a shared id. Remembers what the engine answered, and asks the engine for other ids. */
 import type { Duration } from "effect"
 import { Cause, Effect, Option } from "effect"
 import * as Protocol from "./Protocol.ts"
 
-/** How many are remembered. Forgotten is what was found first. */
+/** How many ids are remembered. Beyond that, the oldest entry is forgotten. */
 const limit = 10_000
 
 /** `self`: the name of this replica. */
@@ -11,7 +11,7 @@ export const make = Effect.fnUntraced(function*(self: string) {
   const client = yield* Protocol.Home.client
   const known = new Map<string, string>()
   const remember = (id: string, replica: string) => {
-    // What is here says so itself, see `Hosting.enter`.
+    // `Hosting.enter` knows the ids that are here.
     if (replica === self) return
     known.set(id, replica)
     const oldest = known.size > limit ? known.keys().next().value : undefined
@@ -19,8 +19,9 @@ export const make = Effect.fnUntraced(function*(self: string) {
   }
   return {
     /**
-     * The replica that has an id; none if the engine cannot tell, because this replica leaves. It waits while the shard moves. The
-     * engine asks again when a connection breaks, which here does no harm.
+     * The replica that has an id. `None` if the engine cannot tell, because this replica leaves. Waits up to `patience` while the shard
+     * moves, then fails with `Moved`. When a connection breaks, the engine sends the message again, which is harmless: `Locate` is
+     * idempotent.
      */
     of: (id: string, patience: Duration.Input): Effect.Effect<Option.Option<string>, Protocol.Moved> =>
       Effect.suspend(() => {
@@ -35,14 +36,16 @@ export const make = Effect.fnUntraced(function*(self: string) {
           Effect.catchCause((cause) => {
             const error = Option.getOrUndefined(Cause.findErrorOption(cause))
             if (error?._tag === "EntityNotAssignedToRunner") return Effect.succeedNone
-            // An entity that ends interrupts whom it cannot answer any more.
+            // An entity that ends interrupts the requests that it cannot answer any more.
             const isKnown = error !== undefined || Cause.hasInterruptsOnly(cause)
-            const told = isKnown ? Effect.void : Effect.logWarning("A replica could not say what it has", cause)
+            const told = isKnown
+              ? Effect.void
+              : Effect.logWarning("A replica could not tell whether it has a shared id; the request is retried", cause)
             return Effect.andThen(told, new Protocol.Moved())
           })
         )
       }),
-    /** It was not there. */
+    /** Forgets the replica of an id, because that replica did not have it. */
     forget: (id: string) => Effect.sync(() => known.delete(id))
   }
 })

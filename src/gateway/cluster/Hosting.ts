@@ -1,6 +1,7 @@
 /**
- * What this replica does for the others, and for itself where it has what is movable: it carries out their requests, and keeps the
- * shared ids that live here.
+ * The shared ids that live on this replica, and the requests that it carries out for other replicas.
+ *
+ * A resident is a shared id whose entity the engine runs here. Its session or lane lives here until the engine ends the entity (`vacate`).
  */
 import { Clock, Effect, Exit, Layer, Schedule, Scope } from "effect"
 import type { ShardId, Sharding } from "effect/cluster"
@@ -12,25 +13,25 @@ import * as Placement from "../sessions/Placement.ts"
 import * as Protocol from "./Protocol.ts"
 import * as StreamedResponses from "./StreamedResponses.ts"
 
-/** How long requests may go on whose shared id has to leave, as the engine's own have (`entityTerminationTimeout`). */
+/** How long running calls may take when their shared id must leave, as `entityTerminationTimeout` of the engine. In milliseconds. */
 const finishTimeout = 15_000
-/** The part of it that is not used of the time for which the shard is safely here. */
+/** Waiting for calls stops this long before the lock of the shard may expire. In milliseconds. */
 const safety = 500
-/** A process that is not gone by then is left to itself; the lock of its shard stays until it is (`Membership.keepWhile`). */
+/** How long `vacate` waits for a process to end. The lock of the shard stays until the process has ended (`Membership.keepWhile`). */
 const vacateTimeout = "15 seconds"
-/** How long an id is kept here under which nothing lives: anybody can ask for ids that there are not. */
+/** How long an id without a session or lane stays here. Short, because any client can ask for ids that do not exist. */
 const emptyTimeout = "10 seconds"
-/** How often it is looked whether requests are over. */
+/** How often `vacate` and `served` check whether requests have ended. */
 const pollInterval = "50 millis"
 
 export interface Options {
   /** The name of this replica. */
   readonly replica: string
-  /** Whether an asker knows the replicas' common secret. */
+  /** Whether a pass is that of the replicas. */
   readonly isOneOfUs: (pass: string) => boolean
-  /** Whether the others have given this replica up. */
+  /** Whether the others have given this replica up, see `Membership`. */
   readonly isGivenUp: () => boolean
-  /** For how many milliseconds the shards are safely here. */
+  /** For how many milliseconds this replica still holds its locks for certain. */
   readonly safeFor: Effect.Effect<number>
 }
 
@@ -38,34 +39,37 @@ export interface Options {
 interface Resident {
   readonly shard: string
   readonly residency: SessionEntity.Residency
-  /** It has to leave: nothing new is carried out for it. */
+  /** The engine ends the entity. No further request enters. */
   ending: boolean
-  /** `host.vacate` runs: its calls are over, or cannot be waited for. */
+  /** `host.vacate` runs: the calls have ended, or cannot be waited for. */
   vacating: boolean
 }
 
-/** What is about to be carried out. */
+/** The request that enters. */
 interface Entering {
+  /** It only listens to a stream, so `vacate` does not wait for its end. */
   readonly onlyListens: boolean
 }
 
 export type Hosting = Effect.Success<ReturnType<typeof make>>
 
-/** One function, for its parts share the residents and the host; what it gives is listed at its end. */
+/** Makes the hosting. One function, because its parts share the residents and the host. Its result is listed at its end. */
 export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica, safeFor }: Options) {
   const scope = yield* Effect.scope
   const clock = yield* Clock.Clock
   const residents = new Map<string, Resident>()
-  /** How many requests are carried out for a shared id, those of earlier residents included that were not waited for. */
+  /** Running requests by shared id. Counts those of earlier residents too, for which `vacate` could not wait. */
   const requests = makeCounts()
-  /** How many of them do more than listen. */
+  /** Those of `requests` that do more than listen. */
   const calls = makeCounts()
-  /** How much lives in a shard: whatever has not ended here, though its id may have been given up. */
+  /** Sessions and lanes that have not ended here, by shard. Counts those too whose resident has left. */
   const occupants = makeCounts()
   const streamed = StreamedResponses.make()
   /**
-   * `host`: none before and after it serves; `leaving`: what is movable is not served any more; `handsOver`: it has been waited for its
-   * requests; `requests`: how many these are.
+   * - `host`: carries out requests; `undefined` before and after `serve`.
+   * - `leaving`: this replica serves no movable session or lane any more.
+   * - `handsOver`: the wait for their requests has ended, so `vacate` waits no longer.
+   * - `requests`: how many requests of movable sessions and lanes run.
    */
   const state: { host: Host | undefined; leaving: boolean; handsOver: boolean; requests: number } = {
     host: undefined,
@@ -99,8 +103,8 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
     )
 
   /**
-   * Ends what lives under a shared id when its calls are over, or when the id cannot be kept any longer. Who only listens is not
-   * waited for: such a stream has no end of its own, and all new calls wait meanwhile.
+   * Ends the session or lane of a shared id, after its calls have ended or when the id cannot be kept any longer. Does not wait for
+   * requests that only listen: such a stream does not end by itself, and all new calls wait meanwhile.
    */
   const vacate = (id: string, resident: Resident, host: Host) =>
     Effect.suspend(() => {
@@ -108,14 +112,14 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
       const latest = clock.currentTimeMillisUnsafe() + finishTimeout
       const isOver = Effect.map(
         safeFor,
-        // The engine waits for a replica that hands over for no longer than `shardLockInterval`.
+        // A replica that hands over does not wait: the engine would wait no longer than `shardLockInterval`.
         (millis) =>
           calls.of(id) === 0 || state.handsOver || millis <= safety || clock.currentTimeMillisUnsafe() >= latest
       )
       return Effect.repeat(isOver, { until: (over) => over, schedule: Schedule.spaced(pollInterval) })
     }).pipe(
       Effect.andThen(Effect.suspend(() => {
-        // What lives there is its successor's.
+        // A newer resident has this id, so its session or lane must stay.
         if (residents.get(id) !== resident) return Effect.void
         resident.vacating = true
         return Effect.asVoid(
@@ -135,7 +139,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
           ending: false,
           vacating: false
         }
-        // The engine gives the lock of the shard back only after it.
+        // The engine releases the lock of the shard only after this release has run.
         yield* Effect.acquireRelease(
           Effect.sync(() => residents.set(id, resident)),
           () => vacate(id, resident, host)
@@ -154,7 +158,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
       ? new Protocol.Moved()
       : Effect.succeed(state.host)
 
-  /** A whole response is over with its request. */
+  /** Answers with a response. A whole response closes the request's scope now, a streamed one at its end. */
   const answer = (
     response: HttpServerResponse.HttpServerResponse,
     own: Scope.Closeable,
@@ -191,9 +195,9 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
   })
 
   return {
-    /** Of the messages of other replicas. */
+    /** The handlers of the messages of other replicas. */
     handlers,
-    /** A connection of another replica is gone. */
+    /** Call it when a connection of another replica has broken. */
     disconnected: streamed.disconnected,
     /** Serves for as long as the scope is open. */
     serve: (host: Host): Effect.Effect<void, never, Scope.Scope | Sharding.Sharding> =>
@@ -209,9 +213,9 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
             })
         )
       ),
-    /** Whether a shared id lives here and may be served, which then it may to the end of the scope. */
+    /** Whether a shared id lives here and may be served. If true, it may be served until the scope closes. */
     enter,
-    /** Keeps a shared id here, if it is here, for the scope. */
+    /** Counts a session or lane under a shared id, and keeps the id here for the scope. A no-op if the id is not here. */
     occupy: (id: string): Effect.Effect<void, never, Scope.Scope> =>
       Effect.acquireRelease(
         Effect.suspend(() => {
@@ -226,26 +230,26 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
           return resident.residency.release
         }
       ),
-    /** Whether anything lives in a shard, or in any. */
+    /** Whether a session or lane lives in a shard; without a shard, in any. */
     isOccupied: (shard?: ShardId.ShardId): boolean =>
       shard === undefined ? occupants.size() > 0 : occupants.of(shard.toString()) > 0,
     /**
-     * Not once what lives under the id is being ended, nor, after that, while a request for it goes on, which could still open a
-     * connection.
+     * Whether a session or lane may start under an id. False while `vacate` ends the one before, and after that while one of its requests
+     * still runs, which could open a second connection.
      */
     mayOccupy: (id: string): boolean => {
       const resident = residents.get(id)
       return resident === undefined ? requests.of(id) === 0 : !resident.vacating
     },
-    /** From now on no request for what is movable is carried out here. */
+    /** From now on, no request for a movable session or lane enters. */
     stopServing: Effect.sync(() => {
       state.leaving = true
     }),
-    /** From now on what is movable is ended here at once, whatever still runs: its next owner may have it in some seconds. */
+    /** From now on, `vacate` waits for no call, because the next owner may serve the id in some seconds. */
     handOver: Effect.sync(() => {
       state.handsOver = true
     }),
-    /** Waits until no request for what is movable runs here. */
+    /** Waits until no request of a movable session or lane runs here. */
     served: Effect.asVoid(Effect.repeat(Effect.sync(() => state.requests), {
       until: (count) => count === 0,
       schedule: Schedule.spaced(pollInterval)
@@ -253,7 +257,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
   }
 })
 
-/** Counts by name. */
+/** Counters by name. A counter at zero is removed. */
 const makeCounts = () => {
   const counts = new Map<string, number>()
   const of = (id: string) => counts.get(id) ?? 0

@@ -1,8 +1,9 @@
 /**
- * The connections to the other replicas: one to each that is spoken with, in a pool of this package.
+ * The connections to the other replicas, one per replica, in a `SessionPool`.
  *
- * A message is sent at most once. Whoever gets no connection knows that nothing was sent, and may try again; when a connection
- * breaks that has been had, nobody knows what has come of the requests on it, and a tool must not be called twice.
+ * A message is sent at most once. A caller without a connection (`Unreachable`) has sent nothing, and may retry. If a connection breaks
+ * while a request runs on it, the gateway cannot tell whether the request was carried out. It does not retry, because a tool must not be
+ * called twice.
  */
 import * as NodeSocket from "@effect/platform-node/NodeSocket"
 import { Data, Deferred, Effect, Layer, Schedule } from "effect"
@@ -22,23 +23,24 @@ export class Unreachable extends Data.TaggedError("Unreachable")<{ readonly repl
   }
 }
 
-/** What asks of a replica. Its calls fail with an `RpcClientError` when the connection breaks: what has come of them is unknown. */
+/** The client of a replica. If the connection breaks, a call fails with an `RpcClientError`, and its outcome is unknown. */
 export type Client = RpcClient.FromGroup<typeof Protocol.Peers, RpcClientError.RpcClientError>
 
+/** An open connection. `closed` completes when it breaks. */
 interface Link {
   readonly client: Client
   readonly closed: Deferred.Deferred<void>
 }
 
 export interface Links {
-  /** The connection to a replica, for the scope. */
+  /** Leases the connection to a replica for the scope. */
   readonly to: (replica: string) => Effect.Effect<Client, Unreachable, Scope.Scope>
 }
 
-/** A replica that says nothing for so long is taken for gone; a large body may be on its way. */
+/** How long a replica may leave a ping unanswered before its connection counts as broken. Long enough for a large body before the pong. */
 const pingTimeout = "10 seconds"
 
-/** As the engine has it (`NodeClusterSocket`), but that nothing waits for more to be sent together: with that a call took 88 ms. */
+/** The protocol of the engine (`NodeClusterSocket`), but without Nagle's algorithm (`noDelay`). With Nagle's, a call took 88 ms. */
 const protocolTo = (
   { host, port }: RunnerAddress.RunnerAddress,
   options?: Parameters<typeof RpcClient.makeProtocolSocket>[0]
@@ -49,7 +51,7 @@ const protocolTo = (
     (socket) => Effect.provideService(RpcClient.makeProtocolSocket(options), Socket.Socket, socket)
   )
 
-/** How the engine speaks with other replicas. */
+/** The protocol with which the engine reaches other replicas. */
 export const layerEngine = Layer.effect(
   Runners.RpcClientProtocol,
   Effect.gen(function*() {
@@ -61,7 +63,7 @@ export const layerEngine = Layer.effect(
   })
 )
 
-/** The links of a replica that knows where others are by their names. */
+/** Makes the links. `addressOf` finds the address of a replica by its name. */
 export const make = Effect.fnUntraced(
   function*(addressOf: (replica: string) => RunnerAddress.RunnerAddress | undefined) {
     const pool = yield* SessionPool.make({
@@ -78,7 +80,7 @@ export const make = Effect.fnUntraced(
       to: (replica) =>
         SessionPool.get(pool, replica).pipe(
           Effect.catch(() => new Unreachable({ replica })),
-          // Whoever comes just as it breaks has sent nothing yet.
+          // The connection broke before this caller sent anything.
           Effect.flatMap(({ client, closed }) =>
             Deferred.isDoneUnsafe(closed) ? new Unreachable({ replica }) : Effect.succeed(client)
           )
@@ -88,7 +90,7 @@ export const make = Effect.fnUntraced(
   }
 )
 
-/** A connection that is not opened again by itself: the pool opens another one. */
+/** Opens a connection. It does not reconnect by itself; when it breaks, the pool opens another one. */
 const open = Effect.fnUntraced(function*(replica: string, address: RunnerAddress.RunnerAddress) {
   const opened = Deferred.makeUnsafe<void>()
   const closed = Deferred.makeUnsafe<void>()

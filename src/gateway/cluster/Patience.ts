@@ -1,12 +1,12 @@
 /**
- * Waiting for the database no longer than one means to. `Effect.timeout` waits for the end of what it interrupts; and a statement that
- * is interrupted has PostgreSQL cancel it first, for which the driver, where nobody answers, waits five seconds more.
+ * Bounded waits for the database. `Effect.timeout` alone is not enough: it waits until the interrupted statement has ended. An interrupted
+ * statement first asks PostgreSQL to cancel it, and if the database does not answer, the driver waits five seconds for that.
  */
 import { Effect, Fiber } from "effect"
 
 /**
- * Runs in a fiber of its own, which whoever is interrupted interrupts and does not wait for. So what it asks of the database may still
- * happen, and must then do no harm.
+ * Runs a statement in a fiber of its own. An interruption of the caller interrupts that fiber, but does not wait for its end. So the
+ * statement may still take effect later, and must be harmless then.
  */
 export const unawaited = <A, E, R>(asked: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.uninterruptibleMask((restore) =>

@@ -1,42 +1,42 @@
 /**
- * What replicas ask of each other. Nothing of it is stored, and nothing is sent twice (`Links`).
+ * The messages between replicas. No message is stored, and none is sent twice (`Links`).
  *
- * The engine is asked for one thing only: where it is that a shared id belongs (`Home`). Requests themselves go straight there:
- * through the engine's entity a call passes through three layers of RPC, and cost six times the CPU of one that is not forwarded.
+ * The engine answers one question only: which replica has a shared id (`Home`). Requests go straight to that replica. Through the engine's
+ * entity, a call passes three layers of RPC, and took six times the CPU of a call that is not forwarded.
  */
 import { Schema } from "effect"
 import { Entity } from "effect/cluster"
 import { Rpc, RpcGroup } from "effect/rpc"
 
-/** Whatever was addressed is about to move, or has moved: ask again. */
+/** The session, lane or response is not on this replica, or is about to move. The request was not carried out; locate it and retry. */
 export class Moved extends Schema.TaggedError<Moved>()("Moved", {}) {}
 
-/** The asker does not know the replicas' common secret. */
+/** The sender's pass is wrong: it has another state key. */
 export class NotOneOfUs extends Schema.TaggedError<NotOneOfUs>()("NotOneOfUs", {}) {
   override get message(): string {
-    return "The other replica has another GATEWAY_STATE_KEY; give all replicas the same"
+    return "The other replica has another GATEWAY_STATE_KEY; give all replicas the same key"
   }
 }
 
-/** A response that is whole. */
+/** A response in one message. */
 export const Whole = Schema.TaggedStruct("Whole", {
   status: Schema.Int,
   headers: Schema.Record(Schema.String, Schema.String),
   body: Schema.Uint8Array
 })
 
-/** A response that is a stream: `Next` gives its body piece by piece, to whoever asks for it in time. */
+/** The head of a streamed response. `Next` returns its body in chunks. The first `Next` must come in time (`StreamedResponses`). */
 export const Streamed = Schema.TaggedStruct("Streamed", {
   status: Schema.Int,
   headers: Schema.Record(Schema.String, Schema.String),
   id: Schema.String
 })
 
-/** Carries a request out. One message each way where the response is whole, as most are. */
+/** Carries out a request. Takes one message each way if the response is whole, as most are. */
 const CarryOut = Rpc.make("CarryOut", {
   payload: {
     pass: Schema.String,
-    /** The shared id that the request belongs to, if it is for whoever has that. */
+    /** The shared id of the request, if it is for a movable session or lane. */
     shared: Schema.optionalKey(Schema.String),
     method: Schema.String,
     backend: Schema.String,
@@ -51,8 +51,8 @@ const CarryOut = Rpc.make("CarryOut", {
 })
 
 /**
- * The next chunks of a streamed response; none: it is over. Asked for one by one, because what a stream of the engine sends waits in
- * the way of all other answers while its reader is slow. `Moved`: there is no such response any more.
+ * The next chunks of a streamed response; an empty list at its end. The reader asks for each list. A stream of the engine would block all
+ * other answers on the connection while its reader is slow. `Moved`: there is no such response any more.
  */
 const Next = Rpc.make("Next", {
   payload: { pass: Schema.String, id: Schema.String },
@@ -60,7 +60,7 @@ const Next = Rpc.make("Next", {
   error: Schema.Union([Moved, NotOneOfUs])
 })
 
-/** Nobody wants the rest of a streamed response. */
+/** Drops the rest of a streamed response, because its client has gone. */
 const Abandon = Rpc.make("Abandon", { payload: { pass: Schema.String, id: Schema.String }, error: NotOneOfUs })
 
 /** The sessions of a replica, as JSON. */
@@ -70,16 +70,17 @@ const Sessions = Rpc.make("Sessions", {
   error: Schema.Union([Moved, NotOneOfUs])
 })
 
+/** Ends the live session with a number. False if there is none. */
 const EndNumber = Rpc.make("EndNumber", {
   payload: { pass: Schema.String, number: Schema.Int },
   success: Schema.Boolean,
   error: Schema.Union([Moved, NotOneOfUs])
 })
 
-/** What a replica does for the others. */
+/** The messages that a replica handles for the others. */
 export const Peers = RpcGroup.make(CarryOut, Next, Abandon, Sessions, EndNumber)
 
-/** Tells the name of the replica that has a shared id, and keeps the id there for as long as something lives under it. */
+/** Returns the name of the replica that has a shared id. The id stays there while a session or lane lives under it. */
 const Locate = Rpc.make("Locate", { success: Schema.String, error: Moved })
 
 /** The engine's entity of a shared id. */
