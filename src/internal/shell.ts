@@ -157,7 +157,7 @@ const launch = <K, A, E>(self: Pool<K, A, E>, launch: Launch<K, A, E>): void => 
   fork(self, awaitLookup(self, launch, fiber, startedAt))
 }
 
-/** Waits until the lookup ends or `lookupTimeout` is over, then runs `land`, which closes a launch that opened no session. */
+/** Waits until the lookup ends or `lookupTimeout` has passed, then runs `land`, which closes a launch that opened no session. */
 const awaitLookup = Effect.fnUntraced(function*<K, A, E>(
   self: Pool<K, A, E>,
   launch: Launch<K, A, E>,

@@ -152,7 +152,7 @@ export interface Leaving<in out K, in out A, in out E> {
  * A launch in the queue for a place.
  *
  * A place wakes no caller. Callers wait on `launch.done`, which completes when the lookup ends (`land`), a connection of `set` is put in
- * (`putAdopted`), or the pool ends (`shutdown`). A caller also wakes by itself when its `patience` or `acquireTimeout` is over
+ * (`putAdopted`), or the pool ends (`shutdown`). A caller also wakes by itself when its `patience` or `acquireTimeout` has passed
  * (`awaitPlace` in `leasing.ts`).
  */
 export interface Waiter<in out K, in out A, in out E> {

@@ -204,7 +204,7 @@ export const abandon = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>): vo
   release(d, launch, "neither")
 }
 
-/** The caller's `acquireTimeout` is over: it leaves the queue. Returns `undefined`, and changes nothing, if the launch got its place. */
+/** The caller's `acquireTimeout` has passed: it leaves the queue. Returns `undefined`, and changes nothing, if the launch got its place. */
 export const giveUp = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>): Shortage | undefined => {
   if (Ordered.get(d.state.waiting, launch.id) === undefined) return undefined
   abandon(d, launch)
@@ -212,13 +212,13 @@ export const giveUp = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>): Sho
   return Places.shortageOf(d, launch.group)
 }
 
-/** Serves the queue for a waiter whose patience may be over. Returns the milliseconds until the waiter calls this again. */
+/** Serves the queue for a waiter whose patience may have passed. Returns the milliseconds until the waiter calls this again. */
 export const serveAgain = <K, A, E>(d: Draft<K, A, E>, launch: Launch<K, A, E>): number => {
   Places.serve(d)
   const { patience } = d.options
   const waiter = Ordered.get(d.state.waiting, launch.id)
   const left = waiter === undefined ? 0 : waiter.since + patience - d.now
-  // Its patience is over and no session is idle. The step that makes a session idle serves the queue, so this waiter need not poll.
+  // Its patience has passed and no session is idle. The step that makes a session idle serves the queue, so this waiter need not poll.
   return left > 0 ? left : patience
 }
 
@@ -521,7 +521,7 @@ export const shutdown = <K, A, E>(d: Draft<K, A, E>, ending: Deferred.Deferred<v
   endIfEmpty(d)
 }
 
-/** `drainTimeout` is over: closes the sessions that are still leased. */
+/** `drainTimeout` has passed: closes the sessions that are still leased. */
 export const forceClose = <K, A, E>(d: Draft<K, A, E>): void => {
   for (const leaving of HashMap.values(d.state.leaving)) {
     if (leaving.holders === 0) continue
