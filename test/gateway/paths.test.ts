@@ -70,7 +70,7 @@ describe("paths", () => {
       }
     }
     const { error } = await (await fetch(`${origin}/Sessions`)).json()
-    assert.strictEqual(error, "Not found. Did you mean /sessions? Paths are case-sensitive and taken literally.")
+    assert.strictEqual(error, "Not found. Did you mean /sessions? Write it exactly so: paths are case-sensitive.")
     // A query changes nothing.
     assert.strictEqual((await fetch(`${origin}/sessions?a=//b`)).status, 200)
   })
@@ -91,7 +91,7 @@ describe("paths", () => {
           [path, response.status, response.headers.get("content-type")],
           [path, 404, "application/json"]
         )
-        assert.match((await response.json()).error_description, new RegExp(`There is no OAuth here.*${instead}`))
+        assert.match((await response.json()).error_description, new RegExp(`This gateway has no OAuth.*${instead}`))
       }
     }
   })
@@ -102,7 +102,7 @@ describe("paths", () => {
       assert.strictEqual(response.status, 401)
       assert.strictEqual(
         response.headers.get("www-authenticate"),
-        "Bearer realm=\"effect-session-pool\", error_description=\"Show one of the gateway's keys as Authorization: Bearer KEY\""
+        "Bearer realm=\"effect-session-pool\", error_description=\"Send one of the gateway's keys as Authorization: Bearer KEY\""
       )
     }
   })

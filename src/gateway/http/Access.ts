@@ -1,50 +1,59 @@
-/** Who may come in: host, origin and key of a request (MCP specification, basic/transports, "Security Warning"). */
+/**
+ * Checks the host, the origin and the key of each request (MCP specification, basic/transports, "Security Warning").
+ */
 import { createHash, timingSafeEqual } from "node:crypto"
 import { isIPv6 } from "node:net"
 
-/** The names of this machine, as they stand in a URL; they are always served. */
+/** Host names of this machine, as URLs write them. The gateway always serves them. */
 export const loopbackHosts = ["127.0.0.1", "localhost", "[::1]"]
 
-/** Numbers that the system's `inet_aton` takes for an address of IPv4: fewer than four, octal, hexadecimal. */
+/** IPv4 addresses as `inet_aton` accepts them: up to four numbers, each decimal, octal or hexadecimal. */
 const numbers = /^(0x[\da-f]+|\d+)(\.(0x[\da-f]+|\d+)){0,3}$/i
 
-/** The address that a listener on a host gets, in the one form that URLs have for it; none for a name. */
+/** The address that a listener on `host` gets, as URLs write it. Undefined for a name. */
 const addressOf = (host: string): string | undefined => {
   const written = isIPv6(host) ? `[${host.replace(/%.*/, "")}]` : numbers.test(host) ? host : ""
   return URL.parse(`http://${written}`)?.hostname
 }
 
-/** 127.0.0.0/8, ::1, and the first as IPv6 writes it. */
+/** 127.0.0.0/8, ::1, and 127.0.0.0/8 mapped into IPv6. */
 const ownAddresses = /^(127\.|\[::1\]$|\[::ffff:7f..:)/
 
-/** Only what no other machine can reach: a name is that of any machine, but for `localhost`. */
+/**
+ * True if no other machine can reach the host. Of names only `localhost` counts: any other may resolve to any machine.
+ */
 export const isLoopback = (host: string): boolean =>
   host.toLowerCase() === "localhost" || ownAddresses.test(addressOf(host) ?? "")
 
-/** Where one can listen, but not be reached. */
+/** True for an address that means every interface: a server can listen there, but no client can connect to it. */
 export const isEveryAddress = (host: string): boolean =>
   ["0.0.0.0", "[::]", "[::ffff:0:0]"].includes(addressOf(host) ?? "")
 
-/** A host as an operator writes it, as it stands in a URL: an address in its one form, a name as it is. */
+/** A configured host as URLs write it: an address in its normal form, a name unchanged. */
 export const inUrl = (host: string): string => addressOf(host) ?? host
 
-/** How clients may write a host in a header: as it was given, or as URLs have it (an address shortened, a name in punycode). */
+/**
+ * The ways a client may write a host in a header: as configured, or as URLs write it (a short address, a name in
+ * punycode).
+ */
 const spellingsOfHost = (host: string): ReadonlyArray<string> => {
   const written = isIPv6(host) ? `[${host}]` : host
   return [written.toLowerCase(), URL.parse(`http://${inUrl(host)}`)?.hostname ?? written]
 }
 
-/** As it was given, and as browsers send it: without the port that its scheme has anyway, a name in punycode. */
+/**
+ * The ways a client may write an origin: as configured, or as browsers send it (no default port, a name in punycode).
+ */
 const spellingsOfOrigin = (origin: string): ReadonlyArray<string> => {
   const written = origin.toLowerCase().replace(/\/$/, "")
   const sent = URL.parse(origin)?.origin ?? "null"
-  // `null` stands for every origin that has no other, and is allowed only where it was given.
+  // Browsers send `null` for every opaque origin, so `null` is allowed only if the operator lists it.
   return sent === "null" ? [written] : [written, sent]
 }
 
 export interface Options {
   readonly host: string
-  /** As host:port, or empty. */
+  /** `host:port`, or empty. */
   readonly replicaAddress: string
   readonly allowedHosts: ReadonlyArray<string>
   readonly allowedOrigins: ReadonlyArray<string>
@@ -57,22 +66,22 @@ export type Verdict =
   | { readonly _tag: "Refused"; readonly status: 401 | 403; readonly message: string }
 
 export interface Access {
-  /** Against DNS rebinding: the host must be one that is served. */
+  /** Checks that the gateway serves the host in the header `Host`. Guards against DNS rebinding. */
   readonly host: (header: string | undefined) => Verdict
-  /** Whether a page from there may use the gateway; a page of the gateway itself may. */
+  /** Checks that pages of this origin may use the gateway. Pages of the gateway itself always may. */
   readonly origin: (header: string | undefined) => Verdict
-  /** Whether other origins' pages are listed, so that they get CORS headers. */
+  /** True if `allowedOrigins` lists the origin, so that its pages get CORS headers. */
   readonly isListedOrigin: (origin: string) => boolean
-  /** The owner of a client's key. */
+  /** Checks a client's key. The principal is a digest of the key, or empty if the gateway asks for no keys. */
   readonly client: (authorization: string | undefined) => Verdict
-  /** Whether a key is an operator's. */
+  /** Checks an operator's key. */
   readonly operator: (authorization: string | undefined) => Verdict
 }
 
 const granted = (principal: string): Verdict => ({ _tag: "Granted", principal })
 const refused = (status: 401 | 403, message: string): Verdict => ({ _tag: "Refused", status, message })
 
-export const howToShowKey = "Show one of the gateway's keys as Authorization: Bearer KEY"
+export const howToShowKey = "Send one of the gateway's keys as Authorization: Bearer KEY"
 
 /** The `WWW-Authenticate` header of a 401: it says how to send a key. */
 export const challengeOf = ({ message, status }: Extract<Verdict, { _tag: "Refused" }>): Record<string, string> =>
@@ -80,7 +89,7 @@ export const challengeOf = ({ message, status }: Extract<Verdict, { _tag: "Refus
 
 const digest = (text: string): Buffer => createHash("sha256").update(text).digest()
 
-/** Which of the keys it is, compared in constant time: every key is compared, each by its digest. */
+/** The index of the key that was sent, or -1. Compares the digests of all keys in constant time. */
 const match = (keys: ReadonlyArray<Buffer>, authorization: string | undefined): number => {
   const shown = digest(/^bearer +(.+)$/i.exec(authorization ?? "")?.[1]?.trim() ?? "")
   let found = -1
@@ -91,7 +100,7 @@ const match = (keys: ReadonlyArray<Buffer>, authorization: string | undefined): 
 const withoutPort = (host: string): string => host.replace(/:\d+$/, "")
 
 export const make = (options: Options): Access => {
-  // Whoever watches replicas asks each at its own address.
+  // Monitoring asks each replica at its own address.
   const replica = options.replicaAddress === "" ? [] : [withoutPort(options.replicaAddress)]
   const hosts = [...loopbackHosts, options.host, ...replica, ...options.allowedHosts].flatMap(spellingsOfHost)
   const origins = options.allowedOrigins.flatMap(spellingsOfOrigin)
@@ -102,13 +111,13 @@ export const make = (options: Options): Access => {
     host: (header) =>
       hosts.includes(withoutPort(header ?? "").toLowerCase())
         ? granted("")
-        : refused(403, "This Host is not served here; see the setting allowedHosts"),
+        : refused(403, "The gateway does not serve this Host; add it to the setting allowedHosts"),
     origin: (header) => {
       if (header === undefined || isListedOrigin(header)) return granted("")
       const name = /^https?:\/\/(\[[^\]]*\]|[^:/]*)(:\d+)?$/.exec(header.toLowerCase())?.[1]
       return name !== undefined && hosts.includes(name)
         ? granted("")
-        : refused(403, "This Origin is not allowed; see the setting allowedOrigins")
+        : refused(403, "The gateway does not allow this Origin; add it to the setting allowedOrigins")
     },
     isListedOrigin,
     client: (authorization) => {
@@ -122,11 +131,11 @@ export const make = (options: Options): Access => {
       if (adminKeys.length === 0) {
         return keys.length === 0
           ? granted("")
-          : refused(403, "The gateway asks for keys, but has none for operators; see the setting adminKeys")
+          : refused(403, "The gateway has keys for clients but none for operators; add one to the setting adminKeys")
       }
       return match(adminKeys, authorization) >= 0
         ? granted("")
-        : refused(401, "Show one of the operators' keys as Authorization: Bearer KEY")
+        : refused(401, "Send one of the operators' keys (adminKeys) as Authorization: Bearer KEY")
     }
   }
 }

@@ -1,4 +1,4 @@
-/** What operators see: the page, the sessions, metrics, health. */
+/** The operators' routes: the page, the sessions, metrics and health. */
 import type { Scope } from "effect"
 import { Deferred, Effect, FileSystem, Option, Ref, Schedule, Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
@@ -19,7 +19,7 @@ import { complete } from "./Refusals.ts"
 const page = fileURLToPath(new URL("../assets/page.html", import.meta.url))
 const refresh = "2 seconds"
 
-/** The page may run what is written in it and ask this server, and nothing else. */
+/** The page may run its inline script and style, and call this server. It may do nothing else. */
 const pageHeaders = {
   "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; " +
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -28,7 +28,7 @@ const pageHeaders = {
   "cache-control": "no-cache"
 }
 
-/** Adds the routes to the router of the layer. */
+/** Adds the operators' routes to the router. */
 export const add = Effect.fnUntraced(function*(
   sessions: Sessions["Service"],
   parked: Parked.Parked,
@@ -39,7 +39,7 @@ export const add = Effect.fnUntraced(function*(
 ) {
   const router = yield* HttpRouter.HttpRouter
   const fs = yield* FileSystem.FileSystem
-  // Read once: a gateway that is short of file handles still shows it.
+  // Read once, so a gateway that runs out of file handles can still serve the page.
   const text = yield* Effect.orDie(fs.readFileString(page))
   const overview = yield* Overview.make(sessions, parked, settings)
   const snapshot = Effect.provideService(
@@ -47,7 +47,7 @@ export const add = Effect.fnUntraced(function*(
     FileSystem.FileSystem,
     fs
   )
-  // Of each session the replica, where there are several.
+  // With several replicas, a session's entry names its replica, and its id begins with it.
   const here = Effect.map(
     snapshot,
     (value) =>
@@ -69,7 +69,7 @@ export const add = Effect.fnUntraced(function*(
     { concurrent: true }
   )
   const events = yield* live(everywhere, draining)
-  /** Adds a route for who may come in: with an operator's key, or without. */
+  /** Adds a route that asks for an operator's key, or a route without a key. */
   const add = (who: "operators" | "everybody") =>
   (
     method: "GET" | "DELETE",
@@ -88,7 +88,7 @@ export const add = Effect.fnUntraced(function*(
   return { sessions: Effect.map(here, (value) => value.sessions) }
 })
 
-/** Answers whoever may come in, and in the end nothing that a cache may keep. */
+/** Runs the handler if the path is written literally, and the host, the origin and the operator's key are accepted. */
 const guard = <R>(
   access: Access.Access,
   path: string,
@@ -97,7 +97,7 @@ const guard = <R>(
 ) =>
 ({ headers, url }: HttpServerRequest.HttpServerRequest) => {
   if (!Paths.isLiteral(path, url)) {
-    const error = `Not found. Did you mean ${path}? Paths are case-sensitive and taken literally.`
+    const error = `Not found. Did you mean ${path}? Write it exactly so: paths are case-sensitive.`
     return Effect.succeed(json({ error }, 404))
   }
   const { authorization, host, origin } = headers
@@ -112,7 +112,9 @@ const guard = <R>(
 const pageOf = (text: string) =>
   HttpServerResponse.text(text, { contentType: "text/html; charset=utf-8", headers: pageHeaders })
 
-/** What is to be seen, again and again until the gateway stops. All readers get the same; one that is slow misses some. */
+/**
+ * The event stream of snapshots, until the gateway drains. All readers share it. A slow reader misses some snapshots.
+ */
 const live = Effect.fnUntraced(function*(snapshot: Effect.Effect<unknown>, draining: Deferred.Deferred<void>) {
   const encoder = new TextEncoder()
   const shared = yield* Stream.fromEffectSchedule(snapshot, Schedule.spaced(refresh)).pipe(
@@ -125,16 +127,16 @@ const live = Effect.fnUntraced(function*(snapshot: Effect.Effect<unknown>, drain
   )
 })
 
-/** `id` is the session's number; that of another replica's session follows the replica's name and a colon. */
+/** Ends a session. `id` is its number, or `replica:number` for a session of another replica. */
 const end = Effect.fnUntraced(function*(sessions: Sessions["Service"], placement: Placement) {
   const { id = "" } = yield* HttpRouter.params
   const [, replica = placement.replica, number] = /^(?:(\w+):)?(\d+)$/.exec(id) ?? []
   if (replica !== placement.replica) {
     const ended = yield* placement.endElsewhere(replica, Number(number))
-    return ended ? HttpServerResponse.empty({ status: 204 }) : json({ error: "There is no such session" }, 404)
+    return ended ? HttpServerResponse.empty({ status: 204 }) : json({ error: "No live session has this id" }, 404)
   }
   const gone = yield* sessions.endNumber(Number(number))
-  if (Option.isNone(gone)) return json({ error: "There is no such session" }, 404)
+  if (Option.isNone(gone)) return json({ error: "No live session has this id" }, 404)
   yield* Effect.timeoutOption(gone.value, "10 seconds")
   return HttpServerResponse.empty({ status: 204 })
 })
@@ -145,16 +147,17 @@ const scraped = Effect.map(
 )
 
 /**
- * Alive: the gateway answers. What its back ends do is told, but a back end that does not start is no reason to restart the
- * gateway.
+ * Liveness: always 200. It reports the states of the back ends, but a restart of the gateway would not repair a back
+ * end that does not start.
  */
 const health = (sessions: Sessions["Service"]) =>
   Effect.map(backendStates(sessions), (backends) => json({ status: "ok", backends }))
 
-/** Ready: it takes new sessions. */
+/** Readiness: 200 while the gateway takes new sessions. */
 const ready = (sessions: Sessions["Service"], draining: Deferred.Deferred<void>, placement: Placement) =>
   Effect.zipWith(backendStates(sessions), placement.status, (backends, cluster) => {
-    // One that fails is tried again by the next client, which would not come to a gateway that is not ready.
+    // Only a back end that cools down counts as not starting. A failing one starts again at the next request, and a
+    // gateway that is not ready gets no requests.
     const some = Object.values(backends).some((state) => state !== "cooling down")
     const status = Deferred.isDoneUnsafe(draining)
       ? "draining"

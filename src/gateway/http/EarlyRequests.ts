@@ -1,13 +1,13 @@
 /**
- * Holds requests while no route is listening: before the routes are up, and after they are gone. Node would drop them, and their
- * clients would wait forever.
+ * Holds requests while no route listens: before the routes are installed, and after they are removed. Node would drop
+ * such requests, and their clients would wait forever.
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import * as JsonRpc from "../messages/JsonRpc.ts"
 
 /**
- * Lets requests wait until somebody listens for them. A server that is being closed answers them with 503 instead: it waits
- * for its connections to end, and these would not.
+ * Queues requests until a listener is added. A closing server answers them with 503 instead: it waits for its
+ * connections to end, and a queued request would keep its connection open.
  */
 export const hold = (server: Server): Server => {
   const held = new Map<IncomingMessage, ServerResponse>()
@@ -15,13 +15,13 @@ export const hold = (server: Server): Server => {
   const take = (request: IncomingMessage, response: ServerResponse) => {
     if (closing) return turnAway(request, response)
     held.set(request, response)
-    // Nobody waits any more.
+    // The request needs no answer any more: it has one, or its client has disconnected.
     response.once("close", () => held.delete(request))
   }
   const release = (event: string | symbol) => {
     if (event !== "request") return
     server.off("newListener", release).off("request", take).on("removeListener", takeBack)
-    // The listener is told of before it is added.
+    // Node emits `newListener` before it adds the listener.
     queueMicrotask(() => {
       for (const [request, response] of held) server.emit("request", request, response)
       held.clear()
@@ -41,7 +41,7 @@ export const hold = (server: Server): Server => {
 }
 
 const turnAway = (request: IncomingMessage, response: ServerResponse) => {
-  // With its body unread the connection would be reset, and the answer lost with it.
+  // Reads the body to its end. With an unread body the connection would be reset, and the client would lose the answer.
   request.resume()
   response.writeHead(503, { "content-type": "application/json", "retry-after": "10", connection: "close" })
   response.end(JsonRpc.error(null, JsonRpc.codes.gateway, "The gateway is shutting down"))

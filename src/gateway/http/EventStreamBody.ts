@@ -1,4 +1,4 @@
-/** Writes event streams to clients: server-sent events, heartbeats, and an end for a client that does not read. */
+/** Writes event streams to clients: server-sent events and heartbeats. Disconnects clients that do not read. */
 import type { FileSystem } from "effect"
 import { Cause, Clock, Duration, Effect, Option, Predicate, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
@@ -9,32 +9,32 @@ import type { Reader } from "../legacy/EventStreams.ts"
 import * as PeerWatch from "./PeerWatch.ts"
 
 export interface Options {
-  /** How often a silent stream gets a comment. */
+  /** A silent stream sends a comment this often. */
   readonly heartbeat: Duration.Duration
-  /** Where the body is entered while it is open, for `watch`. */
+  /** The open bodies, which `watch` checks. A body adds itself while it is open. */
   readonly bodies: Set<OpenBody>
-  /** After this much silence a stream gets its first comment. Node sends the header with the first bytes. */
+  /** Silence before the first comment. Node sends the response's header with the first bytes. */
   readonly greetAfter: Duration.Duration
-  /** Ends the stream when it completes, if given. */
+  /** If given, the stream ends when this completes. */
   readonly until: Effect.Effect<void> | undefined
   readonly client: Client
 }
 
 export interface Client {
-  /** Of its connection, if it is one of TCP. */
+  /** The ports of the client's connection, if it is TCP. */
   readonly ports: { readonly local: number; readonly remote: number } | undefined
-  /** Cuts the connection of a client that does not read, or is no longer there. */
+  /** Destroys the client's connection. */
   readonly disconnect: Effect.Effect<void>
 }
 
 /** A body that is being sent. */
 export interface OpenBody {
   readonly client: Client
-  /** Since when the client has had something to read. */
+  /** When the body wrote the chunk that the client has not read yet. Undefined if the client has read everything. */
   writtenAt: number | undefined
 }
 
-/** How long a client should wait before it comes back, in milliseconds. */
+/** Milliseconds that a client should wait before it reconnects. */
 const retry = 1000
 
 const encoder = new TextEncoder()
@@ -45,7 +45,7 @@ interface Message {
   readonly text: string
 }
 
-/** A JSON text has no line ends but white space, which a space can stand for. */
+/** Line ends in valid JSON are white space only, so a space can stand for each. */
 const format = ({ id, text }: Message): string =>
   `${id === undefined ? "" : `id: ${id}\n`}event: message\ndata: ${text.replace(/[\r\n]/g, " ")}\n\n`
 
@@ -55,19 +55,22 @@ export const event = (message: Message): Uint8Array => encoder.encode(format(mes
 /** Several messages as one chunk. */
 export const chunk = (messages: ReadonlyArray<Message>): Uint8Array => encoder.encode(messages.map(format).join(""))
 
-/** The gateway's own last word on a stream that may have broken off within an event. */
+/** The gateway's own last event on a stream that may have stopped inside an event, so it ends that event first. */
 export const lastEvent = (text: string): Uint8Array => encoder.encode(`\n\nevent: message\ndata: ${text}\n\n`)
 
-/** An event without data (revision 2025-11-25), so that a client can resume from the start. */
+/** An event with an id and without data (revision 2025-11-25), so that a client can resume from the start. */
 const priming = (id: string): Uint8Array => encoder.encode(`id: ${id}\nretry: ${retry}\ndata: \n\n`)
 
-/** Chunks of an event stream, as they come; done at its end. */
+/** Takes the next chunks of an event stream. Fails with `Done` at its end. */
 export type Take = Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>
 
-/** Over when what the back end has sent at once has arrived: the first of it opens the stream, often the last ends it. */
+/** Waits one microtask, so that a burst of the back end becomes one chunk. */
 const arrived = Effect.callback<void>((resume) => queueMicrotask(() => resume(Effect.void)))
 
-/** The events of a reader, after the priming event if one is due. What is there at once is one chunk. */
+/**
+ * The events of a reader as chunks, after the priming event if `prime` is set. Events that arrive together are one
+ * chunk.
+ */
 export const fromReader = (reader: Reader, prime: boolean): Take => {
   const events = Effect.map(
     Effect.andThen(arrived, reader.take),
@@ -82,9 +85,9 @@ export const fromReader = (reader: Reader, prime: boolean): Take => {
 }
 
 /**
- * Keeps an eye on the clients of open bodies, and disconnects those that leave what was written unread for `stallTimeout`,
- * or have vanished. One fiber for all of them, instead of a fiber with a timer for each. A stalled client is cut after one to
- * one and a half `stallTimeout`.
+ * Disconnects the clients of open bodies that leave data unread for `stallTimeout`, or whose machine no longer answers.
+ * A stalled client is disconnected after one to one and a half `stallTimeout`.
+ * One fiber checks all bodies, instead of a fiber with a timer for each.
  */
 export const watch = Effect.fnUntraced(function*(
   bodies: ReadonlySet<OpenBody>,
@@ -99,13 +102,18 @@ export const watch = Effect.fnUntraced(function*(
     const unread = writtenAt !== undefined &&
       clock.currentTimeMillisUnsafe() - writtenAt >= Duration.toMillis(stallTimeout)
     if (!unread && (client.ports === undefined || !hasVanished(client.ports.local, client.ports.remote))) return
-    const what = unread ? `has not read its stream for ${Duration.format(stallTimeout)}` : "has vanished"
-    yield* Effect.logWarning(`A client ${what}; disconnected`)
+    const what = unread
+      ? `did not read its event stream for ${Duration.format(stallTimeout)}`
+      : "stopped acknowledging data"
+    yield* Effect.logWarning(`A client ${what}; the gateway closed its connection`)
     yield* client.disconnect
   })
-  /** One client's trouble, or one round's, is not the others'. */
+  /** A defect in one check or one round must not end the watch. */
   const guarded = <A>(effect: Effect.Effect<A>) =>
-    Effect.catchDefect(effect, (defect) => Effect.logError("A check of the open streams died", Cause.die(defect)))
+    Effect.catchDefect(
+      effect,
+      (defect) => Effect.logError("A check of the open event streams failed", Cause.die(defect))
+    )
   const round = Effect.gen(function*() {
     if (bodies.size === 0) return
     const hasVanished = yield* PeerWatch.look(fs)
@@ -115,8 +123,8 @@ export const watch = Effect.fnUntraced(function*(
 })
 
 /**
- * The body of a response: the chunks, with heartbeats between events. `ready` tells whether `take` would not wait: a take
- * with a time-out is two fibers and a timer.
+ * The body of a response: the chunks, with heartbeats between events. While `ready()` is true, `take` is known not to
+ * wait and runs without a timeout, which would cost two fibers and a timer.
  */
 export const make = (
   take: Take,
@@ -125,7 +133,7 @@ export const make = (
 ): Stream.Stream<Uint8Array> => {
   const body = Stream.scoped(Stream.fromPull(Effect.clockWith((clock) => {
     const own: OpenBody = { client, writtenAt: undefined }
-    /** The last chunk ended with an event, so that a comment may follow. */
+    /** True if the last chunk ended an event, so that a comment may follow. */
     let between = true
     let silence = greetAfter
     const written = (chunks: NonEmptyReadonlyArray<Uint8Array>) => {
@@ -153,7 +161,7 @@ export const make = (
   return until === undefined ? body : Stream.interruptWhen(body, until)
 }
 
-/** Two line ends in a row. */
+/** True if the chunk ends with an empty line, which ends an event. */
 const endsEvent = (chunk: Uint8Array | undefined): boolean =>
   chunk !== undefined && /(\n\n|\r\r|\r\n\r\n)$/.test(String.fromCharCode(...chunk.subarray(-4)))
 
@@ -169,12 +177,13 @@ export const response = (
   })
 
 /**
- * The response to a request that its client has cancelled: the specification has a stream or JSON for a request, and no answer for
- * this one. Official clients log an error for an answer to a request that they have cancelled.
+ * The response to a request that its client has cancelled: an empty event stream. The specification requires an event
+ * stream or JSON for a request, and no answer to a cancelled one. Official clients log an error if a cancelled request
+ * is answered.
  */
 export const unanswered: HttpServerResponse.HttpServerResponse = response(Stream.empty)
 
-/** The connection that a request came on, if it is one of `node:net`. */
+/** The `node:net` socket that a request arrived on, if there is one. */
 export const socketOf = ({ source }: Pick<HttpServerRequest.HttpServerRequest, "source">): Socket | undefined => {
   const socket = Predicate.hasProperty(source, "socket") ? source.socket : undefined
   return socket instanceof Socket ? socket : undefined

@@ -1,11 +1,13 @@
 /**
- * Requests that offer an upgrade, which none is given, and have a body. Where the answer comes before the whole body, as a refusal
- * does, what remains of it is read away; after an offer Node 24 then hears nothing more on that connection, and the client's next
- * request would be lost. So such an answer says that the connection is closed.
+ * Works around a fault of Node 24: requests that have a body and offer an upgrade, which the gateway never accepts.
+ *
+ * If the answer is sent before the whole body has arrived, as a refusal is, Node reads the rest of the body and drops
+ * it. After an upgrade offer Node 24 then reads nothing more from that connection, so the client's next request would
+ * be lost. So the answer to such a request closes the connection.
  */
 import type { Server } from "node:http"
 
-/** Has the answers of a server say so, unless the body has been read by then. */
+/** Closes the connection after the answer to such a request, unless the body has been read by then. */
 export const answer = (server: Server): Server =>
   server.on("request", (request, response) => {
     const { headers } = request

@@ -1,4 +1,4 @@
-/** What an operator sees: the back ends, the live sessions, and how it went in the last hour. */
+/** The figures of the operators' page: the back ends, the live sessions, and the history of the last hour. */
 import { Clock, Effect, Ref, Schedule } from "effect"
 import * as SessionKey from "../../SessionKey.ts"
 import * as SessionPool from "../../SessionPool.ts"
@@ -11,7 +11,7 @@ import type { LiveSession, Sessions } from "../sessions/Sessions.ts"
 import * as Masking from "../settings/Masking.ts"
 import type * as Settings from "../settings/Settings.ts"
 
-/** One point of the history: what happened in the ten seconds before it. */
+/** One point of the history. It covers the ten seconds before `at`. */
 export interface Point {
   readonly at: number
   readonly sessions: number
@@ -26,7 +26,7 @@ export interface Point {
 const interval = "10 seconds"
 const points = 360
 
-/** Keeps the history, and the gauges up to date, for as long as the scope is open. */
+/** Records the history and updates the gauges, for as long as the scope is open. */
 export const make = Effect.fnUntraced(function*(
   sessions: Sessions["Service"],
   parked: Parked.Parked,
@@ -34,9 +34,9 @@ export const make = Effect.fnUntraced(function*(
 ) {
   const kept: Array<Point> = []
   let closedBefore = 0
-  /** Since the start, but for what is in `sessions.recent`. */
+  /** Launches since the start, without those in `sessions.recent`. */
   const launched = { launches: 0, launchFailures: 0 }
-  /** The back ends that have gauges. */
+  /** The back ends whose gauges have been set. */
   const measured = new Set<string>()
 
   const sample = Effect.gen(function*() {
@@ -69,7 +69,7 @@ export const make = Effect.fnUntraced(function*(
     yield* GatewayMetrics.setTotals({ place: waiting, lane: yield* sessions.waitingForLane, maxSessions })
   })
 
-  /** Everything at once, as JSON has it. */
+  /** The whole overview, as `/sessions` returns it. */
   const snapshot = Effect.fnUntraced(function*(draining: boolean) {
     const { figures, live, now } = yield* look(sessions, parked)
     const usage = yield* ProcessStats.usage(new Set(live.flatMap(({ activity }) => activity.pid ?? [])))
@@ -93,7 +93,7 @@ export const make = Effect.fnUntraced(function*(
   return { measure, snapshot }
 })
 
-/** The figures of every back end, from one look at the sessions. */
+/** The live sessions, and the figures of each back end computed from them. */
 const look = Effect.fnUntraced(function*(sessions: Sessions["Service"], parked: Parked.Parked) {
   const now = yield* Clock.currentTimeMillis
   const live = yield* sessions.live
@@ -141,7 +141,7 @@ const backendView = Effect.fnUntraced(function*(
   }
 })
 
-/** Its id is shortened: whoever has one may use the session. */
+/** A session's entry. Its id is shortened, because the full id gives access to the session. */
 const sessionView = (
   { activity, info }: LiveSession,
   usage: ReadonlyMap<number, ProcessStats.Usage>,
@@ -155,7 +155,7 @@ const sessionView = (
     client: activity.client ?? null,
     state: info.state,
     ageSeconds: (now - info.openedAt) / 1000,
-    // One whose client only listens is idle, too.
+    // A session whose client only listens counts as idle, too.
     idleSeconds: activity.inFlight === 0 ? (now - info.lastUsedAt) / 1000 : 0,
     requests: activity.requests,
     errors: activity.errors,

@@ -1,13 +1,15 @@
-/** The paths that there are, and what is said at others. */
+/** The paths of MCP, and the answer at paths that do not exist. */
 import { HttpServerResponse } from "effect/http"
 import * as Access from "./Access.ts"
 
-/** Of MCP: the second is for clients that recognise an MCP server by the end of its URL. */
+/** The paths of MCP. The second form is for clients that recognise an MCP server by the end of its URL. */
 export const mcp = ["/mcp/:backend", "/:backend/mcp", "/mcp"] as const
 
 /**
- * True if the URL's path is written literally as `path`. Of a path with a parameter, only the part before it is compared. A router
- * also takes `//sessions`, `/Sessions` and `/%73essions` for `/sessions`, but a proxy that closes `/sessions` may not.
+ * True if the URL's path is written literally as `path`. If `path` has a parameter, only the part before the parameter
+ * is compared.
+ * The router also takes `//sessions`, `/Sessions` and `/%73essions` for `/sessions`. A proxy that blocks `/sessions`
+ * may let those through.
  */
 export const isLiteral = (path: string, url: string): boolean => {
   const [given = ""] = url.split("?", 1)
@@ -15,20 +17,20 @@ export const isLiteral = (path: string, url: string): boolean => {
   return parameter < 0 ? given === path : given.startsWith(path.slice(0, parameter))
 }
 
-/** Where clients look for OAuth that have been asked for a key. */
+/** Paths where clients look for OAuth after the gateway has asked them for a key. */
 const oauth = /\/(\.well-known\/(oauth-|openid-configuration).*|register|authorize|token)$/
 
 /**
- * What is answered where there is nothing. The names of back ends are told at `/mcp`, to those who may know. Of an OAuth error,
- * which is JSON, a client shows the description to its user.
+ * The 404 at a path that does not exist. It names no back ends: `/mcp` does, after the access checks. At a path of
+ * OAuth it is an OAuth error in JSON, because clients show its description to their users.
  */
 export const nothingAt = (url: string, hasKeys: boolean): HttpServerResponse.HttpServerResponse => {
   const [path = ""] = url.split("?", 1)
   const status = 404
   if (!oauth.test(path)) return HttpServerResponse.text(nothingHere, { status })
-  const instead = hasKeys ? Access.howToShowKey : "This gateway asks for no key"
-  const error = { error: "invalid_request", error_description: `There is no OAuth here. ${instead}` }
+  const instead = hasKeys ? Access.howToShowKey : "It asks for no key"
+  const error = { error: "invalid_request", error_description: `This gateway has no OAuth. ${instead}` }
   return HttpServerResponse.text(JSON.stringify(error), { status, contentType: "application/json" })
 }
 
-const nothingHere = "There is nothing here. MCP is at /mcp/NAME, and at /mcp where there is one server only.\n"
+const nothingHere = "Not found. MCP is at /mcp/NAME, or at /mcp if the gateway has only one server.\n"

@@ -1,6 +1,6 @@
 /**
- * Tells whether a request comes from a process of the gateway's own user on this machine. Linux says in `/proc/net/tcp` whose
- * a socket is; elsewhere nobody can be told apart here.
+ * Detects requests from processes of the gateway's own user on this machine. Linux lists the user of each socket in
+ * `/proc/net/tcp`. On other systems no request counts as the own user's.
  */
 import type { FileSystem } from "effect"
 import { Effect } from "effect"
@@ -10,8 +10,8 @@ import * as Access from "./Access.ts"
 import { socketOf } from "./EventStreamBody.ts"
 
 /**
- * The user of the socket with these ports on a loopback address, out of the kernel's table. Other addresses may have the same
- * ports: of several users it is none.
+ * The user id of the socket with these ports on a loopback address, from the kernel's table. Undefined if several users
+ * have such a socket: sockets on different addresses may have the same ports.
  */
 export const userOf = (table: string, localPort: number, remotePort: number): number | undefined => {
   const users = new Set<number>()
@@ -24,22 +24,24 @@ export const userOf = (table: string, localPort: number, remotePort: number): nu
   return users.size === 1 ? user : undefined
 }
 
-/** Addresses stand there in words of four bytes, the last byte first: 127.0.0.1 is `0100007F`, ::1 `0000…01000000`. */
+/**
+ * The table writes an address in words of four bytes, last byte first: 127.0.0.1 is `0100007F`, ::1 `0000…01000000`.
+ */
 const isLoopback = (address: string): boolean =>
   /^(0{16}FFFF0000)?[0-9A-F]{6}7F:/.test(address) || /^0{24}01000000:/.test(address)
 
-/** Of the whole process: the owner of a socket never changes. */
+/** The results by socket. The whole process shares them, because the owner of a socket never changes. */
 const known = new WeakMap<Socket, boolean>()
 
-/** Headers of those that pass on the requests of others. */
+/** Headers that proxies add. */
 const relayed = ["forwarded", "x-forwarded-for", "x-real-ip", "via", "cf-connecting-ip"]
 
-/** Asks once for a connection. */
+/** True if a request comes from a process of the gateway's own user. Reads the tables once for each connection. */
 export const isOwnUser = Effect.fnUntraced(function*(
   fs: FileSystem.FileSystem,
   request: Pick<HttpServerRequest.HttpServerRequest, "headers" | "source">
 ) {
-  // A proxy of the same user speaks for others.
+  // A proxy of the same user may forward requests of other users.
   if (relayed.some((name) => request.headers[name] !== undefined)) return false
   const socket = socketOf(request)
   const from = (socket?.remoteAddress ?? "").replace(/^::ffff:/, "")
@@ -49,7 +51,7 @@ export const isOwnUser = Effect.fnUntraced(function*(
   const read = (file: string) => Effect.orElseSucceed(fs.readFileString(file), () => "")
   const { localPort, remotePort } = socket
   const table = `${yield* read("/proc/net/tcp")}\n${yield* read("/proc/net/tcp6")}`
-  // The other end of it: what is remote here is local there.
+  // Looks for the client's socket: its local port is the remote port here.
   const user = userOf(table, remotePort, localPort)
   const own = user !== undefined && user === process.getuid?.()
   known.set(socket, own)

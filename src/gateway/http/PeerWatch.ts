@@ -1,17 +1,20 @@
 /**
- * Notices peers that have vanished without a trace (a pulled cable, a sleeping laptop): the kernel goes on sending to them
- * for a quarter of an hour, and while it does, TCP keep-alive is silent. Linux tells in `/proc/net/tcp` how often it has
- * sent the same again without an answer; elsewhere nothing is noticed here.
+ * Detects peers that vanished without closing the connection (a pulled cable, a sleeping laptop). The kernel
+ * retransmits to such a peer for a quarter of an hour, and TCP keep-alive is silent during that time. Linux counts
+ * unanswered retransmissions in `/proc/net/tcp`. On other systems nothing is detected.
  */
 import type { FileSystem } from "effect"
 import { Effect } from "effect"
 
-/** The pause between retransmissions doubles from 0.2 seconds (more on slow lines): the sixth comes after 13. */
+/**
+ * Unanswered retransmissions after which a peer counts as vanished. The pause doubles from 0.2 seconds (more on slow
+ * lines), so the sixth comes after 13 seconds.
+ */
 const hopeless = 6
 
 /**
- * Retransmissions without any answer, by local and remote port. Of pairs that stand more than once, which differ in their
- * addresses, the fewest.
+ * Unanswered retransmissions by local and remote port. The least if several connections have the same ports, which then
+ * differ in their addresses.
  */
 export const retransmissions = (table: string): ReadonlyMap<string, number> => {
   const counts = new Map<string, number>()
@@ -24,7 +27,10 @@ export const retransmissions = (table: string): ReadonlyMap<string, number> => {
   return counts
 }
 
-/** Reads the kernel's tables once, and tells of connections by their ports whether it sends to their peers in vain. */
+/**
+ * Reads the kernel's tables once. Returns a function that tells, by the ports of a connection, whether its peer has
+ * vanished.
+ */
 export const look = Effect.fnUntraced(function*(fs: FileSystem.FileSystem) {
   const read = (file: string) => Effect.orElseSucceed(fs.readFileString(file), () => "")
   const counts = retransmissions(`${yield* read("/proc/net/tcp")}\n${yield* read("/proc/net/tcp6")}`)

@@ -1,4 +1,4 @@
-/** Requests that are refused: what their clients are told, and with which status. */
+/** Refused requests: the status and the message that the client gets. */
 import { Cause, Effect } from "effect"
 import { HttpServerError, HttpServerResponse } from "effect/http"
 import * as GatewayMetrics from "../GatewayMetrics.ts"
@@ -6,7 +6,7 @@ import * as JsonRpc from "../messages/JsonRpc.ts"
 import type * as Modern from "../modern/Modern.ts"
 import type { AcquireError } from "../sessions/Sessions.ts"
 
-/** A request that is refused, with its response; `text` is the JSON-RPC error in it. */
+/** A refused request: its response, and in `text` the JSON-RPC error of that response. */
 export class Refusal {
   readonly _tag = "Refusal"
   readonly text: string
@@ -35,7 +35,10 @@ export const refuse = (status: number, message: string, options?: RefusalOptions
     )
   )
 
-/** A request of revision 2026-07-28 that is refused. Codes below -32000 are the specification's, so what it has none for is internal. */
+/**
+ * Refuses a request of revision 2026-07-28. The specification reserves the codes below -32000, so a fault without a
+ * code of its own gets that of an internal error.
+ */
 export const refuseModern = (
   id: JsonRpc.Id,
   { code, data, message, status }: Modern.Fault
@@ -47,7 +50,7 @@ export const refuseModern = (
 
 export const retryLater = { "retry-after": "10" }
 
-/** The code and the words of the official SDK's servers: clients look for them. */
+/** Uses the code and the message of the official SDK's servers, because clients look for them. */
 export const unknownSession = (id?: JsonRpc.Id) =>
   refuse(404, "Session not found; initialize again", {
     ...(id === undefined ? {} : { id }),
@@ -58,8 +61,8 @@ export const shuttingDown = (id?: JsonRpc.Id, code: number = JsonRpc.codes.gatew
   refuse(503, "The gateway is shutting down", { ...(id === undefined ? {} : { id }), code, headers: retryLater })
 
 /**
- * Gives every 503 a body and `Retry-After`. An empty one has two sources: a request that the server's shutdown interrupts, and a
- * back end's own. Add the route as uninterruptible; this makes the handler interruptible again.
+ * Gives every 503 a body and `Retry-After`. An empty 503 has two sources: the server's shutdown interrupts a request,
+ * or a back end answers with one. Add the route as uninterruptible; this makes the handler interruptible again.
  */
 export const complete = <E, R>(
   handler: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>
@@ -82,7 +85,10 @@ const withReason = (response: HttpServerResponse.HttpServerResponse): HttpServer
   return headers["retry-after"] === undefined ? HttpServerResponse.setHeaders(whole, retryLater) : whole
 }
 
-/** What the client is told when there is no session for it; the code is that of the gateway's own errors in its era. */
+/**
+ * Refuses a request whose session could not be opened or found. `code` is that of the gateway's own errors in the
+ * client's era.
+ */
 export const refuseFailure = (
   error: AcquireError,
   id: JsonRpc.Id | undefined,
@@ -106,14 +112,18 @@ export const refuseFailure = (
     case "SessionPoolError":
       switch (error.reason._tag) {
         case "CapacityExceeded":
-          return refuse(503, "The gateway is at its limit of sessions; try again later", later)
+          return refuse(
+            503,
+            "All sessions that maxSessions or maxSessionsPerKey allows are in use; try again later",
+            later
+          )
         case "PoolClosed":
           return shuttingDown(id, code)
         case "LookupTimeout":
           return refuse(502, error.message, options)
       }
     case "InitializeRefused":
-      return refuse(502, "The back end has refused to initialize", options)
+      return refuse(502, "The back end answered the handshake (initialize or server/discover) with an error", options)
     case "BackendFailed":
       return error.shortage === true ? refuse(503, error.message, later) : refuse(502, error.message, options)
   }

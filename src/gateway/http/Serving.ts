@@ -1,4 +1,7 @@
-/** What the handlers of MCP requests share: what they serve from, and one request as far as it has been checked. */
+/**
+ * Shared by the handlers of MCP requests: the gateway's state (`Serving`), and a request that has passed the access
+ * checks (`Asking`).
+ */
 import type { FileSystem, Scope } from "effect"
 import { Deferred, Duration, Effect, Option } from "effect"
 import type { HttpServerRequest, HttpServerResponse } from "effect/http"
@@ -17,35 +20,41 @@ export interface Serving {
   readonly sessions: Sessions["Service"]
   readonly settings: Settings.GatewaySettings
   readonly parked: Parked.Parked
-  /** Completes when the gateway takes nothing new any more. */
+  /** Completes when the gateway stops taking new work. */
   readonly draining: Deferred.Deferred<void>
   readonly fs: FileSystem.FileSystem
-  /** The event streams that are being sent. */
+  /** The event streams that are open. */
   readonly bodies: Set<EventStreamBody.OpenBody>
   /** Running DELETEs by session id. Each completes when its DELETE has been answered. */
   readonly deletions: Map<string, Deferred.Deferred<void>>
-  /** Where sessions are. */
+  /** Finds where a session lives. */
   readonly placement: Placement
 }
 
-/** What of a request counts when it has been let in and its body read. One that came in at another replica has no more. */
+/**
+ * The part of a request that is needed after the access checks, once its body is read. A forwarded request has only
+ * this part.
+ */
 export type Incoming =
   & Pick<HttpServerRequest.HttpServerRequest, "headers" | "source">
   & Readonly<Record<"method", string>>
 
-/** A request that has come in: by host, origin and key it may, and there is such a back end. */
+/** A request whose host, origin and key are accepted, and whose back end exists. */
 export interface Asking {
   readonly request: Incoming
   readonly backend: string
   readonly principal: Principal
-  /** What its header says of the revision. */
+  /** The revision in the header `MCP-Protocol-Version`. */
   readonly version: string | undefined
   readonly lastEventId: string | undefined
-  /** What came with it, if it came in at another replica, which has found that its place is here. */
+  /** The forwarded request, if another replica received it and found that its place is here. */
   readonly carried: Carried | undefined
 }
 
-/** Has a request carried out where its session is: `here` if that is here. A request without a session is refused there. */
+/**
+ * Carries out a request where its session lives, and runs `here` if that is this replica. Also runs `here` for a
+ * request without a session id, which `here` refuses.
+ */
 export const atSession = (
   serving: Serving,
   asking: Asking,
@@ -54,12 +63,12 @@ export const atSession = (
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
   const session = asking.request.headers["mcp-session-id"]
   if (!session || asking.carried !== undefined) return here
-  // Whatever has another form cannot be the id of a session, and must not be taken for another key of the pool.
+  // A header of another form is no session id, and must not be taken for another key of the pool.
   const place = serving.placement.ofSession(session)
   return Option.isSome(place) ? atPlace(serving, asking, place.value, body, here) : unknownSession()
 }
 
-/** Has a request carried out at a place. */
+/** Carries out a request at a place. Runs `here` if that is this replica. */
 export const atPlace = (
   serving: Serving,
   asking: Asking,
@@ -69,7 +78,7 @@ export const atPlace = (
   more?: Partial<Carried>
 ): Effect.Effect<Response, Refusal, Scope.Scope> =>
   place._tag === "Here" ? here : Effect.andThen(
-    // The gateway does not end before it.
+    // Counted, so that the gateway does not end before the request does.
     Effect.acquireRelease(
       Effect.sync(() => serving.sessions.passing.count++),
       () => Effect.sync(() => serving.sessions.passing.count--)
@@ -95,11 +104,11 @@ const asked = (
   stream: request.method === "GET" ? listenOptions(serving, request) : streamOptions(serving, request)
 })
 
-/** The rest of a header is between the client and whom it speaks to. */
+/** Other headers concern only the client and the replica that received the request. */
 const isCarried = (name: string): boolean =>
   name.startsWith("mcp-") || name === "accept" || name === "content-type" || name === "last-event-id"
 
-/** For a stream that goes on until the answer to its request. */
+/** The options of a stream that ends with the answer to its request. */
 export const streamOptions = (
   { bodies, settings }: Serving,
   request: Incoming
@@ -111,7 +120,7 @@ export const streamOptions = (
   client: EventStreamBody.clientOf(request)
 })
 
-/** For a stream of who only listens: it ends with the gateway. */
+/** The options of a stream whose client only listens. It ends when the gateway drains. */
 export const listenOptions = (
   serving: Serving,
   request: Incoming
@@ -121,10 +130,10 @@ export const listenOptions = (
   until: Deferred.await(serving.draining)
 })
 
-/** What the official clients send, on every request. */
+/** The `Accept` header that the official clients send on every request. */
 const usualAccept = "application/json, text/event-stream"
 
-/** Whether the client takes a response of this type. */
+/** True if the client accepts a response of this type. */
 export const accepts = ({ headers }: Pick<Incoming, "headers">, type: string): boolean =>
   headers["accept"] === usualAccept || (headers["accept"] ?? "").split(",").some((range) => {
     const [name = ""] = range.trim().toLowerCase().split(";")

@@ -1,6 +1,6 @@
 /**
- * Requests without an answer after `streamAfter` get an event stream with heartbeats, so that neither their client nor a proxy gives
- * them up. The stream ends with the answer, or with the error that would have been the response's status.
+ * A request without an answer after `streamAfter` gets an event stream with heartbeats, so that neither its client nor
+ * a proxy times out. The stream ends with the answer, or with a JSON-RPC error in place of the response's error status.
  */
 import type { Scope } from "effect"
 import { Cause, Duration, Effect, Fiber, Option, Stream } from "effect"
@@ -15,12 +15,14 @@ import * as Serving from "./Serving.ts"
 type Response = HttpServerResponse.HttpServerResponse
 
 /**
- * These are not streamed early: their HTTP status reports whether the back end started, and `startTimeout` bounds them.
+ * Methods that get no early stream. Their HTTP status reports whether the back end started, and `startTimeout` bounds
+ * their wait.
  */
 const neverStreamed: ReadonlyArray<string> = ["initialize", "server/discover"]
 
 /**
- * The response, or an event stream that ends with it. A forwarded request is left alone: the replica that received it streams.
+ * The response, or an event stream that ends with it. A forwarded request gets no stream here, because the replica that
+ * received it opens one.
  */
 export const streamed = (
   serving: Serving.Serving,
@@ -47,7 +49,10 @@ export const streamed = (
   })
 }
 
-/** One JSON-RPC answer for each request, taken or made from a response that is no stream. */
+/**
+ * One JSON-RPC answer for each request, taken from a response that is no stream. A request that it does not answer gets
+ * an error.
+ */
 const answers = ({ body, status }: Response, ids: ReadonlyArray<JsonRpc.Id>): ReadonlyArray<string> => {
   const text = body._tag === "Uint8Array" ? new TextDecoder().decode(body.body) : ""
   const isArray = Array.isArray(Option.getOrUndefined(JsonRpc.parse(text)))
@@ -55,7 +60,7 @@ const answers = ({ body, status }: Response, ids: ReadonlyArray<JsonRpc.Id>): Re
     const message = JsonRpc.read(each)
     return message?._tag === "Response" ? [[JsonRpc.idKey(message.id), each]] : []
   }))
-  const without = `the request was answered with status ${status}, without a JSON-RPC message`
+  const without = `the request got status ${status} and no JSON-RPC message; the gateway's log may have the cause`
   return ids.map((id) =>
     found.get(JsonRpc.idKey(id)) ?? Modern.errorOf(text, id) ?? JsonRpc.error(id, JsonRpc.codes.internal, without)
   )

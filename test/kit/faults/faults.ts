@@ -112,7 +112,9 @@ export const stop = async (attacked: Attacked, signal: NodeJS.Signals = "SIGTERM
 }
 
 export const nothingWrongLogged = (attacked: Attacked): void => {
-  const wrong = /.*(A request died|"level":"(ERROR|FATAL)"|[Uu]nhandled|\n {4}at ).*/.exec(attacked.run.output())
+  const wrong = /.*(A request failed with a defect|"level":"(ERROR|FATAL)"|[Uu]nhandled|\n {4}at ).*/.exec(
+    attacked.run.output()
+  )
   if (wrong !== null) attacked.failures.push(`the gateway has logged: ${wrong[0].slice(0, 1000)}`)
 }
 

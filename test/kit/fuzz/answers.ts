@@ -25,12 +25,12 @@ const breaksRule = (rule: BodyRule, { body, headers }: RawResponse, count: numbe
     case "empty":
       return body === "" ? undefined : "a body where none belongs"
     case "nowhere":
-      return body.startsWith("There is nothing here. MCP is at /mcp/NAME") && type.startsWith("text/plain")
+      return body.startsWith("Not found. MCP is at /mcp/NAME") && type.startsWith("text/plain")
         ? undefined
         : "not where MCP is"
     case "no OAuth":
       return value?.["error"] === "invalid_request" &&
-          /no OAuth here.*Bearer KEY/.test(String(value["error_description"]))
+          /has no OAuth.*Bearer KEY/.test(String(value["error_description"]))
         ? undefined
         : "not that there is no OAuth, and how to show a key"
     case "page":

@@ -181,7 +181,9 @@ const finish = async (target: Target, before: Awaited<ReturnType<typeof state>>)
   gateway.child.kill("SIGTERM")
   await gateway.exit
   rmSync(directory, { recursive: true })
-  const wrong = /.*(A request died|"level":"(ERROR|FATAL)"|[Uu]nhandled|Warning:|\n {4}at ).*/.exec(gateway.output())
+  const wrong = /.*(A request failed with a defect|"level":"(ERROR|FATAL)"|[Uu]nhandled|Warning:|\n {4}at ).*/.exec(
+    gateway.output()
+  )
   if (wrong !== null) failures.push(`the gateway has logged: ${wrong[0].slice(0, 1000)}`)
 }
 
