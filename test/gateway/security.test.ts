@@ -434,7 +434,7 @@ describe("what could hold a secret", () => {
     await Kit.post(url, session, Kit.toolCall(1, "garbage"), key(ours))
     await Kit.post(url, session, JSON.stringify({ jsonrpc: "2.0", id: 2, method: evil }), key(ours))
     await fetch(url.replace("/mcp/", `/mcp/${encodeURIComponent(evil)}`), { headers: key(ours) })
-    await Kit.eventually("the garbage is logged", () => gateway.output().includes("no JSON-RPC message"))
+    await Kit.eventually("the garbage is logged", () => gateway.output().includes("not a JSON-RPC message"))
     const records =
       gateway.output().split("Stop it with Ctrl-C")[1]?.split("\n").slice(1).filter((line) => line !== "") ?? []
     assert.isAtLeast(records.length, 2)

@@ -436,7 +436,7 @@ describe("a client that is no longer there", () => {
       yield* TestClock.adjust("1 second")
       assert.isTrue(Deferred.isDoneUnsafe(ended))
       const { message } = yield* Deferred.await(ended)
-      assert.include(message, "the client lost its stream and said nothing for 2m")
+      assert.include(message, "the client's GET stream broke off, and the client sent nothing for 2m")
     })
 
     for (const first of ["answering", "listening"] as const) {

@@ -1,6 +1,6 @@
 /**
- * The session of one legacy client on a process, or on what stands for one: the process is started, the client's `initialize`
- * opens the session on it, and from then on `BridgeRequests` routes what the two say to each other.
+ * The session of one legacy client on a process, or on another `Transport`. Starts the process and opens the session
+ * with the client's `initialize`. From then on `BridgeRequests` routes the messages between the two.
  */
 import type { Scope } from "effect"
 import { Clock, Deferred, Effect, Fiber } from "effect"
@@ -19,18 +19,24 @@ import type { Reader } from "./EventStreams.ts"
 export interface Bridge extends PooledConnection.PooledConnection {
   readonly _tag: "Stdio"
   readonly record: ClientRecord.ClientRecord
-  /** Takes a request on and hands it to the process; `release` runs once, when it is answered or fails. */
+  /** Registers a request and sends it to the process. `release` runs once, when the request is answered or fails. */
   readonly request: (message: JsonRpc.Request, text: string, release: Effect.Effect<void>) => Taken
-  /** Hands a notification or a response to the process at once; what it gives waits until the process has read so far. */
+  /**
+   * Sends a notification or a response to the process at once. The effect that it returns waits until the process has
+   * read the message.
+   */
   readonly send: (message: JsonRpc.Message, text: string) => Effect.Effect<void>
   /**
-   * Opens the stream of what belongs to no request, or goes on with the stream of a `Last-Event-ID`. `None`: too many are
-   * open already.
+   * Opens the stream of messages that belong to no request, or resumes the stream that `lastEventId` names. `None` if
+   * too many streams are open.
    */
   readonly listen: (lastEventId: string | undefined) => Effect.Effect<Option.Option<Reader>>
 }
 
-/** Opens a session on a started process: the client's `initialize` first, and for one that wakes what followed it. */
+/**
+ * Starts a process and opens a session on it. Sends the client's `initialize` first. For a session that wakes, the
+ * other messages of its record follow.
+ */
 export const make = Effect.fnUntraced(function*<R>(
   start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>,
   record: ClientRecord.ClientRecord,
@@ -71,7 +77,7 @@ export const make = Effect.fnUntraced(function*<R>(
   }
 })
 
-/** Repeats to the process what the client has said so far; the answer to its `initialize`. */
+/** Sends the messages of the client's record to the process. Returns the answer to `initialize`. */
 const shakeHands = Effect.fnUntraced(function*(
   process: Transport,
   requests: BridgeRequests,

@@ -1,9 +1,11 @@
 /**
- * What a legacy client and its process say to each other: routes messages between the client's HTTP exchanges and the process.
+ * Routes messages between a legacy client's HTTP exchanges and its process.
  *
- * Each message of the process goes to exactly one place: an answer and a progress notification to the exchange of their
- * request; what concerns the whole session to the GET stream; anything else to the only request that runs, else to the
- * GET stream, else to the oldest request.
+ * Each message of the process goes to exactly one place:
+ * - an answer or a progress notification: the exchange of its request;
+ * - a notification about the whole session: the GET stream, if the client reads it;
+ * - any other message: the request, if only one is running; else the GET stream, if the client reads it; else the
+ *   oldest request, or the GET stream if no request is running.
  */
 import type { Clock } from "effect"
 import { Deferred, Duration, Effect, Option } from "effect"
@@ -22,42 +24,45 @@ import { StandaloneStreams } from "./StandaloneStreams.ts"
 const cancelGrace = Duration.toMillis(PooledConnection.cancelGrace)
 
 export interface Limits {
-  /** How long a request may take; progress starts the time anew. */
+  /** Longest time of a request. Progress restarts it. */
   readonly requestTimeout: Duration.Duration
-  /** When a request without an answer gets a stream. */
+  /** A request without an answer after this time gets a stream. */
   readonly streamAfter: Duration.Duration
-  /** A session whose client's GET stream broke off is ended when the client is silent for so long from then on. */
+  /** A session whose client's GET stream broke off is ended if the client then sends nothing for this long. */
   readonly streamLostTimeToLive: Duration.Duration
-  /** Requests that may run at once; as many streams may be open. */
+  /** The most requests that may run at once, and the most streams that may be open. */
   readonly maxInFlight: number
   readonly replay: ReplayLimits
 }
 
-/** What a request gets first: its answer, or a stream that ends with it; nothing if its client has cancelled it. */
+/**
+ * The first reply to a request: its answer, a stream that ends with the answer, or nothing if the client has cancelled
+ * it.
+ */
 export type Reply =
   | { readonly _tag: "Answer"; readonly text: string }
   | { readonly _tag: "Cancelled" }
   | { readonly _tag: "Stream"; readonly open: () => Reader }
 
-/** A request that runs. */
+/** A request that the process has not answered yet. */
 export interface RunningRequest {
   readonly _tag: "Running"
   readonly reply: Effect.Effect<Reply>
-  /** Its client has gone before the reply: nothing of it is kept for anybody. */
+  /** For a client that disconnects before the reply: from then on no message is kept for the request. */
   readonly abandon: Effect.Effect<void>
 }
 
-/** A request that was taken on, or why it was not. */
+/** A request that was registered, or the reason why it was refused. */
 export type Taken =
   | RunningRequest
   | { readonly _tag: "DuplicateId" | "TooMany" | "Over" }
 
-/** What the requests of a session need of it. */
+/** The parts of a session that its requests need. */
 export interface Session {
   readonly process: Transport
-  /** Starts an effect that nobody waits for. */
+  /** Starts an effect in the background. */
   readonly run: (effect: Effect.Effect<unknown>) => void
-  /** The same, but it ends with the session. */
+  /** Starts an effect in the background that ends with the session. */
   readonly fork: (effect: Effect.Effect<unknown>) => void
   readonly clock: Clock.Clock
 }
@@ -67,14 +72,17 @@ interface Pending {
   readonly first: Deferred.Deferred<Reply>
   readonly release: Effect.Effect<void>
   readonly startedAt: number
-  /** How long it may take, in milliseconds; progress starts the time anew. Infinity for the gateway's own: `startTimeout` bounds it. */
+  /**
+   * Longest time in milliseconds. Progress restarts it. Infinity for the gateway's own requests, which `startTimeout`
+   * bounds.
+   */
   readonly timeout: number
-  /** When it ends if no answer has come. */
+  /** When the request ends if it has no answer. */
   dueAt: number
-  /** Its client cancelled it: `dueAt` then ends it without an answer. */
+  /** True if the client has cancelled the request, which then ends at `dueAt` without an answer. */
   cancelled: boolean
   stream: EventStream | undefined
-  /** Nobody waits for it: its client has gone, or it is the gateway's own. */
+  /** True if no client waits for the request: its client has disconnected, or the gateway itself sent it. */
   unheard: boolean
 }
 
@@ -91,9 +99,12 @@ export class BridgeRequests {
   readonly #lostAfter: number
   readonly #startTimer: () => void
   readonly #startLostTimer: () => void
-  /** Why it has ended, if it has. */
+  /** Why the session has ended. Undefined until then. */
   #over: string | undefined
-  /** Completes then: who waits for the process to read waits no longer, for it keeps the session. */
+  /**
+   * Completes when the session ends. A caller that waits for the process to read then stops waiting, because its lease
+   * would keep the session open.
+   */
   readonly #ended = Deferred.makeUnsafe<void>()
   /** When the client's GET stream broke off. Infinity: no stream broke off, or the client has sent something since. */
   #lostStreamAt = Number.POSITIVE_INFINITY
@@ -125,7 +136,7 @@ export class BridgeRequests {
     })
   }
 
-  /** Completes when the process may say more. */
+  /** Completes when there is room for more messages of the process. */
   get room(): Effect.Effect<void> {
     return this.#streams.room
   }
@@ -139,7 +150,7 @@ export class BridgeRequests {
     }
   }
 
-  /** Every request gets an error, every stream ends. */
+  /** Ends the session: every request gets an error, every stream ends. */
   end(reason: string): void {
     if (this.#over !== undefined) return
     this.#over = reason
@@ -156,7 +167,7 @@ export class BridgeRequests {
   // From the client
   // ---------------------------------------------------------------------------
 
-  /** Takes a request on and hands it to the process; `release` runs once, when it is answered or fails. */
+  /** Registers a request and sends it to the process. `release` runs once, when the request is answered or fails. */
   request(request: JsonRpc.Request, text: string, release: Effect.Effect<void>): Taken {
     if (this.#over !== undefined) return { _tag: "Over" }
     if (this.#pending.has(JsonRpc.idKey(request.id))) return { _tag: "DuplicateId" }
@@ -164,7 +175,7 @@ export class BridgeRequests {
     this.#requests++
     this.#heard(request.method, request.params, text)
     const entry = this.#take(request, release, false)
-    // Where the process does not read, the write waits; not with the client, who may go.
+    // If the process does not read, the write waits in a fiber of its own, because the client may disconnect.
     if (!this.#session.process.offer(JsonRpc.toLine(text))) this.#session.run(this.write(text))
     return {
       _tag: "Running",
@@ -175,19 +186,22 @@ export class BridgeRequests {
     }
   }
 
-  /** Hands a notification or a response to the process at once; what it gives waits until the process has read so far. */
+  /**
+   * Sends a notification or a response to the process at once. The effect that it returns waits until the process has
+   * read the message.
+   */
   send(message: JsonRpc.Message, text: string): Effect.Effect<void> {
     if (message._tag === "Notification") this.#heard(message.method, message.params, text)
     else this.#heard(undefined, undefined, text)
     this.#cancel(JsonRpc.cancelledId(message))
     if (this.#session.process.offer(JsonRpc.toLine(text))) return Effect.void
     const written = Deferred.makeUnsafe<void>()
-    // As of a request: who waits may go.
+    // The write has a fiber of its own, as in `request`: the caller may be interrupted.
     this.#session.run(Effect.andThen(this.write(text), Deferred.succeed(written, undefined)))
     return Effect.raceFirst(Deferred.await(written), Deferred.await(this.#ended))
   }
 
-  /** Gives a cancelled request a grace (`cancelGrace`) to be answered, then frees its place. */
+  /** Marks a request as cancelled. It keeps its place until the process answers it, for at most `cancelGrace`. */
   #cancel(id: JsonRpc.Id | undefined): void {
     const entry = id === undefined ? undefined : this.#pending.get(JsonRpc.idKey(id))
     if (entry === undefined || entry.cancelled) return
@@ -195,14 +209,17 @@ export class BridgeRequests {
     entry.dueAt = Math.min(entry.dueAt, this.#now() + cancelGrace)
   }
 
-  /** Ends the grace of the oldest cancelled request, if there is one: a new request needs its place. */
+  /** Ends the oldest cancelled request, because a new request needs its place. False if there is none. */
   #endOneCancelled(): boolean {
     const entry = [...this.#pending.values()].find(({ cancelled }) => cancelled)
     if (entry !== undefined) this.#settle(entry, undefined, "ok")
     return entry !== undefined
   }
 
-  /** The stream of what belongs to no request, or what is left of the one of a `Last-Event-ID`. */
+  /**
+   * Reads the stream of messages that belong to no request, or the rest of the stream that `lastEventId` names. `None`
+   * if too many streams are open.
+   */
   listen(lastEventId: string | undefined): Option.Option<Reader> {
     this.#heard(undefined, undefined, "")
     if (this.#streams.readers() >= this.#limits.maxInFlight) return Option.none()
@@ -215,7 +232,8 @@ export class BridgeRequests {
       close: () => {
         const isLost = !reader.isDone()
         reader.close()
-        // The stream of a request may break after it: until then its client is there.
+        // This may be a request's stream that breaks after the GET stream. Its client was connected until now, so the
+        // time starts now.
         if (!isLost || this.#standalone.isRead()) return
         this.#lostStreamAt = this.#now()
         this.#startLostTimer()
@@ -234,12 +252,17 @@ export class BridgeRequests {
     }
   }
 
-  /** A client that waited for an answer, or read, was not silent until now. */
+  /**
+   * Restarts the time of a lost stream. A client that waited for an answer, or read a stream, was connected until now.
+   */
   #isThere(): void {
     if (this.#lostStreamAt < Number.POSITIVE_INFINITY) this.#lostStreamAt = this.#now()
   }
 
-  /** The gateway's own request, while the session opens: its answer, and nothing of it to the client. */
+  /**
+   * Sends a request of the gateway's own while the session opens, and returns the answer. The client sees nothing of
+   * it.
+   */
   ask(text: string): Effect.Effect<string> {
     return Effect.suspend(() => {
       const message = JsonRpc.read(text)
@@ -252,13 +275,13 @@ export class BridgeRequests {
     })
   }
 
-  /** Sends one message to the process, after all earlier ones; waits while it does not read. */
+  /** Sends one message to the process, after all earlier ones. Waits while the process does not read. */
   write(text: string): Effect.Effect<void> {
     return this.#session.process.send(JsonRpc.toLine(text))
   }
 
   #heard(method: string | undefined, params: unknown, text: string): void {
-    // A client that speaks without its stream does not need one.
+    // A client that sends messages while its stream is broken does not need the stream.
     this.#lostStreamAt = Number.POSITIVE_INFINITY
     if (method !== undefined) ClientRecord.note(this.#record, method, params, text)
   }
@@ -286,7 +309,7 @@ export class BridgeRequests {
   // From the process
   // ---------------------------------------------------------------------------
 
-  /** Takes one line; false: there is no room for more. */
+  /** Handles one line of the process. False if there is no room for more. */
   receive(line: string): boolean {
     const message = JsonRpc.read(line)
     if (message !== undefined) this.#route(line, message)
@@ -300,11 +323,11 @@ export class BridgeRequests {
 
   #skip(line: string): void {
     this.#metrics.garbage()
-    // The first, the second, the fourth, the eighth…: a server that logs on stdout must not fill our log.
+    // Logs the first, second, fourth, eighth… such line: a server that logs on stdout must not fill the gateway's log.
     if (!Number.isInteger(Math.log2(++this.#garbage))) return
-    const why = JsonRpc.isTooDeep(line) ? JsonRpc.tooDeep : "no JSON-RPC message"
+    const why = JsonRpc.isTooDeep(line) ? JsonRpc.tooDeep : "not a JSON-RPC message"
     this.#session.run(Effect.logWarning(
-      `The back end wrote ${line.length} characters on stdout that are ${why}; skipped (line ${this.#garbage} of these)`
+      `The back end wrote a line of ${line.length} characters on stdout that is ${why}; lines skipped: ${this.#garbage}`
     ))
   }
 
@@ -315,13 +338,13 @@ export class BridgeRequests {
       return
     }
     const entry = this.#owner(message)
-    // Clients forget a progress token when they cancel.
+    // Clients forget the progress token of a request that they cancel, so its progress is dropped.
     if (entry?.cancelled === true && message.method === "notifications/progress") return
     if (entry === undefined) return this.#streams.push(this.#standalone.toWrite(), text)
     this.#streams.push(this.#streamOf(entry), text)
   }
 
-  /** The stream of a request, on which its answer comes from now on. */
+  /** The stream of a request, opened if there is none. The answer then comes on this stream. */
   #streamOf(entry: Pending): EventStream {
     if (entry.stream !== undefined) return entry.stream
     const stream = entry.stream = this.#streams.open()
@@ -329,7 +352,10 @@ export class BridgeRequests {
     return stream
   }
 
-  /** The request that a message of the process belongs to. A cancelled request is the last choice. */
+  /**
+   * The request that a message of the process belongs to, by the rules at the head of this file. A cancelled request is
+   * the last choice.
+   */
   #owner(message: JsonRpc.Message): Pending | undefined {
     if (message._tag === "Notification" && message.method === "notifications/progress") {
       for (const entry of this.#pending.values()) {
@@ -349,7 +375,7 @@ export class BridgeRequests {
     return cancelled
   }
 
-  /** Ends a request. Without a text the client gets no answer (it cancelled). */
+  /** Ends a request. Without a text the client gets no answer, because it has cancelled the request. */
   #settle(entry: Pending, text: string | undefined, outcome: "ok" | "error"): void {
     this.#pending.delete(JsonRpc.idKey(entry.request.id))
     if (entry.stream === undefined) {
@@ -372,7 +398,7 @@ export class BridgeRequests {
   }
 
   // ---------------------------------------------------------------------------
-  // Time
+  // Timeouts
   // ---------------------------------------------------------------------------
 
   #endOverdue(): void {
@@ -388,7 +414,7 @@ export class BridgeRequests {
   #endLost(): void {
     const isUsed = this.#pending.size + this.#streams.readers() > 0
     if (this.#over !== undefined || isUsed || this.#now() - this.#lostStreamAt < this.#lostAfter) return
-    const reason = `the client lost its stream and said nothing for ${
+    const reason = `the client's GET stream broke off, and the client sent nothing for ${
       Duration.format(this.#limits.streamLostTimeToLive)
     }`
     Deferred.doneUnsafe(
@@ -408,7 +434,7 @@ export class BridgeRequests {
   }
 }
 
-/** Messages of a server that belong to no request by what they say. */
+/** True for notifications that, by their method, concern the whole session. */
 const concernsSession = (message: JsonRpc.Message): boolean =>
   message._tag === "Notification" &&
   (message.method.endsWith("/list_changed") || message.method === "notifications/resources/updated")

@@ -1,9 +1,9 @@
 /**
- * The event streams of one session: each message on exactly one of them, and kept for a while, so that a client whose
- * connection broke resumes where it was (Streamable HTTP, "Resumability and Redelivery").
+ * The event streams of one session. Each message is on exactly one stream and is kept for a while, so that a client
+ * whose connection broke can resume (Streamable HTTP, "Resumability and Redelivery").
  *
- * A message that waits for a reader who is there is never dropped: `congested` tells the back end's reader to wait
- * instead. What nobody reads makes room for what is newer.
+ * An event that an open reader has yet to take is never dropped. Instead, `congested` makes the reader of the back end
+ * wait. Other events are dropped, the oldest first, to make room for newer ones.
  */
 import { Array as Arr, Cause, Effect } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
@@ -13,23 +13,23 @@ export interface StreamEvent {
   readonly text: string
 }
 
-/** How much is kept for readers who come back. */
+/** Limits of the events that are kept for clients that resume. */
 export interface ReplayLimits {
   readonly maxEvents: number
   readonly maxBytes: number
 }
 
-/** One reader of a stream; a newer reader of the same stream ends it. */
+/** A reader of a stream. A newer reader of the same stream ends it. */
 export interface Reader {
-  /** The id of the point before the first event: what a client that got nothing yet can resume from. */
+  /** The id of the point before the reader's first event. A client that has received nothing yet can resume from it. */
   readonly start: string
-  /** The next events, at once or when there are some; done when the stream has ended. */
+  /** Takes the next events, and waits if there are none. Fails with `Done` when the stream has ended. */
   readonly take: Effect.Effect<NonEmptyReadonlyArray<StreamEvent>, Cause.Done>
-  /** Whether `take` would not wait. */
+  /** True if `take` would not wait. */
   readonly ready: () => boolean
-  /** Whether `take` is done: the reader has taken the whole stream, or a newer one reads it. */
+  /** True if `take` would fail with `Done`: the reader has taken the whole stream, or a newer one reads it. */
   readonly isDone: () => boolean
-  /** Lets the stream go; what comes from now on waits for the next reader. */
+  /** Stops reading. Later events wait for the next reader. */
   readonly close: () => void
 }
 
@@ -37,20 +37,20 @@ interface Kept {
   readonly stream: EventStream
   readonly sequence: number
   readonly text: string
-  /** Characters sent on this stream up to and including this event. */
+  /** Characters of this stream up to and including this event. */
   readonly offset: number
 }
 
 export class EventStream {
   readonly id: number
   events: Array<Kept> = []
-  /** Of the newest event. */
+  /** The number of the newest event. */
   sequence = 0
   offset = 0
-  /** Of the newest event that a reader took. */
+  /** The number of the newest event that a reader took. */
   delivered = 0
   deliveredOffset = 0
-  /** No further events come. */
+  /** True if no further events come. */
   ended = false
   reader: Reader | undefined = undefined
   wake: (() => void) | undefined = undefined
@@ -59,21 +59,21 @@ export class EventStream {
   }
 }
 
-/** Characters that a reader takes at a time, so that a slow connection holds little. */
+/** A take stops after this many characters, so that a slow connection holds few events. */
 const batch = 64 * 1024
 
 export class EventStreams {
   readonly #limits: ReplayLimits
   readonly #prefix: string
   readonly #streams = new Map<number, EventStream>()
-  /** Those that have a reader. */
+  /** The streams that have a reader. */
   readonly #read = new Set<EventStream>()
   readonly #kept: Array<Kept> = []
   #bytes = 0
   #lastId = 0
   readonly #waitingForRoom = new Set<() => void>()
 
-  /** `prefix` tells the ids of this session's process from those of its earlier ones. */
+  /** `prefix` distinguishes the event ids of this process from those of the session's earlier processes. */
   constructor(limits: ReplayLimits, prefix: string) {
     this.#limits = limits
     this.#prefix = prefix
@@ -100,7 +100,7 @@ export class EventStreams {
     stream.wake?.()
   }
 
-  /** No further events come on this stream. */
+  /** Ends a stream: no further events come. */
   end(stream: EventStream): void {
     stream.ended = true
     this.#forgetIfSpent(stream)
@@ -111,7 +111,10 @@ export class EventStreams {
     for (const stream of this.#streams.values()) this.end(stream)
   }
 
-  /** The stream and the place that a `Last-Event-ID` of this process names. A stream that is no longer kept is returned as ended and empty. */
+  /**
+   * The stream and the event number that a `Last-Event-ID` names. Undefined for an id of an earlier process. A stream
+   * that is no longer kept is returned as ended and empty.
+   */
   find(eventId: string): { readonly stream: EventStream; readonly sequence: number } | undefined {
     const [, prefix, id, sequence] = /^(\w+)-(\d+)-(\d+)$/.exec(eventId) ?? []
     if (prefix !== this.#prefix || Number(id) > this.#lastId) return undefined
@@ -121,11 +124,11 @@ export class EventStreams {
     return at > stream.sequence ? undefined : { stream, sequence: at }
   }
 
-  /** Reads a stream from the event after `sequence`; by default from the first that nobody took. */
+  /** Reads a stream from the event after `sequence`. By default from the first event that no reader took. */
   read(stream: EventStream, sequence: number = stream.delivered): Reader {
     const wakeEarlier = stream.wake
     const [first] = stream.events
-    // What has been dropped in the meantime is lost; the reader goes on with what there is.
+    // Dropped events are lost. The reader starts at the oldest event that is kept.
     stream.delivered = first === undefined ? stream.sequence : Math.max(sequence, first.sequence - 1)
     stream.deliveredOffset = stream.offset - size(stream.events.filter((event) => event.sequence > stream.delivered))
     const isCurrent = () => stream.reader === reader
@@ -135,7 +138,7 @@ export class EventStreams {
       if (ready()) return resume(Effect.void)
       stream.wake = () => {
         stream.wake = undefined
-        // What a back end sends at once is pushed at once, and then taken together.
+        // Waits one microtask, so that the reader takes a burst of the back end at once.
         queueMicrotask(() => resume(Effect.void))
       }
       return Effect.sync(() => {
@@ -167,7 +170,7 @@ export class EventStreams {
     return reader
   }
 
-  /** Whether readers are so far behind that the back end should wait. */
+  /** True if readers are so far behind that the back end should wait. */
   congested(): boolean {
     let events = 0
     let bytes = 0
@@ -178,7 +181,7 @@ export class EventStreams {
     return events > this.#limits.maxEvents / 2 || bytes > this.#limits.maxBytes / 2
   }
 
-  /** Waits until readers have caught up, or gone. */
+  /** Waits until readers have caught up or closed. */
   readonly room: Effect.Effect<void> = Effect.callback((resume) => {
     if (!this.congested()) return resume(Effect.void)
     const waiter = () => resume(Effect.void)
@@ -193,7 +196,7 @@ export class EventStreams {
   #take(stream: EventStream): Array<StreamEvent> {
     const taken: Array<StreamEvent> = []
     let bytes = 0
-    // The events of a stream follow one another without gaps.
+    // The events of a stream have consecutive numbers.
     const skip = stream.delivered + 1 - (stream.events[0]?.sequence ?? 0)
     for (const event of stream.events.slice(skip)) {
       taken.push({ id: this.#eventId(stream, event.sequence), text: event.text })
@@ -210,7 +213,7 @@ export class EventStreams {
   #trim(): void {
     const { maxBytes, maxEvents } = this.#limits
     const kept = this.#kept
-    // What a reader is still to take stays, but what is behind it goes all the same; the newest is never dropped.
+    // Events that a reader has yet to take stay, but later ones may be dropped. The newest event always stays.
     let at = 0
     while (at < kept.length - 1 && (kept.length > maxEvents || this.#bytes > maxBytes)) {
       const oldest = kept[at]
@@ -222,19 +225,19 @@ export class EventStreams {
       }
       kept.splice(at, 1)
       this.#bytes -= oldest.text.length
-      // All older ones of its stream have gone before.
+      // This is the first event of its stream: all older ones were dropped before.
       stream.events.shift()
       this.#forgetIfSpent(stream)
     }
   }
 
-  /** Forgets an ended stream of which nothing is kept any more. */
+  /** Forgets an ended stream that has no reader and no events. */
   #forgetIfSpent(stream: EventStream): void {
     if (stream.ended && stream.reader === undefined && stream.events.length === 0) this.#streams.delete(stream.id)
   }
 
   #announceRoom(): void {
-    // A copy: a waiter that is called may fill the room at once, and wait again.
+    // Copies the set: a waiter that is called may fill the room at once, and add itself again.
     const waiters = [...this.#waitingForRoom]
     for (const waiter of waiters) {
       if (this.congested()) return

@@ -1,12 +1,12 @@
 /**
- * The revisions with sessions (2025-03-26, 2025-06-18, 2025-11-25; basic/transports) on Streamable HTTP: what each request
- * means for the session that it belongs to.
+ * Handles requests of the revisions with sessions (2025-03-26, 2025-06-18, 2025-11-25; basic/transports) on Streamable
+ * HTTP.
  *
- * `Placement.forNew` mints a session's id, which `initialize` gives to the client; `Placement.ofSession` checks what a client sends
- * as one.
+ * `Placement.forNew` makes a session's id, and `initialize` returns it to the client. `Placement.ofSession` checks the
+ * ids that clients send.
  *
- * A request's lease lasts until its answer, whether or not the client still listens: the specification says that a
- * disconnect is no cancellation.
+ * A request leases its session until it is answered, even if its client disconnects. In the specification a disconnect
+ * is no cancellation.
  */
 import { Deferred, Duration, Effect, Exit, identity, Option, Queue, Result, Scope, Stream } from "effect"
 import { Headers, HttpServerResponse } from "effect/http"
@@ -21,9 +21,11 @@ import * as Masking from "../settings/Masking.ts"
 import type { RunningRequest, Taken } from "./BridgeRequests.ts"
 import type { Reader } from "./EventStreams.ts"
 
-/** From this revision on an event stream begins with an event without data, so that it can be resumed from the start. */
+/**
+ * From this revision on, an event stream begins with an event without data, so that a client can resume from the start.
+ */
 const primingVersion = "2025-11-25"
-/** Longest that DELETE waits for the process group to be gone. */
+/** Longest time that DELETE waits for the process group to exit. */
 const deleteTimeout = "10 seconds"
 
 type Response = HttpServerResponse.HttpServerResponse
@@ -32,7 +34,7 @@ type Response = HttpServerResponse.HttpServerResponse
 // POST
 // ---------------------------------------------------------------------------
 
-/** One message. */
+/** Handles a POST of one message. */
 export const post = (
   serving: Serving.Serving,
   asking: Serving.Asking,
@@ -54,22 +56,23 @@ export const post = (
 }
 
 /**
- * Some clients send the id of their earlier session when they initialize again. They get a new session, even if the earlier one
- * is alive, because a server takes `initialize` only once. The earlier one keeps its idle time: another client may use it too.
+ * Some clients send the id of their earlier session when they initialize again. They get a new session even if the
+ * earlier one is alive, because a server accepts `initialize` only once. The earlier session stays until it expires:
+ * another client may use it, too.
  */
 const withoutSession = (asking: Serving.Asking): Serving.Asking => {
   const { headers, method, source } = asking.request
   return { ...asking, request: { method, source, headers: Headers.remove(headers, "mcp-session-id") } }
 }
 
-/** Opens a session, at the place that is found for it. */
+/** Opens a session at the place that `Placement.forNew` finds. */
 const initialize = (
   serving: Serving.Serving,
   asking: Serving.Asking,
   message: JsonRpc.Request,
   text: string
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
-  // Servers drop such a message without an answer: the process would run for all of `startTimeout`.
+  // Servers drop such a message without an answer, so the process would run until `startTimeout`.
   if (typeof JsonRpc.field(message.params, "protocolVersion") !== "string") {
     return refuse(400, "The params of initialize must be an object with a protocolVersion, such as \"2025-11-25\"", {
       id: message.id,
@@ -84,14 +87,14 @@ const initialize = (
     if (id !== undefined) {
       return Serving.atPlace(serving, asking, place, text, open(serving, asking, message, text, id), { opens: id })
     }
-    // Without an id the place is another replica, never here. Those whom a replica sends on are not sent on again.
+    // Without an id the place is another replica, so `here` never runs. A forwarded request is not forwarded again.
     return asking.carried === undefined
       ? Serving.atPlace(serving, asking, place, text, Effect.never)
       : shuttingDown(message.id)
   })
 }
 
-/** Opens a session here: the client's own `initialize` is the first message of its process. */
+/** Opens a session here. The client's own `initialize` is the first message that the process gets. */
 const open = Effect.fnUntraced(function*(
   serving: Serving.Serving,
   { backend, principal }: Serving.Asking,
@@ -102,7 +105,7 @@ const open = Effect.fnUntraced(function*(
   if (Deferred.isDoneUnsafe(serving.draining)) return yield* shuttingDown(message.id)
   const opened = yield* Effect.result(serving.sessions.open(backend, principal, session, message, text))
   if (opened._tag === "Failure") {
-    // Refused by the back end itself: the client's to read.
+    // The back end itself refused, so the client gets its answer.
     if (opened.failure._tag === "InitializeRefused") return jsonResponse(opened.failure.answer, 200)
     yield* Effect.logWarning(`No session was opened: ${opened.failure.message}`).pipe(
       Effect.annotateLogs({ backend })
@@ -113,7 +116,10 @@ const open = Effect.fnUntraced(function*(
   return jsonResponse(opened.success.answer, 200, { "mcp-session-id": session })
 })
 
-/** A request within a session: JSON if its answer comes first and soon (`streamAfter`), else an event stream that ends with it. */
+/**
+ * Handles a request within a session. Responds with JSON if the answer is the first message and comes within
+ * `streamAfter`, else with an event stream that ends with the answer.
+ */
 const call = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Request, text: string) =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
@@ -134,9 +140,9 @@ const call = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc
   )
 
 /**
- * Leases the session until the request is answered, and hands the request to the process. The lease belongs to the
- * request, not to the client's connection: it is registered and released without the handler's fiber. To be run
- * uninterruptible, with `restore` for what may wait.
+ * Leases the session until the request is answered, and sends the request to the process. The lease belongs to the
+ * request and not to the client's connection, so the handler's fiber does not release it. Run this uninterruptible;
+ * `restore` makes its waits interruptible.
  */
 const begin = (
   serving: Serving.Serving,
@@ -148,16 +154,17 @@ const begin = (
   Effect.suspend(() => {
     const id = message.id
     if (Deferred.isDoneUnsafe(serving.draining)) return over(serving, id)
-    // Closed when the request is answered, which the end of its session does at the latest.
-    // On purpose no child of the gateway's scope: with one, memory grew to 350 MiB in 40,000 calls, without it stays at 180.
-    // So `release` is all that closes it.
+    // Closed when the request is answered, at the latest when its session ends.
+    // The scope is deliberately no child of the gateway's scope, so only `release` closes it. As a child, memory grew
+    // to 350 MiB in 40,000 calls; without a parent it stays at 180 MiB.
     const leaseScope = Scope.makeUnsafe()
     const release = Scope.close(leaseScope, Exit.void)
     return Effect.flatMap(
-      // A client that goes while its session wakes takes the launch with it.
+      // A client that disconnects while its session wakes stops waiting, which cancels the launch if no other caller
+      // waits.
       Effect.onError(restore(Scope.provide(lease(serving, asking, id), leaseScope)), () => release),
       (connection) => {
-        // The back end has become an HTTP one in the meantime.
+        // A reload has turned the back end into an HTTP one meanwhile.
         if (connection._tag !== "Stdio") return Effect.andThen(release, unknownSession(id))
         const taken = connection.request(message, text, release)
         return taken._tag === "Running" ? Effect.succeed(taken) : Effect.andThen(release, refuseRequest(taken, id))
@@ -168,24 +175,29 @@ const begin = (
 const refuseRequest = (taken: Exclude<Taken, RunningRequest>, id: JsonRpc.Id) => {
   switch (taken._tag) {
     case "DuplicateId":
-      return refuse(400, "A request with this id is running in this session", {
+      return refuse(400, "A request with this id is running in this session; use another id", {
         id,
         code: JsonRpc.codes.invalidRequest
       })
     case "TooMany":
-      return refuse(429, "Too many requests of this session are running", { id, headers: retryLater })
+      return refuse(429, "Too many requests of this session are running; try again later", { id, headers: retryLater })
     case "Over":
       return unknownSession(id)
   }
 }
 
-/** A notification or a response. Once it was handed to the process it stays so, whether or not its client waits. */
+/**
+ * Handles a notification or a response. Once the process has it, it stays delivered, even if the client disconnects.
+ */
 const send = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Message, text: string) =>
   Effect.scoped(
     Effect.uninterruptibleMask((restore) => Effect.flatMap(handOver(serving, asking, message, text, restore), restore))
   )
 
-/** Hands it to the process; gives what waits until the process has read it, for which the session is leased for the scope. */
+/**
+ * Leases the session for the scope and sends the message to the process. The effect that it returns waits until the
+ * process has read the message.
+ */
 const handOver = (
   serving: Serving.Serving,
   asking: Serving.Asking,
@@ -198,7 +210,7 @@ const handOver = (
     (connection) => connection._tag === "Stdio" ? Effect.sync(() => connection.send(message, text)) : unknownSession()
   )
 
-/** Several messages in one body, as revision 2025-03-26 has it. */
+/** Handles a POST of several messages, which revision 2025-03-26 allows. */
 export const batch = (
   serving: Serving.Serving,
   asking: Serving.Asking,
@@ -207,12 +219,12 @@ export const batch = (
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
   const messages = values.map(JsonRpc.classify)
   if (messages.length === 0 || !messages.every((message) => message !== undefined)) {
-    return refuse(400, "The batch is empty, or one of its elements is no JSON-RPC 2.0 message", {
+    return refuse(400, "The batch is empty, or one of its elements is not a JSON-RPC 2.0 message", {
       code: JsonRpc.codes.invalidRequest
     })
   }
   if (messages.some((message) => message._tag === "Request" && message.method === "initialize")) {
-    return refuse(400, "initialize must not be part of a batch", { code: JsonRpc.codes.invalidRequest })
+    return refuse(400, "initialize must not be part of a batch; send it alone", { code: JsonRpc.codes.invalidRequest })
   }
   const here = batchHere(serving, asking, messages, JsonText.elements(text))
   return Serving.atSession(
@@ -223,7 +235,7 @@ export const batch = (
   )
 }
 
-/** Their answers come on one stream. */
+/** Carries out a batch here. All answers come on one stream. */
 const batchHere = Effect.fnUntraced(function*(
   serving: Serving.Serving,
   asking: Serving.Asking,
@@ -231,16 +243,16 @@ const batchHere = Effect.fnUntraced(function*(
   texts: ReadonlyArray<string>
 ) {
   const answers: Array<Answer> = []
-  /** The errors of the calls that were refused; one stream for all, for a batch may have thousands. */
+  /** The errors of refused calls. All share one stream, because a batch may have thousands. */
   const errors: Array<string> = []
   const writes: Array<Effect.Effect<void>> = []
-  /** Something has been handed to the process, and will be carried out. */
+  /** True once the process has a message of the batch, which it will carry out. */
   let isTaken = false
   const requestScope = yield* Effect.scope
   const handing = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
     for (const [i, message] of messages.entries()) {
       const text = texts[i] ?? ""
-      // A client that goes has sent the whole batch all the same.
+      // From the first delivered message on, a disconnect interrupts nothing: the client has sent the whole batch.
       const patiently: typeof restore = isTaken ? identity : restore
       const given = yield* Effect.result(
         message._tag === "Request"
@@ -253,18 +265,19 @@ const batchHere = Effect.fnUntraced(function*(
           )
           : Effect.map(handOver(serving, asking, message, text, patiently), (written) => void writes.push(written))
       )
-      // Refused whole only while nothing of it runs: the answers to what does would be lost.
+      // The whole batch is refused only while none of its messages runs, because their answers would be lost.
       if (Result.isFailure(given) && !isTaken) return yield* Effect.fail(given.failure)
       if (Result.isFailure(given) && message._tag === "Request") errors.push(given.failure.text)
       isTaken = true
     }
   }))
-  // What is no call leases the session until the process has read it; without a lease it could be idle for too long before.
+  // Notifications and responses lease the session until the process has read them. Otherwise the session could expire
+  // before.
   yield* Effect.scoped(Effect.andThen(handing, Effect.suspend(() => Effect.all(writes, { discard: true }))))
   if (errors.length > 0) answers.push(eventsOf(errors))
   if (answers.length === 0) return HttpServerResponse.empty({ status: 202 })
-  // One body for all: its heartbeats come between whole events of any of them. By way of a queue, because a heartbeat interrupts who
-  // waits, which would end the streams.
+  // One body for all streams, so that heartbeats come only between whole events. The streams feed a queue, because a
+  // heartbeat interrupts the take that waits, which would end the streams.
   const body = Effect.map(
     Stream.toQueue(Stream.mergeAll(answers, { concurrency: "unbounded" }), { capacity: 1 }),
     (queue) => EventStreamBody.make(Queue.takeAll(queue), optionsOf(serving, asking))
@@ -278,7 +291,10 @@ type Answer = Stream.Stream<Uint8Array>
 const eventsOf = (texts: ReadonlyArray<string>): Answer =>
   Stream.succeed(EventStreamBody.chunk(texts.map((text) => ({ text }))))
 
-/** The answer to a call of a batch. What nobody has begun to read when the request's scope closes is abandoned. */
+/**
+ * The answer to one call of a batch. Abandons the call if its stream has not been opened when the request's scope
+ * closes.
+ */
 const answerOf = (asking: Serving.Asking, running: RunningRequest): Effect.Effect<Answer, never, Scope.Scope> =>
   Effect.suspend(() => {
     let isRead = false
@@ -299,7 +315,10 @@ const answerOf = (asking: Serving.Asking, running: RunningRequest): Effect.Effec
 // GET and DELETE
 // ---------------------------------------------------------------------------
 
-/** The stream of what belongs to no request, or what is left of another. It leases the session while it is open. */
+/**
+ * Handles GET: opens the stream of messages that belong to no request, or resumes another stream. Leases the session
+ * while the stream is open.
+ */
 export const listen = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
   if (!Serving.accepts(asking.request, "text/event-stream")) {
     return yield* refuse(406, "Accept must list text/event-stream")
@@ -343,7 +362,9 @@ const listenHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking:
     (opened) => Effect.sync(() => Option.map(opened, ({ close }) => close()))
   )
   if (Option.isNone(reader)) {
-    return yield* refuse(429, "Too many streams of this session are open", { headers: retryLater })
+    return yield* refuse(429, "Too many streams of this session are open; close one, or try again later", {
+      headers: retryLater
+    })
   }
   // 204 tells an EventSource not to reconnect. After an empty stream it would reconnect forever.
   return reader.value.isDone()
@@ -351,7 +372,10 @@ const listenHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking:
     : EventStreamBody.response(events(serving, asking, reader.value))
 })
 
-/** Ends the session; answers when its process group is gone. After that its streams end. */
+/**
+ * Handles DELETE: ends the session, and responds when its process group has exited. Its GET streams end after the
+ * response.
+ */
 export const end = (serving: Serving.Serving, asking: Serving.Asking) =>
   Serving.atSession(serving, asking, "", endHere(serving, asking))
 
@@ -378,7 +402,10 @@ const endHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Se
 const isHttp = ({ sessions }: Serving.Serving, { backend }: Serving.Asking) =>
   sessions.running().get(backend)?.backend.target._tag === "Http"
 
-/** Passes a message or a batch on to the upstream session of an HTTP back end; `here`: it has none, the gateway keeps the session. */
+/**
+ * Forwards a message or a batch to the upstream session of an HTTP back end. Runs `here` if the session is on a process
+ * and the gateway keeps it.
+ */
 const forward = Effect.fnUntraced(function*(
   serving: Serving.Serving,
   asking: Serving.Asking,
@@ -412,7 +439,10 @@ const forward = Effect.fnUntraced(function*(
 // Sessions and their streams
 // ---------------------------------------------------------------------------
 
-/** The session of a request, leased for the current scope; 400 without an id, 404 for one that does not exist. */
+/**
+ * The session of a request, leased for the current scope. Refuses with 400 without an id, and with 404 if the session
+ * does not exist.
+ */
 const lease = (
   { sessions }: Serving.Serving,
   asking: Serving.Asking,
@@ -426,13 +456,18 @@ const lease = (
 
 const sessionId = ({ request }: Serving.Asking): Effect.Effect<string, Refusal> => {
   const id = request.headers["mcp-session-id"]
-  return id ? Effect.succeed(id) : refuse(400, "The header Mcp-Session-Id is missing")
+  return id
+    ? Effect.succeed(id)
+    : refuse(400, "The header Mcp-Session-Id is missing; send the id that initialize returned")
 }
 
 const refuseWhileDraining = (serving: Serving.Serving, id?: JsonRpc.Id): Effect.Effect<void, Refusal> =>
   Effect.suspend(() => Deferred.isDoneUnsafe(serving.draining) ? over(serving, id) : Effect.void)
 
-/** Where there are other replicas, a client of one that ends had better go on with them at once. */
+/**
+ * Refuses a request while the gateway drains. With other replicas the client gets 404, so that it initializes again at
+ * another replica at once.
+ */
 const over = ({ placement }: Serving.Serving, id?: JsonRpc.Id) =>
   placement.replica === "" ? shuttingDown(id) : unknownSession(id)
 
