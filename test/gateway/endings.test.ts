@@ -95,7 +95,7 @@ describe("session endings", () => {
     assert.deepStrictEqual(await logged(session), [
       "INFO",
       "ended by operator",
-      "the session was ended by the operator"
+      "an operator ended the session"
     ])
   })
 

@@ -334,8 +334,9 @@ export const listen = Effect.fnUntraced(function*(serving: Serving.Serving, aski
 })
 
 /**
- * Keeps a GET stream open until the DELETE of its session is answered. Otherwise the official client reconnects in between, gets 404
- * and reports an error. The stream's lease ends earlier, with its last event, because DELETE waits for leases.
+ * Keeps a GET stream open until the DELETE of its session is answered. Otherwise the official client reconnects in
+ * between, gets 404 and reports an error. The stream's lease ends earlier, with its last event, because DELETE waits
+ * for leases.
  */
 const outlastingDelete = Effect.fnUntraced(function*(
   { deletions }: Serving.Serving,

@@ -1,6 +1,6 @@
 /**
- * What a session's client has told its server about itself: enough to bring a new process to the same point. It is all
- * that is left of a session that sleeps.
+ * The messages with which a session's client set up its server: enough to bring a new process to the same state. A
+ * session that sleeps consists of this record alone.
  */
 import { Predicate } from "effect"
 import type * as JsonRpc from "../messages/JsonRpc.ts"
@@ -8,19 +8,19 @@ import * as Modern from "../modern/Modern.ts"
 import { version } from "../version.ts"
 
 export interface ClientRecord {
-  /** The client's `initialize`, as it came. */
+  /** The client's `initialize`, as received. */
   readonly initialize: string
   readonly id: JsonRpc.Id
-  /** The name and version that the client gives itself. */
+  /** The client's name and version, from its `clientInfo`. */
   readonly client: string | undefined
   initialized: string | undefined
-  /** The newest `logging/setLevel`, as it came. */
+  /** The newest `logging/setLevel`, as received. */
   level: string | undefined
-  /** The `resources/subscribe` requests by URI, as they came. */
+  /** The `resources/subscribe` requests by URI, as received. */
   readonly subscriptions: Map<string, string>
-  /** The session has been ended: it must not be woken. */
+  /** True if the session has been ended. It then must not wake. */
   over: boolean
-  /** Told of each change. */
+  /** Called after each change. */
   changed: () => void
 }
 
@@ -38,14 +38,14 @@ export const make = (id: JsonRpc.Id, initialize: string, params: unknown): Clien
   changed: () => {}
 })
 
-/** The gateway itself as a client that asks for nothing. A healthy server starts for it. */
+/** The record of the gateway itself, as a client without capabilities. A healthy server starts for it. */
 export const neutral = (): ClientRecord => {
   const [id, clientInfo] = [0, { name: "effect-session-pool", version }]
   const params = { protocolVersion: Modern.legacyVersions.at(-1), capabilities: {}, clientInfo }
   return make(id, JSON.stringify({ jsonrpc: "2.0", id, method: "initialize", params }), params)
 }
 
-/** Notes a message of the client, if it is one that a new process would have to hear too. */
+/** Records a message of the client if a new process would need it, too. */
 export const note = (record: ClientRecord, method: string, params: unknown, text: string): void => {
   if (!noted.includes(method)) return
   if (method === "notifications/initialized") record.initialized = text

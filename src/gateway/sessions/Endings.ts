@@ -1,6 +1,6 @@
 /**
- * Why sessions end, in the operator's words. The pool knows only what it did (`Invalidated`, `Disconnected`), so the code that ends
- * a session, or sees its connection end, notes the reason here first.
+ * Why sessions end, in the operator's words. The pool knows only what it did (`Invalidated`, `Disconnected`). So the
+ * code that ends a session, or sees its connection end, notes the reason here first.
  */
 import { Duration } from "effect"
 import type * as SessionKey from "../../SessionKey.ts"
@@ -9,7 +9,7 @@ import type { BackendFailed } from "../GatewayErrors.ts"
 
 type Key = SessionKey.SessionKey
 
-/** What an end is counted as, and what the log says of it. */
+/** Why a session ended: `reason` is for the metrics, `text` for the log. */
 export interface Ending {
   readonly reason:
     | "process exited"
@@ -29,27 +29,27 @@ export interface Ending {
 }
 
 export const deleted: Ending = { reason: "deleted", text: "the session was deleted" }
-export const abandoned: Ending = { reason: "client gone", text: "the client has gone before its session was open" }
-export const byOperator: Ending = { reason: "ended by operator", text: "the session was ended by the operator" }
+export const abandoned: Ending = { reason: "client gone", text: "the client disconnected before its session was open" }
+export const byOperator: Ending = { reason: "ended by operator", text: "an operator ended the session" }
 export const reloaded: Ending = { reason: "reloaded", text: "the configuration of the back end has changed" }
-export const takenOver: Ending = { reason: "moved", text: "another replica goes on with the session" }
+export const takenOver: Ending = { reason: "moved", text: "another replica took the session over" }
 export const movesOn: Ending = { reason: "moved", text: "the session moves to another replica" }
 export const replicaLost: Ending = {
   reason: "replica lost",
-  text: "the replica of this session has stood still for too long"
+  text: "this replica was frozen for so long that the other replicas dropped it"
 }
 export const spoilt: Ending = {
   reason: "lane spoilt",
-  text: "it cannot be told any more which call a message of the process is for"
+  text: "the gateway can no longer tell which call a message of the process belongs to"
 }
 
-/** A connection that has ended by itself. */
+/** The ending of a connection that ended by itself. */
 export const ofFailure = ({ ended, message }: BackendFailed): Ending => ({
   reason: ended ?? "backend failed",
   text: message
 })
 
-/** Whether something went wrong. */
+/** True for an ending that is logged as a warning. */
 export const isFault = (reason: Ending["reason"]): boolean => reason === "process exited" || reason === "backend failed"
 
 /** The ending of a session for which nothing was noted. */
@@ -71,13 +71,13 @@ export const ofPool = (reason: SessionPool.Reason, idleTimeToLive: Duration.Dura
 
 export interface Endings {
   /**
-   * Notes why a session is about to end: under its number in the pool if it is live, and under its key if it ends while it is
-   * being launched. Only for a session that will still emit `Closed`; otherwise the entry leaks.
+   * Notes why a session is about to end: under its number in the pool if it is live, and under its key if it ends while
+   * it is being launched. Note only a session that will still emit `Closed`; otherwise the entry leaks.
    */
   readonly note: (session: number | Key, ending: Ending) => void
-  /** Counts the end of a session and returns its reason: `otherwise` if nothing was noted. */
+  /** Counts the end of a session and returns its ending, or `otherwise` if nothing was noted. */
   readonly closed: (session: { readonly id: number; readonly key: Key }, otherwise: Ending) => Ending
-  /** The ends by reason, since the start. */
+  /** The number of ends by reason, since the start. */
   readonly counts: () => Readonly<Record<string, number>>
 }
 

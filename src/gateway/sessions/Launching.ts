@@ -1,11 +1,16 @@
 /**
- * The lookup of the gateway's pool: opens the connection that a key stands for, a legacy client's session or a modern caller's
- * lane, within the limits of its back end.
+ * The lookup of the gateway's pool. Opens the connection for a key, which is a legacy client's session or a modern
+ * caller's lane, within the limits of its back end.
  *
- * A session that sleeps is refused, in this order: where nobody has entered it (`Sessions.leaseOrWake`); where the pool is full; here,
- * where its id has moved while the request waited; where its back end's entry has changed (`StoredSleepers`). From `wake` on
- * it is taken over, and relies on `rest`: where its back end is unknown, cooling down or full; where that does not start; and where
- * a reload or a move came in between.
+ * A session that sleeps may be refused, in this order:
+ * - it has no record (`Sessions.leaseOrWake`);
+ * - the pool is full;
+ * - its id has moved to another replica while the request waited (here);
+ * - its back end's entry has changed (`StoredSleepers`).
+ *
+ * Up to there its record stays as it is. `wake` takes the session over. From then on `rest` puts it back to sleep if
+ * the launch fails: its back end is unknown, cooling down or full, its back end does not start, or a reload or a move
+ * came meanwhile.
  */
 import { Clock, Duration, Effect, Exit, FiberHandle, Option, Ref, Result, Scope } from "effect"
 import type { HttpClient } from "effect/http"
@@ -30,7 +35,7 @@ export const lookup = Effect.fnUntraced(function*(
   const name = SessionKey.backend(key)
   const target = running.get(name)
   const profile = callers.find(key)
-  // Whatever lives under an id keeps the id here, to the very end.
+  // The id counts as occupied here until the session's scope has closed.
   const id = Registry.idOf(key)
   yield* registry.occupy(id)
   if (!registry.mayOccupy(id)) return yield* new GatewayErrors.SessionMoved()
@@ -42,7 +47,7 @@ export const lookup = Effect.fnUntraced(function*(
   const before = yield* Ref.get(cooldown)
   yield* countIn(target, settings.maxSessionsPerBackend)
   let noted = false
-  // When the process has gone, which is started after this, the session sleeps.
+  // Finalizers run newest first: the process starts later, so it is gone when the session is put to sleep.
   yield* Effect.addFinalizer(() => noted && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
   yield* target.count("launches")
   const own = yield* Scope.fork(yield* Effect.scope)
@@ -55,7 +60,8 @@ export const lookup = Effect.fnUntraced(function*(
       Effect.tapErrorTag("BackendFailed", (error) => countFailure(target, before, error)),
       Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
     )
-  // It was ended meanwhile. The pool would say so before it closes anything, and whoever ended it waits for the end of its process.
+  // The session was ended during its launch, and the caller that ended it waits for the end of the process. The pool
+  // reports a failed launch before it closes the scope, so the scope closes here first.
   if (!("lanes" in client) && client.over) {
     yield* Effect.uninterruptible(Scope.close(own, Exit.void))
     return yield* new GatewayErrors.UnknownSession()
@@ -66,8 +72,8 @@ export const lookup = Effect.fnUntraced(function*(
   }
   yield* Effect.acquireRelease(
     Effect.suspend((): Effect.Effect<unknown, GatewayErrors.UnknownSession | GatewayErrors.SessionMoved> => {
-      // If a reload or a move came in between, it did not see this connection, so it ends here. From this line on both find it in
-      // `connections`; nothing may come between the checks and it.
+      // A reload or a move that came meanwhile did not see this connection, so the connection ends here. From now on
+      // both find it in `connections`. Nothing may come between the checks and the `set`.
       if (running.get(name) !== target) return new GatewayErrors.UnknownSession()
       if (!registry.mayOccupy(id)) return new GatewayErrors.SessionMoved()
       connections.set(key, connection)
@@ -78,7 +84,7 @@ export const lookup = Effect.fnUntraced(function*(
   return connection
 })
 
-/** Takes over a session that sleeps. When its launch or its process ends, however it does, it sleeps again. */
+/** Takes over a session that sleeps. It sleeps again when its launch fails or its process ends, for whatever reason. */
 const wake = (sleepers: Sleepers.Sleepers, key: Key) =>
   Effect.map(
     Effect.acquireRelease(
@@ -88,13 +94,13 @@ const wake = (sleepers: Sleepers.Sleepers, key: Key) =>
     Option.getOrUndefined
   )
 
-/** When its process has gone, the session sleeps; unless it has been ended. */
+/** Puts a session to sleep, unless it has been ended. */
 const rest = (sleepers: Sleepers.Sleepers, key: Key, record: ClientRecord.ClientRecord) =>
   Effect.suspend(() => record.over ? Effect.void : sleepers.rest(key, record))
 
 /**
- * Fails if the back end cools down or is full. `Sessions` asks before the pool too, because the pool would evict an idle session
- * first.
+ * Fails if the back end cools down or is full. `Sessions` also calls it before it asks the pool, because the pool would
+ * first evict an idle session.
  */
 export const unlessRefused = Effect.fnUntraced(function*(
   { backend: { name }, cooldown, sessions }: RunningBackend.RunningBackend,
@@ -115,7 +121,7 @@ const countIn = ({ backend, sessions }: RunningBackend.RunningBackend, limit: nu
     () => Ref.update(sessions, (count) => count - 1)
   )
 
-/** Opens the connection that a key stands for. */
+/** Opens the connection for a key. */
 const open = (
   { callers, settings }: Registry.Registry,
   target: RunningBackend.RunningBackend,
@@ -158,7 +164,7 @@ const start = <A>(
   )
 }
 
-/** A start that took too long; of a process that has said nothing of why, with what may help. */
+/** The failure of a start that took too long. Adds advice if the process wrote nothing on stderr. */
 const tooLate = (limit: Duration.Duration, transport: Transport | undefined): GatewayErrors.BackendFailed => {
   const reason = `the back end did not answer initialize within ${Duration.format(limit)}`
   if (transport === undefined) return new GatewayErrors.BackendFailed({ reason, stderr: "" })
@@ -167,12 +173,12 @@ const tooLate = (limit: Duration.Duration, transport: Transport | undefined): Ga
 }
 
 const whatMayHelp =
-  " and wrote nothing on stderr. If it waits for a variable: of the gateway's environment it gets only " +
-  "PATH, HOME and their like, and whatever else its entry's env names. If it needs longer, raise startTimeout"
+  " and wrote nothing on stderr. If it waits for an environment variable, add the variable to env in its entry: " +
+  "it inherits only PATH, HOME and similar ones. If it needs longer, raise startTimeout"
 
-const refused = "the back end has answered initialize with an error"
+const refused = "the back end answered initialize with an error"
 
-/** Counts a client's failed start. From the third in a row on, starts the gateway's own, one at a time. */
+/** Counts a client's failed start. From the third in a row on, runs `tryAlone`, one at a time. */
 const countFailure = (
   target: RunningBackend.RunningBackend,
   before: Cooldown.Cooldown,
@@ -192,9 +198,10 @@ const countFailure = (
 }
 
 /**
- * Starts a suspect back end with an `initialize` of the gateway's own, and ends it again. Only if that fails too is the back end
- * at fault, and not what its clients have sent. It does not count against `maxSessionsPerBackend`: the session that has just failed
- * still has its place, perhaps the last one. No verdict when the gateway is short of handles: the next failed start tries again.
+ * Starts a suspect back end with the gateway's own `initialize`, and ends it again. If that start fails too, the fault
+ * is the back end's, and not in the clients' messages.
+ * The start does not count against `maxSessionsPerBackend`: the session that has just failed still has its place,
+ * perhaps the last one. If the gateway is short of handles there is no verdict, and the next failed start tries again.
  */
 const tryAlone = Effect.fnUntraced(function*(
   target: RunningBackend.RunningBackend,
@@ -209,12 +216,12 @@ const tryAlone = Effect.fnUntraced(function*(
       (got) => RunningBackend.startSession(target, client, Duration.infinity, got)
     )
   )
-  // A server that refuses is there.
+  // A server that answers with an error has started.
   if (Result.isSuccess(tried) || tried.failure._tag === "InitializeRefused") {
     yield* Ref.update(cooldown, Cooldown.succeeded)
     return yield* Effect.logWarning(
-      `${suspect.failures} starts for clients failed in a row, but one for the gateway itself did not; others are let in. ` +
-        `The last failure: ${suspect.lastFailure}`
+      `${suspect.failures} starts for clients failed in a row, but a start for the gateway itself succeeded; ` +
+        `the back end stays in use. The last failure: ${suspect.lastFailure}`
     )
   }
   const { message, shortage } = tried.failure
@@ -227,6 +234,6 @@ const tryAlone = Effect.fnUntraced(function*(
   if (until <= now) return
   const seconds = Math.ceil((until - now) / 1000)
   yield* Effect.logWarning(
-    `${failures} starts failed in a row; none is tried for ${seconds} s. The last failure: ${message}`
+    `${failures} starts failed in a row; the gateway tries none for ${seconds} s. The last failure: ${message}`
   )
 }, Effect.scoped)

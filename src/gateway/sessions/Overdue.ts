@@ -1,21 +1,24 @@
 /**
- * One timer for all of a session that may take too long. It runs only while there is something of this kind: a thousand idle
- * sessions would wake a thousand times a second.
+ * One timer per session for everything in it that can time out. It runs only while it is needed: the timers of a
+ * thousand idle sessions would wake the process a thousand times a second.
  */
 import { Effect } from "effect"
 
 export interface Overdue {
   /** How often to look, in milliseconds. */
   readonly interval: number
-  /** Ends what has taken too long. Synchronous: no message comes in between. */
+  /** Ends everything that is overdue. Synchronous, so no message comes in between. */
   readonly look: () => void
-  /** Whether there is anything that may take too long. */
+  /** True if there is anything that can time out. */
   readonly isNeeded: () => boolean
   /** Starts an effect that ends with the session. */
   readonly fork: (effect: Effect.Effect<unknown>) => void
 }
 
-/** What starts the timer if it is needed and does not run; to be called by whoever adds something that may take too long. */
+/**
+ * Returns a function that starts the timer if it is needed and not running. Call it after you add something that can
+ * time out.
+ */
 export const make = ({ fork, interval, isNeeded, look }: Overdue): () => void => {
   let runs = false
   const timer = Effect.repeat(Effect.andThen(Effect.sleep(interval), Effect.sync(look)), {

@@ -1,16 +1,20 @@
 /**
- * Where a session's requests are carried out. Alone, here; with other replicas, where the session is: that is another
- * implementation of the same service (`cluster/ClusterPlacement`), and nothing else in the gateway knows which one it has.
+ * Decides where a session's requests are carried out. A gateway alone carries them out itself (`local`). With other
+ * replicas, they are carried out where the session lives: `cluster/ClusterPlacement` implements the same service.
+ * Nothing else in the gateway knows which implementation it has.
  *
  * With replicas:
  *
- * - pinned: a session that stays with the replica that opened it, whose name its id begins with (`Replica`);
- * - movable: what can go on at another replica: sessions of stateless back ends, and the lanes of modern callers that can be told
- *   apart;
- * - shared: the id of what is movable. Whichever replica owns the shard that the id falls into has it (`Shared`).
+ * - pinned: a session that stays with the replica that opened it. Its id begins with that replica's name (`Replica`).
+ * - movable: a session of a stateless back end, or the lanes of a modern caller that can be told apart. They can
+ *   continue at another replica.
+ * - shared: the id of something movable. The replica that owns the id's shard has it (`Shared`).
  *
- * A replica ends in three steps: announced (not ready, but it serves: `announceEnd`), draining (nothing new, what runs may end:
- * `Serving.draining`), left (what is movable is handed over: `leave`). `/ready` says `draining` from the first on.
+ * A replica ends in three steps. `/ready` says `draining` from the first step on:
+ *
+ * - announced: it is not ready, but still serves (`announceEnd`);
+ * - draining: it takes nothing new, and running requests may end (`Serving.draining`);
+ * - left: it has handed over everything movable (`leave`).
  */
 import type { Scope } from "effect"
 import { Context, Effect, Option } from "effect"
@@ -23,8 +27,8 @@ import type { Principal } from "./Registry.ts"
 type Response = HttpServerResponse.HttpServerResponse
 
 /**
- * Where something lives. `Replica`: with the replica of this name, as long as that runs. `Shared`: with whichever replica
- * owns the shard of the id.
+ * Where a session or a caller lives. `Replica`: at the replica of this name, while that runs. `Shared`: at the replica
+ * that owns the id's shard.
  */
 export type Place =
   | { readonly _tag: "Here" }
@@ -33,50 +37,56 @@ export type Place =
 
 export const here: Place = { _tag: "Here" }
 
-/** A request that is to be carried out elsewhere: what is left of it once it has been let in. */
+/** A request that another replica is to carry out: the parts that are needed after the access checks. */
 export interface Carried {
   readonly method: string
   readonly backend: string
   readonly principal: Principal
-  /** Whether its client can be told from others, see `Callers`. */
+  /** True if its client can be told from others, see `Callers`. */
   readonly known: boolean
   readonly headers: Readonly<Record<string, string>>
   readonly body: string
-  /** The id of the session that it opens, if the id is decided already. */
+  /** The id of the session that the request opens, if the id is already chosen. */
   readonly opens?: string | undefined
 }
 
-/** Whether a request is answered with a stream that goes on for as long as there is what it listens to. */
+/** True if a request is answered with a stream that does not end by itself. */
 export const onlyListens = ({ headers, method }: Carried): boolean =>
   method === "GET" || headers["mcp-method"] === "subscriptions/listen"
 
-/** A request that another replica may have to carry out, and how its client gets the answer. */
+/** A request that another replica may carry out, and the options of its client's stream. */
 export interface Asked {
   readonly carried: Carried
   readonly stream: EventStreamBody.Options
 }
 
-/** What a replica does for the others. */
+/** What a replica does at the request of other replicas. */
 export interface Host {
-  /** Carries out a request that came in elsewhere. */
+  /** Carries out a request that another replica received. */
   readonly carryOut: (request: Carried) => Effect.Effect<Response, never, Scope.Scope>
   /** The sessions here, as `/sessions` lists them. */
   readonly sessions: Effect.Effect<ReadonlyArray<object>>
-  /** Ends the live session of this number; whether there was one. */
+  /** Ends the live session with this number. False if there is none. */
   readonly endNumber: (number: number) => Effect.Effect<boolean>
-  /** Ends the pinned sessions; done when their processes are gone. */
+  /** Ends the pinned sessions. Completes when their processes are gone. */
   readonly endPinned: Effect.Effect<void>
-  /** Ends what lives here under a shared id, or puts it to sleep; done when its processes are gone. */
+  /**
+   * Ends the session or the lanes with this shared id, or puts the session to sleep. Completes when their processes are
+   * gone.
+   */
   readonly vacate: (id: string) => Effect.Effect<void>
 }
 
-/** How the replicas are, as `/ready` tells it. */
+/** The state of the replicas, as `/ready` reports it. */
 export interface Status {
-  /** Whether this one takes new sessions, and if not, why; `database unreachable`: for too long; `address taken`: by another one. */
+  /**
+   * Whether this replica takes new sessions, or why not. `database unreachable`: the database has not answered for too
+   * long. `address taken`: another replica has the address of this one.
+   */
   readonly state: "ready" | "joining" | "draining" | "database unreachable" | "address taken"
   readonly replica: string
   readonly database: "ok" | "unreachable"
-  /** For how long it has not answered, and for how long what is movable is still safely served here. */
+  /** How long the database has not answered, and how much longer this replica can safely serve what is movable. */
   readonly unreachableSeconds?: number
   readonly safeForSeconds?: number
   /** The names of the other replicas. */
@@ -84,51 +94,54 @@ export interface Status {
 }
 
 export interface Placement {
-  /** Names this replica in ids, states and lists; empty where there is but one. */
+  /** The name of this replica in ids, states and lists. Empty if there is only one. */
   readonly replica: string
-  /** Where a new session is opened, and its id, unless it is for another replica to decide. */
+  /** Where to open a new session, and its id. No id if another replica chooses it. */
   readonly forNew: (movable: boolean) => Effect.Effect<{ readonly place: Place; readonly id?: string | undefined }>
-  /** Where the session with this id is; none: no session has such an id. */
+  /** Where the session with this id lives. `None` if no session can have such an id. */
   readonly ofSession: (id: string) => Option.Option<Place>
-  /** Where the lanes of a modern caller are. */
+  /** Where the lanes of a modern caller live. */
   readonly ofCaller: (caller: string) => Place
-  /** Where the call is parked that a state made by this replica belongs to. */
+  /** The place of this replica, where the calls of its request states are parked. */
   readonly ofReplica: (replica: string) => Place
-  /** Has a request carried out at a place: `here` if that is here. */
+  /** Carries out a request at a place. Runs `here` if that is this replica. */
   readonly at: (
     place: Place,
     asked: () => Asked,
     here: Effect.Effect<Response, Refusal, Scope.Scope>
   ) => Effect.Effect<Response, Refusal, Scope.Scope>
-  /** Notes that something lives here under a shared id, for the scope. */
+  /** Marks a shared id as in use here, for the scope. */
   readonly occupy: (id: string) => Effect.Effect<void, never, Scope.Scope>
-  /** Whether something may begin to live here under an id: not while a request goes on that was for it before it moved. */
+  /** False while a request for this id from before it moved is still running here. */
   readonly mayOccupy: (id: string) => boolean
-  /** Does for other replicas what they ask for, for the scope. */
+  /** Carries out what other replicas ask for, for the scope. */
   readonly serve: (host: Host) => Effect.Effect<void, never, Scope.Scope>
-  /** The sessions of the other replicas, as far as these answer. */
+  /** The sessions of the other replicas. Best effort: leaves out replicas that do not answer. */
   readonly sessionsElsewhere: Effect.Effect<ReadonlyArray<object>>
-  /** Ends a session of another replica; whether there was one. */
+  /** Ends a session of another replica. False if there is none. */
   readonly endElsewhere: (replica: string, number: number) => Effect.Effect<boolean>
-  /** Announces the end, so that nothing new comes; waits until others have had time to notice. */
+  /** Announces the end, so that no new work arrives. Waits until balancers have had time to notice. */
   readonly announceEnd: Effect.Effect<void>
-  /** Hands what is movable over to the others. Nothing is running here any more, or may go on. */
+  /**
+   * Hands everything movable over to the other replicas. Call it after draining, because movable sessions end or sleep
+   * here.
+   */
   readonly leave: Effect.Effect<void>
   readonly status: Effect.Effect<Option.Option<Status>>
 }
 
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
-/** Whether a session's id has the form of those of a gateway that is alone. */
+/** True if an id has the form of session ids of a gateway without replicas. */
 export const isSessionId = (id: string): boolean => uuid.test(id)
 
 const always = <A>(value: A) => () => value
 
-/** One gateway, alone. */
+/** The placement of a gateway without replicas. */
 export const local: Placement = {
   replica: "",
   forNew: () => Effect.sync(() => ({ place: here, id: randomUUID() })),
-  // Whatever has another form cannot be one, and must not be taken for another key of the pool.
+  // An id of another form is no session's, and must not be taken for another key of the pool.
   ofSession: (id) => isSessionId(id) ? Option.some(here) : Option.none(),
   ofCaller: always(here),
   ofReplica: always(here),

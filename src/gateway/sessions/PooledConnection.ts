@@ -1,6 +1,6 @@
 /**
- * What the pool holds for one key, whichever it is: the session of a legacy client on a process (`Bridge`) or on an HTTP back
- * end (`Upstream`), or a process of a modern client (`Lane`).
+ * What all connections in the pool have in common: a legacy client's session on a process (`Bridge`) or on an HTTP back
+ * end (`Upstream`), and a lane of a modern client (`Lane`).
  */
 import type { Scope } from "effect"
 import { Deferred, Duration, Effect } from "effect"
@@ -8,26 +8,26 @@ import type { BackendFailed } from "../GatewayErrors.ts"
 import type { ClientRecord } from "./ClientRecord.ts"
 
 /**
- * How long a server may still answer a request that its client has cancelled. An answer that was on its way arrives; the
+ * How long a server may still answer a request that its client has cancelled. An answer that is on its way arrives. The
  * specification asks for none, so a longer wait would only hold the request's place.
  */
 export const cancelGrace = Duration.seconds(1)
 
 export interface PooledConnection {
-  /** Completes when it has ended by itself, with why: the pool retires it then. */
+  /** Completes with the reason when the connection ends by itself. The pool then retires it. */
   readonly ended: Deferred.Deferred<BackendFailed>
   /** Completes when its process group, or the upstream's session, is gone and everything is released. */
   readonly gone: Deferred.Deferred<void>
-  /** What the server answered when it was asked to begin; for a session that is what its client gets. */
+  /** The server's answer to the handshake. For a session, the client gets it as the answer to its `initialize`. */
   readonly answer: string
-  /** What its client has said of itself; a lane has no client of its own. */
+  /** The record of the session's client. A lane has no client of its own. */
   readonly record: ClientRecord | undefined
   readonly activity: () => Activity
-  /** Ends it from the gateway's side: every request gets an error, every stream ends. */
+  /** Ends the connection: every request gets an error, every stream ends. */
   readonly end: (reason: string) => Effect.Effect<void>
 }
 
-/** What the page and the list of sessions show. */
+/** The figures that the page and the list of sessions show. */
 export interface Activity {
   readonly pid: number | undefined
   readonly client: string | undefined
@@ -37,7 +37,9 @@ export interface Activity {
   readonly errors: number
 }
 
-/** Completes when the scope has closed. To be made first of all that the scope gets: finalizers run newest first. */
+/**
+ * Completes when the scope has closed. Add it to the scope before anything else, because finalizers run newest first.
+ */
 export const gone: Effect.Effect<Deferred.Deferred<void>, never, Scope.Scope> = Effect.acquireRelease(
   Deferred.make<void>(),
   (gone) => Deferred.succeed(gone, undefined)

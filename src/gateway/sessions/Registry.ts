@@ -1,7 +1,9 @@
 /**
- * What is known of sessions beside the pool that holds their connections: which back ends run, whose session is being opened or
- * sleeps, who the modern callers are. And the pool's keys: a session belongs to the key that opened it because that key's name
- * is part of the pool's key; with another one it does not exist.
+ * The gateway's knowledge of sessions besides the pool, which holds their connections: the back ends that run, the
+ * sessions that are being opened or sleep, and the modern callers.
+ *
+ * Also the pool's keys. A key of the pool contains the principal that opened the session, so for another principal the
+ * session does not exist.
  */
 import { Effect } from "effect"
 import type { Scope } from "effect"
@@ -24,55 +26,60 @@ import * as Sleepers from "./Sleepers.ts"
 
 export type Key = SessionKey.SessionKey
 
-/** What the pool holds. */
+/** A connection in the pool. */
 export type Connection = Bridge.Bridge | Upstream.Upstream | Lane.Lane
 
-/** Who asks: the name of a key, or "" where no keys are asked for. */
+/** The owner of a request: a digest of the client's key, or "" if the gateway asks for no keys. */
 export type Principal = string
 
-/** The pool's key of a session. No id contains a dot, so the name of a key cannot be guessed into one. */
+/**
+ * The pool's key of a session. No id contains a dot, so a client cannot forge another principal's key with an id.
+ */
 export const keyOf = (backend: string, principal: Principal, id: string): Key =>
   SessionKey.makeUnsafe(backend, principal === "" ? id : `${id}.${principal}`)
 
-/** The id that a key stands for: of a session, or of a modern caller with all its lanes. */
+/** The id in a key of the pool: of a session, or of a modern caller, which all its lanes share. */
 export const idOf = (key: Key): string => {
   const session = SessionKey.session(key)
   const dot = session.indexOf(".")
   return (dot < 0 ? session : session.slice(0, dot)).replace(/^lane\d+-/, "")
 }
 
-/** Without keys: the whole key, so each session counts as its own principal. */
+/**
+ * The principal in a key of the pool. If the gateway asks for no keys, the whole key, so each session counts as its own
+ * principal.
+ */
 export const principalOf = (key: Key): Principal => key.slice(key.lastIndexOf(".") + 1)
 
 export interface Registry {
   readonly settings: Settings.GatewaySettings
-  /** Of the gateway. */
+  /** The scope of the gateway. */
   readonly scope: Scope.Scope
   /** The back ends by name. */
   readonly running: Map<string, RunningBackend.RunningBackend>
-  /** The live connections: what the pool holds, for who looks and does not lease. */
+  /** The live connections of the pool, for readers that do not lease them. */
   readonly connections: Map<Key, Connection>
   /** The modern clients that use lanes now. */
   readonly callers: Callers.Callers
   /** The clients whose session is being opened. */
   readonly opening: Map<Key, ClientRecord.ClientRecord>
-  /** The clients of stateless back ends: whoever is here may be woken. */
+  /** The records of stateless back ends' sessions, which can wake. */
   readonly sleepers: Sleepers.Sleepers
   /** Why sessions end. */
   readonly endings: Endings.Endings
-  /** Notes for the scope that something lives under an id. */
+  /** See `Placement.occupy`. */
   readonly occupy: Placement.Placement["occupy"]
-  /** Whether something may begin to live here under an id. */
+  /** See `Placement.mayOccupy`. */
   readonly mayOccupy: Placement.Placement["mayOccupy"]
   readonly recent: GatewayMetrics.Recent
-  /** Begins to run a back end, in the place of an earlier one of its name. */
+  /** Starts serving a back end, in place of an earlier one of the same name. */
   readonly run: (backend: Backend) => Effect.Effect<void>
 }
 
 export const make = Effect.fnUntraced(function*(
   { settings }: GatewayConfig,
   environment: Readonly<Record<string, string | undefined>>,
-  /** Ends what is here of a session that another replica has taken over. */
+  /** Ends this replica's part of a session that another replica has taken over. */
   lost: (key: Key) => Effect.Effect<void>
 ) {
   const scope = yield* Effect.scope

@@ -1,9 +1,10 @@
 /**
- * The sessions of the gateway: a `SessionPool` of connections to back ends, keyed `backend/id`, and what a session is
- * between its processes. The lanes of modern callers are in the same pool, keyed by `Callers.keyOf`.
+ * The sessions of the gateway: a `SessionPool` of connections to back ends, keyed `backend/id`, and the sessions that
+ * sleep. The lanes of modern callers are in the same pool, keyed by `Callers.keyOf`.
  *
- * Here sessions begin and end: `open` begins one, `Launching` is the pool's lookup that starts its process, `endKey` is
- * how everybody ends one before its time. A process itself ends with the scope of its pooled connection (`StdioProcess`).
+ * `open` opens a session. `Launching` is the pool's lookup, which starts the session's process. `endKey` ends a session
+ * before its time, whatever the reason. The process itself ends with the scope of its pooled connection
+ * (`StdioProcess`).
  */
 import { Context, Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
 import * as SessionKey from "../../SessionKey.ts"
@@ -33,7 +34,7 @@ export type AcquireError =
   | GatewayErrors.TooManyCalls
   | SessionPool.SessionPoolError
 
-/** A lane, leased. */
+/** A leased lane, and the profile of its caller. */
 export interface LeasedLane {
   readonly lane: Lane.Lane
   readonly profile: Callers.Profile
@@ -44,7 +45,7 @@ export interface LiveSession {
   readonly activity: PooledConnection.Activity
 }
 
-/** What a reload did. */
+/** The back ends that a reload added, changed and removed. */
 export interface Reloaded {
   readonly added: ReadonlyArray<string>
   readonly changed: ReadonlyArray<string>
@@ -62,49 +63,61 @@ export class Sessions extends Context.Service<Sessions, {
     message: JsonRpc.Request,
     text: string
   ) => Effect.Effect<Connection, AcquireError>
-  /** The connection of a session, leased for the scope; a sleeping session is woken. */
+  /** The connection of a session, leased for the scope. Wakes a session that sleeps. */
   readonly lease: (
     backend: string,
     principal: Principal,
     id: string
   ) => Effect.Effect<Connection, AcquireError, Scope.Scope>
-  /** A lane of a modern caller, leased for the scope; for a call that has it to itself, or shares it. */
+  /** A lane of a modern caller, leased for the scope. An exclusive call shares its lane with no other call. */
   readonly lane: (
     caller: Callers.Caller,
     exclusive: boolean
   ) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
-  /** The first lane of a modern caller, leased for the scope, whoever else uses it: for who only listens. */
+  /**
+   * The first lane of a modern caller, leased for the scope, even if a call holds it exclusively. For clients that only
+   * listen, and for discovery.
+   */
   readonly firstLane: (caller: Callers.Caller) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
-  /** Which revisions a back end speaks, as far as that is said or known. */
+  /** The era of a back end, if it is configured or known. */
   readonly knownEra: (backend: string) => Era | undefined
-  /** The requests that are passed through. */
+  /** The requests in flight that hold no lease here: to modern HTTP back ends, and to other replicas. */
   readonly passing: PassThrough.Passing
-  /** Ends a session, asleep or not. None: there was no such session. Some: an effect that waits until its process is gone. */
+  /**
+   * Ends a session, awake or asleep. `None` if there is no such session; else an effect that waits until its process is
+   * gone.
+   */
   readonly end: (backend: string, principal: Principal, id: string) => Effect.Effect<Option.Option<Effect.Effect<void>>>
-  /** The same for the live session with this number in the pool. */
+  /** Ends the live session with this number in the pool, as `end` does. */
   readonly endNumber: (number: number) => Effect.Effect<Option.Option<Effect.Effect<void>>>
-  /** Tells every request that still runs why it ends, and ends the streams; the sessions themselves end with the gateway. */
+  /**
+   * Ends every running request with an error that says why, and ends the streams. The sessions themselves end with the
+   * gateway.
+   */
   readonly endRequests: (reason: string) => Effect.Effect<void>
-  /** Ends what lives under ids that leave this replica, or puts it to sleep; done when its processes are gone. */
+  /**
+   * Ends the sessions and lanes whose ids leave this replica, or puts the sessions to sleep. Completes when their
+   * processes are gone.
+   */
   readonly vacate: (isOf: (id: string) => boolean, ending: Endings.Ending) => Effect.Effect<void>
-  /** Serves other back ends from now on; the sessions of changed and removed ones end. */
+  /** Replaces the back ends. Ends the sessions of changed and removed ones. */
   readonly reload: (backends: Backends) => Effect.Effect<Reloaded>
-  /** Sleeping sessions by back end, live ones of stateless back ends included. */
+  /** The number of sessions that can wake, by back end. Includes live sessions of stateless back ends. */
   readonly asleep: Effect.Effect<ReadonlyMap<string, number>>
-  /** The live sessions, and what they are doing. */
+  /** The live sessions and their activity. */
   readonly live: Effect.Effect<ReadonlyArray<LiveSession>>
-  /** How many calls of modern clients wait for a lane. */
+  /** The number of calls of modern clients that wait for a lane. */
   readonly waitingForLane: Effect.Effect<number>
   readonly recent: GatewayMetrics.Recent
-  /** How many sessions were closed, by reason. */
+  /** The number of closed sessions, by reason. */
   readonly closes: Endings.Endings["counts"]
 }>()("effect-session-pool/gateway/Sessions") {}
 
-/** The sessions as they are. */
+/** The state that the functions of this file share. */
 interface State {
   readonly registry: Registry.Registry
   readonly pool: SessionPool.SessionPool<Key, Connection, GatewayErrors.LaunchError>
-  /** Completes when the gateway ends: who waits for a session waits no longer. */
+  /** Completes when the gateway ends. Callers that wait for a session then stop waiting. */
   readonly ending: Deferred.Deferred<void>
 }
 
@@ -165,7 +178,7 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
     cleanupInterval: settings.cleanupInterval,
     capacity: settings.maxSessions,
     acquireTimeout: settings.acquireTimeout,
-    // Each back end has its own `startTimeout`.
+    // No limit here, because each back end has its own `startTimeout`.
     lookupTimeout: Duration.infinity,
     ...(settings.keys.length === 0
       ? {}
@@ -173,7 +186,8 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
     closed: (connection, key) =>
       Effect.flatMap(
         Deferred.await(connection.ended),
-        // Another one may be live under the key, if this one has left the pool and is still in use.
+        // Another connection may be live under the key, because a connection that has left the pool may still be in
+        // use.
         (failure) =>
           connections.get(key) === connection
             ? note({ registry, pool }, key, Endings.ofFailure(failure))
@@ -187,7 +201,7 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
       const session = Masking.shortId(SessionKey.session(event.key))
       if (event._tag === "CloseTimedOut") {
         const duration = Duration.format(Duration.millis(event.duration))
-        return Effect.logWarning(`a session has not closed within ${duration}`).pipe(
+        return Effect.logWarning(`a session did not close within ${duration}; its place is free again`).pipe(
           Effect.annotateLogs({ backend, session })
         )
       }
@@ -209,7 +223,7 @@ const note = ({ pool, registry: { endings } }: Pick<State, "pool" | "registry">,
     if (Option.isSome(info)) endings.note(info.value.id, ending)
   })
 
-/** Waits for a session that is to be started, but not beyond the end of the gateway. */
+/** Waits for the start of a session. Fails with `PoolClosed` when the gateway ends. */
 const untilEnd = <A, E, R>(
   { ending }: State,
   start: Effect.Effect<A, E, R>
@@ -227,7 +241,8 @@ const untilEnd = <A, E, R>(
 // ---------------------------------------------------------------------------
 
 /**
- * Refuses a session or lane that needs a process before it enters the pool, because the pool would evict an idle session first.
+ * Refuses a session or a lane that would need a process which its back end cannot have now. Called before the pool is
+ * asked, because the pool would first evict an idle session.
  */
 const refuseBeforePool = ({ pool, registry: { running, settings } }: State, key: Key) => {
   const target = running.get(SessionKey.backend(key))
@@ -253,7 +268,7 @@ const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRp
           // removed it.
           if (Exit.isFailure(exit)) record.over = true
         }),
-        // Nobody would ever learn the id of a session whose client has gone meanwhile.
+        // Ends a session whose client disconnected meanwhile, because no client would ever learn its id.
         Exit.isSuccess(exit) ? Effect.void : endKey(state, key, Endings.abandoned)
       )
   )
@@ -275,10 +290,11 @@ const leaseAwake = ({ pool }: State, key: Key) =>
 
 const leaseOrWake = Effect.fnUntraced(function*(state: State, key: Key) {
   const { pool, registry } = state
-  // An id that nobody has entered takes no place in the pool. One that is kept is woken by its launch (`Launching.wake`).
+  // An id without a record must take no place in the pool. A session with a record is woken by its launch
+  // (`Launching.wake`).
   if (!(yield* registry.sleepers.has(key))) return yield* leaseAwake(state, key)
   const get = SessionPool.get(pool, key)
-  // One that is awake is had at once.
+  // A session that is awake needs no further check.
   if (Option.isSome(yield* SessionPool.info(pool, key))) return yield* get
   yield* refuseBeforePool(state, key)
   return yield* untilEnd(state, get)
@@ -300,7 +316,7 @@ const lane = Effect.fnUntraced(function*(state: State, caller: Callers.Caller, e
   return yield* leaseLane(state, profile, number)
 })
 
-/** A caller's profile for the scope, unless it makes more requests at once than it may. */
+/** A caller's profile, for the scope. Fails if the caller has more requests running than `maxInFlight` allows. */
 const enterAs = ({ registry: { callers, running, settings } }: State, caller: Callers.Caller) =>
   Effect.flatMap(callers.enter(caller), (profile) => {
     const limit = running.get(caller.backend)?.backend.settings.maxInFlight ?? settings.maxInFlight
@@ -310,8 +326,8 @@ const enterAs = ({ registry: { callers, running, settings } }: State, caller: Ca
   })
 
 /**
- * The lane with this number, leased for the scope. Finalizers run newest first: a spoilt lane is retired before its lease and
- * number are given back.
+ * The lane with this number, leased for the scope. Finalizers run newest first, so a spoilt lane is retired before its
+ * lease and its number are given back.
  */
 const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Profile, number: number) {
   const key = Callers.keyOf(profile, number)
@@ -321,7 +337,7 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
   if (lane._tag !== "Lane") return yield* new GatewayErrors.UnknownSession()
   const retire = Effect.flatMap(lease.invalidate, (isRetired) => {
     if (!isRetired) return Effect.void
-    // In time: it closes when its lease ends.
+    // This is early enough, because the lane closes only when its lease ends.
     state.registry.endings.note(lease.id, Endings.spoilt)
     return Deferred.succeed(lane.retired, undefined)
   })
@@ -334,10 +350,12 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
 // ---------------------------------------------------------------------------
 
 /**
- * Ends a session, asleep or not. None: there was no such session. Some: an effect that waits until its process is gone.
+ * Ends a session, awake or asleep. `None` if there is no such session; else an effect that waits until its process is
+ * gone.
  *
- * The process ends at once, while the session is still being forgotten, which may take its time in a database. One that is awake
- * cannot be woken again from the first moment on. One that was asleep may have been woken meanwhile, and is ended then.
+ * The process ends at once. Meanwhile the record is removed, which may take long in a database. A session that is awake
+ * cannot wake again from the first moment on. A session that was asleep may have woken meanwhile, so its connection is
+ * looked for twice.
  */
 const endKey = (state: State, key: Key, ending: Endings.Ending) =>
   Effect.uninterruptible(Effect.gen(function*() {
@@ -349,15 +367,17 @@ const endKey = (state: State, key: Key, ending: Endings.Ending) =>
   }))
 
 /**
- * Has a session never wake again; whether it was kept. Where none is, nothing is asked, for that may take its time in a database:
- * sessions are kept of stateless back ends, and of those that were until a reload.
+ * Removes a session's record, so that the session never wakes again. True if there was a record.
+ * Only sessions of stateless back ends have records, also those of back ends that were stateless before a reload. For
+ * others it returns at once, because a database may take long to answer.
  */
 const forget = (state: State, key: Key) =>
   Effect.gen(function*() {
     const { sleepers } = state.registry
     if (!isStateless(state, SessionKey.backend(key)) && !(yield* sleepers.isKnown(key))) return false
     const found = yield* Effect.result(sleepers.find(key))
-    // It was waited for once, in vain.
+    // The database did not answer `find`. The removal continues in the background, so the caller does not wait for the
+    // database again.
     if (Result.isFailure(found)) {
       yield* Effect.forkDetach(sleepers.remove(key), { startImmediately: true })
       return false
@@ -368,7 +388,7 @@ const forget = (state: State, key: Key) =>
     return Option.isSome(record)
   })
 
-/** Ends the connection of a session. None: it has none. Some: an effect that waits until it is gone. */
+/** Ends the connection of a session. `None` if it has none; else an effect that waits until the connection is gone. */
 const endConnection = (state: State, key: Key, ending: Endings.Ending) =>
   Effect.gen(function*() {
     const { pool, registry: { connections, endings } } = state
@@ -389,7 +409,8 @@ const endConnection = (state: State, key: Key, ending: Endings.Ending) =>
     }
     // An expired session is absent already, but the cleanup may not have closed it yet.
     if (connections.has(key)) yield* SessionPool.sweep(pool)
-    // One that is being launched is not waited for, which may take as long as its back end may; it ends by itself (`Launching.lookup`).
+    // A launch may take long, so nothing here waits for it. A background fiber ends the session once it is launched.
+    // `Launching.lookup` ends a session whose record is `over`.
     const ended = yield* Effect.forkDetach(
       Effect.scoped(
         Effect.flatMap(find, (found) => {
@@ -403,7 +424,10 @@ const endConnection = (state: State, key: Key, ending: Endings.Ending) =>
     return (yield* SessionPool.invalidate(pool, key)) ? Option.some(Effect.flatten(Fiber.join(ended))) : Option.none()
   })
 
-/** Ends what is here of a session, which lives on elsewhere: one that has left the pool and is still in use, too. */
+/**
+ * Ends this replica's part of a session that lives on at another replica. That includes a connection that has left the
+ * pool and is still in use.
+ */
 const endHere = (state: State, key: Key, ending: Endings.Ending) =>
   Effect.uninterruptible(Effect.gen(function*() {
     const connection = state.registry.connections.get(key)
@@ -416,7 +440,7 @@ const vacate = (state: State, isOf: (id: string) => boolean, ending: Endings.End
   Effect.gen(function*() {
     const { registry: { connections }, pool } = state
     const left = [...connections].filter(([key]) => isOf(Registry.idOf(key))).map(([, connection]) => connection)
-    // Expired sessions are not among the keys, but hold their processes until the cleanup comes.
+    // The keys do not include expired sessions, which hold their processes until the next sweep.
     yield* SessionPool.sweep(pool)
     const keys = (yield* SessionPool.keys(pool)).filter((key) => isOf(Registry.idOf(key)))
     yield* Effect.forEach(
@@ -436,7 +460,10 @@ const endNumber = Effect.fnUntraced(function*(state: State, number: number) {
     : yield* endKey(state, entry.key, Endings.byOperator)
 })
 
-/** Of sessions that a reload ends: all that are awake, by default, so that a database that hangs delays none of them. */
+/**
+ * The most sessions that a reload ends at once. By default that covers all awake sessions, so a database that hangs
+ * delays none of them.
+ */
 const endedAtOnce = 1000
 
 const reload = Effect.fnUntraced(function*(state: State, backends: Backends) {
@@ -453,7 +480,7 @@ const reload = Effect.fnUntraced(function*(state: State, backends: Backends) {
     const backend = backends.get(name)
     if (backend !== undefined) yield* run(backend)
   }
-  // Of those that mean the same it may say so in other words.
+  // An unchanged back end may have another entry text that means the same.
   for (const [name, target] of running) target.entryText = backends.get(name)?.entryText ?? target.entryText
   for (const old of replaced) yield* Effect.forkIn(Scope.close(old.scope, Exit.void), scope)
   const gone = new Set([...removed, ...changed])

@@ -1,6 +1,6 @@
 /**
- * The clients of stateless back ends: whoever is here may be woken. Alone, they are kept in memory; with other replicas, in
- * PostgreSQL (`cluster/StoredSleepers`), so that a session can wake anywhere.
+ * The records of stateless back ends' sessions, which can wake. A gateway alone keeps them in memory. With other
+ * replicas they are in PostgreSQL (`cluster/StoredSleepers`), so that a session can wake at any replica.
  */
 import type { Duration, Scope } from "effect"
 import { Cache, Context, Effect, Option } from "effect"
@@ -11,21 +11,24 @@ import type * as ClientRecord from "./ClientRecord.ts"
 type Key = SessionKey.SessionKey
 
 export interface Sleepers {
-  /** Whether a session is kept; `find` decides whether it wakes. */
+  /** True if the session has a record. `find` decides whether it may wake. */
   readonly has: (key: Key) => Effect.Effect<boolean, GatewayErrors.RecordsUnreachable>
-  /** The client of a session that is to be woken or ended. From then on it is awake here, until it rests or is removed. */
+  /**
+   * Takes over a session, to wake it or to end it, and returns its record. The session then counts as awake here until
+   * `rest` or `remove`.
+   */
   readonly find: (key: Key) => Effect.Effect<Option.Option<ClientRecord.ClientRecord>, GatewayErrors.RecordsUnreachable>
-  /** Notes a session that has been opened. */
+  /** Adds the record of a session that was opened. */
   readonly enter: (key: Key, record: ClientRecord.ClientRecord) => Effect.Effect<void>
-  /** Notes that a session's process has gone, so that it sleeps. */
+  /** Puts a session to sleep, after its process is gone. */
   readonly rest: (key: Key, record: ClientRecord.ClientRecord) => Effect.Effect<void>
-  /** Forgets a session. */
+  /** Removes a session's record. */
   readonly remove: (key: Key) => Effect.Effect<void>
-  /** Whether a session is among the `keys`, or was and is still to be written. */
+  /** True if the session is among the `keys`, or was and has a write pending. */
   readonly isKnown: (key: Key) => Effect.Effect<boolean>
-  /** Those that are known here: all that are kept in memory, but of those in the database only who is awake here. */
+  /** The sessions that are known here. In memory these are all; in a database, only those that are awake here. */
   readonly keys: Effect.Effect<Iterable<Key>>
-  /** How many of those that are known here can be woken, by back end; those that are awake included. */
+  /** The number of sessions that are known here, by back end. Includes awake sessions. */
   readonly counts: Effect.Effect<ReadonlyMap<string, number>>
 }
 
@@ -34,7 +37,7 @@ export interface Limits {
   readonly asleepTimeToLive: Duration.Duration
 }
 
-/** In memory. */
+/** Keeps the records in memory. */
 export const make = Effect.fnUntraced(function*({ asleepTimeToLive, maxAsleep }: Limits) {
   const cache = yield* Cache.make<Key, ClientRecord.ClientRecord, GatewayErrors.UnknownSession>({
     capacity: maxAsleep,
@@ -61,8 +64,8 @@ export const countByBackend = (keys: Iterable<Key>): ReadonlyMap<string, number>
 }
 
 /**
- * How sleepers are kept; `lost`: another replica has taken the session over, so whatever of it is here has to end; `entryTextOf`: what
- * the entry of a back end says now, if there is one.
+ * Makes the store of records. It calls `lost` when another replica has taken a session over, so that this replica's
+ * part ends. `entryTextOf` returns the current text of a back end's entry, if there is one.
  */
 export type Make = (
   limits: Limits,
