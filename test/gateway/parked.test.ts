@@ -176,7 +176,7 @@ describe("a call whose server asks its client", () => {
     assert.strictEqual(textOf(await callTool(url, "hasty", {}, options)), "hasty")
     await Kit.eventually(
       "the server hears that",
-      async () => textOf(await callTool(url, "heard", {}, options)).includes("hasty The call is over")
+      async () => textOf(await callTool(url, "heard", {}, options)).includes("hasty The call of this request has ended")
     )
   })
 
@@ -215,7 +215,7 @@ describe("a state", () => {
     const back = answers(asked)
     const said = await Promise.all([again("ask", back), again("ask", back)])
     assert.deepStrictEqual(said.map(({ status }) => status).toSorted(), [200, 400])
-    assert.match(await refused(back), /has been used before, or its call has ended; make the call anew/)
+    assert.match(await refused(back), /was used before, or its call has ended; make the call again/)
   })
 
   it("is of no use when it was changed in any place, cut, or made by somebody else", async () => {
@@ -226,7 +226,7 @@ describe("a state", () => {
       const changed = requestState.slice(0, at) + other + requestState.slice(at + 1)
       assert.match(
         await refused({ inputResponses, requestState: changed }),
-        /not made by this gateway, or has been changed/
+        /this gateway did not make it, or it was changed/
       )
     }
     for (const changed of ["", "x", requestState.slice(0, -4), `${requestState}AAAA`, `${requestState}=`, "ü"]) {
@@ -237,7 +237,7 @@ describe("a state", () => {
 
   it("of another key's call is refused, and the call goes on for its owner", async () => {
     const asked = await callTool(url, "ask", {}, options)
-    assert.match(await refused(answers(asked), { key: "two" }), /belongs to somebody else/)
+    assert.match(await refused(answers(asked), { key: "two" }), /belongs to another key/)
     assert.strictEqual(textOf(await again("ask", answers(asked))), "answered yes")
   })
 
@@ -259,7 +259,7 @@ describe("a state", () => {
     assert.match((await call(second?.origin, { again: answers(asked) })).last.error.message, /has ended/)
     assert.match(
       (await call(url.replace(/\/mcp.*/, ""), { again: answers(asked), key: "one" })).last.error.message,
-      /not made/
+      /did not make it/
     )
     await Promise.all([first?.stop(), second?.stop()])
   })
@@ -270,7 +270,7 @@ describe("a state", () => {
     const asked = await callTool(there, "ask", {}, { capabilities })
     await Kit.eventually("the process is gone", () => !Kit.alive(Number(pid)))
     const late = await callTool(there, "ask", {}, { capabilities, again: answers(asked) })
-    assert.match(late.last.error.message, /has expired; make the call anew/)
+    assert.match(late.last.error.message, /has expired; make the call again/)
     assert.notStrictEqual(textOf(await callTool(there, "pid", {}, { capabilities })), pid)
   })
 })
@@ -290,7 +290,7 @@ describe("what cannot be attributed", () => {
     // Nobody has asked yet, so the process goes on, with what it remembers.
     assert.strictEqual(textOf(await callTool(there, "pid", {}, { capabilities })), pid)
     const unclear = await callTool(there, "ask", {}, { capabilities })
-    assert.match(unclear.last.error.message, /cannot be told whether for this call or for an earlier one/)
+    assert.match(unclear.last.error.message, /cannot tell whether for this call or for a cancelled earlier one/)
     const clean = await callTool(there, "ask", {}, { capabilities })
     assert.strictEqual(clean.last.result.resultType, "input_required")
     assert.notStrictEqual(textOf(await callTool(there, "pid", {}, { capabilities })), pid)
@@ -301,7 +301,7 @@ describe("what cannot be attributed", () => {
     assert.strictEqual(textOf(await callTool(keylessUrl("noting"), "later", {}, { capabilities })), "later")
     process.kill(pid, "SIGUSR2")
     await Kit.eventually("the question is answered", () => readFileSync(notes, "utf8").includes("later "))
-    assert.match(readFileSync(notes, "utf8"), /^later No call is running/m)
+    assert.match(readFileSync(notes, "utf8"), /^later The gateway cannot tell which call/m)
   })
 })
 
@@ -338,8 +338,8 @@ describe("limits", () => {
     const call = (key: string) => callTool(there, "ask", {}, { capabilities, key })
     const results = [await call("one"), await call("one"), await call("one"), await call("two"), await call("two")]
     assert.deepStrictEqual(results.map(({ status }) => status), [200, 200, 503, 200, 503])
-    assert.match(results[2]?.last.error.message, /^2 calls wait for input already/)
-    assert.match(results[4]?.last.error.message, /^3 calls wait for input already/)
+    assert.match(results[2]?.last.error.message, /^2 calls already wait for input/)
+    assert.match(results[4]?.last.error.message, /^3 calls already wait for input/)
     await own.stop()
   })
 

@@ -1,13 +1,13 @@
-/** What a call's client is told, queued until its HTTP request takes it. */
+/** The events of a call for its client. They are queued until the client's HTTP request takes them. */
 import { Effect } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import * as JsonText from "../messages/JsonText.ts"
 import * as Modern from "./Modern.ts"
 
-/** What a call's client hears, in order. After an answer nothing follows. */
+/** An event of a call, as its client gets it. No event follows an answer. */
 export type Event =
   | { readonly _tag: "Notification"; readonly text: string }
-  /** The server waits for what the call asks of its client. */
+  /** The server waits for the client's answers to its questions. */
   | { readonly _tag: "InputRequired" }
   | Answer
 
@@ -18,29 +18,32 @@ export interface Answer {
   readonly status: number
 }
 
-/** What waits to be taken. The client's ids are put in then: a parked call goes on under the id of another request. */
+/**
+ * A queued event. The client's ids are added when it is taken, because a parked call continues under the id of another
+ * request.
+ */
 export type Queued = { readonly _tag: "InputRequired" } | Raw | Ended
 
 export interface Ended {
   readonly _tag: "Ended"
   readonly member: "result" | "error"
-  /** JSON of it. */
+  /** JSON of the member. */
   readonly value: string
   readonly status: number
 }
 
-/** A notification of the server, by what makes it the client's. */
+/** A notification of the server. `kind` decides whether the client gets it, and in which form. */
 export interface Raw {
   readonly _tag: "Raw"
   readonly kind: "progress" | "log" | "subscription"
   readonly method: string
   /** JSON of its parameters. */
   readonly params: string
-  /** Of a log message: how severe it is. */
+  /** The severity of a log message: its index in `Modern.logLevels`. */
   readonly level: number
 }
 
-/** Whether there is room for more, of all calls of a lane. */
+/** The room for more events, which all calls of a lane share. */
 export class Room {
   readonly #isFull: () => boolean
   readonly #waiting = new Set<() => void>()
@@ -53,7 +56,7 @@ export class Room {
     return this.#isFull()
   }
 
-  /** Waits until there is. */
+  /** Waits until there is room. */
   readonly wait: Effect.Effect<void> = Effect.callback((resume) => {
     if (!this.#isFull()) return resume(Effect.void)
     const waiter = () => resume(Effect.void)
@@ -61,7 +64,7 @@ export class Room {
     return Effect.sync(() => this.#waiting.delete(waiter))
   })
 
-  /** To be called when something was taken or has ended. */
+  /** Wakes the waiters if there is room. Call it when an event was taken or a call has ended. */
   announce(): void {
     if (this.#waiting.size === 0 || this.#isFull()) return
     const waiting = [...this.#waiting]
@@ -79,19 +82,19 @@ const sizeOf = (event: Queued): number => event._tag === "Raw" ? event.params.le
 
 export class CallEvents {
   readonly #limits: Limits
-  /** Characters of the notifications that wait. */
+  /** Characters of the queued notifications. */
   #size = 0
   readonly #queue: Array<Queued> = []
   #parked = false
   #over = false
   #wake: (() => void) | undefined
 
-  /** More than that make it full; while nobody reads them, the oldest notifications make room. */
+  /** The queue is full above these limits. While the call is parked, its oldest notifications are dropped instead. */
   constructor(limits: Limits) {
     this.#limits = limits
   }
 
-  /** No further event comes. */
+  /** True if no further event comes. */
   get over(): boolean {
     return this.#over
   }
@@ -121,7 +124,7 @@ export class CallEvents {
     }
   }
 
-  /** Nobody reads for now. */
+  /** Parks the call: no HTTP request takes its events for now. */
   park(): void {
     this.#parked = true
     this.#makeRoom()
@@ -131,9 +134,9 @@ export class CallEvents {
     this.#parked = false
   }
 
-  /** The next events, at once or when there are some; up to the first that asks for input. */
+  /** Takes the next events, up to the first that asks for input. Waits if there are none. */
   take(render: (event: Queued) => Event | undefined, room: Room): Effect.Effect<NonEmptyReadonlyArray<Event>> {
-    // Taken out only by the fiber that goes on with them: one that is interrupted while it waits has taken nothing.
+    // Only the fiber that goes on with the events removes them, so an interrupted wait loses none.
     const taken = Effect.suspend((): Effect.Effect<NonEmptyReadonlyArray<Event>> => {
       const events: Array<Event> = []
       while (this.#queue.length > 0 && events.at(-1)?._tag !== "InputRequired") {
@@ -162,11 +165,11 @@ export class CallEvents {
   })
 }
 
-/** What a queued event is for the request that the client waits on now; `undefined`: nothing. */
+/** A queued event in the form for the client's current request. `undefined` if the client gets nothing. */
 export const render = (call: Modern.Call, asked: number, event: Queued): Event | undefined => {
   switch (event._tag) {
     case "InputRequired":
-      // What was asked may have been answered or taken back in the meantime.
+      // The questions may have been answered or cancelled meanwhile.
       return asked === 0 ? undefined : event
     case "Ended": {
       const text = `{"jsonrpc":"2.0","id":${call.id},"${event.member}":${event.value}}`

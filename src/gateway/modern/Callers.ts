@@ -1,7 +1,7 @@
 /**
- * Modern clients as the pool sees them. They have no sessions of their own, so who is calling makes the key: the back end,
- * whose key it is, the client by its own account, what it can do, and the number of the lane. Callers that cannot be told
- * apart share nothing: each call has a process to itself, which ends with it.
+ * Modern clients as the pool sees them. They have no sessions, so a key of the pool names a caller and one of its
+ * lanes. A caller is the back end, the principal, the client's own info and its capabilities. Callers that cannot be
+ * told apart share nothing: each call has a process of its own, which ends with the call.
  */
 import type { Scope } from "effect"
 import { Deferred, Effect, Ref } from "effect"
@@ -11,12 +11,12 @@ import type { Change } from "./Lane.ts"
 import * as Lanes from "./Lanes.ts"
 import * as Modern from "./Modern.ts"
 
-/** Who asks a back end. */
+/** A caller of a back end. */
 export interface Caller {
   readonly backend: string
-  /** The name of a key, or "" where no keys are asked for. */
+  /** A digest of the client's key, or "" if the gateway asks for no keys. */
   readonly principal: string
-  /** Whether it can be told from others. */
+  /** True if the caller can be told from others. */
   readonly known: boolean
   readonly client: Modern.Client
 }
@@ -28,23 +28,23 @@ export interface Profile {
   readonly principal: string
   readonly client: Modern.Client
   readonly lanes: Ref.Ref<Lanes.Lanes>
-  /** Who hears of the changes that its lanes tell of. */
+  /** Called with each change that the caller's lanes report. */
   readonly listeners: Set<(change: Change) => void>
   users: number
 }
 
 export interface Callers {
-  /** The caller's profile, for the scope. */
+  /** The caller's profile, which is kept for the scope. */
   readonly enter: (caller: Caller) => Effect.Effect<Profile, never, Scope.Scope>
-  /** The number of a lane, for the scope; waits while all are taken. */
+  /** Claims a lane for the scope and returns its number. Waits while all lanes are taken. */
   readonly claim: (profile: Profile, exclusive: boolean, max: number) => Effect.Effect<number, never, Scope.Scope>
-  /** The profile that a pool's key belongs to, while it is used. */
+  /** The profile that a key of the pool belongs to, while the profile is in use. */
   readonly find: (key: SessionKey.SessionKey) => Profile | undefined
-  /** How many calls wait for a lane. */
+  /** The number of calls that wait for a lane. */
   readonly waiting: Effect.Effect<number>
 }
 
-/** The pool's key of a lane. Ids of sessions are UUIDs, so none can be mistaken for it. */
+/** The pool's key of a lane. Ids of sessions are UUIDs, so no session has the same key. */
 export const keyOf = (profile: Profile, lane: number): SessionKey.SessionKey =>
   SessionKey.makeUnsafe(
     profile.backend,
@@ -53,10 +53,10 @@ export const keyOf = (profile: Profile, lane: number): SessionKey.SessionKey =>
 
 const loner = "once-"
 
-/** Whether a key is that of a caller who cannot be told apart: nobody can come back to it. */
+/** True for the key of a caller that cannot be told apart. No other call can use its lane. */
 export const isOfLoner = (key: SessionKey.SessionKey): boolean => key.includes(`/lane0-${loner}`)
 
-/** Which caller a caller is: equal for those that share their lanes. */
+/** The id of a caller. Callers with the same id share their lanes. */
 export const identify = ({ backend, client, known, principal }: Caller): string =>
   known
     ? createHash("sha256")

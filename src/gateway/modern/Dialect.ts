@@ -1,26 +1,26 @@
-/** What differs between the eras when a modern client's call is handed to a server, as two values. */
+/** The differences between the eras when a modern client's call goes to a server, one value per era. */
 import * as JsonText from "../messages/JsonText.ts"
 import * as Modern from "./Modern.ts"
 
-/** Which revisions a server speaks. */
+/** The revisions that a server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28 on. */
 export type Era = "legacy" | "modern"
 
 export interface Dialect {
   readonly era: Era
-  /** JSON of a call's parameters for the server, which knows the call by this number. */
+  /** JSON of a call's parameters for the server. `number` is the id of the call there. */
   readonly params: (call: Modern.Call, number: number) => string
   /** JSON of a result for the client. */
   readonly result: (method: string, result: string, serverInfo: string | undefined) => string
   /** JSON of an error for the client. */
   readonly error: (error: string) => string
   /**
-   * It sends requests of its own in the middle of calls, and keeps a log level; what it sends for one call does not say for
-   * which. So an unanswered call that was cancelled may still have a say.
+   * The server sends requests of its own during calls and keeps a log level, and these messages do not name their call.
+   * So one may belong to a cancelled call that the server has not answered.
    */
   readonly isStateful: boolean
 }
 
-/** The progress token of a call is its number: those that clients choose may be the same. */
+/** Replaces the client's progress token by the call's number, because tokens of different clients may be the same. */
 const withToken = (meta: string, { request }: Modern.Call, number: number): string =>
   JsonText.edit(meta, { progressToken: request.progressToken === undefined ? undefined : String(number) })
 
@@ -42,7 +42,7 @@ export const legacy: Dialect = {
   error: Modern.mappedError
 }
 
-/** Both ends speak the same: what belongs to their hop passes. */
+/** Both ends speak the same revision, so the parts of `_meta` that concern their hop pass unchanged. */
 export const modern: Dialect = {
   era: "modern",
   isStateful: false,

@@ -1,6 +1,6 @@
 /**
- * One connection to a server, a process or what stands for one, that carries out the calls of modern clients. With a legacy
- * server the gateway is the client: it does the handshake, with what the caller says of itself.
+ * One connection to a server (a process, or another `Transport`) that carries out calls of modern clients. To a legacy
+ * server the gateway is the client: it does the handshake, with the caller's info and capabilities.
  */
 import type { Scope } from "effect"
 import { Clock, Deferred, Effect, Option } from "effect"
@@ -19,38 +19,38 @@ import { LaneCalls } from "./LaneCalls.ts"
 import * as Modern from "./Modern.ts"
 import type * as ParamHeaders from "./ParamHeaders.ts"
 
-/** What a server has said of itself. */
+/** A server's description of itself, from its handshake. */
 export interface Handshake {
   readonly era: Dialect.Era
-  /** JSON of each, as this revision has it. */
+  /** This and the next two are JSON, in the form of revision 2026-07-28. */
   readonly capabilities: string
   readonly serverInfo: string | undefined
   readonly instructions: string | undefined
 }
 
-/** What a server asks a call's client. */
+/** A question of a server for a call's client. */
 export interface InputRequest {
   readonly key: string
   /** JSON of its method and parameters. */
   readonly text: string
 }
 
-/** A call that runs. */
+/** A call on a lane, until it is over. */
 export interface RunningCall {
-  /** The next events, at once or when there are some. */
+  /** Takes the next events. Waits if there are none. */
   readonly take: Effect.Effect<NonEmptyReadonlyArray<Event>>
-  /** What is asked and not answered yet. */
+  /** The questions that are not answered yet. */
   readonly inputRequests: () => ReadonlyArray<InputRequest>
-  /** Nobody reads the events for now: notifications are kept within limits only. */
+  /** Parks the call: no HTTP request takes its events, so notifications are kept only within limits. */
   readonly park: () => void
-  /** Goes on for another request of the client, with its answers by key to what was asked. */
+  /** Continues the call for another request of the client, which carries answers by key. */
   readonly resume: (call: Modern.Call) => void
-  /** Ends it; the server is told why. Does nothing once it is over. */
+  /** Ends the call, and tells the server why. No-op once the call is over. */
   readonly cancel: (reason: string) => void
   readonly isOver: () => boolean
 }
 
-/** The server's news that belong to no call. */
+/** A change that the server reports and that belongs to no call. */
 export interface Change {
   readonly method: string
   readonly uri: string | undefined
@@ -61,27 +61,33 @@ export interface Change {
 export interface Lane extends PooledConnection.PooledConnection {
   readonly _tag: "Lane"
   readonly handshake: Handshake
-  /** Hands a call to the server; `release` runs once, when it is over. */
+  /** Sends a call to the server. `release` runs once, when the call is over. */
   readonly call: (call: Modern.Call, exclusive: boolean, release: Effect.Effect<void>) => RunningCall
-  /** Hears of changes of these resources for as long as the scope is open; of which the server tells. */
+  /**
+   * Subscribes to changes of these resources, for the scope. Returns the resources whose changes the server reports.
+   */
   readonly watchResources: (
     uris: ReadonlyArray<string>
   ) => Effect.Effect<ReadonlyArray<string>, never, Scope.Scope>
-  /** It should not be used again: it cannot be told any more which call a message is for. */
+  /**
+   * True if the lane must not be used again, because the gateway can no longer tell which call a message belongs to.
+   */
   readonly isSpoilt: () => boolean
-  /** Completes when it is used no further: it has ended, or is to. */
+  /** Completes when the lane takes no further calls: it has ended, or is about to. */
   readonly retired: Deferred.Deferred<void>
 }
 
 export interface Options {
   readonly client: Modern.Client
-  /** What is known of the server; `undefined`: it is asked. */
+  /** The era of the server. `undefined` if unknown; the handshake then finds it out. */
   readonly era: Dialect.Era | undefined
-  /** How long a server may take to say that it does not know `server/discover`, in milliseconds. */
+  /**
+   * Longest wait for an answer to `server/discover`, in milliseconds. A server that does not answer counts as legacy.
+   */
   readonly probeTimeout: number
   readonly limits: Limits
   readonly changed: (change: Change) => void
-  /** Whether a process of this back end has ever asked a client for something. */
+  /** `asked` is true once a process of this back end has asked a client for something. */
   readonly asks: { asked: boolean }
   readonly paramHeaders: ParamHeaders.ParamHeaders
 }
@@ -96,7 +102,7 @@ export const make = Effect.fnUntraced(function*<R>(
   const server = yield* start
   const run = Effect.runForkWith(yield* Effect.context<never>())
   const retired = yield* Deferred.make<void>()
-  /** Messages that wait until the server reads. */
+  /** The number of messages that wait for the server to read. */
   let unread = 0
   const write = (text: string) => {
     const line = JsonRpc.toLine(text)
@@ -135,17 +141,17 @@ export const make = Effect.fnUntraced(function*<R>(
   }
 })
 
-/** Messages of the gateway that a server may leave unread before it is listened to no further. */
+/** If a server leaves more messages than this unread, the gateway stops reading from it. */
 const maxUnread = 1000
-/** How long a server may take to say whether it tells of a resource's changes. */
+/** Longest wait for the answer to `resources/subscribe`. */
 const subscribeTimeout = "5 seconds"
 
 const ownInfo = JSON.stringify({ name: "effect-session-pool", version: ownVersion })
 
-/** The newest revision before this one, which the server may answer with an earlier one. */
+/** The newest legacy revision. The server may answer with an earlier one. */
 const legacyVersion = Modern.legacyVersions.at(-1)
 
-/** Asks the server for its revisions, unless they are known, and does what its era asks for. */
+/** Finds out the era of the server, unless it is known, and does the handshake of that era. */
 const shakeHands = Effect.fnUntraced(function*(
   server: Transport,
   calls: LaneCalls,
@@ -154,7 +160,7 @@ const shakeHands = Effect.fnUntraced(function*(
 ) {
   const info = client.info ?? ownInfo
   const capabilities = Modern.legacyCapabilities(client.capabilities)
-  // The answer, if the server lives to give one.
+  // Returns the answer. Fails if the server ended before it answered.
   const ask = (method: string, params: ReadonlyArray<JsonText.Member>) =>
     Effect.flatMap(
       calls.request(method, JsonText.make(params)),
@@ -165,7 +171,7 @@ const shakeHands = Effect.fnUntraced(function*(
     )
   if (era !== "legacy") {
     const probe = ask("server/discover", [["_meta", Modern.ownMeta(info, capabilities)]])
-    // A server that says nothing is asked in the other way.
+    // A server that does not answer in time gets the legacy handshake.
     const found = era === "modern" ? yield* Effect.asSome(probe) : yield* Effect.timeoutOption(probe, probeTimeout)
     const answer = Option.getOrElse(found, () => "{}")
     if (era === "modern" || Modern.speaksModern(answer)) {
@@ -197,10 +203,10 @@ const shakeHands = Effect.fnUntraced(function*(
   return { answer, handshake }
 })
 
-/** Subscribes to a resource for as long as somebody watches it. */
+/** Keeps a subscription to each resource while at least one client watches it. */
 const watcher = (calls: LaneCalls, run: (effect: Effect.Effect<unknown>) => unknown): Lane["watchResources"] => {
   const watched = new Map<string, number>()
-  /** Whether this is the first to watch it. */
+  /** Counts a client that watches the resource. True if it is the first. */
   const enter = (uri: string) => {
     const others = watched.get(uri) ?? 0
     watched.set(uri, others + 1)
@@ -214,7 +220,7 @@ const watcher = (calls: LaneCalls, run: (effect: Effect.Effect<unknown>) => unkn
   }
   return (uris) =>
     Effect.flatMap(
-      // The server's answer is waited for outside: whoever listens may go meanwhile.
+      // The wait for the server's answer is not part of the acquisition, so a client that disconnects interrupts it.
       Effect.acquireRelease(
         Effect.sync(() => new Set(uris.filter(enter))),
         () => Effect.sync(() => uris.forEach(leave))

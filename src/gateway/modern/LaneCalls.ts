@@ -1,12 +1,13 @@
 /**
- * The calls of one lane: what goes to its server for them, and whose what comes from it is.
+ * The calls of one lane: sends them to the server, and finds the call that each message of the server belongs to.
  *
- * Each call gets a number of its own towards the server, because callers choose theirs without knowing of one another. What
- * a stateful server asks in the middle of a call is kept until the call's client has answered it.
+ * Each call has its own number towards the server, because callers choose their ids independently. A question that a
+ * stateful server asks during a call is kept until the call's client has answered it.
  *
- * What such a server asks or logs belongs to the call that has the lane to itself, or to the only one that runs; after a call
- * that was cancelled without an answer it may be that one's, and is refused. Nothing tells a question that a server asks of
- * itself, such as for the roots when it has started, from one of the call that runs meanwhile: that call's client answers it.
+ * A question or a log message of a stateful server belongs to the call that holds the lane exclusively, or to the only
+ * running call. After a call that was cancelled without an answer it may belong to that call, so the gateway refuses
+ * it. A question that the server asks by itself, such as for the roots at its start, looks like one of the running
+ * call. So that call's client answers it.
  */
 import type { Clock } from "effect"
 import { Effect } from "effect"
@@ -20,42 +21,42 @@ import type { Handshake, InputRequest, Options, RunningCall } from "./Lane.ts"
 import * as Modern from "./Modern.ts"
 import * as ParamHeaders from "./ParamHeaders.ts"
 
-/** What a lane's calls need of it. */
+/** The parts of a lane that its calls need. */
 export interface Connection {
   /** Sends one message, after all earlier ones. */
   readonly write: (text: string) => void
-  /** Whether the server leaves so much unread that it should say nothing for now. */
+  /** True if the server leaves so many messages unread that the gateway should not read from it. */
   readonly isBehind: () => boolean
-  /** Starts an effect that nobody waits for. */
+  /** Starts an effect in the background. */
   readonly run: (effect: Effect.Effect<unknown>) => void
   readonly clock: Clock.Clock
 }
 
 interface Asked {
   readonly request: InputRequest
-  /** The server's id for it, as JSON; `undefined`: the call has to be made anew with the answer. */
+  /** The server's id of the question, as JSON. `undefined` if the answer is to send the call again. */
   readonly id: string | undefined
 }
 
 interface LaneCall {
-  /** The client's newest request for it. */
+  /** The client's newest request for this call. */
   current: Modern.Call
   readonly exclusive: boolean
   /** Gives the lane back. */
   readonly release: Effect.Effect<void>
   readonly startedAt: number
-  /** What the server knows it by. */
+  /** The id of the call towards the server. */
   number: number
   readonly events: CallEvents
-  /** What the server asks and nobody has answered, by key. */
+  /** The server's questions without an answer, by key. */
   readonly asked: Map<string, Asked>
-  /** Questions that had no name of their own. */
+  /** The number of questions that came without a name. */
   unnamed: number
 }
 
-/** How long to wait for further questions of the server, in milliseconds, before its client is asked. */
+/** Milliseconds to wait for further questions, so that the client gets them together. */
 const gather = 20
-/** How many cancelled, unanswered calls are remembered. */
+/** The most cancelled calls without an answer that are remembered. */
 const maxSuspects = 1000
 
 export class LaneCalls {
@@ -63,16 +64,16 @@ export class LaneCalls {
   readonly #options: Options
   readonly #metrics: GatewayMetrics
   readonly #calls = new Set<LaneCall>()
-  /** Those that the server has not answered, by number. */
+  /** The calls that the server has not answered, by number. */
   readonly #unanswered = new Map<number, LaneCall>()
-  /** The gateway's own requests. */
+  /** The gateway's own requests, by number. */
   readonly #own = new Map<number, (answer: string) => void>()
-  /** Cancelled calls that have not been answered: the server may still speak for them. */
+  /** Cancelled calls that the server has not answered, by number. The server may still send messages for them. */
   readonly #suspects = new Set<number>()
   readonly room = new Room(() => this.#connection.isBehind() || [...this.#calls].some(({ events }) => events.isFull()))
   #handshake: Handshake | undefined
   #dialect: Dialect | undefined
-  /** The log level that the server was told. */
+  /** The log level that the gateway has set at the server. */
   #level: string | undefined
   #over: string | undefined
   #lastNumber = 0
@@ -85,7 +86,7 @@ export class LaneCalls {
     this.#metrics = metrics
   }
 
-  /** The server has said what it speaks; from now on there may be calls. */
+  /** Ends the handshake. From now on there may be calls. */
   begin(handshake: Handshake, dialect: Dialect): void {
     this.#handshake = handshake
     this.#dialect = dialect
@@ -96,8 +97,8 @@ export class LaneCalls {
   }
 
   /**
-   * It cannot be told any more which call a message is for, and that matters: the server is one that asks, or it has been
-   * told to log.
+   * True if the gateway can no longer tell which call a message belongs to, and there may be such messages: the server
+   * has asked clients before, or has a log level.
    */
   isSpoilt(): boolean {
     return this.#suspects.size > 0 && (this.#options.asks.asked || this.#level !== undefined)
@@ -107,7 +108,7 @@ export class LaneCalls {
     return this.#over !== undefined
   }
 
-  /** Ends them all. */
+  /** Ends all calls. */
   end(reason: string): void {
     if (this.#over !== undefined) return
     this.#over = reason
@@ -116,7 +117,7 @@ export class LaneCalls {
     this.#own.clear()
   }
 
-  /** The gateway's own request: its answer. */
+  /** Sends a request of the gateway's own, and returns the answer. */
   request(method: string, params: string): Effect.Effect<string> {
     return Effect.callback((resume) => {
       if (this.#over !== undefined) {
@@ -138,7 +139,7 @@ export class LaneCalls {
   // From the client
   // ---------------------------------------------------------------------------
 
-  /** Hands a call to the server; `release` runs once, when it is over. */
+  /** Sends a call to the server. `release` runs once, when the call is over. */
   call(current: Modern.Call, exclusive: boolean, release: Effect.Effect<void>): RunningCall {
     this.#requests++
     const call: LaneCall = {
@@ -191,7 +192,7 @@ export class LaneCalls {
     return JsonText.member(this.#handshake?.capabilities ?? "{}", "logging") !== undefined
   }
 
-  /** Hands the client's answers to the server. */
+  /** Sends the client's answers to the server. */
   #reply(call: LaneCall, responses: ReadonlyMap<string, string>): void {
     const visits: Array<boolean> = []
     for (const [key, { id }] of call.asked) {
@@ -202,12 +203,12 @@ export class LaneCalls {
       else this.#connection.write(`{"jsonrpc":"2.0","id":${id},"result":${response}}`)
     }
     if (visits.length === 0) return
-    // Whoever declines a page has declined the call.
-    if (visits.includes(false)) this.#settle(call, failure("the client did not agree to visit the page"), "error")
+    // A client that declines a page declines the call.
+    if (visits.includes(false)) this.#settle(call, failure("the client declined to visit the page"), "error")
     else if (call.asked.size === 0) this.#send(call)
   }
 
-  /** Ends a call before its server does. */
+  /** Ends a call before its server has answered it. */
   #abort(call: LaneCall, end: Ended, reason: string): void {
     if (call.events.over) return
     if (this.#unanswered.has(call.number)) {
@@ -222,7 +223,7 @@ export class LaneCalls {
     if (call.events.over) return
     call.events.push(end)
     for (const { id } of call.asked.values()) {
-      if (id !== undefined && this.#over === undefined) this.#refuse(id, "The call is over")
+      if (id !== undefined && this.#over === undefined) this.#refuse(id, "The call of this request has ended")
     }
     call.asked.clear()
     this.#calls.delete(call)
@@ -238,7 +239,7 @@ export class LaneCalls {
   // From the server
   // ---------------------------------------------------------------------------
 
-  /** Takes one message; false: there is no room for more. */
+  /** Handles one message of the server. False if there is no room for more. */
   receive(line: string): boolean {
     const message = JsonRpc.read(line)
     switch (message?._tag) {
@@ -260,7 +261,7 @@ export class LaneCalls {
     return !this.room.isFull()
   }
 
-  /** The call that a message without a name of its own is for, if that is certain. */
+  /** The call of a message that does not name its call. `undefined` if the call is uncertain. */
   #owner(): LaneCall | undefined {
     if (this.#suspects.size > 0) return undefined
     const calls = [...this.#calls]
@@ -268,7 +269,7 @@ export class LaneCalls {
   }
 
   #answered({ failed, id }: JsonRpc.Response, line: string): void {
-    // Ours are numbers.
+    // The gateway's ids are numbers.
     const number = typeof id === "number" ? id : Number.NaN
     const own = this.#own.get(number)
     if (own !== undefined) {
@@ -293,7 +294,7 @@ export class LaneCalls {
     this.#settle(call, ended("error", mapped, statusOf(Number(JsonText.member(mapped, "code")))), "error")
   }
 
-  /** A server of 2025-11-25 wants the client to visit pages first, and to be called again then. */
+  /** A server of revision 2025-11-25 wants the client to visit pages first, and to send the call again after that. */
   #sentToPages(call: LaneCall, error: string): void {
     this.#unanswered.delete(call.number)
     const missing = Modern.missing(call.current.client.capabilities, "elicitation/create", { mode: "url" })
@@ -327,8 +328,9 @@ export class LaneCalls {
     this.#options.asks.asked = true
     const call = this.#owner()
     if (call === undefined || !Modern.mayRequireInput.includes(call.current.request.method)) {
-      this.#refuse(serverId, "No call is running of which it is certain that this belongs to it")
-      // Which of the two it was for will never be known, so the process is not used any further.
+      this.#refuse(serverId, "The gateway cannot tell which call this request belongs to")
+      // The question may be of the cancelled call or of the running one. The gateway can never know, so it ends the
+      // running call, and the process takes no further calls.
       if (this.#suspects.size === 0) return
       for (const other of this.#calls) {
         if (other.exclusive) this.#abort(other, failure(unattributable), unattributable)
@@ -337,14 +339,17 @@ export class LaneCalls {
     }
     const missing = Modern.missing(call.current.client.capabilities, method, params)
     if (missing !== undefined) {
-      this.#refuse(serverId, "The client has no such capability", Modern.codes.methodNotFound)
+      this.#refuse(serverId, "The client lacks the capability for this request", Modern.codes.methodNotFound)
       return this.#lacks(call, missing)
     }
     const name = typeof id === "string" ? id : undefined
     this.#putToClient(call, method, JsonText.member(line, "params") ?? "{}", serverId, name)
   }
 
-  /** Puts a question of the server to the call's client, under the server's name for it or one of the gateway's. */
+  /**
+   * Passes a question of the server to the call's client. Its key is the server's name for it, or a name that the
+   * gateway makes.
+   */
   #putToClient(
     call: LaneCall,
     method: string,
@@ -356,7 +361,7 @@ export class LaneCalls {
     const text = JsonText.make([["method", JSON.stringify(method)], ["params", Modern.withoutHop(params)]])
     call.asked.set(key, { id, request: { key, text } })
     const known = call.current.inputResponses
-    // A client may have answered before it was asked: it has made the same call before, and the server gives the same name.
+    // The client may have answered already: it has made the same call before, and the server uses the same name again.
     if (name !== undefined && known?.has(name) === true) return this.#reply(call, known)
     if (call.asked.size > 1) return
     this.#connection.run(Effect.andThen(
@@ -368,7 +373,8 @@ export class LaneCalls {
   }
 
   #lacks(call: LaneCall, requiredCapabilities: object): void {
-    const message = "The server needs a capability of the client that the request does not declare"
+    const message =
+      "The server needs a client capability that the request does not declare; see data.requiredCapabilities"
     const error = JSON.stringify({ code: Modern.codes.missingCapability, message, data: { requiredCapabilities } })
     this.#abort(call, ended("error", error, 400), message)
   }
@@ -395,7 +401,7 @@ export class LaneCalls {
     }
   }
 
-  /** The server no longer wants an answer to this question. */
+  /** The server has cancelled this question. */
   #takenBack(taken: string | undefined): void {
     if (taken === undefined) return
     for (const { asked } of this.#calls) {
@@ -404,14 +410,14 @@ export class LaneCalls {
   }
 }
 
-/** A key for a question without a name, which none of the server's names is. */
+/** A key for a question without a name. It differs from all names that the server has used for this call. */
 const freeKey = (call: LaneCall, method: string): string => {
   const key = `${method.split("/")[0] ?? ""}-${++call.unnamed}`
   return call.asked.has(key) ? freeKey(call, method) : key
 }
 
 const unattributable =
-  "the server asks for input, and it cannot be told whether for this call or for an earlier one that was cancelled; try again"
+  "the server asked for input, and the gateway cannot tell whether for this call or for a cancelled earlier one; try again"
 
 const request = (number: number, method: string, params: string): string =>
   `{"jsonrpc":"2.0","id":${number},"method":${JSON.stringify(method)},"params":${params}}`

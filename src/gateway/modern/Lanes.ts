@@ -1,21 +1,21 @@
 /**
- * Which of a caller's processes a call gets, as plain transitions.
+ * Assigns a caller's calls to its processes, as plain transitions. A lane is one process of a caller.
  *
- * What a process asks or logs says nothing of the call that it is for. So a call for which it may do either has a process to
- * itself, a lane, until it is over; all others run in the lowest lane that no such call holds. Calls that come one after the
- * other so meet the same process, and with it whatever it remembers.
+ * A process does not say which call its questions and log messages belong to. So a call that may cause either holds a
+ * lane exclusively until it is over. All other calls share the lowest lane that is not held exclusively. So calls that
+ * follow one another meet the same process and its state.
  */
 import type { Deferred } from "effect"
 
-/** One process of a caller, while somebody uses it. */
+/** A lane that is in use. */
 export interface Lane {
-  /** A call has it to itself. */
+  /** True if one call holds the lane exclusively. */
   readonly exclusive: boolean
-  /** Calls that share it. */
+  /** The number of calls that share the lane. */
   readonly shared: number
 }
 
-/** The lanes of one caller, by number, and who waits for one. */
+/** The lanes of one caller, by number, and the calls that wait for one. */
 export interface Lanes {
   readonly lanes: ReadonlyArray<Lane>
   readonly waiting: ReadonlyArray<Deferred.Deferred<void>>
@@ -23,14 +23,14 @@ export interface Lanes {
 
 export const none: Lanes = { lanes: [], waiting: [] }
 
-/** What a call gets: the number of its lane, or the advice to wait until `waiter` completes and to ask again. */
+/** The result of a claim: the number of a lane, or `Wait`. Then wait until `waiter` completes, and claim again. */
 export type Claim =
   | { readonly _tag: "Claimed"; readonly lane: number }
   | { readonly _tag: "Wait" }
 
 const free: Lane = { exclusive: false, shared: 0 }
 
-/** Claims the lowest lane that will do, of at most `max`. */
+/** Claims the lowest suitable lane, of at most `max`. */
 export const claim = (
   self: Lanes,
   exclusive: boolean,
@@ -44,7 +44,7 @@ export const claim = (
   return [{ _tag: "Claimed", lane }, replace(self, lane, exclusive ? { ...held, exclusive } : shared(held, 1))]
 }
 
-/** Gives a lane back; who has waited for one. */
+/** Gives a lane back. Returns all waiters, which then claim again. */
 export const release = (
   self: Lanes,
   lane: number,
@@ -52,12 +52,12 @@ export const release = (
 ): readonly [ReadonlyArray<Deferred.Deferred<void>>, Lanes] => {
   const held = self.lanes[lane] ?? free
   const next = replace(self, lane, exclusive ? { ...held, exclusive: false } : shared(held, -1))
-  // The numbers of lanes that nobody holds come back when they are needed.
+  // Drops unused lanes at the end. A later claim adds them again.
   const last = next.lanes.findLastIndex((each) => each.exclusive || each.shared > 0)
   return [self.waiting, { lanes: next.lanes.slice(0, last + 1), waiting: [] }]
 }
 
-/** Who has waited goes, with or without a lane. */
+/** Removes a waiter, whether or not it was woken. */
 export const leave = (self: Lanes, waiter: Deferred.Deferred<void>): Lanes => ({
   ...self,
   waiting: self.waiting.filter((each) => each !== waiter)

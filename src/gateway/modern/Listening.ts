@@ -8,7 +8,7 @@ import type { Profile } from "./Callers.ts"
 import type { Change, Handshake, Lane } from "./Lane.ts"
 import * as Modern from "./Modern.ts"
 
-/** What a client wants to hear of. */
+/** The changes that a client wants to hear of. */
 export interface Filter {
   readonly toolsListChanged?: true
   readonly promptsListChanged?: true
@@ -16,10 +16,10 @@ export interface Filter {
   readonly resourceSubscriptions?: ReadonlyArray<string>
 }
 
-/** Resources that one stream may tell of; of more it is not acknowledged that it does. */
+/** The most resources that one stream may watch. The acknowledgement leaves out the others. */
 const maxResources = 1000
 
-/** The filter in a request's parameters, if it is one. */
+/** The filter in a request's parameters. `undefined` if it is not valid. */
 export const filterOf = (params: unknown): Filter | undefined => {
   const given = JsonRpc.field(params, "notifications")
   if (!Predicate.isObject(given) || Array.isArray(given)) return undefined
@@ -33,7 +33,7 @@ export const filterOf = (params: unknown): Filter | undefined => {
   }
 }
 
-/** The part of it that the server can tell of. */
+/** The part of the filter that the server supports. */
 const honour = (filter: Filter, { capabilities }: Handshake): Filter => {
   const can = Option.getOrUndefined(JsonRpc.parse(capabilities))
   const listChanged = (what: string) => JsonRpc.field(JsonRpc.field(can, what), "listChanged") === true
@@ -62,7 +62,7 @@ const concerns = (filter: Filter, { method, uri }: Change): boolean => {
       return false
   }
 }
-/** Messages as events of a stream. */
+/** Each message as an event of a stream. */
 export const chunks = ([first, ...others]: NonEmptyReadonlyArray<string>): NonEmptyReadonlyArray<Uint8Array> => [
   EventStreamBody.event({ text: first }),
   ...others.map((text) => EventStreamBody.event({ text }))
@@ -71,7 +71,7 @@ export const chunks = ([first, ...others]: NonEmptyReadonlyArray<string>): NonEm
 export const resultText = (call: Modern.Call, result: string): string =>
   `{"jsonrpc":"2.0","id":${call.id},"result":${result}}`
 
-/** What a client is told on its stream, for as long as the scope is open: the changes that its caller's lanes tell of. */
+/** The events of a client's stream, for the scope: the changes that the caller's lanes report. */
 export const take = Effect.fnUntraced(function*(
   lane: Lane,
   profile: Profile,
@@ -84,7 +84,7 @@ export const take = Effect.fnUntraced(function*(
   let wake: (() => void) | undefined
   const listener = (change: Change) => {
     if (!concerns(wanted, change)) return
-    // Of changes of the same thing the newest says all.
+    // Keeps only the newest change of each method and URI, because it covers the earlier ones.
     changes.set(`${change.method} ${change.uri ?? ""}`, change)
     wake?.()
   }
@@ -134,7 +134,7 @@ const events = (
       const [first, ...others] = news().map(({ method, params }) => notification(method, params))
       if (what === "Changed") return first === undefined ? take : Effect.succeed(chunks([first, ...others]))
       state = "over"
-      // Without an answer the client knows that it should come back.
+      // A stream that ends without an answer tells the client to subscribe again.
       if (what === "Ended") return Cause.done()
       return Effect.succeed(chunks([resultText(call, Modern.tagged("{\"resultType\":\"complete\"}", id))]))
     })

@@ -1,6 +1,7 @@
 /**
- * The words of revision 2026-07-28 (basic/index, basic/transports/streamable-http, basic/patterns/mrtr): stateless, each
- * request says who asks and what its client can do. "Modern" and "legacy" are the specification's own names of the eras.
+ * The vocabulary of revision 2026-07-28 (basic/index, basic/transports/streamable-http, basic/patterns/mrtr). It is
+ * stateless: each request names its client and the client's capabilities. "Modern" and "legacy" are the specification's
+ * own names of the eras.
  */
 import { Option, Predicate, Result } from "effect"
 import * as JsonRpc from "../messages/JsonRpc.ts"
@@ -8,10 +9,10 @@ import * as JsonText from "../messages/JsonText.ts"
 
 export const version = "2026-07-28"
 export const supportedVersions = [version]
-/** The revisions before, the newest last. */
+/** The earlier revisions, the newest last. */
 export const legacyVersions = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
 
-/** The keys of `_meta` that belong to a hop: each end of it sets its own. */
+/** The keys of `_meta` that concern one hop. Each end of a hop sets its own. */
 export const metaKeys = {
   protocolVersion: "io.modelcontextprotocol/protocolVersion",
   clientInfo: "io.modelcontextprotocol/clientInfo",
@@ -32,18 +33,18 @@ export const codes = {
 /** Levels of log messages, the least severe first (RFC 5424, section 6.2.1). */
 export const logLevels = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
 
-/** What a client can be asked for, and the extensions that it knows. */
+/** The requests that a client can answer, and the extensions that it supports. */
 export interface Capabilities {
   readonly roots: boolean
   readonly sampling: { readonly tools: boolean; readonly context: boolean } | undefined
   readonly elicitation: { readonly form: boolean; readonly url: boolean } | undefined
-  /** JSON, as it came. */
+  /** JSON as received. */
   readonly extensions: string | undefined
 }
 
-/** Who asks, by its own account. */
+/** A client, as it describes itself. */
 export interface Client {
-  /** JSON, as it came; `undefined` for one that does not say. */
+  /** JSON as received. `undefined` if the client does not describe itself. */
   readonly info: string | undefined
   readonly name: string | undefined
   readonly capabilities: Capabilities
@@ -52,15 +53,15 @@ export interface Client {
 /** A request of this revision that has been checked. */
 export interface Call {
   readonly request: JsonRpc.Request
-  /** JSON of its id, of its parameters, and of its progress token if it has one: as they came. */
+  /** JSON of its id, its parameters and its progress token if it has one, as received. */
   readonly id: string
   readonly params: string
   readonly progressToken: string | undefined
   readonly client: Client
-  /** The least severe level that the client wants to hear; `undefined`: none at all. */
+  /** The least severe level that the client wants. `undefined` if it wants no log messages. */
   readonly logLevel: string | undefined
   readonly requestState: string | undefined
-  /** JSON of each by its key; `undefined` if it carries none. */
+  /** JSON of each response, by key. `undefined` if the request has none. */
   readonly inputResponses: ReadonlyMap<string, string> | undefined
 }
 
@@ -74,7 +75,7 @@ export interface Fault {
 
 export type Headers = Readonly<Record<string, string | undefined>>
 
-/** Whether a message, by its own content, is of this era; one that says nothing is what its header says. */
+/** True if a message is of this era. Its content decides; if that does not say, its header does. */
 export const isModern = (message: JsonRpc.Message, headers: Headers): boolean => {
   if (message._tag === "Response") return false
   if (Predicate.hasProperty(metaOf(message.params), metaKeys.protocolVersion)) return true
@@ -89,7 +90,8 @@ export const read = (
   text: string,
   headers: Headers
 ): Result.Result<Call, Fault> => {
-  // Whoever speaks a later revision may say other things; it must learn which ones are spoken here.
+  // The revision is checked before the rest of `_meta`. A client of a later revision may have another `_meta`, and must
+  // learn which revisions are supported.
   const fault = versionFault(request) ?? headerFault(request, headers) ?? unsupported(request) ?? invalidMeta(request)
   if (fault !== undefined) return Result.fail(fault)
   const params = JsonText.member(text, "params") ?? "{}"
@@ -152,24 +154,24 @@ const invalidMeta = ({ params }: JsonRpc.Request): Fault | undefined => {
   return wrong === undefined ? undefined : metaFault(wrong)
 }
 
-/** The parameter that the header `Mcp-Name` repeats. */
+/** The parameter that the header `Mcp-Name` repeats, by method. */
 const named: Readonly<Record<string, string>> = { "tools/call": "name", "prompts/get": "name", "resources/read": "uri" }
 
 const headerFault = ({ method, params }: JsonRpc.Request, headers: Headers): Fault | undefined => {
   const parameter = Object.hasOwn(named, method) ? named[method] : undefined
   const value = parameter === undefined ? undefined : JsonRpc.field(params, parameter)
-  // Another header to be compared is one line here.
+  // To compare another header, add a line here.
   const expected: ReadonlyArray<readonly [name: string, value: unknown]> = [
     ["MCP-Protocol-Version", JsonRpc.field(metaOf(params), metaKeys.protocolVersion)],
     ["Mcp-Method", method],
-    // Whatever is no string is the back end's to refuse, unless a header says that it is one.
+    // The back end refuses a value that is no string, unless the request has the header `Mcp-Name`.
     ...(typeof value === "string" || (parameter !== undefined && headers["mcp-name"] !== undefined)
       ? [["Mcp-Name", value] as const]
       : [])
   ]
   for (const [name, body] of expected) {
     const shown = headers[name.toLowerCase()]
-    // The others must not be encoded: what lies in between decides by them.
+    // Only `Mcp-Name` may be encoded, because intermediaries route by the other headers.
     const said = name === "Mcp-Name" && shown !== undefined ? decodeHeader(shown) : shown
     const message = shown === undefined
       ? `the header ${name} is missing`
@@ -183,7 +185,10 @@ const headerFault = ({ method, params }: JsonRpc.Request, headers: Headers): Fau
   return undefined
 }
 
-/** A header's value as it was meant: what no header can hold comes as `=?base64?…?=`. */
+/**
+ * Decodes the value of a header. A text that no header can hold comes as `=?base64?…?=`. `undefined` if its base64 is
+ * not valid.
+ */
 export const decodeHeader = (value: string): string | undefined => {
   const encoded = /^=\?base64\?(.*)\?=$/.exec(value)?.[1]
   if (encoded === undefined) return value
@@ -191,13 +196,13 @@ export const decodeHeader = (value: string): string | undefined => {
   return bytes.toString("base64") === encoded ? bytes.toString("utf8") : undefined
 }
 
-/** The same the other way round. */
+/** The inverse of `decodeHeader`. */
 export const encodeHeader = (value: string): string =>
   /^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$/.test(value) && !/^=\?base64\?.*\?=$/.test(value)
     ? value
     : `=?base64?${Buffer.from(value, "utf8").toString("base64")}?=`
 
-/** The headers that repeat what a request says. */
+/** The headers that repeat parts of a request. */
 export const headersOf = (method: string, params: unknown): Record<string, string> => {
   const parameter = Object.hasOwn(named, method) ? named[method] : undefined
   const value = parameter === undefined ? undefined : JsonRpc.field(params, parameter)
@@ -232,7 +237,7 @@ const nameOf = (info: unknown): string | undefined =>
     ? `${String(JsonRpc.field(info, "name"))} ${String(JsonRpc.field(info, "version") ?? "")}`.trim().slice(0, 100)
     : undefined
 
-/** What a client says it can do; `json` is the JSON of it. */
+/** The capabilities that a client declares. `json` is the JSON of `given`. */
 export const capabilitiesOf = (given: unknown, json: string): Capabilities => {
   const { elicitation, extensions, roots, sampling } = {
     elicitation: JsonRpc.field(given, "elicitation"),
@@ -249,7 +254,7 @@ export const capabilitiesOf = (given: unknown, json: string): Capabilities => {
         context: JsonRpc.field(sampling, "context") !== undefined
       }
       : undefined,
-    // One that names no mode has that of forms (client/elicitation, "Capabilities").
+    // Elicitation without a mode means forms (client/elicitation, "Capabilities").
     elicitation: isRecord(elicitation)
       ? { form: JsonRpc.field(elicitation, "form") !== undefined || !url, url }
       : undefined,
@@ -259,11 +264,11 @@ export const capabilitiesOf = (given: unknown, json: string): Capabilities => {
   }
 }
 
-/** Whether a client can be asked for anything. */
+/** True if a server can ask the client for anything. */
 export const canBeAsked = ({ elicitation, roots, sampling }: Capabilities): boolean =>
   roots || sampling !== undefined || elicitation !== undefined
 
-/** What a client can do, as JSON for a legacy `initialize`. */
+/** The capabilities of a client, as JSON for a legacy `initialize`. */
 export const legacyCapabilities = ({ elicitation, extensions, roots, sampling }: Capabilities): string => {
   const modes = (given: Readonly<Record<string, boolean>>) =>
     JSON.stringify(Object.fromEntries(Object.entries(given).flatMap(([name, has]) => has ? [[name, {}]] : [])))
@@ -275,7 +280,7 @@ export const legacyCapabilities = ({ elicitation, extensions, roots, sampling }:
   ])
 }
 
-/** The capabilities, as of the specification, that a client would need to be asked this and has not. */
+/** The capabilities that a client would need to be asked this, and lacks. In the form of the specification. */
 export const missing = (capabilities: Capabilities, method: string, params: unknown): object | undefined => {
   const { elicitation, roots, sampling } = capabilities
   switch (method) {
@@ -295,13 +300,13 @@ export const missing = (capabilities: Capabilities, method: string, params: unkn
   }
 }
 
-/** The requests of a server that are put to the client as input. */
+/** The requests of a server that the gateway passes to the client as input requests. */
 export const inputMethods: ReadonlyArray<string> = ["elicitation/create", "sampling/createMessage", "roots/list"]
 
 /** The requests of a client that may be answered with `input_required`. */
 export const mayRequireInput: ReadonlyArray<string> = ["tools/call", "prompts/get", "resources/read"]
 
-/** What earlier revisions had and this one has not. */
+/** The methods of earlier revisions that this one has removed. */
 export const removedMethods: ReadonlyArray<string> = [
   "initialize",
   "ping",
@@ -322,8 +327,8 @@ const cacheable = [
 ]
 
 /**
- * The result of a legacy server, with what this revision asks for on top. How long a list holds, a legacy server does not
- * say, so it is stale at once; and it may differ from caller to caller.
+ * The result of a legacy server, with the members that this revision adds. A legacy server does not say how long a list
+ * is valid, so the list is stale at once. It may differ between callers, so it is private.
  */
 export const completed = (method: string, result: string, serverInfo: string | undefined): string => {
   const members = new Map(JsonText.members(result))
@@ -345,7 +350,7 @@ export const completed = (method: string, result: string, serverInfo: string | u
 }
 
 /**
- * The error of a legacy server: codes that this revision has taken back or keeps for itself become those that it has
+ * The error of a legacy server. Codes that this revision has removed or reserves become codes that it defines
  * (basic/index, "Error Codes").
  */
 export const mappedError = (error: string): string => {
@@ -359,25 +364,30 @@ const resourceNotFound = -32002
 const lastReserved = -32020
 const firstReserved = -32099
 
-/** The error with which a server of 2025-11-25 sends a client to a web page first. */
+/** The code of the error with which a server of 2025-11-25 first sends a client to a web page. */
 export const urlElicitationRequired = -32042
 
-/** What a legacy server can do, as this revision says it: tasks are an extension here, of another form. */
+/**
+ * The capabilities of a legacy server in the form of this revision. Without tasks, which are an extension here and have
+ * another form.
+ */
 export const serverCapabilities = (capabilities: string): string => JsonText.edit(capabilities, { tasks: undefined })
 
-/** A notification of a subscription, with the id, as JSON, under which its client knows it. */
+/**
+ * The parameters of a subscription's notification, with the subscription's id. `id` is JSON, as its client knows it.
+ */
 export const tagged = (params: string, id: string): string =>
   JsonText.edit(params, {
     _meta: JsonText.edit(JsonText.member(params, "_meta") ?? "{}", { [metaKeys.subscriptionId]: id })
   })
 
-/** Without the keys of `_meta` that belong to the hop between two ends. */
+/** `_meta` without the keys that concern one hop. */
 export const withoutHopKeys = (meta: string): string =>
   JsonText.make(JsonText.members(meta).filter(([name]) => !hopKeys.includes(name)))
 
 const hopKeys: ReadonlyArray<string> = Object.values(metaKeys)
 
-/** A server's request without what belongs to its own hop. */
+/** The parameters of a server's request, without the parts that concern its own hop. */
 export const withoutHop = (params: string): string => {
   if (!JsonText.isObject(params)) return "{}"
   const meta = JsonText.edit(withoutHopKeys(JsonText.member(params, "_meta") ?? "{}"), { progressToken: undefined })
@@ -392,13 +402,13 @@ export const ownMeta = (client: string, capabilities: string): string =>
     [metaKeys.clientCapabilities, capabilities]
   ])
 
-/** The error response in a text, if it is one; servers that could not tell whose request it was give it no id. */
+/** The error response in a text, if it is one, with this id. A server that could not read the id sends none. */
 export const errorOf = (text: string, id: JsonRpc.Id): string | undefined =>
   JsonText.isObject(text) && isRecord(JsonRpc.field(Option.getOrUndefined(JsonRpc.parse(text)), "error"))
     ? JsonText.edit(text, { jsonrpc: "\"2.0\"", id: JSON.stringify(id) })
     : undefined
 
-/** Whether an answer to `server/discover` is that of a modern server. */
+/** True if an answer to `server/discover` is that of a modern server. */
 export const speaksModern = (answer: string): boolean => {
   const json = Option.getOrUndefined(JsonRpc.parse(answer))
   if (Array.isArray(JsonRpc.field(JsonRpc.field(json, "result"), "supportedVersions"))) return true

@@ -1,10 +1,10 @@
 /**
- * What the client of a call gets of it, on one HTTP request after another: its answer as JSON, or an event stream that ends with
- * it. When the server asks for input in the middle of it, the call is parked (`Parked`) until its client sends the request
- * again with the answers.
+ * Answers the client of a call, over one HTTP request or several: with the answer as JSON, or with an event stream that
+ * ends with it. If the server asks for input during the call, the call is parked (`Parked`) until its client sends the
+ * request again with the answers.
  *
- * In revision 2026-07-28 a disconnect is a cancellation (basic/patterns/cancellation), so a call belongs to the scope of its
- * HTTP request until it is answered or parked.
+ * In revision 2026-07-28 a disconnect is a cancellation (basic/patterns/cancellation). So a call belongs to the scope
+ * of its HTTP request until it is answered or parked.
  */
 import type { Scope } from "effect"
 import { Cause, Deferred, Duration, Effect, Fiber, Option } from "effect"
@@ -22,26 +22,26 @@ import type * as Modern from "./Modern.ts"
 import type * as Parked from "./Parked.ts"
 import * as RequestState from "./RequestState.ts"
 
-/** A call as long as an HTTP request answers for it. */
+/** A call that an HTTP request is attached to. */
 export interface Attached {
   readonly serving: Serving.Serving
   readonly asking: Serving.Asking
   readonly call: Modern.Call
   readonly onLane: RunningCall
-  /** It has been answered or parked: the end of the HTTP request is not the end of the call. */
+  /** True once the call is answered or parked. From then on the end of the HTTP request does not cancel it. */
   detached: boolean
-  /** When the server has last said something for it. */
+  /** When the server last sent something for the call. */
   since: number
 }
 
-/** What the client gets next, and whether that is all. */
+/** The next messages for the client. `done` if they are the last. */
 interface Step {
   readonly texts: NonEmptyReadonlyArray<string>
   readonly status: number
   readonly done: boolean
 }
 
-/** Ties a call to the HTTP request's scope: whoever goes before the answer has cancelled it. */
+/** Ties a call to the HTTP request's scope: a client that disconnects before the answer cancels it. */
 export const attach = (
   serving: Serving.Serving,
   asking: Serving.Asking,
@@ -54,11 +54,13 @@ export const attach = (
     ),
     ({ detached }) =>
       Effect.sync(() => {
-        if (!detached) onLane.cancel("the client has gone")
+        if (!detached) onLane.cancel("the client disconnected")
       })
   )
 
-/** JSON if the answer, or that input is needed, is the first thing that comes; else an event stream that ends with it. */
+/**
+ * Responds with JSON if the first message is the answer or asks for input, else with an event stream that ends with it.
+ */
 export const answer = (attached: Attached): Effect.Effect<HttpServerResponse.HttpServerResponse, never, Scope.Scope> =>
   Effect.gen(function*() {
     const { asking, serving } = attached
@@ -72,7 +74,8 @@ export const answer = (attached: Attached): Effect.Effect<HttpServerResponse.Htt
 const takeSteps = (first: Step, following: () => Effect.Effect<Step>, scope: Scope.Scope): EventStreamBody.Take => {
   let next: Step | undefined = first
   let coming: Fiber.Fiber<Step> | undefined
-  // A heartbeat interrupts who waits for the step, not the step: it may have taken what comes.
+  // The step has its own fiber, which a heartbeat does not interrupt: it may have taken events already. The heartbeat
+  // interrupts only the wait for it.
   const later = Effect.suspend(() =>
     coming === undefined
       ? Effect.tap(Effect.forkIn(following(), scope), (fiber) =>
@@ -98,17 +101,17 @@ const takeSteps = (first: Step, following: () => Effect.Effect<Step>, scope: Sco
 
 const over: Step = { texts: [""], status: 200, done: true }
 
-/** What comes next of a call. The server's silence for too long ends it. */
+/** The next step of a call. Ends the call if the server sends nothing for `requestTimeout`. */
 const step = (attached: Attached): Effect.Effect<Step> => {
   const { call, onLane } = attached
   const limit = settingsOf(attached).requestTimeout
   return Effect.clockWith((clock) => {
-    // A stream asks anew at each heartbeat; only what the server says starts the time anew.
+    // Only messages of the server restart the time, not the heartbeats of the stream.
     const left = Math.max(0, attached.since + Duration.toMillis(limit) - clock.currentTimeMillisUnsafe())
     const isListen = call.request.method === "subscriptions/listen"
     return Effect.flatMap(Effect.timeoutOption(onLane.take, isListen ? Duration.infinity : left), (events) => {
       attached.since = clock.currentTimeMillisUnsafe()
-      // A call is parked and detached in one step: between the two its client's end would cancel it.
+      // Uninterruptible, because a disconnect between parking and detaching would cancel the parked call.
       if (Option.isSome(events)) return Effect.uninterruptible(stepOf(attached, events.value))
       const reason = `no answer within ${Duration.format(limit)}; the gateway has cancelled the request`
       attached.detached = true
@@ -132,19 +135,24 @@ const stepOf = (attached: Attached, events: NonEmptyReadonlyArray<Event>): Effec
   })
 }
 
-/** Parks a call that waits for its client's input; what the client is answered. `ModernRoutes` resumes it. */
+/**
+ * Parks a call that waits for its client's input, and returns the response for the client. `ModernRoutes` resumes the
+ * call.
+ */
 const park = (attached: Attached) => {
   const { asking, call, onLane, serving } = attached
   const refused = (message: string) => {
     onLane.cancel(message)
     return { text: JsonRpc.error(call.request.id, JsonRpc.codes.internal, message), status: 503 }
   }
-  // Nobody could come back to it.
+  // No client could come back to a call that is parked now.
   if (Deferred.isDoneUnsafe(serving.draining)) return Effect.succeed(refused("the gateway is shutting down"))
   const { parkedTimeToLive } = settingsOf(attached)
   return Effect.map(serving.parked.park(onLane, ownerOf(asking, call), parkedTimeToLive), (result) => {
     if (result._tag === "TooMany") {
-      return refused(`${result.limit} calls wait for input already, the limit; answer one of them, or try again later`)
+      return refused(
+        `${result.limit} calls already wait for input, which is the limit; answer one of them, or try again later`
+      )
     }
     const inputRequests = JsonText.make(onLane.inputRequests().map(({ key, text }) => [key, text]))
     const required = JsonText.make([
@@ -156,7 +164,7 @@ const park = (attached: Attached) => {
   })
 }
 
-/** Whose a call is, and which: only the same request of the same client may go on with it. */
+/** The owner of a call and a digest of its request. Only the same request of the same client may continue the call. */
 export const ownerOf = ({ backend, principal }: Serving.Asking, { params, request }: Modern.Call): Parked.Owner => {
   const plain = JsonText.edit(params, { _meta: undefined, inputResponses: undefined, requestState: undefined })
   const digest = RequestState.digest(request.method, Option.getOrNull(JsonRpc.parse(plain)))

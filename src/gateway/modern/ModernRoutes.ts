@@ -1,11 +1,12 @@
 /**
- * Revision 2026-07-28 on Streamable HTTP: each request is complete in itself. A modern HTTP back end gets it as it came
- * (`PassThrough`). In front of the servers people have, which keep their state in a process, a request becomes a call on one of
- * its caller's pooled lanes; `ModernCalls` says what its client gets of it, and parks it where the server asks for input.
+ * Handles requests of revision 2026-07-28 on Streamable HTTP. Each request is complete in itself. A modern HTTP back
+ * end gets it unchanged (`PassThrough`). For any other server, which may keep state in its process, the request becomes
+ * a call on one of its caller's pooled lanes. `ModernCalls` answers its client, and parks the call when the server asks
+ * for input.
  *
- * A call's lease is a scope of its own. `begin` owns it until the lane has the call; from then on the lane does, and closes it
- * once, when the call is over: answered, cancelled (its client gone, too slow, not retried in time, drained), or failed with its
- * process. Parking moves no lease.
+ * A call's lease is a scope of its own. `begin` owns the scope until the lane has the call. From then on the lane owns
+ * it, and closes it once, when the call is over: answered, cancelled (disconnect, timeout, no retry in time, drain), or
+ * failed with its process. Parking does not move the lease.
  */
 import { Deferred, Effect, Exit, Result, Scope } from "effect"
 import { HttpServerResponse } from "effect/http"
@@ -30,7 +31,9 @@ import * as PassThrough from "./PassThrough.ts"
 
 type Response = HttpServerResponse.HttpServerResponse
 
-/** Discovery may be remembered for so long, in milliseconds: a restarted back end can have changed. */
+/**
+ * Clients may cache the answer to `server/discover` for this many milliseconds: a restarted back end can have changed.
+ */
 const discoverTimeToLive = 60_000
 
 export const post = (
@@ -40,7 +43,8 @@ export const post = (
   text: string
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
   const target = serving.sessions.running().get(asking.backend)
-  // Over HTTP this revision has no notifications of a client; what an extension may send belongs to no call here.
+  // Over HTTP this revision has no notifications of a client. The notification of an extension belongs to no call on a
+  // lane, so it is accepted and dropped.
   if (message._tag !== "Request") {
     return target?.remote !== undefined && target.era === "modern"
       ? passOn(serving, asking, target, target.remote, undefined, text)
@@ -73,7 +77,7 @@ const unknownMethod = (method: string): Modern.Fault => ({
   message: `Method not found: revision ${Modern.version} has no ${method}`
 })
 
-/** Hands a message on to a modern HTTP back end. */
+/** Forwards a message to a modern HTTP back end. */
 const passOn = (
   serving: Serving.Serving,
   { request }: Serving.Asking,
@@ -106,7 +110,7 @@ const passOn = (
   )
 }
 
-/** Has a request carried out where the caller's lanes are. */
+/** Carries out a request where the caller's lanes live. */
 const atLanes = (
   serving: Serving.Serving,
   asking: Serving.Asking,
@@ -120,7 +124,7 @@ const atLanes = (
   )
 }
 
-/** A parked call is where it was parked, whoever's lanes are where. */
+/** The place of a call. A parked call stays where it was parked, wherever its caller's lanes live. */
 const placeOf = (
   serving: Serving.Serving,
   asking: Serving.Asking,
@@ -134,7 +138,7 @@ const placeOf = (
   )
 }
 
-/** Carries a request out on the caller's lanes. */
+/** Carries out a request here, on the caller's lanes. */
 const carryOutHere = (
   serving: Serving.Serving,
   asking: Serving.Asking,
@@ -148,7 +152,7 @@ const carryOutHere = (
     default:
       return call.requestState === undefined ? begin(serving, asking, call) : Effect.flatMap(
         handshakeOf(serving, asking, call),
-        // A modern server makes states of its own.
+        // A modern server makes its own request states, so the call goes to it.
         ({ era }) => era === "legacy" ? retry(serving, asking, call) : begin(serving, asking, call)
       )
   }
@@ -177,7 +181,7 @@ const begin = (serving: Serving.Serving, asking: Serving.Asking, call: Modern.Ca
     ).pipe(Effect.catch((error) => refuseFailure(error, call.request.id, JsonRpc.codes.internal)))
   })
 
-/** The client has come back with input for a parked call. */
+/** Resumes a parked call with the client's input. */
 const retry = (serving: Serving.Serving, asking: Serving.Asking, call: Modern.Call) =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
@@ -198,7 +202,7 @@ const retry = (serving: Serving.Serving, asking: Serving.Asking, call: Modern.Ca
     )
   )
 
-/** Whether the server may say something for this call that does not say whose it is. */
+/** True if the server may send messages for this call that do not name the call. */
 const needsOwnLane = (
   { sessions }: Serving.Serving,
   { backend }: Serving.Asking,
@@ -231,7 +235,7 @@ const discover = (serving: Serving.Serving, asking: Serving.Asking, call: Modern
     (handshake) => jsonResponse(Listening.resultText(call, discovered(handshake)), 200)
   )
 
-/** What the back end has said of itself; a process is started if none has yet. */
+/** The back end's handshake. Starts a process if no process has done one yet. */
 const handshakeOf = (
   serving: Serving.Serving,
   asking: Serving.Asking,
@@ -262,7 +266,7 @@ const discovered = ({ capabilities, instructions, serverInfo }: Handshake): stri
     ["capabilities", capabilities],
     ...(instructions === undefined ? [] : [["instructions", instructions] as const]),
     ["ttlMs", String(discoverTimeToLive)],
-    // Whoever has another key may get other answers.
+    // Clients with another key may get other answers.
     ["cacheScope", "\"private\""],
     ...(serverInfo === undefined
       ? []
@@ -273,14 +277,15 @@ const discovered = ({ capabilities, instructions, serverInfo }: Handshake): stri
 // subscriptions/listen
 // ---------------------------------------------------------------------------
 
-/** The changes that a caller's lanes tell of. The first one is leased for as long as the client listens. */
+/** Streams the changes that the caller's lanes report. Leases the first lane for as long as the client listens. */
 const listen = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking, call: Modern.Call) {
   const filter = Listening.filterOf(call.request.params)
   if (filter === undefined) {
     return yield* refuseModern(call.request.id, {
       status: 400,
       code: Modern.codes.invalidParams,
-      message: "Invalid params: notifications must be an object of the kinds of change to hear of"
+      message:
+        "Invalid params: notifications must be an object that names kinds of change, such as {\"toolsListChanged\": true}"
     })
   }
   const { lane, profile } = yield* leaseFirst(serving, asking, call)

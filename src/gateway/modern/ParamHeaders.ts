@@ -1,7 +1,7 @@
 /**
- * Arguments of tools that clients of revision 2026-07-28 repeat in headers, for what lies between them and the server to
- * route by (basic/transports/streamable-http, "Custom Headers from Tool Parameters"): a tool names them in its schema, and
- * whoever reads the body has to see that both say the same.
+ * Tool arguments that clients of revision 2026-07-28 repeat in headers, so that intermediaries can route by them
+ * (basic/transports/streamable-http, "Custom Headers from Tool Parameters"). A tool names them in its schema. A server
+ * that reads the body has to check that the headers agree with it.
  */
 import { Option, Predicate } from "effect"
 import * as JsonRpc from "../messages/JsonRpc.ts"
@@ -13,13 +13,16 @@ interface Declaration {
   readonly header: string
 }
 
-/** What the tools of a back end declare, by name: as of the newest lists that were seen. */
+/** The declarations of a back end's tools, by name, from the newest lists that the gateway saw. */
 export type ParamHeaders = Map<string, ReadonlyArray<Declaration>>
 
 /** More tools than this are not remembered. */
 const maxTools = 10_000
 
-/** Notes the tools of a list, the result of `tools/list` as JSON. Most servers declare nothing, which is seen at once. */
+/**
+ * Records the declarations of the tools in a list. `result` is the JSON of a `tools/list` result. Most servers declare
+ * nothing, which a text search finds out at once.
+ */
 export const note = (known: ParamHeaders, result: string): void => {
   if (known.size === 0 && !result.includes(keyword)) return
   const tools = field(Option.getOrUndefined(JsonRpc.parse(result)), "tools")
@@ -32,7 +35,7 @@ export const note = (known: ParamHeaders, result: string): void => {
   }
 }
 
-/** The header that does not say what the body says, if there is one. */
+/** The fault of the first header that differs from the body, if there is one. */
 export const mismatch = (known: ParamHeaders, params: unknown, headers: Modern.Headers): Modern.Fault | undefined => {
   if (known.size === 0) return undefined
   for (const { header, path } of known.get(String(field(params, "name"))) ?? []) {
@@ -71,7 +74,7 @@ const field = (value: unknown, name: string): unknown =>
 
 const maxDepth = 100
 
-/** Only what is reached by `properties` counts. */
+/** The declarations in a schema. Only those that are reached by `properties` count. */
 function* declared(schema: unknown, path: ReadonlyArray<string>): Generator<Declaration> {
   if (path.length > maxDepth) return
   const properties = field(schema, "properties")
@@ -82,7 +85,7 @@ function* declared(schema: unknown, path: ReadonlyArray<string>): Generator<Decl
   }
 }
 
-/** Numbers are compared as numbers: 42.0 is 42. */
+/** True if a header's text is the value in the body. Numbers are compared as numbers: 42.0 is 42. */
 const says = (shown: string | undefined, body: unknown): boolean =>
   typeof body === "number"
     ? shown !== undefined && /^-?\d+(\.\d+)?$/.test(shown) && Number(shown) === body

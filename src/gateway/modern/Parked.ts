@@ -1,8 +1,9 @@
 /**
- * Calls that wait for their client's input: kept with their lane until the client comes back with it, for a while.
+ * Calls that wait for their client's input. Each keeps its lane until the client comes back with the input, for at most
+ * `parkedTimeToLive`.
  *
- * What the client is given for one is sealed and says which call, whose, of which back end and request, and until when; so
- * it is good for that retry alone, and the call is gone from here once it has been used.
+ * The client gets a sealed state for its call. It names the call, the owner, the back end, the request and the expiry,
+ * so it is valid only for that retry. It is valid once: the retry removes the call from here.
  */
 import { Clock, Duration, Effect, Fiber, Option } from "effect"
 import { randomUUID } from "node:crypto"
@@ -10,11 +11,11 @@ import type { Principal } from "../sessions/Registry.ts"
 import type { RunningCall } from "./Lane.ts"
 import type * as RequestState from "./RequestState.ts"
 
-/** Whose a parked call is, and what it is. */
+/** The owner of a parked call, and the request that it is for. */
 export interface Owner {
   readonly principal: Principal
   readonly backend: string
-  /** Of its method and arguments. */
+  /** A digest of the request's method and arguments. */
   readonly digest: string
 }
 
@@ -25,7 +26,7 @@ interface Entry {
 }
 
 export interface Parked {
-  /** Parks a call; what its client has to send back, or why it cannot be parked. */
+  /** Parks a call. Returns the state that its client has to send back, or the limit that was reached. */
   readonly park: (
     call: RunningCall,
     owner: Owner,
@@ -33,18 +34,18 @@ export interface Parked {
   ) => Effect.Effect<
     { readonly _tag: "Parked"; readonly requestState: string } | { readonly _tag: "TooMany"; readonly limit: number }
   >
-  /** The call that a state is for, which it is good for once; or what is wrong with it. */
+  /** Removes the call that a state names and returns it, or the reason why the state is refused. */
   readonly take: (
     requestState: string,
     owner: Owner
   ) => Effect.Effect<
     { readonly _tag: "Taken"; readonly call: RunningCall } | { readonly _tag: "Refused"; readonly reason: string }
   >
-  /** The replica where the call is parked that a state is for, if it says so. */
+  /** The replica where a state's call is parked, if the state says so. */
   readonly replicaOf: (requestState: string) => string | undefined
-  /** Cancels all of them. */
+  /** Cancels all parked calls. */
   readonly cancelAll: (reason: string) => Effect.Effect<void>
-  /** How many there are of a back end. */
+  /** The number of parked calls of a back end. */
   readonly count: (backend: string) => number
 }
 
@@ -53,11 +54,11 @@ export interface Limits {
   readonly maxParkedPerKey: number
 }
 
-/** Keeps calls until the scope closes. One function, for what it gives shares the entries and the counts at its head. */
+/** Keeps parked calls until the scope closes. One function, because its members share `entries` and `counts`. */
 export const make = Effect.fnUntraced(function*(
   { maxParked, maxParkedPerKey }: Limits,
   seal: RequestState.Seal,
-  /** The name of this replica; empty where there is but one. */
+  /** The name of this replica. Empty if there is only one. */
   replica: string
 ) {
   const scope = yield* Effect.scope
@@ -78,17 +79,19 @@ export const make = Effect.fnUntraced(function*(
   }
 
   const parked: Parked = {
-    // Synchronous: a call is either the client's connection's or here.
+    // Synchronous, so a call always belongs either to an HTTP request or to `entries`.
     park: (call, owner, timeToLive) =>
       Effect.sync(() => {
-        // Those that have ended meanwhile wait for nobody.
+        // Removes calls that have ended meanwhile.
         for (const [id, entry] of entries) if (entry.call.isOver()) remove(id)?.timer.interruptUnsafe()
         const { principal } = owner
         const own = counts.get(principal) ?? 0
         if (own >= maxParkedPerKey) return { _tag: "TooMany", limit: maxParkedPerKey }
         if (entries.size >= maxParked) return { _tag: "TooMany", limit: maxParked }
         const id = randomUUID()
-        const expire = Effect.sync(() => remove(id)?.call.cancel(`no input came within ${Duration.format(timeToLive)}`))
+        const expire = Effect.sync(() =>
+          remove(id)?.call.cancel(`the client sent no input within ${Duration.format(timeToLive)}`)
+        )
         const timer = Fiber.runIn(run(Effect.delay(expire, timeToLive)), scope)
         entries.set(id, { call, owner, timer })
         counts.set(principal, own + 1)
@@ -124,16 +127,16 @@ export const make = Effect.fnUntraced(function*(
   return parked
 })
 
-const spent = "it has been used before, or its call has ended; make the call anew"
+const spent = "it was used before, or its call has ended; make the call again"
 
-/** When a call ends that is parked now. JSON has no infinity. */
+/** When a call that is parked now expires. Finite, because JSON has no infinity. */
 const expiry = (now: number, timeToLive: Duration.Duration): number =>
   Math.min(now + Duration.toMillis(timeToLive), Number.MAX_SAFE_INTEGER)
 
-/** Why a state is not good for this request, if it is not. */
+/** Why a state is not valid for this request. `undefined` if it is. */
 const fault = (state: RequestState.State | undefined, owner: Owner, now: number): string | undefined => {
-  if (state === undefined) return "it was not made by this gateway, or has been changed"
-  if (state.principal !== owner.principal) return "it belongs to somebody else"
+  if (state === undefined) return "this gateway did not make it, or it was changed"
+  if (state.principal !== owner.principal) return "it belongs to another key"
   if (state.backend !== owner.backend || state.digest !== owner.digest) return "it belongs to another request"
-  return state.expires <= now ? "it has expired; make the call anew" : undefined
+  return state.expires <= now ? "it has expired; make the call again" : undefined
 }

@@ -1,6 +1,6 @@
 /**
- * Requests of modern clients to modern HTTP back ends: both ends speak revision 2026-07-28, which has no sessions, so what
- * they say passes as it comes.
+ * Forwards requests of modern clients to modern HTTP back ends. Both ends speak revision 2026-07-28, which has no
+ * sessions, so their messages pass unchanged.
  */
 import type { Scope } from "effect"
 import { Duration, Effect, Option } from "effect"
@@ -20,21 +20,21 @@ import * as Modern from "./Modern.ts"
 export interface Forwarded {
   readonly body: string
   readonly headers: Modern.Headers
-  /** The request in it, if it is one. */
+  /** The request in the body, if the message is one. */
   readonly request: JsonRpc.Request | undefined
   readonly stream: EventStreamBody.Options
-  /** Hears that an answer is none of a modern server. */
+  /** Called when an answer is not that of a modern server. */
   readonly doubted: () => void
 }
 
-/** The requests that are under way, which no session stands for. */
+/** The requests in flight that no session stands for. */
 export interface Passing {
   count: number
-  /** Completes when they must end. */
+  /** Completes when these requests must end. */
   readonly over: Effect.Effect<void>
 }
 
-/** Passes a message on; what the back end says to it is told as it comes. The end of the scope aborts it. */
+/** Forwards a message, and returns what the back end answers as it comes. Closing the scope aborts it. */
 export const forward = Effect.fnUntraced(function*(
   remote: Remote.Remote,
   message: Forwarded,
@@ -81,12 +81,12 @@ export const forward = Effect.fnUntraced(function*(
   outcome.failed = error !== undefined || status !== 200
   if (status === 200) return json(text.value, status)
   if (!Remote.isNoVerdict(status) && (error === undefined || !isUsual(error))) message.doubted()
-  // What it says of the request is the client's to read; anything else is the gateway's trouble.
+  // An error about the request is for the client. Anything else is a failure of the back end.
   if (error !== undefined && status >= 400) return json(error, status)
   return yield* remote.failed(`the back end answered with status ${status}`)
 })
 
-/** Whether an error is one that a modern server gives: of JSON-RPC itself, or of the revision's own. */
+/** True for an error that a modern server gives: one of JSON-RPC itself, or one of the revision's own. */
 const isUsual = (error: string): boolean => {
   const code = Number(JsonText.member(JsonText.member(error, "error") ?? "{}", "code"))
   return (code >= JsonRpc.codes.parseError && code <= JsonRpc.codes.invalidRequest) || Modern.speaksModern(error)
@@ -109,15 +109,18 @@ const measured = (method: string, metrics: GatewayMetrics, outcome: { readonly f
   )
 
 /**
- * The headers that belong to the message. `Authorization` is the gateway's own key, and a session is no part of this revision;
- * what the entry of the back end says is not the client's to change.
+ * The client's headers that the back end gets. `Authorization` is left out because it holds the gateway's own key, and
+ * `Mcp-Session-Id` because this revision has no sessions. A client cannot change headers that the back end's entry
+ * sets.
  */
 const forwardedHeaders = ({ given }: Remote.Remote, headers: Modern.Headers): Record<string, string | undefined> =>
   Object.fromEntries(
     Object.entries(headers).filter(([name]) => name.startsWith("mcp-") && name !== "mcp-session-id" && !given.has(name))
   )
 
-/** Asks a back end which era it is of. That it is not there, or in trouble, is no verdict. */
+/**
+ * Asks a back end for its era. Fails if the answer says nothing of the era, such as when the back end does not answer.
+ */
 export const probe = (remote: Remote.Remote, { maxLineBytes }: BackendSettings): Effect.Effect<Era, BackendFailed> =>
   Effect.scoped(Effect.gen(function*() {
     const meta = Modern.ownMeta(JSON.stringify({ name: "effect-session-pool", version }), "{}")

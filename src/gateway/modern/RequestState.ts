@@ -1,37 +1,40 @@
 /**
- * The `requestState` of a parked call: sealed, so that nobody but the gateway can make or read one (basic/patterns/mrtr,
- * "Server Requirements": integrity, principal, expiry, the request that it belongs to).
+ * The `requestState` of a parked call. It is sealed, so that only the gateway can make or read one
+ * (basic/patterns/mrtr, "Server Requirements": integrity, principal, expiry, and the request that it belongs to).
  */
 import { Option, Schema } from "effect"
 import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomBytes } from "node:crypto"
 
-/** What a state says. */
+/** The content of a state. */
 const State = Schema.Struct({
   /** The parked call. */
   call: Schema.String,
   principal: Schema.String,
   backend: Schema.String,
-  /** The replica where the call is parked, where there are several. */
+  /** The replica where the call is parked, if there are several. */
   replica: Schema.optionalKey(Schema.String),
-  /** Of the request's method and arguments. */
+  /** A digest of the request's method and arguments. */
   digest: Schema.String,
-  /** In milliseconds since 1970. */
+  /** The expiry, in milliseconds since 1970. */
   expires: Schema.Finite
 })
 
 export type State = typeof State.Type
 
-/** Seals with AES-256-GCM (NIST SP 800-38D); the nonce of each state is new. */
+/** Seals with AES-256-GCM (NIST SP 800-38D). Each state has a new nonce. */
 export interface Seal {
   readonly seal: (state: State) => string
-  /** What a state says, if it was sealed here. */
+  /** The content of a state. `None` if it was not sealed with this key, or was changed. */
   readonly open: (text: string) => Option.Option<State>
 }
 
 const nonceLength = 12
 const tagLength = 16
 
-/** Seals with a key that is derived from a secret (HKDF, RFC 5869); `undefined`: with one that this process makes up. */
+/**
+ * Seals with a key that is derived from a secret (HKDF, RFC 5869). Without a secret the key is random, so only this
+ * process can open its states.
+ */
 export const make = (secret: string | undefined): Seal => {
   const key = secret === undefined
     ? randomBytes(32)
@@ -52,18 +55,19 @@ export const make = (secret: string | undefined): Seal => {
       return Buffer.concat([nonce, sealed, cipher.getAuthTag()]).toString("base64url")
     },
     open: (text) =>
-      // A state has one form only: Node's decoder passes over what is no base64url, and over the last bits.
+      // Accepts only one text for each state: Node's decoder ignores characters that are not base64url, and unused last
+      // bits.
       Buffer.from(text, "base64url").toString("base64url") === text
         ? Option.flatMap(decrypt(text), Schema.decodeUnknownOption(State))
         : Option.none()
   }
 }
 
-/** Stands for a request's method and arguments in its state; the order of members does not matter. */
+/** A digest of a request's method and arguments. The order of members does not matter. */
 export const digest = (method: string, params: unknown): string =>
   createHash("sha256").update(JSON.stringify(sorted([method, params]))).digest("base64url")
 
-/** The same value with the members of all objects in order, so that equal values have equal texts. */
+/** The same value with the members of all objects sorted by name, so that equal values have equal texts. */
 const sorted = (value: unknown): unknown => {
   if (Array.isArray(value)) return value.map(sorted)
   if (typeof value !== "object" || value === null) return value
