@@ -1,6 +1,6 @@
 /** The command line as a person uses it: a real process, its output, its signals. */
 import { spawn, spawnSync } from "node:child_process"
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import type { Socket } from "node:net"
 import { connect, createServer } from "node:net"
 import { tmpdir } from "node:os"
@@ -39,6 +39,11 @@ describe("the command line", () => {
     assert.match(at, /^http:\/\/127\.0\.0\.1:\d+\/mcp\/everything$/)
     assert.include(gateway.output(), `claude mcp add --transport http everything ${at}`)
     assert.include(gateway.output(), "\"mcpServers\"")
+    const [, shown = ""] = /```text\n(The gateway is up[\s\S]*?)```/.exec(
+      readFileSync(new URL("../../README.md", import.meta.url), "utf8")
+    ) ?? []
+    assert.include(shown, "Watch it")
+    assert.include(gateway.output(), shown.replaceAll("8420", new URL(at).port))
     const client = await Kit.connect(at)
     assert.strictEqual(await Kit.call(client, "echo", { message: "hello" }), "Echo: hello")
     await client.close()
