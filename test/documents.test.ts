@@ -7,15 +7,15 @@ import { assert, describe, it } from "vitest"
 const root = new URL("..", import.meta.url).pathname
 const read = (file: string) => readFileSync(join(root, file), "utf8")
 
-const packed = () => {
-  const options = ["--dry-run", "--json", "--ignore-scripts"]
-  const output = execFileSync("npm", ["pack", ...options], {
+/** The files that `npm pack` would ship, without a build. */
+const packed = (): ReadonlyArray<string> => {
+  const output = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], {
     cwd: root,
     encoding: "utf8",
     stdio: ["ignore", "pipe", "ignore"]
   })
-  const [{ files }]: ReadonlyArray<{ readonly files: ReadonlyArray<{ readonly path: string }> }> = JSON.parse(output)
-  return files.map(({ path }) => path)
+  const packages: ReadonlyArray<{ readonly files: ReadonlyArray<{ readonly path: string }> }> = JSON.parse(output)
+  return packages.flatMap(({ files }) => files.map(({ path }) => path))
 }
 
 const withoutCode = (text: string) => text.replace(/^```[\s\S]*?^```/gm, "")
