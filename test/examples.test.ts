@@ -37,7 +37,7 @@ interface Example {
 /** The `ts` blocks of a source, without the stars of a docstring. */
 const examplesOf = (source: string): ReadonlyArray<Example> => {
   const text = readFileSync(`${root}${source}`, "utf8").replace(/^ \* ?/gm, "")
-  return [...text.matchAll(/^```ts.*\n([\s\S]*?)^```/gm)].map(([, code = ""], i) => ({
+  return [...text.matchAll(/^```ts\n([\s\S]*?)^```/gm)].map(([, code = ""], i) => ({
     where: `${source}, example ${i + 1}`,
     code,
     file: /^\/\/ (\S+\.ts)\n/.exec(code)?.[1]

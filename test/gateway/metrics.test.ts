@@ -8,7 +8,7 @@ import * as Metrics from "../kit/metrics.ts"
 
 const read = (name: string) => readFileSync(new URL(`../../src/gateway/${name}`, import.meta.url), "utf8")
 /** The pool's metrics. A gateway exports some of them only after something goes wrong, so these are the documented ones. */
-const ofPool = Metrics.documented("session_pool_")
+const ofPool = Metrics.documented()
 /** The gateway's metrics, after each has been used. */
 let ofGateway: Metrics.Metrics
 const asking = { command: "sh", args: [new URL("../fixtures/asking.sh", import.meta.url).pathname] }

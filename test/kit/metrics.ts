@@ -1,4 +1,4 @@
-/** Metrics as Prometheus reads them, and as the README's tables tell of them. */
+/** Metrics as Prometheus reads them, and as the manual lists them. */
 import { readFileSync } from "node:fs"
 
 /** The type and the labels of each metric. */
@@ -20,14 +20,13 @@ export const exported = (text: string, prefix: string): Metrics => {
   return found
 }
 
-/** What the README documents of them: a row is `name`, type, unit, labels, meaning. */
-export const documented = (prefix: string): Metrics =>
+/** The metrics of the pool, from the table of the library's manual: name, type, labels, meaning. */
+export const documented = (): Metrics =>
   Object.fromEntries(
-    readFileSync(new URL("../../README.md", import.meta.url), "utf8").split("\n").flatMap((line) => {
-      const [, name = "", type = "", unit = "", labels = "", meaning = ""] =
-        /^\| `(\w+)` \| (\w+) \| ([^|]+) \| ([^|]+) \| (.+) \|$/.exec(line) ?? []
-      if (!name.startsWith(prefix)) return []
-      if (unit === "" || meaning === "") throw new Error(`${name} has no unit or no meaning`)
-      return [[name, { type, labels: [...labels.matchAll(/`(\w+)`/g)].map(([, label]) => label ?? "") }]]
-    })
+    readFileSync(new URL("../../src/README.md", import.meta.url), "utf8").split("\n")
+      .filter((line) => line.startsWith("| `session_pool_"))
+      .map((line) => {
+        const [name = "", type = "", labels = ""] = line.replaceAll("`", "").split(" | ")
+        return [name.slice(2), { type, labels: labels.split(", ") }]
+      })
   )
