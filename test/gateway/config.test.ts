@@ -699,7 +699,7 @@ describe("a configuration", () => {
       const read = Config.load({ flags: {}, environment: {}, file: { name: "file.json", text }, entries: {}, ...more })
       return read instanceof Config.InvalidConfig ? read.faults : []
     }
-    const told = "must be the path of a file, not an empty one; leave the setting out where there is no such file"
+    const told = "must be the path of a file, and not empty; leave the setting out if there is no file"
     for (const name of ["keysFile", "tlsCert", "tlsKey"]) {
       const [file, flag] = [`gateway.${name}: ${told}`, `--${Settings.flagName(name)}: ${told}`]
       const variable = Settings.variableName(name)

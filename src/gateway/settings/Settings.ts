@@ -1,10 +1,10 @@
 /**
- * Every setting of the gateway, in one table: its default, what is allowed, and what it means. The command line, the
- * environment, the configuration file and `--help` are all made from it.
+ * Every setting of the gateway: its default, its allowed values and its meaning. The command line, the environment, the
+ * configuration file and `--help` all derive from these tables.
  *
  * `idleTimeToLive` is `--idle-time-to-live` on the command line, `GATEWAY_IDLE_TIME_TO_LIVE` in the environment and
- * `idleTimeToLive` in a file. A new one is a line in `backendSettings` (each back end may have its own) or in
- * `gatewaySettings`, and a row in the table of `src/gateway/README.md`, which a test compares with this one.
+ * `idleTimeToLive` in a file. A new setting needs a line in `backendSettings` (each back end may override it) or in
+ * `gatewaySettings`, and a row in the table of the README. `test/package.test.ts` compares the two.
  */
 import { ByteSize, Duration, Option, Predicate } from "effect"
 import { isDurationInput } from "./Durations.ts"
@@ -12,12 +12,12 @@ import { isDurationInput } from "./Durations.ts"
 export interface Setting<out A, out Input> {
   readonly kind: "duration" | "count" | "bytes" | "flag" | "list" | "text" | "choice" | "secret"
   readonly default: A
-  /** The default as a person would write it; empty for none. */
+  /** The default as a person would write it. Empty if there is none. */
   readonly shown: string
   readonly description: string
-  /** What is allowed, to be read after "must be". */
+  /** The allowed values, worded to follow "must be". */
   readonly allowed: string
-  /** Of a choice. */
+  /** The allowed values of the kind `choice`. */
   readonly choices?: ReadonlyArray<string>
   /** Reads a value from a program, a file, the environment or the command line. */
   readonly decode: (input: unknown) => Option.Option<A>
@@ -33,7 +33,7 @@ const setting = <A, Input = A>(
   shown: string = String(fallback)
 ): Setting<A, Input> => ({ kind, default: fallback, shown, description, allowed, decode, Input: undefined })
 
-/** Short units of time, as `Duration` calls them. */
+/** Short units of time, and the names that `Duration` has for them. */
 const units = new Map([
   ["ms", "millis"],
   ["s", "seconds"],
@@ -45,7 +45,7 @@ const units = new Map([
 
 const unitsOfTime = `units: ${[...units].map(([short, long]) => `${long} or ${short}`).join(", ")}`
 
-/** `5m` as `5 minutes`; what is no number with a unit stays as it is. */
+/** Turns `5m` into `5 minutes`. Any text that is not a number with a unit stays unchanged. */
 const spellOut = (text: string): string =>
   text.replace(/^\s*(-?\d+(?:\.\d+)?)\s*([a-z]+)\s*$/, (_, number, unit) => `${number} ${units.get(unit) ?? unit}`)
 
@@ -128,15 +128,15 @@ const list = (description: string, what = "strings", item: RegExp = /\S/) =>
     (input) => {
       const items: unknown = typeof input === "string" ? input.split(",") : input
       return Array.isArray(items) && items.every((each) => typeof each === "string" && item.test(each.trim()))
-        // A header has no blanks at its ends, so such a key could never match.
+        // A header value never starts or ends with a blank, so a key with such a blank could never match.
         ? Option.some(items.map((each: string) => each.trim()))
         : Option.none()
     }
   )
 
-/** A name, or an address; one of IPv6 in brackets, as in a header. */
+/** A host name or an IP address. An IPv6 address has brackets, as in a `Host` header. */
 const hostName = /^(\[[\da-f:.]+\]|[^\s/\\:@*?#[\]]+)$/i
-/** RFC 6454, section 6.2, with `null` for what has none (a sandboxed frame); a slash at the end is forgiven. */
+/** An origin by RFC 6454, section 6.2. A sandboxed frame sends `null`. A slash at the end is accepted too. */
 const webOrigin = /^(null|[a-z][a-z\d+.-]*:\/\/[^\s/@*?#]+\/?)$/i
 
 const text = (fallback: string, description: string) =>
@@ -148,13 +148,13 @@ const text = (fallback: string, description: string) =>
     (input) => typeof input === "string" ? Option.some(input) : Option.none()
   )
 
-/** A file that protects what is served; without a name it would be no file, and nobody would notice that it protects nothing. */
+/** A file of keys or certificates. An empty path is refused: the gateway would serve without that protection, unnoticed. */
 const file = (description: string) =>
   setting<string>(
     "text",
     "",
     description,
-    "the path of a file, not an empty one; leave the setting out where there is no such file",
+    "the path of a file, and not empty; leave the setting out if there is no file",
     (input) => typeof input === "string" && input !== "" ? Option.some(input) : Option.none()
   )
 
@@ -178,7 +178,7 @@ const choice = <A extends string>(choices: ReadonlyArray<A>, fallback: A, descri
   choices
 })
 
-/** A secret of at least as many characters as a key of 128 bits has in hexadecimal. */
+/** A secret of at least 32 characters, the length of a 128-bit key in hexadecimal. */
 const secretText = (description: string) =>
   setting<string>(
     "secret",
@@ -188,61 +188,61 @@ const secretText = (description: string) =>
     (input) => typeof input === "string" && input.length >= 32 ? Option.some(input) : Option.none()
   )
 
-/** Settings of a session and its process. A server's entry in the file may override each. */
+/** Settings of a session and its process. The entry of a back end may override each of them. */
 export const backendSettings = {
-  idleTimeToLive: duration("30 minutes", "A session without requests and streams ends after this"),
+  idleTimeToLive: duration("30 minutes", "End a session that has had no request or stream for this long"),
   streamLostTimeToLive: duration(
     "15 minutes",
-    "A silent client's session ends this long after its GET stream broke"
+    "End a session this long after its GET stream broke, if the client sends nothing"
   ),
-  requestTimeout: duration("5 minutes", "A request is cancelled after this; each progress message restarts the time"),
-  startTimeout: duration("1 minute", "A back end must answer initialize within this"),
-  writeTimeout: duration("30 seconds", "A back end that leaves a message unread for this is ended"),
+  requestTimeout: duration("5 minutes", "Cancel a request after this; each progress message restarts the time"),
+  startTimeout: duration("1 minute", "Longest wait for a back end's answer to initialize"),
+  writeTimeout: duration("30 seconds", "End a session whose back end leaves a message unread for this long"),
   closeGrace: duration(
     "2 seconds",
-    "Wait between end of stdin, SIGTERM and SIGKILL when a process ends",
+    "Wait this long after closing stdin before SIGTERM, then again before SIGKILL",
     "zero"
   ),
-  maxInFlight: count(100, "Requests of one session that may run at once"),
-  maxLineBytes: bytes(16 * mebi, "Longest message of a back end"),
+  maxInFlight: count(100, "Most requests that one session may run at once"),
+  maxLineBytes: bytes(16 * mebi, "Longest message that a back end may send"),
   stderrLevel: choice(
     ["debug", "info", "warn"],
     "debug",
-    "Log level of the back end's stderr: debug, info or warn"
+    "Log level for the stderr of a back end: debug, info or warn"
   ),
-  replayEvents: count(1000, "Messages that a session keeps for a client that resumes a stream"),
-  replayBytes: bytes(4 * mebi, "Bytes that a session keeps for a client that resumes a stream"),
-  spares: count(0, "Processes started in advance for new sessions", 0),
+  replayEvents: count(1000, "Most messages kept for a client that resumes a stream"),
+  replayBytes: bytes(4 * mebi, "Most bytes of messages kept for a client that resumes a stream"),
+  spares: count(0, "Processes kept ready for new sessions", 0),
   stateless: flag(
-    "An idle session sleeps: its process ends, its id stays valid"
+    "An idle session sleeps: its process ends, its id stays valid, the next request wakes it"
   ),
   era: choice(
     ["auto", "legacy", "modern"],
     "auto",
-    "Era of the back end: legacy, modern, or auto to ask it"
+    "MCP revisions of the back end: up to 2025-11-25 (legacy), from 2026-07-28 (modern), or detected (auto)"
   ),
   maxLanes: count(
     8,
-    "Most processes of one modern caller"
+    "Most processes for one modern client; a call that may ask it a question gets its own"
   ),
-  parkedTimeToLive: duration("5 minutes", "A call that waits for its client's input is cancelled after this")
+  parkedTimeToLive: duration("5 minutes", "Cancel a call that has waited this long for its client's input")
 }
 
 /** Settings of the gateway as a whole. */
 export const gatewaySettings = {
   host: address("127.0.0.1", "The address to listen on"),
   port: count(8420, "The port to listen on; 0 takes a free one", 0, 65535),
-  insecure: flag("Allow an address that other machines reach without any key"),
-  tlsCert: file("PEM file of the certificate; serves HTTPS, together with --tls-key"),
-  tlsKey: file("PEM file of the private key"),
-  keys: list("Clients must send one of these as a bearer token", "keys, none of them empty"),
-  keysFile: file("File of further keys for clients, one a line"),
+  insecure: flag("Serve other machines without asking for keys"),
+  tlsCert: file("PEM file with the certificate for HTTPS; needs --tls-key"),
+  tlsKey: file("PEM file with the certificate's private key"),
+  keys: list("Keys that clients show as a bearer token; without any, clients need no key", "keys, none of them empty"),
+  keysFile: file("File of keys that clients show as a bearer token, one per line"),
   adminKeys: list(
-    "Operators' keys, for the page, /sessions and /metrics",
+    "Keys for the page, /sessions and /metrics; client keys do not open these",
     "keys, none of them empty"
   ),
   allowedHosts: list(
-    "Further host names, without port, that clients may use in the URL",
+    "Host names that clients may use in the URL, besides loopback names and --host; without port",
     "host names without scheme and port",
     hostName
   ),
@@ -251,58 +251,60 @@ export const gatewaySettings = {
     "origins with their scheme, such as https://app.example.com, and without a path",
     webOrigin
   ),
-  maxSessions: count(1000, "Most sessions at once; when full, the longest idle one ends"),
-  maxSessionsPerBackend: count(1000, "Most sessions of one back end; when full, new ones are refused"),
+  maxSessions: count(1000, "Most sessions, and so processes, at once; when full, the longest idle one is evicted"),
+  maxSessionsPerBackend: count(1000, "Most sessions of one back end; the next one is refused"),
   // Infinity means unset; `sessionsPerKey` computes the default.
   maxSessionsPerKey: count(
     Infinity,
-    "Most sessions of one key; when full, its longest idle one ends",
+    "Most sessions of one key, if there are several keys; its own longest idle one is evicted",
     1,
     Infinity,
     "half of maxSessions"
   ),
-  maxParked: count(1000, "Most calls that wait for their client's input"),
-  maxParkedPerKey: count(100, "Most calls of one key that wait for their client's input"),
-  stateKey: secretText("Seals requestState; without it a random key that ends with the process"),
-  shareWithoutKeys: flag(
-    "Without keys, modern clients of all users and machines may share processes"
+  maxParked: count(1000, "Most calls that wait for their client's input at once"),
+  maxParkedPerKey: count(100, "Most calls of one key that wait for their client's input at once"),
+  stateKey: secretText(
+    "Secret that seals the state that a waiting call's client sends back; default: random per process"
   ),
-  maxAsleep: count(100_000, "Most sleeping sessions; when full, the oldest ends"),
-  asleepTimeToLive: duration("24 hours", "A sleeping session ends after this"),
-  acquireTimeout: duration("5 seconds", "Longest wait of initialize when all sessions are in use", "zero"),
+  shareWithoutKeys: flag(
+    "Without keys, let all modern clients share processes, not only those of the gateway's own user"
+  ),
+  maxAsleep: count(100_000, "Most sleeping sessions of stateless back ends; the oldest ends first"),
+  asleepTimeToLive: duration("24 hours", "End a session that has slept this long"),
+  acquireTimeout: duration("5 seconds", "Longest wait of initialize for a place when no session is idle", "zero"),
   maxBodyBytes: bytes(4 * mebi, "Largest request body"),
   maxHeaderBytes: bytes(16 * 1024, "Largest request header"),
-  headersTimeout: duration("10 seconds", "A client must send its whole header within this"),
-  bodyTimeout: duration("1 minute", "A client must send its whole request within this"),
+  headersTimeout: duration("10 seconds", "Longest time for a client to send a request's header"),
+  bodyTimeout: duration("1 minute", "Longest time for a client to send a whole request"),
   keepAliveTimeout: duration(
     "75 seconds",
-    "An unused connection is closed after this; balancers must close it earlier"
+    "Close a client's connection that is idle this long; a balancer in front must close it earlier"
   ),
   streamAfter: duration(
     "5 seconds",
-    "A request unanswered by then gets an event stream; at most heartbeat"
+    "Start an event stream for a request that is unanswered this long; capped at heartbeat"
   ),
-  heartbeat: duration("15 seconds", "Interval of comments on a silent stream, against time-outs of proxies"),
-  stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
-  cleanupInterval: duration("10 seconds", "Interval between searches for expired sessions"),
-  drainTimeout: duration("10 seconds", "Longest time for running requests when the gateway stops", "zero"),
+  heartbeat: duration("15 seconds", "Send a comment on a stream that is silent this long, so that no proxy cuts it"),
+  stallTimeout: duration("30 seconds", "Disconnect a client that does not read its stream for this long"),
+  cleanupInterval: duration("10 seconds", "How often the cleanup looks for idle sessions"),
+  drainTimeout: duration("10 seconds", "Longest wait for running requests when the gateway stops", "zero"),
   cluster: flag(
-    "Run as one of several replicas; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"
+    "Run as one of several replicas that share sessions; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"
   ),
-  replicaAddress: text("", "host:port at which the other replicas, and only they, reach this one"),
-  replicaListen: text("", "host:port to listen on for other replicas, if not --replica-address"),
+  replicaAddress: text("", "Address where the other replicas, and nothing else, reach this one, as host:port"),
+  replicaListen: text("", "Address to listen on for other replicas, as host:port; default: --replica-address"),
   shardLockExpiration: duration(
     "35 seconds",
-    "A silent replica's sessions are taken over after this; equal on all"
+    "Take over the movable sessions of a replica that is silent this long; equal on all replicas"
   ),
   leaveDelay: duration(
     "3 seconds",
-    "A stopping replica is not ready, but still serves, for this",
+    "How long a stopping replica still serves while /ready answers 503, so that balancers notice",
     "zero"
   )
 }
 
-/** Sessions that one key may have. By default no key can take the places of all others: with several, each has half. */
+/** Most sessions of one key. With two keys or more the default is half of `maxSessions`, so no key can take every place. */
 export const sessionsPerKey = ({ keys, maxSessions, maxSessionsPerKey }: GatewaySettings): number =>
   maxSessionsPerKey < Infinity || keys.length < 2 ? maxSessionsPerKey : Math.ceil(maxSessions / 2)
 
@@ -313,39 +315,39 @@ type Inputs<T> = {
 
 export type BackendSettings = Values<typeof backendSettings>
 export type GatewaySettings = BackendSettings & Values<typeof gatewaySettings>
-/** What a program may give of a back end's settings. */
+/** The settings of a back end, as a program gives them. */
 export interface BackendInput extends Inputs<typeof backendSettings> {}
-/** What a program may give of all settings. */
+/** All settings, as a program gives them. */
 export interface GatewayInput extends Inputs<typeof backendSettings>, Inputs<typeof gatewaySettings> {}
 
-/** How long a response may be silent at first. */
+/** How long a response may be silent before its first byte. */
 export const firstSilence = (
   { heartbeat, streamAfter }: Pick<GatewaySettings, "heartbeat" | "streamAfter">
 ): Duration.Duration => Duration.min(streamAfter, heartbeat)
 
-/** All settings, for those who list or parse them. */
+/** All settings by name. */
 export const all: Readonly<Record<string, Setting<unknown, unknown>>> = { ...backendSettings, ...gatewaySettings }
 export const overridable: Readonly<Record<string, Setting<unknown, unknown>>> = backendSettings
 
-/** Names that hold secrets: never a flag, because everyone on the machine can read a command line. */
+/** Settings that hold secrets. None is a flag, because everyone on the machine can read a command line. */
 export const secret: ReadonlyArray<string> = ["keys", "adminKeys", "stateKey"]
-/** Names whose empty value is a fault wherever it stands: taken for unset, it would leave open what was to be protected. */
+/** Settings whose empty value is a fault. Read as unset, it would leave the gateway unprotected. */
 export const protecting: ReadonlyArray<string> = [...secret, "keysFile", "tlsCert", "tlsKey"]
 
 export const flagName = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 export const variableName = (name: string): string =>
   `GATEWAY_${name.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`
 
-/** What a setting's value must be; of a duration without a unit, also that. */
+/** Says what a setting's value must be, and that a duration needs a unit if `given` has none. */
 export const mustBe = ({ allowed, decode, kind }: Setting<unknown, unknown>, given: unknown): string => {
   const isBare = kind === "duration" && (typeof given === "number" || typeof given === "string") &&
     /^\s*\d+(\.\d+)?\s*$/.test(String(given))
-  // Not repeated: what comes from a variable may be a secret that has lost its way.
+  // The message does not repeat the value: a variable may hold a secret by mistake.
   const isDuration = isBare && Option.isSome(decode(`${String(given).trim()} seconds`))
   return isDuration ? `must be ${allowed}; it needs a unit, such as "seconds"` : `must be ${allowed}`
 }
 
-/** Decodes what is given, over `base`; each fault is told to `fault`. */
+/** Decodes the settings of `table` that `input` has, over `base`. Reports each fault through `fault`. */
 export const decode = <T extends Readonly<Record<string, Setting<unknown, unknown>>>>(
   table: T,
   input: Readonly<Record<string, unknown>>,
@@ -368,11 +370,11 @@ export const defaults = <T extends Readonly<Record<string, Setting<unknown, unkn
   // Each value is the default of its own name.
   Object.fromEntries(Object.entries(table).map(([name, setting]) => [name, setting.default])) as Values<T>
 
-/** What of an object is given, that is, not `undefined`. */
+/** The properties of an object that are not `undefined`. */
 export const given = (input: object): Readonly<Record<string, unknown>> =>
   Object.fromEntries(Object.entries(input).filter(([, value]) => Predicate.isNotUndefined(value)))
 
-/** The values of a table out of those of a larger one. */
+/** Picks the values of the settings that `table` has. */
 export const pick = <T extends Readonly<Record<string, Setting<unknown, unknown>>>>(
   table: T,
   values: Values<T>
@@ -383,6 +385,6 @@ export const pick = <T extends Readonly<Record<string, Setting<unknown, unknown>
 /** The settings that only the gateway as a whole has. */
 export const gatewayOnly: Readonly<Record<string, Setting<unknown, unknown>>> = gatewaySettings
 
-/** Whether a setting has the same value in both. */
+/** Whether a setting has the same value in both objects. */
 export const same = (name: string, a: object, b: object): boolean =>
   JSON.stringify(given(a)[name]) === JSON.stringify(given(b)[name])
