@@ -45,7 +45,7 @@ describe("the page that the start names", () => {
 
 describe("a gateway that listens for other machines", () => {
   const listening = ["--host", "0.0.0.0", "--insecure", "--port", "0"]
-  const told = /only requests to 127\.0\.0\.1, localhost, \[::1\] are answered, others get 403.* --allowed-hosts mcp/
+  const told = /answers requests to 127\.0\.0\.1, localhost, \[::1\], and all others with 403.* --allowed-hosts mcp/
 
   it("and knows no name of its own says so at the start and by --check, and prints a URL that works", async () => {
     const command = ["--", ...Object.values(Kit.counter()).flat()]

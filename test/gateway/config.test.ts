@@ -68,9 +68,9 @@ describe("a slip", () => {
     const warned = (name: string) => warnings(JSON.stringify({ mcpServers: servers }), { [name]: "5" })
     const strangers = ["CONFIG", "TIMEOUT", "URL", "ENV", "HOME", "POOL", "CERT", "TYPE"]
     for (const name of strangers.map((each) => `GATEWAY_${each}`)) {
-      assert.deepStrictEqual(warned(name), [`${name}: unknown; --help has those that are known`])
+      assert.deepStrictEqual(warned(name), [`${name}: unknown; --help lists the variables of the gateway`])
     }
-    assert.deepStrictEqual(warned("GATEWAY_\n"), ["GATEWAY_\\n: unknown; --help has those that are known"])
+    assert.deepStrictEqual(warned("GATEWAY_\n"), ["GATEWAY_\\n: unknown; --help lists the variables of the gateway"])
     assert.deepStrictEqual(warned("GATEWAY_SERVICE_HOST"), [])
   })
 
@@ -110,27 +110,27 @@ describe("a slip", () => {
   })
 
   it("tells each name of another client once, with what to do", () => {
-    const tools = "the gateway passes on every tool of a server; take this away, and choose tools in the clients"
+    const tools = "the gateway passes on every tool of a server; remove this, and choose tools in the clients"
     const oauth = "the gateway does not sign in; give a token in headers: {\"Authorization\": \"Bearer ${TOKEN}\"}"
     const transport =
-      "LangChain has it for type: rename it; for \"sse\", give the server's URL for Streamable HTTP instead"
+      "this is LangChain's name for type: rename it; for \"sse\", give the URL for Streamable HTTP instead"
     const url = "http://localhost/"
     const cases: ReadonlyArray<readonly [entry: object, ...faults: ReadonlyArray<string>]> = [
       [
         { httpUrl: url, headers: {}, timeout: 5, trust: true, includeTools: ["a"], excludeTools: ["b"], oauth: {} },
-        "httpUrl: unknown; Gemini CLI has it for url: rename it",
+        "httpUrl: unknown; this is Gemini CLI's name for url: rename it",
         `includeTools: unknown; ${tools}`,
         `excludeTools: unknown; ${tools}`,
         `oauth: unknown; ${oauth}`
       ],
       [
         { serverUrl: url, headers: {}, disabledTools: [] },
-        "serverUrl: unknown; Windsurf has it for url: rename it",
+        "serverUrl: unknown; this is Windsurf's name for url: rename it",
         `disabledTools: unknown; ${tools}`
       ],
       [{ transport: "streamable_http", url, headers: {} }, `transport: unknown; ${transport}`],
       [{ transport: "stdio", command: "run", args: [] }, `transport: unknown; ${transport}`],
-      [{ environment: {}, command: "run" }, "environment: unknown; opencode has it for env: rename it"],
+      [{ environment: {}, command: "run" }, "environment: unknown; this is opencode's name for env: rename it"],
       [
         { source: "custom", enabled: false, command: "run" },
         "enabled: unknown; write \"disabled\": true to leave a server out"
@@ -144,7 +144,7 @@ describe("a slip", () => {
     }
     for (const [name, client] of [["servers", "VS Code"], ["context_servers", "Zed"]] as const) {
       assert.deepStrictEqual(told(JSON.stringify({ [name]: servers, inputs: [] })), [
-        `${name}: unknown; ${client} has it for mcpServers: rename it`
+        `${name}: unknown; this is ${client}'s name for mcpServers: rename it`
       ])
       assert.deepStrictEqual(told(JSON.stringify({ [name]: {}, mcpServers: servers })), [])
     }
@@ -195,7 +195,7 @@ describe("a slip", () => {
       return read instanceof Config.InvalidConfig ? undefined : read.warnings
     }
     assert.deepStrictEqual(warningsOf(text), [
-      "file.json: nothing here reads \"globalShortcut\", \"maxSessions\", \"a\\n\"; settings belong in \"gateway\""
+      "file.json: the gateway does not read \"globalShortcut\", \"maxSessions\", \"a\\n\"; settings belong in \"gateway\""
     ])
     assert.deepStrictEqual(warningsOf(JSON.stringify({ mcpServers: servers, gateway: {} })), [])
   })
@@ -203,20 +203,20 @@ describe("a slip", () => {
   it("that is no JSON is told with its place, and nothing of what stands there", () => {
     const secret = "sk-1234567890"
     assert.deepStrictEqual(told(`{\n  "a": "${secret}, }",\n  "b": [1, 2,]\n}`), [
-      "file.json: the file is no JSON: a comma after the last entry; take it away (line 3, column 13)"
+      "file.json: the file is not JSON: a comma after the last entry; remove it (line 3, column 13)"
     ])
     assert.deepStrictEqual(told(`{\n  // ${secret}\n  "url": "http://a", }`), [
-      "file.json: the file is no JSON: a comment, which JSON has not; take it away (line 2, column 3)"
+      "file.json: the file is not JSON: a comment, which JSON does not allow; remove it (line 2, column 3)"
     ])
     const cases: ReadonlyArray<readonly [text: string, reason: string, at: string]> = [
-      [`{ "a": ${secret} }`, "here must be a value", "1, column 8"],
-      [`{ ${secret}: 1 }`, "here must be a name in double quotes", "1, column 3"],
-      [`{ "a" "${secret}" }`, "here must be a colon", "1, column 7"],
-      [`{ "a": 1\n "${secret}": 2 }`, "here must be a comma", "2, column 2"],
-      [`{ "a": [1 }`, "here must be a comma or the closing bracket", "1, column 11"],
+      [`{ "a": ${secret} }`, "expected a value", "1, column 8"],
+      [`{ ${secret}: 1 }`, "expected a name in double quotes", "1, column 3"],
+      [`{ "a" "${secret}" }`, "expected a colon", "1, column 7"],
+      [`{ "a": 1\n "${secret}": 2 }`, "expected a comma", "2, column 2"],
+      [`{ "a": [1 }`, "expected a comma or the closing bracket", "1, column 11"],
       [`{ "a": "C:\\${secret}" }`, "this string", "1, column 8"],
       [`{ "a": "${secret}\n" }`, "this string", "1, column 8"],
-      [`{ "a": https://${secret} }`, "here must be a value", "1, column 8"],
+      [`{ "a": https://${secret} }`, "expected a value", "1, column 8"],
       [`{ "a": ["${secret}" , ] }`, "a comma after the last entry", "1, column 25"],
       [`{ "a": 1, /* ${secret} */ }`, "a comment", "1, column 11"],
       [`{\r\n\t# ${secret}\r\n}`, "a comment", "2, column 2"],
@@ -226,7 +226,7 @@ describe("a slip", () => {
     ]
     for (const [text, reason, at] of cases) {
       const [fault = ""] = told(text)
-      assert.isTrue(fault.startsWith(`file.json: the file is no JSON: ${reason}`), fault)
+      assert.isTrue(fault.startsWith(`file.json: the file is not JSON: ${reason}`), fault)
       assert.isTrue(fault.endsWith(` (line ${at})`), fault)
       assert.notInclude(fault, secret)
     }
@@ -337,7 +337,7 @@ describe("a replica's address", () => {
     const { message } = Effect.runSync(Effect.flip(Loading.replicaAt("replicaListen", "http://a:1\n")))
     assert.strictEqual(
       message,
-      "--replica-listen must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, and nothing else: no scheme, no path and no blanks."
+      "--replica-listen must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, without a scheme, a path or blanks."
     )
   })
 })
@@ -551,7 +551,7 @@ describe("a configuration", () => {
     assert.deepStrictEqual(
       read instanceof Config.InvalidConfig ? [] : read.warnings,
       ["a.env.A", "a.env.B", "a.env.C", "b.headers.Authorization"].map((at) =>
-        `mcpServers.${at}: taken as it stands, though it looks like a variable; that is written \${NAME} here`
+        `mcpServers.${at}: looks like a variable, but is used literally; write a variable as \${NAME}`
       )
     )
   })
@@ -590,8 +590,8 @@ describe("a configuration", () => {
     )
     const clash = load({ "a b": entry, "a-b": entry, "a/b": entry, "日本": entry })
     assert.deepStrictEqual(clash instanceof Config.InvalidConfig ? clash.faults : [], [
-      "mcpServers.a b: needs another name: \"a-b\" in its URL is taken by another server",
-      "mcpServers.a/b: needs another name: \"a-b\" in its URL is taken by another server",
+      "mcpServers.a b: needs another name: another server already has \"a-b\" in its URL",
+      "mcpServers.a/b: needs another name: another server already has \"a-b\" in its URL",
       `mcpServers.日本: ${Backends.allowedName}`
     ])
   })
@@ -622,8 +622,8 @@ describe("a configuration", () => {
     const read = load({ a: { command: "run", ...ofClients }, b: { url: "http://localhost/", timeout: 5 } })
     if (read instanceof Config.InvalidConfig) return assert.fail(read.message)
     const told = [...Object.keys(ofClients).map((name) => `mcpServers.a.${name}`), "mcpServers.b.timeout"]
-    assert.deepStrictEqual(read.warnings.map((warning) => warning.split(": nothing here reads it; ")[0]), told)
-    assert.include(read.warnings.join("\n"), "give its variables in env")
+    assert.deepStrictEqual(read.warnings.map((warning) => warning.split(": the gateway does not read it; ")[0]), told)
+    assert.include(read.warnings.join("\n"), "list its variables in env")
     const slips = { a: { command: "run", startTimeuot: "1 second", envs: {}, timeouts: 5 } }
     assert.deepStrictEqual(
       faults(load(slips)),
@@ -635,7 +635,7 @@ describe("a configuration", () => {
     const read = load({ a: { url: "http://localhost/sse", type: "sse" } })
     assert.match(
       read instanceof Config.InvalidConfig ? read.faults[0] ?? "" : "",
-      /^mcpServers\.a\.type: must be "http" .* HTTP with SSE \(2024-11-05\) is not spoken .* for Streamable HTTP$/
+      /^mcpServers\.a\.type: must be "http" .* does not support HTTP with SSE \(2024-11-05\).* for Streamable HTTP$/
     )
   })
 

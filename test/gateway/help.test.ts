@@ -58,12 +58,12 @@ describe("a fault", () => {
     ["an unknown flag", ["--frob"], ["--frob", "effect-session-pool --help"]],
     ["a choice that there is not", ["--era", "both"], ["--era", "\"auto\" | \"legacy\" | \"modern\""]],
     ["a flag that is nearly one", ["--prot", "1"], ["Did you mean", "--port"]],
-    ["a key as a flag", ["--keys", "x"], ["set GATEWAY_KEYS"]],
+    ["a key as a flag", ["--keys", "x"], ["Set GATEWAY_KEYS"]],
     ["a flag without its value", ["--port"], ["--port", "effect-session-pool --help"]],
     ["a value that cannot be", ["--port", "many"], ["an integer from 0 to 65535", "--check"]],
     ["a file that is not there", ["--config", "/no/such.json"], ["cannot be read", "NotFound", "Is the path right?"]],
     ["a directory as a file", ["--config", artifacts], ["Is it a file"]],
-    ["a file that is no JSON", ["--config", write("help-broken.json", "{")], ["no JSON", "Mend it"]],
+    ["a file that is no JSON", ["--config", write("help-broken.json", "{")], ["not JSON", "Mend it"]],
     ["a program that is not there", ["--", "no-such-program"], ["no program \"no-such-program\"", "Install it"]],
     [
       "what cannot be looked at, as a program and as a directory",
@@ -170,21 +170,21 @@ describe("a fault", () => {
       assert.notMatch(output, /short-\d/)
       return output.split("\n").filter((line) => line.startsWith("Warning: "))
     }
-    const guess = "may be guessed; `openssl rand -hex 32` makes a good key"
+    const guess = "and may be guessed; `openssl rand -hex 32` makes a good key"
     assert.deepStrictEqual(await warned(0o644, "short-2,short-3"), [
-      `Warning: keys: 3 of 4 shorter than 16 characters, which ${guess}`,
-      `Warning: adminKeys: 2 of 2 shorter than 16 characters, which ${guess}`,
-      `Warning: keysFile: every user of this machine may read ${file}; chmod 600 keeps it to its owner`
+      `Warning: keys: 3 of 4 keys are shorter than 16 characters ${guess}`,
+      `Warning: adminKeys: 2 of 2 keys are shorter than 16 characters ${guess}`,
+      `Warning: keysFile: every user of this machine may read ${file}; chmod 600 restricts it to its owner`
     ])
     assert.deepStrictEqual(await warned(0o640, long), [
-      `Warning: keys: 1 of 3 shorter than 16 characters, which ${guess}`
+      `Warning: keys: 1 of 3 keys are shorter than 16 characters ${guess}`
     ])
   })
 
   it("warns of a key that nothing reads, by --check", async () => {
     const { exit, output } = await said(["--check", "--config", other])
     assert.strictEqual(exit, 0)
-    assert.include(output, `Warning: ${other}: nothing here reads "inputs"`)
+    assert.include(output, `Warning: ${other}: the gateway does not read "inputs"`)
   })
 })
 
@@ -201,7 +201,10 @@ describe("a gateway that starts with faults of its file, and logs into a pipe", 
   })
 
   it("warns of a key that nothing reads", async () => {
-    await Kit.eventually("it is told", () => gateway.output().includes(`${file}: nothing here reads \\"inputs\\"`))
+    await Kit.eventually(
+      "it is told",
+      () => gateway.output().includes(`${file}: the gateway does not read \\"inputs\\"`)
+    )
   })
 
   it("warns of a program that is not there: it may come later", async () => {

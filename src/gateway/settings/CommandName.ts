@@ -1,15 +1,14 @@
 /**
- * The name of a back end of which only its command is known. It is in the URL, so it should tell which server is there and not
- * that `npx` starts it.
+ * Names a back end after its command. The name is part of the URL, so it names the server, not the `npx` that starts it.
  */
 
-/** A program that runs another, whose name and arguments stand among its own. */
+/** A program that runs another program. The other program and its arguments follow in the runner's own arguments. */
 interface Runner {
-  /** What its first operand must be, for one that does other things too: `npm exec`, but not `npm start`. */
+  /** The first operands that run another program: `npm exec`, but not `npm start`. Absent if the runner does nothing else. */
   readonly verbs?: ReadonlyArray<string>
-  /** Its options that take the next argument as their value. */
+  /** Options of the runner that take the next argument as their value. */
   readonly valued: ReadonlyArray<string>
-  /** Operands that may come before what it runs. */
+  /** Operands that may come before the program to run. */
   readonly skipped?: RegExp
 }
 
@@ -55,7 +54,7 @@ const node = [
   "--print"
 ]
 
-/** Of a variable, as `env` takes it. */
+/** An assignment of a variable, such as `NAME=value`, in the arguments of `env`. */
 const assignment = /^[A-Za-z_][A-Za-z0-9_]*=/
 
 const runners = new Map<string, Runner>(Object.entries({
@@ -75,28 +74,28 @@ const runners = new Map<string, Runner>(Object.entries({
   node: { valued: node },
   tsx: { valued: node },
   env: { valued: ["-u", "--unset", "-C", "--chdir", "--argv0", "-a"], skipped: assignment },
-  // After `-m` comes the module, as what is run.
+  // `-m` is not listed as taking a value: the module behind it is the program to run.
   python: { valued: ["-c", "-X", "-W"] }
 }))
 
-/** Never empty, and one that a back end may have. */
+/** A valid name for a back end with this command. Never empty. */
 export const fromCommand = (command: ReadonlyArray<string>): string => urlSafe(serverOf(command)) || "server"
 
-/** The nearest name that a back end may have: `My-Files` for `My Files`, `Uber` for `Über`; empty if nothing is left. */
+/** The nearest valid name of a back end: `My-Files` for `My Files`, `Uber` for `Über`. Empty if no character is left. */
 export const urlSafe = (name: string): string =>
   name.normalize("NFKD").replace(/\p{M}/gu, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+|-+$/g, "")
     .slice(0, 64)
 
 const serverOf = ([program = "", ...args]: ReadonlyArray<string>): string => {
   const own = nameOf(program)
-  // `python3.12` is Python too.
+  // Also finds `python3.12` under `python`.
   const runner = runners.get(own.toLowerCase()) ?? runners.get(own.toLowerCase().replace(/[\d.]+$/, ""))
   const run = runner === undefined ? [] : whatItRuns(args, runner)
-  // What is run may be a runner: `uv run python server.py`.
+  // The program to run may be a runner too: `uv run python server.py`.
   return run.length === 0 ? own : serverOf(run) || own
 }
 
-/** The command that a runner runs; empty if it runs none. */
+/** The command that a runner runs. Empty if it runs none. */
 const whatItRuns = (args: ReadonlyArray<string>, { skipped, valued, verbs = [""] }: Runner): ReadonlyArray<string> => {
   const said: Array<string> = []
   for (let at = 0; at < args.length; at++) {
@@ -110,10 +109,10 @@ const whatItRuns = (args: ReadonlyArray<string>, { skipped, valued, verbs = [""]
   return []
 }
 
-/** What says nothing about which server it is, where it is one. */
+/** Path parts that do not tell one server from another. Skipped if the path has another part. */
 const anywhere = ["index", "main", "__main__", "dist", "build", "out", "lib", "src", "bin"]
 
-/** Of a program, a file or a package: without directory, scope, version and ending. */
+/** The name of a program, file or package without directory, scope, version and extension. */
 const nameOf = (text: string): string => {
   const names = text.replace(/^(npm|jsr|github|file):/, "").split(/[\\/]/).filter((part) => !/^\.*$/.test(part)).map((
     part

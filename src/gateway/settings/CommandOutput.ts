@@ -1,10 +1,10 @@
-/** How the command speaks to a person: colours only where they are seen, errors short and with the next step. */
+/** The output of the command: help, errors with the next step, and the log. Only a terminal gets colours. */
 import { Console, Effect, Layer, Logger } from "effect"
 import { CliOutput } from "effect/cli"
 import * as Masking from "./Masking.ts"
 import * as Settings from "./Settings.ts"
 
-/** Whether what goes to a stream may have colours: `NO_COLOR` and `TERM=dumb` forbid them, `FORCE_COLOR` asks for them. */
+/** Whether a stream gets colours. `NO_COLOR` and `TERM=dumb` forbid them; `FORCE_COLOR` asks for them. */
 export const hasColors = (
   stream: { readonly isTTY?: boolean | undefined },
   environment: Readonly<Record<string, string | undefined>>
@@ -19,7 +19,7 @@ const formatter = (stream: NodeJS.WriteStream) => CliOutput.defaultFormatter({ c
 const nextStep = "\nUsage: effect-session-pool [flags] [-- COMMAND ARGS…]\n" +
   "All flags, with examples: effect-session-pool --help"
 
-/** A wrong command line gets its fault and where to read on, instead of the whole help before it. */
+/** For a wrong command line prints the fault and how to get help, instead of the whole help. */
 const presenter = CliOutput.layerPresenter({
   present: (event) => {
     switch (event._tag) {
@@ -31,8 +31,8 @@ const presenter = CliOutput.layerPresenter({
         const text = formatter(process.stderr).formatErrors(event.errors).trimStart()
         const secrets = Settings.secret.filter((name) => text.includes(`--${Settings.flagName(name)}`))
         const hints = secrets.map((name) =>
-          `\n--${Settings.flagName(name)} is no flag, because everyone on the machine can read a command line: ` +
-          `set ${Settings.variableName(name)}.`
+          `\n--${Settings.flagName(name)} is not a flag, because everyone on the machine can read a command line. ` +
+          `Set ${Settings.variableName(name)} instead.`
         )
         return Console.error([text, ...hints, nextStep].join("\n"))
       }
@@ -42,7 +42,7 @@ const presenter = CliOutput.layerPresenter({
 
 const pretty = Logger.consolePretty({ colors: hasColors(process.stdout, process.env) })
 
-/** JSON lines, but pretty on a terminal. A terminal sees no control characters of others, also where it shows the lines of a file. */
+/** Logs JSON lines, but pretty text on a terminal. Removes control characters, which a client or a server may have sent. */
 const logger = process.stdout.isTTY
   ? Logger.make<unknown, void>((options) => pretty.log({ ...options, message: plain(options.message) }))
   : Logger.withConsoleLog(Logger.map(Logger.formatJson, Masking.plain))
@@ -53,7 +53,7 @@ const plain = (message: unknown): unknown =>
 /** The output of the whole command. */
 export const layer = Layer.merge(presenter, Logger.layer([logger]))
 
-/** Tells why the command gives up, and lets it end with 1. */
+/** Prints why the command fails, and sets its exit code to 1. */
 export const fail = (message: string): Effect.Effect<void> => {
   const [first = "", ...rest] = Masking.plain(message).split("\n")
   const red = hasColors(process.stderr, process.env) ? `\u001b[31m${first}\u001b[0m` : first

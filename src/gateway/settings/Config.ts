@@ -1,7 +1,7 @@
 /**
- * What an operator says, from three places: the command line over the environment over a file. A file is the `mcpServers`
- * JSON that MCP clients use, plus an optional `gateway` object. What is wrong is refused whole: every fault at once, each
- * with its place and what is allowed there.
+ * The configuration, from three sources. The command line overrides the environment, which overrides a file. A file is the
+ * `mcpServers` JSON that MCP clients use, plus an optional `gateway` object. One fault refuses the whole configuration; the
+ * error lists every fault with its place and what is allowed there.
  */
 import { Option, Predicate, Schema } from "effect"
 import * as Backends from "../backends/Backends.ts"
@@ -11,18 +11,18 @@ import { nearest, wholeOf } from "./Nearest.ts"
 import * as OtherClients from "./OtherClients.ts"
 import * as Settings from "./Settings.ts"
 
-/** Everything decided. */
+/** A checked configuration: every setting has a value. */
 export interface GatewayConfig {
   readonly backends: Backends.Backends
   readonly settings: Settings.GatewaySettings
 }
 
-/** What was read, and what of it is told without being refused. */
+/** A checked configuration, with warnings about parts that are odd but not refused. */
 export interface Loaded extends GatewayConfig {
   readonly warnings: ReadonlyArray<string>
 }
 
-/** The configuration is wrong; each fault has its place and what is allowed there. */
+/** The configuration is wrong. Each fault has its place and what is allowed there. */
 export class InvalidConfig extends Schema.TaggedError<InvalidConfig>()("InvalidConfig", {
   faults: Schema.Array(Schema.String)
 }) {
@@ -35,16 +35,16 @@ type Environment = Readonly<Record<string, string | undefined>>
 type Fault = (path: string, message: string) => void
 
 export interface Sources {
-  /** The settings given on the command line, by name. */
+  /** The settings from the command line, by name. */
   readonly flags: Readonly<Record<string, unknown>>
   readonly environment: Environment
-  /** A file's name and text. */
+  /** The name and text of the configuration file. */
   readonly file: { readonly name: string; readonly text: string } | undefined
-  /** Entries that are served without a file. */
+  /** Back ends that come from the command line, not from a file. */
   readonly entries: Readonly<Record<string, Backends.Entry>>
 }
 
-/** Puts the sources together. */
+/** Merges the sources and checks the result. */
 export const load = ({ entries, environment, file, flags }: Sources): Loaded | InvalidConfig => {
   const faults: Array<string> = []
   const places = new Set<string>()
@@ -64,7 +64,7 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
   const backends = new Map<string, Backends.Backend>()
   const unread: Array<string> = []
   const add = (path: string, name: string, parsed: Backends.Parsed) => {
-    // What could not be read has no value that could be wrong too.
+    // A place with a fault has no usable value, so a second fault about its value would only repeat the first.
     const told = new Set(places)
     backends.set(
       name,
@@ -79,7 +79,7 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
       const path = `mcpServers.${Backends.printable(given)}`
       const name = Backends.isName(given) ? given : CommandName.urlSafe(given)
       if (name !== given && Backends.isName(name)) {
-        if (names.has(name)) fault(path, `needs another name: "${name}" in its URL is taken by another server`)
+        if (names.has(name)) fault(path, `needs another name: another server already has "${name}" in its URL`)
         else unread.push(`${path}: served at /mcp/${name}, because ${Backends.allowedName}`)
         names.add(name)
       }
@@ -96,14 +96,14 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
   if (faults.length > 0) return new InvalidConfig({ faults })
   const unknown = others.map((name) => `"${Backends.printable(name)}"`).join(", ")
   const warnings = [
-    ...unknown === "" ? [] : [`${file?.name}: nothing here reads ${unknown}; settings belong in "gateway"`],
+    ...unknown === "" ? [] : [`${file?.name}: the gateway does not read ${unknown}; settings belong in "gateway"`],
     ...unread,
-    ...strangers.map((name) => `${Backends.printable(name)}: unknown; --help has those that are known`)
+    ...strangers.map((name) => `${Backends.printable(name)}: unknown; --help lists the variables of the gateway`)
   ]
   return { backends, settings, warnings }
 }
 
-/** The settings for all servers: those of the file, of the environment and of the command line, each above the one before. */
+/** The settings for all servers. The environment overrides the file, and the command line overrides both. */
 const settingsOf = (file: Sources["flags"], environment: Environment, flags: Sources["flags"], fault: Fault) => {
   const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
   const variables = Object.fromEntries(Object.keys(tables).map((name) => [name, variable(environment, name)]))
@@ -125,7 +125,7 @@ const settingsOf = (file: Sources["flags"], environment: Environment, flags: Sou
 /** The entries of a file that are served, by name. */
 const servedOf = (root: Readonly<Record<string, unknown>>, misnamed: ReadonlyArray<string>, fault: Fault) => {
   const servers = record(root["mcpServers"])
-  // A near name has been told.
+  // `rootNamesOf` has already reported a name that is nearly `mcpServers`.
   if (servers === undefined && !misnamed.includes("mcpServers")) {
     fault("mcpServers", "must be an object of back ends by name")
   }
@@ -137,16 +137,16 @@ const servedOf = (root: Readonly<Record<string, unknown>>, misnamed: ReadonlyArr
   return served
 }
 
-/** An empty one counts as unset; not where it was to protect the gateway, which would let everyone in without keys, and in the clear. */
+/** The variable of a setting. An empty one counts as unset, but not for keys and TLS, which would then protect nothing. */
 const variable = (environment: Environment, name: string): string | undefined => {
   const value = environment[Settings.variableName(name)]
   return value === "" && !Settings.protecting.includes(name) ? undefined : value
 }
 
-/** Programs that share the file have more there. */
+/** The names at the top of a file that the gateway reads. */
 const rootNames = ["mcpServers", "gateway"]
 
-/** What else a file has there: names that were nearly one of them are refused. */
+/** Checks all other names at the top of a file. Refuses a name that is nearly one of `rootNames`, and allows the others. */
 const rootNamesOf = (root: object, fault: Fault) => {
   const misnamed: Array<string> = []
   const others: Array<string> = []
@@ -155,7 +155,7 @@ const rootNamesOf = (root: object, fault: Fault) => {
     const client = "mcpServers" in root ? undefined : OtherClients.servers.get(name)
     if (client !== undefined) {
       misnamed.push("mcpServers")
-      fault(name, `unknown; ${client} has it for mcpServers: rename it`)
+      fault(name, `unknown; this is ${client}'s name for mcpServers: rename it`)
     } else if (meant === undefined) others.push(name)
     else {
       misnamed.push(meant)
@@ -179,11 +179,11 @@ const read = (file: { readonly name: string; readonly text: string }, fault: Fau
     }
     return root
   }
-  fault(file.name, Option.isSome(json) ? "the file must be a JSON object" : `the file is no JSON${slip(file.text)}`)
+  fault(file.name, Option.isSome(json) ? "the file must be a JSON object" : `the file is not JSON${slip(file.text)}`)
   return nothing
 }
 
-/** What is wrong with a text, and where; the parser's own message would show what else stands there, which may be a secret. */
+/** The first fault of a text and its place. Not the message of `JSON.parse`, which quotes the text and so may show a secret. */
 const slip = (text: string): string => {
   const found = JsonFault.find(text)
   return found === undefined ? "" : `: ${found.reason} (line ${found.line}, column ${found.column})`
@@ -194,7 +194,7 @@ const stdioNames = ["command", "args", "env", "cwd", "type", "disabled"]
 const httpNames = ["url", "headers", "type", "disabled"]
 const allNames = [...new Set([...stdioNames, ...httpNames])]
 
-/** Reports what is wrong in an entry, and what is only odd. */
+/** `fault` reports an error in an entry; `warn` reports an oddity that is not refused. */
 interface Told {
   readonly fault: Fault
   readonly warn: (text: string) => void
@@ -203,7 +203,7 @@ interface Told {
 const parseEntry = (path: string, value: unknown, environment: Environment, { fault, warn }: Told) => {
   const entry = record(value)
   if (entry === undefined) return void fault(path, "must be an object with a command or a url")
-  // The kind follows from what the names mean, so that one wrong name gives one message.
+  // The kind of an entry follows from the names that were meant, so one misspelt name causes one message.
   const meant = Object.keys(entry).map((name) => ours(name, allNames) ?? name)
   const isStdio = meant.includes("command")
   const isHttp = entry["url"] !== undefined ||
@@ -224,7 +224,7 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
       Object.entries(object ?? {}).map(([name, value]) => {
         const place = `${at}.${Backends.printable(name)}`
         if (OtherClients.looksLikeVariable(value)) {
-          warn(`${place}: taken as it stands, though it looks like a variable; that is written \${NAME} here`)
+          warn(`${place}: looks like a variable, but is used literally; write a variable as \${NAME}`)
         }
         return [name, string(place, value, "must be a string")]
       })
@@ -234,20 +234,20 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
   const settings = Object.fromEntries(Object.keys(Settings.overridable).map((name) => [name, own[name]]))
   for (const name of Object.keys(entry)) {
     const instead = OtherClients.unread.get(name)
-    if (instead !== undefined) warn(`${path}.${name}: nothing here reads it; ${instead}`)
+    if (instead !== undefined) warn(`${path}.${name}: the gateway does not read it; ${instead}`)
   }
   const read = Object.fromEntries(Object.entries(entry).filter(([name]) => !OtherClients.unread.has(name)))
   const names = isHttp ? httpNames : isStdio ? stdioNames : allNames
   const hasUnknown = unknownNames(path, read, [...names, ...Object.keys(Settings.overridable)], fault)
   const required = (name: string, what: string): string =>
-    // A placeholder: the wrong name was reported, so the missing one is not.
+    // A placeholder. The unknown name has been reported and is probably the missing one, so that is not reported too.
     entry[name] === undefined && hasUnknown ? "http://localhost" : string(`${path}.${name}`, entry[name], what)
   if (entry["disabled"] !== undefined && typeof entry["disabled"] !== "boolean") {
     fault(`${path}.disabled`, "must be true or false")
   }
   if (isHttp) {
     if (entry["type"] !== undefined && !httpTypes.includes(entry["type"])) {
-      const older = "; HTTP with SSE (2024-11-05) is not spoken to back ends: give the server's URL for Streamable HTTP"
+      const older = "; the gateway does not support HTTP with SSE (2024-11-05): give the URL for Streamable HTTP"
       fault(`${path}.type`, `must be "http" for a url${entry["type"] === "sse" ? older : ""}`)
     }
     const url = required("url", "must be a string: the URL of an MCP server on Streamable HTTP")
@@ -272,7 +272,7 @@ const parseEntry = (path: string, value: unknown, environment: Environment, { fa
   }
 }
 
-/** Settings with the values of their variables. One that lacks a variable is left out: it has no value that could be wrong too. */
+/** Replaces the variables in settings. Drops a setting whose variable is missing: its value would only cause a second fault. */
 const expandSettings = (
   path: string,
   input: Readonly<Record<string, unknown>>,
@@ -295,7 +295,7 @@ const expandSettings = (
     })
   )
 
-/** In a file a duration is a text: a bare number does not say which unit of time it means. */
+/** Refuses a duration that is not a string: a bare number in a file does not name its unit. */
 const textDurations = (path: string, input: Readonly<Record<string, unknown>>, fault: Fault) =>
   Object.fromEntries(
     Object.entries(input).filter(([name, value]) => {
@@ -310,7 +310,7 @@ const expand = (path: string, input: string, environment: Environment, secrets: 
   input.replace(
     reference,
     (whole, name: string | undefined, fallback: string | undefined, other: string | undefined) => {
-      // Not what an object inherits: no variable is named `constructor`.
+      // Own properties only: `${constructor}` must not find the inherited property.
       const value = name !== undefined && Object.hasOwn(environment, name) ? environment[name] : undefined
       if (value !== undefined && (value !== "" || fallback === undefined)) {
         secrets.push(value)
@@ -325,14 +325,14 @@ const expand = (path: string, input: string, environment: Environment, secrets: 
     }
   )
 
-/** A variable, which other clients may write with `env:`, and its default; or whatever else stands in `${…}`. */
+/** Matches `${NAME}` and `${NAME:-default}`, also with the `env:` of other clients, or else any other `${…}`. */
 const reference = /\$\{(?:(?:env:)?([A-Za-z_]\w*)(?::-([^}]*))?|([^}$]*))\}/g
 
-/** Which of these names is meant by another one: by another client's, or by a slip. */
+/** The allowed name that was probably meant: another client's name, or a misspelling. */
 const ours = (name: string, allowed: ReadonlyArray<string>): string | undefined =>
   OtherClients.renamed.get(name)?.ours ?? nearest(name, allowed) ?? wholeOf(name, allowed)
 
-/** Reports every name that is not allowed, with what to do. True if there is one. */
+/** Reports every name that is not allowed, and what to do about it. Returns whether there was one. */
 const unknownNames = (path: string, value: object, allowed: ReadonlyArray<string>, fault: Fault): boolean => {
   const unknown = Object.keys(value).filter((name) => !allowed.includes(name))
   for (const name of unknown) {
@@ -344,16 +344,16 @@ const unknownNames = (path: string, value: object, allowed: ReadonlyArray<string
   return unknown.length > 0
 }
 
-/** Refuses variables that are nearly settings; those that only have the prefix may be another program's. */
+/** Refuses variables whose names are nearly settings. Returns those that only share the prefix: they may be another program's. */
 const unknownVariables = (environment: Environment, file: string, fault: Fault): ReadonlyArray<string> => {
   const strangers: Array<string> = []
   const known = Object.keys(Settings.all).map(Settings.variableName)
   for (const [name, value] of Object.entries(environment)) {
     if (known.includes(name) || value === undefined || isOfService(name, value)) continue
-    // The file may take any variable.
+    // A variable that the file refers to may have any name.
     if (["${", "${env:"].some((open) => file.includes(`${open}${name}}`) || file.includes(`${open}${name}:-`))) continue
     const ours = name.startsWith(prefix)
-    // Where the prefix is right already, it says nothing of how near the rest is.
+    // Compares without a correct prefix, which would make every name look near.
     const rest = ours ? prefix.length : 0
     const meant = nearest(name.slice(rest), known.map((each) => each.slice(rest)))
     if (meant !== undefined) fault(Backends.printable(name), `unknown; did you mean ${name.slice(0, rest)}${meant}?`)
@@ -364,7 +364,7 @@ const unknownVariables = (environment: Environment, file: string, fault: Fault):
 
 const prefix = Settings.variableName("")
 
-/** What Kubernetes gives a pod for each service beside it, here for one whose name begins with `gateway`. */
+/** Whether a variable is one that Kubernetes sets for a service, here for a service whose name begins with `gateway`. */
 const isOfService = (name: string, value: string): boolean =>
   /_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$/.test(name) ||
   name.endsWith("_PORT") && /^(tcp|udp|sctp):\/\//.test(value)

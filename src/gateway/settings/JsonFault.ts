@@ -1,27 +1,27 @@
 /**
- * Where a text is no JSON, and why. `JSON.parse` knows, but its message has the place only at times, and at times quotes the
- * text, which may hold secrets: here nothing of the text is told.
+ * Finds where a text is not JSON, and why. The message of `JSON.parse` does not always have the place, and sometimes quotes the
+ * text, which may hold secrets. The reasons here never quote the text.
  */
 
 export interface JsonFault {
-  /** From 1 on, as editors count. */
+  /** Counts from 1, as editors do. */
   readonly line: number
   readonly column: number
   readonly reason: string
 }
 
-/** The first fault of a text; `undefined` if it is JSON. */
+/** The first fault of a text. `undefined` if the text is JSON. */
 export const find = (text: string): JsonFault | undefined => scan(text, () => {})
 
-/** A name that its object has had before. `JSON.parse` takes the last of them, and says nothing. */
+/** A name that its object already has. `JSON.parse` silently keeps only the last one. */
 export interface Repeat {
-  /** The names that lead to it, its own the last; without the indexes of arrays. */
+  /** The names from the root down to this name, which is the last. Indexes of arrays are left out. */
   readonly path: ReadonlyArray<string>
   readonly line: number
   readonly column: number
 }
 
-/** Every name that stands again in an object of a JSON text. */
+/** Every repeated name in the objects of a JSON text. */
 export const repeats = (text: string): ReadonlyArray<Repeat> => {
   const found: Array<Repeat> = []
   const open: Array<{ readonly names: Set<string>; name: string | undefined }> = []
@@ -41,7 +41,7 @@ export const repeats = (text: string): ReadonlyArray<Repeat> => {
   return found
 }
 
-/** Reads a text token by token, up to its first fault. */
+/** Reads a text token by token, up to the first fault. */
 const scan = (text: string, onToken: (state: State, at: number, end: number) => void): JsonFault | undefined => {
   const open: Array<"{" | "["> = []
   let state: State = "value"
@@ -51,7 +51,7 @@ const scan = (text: string, onToken: (state: State, at: number, end: number) => 
     const first = end === at ? "" : text.charAt(at)
     const next: State | undefined = first === "" ? undefined : following(state, first, open)
     if (next === undefined) {
-      // Told at the comma, which has to go, and not at the bracket.
+      // Reported at the comma, which has to go, not at the bracket.
       const isTrailing = comma >= 0 && (first === "}" || first === "]")
       return isTrailing
         ? { ...place(text, comma), reason: trailing }
@@ -65,10 +65,10 @@ const scan = (text: string, onToken: (state: State, at: number, end: number) => 
   return state === "end" ? undefined : { ...place(text, text.length), reason: "it ends before it is complete" }
 }
 
-/** What has to come next. */
+/** What must come next. */
 type State = "value" | "value or ]" | "name" | "name or }" | ":" | ", or a bracket" | "end"
 
-/** What has to come after a token, by its first character; `undefined` if the token must not stand here. */
+/** What must come after a token with this first character. `undefined` if the token is not allowed here. */
 const following = (state: State, first: string, open: Array<"{" | "[">): State | undefined => {
   const afterValue = (): State => open.length === 0 ? "end" : ", or a bracket"
   const inner = open.at(-1)
@@ -100,34 +100,34 @@ const following = (state: State, first: string, open: Array<"{" | "[">): State |
 
 const blank = /[ \t\n\r]*/y
 
-/** A string may have every character from the space on, besides the quote and the backslash. */
+/** A token. A string may hold every character from the space on, except the quote and the backslash. */
 const token =
   /[{}[\],:]|"[ !#-[\]-\uffff]*(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[ !#-[\]-\uffff]*)*"|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y
 
-/** Where a match that begins here ends; here, if there is none. */
+/** The end of the match that begins at `at`. Returns `at` if there is none. */
 const skip = (pattern: RegExp, text: string, at: number): number => {
   pattern.lastIndex = at
   return pattern.test(text) ? pattern.lastIndex : at
 }
 
-const trailing = "a comma after the last entry; take it away"
+const trailing = "a comma after the last entry; remove it"
 
 const reasonAt = (text: string, at: number, end: number, state: State): string => {
-  if (/^(?:\/\/|\/\*|#)/.test(text.slice(at, at + 2))) return "a comment, which JSON has not; take it away"
+  if (/^(?:\/\/|\/\*|#)/.test(text.slice(at, at + 2))) return "a comment, which JSON does not allow; remove it"
   if (text[at] === "\"" && end === at) {
-    return "this string does not end on its line, or has a control character, or a backslash that is not written \\\\"
+    return "this string has no end on its line, or a control character, or a backslash that is not written \\\\"
   }
   switch (state) {
     case "value":
     case "value or ]":
-      return "here must be a value: a text in double quotes, a number, true, false, null, {…} or […]"
+      return "expected a value: a string in double quotes, a number, true, false, null, {…} or […]"
     case "name":
     case "name or }":
-      return "here must be a name in double quotes"
+      return "expected a name in double quotes"
     case ":":
-      return "here must be a colon"
+      return "expected a colon"
     case ", or a bracket":
-      return "here must be a comma or the closing bracket"
+      return "expected a comma or the closing bracket"
     case "end":
       return "nothing may follow the last closing bracket"
   }

@@ -1,4 +1,4 @@
-/** Reads what the command is given: its flags, the environment, and the files that these name. */
+/** Loads the configuration of the command from its flags, the environment, and the files that these name. */
 import { Duration, Effect, FileSystem, Option, Redacted, Result, Schema } from "effect"
 import { createRequire } from "node:module"
 import { isIPv6 } from "node:net"
@@ -9,7 +9,7 @@ import * as CommandName from "./CommandName.ts"
 import * as Config from "./Config.ts"
 import * as Settings from "./Settings.ts"
 
-/** Something that the person at the command line can mend; told without a stack. */
+/** A mistake that the user of the command can correct. The command prints its message without a stack. */
 export class UsageError extends Schema.TaggedError<UsageError>()("UsageError", { message: Schema.String }) {}
 
 const embedded: Option.Option<Backends.StdioEntry> = Option.map(
@@ -21,7 +21,7 @@ const embedded: Option.Option<Backends.StdioEntry> = Option.map(
 
 const waysToServe = [
   "  effect-session-pool -- COMMAND ARGS…     one stdio server",
-  "  effect-session-pool --config FILE        those of an mcpServers file"
+  "  effect-session-pool --config FILE        the servers of an mcpServers file"
 ].join("\n")
 
 export interface Input {
@@ -31,7 +31,7 @@ export interface Input {
   readonly settings: Readonly<Record<string, Option.Option<unknown>>>
 }
 
-/** What is to be served: a command, a file, or the embedded default. */
+/** The back ends that come without a file: that of the command after `--`, or the embedded default. Empty with `--config`. */
 const entries = Effect.fnUntraced(function*({ command, config }: Input) {
   const [program, ...args] = command
   if (program !== undefined && Option.isSome(config)) {
@@ -40,7 +40,7 @@ const entries = Effect.fnUntraced(function*({ command, config }: Input) {
   if (program !== undefined) return { [CommandName.fromCommand(command)]: { command: program, args } }
   if (Option.isSome(config)) return {}
   if (Option.isSome(embedded)) return { everything: embedded.value }
-  return yield* new UsageError({ message: `There is nothing to serve yet. Say what:\n${waysToServe}` })
+  return yield* new UsageError({ message: `There is no server to serve. Name one:\n${waysToServe}` })
 })
 
 const readText = (file: string, what: string) =>
@@ -53,7 +53,7 @@ const readText = (file: string, what: string) =>
     }
   )
 
-/** Reads and checks everything that there is to read. Independent faults are told together. */
+/** Reads and checks the whole configuration. Reports independent faults together. */
 export const load = Effect.fnUntraced(function*(input: Input) {
   const served = yield* entries(input)
   const file = Option.getOrUndefined(input.config)
@@ -83,7 +83,7 @@ export const load = Effect.fnUntraced(function*(input: Input) {
   return { config, warnings: [...warnings, ...unreachable(settings), ...weak], tls, cluster }
 })
 
-/** In characters: 16 random hexadecimal digits have 64 bits. */
+/** In characters. 16 random hexadecimal digits have 64 bits. */
 const leastKeyLength = 16
 
 const shortKeys = (name: string, keys: ReadonlyArray<string>): ReadonlyArray<string> => {
@@ -91,55 +91,55 @@ const shortKeys = (name: string, keys: ReadonlyArray<string>): ReadonlyArray<str
   return short === 0
     ? []
     : [
-      `${name}: ${short} of ${keys.length} shorter than ${leastKeyLength} characters, which may be guessed; ` +
+      `${name}: ${short} of ${keys.length} keys are shorter than ${leastKeyLength} characters and may be guessed; ` +
       "`openssl rand -hex 32` makes a good key"
     ]
 }
 
-/** Warns if every user of this machine may read the file of keys. Windows has no such modes. */
+/** Warns if every user of this machine may read the file of keys. Windows has no such file modes. */
 const readByOthers = Effect.fnUntraced(function*(keysFile: string) {
   if (keysFile === "" || process.platform === "win32") return []
   const fs = yield* FileSystem.FileSystem
   const mode = yield* Effect.match(fs.stat(keysFile), { onFailure: () => 0, onSuccess: (info) => info.mode })
   return (mode & 0o004) === 0
     ? []
-    : [`keysFile: every user of this machine may read ${keysFile}; chmod 600 keeps it to its owner`]
+    : [`keysFile: every user of this machine may read ${keysFile}; chmod 600 restricts it to its owner`]
 })
 
-/** That no other machine gets an answer, though the gateway listens for them: a request is addressed to a name. */
+/** Warns if the gateway listens for other machines but refuses their requests, because no host name of it is allowed. */
 const unreachable = ({ allowedHosts, host }: Settings.GatewaySettings): ReadonlyArray<string> =>
   Access.isEveryAddress(host) && allowedHosts.length === 0
     ? [
-      `--host ${host} without --allowed-hosts: only requests to ${Access.loopbackHosts.join(", ")} are answered, ` +
-      "others get 403. Name what clients will write in the URL, such as --allowed-hosts mcp.example.com"
+      `--host ${host} without --allowed-hosts: the gateway answers requests to ${Access.loopbackHosts.join(", ")}, ` +
+      "and all others with 403. Allow the host name in the clients' URL, such as --allowed-hosts mcp.example.com"
     ]
     : []
 
-/** The keys of clients. None at all is refused where other machines reach the gateway, unless `--insecure`. */
+/** The keys of clients. If other machines reach the gateway, having no key is refused, unless `--insecure` is set. */
 const keysOf = Effect.fnUntraced(function*({ host, insecure, keys, keysFile }: Settings.GatewaySettings) {
   const lines = keysFile === "" ? [] : (yield* readText(keysFile, "The file of keys")).split("\n")
   const all = [...keys, ...lines.map((line) => line.trim()).filter((line) => !/^(#|$)/.test(line))]
   if (keysFile !== "" && all.length === 0) {
     return yield* new UsageError({
-      message: `The file of keys ${keysFile} holds no key; nobody could come in. Write one a line.`
+      message: `The file of keys ${keysFile} holds no key, so no client could connect. Write one key per line.`
     })
   }
   if (!Access.isLoopback(host) && all.length === 0 && !insecure) {
     return yield* new UsageError({
-      message: `Other machines reach ${host}, and the gateway would serve anyone there. Set ` +
-        `${Settings.variableName("keys")} or --${Settings.flagName("keysFile")}, listen on 127.0.0.1, or say ` +
-        "--insecure if that is what you want."
+      message: `Other machines reach ${host}, and the gateway would serve them without a key. Set ` +
+        `${Settings.variableName("keys")} or --${Settings.flagName("keysFile")}, listen on 127.0.0.1, or allow it ` +
+        "with --insecure."
     })
   }
   return all
 })
 
-/** Refuses an empty file: Node takes it for none, and would serve without it. */
+/** Reads a PEM file. Refuses an empty one, because Node ignores it and would serve without it. */
 const readPem = (file: string, what: string) =>
   Effect.filterOrFail(
     readText(file, what),
     (text) => text.trim() !== "",
-    () => new UsageError({ message: `${what} ${file} is empty; nobody could connect. It must be PEM.` })
+    () => new UsageError({ message: `${what} ${file} is empty, so no client could connect. It must be PEM.` })
   )
 
 const tlsOf = Effect.fnUntraced(function*({ tlsCert, tlsKey }: Settings.GatewaySettings) {
@@ -157,13 +157,13 @@ const tlsOf = Effect.fnUntraced(function*({ tlsCert, tlsKey }: Settings.GatewayS
     return yield* new UsageError({
       message: `${tlsCert} and ${tlsKey} cannot be used for TLS (${
         String(unusable.value)
-      }). Both must be PEM, and belong together.`
+      }). Both must be PEM, and the key must belong to the certificate.`
     })
   }
   return tls
 })
 
-/** What one of several replicas needs to know, if this is to be one. */
+/** The options of a replica. `undefined` without `--cluster`. */
 const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySettings) {
   const { cluster, drainTimeout, leaveDelay, replicaAddress, replicaListen, shardLockExpiration, stateKey } = settings
   if (!cluster) return undefined
@@ -174,7 +174,7 @@ const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySet
       ? [
         `${
           Settings.variableName("stateKey")
-        }, a secret of at least 32 characters that all replicas share, such as of \`openssl rand -hex 32\``
+        }, a secret of at least 32 characters that all replicas share; \`openssl rand -hex 32\` makes one`
       ]
       : [],
     ...replicaAddress === "" ? ["--replica-address HOST:PORT, where the other replicas reach this one"] : []
@@ -185,16 +185,15 @@ const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySet
   const address = yield* replicaAt("replicaAddress", replicaAddress)
   if (Access.isEveryAddress(address.host)) {
     return yield* new UsageError({
-      message: `--replica-address is where the other replicas reach this one, which ${address.host} is not. ` +
-        `Give its own address there, and --replica-listen ${replicaAddress} to listen on all.`
+      message: `--replica-address is where the other replicas reach this one, and they cannot reach ${address.host}. ` +
+        `Give this replica's own address, and --replica-listen ${replicaAddress} to listen on every address.`
     })
   }
   const expiration = Duration.toSeconds(shardLockExpiration)
   if (expiration < leastLockExpiration || !Number.isFinite(expiration)) {
     return yield* new UsageError({
-      message:
-        `--shard-lock-expiration must be at least ${leastLockExpiration} seconds, because replicas look for each ` +
-        `other every 2 seconds, and not infinite, or nothing would be taken over; it is ${
+      message: `--shard-lock-expiration must be at least ${leastLockExpiration} seconds, because replicas check each ` +
+        `other every 2 seconds. It must be finite, or no session would be taken over. It is ${
           Duration.format(shardLockExpiration)
         }.`
     })
@@ -211,20 +210,19 @@ const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySet
   }
 })
 
-/** In seconds: a lock that is said to be alive three times in it, each with room for a slow database. */
+/** In seconds. A replica renews its lock three times within this, so each renewal has time for a slow database. */
 const leastLockExpiration = 5
 
-/** A host and a port. An address of IPv6 may do without its brackets: Kubernetes gives a pod's as it is. */
+/** Parses a host and a port. An IPv6 address needs no brackets, because Kubernetes gives a pod's address without them. */
 export const replicaAt = (name: string, text: string) => {
   const [, bracketed, bare = "", port = ""] = /^(?:\[([^[\]]+)\]|([^[\]]+)):(\d{1,5})$/.exec(text) ?? []
   const host = bracketed ?? bare
   const isHost = isIPv6(host) || (bracketed === undefined && /^[\w.-]+$/.test(host))
   return isHost && Number(port) > 0 && Number(port) < 65536
     ? Effect.succeed({ host, port: Number(port) })
-    // Not repeated, as in `Settings.mustBe`.
+    // The message does not repeat the text, for the reason in `Settings.mustBe`.
     : new UsageError({
-      message:
-        `--${Settings.flagName(name)} must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, and nothing else: ` +
-        "no scheme, no path and no blanks."
+      message: `--${Settings.flagName(name)} must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, ` +
+        "without a scheme, a path or blanks."
     })
 }

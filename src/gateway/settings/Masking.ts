@@ -1,11 +1,11 @@
-/** Hides secrets in what people see, and keeps control characters from terminals: logs, errors, traces and the page. */
+/** Hides secrets in logs, errors, traces and on the page, and removes control characters that a terminal would obey. */
 import { Option } from "effect"
 import { stripVTControlCharacters } from "node:util"
 
-/** Shorter values are not hidden: they would tear holes into every text. */
+/** Shorter values are not hidden, because they occur in ordinary text too. */
 const shortest = 6
 
-/** Values that are not hidden either: many texts have them, and none is a secret. */
+/** Common values that are not hidden, because they are not secret and occur in ordinary text. */
 const common = new Set(
   ["default", "development", "disabled", "enabled", "localhost", "127.0.0.1", "production", "staging", "testing"]
     .concat(["verbose", "warning"])
@@ -47,13 +47,13 @@ const withoutMatches = (text: string, patterns: ReadonlyArray<RegExp>): string =
   return result + text.slice(end)
 }
 
-/** What is secret in a value: each of its lines, the password of a URL, the token of `Bearer TOKEN`. */
+/** The secret parts of a value: each of its lines, the password of a URL, the token of `Bearer TOKEN`. */
 const partsOf = (secret: string): ReadonlyArray<string> => {
   const token = /^(?:basic|bearer|token) +(\S+)$/i.exec(secret)?.[1] ?? ""
   return [...secret.split(/[\r\n]+/).map((line) => line.trim()), ...passwordsOf(secret), token]
 }
 
-/** The password of a URL, as it stands there and as it was meant. */
+/** The password of a URL, as written and percent-decoded. */
 export const passwordsOf = (url: string): ReadonlyArray<string> =>
   Option.match(Option.liftThrowable(() => new URL(url))(), {
     onNone: () => [],
@@ -61,11 +61,11 @@ export const passwordsOf = (url: string): ReadonlyArray<string> =>
   })
 
 const piecesOf = (text: string): ReadonlyArray<string> =>
-  // A piece never ends within a run of backslashes: it would match the whole run, so the next piece would not match. A rest that is
-  // too short to be masked stays with the last piece.
+  // A piece never ends within a run of backslashes. It would match the whole run, and the next piece would not match. A rest that
+  // is too short for a piece of its own stays with the last piece.
   text.match(new RegExp(`[^]{0,${pieceLength - 1}}(?:[^\\\\]|$)(?:[^]{1,${shortest - 1}}$)?`, "g")) ?? []
 
-/** A part of a URL as it was meant; as it stands, if that is no percent-encoded text. */
+/** Decodes a percent-encoded text. Returns any other text unchanged. */
 export const percentDecoded = (text: string): string =>
   Option.getOrElse(Option.liftThrowable(decodeURIComponent)(text), () => text)
 
@@ -76,7 +76,7 @@ export const percentDecoded = (text: string): string =>
  */
 const textForm = (text: string): string =>
   text.replace(/(\\*)([^\\]?)/gu, (_, run: string, character: string) => {
-    // No encoding changes these.
+    // No encoding changes these characters.
     const form = /^[A-Za-z0-9_~.-]?$/.test(character)
       ? (count: number) => `${backslashes(count, count * 8)}${literal(character)}`
       : (count: number) => escapedForm(character, count)
@@ -97,7 +97,7 @@ const backslashes = (least: number, most: number): string => most === 0 ? "" : `
 const percentForm = (text: string): string =>
   Buffer.from(text).toString("hex").replace(/../g, (hex) => `%(?:25){0,2}${anyCase(hex)}`)
 
-/** Patterns for a text in base64, at each of the three places where it may begin in what is encoded with it. */
+/** Patterns for a text inside a base64 string, one for each of the three byte offsets at which the text may begin. */
 const base64Forms = (text: string): ReadonlyArray<string> => {
   const bytes = Buffer.from(text)
   return [0, 1, 2].map((before) => {
@@ -119,13 +119,13 @@ const anyCase = (hex: string): string => hex.replace(/[a-f]/g, (letter) => `[${l
 
 const literal = (character: string): string => character.replace(/[\\^$.*+?()[\]{}|/-]/, "\\$&")
 
-/** A text without colours, control characters (but tabs and line breaks) and what turns the direction of the rest. */
+/** Removes colours, control characters except tabs and line breaks, and characters that change the text direction. */
 export const plain = (text: string): string =>
   stripVTControlCharacters(text).replace(
-    // oxlint-disable-next-line no-control-regex -- these are what is looked for
+    // oxlint-disable-next-line no-control-regex -- the pattern finds control characters
     /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
     ""
   )
 
-/** Enough of a session's id to tell it from others, too little to use it. The name of its replica says nothing of it. */
+/** The first characters of a session's id, without the replica's name: enough to tell sessions apart, too few to use one. */
 export const shortId = (id: string): string => id.replace(/^r[0-9a-f]{10}-/, "").slice(0, 8)

@@ -1,8 +1,8 @@
-/** Which of the known names somebody may have meant. */
+/** Guesses which known name a misspelt one stands for. */
 
 /**
- * The known name that two slips or fewer lie between, if there is one; a slip is a letter too many, too few or another one, or two
- * that are exchanged. Of a short name two would be most of it.
+ * The nearest known name, at most two slips away, if there is one. A slip is an extra, missing or wrong letter, or two exchanged
+ * neighbours. A name gets one slip for each three letters: two slips would replace most of a short name.
  */
 export const nearest = (name: string, known: ReadonlyArray<string>): string | undefined => {
   const said = letters(name)
@@ -14,13 +14,13 @@ export const nearest = (name: string, known: ReadonlyArray<string>): string | un
   return best !== undefined && best.distance <= Math.min(slips, said.length / 3) ? best.each : undefined
 }
 
-/** `max-sessions`, `MAX_SESSIONS` and `maxSessions` are the same letters, and so are a name and what others call it. */
+/** Normalizes a name: `max-sessions`, `MAX_SESSIONS` and `maxSessions` become equal, as do a name and its common synonym. */
 const letters = (name: string): string =>
   name.toLowerCase().replace(/[-_]/g, "").replace(/ttl|(?<=idle)timeout/, "timetolive").replace(/^cmd$/, "command")
 
 const slips = 2
 
-/** Of Levenshtein, with Damerau's exchange of neighbours. */
+/** The Levenshtein distance, with Damerau's exchange of neighbours. */
 const distance = (a: string, b: string): number => {
   let before: ReadonlyArray<number> = []
   let row = Array.from({ length: b.length + 1 }, (_, i) => i)
@@ -38,7 +38,7 @@ const distance = (a: string, b: string): number => {
   return row.at(-1) ?? 0
 }
 
-/** The only known name that has the words of this one, such as `tlsCert` for `cert`. */
+/** The known name that contains all words of this one, such as `tlsCert` for `cert`. `undefined` if several do. */
 export const wholeOf = (name: string, known: ReadonlyArray<string>): string | undefined => {
   const words = (each: string) => each.split(/(?=[A-Z])/).map((word) => word.toLowerCase())
   const found = known.filter((each) => words(name).every((word) => words(each).includes(word)))

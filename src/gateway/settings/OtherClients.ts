@@ -1,40 +1,40 @@
 /**
- * What MCP clients write in their files that the gateway reads otherwise, or not at all: each with what to do. These files are
- * copied from one program to the next, so a name of another client is no slip.
+ * Names and variables from the files of MCP clients that mean something else here, or nothing, and what to do about each. People
+ * copy these files from one program to the next, so another client's name is not a misspelling.
  */
 
-/** Names for `mcpServers`, and whose they are. */
+/** Other names for `mcpServers`, and the clients that use them. */
 export const servers = new Map([["servers", "VS Code"], ["context_servers", "Zed"]])
 
-/** Names in an entry that stand for one of ours, and what to do. */
+/** Other clients' names for the gateway's names in an entry, and what to do. */
 export const renamed = new Map([
-  ["httpUrl", { ours: "url", next: "Gemini CLI has it for url: rename it" }],
-  ["serverUrl", { ours: "url", next: "Windsurf has it for url: rename it" }],
-  ["environment", { ours: "env", next: "opencode has it for env: rename it" }],
+  ["httpUrl", { ours: "url", next: "this is Gemini CLI's name for url: rename it" }],
+  ["serverUrl", { ours: "url", next: "this is Windsurf's name for url: rename it" }],
+  ["environment", { ours: "env", next: "this is opencode's name for env: rename it" }],
   ["transport", {
     ours: "type",
-    next: "LangChain has it for type: rename it; for \"sse\", give the server's URL for Streamable HTTP instead"
+    next: "this is LangChain's name for type: rename it; for \"sse\", give the URL for Streamable HTTP instead"
   }]
 ])
 
-/** Names in an entry that change nothing here. Each gives a warning. */
+/** Names in an entry that the gateway ignores with a warning. */
 export const unread = new Map([
-  ["autoApprove", "which tools need no approval is the client's own"],
-  ["alwaysAllow", "which tools need no approval is the client's own"],
-  ["trust", "which tools need no approval is the client's own"],
-  ["description", "it is for people"],
-  ["timeout", "the settings here are requestTimeout and startTimeout"],
-  ["envFile", "give its variables in env, as \"${NAME}\" where the gateway's environment has them"],
-  ["dev", "it is for VS Code"],
-  ["gallery", "it is for VS Code"],
-  ["version", "it is for VS Code"],
-  ["source", "it is for Zed"]
+  ["autoApprove", "the client decides which tools need no approval"],
+  ["alwaysAllow", "the client decides which tools need no approval"],
+  ["trust", "the client decides which tools need no approval"],
+  ["description", "people read it"],
+  ["timeout", "the gateway's settings are requestTimeout and startTimeout"],
+  ["envFile", "list its variables in env, as \"${NAME}\" for those in the gateway's environment"],
+  ["dev", "VS Code reads it"],
+  ["gallery", "VS Code reads it"],
+  ["version", "VS Code reads it"],
+  ["source", "Zed reads it"]
 ])
 
-const tools = "the gateway passes on every tool of a server; take this away, and choose tools in the clients"
+const tools = "the gateway passes on every tool of a server; remove this, and choose tools in the clients"
 const oauth = "the gateway does not sign in; give a token in headers: {\"Authorization\": \"Bearer ${TOKEN}\"}"
 
-/** Refused names: ignoring one would expose more than the operator asked for, or break sign-in. */
+/** Names that the gateway refuses. Ignoring one would expose more than the operator asked for, or break sign-in. */
 export const refused = new Map([
   ["tools", tools],
   ["includeTools", tools],
@@ -48,7 +48,7 @@ export const refused = new Map([
   ["enabled", "write \"disabled\": true to leave a server out"]
 ])
 
-/** What clients put in for `${…}`, by the word before a colon or a dot. */
+/** Variables that other clients replace, by the word before a colon or a dot, and whose they are. */
 const variables = new Map([
   ["input", "VS Code's, which asks its user"],
   ["command", "VS Code's"],
@@ -65,8 +65,8 @@ const variables = new Map([
 ])
 
 /**
- * The message that refuses `${…}` of another program. `undefined` if it may be shell syntax, such as `${X%.*}`. The rest after the
- * first word is not repeated, because it may be secret.
+ * The message that refuses another program's `${…}`. `undefined` if the text may be shell syntax, such as `${X%.*}`. The message
+ * repeats only the first word, because the rest may be secret.
  */
 export const refusalOf = (inner: string): string | undefined => {
   const [, word = "", rest = ""] = /^([^:.]*)([^]*)$/.exec(inner) ?? []
@@ -78,7 +78,7 @@ export const refusalOf = (inner: string): string | undefined => {
     }}: it is ${whose}; write the value, or \${NAME} for an environment variable`
 }
 
-/** Whether a whole value, or all of it behind a scheme such as `Bearer`, is a variable as Gemini CLI or opencode write it. */
+/** Whether a value is a variable as Gemini CLI or opencode write it. A scheme such as `Bearer` may come before the variable. */
 export const looksLikeVariable = (value: unknown): boolean =>
   typeof value === "string" &&
   /^(?:[A-Za-z]+ )?(?:\$[A-Za-z_]\w*|%[A-Za-z_]\w*%|\{env:[A-Za-z_]\w*\})$/.test(value)
