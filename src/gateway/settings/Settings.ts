@@ -3,8 +3,8 @@
  * configuration file and `--help` all derive from these tables.
  *
  * `idleTimeToLive` is `--idle-time-to-live` on the command line, `GATEWAY_IDLE_TIME_TO_LIVE` in the environment and
- * `idleTimeToLive` in a file. A new setting needs a line in `backendSettings` (each back end may override it) or in
- * `gatewaySettings`, and a row in the table of the README. `test/package.test.ts` compares the two.
+ * `idleTimeToLive` in a file. A new one is a line in `backendSettings` (each back end may have its own) or in
+ * `gatewaySettings`, and a row in the table of `src/gateway/README.md`, which a test compares with this one.
  */
 import { ByteSize, Duration, Option, Predicate } from "effect"
 import { isDurationInput } from "./Durations.ts"
@@ -190,59 +190,59 @@ const secretText = (description: string) =>
 
 /** Settings of a session and its process. The entry of a back end may override each of them. */
 export const backendSettings = {
-  idleTimeToLive: duration("30 minutes", "End a session that has had no request or stream for this long"),
+  idleTimeToLive: duration("30 minutes", "A session without requests and streams ends after this"),
   streamLostTimeToLive: duration(
     "15 minutes",
-    "End a session this long after its GET stream broke, if the client sends nothing"
+    "A silent client's session ends this long after its GET stream broke"
   ),
-  requestTimeout: duration("5 minutes", "Cancel a request after this; each progress message restarts the time"),
-  startTimeout: duration("1 minute", "Longest wait for a back end's answer to initialize"),
-  writeTimeout: duration("30 seconds", "End a session whose back end leaves a message unread for this long"),
+  requestTimeout: duration("5 minutes", "A request is cancelled after this; each progress message restarts the time"),
+  startTimeout: duration("1 minute", "A back end must answer initialize within this"),
+  writeTimeout: duration("30 seconds", "A session ends if its back end leaves a message unread for this"),
   closeGrace: duration(
     "2 seconds",
-    "Wait this long after closing stdin before SIGTERM, then again before SIGKILL",
+    "Wait between end of stdin, SIGTERM and SIGKILL when a process ends",
     "zero"
   ),
-  maxInFlight: count(100, "Most requests that one session may run at once"),
-  maxLineBytes: bytes(16 * mebi, "Longest message that a back end may send"),
+  maxInFlight: count(100, "Requests of one session that may run at once"),
+  maxLineBytes: bytes(16 * mebi, "Longest message of a back end"),
   stderrLevel: choice(
     ["debug", "info", "warn"],
     "debug",
-    "Log level for the stderr of a back end: debug, info or warn"
+    "Log level of the back end's stderr: debug, info or warn"
   ),
-  replayEvents: count(1000, "Most messages kept for a client that resumes a stream"),
-  replayBytes: bytes(4 * mebi, "Most bytes of messages kept for a client that resumes a stream"),
-  spares: count(0, "Processes kept ready for new sessions", 0),
+  replayEvents: count(1000, "Messages that a session keeps for a client that resumes a stream"),
+  replayBytes: bytes(4 * mebi, "Bytes that a session keeps for a client that resumes a stream"),
+  spares: count(0, "Processes started in advance for new sessions", 0),
   stateless: flag(
-    "An idle session sleeps: its process ends, its id stays valid, the next request wakes it"
+    "An idle session sleeps: its process ends, its id stays valid"
   ),
   era: choice(
     ["auto", "legacy", "modern"],
     "auto",
-    "MCP revisions of the back end: up to 2025-11-25 (legacy), from 2026-07-28 (modern), or detected (auto)"
+    "Era of the back end: legacy, modern, or auto to ask it"
   ),
   maxLanes: count(
     8,
-    "Most processes for one modern client; a call that may ask it a question gets its own"
+    "Most processes of one modern caller"
   ),
-  parkedTimeToLive: duration("5 minutes", "Cancel a call that has waited this long for its client's input")
+  parkedTimeToLive: duration("5 minutes", "A call that waits for its client's input is cancelled after this")
 }
 
 /** Settings of the gateway as a whole. */
 export const gatewaySettings = {
   host: address("127.0.0.1", "The address to listen on"),
   port: count(8420, "The port to listen on; 0 takes a free one", 0, 65535),
-  insecure: flag("Serve other machines without asking for keys"),
-  tlsCert: file("PEM file with the certificate for HTTPS; needs --tls-key"),
-  tlsKey: file("PEM file with the certificate's private key"),
-  keys: list("Keys that clients show as a bearer token; without any, clients need no key", "keys, none of them empty"),
-  keysFile: file("File of keys that clients show as a bearer token, one per line"),
+  insecure: flag("Allow an address that other machines reach without any key"),
+  tlsCert: file("PEM file of the certificate; serves HTTPS, together with --tls-key"),
+  tlsKey: file("PEM file of the private key"),
+  keys: list("Clients must send one of these as a bearer token", "keys, none of them empty"),
+  keysFile: file("File of further keys for clients, one a line"),
   adminKeys: list(
-    "Keys for the page, /sessions and /metrics; client keys do not open these",
+    "Operators' keys, for the page, /sessions and /metrics",
     "keys, none of them empty"
   ),
   allowedHosts: list(
-    "Host names that clients may use in the URL, besides loopback names and --host; without port",
+    "Further host names, without port, that clients may use in the URL",
     "host names without scheme and port",
     hostName
   ),
@@ -251,55 +251,53 @@ export const gatewaySettings = {
     "origins with their scheme, such as https://app.example.com, and without a path",
     webOrigin
   ),
-  maxSessions: count(1000, "Most sessions, and so processes, at once; when full, the longest idle one is evicted"),
-  maxSessionsPerBackend: count(1000, "Most sessions of one back end; the next one is refused"),
+  maxSessions: count(1000, "Most sessions at once; when full, the longest idle one is ended"),
+  maxSessionsPerBackend: count(1000, "Most sessions of one back end; when full, new ones are refused"),
   // Infinity means unset; `sessionsPerKey` computes the default.
   maxSessionsPerKey: count(
     Infinity,
-    "Most sessions of one key, if there are several keys; its own longest idle one is evicted",
+    "Most sessions of one key; when full, its longest idle one is ended",
     1,
     Infinity,
     "half of maxSessions"
   ),
-  maxParked: count(1000, "Most calls that wait for their client's input at once"),
-  maxParkedPerKey: count(100, "Most calls of one key that wait for their client's input at once"),
-  stateKey: secretText(
-    "Secret that seals the state that a waiting call's client sends back; default: random per process"
-  ),
+  maxParked: count(1000, "Most calls at once that wait for their client's input"),
+  maxParkedPerKey: count(100, "Most calls at once of one key that wait for their client's input"),
+  stateKey: secretText("Seals requestState; without it a random key that ends with the process"),
   shareWithoutKeys: flag(
-    "Without keys, let all modern clients share processes, not only those of the gateway's own user"
+    "Without keys, modern clients of all users and machines may share processes"
   ),
-  maxAsleep: count(100_000, "Most sleeping sessions of stateless back ends; the oldest ends first"),
-  asleepTimeToLive: duration("24 hours", "End a session that has slept this long"),
-  acquireTimeout: duration("5 seconds", "Longest wait of initialize for a place when no session is idle", "zero"),
+  maxAsleep: count(100_000, "Most sleeping sessions; when full, the oldest is ended"),
+  asleepTimeToLive: duration("24 hours", "A sleeping session ends after this"),
+  acquireTimeout: duration("5 seconds", "Longest wait of initialize when all sessions are in use", "zero"),
   maxBodyBytes: bytes(4 * mebi, "Largest request body"),
   maxHeaderBytes: bytes(16 * 1024, "Largest request header"),
-  headersTimeout: duration("10 seconds", "Longest time for a client to send a request's header"),
-  bodyTimeout: duration("1 minute", "Longest time for a client to send a whole request"),
+  headersTimeout: duration("10 seconds", "A client must send its whole header within this"),
+  bodyTimeout: duration("1 minute", "A client must send its whole request within this"),
   keepAliveTimeout: duration(
     "75 seconds",
-    "Close a client's connection that is idle this long; a balancer in front must close it earlier"
+    "An unused connection is closed after this; a balancer must close it earlier"
   ),
   streamAfter: duration(
     "5 seconds",
-    "Start an event stream for a request that is unanswered this long; capped at heartbeat"
+    "A request unanswered by then gets an event stream; at most heartbeat"
   ),
-  heartbeat: duration("15 seconds", "Send a comment on a stream that is silent this long, so that no proxy cuts it"),
-  stallTimeout: duration("30 seconds", "Disconnect a client that does not read its stream for this long"),
-  cleanupInterval: duration("10 seconds", "How often the cleanup looks for idle sessions"),
-  drainTimeout: duration("10 seconds", "Longest wait for running requests when the gateway stops", "zero"),
+  heartbeat: duration("15 seconds", "Interval of comments on a silent stream, so that no proxy cuts it"),
+  stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
+  cleanupInterval: duration("10 seconds", "Interval between searches for expired sessions"),
+  drainTimeout: duration("10 seconds", "Longest time for running requests when the gateway stops", "zero"),
   cluster: flag(
-    "Run as one of several replicas that share sessions; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"
+    "Run as one of several replicas; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"
   ),
-  replicaAddress: text("", "Address where the other replicas, and nothing else, reach this one, as host:port"),
-  replicaListen: text("", "Address to listen on for other replicas, as host:port; default: --replica-address"),
+  replicaAddress: text("", "host:port at which the other replicas, and only they, reach this one"),
+  replicaListen: text("", "host:port to listen on for other replicas, if not --replica-address"),
   shardLockExpiration: duration(
     "35 seconds",
-    "Take over the movable sessions of a replica that is silent this long; equal on all replicas"
+    "A silent replica's sessions are taken over after this; equal on all"
   ),
   leaveDelay: duration(
     "3 seconds",
-    "How long a stopping replica still serves while /ready answers 503, so that balancers notice",
+    "A stopping replica is not ready, but still serves, for this",
     "zero"
   )
 }
