@@ -1,8 +1,8 @@
-/** What the command says once it serves: where, and how to connect a client. */
+/** The text that the command prints at its start: the URLs, and how to connect a client. */
 import * as Access from "./http/Access.ts"
 import type * as Settings from "./settings/Settings.ts"
 
-/** Scheme, name and port of a URL at which clients reach the gateway: one that its hosts let through. */
+/** The origin of a URL that clients can use. Its host name is one that the gateway allows in requests. */
 export const origin = (
   { allowedHosts: [first = "127.0.0.1"], host }: Pick<Settings.GatewaySettings, "allowedHosts" | "host">,
   scheme: "http" | "https",
@@ -20,7 +20,7 @@ export const make = (
   const key = settings.keys.length === 0 ? {} : { headers: { Authorization: "Bearer ${MCP_KEY}" } }
   const header = settings.keys.length === 0 ? "" : " --header \"Authorization: Bearer $MCP_KEY\""
   const servers = Object.fromEntries(urls.map(({ name, url }) => [name, { type: "http", url, ...key }]))
-  // No client's key opens the page.
+  // A client's key does not open the page.
   const closed = settings.keys.length > 0 && settings.adminKeys.length === 0
   return [
     "",
@@ -28,7 +28,7 @@ export const make = (
     "",
     ...urls.map(({ name, url }) => `  ${name}: ${url}`),
     "",
-    `Watch it: ${origin}/${closed ? " (GATEWAY_ADMIN_KEYS, which is not set, opens it)" : ""}`,
+    `Watch it: ${origin}/${closed ? " (set GATEWAY_ADMIN_KEYS to open it)" : ""}`,
     "",
     "Connect a client, for instance:",
     "",

@@ -1,10 +1,10 @@
 /**
  * The command line of the gateway.
  *
- * Without arguments it serves the official `server-everything`, if that is installed; `-- COMMAND ARGS…` serves one
- * command, `--config FILE` what a file names.
+ * Without arguments the command serves the official `server-everything`, if that is installed. `-- COMMAND ARGS…` serves one
+ * stdio server. `--config FILE` serves the servers of a file.
  */
-// Not the whole package: it loads Redis, WebSocket and undici clients, 20 MiB and 0.2 seconds.
+// Single modules of `@effect/platform-node`: the whole package loads Redis, WebSocket and undici clients (20 MiB, 0.2 seconds).
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Cause, Config as EffectConfig, ConfigProvider, Console, Context, Duration, Effect, Layer, Queue } from "effect"
@@ -36,19 +36,19 @@ import { version } from "./version.ts"
 // -----------------------------------------------------------------------------
 
 const config = Flag.Path("config", { typeName: "file" }).pipe(
-  Flag.withDescription("A file with the mcpServers JSON that MCP clients use; reloaded on SIGHUP"),
+  Flag.withDescription("A file with the mcpServers JSON of MCP clients; SIGHUP reloads it"),
   Flag.optional
 )
 const check = Flag.Boolean("check").pipe(
-  Flag.withDescription("Check the configuration and exit"),
+  Flag.withDescription("Check the configuration, print its faults and exit"),
   Flag.withDefault(false)
 )
 const command = Argument.String("command").pipe(
-  Argument.withDescription("After --: the command of one stdio server, and its arguments"),
+  Argument.withDescription("After --: the command of one stdio server and its arguments"),
   Argument.variadic()
 )
 
-/** A flag for every setting that is no secret. */
+/** A flag for every setting that is not a secret. */
 const settingFlags: Readonly<Record<string, Flag.Flag<Option.Option<unknown>>>> = Object.fromEntries(
   Object.entries(Settings.all)
     .filter(([name]) => !Settings.secret.includes(name))
@@ -73,19 +73,19 @@ function description(name: string, setting: Settings.Setting<unknown, unknown>):
 
 const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; key: string } | undefined) => {
   const { bodyTimeout, headersTimeout, host, keepAliveTimeout, maxHeaderBytes, port } = settings
-  // Node takes zero for "no limit", and wants integers.
+  // Node wants integers, and reads zero as "no limit".
   const millis = (duration: Duration.Duration) =>
     Duration.isFinite(duration) ? Math.ceil(Duration.toMillis(duration)) : 0
   const limits = {
     maxHeaderSize: maxHeaderBytes,
-    // Node refuses more for the header than for all.
+    // Node refuses a `headersTimeout` above `requestTimeout`.
     headersTimeout: millis(Duration.min(headersTimeout, bodyTimeout)),
     requestTimeout: millis(bodyTimeout),
-    // Node's own 5 seconds are shorter than what balancers keep: their next request would meet a connection that is being closed.
+    // Balancers keep connections for longer than Node's default of 5 seconds. They would send a request while Node closes it.
     keepAliveTimeout: millis(keepAliveTimeout),
     connectionsCheckingInterval: 1000,
-    // Nothing is upgraded here: a client that offers it (`Upgrade: h2c`) is answered as any other, and its connection
-    // stays. Node knows this from 24.9 on; before, it closes the connection after the answer.
+    // Refuses every upgrade: a client that offers one (`Upgrade: h2c`) gets an HTTP/1.1 answer on the same connection. Node has
+    // this option since 24.9. Older versions close the connection after the answer.
     shouldUpgradeCallback: () => false,
     keepAlive: true,
     keepAliveInitialDelay: 10_000
@@ -95,12 +95,12 @@ const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; ke
       EarlyRequests.hold(
         OfferedUpgrades.answer(tls === undefined ? createServer(limits) : createTlsServer({ ...limits, ...tls }))
       ),
-    // Node's own backlog of 511 makes a burst of clients wait for seconds; the kernel caps this one.
+    // With Node's default backlog of 511 a burst of clients waits for seconds. The kernel caps this value.
     { host, port, backlog: 4096, gracefulShutdownTimeout: "1 second" }
   )
 }
 
-/** Reads everything again at each SIGHUP. */
+/** Loads the configuration again at each SIGHUP. */
 const reloads = (
   hangUps: Queue.Dequeue<NodeJS.Signals>,
   input: Input,
@@ -109,11 +109,11 @@ const reloads = (
 ) =>
   Effect.forever(
     Effect.gen(function*() {
-      // Of several at once one is enough.
+      // Several pending signals cause one reload.
       yield* Queue.takeAll(hangUps)
       const loaded = yield* Effect.result(load(input))
       if (loaded._tag === "Failure") {
-        return yield* Effect.logError(`Not reloaded, everything stays as it is. ${loaded.failure.message}`)
+        return yield* Effect.logError(`Not reloaded: the gateway keeps its configuration. ${loaded.failure.message}`)
       }
       const { config: next, warnings } = loaded.success
       for (const warning of [...warnings, ...missingPrograms(next.backends)]) yield* Effect.logWarning(warning)
@@ -121,20 +121,20 @@ const reloads = (
         !Settings.same(name, settings, next.settings)
       )
       if (differing.length > 0) {
-        yield* Effect.logWarning(`Only a restart changes these settings: ${differing.join(", ")}`)
+        yield* Effect.logWarning(`These changed settings need a restart: ${differing.join(", ")}`)
       }
       const { added, changed, removed } = yield* gateway.reload(next)
       yield* Effect.logInfo("reloaded").pipe(Effect.annotateLogs({ added, changed, removed }))
-    }).pipe(Effect.catchCause((cause) => Effect.logError("A reload died", cause)))
+    }).pipe(Effect.catchCause((cause) => Effect.logError("A reload failed unexpectedly", cause)))
   )
 
-/** Programs of stdio back ends, and directories to run them in, that are not there; each with what to do. */
+/** The missing programs and working directories of stdio back ends, each with what to do. */
 const missingPrograms = (backends: Backends.Backends): ReadonlyArray<string> =>
   [...backends.values()].flatMap(({ mask, name, target }) => {
     if (target._tag === "Http") return []
     const { command, cwd, env } = target.command
     if (cwd !== undefined && !Programs.isDirectory(cwd)) {
-      return [`${name}: there is no directory "${mask(cwd)}" to run in`]
+      return [`${name}: there is no directory "${mask(cwd)}"; correct its cwd`]
     }
     const found = Programs.find(command, cwd, Programs.here({ ...process.env, ...env }))
     return found === undefined
@@ -146,34 +146,37 @@ const missingPrograms = (backends: Backends.Backends): ReadonlyArray<string> =>
       : []
   })
 
-/** Why the port cannot be had, and what to do. */
+/** Why the gateway cannot listen on its port, and what to do. */
 const cannotListen = ({ host, port }: Settings.GatewaySettings, cause: unknown): UsageError => {
   const code = ProcessGroup.codeOf(cause)
   if (code === "ENOTFOUND" || code === "EAI_AGAIN") {
-    const why = code === "ENOTFOUND" ? `There is no host "${host}"` : `The host "${host}" cannot be looked up just now`
+    const why = code === "ENOTFOUND" ? `There is no host "${host}"` : `The DNS does not answer for the host "${host}"`
     return new UsageError({
-      message: `${why}: give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all it has.`
+      message: `${why}. Give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all its addresses.`
     })
   }
   const next = code === "EACCES"
-    ? "Ports below 1024 are for root: try --port 8420."
+    ? "Ports below 1024 need root: try --port 8420."
     : code === "EADDRNOTAVAIL"
     ? "This machine does not have that address: try --host 127.0.0.1."
-    : "Is another gateway running? Try --port 0."
+    : "Is another gateway running? Stop it, or try --port 0 for any free port."
   return new UsageError({ message: `Cannot listen on ${host}:${port} (${String(cause)}). ${next}` })
 }
 
-/** Loaded where it is wanted only: a gateway that is alone has no database, and need not have its client. */
+/** Loads the cluster on demand, because a single gateway needs no database client. */
 const loadCluster = Effect.tryPromise({
   try: () => import("./cluster/Cluster.ts"),
   catch: (cause) =>
     new UsageError({
-      message: `--cluster cannot be loaded (${String(cause)}). Is @effect/sql-pg installed beside the gateway? ` +
-        "npm install @effect/sql-pg"
+      message: `The code of --cluster cannot be loaded (${String(cause)}). Is @effect/sql-pg installed beside the ` +
+        "gateway? Run npm install @effect/sql-pg"
     })
 })
 
-/** Answers every other path with 404: where other gateways serve MCP (`/sse`), where clients look for OAuth, and `/mcp/%ff`. */
+/**
+ * Answers every unknown path with 404. Such paths are those of other gateways (`/sse`), those where clients look for OAuth, and
+ * malformed ones (`/mcp/%ff`).
+ */
 const elsewhere = ({ keys }: Settings.GatewaySettings) =>
   HttpRouter.middleware((routed) =>
     Effect.catchCause(routed, (cause) => {
@@ -185,17 +188,18 @@ const elsewhere = ({ keys }: Settings.GatewaySettings) =>
     }), { global: true })
 
 const run = Effect.fnUntraced(function*(input: Input) {
-  // From the first moment on: what is read now may be old when the server is up.
+  // Listens before the configuration is read: the file may change before the server is up.
   const hangUps = yield* Signals.of("SIGHUP")
   const { cluster, config, tls, warnings } = yield* load(input)
   const { backends, settings } = config
   const names = [...backends.keys()]
   const missing = missingPrograms(backends)
   if (missing.length > 0 && input.check) return yield* new Config.InvalidConfig({ faults: missing })
-  // The only one there is was just written by a person. Those of a file may come later, in a container that is still built.
+  // A missing command after `--` is a mistake of the user. A missing program of a file may be installed later, by a container's
+  // start script, so it is only a warning.
   if (missing.length > 0 && input.command.length > 0) {
     const command = input.command[0] ?? ""
-    const separate = "write its arguments behind it without quotes around all: -- PROGRAM ARG…"
+    const separate = "write its arguments after it, without quotes around them all: -- PROGRAM ARG…"
     const why = Programs.whyMissing({ command, cwd: undefined, shown: command, separate })
     return yield* new UsageError({ message: `The command cannot be run: ${why}` })
   }
@@ -209,7 +213,7 @@ const run = Effect.fnUntraced(function*(input: Input) {
     HttpRouter.serve(Layer.merge(gateway, elsewhere(settings)), { disableLogger: true, disableListenLog: true }),
     serverLayer(settings, tls)
   )
-  // Forked outside of the server's scope: still there while that closes.
+  // Detached from the server's scope, so that a second signal still works while that scope closes.
   yield* Effect.forkDetach(Effect.scoped(Signals.hurry(settings.drainTimeout)))
   return yield* Effect.scoped(Effect.gen(function*() {
     const services = yield* Layer.build(app)
@@ -228,23 +232,23 @@ const run = Effect.fnUntraced(function*(input: Input) {
       ServeError: (error) => cannotListen(settings, error.cause),
       SqlError: (error) =>
         new UsageError({
-          message: `The database cannot be used (${String(error.reason.cause)}). Does it run, is DATABASE_URL right ` +
-            "(postgresql://user:password@host:5432/database), and may its user create tables?"
+          message: `The database cannot be used (${String(error.reason.cause)}). Does it run? Is DATABASE_URL right ` +
+            "(postgresql://user:password@host:5432/database)? May its user create tables?"
         }),
       UnequalLocks: ({ message }) => new UsageError({ message }),
       UnequalKeys: ({ message }) => new UsageError({ message }),
       TablesLocked: ({ message }) => new UsageError({ message }),
       SocketServerError: (error) =>
         new UsageError({
-          message: `Cannot listen for the other replicas (${String(error.reason.cause)}). Is the port taken? And if ` +
-            "--replica-address is no address of this machine itself, say --replica-listen 0.0.0.0:PORT too."
+          message: `Cannot listen for the other replicas (${String(error.reason.cause)}). Is the port taken? If ` +
+            "--replica-address is not an address of this machine, set --replica-listen 0.0.0.0:PORT too."
         })
     }),
     Effect.provide(telemetry)
   )
 }, Effect.scoped)
 
-/** Traces, metrics and logs go to a collector when the standard variable names one; further ones say how. */
+/** Exports traces, metrics and logs if `OTEL_EXPORTER_OTLP_ENDPOINT` is set. Other `OTEL_…` variables say how. */
 const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
   ? Layer.empty
   : Otlp.layerFromConfig({ resource: { serviceName: "effect-session-pool", serviceVersion: version } }).pipe(
@@ -262,19 +266,20 @@ const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
     ])
   )
 
-/** A wrong configuration, told with what comes next. */
+/** Runs the command. Prints a wrong configuration with the next step. */
 const orTell = (input: Input) =>
   Effect.catchTag(run(input), "InvalidConfig", ({ message }) =>
     CommandOutput.fail(
       input.check
-        ? `${message}\nMend it and try again.`
-        : `${message}\nNothing was started. Mend it and try again; --check tries without starting.`
+        ? `${message}\nCorrect it and try again.`
+        : `${message}\nNothing was started. Correct it and try again; --check tests it without starting.`
     ))
 
 const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, orTell).pipe(
   Command.withDescription(
-    "Serves MCP servers on Streamable HTTP, one process per client session. What a flag sets, the environment variable " +
-      "behind it or the file may set too; keys are no flags: GATEWAY_KEYS, GATEWAY_ADMIN_KEYS, GATEWAY_STATE_KEY. " +
+    "Serves MCP servers on Streamable HTTP, one process per client session. Each setting has a flag, a name in the file " +
+      "and an environment variable, which is shown behind the flag. Keys have no flag: set GATEWAY_KEYS, " +
+      "GATEWAY_ADMIN_KEYS and GATEWAY_STATE_KEY. " +
       "A duration is written as \"30 minutes\" or 30m, bytes as 4194304 or \"4 MiB\", a list with commas."
   ),
   Command.withExamples([
@@ -282,12 +287,12 @@ const main = Command.make("effect-session-pool", { config, check, command, setti
       command: "effect-session-pool -- npx -y @modelcontextprotocol/server-everything",
       description: "One stdio server"
     },
-    { command: "effect-session-pool --config servers.json", description: "Those of an mcpServers file" },
-    { command: "effect-session-pool --config servers.json --check", description: "What is wrong with a file" },
+    { command: "effect-session-pool --config servers.json", description: "The servers of an mcpServers file" },
+    { command: "effect-session-pool --config servers.json --check", description: "Check a file without serving it" },
     {
       command:
         "effect-session-pool --host 0.0.0.0 --allowed-hosts mcp.example.com --keys-file keys.txt --config servers.json",
-      description: "For other machines, whose clients write this name in the URL and show one of the keys"
+      description: "For other machines: clients write this host name in the URL and show one of the keys"
     },
     {
       command: "effect-session-pool --port 0 --idle-time-to-live '10 minutes' --spares 2 -- my-server --stdio",
@@ -296,16 +301,16 @@ const main = Command.make("effect-session-pool", { config, check, command, setti
   ])
 )
 
-/** Runs the command with these arguments. The command failed if the effect fails or `process.exitCode` is not 0. */
+/** Runs the command with these arguments. The command has failed if the effect fails or `process.exitCode` is not 0. */
 export const runWith = (args: ReadonlyArray<string>) =>
   Command.runWith(main, { version })(args).pipe(
     Effect.catchTag("UsageError", (error) => CommandOutput.fail(error.message)),
     Effect.catchDefect((defect) =>
       CommandOutput.fail(
-        // `Otlp.layerFromConfig` dies with the `ConfigError` of a variable.
+        // `Otlp.layerFromConfig` dies with a `ConfigError` if a variable is wrong.
         defect instanceof EffectConfig.ConfigError
           ? `A variable of OpenTelemetry (OTEL_…) is not valid: ${defect.message}`
-          : `This is a fault of the gateway itself: ${inspect(defect)}`
+          : `The gateway stopped because of a bug in it: ${inspect(defect)}`
       )
     ),
     Effect.provide(Layer.mergeAll(NodeServices.layer, CommandOutput.layer))

@@ -1,31 +1,31 @@
 /**
- * The gateway as a layer: MCP clients on Streamable HTTP in front of MCP servers, one process per client session, held by
- * a `SessionPool` under `backend/session`.
+ * The gateway as a layer. It serves MCP servers to MCP clients on Streamable HTTP, with one process per client session. A
+ * `SessionPool` holds each session under the key `backend/session`.
  *
  * @module
  * @since 0.1.0
  */
-// The way of a request, and what is where:
+// The path of a request through the folders:
 //
-//   CommandLine.ts: the command reads the settings, listens, and serves this layer. Signals.ts: what signals do to it
-//   http/       McpRoutes: host, origin and key; which era a request is of. What operators see: AdminRoutes, Overview.
-//               Serving.atSession: a request of a session begins here, at the replica that has the session
-//   legacy/     a client with a session: LegacyRoutes ── Sessions.lease ── Bridge, its session on a process
-//   modern/     a client without one: ModernRoutes ── Sessions.lane ── Lane; PassThrough to a modern HTTP back end;
-//               what the client of a call gets (ModernCalls), and a call that waits for its client's input (Parked)
-//   sessions/   where sessions begin, sleep and end, and the pool's keys: Sessions, Registry; the pool's lookup: Launching;
-//               on which replica a request is carried out: Placement
-//   backends/   what a key stands for: RunningBackend starts it, on the transport of its back end: StdioProcess, HttpTransport,
-//               LegacyFace (a modern server made to look legacy); Upstream, a session on an HTTP back end
-//   messages/   JSON-RPC as far as it is read
-//   settings/   every setting, and where they come from
-//   cluster/    several replicas that share their sessions: Cluster, which says what is where
+//   CommandLine.ts: the command reads the settings, listens, and serves this layer. Signals.ts: how signals stop it
+//   http/       McpRoutes checks host, origin and key, and finds the era of a request. AdminRoutes and Overview serve operators.
+//               Serving.atSession starts a request of a session, on the replica that has the session
+//   legacy/     clients with a session: LegacyRoutes ── Sessions.lease ── Bridge, the session on a process
+//   modern/     clients without a session: ModernRoutes ── Sessions.lane ── Lane; PassThrough to a modern HTTP back end;
+//               ModernCalls, the answers to a call; Parked, calls that wait for their client's input
+//   sessions/   Sessions and Registry: how sessions start, sleep and end, and the keys of the pool; Launching: the pool's lookup;
+//               Placement: the replica that carries out a request
+//   backends/   RunningBackend opens the connection of a key, on the transport of its back end: StdioProcess, HttpTransport, or
+//               LegacyFace (makes a modern server look legacy); Upstream: a session on an HTTP back end
+//   messages/   the parts of JSON-RPC that the gateway reads
+//   settings/   every setting, and its sources
+//   cluster/    several replicas that share their sessions; Cluster.ts describes the folder
 //   GatewayErrors.ts: why a session cannot be opened or found. GatewayMetrics.ts: every metric
 //
-// SIGTERM and Ctrl-C: NodeRuntime interrupts `run` in CommandLine.ts, which runs `drain` (below); then the layer's scope ends the
-// processes. `Signals.hurry` waits for a second signal meanwhile.
+// At SIGTERM or Ctrl-C, NodeRuntime interrupts `run` in CommandLine.ts, which runs `drain` (below). Then the layer's scope ends
+// the processes. Meanwhile `Signals.hurry` waits for a second signal.
 //
-// Not the whole package: it loads Redis, WebSocket and undici clients, 20 MiB and 0.2 seconds.
+// A single module of `@effect/platform-node`: the whole package loads Redis, WebSocket and undici clients (20 MiB, 0.2 seconds).
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { Context, Deferred, Duration, Effect, FileSystem, Layer, Option, Schedule } from "effect"
 import { HttpRouter } from "effect/http"
@@ -46,14 +46,14 @@ import * as Settings from "./settings/Settings.ts"
 
 export type {
   /**
-   * One back end: a `StdioEntry` or an `HttpEntry`.
+   * One back end, on stdio or on HTTP.
    *
    * @category models
    * @since 0.1.0
    */
   Entry,
   /**
-   * Where an MCP server on Streamable HTTP is.
+   * The address of an MCP server on Streamable HTTP.
    *
    * @category models
    * @since 0.1.0
@@ -70,7 +70,7 @@ export type {
 
 export type {
   /**
-   * A configuration that has been checked, see `config`.
+   * A checked configuration, made by `config`.
    *
    * @category models
    * @since 0.1.0
@@ -80,7 +80,7 @@ export type {
 
 export {
   /**
-   * The options make no sense: `faults` has each with its path and what is allowed.
+   * The options are wrong. `faults` lists each fault with its path and what is allowed there.
    *
    * @category errors
    * @since 0.1.0
@@ -89,16 +89,16 @@ export {
 } from "./backends/Backends.ts"
 
 /**
- * What a gateway serves, and its settings; those of the server itself (`host`, `port`, TLS, time-outs of the header) are
- * the program's own. What only the command carries out is refused: `keysFile`, `tlsCert`, `tlsKey`, `cluster`.
+ * The back ends and settings of a gateway. The program's own HTTP server decides about `host`, `port`, TLS and the time-outs of
+ * headers. `keysFile`, `tlsCert`, `tlsKey` and `cluster` are refused, because only the command supports them.
  *
  * @category models
  * @since 0.1.0
  */
 export interface GatewayOptions extends Settings.GatewayInput {
-  /** The back ends by name; each is served at `/mcp/{name}`, and at `/mcp` if it is the only one. */
+  /** The back ends by name. Each is served at `/mcp/{name}`; a single one is served at `/mcp` too. */
   readonly backends: Readonly<Record<string, Backends.Entry>>
-  /** What processes may see of it: `PATH`, `HOME` and their like, nothing else. Default: nothing. */
+  /** Back-end processes get `PATH`, `HOME` and similar variables from this environment, and no others. Default: empty. */
   readonly environment?: Readonly<Record<string, string | undefined>> | undefined
 }
 
@@ -110,37 +110,36 @@ export interface GatewayOptions extends Settings.GatewayInput {
  */
 export class Gateway extends Context.Service<Gateway, {
   /**
-   * Serves the back ends of another configuration from now on: the sessions of changed and removed ones end, the others
-   * live on. Settings of the gateway as a whole stay as they were.
+   * Replaces the back ends with those of another configuration. Sessions of changed and removed back ends end; other sessions
+   * continue. Settings of the gateway as a whole do not change.
    */
   readonly reload: (config: GatewayConfig) => Effect.Effect<SessionsModule.Reloaded>
   /**
-   * Stops, in this order. With replicas, `/ready` answers 503 for `leaveDelay` while everything is still served. Then nothing
-   * new is taken, streams of GET end, parked calls are cancelled, and running requests have `drainTimeout` to be answered.
-   * Then what is movable is handed over to the other replicas. Last, the requests that still run are told why they end.
+   * Stops the gateway in these steps. With replicas, `/ready` answers 503 for `leaveDelay` while the gateway still serves
+   * everything. Then the gateway refuses new requests, ends GET streams and cancels parked calls; running requests have
+   * `drainTimeout` to finish. Then movable sessions move to the other replicas. Last, requests that still run get an error.
    */
   readonly drain: Effect.Effect<void>
 }>()("effect-session-pool/gateway/Gateway") {}
 
 type Requirements = HttpRouter.HttpRouter | FileSystem.FileSystem
 
-/** Without a word of it a program would believe itself protected, or one of several. */
+/** Settings that only the command supports, and what to do instead. Ignored silently, they would seem to protect a program. */
 const ofTheCommand = [
-  ["keysFile", "give the keys themselves as keys"],
+  ["keysFile", "pass the keys themselves in keys"],
   ["tlsCert", "serve the routes on a server with TLS"],
   ["tlsKey", "serve the routes on a server with TLS"],
   ["cluster", "run effect-session-pool --cluster"]
 ] as const
 
 /**
- * Checks options and decides what they leave open. Options that make no sense fail with `InvalidGatewayOptions`, which has
- * every fault.
+ * Checks options and adds defaults. Wrong options fail with `InvalidGatewayOptions`, which lists every fault.
  *
  * **When to use**
  *
  * Use before a `reload`, or to tell an operator what is wrong before anything starts.
  *
- * **Example** (What is wrong, and what is left open)
+ * **Example** (Faults and defaults)
  *
  * ```ts
  * import { Effect } from "effect"
@@ -179,11 +178,11 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
   })
 
 /**
- * Serves the gateway's routes on an `HttpRouter`. Options that make no sense fail with `InvalidGatewayOptions`.
+ * Serves the gateway's routes on an `HttpRouter`. Wrong options fail with `InvalidGatewayOptions`.
  *
  * **When to use**
  *
- * Use to serve MCP beside other routes of a program; `npx effect-session-pool` serves it alone.
+ * Use to serve MCP beside other routes of a program. To serve only MCP, run `npx effect-session-pool`.
  *
  * **Example** (Serving one back end)
  *
@@ -218,11 +217,11 @@ export const layer = (
   Layer.unwrap(Effect.map(config(options), (decided) => layerConfig(decided, options.environment ?? {})))
 
 /**
- * The same from a configuration that has been checked.
+ * Serves the gateway's routes from a checked configuration. `environment` is that of `GatewayOptions`.
  *
  * **When to use**
  *
- * Use after `config`, when its answer is needed for more than the layer.
+ * Use after `config`, if the program needs the configuration for more than the layer.
  *
  * @category layers
  * @since 0.1.0
@@ -269,18 +268,18 @@ export const layerConfig = (
         until: ({ active, launching }) => active + launching + sessions.passing.count === 0,
         schedule: Schedule.spaced("50 millis")
       })
-      // In this order. At a signal it is run by `main`, and again at the end of the layer, when nothing is left to be done.
+      // At a signal, `run` in CommandLine.ts runs this. It runs again at the end of the layer, and is then a no-op.
       const drain = Effect.gen(function*() {
-        // Not ready, but all is served still, for `leaveDelay`: balancers notice.
+        // For `leaveDelay`, `/ready` answers 503 and everything is still served, so balancers notice.
         yield* placement.announceEnd
-        // Nothing new from here on, and the streams of who only listens end.
+        // Refuses new requests and ends GET streams.
         yield* Deferred.succeed(draining, undefined)
-        // Nobody can come back to a parked call now.
+        // No client can resume a parked call now, because the resuming request would be refused.
         yield* parked.cancelAll("the gateway is shutting down")
         if (!Duration.isZero(settings.drainTimeout)) yield* Effect.timeoutOption(atRest, settings.drainTimeout)
-        // What is movable sleeps or ends here before others get its shard.
+        // Movable sessions sleep or end here before other replicas get their shards.
         yield* placement.leave
-        // Who still waits is told why; the processes end with the layer's scope.
+        // Running requests get an error with the reason. The processes end with the layer's scope.
         yield* sessions.endRequests("the gateway is shutting down")
       })
       yield* Effect.addFinalizer(() => drain)

@@ -9,45 +9,45 @@ import { Effect, Metric } from "effect"
 import * as Cooldown from "./backends/Cooldown.ts"
 
 const requests = Metric.counter("mcp_gateway_requests_total", {
-  description: "Requests of clients that ended, by method and outcome (ok, error)",
+  description: "Finished requests of clients, by method and outcome (ok, error)",
   incremental: true
 })
 const duration = Metric.histogram("mcp_gateway_request_duration_seconds", {
-  description: "How long requests took, by method",
+  description: "Duration of requests of clients, by method",
   attributes: { unit: "seconds" },
   boundaries: Metric.exponentialBoundaries({ start: 0.001, factor: 4, count: 10 })
 })
 const garbage = Metric.counter("mcp_gateway_garbage_lines_total", {
-  description: "Lines on a back end's stdout that were no JSON-RPC message",
+  description: "Lines on a back end's stdout that were not JSON-RPC messages",
   incremental: true
 })
 const closes = Metric.counter("mcp_gateway_closed_sessions_total", {
-  description: "Sessions that were closed, lanes of modern clients included, by reason",
+  description: "Closed sessions, lanes of modern clients included, by reason",
   incremental: true
 })
 const refusals = Metric.counter("mcp_gateway_refusals_total", {
-  description: "HTTP requests that were refused, by status",
+  description: "Refused HTTP requests, by status of the answer",
   incremental: true
 })
 
 const gauge = (name: string, description: string) => Metric.gauge(`mcp_gateway_${name}`, { description })
 
-/** What there is of a back end at the moment. */
+/** The gauges of each back end. */
 const gauges = {
   sessions: gauge(
     "live_sessions",
-    "Sessions that have a process or an upstream session, lanes of modern clients included"
+    "Sessions that have a process or a session on an HTTP back end, lanes of modern clients included"
   ),
-  inFlight: gauge("in_flight_requests", "Requests that a back end has not answered yet"),
+  inFlight: gauge("in_flight_requests", "Requests that the back end has not answered yet"),
   asleep: gauge("asleep_sessions", "Sessions of stateless back ends that have no process"),
   parked: gauge("parked_calls", "Calls that wait for their client's input"),
-  spares: gauge("spare_processes", "Processes started for sessions to come")
+  spares: gauge("spare_processes", "Processes started in advance for new sessions")
 }
-const state = gauge("backend_state", "1 for the state that a back end is in, 0 for the others")
-const waiting = gauge("waiting_calls", "Who waits at the moment, for a place among the sessions or for a lane")
-const maxSessions = gauge("max_sessions", "The setting maxSessions: how many live sessions there may be in all")
+const state = gauge("backend_state", "1 for the present state of the back end, 0 for other states")
+const waiting = gauge("waiting_calls", "Calls that wait for a place among the sessions or for a lane, by resource")
+const maxSessions = gauge("max_sessions", "The setting maxSessions: most live sessions at once")
 
-/** Methods of the specification; others are counted together, so that no client can fill the memory with names. */
+/** The methods of the specification. All others count as `other`, so that no client can fill the memory with names. */
 const methods = new Set([
   "initialize",
   "ping",
@@ -69,18 +69,18 @@ const methods = new Set([
 ])
 
 export interface GatewayMetrics {
-  /** A request has ended. */
+  /** Records a request that has ended. */
   readonly request: (method: string, outcome: "ok" | "error", millis: number) => void
   readonly garbage: () => void
 }
 
-/** What happened since it was last taken. */
+/** Counts since the last sample for the page's charts. */
 export interface Recent {
   requests: number
   errors: number
   launches: number
   launchFailures: number
-  /** At most this many durations are kept; they are the first ones of the time. */
+  /** The durations of the first requests, at most `keptDurations`. */
   millis: Array<number>
 }
 
@@ -112,22 +112,22 @@ export const make = (backend: string, registry: Context.Context<never>, recent: 
   }
 }
 
-/** What there is of one back end. */
+/** The values of the gauges of one back end. */
 export type Figures = Readonly<Record<keyof typeof gauges, number>>
 
 /** Sets the gauges of one back end. */
 export const setFigures = (backend: string, figures: Figures): Effect.Effect<void> =>
   Effect.forEach(
     Object.entries(gauges),
-    // The names of the one are those of the other.
+    // `figures` has the same names as `gauges`.
     ([name, metric]) => Metric.update(Metric.withAttributes(metric, { backend }), figures[name as keyof Figures]),
     { discard: true }
   )
 
-/** Those of a back end that is served no more: a gauge that was once set cannot be taken back. */
+/** The values of a removed back end. A gauge cannot be unset, so it is set to zero. */
 export const noFigures: Figures = { sessions: 0, inFlight: 0, asleep: 0, parked: 0, spares: 0 }
 
-/** Sets the state of one back end; none if it is served no more. */
+/** Sets the state of one back end. `undefined` for a removed back end, which has no state. */
 export const setState = (backend: string, current: Cooldown.State | undefined): Effect.Effect<void> =>
   Effect.forEach(
     Cooldown.states,
@@ -143,7 +143,7 @@ export const setTotals = (totals: { readonly place: number; readonly lane: numbe
     Metric.update(maxSessions, totals.maxSessions)
   ], { discard: true })
 
-/** Counts a session that is closed. */
+/** Counts a closed session. */
 export const closed = (backend: string, reason: string) =>
   Metric.update(Metric.withAttributes(closes, { backend, reason }), 1)
 

@@ -1,11 +1,11 @@
 /**
- * What signals do to the command: the first ends it in order, the second at once. SIGHUP, a reload, is heard in `bin.ts` and
- * `CommandLine.ts`.
+ * How signals stop the command: the first SIGINT or SIGTERM stops it in order, the second at once. SIGHUP asks for a reload; see
+ * `bin.ts` and `reloads` in `CommandLine.ts`.
  */
 import { Cause, Console, Duration, Effect, Exit, Queue, Runtime } from "effect"
 import * as ProcessGroup from "./backends/ProcessGroup.ts"
 
-/** Signals, as they come. */
+/** A queue of the signals with these names. */
 export const of = (...names: ReadonlyArray<NodeJS.Signals>) =>
   Effect.gen(function*() {
     const queue = yield* Queue.unbounded<NodeJS.Signals>()
@@ -17,18 +17,21 @@ export const of = (...names: ReadonlyArray<NodeJS.Signals>) =>
     return queue
   })
 
-/** In which one Ctrl-C may arrive twice: a terminal gives it to the whole group, and `npm` hands its own on to this process. */
+/**
+ * A second signal within this time does not count, because one Ctrl-C may arrive twice: the terminal sends it to the whole
+ * process group, and `npm` forwards it to this process.
+ */
 const relayed = Duration.seconds(1)
 
-/** The first signal is NodeRuntime's, which ends everything in order; the second ends everything. */
+/** `NodeRuntime` handles the first signal and stops everything in order. At the second, this kills all processes and exits. */
 export const hurry = Effect.fnUntraced(function*(drainTimeout: Duration.Duration) {
   const queue = yield* of("SIGINT", "SIGTERM")
   yield* Queue.take(queue)
   const time = Duration.isFinite(drainTimeout)
     ? `up to ${Duration.toSeconds(drainTimeout)} seconds`
-    : "all the time they need"
+    : "unlimited time"
   yield* Console.error(
-    `Stopping: running requests have ${time} (drainTimeout). Send the signal again to end at once.`
+    `Stopping: running requests have ${time} (drainTimeout). Send the signal again to stop at once.`
   )
   yield* Effect.sleep(relayed)
   yield* Queue.clear(queue)
@@ -39,6 +42,6 @@ export const hurry = Effect.fnUntraced(function*(drainTimeout: Duration.Duration
   })
 })
 
-/** What a signal has ended in order has not failed: supervisors take every other code for a fault. */
+/** Exits with 0 after a signal. Supervisors read every other code as a failure. */
 export const teardown: Runtime.Teardown = (exit, onExit) =>
   Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause) ? onExit(0) : Runtime.defaultTeardown(exit, onExit)

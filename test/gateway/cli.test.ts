@@ -211,7 +211,10 @@ describe("the command line", () => {
     cpSync(new URL("../../src/gateway/bin.ts", import.meta.url), join(folder, "bin.ts"))
     for (const name of ["@effect/platform-node", "effect"]) {
       const said = saidWith(`import "${name}/Part"`)
-      assert.isTrue(said.startsWith(`The gateway needs ${name}, which is not installed: npm install ${name} `), said)
+      assert.isTrue(
+        said.startsWith(`The gateway needs ${name}, which is not installed. Run npm install ${name} `),
+        said
+      )
       assert.strictEqual(said.trimEnd().split("\n").length, 1, said)
     }
     const others = {

@@ -63,7 +63,7 @@ describe("a fault", () => {
     ["a value that cannot be", ["--port", "many"], ["an integer from 0 to 65535", "--check"]],
     ["a file that is not there", ["--config", "/no/such.json"], ["cannot be read", "NotFound", "Is the path right?"]],
     ["a directory as a file", ["--config", artifacts], ["Is it a file"]],
-    ["a file that is no JSON", ["--config", write("help-broken.json", "{")], ["not JSON", "Mend it"]],
+    ["a file that is no JSON", ["--config", write("help-broken.json", "{")], ["not JSON", "Correct it"]],
     ["a program that is not there", ["--", "no-such-program"], ["no program \"no-such-program\"", "Install it"]],
     [
       "what cannot be looked at, as a program and as a directory",
@@ -81,7 +81,7 @@ describe("a fault", () => {
     ],
     ["a directory as a program", ["--", artifacts], ["no program \"" + artifacts, "that is a directory"]],
     ["a path that is not there", ["--", "/no/such/program"], ["no program \"/no/such/program\"", "is its path right?"]],
-    ["a command in one word", ["--", "sh -c true"], ["no program \"sh -c true\"", "without quotes around all"]],
+    ["a command in one word", ["--", "sh -c true"], ["no program \"sh -c true\"", "without quotes around them all"]],
     [
       "a command in one word of a file",
       [
@@ -130,7 +130,7 @@ describe("a fault", () => {
     ["an address of another machine", ["--host", "192.0.2.1", "--insecure"], ["try --host 127.0.0.1"]],
     ["a host that there is not", ["--host", "nowhere.invalid", "--insecure"], [
       "nowhere.invalid\"",
-      "give --host an address"
+      "Give --host an address"
     ]],
     ["an unknown shell", ["--completions", "dos"], ["\"bash\"", "effect-session-pool --help"]]
   ]
@@ -140,7 +140,7 @@ describe("a fault", () => {
       assert.strictEqual(exit, 1)
       for (const part of parts) assert.include(output, part)
       if (args.some((arg) => arg.includes("/")) && what.includes("path")) assert.notInclude(output, "PATH")
-      if (args.includes("--check")) assert.notInclude(output, "--check tries")
+      if (args.includes("--check")) assert.notInclude(output, "--check tests")
       assert.isBelow(output.split("\n").length, 12, "and no more than a person reads")
       assert.notInclude(output, "    at ")
     })

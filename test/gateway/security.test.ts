@@ -170,7 +170,7 @@ describe("a program's gateway", () => {
       }))
     )
     assert.deepStrictEqual(faults, [
-      "keysFile: only the command has it; give the keys themselves as keys",
+      "keysFile: only the command has it; pass the keys themselves in keys",
       "tlsCert: only the command has it; serve the routes on a server with TLS",
       "tlsKey: only the command has it; serve the routes on a server with TLS",
       "cluster: only the command has it; run effect-session-pool --cluster"

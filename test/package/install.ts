@@ -102,7 +102,7 @@ for (const [alias, spec] of Object.entries(compilers)) {
 expect(
   "the command without the platform says what to install",
   refused(plain, "npx", ["--no-install", "effect-session-pool", "--version"]),
-  "The gateway needs @effect/platform-node, which is not installed: npm install @effect/platform-node"
+  "The gateway needs @effect/platform-node, which is not installed. Run npm install @effect/platform-node"
 )
 
 const full = project("bundler", [

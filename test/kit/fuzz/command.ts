@@ -39,7 +39,7 @@ export const check = async (test: ConfigCase, directory: string): Promise<string
       : `told ${output}, not the choices of ${flag}`
   }
   if (read instanceof Config.InvalidConfig) {
-    return exit === 1 && output.startsWith(`${read.message}\nMend it and try again.`)
+    return exit === 1 && output.startsWith(`${read.message}\nCorrect it and try again.`)
       ? undefined
       : `told ${output}, not ${read.message}`
   }
