@@ -277,9 +277,8 @@ const orTell = (input: Input) =>
 
 const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, orTell).pipe(
   Command.withDescription(
-    "Serves MCP servers on Streamable HTTP, one process per client session. Each setting has a flag, a name in the file " +
-      "and an environment variable, which is shown behind the flag. Keys have no flag: set GATEWAY_KEYS, " +
-      "GATEWAY_ADMIN_KEYS and GATEWAY_STATE_KEY. " +
+    "Serves MCP servers on Streamable HTTP, one process per client session. A setting is a flag, the environment variable " +
+      "behind it, or a line of the file. Keys have no flag: set GATEWAY_KEYS, GATEWAY_ADMIN_KEYS and GATEWAY_STATE_KEY. " +
       "A duration is written as \"30 minutes\" or 30m, bytes as 4194304 or \"4 MiB\", a list with commas."
   ),
   Command.withExamples([

@@ -288,7 +288,7 @@ describe("a slip", () => {
       [
         { command: 5, env: { "": "x" } },
         "command: must be a string: the program to run",
-        "env: \"\" is no name of a variable"
+        "env: \"\" is not a variable name"
       ]
     ]
     for (const [entry, ...faults] of cases) {

@@ -121,7 +121,7 @@ describe("session endings", () => {
     await call("remote", forgotten, "anything")
     const [level, reason, text] = await logged(forgotten)
     assert.deepStrictEqual([level, reason], ["WARN", "backend failed"])
-    assert.include(text, "does not know its session any more")
+    assert.include(text, "no longer knows its session")
   })
 
   it("logs and counts an idle session as idle, with its idle time", async () => {

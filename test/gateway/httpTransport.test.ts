@@ -98,7 +98,7 @@ describe("the earlier form", () => {
     await scripted.handshake()
     scripted.answers["tools/list"] = (response) => response.writeHead(404).end()
     scripted.call(1, "tools/list")
-    assert.include(await scripted.ended(), "does not know its session")
+    assert.include(await scripted.ended(), "no longer knows its session")
     await scripted.close()
     assert.notInclude(scripted.seen.map(({ method }) => method), "DELETE")
   })
@@ -111,7 +111,7 @@ describe("the earlier form", () => {
     scripted.write({ method: "notifications/x" })
     await Kit.eventually("it is sent", () => scripted.seen.at(-1)?.message?.method === "notifications/x")
     clock.pass("5 minutes")
-    assert.include(await scripted.ended(), "has not taken a message")
+    assert.include(await scripted.ended(), "has not accepted a message")
   })
 
   it("a refused initialize is an answer if it is JSON-RPC, else the end", async () => {

@@ -245,7 +245,7 @@ describe("cool-down", () => {
     const refused = await Kit.initialize(url)
     assert.deepStrictEqual([...statuses, refused.status], [502, 502, 502, 503])
     assert.isAtLeast(Number(refused.headers.get("retry-after")), 1)
-    assert.include(await refused.text(), "failed to start 3 times in a row and is tried again in")
+    assert.include(await refused.text(), "failed to start 3 times in a row; the gateway tries again in")
     const health = await (await fetch(`${gateway.origin}/health`)).json()
     assert.deepStrictEqual(health.backends, { broken: "cooling down", good: "not started" })
     assert.strictEqual((await fetch(`${gateway.origin}/ready`)).status, 200)
@@ -319,7 +319,7 @@ describe("warm spares", () => {
     const logger = Logger.layer([Logger.make(({ message }) => void told.push(String(message)))])
     await Effect.runPromise(Effect.provide(Effect.scoped(waiting), logger))
     assert.deepStrictEqual(told, [
-      "A spare process ended before it was used; another is started in 10 seconds. Why it ended: " +
+      "A spare process ended before a session used it; another starts in 10 seconds. Reason: " +
       "the back end ended with exit code 3; its stderr: no database"
     ])
   })

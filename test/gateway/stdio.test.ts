@@ -114,9 +114,9 @@ describe("one process", () => {
         room: Effect.sleep("10 millis")
       })
       const told = await time.passUntilSettled("it is told", end(transport))
-      assert.strictEqual(told, "the stdout of the back end could not be read")
+      assert.strictEqual(told, "the gateway could not handle a line of the back end")
       assert.lengthOf(seen, at)
-      assert.isTrue(logged.some((message) => String(message).includes("could not be taken")))
+      assert.isTrue(logged.some((message) => String(message).includes("could not handle a line")))
       await close()
     })
   }

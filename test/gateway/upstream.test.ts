@@ -262,7 +262,7 @@ describe("an upstream of our own", () => {
       assert.strictEqual(response.status, 502)
       assert.match(
         text,
-        new RegExp(`cannot be reached \\((${cause})\\): is the url right, and does this machine reach it\\?`)
+        new RegExp(`cannot be reached \\((${cause})\\): is its url right, and can this machine reach it\\?`)
       )
       assert.notMatch(text, /s3cretword|token=/)
     })

@@ -1,11 +1,11 @@
-/** The back ends that a gateway serves: their entries, resolved with the settings, and how they are replaced. */
+/** The back ends of a gateway: checks each entry and merges it with the settings of the gateway. */
 import { Option, Predicate, Schema } from "effect"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
 import type { Command } from "./ProcessGroup.ts"
 
 /**
- * How to start the process of a stdio back end, and the settings in which it differs from the gateway.
+ * How to start the process of a stdio back end, and the settings that it overrides.
  *
  * @category models
  * @since 0.1.0
@@ -13,50 +13,50 @@ import type { Command } from "./ProcessGroup.ts"
 export interface StdioEntry extends Settings.BackendInput {
   readonly command: string
   readonly args?: ReadonlyArray<string> | undefined
-  /** Variables that the process sees, besides `PATH`, `HOME` and their like. */
+  /** Variables for the process. It also gets `PATH`, `HOME` and similar variables of the gateway. */
   readonly env?: Readonly<Record<string, string>> | undefined
-  /** The directory that the process runs in. */
+  /** The working directory of the process. */
   readonly cwd?: string | undefined
 }
 
 /**
- * Where an MCP server on Streamable HTTP is, and the settings in which it differs from the gateway.
+ * The address of an MCP server on Streamable HTTP, and the settings that it overrides.
  *
  * @category models
  * @since 0.1.0
  */
 export interface HttpEntry extends Settings.BackendInput {
   readonly url: string
-  /** Sent with every request to it. */
+  /** Headers for every request to the server. */
   readonly headers?: Readonly<Record<string, string>> | undefined
 }
 
 /**
- * One back end.
+ * One back end, on stdio or on HTTP.
  *
  * @category models
  * @since 0.1.0
  */
 export type Entry = StdioEntry | HttpEntry
 
-/** A back end with everything decided. */
+/** A checked back end. Every setting has a value. */
 export interface Backend {
   readonly name: string
   readonly target:
     | { readonly _tag: "Stdio"; readonly command: Command }
     | { readonly _tag: "Http"; readonly url: string; readonly headers: Readonly<Record<string, string>> }
   readonly settings: Settings.BackendSettings
-  /** Hides what of its entry may be secret. */
+  /** Hides values of the entry that may be secret. */
   readonly mask: (text: string) => string
-  /** Equal for entries that mean the same. */
+  /** Equal for entries with the same meaning. */
   readonly fingerprint: string
-  /** The entry as JSON, variables as they are written: equal wherever the same file is read. It may hold secrets. */
+  /** The entry as JSON, with variables not replaced, so it is equal on all replicas with the same file. It may hold secrets. */
   readonly entryText: () => string
 }
 
 export type Backends = ReadonlyMap<string, Backend>
 
-/** What a gateway was told makes no sense; each fault with its path and what is allowed. */
+/** The options of a gateway are wrong. Each fault has its path and what is allowed there. */
 export class InvalidGatewayOptions extends Schema.TaggedError<InvalidGatewayOptions>()("InvalidGatewayOptions", {
   faults: Schema.Array(Schema.String)
 }) {
@@ -72,26 +72,26 @@ export const allowedName = "a back end's name is 1 to 64 letters, digits, \".\",
 
 type Fault = (path: string, message: string) => void
 
-/** An entry as it was read. */
+/** An entry from a file or a program, not checked yet. */
 export interface Parsed {
   readonly entry: Entry
   /** Values that must not be shown. */
   readonly secrets: ReadonlyArray<string>
-  /** A function: an entry with a fault may be nested too deep for `JSON.stringify`; it is called only for entries without one. */
+  /** Called only for valid entries: a faulty one may be nested too deep for `JSON.stringify`. */
   readonly entryText: () => string
 }
 
-/** An entry that a program has given. */
+/** Makes a `Parsed` of a program's entry. */
 export const given = (entry: Entry): Parsed => ({ entry, secrets: [], entryText: () => canonical(entry) })
 
-/** As JSON, whatever the order of its keys. */
+/** JSON with sorted keys, so that the order of keys in a file does not matter. */
 export const canonical = (entry: unknown): string =>
   JSON.stringify(entry, (_, value: unknown) =>
     Predicate.isObject(value)
       ? Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => a < b ? -1 : 1))
       : value)
 
-/** Decides an entry, over the settings of the gateway. */
+/** Checks an entry and merges it with the settings of the gateway. Reports each fault through `fault`. */
 export const resolve = (
   path: string,
   name: string,
@@ -108,7 +108,7 @@ export const resolve = (
     (key, message) => fault(`${path}.${key}`, message)
   )
   const target = "url" in entry ? http(path, entry, fault) : stdio(path, entry, fault)
-  // `spares` and `stateless` are for processes; what is said for all back ends does not apply to a URL.
+  // `spares` and `stateless` apply to processes only. If they are set for all back ends, an HTTP back end ignores them.
   const decided = target._tag === "Http" ? { ...settings, spares: 0, stateless: false } : settings
   return {
     name,
@@ -124,7 +124,7 @@ const stdio = (path: string, entry: StdioEntry, fault: Fault): Backend["target"]
   const { args = [], command, cwd, env = {} } = entry
   if (command === "") fault(`${path}.command`, "must not be empty")
   for (const [name, value] of Object.entries(env)) {
-    if (name === "" || /[=\0]/.test(name)) fault(`${path}.env`, `"${printable(name)}" is no name of a variable`)
+    if (name === "" || /[=\0]/.test(name)) fault(`${path}.env`, `"${printable(name)}" is not a variable name`)
     if (value.includes("\0")) fault(`${path}.env.${printable(name)}`, "must not contain a NUL character")
   }
   for (const text of [command, cwd ?? "", ...args]) {
@@ -141,22 +141,22 @@ const http = (path: string, entry: HttpEntry, fault: Fault): Backend["target"] =
   }
   for (const [name, value] of Object.entries(headers)) {
     if (!/^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/.test(name)) {
-      fault(`${path}.headers`, `"${printable(name)}" is no name of a header`)
+      fault(`${path}.headers`, `"${printable(name)}" is not a header name`)
     } else if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) {
       fault(`${path}.headers.${name}`, "must not contain line breaks or control characters")
     } else if (ownHeaders.includes(name.toLowerCase())) {
-      fault(`${path}.headers.${name}`, "is set by the gateway itself")
+      fault(`${path}.headers.${name}`, "must not be given: the gateway sets it itself")
     }
   }
-  if (spares !== undefined && spares > 0) fault(`${path}.spares`, "is for stdio back ends")
-  if (stateless === true) fault(`${path}.stateless`, "is for stdio back ends")
+  if (spares !== undefined && spares > 0) fault(`${path}.spares`, "is only for stdio back ends; remove it")
+  if (stateless === true) fault(`${path}.stateless`, "is only for stdio back ends; remove it")
   return { _tag: "Http", url, headers }
 }
 
 const ownHeaders = ["host", "content-length", "content-type", "accept", "connection", "transfer-encoding"]
   .concat(["mcp-session-id", "mcp-protocol-version", "last-event-id"])
 
-/** In a fault that is printed: no control characters, and none that turn the direction of what follows. */
+/** Escapes control characters and characters that change the text direction, for messages that are printed. */
 export const printable = (text: string): string =>
   JSON.stringify(text).slice(1, -1).replace(
     /[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,

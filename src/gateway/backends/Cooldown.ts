@@ -1,17 +1,17 @@
 /**
- * Three failed starts in a row make a back end suspect. If the gateway's own start fails too, the back end cools down, longer each
- * time.
+ * Three failed starts in a row make a back end suspect. The gateway then starts it once itself. If that start fails too, the back
+ * end cools down: the gateway refuses starts for a pause, which doubles each time, up to 5 minutes.
  */
 import { CoolingDown } from "../GatewayErrors.ts"
 
 export interface Cooldown {
-  /** Starts that failed in a row. */
+  /** Failed starts in a row. */
   readonly failures: number
-  /** Until when no start is tried. */
+  /** Starts are refused before this time, in milliseconds. */
   readonly until: number
   /** Why the last start failed, if it did. */
   readonly lastFailure: string | undefined
-  /** A start has succeeded. */
+  /** Whether a start has ever succeeded. */
   readonly started: boolean
 }
 
@@ -32,21 +32,21 @@ const started: Cooldown = { ...initial, started: true }
 
 export const succeeded = (_: Cooldown): Cooldown => started
 
-/** Records a failure for operators without counting it toward the cool-down. */
+/** Records a failure for operators. It does not count toward the cool-down. */
 export const noted = (self: Cooldown, reason: string): Cooldown =>
   self.lastFailure === reason ? self : { ...self, lastFailure: reason }
 
 /**
- * A client's start has failed. `seen` is the state when that start began: starts that fail together count once, so that one
- * client's burst is not taken for failures in a row.
+ * Records that a client's start failed. `seen` is the state when that start began. Starts that fail together count once, so a
+ * burst of starts does not count as failures in a row.
  */
 export const failed = (self: Cooldown, seen: Cooldown, reason: string): Cooldown =>
   self === seen ? { ...self, failures: self.failures + 1, lastFailure: reason } : self
 
-/** Whether the back end itself may be at fault. */
+/** Whether so many starts failed in a row that the back end itself may be at fault. */
 export const isSuspect = (self: Cooldown): boolean => self.failures >= tolerated
 
-/** Starts the pause: the gateway's own start failed too. No change if a client's start succeeded meanwhile. */
+/** Starts the pause after the gateway's own start failed. A no-op if a client's start succeeded meanwhile. */
 export const confirmed = (self: Cooldown, suspect: Cooldown, now: number, reason: string): Cooldown => {
   if (!isSuspect(self)) return self
   const { failures } = suspect
@@ -54,7 +54,7 @@ export const confirmed = (self: Cooldown, suspect: Cooldown, now: number, reason
   return { ...self, failures, until: now + pause, lastFailure: reason }
 }
 
-/** Whether a start is to be refused now. */
+/** The error that refuses a start now. `undefined` if a start is allowed. */
 export const check = (self: Cooldown, backend: string, now: number): CoolingDown | undefined =>
   now >= self.until ? undefined : new CoolingDown({
     backend,

@@ -1,10 +1,10 @@
 /**
- * An MCP server on Streamable HTTP as a `Transport`: each line is a POST, and what its response holds are lines of the
- * server.
+ * An MCP server on Streamable HTTP as a `Transport`: each line becomes a POST, and each message of the response becomes a line of
+ * the server.
  *
- * It speaks both forms: a request of revision 2026-07-28 says so itself and is sent without a session; an `initialize` opens
- * a session of the earlier form, with its stream of GET, which ends with the scope. So who does not know the server's era
- * may ask it on the same transport.
+ * The transport speaks both eras. It sends a request of revision 2026-07-28 without a session. An `initialize` opens a session of
+ * an earlier revision and its GET stream; both end with the scope. A caller that does not know the server's era can therefore try
+ * both on one transport.
  */
 import type { Scope } from "effect"
 import { Deferred, Duration, Effect, Fiber, Option, Queue, Stream } from "effect"
@@ -19,48 +19,48 @@ import type { Receiver, Transport } from "./Transport.ts"
 
 export interface Limits {
   readonly maxLineBytes: number
-  /** How long the server may take to accept a message that has no answer. */
+  /** How long the server may take to accept a notification or a response. */
   readonly writeTimeout: Duration.Duration
 }
 
 type Response = HttpClientResponse.HttpClientResponse
 
-/** A request that has been sent. */
+/** A request that is in flight. */
 interface Post {
   readonly modern: boolean
   readonly fiber: Fiber.Fiber<void>
 }
 
-/** Where a response's stream has come to. */
+/** How far an event stream has been read. */
 interface Progress {
   answered: boolean
   lastId: string | undefined
-  /** In milliseconds. */
+  /** How long to wait before the stream is reopened, in milliseconds. */
   retry: number
 }
 
-/** How long to wait before a stream is opened anew, in milliseconds. */
+/** The wait before a stream is reopened, in milliseconds, if the server gives none. */
 const defaultRetry = 1000
-/** Failures in a row to open the stream of GET anew, before the session is given up. */
+/** The session ends after more failures in a row than this to reopen its GET stream. */
 const maxFailures = 3
 
-/** What is known of a server, and where what it says goes. */
+/** The state of one transport. */
 interface Server {
   readonly remote: Remote.Remote
   readonly limits: Limits
   readonly ended: Deferred.Deferred<BackendFailed>
-  /** The requests that run. */
+  /** The requests in flight, by id. */
   readonly posts: Map<string, Post>
   readonly paramHeaders: ParamHeaders.ParamHeaders
-  /** Starts an effect that ends with the scope. */
+  /** Runs an effect in a fiber that ends with the scope. */
   readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
-  /** The session of the earlier form, if there is one. */
+  /** The session of an earlier revision, if there is one. */
   readonly session: { id: string | undefined; version: string | undefined }
-  /** It has answered something: it is there, and speaks MCP. */
+  /** Whether the server has sent a message, which proves that it can be reached and speaks MCP. */
   established: boolean
 }
 
-/** Lives until the scope closes. Never fails: what is wrong with the server shows with the first message. */
+/** Makes a transport that lives until the scope closes. Never fails, because nothing is sent before the first message. */
 export const make = Effect.fnUntraced(function*(
   target: Remote.Target,
   limits: Limits,
@@ -107,14 +107,14 @@ export const make = Effect.fnUntraced(function*(
 const end = ({ ended }: Server, failure: BackendFailed) => Effect.asVoid(Deferred.succeed(ended, failure))
 
 const forgotten = (server: Server) =>
-  Effect.suspend(() => end(server, server.remote.failed("the back end does not know its session any more")))
+  Effect.suspend(() => end(server, server.remote.failed("the back end no longer knows its session")))
 
 const sessionHeaders = ({ session }: Server) => ({
   "mcp-session-id": session.id,
   "mcp-protocol-version": session.version
 })
 
-/** Hands a line on, and waits while the receiver has no room for more. */
+/** Delivers a line, and waits while the receiver has no room for more. */
 const deliver = (server: Server, text: string, to: Receiver): Effect.Effect<void> =>
   Effect.suspend(() => {
     server.established = true
@@ -125,7 +125,7 @@ const deliver = (server: Server, text: string, to: Receiver): Effect.Effect<void
 // Lines
 // ---------------------------------------------------------------------------
 
-/** Sends one line. Completes when the next one may go: what changes the session must have arrived before. */
+/** Sends one line. Completes when the next line may be sent. A line that changes the session must arrive before the next one. */
 const write = (server: Server, line: string, to: Receiver): Effect.Effect<unknown> => {
   const { posts } = server
   const message = JsonRpc.read(line)
@@ -143,30 +143,30 @@ const write = (server: Server, line: string, to: Receiver): Effect.Effect<unknow
   }
   const cancelled = JsonRpc.cancelledId(message)
   const post = cancelled === undefined ? undefined : posts.get(JsonRpc.idKey(cancelled))
-  // The end of its connection is the cancellation.
+  // A modern request is cancelled by closing its connection.
   if (post?.modern === true) return Fiber.interrupt(post.fiber)
   const sent = notify(server, line)
-  // A server that has cancelled a request leaves its stream without an end.
+  // After a cancellation a server may leave the response stream open, so the gateway closes it.
   if (post !== undefined) return Effect.andThen(sent, Fiber.interrupt(post.fiber))
   return message._tag === "Notification" && message.method === "notifications/initialized"
     ? Effect.map(sent, () => void server.fork(standalone(server, to)))
     : sent
 }
 
-/** A message without an answer. */
+/** Sends a message that gets no answer. */
 const notify = (server: Server, line: string) => {
   const { limits, remote } = server
   return Effect.scoped(Effect.gen(function*() {
     const headers = { accept: Remote.accept, ...sessionHeaders(server) }
     const { status } = yield* remote.send("POST", headers, line.trimEnd())
     if (status === 404 && server.session.id !== undefined) return yield* forgotten(server)
-    if (status >= 400) yield* Effect.logWarning(`The back end refused a message with status ${status}`)
+    if (status >= 400) yield* Effect.logWarning(`The back end refused a notification or response with status ${status}`)
   })).pipe(
     Effect.timeoutOrElse({
       duration: limits.writeTimeout,
-      orElse: () => remote.failed(`the back end has not taken a message for ${Duration.format(limits.writeTimeout)}`)
+      orElse: () => remote.failed(`the back end has not accepted a message for ${Duration.format(limits.writeTimeout)}`)
     }),
-    // It is lost, and whoever waits for what it was to bring about would wait for ever.
+    // The message is lost. A request that waits for its effect would never end, so the session ends.
     Effect.catch((failure) => end(server, failure))
   )
 }
@@ -190,7 +190,8 @@ const request = (server: Server, message: JsonRpc.Request, line: string, modern:
     }
     yield* refused(server, status, text, message, to)
   })).pipe(Effect.catch((failure) =>
-    // What a session has lost with a request it never learns; a request without one can be made again.
+    // A modern request can be repeated, so it gets an error. In a session, a lost request may have lost other messages of the
+    // session with it, so the session ends.
     server.established && modern
       ? deliver(server, failedAnswer(message.id, failure.message), to)
       : end(server, failure)
@@ -211,7 +212,7 @@ const send = (server: Server, message: JsonRpc.Request, line: string, modern: bo
 
 const textOf = ({ limits, remote }: Server, response: Response) => Remote.textOf(remote, response, limits.maxLineBytes)
 
-/** A response with status 200 that is no stream. */
+/** Reads a response with status 200 that is not a stream. */
 const body = Effect.fnUntraced(function*(server: Server, text: string, message: JsonRpc.Request, to: Receiver) {
   const texts = text.trimStart().startsWith("[") && Option.isSome(JsonRpc.parse(text))
     ? JsonText.elements(text)
@@ -224,7 +225,7 @@ const body = Effect.fnUntraced(function*(server: Server, text: string, message: 
   if (!answered) yield* deliver(server, failedAnswer(message.id, "the back end sent no answer"), to)
 })
 
-/** What a status other than 200 means for its request. */
+/** Answers a request whose response has a status other than 200, or ends the connection. */
 const refused = (server: Server, status: number, text: string, message: JsonRpc.Request, to: Receiver) => {
   const { remote } = server
   if (Remote.isRefusal(status) && !server.established) return end(server, Remote.refusal(remote, status))
@@ -240,7 +241,7 @@ const refused = (server: Server, status: number, text: string, message: JsonRpc.
   return deliver(server, failedAnswer(message.id, `the back end answered with status ${status}`), to)
 }
 
-/** Learns which arguments the headers of tools repeat, and makes a call once more with them. */
+/** Learns from `tools/list` which arguments a call must repeat in headers, and then repeats the call with these headers. */
 const callAgain = Effect.fnUntraced(function*(server: Server, message: JsonRpc.Request, line: string, to: Receiver) {
   let cursor: string | undefined
   for (let page = 0; page === 0 || (cursor !== undefined && page < maxPages); page++) {
@@ -259,7 +260,7 @@ const callAgain = Effect.fnUntraced(function*(server: Server, message: JsonRpc.R
   yield* status === 200 ? body(server, text, message, to) : refused(server, status, text, message, to)
 })
 
-/** Hands a line on that a response to this request holds. */
+/** Delivers a line from the response to this request. Learns from it the revision of the session and the headers of tools. */
 const deliverFor = (server: Server, message: JsonRpc.Request, text: string, to: Receiver) => {
   if (message.method === "tools/list") ParamHeaders.note(server.paramHeaders, resultOf(text))
   if (message.method === "initialize" && isAnswer(text, message)) {
@@ -273,7 +274,7 @@ const deliverFor = (server: Server, message: JsonRpc.Request, text: string, to: 
 // Streams
 // ---------------------------------------------------------------------------
 
-/** Reads the stream of a response; one that breaks off is gone on with, where the server has made that possible. */
+/** Reads the event stream of a response. Resumes a broken stream if the server gave event ids. */
 const stream = Effect.fnUntraced(function*(
   server: Server,
   response: Response,
@@ -283,7 +284,7 @@ const stream = Effect.fnUntraced(function*(
 ) {
   const progress: Progress = { answered: false, lastId: undefined, retry: defaultRetry }
   yield* events(server, response, progress, message, to)
-  // Revision 2026-07-28 cannot go on with a stream.
+  // Revision 2026-07-28 has no way to resume a stream.
   const resumable = () => !modern && !progress.answered && progress.lastId !== undefined
   while (resumable()) {
     yield* Effect.sleep(progress.retry)
@@ -292,10 +293,10 @@ const stream = Effect.fnUntraced(function*(
     if (again.status !== 200 || !Remote.isEventStream(again)) break
     yield* events(server, again, progress, message, to)
   }
-  if (!progress.answered) yield* deliver(server, failedAnswer(message.id, "the back end broke off its answer"), to)
+  if (!progress.answered) yield* deliver(server, failedAnswer(message.id, "the back end's answer ended early"), to)
 })
 
-/** Reads a stream to its end, which may be left out after the answer. */
+/** Reads a stream to its end. After the answer, waits for the end no longer than `Remote.closeTimeout`. */
 const events = (
   server: Server,
   response: Response,
@@ -324,7 +325,7 @@ const events = (
 const listen = (server: Server, lastId: string | undefined) =>
   server.remote.send("GET", { accept: "text/event-stream", ...sessionHeaders(server), "last-event-id": lastId })
 
-/** The stream of what belongs to no request, for as long as the session lives; a server need not have one. */
+/** Reads the GET stream of a session, for messages that belong to no request. A server need not have one. */
 const standalone = Effect.fnUntraced(function*(server: Server, to: Receiver) {
   const progress: Progress = { answered: false, lastId: undefined, retry: defaultRetry }
   let opened = false
@@ -338,7 +339,7 @@ const standalone = Effect.fnUntraced(function*(server: Server, to: Receiver) {
       yield* events(server, response, progress, undefined, to)
       return true
     }
-    // A server that has had a stream and now refuses one has been started anew.
+    // A server that had a stream and now refuses one was restarted.
     if (server.session.id !== undefined && (status === 404 || (opened && status === 400))) yield* forgotten(server)
     return false
   })).pipe(Effect.catch((failure) => {
@@ -348,12 +349,12 @@ const standalone = Effect.fnUntraced(function*(server: Server, to: Receiver) {
   while (yield* once) yield* Effect.sleep(progress.retry)
 })
 
-/** Pages of tools that are looked through for one call. */
+/** Most pages of `tools/list` that are read for one call. */
 const maxPages = 20
 
 const failedAnswer = (id: JsonRpc.Id, reason: string): string => JsonRpc.error(id, JsonRpc.codes.internal, reason)
 
-/** JSON of an answer's result. */
+/** The JSON of an answer's result. */
 const resultOf = (text: string): string =>
   JsonText.isObject(text) && Option.isSome(JsonRpc.parse(text)) ? JsonText.member(text, "result") ?? "{}" : "{}"
 

@@ -1,8 +1,10 @@
 /**
- * Makes a server of revision 2026-07-28 look like one of the revisions before: a `Transport` over its `Transport`, for the
- * session of one legacy client. The server knows no sessions, so what belongs to one is kept here: who the client is and what
- * it can do, which each request has to say; the level of its log; what it wants to hear of. Where the server answers that it
- * needs input, the client is asked as it is used to, and the call is made again with its answers (basic/patterns/mrtr).
+ * Makes a server of revision 2026-07-28 look like one of an earlier revision: a `Transport` over the server's `Transport`, for
+ * the session of one legacy client.
+ *
+ * The server has no sessions, so the face keeps the session's data: the client's info and capabilities, which each request to the
+ * server repeats; its log level; and its subscriptions. If the server answers that it needs input, the face asks the client with
+ * a legacy request. Then it repeats the call with the answers (basic/patterns/mrtr in the specification).
  */
 import type { Scope } from "effect"
 import { Deferred, Effect, Fiber, Option } from "effect"
@@ -14,30 +16,30 @@ import * as LegacyForm from "./LegacyForm.ts"
 import * as Subscriptions from "./Subscriptions.ts"
 import type { Receiver, Transport } from "./Transport.ts"
 
-/** How often one call may come back for input. */
+/** How often the server may ask for input during one call. */
 const maxRounds = 32
-/** How long to wait before a call is made again that asked for nothing but to be, in milliseconds. */
+/** The wait before a call is repeated if the server asked only for the repetition, in milliseconds. */
 const pause = 250
 
-/** A request of the client that the server has. */
+/** A client's request that is in flight to the server or waits for input. */
 interface Call {
   readonly id: JsonRpc.Id
   readonly method: string
-  /** JSON of its parameters, as they came. */
+  /** The JSON of the parameters, as the client sent it. */
   readonly params: string
-  /** Its newest number towards the server. */
+  /** The id of the newest request to the server for this call. */
   number: number
   rounds: number
   input: Input | undefined
   over: boolean
 }
 
-/** What a call waits for. */
+/** The input that a call waits for. */
 interface Input {
-  /** JSON, if the server gave one. */
+  /** The server's state as JSON, if it gave one. */
   readonly requestState: string | undefined
   readonly responses: Map<string, string>
-  /** The ids under which the client was asked and has not answered. */
+  /** The ids of the questions that the client has not answered. */
   readonly open: Set<string>
 }
 
@@ -81,20 +83,20 @@ export const make = Effect.fnUntraced(function*<R>(
   }
 })
 
-/** The conversation of one client and one server. Synchronous: a line that comes in is dealt with before the next. */
+/** The conversation of one client and one server. Synchronous: each line is handled before the next one arrives. */
 class Face {
-  /** Where the client's lines go. */
+  /** Receives the lines for the client. */
   client: Receiver | undefined
   readonly #write: (line: string) => void
   readonly #later: (millis: number, what: () => void) => void
   readonly #subscriptions: Subscriptions.Subscriptions
-  /** Those that the server has, by number. */
+  /** The calls in flight to the server, by the id of their request. */
   readonly #calls = new Map<number, Call>()
-  /** Those that run, by the client's id. */
+  /** All calls without an answer, by the client's id. */
   readonly #byId = new Map<string, Call>()
-  /** The questions that the client has not answered. */
+  /** The questions that the client has not answered, by the id of the question. */
   readonly #asked = new Map<string, Asked>()
-  /** The client's `initialize`, while the server has not answered. */
+  /** The client's `initialize`, until the server answers `server/discover`. */
   #discovering: { readonly number: number; readonly id: JsonRpc.Id; readonly version: string } | undefined
   #who = LegacyForm.unknownClient
   #abilities = LegacyForm.noAbilities
@@ -112,7 +114,7 @@ class Face {
           "subscriptions/listen",
           JsonText.make([["_meta", this.#meta("{}")], ["notifications", JSON.stringify(notifications)]])
         ),
-      cancel: (number) => this.#cancel(number, "the session hears of something else now"),
+      cancel: (number) => this.#cancel(number, "the session's subscriptions have changed"),
       tell: (method, params) => this.#toClient(notification(method, params)),
       after: later
     })
@@ -144,7 +146,7 @@ class Face {
     this.#toServer(notification("notifications/cancelled", { requestId: number, reason }))
   }
 
-  /** `_meta` of this hop, with whatever else the client has put there. */
+  /** The `_meta` of a request to the server: the gateway's own keys, and all other keys that the client has set. */
   #meta(own: string): string {
     return JsonText.make([
       ...JsonText.members(Modern.withoutHopKeys(own)),
@@ -168,7 +170,7 @@ class Face {
       case "Notification":
         this.#cancelled(JsonRpc.cancelledId(message))
         if (message.method === "notifications/initialized") this.#subscriptions.start(this.#abilities.lists)
-        // There are no others that a server of this revision knows.
+        // A server of revision 2026-07-28 knows no other notifications of a client.
     }
   }
 
@@ -228,7 +230,7 @@ class Face {
     if (call !== undefined) this.#drop(call, "the client has cancelled the request")
   }
 
-  /** Hands a call to the server; again with what it asked for. */
+  /** Sends a call to the server. `again` holds the input that the server asked for, if this repeats the call. */
   #begin(call: Call, again: Readonly<Record<string, string | undefined>>): void {
     const params = JsonText.edit(call.params, {
       ...again,
@@ -239,7 +241,7 @@ class Face {
     this.#calls.set(call.number, call)
   }
 
-  /** Takes a call back from wherever it is. */
+  /** Abandons a call: cancels its request to the server, or its questions to the client. */
   #drop(call: Call, reason: string): void {
     call.over = true
     this.#byId.delete(JsonRpc.idKey(call.id))
@@ -280,7 +282,7 @@ class Face {
   // From the server
   // ---------------------------------------------------------------------------
 
-  /** Takes a line of the server; false: the client has no room for more. */
+  /** Takes a line of the server. False if the client has no room for more. */
   fromServer(line: string): boolean {
     this.#roomy = true
     const json = Option.getOrUndefined(JsonRpc.parse(line))
@@ -289,7 +291,7 @@ class Face {
       case undefined: {
         const error = JsonRpc.errorForTooDeep(line)
         if (error !== undefined) return this.fromServer(error)
-        // For whoever counts these.
+        // `Bridge` counts invalid lines, so it gets this one unchanged.
         this.#toClient(line)
         break
       }
@@ -300,7 +302,7 @@ class Face {
         this.#heard(message, line)
         break
       case "Request":
-        // Servers of this revision send none.
+        // Servers of revision 2026-07-28 send no requests.
         this.#toServer(
           message.method === "ping"
             ? `{"jsonrpc":"2.0","id":${JSON.stringify(message.id)},"result":{}}`
@@ -326,7 +328,7 @@ class Face {
       const isUnknown = JsonRpc.field(error, "code") === Modern.codes.methodNotFound
       return this.#subscriptions.ended(
         number,
-        String(JsonRpc.field(error, "message") ?? "the server has ended it"),
+        String(JsonRpc.field(error, "message") ?? "the server ended the stream"),
         !isUnknown
       )
     }
@@ -342,7 +344,7 @@ class Face {
       return this.#refuse(
         call.id,
         JsonRpc.codes.internal,
-        `The back end gave a result of the type ${JSON.stringify(type)}`
+        `The back end sent a result of the unknown type ${JSON.stringify(type)}`
       )
     }
     this.#answer(call.id, "result", LegacyForm.legacyResult(call.method, JsonText.member(line, "result") ?? "{}"))
@@ -353,7 +355,7 @@ class Face {
     line: string
   ): void {
     if (method === "notifications/cancelled") {
-      return this.#subscriptions.ended(Number(JsonRpc.field(params, "requestId")), "the server has ended it", true)
+      return this.#subscriptions.ended(Number(JsonRpc.field(params, "requestId")), "the server ended the stream", true)
     }
     const subscription = JsonRpc.field(JsonRpc.field(params, "_meta"), Modern.metaKeys.subscriptionId)
     if (subscription === undefined) return this.#toClient(line)
@@ -369,7 +371,7 @@ class Face {
   // Input
   // ---------------------------------------------------------------------------
 
-  /** Asks the client for all that a call needs before it can go on. */
+  /** Asks the client for all input that a call needs before it can continue. */
   #ask(call: Call, result: unknown, line: string): void {
     if (++call.rounds > maxRounds) return this.#fail(call, `the server asked for input more than ${maxRounds} times`)
     const text = JsonText.member(line, "result") ?? "{}"
@@ -377,7 +379,7 @@ class Face {
     const requests = JsonText.isObject(given) ? JsonText.members(given) : []
     const requestState = JsonText.member(text, "requestState")
     if (requests.length === 0) {
-      if (requestState === undefined) return this.#fail(call, "the server asked for input, but not for which")
+      if (requestState === undefined) return this.#fail(call, "the server asked for input, but did not say for which")
       call.input = { requestState, responses: new Map(), open: new Set() }
       return this.#later(pause, () => {
         if (!call.over) this.#begin(call, { requestState })
@@ -412,7 +414,7 @@ class Face {
     if (failed && method !== "elicitation/create") {
       return this.#fail(call, `the client could not answer ${method}: ${JsonText.member(line, "error") ?? "{}"}`)
     }
-    // A form that could not be shown has not been declined.
+    // An error means that the client could not show the form. The answer is `cancel`, because the user did not decline.
     input.responses.set(key, failed ? "{\"action\":\"cancel\"}" : JsonText.member(line, "result") ?? "{}")
     if (input.open.size > 0) return
     this.#begin(call, { inputResponses: JsonText.make([...input.responses]), requestState: input.requestState })

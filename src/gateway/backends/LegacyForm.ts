@@ -1,6 +1,6 @@
 /**
- * What a server of revision 2026-07-28 and a client of the revisions before say, each in the other's words: the handshake, the
- * questions of a server, results. Pure; `LegacyFace` carries the conversation on.
+ * Translates between a server of revision 2026-07-28 and a client of an earlier revision: the handshake, the server's questions,
+ * and results. Pure functions; `LegacyFace` runs the conversation.
  */
 import { Option, Predicate } from "effect"
 import { randomUUID } from "node:crypto"
@@ -13,23 +13,23 @@ import type * as Subscriptions from "./Subscriptions.ts"
 // The handshake
 // ---------------------------------------------------------------------------
 
-/** Who the client is and what it can do, as each request to the server has to say. */
+/** The client's info and capabilities, which each request to the server must repeat. */
 export interface Client {
   readonly info: string
-  /** JSON of its capabilities, as it came. */
+  /** The JSON of the capabilities, as a server of revision 2026-07-28 reads them. */
   readonly json: string
   readonly capabilities: Modern.Capabilities
 }
 
 export const unknownClient: Client = { info: "{}", json: "{}", capabilities: Modern.capabilitiesOf({}, "{}") }
 
-/** What a client says of itself in its `initialize`. */
+/** Reads the client's info and capabilities from its `initialize`. */
 export const clientOf = ({ params }: JsonRpc.Request, line: string): Client => {
   const own = JsonText.member(line, "params") ?? "{}"
   const text = (name: string) => JsonText.isObject(own) ? JsonText.member(own, name) : undefined
   const given = text("capabilities") ?? "{}"
   const capabilities = JsonRpc.field(params, "capabilities")
-  // Tasks are an extension of another form now, and changes of roots are not told of any more.
+  // In revision 2026-07-28 tasks are an extension with another form, and there is no notification of changed roots.
   const json = JsonText.isObject(given)
     ? JsonText.edit(given, { tasks: undefined, ...(JsonRpc.field(capabilities, "roots") ? { roots: "{}" } : {}) })
     : "{}"
@@ -40,7 +40,7 @@ export const clientOf = ({ params }: JsonRpc.Request, line: string): Client => {
   }
 }
 
-/** The revision that a client is answered with: its own, if there is such a one. */
+/** The revision for the answer to `initialize`: the client's own if it is known, else the newest legacy one. */
 export const versionFor = ({ params }: JsonRpc.Request): string => {
   const wanted = JsonRpc.field(params, "protocolVersion")
   return Modern.legacyVersions.find((each) => each === wanted) ?? newestLegacy
@@ -49,7 +49,7 @@ export const versionFor = ({ params }: JsonRpc.Request): string => {
 const newestLegacy = "2025-11-25"
 const unnamed = "{\"name\":\"unknown\",\"version\":\"0\"}"
 
-/** What a server can do, as far as it matters here. */
+/** The capabilities of a server that `LegacyFace` needs. */
 export interface Abilities {
   readonly logging: boolean
   readonly subscribe: boolean
@@ -58,7 +58,7 @@ export interface Abilities {
 
 export const noAbilities: Abilities = { logging: false, subscribe: false, lists: {} }
 
-/** What a server has said of itself to `server/discover`; `undefined`: that it does not speak this revision. */
+/** Reads the result of `server/discover`. `undefined` if the server does not speak revision 2026-07-28. */
 export const abilitiesOf = (result: string): Abilities | undefined => {
   const json = Option.getOrUndefined(JsonRpc.parse(result))
   const versions = JsonRpc.field(json, "supportedVersions")
@@ -76,7 +76,7 @@ export const abilitiesOf = (result: string): Abilities | undefined => {
   }
 }
 
-/** The result of a client's `initialize`, from that of `server/discover`. */
+/** Makes the result of a client's `initialize` from the result of `server/discover`. */
 export const initializeResult = (result: string, version: string): string => {
   const serverInfo = JsonText.member(JsonText.member(result, "_meta") ?? "{}", Modern.metaKeys.serverInfo)
   const instructions = JsonText.member(result, "instructions")
@@ -92,11 +92,11 @@ export const initializeResult = (result: string, version: string): string => {
 // Questions
 // ---------------------------------------------------------------------------
 
-/** Something that the server wants to know of the client. */
+/** A question of the server to the client. */
 export interface Question {
   readonly key: string
   readonly method: string
-  /** JSON. */
+  /** The parameters of the question as JSON. */
   readonly params: string
   readonly value: unknown
 }
@@ -108,15 +108,15 @@ export const questionOf = (key: string, json: string, value: unknown): Question 
   return {
     key,
     method,
-    // Earlier revisions know a visit by an id; of its end the client learns by the result of the call.
+    // Earlier revisions need an id for the visit to a URL. The client learns of its end by the result of the call.
     params: isPage ? JsonText.edit(params, { elicitationId: JSON.stringify(randomUUID()) }) : params,
     value: JsonRpc.field(value, "params")
   }
 }
 
-/** Why a client cannot be asked. */
+/** Why the client cannot be asked this question. `undefined` if it can. */
 export const unaskable = ({ capabilities }: Client, { method, value }: Question): string | undefined => {
-  if (!Modern.inputMethods.includes(method)) return `the server asked the client for ${JSON.stringify(method)}`
+  if (!Modern.inputMethods.includes(method)) return `the server asked for unknown input: ${JSON.stringify(method)}`
   const missing = Modern.missing(capabilities, method, value)
   return missing === undefined
     ? undefined
@@ -127,7 +127,7 @@ export const unaskable = ({ capabilities }: Client, { method, value }: Question)
 // Results
 // ---------------------------------------------------------------------------
 
-/** A result without what earlier revisions do not know, as far as that would be in their way. */
+/** Removes from a result the members that would confuse a client of an earlier revision. */
 export const legacyResult = (method: string, result: string): string => {
   if (!JsonText.isObject(result)) return result
   const meta = JsonText.member(result, "_meta") ?? "{}"
@@ -139,7 +139,7 @@ export const legacyResult = (method: string, result: string): string => {
     ttlMs: undefined,
     cacheScope: undefined,
     _meta: kept === "{}" ? undefined : kept,
-    // Earlier revisions have objects only, here and in the schemas of results.
+    // Earlier revisions allow only objects as `structuredContent`, and only schemas of objects as `outputSchema`.
     ...(structured === undefined || JsonText.isObject(structured) ? {} : { structuredContent: undefined }),
     ...(tools === undefined || !tools.includes("\"outputSchema\"") ? {} : { tools: legacyTools(tools) })
   })

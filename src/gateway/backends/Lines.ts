@@ -1,15 +1,15 @@
-/** Splits a byte stream into lines: any chunking, any UTF-8, and a bound on the length of a line. */
+/** Splits a byte stream into lines of UTF-8 with a bounded length. A chunk may end anywhere, even within a character. */
 
 export interface LineSplitter {
-  /** Takes the next chunk, and returns the lines that it completes; `"TooLong"` once a line exceeds the bound. */
+  /** Takes the next chunk and returns the lines that it completes. Returns `"TooLong"` once a line exceeds the bound. */
   readonly push: (chunk: Uint8Array) => ReadonlyArray<string> | "TooLong"
 }
 
 const newline = 0x0a
 
-/** Makes a splitter for lines of at most `maxBytes` bytes. Empty lines are left out. */
+/** Makes a splitter for lines of at most `maxBytes` bytes. Leaves out blank lines. */
 export const make = (maxBytes: number): LineSplitter => {
-  // The bytes of a line are joined before they are decoded, so no character is ever cut in two.
+  // Joins the bytes of a line before decoding them, so no character is cut in two.
   const decoder = new TextDecoder()
   let parts: Array<Uint8Array> = []
   let length = 0
@@ -37,7 +37,7 @@ export const make = (maxBytes: number): LineSplitter => {
         start = end + 1
       }
       if (start < chunk.length) {
-        // A copy: the chunk's memory may be reused by whoever sent it.
+        // Copies the rest, because the sender may reuse the memory of the chunk.
         parts.push(chunk.slice(start))
         length += chunk.length - start
       }

@@ -1,7 +1,7 @@
 /**
- * A process with its pipes, in a process group of its own, on `node:child_process` directly: `effect/process` takes each
- * chunk through a `PassThrough`, a `Stream` and a `Sink`. With them a call cost the gateway 310 to 420 µs of CPU, this way
- * 240 to 320.
+ * Starts a process with its pipes in its own process group. Uses `node:child_process` directly, because `effect/process` passes
+ * each chunk through a `PassThrough`, a `Stream` and a `Sink`. With `effect/process` a call cost the gateway 310 to 420 µs of
+ * CPU. Without it a call costs 240 to 320 µs.
  */
 import type { Duration, Scope } from "effect"
 import { Deferred, Effect, Option, Predicate, Result, Schedule, Semaphore } from "effect"
@@ -20,37 +20,37 @@ export interface Command {
 }
 
 export interface ProcessGroup {
-  /** Of the process, and so of its group. */
+  /** The id of the process, which is also the id of its group. */
   readonly pid: number
   readonly stdin: ChildProcessWithoutNullStreams["stdin"]
   readonly stdout: ChildProcessWithoutNullStreams["stdout"]
   readonly stderr: ChildProcessWithoutNullStreams["stderr"]
-  /** How the process ended: "with exit code 1", "by signal SIGKILL". What it started may live on. */
+  /** Completes with how the process ended: "with exit code 1", "by signal SIGKILL". Its children may live on. */
   readonly exit: Deferred.Deferred<string>
 }
 
-/** The groups that were started here and are not known to be gone. */
+/** The groups that this gateway started and that may still have processes. */
 const live = new Set<number>()
 
-/** Kills every process that was started here: for who must end them at once. */
+/** Kills every process that this gateway started, at once. */
 export const killAll = (): void => {
   for (const pid of live) signal(pid, "SIGKILL")
 }
 
-/** How often the kernel is asked whether a group is gone, and how long after SIGKILL. */
+/** How often `untilGone` asks the kernel whether a group is gone, and how long it asks after SIGKILL. */
 const askAgain = Schedule.spaced("10 millis")
 const killGrace = "1 second"
 
 /**
- * A spawn blocks the event loop, so 20 turns run between two. One is too few: the loop accepts one connection a turn, so 300
- * connections would wait for 300 spawns. When idle, 20 turns take under 1 ms.
+ * Turns of the event loop between two spawns, because a spawn blocks the loop. One turn is too few: the loop accepts one
+ * connection a turn, so 300 connections would wait for 300 spawns. On an idle loop 20 turns take under 1 ms.
  */
 const turnsBetween = 20
 const oneAtATime = Semaphore.makeUnsafe(1)
 
 /**
- * Starts a process, which fails with the code of the system's error, such as `ENOENT`. When the scope closes its stdin is
- * closed, then its group gets SIGTERM, then SIGKILL, `grace` apart.
+ * Starts a process. Fails with the code of the system's error, such as `ENOENT`. When the scope closes, the finalizer closes the
+ * stdin of the process, then sends SIGTERM to its group, then SIGKILL. It waits for `grace` between two steps.
  */
 export const start = (command: Command, grace: Duration.Duration): Effect.Effect<ProcessGroup, string, Scope.Scope> =>
   Effect.andThen(
@@ -60,7 +60,7 @@ export const start = (command: Command, grace: Duration.Duration): Effect.Effect
 
 const spawn = ({ args, command, cwd, env }: Command): Effect.Effect<ProcessGroup, string> =>
   Effect.callback((resume) => {
-    // Directly before the spawn, in the same turn of the event loop: between two turns other starts take handles.
+    // Checked in the turn of the event loop that spawns: between two turns another start could take the handles.
     const shortage = shortageOfHandles()
     if (shortage !== undefined) return resume(Effect.fail(shortage))
     const started = Result.try(() => {
@@ -69,7 +69,7 @@ const spawn = ({ args, command, cwd, env }: Command): Effect.Effect<ProcessGroup
         env,
         windowsVerbatimArguments,
         windowsHide: true,
-        // On Windows there are no groups, and it would open a window.
+        // Windows has no process groups, and `detached` would open a window there.
         detached: !Programs.isWindows,
         ...(cwd === undefined ? {} : { cwd })
       })
@@ -81,28 +81,28 @@ const spawn = ({ args, command, cwd, env }: Command): Effect.Effect<ProcessGroup
       const how = signal === null ? `with exit code ${code}` : `by signal ${signal}`
       Deferred.doneUnsafe(exit, Effect.succeed(how))
     })
-    // Not `once`: there are errors of a child that runs as well, and one that nobody listens for ends the gateway.
+    // `on`, not `once`: a running child can emit errors too, and an error without a listener ends the gateway.
     child.on("error", (error) => resume(Effect.fail(codeOf(error))))
     child.once("spawn", () => {
       const { pid, stderr, stdin, stdout } = child
-      // A signal to "group 0" is one to the gateway's own.
+      // Without an id the group would be 0, and a signal to group 0 goes to the gateway's own group.
       if (pid === undefined) return resume(Effect.fail("no process id"))
       live.add(pid)
-      // A write may fail after the process has gone, and nobody waits for it then.
+      // Ignores errors of the pipes: a write may fail after the process has ended, when no fiber waits for it.
       for (const pipe of [stdin, stdout, stderr]) pipe.on("error", () => undefined)
       resume(Effect.succeed({ pid, stdin, stdout, stderr, exit }))
     })
   })
 
-/** The codes of errors that tell of the gateway's own need, not of a fault of the back end. */
+/** The error codes that mean a shortage of handles or memory in the gateway, not a fault of the back end. */
 export const shortages = ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"]
 
-/** More than the pipes of a process, and what the spawn itself takes for a moment. */
+/** More handles than a start needs: the pipes of the process, and those that the spawn itself opens for a moment. */
 const handlesOfStart = 16
 
 /**
- * Says why no process should be started now: there are not enough handles. Node never gives back the pipes of a spawn that
- * fails in the middle for want of them, so none is begun that would; each would cost three for ever.
+ * The error code if too few file handles are free for a start. Node leaks the three pipes of a spawn that fails halfway for lack
+ * of handles, so such a spawn must not begin.
  */
 const shortageOfHandles = (): string | undefined => {
   const opened: Array<number> = []
@@ -113,24 +113,24 @@ const shortageOfHandles = (): string | undefined => {
     else shortage = codeOf(handle.failure)
   }
   opened.forEach((handle) => closeSync(handle))
-  // Whatever else keeps it from being opened says nothing of handles.
+  // Any other error of opening the null device says nothing about free handles.
   return shortage !== undefined && shortages.includes(shortage) ? shortage : undefined
 }
 
 const end = Effect.fnUntraced(function*({ exit, pid, stderr, stdin, stdout }: ProcessGroup, grace: Duration.Duration) {
   stdin.end()
-  // What it still says is read and forgotten: nothing keeps it from leaving.
+  // Reads and discards the remaining output, so that a full pipe does not keep the process from ending.
   stdout.removeAllListeners("data").resume()
   yield* Effect.timeoutOption(Deferred.await(exit), grace)
   if (signal(pid, "SIGTERM")) {
     const gone = yield* Effect.timeoutOption(untilGone(pid), grace)
     if (Option.isNone(gone) && signal(pid, "SIGKILL")) yield* Effect.timeoutOption(untilGone(pid), killGrace)
   }
-  // Without a limit: what not even SIGKILL ends at once (it waits for a disk, say) is still there, and a session of its back
-  // end that is not closed; then the pool's `closeTimeout` frees its place.
+  // Waits without a limit. A process that waits for a disk may outlive SIGKILL for a while. Its session is not closed until the
+  // process is gone; meanwhile the pool's `closeTimeout` frees the session's place.
   yield* Deferred.await(exit)
   live.delete(pid)
-  // A process that has left its group may hold the other ends.
+  // A child that has left the group may hold the other ends of the pipes open.
   stdin.destroy()
   stdout.destroy()
   stderr.destroy()
@@ -139,7 +139,7 @@ const end = Effect.fnUntraced(function*({ exit, pid, stderr, stdin, stdout }: Pr
 const untilGone = (pid: number) =>
   Effect.repeat(Effect.sync(() => !signal(pid, 0)), { until: (gone) => gone, schedule: askAgain })
 
-/** Sends a signal to a group; false if there is nobody left in it. On Windows every signal ends the process and its children. */
+/** Sends a signal to a group. False if the group is empty. On Windows every signal ends the process and its children. */
 const signal = (pid: number, name: NodeJS.Signals | 0): boolean => {
   const exists = Option.isSome(Option.liftThrowable(() => process.kill(Programs.isWindows ? pid : -pid, asks(name)))())
   if (Programs.isWindows && exists && name !== 0) {
@@ -149,10 +149,10 @@ const signal = (pid: number, name: NodeJS.Signals | 0): boolean => {
   return exists
 }
 
-/** A signal to one process would end it without its children, which could not be found then. */
+/** 0 on Windows, which only asks whether the process exists. A real signal would end it alone, and its children would be lost. */
 const asks = (name: NodeJS.Signals | 0): NodeJS.Signals | 0 => Programs.isWindows ? 0 : name
 
-/** The code of a system's error, or of what caused it. */
+/** The code of a system's error, or of its cause. Empty if neither has one. */
 export const codeOf = (error: unknown): string =>
   Predicate.hasProperty(error, "code")
     ? String(error.code)

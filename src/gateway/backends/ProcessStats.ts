@@ -1,4 +1,4 @@
-/** What processes use, as the kernel tells it in `/proc`; nothing where there is no `/proc`. */
+/** Reads the memory and CPU time of processes from `/proc`. Finds nothing on a system without `/proc`. */
 import { Effect, FileSystem, Option } from "effect"
 
 export interface Usage {
@@ -6,11 +6,11 @@ export interface Usage {
   readonly cpuSeconds: number
 }
 
-/** Linux counts memory in pages and time in ticks; these are their sizes on every platform that Node runs on. */
+/** Linux counts memory in pages and time in ticks. Assumes the usual sizes. */
 const pageBytes = 4096
 const ticksPerSecond = 100
 
-/** What each of these process groups uses, wrappers and children together. */
+/** The usage of each of these process groups, as the sum over all processes in the group. */
 export const usage = Effect.fnUntraced(function*(groups: ReadonlySet<number>) {
   const used = new Map<number, Usage>()
   if (groups.size === 0) return used
@@ -20,7 +20,7 @@ export const usage = Effect.fnUntraced(function*(groups: ReadonlySet<number>) {
     if (!/^\d+$/.test(name)) continue
     const stat = yield* Effect.option(fs.readFileString(`/proc/${name}/stat`))
     if (Option.isNone(stat)) continue
-    // The name of the program, in parentheses, may hold anything; fields are counted after it.
+    // The program's name, in parentheses, may hold blanks and parentheses, so the fields are counted from its end.
     const fields = stat.value.slice(stat.value.lastIndexOf(")") + 2).split(" ").map(Number)
     const [group = 0, userTicks = 0, systemTicks = 0, pages = 0] = [fields[2], fields[11], fields[12], fields[21]]
     if (!groups.has(group)) continue

@@ -1,9 +1,9 @@
-/** Where the program of a command is, and how it is started: on Windows `npx` is a batch file, which only `cmd.exe` runs. */
+/** Finds the program of a command, and how to start it: on Windows `npx` is a batch file, which only `cmd.exe` runs. */
 import { Result } from "effect"
 import { accessSync, constants, statSync } from "node:fs"
 import { posix, win32 } from "node:path"
 
-/** What decides it, so that the tests can ask for another system's answer. */
+/** The system on which a program is looked for. Tests pass a system other than this machine. */
 export interface System {
   readonly platform: string
   readonly environment: Readonly<Record<string, string | undefined>>
@@ -19,12 +19,12 @@ export const here = (environment: System["environment"]): System => ({
 
 export const isWindows = process.platform === "win32"
 
-/** What cannot be looked at, since this user may not search the directory above it, is not there for a program either. */
+/** `undefined` for a path that does not exist or that this user may not see. */
 const lookAt = (path: string) => Result.getOrUndefined(Result.try(() => statSync(path)))
 
 export const isDirectory = (path: string): boolean => lookAt(path)?.isDirectory() === true
 
-/** A file that this user may run. On Windows its ending says whether it is a program. */
+/** Whether a path is a file that this user may run. On Windows its extension decides instead; see `find`. */
 function isProgram(path: string): boolean {
   if (lookAt(path)?.isFile() !== true) return false
   return isWindows || Result.isSuccess(Result.try(() => accessSync(path, constants.X_OK)))
@@ -33,7 +33,7 @@ function isProgram(path: string): boolean {
 const hasDirectory = (command: string, windows: boolean): boolean =>
   command.includes("/") || (windows && command.includes("\\"))
 
-/** A command that `find` found nothing for, `shown` as it may be told; `separate` says how arguments are kept apart from it. */
+/** A command that `find` did not find. `shown` is the command with secrets masked. `separate` says where its arguments belong. */
 export interface Missing {
   readonly command: string
   readonly cwd: string | undefined
@@ -49,35 +49,35 @@ export const whyMissing = ({ command, cwd, separate, shown }: Missing): string =
   if (isPath && lookAt(path)?.isFile() === true) {
     return `"${shown}" may not be run: make it executable (chmod +x), or name its interpreter as the program`
   }
-  if (isPath && isDirectory(path)) return `${none}, that is a directory`
+  if (isPath && isDirectory(path)) return `${none}: that is a directory`
   if (/\s/.test(command.trim())) return `${none}; ${separate}`
-  if (isPath) return `${none}; is its path right? A relative one begins in the directory that it is to run in`
-  return `${none}. Install it, or give its whole path; the PATH of this shell is looked through.`
+  if (isPath) return `${none}; is its path right? A relative path starts at the program's working directory`
+  return `${none} in the PATH. Install it, or give its whole path.`
 }
 
-/** The file that a command names, looked for as the system does; `undefined` if there is none. */
+/** The file that the system runs for a command. `undefined` if there is none. */
 export const find = (command: string, cwd: string | undefined, system: System): string | undefined => {
   const { environment, isProgram, platform } = system
   const windows = platform === "win32"
   const path = windows ? win32 : posix
-  // Names of variables have no case on Windows, where it usually is `Path`.
+  // On Windows the case of variables does not matter; `PATH` is usually written `Path` there.
   const variable = (name: string) =>
     environment[name] ?? Object.entries(environment).find(([key]) => windows && key.toUpperCase() === name)?.[1]
   const directories = (variable("PATH") ?? "").split(path.delimiter).filter((directory) => directory !== "")
   const places = hasDirectory(command, windows)
     ? [path.resolve(cwd ?? ".", command)]
     : directories.map((directory) => path.join(directory, command))
-  // A name with an ending is itself first.
+  // A name with an extension is tried unchanged first.
   const endings = windows ? (variable("PATHEXT") ?? ".COM;.EXE;.BAT;.CMD").split(";") : []
   const names = windows && path.extname(command) === "" ? endings : ["", ...endings]
   return places.flatMap((place) => (windows ? names : [""]).map((ending) => `${place}${ending}`)).find(isProgram)
 }
 
-/** What to give to `spawn`. */
+/** The arguments of `spawn`. */
 export interface Spawnable {
   readonly file: string
   readonly args: ReadonlyArray<string>
-  /** The arguments are quoted already. */
+  /** Whether the arguments are already quoted. */
   readonly windowsVerbatimArguments: boolean
 }
 
@@ -96,8 +96,8 @@ export const spawnable = (
   return { file: shell, args: ["/d", "/s", "/c", `"${line.join(" ")}"`], windowsVerbatimArguments: true }
 }
 
-/** As a program's start code reads it: quotes within are escaped, and so are backslashes before a quote. */
+/** Quotes an argument for a Windows program: escapes quotes, and backslashes before a quote. */
 const quoted = (arg: string): string => `"${arg.replace(/(\\*)"/g, "$1$1\\\"").replace(/(\\+)$/, "$1$1")}"`
 
-/** As `cmd.exe` takes it literally; it reads an argument of a batch file twice. */
+/** Escapes a text for `cmd.exe`, so that it takes each character literally. An argument of a batch file needs this twice. */
 const escaped = (text: string): string => text.replace(/[()[\]%!^"`<>&|;, *?]/g, "^$&")

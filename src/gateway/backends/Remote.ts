@@ -1,4 +1,4 @@
-/** The gateway's requests to an MCP server on Streamable HTTP, and what their responses hold. */
+/** Sends requests to an MCP server on Streamable HTTP, and reads the responses. */
 import type { Scope } from "effect"
 import { ByteSize, Cause, Clock, Duration, Effect, Option, Queue, Stream } from "effect"
 import { Sse } from "effect/encoding"
@@ -9,32 +9,32 @@ import * as EventStreamBody from "../http/EventStreamBody.ts"
 import { percentDecoded } from "../settings/Masking.ts"
 import * as ProcessGroup from "./ProcessGroup.ts"
 
-/** Where a server is, and what its entry says must be sent with every request. */
+/** The address of a server, and the headers from its entry for every request. */
 export interface Target {
   readonly url: string
   readonly headers: Readonly<Record<string, string>>
 }
 
 export interface Remote {
-  /** Sends a request, which the end of the scope aborts; succeeds with the response's header. */
+  /** Sends a request. Succeeds with the response once its header has arrived. The end of the scope aborts the request. */
   readonly send: (
     method: "POST" | "GET" | "DELETE",
     headers: Readonly<Record<string, string | undefined>>,
     body?: string
   ) => Effect.Effect<HttpClientResponse.HttpClientResponse, BackendFailed, Scope.Scope>
-  /** The names of the headers that its entry gives, in lower case. */
+  /** The names of the headers from the server's entry, in lower case. */
   readonly given: ReadonlySet<string>
-  /** A failure of the server, without what of its entry may be secret. */
+  /** Makes a failure of the server, with the secrets of its entry masked. */
   readonly failed: (reason: string) => BackendFailed
 }
 
-/** What the server is told to be ready for. */
+/** The `Accept` header of a POST. */
 export const accept = "application/json, text/event-stream"
 
-/** How long a server may take for what nobody waits for: a cancellation, the end of its session. */
+/** How long the gateway waits for a server to accept a cancellation or the end of its session. No client waits for these. */
 export const closeTimeout = "5 seconds"
 
-/** Chunks that wait for a client that reads slowly. */
+/** Most chunks that wait for a client that reads slowly. */
 const chunks = 16
 
 export const make = Effect.fnUntraced(function*(target: Target, mask: (text: string) => string) {
@@ -51,7 +51,7 @@ export const make = Effect.fnUntraced(function*(target: Target, mask: (text: str
         HttpClientRequest.setHeaders(Object.fromEntries(given.filter(([, value]) => value !== undefined))),
         body === undefined ? (same) => same : HttpClientRequest.bodyText(body, "application/json")
       )
-      // A span of the gateway's own: the client's would have the whole URL and all headers, which may hold secrets.
+      // Makes its own span. The span of `HttpClient` has the whole URL and all headers, which may hold secrets.
       const attributes = { "http.request.method": method, "server.address": address }
       return Effect.useSpan(`http.client ${method}`, { kind: "client", attributes }, (span) => {
         const traced = HttpClientRequest.setHeaders(request, HttpTraceContext.toHeaders(span))
@@ -66,11 +66,11 @@ export const make = Effect.fnUntraced(function*(target: Target, mask: (text: str
   return remote
 })
 
-/** By its code alone: the text of an error may repeat the URL. */
+/** Names the error by its code only, because its text may repeat the URL. */
 const unreachable = (code: string): string =>
-  `the back end cannot be reached (${code}): is the url right, and does this machine reach it?`
+  `the back end cannot be reached (${code}): is its url right, and can this machine reach it?`
 
-/** Credentials in a URL become a header: URLs are shown, headers are not. */
+/** Moves the credentials of a URL into a header, because logs and errors show URLs but not headers. */
 const withoutCredentials = (target: Target): Target => {
   const url = new URL(target.url)
   if (url.username === "" && url.password === "") return target
@@ -81,13 +81,13 @@ const withoutCredentials = (target: Target): Target => {
   return { url: url.href, headers: { ...target.headers, authorization } }
 }
 
-/** Whether a status says that the server refuses what the gateway shows it, not what its client asks. */
+/** Whether a status says that the server refuses the gateway's credentials, not the client's request. */
 export const isRefusal = (status: number): boolean => status === 401 || status === 403
 
 export const refusal = (remote: Remote, status: number): BackendFailed =>
-  remote.failed(`the back end refused what the gateway showed it (status ${status})`)
+  remote.failed(`the back end refused the gateway's credentials (status ${status}); check the headers of its entry`)
 
-/** Whether a status says nothing of what a server speaks: it is not there, or lets nobody in. */
+/** Whether a status tells nothing about the era of a server: the server is unavailable, or refuses the gateway. */
 export const isNoVerdict = (status: number): boolean =>
   status < 400 || status >= 500 || isRefusal(status) || status === 408 || status === 429
 
@@ -98,11 +98,11 @@ export const isEventStream = (response: HttpClientResponse.HttpClientResponse): 
 export interface Event {
   readonly id: string | undefined
   readonly data: string
-  /** How long to wait before the stream is opened anew, in milliseconds, if the server has said so. */
+  /** How long to wait before the stream is reopened, in milliseconds. `undefined` if the server has not said. */
   readonly retry: number | undefined
 }
 
-/** The events of a response's stream; it fails when it breaks off, or when one is longer than `maxLength`. */
+/** The events of a response. Fails if the response breaks off, or if an event is longer than `maxLength`. */
 export const events = (
   response: HttpClientResponse.HttpClientResponse,
   maxLength: number
@@ -119,7 +119,7 @@ export const events = (
       const error = parser.feed(text)
       const events = parsed
       parsed = []
-      // The parser's limit is for what it keeps; an event that came whole it lets pass.
+      // The parser applies `maxEventSize` only to incomplete events, so this checks complete ones.
       const tooLong = error ?? events.find(({ data }) => data.length > maxLength)
       return tooLong === undefined ? Effect.succeed(events) : Effect.fail(tooLong)
     }),
@@ -127,7 +127,7 @@ export const events = (
   )
 }
 
-/** The message that a response holds; of a stream, read to its end, the last one. */
+/** The message of a response. Reads an event stream to its end, and takes its last message. */
 export const textOf = (
   remote: Remote,
   response: HttpClientResponse.HttpClientResponse,
@@ -140,10 +140,10 @@ export const textOf = (
         Option.match({ onNone: () => "", onSome: ({ data }) => data })
       )
       : Effect.provideService(response.text, HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBytes)),
-    () => remote.failed("the back end broke off its answer")
+    () => remote.failed("the back end's answer ended early or was too long")
   )
 
-/** The body of a response, chunk by chunk; it ends early once `over` has completed, and is aborted at the scope's end. */
+/** The body of a response, chunk by chunk. It ends when `over` completes. The end of the scope aborts it. */
 export const chunksOf = Effect.fnUntraced(function*(
   response: HttpClientResponse.HttpClientResponse,
   over: Effect.Effect<unknown>
@@ -157,7 +157,7 @@ export const chunksOf = Effect.fnUntraced(function*(
   return Queue.takeAll(queue)
 })
 
-/** Chunks of a request's stream: silence for too long ends it with a last event; whatever comes starts the time anew. */
+/** The chunks of a response stream. After `limit` without a chunk, the stream ends with a last event. */
 export const timed = Effect.fnUntraced(function*(
   chunks: EventStreamBody.Take,
   limit: Duration.Duration,
@@ -180,6 +180,6 @@ export const timed = Effect.fnUntraced(function*(
   return next
 })
 
-/** What a client is told whose request took too long. */
+/** The error text of a request that timed out. */
 export const timeoutReason = (limit: Duration.Duration): string =>
   `no answer within ${Duration.format(limit)}; the gateway has cancelled the request`

@@ -1,4 +1,4 @@
-/** A back end as it runs: what its processes have taught the gateway, and how connections to it are opened. */
+/** A back end in use: the state that the gateway keeps about it, and how the gateway opens connections to it. */
 import { Duration, Effect, Exit, FiberHandle, Ref, Result, Scope } from "effect"
 import type { HttpClient } from "effect/http"
 import type { InitializeRefused } from "../GatewayErrors.ts"
@@ -22,31 +22,31 @@ import * as StdioProcess from "./StdioProcess.ts"
 import type { Transport } from "./Transport.ts"
 import * as Upstream from "./Upstream.ts"
 
-/** A back end as it runs. */
+/** A back end in use. */
 export interface RunningBackend {
   readonly backend: Backend
-  /** What its entry says now. */
+  /** The present text of its entry. A reload may change the text without changing the meaning. */
   entryText: Backend["entryText"]
   readonly metrics: GatewayMetrics.GatewayMetrics
   readonly cooldown: Ref.Ref<Cooldown.Cooldown>
-  /** The gateway's own start, which decides whether a suspect back end cools down. */
+  /** The gateway's own start, which decides whether a suspect back end cools down (`Cooldown.ts`). */
   readonly trial: FiberHandle.FiberHandle
   /** Sessions that exist and are not closed. */
   readonly sessions: Ref.Ref<number>
   readonly spares: Spares.Spares
   readonly starts: StartQueue.StartQueue
-  /** Of the spares and of the trial. */
+  /** The scope of the spares and of the trial. */
   readonly scope: Scope.Closeable
   readonly counts: { launches: number; launchFailures: number; requests: number; errors: number }
-  /** Counts a start, or that one failed, here and in all. */
+  /** Counts a start or a failed start, for this back end and for the gateway. */
   readonly count: (what: "launches" | "launchFailures") => Effect.Effect<void>
-  /** What its newest process has said of itself to the gateway; `undefined`: none has been asked. */
+  /** The newest handshake of the gateway with a process of it. `undefined` before the first one. */
   handshake: Lane.Handshake | undefined
-  /** What it has been found to speak to who is modern; `undefined`: not known yet, or no longer. */
+  /** The detected era for modern clients. `undefined` if it is not known yet or may have changed. */
   era: Era | undefined
-  /** It has refused to speak as the revisions before, but is a modern server: its legacy clients need a face. */
+  /** Whether it refuses legacy clients but is a modern server, so that legacy clients need a `LegacyFace`. */
   faced: boolean
-  /** The way to an HTTP back end. */
+  /** Sends requests, if it is an HTTP back end. */
   readonly remote: Remote.Remote | undefined
   readonly asks: { asked: boolean }
   readonly paramHeaders: ParamHeaders.ParamHeaders
@@ -59,10 +59,10 @@ type Started = Effect.Effect<
   Scope.Scope | HttpClient.HttpClient
 >
 
-/** How long a server may take to say that it does not know `server/discover`, in milliseconds. */
+/** How long a server may take to answer `server/discover`, in milliseconds. A slower server counts as legacy. */
 const probeTimeout = 5000
 
-/** Begins to run a back end; its processes live in `scope`. */
+/** Starts to use a back end. Its processes live in `scope`. */
 export const make = Effect.fnUntraced(function*(
   backend: Backend,
   environment: Readonly<Record<string, string | undefined>>,
@@ -112,15 +112,15 @@ export const make = Effect.fnUntraced(function*(
   return running
 })
 
-/** Is told of each transport that an opening connection has got: what it says when the opening takes too long. */
+/** Gets each transport of a connection that is being opened, so that a time-out can report the stderr of its process. */
 export type Got = (transport: Transport) => void
 
 /** The principal of the gateway's own starts. Names of keys are hexadecimal digests, so none equals it. */
 export const gatewayPrincipal = "gateway"
 
 /**
- * Waits for a turn to start a process, at most `startTimeout`. Returns at once if a spare is ready, or if the back end is HTTP. The
- * turn ends with the scope.
+ * Waits for a turn to start a process, at most `startTimeout`. Returns at once if a spare is ready or the back end is on HTTP.
+ * The turn ends with the scope.
  */
 export const turn = ({ backend, spares, starts }: RunningBackend, principal: string) => {
   if (backend.target._tag === "Http" || spares.size() > 0) return Effect.void
@@ -137,7 +137,7 @@ export const turn = ({ backend, spares, starts }: RunningBackend, principal: str
   })
 }
 
-/** A connection of the gateway's own to a back end: a process, or what stands for one. */
+/** Opens a transport to a back end: a process or an `HttpTransport`. */
 const startTransport = ({ backend, spares }: RunningBackend, got: Got) => {
   const start = backend.target._tag === "Http"
     ? HttpTransport.make(backend.target, backend.settings, backend.mask)
@@ -145,10 +145,10 @@ const startTransport = ({ backend, spares }: RunningBackend, got: Got) => {
   return Effect.tap(start, (transport) => Effect.sync(() => got(transport)))
 }
 
-/** Which revisions a back end speaks, as far as that is said or known. */
+/** The era of a back end, from its setting or detected. `undefined` if it is not known. */
 export const knownEra = ({ backend: { settings: { era } }, era: found }: RunningBackend) => era === "auto" ? found : era
 
-/** Opens the connection of a lane. A process that ends when it is asked for its revisions gets no such question again. */
+/** Opens the connection of a lane. If a process ends at `server/discover`, the next one starts as a legacy server without it. */
 export const startLane = (
   target: RunningBackend,
   client: Modern.Client,
@@ -168,12 +168,12 @@ export const startLane = (
     }, metrics)
   const known = knownEra(target)
   const started = start(known)
-  // An HTTP back end that fails then is not there: no verdict.
+  // For an HTTP back end a failure here means that it cannot be reached, which says nothing about its era.
   const isUnsure = known === undefined && backend.target._tag === "Stdio"
   const opened = isUnsure
     ? Effect.catchTags(started, {
       BackendFailed: (error) => error.shortage === true ? Effect.fail(error) : start("legacy"),
-      // One that took longer to start than it is given for an answer was taken for one of earlier revisions.
+      // A modern server that starts slower than `probeTimeout` counted as legacy, and then refused the legacy handshake.
       InitializeRefused: () => start("modern")
     })
     : started
@@ -188,15 +188,15 @@ export const startLane = (
   )
 }
 
-/** It may have been replaced by one of the other era. */
+/** Forgets the detected era, because a server of the other era may have replaced this one. */
 const forget = (target: RunningBackend) =>
   Effect.sync(() => {
     target.era = undefined
   })
 
 /**
- * Records in the state of an HTTP back end whether this request reached it. Nothing is started for one, so its starts do not
- * tell.
+ * Records in the state of an HTTP back end whether this request reached it. The gateway starts no process for such a back end,
+ * so requests take the place of starts.
  */
 export const recordOutcome = <A, R>(
   { cooldown }: RunningBackend,
@@ -207,7 +207,7 @@ export const recordOutcome = <A, R>(
     Effect.tapError((error) => Ref.update(cooldown, (state) => Cooldown.noted(state, error.message)))
   )
 
-/** The era of an HTTP back end, which is asked unless it is known. */
+/** The era of an HTTP back end. Asks the back end if the era is not known. */
 export const eraOf = Effect.fnUntraced(function*(target: RunningBackend, remote: Remote.Remote) {
   const known = knownEra(target)
   if (known !== undefined) return known
@@ -220,8 +220,8 @@ export const eraOf = Effect.fnUntraced(function*(target: RunningBackend, remote:
 })
 
 /**
- * Opens the session of a legacy client: in the server's own way if it has one, else behind a face. Which it is only the
- * server's answer tells; one that speaks both ways need not say so.
+ * Opens the session of a legacy client. Tries a legacy `initialize` first, because a server that speaks both eras need not say
+ * so. If the server refuses it, tries a `LegacyFace`.
  */
 export const startSession = (
   target: RunningBackend,
@@ -250,9 +250,9 @@ export const startSession = (
   return Effect.flatMap(Effect.timed(Effect.result(attempt(plain))), ([took, opened]) => {
     if (Result.isSuccess(opened)) return Effect.succeed(opened.success)
     const error = opened.failure
-    // An HTTP server may refuse it by its status alone.
+    // An HTTP server may refuse `initialize` by a status without a JSON-RPC error.
     if (error._tag !== "InitializeRefused" && backend.target._tag !== "Http") return Effect.fail(error)
-    // It may be slow to start.
+    // A server that took long to refuse may take as long again to start.
     const duration = Duration.sum(Duration.millis(probeTimeout), Duration.times(took, 2))
     return Effect.catch(
       Effect.timeoutOrElse(attempt(faced), { duration, orElse: () => Effect.fail(error) }),
@@ -261,7 +261,7 @@ export const startSession = (
   })
 }
 
-/** Releases at once what has failed. */
+/** Runs `start` in a scope of its own. Closes that scope at once if `start` fails. */
 const attempt = <A, E, R>(start: Effect.Effect<A, E, R>): Effect.Effect<A, E, R | Scope.Scope> =>
   Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
     const own = yield* Scope.fork(yield* Effect.scope)

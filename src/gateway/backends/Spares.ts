@@ -1,30 +1,29 @@
-/** Started processes that nobody uses yet: each is given to one session only, and another is started in its place. */
+/** Processes started in advance. Each serves one session only; then another starts in its place. */
 import { Deferred, Effect, Exit, Latch, Scope } from "effect"
 import type { BackendFailed } from "../GatewayErrors.ts"
 import type { Transport } from "./Transport.ts"
 
 export interface Spares {
-  /** A spare process, or a new one; it ends with the scope. */
+  /** Takes a spare process, or starts one if none is ready. The process ends with the scope. */
   readonly take: Effect.Effect<Transport, BackendFailed, Scope.Scope>
   readonly size: () => number
 }
 
 /**
- * How long after a spare was taken another is started: the start of a process stops the gateway for some milliseconds and
- * takes a core for a while, and whoever took the spare is still waiting for the first answer. When that comes is not known
- * here; a spare that has loaded answers within this time.
+ * The wait after a spare was taken before another one starts. A start blocks the event loop for some milliseconds and occupies a
+ * core for a while, which would delay the first answer of the taken spare. A loaded spare answers within this time.
  */
 const replaceAfter = "100 millis"
 
-/** How long to wait after a process that did not start. */
+/** The wait after a failed start, or after a spare that ended unused. */
 const retryAfter = "10 seconds"
 
 /**
- * Keeps `count` processes ready until the scope closes. Those that died unused are closed in `processes`, which must outlive
- * it. Each start of a spare waits for a `turn`. `take` does not: its caller waited.
+ * Keeps `count` processes ready until the scope closes. Spares that died unused close in `processes`, a scope that must outlive
+ * this one. Each start of a spare waits for a `turn`. `take` does not wait for one, because its caller has waited already.
  *
- * One function of more than sixty lines, because the question is always who owns a process and closes it: who adds it, who takes
- * it, who buries it and the finalizer answer it together, over one set.
+ * One function of more than sixty lines, because `add`, `take`, `bury` and the finalizer share one question over one set: which of
+ * them owns a process and closes it.
  */
 export const make = Effect.fnUntraced(function*(
   count: number,
@@ -39,7 +38,7 @@ export const make = Effect.fnUntraced(function*(
   const ready = new Set<Spare>()
   const missing = yield* Latch.make(false)
   const close = (spare: Spare) => Scope.close(spare.scope, Exit.void)
-  /** Closes one that died. A scope that closes takes no new fiber, but waits for those that it has. */
+  /** Closes a spare that died. In the caller's fiber if `processes` is closed, because a closed scope takes no new fiber. */
   const bury = (spare: Spare) =>
     Effect.suspend(() =>
       processes.state._tag === "Closed"
@@ -48,8 +47,8 @@ export const make = Effect.fnUntraced(function*(
     )
 
   const add = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
-    // On purpose no child of `processes`, which would close its children one after the other, and before their sessions. It
-    // always has one owner that closes it: this effect, then the finalizer below, then whoever took it or buries it.
+    // Not a child of `processes`, which would close its children one after the other, and before their sessions. The scope always
+    // has one owner that closes it: this effect, then the finalizer below, then `take`'s caller or `bury`.
     const scope = Scope.makeUnsafe()
     const process = yield* Effect.onError(
       restore(Scope.provide(start, scope)),
@@ -57,13 +56,13 @@ export const make = Effect.fnUntraced(function*(
     )
     const spare = { process, scope }
     ready.add(spare)
-    // One that dies unused makes room for another, but not in a busy loop.
+    // A spare that dies unused is replaced after `retryAfter`, so a crashing server does not cause a busy loop.
     yield* Effect.forkIn(
       Effect.gen(function*() {
         const { message } = yield* Deferred.await(process.ended)
         if (!ready.delete(spare)) return
         yield* Effect.logWarning(
-          `A spare process ended before it was used; another is started in ${retryAfter}. Why it ended: ${message}`
+          `A spare process ended before a session used it; another starts in ${retryAfter}. Reason: ${message}`
         )
         yield* Effect.forkIn(Effect.andThen(Effect.sleep(retryAfter), missing.open), processes)
         yield* bury(spare)
@@ -84,7 +83,7 @@ export const make = Effect.fnUntraced(function*(
       while (ready.size < count) {
         const exit = yield* Effect.exit(Effect.andThen(turn, add))
         if (Exit.isSuccess(exit)) continue
-        yield* Effect.logWarning(`A spare process did not start; it is tried again in ${retryAfter}`, exit.cause)
+        yield* Effect.logWarning(`A spare process did not start; the gateway tries again in ${retryAfter}`, exit.cause)
         yield* Effect.sleep(retryAfter)
       }
     })

@@ -1,19 +1,19 @@
 /**
- * Limits how many processes boot at once, because a spawn blocks the event loop (24 ms at 200 MiB of memory) and a boot takes a core.
- * Keys take turns, so a key that starts many sessions does not keep the others waiting.
+ * Limits how many processes start at once. A spawn blocks the event loop (24 ms at 200 MiB of memory), and a process that loads
+ * occupies a core. Keys take turns, so a key that starts many sessions does not keep the others waiting.
  */
 import type { Scope } from "effect"
 import { Deferred, Effect, PartitionedSemaphore } from "effect"
 import { availableParallelism } from "node:os"
 
-/** Two for each core: while one of them waits for the disk, the other computes. */
+/** Two for each core: while one process waits for the disk, the other computes. */
 export const maxAtOnce = 2 * availableParallelism()
 
-/** Ends the turn of a server that is slow to start: it waits for something other than a CPU. */
+/** Longest turn. A server that takes longer to start probably waits for something other than a CPU. */
 const maxHold = "250 millis"
 
 export interface StartQueue {
-  /** Waits for a turn. It ends when the scope closes, or after `maxHold`. */
+  /** Waits for a turn. The turn ends when the scope closes, or after `maxHold`. */
   readonly turn: (principal: string) => Effect.Effect<void, never, Scope.Scope>
 }
 

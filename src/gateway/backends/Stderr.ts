@@ -1,31 +1,31 @@
 /**
- * A process's stderr: its beginning and its end for error messages, and its lines for the log.
+ * The stderr of a process: keeps its beginning and its end for error messages, and logs its lines.
  *
- * Lines are kept as they came. They are masked whole and cut afterwards, so that no part of a secret is left over.
+ * Keeps lines unmasked. Masks a whole line before cutting it, so that no part of a secret is left over.
  */
 import { Effect, LogLevel } from "effect"
 import * as Masking from "../settings/Masking.ts"
 
 export interface Stderr {
   readonly push: (chunk: Uint8Array) => void
-  /** No more comes: the last line need not have an end. */
+  /** Ends the stderr. The last line may lack a line break. */
   readonly end: () => void
-  /** The first and the last lines, and how many are left out between them. */
+  /** The first and the last lines, and the number of lines left out between them. */
   readonly text: () => string
-  /** Logs the lines, those that have come already too, with the fibers that `fork` starts. */
+  /** Logs all lines from now on, and those that came before, in fibers that `fork` starts. */
   readonly logWith: (fork: (effect: Effect.Effect<unknown>) => void) => void
 }
 
 export type Level = "debug" | "info" | "warn"
 const levels = { debug: "Debug", info: "Info", warn: "Warn" } as const
 
-/** Of the beginning, and of the end, in characters. */
+/** Length of the kept beginning, and of the kept end, in characters. */
 const keptLength = 2000
-/** Of a line that is shown, in characters. */
+/** Length of a shown line, in characters. */
 const lineLength = 1000
-/** Of a line that is kept: what is cut off a masked line begins behind what is shown of it. */
+/** Length of a kept line, in characters. It leaves room for the longest secret behind the part that is shown. */
 const rawLength = lineLength + Masking.longest
-/** Lines of one process that are logged in a second; more are counted. */
+/** Most lines of one process that are logged per second. Further lines are only counted. */
 const linesASecond = 20
 
 export const make = (mask: (text: string) => string, level: Level): Stderr => {
@@ -35,7 +35,7 @@ export const make = (mask: (text: string) => string, level: Level): Stderr => {
   let headLength = 0
   let tailLength = 0
   let leftOut = 0
-  /** The line that has no end yet. */
+  /** The last line, which has no line break yet. */
   let rest = ""
   const unlogged: Array<string> = []
   let unloggedMore = 0
@@ -67,9 +67,9 @@ export const make = (mask: (text: string) => string, level: Level): Stderr => {
 
   const flush = Effect.flatMap(LogLevel.isEnabled(levels[level]), (enabled) => {
     const taken = unlogged.splice(0)
-    // Masking is costly, so only lines that a log shows are masked.
+    // Masking is costly, so it masks only lines that the log shows.
     const lines = enabled ? taken.map(shown) : []
-    if (unloggedMore > 0) lines.push(`${unloggedMore} more lines, too many for the log`)
+    if (unloggedMore > 0) lines.push(`${unloggedMore} more lines in this second, not logged`)
     unloggedMore = 0
     return Effect.forEach(lines, (line) => Effect.logWithLevel(levels[level])(`stderr: ${line}`), { discard: true })
   })
@@ -79,7 +79,7 @@ export const make = (mask: (text: string) => string, level: Level): Stderr => {
   const log = (): void => {
     if (logs || fork === undefined || unlogged.length === 0) return
     logs = true
-    // A process that ends may have written lines that are not logged yet.
+    // At an interruption logs what is left: a process that ends may have written lines that are not logged yet.
     fork(Effect.onInterrupt(eachSecond, () => flush))
   }
 

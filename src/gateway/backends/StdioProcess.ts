@@ -1,8 +1,9 @@
 /**
- * One back-end process on stdio: lines in, lines out, and why it ended.
+ * One back-end process on stdio as a `Transport`.
  *
- * It ends with its scope: stdin is closed first, so that a well-behaved server can leave by itself; after a grace the
- * group gets SIGTERM, and after another SIGKILL, so that wrappers (`npx`, `sh -c`) leave nothing behind either.
+ * The process ends with its scope. The gateway first closes its stdin, so that a well-behaved server can exit by itself. After
+ * `closeGrace` the process group gets SIGTERM, and after another `closeGrace` SIGKILL. The whole group gets the signals, so that
+ * wrappers (`npx`, `sh -c`) leave no process behind.
  */
 import type { Context, Scope } from "effect"
 import { Cause, Deferred, Duration, Effect, Fiber, Latch, Result } from "effect"
@@ -17,15 +18,15 @@ export interface Limits {
   readonly maxLineBytes: number
   /** How long the process may leave a message unread. */
   readonly writeTimeout: Duration.Duration
-  /** After stdin was closed, and again after SIGTERM. */
+  /** The wait after closing stdin, and again after SIGTERM. */
   readonly closeGrace: Duration.Duration
-  /** At which its stderr is logged. */
+  /** The level at which the gateway logs the stderr of the process. */
   readonly stderrLevel: Stderr.Level
 }
 
-/** What a child may see of the gateway's own environment: never its keys. */
+/** The variables of the gateway that a child gets. None of them is a key. */
 const safeNames = ["PATH", "HOME", "LANG", "TMPDIR", "USER", "LOGNAME", "SHELL", "TZ", "TERM"].concat(
-  // Without these little starts on Windows.
+  // Most programs need these on Windows.
   ["SYSTEMROOT", "SYSTEMDRIVE", "TEMP", "TMP", "PATHEXT", "COMSPEC", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA"],
   ["PROGRAMFILES", "USERPROFILE", "USERNAME", "HOMEDRIVE", "HOMEPATH", "PROCESSOR_ARCHITECTURE", "WINDIR"]
 )
@@ -42,7 +43,7 @@ export const childEnvironment = (
   return { ...safe, ...own }
 }
 
-/** Starts the process, which lives until the scope closes. `environment` is the gateway's, of which it sees the safe part. */
+/** Starts the process, which lives until the scope closes. It gets the safe part of `environment`, the gateway's environment. */
 export const start = Effect.fnUntraced(function*(
   command: ProcessGroup.Command,
   environment: Readonly<Record<string, string | undefined>>,
@@ -72,8 +73,8 @@ export const start = Effect.fnUntraced(function*(
     fork,
     tooLong: () => fail(`the back end sent a line of more than ${limits.maxLineBytes} bytes`),
     broken: (defect) => {
-      fork(Effect.logError("A line of a back end could not be taken", Cause.die(defect)))
-      fail("the stdout of the back end could not be read")
+      fork(Effect.logError("The gateway could not handle a line of a back end, so its session ends", Cause.die(defect)))
+      fail("the gateway could not handle a line of the back end")
     }
   })
   watchEnd(group, output, fork, fail)
@@ -89,7 +90,7 @@ export const start = Effect.fnUntraced(function*(
     attach: (to) =>
       Effect.contextWith((context: Context.Context<never>) =>
         Effect.sync(() => {
-          // Logs with the annotations of the session that took this process; a spare has none before.
+          // Logs with the annotations of the session that takes this process. A spare has no session before.
           const runFor = Effect.runForkWith(context)
           stderr.logWith((effect) => void Fiber.runIn(runFor(effect), scope))
           output.attach(to)
@@ -105,15 +106,15 @@ export const start = Effect.fnUntraced(function*(
   }
 })
 
-/** Tells of the end of a process: how it ended, or that it has closed a pipe and lives on. */
+/** Calls `fail` when the process ends, or when it closes a pipe and lives on. */
 const watchEnd = (
   group: ProcessGroup.ProcessGroup,
   output: Pick<ReturnType<typeof reader>, "delivered" | "moved">,
   fork: (effect: Effect.Effect<unknown>) => void,
   fail: (reason: string, how?: BackendFailed["ended"]) => void
 ) => {
-  // A process that closes a pipe without leaving can no longer answer; one that leaves closes it a moment earlier, on a busy
-  // machine a long one, and is better described by how it ended. That it has closed its stdin shows at the next write.
+  // A live process that has closed a pipe can no longer answer. An ending process closes its pipes some time before its exit, and
+  // how it ended is the better reason, so this waits for the exit first. A closed stdin shows only at the next write.
   for (const pipe of ["stdin", "stdout"] as const) {
     const lost = Effect.sync(() => {
       if (!Deferred.isDoneUnsafe(group.exit)) fail(`the back end has closed its ${pipe}`)
@@ -122,8 +123,8 @@ const watchEnd = (
   }
   fork(Effect.gen(function*() {
     const how = yield* Deferred.await(group.exit)
-    // What it wrote before it ended still counts; a grandchild that holds the pipe open, or a client that does not read, does
-    // not delay the news.
+    // Delivers the output from before the exit first. `standstill` ends the wait, so neither a grandchild that holds the pipe open
+    // nor a client that does not read delays the report.
     const allIsSaid = Effect.andThen(closed(group.stdout), Effect.andThen(closed(group.stderr), output.delivered))
     yield* Effect.raceFirst(allIsSaid, standstill(output.moved))
     fail(`the back end ended ${how}`, "process exited")
@@ -131,8 +132,8 @@ const watchEnd = (
 }
 
 /**
- * Completes when a count has stayed the same for ten turns of 20 milliseconds, and after a hundred turns at the latest. Turns,
- * because on a busy machine they become longer along with what makes the count go on.
+ * Completes when a count has not changed for ten turns of 20 milliseconds, and after a hundred turns at the latest. Counts turns,
+ * not time, because a busy machine slows the turns as much as it slows the count.
  */
 const standstill = Effect.fnUntraced(function*(count: () => number) {
   let before = count()
@@ -144,7 +145,7 @@ const standstill = Effect.fnUntraced(function*(count: () => number) {
   }
 })
 
-/** Completes when nothing more comes from a pipe. */
+/** Completes when a pipe has ended. */
 const closed = (pipe: Readable): Effect.Effect<void> =>
   Effect.callback((resume) => {
     if (pipe.readableEnded || pipe.destroyed) return resume(Effect.void)
@@ -153,7 +154,7 @@ const closed = (pipe: Readable): Effect.Effect<void> =>
     return Effect.sync(() => pipe.off("end", done).off("close", done))
   })
 
-/** Writes lines in the order in which they come; those that must wait until the process reads come first. */
+/** Writes lines in the order of their arrival. Lines that wait for the process to read come before new ones. */
 const writer = (stdin: Writable) => {
   const waiting = new Set<{ readonly line: string; readonly written: () => void }>()
   stdin.on("drain", () => {
@@ -164,7 +165,7 @@ const writer = (stdin: Writable) => {
       waiter.written()
     }
   })
-  // Nobody waits for a process that reads no more.
+  // Releases all waiters, because the process will not read any more.
   stdin.once("close", () => {
     const rest = [...waiting]
     waiting.clear()
@@ -185,27 +186,27 @@ const writer = (stdin: Writable) => {
   }
 }
 
-/** What becomes of what a process says. */
+/** How `reader` reports trouble. */
 interface Trouble {
   readonly fork: (effect: Effect.Effect<unknown>) => void
   readonly tooLong: () => void
-  /** The receiver threw. */
+  /** Called when the receiver throws. */
   readonly broken: (defect: unknown) => void
 }
 
 /**
- * Hands lines on as they come, each after all earlier ones, and reads no further while the receiver has no room.
+ * Delivers lines in order, and pauses stdout while the receiver has no room.
  *
- * That nothing is read does not mean that nothing comes: when a process exits, Node lets its stdout flow again. So what comes
- * while lines wait is put behind them. One function, for its steps share the lines and how far they have been handed on.
+ * Lines may still arrive during a pause, because Node resumes a process's stdout at its exit. They queue behind those that wait.
+ * One function, because its steps share the lines and the count of delivered ones.
  */
 const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong }: Trouble) => {
   const splitter = Lines.make(maxLineBytes)
   let lines: ReadonlyArray<string> = []
-  /** How many of them have been handed on. */
+  /** How many of `lines` have been delivered. */
   let done = 0
   let waiting = false
-  /** Chunks that came and lines that were handed on. */
+  /** Chunks received plus lines delivered. */
   let moved = 0
   const delivered = Latch.makeUnsafe(true)
 
@@ -239,38 +240,38 @@ const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong 
       stdout.pause()
       if (lines.length > 0) delivered.closeUnsafe()
     }
-    /** Reads what it says from now on and forgets it. */
+    /** Discards all further output. */
     const forget = () => void stdout.off("data", take).resume()
     const guarded = (step: () => void) => {
       const result = Result.try(step)
       if (Result.isSuccess(result)) return
-      // Not even what waits: something before it is missing now.
+      // Drops the waiting lines too, because a line before them is lost.
       lines = []
       delivered.openUnsafe()
       forget()
       broken(result.failure)
     }
-    // A process that nobody uses yet keeps what it says: the pipe holds it.
+    // Before this the pipe holds the output of the process, so a spare loses none.
     stdout.on("data", take)
   }
   return {
     attach,
-    /** Completes when no line waits. */
+    /** Completes when no line waits for the receiver. */
     delivered: delivered.await,
-    /** Grows as long as there is something to wait for. */
+    /** Grows while output arrives or is delivered. */
     moved: () => moved
   }
 }
 
-/** What to do about the errors of the system that a command meets. */
+/** What to do about a system error at the start of a command. */
 const remedy = (command: string, code: string): string => {
   switch (code) {
     case "ENOENT":
       return command.includes("/")
-        ? ": is its path right? Its interpreter and its `cwd` must be there too"
-        : ": install the program, or give its whole path; its `cwd` must be there too"
+        ? ": is its path right? Its interpreter and its `cwd` must exist too"
+        : ": install the program, or give its whole path; its `cwd` must exist too"
     case "EACCES":
-      return ": the gateway's user may not run it; if it is a script, make it executable, or name its interpreter"
+      return ": the gateway's user may not run it; make a script executable, or name its interpreter as the program"
     default:
       return ""
   }

@@ -1,12 +1,13 @@
 /**
- * What a legacy session wants to hear of, kept in one `subscriptions/listen` of a modern server (basic/patterns/subscriptions).
+ * The subscriptions of a legacy session, as one `subscriptions/listen` request to a modern server
+ * (basic/patterns/subscriptions in the specification).
  *
- * A listen cannot be changed, so another takes its place: the new one is acknowledged before the old one is given up, and
- * what both tell of in between is told once.
+ * A listen cannot be changed, so a new one replaces it. The server acknowledges the new listen before the old one is cancelled.
+ * The client hears once of a change that both report in between.
  */
 import { Predicate } from "effect"
 
-/** What a listen asks for, in the words of the specification. */
+/** The filter of a listen, as the specification names it. */
 export interface Filter {
   readonly toolsListChanged?: boolean
   readonly promptsListChanged?: boolean
@@ -14,63 +15,63 @@ export interface Filter {
   readonly resourceSubscriptions?: ReadonlyArray<string>
 }
 
-/** What is done for it, by whoever holds the connection. */
+/** What `Subscriptions` needs from its owner, `LegacyFace`. */
 export interface Connection {
-  /** Sends a listen; its number. */
+  /** Sends a listen and returns its number. */
   readonly open: (filter: Filter) => number
-  /** Gives a listen up. */
+  /** Cancels a listen. */
   readonly cancel: (number: number) => void
-  /** Tells the client of a change. */
+  /** Notifies the client of a change. */
   readonly tell: (method: string, params: object) => void
   readonly after: (millis: number, what: () => void) => void
 }
 
 export interface Subscriptions {
-  /** Hears of the changes of these lists from now on. */
+  /** Subscribes to changes of these lists. */
   readonly start: (lists: Filter) => void
-  /** Hears of changes of a resource; `done` gets why it cannot be, or nothing. */
+  /** Subscribes to a resource. `done` gets the reason of a refusal, or `undefined`. */
   readonly add: (uri: string, done: (refused: string | undefined) => void) => void
   readonly remove: (uri: string) => void
-  /** Whether a number is that of a listen of it. */
+  /** Whether a number belongs to one of its listens. */
   readonly owns: (number: number) => boolean
-  /** The server has begun with a listen; what it tells of. */
+  /** Records that the server has acknowledged a listen. `honoured` is the filter that the server accepted. */
   readonly acknowledged: (number: number, honoured: unknown) => void
-  /** The server has told of a change, on a listen; whether the client is to be told. */
+  /** Records that the server reported a change on a listen. Returns whether the client should hear of it. */
   readonly hears: (number: number, change: string) => boolean
-  /** The server has ended a listen, or refused it; whether it may be asked for it again. */
+  /** Records that the server ended or refused a listen. `again` says whether to try again later. */
   readonly ended: (number: number, why: string, again: boolean) => void
 }
 
 interface Listen {
   readonly number: number
   readonly uris: ReadonlyArray<string>
-  /** Changes told of, while there are two. */
+  /** How often each change was reported on this listen, while there is a second one. */
   readonly told: Map<string, number>
 }
 
-/** Resources that one session may hear of. */
+/** Most resources that one session may subscribe to. */
 const maxUris = 1000
-/** How long an old listen is kept after the new one has begun, for what is under way, in milliseconds. */
+/** How long an old listen stays open after the new one began, in milliseconds. It may still bring changes that were in flight. */
 const linger = 500
-/** How long to wait before a lost listen is opened anew, in milliseconds; doubled with each failure. */
+/** The wait before a lost listen is reopened, in milliseconds. It doubles with each failure, up to `longestPause`. */
 const shortestPause = 500
 const longestPause = 30_000
 
 /**
- * One function of more than sixty lines, because it is one machine: each message of the server moves the same three listens, and
- * what they may do next is understood only beside what the others do.
+ * One function of more than sixty lines, because it is one state machine: each message of the server changes the same three
+ * listens.
  */
 export const make = ({ after, cancel, open, tell }: Connection): Subscriptions => {
   const uris = new Set<string>()
   const waiting = new Map<string, Array<(refused: string | undefined) => void>>()
   let lists: Filter = {}
-  /** The one that counts, the one that is to take its place, and the one whose place it has taken. */
+  /** The active listen, the one that will replace it, and the one that it has replaced. */
   let current: Listen | undefined
   let next: Listen | undefined
   let old: Listen | undefined
-  /** What is wanted has changed since `next` was opened. */
+  /** Whether the subscriptions have changed since `next` was opened. */
   let changed = false
-  /** A listen has been lost, and with it perhaps news. */
+  /** Whether a listen was lost, and perhaps changes with it. */
   let lost = false
   let failures = 0
 
@@ -107,7 +108,7 @@ export const make = ({ after, cancel, open, tell }: Connection): Subscriptions =
     after(pause, () => current === undefined && refresh())
   }
 
-  /** What may have been missed. */
+  /** Notifies the client of everything that may have changed while there was no listen. */
   const tellAll = (listen: Listen) => {
     if (lists.toolsListChanged === true) tell("notifications/tools/list_changed", {})
     if (lists.promptsListChanged === true) tell("notifications/prompts/list_changed", {})
@@ -124,13 +125,13 @@ export const make = ({ after, cancel, open, tell }: Connection): Subscriptions =
       const waiters = waiting.get(uri)
       if (waiters !== undefined) return void waiters.push(done)
       if (uris.has(uri)) return done(undefined)
-      if (uris.size >= maxUris) return done(`a session may hear of ${maxUris} resources`)
+      if (uris.size >= maxUris) return done(`a session may subscribe to at most ${maxUris} resources`)
       uris.add(uri)
       waiting.set(uri, [done])
       refresh()
     },
     remove: (uri) => {
-      settle(uri, "it was unsubscribed again")
+      settle(uri, "the client unsubscribed in the meantime")
       if (current?.uris.includes(uri) === true || next?.uris.includes(uri) === true) refresh()
     },
     owns: (number) => [current, next, old].some((listen) => listen?.number === number),
@@ -149,7 +150,7 @@ export const make = ({ after, cancel, open, tell }: Connection): Subscriptions =
         ? honoured.resourceSubscriptions
         : undefined
       for (const uri of begun.uris) {
-        settle(uri, Array.isArray(given) && given.includes(uri) ? undefined : "the server does not tell of its changes")
+        settle(uri, Array.isArray(given) && given.includes(uri) ? undefined : "the server does not report its changes")
       }
       if (lost) tellAll(begun)
       lost = false

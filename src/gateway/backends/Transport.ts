@@ -1,25 +1,25 @@
-/** A connection to one MCP server that takes and gives JSON-RPC messages, one a line: a process, or what stands for one. */
+/** A connection to one MCP server that carries JSON-RPC messages, one per line: a process, or a stand-in for one. */
 import type { Deferred, Effect } from "effect"
 import type { BackendFailed } from "../GatewayErrors.ts"
 
-/** Where the lines of a server go. */
+/** Receives the lines of a server. */
 export interface Receiver {
-  /** Takes one line; false: there is no room for more until `room` says so. */
+  /** Takes one line. False if there is no room for more until `room` completes. */
   readonly receive: (line: string) => boolean
   readonly room: Effect.Effect<void>
 }
 
 export interface Transport {
-  /** Of its process, if it has one here. */
+  /** The id of its process, if it is a process. */
   readonly pid: number | undefined
-  /** Hands the lines of the server to a receiver, from the first on; to be called once. */
+  /** Delivers all lines of the server to a receiver, from the first one on. Call it once. */
   readonly attach: (receiver: Receiver) => Effect.Effect<void>
-  /** Writes one line at once, after all earlier ones; false: the server does not read, and `send` must wait. */
+  /** Writes one line after all earlier ones. False if the server does not read; then call `send`, which waits. */
   readonly offer: (line: string) => boolean
-  /** Writes one line. Waits while the server does not read; does nothing once it has ended. */
+  /** Writes one line. Waits while the server does not read. A no-op once the connection has ended. */
   readonly send: (line: string) => Effect.Effect<void>
-  /** Completes when the connection has ended by itself or the server broke the protocol, with why. */
+  /** Completes with the reason when the connection ends by itself or the server breaks the protocol. */
   readonly ended: Deferred.Deferred<BackendFailed>
-  /** A failure of it, with the end of what its process has written on stderr. */
+  /** Makes a failure of this connection, with the stderr of its process. */
   readonly failed: (reason: string) => BackendFailed
 }

@@ -1,6 +1,6 @@
 /**
- * One client session on an HTTP back end: an upstream session of its own, opened by the client's `initialize`. What the
- * two ends say to each other passes as it comes; event ids are the upstream's.
+ * One client session on an HTTP back end. It has its own upstream session, which the client's `initialize` opens. Messages pass
+ * unchanged in both directions; event ids are the upstream's.
  */
 import type { Scope } from "effect"
 import { Clock, Deferred, Duration, Effect, Option, Schema, Stream } from "effect"
@@ -17,42 +17,42 @@ import * as PooledConnection from "../sessions/PooledConnection.ts"
 import type { BackendSettings } from "../settings/Settings.ts"
 import * as Remote from "./Remote.ts"
 
-/** What a client posts, or its wish to listen. */
+/** A client's POST, or the GET that opens its stream. */
 export interface Forwarded {
   readonly method: "POST" | "GET"
   readonly body: string
-  /** The messages in it. */
+  /** The messages in the body. */
   readonly messages: ReadonlyArray<JsonRpc.Message>
-  /** The request in it, if it is one, and no batch. */
+  /** The request in the body. `undefined` for a batch and for other messages. */
   readonly request: JsonRpc.Request | undefined
   readonly version: string | undefined
   readonly lastEventId: string | undefined
   readonly stream: EventStreamBody.Options
 }
 
-/** The upstream does not know its session any more. */
+/** The upstream no longer knows its session. */
 export class UpstreamGone extends Schema.TaggedError<UpstreamGone>()("UpstreamGone", {}) {}
 
 export interface Upstream extends PooledConnection.PooledConnection {
   readonly _tag: "Http"
   readonly record: ClientRecord
-  /** Passes a message on, and gives back what the upstream says to it, as it comes. */
+  /** Forwards a message and returns the upstream's response, whose body streams as it arrives. */
   readonly forward: (
     message: Forwarded
   ) => Effect.Effect<HttpServerResponse.HttpServerResponse, BackendFailed | UpstreamGone, Scope.Scope>
 }
 
-/** An upstream session as it stands. */
+/** The state of an upstream session. */
 interface State {
   readonly remote: Remote.Remote
   readonly settings: BackendSettings
   readonly metrics: GatewayMetrics
   readonly ended: Deferred.Deferred<BackendFailed>
-  /** Completes when the gateway has ended it, with why. */
+  /** Completes with the reason when the gateway ends the session. */
   readonly over: Deferred.Deferred<string>
-  /** The requests that run, by id: each completes when its client has cancelled it. */
+  /** The requests in flight, by id. Each completes when its client cancels the request. */
   readonly running: Map<string, Deferred.Deferred<void>>
-  /** The upstream's id for it, if it has given one. */
+  /** The session id from the upstream, if it gave one. */
   id: string | undefined
   inFlight: number
   streams: number
@@ -108,7 +108,7 @@ const send = (
 const post = (state: State, body: string, version: string | undefined) =>
   send(state, "POST", { accept: Remote.accept, "mcp-protocol-version": version }, body)
 
-/** Opens the upstream's session, which ends with the scope. Its response is read whole: it ends with the answer. */
+/** Opens the upstream's session, which ends with the scope. Returns the answer to `initialize`. */
 const shakeHands = Effect.fnUntraced(function*(state: State, record: ClientRecord) {
   const { failed } = state.remote
   const response = yield* post(state, record.initialize, undefined)
@@ -130,8 +130,8 @@ const shakeHands = Effect.fnUntraced(function*(state: State, record: ClientRecor
 })
 
 /**
- * Passes messages on. Its response ends a grace after the client has cancelled all requests in it, because the upstream need not
- * answer them.
+ * Forwards messages. If the client cancels every request in them, the response ends `cancelGrace` later, because the upstream
+ * need not answer cancelled requests.
  */
 const forward = Effect.fnUntraced(function*(
   state: State,
@@ -169,7 +169,7 @@ const cancellable = ({ running }: State, { id }: JsonRpc.Request) => {
   )
 }
 
-/** Sends a message and returns the response. When `over` completes, an event stream ends. */
+/** Sends a message and returns the response. An event stream ends when `over` completes. */
 const exchange = Effect.fnUntraced(function*(
   state: State,
   message: Forwarded,
@@ -193,13 +193,13 @@ const exchange = Effect.fnUntraced(function*(
   }
   const upstream = answered.value
   if (upstream.status === 404 && state.id !== undefined) {
-    yield* Deferred.succeed(state.ended, remote.failed("the back end does not know its session any more"))
+    yield* Deferred.succeed(state.ended, remote.failed("the back end no longer knows its session"))
     return yield* new UpstreamGone()
   }
   if (Remote.isRefusal(upstream.status)) return yield* Remote.refusal(remote, upstream.status)
   const contentType = upstream.headers["content-type"] ?? "application/json"
   if (!Remote.isEventStream(upstream)) {
-    const text = yield* Effect.mapError(upstream.text, () => remote.failed("the back end broke off its answer"))
+    const text = yield* Effect.mapError(upstream.text, () => remote.failed("the back end's answer ended early"))
     return HttpServerResponse.text(text, { status: upstream.status, contentType })
   }
   const chunks = yield* Remote.chunksOf(upstream, over)
@@ -210,7 +210,7 @@ const exchange = Effect.fnUntraced(function*(
   return EventStreamBody.response(body, upstream.status)
 })
 
-/** Counts a request or a stream until its response has been sent: the end of the scope. */
+/** Counts a request or a stream as in flight until the scope ends, which is when its response has been sent. */
 const counted = Effect.fnUntraced(function*(state: State, { method, request }: Forwarded) {
   if (method === "GET") {
     yield* Effect.acquireRelease(Effect.sync(() => state.streams++), () => Effect.sync(() => state.streams--))
@@ -230,20 +230,20 @@ const counted = Effect.fnUntraced(function*(state: State, { method, request }: F
   )
 })
 
-/** Cancels a request that takes too long; what its client is told. */
+/** Cancels a request that timed out. Returns the error for its client. */
 const cancel = Effect.fnUntraced(function*(state: State, { request, version }: Forwarded) {
   const id = request?.id ?? null
   const reason = Remote.timeoutReason(state.settings.requestTimeout)
   const params = { requestId: id, reason }
   const notification = JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params })
-  // The client's error does not wait for it.
+  // Sent in a detached fiber, so the client's error does not wait for the upstream.
   yield* Effect.forkDetach(
     Effect.ignore(Effect.timeout(Effect.scoped(post(state, notification, version)), Remote.closeTimeout))
   )
   return JsonRpc.error(id, JsonRpc.codes.timeout, reason)
 })
 
-/** The answer to a request in a response, which is JSON or an event stream. */
+/** The answer to a request. The response is JSON or an event stream. */
 const answerOf = (response: HttpClientResponse.HttpClientResponse, id: JsonRpc.Id, maxBytes: number) =>
   Remote.isEventStream(response)
     ? Remote.events(response, maxBytes).pipe(

@@ -9,7 +9,7 @@ import { fileName, leftOut, secret } from "./config.ts"
 
 /** What a fault may say is allowed, or what to do. */
 const allowed =
-  /^[^\n]*: (must be |must not |must have |must name |needs another name|appears twice |unknown; (?:did you mean [A-Za-z_]+\? ?)?(?:allowed are |--help lists |this is [A-Za-z ]+'s name for |the gateway |write |$)|the file is not JSON|the file must be |a back end's name is |is set by the gateway|is for stdio back ends|"[^\n]*" is no name of |command, args and cwd must not |the environment variable [A-Za-z0-9_]+ is not set; set it)/
+  /^[^\n]*: (must be |must not |must have |must name |needs another name|appears twice |unknown; (?:did you mean [A-Za-z_]+\? ?)?(?:allowed are |--help lists |this is [A-Za-z ]+'s name for |the gateway |write |$)|the file is not JSON|the file must be |a back end's name is |is only for stdio back ends|"[^\n]*" is not a (?:variable|header) name|command, args and cwd must not |the environment variable [A-Za-z0-9_]+ is not set; set it)/
 
 /** Reads the configuration of a case; why that is not as it must be, `undefined` if it is. */
 export const check = (test: ConfigCase): string | undefined => {
