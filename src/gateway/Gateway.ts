@@ -10,13 +10,13 @@
 //   CommandLine.ts: the command reads the settings, listens, and serves this layer. Signals.ts: how signals stop it
 //   http/       McpRoutes checks host, origin and key, and finds the era of a request. AdminRoutes and Overview serve operators.
 //               Serving.atSession starts a request of a session, on the replica that has the session
-//   legacy/     clients with a session: LegacyRoutes ── Sessions.lease ── Bridge, the session on a process
+//   legacy/     clients with a session: LegacyRoutes ── Sessions.lease ── Bridge, the session on a back end
 //   modern/     clients without a session: ModernRoutes ── Sessions.lane ── Lane; PassThrough to a modern HTTP back end;
 //               ModernCalls, the answers to a call; Parked, calls that wait for their client's input
 //   sessions/   Sessions and Registry: how sessions start, sleep and end, and the keys of the pool; Launching: the pool's lookup;
 //               Placement: the replica that carries out a request
 //   backends/   RunningBackend opens the connection of a key, on the transport of its back end: StdioProcess, HttpTransport, or
-//               LegacyFace (makes a modern server look legacy); Upstream: a session on an HTTP back end
+//               LegacyFace (makes a modern server look legacy)
 //   messages/   the parts of JSON-RPC that the gateway reads
 //   settings/   every setting, and its sources
 //   cluster/    several replicas that share their sessions; Cluster.ts describes the folder

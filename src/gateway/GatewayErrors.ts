@@ -11,6 +11,8 @@ export class BackendFailed extends Schema.TaggedError<BackendFailed>()("BackendF
    * The client gets 503. The failure does not count against the back end.
    */
   shortage: Schema.optionalKey(Schema.Boolean),
+  /** An HTTP back end answered a request with 404: it no longer knows the session, and has not carried the request out. */
+  forgotten: Schema.optionalKey(Schema.Boolean),
   /** The reason for the session's end, in logs and metrics. Default: `backend failed`. */
   ended: Schema.optional(Schema.Literals(["process exited", "client gone"]))
 }) {

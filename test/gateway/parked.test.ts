@@ -311,7 +311,7 @@ describe("limits", () => {
     for (let i = 0; i < 2; i++) await callTool(`${hasty.origin}/mcp/few`, "ask", {}, { capabilities })
     const third = await callTool(`${hasty.origin}/mcp/few`, "count", {}, { capabilities })
     assert.strictEqual(third.status, 503)
-    assert.match(third.last.error.message, /All 2 processes of this client .* are taken/)
+    assert.match(third.last.error.message, /All 2 processes of this client .* are busy/)
     assert.isString(third.headers.get("retry-after"))
     await hasty.stop()
 

@@ -1,4 +1,4 @@
-/** HTTP back ends: one upstream session per client session, and what both ends say passes as it comes. */
+/** HTTP back ends: one upstream session per client session, with the limits of every other back end. */
 import {
   CreateMessageRequestSchema,
   ElicitRequestSchema,
@@ -6,7 +6,7 @@ import {
 } from "@modelcontextprotocol/sdk/types.js"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
-import type { Server } from "node:http"
+import type { Server, ServerResponse } from "node:http"
 import { createServer } from "node:http"
 import { createRequire } from "node:module"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
@@ -110,9 +110,10 @@ describe("an upstream of our own", () => {
   let gateway: Kit.Running
   let url: string
   const seen: Array<{ readonly method: string; readonly headers: Record<string, unknown>; readonly body: string }> = []
+  const asked: Array<ServerResponse> = []
   let forget = false
   const clock = AheadClock.make()
-  const answer = (id: unknown, result: object) => JSON.stringify({ jsonrpc: "2.0", id, result })
+  const answer = (id: unknown, result: unknown) => JSON.stringify({ jsonrpc: "2.0", id, result })
   beforeAll(async () => {
     server = createServer((request, response) => {
       let body = ""
@@ -123,13 +124,15 @@ describe("an upstream of our own", () => {
         const message = body === "" ? {} : JSON.parse(body)
         if (request.method === "GET") {
           response.writeHead(200, { "content-type": "text/event-stream" })
-          response.write("id: up-1\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"x\"}\n\n")
+          response.write("id: up-1\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"of-session\"}\n\n")
           return
         }
         if (message.method === "initialize") {
           response.writeHead(200, { "content-type": "text/event-stream", "mcp-session-id": "upstream-session" })
           return response.end(
-            `retry: 500\nid: 0\ndata: \n\nevent: message\ndata: ${answer(message.id, { serverInfo: {} })}\n\n`
+            `retry: 500\nid: 0\ndata: \n\nevent: message\ndata: ${
+              answer(message.id, { protocolVersion: "2025-06-18", serverInfo: {} })
+            }\n\n`
           )
         }
         if (forget) return response.writeHead(404).end()
@@ -139,6 +142,20 @@ describe("an upstream of our own", () => {
           return response.write("id: up-2\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"x\"}\n\n")
         }
         if (message.method === "denied") return response.writeHead(401).end()
+        if (message.method === "stall-json") {
+          response.writeHead(200, { "content-type": "application/json" })
+          return response.write("{")
+        }
+        if (message.method === "long") {
+          response.writeHead(200, { "content-type": message.params.type })
+          const text = answer(message.id, "x".repeat(2_000_000))
+          return response.end(message.params.type === "application/json" ? text : `id: up-3\ndata: ${text}\n\n`)
+        }
+        if (message.method === "ask") {
+          response.writeHead(200, { "content-type": "text/event-stream" })
+          asked.push(response)
+          return response.write(`data: {"jsonrpc":"2.0","id":"q","method":"ping","params":{"of":${message.id}}}\n\n`)
+        }
         if (message.id === undefined) return response.writeHead(202).end()
         response.writeHead(200, { "content-type": "application/json" })
         response.end(answer(message.id, { echo: message }))
@@ -152,7 +169,8 @@ describe("an upstream of our own", () => {
         nowhere: { url: "http://me:s3cretword@nowhere.invalid/mcp?token=s3cretword" },
         plain: { url: `https://127.0.0.1:${Kit.portOf(server)}/mcp` }
       },
-      requestTimeout: "1 hour"
+      requestTimeout: "1 hour",
+      maxLineBytes: 1_000_000
     }, clock)
     url = `${gateway.origin}/mcp/own`
   })
@@ -175,26 +193,71 @@ describe("an upstream of our own", () => {
     assert.strictEqual(last?.headers["authorization"], `Basic ${Buffer.from("me:s3cretword").toString("base64")}`)
   })
 
-  it("passes the upstream's events on with their ids, with heartbeats in between, and Last-Event-ID back", async () => {
+  it("passes the upstream's GET stream on, with heartbeats in between, and resumes it for the client", async () => {
     const session = await Kit.open(url)
-    const stop = new AbortController()
-    const response = await fetch(url, {
-      headers: { accept: "text/event-stream", "mcp-session-id": session, "last-event-id": "up-0" },
-      signal: stop.signal
-    })
-    assert.strictEqual(seen.findLast(({ method }) => method === "GET")?.headers["last-event-id"], "up-0")
+    await Kit.post(url, session, "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}")
+    const listen = (lastEventId?: string) =>
+      fetch(url, {
+        headers: {
+          accept: "text/event-stream",
+          "mcp-session-id": session,
+          ...(lastEventId === undefined ? {} : { "last-event-id": lastEventId })
+        }
+      })
     let pass: NodeJS.Timeout | undefined
-    let text = ""
     const decoder = new TextDecoder()
-    for await (const chunk of response.body ?? []) {
-      text += decoder.decode(chunk)
-      if (text.includes("up-1") && text.includes("\n\n: \n\n")) break
-      // A heartbeat's time is over as often as it takes until there is one.
-      pass ??= setInterval(() => clock.pass("15 seconds"), 25)
+    const read = async (response: Response, until: (text: string) => boolean) => {
+      let text = ""
+      for await (const chunk of response.body ?? []) {
+        text += decoder.decode(chunk)
+        if (until(text)) break
+        // Passes the heartbeat's interval until there is one.
+        pass ??= setInterval(() => clock.pass("15 seconds"), 25)
+      }
+      clearInterval(pass)
+      return text
     }
-    clearInterval(pass)
-    stop.abort()
-    assert.include(text, "id: up-1\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"x\"}\n\n")
+    const text = await read(await listen(), (seen) => seen.includes("of-session") && seen.includes("\n\n: \n\n"))
+    const [, id] = /^id: (.+)$/m.exec(text) ?? []
+    assert.isDefined(id)
+    assert.include(text, "data: {\"jsonrpc\":\"2.0\",\"method\":\"of-session\"}\n\n")
+    const before = id?.replace(/\d+$/, "0")
+    assert.include(await read(await listen(before), (seen) => seen.includes("of-session")), `id: ${id}`)
+  })
+
+  it("puts a question on the stream of the request that caused it, also while others run", async () => {
+    const session = await Kit.open(url)
+    const calls = await Promise.all(
+      [11, 12].map((id) => Kit.post(url, session, JSON.stringify({ jsonrpc: "2.0", id, method: "ask" })))
+    )
+    for (const [i, response] of asked.entries()) response.end(`data: ${answer(11 + i, "done")}\n\n`)
+    for (const [i, response] of calls.entries()) {
+      const text = await response.text()
+      assert.include(text, `"of":${11 + i}`)
+      assert.notInclude(text, `"of":${12 - i}`)
+      assert.include(text, "done")
+    }
+  })
+
+  for (const type of ["application/json", "text/event-stream"]) {
+    it(`answers for a message over maxLineBytes in a body of ${type}, and the session goes on`, async () => {
+      const session = await Kit.open(url)
+      const body = JSON.stringify({ jsonrpc: "2.0", id: 8, method: "long", params: { type } })
+      const { error } = await Kit.answerOf(await Kit.post(url, session, body))
+      assert.include(error.message, "more than 1000000 bytes")
+      assert.strictEqual((await Kit.post(url, session, Kit.toolCall(9, "x"))).status, 200)
+    })
+  }
+
+  it("times out a JSON body that stalls, and cancels the request", async () => {
+    const session = await Kit.open(url)
+    const body = JSON.stringify({ jsonrpc: "2.0", id: 9, method: "stall-json" })
+    const stalled = Kit.post(url, session, body)
+    await Kit.eventually("it has arrived", () => seen.at(-1)?.body === body)
+    clock.pass("1 hour")
+    const { error } = await Kit.answerOf(await stalled)
+    assert.strictEqual(error.code, -32001)
+    await Kit.eventually("the cancellation arrives", () => seen.some(({ body }) => body.includes("\"requestId\":9")))
   })
 
   it("a request that it does not answer in time gets an error, and it a cancellation", async () => {
@@ -230,11 +293,11 @@ describe("an upstream of our own", () => {
     await Kit.eventually("the cancellation arrives", () => seen.some(({ body }) => body.includes("\"requestId\":6")))
   })
 
-  it("what it refuses to the gateway is 502 to the client, and no secret is told", async () => {
+  it("answers with an error that tells no secret when the upstream refuses a request", async () => {
     const session = await Kit.open(url)
     const response = await Kit.post(url, session, JSON.stringify({ jsonrpc: "2.0", id: 5, method: "denied" }))
     const text = await response.text()
-    assert.strictEqual(response.status, 502)
+    assert.strictEqual(JSON.parse(text).id, 5)
     assert.include(text, "401")
     assert.notInclude(text, "s3cretword")
   })

@@ -342,7 +342,7 @@ describe("a session that another replica takes over while its process starts", (
           (connection) =>
             Effect.repeat(
               Effect.sync(() =>
-                connection._tag === "Stdio" ? connection.request(message, "{}", Effect.void)._tag : connection._tag
+                connection._tag === "Bridge" ? connection.request(message, "{}", Effect.void)._tag : connection._tag
               ),
               { until: (tag) => tag === "Over", schedule: Schedule.spaced("10 millis") }
             )

@@ -9,7 +9,7 @@
 import type { Scope } from "effect"
 import { Deferred, Duration, Effect, Fiber, Option, Queue, Stream } from "effect"
 import type { HttpClient, HttpClientResponse } from "effect/http"
-import type { BackendFailed } from "../GatewayErrors.ts"
+import { BackendFailed } from "../GatewayErrors.ts"
 import * as JsonRpc from "../messages/JsonRpc.ts"
 import * as JsonText from "../messages/JsonText.ts"
 import * as Modern from "../modern/Modern.ts"
@@ -41,6 +41,8 @@ interface Progress {
 
 /** The wait before a stream is reopened, in milliseconds, if the server gives none. */
 const defaultRetry = 1000
+/** Most lines that wait for the server to take the lines before them. */
+const maxLines = 16
 /** The session ends after more failures in a row than this to reopen its GET stream. */
 const maxFailures = 3
 
@@ -69,7 +71,7 @@ export const make = Effect.fnUntraced(function*(
   const remote = yield* Remote.make(target, mask)
   const scope = yield* Effect.scope
   const run = Effect.runForkWith(yield* Effect.context<never>())
-  const lines = yield* Queue.unbounded<string>()
+  const lines = yield* Queue.bounded<string>(maxLines)
   const server: Server = {
     remote,
     limits,
@@ -107,18 +109,21 @@ export const make = Effect.fnUntraced(function*(
 const end = ({ ended }: Server, failure: BackendFailed) => Effect.asVoid(Deferred.succeed(ended, failure))
 
 const forgotten = (server: Server) =>
-  Effect.suspend(() => end(server, server.remote.failed("the back end no longer knows its session")))
+  Effect.suspend(() => {
+    const { reason, stderr } = server.remote.failed("the back end no longer knows its session")
+    return end(server, new BackendFailed({ reason, stderr, forgotten: true }))
+  })
 
 const sessionHeaders = ({ session }: Server) => ({
   "mcp-session-id": session.id,
   "mcp-protocol-version": session.version
 })
 
-/** Delivers a line, and waits while the receiver has no room for more. */
-const deliver = (server: Server, text: string, to: Receiver): Effect.Effect<void> =>
+/** Delivers a line, and waits while the receiver has no room for more. `request`: the id of the request that got the response. */
+const deliver = (server: Server, text: string, to: Receiver, request?: JsonRpc.Id): Effect.Effect<void> =>
   Effect.suspend(() => {
     server.established = true
-    return to.receive(text) ? Effect.void : to.room
+    return to.receive(text, request) ? Effect.void : to.room
   })
 
 // ---------------------------------------------------------------------------
@@ -189,13 +194,15 @@ const request = (server: Server, message: JsonRpc.Request, line: string, modern:
       return yield* callAgain(server, message, line, to)
     }
     yield* refused(server, status, text, message, to)
-  })).pipe(Effect.catch((failure) =>
-    // A modern request can be repeated, so it gets an error. In a session, a lost request may have lost other messages of the
-    // session with it, so the session ends.
-    server.established && modern
+  })).pipe(Effect.catch((error) => {
+    const failure = error._tag === "BackendFailed" ? error : server.remote.failed(error.message)
+    // A modern request can be repeated, so it gets an error. In a session, a lost response may have held other messages too, so the
+    // session ends. A response over the limit is the fault of its request alone.
+    const isLost = error._tag === "BackendFailed" || error.limit === undefined
+    return server.established && (modern || !isLost)
       ? deliver(server, failedAnswer(message.id, failure.message), to)
       : end(server, failure)
-  ))
+  }))
 
 const send = (server: Server, message: JsonRpc.Request, line: string, modern: boolean) =>
   server.remote.send("POST", {
@@ -210,7 +217,7 @@ const send = (server: Server, message: JsonRpc.Request, line: string, modern: bo
       : sessionHeaders(server))
   }, line.trimEnd())
 
-const textOf = ({ limits, remote }: Server, response: Response) => Remote.textOf(remote, response, limits.maxLineBytes)
+const textOf = ({ limits }: Server, response: Response) => Remote.textOf(response, limits.maxLineBytes)
 
 /** Reads a response with status 200 that is not a stream. */
 const body = Effect.fnUntraced(function*(server: Server, text: string, message: JsonRpc.Request, to: Receiver) {
@@ -222,8 +229,14 @@ const body = Effect.fnUntraced(function*(server: Server, text: string, message: 
     answered ||= isAnswer(each, message)
     yield* deliverFor(server, message, each, to)
   }
-  if (!answered) yield* deliver(server, failedAnswer(message.id, "the back end sent no answer"), to)
+  if (!answered) yield* unanswered(server, message, "the back end sent no answer", to)
 })
+
+/** Answers a request with an error. Without an answer to `initialize`, ends the connection. */
+const unanswered = (server: Server, message: JsonRpc.Request, reason: string, to: Receiver) =>
+  message.method === "initialize"
+    ? end(server, server.remote.failed(reason))
+    : deliver(server, failedAnswer(message.id, reason), to)
 
 /** Answers a request whose response has a status other than 200, or ends the connection. */
 const refused = (server: Server, status: number, text: string, message: JsonRpc.Request, to: Receiver) => {
@@ -267,7 +280,7 @@ const deliverFor = (server: Server, message: JsonRpc.Request, text: string, to: 
     const version = JsonRpc.field(Option.getOrUndefined(JsonRpc.parse(resultOf(text))), "protocolVersion")
     server.session.version = typeof version === "string" ? version : undefined
   }
-  return deliver(server, text, to)
+  return deliver(server, text, to, message.id)
 }
 
 // ---------------------------------------------------------------------------
@@ -293,7 +306,7 @@ const stream = Effect.fnUntraced(function*(
     if (again.status !== 200 || !Remote.isEventStream(again)) break
     yield* events(server, again, progress, message, to)
   }
-  if (!progress.answered) yield* deliver(server, failedAnswer(message.id, "the back end's answer ended early"), to)
+  if (!progress.answered) yield* unanswered(server, message, "the back end's answer ended early", to)
 })
 
 /** Reads a stream to its end. After the answer, waits for the end no longer than `Remote.closeTimeout`. */
@@ -317,7 +330,12 @@ const events = (
     return deliverFor(server, message, data, to)
   })
   return Effect.raceFirst(
-    Effect.ignore(read),
+    Effect.catch(read, (error) => {
+      if (error.limit === undefined) return Effect.void
+      if (message === undefined) return end(server, server.remote.failed(error.message))
+      progress.answered = true
+      return deliver(server, failedAnswer(message.id, error.message), to)
+    }),
     Effect.andThen(Deferred.await(answered), Effect.sleep(Remote.closeTimeout))
   )
 }
@@ -346,7 +364,7 @@ const standalone = Effect.fnUntraced(function*(server: Server, to: Receiver) {
     if (++failures <= maxFailures) return Effect.succeed(true)
     return Effect.as(end(server, failure), false)
   }))
-  while (yield* once) yield* Effect.sleep(progress.retry)
+  while ((yield* once) && !Deferred.isDoneUnsafe(server.ended)) yield* Effect.sleep(progress.retry)
 })
 
 /** Most pages of `tools/list` that are read for one call. */

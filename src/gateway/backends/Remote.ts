@@ -1,9 +1,9 @@
 /** Sends requests to an MCP server on Streamable HTTP, and reads the responses. */
 import type { Scope } from "effect"
-import { ByteSize, Cause, Clock, Duration, Effect, Option, Queue, Stream } from "effect"
+import { Cause, Clock, Duration, Effect, Option, Queue, Schema, Stream } from "effect"
 import { Sse } from "effect/encoding"
 import type { HttpClientResponse } from "effect/http"
-import { HttpClient, HttpClientRequest, HttpIncomingMessage, HttpTraceContext } from "effect/http"
+import { HttpClient, HttpClientRequest, HttpTraceContext } from "effect/http"
 import { BackendFailed } from "../GatewayErrors.ts"
 import * as EventStreamBody from "../http/EventStreamBody.ts"
 import { percentDecoded } from "../settings/Masking.ts"
@@ -102,26 +102,39 @@ export interface Event {
   readonly retry: number | undefined
 }
 
-/** The events of a response. Fails if the response breaks off, or if an event is longer than `maxLength`. */
+/** A response ended early, or has a message of more than `maxLineBytes`. */
+export class ResponseFailed extends Schema.TaggedError<ResponseFailed>()("ResponseFailed", {
+  /** The limit in bytes, if a message exceeds it. Otherwise the response ended early. */
+  limit: Schema.optionalKey(Schema.Number)
+}) {
+  override get message(): string {
+    return this.limit === undefined
+      ? "the back end's answer ended early"
+      : `the back end sent a message of more than ${this.limit} bytes, the limit of the setting maxLineBytes`
+  }
+}
+
+/** The events of a response's stream. */
 export const events = (
   response: HttpClientResponse.HttpClientResponse,
-  maxLength: number
-): Stream.Stream<Event, unknown> => {
+  limit: number
+): Stream.Stream<Event, ResponseFailed> => {
   let parsed: Array<Event> = []
   let retry: number | undefined
   const parser = Sse.makeParser((event) => {
     if (event._tag === "Retry") retry = Duration.toMillis(event.duration)
     else parsed.push({ id: event.id, data: event.data, retry })
-  }, { maxEventSize: maxLength })
+  }, { maxEventSize: limit })
   return response.stream.pipe(
+    Stream.mapError(() => new ResponseFailed({})),
     Stream.decodeText(),
     Stream.mapEffect((text) => {
       const error = parser.feed(text)
       const events = parsed
       parsed = []
       // The parser applies `maxEventSize` only to incomplete events, so this checks complete ones.
-      const tooLong = error ?? events.find(({ data }) => data.length > maxLength)
-      return tooLong === undefined ? Effect.succeed(events) : Effect.fail(tooLong)
+      const isTooLong = error !== undefined || events.some(({ data }) => data.length > limit)
+      return isTooLong ? new ResponseFailed({ limit }) : Effect.succeed(events)
     }),
     Stream.flattenIterable
   )
@@ -129,19 +142,24 @@ export const events = (
 
 /** The message of a response. Reads an event stream to its end, and takes its last message. */
 export const textOf = (
-  remote: Remote,
   response: HttpClientResponse.HttpClientResponse,
-  maxBytes: number
-): Effect.Effect<string, BackendFailed> =>
-  Effect.mapError(
-    isEventStream(response)
-      ? Effect.map(
-        Stream.runLast(events(response, maxBytes)),
-        Option.match({ onNone: () => "", onSome: ({ data }) => data })
-      )
-      : Effect.provideService(response.text, HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBytes)),
-    () => remote.failed("the back end's answer ended early or was too long")
-  )
+  limit: number
+): Effect.Effect<string, ResponseFailed> =>
+  isEventStream(response)
+    ? Effect.map(
+      Stream.runLast(events(response, limit)),
+      Option.match({ onNone: () => "", onSome: ({ data }) => data })
+    )
+    : Effect.suspend(() => {
+      const parts: Array<Uint8Array> = []
+      let length = 0
+      const read = Stream.runForEach(Stream.mapError(response.stream, () => new ResponseFailed({})), (part) => {
+        parts.push(part)
+        length += part.length
+        return length > limit ? new ResponseFailed({ limit }) : Effect.void
+      })
+      return Effect.map(read, () => Buffer.concat(parts).toString())
+    })
 
 /** The body of a response, chunk by chunk. It ends when `over` completes. The end of the scope aborts it. */
 export const chunksOf = Effect.fnUntraced(function*(

@@ -20,7 +20,6 @@ import * as Spares from "./Spares.ts"
 import type * as StartQueue from "./StartQueue.ts"
 import * as StdioProcess from "./StdioProcess.ts"
 import type { Transport } from "./Transport.ts"
-import * as Upstream from "./Upstream.ts"
 
 /** A back end in use. */
 export interface RunningBackend {
@@ -54,7 +53,7 @@ export interface RunningBackend {
 
 /** A connection that is being opened. */
 type Started = Effect.Effect<
-  Bridge.Bridge | Upstream.Upstream,
+  Bridge.Bridge,
   BackendFailed | InitializeRefused,
   Scope.Scope | HttpClient.HttpClient
 >
@@ -241,9 +240,7 @@ export const startSession = (
     )
   )
   if (era === "modern" || target.faced) return faced
-  const plain: Started = backend.target._tag === "Http"
-    ? Upstream.make(backend.target, record, backend.settings, metrics, backend.mask)
-    : Bridge.make(startTransport(target, got), record, limits, metrics)
+  const plain: Started = Bridge.make(startTransport(target, got), record, limits, metrics)
   if (knownEra(target) === "legacy") {
     return Effect.tapErrorTag(plain, "InitializeRefused", () => forget(target))
   }

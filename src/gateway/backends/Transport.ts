@@ -1,11 +1,15 @@
 /** A connection to one MCP server that carries JSON-RPC messages, one per line: a process, or a stand-in for one. */
 import type { Deferred, Effect } from "effect"
 import type { BackendFailed } from "../GatewayErrors.ts"
+import type * as JsonRpc from "../messages/JsonRpc.ts"
 
 /** Receives the lines of a server. */
 export interface Receiver {
-  /** Takes one line. False if there is no room for more until `room` completes. */
-  readonly receive: (line: string) => boolean
+  /**
+   * Takes one line. `request` is the id of the request whose response holds the line, if the transport knows it. Returns false if
+   * there is no room for more lines until `room` completes.
+   */
+  readonly receive: (line: string, request?: JsonRpc.Id) => boolean
   readonly room: Effect.Effect<void>
 }
 

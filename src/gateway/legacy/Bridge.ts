@@ -17,7 +17,7 @@ import type { Limits, Taken } from "./BridgeRequests.ts"
 import type { Reader } from "./EventStreams.ts"
 
 export interface Bridge extends PooledConnection.PooledConnection {
-  readonly _tag: "Stdio"
+  readonly _tag: "Bridge"
   readonly record: ClientRecord.ClientRecord
   /** Registers a request and sends it to the process. `release` runs once, when the request is answered or fails. */
   readonly request: (message: JsonRpc.Request, text: string, release: Effect.Effect<void>) => Taken
@@ -58,13 +58,15 @@ export const make = Effect.fnUntraced(function*<R>(
     limits,
     metrics
   )
-  const end = (reason: string) => Effect.sync(() => requests.end(reason))
-  yield* process.attach({ receive: (line) => requests.receive(line), room: requests.room })
+  const end = (reason: string) => Effect.sync(() => requests.end(reason, false))
+  yield* process.attach({ receive: (line, request) => requests.receive(line, request), room: requests.room })
   yield* Effect.addFinalizer(() => end("the session has ended"))
-  yield* Effect.forkScoped(Effect.flatMap(Deferred.await(process.ended), (failure) => end(failure.message)))
+  yield* Effect.forkScoped(
+    Effect.map(Deferred.await(process.ended), ({ forgotten, message }) => requests.end(message, forgotten === true))
+  )
   const answer = yield* shakeHands(process, requests, record)
   return {
-    _tag: "Stdio",
+    _tag: "Bridge",
     ended: process.ended,
     gone,
     answer,

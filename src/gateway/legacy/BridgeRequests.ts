@@ -3,6 +3,7 @@
  *
  * Each message of the process goes to exactly one place:
  * - an answer or a progress notification: the exchange of its request;
+ * - a message of an HTTP back end that came in the response to a request: the exchange of that request;
  * - a notification about the whole session: the GET stream, if the client reads it;
  * - any other message: the request, if only one is running; else the GET stream, if the client reads it; else the
  *   oldest request, or the GET stream if no request is running.
@@ -37,10 +38,10 @@ export interface Limits {
 
 /**
  * The first reply to a request: its answer, a stream that ends with the answer, or nothing if the client has cancelled
- * it.
+ * it. Status 404 means that the back end no longer knows the session.
  */
 export type Reply =
-  | { readonly _tag: "Answer"; readonly text: string }
+  | { readonly _tag: "Answer"; readonly text: string; readonly status: 200 | 404 }
   | { readonly _tag: "Cancelled" }
   | { readonly _tag: "Stream"; readonly open: () => Reader }
 
@@ -150,11 +151,11 @@ export class BridgeRequests {
     }
   }
 
-  /** Ends the session: every request gets an error, every stream ends. */
-  end(reason: string): void {
+  /** Ends the session: every request gets an error (404 if the back end has forgotten the session), every stream ends. */
+  end(reason: string, forgotten: boolean): void {
     if (this.#over !== undefined) return
     this.#over = reason
-    for (const entry of this.#pending.values()) this.#fail(entry, JsonRpc.codes.gateway, reason)
+    for (const entry of this.#pending.values()) this.#fail(entry, JsonRpc.codes.gateway, reason, forgotten ? 404 : 200)
     this.#streams.endAll()
     Deferred.doneUnsafe(this.#ended, Effect.void)
   }
@@ -309,14 +310,14 @@ export class BridgeRequests {
   // From the process
   // ---------------------------------------------------------------------------
 
-  /** Handles one line of the process. False if there is no room for more. */
-  receive(line: string): boolean {
+  /** Takes one line; false: there is no room for more. */
+  receive(line: string, request?: JsonRpc.Id): boolean {
     const message = JsonRpc.read(line)
-    if (message !== undefined) this.#route(line, message)
+    if (message !== undefined) this.#route(line, message, request)
     else {
       this.#skip(line)
       const error = JsonRpc.errorForTooDeep(line)
-      if (error !== undefined) this.receive(error)
+      if (error !== undefined) this.receive(error, request)
     }
     return !this.#streams.congested()
   }
@@ -331,14 +332,14 @@ export class BridgeRequests {
     ))
   }
 
-  #route(text: string, message: JsonRpc.Message): void {
+  #route(text: string, message: JsonRpc.Message, request: JsonRpc.Id | undefined): void {
     if (message._tag === "Response") {
       const entry = this.#pending.get(JsonRpc.idKey(message.id))
       if (entry !== undefined) this.#settle(entry, text, message.failed ? "error" : "ok")
       return
     }
-    const entry = this.#owner(message)
-    // Clients forget the progress token of a request that they cancel, so its progress is dropped.
+    const entry = this.#owner(message, request)
+    // Clients forget a progress token when they cancel.
     if (entry?.cancelled === true && message.method === "notifications/progress") return
     if (entry === undefined) return this.#streams.push(this.#standalone.toWrite(), text)
     this.#streams.push(this.#streamOf(entry), text)
@@ -352,11 +353,8 @@ export class BridgeRequests {
     return stream
   }
 
-  /**
-   * The request that a message of the process belongs to, by the rules at the head of this file. A cancelled request is
-   * the last choice.
-   */
-  #owner(message: JsonRpc.Message): Pending | undefined {
+  /** The request that a message of the process belongs to. A cancelled request is the last choice. */
+  #owner(message: JsonRpc.Message, request: JsonRpc.Id | undefined): Pending | undefined {
     if (message._tag === "Notification" && message.method === "notifications/progress") {
       for (const entry of this.#pending.values()) {
         const token = entry.request.progressToken
@@ -366,6 +364,8 @@ export class BridgeRequests {
         }
       }
     }
+    const told = request === undefined ? undefined : this.#pending.get(JsonRpc.idKey(request))
+    if (told !== undefined && !told.unheard) return told
     if (this.#standalone.isRead() && (this.#pending.size > 1 || concernsSession(message))) return undefined
     let cancelled: Pending | undefined
     for (const entry of this.#pending.values()) {
@@ -375,13 +375,13 @@ export class BridgeRequests {
     return cancelled
   }
 
-  /** Ends a request. Without a text the client gets no answer, because it has cancelled the request. */
-  #settle(entry: Pending, text: string | undefined, outcome: "ok" | "error"): void {
+  /** Ends a request. Without a text the client gets no answer (it cancelled). */
+  #settle(entry: Pending, text: string | undefined, outcome: "ok" | "error", status: 200 | 404 = 200): void {
     this.#pending.delete(JsonRpc.idKey(entry.request.id))
     if (entry.stream === undefined) {
       Deferred.doneUnsafe(
         entry.first,
-        Effect.succeed(text === undefined ? { _tag: "Cancelled" } : { _tag: "Answer", text })
+        Effect.succeed(text === undefined ? { _tag: "Cancelled" } : { _tag: "Answer", text, status })
       )
     } else {
       if (text !== undefined) this.#streams.push(entry.stream, text)
@@ -393,8 +393,8 @@ export class BridgeRequests {
     this.#session.run(entry.release)
   }
 
-  #fail(entry: Pending, code: number, reason: string): void {
-    this.#settle(entry, JsonRpc.error(entry.request.id, code, reason), "error")
+  #fail(entry: Pending, code: number, reason: string, status: 200 | 404 = 200): void {
+    this.#settle(entry, JsonRpc.error(entry.request.id, code, reason), "error", status)
   }
 
   // ---------------------------------------------------------------------------
@@ -421,7 +421,7 @@ export class BridgeRequests {
       this.#session.process.ended,
       Effect.succeed(new BackendFailed({ reason, stderr: "", ended: "client gone" }))
     )
-    this.end(reason)
+    this.end(reason, false)
   }
 
   #timeOut(entry: Pending): void {

@@ -47,12 +47,7 @@ export const post = (
   const here = message._tag === "Request"
     ? call(serving, asking, message, text)
     : Effect.as(send(serving, asking, message, text), HttpServerResponse.empty({ status: 202 }))
-  return Serving.atSession(
-    serving,
-    asking,
-    text,
-    isHttp(serving, asking) ? forward(serving, asking, text, message, here) : here
-  )
+  return Serving.atSession(serving, asking, text, here)
 }
 
 /**
@@ -129,7 +124,7 @@ const call = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc
       ),
       (first) =>
         first._tag === "Answer"
-          ? Effect.succeed(jsonResponse(first.text, 200))
+          ? Effect.succeed(jsonResponse(first.text, first.status))
           : first._tag === "Cancelled"
           ? Effect.succeed(EventStreamBody.unanswered)
           : Effect.map(
@@ -164,8 +159,7 @@ const begin = (
       // waits.
       Effect.onError(restore(Scope.provide(lease(serving, asking, id), leaseScope)), () => release),
       (connection) => {
-        // A reload has turned the back end into an HTTP one meanwhile.
-        if (connection._tag !== "Stdio") return Effect.andThen(release, unknownSession(id))
+        if (connection._tag !== "Bridge") return Effect.andThen(release, unknownSession(id))
         const taken = connection.request(message, text, release)
         return taken._tag === "Running" ? Effect.succeed(taken) : Effect.andThen(release, refuseRequest(taken, id))
       }
@@ -207,7 +201,7 @@ const handOver = (
 ): Effect.Effect<Effect.Effect<void>, Refusal, Scope.Scope> =>
   Effect.flatMap(
     restore(lease(serving, asking)),
-    (connection) => connection._tag === "Stdio" ? Effect.sync(() => connection.send(message, text)) : unknownSession()
+    (connection) => connection._tag === "Bridge" ? Effect.sync(() => connection.send(message, text)) : unknownSession()
   )
 
 /** Handles a POST of several messages, which revision 2025-03-26 allows. */
@@ -226,13 +220,7 @@ export const batch = (
   if (messages.some((message) => message._tag === "Request" && message.method === "initialize")) {
     return refuse(400, "initialize must not be part of a batch; send it alone", { code: JsonRpc.codes.invalidRequest })
   }
-  const here = batchHere(serving, asking, messages, JsonText.elements(text))
-  return Serving.atSession(
-    serving,
-    asking,
-    text,
-    isHttp(serving, asking) ? forward(serving, asking, text, messages, here) : here
-  )
+  return Serving.atSession(serving, asking, text, batchHere(serving, asking, messages, JsonText.elements(text)))
 }
 
 /** Carries out a batch here. All answers come on one stream. */
@@ -324,13 +312,8 @@ export const listen = Effect.fnUntraced(function*(serving: Serving.Serving, aski
     return yield* refuse(406, "Accept must list text/event-stream")
   }
   yield* refuseWhileDraining(serving)
-  const here = listenHere(serving, asking)
-  return yield* Serving.atSession(
-    serving,
-    asking,
-    "",
-    outlastingDelete(serving, asking, isHttp(serving, asking) ? forward(serving, asking, "", [], here) : here)
-  )
+  const here = outlastingDelete(serving, asking, listenHere(serving, asking))
+  return yield* Serving.atSession(serving, asking, "", here)
 })
 
 /**
@@ -357,7 +340,7 @@ const outlastingDelete = Effect.fnUntraced(function*(
 
 const listenHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Serving.Asking) {
   const connection = yield* lease(serving, asking)
-  if (connection._tag !== "Stdio") return yield* unknownSession()
+  if (connection._tag !== "Bridge") return yield* unknownSession()
   const reader = yield* Effect.acquireRelease(
     connection.listen(asking.lastEventId),
     (opened) => Effect.sync(() => Option.map(opened, ({ close }) => close()))
@@ -394,46 +377,6 @@ const endHere = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Se
   if (Option.isNone(gone)) return yield* unknownSession()
   yield* Effect.timeoutOption(gone.value, deleteTimeout)
   return HttpServerResponse.empty({ status: 204 })
-})
-
-// ---------------------------------------------------------------------------
-// HTTP back ends
-// ---------------------------------------------------------------------------
-
-const isHttp = ({ sessions }: Serving.Serving, { backend }: Serving.Asking) =>
-  sessions.running().get(backend)?.backend.target._tag === "Http"
-
-/**
- * Forwards a message or a batch to the upstream session of an HTTP back end. Runs `here` if the session is on a process
- * and the gateway keeps it.
- */
-const forward = Effect.fnUntraced(function*(
-  serving: Serving.Serving,
-  asking: Serving.Asking,
-  body: string,
-  said: JsonRpc.Message | ReadonlyArray<JsonRpc.Message>,
-  here: Effect.Effect<Response, Refusal, Scope.Scope>
-) {
-  const message = "_tag" in said ? said : undefined
-  const id = message?._tag === "Request" ? message.id : undefined
-  if (message?._tag !== "Notification" && message?._tag !== "Response") yield* refuseWhileDraining(serving, id)
-  const connection = yield* lease(serving, asking, id)
-  if (connection._tag === "Stdio") return yield* here
-  if (connection._tag !== "Http") return yield* unknownSession(id)
-  const { lastEventId, request, version } = asking
-  const forwarded = connection.forward({
-    method: request.method === "GET" ? "GET" : "POST",
-    body,
-    messages: "_tag" in said ? [said] : said,
-    request: message?._tag === "Request" ? message : undefined,
-    version,
-    lastEventId,
-    stream: optionsOf(serving, asking)
-  })
-  return yield* Effect.catchTags(forwarded, {
-    UpstreamGone: () => unknownSession(id),
-    BackendFailed: (error) => refuse(502, error.message, id === undefined ? {} : { id })
-  })
 })
 
 // ---------------------------------------------------------------------------

@@ -4,6 +4,7 @@
  */
 import type { Scope } from "effect"
 import { Duration, Effect, Option } from "effect"
+import type { HttpClientResponse } from "effect/http"
 import { HttpServerResponse } from "effect/http"
 import * as Remote from "../backends/Remote.ts"
 import type { BackendFailed } from "../GatewayErrors.ts"
@@ -74,7 +75,7 @@ export const forward = Effect.fnUntraced(function*(
     const body = EventStreamBody.make(timed, message.stream)
     return EventStreamBody.response(body)
   }
-  const text = yield* untilEnd(Remote.textOf(remote, upstream, settings.maxLineBytes))
+  const text = yield* untilEnd(textOf(remote, upstream, settings))
   if (Option.isNone(text)) return json(yield* timedOut, 200)
   if (status === 202 && request === undefined) return HttpServerResponse.empty({ status })
   const error = Modern.errorOf(text.value, id)
@@ -85,6 +86,9 @@ export const forward = Effect.fnUntraced(function*(
   if (error !== undefined && status >= 400) return json(error, status)
   return yield* remote.failed(`the back end answered with status ${status}`)
 })
+
+const textOf = (remote: Remote.Remote, response: HttpClientResponse.HttpClientResponse, settings: BackendSettings) =>
+  Effect.mapError(Remote.textOf(response, settings.maxLineBytes), ({ message }) => remote.failed(message))
 
 /** True for an error that a modern server gives: one of JSON-RPC itself, or one of the revision's own. */
 const isUsual = (error: string): boolean => {
@@ -121,7 +125,7 @@ const forwardedHeaders = ({ given }: Remote.Remote, headers: Modern.Headers): Re
 /**
  * Asks a back end for its era. Fails if the answer says nothing of the era, such as when the back end does not answer.
  */
-export const probe = (remote: Remote.Remote, { maxLineBytes }: BackendSettings): Effect.Effect<Era, BackendFailed> =>
+export const probe = (remote: Remote.Remote, settings: BackendSettings): Effect.Effect<Era, BackendFailed> =>
   Effect.scoped(Effect.gen(function*() {
     const meta = Modern.ownMeta(JSON.stringify({ name: "effect-session-pool", version }), "{}")
     const response = yield* remote.send(
@@ -140,6 +144,6 @@ export const probe = (remote: Remote.Remote, { maxLineBytes }: BackendSettings):
         ? Remote.refusal(remote, status)
         : remote.failed(`the back end answered server/discover with status ${status}`)
     }
-    const text = yield* Remote.textOf(remote, response, maxLineBytes)
+    const text = yield* textOf(remote, response, settings)
     return Modern.speaksModern(text) ? "modern" : "legacy"
   }))

@@ -1,6 +1,6 @@
 /**
- * What all connections in the pool have in common: a legacy client's session on a process (`Bridge`) or on an HTTP back
- * end (`Upstream`), and a lane of a modern client (`Lane`).
+ * What all connections in the pool have in common: a legacy client's session on a back end (`Bridge`), and a lane of a
+ * modern client (`Lane`).
  */
 import type { Scope } from "effect"
 import { Deferred, Duration, Effect } from "effect"

@@ -12,7 +12,6 @@ import * as SessionKey from "../../SessionKey.ts"
 import type { Backend } from "../backends/Backends.ts"
 import * as RunningBackend from "../backends/RunningBackend.ts"
 import * as StartQueue from "../backends/StartQueue.ts"
-import type * as Upstream from "../backends/Upstream.ts"
 import * as GatewayMetrics from "../GatewayMetrics.ts"
 import type * as Bridge from "../legacy/Bridge.ts"
 import * as Callers from "../modern/Callers.ts"
@@ -27,7 +26,7 @@ import * as Sleepers from "./Sleepers.ts"
 export type Key = SessionKey.SessionKey
 
 /** A connection in the pool. */
-export type Connection = Bridge.Bridge | Upstream.Upstream | Lane.Lane
+export type Connection = Bridge.Bridge | Lane.Lane
 
 /** The owner of a request: a digest of the client's key, or "" if the gateway asks for no keys. */
 export type Principal = string
