@@ -176,6 +176,10 @@ describe("system clock", () => {
     clock.offset = -3_600_000
     yield* TestClock.adjust("10 minutes")
     assert.strictEqual(yield* SessionPool.size(pool), 2)
+    // "leaked" opened two seconds after the start, one second after the clock was set back. `info` shows times of the new clock.
+    const { createdAt, lastUsedAt, openedAt } = Option.getOrThrow(yield* SessionPool.info(pool, "leaked"))
+    const now = clock.currentTimeMillisUnsafe()
+    assert.deepStrictEqual([createdAt, openedAt, lastUsedAt].map((time) => now - time), [599_000, 599_000, 599_000])
     yield* TestClock.adjust("2 minutes")
     assert.deepStrictEqual(yield* SessionPool.keys(pool), ["leaked"])
     assert.deepStrictEqual(seen.map(({ _tag }) => _tag), ["Launched", "Launched", "LeaseLeaked", "Retired", "Closed"])

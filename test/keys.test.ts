@@ -49,6 +49,18 @@ describe("keys", () => {
     })
   }
 
+  test("a group may not be what a key may not be", function*() {
+    const pool = yield* SessionPool.make({
+      lookup: Effect.succeed<string>,
+      groupBy: () => new Headers(),
+      groupCapacity: 1
+    })
+    assert.match(
+      yield* defectOf(SessionPool.use(pool, "a", () => Effect.void)),
+      /^SessionPool: a group contains .*Headers/
+    )
+  })
+
   for (const [name, key] of Object.entries(bad)) {
     test(`a key may not be ${name}: the defect names better keys, and does not show this one`, function*() {
       const pool = yield* make
@@ -57,7 +69,7 @@ describe("keys", () => {
       const get = SessionPool.use(pool, key("grace"), () => Effect.void)
       for (const call of [get, SessionPool.set(pool, key("grace"), {}, close)]) {
         const message = yield* defectOf(call)
-        assert.match(message, /^SessionPool: .* Use a string, a struct, /)
+        assert.match(message, /^SessionPool: a key contains .* Use a string, a struct, /)
         assert.notInclude(message, "grace")
       }
       assert.deepStrictEqual([yield* SessionPool.size(pool), closes], [0, 1])

@@ -128,7 +128,11 @@ describe("finding sessions", () => {
     for (const text of [pool, lease].flatMap((it) => [JSON.stringify(it), String(it), inspect(it, { depth: 9 })])) {
       assert.notInclude(text, "s3cret")
     }
+    assert.deepStrictEqual(JSON.parse(JSON.stringify(pool)), { _id: "SessionPool", name: "tenants" })
+    assert.deepStrictEqual(JSON.parse(JSON.stringify(lease)), { _id: "SessionPool.Lease", id: lease.id })
+    assert.include(inspect(pool), "tenants")
     assert.include(String(pool), "tenants")
+    assert.strictEqual(yield* pool.pipe(SessionPool.size), 2)
     assert.isTrue(SessionPool.isSessionPool(pool))
     for (const other of [undefined, null, {}, "pool", () => pool]) assert.isFalse(SessionPool.isSessionPool(other))
   })

@@ -70,22 +70,18 @@ const makeMetrics = (pool: string, registry: Context.Context<never>) => {
     return (change: number) => metric.modifyUnsafe(change, registry)
   }
   const launches = (outcome: string) =>
-    counter("session_pool_launches_total", "Lookups that ended, by outcome (success, failure, timeout)", { outcome })
+    counter("session_pool_launches_total", "Lookups that ended: success, failure, timeout", { outcome })
   const acquisitions = (outcome: string) =>
-    counter(
-      "session_pool_acquisitions_total",
-      "Acquisitions that had to wait for a place, timed out there, or were refused, by outcome (waited, timeout, refused)",
-      { outcome }
-    )
-  const open = gauge("session_pool_open_sessions", "Sessions opened or adopted and not yet closed")
-  const waiting = gauge("session_pool_waiting", "Callers that wait for a place")
+    counter("session_pool_acquisitions_total", "Callers that met a full pool: waited, timeout, refused", { outcome })
+  const open = gauge("session_pool_open_sessions", "Sessions opened or adopted, and not closed")
+  const waiting = gauge("session_pool_waiting", "Callers that wait for a place now")
   const leases = Metric.gauge("session_pool_leases", { description: "Leases held now", attributes: { pool } })
   const leaseDuration = histogramOf("session_pool_lease_duration_seconds", "How long leases were held", pool)
   return {
     launched: launches("success"),
     launchFailed: launches("failure"),
     launchTimedOut: launches("timeout"),
-    launchDuration: histogram("session_pool_launch_duration_seconds", "How long lookups took, failed ones included"),
+    launchDuration: histogram("session_pool_launch_duration_seconds", "How long lookups took"),
     opened: open,
     retired: (reason: string) => counter("session_pool_retirements_total", "Sessions retired, by reason", { reason })(),
     closeDuration: histogram("session_pool_close_duration_seconds", "How long finalizers took"),
