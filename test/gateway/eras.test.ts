@@ -7,6 +7,7 @@ import * as Client2 from "@modelcontextprotocol/client"
 import { Client as Client1 } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
 import * as Types from "@modelcontextprotocol/sdk/types.js"
+import { Effect, FileSystem } from "effect"
 import * as PeerOwner from "../../src/gateway/http/PeerOwner.ts"
 import * as Callers from "../../src/gateway/modern/Callers.ts"
 import * as Modern from "../../src/gateway/modern/Modern.ts"
@@ -202,6 +203,24 @@ describe("what is shared", () => {
     assert.strictEqual(new Set(said.map(textOf)).size, 1)
   })
 
+  it("reads the kernel's table of connections once for all callers that wait for it", async () => {
+    let reads = 0
+    const read = (file: string) =>
+      Effect.sync(() => {
+        if (file.endsWith("/tcp")) reads++
+        return ""
+      })
+    const users = PeerOwner.readUsers(FileSystem.makeNoop({ readFileString: read }))
+    // An interrupted caller does not take the read from the others.
+    const first = Effect.timeoutOption(users, 0)
+    await Effect.runPromise(
+      Effect.all([first, ...Array.from({ length: 1000 }, () => users)], { concurrency: "unbounded" })
+    )
+    assert.strictEqual(reads, 1)
+    await Effect.runPromise(users)
+    assert.strictEqual(reads, 2)
+  })
+
   it("without keys, processes of the gateway's own user share; whoever cannot be told apart shares nothing", async () => {
     const table = [
       "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
@@ -212,12 +231,12 @@ describe("what is shared", () => {
       "   4: 0000000000000000FFFF00000100007F:C353 0000000000000000FFFF00000100007F:1F90 01 0:0 0:0 0 1002 0 5 1"
     ].join("\n")
     assert.deepStrictEqual(
-      [0xc350, 0xc351, 0xc352, 0xc353, 0xc354].map((port) => PeerOwner.userOf(table, port, 0x1f90)),
+      [0xc350, 0xc351, 0xc352, 0xc353, 0xc354].map((port) => PeerOwner.usersOf(table).get(`${port}:8080`)),
       [33, undefined, 1001, 1002, undefined]
     )
     // Another user's socket with the same ports, on another loopback address.
     const twice = `${table}\n   5: 0200007F:C350 0100007F:1F90 01 0:0 0:0 0 1000 0 6 1`
-    assert.isUndefined(PeerOwner.userOf(twice, 0xc350, 0x1f90))
+    assert.isUndefined(PeerOwner.usersOf(twice).get("50000:8080"))
     const client = { info: "{}", name: undefined, capabilities: Modern.capabilitiesOf({}, "{}") }
     const loner = { backend: "asking", principal: "", known: false, client }
     assert.notStrictEqual(Callers.identify(loner), Callers.identify(loner))

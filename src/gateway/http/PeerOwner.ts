@@ -3,32 +3,59 @@
  * `/proc/net/tcp`. On other systems no request counts as the own user's.
  */
 import type { FileSystem } from "effect"
-import { Effect } from "effect"
+import { Clock, Deferred, Duration, Effect } from "effect"
 import type { HttpServerRequest } from "effect/http"
 import type { Socket } from "node:net"
 import * as Access from "./Access.ts"
 import { socketOf } from "./EventStreamBody.ts"
 
-/**
- * The user id of the socket with these ports on a loopback address, from the kernel's table. Undefined if several users
- * have such a socket: sockets on different addresses may have the same ports.
- */
-export const userOf = (table: string, localPort: number, remotePort: number): number | undefined => {
-  const users = new Set<number>()
-  for (const line of table.split("\n")) {
-    const [, local = "", remote = "", , , , , user = ""] = line.trim().split(/\s+/)
-    const at = [local, remote].map((address) => Number.parseInt(address.split(":")[1] ?? "", 16))
-    if (at[0] === localPort && at[1] === remotePort && isLoopback(local) && /^\d+$/.test(user)) users.add(Number(user))
+/** The user ids of sockets on loopback addresses, by `localPort:remotePort`. Undefined if sockets of several users have these ports. */
+export type Users = ReadonlyMap<string, number | undefined>
+
+/** A row of the table: local address and port, remote port, user id. */
+const row = /^ *\d+: ([\dA-F]+):([\dA-F]{4}) [\dA-F]+:([\dA-F]{4}) (?:\S+ +){4}(\d+)/gm
+
+/** Reads the kernel's table. */
+export const usersOf = (table: string): Users => {
+  const users = new Map<string, number | undefined>()
+  for (const [, address = "", local = "", remote = "", user = ""] of table.matchAll(row)) {
+    if (!isLoopback(address)) continue
+    const ports = `${Number.parseInt(local, 16)}:${Number.parseInt(remote, 16)}`
+    // Sockets on different addresses may have the same ports.
+    users.set(ports, !users.has(ports) || users.get(ports) === Number(user) ? Number(user) : undefined)
   }
-  const [user] = users
-  return users.size === 1 ? user : undefined
+  return users
 }
 
 /**
  * The table writes an address in words of four bytes, last byte first: 127.0.0.1 is `0100007F`, ::1 `0000…01000000`.
  */
-const isLoopback = (address: string): boolean =>
-  /^(0{16}FFFF0000)?[0-9A-F]{6}7F:/.test(address) || /^0{24}01000000:/.test(address)
+const isLoopback = (address: string): boolean => /^((0{16}FFFF0000)?[\dA-F]{6}7F|0{24}01000000)$/.test(address)
+
+/** The table is read at most once in this time, because a read with thousands of connections takes milliseconds of CPU. */
+const interval = Duration.millis(100)
+
+/** The next read, which has not begun. All callers that ask before it begins share it. The whole process has one. */
+let next: Deferred.Deferred<Users> | undefined
+let lastReadAt = Number.NEGATIVE_INFINITY
+
+/** A read of the table that begins after the call, so it has every connection that is open at the call. */
+export const readUsers = (fs: FileSystem.FileSystem): Effect.Effect<Users> =>
+  Effect.uninterruptibleMask((restore) => {
+    if (next !== undefined) return restore(Deferred.await(next))
+    const users = next = Deferred.makeUnsafe<Users>()
+    const file = (path: string) => Effect.orElseSucceed(fs.readFileString(path), () => "")
+    const read = Effect.gen(function*() {
+      yield* Effect.sleep(Math.max(0, lastReadAt + Duration.toMillis(interval) - (yield* Clock.currentTimeMillis)))
+      next = undefined
+      lastReadAt = yield* Clock.currentTimeMillis
+      return usersOf(`${yield* file("/proc/net/tcp")}\n${yield* file("/proc/net/tcp6")}`)
+    })
+    // Several gateways of one process may have clocks of their own, but share this read. So it waits by the system's clock.
+    const timed = Effect.provideService(read, Clock.Clock, Clock.Clock.defaultValue())
+    // In a fiber of its own, because the other callers still wait when this one is interrupted.
+    return Effect.andThen(Effect.forkDetach(Deferred.into(timed, users)), restore(Deferred.await(users)))
+  })
 
 /** The results by socket. The whole process shares them, because the owner of a socket never changes. */
 const known = new WeakMap<Socket, boolean>()
@@ -48,11 +75,8 @@ export const isOwnUser = Effect.fnUntraced(function*(
   if (socket?.remotePort === undefined || socket.localPort === undefined || !Access.isLoopback(from)) return false
   const before = known.get(socket)
   if (before !== undefined) return before
-  const read = (file: string) => Effect.orElseSucceed(fs.readFileString(file), () => "")
-  const { localPort, remotePort } = socket
-  const table = `${yield* read("/proc/net/tcp")}\n${yield* read("/proc/net/tcp6")}`
-  // Looks for the client's socket: its local port is the remote port here.
-  const user = userOf(table, remotePort, localPort)
+  // The client's socket: its local port is the remote port here.
+  const user = (yield* readUsers(fs)).get(`${socket.remotePort}:${socket.localPort}`)
   const own = user !== undefined && user === process.getuid?.()
   known.set(socket, own)
   return own
