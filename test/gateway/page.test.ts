@@ -158,7 +158,7 @@ describe("the page", () => {
     const field = page.getByLabel("Key", { exact: true })
     await field.fill("wrong")
     await page.keyboard.press("Enter")
-    await page.getByText("That key was not accepted.").waitFor()
+    await page.getByText("The gateway did not accept that key.").waitFor()
     await field.fill("operator-key")
     await page.keyboard.press("Enter")
     await page.getByText("No session yet").waitFor()
