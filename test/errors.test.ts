@@ -1,6 +1,6 @@
 /** Errors of uses, errors of the pool, and defects of the functions among the options. */
 import { assert } from "@effect/vitest"
-import { Cause, Effect, Exit, Fiber, Logger } from "effect"
+import { Cause, Effect, Exit, Fiber, Logger, References } from "effect"
 import { TestClock } from "effect/testing"
 import { inspect } from "node:util"
 import { SessionPool } from "../src/index.ts"
@@ -104,18 +104,41 @@ const defects: Record<string, Options> = {
 for (const [name, options] of Object.entries(defects)) {
   test(`a defect of ${name} is logged with its cause, once a minute`, function*() {
     const logged: Array<string> = []
-    const logger = Logger.make(({ cause, message }) => {
+    const annotations: Array<unknown> = []
+    const logger = Logger.make(({ cause, fiber, message }) => {
       logged.push(`${String(message)} ${Cause.pretty(cause)}`)
+      annotations.push(fiber.getRef(References.CurrentLogAnnotations))
     })
     const { pool } = yield* Effect.provide(makePool(options), Logger.layer([logger]))
     for (const times of [1, 2]) {
       for (let use = 0; use < 3; use++) yield* Effect.andThen(end(pool, broken), TestClock.adjust(2))
       assert.strictEqual(logged.filter((text) => text.includes("a user's bug")).length, times)
-      yield* TestClock.adjust("1 minute")
+      // A minute after the first line.
+      yield* TestClock.adjust(60_000 - 6)
     }
-    for (const text of logged) assert.include(text, `The option ${name} of the session pool`)
+    assert.match(logged[0] ?? "", new RegExp(`^The option ${name} of the session pool failed`))
+    assert.deepStrictEqual(annotations[0], { pool: "default" })
   })
 }
+
+test("the pool remembers a hundred logged defects, and forgets them all at the next one", function*() {
+  const logged: Array<string> = []
+  const logger = Logger.make(({ cause }) => {
+    logged.push(String(Cause.squash(cause)))
+  })
+  const isError = (cause: Cause.Cause<unknown>): boolean => {
+    throw Cause.squash(cause)
+  }
+  const { pool } = yield* Effect.provide(makePool({ isError, maxErrorCount: Infinity }), Logger.layer([logger]))
+  const fail = (cause: number) => end(pool, Effect.fail(`cause ${cause}`))
+  for (let cause = 1; cause <= 100; cause++) yield* fail(cause)
+  yield* fail(1)
+  yield* fail(100)
+  assert.deepStrictEqual([logged.length, new Set(logged).size], [100, 100])
+  yield* fail(101)
+  yield* fail(1)
+  assert.deepStrictEqual(logged.slice(100), ["cause 101", "cause 1"])
+})
 
 withPool("a failure counts if isError throws", { isError: bug }, function*({ pool }) {
   assert.deepStrictEqual(yield* end(pool, broken), Exit.fail("broken"))

@@ -63,7 +63,8 @@ describe("stats and metrics", () => {
       const active = yield* hold(pool, "c")
       yield* fork(visit(pool, "d"))
       yield* Effect.exit(visit(pool, "e"))
-      const counts = { hits: 2, misses: 2, joins: 1, errors: 1, refused: 1 }
+      yield* Effect.exit(SessionPool.set(pool, "f", "adopted"))
+      const counts = { hits: 2, misses: 2, joins: 1, errors: 1, refused: 2 }
       assert.deepStrictEqual(yield* SessionPool.stats(pool), {
         ...none,
         ...counts,
@@ -117,7 +118,7 @@ describe("stats and metrics", () => {
         "session_pool_leaked_leases_total": 1,
         "session_pool_acquisitions_total waited": 2,
         "session_pool_acquisitions_total timeout": 1,
-        "session_pool_acquisitions_total refused": 1,
+        "session_pool_acquisitions_total refused": 2,
         "session_pool_wait_duration_seconds": [2, 2 + 5],
         "session_pool_lease_duration_seconds": [6, 4 + 54 + 28],
         "session_pool_leases": 1,
@@ -129,6 +130,23 @@ describe("stats and metrics", () => {
       })
       const told = manual.replaceAll("`", "").split("\n").filter((line) => line.startsWith("| session_pool_"))
       assert.deepStrictEqual(told.toSorted(), [...new Set(rows)].toSorted())
+      const descriptions = (yield* Metric.snapshot).map(({ description, id }) => [id, description])
+      assert.deepStrictEqual(Object.fromEntries(descriptions), {
+        "session_pool_launches_total": "Lookups that ended, by outcome (success, failure, timeout)",
+        "session_pool_launch_duration_seconds": "How long lookups took, failed ones included",
+        "session_pool_retirements_total": "Sessions retired, by reason",
+        "session_pool_open_sessions": "Sessions opened or adopted and not yet closed",
+        "session_pool_close_duration_seconds": "How long finalizers took",
+        "session_pool_close_timeouts_total": "Finalizers that ran longer than closeTimeout",
+        "session_pool_leaked_leases_total": "Leases held longer than leakDetection",
+        "session_pool_acquisitions_total":
+          "Acquisitions that had to wait for a place, timed out there, or were refused, " +
+          "by outcome (waited, timeout, refused)",
+        "session_pool_wait_duration_seconds": "How long callers waited for a place",
+        "session_pool_lease_duration_seconds": "How long leases were held",
+        "session_pool_leases": "Leases held now",
+        "session_pool_waiting": "Callers that wait for a place"
+      })
     }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
 
   it.effect("the metrics of two pools of one name add up, also after one of them has ended", () =>
@@ -164,6 +182,8 @@ describe("waits", () => {
   it.effect("two pools of one name count their leases under the metric attributes that each was made with", () =>
     Effect.gen(function*() {
       const make = SessionPool.make({ lookup: Effect.succeed<string>, name: "tenants" })
+      // A metric of the user with the same attributes.
+      yield* Metric.update(Metric.gauge("users", { attributes: { pool: "tenants", tenant: "one" } }), 7)
       for (const tenant of ["one", "two"]) {
         const pool = yield* Effect.provideService(make, Metric.CurrentMetricAttributes, { tenant })
         yield* hold(pool, tenant)
@@ -252,6 +272,30 @@ describe("leakDetection", () => {
         assert.match(sites.join(), new RegExp(`at .*\\b${name}\\b.*reports\\.test\\.ts`))
       }
     }).pipe(Effect.provide(Shells.layer), Effect.provide(Logger.layer([]))))
+
+  class Effectful extends SessionPool.Service<Effectful>()(
+    "test/Effectful",
+    Effect.succeed({ lookup: Effect.succeed<string>, leakDetection: "1 minute" })
+  ) {}
+  const plain: ReadonlyArray<readonly [name: string, from: Effect.Effect<unknown, unknown, Effectful>, site: string]> =
+    [
+      [
+        "names the span of the use where no stack is known",
+        Effect.withSpan(Effectful.use("a", never), "request"),
+        "span request"
+      ],
+      ["says unknown where neither span nor stack is known", Effectful.use("a", never), "unknown"]
+    ]
+  for (const [name, call, site] of plain) {
+    it.effect(`a leak report ${name}`, () =>
+      Effect.gen(function*() {
+        const seen = yield* listen(yield* Effectful)
+        yield* fork(call)
+        yield* TestClock.adjust("1 minute")
+        const sites = seen.map((event) => event._tag === "LeaseLeaked" ? event.site.split(" (")[0] : event._tag)
+        assert.deepStrictEqual(sites, ["Launched", site])
+      }).pipe(Effect.provide(Effectful.layer), Effect.provide(Logger.layer([]))))
+  }
 })
 
 describe("spans", () => {
