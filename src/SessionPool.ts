@@ -216,8 +216,8 @@ export const make = <K, A, E, R, RC = never>(
       due: [],
       isActing: false,
       shortestIdle: Infinity,
-      hasShorter: Latch.makeUnsafe(false),
-      background: Scope.makeUnsafe("parallel"),
+      hasShorter: Latch.makeUnsafe(),
+      background: Scope.makeUnsafe(),
       reports: Reports.make(resolved.name, context, resolved.leakDetection !== Infinity)
     }
     yield* Effect.addFinalizer(() => Sweeping.end(pool))
