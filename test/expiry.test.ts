@@ -30,20 +30,20 @@ describe("idleTimeToLive", () => {
     assert.strictEqual((yield* SessionPool.stats(pool)).closes.IdleTimeout, 3)
   })
 
-  test("each key may have its own idle time, and the shortest positive one so far sets the default interval", function*() {
-    const times: Record<string, Duration.Input> = { long: "1 hour", none: 0 }
+  test("each key may have its idle time, and the shortest positive one so far sets the default interval", function*() {
+    const times: Record<string, Duration.Input> = { long: "1 hour", longer: "1 hour", none: 0 }
     const { backend, pool } = yield* makePool({ idleTimeToLive: (key) => times[key] ?? "1 minute" })
     yield* visit(pool, "long")
     yield* visit(pool, "none")
     assert.deepStrictEqual(keysOf(backend.closed), ["none"])
     yield* TestClock.adjust("1 second")
-    yield* visit(pool, "short")
+    for (const key of ["short", "longer", "none"]) yield* visit(pool, key)
     yield* TestClock.adjust("64 seconds")
-    assert.deepStrictEqual(keysOf(backend.closed), ["none"])
+    assert.deepStrictEqual(keysOf(backend.closed), ["none", "none"])
     yield* TestClock.adjust("6 seconds")
-    assert.deepStrictEqual(keysOf(backend.closed), ["none", "short"])
+    assert.deepStrictEqual(keysOf(backend.closed), ["none", "none", "short"])
     yield* TestClock.adjust("1 hour")
-    assert.deepStrictEqual(keysOf(backend.closed), ["none", "short", "long"])
+    assert.deepStrictEqual(keysOf(backend.closed), ["none", "none", "short", "long", "longer"])
   })
 })
 
@@ -128,6 +128,17 @@ describe("cleanupInterval", () => {
     })
   }
 
+  test("a session with a shorter idle time brings the cleanup forward, on the grid of the new interval", function*() {
+    const { backend, pool } = yield* makePool({ idleTimeToLive: (key) => key === "short" ? "1 minute" : "2 hours" })
+    yield* visit(pool, "long")
+    yield* TestClock.adjust("63 seconds")
+    yield* visit(pool, "short")
+    yield* TestClock.adjust(67_000 - 1)
+    assert.deepStrictEqual(keysOf(backend.closed), [])
+    yield* TestClock.adjust(1)
+    assert.deepStrictEqual(keysOf(backend.closed), ["short"])
+  })
+
   test("idle times that get shorter with each launch do not delay the cleanup", function*() {
     let idleTimeToLive = 600_000
     const { pool } = yield* makePool({ idleTimeToLive: () => idleTimeToLive-- })
@@ -184,6 +195,16 @@ describe("system clock", () => {
     assert.deepStrictEqual(yield* SessionPool.keys(pool), ["leaked"])
     assert.deepStrictEqual(seen.map(({ _tag }) => _tag), ["Launched", "Launched", "LeaseLeaked", "Retired", "Closed"])
     for (const event of seen) if ("duration" in event) assert.isAtLeast(event.duration, 0)
+  })
+
+  test("info shows the times of a clock that was set back", function*() {
+    const { clock, pool } = yield* make
+    yield* fork(visit(pool, "a"))
+    yield* TestClock.adjust("2 seconds")
+    clock.offset = -3_600_000
+    const { createdAt, lastUsedAt, openedAt } = Option.getOrThrow(yield* SessionPool.info(pool, "a"))
+    const now = clock.currentTimeMillisUnsafe()
+    assert.deepStrictEqual([createdAt, openedAt, lastUsedAt], [now, now, now])
   })
 
   test("a clock that jumps forward, as after the sleep of a laptop, expires idle sessions", function*() {

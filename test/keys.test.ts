@@ -75,4 +75,12 @@ describe("keys", () => {
       assert.deepStrictEqual([yield* SessionPool.size(pool), closes], [0, 1])
     })
   }
+
+  test("a group may not be a Headers: a defect says that the group is bad", function*() {
+    const pool = yield* SessionPool.make({ lookup: Effect.succeed<string>, groupBy: () => new Headers() })
+    assert.match(
+      yield* defectOf(SessionPool.get(pool, "a")),
+      /^SessionPool: a group contains an instance of Headers\. /
+    )
+  })
 })

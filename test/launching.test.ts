@@ -41,6 +41,18 @@ describe("single flight", () => {
       assert.strictEqual((yield* visit(pool, "a")).key, "a")
     }))
 
+  it.effect("the pool forgets a lookup that has ended, or has exceeded lookupTimeout", () =>
+    Effect.gen(function*() {
+      const opening = (key: string) => key === "hanging" ? Effect.never : Effect.void
+      const { pool } = yield* make({ opening, lookupTimeout: "1 second" })
+      const lookups = () => pool.pool.lookups.size
+      yield* ask(pool, "hanging")
+      yield* visit(pool, "a")
+      assert.strictEqual(lookups(), 1)
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(lookups(), 0)
+    }))
+
   it.effect("a lookup may get another session of the same pool, in a long chain", () =>
     Effect.gen(function*() {
       const pool: SessionPool.SessionPool<number, number, SessionPool.SessionPoolError> = yield* SessionPool.make({

@@ -10,8 +10,8 @@ const needed = { lookup: Effect.succeed<string>, groupBy: (key: string) => key, 
 
 const noCount = [-1, 1.5, Number.NaN, -Infinity, "10"]
 const noTime = [-1, Number.NaN, "-1 second", "soon"]
-const counts = { "100": 100, Infinity, infinity: Infinity }
-const times = { "5 seconds": Duration.seconds(5), Infinity: Duration.infinity, infinity: Duration.infinity }
+const counts = { "100": 100, Infinity, infinity: Infinity, " Infinity ": Infinity }
+const times = { "5 seconds": Duration.seconds(5), infinity: Duration.infinity, " Infinity ": Duration.infinity }
 
 /** Each kind: the rule, values that it refuses, texts that `config` reads, and texts that `config` refuses. */
 const kinds = {

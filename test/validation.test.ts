@@ -150,6 +150,20 @@ describe("keepAlive", () => {
     assert.deepStrictEqual(order, ["evicted", "expired"].flatMap((key) => [`interrupted ${key}`, `closed ${key}`]))
   })
 
+  test("keepAlive interrupts a check at validateTimeout, also of a session that was leased meanwhile", function*() {
+    let interrupted = 0
+    const check = () => Effect.onInterrupt(Effect.never, () => Effect.sync(() => interrupted++))
+    const options = { keepAlive: 10_000, validateAfter: 20_000, validateTimeout: 5000 }
+    const { backend, pool } = yield* makeValidated(check, options)
+    yield* visit(pool, "a")
+    yield* TestClock.adjust(10_000)
+    yield* hold(pool, "a")
+    yield* TestClock.adjust(4999)
+    assert.strictEqual(interrupted, 0)
+    yield* TestClock.adjust(1)
+    assert.deepStrictEqual([interrupted, backend.closed.length, yield* SessionPool.size(pool)], [1, 0, 0])
+  })
+
   test("keepAlive checks a session on time though the checks of a hundred others hang", function*() {
     const options = { keepAlive: 60_000, validateTimeout: "1 hour" } as const
     const { asked, pool } = yield* makeValidated(({ id }) => id > 100 ? valid() : Effect.never, options)

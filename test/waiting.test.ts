@@ -115,6 +115,7 @@ describe("acquireTimeout", () => {
   it.effect("a waiter times out with the limit, its wait and the number of other waiters", () =>
     Effect.gen(function*() {
       const { pool } = yield* full({ acquireTimeout: "3 seconds" })
+      yield* TestClock.adjust("1 hour")
       const refused = yield* fork(refusal(visit(pool, "a")))
       yield* TestClock.adjust("1 second")
       yield* ask(pool, "b")
