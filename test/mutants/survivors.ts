@@ -67,14 +67,10 @@ const shell: ReadonlyArray<Survivors> = [
     why:
       "Not equivalent. `test/large.test.ts` measures how long a pass blocks the event loop, but is too slow to run for each mutant.",
     mutants: [
-      "internal/sweeping.ts forEachSlot: work += effect === undefined ? 1 : stepCost → work -= effect === undefined ? 1 : stepCost",
-      "internal/sweeping.ts forEachSlot: effect === undefined → true",
-      "internal/sweeping.ts forEachSlot: effect === undefined → effect !== undefined",
+      "internal/sweeping.ts forEachSlot: effect === undefined → false",
       "internal/sweeping.ts forEachSlot: work >= chunk → true",
-      "internal/sweeping.ts forEachSlot: work >= chunk → false",
       "internal/sweeping.ts forEachSlot: work >= chunk → work > chunk",
       "internal/sweeping.ts forEachSlot: work >= chunk → work < chunk",
-      "internal/sweeping.ts forEachSlot: { yield* Effect.yieldNow work = 0 now = timeOf(self) } → {}",
       "internal/sweeping.ts everyInterval: interval - ((timeOf(self) - startedAt) % interval) → interval + (timeOf(self) - startedAt) % interval"
     ]
   },
@@ -83,9 +79,75 @@ const shell: ReadonlyArray<Survivors> = [
     mutants: [
       "internal/sweeping.ts start: keepAlive !== Infinity → true",
       "internal/sweeping.ts start: leakDetection !== Infinity → true",
-      "internal/sweeping.ts end: drainTimeout > 0 → true",
-      "internal/sweeping.ts end: drainTimeout > 0 → drainTimeout >= 0",
-      "internal/sweeping.ts end: drainTimeout === Infinity → false"
+      "internal/sweeping.ts end: drainTimeout > 0 → true"
+    ]
+  },
+  {
+    why: "It saves time only: what the condition keeps out would find nothing to do, or does the same the longer way.",
+    mutants: [
+      "SessionPool.ts make: resolved.leakDetection !== Infinity → true",
+      "SessionPool.ts callSite: pool.reports.leases !== undefined → true",
+      "internal/options.ts resolveUnsafe: capacity !== Infinity || groupCapacity !== Infinity → true",
+      "internal/leasing.ts set: Deferred.isDoneUnsafe(launch.done) → false",
+      "internal/reports.ts publish: !PubSub.publishUnsafe(events, event) → true",
+      "internal/shell.ts timeOf: time < self.latest → time <= self.latest",
+      "internal/shell.ts step: waiting !== 0 → true",
+      "internal/shell.ts step: actions.length > 0 → true",
+      "internal/shell.ts step: actions.length > 0 → actions.length >= 0",
+      "internal/shell.ts within: exit !== undefined → false",
+      "internal/shell.ts traced: false → true",
+      "internal/shell.ts watch: fiber.pollUnsafe() !== undefined → false",
+      "internal/shell.ts noteIdleTime: idleTimeToLive >= self.shortestIdle → idleTimeToLive > self.shortestIdle"
+    ]
+  },
+  {
+    why: "Never asked: without `validate`, `validateAfter` and `keepAlive` are infinity.",
+    mutants: [
+      "internal/options.ts resolveUnsafe: () => Effect.succeed(true) → () => undefined",
+      "internal/options.ts resolveUnsafe: true → false (2)"
+    ]
+  },
+  {
+    why: "Without `validate` every check succeeds at once, so it is not seen.",
+    mutants: ["internal/options.ts resolveUnsafe: validate === undefined → false"]
+  },
+  {
+    why: "An action without a tag does nothing.",
+    mutants: ["SessionPool.ts make: [] → [\"Stryker was here\"]"]
+  },
+  {
+    why:
+      "The compiler needs it: a metric that was read is in its registry, the code runs in a fiber, a failed exit has a cause.",
+    mutants: [
+      "internal/reports.ts entryOf: `effect-session-pool: the metric ${metric.id} is not in its registry` → ``",
+      "internal/reports.ts currentSpan: fiber === undefined → false",
+      "internal/shell.ts close: Exit.isFailure(exit) → true"
+    ]
+  },
+  {
+    why: "The compiler needs it: leases are traced only if there is a set of them.",
+    mutants: [
+      "internal/reports.ts reportLeaks: [] → [\"Stryker was here\"]",
+      "internal/reports.ts reportLeaks: self.leases?.delete → self.leases.delete",
+      "internal/leasing.ts release: trace !== undefined → true",
+      "internal/leasing.ts release: pool.reports.leases?.delete → pool.reports.leases.delete"
+    ]
+  },
+  {
+    why: "The value makes no difference: `acquire` sets `isBackground`, and what is missing behaves as `undefined`.",
+    mutants: [
+      "internal/reports.ts logDefect: last !== undefined → true",
+      "internal/leasing.ts use: { lease: undefined } → {}",
+      "internal/leasing.ts claimWith: false → true"
+    ]
+  },
+  {
+    why: "Neither a success nor an error, whatever it is called.",
+    mutants: [
+      "internal/leasing.ts holdForScope: \"neither\" → \"\"",
+      "internal/leasing.ts endUse: \"neither\" → \"\"",
+      "internal/leasing.ts endUse: \"neither\" → \"\" (2)",
+      "internal/leasing.ts passesCheck: \"neither\" → \"\""
     ]
   }
 ]
