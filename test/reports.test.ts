@@ -130,23 +130,6 @@ describe("stats and metrics", () => {
       })
       const told = manual.replaceAll("`", "").split("\n").filter((line) => line.startsWith("| session_pool_"))
       assert.deepStrictEqual(told.toSorted(), [...new Set(rows)].toSorted())
-      const descriptions = (yield* Metric.snapshot).map(({ description, id }) => [id, description])
-      assert.deepStrictEqual(Object.fromEntries(descriptions), {
-        "session_pool_launches_total": "Lookups that ended, by outcome (success, failure, timeout)",
-        "session_pool_launch_duration_seconds": "How long lookups took, failed ones included",
-        "session_pool_retirements_total": "Sessions retired, by reason",
-        "session_pool_open_sessions": "Sessions opened or adopted and not yet closed",
-        "session_pool_close_duration_seconds": "How long finalizers took",
-        "session_pool_close_timeouts_total": "Finalizers that ran longer than closeTimeout",
-        "session_pool_leaked_leases_total": "Leases held longer than leakDetection",
-        "session_pool_acquisitions_total":
-          "Acquisitions that had to wait for a place, timed out there, or were refused, " +
-          "by outcome (waited, timeout, refused)",
-        "session_pool_wait_duration_seconds": "How long callers waited for a place",
-        "session_pool_lease_duration_seconds": "How long leases were held",
-        "session_pool_leases": "Leases held now",
-        "session_pool_waiting": "Callers that wait for a place"
-      })
     }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
 
   it.effect("the metrics of two pools of one name add up, also after one of them has ended", () =>
