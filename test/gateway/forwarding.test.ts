@@ -1,5 +1,4 @@
 /** What a client hears when the way to the replica that carries its request out breaks. */
-import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Layer, Stream } from "effect"
 import { RunnerAddress } from "effect/cluster"
@@ -7,12 +6,14 @@ import { RpcSerialization, RpcServer } from "effect/rpc"
 import * as Forwarding from "../../src/gateway/cluster/Forwarding.ts"
 import * as Links from "../../src/gateway/cluster/Links.ts"
 import * as Protocol from "../../src/gateway/cluster/Protocol.ts"
+import * as ReplicaTls from "../../src/gateway/cluster/ReplicaTls.ts"
 import * as EventStreamBody from "../../src/gateway/http/EventStreamBody.ts"
 import type * as Placement from "../../src/gateway/sessions/Placement.ts"
 import * as Cutter from "../kit/cluster/cutter.ts"
 import { stablePort } from "../kit/cluster/ports.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
+const key = ReplicaTls.keyOf("a key that replicas share")
 const serialization = RpcSerialization.layerSchemaBinary()
 
 const asked = (body: string): Placement.Asked => ({
@@ -49,15 +50,15 @@ const answered = (body: string, ...chunks: ReadonlyArray<string>) =>
     yield* Layer.build(
       RpcServer.layer(Protocol.Peers).pipe(
         Layer.provide([handlers, RpcServer.layerProtocolSocketServer]),
-        Layer.provide(NodeSocketServer.layer({ host: "127.0.0.1", port: behind }))
+        Layer.provide(ReplicaTls.layerServer({ host: "127.0.0.1", port: behind }, key))
       )
     )
     const cable = yield* Effect.acquireRelease(
       Effect.promise(() => Cutter.start(port, behind)),
       ({ stop }) => Effect.promise(stop)
     )
-    const links = yield* Links.make(() => RunnerAddress.make("127.0.0.1", port))
-    const response = yield* Forwarding.make("", links).forward("other", asked(body))
+    const links = yield* Links.make(() => RunnerAddress.make("127.0.0.1", port), key)
+    const response = yield* Forwarding.make(links).forward("other", asked(body))
     yield* Effect.forkScoped(Effect.andThen(Deferred.await(waiting), Effect.sync(() => cable.cut())))
     if (response.body._tag !== "Stream") return assert.fail("no stream")
     const text = yield* Stream.mkString(Stream.decodeText(response.body.stream))

@@ -1,5 +1,4 @@
 /** The connections between replicas: that one serves for many questions, and that no question is sent twice. */
-import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
 import { assert, describe, it } from "@effect/vitest"
 import type { Scope } from "effect"
 import { Deferred, Effect, Fiber, Layer, Schedule } from "effect"
@@ -7,9 +6,11 @@ import { RunnerAddress } from "effect/cluster"
 import { RpcSerialization, RpcServer } from "effect/rpc"
 import * as Links from "../../src/gateway/cluster/Links.ts"
 import * as Protocol from "../../src/gateway/cluster/Protocol.ts"
+import * as ReplicaTls from "../../src/gateway/cluster/ReplicaTls.ts"
 import * as Cutter from "../kit/cluster/cutter.ts"
 import { stablePort } from "../kit/cluster/ports.ts"
 
+const key = ReplicaTls.keyOf("a key that replicas share")
 const serialization = RpcSerialization.layerSchemaBinary()
 
 /** A replica behind a cable: it says yes to every question but the 0, which it never answers. */
@@ -35,7 +36,7 @@ const startReplica = Effect.gen(function*() {
   yield* Layer.build(
     RpcServer.layer(Protocol.Peers).pipe(
       Layer.provide([handlers, RpcServer.layerProtocolSocketServer]),
-      Layer.provide(NodeSocketServer.layer({ host: "127.0.0.1", port: behind })),
+      Layer.provide(ReplicaTls.layerServer({ host: "127.0.0.1", port: behind }, key)),
       Layer.provide(serialization)
     )
   )
@@ -43,14 +44,14 @@ const startReplica = Effect.gen(function*() {
     Effect.promise(() => Cutter.start(port, behind)),
     ({ stop }) => Effect.promise(stop)
   )
-  const links = yield* Links.make((name) => name === "other" ? RunnerAddress.make("127.0.0.1", port) : undefined)
+  const links = yield* Links.make((name) => name === "other" ? RunnerAddress.make("127.0.0.1", port) : undefined, key)
   return { links, cable, seen, arrived: Deferred.await(arrived) }
 })
 
 const pause = Schedule.spaced("20 millis")
 
 const ask = (links: Links.Links, number: number) =>
-  Effect.scoped(Effect.flatMap(links.to("other"), (client) => client.EndNumber({ pass: "", number })))
+  Effect.scoped(Effect.flatMap(links.to("other"), (client) => client.EndNumber({ number })))
 
 /** It may take a moment until it is known that a connection is gone. */
 const askAgain = (links: Links.Links, number: number) => Effect.retry(ask(links, number), pause)

@@ -49,14 +49,13 @@ const make = Effect.fnUntraced(function*(movingTimeout: Duration.Duration) {
   const known = Context.get(services, Membership.Membership)
   const hosting = yield* Hosting.make({
     replica: ReplicaName.of(address),
-    isOneOfUs: () => true,
     isGivenUp: known.isGivenUp,
     safeFor: known.safeFor
   })
   const placement = yield* Effect.provideContext(
     ClusterPlacement.make({
       hosting,
-      pass: "",
+      key: Buffer.alloc(32),
       leaveDelay: Duration.zero,
       movingTimeout,
       disengage: Effect.void

@@ -9,7 +9,8 @@
  * - `ClusterPlacement` decides on which replica a session is opened, and finds it there. `ReplicaName` makes the names of replicas, with
  *   which ids and states begin.
  * - For a request to another replica, `Protocol` defines the messages, `Links` keeps the connections, and `Forwarding` sends the request.
- *   `Hosting` carries it out on the other replica, and `StreamedResponses` keeps a streamed response there.
+ *   `Hosting` carries it out on the other replica, and `StreamedResponses` keeps a streamed response there. `ReplicaTls` encrypts and
+ *   authenticates the connections.
  * - `Homes` asks the engine which replica has a shared id, and remembers the answer.
  * - `Membership` knows the replicas, and until when this replica safely holds its locks. Its `refresh` releases shards during an outage of
  *   the database.
@@ -34,7 +35,6 @@
  * During a rolling restart, replicas of two versions exchange messages. So a new field of a message, or of a stored record, must be
  * optional.
  */
-import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
 import { PgClient } from "@effect/sql-pg"
 import type { Redacted } from "effect"
 import { Context, Duration, Effect, Exit, Fiber, Layer, Option, Scope } from "effect"
@@ -50,7 +50,6 @@ import {
 } from "effect/cluster"
 import { RpcSerialization, RpcServer } from "effect/rpc"
 import { SqlClient } from "effect/sql"
-import { hkdfSync, timingSafeEqual } from "node:crypto"
 import * as Placement from "../sessions/Placement.ts"
 import * as Sleepers from "../sessions/Sleepers.ts"
 import * as ClusterPlacement from "./ClusterPlacement.ts"
@@ -60,6 +59,7 @@ import * as Membership from "./Membership.ts"
 import * as MigrationLock from "./MigrationLock.ts"
 import * as Protocol from "./Protocol.ts"
 import * as ReplicaName from "./ReplicaName.ts"
+import * as ReplicaTls from "./ReplicaTls.ts"
 import * as Roster from "./Roster.ts"
 import * as StoredSleepers from "./StoredSleepers.ts"
 
@@ -115,15 +115,16 @@ const common = Layer.merge(
 )
 
 /** This replica's part in the engine: it owns shards, and knows which replica owns the others. */
-const sharding = Sharding.layer.pipe(
-  Layer.provide(RunnerHealth.layerPing),
-  Layer.provideMerge(Runners.layerRpc),
-  Layer.provide(Links.layerEngine),
-  Layer.provideMerge(common)
-)
+const sharding = (key: ReplicaTls.Key) =>
+  Sharding.layer.pipe(
+    Layer.provide(RunnerHealth.layerPing),
+    Layer.provideMerge(Runners.layerRpc),
+    Layer.provide(Links.layerEngine(key)),
+    Layer.provideMerge(common)
+  )
 
 /** Answers messages of the other replicas: those of their engines, and those of `Protocol.Peers`. */
-const server = ({ host, port }: Address, hosting: Hosting.Hosting) =>
+const server = ({ host, port }: Address, key: ReplicaTls.Key, hosting: Hosting.Hosting) =>
   RpcServer.layer(Runners.Rpcs.merge(Protocol.Peers), {
     disableTracing: true,
     disableFatalDefects: true,
@@ -131,7 +132,7 @@ const server = ({ host, port }: Address, hosting: Hosting.Hosting) =>
   }).pipe(
     Layer.provide([RunnerServer.layerHandlers, Protocol.Peers.toLayer(hosting.handlers)]),
     Layer.provide(RpcServer.layerProtocolSocketServer),
-    Layer.provide(NodeSocketServer.layer({ host, port, noDelay: true })),
+    Layer.provide(ReplicaTls.layerServer({ host, port }, key)),
     Layer.provide(common)
   )
 
@@ -178,19 +179,18 @@ export const layer = (options: Options) =>
     // everything else, with the scope.
     const serverScope = yield* Scope.fork(scope)
     const shardingScope = yield* Scope.fork(scope)
-    const services = yield* Layer.buildWithScope(sharding, shardingScope)
-    const pass = passOf(options.stateKey)
+    const key = ReplicaTls.keyOf(options.stateKey)
+    const services = yield* Layer.buildWithScope(sharding(key), shardingScope)
     const { isGivenUp, safeFor } = membership
     const hosting = yield* Hosting.make({
       replica: ReplicaName.here(yield* ShardingConfig.ShardingConfig),
-      isOneOfUs: isSame(pass),
       isGivenUp,
       safeFor
     })
-    yield* Effect.provideContext(Layer.buildWithScope(server(options.listen, hosting), serverScope), services)
+    yield* Effect.provideContext(Layer.buildWithScope(server(options.listen, key, hosting), serverScope), services)
     const placement = yield* ClusterPlacement.make({
       hosting,
-      pass,
+      key,
       leaveDelay: options.leaveDelay,
       movingTimeout: Duration.sum(options.drainTimeout, Duration.seconds(20)),
       disengage: closeWithin(shardingScope, handOverTimeout).pipe(
@@ -218,16 +218,3 @@ const closeWithin = (scope: Scope.Closeable, timeout: Duration.Input): Effect.Ef
     Effect.forkDetach(Scope.close(scope, Exit.void)),
     (closing) => Effect.asVoid(Effect.timeoutOption(Fiber.join(closing), timeout))
   )
-
-/** The secret with which replicas authenticate to each other, derived from the key that they share (HKDF, RFC 5869). */
-const passOf = (stateKey: string): string =>
-  Buffer.from(hkdfSync("sha256", stateKey, "", "effect-session-pool replicas", 32)).toString("hex")
-
-/** Compares a pass in constant time. */
-const isSame = (pass: string) => {
-  const expected = Buffer.from(pass)
-  return (given: string): boolean => {
-    const bytes = Buffer.from(given)
-    return bytes.length === expected.length && timingSafeEqual(bytes, expected)
-  }
-}

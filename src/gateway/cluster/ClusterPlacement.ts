@@ -25,6 +25,7 @@ import * as Links from "./Links.ts"
 import * as Membership from "./Membership.ts"
 import * as Protocol from "./Protocol.ts"
 import * as ReplicaName from "./ReplicaName.ts"
+import type * as ReplicaTls from "./ReplicaTls.ts"
 
 type Response = HttpServerResponse.HttpServerResponse
 
@@ -36,8 +37,8 @@ export interface Options {
   /** Ends this replica's part in the engine, which hands its shards over. */
   readonly disengage: Effect.Effect<void>
   readonly hosting: Hosting.Hosting
-  /** The secret with which this replica authenticates to the others. */
-  readonly pass: string
+  /** The key of the connections between replicas. */
+  readonly key: ReplicaTls.Key
 }
 
 /** The engine's default group of shards. */
@@ -76,12 +77,12 @@ const withoutDatabase = (millis: number): string =>
 
 /** Makes the placement. One function, because the members of the service share the values at its head. */
 export const make = Effect.fnUntraced(function*(options: Options) {
-  const { hosting, pass } = options
+  const { hosting } = options
   const config = yield* ShardingConfig.ShardingConfig
   const sharding = yield* Sharding.Sharding
   const membership = yield* Membership.Membership
-  const links = yield* Links.make(membership.addressOf)
-  const { forward } = Forwarding.make(pass, links)
+  const links = yield* Links.make(membership.addressOf, options.key)
+  const { forward } = Forwarding.make(links)
   const replica = ReplicaName.here(config)
   const homes = yield* Homes.make(replica)
   const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
@@ -215,7 +216,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       Effect.map(
         Effect.forEach(others, (name) =>
           Effect.scoped(Effect.flatMap(links.to(name), (client) =>
-            client.Sessions({ pass }))).pipe(
+            client.Sessions())).pipe(
               Effect.timeout(listTimeout),
               Effect.flatMap(Schema.decodeEffect(Listed)),
               // The list leaves out a replica that does not answer.
@@ -225,7 +226,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
           lists.flat()
       )),
     endElsewhere: (name, number) =>
-      Effect.scoped(Effect.flatMap(links.to(name), (client) => client.EndNumber({ pass, number }))).pipe(
+      Effect.scoped(Effect.flatMap(links.to(name), (client) => client.EndNumber({ number }))).pipe(
         Effect.timeout(endTimeout),
         Effect.catchCause(() => Effect.succeed(false))
       ),

@@ -33,17 +33,16 @@ export interface Forwarding {
   ) => Effect.Effect<Response, Refusal | Protocol.Moved | Unreachable, Scope.Scope>
 }
 
-/** Makes the forwarding. `pass` authenticates this replica to the others. */
-export const make = (pass: string, links: Links): Forwarding => ({
+export const make = (links: Links): Forwarding => ({
   forward: (replica, { carried, stream }, shared) =>
     Effect.flatMap(
       Effect.all([links.to(replica), withTraceparent(carried)]),
       ([client, carried]) =>
-        client.CarryOut({ ...carried, pass, ...(shared === undefined ? {} : { shared }) }).pipe(
+        client.CarryOut({ ...carried, ...(shared === undefined ? {} : { shared }) }).pipe(
           Effect.flatMap((answer) =>
             answer._tag === "Whole" ? Effect.succeed(wholeResponse(answer)) : streamedResponse(answer, {
-              next: client.Next({ pass, id: answer.id }),
-              abandon: client.Abandon({ pass, id: answer.id }),
+              next: client.Next({ id: answer.id }),
+              abandon: client.Abandon({ id: answer.id }),
               asked: { carried, stream }
             })
           ),
@@ -71,15 +70,13 @@ const withTraceparent = (carried: Carried): Effect.Effect<Carried> =>
 /** Turns a failure to forward into a refusal, or into `Moved` if the request may be retried. */
 const failed = (
   carried: Carried,
-  cause: Cause.Cause<Refusal | Protocol.Moved | Protocol.NotOneOfUs | RpcClientError.RpcClientError>
+  cause: Cause.Cause<Refusal | Protocol.Moved | RpcClientError.RpcClientError>
 ): Effect.Effect<never, Refusal | Protocol.Moved> => {
   const error = Option.getOrUndefined(Cause.findErrorOption(cause))
   switch (error?._tag) {
     case "Refusal":
     case "Moved":
       return Effect.fail(error)
-    case "NotOneOfUs":
-      return Effect.andThen(Effect.logError(error.message), refuseCarried(carried, 502, error.message))
     case "RpcClientError":
       return refuseCarried(carried, 502, outcomeUnknown)
     default:

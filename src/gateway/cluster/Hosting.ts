@@ -27,8 +27,6 @@ const pollInterval = "50 millis"
 export interface Options {
   /** The name of this replica. */
   readonly replica: string
-  /** Whether a pass is that of the replicas. */
-  readonly isOneOfUs: (pass: string) => boolean
   /** Whether the others have given this replica up, see `Membership`. */
   readonly isGivenUp: () => boolean
   /** For how many milliseconds this replica still holds its locks for certain. */
@@ -54,7 +52,7 @@ interface Entering {
 export type Hosting = Effect.Success<ReturnType<typeof make>>
 
 /** Makes the hosting. One function, because its parts share the residents and the host. Its result is listed at its end. */
-export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica, safeFor }: Options) {
+export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }: Options) {
   const scope = yield* Effect.scope
   const clock = yield* Clock.Clock
   const residents = new Map<string, Resident>()
@@ -151,12 +149,9 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
       { concurrency: "unbounded", mailboxCapacity: "unbounded", disableFatalDefects: true, maxIdleTime: emptyTimeout }
     )
 
-  const admit = (pass: string): Effect.Effect<Host, Protocol.Moved | Protocol.NotOneOfUs> =>
-    !isOneOfUs(pass)
-      ? new Protocol.NotOneOfUs()
-      : state.host === undefined
-      ? new Protocol.Moved()
-      : Effect.succeed(state.host)
+  const admit: Effect.Effect<Host, Protocol.Moved> = Effect.suspend(() =>
+    state.host === undefined ? new Protocol.Moved() : Effect.succeed(state.host)
+  )
 
   /** Answers with a response. A whole response closes the request's scope now, a streamed one at its end. */
   const answer = (
@@ -169,9 +164,9 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
       : Effect.as(Scope.close(own, Exit.void), whole(response))
 
   const handlers = Protocol.Peers.of({
-    CarryOut: ({ pass, shared, ...carried }, { client }) =>
+    CarryOut: ({ shared, ...carried }, { client }) =>
       Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(Effect.andThen(admit(pass), Scope.fork(scope)), (own) => {
+        Effect.flatMap(Effect.andThen(admit, Scope.fork(scope)), (own) => {
           const entered = shared === undefined
             ? Effect.sync(() => !isGivenUp())
             : Scope.provide(enter(shared, { onlyListens: Placement.onlyListens(carried) }), own)
@@ -187,11 +182,10 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, isOneOfUs, replica,
           )
         })
       ),
-    Next: ({ id, pass }) => isOneOfUs(pass) ? streamed.next(id) : new Protocol.NotOneOfUs(),
-    Abandon: ({ id, pass }) => isOneOfUs(pass) ? streamed.abandon(id) : new Protocol.NotOneOfUs(),
-    Sessions: ({ pass }) =>
-      Effect.flatMap(admit(pass), (host) => Effect.map(host.sessions, (sessions) => JSON.stringify(sessions))),
-    EndNumber: ({ number, pass }) => Effect.flatMap(admit(pass), (host) => host.endNumber(number))
+    Next: ({ id }) => streamed.next(id),
+    Abandon: ({ id }) => streamed.abandon(id),
+    Sessions: () => Effect.flatMap(admit, (host) => Effect.map(host.sessions, (sessions) => JSON.stringify(sessions))),
+    EndNumber: ({ number }) => Effect.flatMap(admit, (host) => host.endNumber(number))
   })
 
   return {

@@ -5,7 +5,6 @@
  * while a request runs on it, the gateway cannot tell whether the request was carried out. It does not retry, because a tool must not be
  * called twice.
  */
-import * as NodeSocket from "@effect/platform-node/NodeSocket"
 import { Data, Deferred, Effect, Layer, Schedule } from "effect"
 import type { Scope } from "effect"
 import type { RunnerAddress } from "effect/cluster"
@@ -15,6 +14,7 @@ import type { RpcClientError } from "effect/rpc"
 import { Socket } from "effect/socket"
 import * as SessionPool from "../../SessionPool.ts"
 import * as Protocol from "./Protocol.ts"
+import * as ReplicaTls from "./ReplicaTls.ts"
 
 /** The other replica cannot be reached, so nothing was sent to it. */
 export class Unreachable extends Data.TaggedError("Unreachable")<{ readonly replica: string }> {
@@ -40,38 +40,40 @@ export interface Links {
 /** How long a replica may leave a ping unanswered before its connection counts as broken. Long enough for a large body before the pong. */
 const pingTimeout = "10 seconds"
 
-/** The protocol of the engine (`NodeClusterSocket`), but without Nagle's algorithm (`noDelay`). With Nagle's, a call took 88 ms. */
+/** The protocol of the engine (`NodeClusterSocket`), over TLS. */
 const protocolTo = (
   { host, port }: RunnerAddress.RunnerAddress,
+  key: ReplicaTls.Key,
   options?: Parameters<typeof RpcClient.makeProtocolSocket>[0]
 ) =>
   Effect.flatMap(
-    // The protocol pings every five seconds.
-    NodeSocket.makeNet({ host, port, openTimeout: 1000, timeout: 5500, noDelay: true }),
+    ReplicaTls.connect({ host, port }, key),
     (socket) => Effect.provideService(RpcClient.makeProtocolSocket(options), Socket.Socket, socket)
   )
 
 /** The protocol with which the engine reaches other replicas. */
-export const layerEngine = Layer.effect(
-  Runners.RpcClientProtocol,
-  Effect.gen(function*() {
-    const serialization = yield* RpcSerialization.RpcSerialization
-    return {
-      codecFor: serialization.codecFor,
-      make: (address) => Effect.provideService(protocolTo(address), RpcSerialization.RpcSerialization, serialization)
-    }
-  })
-)
+export const layerEngine = (key: ReplicaTls.Key) =>
+  Layer.effect(
+    Runners.RpcClientProtocol,
+    Effect.gen(function*() {
+      const serialization = yield* RpcSerialization.RpcSerialization
+      return {
+        codecFor: serialization.codecFor,
+        make: (address) =>
+          Effect.provideService(protocolTo(address, key), RpcSerialization.RpcSerialization, serialization)
+      }
+    })
+  )
 
 /** Makes the links. `addressOf` finds the address of a replica by its name. */
 export const make = Effect.fnUntraced(
-  function*(addressOf: (replica: string) => RunnerAddress.RunnerAddress | undefined) {
+  function*(addressOf: (replica: string) => RunnerAddress.RunnerAddress | undefined, key: ReplicaTls.Key) {
     const pool = yield* SessionPool.make({
       name: "replicas",
       lookup: (replica: string) =>
         Effect.suspend(() => {
           const address = addressOf(replica)
-          return address === undefined ? new Unreachable({ replica }) : open(replica, address)
+          return address === undefined ? new Unreachable({ replica }) : open(replica, address, key)
         }),
       closed: ({ closed }) => Deferred.await(closed),
       idleTimeToLive: "5 minutes"
@@ -91,11 +93,11 @@ export const make = Effect.fnUntraced(
 )
 
 /** Opens a connection. It does not reconnect by itself; when it breaks, the pool opens another one. */
-const open = Effect.fnUntraced(function*(replica: string, address: RunnerAddress.RunnerAddress) {
+const open = Effect.fnUntraced(function*(replica: string, address: RunnerAddress.RunnerAddress, key: ReplicaTls.Key) {
   const opened = Deferred.makeUnsafe<void>()
   const closed = Deferred.makeUnsafe<void>()
   const protocol = yield* Effect.provideService(
-    protocolTo(address, { retryPolicy: Schedule.recurs(0), pingTimeout }),
+    protocolTo(address, key, { retryPolicy: Schedule.recurs(0), pingTimeout }),
     RpcClient.ConnectionHooks,
     {
       onConnect: Effect.asVoid(Deferred.succeed(opened, undefined)),

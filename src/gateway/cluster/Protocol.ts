@@ -11,13 +11,6 @@ import { Rpc, RpcGroup } from "effect/rpc"
 /** The session, lane or response is not on this replica, or is about to move. The request was not carried out; locate it and retry. */
 export class Moved extends Schema.TaggedError<Moved>()("Moved", {}) {}
 
-/** The sender's pass is wrong: it has another state key. */
-export class NotOneOfUs extends Schema.TaggedError<NotOneOfUs>()("NotOneOfUs", {}) {
-  override get message(): string {
-    return "The other replica has another GATEWAY_STATE_KEY; give all replicas the same key"
-  }
-}
-
 /** A response in one message. */
 export const Whole = Schema.TaggedStruct("Whole", {
   status: Schema.Int,
@@ -35,7 +28,6 @@ export const Streamed = Schema.TaggedStruct("Streamed", {
 /** Carries out a request. Takes one message each way if the response is whole, as most are. */
 const CarryOut = Rpc.make("CarryOut", {
   payload: {
-    pass: Schema.String,
     /** The shared id of the request, if it is for a movable session or lane. */
     shared: Schema.optionalKey(Schema.String),
     method: Schema.String,
@@ -47,7 +39,7 @@ const CarryOut = Rpc.make("CarryOut", {
     opens: Schema.optionalKey(Schema.UndefinedOr(Schema.String))
   },
   success: Schema.Union([Whole, Streamed]),
-  error: Schema.Union([Moved, NotOneOfUs])
+  error: Moved
 })
 
 /**
@@ -55,26 +47,22 @@ const CarryOut = Rpc.make("CarryOut", {
  * other answers on the connection while its reader is slow. `Moved`: there is no such response any more.
  */
 const Next = Rpc.make("Next", {
-  payload: { pass: Schema.String, id: Schema.String },
+  payload: { id: Schema.String },
   success: Schema.Array(Schema.Uint8Array),
-  error: Schema.Union([Moved, NotOneOfUs])
+  error: Moved
 })
 
 /** Drops the rest of a streamed response, because its client has gone. */
-const Abandon = Rpc.make("Abandon", { payload: { pass: Schema.String, id: Schema.String }, error: NotOneOfUs })
+const Abandon = Rpc.make("Abandon", { payload: { id: Schema.String } })
 
 /** The sessions of a replica, as JSON. */
-const Sessions = Rpc.make("Sessions", {
-  payload: { pass: Schema.String },
-  success: Schema.String,
-  error: Schema.Union([Moved, NotOneOfUs])
-})
+const Sessions = Rpc.make("Sessions", { success: Schema.String, error: Moved })
 
 /** Ends the live session with a number. False if there is none. */
 const EndNumber = Rpc.make("EndNumber", {
-  payload: { pass: Schema.String, number: Schema.Int },
+  payload: { number: Schema.Int },
   success: Schema.Boolean,
-  error: Schema.Union([Moved, NotOneOfUs])
+  error: Moved
 })
 
 /** The messages that a replica handles for the others. */

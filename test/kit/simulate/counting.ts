@@ -13,6 +13,9 @@ import { initializeBody } from "../gateway/gateway.ts"
 import type { Database, Sent, Statement } from "./database.ts"
 import { shardsPerGroup } from "./ring.ts"
 
+/** The key that these replicas share. */
+export const stateKey = "the same on every replica of these"
+
 export const lockExpiration = Duration.seconds(35)
 
 export interface Replica {
@@ -34,7 +37,7 @@ export const replicas = (
         databaseUrl: database.url,
         address,
         listen: address,
-        stateKey: "the same on every replica of these",
+        stateKey,
         shardLockExpiration: lockExpiration,
         leaveDelay: Duration.zero,
         drainTimeout: Duration.zero

@@ -4,6 +4,7 @@ import { MessageStorage, RunnerAddress, Runners, ShardingConfig } from "effect/c
 import { RpcSerialization } from "effect/rpc"
 import { TestClock } from "effect/testing"
 import * as Links from "../../../src/gateway/cluster/Links.ts"
+import * as ReplicaTls from "../../../src/gateway/cluster/ReplicaTls.ts"
 import { liveHeap } from "../heap.ts"
 import * as Counting from "./counting.ts"
 import type { Database } from "./database.ts"
@@ -25,7 +26,7 @@ export const measure = (database: Database, connections = 100, rounds = 30) =>
     const [replica] = yield* Counting.replicas(database, 1)
     yield* Counting.pass(database, 10)
     const services = yield* Layer.build(Runners.layerRpc.pipe(
-      Layer.provide(Links.layerEngine),
+      Layer.provide(Links.layerEngine(ReplicaTls.keyOf(Counting.stateKey))),
       Layer.provide([
         MessageStorage.layerNoop,
         RpcSerialization.layerSchemaBinary({ maxFrameSize: "unbounded" }),
