@@ -2,6 +2,7 @@
 import { Duration, Effect, FileSystem, Option, Redacted, Result, Schema } from "effect"
 import { createRequire } from "node:module"
 import { isIPv6 } from "node:net"
+import { resolve } from "node:path"
 import { createSecureContext } from "node:tls"
 import type * as Backends from "../backends/Backends.ts"
 import * as Access from "../http/Access.ts"
@@ -49,7 +50,7 @@ const readText = (file: string, what: string) =>
     (error) => {
       const why = error.reason._tag
       const next = why === "NotFound" ? "Is the path right?" : "Is it a file, and may this user read it?"
-      return new UsageError({ message: `${what} ${file} cannot be read (${why}). ${next}` })
+      return new UsageError({ message: `${what} ${resolve(file)} cannot be read (${why}). ${next}` })
     }
   )
 
