@@ -14,8 +14,8 @@ const sum = (files: ReadonlyArray<string>): number => files.reduce((total, file)
 const print = (lines: number, name: string): void => console.log(`${String(lines).padStart(6)}  ${name}`)
 
 const core = globSync(["src/SessionPool.ts", "src/index.ts", "src/internal/**/*.ts"]).toSorted()
-/** Tests of the cluster's entity, the examples and the package. */
-const others = ["sessionEntity", "examples", "package"]
+/** Tests of the cluster's entity, the documents, the package and the long runs. */
+const others = ["sessionEntity", "documents", "examples", "package", "progress"]
 const tests = globSync([
   "test/*.test.ts",
   "test/*.test-d.ts",
@@ -23,7 +23,10 @@ const tests = globSync([
   "test/{internal,mutants}/**/*.ts",
   "test/soak/core.ts",
   "test/kit/{explorer,model,pool}/**/*.ts"
-]).filter((file) => !others.some((name) => file === `test/${name}.test.ts`))
+])
+  .filter((file) => !others.some((name) => file === `test/${name}.test.ts`))
+  // A list of results, not a test.
+  .filter((file) => file !== "test/mutants/survivors.ts")
 
 for (const file of core) print(linesOf(file), file)
 print(sum(core), "the core")
