@@ -25,6 +25,7 @@ describe("stats and metrics", () => {
       const { pool, unit, ...labels } = attributes as Record<string, string> // all attributes of these metrics are text
       if (pool !== "shells") continue
       assert.strictEqual(unit, id.endsWith("_seconds") ? "seconds" : undefined, id)
+      assert.isTrue(!("incremental" in state) || state.incremental, id)
       all[[id, ...Object.values(labels)].join(" ")] = "sum" in state
         ? [state.count, state.sum]
         : "value" in state
