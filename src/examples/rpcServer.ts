@@ -21,7 +21,8 @@ export class Orders extends RpcGroup.make(
 const open = Effect.fnUntraced(function*(path: string) {
   const database = yield* Effect.acquireDisposable(Effect.sync(() => new DatabaseSync(path)))
   database.exec("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL) STRICT")
-  return { database, added: yield* PubSub.unbounded<typeof Order.Type>() }
+  // A client that reads too slowly loses the oldest orders.
+  return { database, added: yield* PubSub.sliding<typeof Order.Type>(1024) }
 })
 
 /** At most 100 databases are open. One more closes the least recently used database that nobody watches. */
