@@ -7,6 +7,7 @@
 import type { Context } from "effect"
 import { Effect, Metric } from "effect"
 import * as Cooldown from "./backends/Cooldown.ts"
+import * as Endings from "./sessions/Endings.ts"
 
 const requests = Metric.counter("mcp_gateway_requests_total", {
   description: "Finished requests of clients, by method and outcome (ok, error)",
@@ -91,6 +92,9 @@ export const recent = (): Recent => ({ requests: 0, errors: 0, launches: 0, laun
 /** The metrics of one back end. */
 export const make = (backend: string, registry: Context.Context<never>, recent: Recent): GatewayMetrics => {
   const garbageLines = Metric.withAttributes(garbage, { backend })
+  // Makes the series at 0. The increase from 0 to 1 would not show in Prometheus if a series appeared with 1.
+  garbageLines.valueUnsafe(registry)
+  for (const reason of Endings.reasons) Metric.withAttributes(closes, { backend, reason }).valueUnsafe(registry)
   const byMethod = new Map<string, ReturnType<typeof forMethod>>()
   const forMethod = (method: string) => ({
     ok: Metric.withAttributes(requests, { backend, method, outcome: "ok" }),

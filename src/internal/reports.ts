@@ -1,7 +1,8 @@
 /** The reports of a pool: events, metrics (each with the attribute `pool`), logs, and leases that are held too long. */
-import { Cause, Context, Effect, Equal, Fiber, Metric, Option, PubSub, Tracer } from "effect"
+import { Cause, Context, Effect, Equal, Fiber, Metric, Option, PubSub, Record, Tracer } from "effect"
 import type { SessionPoolError } from "./errors.ts"
 import type { Event, Identity } from "./state.ts"
+import { noTotals } from "./state.ts"
 
 /** The state of the reports of one pool. */
 export interface Reports<in out K, in out E> {
@@ -59,6 +60,8 @@ const entryOf = <State>(metric: Metric.Metric<number, State>, registry: Context.
 const makeMetrics = (pool: string, registry: Context.Context<never>) => {
   const counter = (name: string, description: string, attributes: Record<string, string> = {}) => {
     const metric = Metric.counter(name, { description, incremental: true, attributes: { pool, ...attributes } })
+    // Makes the series at 0. The increase from 0 to 1 would not show in Prometheus if the series appeared with 1.
+    metric.valueUnsafe(registry)
     return () => metric.updateUnsafe(1, registry)
   }
   const histogram = (name: string, description: string) => {
@@ -83,7 +86,10 @@ const makeMetrics = (pool: string, registry: Context.Context<never>) => {
     launchTimedOut: launches("timeout"),
     launchDuration: histogram("session_pool_launch_duration_seconds", "How long lookups took"),
     opened: open,
-    retired: (reason: string) => counter("session_pool_retirements_total", "Sessions retired, by reason", { reason })(),
+    retired: Record.map(
+      noTotals.closes,
+      (_, reason) => counter("session_pool_retirements_total", "Sessions retired, by reason", { reason })
+    ),
     closeDuration: histogram("session_pool_close_duration_seconds", "How long finalizers took"),
     closeTimedOut: counter("session_pool_close_timeouts_total", "Finalizers that ran longer than closeTimeout"),
     leaked: counter("session_pool_leaked_leases_total", "Leases held longer than leakDetection"),
@@ -125,7 +131,7 @@ export const emit = <K, E>(self: Reports<K, E>, event: Event<K, E | SessionPoolE
       metrics.opened(1)
       break
     case "Retired":
-      metrics.retired(event.reason)
+      metrics.retired[event.reason]()
       break
     case "Closed":
       metrics.opened(-1)

@@ -214,7 +214,7 @@ export interface Totals {
   readonly closes: Readonly<Record<Reason, number>>
 }
 
-const noTotals: Totals = {
+export const noTotals: Totals = {
   misses: 0,
   joins: 0,
   launches: 0,

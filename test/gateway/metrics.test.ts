@@ -94,6 +94,18 @@ describe("the metrics of a gateway", () => {
   })
 })
 
+describe("a counter of the gateway", () => {
+  it("starts at 0, so the first event shows as an increase", async () => {
+    const text = await scrape()
+    assert.strictEqual(
+      value(text, "mcp_gateway_closed_sessions_total{backend=\"asking\",reason=\"process exited\"}"),
+      0
+    )
+    assert.strictEqual(value(text, "mcp_gateway_garbage_lines_total{backend=\"asking\"}"), 0)
+    assert.strictEqual(value(text, "session_pool_close_timeouts_total{pool=\"gateway\"}"), 0)
+  })
+})
+
 /** The faults of a query in PromQL, such as a metric or a label that does not exist. */
 const faultsOf = (query: string): ReadonlyArray<string> => {
   const faults: Array<string> = []
@@ -105,7 +117,7 @@ const faultsOf = (query: string): ReadonlyArray<string> => {
   if (names.length === 0) faults.push("no metric")
   for (const name of names) if (known[name] === undefined) faults.push(`there is no metric ${name}`)
   // What Prometheus itself adds.
-  const labels = new Set([...names.flatMap((name) => known[name]?.labels ?? []), "le", "instance"])
+  const labels = new Set([...names.flatMap((name) => known[name]?.labels ?? []), "le", "instance", "job"])
   const used = [
     ...[...query.matchAll(/\{([^}]*)\}/g)].flatMap(([, inside = ""]) => [...inside.matchAll(/(\w+)\s*[=!]/g)]),
     ...[...query.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, inside = ""]) => [...inside.matchAll(/(\w+)/g)])

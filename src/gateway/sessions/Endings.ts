@@ -9,22 +9,25 @@ import type { BackendFailed } from "../GatewayErrors.ts"
 
 type Key = SessionKey.SessionKey
 
+export const reasons = [
+  "process exited",
+  "backend failed",
+  "client gone",
+  "idle",
+  "evicted",
+  "deleted",
+  "ended by operator",
+  "reloaded",
+  "moved",
+  "replica lost",
+  "lane spoilt",
+  "shutdown",
+  "other"
+] as const
+
 /** Why a session ended: `reason` is for the metrics, `text` for the log. */
 export interface Ending {
-  readonly reason:
-    | "process exited"
-    | "backend failed"
-    | "client gone"
-    | "idle"
-    | "evicted"
-    | "deleted"
-    | "ended by operator"
-    | "reloaded"
-    | "moved"
-    | "replica lost"
-    | "lane spoilt"
-    | "shutdown"
-    | "other"
+  readonly reason: typeof reasons[number]
   readonly text: string
 }
 
