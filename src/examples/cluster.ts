@@ -13,10 +13,13 @@ import { createServer } from "node:http"
 
 const Name = Schema.String.check(Schema.isPattern(/^[a-z]+$/))
 
+class Busy extends Schema.TaggedError<Busy>()("Busy", {}) {}
+
 const Workspace = Entity.make("Workspace", [
   Rpc.make("Save", {
     payload: { name: Name, text: Schema.String },
-    success: Schema.Struct({ folder: Schema.String, files: Schema.Array(Schema.String) })
+    success: Schema.Struct({ folder: Schema.String, files: Schema.Array(Schema.String) }),
+    error: Busy
   })
 ])
 
@@ -33,7 +36,10 @@ const workspaces = SessionEntity.toLayer(Workspace, {
           yield* fs.writeFileString(`${folder}/${name}`, text)
           return { folder, files: yield* fs.readDirectory(folder) }
         })
-      ).pipe(Effect.orDie)
+      ).pipe(
+        Effect.catchReason("SessionPoolError", "CapacityExceeded", () => new Busy()),
+        Effect.catchTags({ SessionPoolError: Effect.die, PlatformError: Effect.die })
+      )
   })
 })
 
@@ -46,7 +52,7 @@ const save = HttpRouter.use(Effect.fnUntraced(function*(router) {
       const { name, user } = yield* HttpRouter.schemaPathParams(Schema.Struct({ user: Name, name: Name }))
       const text = yield* (yield* HttpServerRequest.HttpServerRequest).text
       return yield* HttpServerResponse.json(yield* workspace(user).Save({ name, text }))
-    })
+    }).pipe(Effect.catchTag("Busy", () => Effect.succeed(HttpServerResponse.empty({ status: 503 }))))
   )
 }))
 

@@ -59,7 +59,7 @@ export const routes = HttpApiBuilder.layer(Api).pipe(Layer.provide(handlers))
 
 const server = HttpRouter.serve(routes).pipe(
   Layer.provide(Journals.layer),
-  Layer.provide(NodeHttpServer.layer(createServer, { port: 3000 })),
+  Layer.provide(NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 3000 })),
   Layer.provide(NodeServices.layer)
 )
 

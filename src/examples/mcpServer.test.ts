@@ -2,7 +2,7 @@ import { NodeHttpServer } from "@effect/platform-node"
 import { assert, it } from "@effect/vitest"
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
-import { Effect, Layer } from "effect"
+import { Effect, Fiber, Layer, Schedule } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import { TestClock } from "effect/testing"
 import { Notebooks, routes } from "./mcpServer.ts"
@@ -23,6 +23,7 @@ const connect = Effect.gen(function*() {
   )
   const call = (text: string) => Effect.promise(() => client.callTool({ name: "add_note", arguments: { text } }))
   return {
+    call,
     add: (text: string) => Effect.map(call(text), ({ structuredContent }) => structuredContent),
     end: Effect.promise(() => transport.terminateSession())
   }
@@ -55,3 +56,18 @@ it.effect("closes a notebook when its client ends the session", () =>
     assert.strictEqual((yield* Notebooks.stats).closes.Invalidated, 1)
     assert.strictEqual(yield* Notebooks.size, 1)
   }).pipe(Effect.provide(server)))
+
+it.effect("tells a client whose notebook has no place to try again later", () =>
+  Effect.gen(function*() {
+    const ada = yield* connect
+    for (let n = 0; n < 1000; n++) yield* Notebooks.get(`other ${n}`)
+    const refused = yield* Effect.forkChild(ada.call("one"))
+    yield* Notebooks.stats.pipe(
+      Effect.repeat({ until: ({ waiting }) => waiting === 1, schedule: Schedule.spaced("10 millis") }),
+      TestClock.withLive
+    )
+    yield* TestClock.adjust("30 seconds")
+    const { content, isError } = yield* Fiber.join(refused)
+    assert.isTrue(isError)
+    assert.include(JSON.stringify(content), "Retry later")
+  }).pipe(Effect.scoped, Effect.provide(server)))

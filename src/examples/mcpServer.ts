@@ -30,6 +30,7 @@ const tools = Toolkit.make(
     description: "Adds a note, and returns all notes of the session",
     parameters: Schema.Struct({ text: Schema.String }),
     success: Schema.Struct({ notes: Schema.Array(Schema.String) }),
+    failure: Schema.String,
     dependencies: [Session]
   })
 )
@@ -43,7 +44,7 @@ const handlers = tools.toLayer(Effect.gen(function*() {
         return { notes: database.prepare("SELECT text FROM notes").all().map((row) => String(row.text)) }
       }
       return yield* SessionPool.use(notebooks, yield* Session, (database) => Effect.sync(() => add(database)))
-    }, Effect.orDie)
+    }, Effect.catchTag("SessionPoolError", ({ message }) => Effect.fail(message)))
   }
 }))
 
@@ -64,8 +65,7 @@ const mcp = McpServer.layerHttp({
   name: "notebooks",
   version: "1.0.0",
   path: "/mcp",
-  // The protocol of 2026-07-28 has no sessions.
-  protocols: [McpProtocol.v2025_11_25],
+  protocols: [McpProtocol.v2025_11_25], // That of 2026-07-28 has no sessions.
   allowSessionTermination: true,
   registrations: McpServer.toolkit(tools).pipe(Layer.provide([handlers, session.layer]))
 })

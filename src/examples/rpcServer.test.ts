@@ -1,6 +1,6 @@
 import { NodeHttpServer, NodeServices } from "@effect/platform-node"
 import { assert, it } from "@effect/vitest"
-import { ConfigProvider, Effect, Fiber, FileSystem, Layer, Stream } from "effect"
+import { ConfigProvider, Effect, Fiber, FileSystem, Layer, Schedule, Stream } from "effect"
 import { HttpClient, HttpClientRequest, HttpRouter } from "effect/http"
 import { RpcClient, RpcSerialization } from "effect/rpc"
 import { TestClock } from "effect/testing"
@@ -60,6 +60,11 @@ it.effect("keeps a database open for as long as a client watches it", () =>
     assert.deepStrictEqual(yield* Databases.keys, ["acme"])
     yield* client.Add({ tenant: "acme", item: "anvil" })
     assert.deepStrictEqual(yield* Effect.flatMap(Fiber.join(watcher), Effect.fromOption), { id: 1, item: "anvil" })
+    // The server notices the end of the stream in real time.
+    yield* Databases.stats.pipe(
+      Effect.repeat({ until: ({ leases }) => leases === 0, schedule: Schedule.spaced("10 millis") }),
+      TestClock.withLive
+    )
     yield* TestClock.adjust("12 minutes")
     assert.deepStrictEqual(yield* Databases.keys, [])
   }).pipe(Effect.provide(server)))

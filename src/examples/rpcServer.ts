@@ -8,7 +8,6 @@ import { createServer } from "node:http"
 import { DatabaseSync } from "node:sqlite"
 
 const Tenant = Schema.String.check(Schema.isPattern(/^[a-z]+$/))
-
 const Order = Schema.Struct({ id: Schema.Number, item: Schema.String })
 
 export class Busy extends Schema.TaggedError<Busy>()("Busy", {}) {}
@@ -21,8 +20,7 @@ export class Orders extends RpcGroup.make(
 const open = Effect.fnUntraced(function*(path: string) {
   const database = yield* Effect.acquireDisposable(Effect.sync(() => new DatabaseSync(path)))
   database.exec("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL) STRICT")
-  // A client that reads too slowly loses the oldest orders.
-  return { database, added: yield* PubSub.sliding<typeof Order.Type>(1024) }
+  return database
 })
 
 /** At most 100 databases are open. One more closes the least recently used database that nobody watches. */
@@ -42,21 +40,26 @@ const busy = (error: SessionPool.SessionPoolError) =>
 
 export const handlers = Orders.toLayer(Effect.gen(function*() {
   const databases = yield* Databases
+  // Not part of a connection, so a watcher outlives it. A client that reads too slowly loses the oldest orders.
+  const added = yield* PubSub.sliding<{ readonly tenant: string; readonly order: typeof Order.Type }>(1024)
+  const insert = (database: DatabaseSync, item: string) => {
+    const { lastInsertRowid } = database.prepare("INSERT INTO orders (item) VALUES (?)").run(item)
+    return { id: Number(lastInsertRowid), item }
+  }
   return {
     Add: ({ tenant, item }) =>
-      SessionPool.use(databases, tenant, ({ added, database }) =>
-        Effect.gen(function*() {
-          const { lastInsertRowid } = database.prepare("INSERT INTO orders (item) VALUES (?)").run(item)
-          const order = { id: Number(lastInsertRowid), item }
-          yield* PubSub.publish(added, order)
-          return order
-        })).pipe(Effect.catchTag("SessionPoolError", busy)),
+      SessionPool.use(databases, tenant, (database) => {
+        const inserted = Effect.sync(() => insert(database, item))
+        return Effect.uninterruptible(Effect.tap(inserted, (order) => PubSub.publish(added, { tenant, order })))
+      }).pipe(Effect.catchTag("SessionPoolError", busy)),
     // The lease belongs to the stream's scope.
     Watch: ({ tenant }) =>
       SessionPool.get(databases, tenant).pipe(
         Effect.catchTag("SessionPoolError", busy),
-        Effect.map(({ added }) => Stream.fromPubSub(added)),
-        Stream.unwrap
+        Effect.as(Stream.fromPubSub(added)),
+        Stream.unwrap,
+        Stream.filter((each) => each.tenant === tenant),
+        Stream.map(({ order }) => order)
       )
   }
 }))
@@ -67,7 +70,10 @@ export const routes = RpcServer.layerHttp({ group: Orders, path: "/rpc", protoco
 
 const server = HttpRouter.serve(routes).pipe(
   Layer.provide(Databases.layer),
-  Layer.provide(NodeHttpServer.layer(createServer, { port: 3000 })),
+  // A watcher's stream has no end of its own, so the server does not wait long for it.
+  Layer.provide(
+    NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 3000, gracefulShutdownTimeout: "1 second" })
+  ),
   Layer.provide(NodeServices.layer)
 )
 

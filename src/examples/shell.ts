@@ -1,7 +1,4 @@
-/**
- * A command-line program with one shell process per session: it reads lines such as `ada cd /tmp`, and the directory and variables
- * that a command sets are there for the session's next command.
- */
+/** A command-line program with one shell per session, which keeps its directory and variables. Type lines such as `ada cd /tmp`. */
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Console, Effect, Queue, Schema, Semaphore, Stdio, Stream } from "effect"
 import { SessionPool } from "effect-session-pool"
@@ -12,6 +9,8 @@ class ShellEnded extends Schema.TaggedError<ShellEnded>()("ShellEnded", {}) {}
 
 /** The shell prints this after each command, followed by the command's exit code. */
 const mark = "\u0004"
+
+const quoted = (command: string) => `'${command.replaceAll("'", "'\\''")}'`
 
 const open = Effect.fnUntraced(function*(session: string) {
   yield* Effect.addFinalizer(() => Console.log(`${session}: closed`))
@@ -32,10 +31,11 @@ const open = Effect.fnUntraced(function*(session: string) {
   })
   const turn = yield* Semaphore.make(1)
   return {
-    /** Runs one command at a time. */
+    /** Runs one command at a time, without input: it must not read the next command. */
     run: (command: string) =>
-      Queue.offer(input, `${command}\necho "${mark}$?"\n`).pipe(
+      Queue.offer(input, `eval ${quoted(command)} </dev/null\necho "${mark}$?"\n`).pipe(
         Effect.andThen(answer),
+        Effect.timeout("1 minute"),
         Effect.mapError(() => new ShellEnded()),
         // The next caller would read the output that an interrupted caller left.
         Effect.onInterrupt(() => Effect.ignore(child.kill())),
@@ -64,6 +64,7 @@ export const shells = Command.make(
     })
     const { stdin } = yield* Stdio.Stdio
     yield* Stream.splitLines(Stream.decodeText(stdin)).pipe(
+      Stream.filter((line) => line.trim() !== ""),
       Stream.runForEach((line) => {
         const [session = "", ...words] = line.split(" ")
         return SessionPool.use(pool, session, (shell) => shell.run(words.join(" "))).pipe(
@@ -75,6 +76,5 @@ export const shells = Command.make(
   }, Effect.scoped)
 ).pipe(Command.withDescription("Runs each line of the input in the shell of its session"))
 
-if (import.meta.main) {
-  NodeRuntime.runMain(Command.run(shells, { version: "1.0.0" }).pipe(Effect.provide(NodeServices.layer)))
-}
+const program = Command.run(shells, { version: "1.0.0" })
+if (import.meta.main) NodeRuntime.runMain(Effect.provide(program, NodeServices.layer))

@@ -12,6 +12,7 @@ import { basename, join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import manifest from "../../package.json" with { type: "json" }
 import * as Programs from "../../src/gateway/backends/Programs.ts"
+import * as Cluster from "../../src/gateway/cluster/Cluster.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
 import * as Documents from "../kit/documents.ts"
 import { runInProcess } from "../kit/gateway/command.ts"
@@ -232,7 +233,7 @@ describe("the Dockerfile", () => {
     assert.deepStrictEqual(Object.keys(manifest.bin).map((name) => `node_modules/.bin/${name}`), [entrypoint[0]])
     assert.deepStrictEqual(instruction("EXPOSE"), [defaults.port])
     assert.include(dockerfile, ` -p ${defaults.port}:${defaults.port} `)
-    assert.include(instruction("COPY"), "servers.json .")
+    assert.include(instruction("COPY"), "--chown=node servers.json .")
     assert.lengthOf(variables, 3)
     const env = Object.fromEntries(variables)
     assert.deepStrictEqual(unknown(entrypoint.slice(1), env), [])
@@ -360,7 +361,7 @@ describe("a gateway that runs as the image does", () => {
     const { httpHeaders: [host], path, port } = container.readinessProbe.httpGet
     assert.strictEqual(String(port), defaults.port)
     assert.strictEqual(await status(path, { [host.name]: host.value }), 200)
-    assert.strictEqual(await status(path, { Host: `${podIp}:${port}` }), 403)
+    assert.strictEqual(await status(path, { Host: `other.example.com:${port}` }), 403)
     assert.strictEqual(await status(`${path}-not`, { [host.name]: host.value }), 404)
   })
 
@@ -527,15 +528,19 @@ describe("the files to deploy with", () => {
 
   it("give a stopping replica the same time, which is no less than it may take", () => {
     const { drainTimeout, leaveDelay } = Settings.gatewaySettings
-    const longest = Duration.toSeconds(leaveDelay.default) + Duration.toSeconds(drainTimeout.default) + 25
+    const { closeGrace } = Settings.backendSettings
+    const processes = Duration.times(closeGrace.default, 2)
+    const parts = [leaveDelay.default, drainTimeout.default, processes, Cluster.longestLeave, Duration.seconds(1)]
+    const longest = Duration.toSeconds(parts.reduce(Duration.sum))
     const given = [
       Number(inUnit("TimeoutStopSec")),
+      Number(/docker run .*--stop-timeout (\d+) /.exec(dockerfile)?.[1]),
       ...[compose.services.one, compose.services.two].map(({ stop_grace_period }) =>
         Duration.toSeconds(Duration.fromInputUnsafe(`${Number(stop_grace_period.replace(/s$/, ""))} seconds`))
       ),
       terminationGracePeriodSeconds
     ]
-    assert.deepStrictEqual(given, [40, 40, 40, 40])
-    assert.isAtMost(longest, 40)
+    assert.deepStrictEqual(given, [45, 45, 45, 45, 45])
+    assert.isAtMost(longest, 45)
   })
 })

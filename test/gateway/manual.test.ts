@@ -1,6 +1,7 @@
 /** Runs the blocks of the gateway's manual. `examples.test.ts` runs its `ts` block, `deploy.test.ts` the files to deploy with. */
 import { execFileSync } from "node:child_process"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import * as PeerOwner from "../../src/gateway/http/PeerOwner.ts"
 import * as Config from "../../src/gateway/settings/Config.ts"
 import * as Documents from "../kit/documents.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -79,9 +80,10 @@ describe("modern clients without keys", () => {
     assert.deepStrictEqual([await count("agent"), await count("agent"), await count("agent+run2")], ["1", "2", "1"])
   })
 
-  it.each(["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"])(
+  it.each(PeerOwner.relayed)(
     "behind a proxy with %s each call has its own process",
     async (name) => {
+      assert.include(Documents.read(manual).toLowerCase(), `\`${name}\``)
       const headers = { [name]: "10.0.0.1" }
       assert.deepStrictEqual([await count("proxied", headers), await count("proxied", headers)], ["1", "1"])
     }

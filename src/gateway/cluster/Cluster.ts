@@ -92,6 +92,15 @@ const membershipInterval = Duration.seconds(2)
  * then the replica serves nothing, so it stops waiting. Locks that it did not release expire.
  */
 const handOverTimeout = Duration.seconds(15)
+/** How long the other replicas may take to notice that this one has left. */
+const noticeTimeout = Duration.times(membershipInterval, 1.5)
+/** How long the connections of other replicas may take to close. A connection that broke while this replica was frozen never closes. */
+const closeTimeout = Duration.seconds(2)
+
+/** Longest hand-over of a replica that leaves, after its running requests have ended. */
+export const longestLeave = [ClusterPlacement.leaveTimeout, handOverTimeout, noticeTimeout, closeTimeout].reduce(
+  Duration.sum
+)
 
 const shardingConfig = ({ address, shardLockExpiration }: Options) =>
   ShardingConfig.layer({
@@ -194,9 +203,8 @@ export const layer = (options: Options) =>
       leaveDelay: options.leaveDelay,
       movingTimeout: Duration.sum(options.drainTimeout, Duration.seconds(20)),
       disengage: closeWithin(shardingScope, handOverTimeout).pipe(
-        Effect.andThen(Effect.sleep(Duration.times(membershipInterval, 1.5))),
-        // Bounded, because a connection that broke while this replica was frozen may never close by itself.
-        Effect.andThen(closeWithin(serverScope, "2 seconds"))
+        Effect.andThen(Effect.sleep(noticeTimeout)),
+        Effect.andThen(closeWithin(serverScope, closeTimeout))
       )
     }).pipe(Effect.provideContext(services))
     return Context.make(Placement.Placement, placement).pipe(

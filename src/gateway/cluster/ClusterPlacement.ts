@@ -56,7 +56,7 @@ const givenUpInterval = "250 millis"
 /** Pause before a request for a moving session or lane is retried. */
 const movingPause = "100 millis"
 /** How long a replica that leaves waits for the last requests of movable sessions and lanes. */
-const leaveTimeout = "5 seconds"
+export const leaveTimeout = Duration.seconds(5)
 /** How long the engine may take for one question which replica has an id. In milliseconds. */
 const locateTimeout = 1000
 /**

@@ -61,7 +61,7 @@ export const readUsers = (fs: FileSystem.FileSystem): Effect.Effect<Users> =>
 const known = new WeakMap<Socket, boolean>()
 
 /** Headers that proxies add. */
-const relayed = ["forwarded", "x-forwarded-for", "x-real-ip", "via", "cf-connecting-ip"]
+export const relayed = ["forwarded", "x-forwarded-for", "x-real-ip", "via", "cf-connecting-ip"]
 
 /** True if a request comes from a process of the gateway's own user. Reads the tables once for each connection. */
 export const isOwnUser = Effect.fnUntraced(function*(

@@ -259,7 +259,7 @@ export const gatewaySettings = {
     "Most sessions of one key; when full, its longest idle one is ended",
     1,
     Infinity,
-    "half of maxSessions"
+    "half of maxSessions if there are several keys"
   ),
   maxParked: count(1000, "Most calls at once that wait for their client's input"),
   maxParkedPerKey: count(100, "Most calls at once of one key that wait for their client's input"),
