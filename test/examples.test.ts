@@ -1,7 +1,7 @@
 /**
  * Runs the `ts` blocks of docstrings and manuals.
  *
- * Each `expression // => value` in a block is a claim: both are compared. A block that begins with a file's name (`// app.ts`) is a
+ * Each `expression // => value` in a block is a claim: both are compared. A block that begins with a file's name (`// server.ts`) is a
  * whole file: the tests start it, or run its tests.
  */
 import { NodeHttpServer } from "@effect/platform-node"
@@ -94,7 +94,7 @@ describe("examples", () => {
 
 describe("the server of the library's manual", () => {
   it("serves requests and metrics, closes its sessions on SIGINT and exits with 130", async () => {
-    const server = spawn(process.execPath, [`${artifacts}main.ts`], { stdio: ["ignore", "pipe", "inherit"] })
+    const server = spawn(process.execPath, [`${artifacts}server.ts`], { stdio: ["ignore", "pipe", "inherit"] })
     const exited = once(server, "exit")
     let log = ""
     server.stdout.setEncoding("utf8").on("data", (text) => log += text)
@@ -117,8 +117,8 @@ describe("the server of the library's manual", () => {
     }
   })
 
-  // Registers the tests of the manual's `app.test.ts` here.
-  describe("has a test that passes", () => import(/* @vite-ignore */ `${artifacts}app.test.ts`))
+  // Registers the tests of the manual's `server.test.ts` here.
+  describe("has a test that passes", () => import(/* @vite-ignore */ `${artifacts}server.test.ts`))
 
   it("drains before the pool closes its sessions, and a get is leased until a streamed response is sent", () =>
     Effect.gen(function*() {
