@@ -23,7 +23,7 @@ const open = Effect.fnUntraced(function*(path: string) {
   return database
 })
 
-/** At most 100 databases are open. One more closes the least recently used database that nobody watches. */
+/** At most 100 databases are open. To open one more, the pool closes the least recently used database without a lease. */
 export class Databases extends SessionPool.Service<Databases>()(
   "app/Databases",
   Effect.gen(function*() {

@@ -168,7 +168,7 @@ const lease = <K, A, E>(d: Draft<K, A, E>, live: Live<K, A>, check: Check | unde
   return { _tag: "Leased", session, check: awaited }
 }
 
-/** Whether one more caller may enter the queue. `maxWaiting` does not refuse a caller for whom an idle session can be evicted. */
+/** Whether one more caller may enter the queue: fewer than `maxWaiting` callers wait, or an idle session can be evicted for this one. */
 const mayWait = <K, A, E>(d: Draft<K, A, E>, group: unknown): boolean =>
   d.state.waiters < d.options.maxWaiting || Places.canEvict(d, group)
 

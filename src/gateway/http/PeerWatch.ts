@@ -13,8 +13,8 @@ import { Effect } from "effect"
 const hopeless = 6
 
 /**
- * Unanswered retransmissions by local and remote port. The least if several connections have the same ports, which then
- * differ in their addresses.
+ * Unanswered retransmissions by local and remote port. Connections on different addresses may have the same ports. Then the
+ * lowest count is kept, so no connection is cut for another one.
  */
 export const retransmissions = (table: string): ReadonlyMap<string, number> => {
   const counts = new Map<string, number>()

@@ -80,7 +80,7 @@ interface Pending {
   readonly timeout: number
   /** When the request ends if it has no answer. */
   dueAt: number
-  /** True if the client has cancelled the request, which then ends at `dueAt` without an answer. */
+  /** True if the client has cancelled the request. Then the request ends at `dueAt` without an answer. */
   cancelled: boolean
   stream: EventStream | undefined
   /** True if no client waits for the request: its client has disconnected, or the gateway itself sent it. */

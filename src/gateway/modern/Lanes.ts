@@ -44,7 +44,7 @@ export const claim = (
   return [{ _tag: "Claimed", lane }, replace(self, lane, exclusive ? { ...held, exclusive } : shared(held, 1))]
 }
 
-/** Gives a lane back. Returns all waiters, which then claim again. */
+/** Gives a lane back. Returns all waiters, so that each can claim again. */
 export const release = (
   self: Lanes,
   lane: number,
