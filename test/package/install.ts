@@ -105,6 +105,19 @@ expect(
   "The gateway needs @effect/platform-node, which is not installed. Run npm install @effect/platform-node"
 )
 
+// The first block of the library's manual, in an empty directory, then the first program.
+const empty = join(folder, "empty")
+mkdirSync(empty)
+const manual = readFileSync(join(root, "src/README.md"), "utf8")
+const [, commands = ""] = /^```sh\n([\s\S]*?)^```/m.exec(manual) ?? []
+const [, first = ""] = /^```ts\n([\s\S]*?)^```/m.exec(manual) ?? []
+run(empty, "sh", [
+  "-ec",
+  commands.replace("install effect-session-pool effect", `install ${tarball} ${pinned("effect")}`)
+])
+writeFileSync(join(empty, "shells.ts"), first.replace(/^(await .*) \/\/ => .*$/m, "console.log($1)"))
+expect("the manual's first commands and program run", run(empty, process.execPath, ["shells.ts"]), "2")
+
 const full = project("bundler", [
   tarball,
   ...["effect", "@effect/platform-node", "@effect/sql-pg", "@types/node", "typescript"].map(pinned),
