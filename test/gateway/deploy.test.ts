@@ -63,11 +63,13 @@ const inImage = (more: ReadonlyArray<string>): ReadonlyArray<string> =>
   [...entrypoint.slice(1), ...more].map((arg) => arg === "servers.json" ? servers : arg)
 
 const Texts = Schema.Record(Schema.String, Schema.String)
+/** A service that starts again with the Docker daemon, too. */
+const Restart = Schema.Literal("unless-stopped")
 const Replica = Schema.Struct({
   build: Schema.Literal("."),
   image: Schema.String,
   init: Schema.Literal(true),
-  restart: Schema.Literal("on-failure"),
+  restart: Restart,
   hostname: Schema.String,
   command: Schema.Array(Schema.String),
   environment: Texts,
@@ -75,11 +77,17 @@ const Replica = Schema.Struct({
 })
 const Compose = Schema.Struct({
   services: Schema.Struct({
-    database: Schema.Struct({ image: Schema.String, environment: Texts, volumes: Schema.Array(Schema.String) }),
+    database: Schema.Struct({
+      image: Schema.String,
+      restart: Restart,
+      environment: Texts,
+      volumes: Schema.Array(Schema.String)
+    }),
     one: Replica,
     two: Replica,
     balancer: Schema.Struct({
       image: Schema.Literal("caddy:2"),
+      restart: Restart,
       ports: Schema.Tuple([Schema.String]),
       configs: Schema.Tuple([
         Schema.Struct({ source: Schema.Literal("balancer"), target: Schema.Literal("/etc/caddy/Caddyfile") })

@@ -166,7 +166,8 @@ describe("session endings", () => {
     ) {
       measured[reason] = (measured[reason] ?? 0) + Number(count)
     }
-    assert.deepStrictEqual(measured, counted)
+    const none = Object.fromEntries(Endings.reasons.map((reason) => [reason, 0]))
+    assert.deepStrictEqual(measured, { ...none, ...counted })
     assert.strictEqual(Object.keys(counted).length, 8)
   })
 })

@@ -1,5 +1,6 @@
 /** A server of earlier revisions on Streamable HTTP as lines: what is sent for each, and what comes of the responses. */
 import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
 import * as Clock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { event, json, Scripted, stream } from "../kit/gateway/scripted.ts"
@@ -51,6 +52,18 @@ describe("the earlier form", () => {
     await Kit.eventually("all have been sent", () => order().length === 3)
     assert.deepStrictEqual(order(), ["logging/setLevel", "notifications/x", "last"])
     assert.isTrue(scripted.lines.some((line) => line.id === 1))
+  })
+
+  it("holds few lines for a server that takes none, and lets the sender go at its end", async () => {
+    await scripted.handshake()
+    scripted.answers["notifications/x"] = () => {}
+    const line = "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\"}\n"
+    let held = 0
+    while (held < 1000 && scripted.transport.offer(line)) held++
+    assert.isBelow(held, 20)
+    const waiting = Effect.runPromise(Effect.exit(scripted.transport.send(line)))
+    await scripted.close()
+    await waiting
   })
 
   it("answers for a server whose own answer is nested deeper than 256 levels", async () => {

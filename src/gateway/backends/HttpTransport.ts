@@ -71,7 +71,8 @@ export const make = Effect.fnUntraced(function*(
   const remote = yield* Remote.make(target, mask)
   const scope = yield* Effect.scope
   const run = Effect.runForkWith(yield* Effect.context<never>())
-  const lines = yield* Queue.bounded<string>(maxLines)
+  // Its end lets a `send` go that waits for the server.
+  const lines = yield* Effect.acquireRelease(Queue.bounded<string>(maxLines), Queue.shutdown)
   const server: Server = {
     remote,
     limits,
