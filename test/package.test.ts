@@ -2,8 +2,8 @@
 import { execFileSync } from "node:child_process"
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
+import { version } from "../src/gateway/protocol/version.ts"
 import * as Settings from "../src/gateway/settings/Settings.ts"
-import { version } from "../src/gateway/version.ts"
 import { areInstalled } from "./kit/programs.ts"
 
 const root = new URL("..", import.meta.url).pathname

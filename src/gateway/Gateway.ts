@@ -5,24 +5,21 @@
  * @module
  * @since 0.1.0
  */
-// The path of a request through the folders:
+// The folders, from the command down. An import points to a folder further down.
 //
-//   CommandLine.ts: the command reads the settings, listens, and serves this layer. Signals.ts: how signals stop it
-//   http/       McpRoutes checks host, origin and key, and finds the era of a request. AdminRoutes and Overview serve operators.
-//               Serving.atSession starts a request of a session, on the replica that has the session
-//   legacy/     clients with a session: LegacyRoutes ── Sessions.lease ── Bridge, the session on a back end
-//   modern/     clients without a session: ModernRoutes ── Sessions.lane ── Lane; PassThrough to a modern HTTP back end;
-//               ModernCalls, the answers to a call; Parked, calls that wait for their client's input
-//   sessions/   Sessions and Registry: how sessions start, sleep and end, and the keys of the pool; Launching: the pool's lookup;
-//               Placement: the replica that carries out a request
-//   backends/   RunningBackend opens the connection of a key, on the transport of its back end: StdioProcess, HttpTransport, or
-//               LegacyFace (makes a modern server look legacy)
-//   messages/   the parts of JSON-RPC that the gateway reads
-//   settings/   every setting, and its sources
-//   cluster/    several replicas that share their sessions; Cluster.ts describes the folder
-//   GatewayErrors.ts: why a session cannot be opened or found. GatewayMetrics.ts: every metric
+//   app/           the command: its flags, files and signals
+//   fronts/        how clients come in: Streamable HTTP, for clients with a session (LegacyRoutes) and without (ModernRoutes)
+//   operators/     the page, /sessions, health and metrics
+//   auth/          who may come in: hosts, origins and keys
+//   cluster/       several replicas that share their sessions; Cluster.ts describes the folder
+//   sessions/      how sessions start, sleep and end; the keys of the pool; Placement: the replica that carries out a request
+//   conversation/  the messages of one session (Bridge) and of one lane of a modern client (Lane)
+//   transports/    how back ends are reached: a process, HTTP, or LegacyFace, which makes a modern server look legacy
+//   telemetry/     every metric
+//   settings/      every setting
+//   protocol/      JSON-RPC, and the revisions of MCP
 //
-// At SIGTERM or Ctrl-C, NodeRuntime interrupts `run` in CommandLine.ts, which runs `drain` (below). Then the layer's scope ends
+// At SIGTERM or Ctrl-C, NodeRuntime interrupts `run` in app/CommandLine.ts, which runs `drain` (below). Then the layer's scope ends
 // the processes. Meanwhile `Signals.hurry` waits for a second signal.
 //
 // A single module of `@effect/platform-node`: the whole package loads Redis, WebSocket and undici clients (20 MiB, 0.2 seconds).
@@ -30,19 +27,19 @@ import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { Context, Deferred, Duration, Effect, FileSystem, Layer, Option, Schedule } from "effect"
 import { HttpRouter } from "effect/http"
 import * as SessionPool from "../SessionPool.ts"
-import * as Backends from "./backends/Backends.ts"
-import * as Access from "./http/Access.ts"
-import * as AdminRoutes from "./http/AdminRoutes.ts"
-import * as EventStreamBody from "./http/EventStreamBody.ts"
-import * as McpRoutes from "./http/McpRoutes.ts"
-import * as Paths from "./http/Paths.ts"
-import * as Parked from "./modern/Parked.ts"
-import * as RequestState from "./modern/RequestState.ts"
+import type { GatewayConfig } from "./app/Config.ts"
+import * as Access from "./auth/Access.ts"
+import * as Parked from "./conversation/Parked.ts"
+import * as EventStreamBody from "./fronts/EventStreamBody.ts"
+import * as McpRoutes from "./fronts/McpRoutes.ts"
+import * as Paths from "./fronts/Paths.ts"
+import * as AdminRoutes from "./operators/AdminRoutes.ts"
+import * as RequestState from "./protocol/RequestState.ts"
 import * as Endings from "./sessions/Endings.ts"
 import * as Placement from "./sessions/Placement.ts"
 import * as SessionsModule from "./sessions/Sessions.ts"
-import type { GatewayConfig } from "./settings/Config.ts"
 import * as Settings from "./settings/Settings.ts"
+import * as Backends from "./transports/Backends.ts"
 
 export type {
   /**
@@ -66,7 +63,7 @@ export type {
    * @since 0.1.0
    */
   StdioEntry
-} from "./backends/Backends.ts"
+} from "./transports/Backends.ts"
 
 export type {
   /**
@@ -76,7 +73,7 @@ export type {
    * @since 0.1.0
    */
   GatewayConfig
-} from "./settings/Config.ts"
+} from "./app/Config.ts"
 
 export {
   /**
@@ -86,7 +83,7 @@ export {
    * @since 0.1.0
    */
   InvalidGatewayOptions
-} from "./backends/Backends.ts"
+} from "./transports/Backends.ts"
 
 /**
  * The back ends and settings of a gateway. The program's own HTTP server decides about `host`, `port`, TLS and the time-outs of

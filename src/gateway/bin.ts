@@ -14,7 +14,7 @@ for (const output of [process.stdout, process.stderr]) output.on("error", () => 
 // This file imports nothing of Effect, because Effect may be the missing package.
 const peers = ["effect", "@effect/platform-node"]
 
-import("./main.ts").catch((error: unknown) => {
+import("./app/main.ts").catch((error: unknown) => {
   const notFound = error instanceof Error && "code" in error && error.code === "ERR_MODULE_NOT_FOUND"
   const [, missing = ""] = /^Cannot find package '([^']+)'/.exec(notFound ? error.message : "") ?? []
   // Node reports every other error.

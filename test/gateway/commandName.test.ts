@@ -1,7 +1,7 @@
 /** What a back end is called of which a person has only typed the command. */
 import { assert, describe, it } from "vitest"
-import * as Backends from "../../src/gateway/backends/Backends.ts"
-import * as CommandName from "../../src/gateway/settings/CommandName.ts"
+import * as CommandName from "../../src/gateway/app/CommandName.ts"
+import * as Backends from "../../src/gateway/transports/Backends.ts"
 
 /** Commands, as typed, and the name of the server that each runs. */
 const names: Readonly<Record<string, ReadonlyArray<string>>> = {

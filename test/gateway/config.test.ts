@@ -1,13 +1,13 @@
 /** What a configuration means where it is odd: what JSON, URLs and objects allow beside what people write. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Option } from "effect"
-import * as Backends from "../../src/gateway/backends/Backends.ts"
+import * as Config from "../../src/gateway/app/Config.ts"
+import * as JsonFault from "../../src/gateway/app/JsonFault.ts"
+import * as Loading from "../../src/gateway/app/Loading.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
-import * as Config from "../../src/gateway/settings/Config.ts"
-import * as JsonFault from "../../src/gateway/settings/JsonFault.ts"
-import * as Loading from "../../src/gateway/settings/Loading.ts"
 import * as Masking from "../../src/gateway/settings/Masking.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
+import * as Backends from "../../src/gateway/transports/Backends.ts"
 
 const load = (servers: unknown, gateway: unknown = {}) =>
   Config.load({

@@ -5,7 +5,7 @@ import { createServer } from "node:http"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
-import * as Cooldown from "../../src/gateway/backends/Cooldown.ts"
+import * as Cooldown from "../../src/gateway/sessions/Cooldown.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const answer = "{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{\"protocolVersion\":\"2025-06-18\",\"capabilities\":{}}}"

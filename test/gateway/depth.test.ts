@@ -1,6 +1,6 @@
 /** Answers nested deeper than the gateway parses. */
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
-import * as JsonRpc from "../../src/gateway/messages/JsonRpc.ts"
+import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Modern from "../kit/gateway/modern.ts"
 

@@ -4,7 +4,7 @@ import { Agent, createServer, get } from "node:http"
 import { connect } from "node:net"
 import { text } from "node:stream/consumers"
 import { afterEach, assert, beforeEach, describe, it } from "vitest"
-import * as EarlyRequests from "../../src/gateway/http/EarlyRequests.ts"
+import * as EarlyRequests from "../../src/gateway/fronts/EarlyRequests.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("a request that comes too early", () => {

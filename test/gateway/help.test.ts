@@ -2,9 +2,9 @@
 import { execFileSync, spawn } from "node:child_process"
 import { chmodSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
-import * as Programs from "../../src/gateway/backends/Programs.ts"
-import * as CommandOutput from "../../src/gateway/settings/CommandOutput.ts"
+import * as CommandOutput from "../../src/gateway/app/CommandOutput.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
+import * as Programs from "../../src/gateway/transports/Programs.ts"
 import * as Command from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 

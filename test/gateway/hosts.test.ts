@@ -5,8 +5,8 @@
 import type { AddressInfo } from "node:net"
 import { createServer } from "node:net"
 import { assert, describe, it } from "vitest"
-import * as Banner from "../../src/gateway/Banner.ts"
-import * as Access from "../../src/gateway/http/Access.ts"
+import * as Banner from "../../src/gateway/app/Banner.ts"
+import * as Access from "../../src/gateway/auth/Access.ts"
 import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 

@@ -1,7 +1,7 @@
 /** A server of revision 2026-07-28 on Streamable HTTP as lines: what is sent for each, and what comes of the responses. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred } from "effect"
-import * as Modern from "../../src/gateway/modern/Modern.ts"
+import * as Modern from "../../src/gateway/protocol/Modern.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { event, json, Scripted, stream } from "../kit/gateway/scripted.ts"
 

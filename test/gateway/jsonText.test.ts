@@ -1,7 +1,7 @@
 /** Editing JSON without reading it: the same as reading, changing and writing, but for what no double holds. */
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import * as JsonText from "../../src/gateway/messages/JsonText.ts"
+import * as JsonText from "../../src/gateway/protocol/JsonText.ts"
 import * as Bodies from "../kit/fuzz/bodies.ts"
 import { shortOrLong } from "../kit/long.ts"
 import * as Random from "../kit/random.ts"

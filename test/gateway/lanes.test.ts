@@ -1,7 +1,7 @@
 /** Which lane a call gets: plain values, and any sequence of claims and releases. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred } from "effect"
-import * as Lanes from "../../src/gateway/modern/Lanes.ts"
+import * as Lanes from "../../src/gateway/sessions/Lanes.ts"
 import * as Random from "../kit/random.ts"
 
 const waiter = () => Deferred.makeUnsafe<void>()

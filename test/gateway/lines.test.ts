@@ -1,7 +1,7 @@
 /** The line splitter: any text in any chunking. */
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import * as Lines from "../../src/gateway/backends/Lines.ts"
+import * as Lines from "../../src/gateway/transports/Lines.ts"
 
 const bytes = (text: string) => new TextEncoder().encode(text)
 

@@ -1,8 +1,8 @@
 /** Runs the blocks of the gateway's manual. `examples.test.ts` runs its `ts` block, `deploy.test.ts` the files to deploy with. */
 import { execFileSync } from "node:child_process"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
-import * as PeerOwner from "../../src/gateway/http/PeerOwner.ts"
-import * as Config from "../../src/gateway/settings/Config.ts"
+import * as Config from "../../src/gateway/app/Config.ts"
+import * as PeerOwner from "../../src/gateway/auth/PeerOwner.ts"
 import * as Documents from "../kit/documents.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { callTool, textOf } from "../kit/gateway/modern.ts"

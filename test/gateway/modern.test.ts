@@ -1,6 +1,6 @@
 /** Revision 2026-07-28 at the gateway's door, in front of a legacy stdio server: what is answered how. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import * as Modern from "../../src/gateway/modern/Modern.ts"
+import * as Modern from "../../src/gateway/protocol/Modern.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { body, callTool, everything, request, send, textOf } from "../kit/gateway/modern.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"

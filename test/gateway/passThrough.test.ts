@@ -2,7 +2,7 @@
 import { afterAll, assert, beforeAll, beforeEach, describe, it } from "@effect/vitest"
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import { createServer } from "node:http"
-import * as Modern from "../../src/gateway/modern/Modern.ts"
+import * as Modern from "../../src/gateway/protocol/Modern.ts"
 import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 

@@ -5,8 +5,8 @@ import { Duration, Effect, FileSystem, Logger, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { connect, createServer } from "node:net"
 import type { Socket } from "node:net"
-import * as EventStreamBody from "../../src/gateway/http/EventStreamBody.ts"
-import * as PeerWatch from "../../src/gateway/http/PeerWatch.ts"
+import * as EventStreamBody from "../../src/gateway/fronts/EventStreamBody.ts"
+import * as PeerWatch from "../../src/gateway/fronts/PeerWatch.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 describe("the watch for peers", () => {

@@ -4,9 +4,9 @@ import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileS
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, beforeEach, describe, it } from "vitest"
-import * as Cooldown from "../../src/gateway/backends/Cooldown.ts"
-import * as Spares from "../../src/gateway/backends/Spares.ts"
-import * as StdioProcess from "../../src/gateway/backends/StdioProcess.ts"
+import * as Cooldown from "../../src/gateway/sessions/Cooldown.ts"
+import * as Spares from "../../src/gateway/transports/Spares.ts"
+import * as StdioProcess from "../../src/gateway/transports/StdioProcess.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 

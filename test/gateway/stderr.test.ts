@@ -4,8 +4,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
-import * as Stderr from "../../src/gateway/backends/Stderr.ts"
 import * as Masking from "../../src/gateway/settings/Masking.ts"
+import * as Stderr from "../../src/gateway/transports/Stderr.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
 const bytes = (text: string) => new TextEncoder().encode(text)

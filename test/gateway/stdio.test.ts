@@ -1,12 +1,12 @@
 /** The lines of a process: none lost, none overtaken, and nobody waits for a process that is gone. */
 import { Clock, Context, Deferred, Duration, Effect, Exit, Logger, Scope } from "effect"
 import { afterEach, assert, beforeEach, describe, it } from "vitest"
-import * as StdioProcess from "../../src/gateway/backends/StdioProcess.ts"
-import type { Receiver, Transport } from "../../src/gateway/backends/Transport.ts"
-import * as GatewayMetrics from "../../src/gateway/GatewayMetrics.ts"
-import * as Bridge from "../../src/gateway/legacy/Bridge.ts"
-import * as JsonRpc from "../../src/gateway/messages/JsonRpc.ts"
-import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
+import * as Bridge from "../../src/gateway/conversation/Bridge.ts"
+import * as ClientRecord from "../../src/gateway/conversation/ClientRecord.ts"
+import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
+import * as GatewayMetrics from "../../src/gateway/telemetry/GatewayMetrics.ts"
+import * as StdioProcess from "../../src/gateway/transports/StdioProcess.ts"
+import type { Receiver, Transport } from "../../src/gateway/transports/Transport.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 

@@ -1,6 +1,6 @@
 /** One listen for all that a session wants to hear of: none is given up before the next one has begun. */
 import { assert, describe, it } from "@effect/vitest"
-import * as Subscriptions from "../../src/gateway/backends/Subscriptions.ts"
+import * as Subscriptions from "../../src/gateway/transports/Subscriptions.ts"
 
 const setup = () => {
   const log: Array<string> = []

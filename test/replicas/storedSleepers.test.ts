@@ -8,7 +8,7 @@ import { Clock, Context, Duration, Effect, Fiber, Layer, Option, Redacted, Sched
 import type { Statement } from "effect/sql"
 import { SqlClient } from "effect/sql"
 import * as StoredSleepers from "../../src/gateway/cluster/StoredSleepers.ts"
-import * as ClientRecord from "../../src/gateway/sessions/ClientRecord.ts"
+import * as ClientRecord from "../../src/gateway/conversation/ClientRecord.ts"
 import type { Limits } from "../../src/gateway/sessions/Sleepers.ts"
 import * as SessionKey from "../../src/SessionKey.ts"
 import * as Holding from "../kit/cluster/holding.ts"

@@ -20,8 +20,8 @@ import type { Scope } from "effect"
 import { Context, Effect, Option } from "effect"
 import type { HttpServerResponse } from "effect/http"
 import { randomUUID } from "node:crypto"
-import type * as EventStreamBody from "../http/EventStreamBody.ts"
-import type { Refusal } from "../http/Refusals.ts"
+import type * as EventStreamBody from "../fronts/EventStreamBody.ts"
+import type { Refusal } from "../fronts/Refusals.ts"
 import type { Principal } from "./Registry.ts"
 
 type Response = HttpServerResponse.HttpServerResponse

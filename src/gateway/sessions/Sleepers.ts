@@ -5,8 +5,8 @@
 import type { Duration, Scope } from "effect"
 import { Cache, Context, Effect, Option } from "effect"
 import * as SessionKey from "../../SessionKey.ts"
-import * as GatewayErrors from "../GatewayErrors.ts"
-import type * as ClientRecord from "./ClientRecord.ts"
+import type * as ClientRecord from "../conversation/ClientRecord.ts"
+import * as GatewayErrors from "./GatewayErrors.ts"
 
 type Key = SessionKey.SessionKey
 

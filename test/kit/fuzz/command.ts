@@ -1,7 +1,7 @@
 /** Gives cases of the configuration's fuzz to the command, in this process, with `--check`: it must say what reading them said. */
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import * as Config from "../../../src/gateway/settings/Config.ts"
+import * as Config from "../../../src/gateway/app/Config.ts"
 import * as Settings from "../../../src/gateway/settings/Settings.ts"
 import * as Command from "../gateway/command.ts"
 import type { ConfigCase } from "./config.ts"

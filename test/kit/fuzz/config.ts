@@ -4,9 +4,9 @@
  * configuration, or exactly these faults, each on one line, with what is allowed, and without a secret.
  */
 import { Duration } from "effect"
-import * as Backends from "../../../src/gateway/backends/Backends.ts"
 import type * as Gateway from "../../../src/gateway/Gateway.ts"
 import * as Settings from "../../../src/gateway/settings/Settings.ts"
+import * as Backends from "../../../src/gateway/transports/Backends.ts"
 import type { Random } from "../random.ts"
 import * as Random_ from "../random.ts"
 import * as Bodies from "./bodies.ts"

@@ -1,9 +1,9 @@
 /** Reads the configuration of a case as the gateway does, and says whether that is as it must be. */
 import { Duration, Effect } from "effect"
-import * as Backends from "../../../src/gateway/backends/Backends.ts"
+import * as Config from "../../../src/gateway/app/Config.ts"
 import * as Gateway from "../../../src/gateway/Gateway.ts"
-import * as Config from "../../../src/gateway/settings/Config.ts"
 import * as Settings from "../../../src/gateway/settings/Settings.ts"
+import * as Backends from "../../../src/gateway/transports/Backends.ts"
 import type { ConfigCase } from "./config.ts"
 import { fileName, leftOut, secret } from "./config.ts"
 

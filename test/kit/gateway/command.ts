@@ -1,6 +1,6 @@
 /** Runs the gateway's command in this process. Saves the second that `Kit.run` needs to start Node. */
 import { Console, Effect, Exit } from "effect"
-import * as CommandLine from "../../../src/gateway/CommandLine.ts"
+import * as CommandLine from "../../../src/gateway/app/CommandLine.ts"
 
 export interface Finished {
   readonly exit: number

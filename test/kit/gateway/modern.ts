@@ -1,5 +1,5 @@
 /** A client of revision 2026-07-28 by hand: each request complete in itself. */
-import * as Modern from "../../../src/gateway/modern/Modern.ts"
+import * as Modern from "../../../src/gateway/protocol/Modern.ts"
 import { headers } from "./gateway.ts"
 
 export interface Said {

@@ -4,9 +4,9 @@ import { afterAll, afterEach, beforeAll, beforeEach } from "@effect/vitest"
 import { Clock, Deferred, Duration, Effect, Exit, Option, Scope } from "effect"
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import { createServer } from "node:http"
-import * as HttpTransport from "../../../src/gateway/backends/HttpTransport.ts"
-import type { Transport } from "../../../src/gateway/backends/Transport.ts"
-import * as Modern from "../../../src/gateway/modern/Modern.ts"
+import * as Modern from "../../../src/gateway/protocol/Modern.ts"
+import * as HttpTransport from "../../../src/gateway/transports/HttpTransport.ts"
+import type { Transport } from "../../../src/gateway/transports/Transport.ts"
 import * as Kit from "./gateway.ts"
 
 // Whatever is said.

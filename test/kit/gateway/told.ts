@@ -1,13 +1,13 @@
 /** A session or a lane on a server that says what the test tells it to: without a process, and in the test's own time. */
 import { Clock, Context, Deferred, Effect, Scheduler } from "effect"
-import type { Receiver, Transport } from "../../../src/gateway/backends/Transport.ts"
-import { BackendFailed } from "../../../src/gateway/GatewayErrors.ts"
-import * as GatewayMetrics from "../../../src/gateway/GatewayMetrics.ts"
-import * as Bridge from "../../../src/gateway/legacy/Bridge.ts"
-import { BridgeRequests } from "../../../src/gateway/legacy/BridgeRequests.ts"
-import type { Limits, Session } from "../../../src/gateway/legacy/BridgeRequests.ts"
-import * as JsonRpc from "../../../src/gateway/messages/JsonRpc.ts"
-import * as ClientRecord from "../../../src/gateway/sessions/ClientRecord.ts"
+import * as Bridge from "../../../src/gateway/conversation/Bridge.ts"
+import { BridgeRequests } from "../../../src/gateway/conversation/BridgeRequests.ts"
+import type { Limits, Session } from "../../../src/gateway/conversation/BridgeRequests.ts"
+import * as ClientRecord from "../../../src/gateway/conversation/ClientRecord.ts"
+import * as JsonRpc from "../../../src/gateway/protocol/JsonRpc.ts"
+import { BackendFailed } from "../../../src/gateway/sessions/GatewayErrors.ts"
+import * as GatewayMetrics from "../../../src/gateway/telemetry/GatewayMetrics.ts"
+import type { Receiver, Transport } from "../../../src/gateway/transports/Transport.ts"
 import * as Kit from "./gateway.ts"
 
 export const metrics = GatewayMetrics.make("test", Context.empty(), GatewayMetrics.recent())

@@ -1,0 +1,44 @@
+/** The text that the command prints at its start: the URLs, and how to connect a client. */
+import * as Access from "../auth/Access.ts"
+import type * as Settings from "../settings/Settings.ts"
+
+/** The origin of a URL that clients can use. Its host name is one that the gateway allows in requests. */
+export const origin = (
+  { allowedHosts: [first = "127.0.0.1"], host }: Pick<Settings.GatewaySettings, "allowedHosts" | "host">,
+  scheme: "http" | "https",
+  port: number
+): string => {
+  return `${scheme}://${Access.isEveryAddress(host) ? first : Access.inUrl(host)}:${port}`
+}
+
+export const make = (
+  names: ReadonlyArray<string>,
+  origin: string,
+  settings: Pick<Settings.GatewaySettings, "keys" | "adminKeys">
+): string => {
+  const urls = names.map((name) => ({ name, url: `${origin}/mcp/${name}` }))
+  const key = settings.keys.length === 0 ? {} : { headers: { Authorization: "Bearer ${MCP_KEY}" } }
+  const header = settings.keys.length === 0 ? "" : " --header \"Authorization: Bearer $MCP_KEY\""
+  const servers = Object.fromEntries(urls.map(({ name, url }) => [name, { type: "http", url, ...key }]))
+  // A client's key does not open the page.
+  const closed = settings.keys.length > 0 && settings.adminKeys.length === 0
+  return [
+    "",
+    "The gateway is up: one session of a back end per client session.",
+    "",
+    ...urls.map(({ name, url }) => `  ${name}: ${url}`),
+    "",
+    `Watch it: ${origin}/${closed ? " (set GATEWAY_ADMIN_KEYS to open it)" : ""}`,
+    "",
+    "Connect a client, for instance:",
+    "",
+    ...urls.map(({ name, url }) => `  claude mcp add --transport http ${name} ${url}${header}`),
+    "",
+    "or, in a client's mcpServers file:",
+    "",
+    ...JSON.stringify({ mcpServers: servers }, null, 2).split("\n").map((line) => `  ${line}`),
+    "",
+    "Stop it with Ctrl-C; every process it started ends with it.",
+    ""
+  ].join("\n")
+}

@@ -1,0 +1,316 @@
+/**
+ * The command line of the gateway.
+ *
+ * Without arguments the command serves the official `server-everything`, if that is installed. `-- COMMAND ARGS…` serves one
+ * stdio server. `--config FILE` serves the servers of a file.
+ */
+// Single modules of `@effect/platform-node`: the whole package loads Redis, WebSocket and undici clients (20 MiB, 0.2 seconds).
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import { Cause, Config as EffectConfig, ConfigProvider, Console, Context, Duration, Effect, Layer, Queue } from "effect"
+import type { Option } from "effect"
+import { Argument, Command, Flag } from "effect/cli"
+import { FetchHttpClient, HttpRouter, HttpServer, HttpServerError } from "effect/http"
+import { Otlp, OtlpSerialization } from "effect/observability"
+import { createServer } from "node:http"
+import { createServer as createTlsServer } from "node:https"
+import { inspect } from "node:util"
+import * as EarlyRequests from "../fronts/EarlyRequests.ts"
+import * as OfferedUpgrades from "../fronts/OfferedUpgrades.ts"
+import * as Paths from "../fronts/Paths.ts"
+import * as Gateway from "../Gateway.ts"
+import { version } from "../protocol/version.ts"
+import * as Settings from "../settings/Settings.ts"
+import type * as Backends from "../transports/Backends.ts"
+import * as ProcessGroup from "../transports/ProcessGroup.ts"
+import * as Programs from "../transports/Programs.ts"
+import * as Banner from "./Banner.ts"
+import * as CommandOutput from "./CommandOutput.ts"
+import * as Config from "./Config.ts"
+import type { Input } from "./Loading.ts"
+import { load, UsageError } from "./Loading.ts"
+import * as Signals from "./Signals.ts"
+
+// -----------------------------------------------------------------------------
+// The command line
+// -----------------------------------------------------------------------------
+
+const config = Flag.Path("config", { typeName: "file" }).pipe(
+  Flag.withDescription("A file with the mcpServers JSON of MCP clients; SIGHUP reloads it"),
+  Flag.optional
+)
+const check = Flag.Boolean("check").pipe(
+  Flag.withDescription("Check the configuration, print its faults and exit"),
+  Flag.withDefault(false)
+)
+const command = Argument.String("command").pipe(
+  Argument.withDescription("After --: the command of one stdio server and its arguments"),
+  Argument.variadic()
+)
+
+/** A flag for every setting that is not a secret. */
+const settingFlags: Readonly<Record<string, Flag.Flag<Option.Option<unknown>>>> = Object.fromEntries(
+  Object.entries(Settings.all)
+    .filter(([name]) => !Settings.secret.includes(name))
+    .map(([name, setting]) => {
+      const flag: Flag.Flag<unknown> = setting.kind === "flag"
+        ? Flag.Boolean(Settings.flagName(name))
+        : setting.choices !== undefined
+        ? Flag.Literals(Settings.flagName(name), setting.choices)
+        : Flag.withMetavar(Flag.String(Settings.flagName(name)), setting.kind)
+      return [name, Flag.optional(Flag.withDescription(flag, description(name, setting)))]
+    })
+)
+
+function description(name: string, setting: Settings.Setting<unknown, unknown>): string {
+  const fallback = setting.shown === "" ? "" : `default: ${setting.shown}; `
+  return `${setting.description} (${fallback}${Settings.variableName(name)})`
+}
+
+// -----------------------------------------------------------------------------
+// Serving
+// -----------------------------------------------------------------------------
+
+const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; key: string } | undefined) => {
+  const { bodyTimeout, headersTimeout, host, keepAliveTimeout, maxHeaderBytes, port } = settings
+  // Node wants integers, and reads zero as "no limit".
+  const millis = (duration: Duration.Duration) =>
+    Duration.isFinite(duration) ? Math.ceil(Duration.toMillis(duration)) : 0
+  const limits = {
+    maxHeaderSize: maxHeaderBytes,
+    // Node refuses a `headersTimeout` above `requestTimeout`.
+    headersTimeout: millis(Duration.min(headersTimeout, bodyTimeout)),
+    requestTimeout: millis(bodyTimeout),
+    // Balancers keep connections for longer than Node's default of 5 seconds. They would send a request while Node closes it.
+    keepAliveTimeout: millis(keepAliveTimeout),
+    connectionsCheckingInterval: 1000,
+    // Refuses every upgrade: a client that offers one (`Upgrade: h2c`) gets an HTTP/1.1 answer on the same connection. Node has
+    // this option since 24.9. Older versions close the connection after the answer.
+    shouldUpgradeCallback: () => false,
+    keepAlive: true,
+    keepAliveInitialDelay: 10_000
+  }
+  return NodeHttpServer.layer(
+    () =>
+      EarlyRequests.hold(
+        OfferedUpgrades.answer(tls === undefined ? createServer(limits) : createTlsServer({ ...limits, ...tls }))
+      ),
+    // With Node's default backlog of 511 a burst of clients waits for seconds. The kernel caps this value.
+    { host, port, backlog: 4096, gracefulShutdownTimeout: "1 second" }
+  )
+}
+
+/** Loads the configuration again at each SIGHUP. */
+const reloads = (
+  hangUps: Queue.Dequeue<NodeJS.Signals>,
+  input: Input,
+  settings: Settings.GatewaySettings,
+  gateway: Gateway.Gateway["Service"]
+) =>
+  Effect.forever(
+    Effect.gen(function*() {
+      // Several pending signals cause one reload.
+      yield* Queue.takeAll(hangUps)
+      const loaded = yield* Effect.result(load(input))
+      if (loaded._tag === "Failure") {
+        return yield* Effect.logError(`Not reloaded: the gateway keeps its configuration. ${loaded.failure.message}`)
+      }
+      const { config: next, warnings } = loaded.success
+      for (const warning of [...warnings, ...missingPrograms(next.backends)]) yield* Effect.logWarning(warning)
+      const differing = Object.keys(Settings.gatewayOnly).filter((name) =>
+        !Settings.same(name, settings, next.settings)
+      )
+      if (differing.length > 0) {
+        yield* Effect.logWarning(`These changed settings need a restart: ${differing.join(", ")}`)
+      }
+      const { added, changed, removed } = yield* gateway.reload(next)
+      yield* Effect.logInfo("reloaded").pipe(Effect.annotateLogs({ added, changed, removed }))
+    }).pipe(Effect.catchCause((cause) => Effect.logError("A reload failed unexpectedly", cause)))
+  )
+
+/** The missing programs and working directories of stdio back ends, each with what to do. */
+const missingPrograms = (backends: Backends.Backends): ReadonlyArray<string> =>
+  [...backends.values()].flatMap(({ mask, name, target }) => {
+    if (target._tag === "Http") return []
+    const { command, cwd, env } = target.command
+    if (cwd !== undefined && !Programs.isDirectory(cwd)) {
+      return [`${name}: there is no directory "${mask(cwd)}"; correct its cwd`]
+    }
+    const found = Programs.find(command, cwd, Programs.here({ ...process.env, ...env }))
+    return found === undefined
+      ? [
+        `${name}: ${
+          Programs.whyMissing({ command, cwd, shown: mask(command), separate: "arguments belong in \"args\"" })
+        }`
+      ]
+      : []
+  })
+
+/** Why the gateway cannot listen on its port, and what to do. */
+const cannotListen = ({ host, port }: Settings.GatewaySettings, cause: unknown): UsageError => {
+  const code = ProcessGroup.codeOf(cause)
+  if (code === "ENOTFOUND" || code === "EAI_AGAIN") {
+    const why = code === "ENOTFOUND" ? `There is no host "${host}"` : `The DNS does not answer for the host "${host}"`
+    return new UsageError({
+      message: `${why}. Give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all its addresses.`
+    })
+  }
+  const next = code === "EACCES"
+    ? "Ports below 1024 need root: try --port 8420."
+    : code === "EADDRNOTAVAIL"
+    ? "This machine does not have that address: try --host 127.0.0.1."
+    : "Is another gateway running? Stop it, or try --port 0 for any free port."
+  return new UsageError({ message: `Cannot listen on ${host}:${port} (${String(cause)}). ${next}` })
+}
+
+/** Loads the cluster on demand, because a single gateway needs no database client. */
+const loadCluster = Effect.tryPromise({
+  try: () => import("../cluster/Cluster.ts"),
+  catch: (cause) =>
+    new UsageError({
+      message: `The code of --cluster cannot be loaded (${String(cause)}). Is @effect/sql-pg installed beside the ` +
+        "gateway? Run npm install @effect/sql-pg"
+    })
+})
+
+/**
+ * Answers every unknown path with 404. Such paths are those of other gateways (`/sse`), those where clients look for OAuth, and
+ * malformed ones (`/mcp/%ff`).
+ */
+const elsewhere = ({ keys }: Settings.GatewaySettings) =>
+  HttpRouter.middleware((routed) =>
+    Effect.catchCause(routed, (cause) => {
+      const error = Cause.squash(cause)
+      if (!HttpServerError.isHttpServerError(error) || error.reason._tag !== "RouteNotFound") {
+        return Effect.failCause(cause)
+      }
+      return Effect.succeed(Paths.nothingAt(error.reason.request.url, keys.length > 0))
+    }), { global: true })
+
+const run = Effect.fnUntraced(function*(input: Input) {
+  // Listens before the configuration is read: the file may change before the server is up.
+  const hangUps = yield* Signals.of("SIGHUP")
+  const { cluster, config, tls, warnings } = yield* load(input)
+  const { backends, settings } = config
+  const names = [...backends.keys()]
+  const missing = missingPrograms(backends)
+  if (missing.length > 0 && input.check) return yield* new Config.InvalidConfig({ faults: missing })
+  // A missing command after `--` is a mistake of the user. A missing program of a file may be installed later, by a container's
+  // start script, so it is only a warning.
+  if (missing.length > 0 && input.command.length > 0) {
+    const command = input.command[0] ?? ""
+    const separate = "write its arguments after it, without quotes around them all: -- PROGRAM ARG…"
+    const why = Programs.whyMissing({ command, cwd: undefined, shown: command, separate })
+    return yield* new UsageError({ message: `The command cannot be run: ${why}` })
+  }
+  if (input.check) {
+    const valid = `The configuration is valid. Back ends: ${names.join(", ")}`
+    return yield* Console.log([valid, ...warnings.map((warning) => `Warning: ${warning}`)].join("\n"))
+  }
+  const alone = Gateway.layerConfig(config, process.env)
+  const gateway = cluster === undefined ? alone : Layer.provide(alone, (yield* loadCluster).layer(cluster))
+  const app = Layer.provideMerge(
+    HttpRouter.serve(Layer.merge(gateway, elsewhere(settings)), { disableLogger: true, disableListenLog: true }),
+    serverLayer(settings, tls)
+  )
+  // Detached from the server's scope, so that a second signal still works while that scope closes.
+  yield* Effect.forkDetach(Effect.scoped(Signals.hurry(settings.drainTimeout)))
+  return yield* Effect.scoped(Effect.gen(function*() {
+    const services = yield* Layer.build(app)
+    const running = Context.get(services, Gateway.Gateway)
+    const { address } = Context.get(services, HttpServer.HttpServer)
+    const bound = address._tag === "UnixPathAddress" ? settings.port : address.port
+    yield* Console.log(
+      Banner.make(names, Banner.origin(settings, tls === undefined ? "http" : "https", bound), settings)
+    )
+    for (const warning of warnings) yield* Effect.logWarning(warning)
+    for (const warning of missing) yield* Effect.logWarning(warning)
+    yield* Effect.forkScoped(reloads(hangUps, input, settings, running))
+    return yield* Effect.onInterrupt(Effect.never, () => running.drain)
+  })).pipe(
+    Effect.catchTags({
+      ServeError: (error) => cannotListen(settings, error.cause),
+      SqlError: (error) =>
+        new UsageError({
+          message: `The database cannot be used (${String(error.reason.cause)}). Does it run? Is DATABASE_URL right ` +
+            "(postgresql://user:password@host:5432/database)? May its user create tables?"
+        }),
+      UnequalLocks: ({ message }) => new UsageError({ message }),
+      UnequalKeys: ({ message }) => new UsageError({ message }),
+      TablesLocked: ({ message }) => new UsageError({ message }),
+      SocketServerError: (error) =>
+        new UsageError({
+          message: `Cannot listen for the other replicas (${String(error.reason.cause)}). Is the port taken? If ` +
+            "--replica-address is not an address of this machine, set --replica-listen 0.0.0.0:PORT too."
+        })
+    }),
+    Effect.provide(telemetry)
+  )
+}, Effect.scoped)
+
+/** Exports traces, metrics and logs if `OTEL_EXPORTER_OTLP_ENDPOINT` is set. Other `OTEL_…` variables say how. */
+const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
+  ? Layer.empty
+  : Otlp.layerFromConfig({ resource: { serviceName: "effect-session-pool", serviceVersion: version } }).pipe(
+    Layer.provide([
+      FetchHttpClient.layer,
+      OtlpSerialization.layerJson,
+      ConfigProvider.layer(ConfigProvider.fromEnv({
+        env: {
+          OTEL_TRACES_EXPORTER: "otlp",
+          OTEL_METRICS_EXPORTER: "otlp",
+          OTEL_LOGS_EXPORTER: "otlp",
+          ...process.env
+        }
+      }))
+    ])
+  )
+
+/** Runs the command. Prints a wrong configuration with the next step. */
+const orTell = (input: Input) =>
+  Effect.catchTag(run(input), "InvalidConfig", ({ message }) =>
+    CommandOutput.fail(
+      input.check
+        ? `${message}\nCorrect it and try again.`
+        : `${message}\nNothing was started. Correct it and try again; --check tests it without starting.`
+    ))
+
+const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, orTell).pipe(
+  Command.withDescription(
+    "Serves MCP servers on Streamable HTTP, one process per client session. A setting is a flag, the environment variable " +
+      "behind it, or a line of the file. Keys have no flag: set GATEWAY_KEYS, GATEWAY_ADMIN_KEYS and GATEWAY_STATE_KEY. " +
+      "A duration is written as \"30 minutes\" or 30m, bytes as 4194304 or \"4 MiB\", a list with commas."
+  ),
+  Command.withExamples([
+    {
+      command: "effect-session-pool -- npx -y @modelcontextprotocol/server-everything",
+      description: "One stdio server"
+    },
+    { command: "effect-session-pool --config servers.json", description: "The servers of an mcpServers file" },
+    { command: "effect-session-pool --config servers.json --check", description: "Check a file without serving it" },
+    {
+      command:
+        "effect-session-pool --host 0.0.0.0 --allowed-hosts mcp.example.com --keys-file keys.txt --config servers.json",
+      description: "For other machines: clients write this host name in the URL and show one of the keys"
+    },
+    {
+      command: "effect-session-pool --port 0 --idle-time-to-live '10 minutes' --spares 2 -- my-server --stdio",
+      description: "On a free port, with two processes kept ready"
+    }
+  ])
+)
+
+/** Runs the command with these arguments. The command has failed if the effect fails or `process.exitCode` is not 0. */
+export const runWith = (args: ReadonlyArray<string>) =>
+  Command.runWith(main, { version })(args).pipe(
+    Effect.catchTag("UsageError", (error) => CommandOutput.fail(error.message)),
+    Effect.catchDefect((defect) =>
+      CommandOutput.fail(
+        // `Otlp.layerFromConfig` dies with a `ConfigError` if a variable is wrong.
+        defect instanceof EffectConfig.ConfigError
+          ? `A variable of OpenTelemetry (OTEL_…) is not valid: ${defect.message}`
+          : `The gateway stopped because of a bug in it: ${inspect(defect)}`
+      )
+    ),
+    Effect.provide(Layer.mergeAll(NodeServices.layer, CommandOutput.layer))
+  )

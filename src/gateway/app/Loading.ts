@@ -1,0 +1,229 @@
+/** Loads the configuration of the command from its flags, the environment, and the files that these name. */
+import { Duration, Effect, FileSystem, Option, Redacted, Result, Schema } from "effect"
+import { createRequire } from "node:module"
+import { isIPv6 } from "node:net"
+import { resolve } from "node:path"
+import { createSecureContext } from "node:tls"
+import * as Access from "../auth/Access.ts"
+import * as Settings from "../settings/Settings.ts"
+import type * as Backends from "../transports/Backends.ts"
+import * as CommandName from "./CommandName.ts"
+import * as Config from "./Config.ts"
+
+/** A mistake that the user of the command can correct. The command prints its message without a stack. */
+export class UsageError extends Schema.TaggedError<UsageError>()("UsageError", { message: Schema.String }) {}
+
+const embedded: Option.Option<Backends.StdioEntry> = Option.map(
+  Option.liftThrowable(() =>
+    createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
+  )(),
+  (path) => ({ command: process.execPath, args: [path, "stdio"] })
+)
+
+const waysToServe = [
+  "  effect-session-pool -- COMMAND ARGS…     one stdio server",
+  "  effect-session-pool --config FILE        the servers of an mcpServers file"
+].join("\n")
+
+export interface Input {
+  readonly config: Option.Option<string>
+  readonly check: boolean
+  readonly command: ReadonlyArray<string>
+  readonly settings: Readonly<Record<string, Option.Option<unknown>>>
+}
+
+/** The back ends that come without a file: that of the command after `--`, or the embedded default. Empty with `--config`. */
+const entries = Effect.fnUntraced(function*({ command, config }: Input) {
+  const [program, ...args] = command
+  if (program !== undefined && Option.isSome(config)) {
+    return yield* new UsageError({ message: "Give either --config FILE or -- COMMAND, not both." })
+  }
+  if (program !== undefined) return { [CommandName.fromCommand(command)]: { command: program, args } }
+  if (Option.isSome(config)) return {}
+  if (Option.isSome(embedded)) return { everything: embedded.value }
+  return yield* new UsageError({ message: `There is no server to serve. Name one:\n${waysToServe}` })
+})
+
+const readText = (file: string, what: string) =>
+  Effect.mapError(
+    Effect.flatMap(FileSystem.FileSystem, (fs) => fs.readFileString(file)),
+    (error) => {
+      const why = error.reason._tag
+      const next = why === "NotFound" ? "Is the path right?" : "Is it a file, and may this user read it?"
+      return new UsageError({ message: `${what} ${resolve(file)} cannot be read (${why}). ${next}` })
+    }
+  )
+
+/** Reads and checks the whole configuration. Reports independent faults together. */
+export const load = Effect.fnUntraced(function*(input: Input) {
+  const served = yield* entries(input)
+  const file = Option.getOrUndefined(input.config)
+  const loaded = Config.load({
+    flags: Object.fromEntries(
+      Object.entries(input.settings).map(([name, value]) => [name, Option.getOrUndefined(value)])
+    ),
+    environment: process.env,
+    file: file === undefined ? undefined : { name: file, text: yield* readText(file, "The configuration") },
+    entries: served
+  })
+  if (loaded instanceof Config.InvalidConfig) return yield* loaded
+  const { backends, settings, warnings } = loaded
+  const named = { keys: keysOf(settings), tls: tlsOf(settings), cluster: clusterOptions(settings) }
+  const read = yield* Effect.all(named, { mode: "result" })
+  const faults = [read.keys, read.tls, read.cluster].flatMap((each) =>
+    Option.match(Result.getFailure<unknown, UsageError>(each), { onNone: () => [], onSome: ({ message }) => [message] })
+  )
+  if (faults.length > 0) return yield* new UsageError({ message: faults.join("\n") })
+  const { cluster, keys, tls } = yield* Effect.fromResult(Result.all(read))
+  const config = { backends, settings: { ...settings, keys } }
+  const weak = [
+    ...shortKeys("keys", keys),
+    ...shortKeys("adminKeys", settings.adminKeys),
+    ...(yield* readByOthers(settings.keysFile))
+  ]
+  return { config, warnings: [...warnings, ...unreachable(settings), ...weak], tls, cluster }
+})
+
+/** In characters. 16 random hexadecimal digits have 64 bits. */
+const leastKeyLength = 16
+
+const shortKeys = (name: string, keys: ReadonlyArray<string>): ReadonlyArray<string> => {
+  const short = keys.filter((key) => key.length < leastKeyLength).length
+  return short === 0
+    ? []
+    : [
+      `${name}: ${short} of ${keys.length} keys are shorter than ${leastKeyLength} characters and may be guessed; ` +
+      "`openssl rand -hex 32` makes a good key"
+    ]
+}
+
+/** Warns if every user of this machine may read the file of keys. Windows has no such file modes. */
+const readByOthers = Effect.fnUntraced(function*(keysFile: string) {
+  if (keysFile === "" || process.platform === "win32") return []
+  const fs = yield* FileSystem.FileSystem
+  const mode = yield* Effect.match(fs.stat(keysFile), { onFailure: () => 0, onSuccess: (info) => info.mode })
+  return (mode & 0o004) === 0
+    ? []
+    : [`keysFile: every user of this machine may read ${keysFile}; chmod 600 restricts it to its owner`]
+})
+
+/** Warns if the gateway listens for other machines but refuses their requests, because no host name of it is allowed. */
+const unreachable = ({ allowedHosts, host }: Settings.GatewaySettings): ReadonlyArray<string> =>
+  Access.isEveryAddress(host) && allowedHosts.length === 0
+    ? [
+      `--host ${host} without --allowed-hosts: the gateway answers requests to ${Access.loopbackHosts.join(", ")}, ` +
+      "and all others with 403. Allow the host name in the clients' URL, such as --allowed-hosts mcp.example.com"
+    ]
+    : []
+
+/** The keys of clients. If other machines reach the gateway, having no key is refused, unless `--insecure` is set. */
+const keysOf = Effect.fnUntraced(function*({ host, insecure, keys, keysFile }: Settings.GatewaySettings) {
+  const lines = keysFile === "" ? [] : (yield* readText(keysFile, "The file of keys")).split("\n")
+  const all = [...keys, ...lines.map((line) => line.trim()).filter((line) => !/^(#|$)/.test(line))]
+  if (keysFile !== "" && all.length === 0) {
+    return yield* new UsageError({
+      message: `The file of keys ${keysFile} holds no key, so no client could connect. Write one key per line.`
+    })
+  }
+  if (!Access.isLoopback(host) && all.length === 0 && !insecure) {
+    return yield* new UsageError({
+      message: `Other machines reach ${host}, and the gateway would serve them without a key. Set ` +
+        `${Settings.variableName("keys")} or --${Settings.flagName("keysFile")}, listen on 127.0.0.1, or allow it ` +
+        "with --insecure."
+    })
+  }
+  return all
+})
+
+/** Reads a PEM file. Refuses an empty one, because Node ignores it and would serve without it. */
+const readPem = (file: string, what: string) =>
+  Effect.filterOrFail(
+    readText(file, what),
+    (text) => text.trim() !== "",
+    () => new UsageError({ message: `${what} ${file} is empty, so no client could connect. It must be PEM.` })
+  )
+
+const tlsOf = Effect.fnUntraced(function*({ tlsCert, tlsKey }: Settings.GatewaySettings) {
+  if (tlsCert === "" && tlsKey === "") return undefined
+  if (tlsCert === "" || tlsKey === "") {
+    const missing = Settings.flagName(tlsCert === "" ? "tlsCert" : "tlsKey")
+    return yield* new UsageError({ message: `TLS needs both a certificate and its key: give --${missing} FILE too.` })
+  }
+  const tls = {
+    cert: yield* readPem(tlsCert, "The certificate"),
+    key: yield* readPem(tlsKey, "The certificate's key")
+  }
+  const unusable = Result.getFailure(Result.try(() => createSecureContext(tls)))
+  if (Option.isSome(unusable)) {
+    return yield* new UsageError({
+      message: `${tlsCert} and ${tlsKey} cannot be used for TLS (${
+        String(unusable.value)
+      }). Both must be PEM, and the key must belong to the certificate.`
+    })
+  }
+  return tls
+})
+
+/** The options of a replica. `undefined` without `--cluster`. */
+const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySettings) {
+  const { cluster, drainTimeout, leaveDelay, replicaAddress, replicaListen, shardLockExpiration, stateKey } = settings
+  if (!cluster) return undefined
+  const databaseUrl = process.env["DATABASE_URL"] ?? ""
+  const missing = [
+    ...databaseUrl === "" ? ["DATABASE_URL, as postgresql://user:password@host:5432/database"] : [],
+    ...stateKey === ""
+      ? [
+        `${
+          Settings.variableName("stateKey")
+        }, a secret of at least 32 characters that all replicas share; \`openssl rand -hex 32\` makes one`
+      ]
+      : [],
+    ...replicaAddress === "" ? ["--replica-address HOST:PORT, where the other replicas reach this one"] : []
+  ]
+  if (missing.length > 0) {
+    return yield* new UsageError({ message: `--cluster needs more:\n${missing.map((each) => `  ${each}`).join("\n")}` })
+  }
+  const address = yield* replicaAt("replicaAddress", replicaAddress)
+  if (Access.isEveryAddress(address.host)) {
+    return yield* new UsageError({
+      message: `--replica-address is where the other replicas reach this one, and they cannot reach ${address.host}. ` +
+        `Give this replica's own address, and --replica-listen ${replicaAddress} to listen on every address.`
+    })
+  }
+  const expiration = Duration.toSeconds(shardLockExpiration)
+  if (expiration < leastLockExpiration || !Number.isFinite(expiration)) {
+    return yield* new UsageError({
+      message: `--shard-lock-expiration must be at least ${leastLockExpiration} seconds, because replicas check each ` +
+        `other every 2 seconds. It must be finite, or no session would be taken over. It is ${
+          Duration.format(shardLockExpiration)
+        }.`
+    })
+  }
+  const listen = replicaListen === "" ? address : yield* replicaAt("replicaListen", replicaListen)
+  return {
+    databaseUrl: Redacted.make(databaseUrl),
+    address,
+    listen,
+    stateKey,
+    shardLockExpiration,
+    leaveDelay,
+    drainTimeout
+  }
+})
+
+/** In seconds. A replica renews its lock three times within this, so each renewal has time for a slow database. */
+const leastLockExpiration = 5
+
+/** Parses a host and a port. An IPv6 address needs no brackets, because Kubernetes gives a pod's address without them. */
+export const replicaAt = (name: string, text: string) => {
+  const [, bracketed, bare = "", port = ""] = /^(?:\[([^[\]]+)\]|([^[\]]+)):(\d{1,5})$/.exec(text) ?? []
+  const host = bracketed ?? bare
+  const isHost = isIPv6(host) || (bracketed === undefined && /^[\w.-]+$/.test(host))
+  return isHost && Number(port) > 0 && Number(port) < 65536
+    ? Effect.succeed({ host, port: Number(port) })
+    // The message does not repeat the text, for the reason in `Settings.mustBe`.
+    : new UsageError({
+      message: `--${Settings.flagName(name)} must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, ` +
+        "without a scheme, a path or blanks."
+    })
+}

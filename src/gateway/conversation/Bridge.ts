@@ -1,0 +1,97 @@
+/**
+ * The session of one legacy client on a process, or on another `Transport`. Starts the process and opens the session
+ * with the client's `initialize`. From then on `BridgeRequests` routes the messages between the two.
+ */
+import type { Scope } from "effect"
+import { Clock, Deferred, Effect, Fiber } from "effect"
+import type { Option } from "effect"
+import * as JsonRpc from "../protocol/JsonRpc.ts"
+import type { BackendFailed } from "../sessions/GatewayErrors.ts"
+import { InitializeRefused } from "../sessions/GatewayErrors.ts"
+import type { GatewayMetrics } from "../telemetry/GatewayMetrics.ts"
+import type { Transport } from "../transports/Transport.ts"
+import { BridgeRequests } from "./BridgeRequests.ts"
+import type { Limits, Taken } from "./BridgeRequests.ts"
+import type * as ClientRecord from "./ClientRecord.ts"
+import type { Reader } from "./EventStreams.ts"
+import * as PooledConnection from "./PooledConnection.ts"
+
+export interface Bridge extends PooledConnection.PooledConnection {
+  readonly _tag: "Bridge"
+  readonly record: ClientRecord.ClientRecord
+  /** Registers a request and sends it to the process. `release` runs once, when the request is answered or fails. */
+  readonly request: (message: JsonRpc.Request, text: string, release: Effect.Effect<void>) => Taken
+  /**
+   * Sends a notification or a response to the process at once. The effect that it returns waits until the process has
+   * read the message.
+   */
+  readonly send: (message: JsonRpc.Message, text: string) => Effect.Effect<void>
+  /**
+   * Opens the stream of messages that belong to no request, or resumes the stream that `lastEventId` names. `None` if
+   * too many streams are open.
+   */
+  readonly listen: (lastEventId: string | undefined) => Effect.Effect<Option.Option<Reader>>
+}
+
+/**
+ * Starts a process and opens a session on it. Sends the client's `initialize` first. For a session that wakes, the
+ * other messages of its record follow.
+ */
+export const make = Effect.fnUntraced(function*<R>(
+  start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>,
+  record: ClientRecord.ClientRecord,
+  limits: Limits,
+  metrics: GatewayMetrics
+): Effect.fn.Return<Bridge, BackendFailed | InitializeRefused, R | Scope.Scope> {
+  const gone = yield* PooledConnection.gone
+  const process = yield* start
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  const scope = yield* Effect.scope
+  const requests = new BridgeRequests(
+    {
+      process,
+      run,
+      fork: (effect) => void Fiber.runIn(run(effect), scope),
+      clock: yield* Clock.Clock
+    },
+    record,
+    limits,
+    metrics
+  )
+  const end = (reason: string) => Effect.sync(() => requests.end(reason, false))
+  yield* process.attach({ receive: (line, request) => requests.receive(line, request), room: requests.room })
+  yield* Effect.addFinalizer(() => end("the session has ended"))
+  yield* Effect.forkScoped(
+    Effect.map(Deferred.await(process.ended), ({ forgotten, message }) => requests.end(message, forgotten === true))
+  )
+  const answer = yield* shakeHands(process, requests, record)
+  return {
+    _tag: "Bridge",
+    ended: process.ended,
+    gone,
+    answer,
+    record,
+    request: (message, text, release) => requests.request(message, text, release),
+    send: (message, text) => requests.send(message, text),
+    listen: (lastEventId) => Effect.sync(() => requests.listen(lastEventId)),
+    activity: () => ({ pid: process.pid, client: record.client, ...requests.activity() }),
+    end
+  }
+})
+
+/** Sends the messages of the client's record to the process. Returns the answer to `initialize`. */
+const shakeHands = Effect.fnUntraced(function*(
+  process: Transport,
+  requests: BridgeRequests,
+  record: ClientRecord.ClientRecord
+) {
+  const answer = yield* requests.ask(record.initialize)
+  if (Deferred.isDoneUnsafe(process.ended)) return yield* Effect.flatMap(Deferred.await(process.ended), Effect.fail)
+  if (JsonRpc.isError(answer)) return yield* new InitializeRefused({ answer })
+  if (record.initialized !== undefined) {
+    yield* requests.write(record.initialized)
+    if (record.level !== undefined) yield* requests.ask(record.level)
+    for (const subscription of record.subscriptions.values()) yield* requests.ask(subscription)
+  }
+  return answer
+})

@@ -1,0 +1,237 @@
+/**
+ * One connection to a server (a process, or another `Transport`) that carries out calls of modern clients. To a legacy
+ * server the gateway is the client: it does the handshake, with the caller's info and capabilities.
+ */
+import type { Scope } from "effect"
+import { Clock, Deferred, Effect, Option } from "effect"
+import type { NonEmptyReadonlyArray } from "effect/Array"
+import * as Dialect from "../protocol/Dialect.ts"
+import * as JsonRpc from "../protocol/JsonRpc.ts"
+import * as JsonText from "../protocol/JsonText.ts"
+import * as Modern from "../protocol/Modern.ts"
+import type * as ParamHeaders from "../protocol/ParamHeaders.ts"
+import { version as ownVersion } from "../protocol/version.ts"
+import type { BackendFailed } from "../sessions/GatewayErrors.ts"
+import { InitializeRefused } from "../sessions/GatewayErrors.ts"
+import type { GatewayMetrics } from "../telemetry/GatewayMetrics.ts"
+import type { Transport } from "../transports/Transport.ts"
+import type { Event, Limits } from "./CallEvents.ts"
+import { LaneCalls } from "./LaneCalls.ts"
+import * as PooledConnection from "./PooledConnection.ts"
+
+/** A server's description of itself, from its handshake. */
+export interface Handshake {
+  readonly era: Dialect.Era
+  /** This and the next two are JSON, in the form of revision 2026-07-28. */
+  readonly capabilities: string
+  readonly serverInfo: string | undefined
+  readonly instructions: string | undefined
+}
+
+/** A question of a server for a call's client. */
+export interface InputRequest {
+  readonly key: string
+  /** JSON of its method and parameters. */
+  readonly text: string
+}
+
+/** A call on a lane, until it is over. */
+export interface RunningCall {
+  /** Takes the next events. Waits if there are none. */
+  readonly take: Effect.Effect<NonEmptyReadonlyArray<Event>>
+  /** The questions that are not answered yet. */
+  readonly inputRequests: () => ReadonlyArray<InputRequest>
+  /** Parks the call: no HTTP request takes its events, so notifications are kept only within limits. */
+  readonly park: () => void
+  /** Continues the call for another request of the client, which carries answers by key. */
+  readonly resume: (call: Modern.Call) => void
+  /** Ends the call, and tells the server why. No-op once the call is over. */
+  readonly cancel: (reason: string) => void
+  readonly isOver: () => boolean
+}
+
+/** A change that the server reports and that belongs to no call. */
+export interface Change {
+  readonly method: string
+  readonly uri: string | undefined
+  /** JSON of the parameters. */
+  readonly params: string
+}
+
+export interface Lane extends PooledConnection.PooledConnection {
+  readonly _tag: "Lane"
+  readonly handshake: Handshake
+  /** Sends a call to the server. `release` runs once, when the call is over. */
+  readonly call: (call: Modern.Call, exclusive: boolean, release: Effect.Effect<void>) => RunningCall
+  /**
+   * Subscribes to changes of these resources, for the scope. Returns the resources whose changes the server reports.
+   */
+  readonly watchResources: (
+    uris: ReadonlyArray<string>
+  ) => Effect.Effect<ReadonlyArray<string>, never, Scope.Scope>
+  /**
+   * True if the lane must not be used again, because the gateway can no longer tell which call a message belongs to.
+   */
+  readonly isSpoilt: () => boolean
+  /** Completes when the lane takes no further calls: it has ended, or is about to. */
+  readonly retired: Deferred.Deferred<void>
+}
+
+export interface Options {
+  readonly client: Modern.Client
+  /** The era of the server. `undefined` if unknown; the handshake then finds it out. */
+  readonly era: Dialect.Era | undefined
+  /**
+   * Longest wait for an answer to `server/discover`, in milliseconds. A server that does not answer counts as legacy.
+   */
+  readonly probeTimeout: number
+  readonly limits: Limits
+  readonly changed: (change: Change) => void
+  /** `asked` is true once a process of this back end has asked a client for something. */
+  readonly asks: { asked: boolean }
+  readonly paramHeaders: ParamHeaders.ParamHeaders
+}
+
+/** Opens a connection to a server for a caller. */
+export const make = Effect.fnUntraced(function*<R>(
+  start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>,
+  options: Options,
+  metrics: GatewayMetrics
+): Effect.fn.Return<Lane, BackendFailed | InitializeRefused, R | Scope.Scope> {
+  const gone = yield* PooledConnection.gone
+  const server = yield* start
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  const retired = yield* Deferred.make<void>()
+  /** The number of messages that wait for the server to read. */
+  let unread = 0
+  const write = (text: string) => {
+    const line = JsonRpc.toLine(text)
+    if (server.offer(line)) return
+    unread++
+    run(Effect.ensuring(
+      server.send(line),
+      Effect.sync(() => {
+        unread--
+        calls.room.announce()
+      })
+    ))
+  }
+  const isBehind = () => unread > maxUnread
+  const calls: LaneCalls = new LaneCalls({ write, isBehind, run, clock: yield* Clock.Clock }, options, metrics)
+  const end = (reason: string) =>
+    Effect.andThen(Effect.sync(() => calls.end(reason)), Effect.asVoid(Deferred.succeed(retired, undefined)))
+  yield* server.attach({ receive: (line) => calls.receive(line), room: calls.room.wait })
+  yield* Effect.addFinalizer(() => end("the session has ended"))
+  yield* Effect.forkScoped(Effect.flatMap(Deferred.await(server.ended), (failure) => end(failure.message)))
+  const { answer, handshake } = yield* shakeHands(server, calls, write, options)
+  calls.begin(handshake, handshake.era === "modern" ? Dialect.modern : Dialect.legacy)
+  return {
+    _tag: "Lane",
+    ended: server.ended,
+    gone,
+    answer,
+    record: undefined,
+    handshake,
+    call: (call, exclusive, release) => calls.call(call, exclusive, release),
+    watchResources: watcher(calls, run),
+    isSpoilt: () => calls.isSpoilt(),
+    retired,
+    activity: () => ({ pid: server.pid, client: options.client.name, streams: 0, ...calls.activity() }),
+    end
+  }
+})
+
+/** If a server leaves more messages than this unread, the gateway stops reading from it. */
+const maxUnread = 1000
+/** Longest wait for the answer to `resources/subscribe`. */
+const subscribeTimeout = "5 seconds"
+
+const ownInfo = JSON.stringify({ name: "effect-session-pool", version: ownVersion })
+
+/** The newest legacy revision. The server may answer with an earlier one. */
+const legacyVersion = Modern.legacyVersions.at(-1)
+
+/** Finds out the era of the server, unless it is known, and does the handshake of that era. */
+const shakeHands = Effect.fnUntraced(function*(
+  server: Transport,
+  calls: LaneCalls,
+  write: (text: string) => void,
+  { client, era, probeTimeout }: Options
+) {
+  const info = client.info ?? ownInfo
+  const capabilities = Modern.legacyCapabilities(client.capabilities)
+  // Returns the answer. Fails if the server ended before it answered.
+  const ask = (method: string, params: ReadonlyArray<JsonText.Member>) =>
+    Effect.flatMap(
+      calls.request(method, JsonText.make(params)),
+      (answer) =>
+        Deferred.isDoneUnsafe(server.ended)
+          ? Effect.flatMap(Deferred.await(server.ended), Effect.fail)
+          : Effect.succeed(answer)
+    )
+  if (era !== "legacy") {
+    const probe = ask("server/discover", [["_meta", Modern.ownMeta(info, capabilities)]])
+    // A server that does not answer in time gets the legacy handshake.
+    const found = era === "modern" ? yield* Effect.asSome(probe) : yield* Effect.timeoutOption(probe, probeTimeout)
+    const answer = Option.getOrElse(found, () => "{}")
+    if (era === "modern" || Modern.speaksModern(answer)) {
+      if (JsonRpc.isError(answer)) return yield* new InitializeRefused({ answer })
+      const result = JsonText.member(answer, "result") ?? "{}"
+      const handshake: Handshake = {
+        era: "modern",
+        capabilities: JsonText.member(result, "capabilities") ?? "{}",
+        serverInfo: JsonText.member(JsonText.member(result, "_meta") ?? "{}", Modern.metaKeys.serverInfo),
+        instructions: JsonText.member(result, "instructions")
+      }
+      return { answer, handshake }
+    }
+  }
+  const answer = yield* ask("initialize", [
+    ["protocolVersion", JSON.stringify(legacyVersion)],
+    ["capabilities", capabilities],
+    ["clientInfo", info]
+  ])
+  if (JsonRpc.isError(answer)) return yield* new InitializeRefused({ answer })
+  write("{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}")
+  const result = JsonText.member(answer, "result") ?? "{}"
+  const handshake: Handshake = {
+    era: "legacy",
+    capabilities: Modern.serverCapabilities(JsonText.member(result, "capabilities") ?? "{}"),
+    serverInfo: JsonText.member(result, "serverInfo"),
+    instructions: JsonText.member(result, "instructions")
+  }
+  return { answer, handshake }
+})
+
+/** Keeps a subscription to each resource while at least one client watches it. */
+const watcher = (calls: LaneCalls, run: (effect: Effect.Effect<unknown>) => unknown): Lane["watchResources"] => {
+  const watched = new Map<string, number>()
+  /** Counts a client that watches the resource. True if it is the first. */
+  const enter = (uri: string) => {
+    const others = watched.get(uri) ?? 0
+    watched.set(uri, others + 1)
+    return others === 0
+  }
+  const leave = (uri: string) => {
+    const left = (watched.get(uri) ?? 1) - 1
+    if (left > 0) return watched.set(uri, left)
+    watched.delete(uri)
+    if (!calls.over) run(calls.request("resources/unsubscribe", JSON.stringify({ uri })))
+  }
+  return (uris) =>
+    Effect.flatMap(
+      // The wait for the server's answer is not part of the acquisition, so a client that disconnects interrupts it.
+      Effect.acquireRelease(
+        Effect.sync(() => new Set(uris.filter(enter))),
+        () => Effect.sync(() => uris.forEach(leave))
+      ),
+      (first) =>
+        Effect.filter(uris, (uri) =>
+          first.has(uri)
+            ? calls.request("resources/subscribe", JSON.stringify({ uri })).pipe(
+              Effect.timeoutOption(subscribeTimeout),
+              Effect.map((answer) => Option.isSome(answer) && !JsonRpc.isError(answer.value))
+            )
+            : Effect.succeed(true), { concurrency: 10 })
+    )
+}

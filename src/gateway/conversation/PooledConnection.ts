@@ -1,0 +1,46 @@
+/**
+ * What all connections in the pool have in common: a legacy client's session on a back end (`Bridge`), and a lane of a
+ * modern client (`Lane`).
+ */
+import type { Scope } from "effect"
+import { Deferred, Duration, Effect } from "effect"
+import type { BackendFailed } from "../sessions/GatewayErrors.ts"
+import type { ClientRecord } from "./ClientRecord.ts"
+
+/**
+ * How long a server may still answer a request that its client has cancelled. An answer that is on its way arrives. The
+ * specification asks for none, so a longer wait would only hold the request's place.
+ */
+export const cancelGrace = Duration.seconds(1)
+
+export interface PooledConnection {
+  /** Completes with the reason when the connection ends by itself. The pool then retires it. */
+  readonly ended: Deferred.Deferred<BackendFailed>
+  /** Completes when its process group, or the upstream's session, is gone and everything is released. */
+  readonly gone: Deferred.Deferred<void>
+  /** The server's answer to the handshake. For a session, the client gets it as the answer to its `initialize`. */
+  readonly answer: string
+  /** The record of the session's client. A lane has no client of its own. */
+  readonly record: ClientRecord | undefined
+  readonly activity: () => Activity
+  /** Ends the connection: every request gets an error, every stream ends. */
+  readonly end: (reason: string) => Effect.Effect<void>
+}
+
+/** The figures that the page and the list of sessions show. */
+export interface Activity {
+  readonly pid: number | undefined
+  readonly client: string | undefined
+  readonly inFlight: number
+  readonly streams: number
+  readonly requests: number
+  readonly errors: number
+}
+
+/**
+ * Completes when the scope has closed. Add it to the scope before anything else, because finalizers run newest first.
+ */
+export const gone: Effect.Effect<Deferred.Deferred<void>, never, Scope.Scope> = Effect.acquireRelease(
+  Deferred.make<void>(),
+  (gone) => Deferred.succeed(gone, undefined)
+)

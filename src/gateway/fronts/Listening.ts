@@ -1,0 +1,143 @@
+/** `subscriptions/listen` of a modern client in front of a legacy server (basic/patterns/subscriptions). */
+import type { Scope } from "effect"
+import { Cause, Deferred, Effect, Option, Predicate } from "effect"
+import type { NonEmptyReadonlyArray } from "effect/Array"
+import type { Change, Handshake, Lane } from "../conversation/Lane.ts"
+import * as JsonRpc from "../protocol/JsonRpc.ts"
+import * as Modern from "../protocol/Modern.ts"
+import type { Profile } from "../sessions/Callers.ts"
+import * as EventStreamBody from "./EventStreamBody.ts"
+
+/** The changes that a client wants to hear of. */
+export interface Filter {
+  readonly toolsListChanged?: true
+  readonly promptsListChanged?: true
+  readonly resourcesListChanged?: true
+  readonly resourceSubscriptions?: ReadonlyArray<string>
+}
+
+/** The most resources that one stream may watch. The acknowledgement leaves out the others. */
+const maxResources = 1000
+
+/** The filter in a request's parameters. `undefined` if it is not valid. */
+export const filterOf = (params: unknown): Filter | undefined => {
+  const given = JsonRpc.field(params, "notifications")
+  if (!Predicate.isObject(given) || Array.isArray(given)) return undefined
+  const uris = JsonRpc.field(given, "resourceSubscriptions") ?? []
+  if (!Array.isArray(uris) || !uris.every((uri) => typeof uri === "string")) return undefined
+  return {
+    ...(JsonRpc.field(given, "toolsListChanged") === true ? { toolsListChanged: true } : {}),
+    ...(JsonRpc.field(given, "promptsListChanged") === true ? { promptsListChanged: true } : {}),
+    ...(JsonRpc.field(given, "resourcesListChanged") === true ? { resourcesListChanged: true } : {}),
+    ...(uris.length > 0 ? { resourceSubscriptions: [...new Set(uris)].slice(0, maxResources) } : {})
+  }
+}
+
+/** The part of the filter that the server supports. */
+const honour = (filter: Filter, { capabilities }: Handshake): Filter => {
+  const can = Option.getOrUndefined(JsonRpc.parse(capabilities))
+  const listChanged = (what: string) => JsonRpc.field(JsonRpc.field(can, what), "listChanged") === true
+  return {
+    ...(filter.toolsListChanged === true && listChanged("tools") ? { toolsListChanged: true } : {}),
+    ...(filter.promptsListChanged === true && listChanged("prompts") ? { promptsListChanged: true } : {}),
+    ...(filter.resourcesListChanged === true && listChanged("resources") ? { resourcesListChanged: true } : {}),
+    ...(filter.resourceSubscriptions !== undefined &&
+        JsonRpc.field(JsonRpc.field(can, "resources"), "subscribe") === true
+      ? { resourceSubscriptions: filter.resourceSubscriptions }
+      : {})
+  }
+}
+
+const concerns = (filter: Filter, { method, uri }: Change): boolean => {
+  switch (method) {
+    case "notifications/tools/list_changed":
+      return filter.toolsListChanged === true
+    case "notifications/prompts/list_changed":
+      return filter.promptsListChanged === true
+    case "notifications/resources/list_changed":
+      return filter.resourcesListChanged === true
+    case "notifications/resources/updated":
+      return uri !== undefined && filter.resourceSubscriptions?.includes(uri) === true
+    default:
+      return false
+  }
+}
+/** Each message as an event of a stream. */
+export const chunks = ([first, ...others]: NonEmptyReadonlyArray<string>): NonEmptyReadonlyArray<Uint8Array> => [
+  EventStreamBody.event({ text: first }),
+  ...others.map((text) => EventStreamBody.event({ text }))
+]
+
+export const resultText = (call: Modern.Call, result: string): string =>
+  `{"jsonrpc":"2.0","id":${call.id},"result":${result}}`
+
+/** The events of a client's stream, for the scope: the changes that the caller's lanes report. */
+export const take = Effect.fnUntraced(function*(
+  lane: Lane,
+  profile: Profile,
+  call: Modern.Call,
+  filter: Filter,
+  draining: Deferred.Deferred<void>
+): Effect.fn.Return<EventStreamBody.Take, never, Scope.Scope> {
+  const wanted = honour(filter, lane.handshake)
+  const changes = new Map<string, Change>()
+  let wake: (() => void) | undefined
+  const listener = (change: Change) => {
+    if (!concerns(wanted, change)) return
+    // Keeps only the newest change of each method and URI, because it covers the earlier ones.
+    changes.set(`${change.method} ${change.uri ?? ""}`, change)
+    wake?.()
+  }
+  yield* Effect.acquireRelease(
+    Effect.sync(() => profile.listeners.add(listener)),
+    () => Effect.sync(() => profile.listeners.delete(listener))
+  )
+  const { resourceSubscriptions = [], ...lists } = wanted
+  const told = yield* lane.watchResources(resourceSubscriptions)
+  const honoured: Filter = told.length === 0 ? lists : { ...lists, resourceSubscriptions: told }
+  const changed = Effect.callback<"Changed">((resume) => {
+    wake = () => {
+      wake = undefined
+      resume(Effect.succeed("Changed"))
+    }
+    if (changes.size > 0) wake()
+  })
+  const ended = Effect.raceFirst(
+    Effect.as(Deferred.await(draining), "Draining" as const),
+    Effect.as(Deferred.await(lane.retired), "Ended" as const)
+  )
+  return events(call, honoured, Effect.raceFirst(changed, ended), () => {
+    const news = [...changes.values()]
+    changes.clear()
+    return news
+  })
+})
+
+const events = (
+  call: Modern.Call,
+  honoured: Filter,
+  next: Effect.Effect<"Changed" | "Draining" | "Ended">,
+  news: () => ReadonlyArray<Change>
+): EventStreamBody.Take => {
+  const { id } = call
+  const notification = (method: string, params: string) =>
+    `{"jsonrpc":"2.0","method":${JSON.stringify(method)},"params":${Modern.tagged(params, id)}}`
+  let state: "new" | "open" | "over" = "new"
+  const take: EventStreamBody.Take = Effect.suspend(() => {
+    if (state === "over") return Cause.done()
+    if (state === "new") {
+      state = "open"
+      const acknowledged = JSON.stringify({ notifications: honoured })
+      return Effect.succeed(chunks([notification("notifications/subscriptions/acknowledged", acknowledged)]))
+    }
+    return Effect.flatMap(next, (what): EventStreamBody.Take => {
+      const [first, ...others] = news().map(({ method, params }) => notification(method, params))
+      if (what === "Changed") return first === undefined ? take : Effect.succeed(chunks([first, ...others]))
+      state = "over"
+      // A stream that ends without an answer tells the client to subscribe again.
+      if (what === "Ended") return Cause.done()
+      return Effect.succeed(chunks([resultText(call, Modern.tagged("{\"resultType\":\"complete\"}", id))]))
+    })
+  })
+  return take
+}

@@ -1,0 +1,36 @@
+/** The paths of MCP, and the answer at paths that do not exist. */
+import { HttpServerResponse } from "effect/http"
+import * as Access from "../auth/Access.ts"
+
+/** The paths of MCP. The second form is for clients that recognise an MCP server by the end of its URL. */
+export const mcp = ["/mcp/:backend", "/:backend/mcp", "/mcp"] as const
+
+/**
+ * True if the URL's path is written literally as `path`. If `path` has a parameter, only the part before the parameter
+ * is compared.
+ * The router also takes `//sessions`, `/Sessions` and `/%73essions` for `/sessions`. A proxy that blocks `/sessions`
+ * may let those through.
+ */
+export const isLiteral = (path: string, url: string): boolean => {
+  const [given = ""] = url.split("?", 1)
+  const parameter = path.indexOf(":")
+  return parameter < 0 ? given === path : given.startsWith(path.slice(0, parameter))
+}
+
+/** Paths where clients look for OAuth after the gateway has asked them for a key. */
+const oauth = /\/(\.well-known\/(oauth-|openid-configuration).*|register|authorize|token)$/
+
+/**
+ * The 404 at a path that does not exist. It names no back ends: `/mcp` does, after the access checks. At a path of
+ * OAuth it is an OAuth error in JSON, because clients show its description to their users.
+ */
+export const nothingAt = (url: string, hasKeys: boolean): HttpServerResponse.HttpServerResponse => {
+  const [path = ""] = url.split("?", 1)
+  const status = 404
+  if (!oauth.test(path)) return HttpServerResponse.text(nothingHere, { status })
+  const instead = hasKeys ? Access.howToShowKey : "It asks for no key"
+  const error = { error: "invalid_request", error_description: `This gateway has no OAuth. ${instead}` }
+  return HttpServerResponse.text(JSON.stringify(error), { status, contentType: "application/json" })
+}
+
+const nothingHere = "Not found. MCP is at /mcp/NAME, or at /mcp if the gateway has only one server.\n"

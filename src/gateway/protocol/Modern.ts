@@ -1,0 +1,417 @@
+/**
+ * The vocabulary of revision 2026-07-28 (basic/index, basic/transports/streamable-http, basic/patterns/mrtr). It is
+ * stateless: each request names its client and the client's capabilities. "Modern" and "legacy" are the specification's
+ * own names of the eras.
+ */
+import { Option, Predicate, Result } from "effect"
+import * as JsonRpc from "./JsonRpc.ts"
+import * as JsonText from "./JsonText.ts"
+
+export const version = "2026-07-28"
+export const supportedVersions = [version]
+/** The earlier revisions, the newest last. */
+export const legacyVersions = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
+
+/** The keys of `_meta` that concern one hop. Each end of a hop sets its own. */
+export const metaKeys = {
+  protocolVersion: "io.modelcontextprotocol/protocolVersion",
+  clientInfo: "io.modelcontextprotocol/clientInfo",
+  clientCapabilities: "io.modelcontextprotocol/clientCapabilities",
+  logLevel: "io.modelcontextprotocol/logLevel",
+  subscriptionId: "io.modelcontextprotocol/subscriptionId",
+  serverInfo: "io.modelcontextprotocol/serverInfo"
+} as const
+
+export const codes = {
+  methodNotFound: -32601,
+  invalidParams: -32602,
+  headerMismatch: -32020,
+  missingCapability: -32021,
+  unsupportedVersion: -32022
+} as const
+
+/** Levels of log messages, the least severe first (RFC 5424, section 6.2.1). */
+export const logLevels = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
+
+/** The requests that a client can answer, and the extensions that it supports. */
+export interface Capabilities {
+  readonly roots: boolean
+  readonly sampling: { readonly tools: boolean; readonly context: boolean } | undefined
+  readonly elicitation: { readonly form: boolean; readonly url: boolean } | undefined
+  /** JSON as received. */
+  readonly extensions: string | undefined
+}
+
+/** A client, as it describes itself. */
+export interface Client {
+  /** JSON as received. `undefined` if the client does not describe itself. */
+  readonly info: string | undefined
+  readonly name: string | undefined
+  readonly capabilities: Capabilities
+}
+
+/** A request of this revision that has been checked. */
+export interface Call {
+  readonly request: JsonRpc.Request
+  /** JSON of its id, its parameters and its progress token if it has one, as received. */
+  readonly id: string
+  readonly params: string
+  readonly progressToken: string | undefined
+  readonly client: Client
+  /** The least severe level that the client wants. `undefined` if it wants no log messages. */
+  readonly logLevel: string | undefined
+  readonly requestState: string | undefined
+  /** JSON of each response, by key. `undefined` if the request has none. */
+  readonly inputResponses: ReadonlyMap<string, string> | undefined
+}
+
+/** Why a request is refused. */
+export interface Fault {
+  readonly status: 400 | 404
+  readonly code: number
+  readonly message: string
+  readonly data?: unknown
+}
+
+export type Headers = Readonly<Record<string, string | undefined>>
+
+/** True if a message is of this era. Its content decides; if that does not say, its header does. */
+export const isModern = (message: JsonRpc.Message, headers: Headers): boolean => {
+  if (message._tag === "Response") return false
+  if (Predicate.hasProperty(metaOf(message.params), metaKeys.protocolVersion)) return true
+  if (message._tag === "Request" && message.method === "initialize") return false
+  return headers["mcp-protocol-version"] === version ||
+    (message._tag === "Request" && (message.method === "server/discover" || message.method === "subscriptions/listen"))
+}
+
+/** Checks a request against its headers; `text` is its JSON. */
+export const read = (
+  request: JsonRpc.Request,
+  text: string,
+  headers: Headers
+): Result.Result<Call, Fault> => {
+  // The revision is checked before the rest of `_meta`. A client of a later revision may have another `_meta`, and must
+  // learn which revisions are supported.
+  const fault = versionFault(request) ?? headerFault(request, headers) ?? unsupported(request) ?? invalidMeta(request)
+  if (fault !== undefined) return Result.fail(fault)
+  const params = JsonText.member(text, "params") ?? "{}"
+  const meta = JsonText.member(params, "_meta") ?? "{}"
+  const level = JsonRpc.field(metaOf(request.params), metaKeys.logLevel)
+  const state = JsonRpc.field(request.params, "requestState")
+  if (state !== undefined && typeof state !== "string") return invalid("params.requestState must be a string")
+  const responses = inputResponses(request.params, params)
+  if (responses === "Invalid") return invalid("params.inputResponses must be an object of objects")
+  return Result.succeed({
+    request,
+    id: JsonText.member(text, "id") ?? "null",
+    params,
+    progressToken: request.progressToken === undefined ? undefined : JsonText.member(meta, "progressToken"),
+    client: {
+      info: JsonText.member(meta, metaKeys.clientInfo),
+      name: nameOf(JsonRpc.field(metaOf(request.params), metaKeys.clientInfo)),
+      capabilities: capabilitiesOf(
+        JsonRpc.field(metaOf(request.params), metaKeys.clientCapabilities),
+        JsonText.member(meta, metaKeys.clientCapabilities) ?? "{}"
+      )
+    },
+    logLevel: typeof level === "string" ? level : undefined,
+    requestState: state,
+    inputResponses: responses
+  })
+}
+
+const invalid = (message: string) =>
+  Result.fail<Fault>({ status: 400, code: codes.invalidParams, message: `Invalid params: ${message}` })
+
+const metaOf = (params: unknown): unknown => JsonRpc.field(params, "_meta")
+
+const isRecord = (value: unknown): value is object => Predicate.isObject(value) && !Array.isArray(value)
+
+const isInfo = (value: unknown): boolean => isRecord(value) && typeof JsonRpc.field(value, "name") === "string"
+
+const metaFault = (wrong: string): Fault => ({
+  status: 400,
+  code: codes.invalidParams,
+  message: `Invalid params: params._meta: ${wrong}`
+})
+
+const versionFault = ({ params }: JsonRpc.Request): Fault | undefined =>
+  typeof JsonRpc.field(metaOf(params), metaKeys.protocolVersion) === "string"
+    ? undefined
+    : metaFault(`${metaKeys.protocolVersion} must be a string, such as "${version}"`)
+
+const invalidMeta = ({ params }: JsonRpc.Request): Fault | undefined => {
+  const meta = metaOf(params)
+  const level = JsonRpc.field(meta, metaKeys.logLevel)
+  const info = JsonRpc.field(meta, metaKeys.clientInfo)
+  const wrong = !isRecord(JsonRpc.field(meta, metaKeys.clientCapabilities))
+    ? `${metaKeys.clientCapabilities} must be an object`
+    : info !== undefined && !isInfo(info)
+    ? `${metaKeys.clientInfo} must be an object with a name`
+    : level !== undefined && !(typeof level === "string" && logLevels.includes(level))
+    ? `${metaKeys.logLevel} must be one of ${logLevels.join(", ")}`
+    : undefined
+  return wrong === undefined ? undefined : metaFault(wrong)
+}
+
+/** The parameter that the header `Mcp-Name` repeats, by method. */
+const named: Readonly<Record<string, string>> = { "tools/call": "name", "prompts/get": "name", "resources/read": "uri" }
+
+const headerFault = ({ method, params }: JsonRpc.Request, headers: Headers): Fault | undefined => {
+  const parameter = Object.hasOwn(named, method) ? named[method] : undefined
+  const value = parameter === undefined ? undefined : JsonRpc.field(params, parameter)
+  // To compare another header, add a line here.
+  const expected: ReadonlyArray<readonly [name: string, value: unknown]> = [
+    ["MCP-Protocol-Version", JsonRpc.field(metaOf(params), metaKeys.protocolVersion)],
+    ["Mcp-Method", method],
+    // The back end refuses a value that is no string, unless the request has the header `Mcp-Name`.
+    ...(typeof value === "string" || (parameter !== undefined && headers["mcp-name"] !== undefined)
+      ? [["Mcp-Name", value] as const]
+      : [])
+  ]
+  for (const [name, body] of expected) {
+    const shown = headers[name.toLowerCase()]
+    // Only `Mcp-Name` may be encoded, because intermediaries route by the other headers.
+    const said = name === "Mcp-Name" && shown !== undefined ? decodeHeader(shown) : shown
+    const message = shown === undefined
+      ? `the header ${name} is missing`
+      : said !== body
+      ? `the header ${name} says ${JSON.stringify(shown)}, the body ${JSON.stringify(body)}`
+      : undefined
+    if (message !== undefined) {
+      return { status: 400, code: codes.headerMismatch, message: `Header mismatch: ${message}` }
+    }
+  }
+  return undefined
+}
+
+/**
+ * Decodes the value of a header. A text that no header can hold comes as `=?base64?…?=`. `undefined` if its base64 is
+ * not valid.
+ */
+export const decodeHeader = (value: string): string | undefined => {
+  const encoded = /^=\?base64\?(.*)\?=$/.exec(value)?.[1]
+  if (encoded === undefined) return value
+  const bytes = Buffer.from(encoded, "base64")
+  return bytes.toString("base64") === encoded ? bytes.toString("utf8") : undefined
+}
+
+/** The inverse of `decodeHeader`. */
+export const encodeHeader = (value: string): string =>
+  /^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$/.test(value) && !/^=\?base64\?.*\?=$/.test(value)
+    ? value
+    : `=?base64?${Buffer.from(value, "utf8").toString("base64")}?=`
+
+/** The headers that repeat parts of a request. */
+export const headersOf = (method: string, params: unknown): Record<string, string> => {
+  const parameter = Object.hasOwn(named, method) ? named[method] : undefined
+  const value = parameter === undefined ? undefined : JsonRpc.field(params, parameter)
+  return {
+    "mcp-protocol-version": version,
+    "mcp-method": method,
+    ...(typeof value === "string" ? { "mcp-name": encodeHeader(value) } : {})
+  }
+}
+
+const unsupported = ({ params }: JsonRpc.Request): Fault | undefined => {
+  const requested = JsonRpc.field(metaOf(params), metaKeys.protocolVersion)
+  return requested === version ? undefined : unsupportedVersion(requested)
+}
+
+export const unsupportedVersion = (requested: unknown): Fault => ({
+  status: 400,
+  code: codes.unsupportedVersion,
+  message: `Unsupported protocol version; supported: ${supportedVersions.join(", ")}`,
+  data: { supported: supportedVersions, requested }
+})
+
+const inputResponses = (params: unknown, text: string): ReadonlyMap<string, string> | undefined | "Invalid" => {
+  const given = JsonRpc.field(params, "inputResponses")
+  if (given === undefined) return undefined
+  if (!isRecord(given) || !Object.values(given).every(isRecord)) return "Invalid"
+  return new Map(JsonText.members(JsonText.member(text, "inputResponses") ?? "{}"))
+}
+
+const nameOf = (info: unknown): string | undefined =>
+  isInfo(info)
+    ? `${String(JsonRpc.field(info, "name"))} ${String(JsonRpc.field(info, "version") ?? "")}`.trim().slice(0, 100)
+    : undefined
+
+/** The capabilities that a client declares. `json` is the JSON of `given`. */
+export const capabilitiesOf = (given: unknown, json: string): Capabilities => {
+  const { elicitation, extensions, roots, sampling } = {
+    elicitation: JsonRpc.field(given, "elicitation"),
+    extensions: JsonRpc.field(given, "extensions"),
+    roots: JsonRpc.field(given, "roots"),
+    sampling: JsonRpc.field(given, "sampling")
+  }
+  const url = JsonRpc.field(elicitation, "url") !== undefined
+  return {
+    roots: isRecord(roots),
+    sampling: isRecord(sampling)
+      ? {
+        tools: JsonRpc.field(sampling, "tools") !== undefined,
+        context: JsonRpc.field(sampling, "context") !== undefined
+      }
+      : undefined,
+    // Elicitation without a mode means forms (client/elicitation, "Capabilities").
+    elicitation: isRecord(elicitation)
+      ? { form: JsonRpc.field(elicitation, "form") !== undefined || !url, url }
+      : undefined,
+    extensions: isRecord(extensions)
+      ? JsonText.member(json, "extensions")
+      : undefined
+  }
+}
+
+/** True if a server can ask the client for anything. */
+export const canBeAsked = ({ elicitation, roots, sampling }: Capabilities): boolean =>
+  roots || sampling !== undefined || elicitation !== undefined
+
+/** The capabilities of a client, as JSON for a legacy `initialize`. */
+export const legacyCapabilities = ({ elicitation, extensions, roots, sampling }: Capabilities): string => {
+  const modes = (given: Readonly<Record<string, boolean>>) =>
+    JSON.stringify(Object.fromEntries(Object.entries(given).flatMap(([name, has]) => has ? [[name, {}]] : [])))
+  return JsonText.make([
+    ...(roots ? [["roots", "{}"] as const] : []),
+    ...(sampling === undefined ? [] : [["sampling", modes(sampling)] as const]),
+    ...(elicitation === undefined ? [] : [["elicitation", modes(elicitation)] as const]),
+    ...(extensions === undefined ? [] : [["extensions", extensions] as const])
+  ])
+}
+
+/** The capabilities that a client would need to be asked this, and lacks. In the form of the specification. */
+export const missing = (capabilities: Capabilities, method: string, params: unknown): object | undefined => {
+  const { elicitation, roots, sampling } = capabilities
+  switch (method) {
+    case "roots/list":
+      return roots ? undefined : { roots: {} }
+    case "sampling/createMessage": {
+      const tools = JsonRpc.field(params, "tools") !== undefined
+      if (sampling === undefined || (tools && !sampling.tools)) return { sampling: tools ? { tools: {} } : {} }
+      return undefined
+    }
+    case "elicitation/create": {
+      const mode = JsonRpc.field(params, "mode") === "url" ? "url" : "form"
+      return elicitation?.[mode] === true ? undefined : { elicitation: { [mode]: {} } }
+    }
+    default:
+      return {}
+  }
+}
+
+/** The requests of a server that the gateway passes to the client as input requests. */
+export const inputMethods: ReadonlyArray<string> = ["elicitation/create", "sampling/createMessage", "roots/list"]
+
+/** The requests of a client that may be answered with `input_required`. */
+export const mayRequireInput: ReadonlyArray<string> = ["tools/call", "prompts/get", "resources/read"]
+
+/** The methods of earlier revisions that this one has removed. */
+export const removedMethods: ReadonlyArray<string> = [
+  "initialize",
+  "ping",
+  "logging/setLevel",
+  "resources/subscribe",
+  "resources/unsubscribe",
+  "tasks/list",
+  "tasks/result"
+]
+
+const cacheable = [
+  "server/discover",
+  "tools/list",
+  "prompts/list",
+  "resources/list",
+  "resources/templates/list",
+  "resources/read"
+]
+
+/**
+ * The result of a legacy server, with the members that this revision adds. A legacy server does not say how long a list
+ * is valid, so the list is stale at once. It may differ between callers, so it is private.
+ */
+export const completed = (method: string, result: string, serverInfo: string | undefined): string => {
+  const members = new Map(JsonText.members(result))
+  const meta = members.get("_meta")
+  const changes: Record<string, string | undefined> = {}
+  if (!members.has("resultType")) changes["resultType"] = "\"complete\""
+  if (cacheable.includes(method)) {
+    if (!members.has("ttlMs")) changes["ttlMs"] = "0"
+    if (!members.has("cacheScope")) changes["cacheScope"] = "\"private\""
+  }
+  if (serverInfo !== undefined && (meta === undefined || JsonText.isObject(meta))) {
+    changes["_meta"] = JsonText.edit(meta ?? "{}", { [metaKeys.serverInfo]: serverInfo })
+  }
+  return JsonText.make(
+    [...members].filter(([name]) => !Object.hasOwn(changes, name)).concat(
+      Object.entries(changes).flatMap(([name, value]) => value === undefined ? [] : [[name, value]])
+    )
+  )
+}
+
+/**
+ * The error of a legacy server. Codes that this revision has removed or reserves become codes that it defines
+ * (basic/index, "Error Codes").
+ */
+export const mappedError = (error: string): string => {
+  const code = Number(JsonText.member(error, "code"))
+  if (code === resourceNotFound) return JsonText.edit(error, { code: String(codes.invalidParams) })
+  if (code > lastReserved || code < firstReserved) return error
+  return JsonText.edit(error, { code: String(JsonRpc.codes.internal), data: JSON.stringify({ code }) })
+}
+
+const resourceNotFound = -32002
+const lastReserved = -32020
+const firstReserved = -32099
+
+/** The code of the error with which a server of 2025-11-25 first sends a client to a web page. */
+export const urlElicitationRequired = -32042
+
+/**
+ * The capabilities of a legacy server in the form of this revision. Without tasks, which are an extension here and have
+ * another form.
+ */
+export const serverCapabilities = (capabilities: string): string => JsonText.edit(capabilities, { tasks: undefined })
+
+/**
+ * The parameters of a subscription's notification, with the subscription's id. `id` is JSON, as its client knows it.
+ */
+export const tagged = (params: string, id: string): string =>
+  JsonText.edit(params, {
+    _meta: JsonText.edit(JsonText.member(params, "_meta") ?? "{}", { [metaKeys.subscriptionId]: id })
+  })
+
+/** `_meta` without the keys that concern one hop. */
+export const withoutHopKeys = (meta: string): string =>
+  JsonText.make(JsonText.members(meta).filter(([name]) => !hopKeys.includes(name)))
+
+const hopKeys: ReadonlyArray<string> = Object.values(metaKeys)
+
+/** The parameters of a server's request, without the parts that concern its own hop. */
+export const withoutHop = (params: string): string => {
+  if (!JsonText.isObject(params)) return "{}"
+  const meta = JsonText.edit(withoutHopKeys(JsonText.member(params, "_meta") ?? "{}"), { progressToken: undefined })
+  return JsonText.edit(params, { _meta: meta === "{}" ? undefined : meta, task: undefined })
+}
+
+/** The `_meta` of the gateway's own requests. */
+export const ownMeta = (client: string, capabilities: string): string =>
+  JsonText.make([
+    [metaKeys.protocolVersion, JSON.stringify(version)],
+    [metaKeys.clientInfo, client],
+    [metaKeys.clientCapabilities, capabilities]
+  ])
+
+/** The error response in a text, if it is one, with this id. A server that could not read the id sends none. */
+export const errorOf = (text: string, id: JsonRpc.Id): string | undefined =>
+  JsonText.isObject(text) && isRecord(JsonRpc.field(Option.getOrUndefined(JsonRpc.parse(text)), "error"))
+    ? JsonText.edit(text, { jsonrpc: "\"2.0\"", id: JSON.stringify(id) })
+    : undefined
+
+/** True if an answer to `server/discover` is that of a modern server. */
+export const speaksModern = (answer: string): boolean => {
+  const json = Option.getOrUndefined(JsonRpc.parse(answer))
+  if (Array.isArray(JsonRpc.field(JsonRpc.field(json, "result"), "supportedVersions"))) return true
+  const code = JsonRpc.field(JsonRpc.field(json, "error"), "code")
+  return code === codes.unsupportedVersion || code === codes.missingCapability || code === codes.headerMismatch
+}

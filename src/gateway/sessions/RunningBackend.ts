@@ -1,0 +1,269 @@
+/** A back end in use: the state that the gateway keeps about it, and how the gateway opens connections to it. */
+import { Duration, Effect, Exit, FiberHandle, Ref, Result, Scope } from "effect"
+import type { HttpClient } from "effect/http"
+import * as Bridge from "../conversation/Bridge.ts"
+import type * as ClientRecord from "../conversation/ClientRecord.ts"
+import * as Lane from "../conversation/Lane.ts"
+import * as PassThrough from "../fronts/PassThrough.ts"
+import type { Era } from "../protocol/Dialect.ts"
+import type * as Modern from "../protocol/Modern.ts"
+import type * as ParamHeaders from "../protocol/ParamHeaders.ts"
+import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
+import type { Backend } from "../transports/Backends.ts"
+import * as HttpTransport from "../transports/HttpTransport.ts"
+import * as LegacyFace from "../transports/LegacyFace.ts"
+import * as Remote from "../transports/Remote.ts"
+import * as Spares from "../transports/Spares.ts"
+import * as StdioProcess from "../transports/StdioProcess.ts"
+import type { Transport } from "../transports/Transport.ts"
+import * as Cooldown from "./Cooldown.ts"
+import type { InitializeRefused } from "./GatewayErrors.ts"
+import { BackendFailed } from "./GatewayErrors.ts"
+import type * as StartQueue from "./StartQueue.ts"
+
+/** A back end in use. */
+export interface RunningBackend {
+  readonly backend: Backend
+  /** The present text of its entry. A reload may change the text without changing the meaning. */
+  entryText: Backend["entryText"]
+  readonly metrics: GatewayMetrics.GatewayMetrics
+  readonly cooldown: Ref.Ref<Cooldown.Cooldown>
+  /** The gateway's own start, which decides whether a suspect back end cools down (`Cooldown.ts`). */
+  readonly trial: FiberHandle.FiberHandle
+  /** Sessions that exist and are not closed. */
+  readonly sessions: Ref.Ref<number>
+  readonly spares: Spares.Spares
+  readonly starts: StartQueue.StartQueue
+  /** The scope of the spares and of the trial. */
+  readonly scope: Scope.Closeable
+  readonly counts: { launches: number; launchFailures: number; requests: number; errors: number }
+  /** Counts a start or a failed start, for this back end and for the gateway. */
+  readonly count: (what: "launches" | "launchFailures") => Effect.Effect<void>
+  /** The newest handshake of the gateway with a process of it. `undefined` before the first one. */
+  handshake: Lane.Handshake | undefined
+  /** The detected era for modern clients. `undefined` if it is not known yet or may have changed. */
+  era: Era | undefined
+  /** Whether it refuses legacy clients but is a modern server, so that legacy clients need a `LegacyFace`. */
+  faced: boolean
+  /** Sends requests, if it is an HTTP back end. */
+  readonly remote: Remote.Remote | undefined
+  readonly asks: { asked: boolean }
+  readonly paramHeaders: ParamHeaders.ParamHeaders
+}
+
+/** A connection that is being opened. */
+type Started = Effect.Effect<
+  Bridge.Bridge,
+  BackendFailed | InitializeRefused,
+  Scope.Scope | HttpClient.HttpClient
+>
+
+/** How long a server may take to answer `server/discover`, in milliseconds. A slower server counts as legacy. */
+const probeTimeout = 5000
+
+/** Starts to use a back end. Its processes live in `scope`. */
+export const make = Effect.fnUntraced(function*(
+  backend: Backend,
+  environment: Readonly<Record<string, string | undefined>>,
+  scope: Scope.Scope,
+  recent: GatewayMetrics.Recent,
+  starts: StartQueue.StartQueue
+) {
+  const own = yield* Scope.fork(scope)
+  const counts = { launches: 0, launchFailures: 0, requests: 0, errors: 0 }
+  const metrics = GatewayMetrics.make(backend.name, yield* Effect.context<never>(), recent)
+  const startProcess = backend.target._tag === "Stdio"
+    ? StdioProcess.start(backend.target.command, environment, backend.settings, backend.mask)
+    : Effect.die(new Error("only stdio back ends have processes"))
+  const running: RunningBackend = {
+    backend,
+    entryText: backend.entryText,
+    metrics: {
+      ...metrics,
+      request: (method, outcome, millis) => {
+        counts.requests++
+        if (outcome === "error") counts.errors++
+        metrics.request(method, outcome, millis)
+      }
+    },
+    cooldown: yield* Ref.make(Cooldown.initial),
+    trial: yield* Scope.provide(FiberHandle.make(), own),
+    sessions: yield* Ref.make(0),
+    starts,
+    spares: yield* Spares.make(backend.settings.spares, startProcess, scope, starts.turn(gatewayPrincipal)).pipe(
+      Effect.annotateLogs({ backend: backend.name }),
+      Scope.provide(own)
+    ),
+    scope: own,
+    counts,
+    count: (what) =>
+      Effect.sync(() => {
+        counts[what]++
+        recent[what]++
+      }),
+    handshake: undefined,
+    era: undefined,
+    faced: false,
+    remote: backend.target._tag === "Http" ? yield* Remote.make(backend.target, backend.mask) : undefined,
+    asks: { asked: false },
+    paramHeaders: new Map()
+  }
+  return running
+})
+
+/** Gets each transport of a connection that is being opened, so that a time-out can report the stderr of its process. */
+export type Got = (transport: Transport) => void
+
+/** The principal of the gateway's own starts. Names of keys are hexadecimal digests, so none equals it. */
+export const gatewayPrincipal = "gateway"
+
+/**
+ * Waits for a turn to start a process, at most `startTimeout`. Returns at once if a spare is ready or the back end is on HTTP.
+ * The turn ends with the scope.
+ */
+export const turn = ({ backend, spares, starts }: RunningBackend, principal: string) => {
+  if (backend.target._tag === "Http" || spares.size() > 0) return Effect.void
+  const { startTimeout } = backend.settings
+  const waited = Duration.format(startTimeout)
+  return Effect.timeoutOrElse(starts.turn(principal), {
+    duration: startTimeout,
+    orElse: () =>
+      new BackendFailed({
+        reason: `the back end could not be started: other starts came first for ${waited}; try again later`,
+        stderr: "",
+        shortage: true
+      })
+  })
+}
+
+/** Opens a transport to a back end: a process or an `HttpTransport`. */
+const startTransport = ({ backend, spares }: RunningBackend, got: Got) => {
+  const start = backend.target._tag === "Http"
+    ? HttpTransport.make(backend.target, backend.settings, backend.mask)
+    : spares.take
+  return Effect.tap(start, (transport) => Effect.sync(() => got(transport)))
+}
+
+/** The era of a back end, from its setting or detected. `undefined` if it is not known. */
+export const knownEra = ({ backend: { settings: { era } }, era: found }: RunningBackend) => era === "auto" ? found : era
+
+/** Opens the connection of a lane. If a process ends at `server/discover`, the next one starts as a legacy server without it. */
+export const startLane = (
+  target: RunningBackend,
+  client: Modern.Client,
+  changed: (change: Lane.Change) => void,
+  got: Got
+) => {
+  const { backend, metrics } = target
+  const start = (known: Era | undefined) =>
+    Lane.make(startTransport(target, got), {
+      client,
+      era: known,
+      probeTimeout,
+      limits: { maxEvents: backend.settings.replayEvents, maxBytes: backend.settings.replayBytes },
+      changed,
+      asks: target.asks,
+      paramHeaders: target.paramHeaders
+    }, metrics)
+  const known = knownEra(target)
+  const started = start(known)
+  // For an HTTP back end a failure here means that it cannot be reached, which says nothing about its era.
+  const isUnsure = known === undefined && backend.target._tag === "Stdio"
+  const opened = isUnsure
+    ? Effect.catchTags(started, {
+      BackendFailed: (error) => error.shortage === true ? Effect.fail(error) : start("legacy"),
+      // A modern server that starts slower than `probeTimeout` counted as legacy, and then refused the legacy handshake.
+      InitializeRefused: () => start("modern")
+    })
+    : started
+  return opened.pipe(
+    Effect.tap((lane) =>
+      Effect.sync(() => {
+        target.handshake = lane.handshake
+        target.era = lane.handshake.era
+      })
+    ),
+    Effect.tapErrorTag("InitializeRefused", () => forget(target))
+  )
+}
+
+/** Forgets the detected era, because a server of the other era may have replaced this one. */
+const forget = (target: RunningBackend) =>
+  Effect.sync(() => {
+    target.era = undefined
+  })
+
+/**
+ * Records in the state of an HTTP back end whether this request reached it. The gateway starts no process for such a back end,
+ * so requests take the place of starts.
+ */
+export const recordOutcome = <A, R>(
+  { cooldown }: RunningBackend,
+  asked: Effect.Effect<A, BackendFailed, R>
+): Effect.Effect<A, BackendFailed, R> =>
+  asked.pipe(
+    Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
+    Effect.tapError((error) => Ref.update(cooldown, (state) => Cooldown.noted(state, error.message)))
+  )
+
+/** The era of an HTTP back end. Asks the back end if the era is not known. */
+export const eraOf = Effect.fnUntraced(function*(target: RunningBackend, remote: Remote.Remote) {
+  const known = knownEra(target)
+  if (known !== undefined) return known
+  const { startTimeout } = target.backend.settings
+  const probed = Effect.timeoutOrElse(PassThrough.probe(remote, target.backend.settings), {
+    duration: startTimeout,
+    orElse: () => remote.failed(`the back end did not answer server/discover within ${Duration.format(startTimeout)}`)
+  })
+  return target.era = yield* recordOutcome(target, probed)
+})
+
+/**
+ * Opens the session of a legacy client. Tries a legacy `initialize` first, because a server that speaks both eras need not say
+ * so. If the server refuses it, tries a `LegacyFace`.
+ */
+export const startSession = (
+  target: RunningBackend,
+  record: ClientRecord.ClientRecord,
+  streamAfter: Duration.Duration,
+  got: Got
+): Started => {
+  const { backend, metrics } = target
+  const { era, replayBytes, replayEvents } = backend.settings
+  const limits = { ...backend.settings, streamAfter, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
+  const faced = Bridge.make(LegacyFace.make(startTransport(target, got)), record, limits, metrics).pipe(
+    Effect.onExit((exit) =>
+      Effect.sync(() => {
+        target.faced = Exit.isSuccess(exit)
+        if (target.faced) target.era = "modern"
+      })
+    )
+  )
+  if (era === "modern" || target.faced) return faced
+  const plain: Started = Bridge.make(startTransport(target, got), record, limits, metrics)
+  if (knownEra(target) === "legacy") {
+    return Effect.tapErrorTag(plain, "InitializeRefused", () => forget(target))
+  }
+  return Effect.flatMap(Effect.timed(Effect.result(attempt(plain))), ([took, opened]) => {
+    if (Result.isSuccess(opened)) return Effect.succeed(opened.success)
+    const error = opened.failure
+    // An HTTP server may refuse `initialize` by a status without a JSON-RPC error.
+    if (error._tag !== "InitializeRefused" && backend.target._tag !== "Http") return Effect.fail(error)
+    // A server that took long to refuse may take as long again to start.
+    const duration = Duration.sum(Duration.millis(probeTimeout), Duration.times(took, 2))
+    return Effect.catch(
+      Effect.timeoutOrElse(attempt(faced), { duration, orElse: () => Effect.fail(error) }),
+      () => Effect.fail(error)
+    )
+  })
+}
+
+/** Runs `start` in a scope of its own. Closes that scope at once if `start` fails. */
+const attempt = <A, E, R>(start: Effect.Effect<A, E, R>): Effect.Effect<A, E, R | Scope.Scope> =>
+  Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+    const own = yield* Scope.fork(yield* Effect.scope)
+    return yield* Effect.onError(
+      restore(Scope.provide(start, own)),
+      (cause) => Scope.close(own, Exit.failCause(cause))
+    )
+  }))

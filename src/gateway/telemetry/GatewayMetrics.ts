@@ -1,0 +1,155 @@
+/**
+ * The metrics of the gateway, most with the attribute `backend`; and the figures of the last seconds, for the page.
+ *
+ * To add a gauge of a back end, add a line to `gauges`, to `noFigures` and to `look` of `operators/Overview`, a row to the table of metrics
+ * in `README.md`, and a panel to `deploy/dashboard.json`. `test/gateway/metrics.test.ts` compares these two with the exported metrics.
+ */
+import type { Context } from "effect"
+import { Effect, Metric } from "effect"
+import * as Cooldown from "../sessions/Cooldown.ts"
+import * as Endings from "../sessions/Endings.ts"
+
+const requests = Metric.counter("mcp_gateway_requests_total", {
+  description: "Finished requests of clients, by method and outcome (ok, error)",
+  incremental: true
+})
+const duration = Metric.histogram("mcp_gateway_request_duration_seconds", {
+  description: "Duration of requests of clients, by method",
+  attributes: { unit: "seconds" },
+  boundaries: Metric.exponentialBoundaries({ start: 0.001, factor: 4, count: 10 })
+})
+const garbage = Metric.counter("mcp_gateway_garbage_lines_total", {
+  description: "Lines on a back end's stdout that were not JSON-RPC messages",
+  incremental: true
+})
+const closes = Metric.counter("mcp_gateway_closed_sessions_total", {
+  description: "Closed sessions, lanes of modern clients included, by reason",
+  incremental: true
+})
+const refusals = Metric.counter("mcp_gateway_refusals_total", {
+  description: "Refused HTTP requests, by status of the answer",
+  incremental: true
+})
+
+const gauge = (name: string, description: string) => Metric.gauge(`mcp_gateway_${name}`, { description })
+
+/** The gauges of each back end. */
+const gauges = {
+  sessions: gauge(
+    "live_sessions",
+    "Sessions that have a process or a session on an HTTP back end, lanes of modern clients included"
+  ),
+  inFlight: gauge("in_flight_requests", "Requests that the back end has not answered yet"),
+  asleep: gauge("asleep_sessions", "Sessions of stateless back ends that have no process"),
+  parked: gauge("parked_calls", "Calls that wait for their client's input"),
+  spares: gauge("spare_processes", "Processes started in advance for new sessions")
+}
+const state = gauge("backend_state", "1 for the present state of the back end, 0 for other states")
+const waiting = gauge("waiting_calls", "Calls that wait for a place among the sessions or for a lane, by resource")
+const maxSessions = gauge("max_sessions", "The setting maxSessions: most live sessions at once")
+
+/** The methods of the specification. All others count as `other`, so that no client can fill the memory with names. */
+const methods = new Set([
+  "initialize",
+  "ping",
+  "tools/list",
+  "tools/call",
+  "resources/list",
+  "resources/templates/list",
+  "resources/read",
+  "resources/subscribe",
+  "resources/unsubscribe",
+  "prompts/list",
+  "prompts/get",
+  "completion/complete",
+  "logging/setLevel",
+  "tasks/get",
+  "tasks/result",
+  "tasks/list",
+  "tasks/cancel"
+])
+
+export interface GatewayMetrics {
+  /** Records a request that has ended. */
+  readonly request: (method: string, outcome: "ok" | "error", millis: number) => void
+  readonly garbage: () => void
+}
+
+/** Counts since the last sample for the page's charts. */
+export interface Recent {
+  requests: number
+  errors: number
+  launches: number
+  launchFailures: number
+  /** The durations of the first requests, at most `keptDurations`. */
+  millis: Array<number>
+}
+
+const keptDurations = 10_000
+
+export const recent = (): Recent => ({ requests: 0, errors: 0, launches: 0, launchFailures: 0, millis: [] })
+
+/** The metrics of one back end. */
+export const make = (backend: string, registry: Context.Context<never>, recent: Recent): GatewayMetrics => {
+  const garbageLines = Metric.withAttributes(garbage, { backend })
+  // Makes the series at 0. The increase from 0 to 1 would not show in Prometheus if a series appeared with 1.
+  garbageLines.valueUnsafe(registry)
+  for (const reason of Endings.reasons) Metric.withAttributes(closes, { backend, reason }).valueUnsafe(registry)
+  const byMethod = new Map<string, ReturnType<typeof forMethod>>()
+  const forMethod = (method: string) => ({
+    ok: Metric.withAttributes(requests, { backend, method, outcome: "ok" }),
+    error: Metric.withAttributes(requests, { backend, method, outcome: "error" }),
+    duration: Metric.withAttributes(duration, { backend, method })
+  })
+  return {
+    request: (name, outcome, millis) => {
+      const method = methods.has(name) ? name : "other"
+      let metrics = byMethod.get(method)
+      if (metrics === undefined) byMethod.set(method, metrics = forMethod(method))
+      metrics[outcome].updateUnsafe(1, registry)
+      metrics.duration.updateUnsafe(millis / 1000, registry)
+      recent.requests++
+      if (outcome === "error") recent.errors++
+      if (recent.millis.length < keptDurations) recent.millis.push(millis)
+    },
+    garbage: () => garbageLines.updateUnsafe(1, registry)
+  }
+}
+
+/** The values of the gauges of one back end. */
+export type Figures = Readonly<Record<keyof typeof gauges, number>>
+
+/** Sets the gauges of one back end. */
+export const setFigures = (backend: string, figures: Figures): Effect.Effect<void> =>
+  Effect.forEach(
+    Object.entries(gauges),
+    // `figures` has the same names as `gauges`.
+    ([name, metric]) => Metric.update(Metric.withAttributes(metric, { backend }), figures[name as keyof Figures]),
+    { discard: true }
+  )
+
+/** The values of a removed back end. A gauge cannot be unset, so it is set to zero. */
+export const noFigures: Figures = { sessions: 0, inFlight: 0, asleep: 0, parked: 0, spares: 0 }
+
+/** Sets the state of one back end. `undefined` for a removed back end, which has no state. */
+export const setState = (backend: string, current: Cooldown.State | undefined): Effect.Effect<void> =>
+  Effect.forEach(
+    Cooldown.states,
+    (each) => Metric.update(Metric.withAttributes(state, { backend, state: each }), each === current ? 1 : 0),
+    { discard: true }
+  )
+
+/** Sets the gauges of the gateway as a whole. */
+export const setTotals = (totals: { readonly place: number; readonly lane: number; readonly maxSessions: number }) =>
+  Effect.all([
+    Metric.update(Metric.withAttributes(waiting, { resource: "place" }), totals.place),
+    Metric.update(Metric.withAttributes(waiting, { resource: "lane" }), totals.lane),
+    Metric.update(maxSessions, totals.maxSessions)
+  ], { discard: true })
+
+/** Counts a closed session. */
+export const closed = (backend: string, reason: string) =>
+  Metric.update(Metric.withAttributes(closes, { backend, reason }), 1)
+
+/** Counts a refused request. */
+export const refused = (status: number) => Metric.update(Metric.withAttributes(refusals, { status: String(status) }), 1)

@@ -1,0 +1,285 @@
+/**
+ * One back-end process on stdio as a `Transport`.
+ *
+ * The process ends with its scope. The gateway first closes its stdin, so that a well-behaved server can exit by itself. After
+ * `closeGrace` the process group gets SIGTERM, and after another `closeGrace` SIGKILL. The whole group gets the signals, so that
+ * wrappers (`npx`, `sh -c`) leave no process behind.
+ */
+import type { Context, Scope } from "effect"
+import { Cause, Deferred, Duration, Effect, Fiber, Latch, Result } from "effect"
+import type { Readable, Writable } from "node:stream"
+import { BackendFailed } from "../sessions/GatewayErrors.ts"
+import * as Lines from "./Lines.ts"
+import * as ProcessGroup from "./ProcessGroup.ts"
+import * as Stderr from "./Stderr.ts"
+import type { Receiver, Transport } from "./Transport.ts"
+
+export interface Limits {
+  readonly maxLineBytes: number
+  /** How long the process may leave a message unread. */
+  readonly writeTimeout: Duration.Duration
+  /** The wait after closing stdin, and again after SIGTERM. */
+  readonly closeGrace: Duration.Duration
+  /** The level at which the gateway logs the stderr of the process. */
+  readonly stderrLevel: Stderr.Level
+}
+
+/** The variables of the gateway that a child gets. None of them is a key. */
+const safeNames = ["PATH", "HOME", "LANG", "TMPDIR", "USER", "LOGNAME", "SHELL", "TZ", "TERM"].concat(
+  // Most programs need these on Windows.
+  ["SYSTEMROOT", "SYSTEMDRIVE", "TEMP", "TMP", "PATHEXT", "COMSPEC", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA"],
+  ["PROGRAMFILES", "USERPROFILE", "USERNAME", "HOMEDRIVE", "HOMEPATH", "PROCESSOR_ARCHITECTURE", "WINDIR"]
+)
+
+/** The safe part of an environment, with the entry's own variables on top. */
+export const childEnvironment = (
+  environment: Readonly<Record<string, string | undefined>>,
+  own: Readonly<Record<string, string>>
+): Record<string, string> => {
+  const safe: Record<string, string> = {}
+  for (const [name, value] of Object.entries(environment)) {
+    if (value !== undefined && (safeNames.includes(name.toUpperCase()) || name.startsWith("LC_"))) safe[name] = value
+  }
+  return { ...safe, ...own }
+}
+
+/** Starts the process, which lives until the scope closes. It gets the safe part of `environment`, the gateway's environment. */
+export const start = Effect.fnUntraced(function*(
+  command: ProcessGroup.Command,
+  environment: Readonly<Record<string, string | undefined>>,
+  limits: Limits,
+  mask: (text: string) => string
+): Effect.fn.Return<Transport, BackendFailed, Scope.Scope> {
+  const shown = mask(command.command)
+  const ended = Deferred.makeUnsafe<BackendFailed>()
+  const stderr = Stderr.make(mask, limits.stderrLevel)
+  const failed = (reason: string, how?: BackendFailed["ended"]) =>
+    new BackendFailed({ reason, stderr: stderr.text(), ended: how })
+  const env = childEnvironment(environment, command.env)
+  const group = yield* Effect.mapError(
+    ProcessGroup.start({ ...command, env }, limits.closeGrace),
+    (code) =>
+      ProcessGroup.shortages.includes(code)
+        ? short(shown, code)
+        : failed(`the back end "${shown}" could not be started (${code})${remedy(command.command, code)}`)
+  )
+  group.stderr.on("data", stderr.push).once("end", stderr.end)
+  const scope = yield* Effect.scope
+  const run = Effect.runForkWith(yield* Effect.context<never>())
+  const fork = (effect: Effect.Effect<unknown>) => void Fiber.runIn(run(effect), scope)
+  const fail = (reason: string, how?: BackendFailed["ended"]) =>
+    Deferred.doneUnsafe(ended, Effect.succeed(failed(reason, how)))
+  const output = reader(group.stdout, limits.maxLineBytes, {
+    fork,
+    tooLong: () => fail(`the back end sent a line of more than ${limits.maxLineBytes} bytes`),
+    broken: (defect) => {
+      fork(Effect.logError("The gateway could not handle a line of a back end, so its session ends", Cause.die(defect)))
+      fail("the gateway could not handle a line of the back end")
+    }
+  })
+  watchEnd(group, output, fork, fail)
+  const unread = Effect.sync(() =>
+    fail(`the back end has not read its stdin for ${Duration.format(limits.writeTimeout)}`)
+  )
+  const { offer, wait } = writer(group.stdin)
+  return {
+    pid: group.pid,
+    ended,
+    failed: (reason) => failed(reason),
+    offer,
+    attach: (to) =>
+      Effect.contextWith((context: Context.Context<never>) =>
+        Effect.sync(() => {
+          // Logs with the annotations of the session that takes this process. A spare has no session before.
+          const runFor = Effect.runForkWith(context)
+          stderr.logWith((effect) => void Fiber.runIn(runFor(effect), scope))
+          output.attach(to)
+        })
+      ),
+    send: (line) =>
+      Effect.suspend(() =>
+        offer(line) ? Effect.void : Effect.raceFirst(wait(line), Effect.asVoid(Deferred.await(ended))).pipe(
+          Effect.timeoutOrElse({ duration: limits.writeTimeout, orElse: () => unread }),
+          Effect.asVoid
+        )
+      )
+  }
+})
+
+/** Calls `fail` when the process ends, or when it closes a pipe and lives on. */
+const watchEnd = (
+  group: ProcessGroup.ProcessGroup,
+  output: Pick<ReturnType<typeof reader>, "delivered" | "moved">,
+  fork: (effect: Effect.Effect<unknown>) => void,
+  fail: (reason: string, how?: BackendFailed["ended"]) => void
+) => {
+  // A live process that has closed a pipe can no longer answer. An ending process closes its pipes some time before its exit, and
+  // how it ended is the better reason, so this waits for the exit first. A closed stdin shows only at the next write.
+  for (const pipe of ["stdin", "stdout"] as const) {
+    const lost = Effect.sync(() => {
+      if (!Deferred.isDoneUnsafe(group.exit)) fail(`the back end has closed its ${pipe}`)
+    })
+    group[pipe].once("close", () => fork(Effect.andThen(Effect.sleep("2 seconds"), lost)))
+  }
+  fork(Effect.gen(function*() {
+    const how = yield* Deferred.await(group.exit)
+    // Delivers the output from before the exit first. `standstill` ends the wait, so neither a grandchild that holds the pipe open
+    // nor a client that does not read delays the report.
+    const allIsSaid = Effect.andThen(closed(group.stdout), Effect.andThen(closed(group.stderr), output.delivered))
+    yield* Effect.raceFirst(allIsSaid, standstill(output.moved))
+    fail(`the back end ended ${how}`, "process exited")
+  }))
+}
+
+/**
+ * Completes when a count has not changed for ten turns of 20 milliseconds, and after a hundred turns at the latest. Counts turns,
+ * not time, because a busy machine slows the turns as much as it slows the count.
+ */
+const standstill = Effect.fnUntraced(function*(count: () => number) {
+  let before = count()
+  for (let turn = 0, still = 0; turn < 100 && still < 10; turn++) {
+    yield* Effect.sleep("20 millis")
+    const now = count()
+    still = now === before ? still + 1 : 0
+    before = now
+  }
+})
+
+/** Completes when a pipe has ended. */
+const closed = (pipe: Readable): Effect.Effect<void> =>
+  Effect.callback((resume) => {
+    if (pipe.readableEnded || pipe.destroyed) return resume(Effect.void)
+    const done = () => resume(Effect.void)
+    pipe.once("end", done).once("close", done)
+    return Effect.sync(() => pipe.off("end", done).off("close", done))
+  })
+
+/** Writes lines in the order of their arrival. Lines that wait for the process to read come before new ones. */
+const writer = (stdin: Writable) => {
+  const waiting = new Set<{ readonly line: string; readonly written: () => void }>()
+  stdin.on("drain", () => {
+    for (const waiter of waiting) {
+      if (stdin.writableNeedDrain) return
+      waiting.delete(waiter)
+      stdin.write(waiter.line)
+      waiter.written()
+    }
+  })
+  // Releases all waiters, because the process will not read any more.
+  stdin.once("close", () => {
+    const rest = [...waiting]
+    waiting.clear()
+    for (const waiter of rest) waiter.written()
+  })
+  return {
+    offer: (line: string): boolean => {
+      if (waiting.size > 0 || stdin.writableNeedDrain) return false
+      stdin.write(line)
+      return true
+    },
+    wait: (line: string) =>
+      Effect.callback<void>((resume) => {
+        const waiter = { line, written: () => resume(Effect.void) }
+        waiting.add(waiter)
+        return Effect.sync(() => waiting.delete(waiter))
+      })
+  }
+}
+
+/** How `reader` reports trouble. */
+interface Trouble {
+  readonly fork: (effect: Effect.Effect<unknown>) => void
+  readonly tooLong: () => void
+  /** Called when the receiver throws. */
+  readonly broken: (defect: unknown) => void
+}
+
+/**
+ * Delivers lines in order, and pauses stdout while the receiver has no room.
+ *
+ * Lines may still arrive during a pause, because Node resumes a process's stdout at its exit. They queue behind those that wait.
+ * One function, because its steps share the lines and the count of delivered ones.
+ */
+const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong }: Trouble) => {
+  const splitter = Lines.make(maxLineBytes)
+  let lines: ReadonlyArray<string> = []
+  /** How many of `lines` have been delivered. */
+  let done = 0
+  let waiting = false
+  /** Chunks received plus lines delivered. */
+  let moved = 0
+  const delivered = Latch.makeUnsafe(true)
+
+  const attach = ({ receive, room }: Receiver) => {
+    const deliver = () => {
+      while (done < lines.length) {
+        moved++
+        if (receive(lines[done++] ?? "")) continue
+        waiting = true
+        stdout.pause()
+        if (done < lines.length) delivered.closeUnsafe()
+        return fork(Effect.andThen(room, goOn))
+      }
+      delivered.openUnsafe()
+    }
+    const goOn = Effect.sync(() => {
+      waiting = false
+      guarded(deliver)
+      if (!waiting) stdout.resume()
+    })
+    const take = (chunk: Uint8Array) => {
+      moved++
+      const more = splitter.push(chunk)
+      if (more === "TooLong") {
+        forget()
+        return tooLong()
+      }
+      lines = done < lines.length ? [...lines.slice(done), ...more] : more
+      done = 0
+      if (!waiting) return guarded(deliver)
+      stdout.pause()
+      if (lines.length > 0) delivered.closeUnsafe()
+    }
+    /** Discards all further output. */
+    const forget = () => void stdout.off("data", take).resume()
+    const guarded = (step: () => void) => {
+      const result = Result.try(step)
+      if (Result.isSuccess(result)) return
+      // Drops the waiting lines too, because a line before them is lost.
+      lines = []
+      delivered.openUnsafe()
+      forget()
+      broken(result.failure)
+    }
+    // Before this the pipe holds the output of the process, so a spare loses none.
+    stdout.on("data", take)
+  }
+  return {
+    attach,
+    /** Completes when no line waits for the receiver. */
+    delivered: delivered.await,
+    /** Grows while output arrives or is delivered. */
+    moved: () => moved
+  }
+}
+
+/** What to do about a system error at the start of a command. */
+const remedy = (command: string, code: string): string => {
+  switch (code) {
+    case "ENOENT":
+      return command.includes("/")
+        ? ": is its path right? Its interpreter and its `cwd` must exist too"
+        : ": install the program, or give its whole path; its `cwd` must exist too"
+    case "EACCES":
+      return ": the gateway's user may not run it; make a script executable, or name its interpreter as the program"
+    default:
+      return ""
+  }
+}
+
+const short = (command: string, code: string): BackendFailed =>
+  new BackendFailed({
+    reason: `the back end "${command}" could not be started: the gateway is short of handles or memory (${code})`,
+    stderr: "",
+    shortage: true
+  })
