@@ -202,11 +202,12 @@ describe("the command line", () => {
     const folder = mkdtempSync(join(tmpdir(), "command-"))
     /** What the command says where the rest of the gateway is this, and nothing is installed. */
     const saidWith = (program: string) => {
-      writeFileSync(join(folder, "main.ts"), program)
+      writeFileSync(join(folder, "app", "main.ts"), program)
       const { status, stderr } = spawnSync(process.execPath, ["bin.ts"], { cwd: folder, encoding: "utf8" })
       assert.strictEqual(status, 1)
       return stderr
     }
+    mkdirSync(join(folder, "app"))
     writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module" }))
     cpSync(new URL("../../src/gateway/bin.ts", import.meta.url), join(folder, "bin.ts"))
     for (const name of ["@effect/platform-node", "effect"]) {
