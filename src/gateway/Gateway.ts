@@ -239,7 +239,7 @@ export const layerConfig = (
       const parked = yield* Parked.make(settings, seal, placement.replica)
       const bodies = new Set<EventStreamBody.OpenBody>()
       const fs = yield* FileSystem.FileSystem
-      yield* Effect.forkScoped(EventStreamBody.watch(bodies, settings.stallTimeout, fs))
+      yield* Effect.forkScoped(EventStreamBody.watch(bodies, settings.stallTimeout))
       const router = yield* HttpRouter.HttpRouter
       const serving = { sessions, settings, parked, draining, fs, bodies, deletions: new Map(), placement }
       const handler = McpRoutes.make(serving, access)

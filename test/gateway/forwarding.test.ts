@@ -23,7 +23,7 @@ const asked = (body: string): Placement.Asked => ({
     bodies: new Set(),
     greetAfter: Duration.infinity,
     until: undefined,
-    client: { ports: undefined, disconnect: Effect.void }
+    client: { disconnect: Effect.void }
   }
 })
 

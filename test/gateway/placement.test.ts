@@ -103,7 +103,7 @@ const request = (body: string, more: Partial<Placement.Carried> = {}): Placement
     bodies: new Set(),
     greetAfter: Duration.infinity,
     until: undefined,
-    client: { ports: undefined, disconnect: Effect.void }
+    client: { disconnect: Effect.void }
   }
 })
 

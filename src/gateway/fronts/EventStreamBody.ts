@@ -1,12 +1,10 @@
 /** Writes event streams to clients: server-sent events and heartbeats. Disconnects clients that do not read. */
-import type { FileSystem } from "effect"
 import { Cause, Clock, Duration, Effect, Option, Predicate, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { HttpServerRequest } from "effect/http"
 import { HttpServerResponse } from "effect/http"
 import { Socket } from "node:net"
 import type { Reader } from "../conversation/EventStreams.ts"
-import * as PeerWatch from "./PeerWatch.ts"
 
 export interface Options {
   /** A silent stream sends a comment this often. */
@@ -21,8 +19,6 @@ export interface Options {
 }
 
 export interface Client {
-  /** The ports of the client's connection, if it is TCP. */
-  readonly ports: { readonly local: number; readonly remote: number } | undefined
   /** Destroys the client's connection. */
   readonly disconnect: Effect.Effect<void>
 }
@@ -85,41 +81,27 @@ export const fromReader = (reader: Reader, prime: boolean): Take => {
 }
 
 /**
- * Disconnects the clients of open bodies that leave data unread for `stallTimeout`, or whose machine no longer answers.
- * A stalled client is disconnected after one to one and a half `stallTimeout`.
+ * Disconnects the clients of open bodies that leave data unread for `stallTimeout`: after one to one and a half times that.
  * One fiber checks all bodies, instead of a fiber with a timer for each.
  */
-export const watch = Effect.fnUntraced(function*(
-  bodies: ReadonlySet<OpenBody>,
-  stallTimeout: Duration.Duration,
-  fs: FileSystem.FileSystem
-) {
+export const watch = Effect.fnUntraced(function*(bodies: ReadonlySet<OpenBody>, stallTimeout: Duration.Duration) {
   const clock = yield* Clock.Clock
-  const check = Effect.fnUntraced(function*(
-    { client, writtenAt }: OpenBody,
-    hasVanished: (localPort: number, remotePort: number) => boolean
-  ) {
-    const unread = writtenAt !== undefined &&
-      clock.currentTimeMillisUnsafe() - writtenAt >= Duration.toMillis(stallTimeout)
-    if (!unread && (client.ports === undefined || !hasVanished(client.ports.local, client.ports.remote))) return
-    const what = unread
-      ? `did not read its event stream for ${Duration.format(stallTimeout)}`
-      : "stopped acknowledging data"
-    yield* Effect.logWarning(`A client ${what}; the gateway closed its connection`)
+  const check = Effect.fnUntraced(function*({ client, writtenAt }: OpenBody) {
+    if (writtenAt === undefined) return
+    if (clock.currentTimeMillisUnsafe() - writtenAt < Duration.toMillis(stallTimeout)) return
+    yield* Effect.logWarning(
+      `A client did not read its event stream for ${Duration.format(stallTimeout)}; the gateway closed its connection`
+    )
     yield* client.disconnect
   })
-  /** A defect in one check or one round must not end the watch. */
-  const guarded = <A>(effect: Effect.Effect<A>) =>
+  /** A defect in one check must not end the watch. */
+  const guarded = (body: OpenBody) =>
     Effect.catchDefect(
-      effect,
-      (defect) => Effect.logError("A check of the open event streams failed", Cause.die(defect))
+      check(body),
+      (defect) => Effect.logError("A check of an open event stream failed", Cause.die(defect))
     )
-  const round = Effect.gen(function*() {
-    if (bodies.size === 0) return
-    const hasVanished = yield* PeerWatch.look(fs)
-    yield* Effect.forEach([...bodies], (body) => guarded(check(body, hasVanished)), { discard: true })
-  })
-  return yield* Effect.forever(Effect.andThen(Effect.sleep(Duration.divideUnsafe(stallTimeout, 2)), guarded(round)))
+  const round = Effect.suspend(() => Effect.forEach([...bodies], guarded, { discard: true }))
+  return yield* Effect.forever(Effect.andThen(Effect.sleep(Duration.divideUnsafe(stallTimeout, 2)), round))
 })
 
 /**
@@ -190,11 +172,6 @@ export const socketOf = ({ source }: Pick<HttpServerRequest.HttpServerRequest, "
 }
 
 /** The client that a request came from. */
-export const clientOf = (request: Pick<HttpServerRequest.HttpServerRequest, "source">): Client => {
-  const socket = socketOf(request)
-  const { localPort: local, remotePort: remote } = socket ?? {}
-  return {
-    ports: local === undefined || remote === undefined ? undefined : { local, remote },
-    disconnect: Effect.sync(() => void socket?.destroy())
-  }
-}
+export const clientOf = (request: Pick<HttpServerRequest.HttpServerRequest, "source">): Client => ({
+  disconnect: Effect.sync(() => void socketOf(request)?.destroy())
+})

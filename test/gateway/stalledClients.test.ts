@@ -1,0 +1,51 @@
+/** Clients that leave their event stream unread. */
+import { assert, describe, it } from "@effect/vitest"
+import { Duration, Effect, Logger, Stream } from "effect"
+import { TestClock } from "effect/testing"
+import * as EventStreamBody from "../../src/gateway/fronts/EventStreamBody.ts"
+
+describe("stallTimeout", () => {
+  /** A body whose chunk is unread since the start, and whether its client has been disconnected. */
+  const unread = (disconnect: Effect.Effect<void> = Effect.void) => {
+    const state = { disconnected: false }
+    const open: EventStreamBody.OpenBody = {
+      client: { disconnect: Effect.andThen(Effect.sync(() => (state.disconnected = true)), disconnect) },
+      writtenAt: 0
+    }
+    return { open, state }
+  }
+
+  it.effect("disconnects the other stalled clients after a disconnect that dies", () =>
+    Effect.gen(function*() {
+      const clients = [unread(Effect.die("cannot be disconnected")), unread()]
+      const bodies = new Set(clients.map(({ open }) => open))
+      yield* Effect.forkChild(EventStreamBody.watch(bodies, Duration.seconds(30)))
+      yield* TestClock.adjust("30 seconds")
+      assert.deepStrictEqual(clients.map(({ state }) => state.disconnected), [true, true])
+      const later = unread()
+      bodies.add(later.open)
+      yield* TestClock.adjust("15 seconds")
+      assert.isTrue(later.state.disconnected)
+    }).pipe(Effect.provide(Logger.layer([]))))
+
+  it.effect("disconnects a client that reads only the first heartbeat, after one to one and a half times the time", () =>
+    Effect.gen(function*() {
+      const bodies = new Set<EventStreamBody.OpenBody>()
+      const { open: { client }, state } = unread()
+      yield* Effect.forkChild(EventStreamBody.watch(bodies, Duration.seconds(30)))
+      const stream = EventStreamBody.make(Effect.never, {
+        heartbeat: Duration.hours(1),
+        bodies,
+        greetAfter: Duration.zero,
+        until: undefined,
+        client
+      })
+      const pull = yield* Stream.toPull(stream)
+      yield* TestClock.adjust("7 seconds")
+      assert.strictEqual(new TextDecoder().decode((yield* pull)[0]), ": \n\n")
+      yield* TestClock.adjust("29 seconds")
+      assert.isFalse(state.disconnected)
+      yield* TestClock.adjust("16 seconds")
+      assert.isTrue(state.disconnected)
+    }))
+})
