@@ -1,7 +1,8 @@
 /** What each wrong request is told, and that no client can end the gateway. */
-import { request } from "node:http"
+import { createServer, request } from "node:http"
 import { connect } from "node:net"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { answerWithoutRoutes } from "../../src/gateway/app/CommandLine.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Raw from "../kit/gateway/rawHttp.ts"
 
@@ -294,6 +295,20 @@ describe("a connection to the command", () => {
       assert.include(response?.body, "-32600")
     }
     connection.socket.destroy()
+  })
+
+  it("is answered with 503 while no route is installed", async () => {
+    const server = answerWithoutRoutes(createServer())
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
+    const address = server.address()
+    const url = `http://127.0.0.1:${typeof address === "object" ? address?.port : ""}/`
+    const early = await fetch(url, { method: "POST", body: "{}" })
+    assert.deepStrictEqual([early.status, early.headers.get("retry-after")], [503, "10"])
+    assert.strictEqual((await early.json()).error.message, "The gateway starts or stops")
+    server.on("request", (_, response) => response.end("served"))
+    assert.strictEqual(await (await fetch(url)).text(), "served")
+    server.closeAllConnections()
+    server.close()
   })
 
   it("announces a keep-alive of 75 seconds, or the one that is set", async () => {

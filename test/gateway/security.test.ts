@@ -318,40 +318,12 @@ describe("floods and slow clients", () => {
       socket.write(sent)
     })
 
-  it("refuses too large a header with 431, and closes the connection when it refuses a request with an Upgrade before its body", async () => {
+  it("refuses too large a header with 431", async () => {
     const { args, command } = Kit.counter()
     const gateway = Kit.run(["--port", "0", "--max-header-bytes", "2048", "--", command, ...args])
     const port = Number(new URL(await Kit.urlOf(gateway)).port)
     const big = `GET /health HTTP/1.1\r\nHost: localhost\r\nX-Big: ${"x".repeat(4096)}\r\n\r\n`
     assert.match(await answerTo(port, big), /^HTTP\/1\.1 431 /)
-    const next = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    const ask = async (host: string, offer: string) => {
-      const socket = connect(port, "127.0.0.1").setNoDelay(true).on("error", () => undefined)
-      let text = ""
-      socket.on("data", (chunk) => {
-        text += chunk
-      })
-      socket.write(
-        `POST /mcp HTTP/1.1\r\nHost: ${host}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: 2\r\n${offer}\r\n{`
-      )
-      // A refusal by the host does not wait for the rest.
-      if (host !== "localhost") await Kit.eventually("it is refused", () => text.includes(" 403 "))
-      socket.write("}")
-      await Kit.eventually("it is answered", () => text.includes("HTTP/1.1 4"))
-      const isClosed = /^connection: close/mi.test(text)
-      if (isClosed) await Kit.eventually("it is closed", () => socket.readableEnded || socket.destroyed)
-      else {
-        socket.write(next)
-        await Kit.eventually("the next request is answered", () => text.includes("HTTP/1.1 200"))
-      }
-      socket.destroy()
-      return isClosed
-    }
-    const offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
-    assert.isTrue(await ask("evil.example", offer))
-    assert.isFalse(await ask("evil.example", ""))
-    // Where the whole body was read the connection stays, whatever was offered.
-    assert.isFalse(await ask("localhost", offer))
     gateway.child.kill("SIGTERM")
     await gateway.exit
   })

@@ -12,13 +12,13 @@ import type { Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { FetchHttpClient, HttpRouter, HttpServer, HttpServerError } from "effect/http"
 import { Otlp, OtlpSerialization } from "effect/observability"
+import type { Server } from "node:http"
 import { createServer } from "node:http"
 import { createServer as createTlsServer } from "node:https"
 import { inspect } from "node:util"
-import * as EarlyRequests from "../fronts/EarlyRequests.ts"
-import * as OfferedUpgrades from "../fronts/OfferedUpgrades.ts"
 import * as Paths from "../fronts/Paths.ts"
 import * as Gateway from "../Gateway.ts"
+import * as JsonRpc from "../protocol/JsonRpc.ts"
 import { version } from "../protocol/version.ts"
 import * as Settings from "../settings/Settings.ts"
 import type * as Backends from "../transports/Backends.ts"
@@ -91,14 +91,22 @@ const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; ke
     keepAliveInitialDelay: 10_000
   }
   return NodeHttpServer.layer(
-    () =>
-      EarlyRequests.hold(
-        OfferedUpgrades.answer(tls === undefined ? createServer(limits) : createTlsServer({ ...limits, ...tls }))
-      ),
+    () => answerWithoutRoutes(tls === undefined ? createServer(limits) : createTlsServer({ ...limits, ...tls })),
     // With Node's default backlog of 511 a burst of clients waits for seconds. The kernel caps this value.
     { host, port, backlog: 4096, gracefulShutdownTimeout: "1 second" }
   )
 }
+
+/**
+ * Answers requests that come before the routes are installed or after they are removed. Node would drop them, and their clients
+ * would wait forever. The routes are the server's second listener.
+ */
+export const answerWithoutRoutes = (server: Server): Server =>
+  server.on("request", (_, response) => {
+    if (server.listenerCount("request") > 1) return
+    response.writeHead(503, { "content-type": "application/json", "retry-after": "10", connection: "close" })
+    response.end(JsonRpc.error(null, JsonRpc.codes.gateway, "The gateway starts or stops"))
+  })
 
 /** Loads the configuration again at each SIGHUP. */
 const reloads = (

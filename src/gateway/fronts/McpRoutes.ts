@@ -174,7 +174,7 @@ const bodyOf = (request: Request, limit: number) => {
   return request.text.pipe(
     Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(limit)),
     Effect.catch((error) =>
-      String(error.cause).includes("maxBytes exceeded")
+      error.reason._tag === "RequestParseError" && error.reason.reason === "BodyTooLarge"
         ? tooLarge()
         : refuse(400, "The body could not be read; send the request again", { code: JsonRpc.codes.parseError })
     )
