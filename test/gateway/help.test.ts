@@ -1,6 +1,8 @@
 /** What the command says to a person: help, faults with the next step, completions, and colours only where they are seen. */
 import { execFileSync, spawn } from "node:child_process"
-import { chmodSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { dirname, join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as CommandOutput from "../../src/gateway/app/CommandOutput.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
@@ -244,7 +246,7 @@ describe("--completions", () => {
       assert.isTrue(output.startsWith(first))
       for (const flag of flags) assert.include(output, flag.slice(2))
       // Only where the shell is installed can it be asked.
-      const installed = Programs.find(shell, undefined, Programs.here(process.env)) !== undefined
+      const installed = Programs.find(shell, undefined, process.env["PATH"]) !== undefined
       if (installed) execFileSync(shell, [check, write(`completions.${shell}`, output)])
     })
   }
@@ -307,47 +309,16 @@ describe("colours", () => {
 })
 
 describe("programs", () => {
-  const system = (platform: string, environment: Record<string, string>, files: ReadonlyArray<string>) => ({
-    platform,
-    environment,
-    isProgram: (path: string) => files.includes(path)
-  })
-  const windows = system("win32", { Path: "C:\\tools;C:\\Program Files\\nodejs", PATHEXT: ".EXE;.CMD" }, [
-    "C:\\Program Files\\nodejs\\npx.CMD",
-    "C:\\Program Files\\nodejs\\npx",
-    "C:\\tools\\server.EXE",
-    "C:\\work\\run.bat"
-  ])
-
   it("are looked for in the PATH, or from the working directory", () => {
-    const unix = system("linux", { PATH: "/usr/bin::/opt/bin" }, ["/opt/bin/server", "/work/bin/server"])
-    assert.strictEqual(Programs.find("server", undefined, unix), "/opt/bin/server")
-    assert.strictEqual(Programs.find("bin/server", "/work", unix), "/work/bin/server")
-    assert.strictEqual(Programs.find("none", "/work", unix), undefined)
-    assert.deepStrictEqual(Programs.spawnable("server", ["a b"], undefined, unix), {
-      file: "server",
-      args: ["a b"],
-      windowsVerbatimArguments: false
-    })
-  })
-
-  it("on Windows have the endings of PATHEXT; a batch file is given to cmd.exe, with arguments that stay what they are", () => {
-    assert.strictEqual(Programs.find("npx", undefined, windows), "C:\\Program Files\\nodejs\\npx.CMD")
-    assert.strictEqual(Programs.find(".\\run.bat", "C:\\work", windows), "C:\\work\\run.bat")
-    assert.strictEqual(Programs.spawnable("server", ["a"], undefined, windows).file, "server")
-    const { args, file, windowsVerbatimArguments } = Programs.spawnable(
-      "npx",
-      ["-y", "a b", "say \"hi\" & del *", "ends with \\"],
-      undefined,
-      windows
-    )
-    assert.deepStrictEqual([file, args.slice(0, 3), windowsVerbatimArguments], ["cmd.exe", ["/d", "/s", "/c"], true])
-    // What cmd.exe makes of it: it drops the outer quotes, then takes what follows a caret literally, once for the line
-    // and once more in the batch file.
-    const line = String(args[3]).slice(1, -1)
-    const read = (text: string) => text.replace(/\^(.)/g, "$1")
-    assert.strictEqual(read(line).startsWith("\"C:\\Program Files\\nodejs\\npx.CMD\" "), true)
-    const rest = read(read(line)).slice("\"C:\\Program Files\\nodejs\\npx.CMD\" ".length)
-    assert.strictEqual(rest, "\"-y\" \"a b\" \"say \\\"hi\\\" & del *\" \"ends with \\\\\"")
+    const directory = mkdtempSync(join(tmpdir(), "programs-"))
+    const server = join(directory, "bin", "server")
+    mkdirSync(dirname(server))
+    writeFileSync(server, "#!/bin/sh\n", { mode: 0o755 })
+    writeFileSync(join(directory, "server"), "not executable")
+    assert.strictEqual(Programs.find("server", undefined, `${directory}::${dirname(server)}`), server)
+    assert.strictEqual(Programs.find("bin/server", directory), server)
+    assert.isUndefined(Programs.find("server", directory))
+    assert.isUndefined(Programs.find("none", directory, dirname(server)))
+    rmSync(directory, { recursive: true })
   })
 })

@@ -144,7 +144,7 @@ const missingPrograms = (backends: Backends.Backends): ReadonlyArray<string> =>
     if (cwd !== undefined && !Programs.isDirectory(cwd)) {
       return [`${name}: there is no directory "${mask(cwd)}"; correct its cwd`]
     }
-    const found = Programs.find(command, cwd, Programs.here({ ...process.env, ...env }))
+    const found = Programs.find(command, cwd, env["PATH"] ?? process.env["PATH"])
     return found === undefined
       ? [
         `${name}: ${

@@ -97,9 +97,9 @@ const shortKeys = (name: string, keys: ReadonlyArray<string>): ReadonlyArray<str
     ]
 }
 
-/** Warns if every user of this machine may read the file of keys. Windows has no such file modes. */
+/** Warns if every user of this machine may read the file of keys. */
 const readByOthers = Effect.fnUntraced(function*(keysFile: string) {
-  if (keysFile === "" || process.platform === "win32") return []
+  if (keysFile === "") return []
   const fs = yield* FileSystem.FileSystem
   const mode = yield* Effect.match(fs.stat(keysFile), { onFailure: () => 0, onSuccess: (info) => info.mode })
   return (mode & 0o004) === 0

@@ -7,9 +7,6 @@ import type { Duration, Scope } from "effect"
 import { Deferred, Effect, Option, Predicate, Result, Schedule, Semaphore } from "effect"
 import type { ChildProcessWithoutNullStreams } from "node:child_process"
 import { spawn as spawnProcess } from "node:child_process"
-import { closeSync, openSync } from "node:fs"
-import { devNull } from "node:os"
-import * as Programs from "./Programs.ts"
 
 /** How to start a process. */
 export interface Command {
@@ -60,20 +57,9 @@ export const start = (command: Command, grace: Duration.Duration): Effect.Effect
 
 const spawn = ({ args, command, cwd, env }: Command): Effect.Effect<ProcessGroup, string> =>
   Effect.callback((resume) => {
-    // Checked in the turn of the event loop that spawns: between two turns another start could take the handles.
-    const shortage = shortageOfHandles()
-    if (shortage !== undefined) return resume(Effect.fail(shortage))
-    const started = Result.try(() => {
-      const { file, windowsVerbatimArguments, ...rest } = Programs.spawnable(command, args, cwd, Programs.here(env))
-      return spawnProcess(file, rest.args, {
-        env,
-        windowsVerbatimArguments,
-        windowsHide: true,
-        // Windows has no process groups, and `detached` would open a window there.
-        detached: !Programs.isWindows,
-        ...(cwd === undefined ? {} : { cwd })
-      })
-    })
+    const started = Result.try(() =>
+      spawnProcess(command, args, { env, detached: true, ...(cwd === undefined ? {} : { cwd }) })
+    )
     if (Result.isFailure(started)) return resume(Effect.fail(codeOf(started.failure)))
     const child = started.success
     const exit = Deferred.makeUnsafe<string>()
@@ -97,26 +83,6 @@ const spawn = ({ args, command, cwd, env }: Command): Effect.Effect<ProcessGroup
 /** The error codes that mean a shortage of handles or memory in the gateway, not a fault of the back end. */
 export const shortages = ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"]
 
-/** More handles than a start needs: the pipes of the process, and those that the spawn itself opens for a moment. */
-const handlesOfStart = 16
-
-/**
- * The error code if too few file handles are free for a start. Node leaks the three pipes of a spawn that fails halfway for lack
- * of handles, so such a spawn must not begin.
- */
-const shortageOfHandles = (): string | undefined => {
-  const opened: Array<number> = []
-  let shortage: string | undefined
-  while (opened.length < handlesOfStart && shortage === undefined) {
-    const handle = Result.try(() => openSync(devNull, "r"))
-    if (Result.isSuccess(handle)) opened.push(handle.success)
-    else shortage = codeOf(handle.failure)
-  }
-  opened.forEach((handle) => closeSync(handle))
-  // Any other error of opening the null device says nothing about free handles.
-  return shortage !== undefined && shortages.includes(shortage) ? shortage : undefined
-}
-
 const end = Effect.fnUntraced(function*({ exit, pid, stderr, stdin, stdout }: ProcessGroup, grace: Duration.Duration) {
   stdin.end()
   // Reads and discards the remaining output, so that a full pipe does not keep the process from ending.
@@ -139,18 +105,9 @@ const end = Effect.fnUntraced(function*({ exit, pid, stderr, stdin, stdout }: Pr
 const untilGone = (pid: number) =>
   Effect.repeat(Effect.sync(() => !signal(pid, 0)), { until: (gone) => gone, schedule: askAgain })
 
-/** Sends a signal to a group. False if the group is empty. On Windows every signal ends the process and its children. */
-const signal = (pid: number, name: NodeJS.Signals | 0): boolean => {
-  const exists = Option.isSome(Option.liftThrowable(() => process.kill(Programs.isWindows ? pid : -pid, asks(name)))())
-  if (Programs.isWindows && exists && name !== 0) {
-    spawnProcess("taskkill", ["/pid", String(pid), "/T", "/F"], { stdio: "ignore", windowsHide: true })
-      .on("error", () => undefined)
-  }
-  return exists
-}
-
-/** 0 on Windows, which only asks whether the process exists. A real signal would end it alone, and its children would be lost. */
-const asks = (name: NodeJS.Signals | 0): NodeJS.Signals | 0 => Programs.isWindows ? 0 : name
+/** Sends a signal to a group. False if the group is empty. */
+const signal = (pid: number, name: NodeJS.Signals | 0): boolean =>
+  Option.isSome(Option.liftThrowable(() => process.kill(-pid, name))())
 
 /** The code of a system's error, or of its cause. Empty if neither has one. */
 export const codeOf = (error: unknown): string =>

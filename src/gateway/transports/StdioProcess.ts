@@ -25,11 +25,7 @@ export interface Limits {
 }
 
 /** The variables of the gateway that a child gets. None of them is a key. */
-const safeNames = ["PATH", "HOME", "LANG", "TMPDIR", "USER", "LOGNAME", "SHELL", "TZ", "TERM"].concat(
-  // Most programs need these on Windows.
-  ["SYSTEMROOT", "SYSTEMDRIVE", "TEMP", "TMP", "PATHEXT", "COMSPEC", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA"],
-  ["PROGRAMFILES", "USERPROFILE", "USERNAME", "HOMEDRIVE", "HOMEPATH", "PROCESSOR_ARCHITECTURE", "WINDIR"]
-)
+const safeNames = ["PATH", "HOME", "LANG", "TMPDIR", "USER", "LOGNAME", "SHELL", "TZ", "TERM"]
 
 /** The safe part of an environment, with the entry's own variables on top. */
 export const childEnvironment = (
@@ -38,7 +34,7 @@ export const childEnvironment = (
 ): Record<string, string> => {
   const safe: Record<string, string> = {}
   for (const [name, value] of Object.entries(environment)) {
-    if (value !== undefined && (safeNames.includes(name.toUpperCase()) || name.startsWith("LC_"))) safe[name] = value
+    if (value !== undefined && (safeNames.includes(name) || name.startsWith("LC_"))) safe[name] = value
   }
   return { ...safe, ...own }
 }

@@ -269,7 +269,7 @@ export const noDescriptors = async (attacked: Attacked, descriptors: number): Pr
   // One after the other: the sessions still have nearly all descriptors.
   for (const session of sessions) await Faults.end(url, session)
   await Faults.serves(attacked)
-  // Each time as many as the first: what was refused has cost no handle.
+  // Each time as many as the first.
   for (let cycle = 0; cycle < 2; cycle++) {
     const again: Array<string> = []
     for (let session = await Kit.open(url); session !== "null"; session = await Kit.open(url)) again.push(session)
