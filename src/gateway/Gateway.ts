@@ -10,7 +10,7 @@
 //   app/           the command: its flags, files and signals
 //   fronts/        how clients come in: Streamable HTTP, for clients with a session (LegacyRoutes) and without (ModernRoutes)
 //   operators/     the page, /sessions, health and metrics
-//   auth/          who may come in: hosts, origins and keys
+//   auth/          who may come in: hosts and origins, authenticators, principals
 //   cluster/       several replicas that share their sessions; Cluster.ts describes the folder
 //   sessions/      how sessions start, sleep and end; the keys of the pool; Placement: the replica that carries out a request
 //   conversation/  the messages of one session (Bridge) and of one lane of a modern client (Lane)
@@ -28,7 +28,9 @@ import { Context, Deferred, Duration, Effect, FileSystem, Layer, Option, Schedul
 import { HttpRouter } from "effect/http"
 import * as SessionPool from "../SessionPool.ts"
 import type { GatewayConfig } from "./app/Config.ts"
-import * as Access from "./auth/Access.ts"
+import { ClientAuthenticator } from "./auth/Authenticator.ts"
+import * as Hosts from "./auth/Hosts.ts"
+import * as Keys from "./auth/Keys.ts"
 import * as Parked from "./conversation/Parked.ts"
 import * as EventStreamBody from "./fronts/EventStreamBody.ts"
 import * as McpRoutes from "./fronts/McpRoutes.ts"
@@ -74,6 +76,57 @@ export type {
    */
   GatewayConfig
 } from "./app/Config.ts"
+
+export type {
+  /**
+   * Recognises the caller of each request.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Authenticator,
+  /**
+   * The part of a request that an authenticator sees: everything but the body.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  AuthenticatorRequest,
+  /**
+   * A route that an authenticator adds.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  AuthenticatorRoute
+} from "./auth/Authenticator.ts"
+
+export {
+  /**
+   * Refuses a request.
+   *
+   * @category errors
+   * @since 0.1.0
+   */
+  Challenge,
+  /**
+   * The authenticator of clients. Without one the gateway asks for the keys of the setting `keys`.
+   *
+   * @category services
+   * @since 0.1.0
+   */
+  ClientAuthenticator
+} from "./auth/Authenticator.ts"
+
+export type {
+  /**
+   * The caller that an authenticator recognised.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Principal
+} from "./auth/Principal.ts"
 
 export {
   /**
@@ -232,7 +285,9 @@ export const layerConfig = (
     Effect.gen(function*() {
       const { settings } = config
       const sessions = yield* SessionsModule.make(config, environment)
-      const access = Access.make(settings)
+      const hosts = Hosts.make(settings)
+      const clients = (yield* ClientAuthenticator) ?? Keys.clients(settings.keys)
+      const operators = Keys.operators(settings.adminKeys, clients)
       const draining = yield* Deferred.make<void>()
       const seal = RequestState.make(settings.stateKey === "" ? undefined : settings.stateKey)
       const placement = yield* Placement.Placement
@@ -242,11 +297,12 @@ export const layerConfig = (
       yield* Effect.forkScoped(EventStreamBody.watch(bodies, settings.stallTimeout))
       const router = yield* HttpRouter.HttpRouter
       const serving = { sessions, settings, parked, draining, fs, bodies, deletions: new Map(), placement }
-      const handler = McpRoutes.make(serving, access)
+      for (const { handler, path } of clients.routes ?? []) yield* router.add("GET", path, handler)
+      const handler = McpRoutes.make(serving, hosts, clients)
       for (const path of Paths.mcp) {
         yield* router.add("*", path, handler(path), { uninterruptible: true })
       }
-      const listed = yield* AdminRoutes.add(sessions, parked, settings, access, draining, placement)
+      const listed = yield* AdminRoutes.add(sessions, parked, settings, hosts, operators, draining, placement)
       yield* placement.serve({
         carryOut: (carried) => McpRoutes.carryOut(serving, carried),
         sessions: listed.sessions,

@@ -1,7 +1,8 @@
 /** What the command says once it serves. */
+import { Headers } from "effect/http"
 import { assert, describe, it } from "vitest"
 import * as Banner from "../../src/gateway/app/Banner.ts"
-import * as Access from "../../src/gateway/auth/Access.ts"
+import * as Hosts from "../../src/gateway/auth/Hosts.ts"
 import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
@@ -18,15 +19,9 @@ describe("the URLs that the start prints", () => {
     ]
     for (const [host, allowedHosts, expected] of cases) {
       assert.strictEqual(Banner.origin({ host, allowedHosts }, "http", 1), expected)
-      const access = Access.make({
-        host,
-        replicaAddress: "",
-        allowedHosts,
-        allowedOrigins: [],
-        keys: [],
-        adminKeys: []
-      })
-      assert.strictEqual(access.host(expected.replace("http://", ""))._tag, "Granted", expected)
+      const hosts = Hosts.make({ host, replicaAddress: "", allowedHosts, allowedOrigins: [] })
+      const headers = Headers.fromInput({ host: expected.replace("http://", "") })
+      assert.isUndefined(hosts.refusal(headers), expected)
     }
   })
 })

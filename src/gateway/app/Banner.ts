@@ -1,5 +1,5 @@
 /** The text that the command prints at its start: the URLs, and how to connect a client. */
-import * as Access from "../auth/Access.ts"
+import * as Hosts from "../auth/Hosts.ts"
 import type * as Settings from "../settings/Settings.ts"
 
 /** The origin of a URL that clients can use. Its host name is one that the gateway allows in requests. */
@@ -8,7 +8,7 @@ export const origin = (
   scheme: "http" | "https",
   port: number
 ): string => {
-  return `${scheme}://${Access.isEveryAddress(host) ? first : Access.inUrl(host)}:${port}`
+  return `${scheme}://${Hosts.isEveryAddress(host) ? first : Hosts.inUrl(host)}:${port}`
 }
 
 export const make = (

@@ -4,7 +4,7 @@ import { createRequire } from "node:module"
 import { isIPv6 } from "node:net"
 import { resolve } from "node:path"
 import { createSecureContext } from "node:tls"
-import * as Access from "../auth/Access.ts"
+import * as Hosts from "../auth/Hosts.ts"
 import * as Settings from "../settings/Settings.ts"
 import type * as Backends from "../transports/Backends.ts"
 import * as CommandName from "./CommandName.ts"
@@ -109,9 +109,9 @@ const readByOthers = Effect.fnUntraced(function*(keysFile: string) {
 
 /** Warns if the gateway listens for other machines but refuses their requests, because no host name of it is allowed. */
 const unreachable = ({ allowedHosts, host }: Settings.GatewaySettings): ReadonlyArray<string> =>
-  Access.isEveryAddress(host) && allowedHosts.length === 0
+  Hosts.isEveryAddress(host) && allowedHosts.length === 0
     ? [
-      `--host ${host} without --allowed-hosts: the gateway answers requests to ${Access.loopbackHosts.join(", ")}, ` +
+      `--host ${host} without --allowed-hosts: the gateway answers requests to ${Hosts.loopbackHosts.join(", ")}, ` +
       "and all others with 403. Allow the host name in the clients' URL, such as --allowed-hosts mcp.example.com"
     ]
     : []
@@ -125,7 +125,7 @@ const keysOf = Effect.fnUntraced(function*({ host, insecure, keys, keysFile }: S
       message: `The file of keys ${keysFile} holds no key, so no client could connect. Write one key per line.`
     })
   }
-  if (!Access.isLoopback(host) && all.length === 0 && !insecure) {
+  if (!Hosts.isLoopback(host) && all.length === 0 && !insecure) {
     return yield* new UsageError({
       message: `Other machines reach ${host}, and the gateway would serve them without a key. Set ` +
         `${Settings.variableName("keys")} or --${Settings.flagName("keysFile")}, listen on 127.0.0.1, or allow it ` +
@@ -184,7 +184,7 @@ const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySet
     return yield* new UsageError({ message: `--cluster needs more:\n${missing.map((each) => `  ${each}`).join("\n")}` })
   }
   const address = yield* replicaAt("replicaAddress", replicaAddress)
-  if (Access.isEveryAddress(address.host)) {
+  if (Hosts.isEveryAddress(address.host)) {
     return yield* new UsageError({
       message: `--replica-address is where the other replicas reach this one, and they cannot reach ${address.host}. ` +
         `Give this replica's own address, and --replica-listen ${replicaAddress} to listen on every address.`

@@ -1,8 +1,7 @@
-/**
- * Checks the host, the origin and the key of each request (MCP specification, basic/transports, "Security Warning").
- */
-import { createHash, timingSafeEqual } from "node:crypto"
+/** Checks the host and the origin of each request (MCP specification, basic/transports, "Security Warning"). */
+import type { Headers } from "effect/http"
 import { isIPv6 } from "node:net"
+import { Challenge } from "./Authenticator.ts"
 
 /** Host names of this machine, as URLs write them. The gateway always serves them. */
 export const loopbackHosts = ["127.0.0.1", "localhost", "[::1]"]
@@ -57,85 +56,44 @@ export interface Options {
   readonly replicaAddress: string
   readonly allowedHosts: ReadonlyArray<string>
   readonly allowedOrigins: ReadonlyArray<string>
-  readonly keys: ReadonlyArray<string>
-  readonly adminKeys: ReadonlyArray<string>
 }
 
-export type Verdict =
-  | { readonly _tag: "Granted"; readonly principal: string }
-  | { readonly _tag: "Refused"; readonly status: 401 | 403; readonly message: string }
-
-export interface Access {
-  /** Checks that the gateway serves the host in the header `Host`. Guards against DNS rebinding. */
-  readonly host: (header: string | undefined) => Verdict
-  /** Checks that pages of this origin may use the gateway. Pages of the gateway itself always may. */
-  readonly origin: (header: string | undefined) => Verdict
+export interface Hosts {
+  /**
+   * Refuses a request whose `Host` the gateway does not serve, against DNS rebinding. Also refuses a request of a page whose origin
+   * may not use the gateway. Pages of the gateway itself always may.
+   */
+  readonly refusal: (headers: Headers.Headers) => Challenge | undefined
   /** True if `allowedOrigins` lists the origin, so that its pages get CORS headers. */
   readonly isListedOrigin: (origin: string) => boolean
-  /** Checks a client's key. The principal is a digest of the key, or empty if the gateway asks for no keys. */
-  readonly client: (authorization: string | undefined) => Verdict
-  /** Checks an operator's key. */
-  readonly operator: (authorization: string | undefined) => Verdict
 }
 
-const granted = (principal: string): Verdict => ({ _tag: "Granted", principal })
-const refused = (status: 401 | 403, message: string): Verdict => ({ _tag: "Refused", status, message })
-
-export const howToShowKey = "Send one of the gateway's keys as Authorization: Bearer KEY"
-
-/** The `WWW-Authenticate` header of a 401: it says how to send a key. */
-export const challengeOf = ({ message, status }: Extract<Verdict, { _tag: "Refused" }>): Record<string, string> =>
-  status === 401 ? { "www-authenticate": `Bearer realm="effect-session-pool", error_description="${message}"` } : {}
-
-const digest = (text: string): Buffer => createHash("sha256").update(text).digest()
-
-/** The index of the key that was sent, or -1. Compares the digests of all keys in constant time. */
-const match = (keys: ReadonlyArray<Buffer>, authorization: string | undefined): number => {
-  const shown = digest(/^bearer +(.+)$/i.exec(authorization ?? "")?.[1]?.trim() ?? "")
-  let found = -1
-  for (const [i, key] of keys.entries()) if (timingSafeEqual(key, shown)) found = i
-  return found
-}
+const wrongHost = new Challenge({
+  status: 403,
+  message: "The gateway does not serve this Host; add it to the setting allowedHosts"
+})
+const wrongOrigin = new Challenge({
+  status: 403,
+  message: "The gateway does not allow this Origin; add it to the setting allowedOrigins"
+})
 
 const withoutPort = (host: string): string => host.replace(/:\d+$/, "")
 
-export const make = (options: Options): Access => {
+export const make = (options: Options): Hosts => {
   // Monitoring asks each replica at its own address.
   const replica = options.replicaAddress === "" ? [] : [withoutPort(options.replicaAddress)]
   const hosts = [...loopbackHosts, options.host, ...replica, ...options.allowedHosts].flatMap(spellingsOfHost)
   const origins = options.allowedOrigins.flatMap(spellingsOfOrigin)
   const isListedOrigin = (origin: string) => origins.includes(origin.toLowerCase())
-  const keys = options.keys.map(digest)
-  const adminKeys = options.adminKeys.map(digest)
+  const isOwnPage = (origin: string) => {
+    const name = /^https?:\/\/(\[[^\]]*\]|[^:/]*)(:\d+)?$/.exec(origin.toLowerCase())?.[1]
+    return name !== undefined && hosts.includes(name)
+  }
   return {
-    host: (header) =>
-      hosts.includes(withoutPort(header ?? "").toLowerCase())
-        ? granted("")
-        : refused(403, "The gateway does not serve this Host; add it to the setting allowedHosts"),
-    origin: (header) => {
-      if (header === undefined || isListedOrigin(header)) return granted("")
-      const name = /^https?:\/\/(\[[^\]]*\]|[^:/]*)(:\d+)?$/.exec(header.toLowerCase())?.[1]
-      return name !== undefined && hosts.includes(name)
-        ? granted("")
-        : refused(403, "The gateway does not allow this Origin; add it to the setting allowedOrigins")
+    refusal: ({ host, origin }) => {
+      if (!hosts.includes(withoutPort(host ?? "").toLowerCase())) return wrongHost
+      return origin === undefined || isListedOrigin(origin) || isOwnPage(origin) ? undefined : wrongOrigin
     },
-    isListedOrigin,
-    client: (authorization) => {
-      if (keys.length === 0) return granted("")
-      const key = keys[match(keys, authorization)]
-      return key === undefined
-        ? refused(401, howToShowKey)
-        : granted(key.toString("hex").slice(0, 32))
-    },
-    operator: (authorization) => {
-      if (adminKeys.length === 0) {
-        return keys.length === 0
-          ? granted("")
-          : refused(403, "The gateway has keys for clients but none for operators; add one to the setting adminKeys")
-      }
-      return match(adminKeys, authorization) >= 0
-        ? granted("")
-        : refused(401, "Send one of the operators' keys (adminKeys) as Authorization: Bearer KEY")
-    }
+    isListedOrigin
   }
 }

@@ -3,11 +3,16 @@
  * `/proc/net/tcp`. On other systems no request counts as the own user's.
  */
 import type { FileSystem } from "effect"
-import { Clock, Deferred, Duration, Effect } from "effect"
+import { Clock, Deferred, Duration, Effect, Predicate } from "effect"
 import type { HttpServerRequest } from "effect/http"
-import type { Socket } from "node:net"
-import { socketOf } from "../fronts/EventStreamBody.ts"
-import * as Access from "./Access.ts"
+import { Socket } from "node:net"
+import * as Hosts from "./Hosts.ts"
+
+/** The `node:net` socket that a request arrived on, if there is one. */
+export const socketOf = ({ source }: Pick<HttpServerRequest.HttpServerRequest, "source">): Socket | undefined => {
+  const socket = Predicate.hasProperty(source, "socket") ? source.socket : undefined
+  return socket instanceof Socket ? socket : undefined
+}
 
 /** The user ids of sockets on loopback addresses, by `localPort:remotePort`. Undefined if sockets of several users have these ports. */
 export type Users = ReadonlyMap<string, number | undefined>
@@ -72,7 +77,7 @@ export const isOwnUser = Effect.fnUntraced(function*(
   if (relayed.some((name) => request.headers[name] !== undefined)) return false
   const socket = socketOf(request)
   const from = (socket?.remoteAddress ?? "").replace(/^::ffff:/, "")
-  if (socket?.remotePort === undefined || socket.localPort === undefined || !Access.isLoopback(from)) return false
+  if (socket?.remotePort === undefined || socket.localPort === undefined || !Hosts.isLoopback(from)) return false
   const before = known.get(socket)
   if (before !== undefined) return before
   // The client's socket: its local port is the remote port here.

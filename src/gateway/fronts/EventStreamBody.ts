@@ -1,9 +1,9 @@
 /** Writes event streams to clients: server-sent events and heartbeats. Disconnects clients that do not read. */
-import { Cause, Clock, Duration, Effect, Option, Predicate, Stream } from "effect"
+import { Cause, Clock, Duration, Effect, Option, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { HttpServerRequest } from "effect/http"
 import { HttpServerResponse } from "effect/http"
-import { Socket } from "node:net"
+import * as PeerOwner from "../auth/PeerOwner.ts"
 import type { Reader } from "../conversation/EventStreams.ts"
 
 export interface Options {
@@ -165,13 +165,7 @@ export const response = (
  */
 export const unanswered: HttpServerResponse.HttpServerResponse = response(Stream.empty)
 
-/** The `node:net` socket that a request arrived on, if there is one. */
-export const socketOf = ({ source }: Pick<HttpServerRequest.HttpServerRequest, "source">): Socket | undefined => {
-  const socket = Predicate.hasProperty(source, "socket") ? source.socket : undefined
-  return socket instanceof Socket ? socket : undefined
-}
-
 /** The client that a request came from. */
 export const clientOf = (request: Pick<HttpServerRequest.HttpServerRequest, "source">): Client => ({
-  disconnect: Effect.sync(() => void socketOf(request)?.destroy())
+  disconnect: Effect.sync(() => void PeerOwner.socketOf(request)?.destroy())
 })

@@ -1,5 +1,5 @@
 /**
- * MCP on Streamable HTTP. Checks the host, the origin and the key of each request (`Access`), and finds its era.
+ * MCP on Streamable HTTP. Checks the host and the origin of each request, authenticates its caller, and finds its era.
  * `LegacyRoutes` handles requests of the revisions up to 2025-11-25, `ModernRoutes` those of 2026-07-28.
  *
  * The path of a call uses plain functions and `flatMap`s, because generators cost CPU. Measured once: three changes
@@ -11,7 +11,8 @@ import { ByteSize, Cause, Effect, Option, Tracer } from "effect"
 import type { HttpServerResponse } from "effect/http"
 import type { HttpServerRequest } from "effect/http"
 import { Headers, HttpIncomingMessage, HttpMiddleware, HttpRouter, HttpTraceContext } from "effect/http"
-import * as Access from "../auth/Access.ts"
+import type { Authenticator, Challenge } from "../auth/Authenticator.ts"
+import type { Hosts } from "../auth/Hosts.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import type { Carried } from "../sessions/Placement.ts"
@@ -33,9 +34,9 @@ type Response = HttpServerResponse.HttpServerResponse
 type Request = HttpServerRequest.HttpServerRequest
 
 /** Makes the handler of an MCP route. Add the route as uninterruptible, see `complete`. */
-export const make = (serving: Serving, access: Access.Access) => {
+export const make = (serving: Serving, hosts: Hosts, clients: Authenticator) => {
   const cors = HttpMiddleware.cors({
-    allowedOrigins: access.isListedOrigin,
+    allowedOrigins: hosts.isListedOrigin,
     allowedMethods: ["GET", "POST", "DELETE"],
     // Without `allowedHeaders` a preflight allows the headers that it asks for: a tool may name any header after
     // Mcp-Param-.
@@ -43,7 +44,7 @@ export const make = (serving: Serving, access: Access.Access) => {
     maxAge: 600
   })
   return (path: string) => (request: Request) => {
-    const answered = complete(always(admit(serving, access, path, request)))
+    const answered = complete(always(admit(serving, hosts, clients, path, request)))
     return request.headers["origin"] === undefined ? answered : cors(answered)
   }
 }
@@ -86,25 +87,21 @@ const always = <R>(handler: Effect.Effect<Response, Refusal, R>): Effect.Effect<
 // Access, back end and method
 // ---------------------------------------------------------------------------
 
-const admit = (serving: Serving, access: Access.Access, path: string, request: Request) => {
-  const { headers } = request
-  const host = access.host(headers["host"])
-  if (host._tag === "Refused") return turnAway(host)
-  const origin = access.origin(headers["origin"])
-  if (origin._tag === "Refused") return turnAway(origin)
-  const client = access.client(headers["authorization"])
-  if (client._tag === "Refused") return turnAway(client)
-  return Effect.flatMap(HttpRouter.params, ({ backend }) => {
-    const written = path.replace(":backend", backend ?? "")
-    // Some clients end the URL with a slash.
-    return Paths.isLiteral(written, request.url) || Paths.isLiteral(`${written}/`, request.url)
-      ? dispatch(serving, request, backend, client.principal)
-      : unknownBackend(serving)
-  })
+const admit = (serving: Serving, hosts: Hosts, clients: Authenticator, path: string, request: Request) => {
+  const refusal = hosts.refusal(request.headers)
+  if (refusal !== undefined) return turnAway(refusal)
+  const client = Effect.catch(clients.authenticate(request), turnAway)
+  return Effect.flatMap(client, ({ id }) =>
+    Effect.flatMap(HttpRouter.params, ({ backend }) => {
+      const written = path.replace(":backend", backend ?? "")
+      // Some clients end the URL with a slash.
+      return Paths.isLiteral(written, request.url) || Paths.isLiteral(`${written}/`, request.url)
+        ? dispatch(serving, request, backend, id)
+        : unknownBackend(serving)
+    }))
 }
 
-const turnAway = (verdict: Extract<Access.Verdict, { readonly _tag: "Refused" }>) =>
-  refuse(verdict.status, verdict.message, { headers: Access.challengeOf(verdict) })
+const turnAway = ({ headers, message, status }: Challenge) => refuse(status, message, { headers })
 
 const dispatch = (
   serving: Serving,

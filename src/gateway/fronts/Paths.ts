@@ -1,6 +1,6 @@
 /** The paths of MCP, and the answer at paths that do not exist. */
 import { HttpServerResponse } from "effect/http"
-import * as Access from "../auth/Access.ts"
+import * as Keys from "../auth/Keys.ts"
 
 /** The paths of MCP. The second form is for clients that recognise an MCP server by the end of its URL. */
 export const mcp = ["/mcp/:backend", "/:backend/mcp", "/mcp"] as const
@@ -28,7 +28,7 @@ export const nothingAt = (url: string, hasKeys: boolean): HttpServerResponse.Htt
   const [path = ""] = url.split("?", 1)
   const status = 404
   if (!oauth.test(path)) return HttpServerResponse.text(nothingHere, { status })
-  const instead = hasKeys ? Access.howToShowKey : "It asks for no key"
+  const instead = hasKeys ? Keys.howToShowKey : "It asks for no key"
   const error = { error: "invalid_request", error_description: `This gateway has no OAuth. ${instead}` }
   return HttpServerResponse.text(JSON.stringify(error), { status, contentType: "application/json" })
 }

@@ -5,7 +5,9 @@ import type { HttpServerRequest } from "effect/http"
 import { HttpRouter, HttpServerResponse } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
 import { fileURLToPath } from "node:url"
-import * as Access from "../auth/Access.ts"
+import type { Authenticator, Challenge } from "../auth/Authenticator.ts"
+import { open } from "../auth/Authenticator.ts"
+import type { Hosts } from "../auth/Hosts.ts"
 import type * as Parked from "../conversation/Parked.ts"
 import * as Paths from "../fronts/Paths.ts"
 import { complete } from "../fronts/Refusals.ts"
@@ -33,7 +35,8 @@ export const add = Effect.fnUntraced(function*(
   sessions: Sessions["Service"],
   parked: Parked.Parked,
   settings: Settings.GatewaySettings,
-  access: Access.Access,
+  hosts: Hosts,
+  operators: Authenticator,
   draining: Deferred.Deferred<void>,
   placement: Placement
 ) {
@@ -69,45 +72,43 @@ export const add = Effect.fnUntraced(function*(
     { concurrent: true }
   )
   const events = yield* live(everywhere, draining)
-  /** Adds a route that asks for an operator's key, or a route without a key. */
-  const add = (who: "operators" | "everybody") =>
+  const add = (authenticator: Authenticator) =>
   (
     method: "GET" | "DELETE",
     path: `/${string}`,
     handler: Effect.Effect<HttpServerResponse.HttpServerResponse, never, HttpRouter.RouteContext | Scope.Scope>
-  ) => router.add(method, path, guard(access, path, who, handler), { uninterruptible: true })
-  const everybody = add("everybody")
-  const operators = add("operators")
-  yield* everybody("GET", "/", Effect.succeed(pageOf(text)))
-  yield* operators("GET", "/sessions", Effect.map(everywhere, (value) => json(value)))
-  yield* operators("GET", "/sessions/events", Effect.succeed(events))
-  yield* operators("DELETE", "/sessions/:id", end(sessions, placement))
-  yield* operators("GET", "/metrics", Effect.andThen(overview.measure, scraped))
-  yield* everybody("GET", "/health", health(sessions))
-  yield* everybody("GET", "/ready", ready(sessions, draining, placement))
+  ) => router.add(method, path, guard(hosts, authenticator, path, handler), { uninterruptible: true })
+  const forEveryone = add(open)
+  const forOperators = add(operators)
+  yield* forEveryone("GET", "/", Effect.succeed(pageOf(text)))
+  yield* forOperators("GET", "/sessions", Effect.map(everywhere, (value) => json(value)))
+  yield* forOperators("GET", "/sessions/events", Effect.succeed(events))
+  yield* forOperators("DELETE", "/sessions/:id", end(sessions, placement))
+  yield* forOperators("GET", "/metrics", Effect.andThen(overview.measure, scraped))
+  yield* forEveryone("GET", "/health", health(sessions))
+  yield* forEveryone("GET", "/ready", ready(sessions, draining, placement))
   return { sessions: Effect.map(here, (value) => value.sessions) }
 })
 
-/** Runs the handler if the path is written literally, and the host, the origin and the operator's key are accepted. */
+/** Runs the handler if the path is written literally, and the host, the origin and the caller are accepted. */
 const guard = <R>(
-  access: Access.Access,
+  hosts: Hosts,
+  authenticator: Authenticator,
   path: string,
-  who: "operators" | "everybody",
   handler: Effect.Effect<HttpServerResponse.HttpServerResponse, never, R>
 ) =>
-({ headers, url }: HttpServerRequest.HttpServerRequest) => {
-  if (!Paths.isLiteral(path, url)) {
+(request: HttpServerRequest.HttpServerRequest) => {
+  if (!Paths.isLiteral(path, request.url)) {
     const error = `Not found. Did you mean ${path}? Write it exactly so: paths are case-sensitive.`
     return Effect.succeed(json({ error }, 404))
   }
-  const { authorization, host, origin } = headers
-  const verdicts = [access.host(host), access.origin(origin)]
-  if (who === "operators") verdicts.push(access.operator(authorization))
-  const refusal = verdicts.find((verdict) => verdict._tag === "Refused")
-  if (refusal?._tag !== "Refused") return complete(handler)
-  const { message, status } = refusal
-  return Effect.as(GatewayMetrics.refused(status), json({ error: message }, status, Access.challengeOf(refusal)))
+  const refusal = hosts.refusal(request.headers)
+  if (refusal !== undefined) return refused(refusal)
+  return complete(Effect.catch(Effect.andThen(authenticator.authenticate(request), handler), refused))
 }
+
+const refused = ({ headers, message, status }: Challenge) =>
+  Effect.as(GatewayMetrics.refused(status), json({ error: message }, status, headers))
 
 const pageOf = (text: string) =>
   HttpServerResponse.text(text, { contentType: "text/html; charset=utf-8", headers: pageHeaders })

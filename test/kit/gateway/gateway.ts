@@ -23,13 +23,18 @@ export interface Running {
 }
 
 /** Starts a gateway in this process, on the machine's clock or on one of `stillClock.ts` or `aheadClock.ts`. */
-export const start = async (options: Gateway.GatewayOptions, clock?: Clock.Clock | StillClock): Promise<Running> => {
+export const start = async (
+  options: Gateway.GatewayOptions,
+  clock?: Clock.Clock | StillClock,
+  authenticator?: Gateway.Authenticator
+): Promise<Running> => {
   const scope = Effect.runSync(Scope.make())
+  const gatewayLayer = Layer.provide(
+    Gateway.layer({ environment: process.env, drainTimeout: "0 seconds", ...options }),
+    Layer.succeed(Gateway.ClientAuthenticator, authenticator)
+  )
   const address = Layer.provideMerge(
-    HttpRouter.serve(Gateway.layer({ environment: process.env, drainTimeout: "0 seconds", ...options }), {
-      disableLogger: true,
-      disableListenLog: true
-    }),
+    HttpRouter.serve(gatewayLayer, { disableLogger: true, disableListenLog: true }),
     NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout: "1 second" })
   )
   const run = <A, E>(effect: Effect.Effect<A, E>) =>

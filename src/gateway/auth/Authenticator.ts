@@ -1,0 +1,73 @@
+/** The seam for authentication: recognises the caller of a request, or refuses the request. */
+import { Context, Data, Effect } from "effect"
+import type { HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
+import * as Principal from "./Principal.ts"
+
+/**
+ * Refuses a request. The client gets the status with a JSON-RPC error that carries the message.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class Challenge extends Data.TaggedError("Challenge")<{
+  readonly status: 401 | 403
+  readonly message: string
+  /** The header `WWW-Authenticate`, which says how to authenticate. A 401 must have it. */
+  readonly wwwAuthenticate?: string | undefined
+}> {
+  /** The headers of the response. */
+  get headers(): Record<string, string> {
+    return this.wwwAuthenticate === undefined ? {} : { "www-authenticate": this.wwwAuthenticate }
+  }
+}
+
+/**
+ * The part of a request that an authenticator sees: everything but the body.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type AuthenticatorRequest = Pick<
+  HttpServerRequest.HttpServerRequest,
+  "headers" | "method" | "remoteAddress" | "source" | "url"
+>
+
+/**
+ * A route for GET that an authenticator adds, such as the metadata of a protected resource (RFC 9728). It is open to everyone.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AuthenticatorRoute {
+  readonly path: HttpRouter.PathInput
+  readonly handler: Effect.Effect<HttpServerResponse.HttpServerResponse, never, HttpServerRequest.HttpServerRequest>
+}
+
+/**
+ * Recognises the caller of each request.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Authenticator {
+  readonly authenticate: (request: AuthenticatorRequest) => Effect.Effect<Principal.Principal, Challenge>
+  readonly routes?: ReadonlyArray<AuthenticatorRoute> | undefined
+}
+
+/** Lets every request in, as nobody. */
+export const open: Authenticator = { authenticate: () => Effect.succeed(Principal.nobody) }
+
+/**
+ * The authenticator of clients. Without one the gateway asks for the keys of the setting `keys`.
+ *
+ * **When to use**
+ *
+ * Use to authenticate clients in another way than by keys. The gateway ignores the setting `keys` then. The page, `/sessions` and
+ * `/metrics` ask for `adminKeys`, and are closed without them.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const ClientAuthenticator: Context.Reference<Authenticator | undefined> = Context.Reference<
+  Authenticator | undefined
+>("effect-session-pool/gateway/ClientAuthenticator", { defaultValue: () => undefined })

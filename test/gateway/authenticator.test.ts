@@ -1,0 +1,52 @@
+/** A program's own authenticator in place of the gateway's keys. */
+import { Effect } from "effect"
+import { HttpServerResponse } from "effect/http"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import * as Gateway from "../../src/gateway/Gateway.ts"
+import * as Kit from "../kit/gateway/gateway.ts"
+
+const metadata = "/.well-known/oauth-protected-resource"
+
+const byHeader: Gateway.Authenticator = {
+  authenticate: ({ headers }) =>
+    headers["x-user"] === undefined
+      ? Effect.fail(
+        new Gateway.Challenge({ status: 401, message: "Say who you are", wwwAuthenticate: "Header x-user" })
+      )
+      : Effect.succeed({ id: headers["x-user"], claims: {} }),
+  routes: [{ path: metadata, handler: Effect.succeed(HttpServerResponse.text("the metadata")) }]
+}
+
+describe("an authenticator that reads a header", () => {
+  let gateway: Kit.Running
+  let url: string
+  beforeAll(async () => {
+    gateway = await Kit.start({ backends: { a: Kit.counter() } }, undefined, byHeader)
+    url = `${gateway.origin}/mcp/a`
+  })
+  afterAll(() => gateway.stop())
+
+  const initialize = (headers: Record<string, string>) =>
+    fetch(url, { method: "POST", headers: { ...Kit.headers, ...headers }, body: Kit.initializeBody })
+
+  it("refuses a request with its own status, message and WWW-Authenticate", async () => {
+    const response = await initialize({})
+    assert.deepStrictEqual([response.status, response.headers.get("www-authenticate")], [401, "Header x-user"])
+    assert.strictEqual((await response.json()).error.message, "Say who you are")
+  })
+
+  it("hides the session of one principal from another principal", async () => {
+    const ada = { "x-user": "ada@example.org" }
+    const session = (await initialize(ada)).headers.get("mcp-session-id") ?? ""
+    const count = (user: Record<string, string>) => Kit.post(url, session, Kit.toolCall(1, "count"), user)
+    const eve = await count({ "x-user": "eve@example.org" })
+    assert.deepStrictEqual([eve.status, (await eve.json()).error.code], [404, -32001])
+    const answer = await (await count(ada)).json()
+    assert.strictEqual(answer.result.content[0].text, "1")
+  })
+
+  it("adds its own routes, and leaves the operators' routes closed without adminKeys", async () => {
+    assert.strictEqual(await (await fetch(`${gateway.origin}${metadata}`)).text(), "the metadata")
+    assert.strictEqual((await fetch(`${gateway.origin}/sessions`)).status, 403)
+  })
+})
