@@ -1,5 +1,5 @@
 /**
- * Fuzzes the gateway by a seed: `npm run fuzz [-- --seed 1 --http 75000 --config 25000 --commands 40]`. Sends well-formed and malformed
+ * Fuzzes the gateway by a seed: `npm run fuzz [-- --seed 1 --http 75000 --config 25000]`. Sends well-formed and malformed
  * requests over raw sockets, and reads such configurations. A case whose answer is not allowed is printed with its number.
  * `npm run fuzz -- --seed 1 --case 4711` sends that request alone, and `--config-case 4711` reads that configuration alone.
  */
@@ -13,7 +13,6 @@ const { values } = parseArgs({
     seed: text(Date.now() % 1_000_000),
     http: text(75_000),
     config: text(25_000),
-    commands: text(40),
     case: { type: "string" },
     "config-case": { type: "string" }
   }
@@ -22,9 +21,9 @@ const seed = Number(values.seed)
 const [one, oneConfig] = [values.case, values["config-case"]]
 const single = one !== undefined || oneConfig !== undefined
 const counts = single
-  ? { http: one === undefined ? 0 : 1, config: oneConfig === undefined ? 0 : 1, commands: 0 }
-  : { http: Number(values.http), config: Number(values.config), commands: Number(values.commands) }
-console.log(`seed ${seed}: ${counts.http} requests, ${counts.config} configurations, ${counts.commands} by the command`)
+  ? { http: one === undefined ? 0 : 1, config: oneConfig === undefined ? 0 : 1 }
+  : { http: Number(values.http), config: Number(values.config) }
+console.log(`seed ${seed}: ${counts.http} requests, ${counts.config} configurations`)
 
 const failures: Array<string> = []
 const begun = Date.now()
@@ -37,13 +36,7 @@ if (counts.config > 0) {
   Progress.step(`${counts.config} configurations`)
   const { cases, failures: wrong, valid } = Fuzz.configurations(seed, Number(oneConfig ?? 0), counts.config)
   failures.push(...wrong)
-  told(`${cases} configurations, ${valid} of them valid by construction: ${wrong.length} failures`)
-}
-if (counts.commands > 0) {
-  Progress.step(`${counts.commands} configurations given to the command`)
-  const { cases, failures: wrong } = await Fuzz.commands(seed, 0, counts.commands)
-  failures.push(...wrong)
-  told(`${cases} configurations given to the command: ${wrong.length} failures`)
+  told(`${cases} configurations, ${valid} of them valid: ${wrong.length} failures`)
 }
 if (counts.http > 0) {
   const { cases, failures: wrong, kinds, statuses } = await Fuzz.http({

@@ -10,7 +10,7 @@ const root = new URL("..", import.meta.url).pathname
 const manifest = JSON.parse(readFileSync(`${root}package.json`, "utf8"))
 
 describe("the package", () => {
-  it("the core, with and without a cluster, loads no Node module, no gateway and no platform package", () => {
+  it("the core, with and without a cluster, loads no Node module, no gateway, no platform package and no parser", () => {
     const probe = `
       import { registerHooks } from "node:module"
       const seen = []
@@ -29,7 +29,7 @@ describe("the package", () => {
     assert.isTrue(loaded.some((url) => url.endsWith("/src/internal/transitions.ts")))
     assert.deepStrictEqual(
       loaded.filter((url) =>
-        url.startsWith("node:") || url.includes("/src/gateway/") || url.includes("@effect/platform-node")
+        url.startsWith("node:") || /\/src\/gateway\/|@effect\/platform-node|\/jsonc-parser\//.test(url)
       ),
       []
     )
@@ -79,7 +79,7 @@ describe("the package", () => {
     }
   })
 
-  it("effect is a peer, the platform and the database optional ones, and nothing else is installed with it", () => {
+  it("effect is a peer, the platform and the database optional ones, and the gateway's parser of files is all that is installed with it", () => {
     assert.deepStrictEqual(Object.keys(manifest.peerDependencies), [
       "@effect/platform-node",
       "@effect/sql-pg",
@@ -89,7 +89,7 @@ describe("the package", () => {
       "@effect/platform-node": { optional: true },
       "@effect/sql-pg": { optional: true }
     })
-    assert.isUndefined(manifest.dependencies)
+    assert.deepStrictEqual(Object.keys(manifest.dependencies), ["jsonc-parser"])
     assert.isFalse(manifest.sideEffects)
     assert.strictEqual(manifest.engines.node, ">=22.19")
   })

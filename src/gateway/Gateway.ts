@@ -214,14 +214,7 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
     const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
     const settings = Settings.decode(tables, { ...options }, Settings.defaults(tables), fault)
     for (const [name, instead] of ofTheCommand) if (settings[name]) fault(name, `only the command has it; ${instead}`)
-    const backends = new Map(
-      Object.entries(options.backends).map(([name, entry]) =>
-        [
-          name,
-          Backends.resolve(`backends.${Backends.printable(name)}`, name, Backends.given(entry), settings, fault)
-        ] as const
-      )
-    )
+    const backends = Backends.check(Backends.given("backends.", options.backends), settings, fault)
     return faults.length > 0
       ? Effect.fail(new Backends.InvalidGatewayOptions({ faults }))
       : Effect.succeed({ backends, settings })

@@ -43,6 +43,10 @@ const check = Flag.Boolean("check").pipe(
   Flag.withDescription("Check the configuration, print its faults and exit"),
   Flag.withDefault(false)
 )
+const name = Flag.String("name").pipe(
+  Flag.withDescription("The name of the server of -- COMMAND in its URL; default: guessed from the command"),
+  Flag.optional
+)
 const command = Argument.String("command").pipe(
   Argument.withDescription("After --: the command of one stdio server and its arguments"),
   Argument.variadic()
@@ -124,7 +128,7 @@ const reloads = (
         return yield* Effect.logError(`Not reloaded: the gateway keeps its configuration. ${loaded.failure.message}`)
       }
       const { config: next, warnings } = loaded.success
-      for (const warning of [...warnings, ...missingPrograms(next.backends)]) yield* Effect.logWarning(warning)
+      for (const warning of [...warnings, ...missingPrograms(next.backends, inFile)]) yield* Effect.logWarning(warning)
       const differing = Object.keys(Settings.gatewayOnly).filter((name) =>
         !Settings.same(name, settings, next.settings)
       )
@@ -136,39 +140,33 @@ const reloads = (
     }).pipe(Effect.catchCause((cause) => Effect.logError("A reload failed unexpectedly", cause)))
   )
 
+/** Where the arguments of a program belong, for a user who wrote them into its name. */
+const inFile = "arguments belong in \"args\""
+const afterDashes = "write its arguments after it, without quotes around them all: -- PROGRAM ARG…"
+
 /** The missing programs and working directories of stdio back ends, each with what to do. */
-const missingPrograms = (backends: Backends.Backends): ReadonlyArray<string> =>
+const missingPrograms = (backends: Backends.Backends, separate: string): ReadonlyArray<string> =>
   [...backends.values()].flatMap(({ mask, name, target }) => {
-    if (target._tag === "Http") return []
-    const { command, cwd, env } = target.command
+    if (target.kind !== "stdio") return []
+    const { command, cwd, env } = target.entry
     if (cwd !== undefined && !Programs.isDirectory(cwd)) {
       return [`${name}: there is no directory "${mask(cwd)}"; correct its cwd`]
     }
     const found = Programs.find(command, cwd, env["PATH"] ?? process.env["PATH"])
     return found === undefined
-      ? [
-        `${name}: ${
-          Programs.whyMissing({ command, cwd, shown: mask(command), separate: "arguments belong in \"args\"" })
-        }`
-      ]
+      ? [`${name}: ${Programs.whyMissing({ command, cwd, shown: mask(command), separate })}`]
       : []
   })
 
-/** Why the gateway cannot listen on its port, and what to do. */
-const cannotListen = ({ host, port }: Settings.GatewaySettings, cause: unknown): UsageError => {
-  const code = ProcessGroup.codeOf(cause)
-  if (code === "ENOTFOUND" || code === "EAI_AGAIN") {
-    const why = code === "ENOTFOUND" ? `There is no host "${host}"` : `The DNS does not answer for the host "${host}"`
-    return new UsageError({
-      message: `${why}. Give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all its addresses.`
-    })
-  }
-  const next = code === "EACCES"
-    ? "Ports below 1024 need root: try --port 8420."
-    : code === "EADDRNOTAVAIL"
-    ? "This machine does not have that address: try --host 127.0.0.1."
-    : "Is another gateway running? Stop it, or try --port 0 for any free port."
-  return new UsageError({ message: `Cannot listen on ${host}:${port} (${String(cause)}). ${next}` })
+const otherHost = "Give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all its addresses."
+
+/** What to do if the gateway cannot listen, by the code of the error. */
+const toListen: Readonly<Record<string, string>> = {
+  EACCES: "Ports below 1024 need root: try --port 8420.",
+  EADDRINUSE: "Is another gateway running? Stop it, or try --port 0 for any free port.",
+  EADDRNOTAVAIL: otherHost,
+  ENOTFOUND: otherHost,
+  EAI_AGAIN: "The DNS does not answer. Is the host's name right?"
 }
 
 /** Loads the cluster on demand, because a single gateway needs no database client. */
@@ -201,16 +199,11 @@ const run = Effect.fnUntraced(function*(input: Input) {
   const { cluster, config, tls, warnings } = yield* load(input)
   const { backends, settings } = config
   const names = [...backends.keys()]
-  const missing = missingPrograms(backends)
+  const missing = missingPrograms(backends, input.command.length > 0 ? afterDashes : inFile)
   if (missing.length > 0 && input.check) return yield* new Config.InvalidConfig({ faults: missing })
   // A missing command after `--` is a mistake of the user. A missing program of a file may be installed later, by a container's
   // start script, so it is only a warning.
-  if (missing.length > 0 && input.command.length > 0) {
-    const command = input.command[0] ?? ""
-    const separate = "write its arguments after it, without quotes around them all: -- PROGRAM ARG…"
-    const why = Programs.whyMissing({ command, cwd: undefined, shown: command, separate })
-    return yield* new UsageError({ message: `The command cannot be run: ${why}` })
-  }
+  if (missing.length > 0 && input.command.length > 0) return yield* new UsageError({ message: missing.join("\n") })
   if (input.check) {
     const valid = `The configuration is valid. Back ends: ${names.join(", ")}`
     return yield* Console.log([valid, ...warnings.map((warning) => `Warning: ${warning}`)].join("\n"))
@@ -237,7 +230,11 @@ const run = Effect.fnUntraced(function*(input: Input) {
     return yield* Effect.onInterrupt(Effect.never, () => running.drain)
   })).pipe(
     Effect.catchTags({
-      ServeError: (error) => cannotListen(settings, error.cause),
+      ServeError: ({ cause }) =>
+        new UsageError({
+          message: `Cannot listen on ${settings.host}:${settings.port} (${String(cause)}). ` +
+            (toListen[ProcessGroup.codeOf(cause)] ?? "")
+        }),
       SqlError: (error) =>
         new UsageError({
           message: `The database cannot be used (${String(error.reason.cause)}). Does it run? Is DATABASE_URL right ` +
@@ -283,7 +280,7 @@ const orTell = (input: Input) =>
         : `${message}\nNothing was started. Correct it and try again; --check tests it without starting.`
     ))
 
-const main = Command.make("effect-session-pool", { config, check, command, settings: settingFlags }, orTell).pipe(
+const main = Command.make("effect-session-pool", { config, check, name, command, settings: settingFlags }, orTell).pipe(
   Command.withDescription(
     "Serves MCP servers on Streamable HTTP, one process per client session. A setting is a flag, the environment variable " +
       "behind it, or a line of the file. Keys have no flag: set GATEWAY_KEYS, GATEWAY_ADMIN_KEYS and GATEWAY_STATE_KEY. " +

@@ -28,21 +28,29 @@ const waysToServe = [
 export interface Input {
   readonly config: Option.Option<string>
   readonly check: boolean
+  readonly name: Option.Option<string>
   readonly command: ReadonlyArray<string>
   readonly settings: Readonly<Record<string, Option.Option<unknown>>>
 }
 
+const refuse = (message: string) => new UsageError({ message })
+
 /** The back ends that come without a file: that of the command after `--`, or the embedded default. Empty with `--config`. */
-const entries = Effect.fnUntraced(function*({ command, config }: Input) {
+const entries = ({ command, config, name }: Input): Effect.Effect<Record<string, Backends.Entry>, UsageError> => {
   const [program, ...args] = command
+  if (program === undefined && Option.isSome(name)) return refuse("--name names the server of -- COMMAND. Give both.")
   if (program !== undefined && Option.isSome(config)) {
-    return yield* new UsageError({ message: "Give either --config FILE or -- COMMAND, not both." })
+    return refuse("Give either --config FILE or -- COMMAND, not both.")
   }
-  if (program !== undefined) return { [CommandName.fromCommand(command)]: { command: program, args } }
-  if (Option.isSome(config)) return {}
-  if (Option.isSome(embedded)) return { everything: embedded.value }
-  return yield* new UsageError({ message: `There is no server to serve. Name one:\n${waysToServe}` })
-})
+  if (program !== undefined) {
+    return Effect.succeed({
+      [Option.getOrElse(name, () => CommandName.fromCommand(command))]: { command: program, args }
+    })
+  }
+  if (Option.isSome(config)) return Effect.succeed({})
+  if (Option.isSome(embedded)) return Effect.succeed({ everything: embedded.value })
+  return refuse(`There is no server to serve. Name one:\n${waysToServe}`)
+}
 
 const readText = (file: string, what: string) =>
   Effect.mapError(
@@ -50,7 +58,7 @@ const readText = (file: string, what: string) =>
     (error) => {
       const why = error.reason._tag
       const next = why === "NotFound" ? "Is the path right?" : "Is it a file, and may this user read it?"
-      return new UsageError({ message: `${what} ${resolve(file)} cannot be read (${why}). ${next}` })
+      return refuse(`${what} ${resolve(file)} cannot be read (${why}). ${next}`)
     }
   )
 
@@ -73,7 +81,7 @@ export const load = Effect.fnUntraced(function*(input: Input) {
   const faults = [read.keys, read.tls, read.cluster].flatMap((each) =>
     Option.match(Result.getFailure<unknown, UsageError>(each), { onNone: () => [], onSome: ({ message }) => [message] })
   )
-  if (faults.length > 0) return yield* new UsageError({ message: faults.join("\n") })
+  if (faults.length > 0) return yield* refuse(faults.join("\n"))
   const { cluster, keys, tls } = yield* Effect.fromResult(Result.all(read))
   const config = { backends, settings: { ...settings, keys } }
   const weak = [
@@ -89,12 +97,9 @@ const leastKeyLength = 16
 
 const shortKeys = (name: string, keys: ReadonlyArray<string>): ReadonlyArray<string> => {
   const short = keys.filter((key) => key.length < leastKeyLength).length
-  return short === 0
-    ? []
-    : [
-      `${name}: ${short} of ${keys.length} keys are shorter than ${leastKeyLength} characters and may be guessed; ` +
-      "`openssl rand -hex 32` makes a good key"
-    ]
+  const what =
+    `${name}: ${short} of ${keys.length} keys are shorter than ${leastKeyLength} characters and may be guessed`
+  return short === 0 ? [] : [`${what}; \`openssl rand -hex 32\` makes a good key`]
 }
 
 /** Warns if every user of this machine may read the file of keys. */
@@ -121,16 +126,15 @@ const keysOf = Effect.fnUntraced(function*({ host, insecure, keys, keysFile }: S
   const lines = keysFile === "" ? [] : (yield* readText(keysFile, "The file of keys")).split("\n")
   const all = [...keys, ...lines.map((line) => line.trim()).filter((line) => !/^(#|$)/.test(line))]
   if (keysFile !== "" && all.length === 0) {
-    return yield* new UsageError({
-      message: `The file of keys ${keysFile} holds no key, so no client could connect. Write one key per line.`
-    })
+    return yield* refuse(
+      `The file of keys ${keysFile} holds no key, so no client could connect. Write one key per line.`
+    )
   }
   if (!Hosts.isLoopback(host) && all.length === 0 && !insecure) {
-    return yield* new UsageError({
-      message: `Other machines reach ${host}, and the gateway would serve them without a key. Set ` +
-        `${Settings.variableName("keys")} or --${Settings.flagName("keysFile")}, listen on 127.0.0.1, or allow it ` +
-        "with --insecure."
-    })
+    return yield* refuse(
+      `Other machines reach ${host}, and the gateway would serve them without a key. Set GATEWAY_KEYS or --keys-file, ` +
+        "listen on 127.0.0.1, or allow it with --insecure."
+    )
   }
   return all
 })
@@ -140,28 +144,32 @@ const readPem = (file: string, what: string) =>
   Effect.filterOrFail(
     readText(file, what),
     (text) => text.trim() !== "",
-    () => new UsageError({ message: `${what} ${file} is empty, so no client could connect. It must be PEM.` })
+    () => refuse(`${what} ${file} is empty, so no client could connect. It must be PEM.`)
   )
 
 const tlsOf = Effect.fnUntraced(function*({ tlsCert, tlsKey }: Settings.GatewaySettings) {
   if (tlsCert === "" && tlsKey === "") return undefined
   if (tlsCert === "" || tlsKey === "") {
-    const missing = Settings.flagName(tlsCert === "" ? "tlsCert" : "tlsKey")
-    return yield* new UsageError({ message: `TLS needs both a certificate and its key: give --${missing} FILE too.` })
+    const missing = tlsCert === "" ? "--tls-cert" : "--tls-key"
+    return yield* refuse(`TLS needs both a certificate and its key: give ${missing} FILE too.`)
   }
   const tls = {
     cert: yield* readPem(tlsCert, "The certificate"),
     key: yield* readPem(tlsKey, "The certificate's key")
   }
-  const unusable = Result.getFailure(Result.try(() => createSecureContext(tls)))
-  if (Option.isSome(unusable)) {
-    return yield* new UsageError({
-      message: `${tlsCert} and ${tlsKey} cannot be used for TLS (${
-        String(unusable.value)
-      }). Both must be PEM, and the key must belong to the certificate.`
-    })
-  }
-  return tls
+  return yield* Effect.try({
+    try: () => {
+      createSecureContext(tls)
+      return tls
+    },
+    catch: (cause) =>
+      refuse(
+        `${tlsCert} and ${tlsKey} cannot be used for TLS (${
+          String(cause)
+        }). Both must be PEM, and the key must belong ` +
+          "to the certificate."
+      )
+  })
 })
 
 /** The options of a replica. `undefined` without `--cluster`. */
@@ -169,35 +177,29 @@ const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySet
   const { cluster, drainTimeout, leaveDelay, replicaAddress, replicaListen, shardLockExpiration, stateKey } = settings
   if (!cluster) return undefined
   const databaseUrl = process.env["DATABASE_URL"] ?? ""
-  const missing = [
-    ...databaseUrl === "" ? ["DATABASE_URL, as postgresql://user:password@host:5432/database"] : [],
-    ...stateKey === ""
-      ? [
-        `${
-          Settings.variableName("stateKey")
-        }, a secret of at least 32 characters that all replicas share; \`openssl rand -hex 32\` makes one`
-      ]
-      : [],
-    ...replicaAddress === "" ? ["--replica-address HOST:PORT, where the other replicas reach this one"] : []
+  const needed = [
+    [databaseUrl, "DATABASE_URL, as postgresql://user:password@host:5432/database"],
+    [
+      stateKey,
+      "GATEWAY_STATE_KEY, a secret of at least 32 characters that all replicas share; `openssl rand -hex 32` makes one"
+    ],
+    [replicaAddress, "--replica-address HOST:PORT, where the other replicas reach this one"]
   ]
-  if (missing.length > 0) {
-    return yield* new UsageError({ message: `--cluster needs more:\n${missing.map((each) => `  ${each}`).join("\n")}` })
-  }
+  const missing = needed.flatMap(([value, what]) => value === "" ? [`\n  ${what}`] : [])
+  if (missing.length > 0) return yield* refuse(`--cluster needs more:${missing.join("")}`)
   const address = yield* replicaAt("replicaAddress", replicaAddress)
   if (Hosts.isEveryAddress(address.host)) {
-    return yield* new UsageError({
-      message: `--replica-address is where the other replicas reach this one, and they cannot reach ${address.host}. ` +
+    return yield* refuse(
+      `--replica-address is where the other replicas reach this one, and they cannot reach ${address.host}. ` +
         `Give this replica's own address, and --replica-listen ${replicaAddress} to listen on every address.`
-    })
+    )
   }
   const expiration = Duration.toSeconds(shardLockExpiration)
   if (expiration < leastLockExpiration || !Number.isFinite(expiration)) {
-    return yield* new UsageError({
-      message: `--shard-lock-expiration must be at least ${leastLockExpiration} seconds, because replicas check each ` +
-        `other every 2 seconds. It must be finite, or no session would be taken over. It is ${
-          Duration.format(shardLockExpiration)
-        }.`
-    })
+    return yield* refuse(
+      `--shard-lock-expiration must be at least ${leastLockExpiration} seconds, because replicas check each other every ` +
+        "2 seconds. It must be finite, or no session would be taken over."
+    )
   }
   const listen = replicaListen === "" ? address : yield* replicaAt("replicaListen", replicaListen)
   return {
@@ -222,8 +224,10 @@ export const replicaAt = (name: string, text: string) => {
   return isHost && Number(port) > 0 && Number(port) < 65536
     ? Effect.succeed({ host, port: Number(port) })
     // The message does not repeat the text, for the reason in `Settings.mustBe`.
-    : new UsageError({
-      message: `--${Settings.flagName(name)} must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, ` +
-        "without a scheme, a path or blanks."
-    })
+    : refuse(
+      `--${
+        Settings.flagName(name)
+      } must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, without a scheme, a path ` +
+        "or blanks."
+    )
 }

@@ -219,7 +219,7 @@ const streamedIfSlow = (
   respond: Effect.Effect<Response, Refusal, Scope.Scope>
 ) => {
   const backend = serving.sessions.running().get(asking.backend)?.backend
-  return backend?.target._tag === "Http" || backend?.settings.stateless === true
+  return backend?.target.kind === "http" || backend?.settings.stateless === true
     ? SlowAnswers.streamed(serving, asking, messages, always(respond))
     : respond
 }

@@ -128,7 +128,7 @@ const backendView = Effect.fnUntraced(function*(
   const state = Cooldown.stateOf(cooled, now)
   return {
     name: backend.name,
-    kind: backend.target._tag === "Stdio" ? "stdio" : "http",
+    kind: backend.target.kind,
     url: `/mcp/${backend.name}`,
     state,
     retryInSeconds: state === "cooling down" ? Math.ceil((cooled.until - now) / 1000) : null,

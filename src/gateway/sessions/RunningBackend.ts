@@ -72,8 +72,8 @@ export const make = Effect.fnUntraced(function*(
   const own = yield* Scope.fork(scope)
   const counts = { launches: 0, launchFailures: 0, requests: 0, errors: 0 }
   const metrics = GatewayMetrics.make(backend.name, yield* Effect.context<never>(), recent)
-  const startProcess = backend.target._tag === "Stdio"
-    ? StdioProcess.start(backend.target.command, environment, backend.settings, backend.mask)
+  const startProcess = backend.target.kind === "stdio"
+    ? StdioProcess.start(backend.target.entry, environment, backend.settings, backend.mask)
     : Effect.die(new Error("only stdio back ends have processes"))
   const running: RunningBackend = {
     backend,
@@ -104,7 +104,7 @@ export const make = Effect.fnUntraced(function*(
     handshake: undefined,
     era: undefined,
     faced: false,
-    remote: backend.target._tag === "Http" ? yield* Remote.make(backend.target, backend.mask) : undefined,
+    remote: backend.target.kind === "http" ? yield* Remote.make(backend.target.entry, backend.mask) : undefined,
     asks: { asked: false },
     paramHeaders: new Map()
   }
@@ -122,7 +122,7 @@ export const gatewayPrincipal = "gateway"
  * The turn ends with the scope.
  */
 export const turn = ({ backend, spares, starts }: RunningBackend, principal: string) => {
-  if (backend.target._tag === "Http" || spares.size() > 0) return Effect.void
+  if (backend.target.kind === "http" || spares.size() > 0) return Effect.void
   const { startTimeout } = backend.settings
   const waited = Duration.format(startTimeout)
   return Effect.timeoutOrElse(starts.turn(principal), {
@@ -138,8 +138,8 @@ export const turn = ({ backend, spares, starts }: RunningBackend, principal: str
 
 /** Opens a transport to a back end: a process or an `HttpTransport`. */
 const startTransport = ({ backend, spares }: RunningBackend, got: Got) => {
-  const start = backend.target._tag === "Http"
-    ? HttpTransport.make(backend.target, backend.settings, backend.mask)
+  const start = backend.target.kind === "http"
+    ? HttpTransport.make(backend.target.entry, backend.settings, backend.mask)
     : spares.take
   return Effect.tap(start, (transport) => Effect.sync(() => got(transport)))
 }
@@ -168,7 +168,7 @@ export const startLane = (
   const known = knownEra(target)
   const started = start(known)
   // For an HTTP back end a failure here means that it cannot be reached, which says nothing about its era.
-  const isUnsure = known === undefined && backend.target._tag === "Stdio"
+  const isUnsure = known === undefined && backend.target.kind === "stdio"
   const opened = isUnsure
     ? Effect.catchTags(started, {
       BackendFailed: (error) => error.shortage === true ? Effect.fail(error) : start("legacy"),
@@ -248,7 +248,7 @@ export const startSession = (
     if (Result.isSuccess(opened)) return Effect.succeed(opened.success)
     const error = opened.failure
     // An HTTP server may refuse `initialize` by a status without a JSON-RPC error.
-    if (error._tag !== "InitializeRefused" && backend.target._tag !== "Http") return Effect.fail(error)
+    if (error._tag !== "InitializeRefused" && backend.target.kind !== "http") return Effect.fail(error)
     // A server that took long to refuse may take as long again to start.
     const duration = Duration.sum(Duration.millis(probeTimeout), Duration.times(took, 2))
     return Effect.catch(

@@ -127,5 +127,12 @@ export const plain = (text: string): string =>
     ""
   )
 
+/** Escapes control characters and characters that change the text direction, for names in messages. */
+export const printable = (text: string): string =>
+  JSON.stringify(text).slice(1, -1).replace(
+    /[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`
+  )
+
 /** The first characters of a session's id, without the replica's name: enough to tell sessions apart, too few to use one. */
 export const shortId = (id: string): string => id.replace(/^r[0-9a-f]{10}-/, "").slice(0, 8)

@@ -7,7 +7,6 @@
  * `gatewaySettings`, and a row in the table of `src/gateway/README.md`, which a test compares with this one.
  */
 import { ByteSize, Duration, Option, Predicate } from "effect"
-import { isDurationInput } from "./Durations.ts"
 
 export interface Setting<out A, out Input> {
   readonly kind: "duration" | "count" | "bytes" | "flag" | "list" | "text" | "choice" | "secret"
@@ -59,8 +58,8 @@ const duration = (fallback: Duration.Input, description: string, minimum: "posit
       : `a duration greater than zero, such as "30 minutes", "5m" or "infinity" (${unitsOfTime})`,
     (input) => {
       if (typeof input === "string" && input.trim().toLowerCase() === "infinity") return Option.some(Duration.infinity)
-      const spelled = typeof input === "string" ? spellOut(input) : input
-      const read = isDurationInput(spelled) ? Duration.fromInput(spelled) : Option.none()
+      // `fromInput` fails for a value of another type.
+      const read = Duration.fromInput((typeof input === "string" ? spellOut(input) : input) as Duration.Input)
       return Option.filter(
         read,
         (value) => minimum === "zero" ? !Duration.isNegative(value) : Duration.isPositive(value)
@@ -103,21 +102,14 @@ const bytes = (fallback: number, description: string) =>
     fallback % mebi === 0 ? `${fallback / mebi} MiB` : `${fallback / 1024} KiB`
   )
 
+/** How people write `true` and `false`. */
+const booleans = new Map<unknown, boolean>([
+  ...[true, "true", "1", "yes"].map((yes) => [yes, true] as const),
+  ...[false, "false", "0", "no"].map((no) => [no, false] as const)
+])
+
 const flag = (description: string) =>
-  setting<boolean>(
-    "flag",
-    false,
-    description,
-    "true or false",
-    (input) =>
-      typeof input === "boolean"
-        ? Option.some(input)
-        : input === "true" || input === "1" || input === "yes"
-        ? Option.some(true)
-        : input === "false" || input === "0" || input === "no"
-        ? Option.some(false)
-        : Option.none()
-  )
+  setting<boolean>("flag", false, description, "true or false", (input) => Option.fromUndefinedOr(booleans.get(input)))
 
 const list = (description: string, what = "strings", item: RegExp = /\S/) =>
   setting<ReadonlyArray<string>>(
@@ -139,33 +131,28 @@ const hostName = /^(\[[\da-f:.]+\]|[^\s/\\:@*?#[\]]+)$/i
 /** An origin by RFC 6454, section 6.2. A sandboxed frame sends `null`. A slash at the end is accepted too. */
 const webOrigin = /^(null|[a-z][a-z\d+.-]*:\/\/[^\s/@*?#]+\/?)$/i
 
-const text = (fallback: string, description: string) =>
-  setting<string>(
-    "text",
-    fallback,
-    description,
-    "a string",
-    (input) => typeof input === "string" ? Option.some(input) : Option.none()
-  )
+/** A setting whose value is a string that passes `isAllowed`. */
+const string =
+  (kind: "text" | "secret", allowed: string, isAllowed: (text: string) => boolean) =>
+  (fallback: string, description: string) =>
+    setting<string>(
+      kind,
+      fallback,
+      description,
+      allowed,
+      (input) => typeof input === "string" && isAllowed(input) ? Option.some(input) : Option.none()
+    )
 
+const text = string("text", "a string", () => true)
+const address = string("text", "an address or a host name", (text) => /^[^\s/]+$/.test(text))
 /** A file of keys or certificates. An empty path is refused: the gateway would serve without that protection, unnoticed. */
-const file = (description: string) =>
-  setting<string>(
-    "text",
-    "",
-    description,
-    "the path of a file, and not empty; leave the setting out if there is no file",
-    (input) => typeof input === "string" && input !== "" ? Option.some(input) : Option.none()
-  )
-
-const address = (fallback: string, description: string) =>
-  setting<string>(
-    "text",
-    fallback,
-    description,
-    "an address or a host name",
-    (input) => typeof input === "string" && /^[^\s/]+$/.test(input) ? Option.some(input) : Option.none()
-  )
+const file = string(
+  "text",
+  "the path of a file, and not empty; leave the setting out if there is no file",
+  (text) => text !== ""
+)
+/** A secret of at least 32 characters, the length of a 128-bit key in hexadecimal. */
+const secretText = string("secret", "a secret of at least 32 characters", (text) => text.length >= 32)
 
 const choice = <A extends string>(choices: ReadonlyArray<A>, fallback: A, description: string): Setting<A, A> => ({
   ...setting<A>(
@@ -178,53 +165,23 @@ const choice = <A extends string>(choices: ReadonlyArray<A>, fallback: A, descri
   choices
 })
 
-/** A secret of at least 32 characters, the length of a 128-bit key in hexadecimal. */
-const secretText = (description: string) =>
-  setting<string>(
-    "secret",
-    "",
-    description,
-    "a secret of at least 32 characters",
-    (input) => typeof input === "string" && input.length >= 32 ? Option.some(input) : Option.none()
-  )
-
 /** Settings of a session and its process. The entry of a back end may override each of them. */
 export const backendSettings = {
   idleTimeToLive: duration("30 minutes", "A session without requests and streams ends after this"),
-  streamLostTimeToLive: duration(
-    "15 minutes",
-    "A silent client's session ends this long after its GET stream broke"
-  ),
+  streamLostTimeToLive: duration("15 minutes", "A silent client's session ends this long after its GET stream broke"),
   requestTimeout: duration("5 minutes", "A request is cancelled after this; each progress message restarts the time"),
   startTimeout: duration("1 minute", "A back end must answer initialize within this"),
   writeTimeout: duration("30 seconds", "A session ends if its back end leaves a message unread for this"),
-  closeGrace: duration(
-    "2 seconds",
-    "Wait between end of stdin, SIGTERM and SIGKILL when a process ends",
-    "zero"
-  ),
+  closeGrace: duration("2 seconds", "Wait between end of stdin, SIGTERM and SIGKILL when a process ends", "zero"),
   maxInFlight: count(100, "Requests of one session that may run at once"),
   maxLineBytes: bytes(16 * mebi, "Longest message of a back end"),
-  stderrLevel: choice(
-    ["debug", "info", "warn"],
-    "debug",
-    "Log level of the back end's stderr: debug, info or warn"
-  ),
+  stderrLevel: choice(["debug", "info", "warn"], "debug", "Log level of the back end's stderr: debug, info or warn"),
   replayEvents: count(1000, "Messages that a session keeps for a client that resumes a stream"),
   replayBytes: bytes(4 * mebi, "Bytes that a session keeps for a client that resumes a stream"),
   spares: count(0, "Processes started in advance for new sessions", 0),
-  stateless: flag(
-    "An idle session sleeps: its process ends, its id stays valid"
-  ),
-  era: choice(
-    ["auto", "legacy", "modern"],
-    "auto",
-    "Era of the back end: legacy, modern, or auto to ask it"
-  ),
-  maxLanes: count(
-    8,
-    "Most processes of one modern caller"
-  ),
+  stateless: flag("An idle session sleeps: its process ends, its id stays valid"),
+  era: choice(["auto", "legacy", "modern"], "auto", "Era of the back end: legacy, modern, or auto to ask it"),
+  maxLanes: count(8, "Most processes of one modern caller"),
   parkedTimeToLive: duration("5 minutes", "A call that waits for its client's input is cancelled after this")
 }
 
@@ -233,14 +190,11 @@ export const gatewaySettings = {
   host: address("127.0.0.1", "The address to listen on"),
   port: count(8420, "The port to listen on; 0 takes a free one", 0, 65535),
   insecure: flag("Allow an address that other machines reach without any key"),
-  tlsCert: file("PEM file of the certificate; serves HTTPS, together with --tls-key"),
-  tlsKey: file("PEM file of the private key"),
+  tlsCert: file("", "PEM file of the certificate; serves HTTPS, together with --tls-key"),
+  tlsKey: file("", "PEM file of the private key"),
   keys: list("Clients must send one of these as a bearer token", "keys, none of them empty"),
-  keysFile: file("File of further keys for clients, one a line"),
-  adminKeys: list(
-    "Operators' keys, for the page, /sessions and /metrics",
-    "keys, none of them empty"
-  ),
+  keysFile: file("", "File of further keys for clients, one a line"),
+  adminKeys: list("Operators' keys, for the page, /sessions and /metrics", "keys, none of them empty"),
   allowedHosts: list(
     "Further host names, without port, that clients may use in the URL",
     "host names without scheme and port",
@@ -263,10 +217,8 @@ export const gatewaySettings = {
   ),
   maxParked: count(1000, "Most calls at once that wait for their client's input"),
   maxParkedPerKey: count(100, "Most calls at once of one key that wait for their client's input"),
-  stateKey: secretText("Seals requestState; without it a random key that ends with the process"),
-  shareWithoutKeys: flag(
-    "Without keys, modern clients of all users and machines may share processes"
-  ),
+  stateKey: secretText("", "Seals requestState; without it a random key that ends with the process"),
+  shareWithoutKeys: flag("Without keys, modern clients of all users and machines may share processes"),
   maxAsleep: count(100_000, "Most sleeping sessions; when full, the oldest is ended"),
   asleepTimeToLive: duration("24 hours", "A sleeping session ends after this"),
   acquireTimeout: duration("5 seconds", "Longest wait of initialize when all sessions are in use", "zero"),
@@ -278,28 +230,16 @@ export const gatewaySettings = {
     "75 seconds",
     "An unused connection is closed after this; a balancer must close it earlier"
   ),
-  streamAfter: duration(
-    "5 seconds",
-    "A request unanswered by then gets an event stream; at most heartbeat"
-  ),
+  streamAfter: duration("5 seconds", "A request unanswered by then gets an event stream; at most heartbeat"),
   heartbeat: duration("15 seconds", "Interval of comments on a silent stream, so that no proxy cuts it"),
   stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
   cleanupInterval: duration("10 seconds", "Interval between searches for expired sessions"),
   drainTimeout: duration("10 seconds", "Longest time for running requests when the gateway stops", "zero"),
-  cluster: flag(
-    "Run as one of several replicas; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"
-  ),
+  cluster: flag("Run as one of several replicas; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"),
   replicaAddress: text("", "host:port at which the other replicas, and only they, reach this one"),
   replicaListen: text("", "host:port to listen on for other replicas, if not --replica-address"),
-  shardLockExpiration: duration(
-    "35 seconds",
-    "A silent replica's sessions are taken over after this; equal on all"
-  ),
-  leaveDelay: duration(
-    "3 seconds",
-    "A stopping replica is not ready, but still serves, for this",
-    "zero"
-  )
+  shardLockExpiration: duration("35 seconds", "A silent replica's sessions are taken over after this; equal on all"),
+  leaveDelay: duration("3 seconds", "A stopping replica is not ready, but still serves, for this", "zero")
 }
 
 /** Most sessions of one key. With two keys or more the default is half of `maxSessions`, so no key can take every place. */

@@ -1,8 +1,8 @@
 /** The back ends of a gateway: checks each entry and merges it with the settings of the gateway. */
-import { Option, Predicate, Schema } from "effect"
+import { Predicate, Schema } from "effect"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
-import type { Command } from "./ProcessGroup.ts"
+import * as Kinds from "./Kinds.ts"
 
 /**
  * How to start the process of a stdio back end, and the settings that it overrides.
@@ -42,9 +42,7 @@ export type Entry = StdioEntry | HttpEntry
 /** A checked back end. Every setting has a value. */
 export interface Backend {
   readonly name: string
-  readonly target:
-    | { readonly _tag: "Stdio"; readonly command: Command }
-    | { readonly _tag: "Http"; readonly url: string; readonly headers: Readonly<Record<string, string>> }
+  readonly target: Kinds.Target
   readonly settings: Settings.BackendSettings
   /** Hides values of the entry that may be secret. */
   readonly mask: (text: string) => string
@@ -70,100 +68,87 @@ export const isName = (name: string): boolean => /^[A-Za-z0-9][A-Za-z0-9._-]{0,6
 export const allowedName = "a back end's name is 1 to 64 letters, digits, \".\", \"_\" or \"-\", " +
   "beginning with a letter or digit"
 
-type Fault = (path: string, message: string) => void
-
 /** An entry from a file or a program, not checked yet. */
-export interface Parsed {
-  readonly entry: Entry
-  /** Values that must not be shown. */
+export interface Unchecked {
+  readonly path: string
+  readonly name: string
+  readonly entry: object
+  /** Values that must not be shown, besides those that the kind of the entry names. */
   readonly secrets: ReadonlyArray<string>
-  /** Called only for valid entries: a faulty one may be nested too deep for `JSON.stringify`. */
-  readonly entryText: () => string
+  /** The entry as its author wrote it. */
+  readonly written: unknown
 }
 
-/** Makes a `Parsed` of a program's entry. */
-export const given = (entry: Entry): Parsed => ({ entry, secrets: [], entryText: () => canonical(entry) })
+/** The entries of a program, or of the command line. */
+export const given = (prefix: string, entries: Readonly<Record<string, Entry>>): ReadonlyArray<Unchecked> =>
+  Object.entries(entries).map(([name, entry]) => ({
+    path: `${prefix}${Masking.printable(name)}`,
+    name,
+    entry: Settings.given(entry),
+    secrets: [],
+    written: entry
+  }))
 
 /** JSON with sorted keys, so that the order of keys in a file does not matter. */
-export const canonical = (entry: unknown): string =>
+const canonical = (entry: unknown): string =>
   JSON.stringify(entry, (_, value: unknown) =>
     Predicate.isObject(value)
       ? Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => a < b ? -1 : 1))
       : value)
 
-/** Checks an entry and merges it with the settings of the gateway. Reports each fault through `fault`. */
-export const resolve = (
-  path: string,
-  name: string,
-  { entry, entryText, secrets }: Parsed,
+/** Checks entries and merges each with the settings of the gateway. Reports each fault, and leaves out entries with one. */
+export const check = (
+  entries: ReadonlyArray<Unchecked>,
   base: Settings.BackendSettings,
-  fault: Fault
-): Backend => {
+  fault: Kinds.Fault
+): Backends =>
+  new Map(entries.flatMap((entry) => {
+    const backend = checkOne(entry, base, fault)
+    return backend === undefined ? [] : [[entry.name, backend]]
+  }))
+
+const checkOne = (
+  { entry, name, path, secrets, written }: Unchecked,
+  base: Settings.BackendSettings,
+  fault: Kinds.Fault
+): Backend | undefined => {
   if (!isName(name)) fault(path, allowedName)
-  const own = Settings.pick(Settings.backendSettings, base)
-  const settings = Settings.decode(
+  const own = Settings.decode(
     Settings.backendSettings,
     { ...entry },
-    own,
+    Settings.pick(Settings.backendSettings, base),
     (key, message) => fault(`${path}.${key}`, message)
   )
-  const target = "url" in entry ? http(path, entry, fault) : stdio(path, entry, fault)
-  // `spares` and `stateless` apply to processes only. If they are set for all back ends, an HTTP back end ignores them.
-  const decided = target._tag === "Http" ? { ...settings, spares: 0, stateless: false } : settings
-  return {
-    name,
-    target,
-    settings: decided,
-    mask: Masking.make([...secrets, ...secretsOf(target)]),
-    fingerprint: JSON.stringify([target, decided]),
-    entryText
+  const [kind, another] = kindsOf(entry)
+  if (kind === undefined || another !== undefined) {
+    return void fault(path, `must have a ${recognised.join(" or a ")}${another === undefined ? "" : ", and only one"}`)
   }
-}
-
-const stdio = (path: string, entry: StdioEntry, fault: Fault): Backend["target"] => {
-  const { args = [], command, cwd, env = {} } = entry
-  if (command === "") fault(`${path}.command`, "must not be empty")
-  for (const [name, value] of Object.entries(env)) {
-    if (name === "" || /[=\0]/.test(name)) fault(`${path}.env`, `"${printable(name)}" is not a variable name`)
-    if (value.includes("\0")) fault(`${path}.env.${printable(name)}`, "must not contain a NUL character")
-  }
-  for (const text of [command, cwd ?? "", ...args]) {
-    if (text.includes("\0")) fault(path, "command, args and cwd must not contain a NUL character")
-  }
-  return { _tag: "Stdio", command: { command, args, env, cwd } }
-}
-
-const http = (path: string, entry: HttpEntry, fault: Fault): Backend["target"] => {
-  const { headers = {}, spares, stateless, url } = entry
-  const parsed = Option.liftThrowable(() => new URL(url))()
-  if (Option.isNone(parsed) || !/^https?:$/.test(parsed.value.protocol)) {
-    fault(`${path}.url`, "must be an http: or https: URL")
-  }
-  for (const [name, value] of Object.entries(headers)) {
-    if (!/^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/.test(name)) {
-      fault(`${path}.headers`, `"${printable(name)}" is not a header name`)
-    } else if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) {
-      fault(`${path}.headers.${name}`, "must not contain line breaks or control characters")
-    } else if (ownHeaders.includes(name.toLowerCase())) {
-      fault(`${path}.headers.${name}`, "must not be given: the gateway sets it itself")
+  for (const [setting, value] of Object.entries(kind.fixed)) {
+    if (setting in entry && Settings.given(own)[setting] !== value) {
+      fault(`${path}.${setting}`, `is not for a back end with a ${kind.recognisedBy}; remove it`)
     }
   }
-  if (spares !== undefined && spares > 0) fault(`${path}.spares`, "is only for stdio back ends; remove it")
-  if (stateless === true) fault(`${path}.stateless`, "is only for stdio back ends; remove it")
-  return { _tag: "Http", url, headers }
+  const read = kind.read(path, entry, fault)
+  if (read === undefined) return undefined
+  const settings = { ...own, ...kind.fixed }
+  return {
+    name,
+    target: read.target,
+    settings,
+    mask: Masking.make([...secrets, ...read.secrets]),
+    fingerprint: JSON.stringify([read.target, settings]),
+    entryText: () => canonical(written)
+  }
 }
 
-const ownHeaders = ["host", "content-length", "content-type", "accept", "connection", "transfer-encoding"]
-  .concat(["mcp-session-id", "mcp-protocol-version", "last-event-id"])
+const kinds = Object.values(Kinds.transports)
+const recognised = kinds.map(({ recognisedBy }) => recognisedBy)
 
-/** Escapes control characters and characters that change the text direction, for messages that are printed. */
-export const printable = (text: string): string =>
-  JSON.stringify(text).slice(1, -1).replace(
-    /[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`
-  )
+/** The kinds that an entry may be of. A valid entry has one. */
+const kindsOf = (entry: object) => kinds.filter(({ recognisedBy }) => recognisedBy in entry)
 
-const secretsOf = (target: Backend["target"]): ReadonlyArray<string> =>
-  target._tag === "Stdio"
-    ? Object.values(target.command.env)
-    : [...Object.values(target.headers), ...Masking.passwordsOf(target.url)]
+/** The names that an entry may have, besides settings. Those of every kind, if the kind is not clear. */
+export const namesOf = (entry: object): ReadonlyArray<string> => {
+  const found = kindsOf(entry)
+  return [...new Set((found.length === 1 ? found : kinds).flatMap(({ names }) => names))]
+}
