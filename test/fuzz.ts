@@ -39,14 +39,14 @@ if (counts.config > 0) {
   told(`${cases} configurations, ${valid} of them valid: ${wrong.length} failures`)
 }
 if (counts.http > 0) {
-  const { cases, failures: wrong, kinds, statuses } = await Fuzz.http({
+  const { cases, failures: wrong, statuses } = await Fuzz.http({
     seed,
     from: Number(one ?? 0),
     count: counts.http,
     onProgress: (done) => done % 5000 === 0 ? told(`${done} requests`) : Progress.step(`${done} requests`)
   })
   failures.push(...wrong)
-  told(`${cases} requests of ${kinds} kinds: ${wrong.length} failures; statuses ${JSON.stringify(statuses)}`)
+  told(`${cases} requests: ${wrong.length} failures; statuses ${JSON.stringify(statuses)}`)
 }
 for (const failure of failures.slice(0, 20)) console.log(`FAILURE ${failure}`)
 console.log(failures.length === 0 ? "no failure" : `${failures.length} failures with seed ${seed}`)

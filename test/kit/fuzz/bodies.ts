@@ -1,20 +1,5 @@
-/** Bodies for the fuzz of the HTTP side, and what each means by JSON-RPC 2.0 and MCP: written apart from `src`. */
+/** Random JSON, messages and bodies for the fuzz. */
 import type { Random } from "../random.ts"
-
-/** What a body is, as the specification reads it. */
-export type Meaning =
-  | { readonly is: "broken" }
-  | { readonly is: "invalid" }
-  | {
-    readonly is: "request"
-    readonly id: string | number
-    readonly method: string
-    readonly tool: string | undefined
-    /** Whether its params name a revision, as those of `initialize` must. */
-    readonly revision: boolean
-  }
-  | { readonly is: "silent" }
-  | { readonly is: "batch"; readonly ids: ReadonlyArray<string | number>; readonly initialize: boolean }
 
 /** How deep JSON is nested, brackets in its strings aside; by the text, for a value lacks what a doubled name had first. */
 export const levelsOf = (json: string): number => {
@@ -26,79 +11,14 @@ export const levelsOf = (json: string): number => {
   return deepest
 }
 
-const own = (value: object, name: string): unknown => Object.getOwnPropertyDescriptor(value, name)?.value
-
-const single = (value: unknown): Meaning => {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return { is: "invalid" }
-  if (own(value, "jsonrpc") !== "2.0") return { is: "invalid" }
-  const [id, method] = [own(value, "id"), own(value, "method")]
-  // MCP: an id is a string or a number; one that no double holds could not be told apart from another.
-  const isId = typeof id === "string" || (typeof id === "number" && Number.isFinite(id))
-  if (method === undefined) {
-    const answers = Object.hasOwn(value, "result") || Object.hasOwn(value, "error")
-    return answers && (isId || id === null) ? { is: "silent" } : { is: "invalid" }
-  }
-  if (typeof method !== "string") return { is: "invalid" }
-  if (id === undefined) return { is: "silent" }
-  if (!isId) return { is: "invalid" }
-  const params = own(value, "params")
-  const param = (name: string) => typeof params === "object" && params !== null ? own(params, name) : undefined
-  const name = param("name")
-  return {
-    is: "request",
-    id,
-    method,
-    tool: method === "tools/call" && typeof name === "string" ? name : undefined,
-    revision: typeof param("protocolVersion") === "string"
-  }
-}
-
-/** The text that bytes are: without a byte order mark, and with a replacement for what is no UTF-8. */
-export const textOf = (body: Buffer): string => new TextDecoder().decode(body)
-
-/** Says what bytes mean; `batches`: whether the revision that is spoken has them. */
-export const meaningOf = (body: Buffer, batches: boolean): Meaning => {
-  let value: unknown
-  try {
-    value = JSON.parse(textOf(body))
-  } catch {
-    return { is: "broken" }
-  }
-  if (levelsOf(textOf(body)) > 256) return { is: "broken" }
-  if (!Array.isArray(value)) return single(value)
-  if (!batches || value.length === 0) return { is: "invalid" }
-  const parts = value.map(single)
-  if (parts.some(({ is }) => is === "invalid")) return { is: "invalid" }
-  const requests = parts.flatMap((part) => part.is === "request" ? [part] : [])
-  return {
-    is: "batch",
-    ids: requests.map(({ id }) => id),
-    initialize: requests.some(({ method }) => method === "initialize")
-  }
-}
-
 const names = ["__proto__", "constructor", "prototype", "toString", "hasOwnProperty", "id", "jsonrpc"] as const
 
-const idTexts = [
-  "1",
-  "0",
-  "-0",
-  "1.5",
-  "9007199254740993",
-  "1e3",
-  "\"1\"",
-  "\"\"",
-  "\"ü\\u2028\\n\"",
-  "\"\\ud800\"",
-  "\"__proto__\"",
-  `"${"i".repeat(3000)}"`
-] as const
-const badIdTexts = ["null", "true", "{}", "[]", "[1]", "1e400", "-1e999", "{\"toString\":1}"] as const
-
-const methodTexts = ["ping", "tools/list", "", "__proto__", "constructor", "\\u0000", "\\ud800", "x".repeat(1500)]
-  .concat(["initialize", "notifications/initialized", "logging/setLevel", "resources/subscribe"])
+const ids = ["1", "0", "-0", "1.5", "9007199254740993", "1e3", "\"1\"", "\"\"", "\"\\ud800\"", "\"__proto__\""] as const
+const wrongIds = ["null", "true", "{}", "[1]", "1e400", "{\"toString\":1}"] as const
+const methods = ["tools/call", "ping", "", "__proto__", "\\u0000", "initialize", "notifications/initialized"]
+  .concat(["logging/setLevel", "resources/subscribe", "x".repeat(1500)])
   .map((method) => `"${method}"`)
-const badMethodTexts = ["1", "{}", "[]", "null", "true"] as const
+const wrongMethods = ["1", "{}", "null"] as const
 
 /** Any JSON, as text: numbers that no double holds, deep nesting, lone surrogates, names of prototypes, doubled names or none. */
 export const anyJson = (random: Random, doubled = true, depth = 0): string => {
@@ -135,78 +55,41 @@ export const anyJson = (random: Random, doubled = true, depth = 0): string => {
   }
 }
 
-const space = (random: Random): string => random.chance(0.8) ? "" : random.pick([" ", "\t", "\r\n", "\n \n"])
-
-const object = (random: Random, members: ReadonlyArray<string>): string => {
-  const shuffled = random.chance(0.7) ? members : members.toSorted(() => random.next() - 0.5)
-  return `{${shuffled.map((member) => `${space(random)}${member}`).join(`${space(random)},`)}${space(random)}}`
-}
-
-/** A message that is valid by the specification. */
+/** A message of JSON-RPC; one in five has a wrong member. */
 const message = (random: Random): string => {
-  const more = random.chance(0.3) ? [`"${random.pick(["extra", "__proto__", "constructor"])}":${anyJson(random)}`] : []
-  const id = `"id":${random.pick(idTexts)}`
-  const version = "\"jsonrpc\":\"2.0\""
-  switch (random.below(10)) {
-    case 0:
-    case 1:
-    case 2:
-      return object(random, [version, id, "\"method\":\"tools/call\"", "\"params\":{\"name\":\"count\"}", ...more])
-    case 3:
-    case 4:
-      return object(random, [
-        version,
-        id,
-        "\"method\":\"tools/call\"",
-        `"params":{"name":"raw","arguments":{"any":${anyJson(random)}},"_meta":{"progressToken":${anyJson(random)}}}`,
-        ...more
-      ])
-    case 5:
-    case 6:
-      return object(random, [
-        version,
-        id,
-        `"method":${random.pick(methodTexts)}`,
-        `"params":${anyJson(random)}`,
-        ...more
-      ])
-    case 7:
-      return object(random, [version, `"method":${random.pick(methodTexts)}`, `"params":${anyJson(random)}`, ...more])
-    case 8:
-      return object(random, [version, id, `"result":${anyJson(random)}`, ...more])
-    default:
-      return object(random, [version, random.chance(0.5) ? id : "\"id\":null", `"error":${anyJson(random)}`, ...more])
-  }
+  const wrong = random.chance(0.2)
+  const members = [
+    `"jsonrpc":${wrong && random.chance(0.3) ? "\"1.0\"" : "\"2.0\""}`,
+    `"id":${random.pick(wrong ? wrongIds : ids)}`,
+    `"method":${random.pick(wrong && random.chance(0.5) ? wrongMethods : methods)}`,
+    `"params":${params(random)}`,
+    `"result":${anyJson(random)}`,
+    `"error":${anyJson(random)}`,
+    `"${random.pick(names)}":${anyJson(random)}`
+  ]
+  // What makes a request, a notification, a result, an error and a request with another member.
+  const chosen = random.pick([[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3], [0, 2, 3], [0, 1, 4], [0, 1, 5], [
+    0,
+    1,
+    2,
+    3,
+    6
+  ]])
+  return `{${
+    members.filter((_, i) => chosen.includes(i)).toSorted(() => random.next() - 0.5).join(random.pick([",", " ,\r\n"]))
+  }}`
 }
 
-/** JSON that is no message. */
-const noMessage = (random: Random): string => {
-  switch (random.below(6)) {
-    case 0:
-      return object(random, ["\"jsonrpc\":\"2.0\"", `"id":${random.pick(badIdTexts)}`, "\"method\":\"ping\""])
-    case 1:
-      return object(random, ["\"jsonrpc\":\"2.0\"", "\"id\":1", `"method":${random.pick(badMethodTexts)}`])
-    case 2:
-      return object(random, [
-        `"jsonrpc":${random.pick(["2.0", "\"1.0\"", "null", "[\"2.0\"]"])}`,
-        "\"method\":\"ping\""
-      ])
-    case 3:
-      return `{"${random.pick(names)}":${message(random)}}`
-    case 4:
-      return "{\"jsonrpc\":\"2.0\",\"id\":1}"
-    default:
-      return anyJson(random)
-  }
-}
+const params = (random: Random): string =>
+  random.pick([
+    "{\"name\":\"count\"}",
+    `{"name":"raw","arguments":{"any":${anyJson(random)}},"_meta":{"progressToken":${anyJson(random)}}}`,
+    `{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":${anyJson(random)}}`,
+    anyJson(random)
+  ])
 
-const batch = (random: Random): string => {
-  const parts = Array.from(
-    { length: 1 + random.below(5) },
-    () => random.chance(0.9) ? message(random) : noMessage(random)
-  )
-  return `[${parts.map((part) => `${space(random)}${part}`).join()}]`
-}
+const batch = (random: Random): string =>
+  `[${Array.from({ length: 1 + random.below(5) }, () => message(random)).join()}]`
 
 /** Bytes with some of them changed, taken out, doubled, or cut off at the end. */
 export const damaged = (random: Random, bytes: Buffer): Buffer => {
@@ -238,14 +121,10 @@ export const damaged = (random: Random, bytes: Buffer): Buffer => {
   return result
 }
 
-/** A body of some kind. */
+/** A body of some kind: a message, a batch, other JSON, one of these damaged, or any bytes. */
 export const body = (random: Random): Buffer => {
   const kind = random.below(20)
-  if (kind < 8) return Buffer.from(message(random))
-  if (kind < 11) return Buffer.from(noMessage(random))
-  if (kind < 13) return Buffer.from(batch(random))
-  if (kind < 19) return damaged(random, Buffer.from(random.chance(0.8) ? message(random) : batch(random)))
-  return random.chance(0.5)
-    ? Buffer.from(Array.from({ length: random.below(200) }, () => random.below(256)))
-    : Buffer.from(random.pick(["", " ", "\ufeff{}", "{", "NaN", "'x'", "{a:1}", "[1,]", "\u0000", "undefined"]))
+  if (kind === 0) return Buffer.from(Array.from({ length: random.below(200) }, () => random.below(256)))
+  const text = kind < 14 ? message(random) : kind < 17 ? batch(random) : anyJson(random)
+  return random.chance(0.3) ? damaged(random, Buffer.from(text)) : Buffer.from(text)
 }

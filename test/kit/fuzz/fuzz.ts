@@ -1,6 +1,6 @@
 /** The fuzz as a whole: so many cases of each kind, from a seed. */
 import * as FuzzConfig from "./config.ts"
-import * as FuzzHttp from "./httpRun.ts"
+import * as FuzzHttp from "./http.ts"
 
 export interface Report {
   readonly cases: number

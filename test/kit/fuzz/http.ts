@@ -1,224 +1,336 @@
 /**
- * Cases for the fuzz of the HTTP side. Each is made by a seed and its number alone, and says what may come back: a list of
- * outcomes, each a status and what the body must be.
- *
- * Sessions and keys stand in a case as words in braces, because only a running gateway knows them.
+ * Random requests to a real gateway. Each request says which statuses are allowed: those of its wrong parts, or of success if
+ * no part is wrong. Its number and the seed alone make a request, so one can be sent again.
  */
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import * as Kit from "../gateway/gateway.ts"
+import type { RawResponse } from "../gateway/rawHttp.ts"
+import * as Raw from "../gateway/rawHttp.ts"
 import type { Random } from "../random.ts"
 import * as Random_ from "../random.ts"
 import * as Bodies from "./bodies.ts"
-import type { Case, Fault, Outcome, Parts } from "./parts.ts"
-import {
-  accepts,
-  authorizations,
-  contentTypes,
-  error,
-  extra,
-  finishedCall,
-  hosts,
-  limits,
-  ofHead,
-  origins,
-  paths,
-  sessions,
-  versions
-} from "./parts.ts"
-import * as Transport from "./transport.ts"
+import * as Parts from "./parts.ts"
 
-/** For what costs a process. */
-const rare = 1 / 300
-const otherMethods = ["PUT", "PATCH", "OPTIONS", "HEAD", "PURGE", "QUERY", "PROPFIND", "TRACE", "SEARCH"] as const
+/** Sessions and keys stand in braces in `head`, because only a running gateway knows them. */
+export interface Case {
+  readonly index: number
+  readonly kind: string
+  readonly method: string
+  readonly head: string
+  readonly body: Buffer
+  /** A request that is not whole. The client half-closes the connection after it. */
+  readonly end: boolean
+  readonly statuses: ReadonlyArray<number | "closed">
+}
 
-type Wrong = "host" | "origin" | "key" | "path" | "version" | "method" | "accept" | "type" | "session" | "size" | "body"
-const outer: ReadonlyArray<Wrong> = ["host", "origin", "key"]
-const ofMethod = (method: string): ReadonlyArray<Wrong> =>
-  method === "POST"
-    ? ["path", "version", "accept", "type", "session", "session", "session", "size"]
-    : method === "GET"
-    ? ["path", "version", "accept", "session"]
-    : method === "DELETE"
-    ? ["path", "version", "session"]
-    : ["path", "version", "method"]
-
-/** The method of a request, and what is wrong with it: often nothing but the body, more often one thing. */
-const plan = (random: Random): { readonly method: string; readonly wrong: ReadonlySet<Wrong> } => {
-  const kind = random.below(100)
-  const method = kind < 78 ? "POST" : kind < 86 ? "GET" : kind < 93 ? "DELETE" : random.pick(otherMethods)
-  const places = [...outer, ...ofMethod(method)]
-  const wrong = new Set<Wrong>()
-  for (let i = random.pick([0, 0, 0, 0, 1, 1, 1, 2, 3]); i > 0; i--) wrong.add(random.pick(places))
-  if (!["POST", "GET", "DELETE"].includes(method)) wrong.add("method")
-  // Ending a session and starting another costs a process.
-  if (method === "DELETE" && wrong.size === 0 && !random.chance(rare * 10)) wrong.add("session")
-  return { method, wrong }
+/** Picks a value of each part, most often only good ones, and the statuses of the bad ones. */
+const choose = (random: Random, parts: ReadonlyArray<Parts.Part>) => {
+  const wrong = new Set(Array.from({ length: random.pick([0, 0, 0, 1, 1, 2]) }, () => random.pick(parts)))
+  return {
+    texts: parts.map((part) => random.pick(wrong.has(part) ? part.bad : part.good)),
+    wrong: [...wrong]
+  }
 }
 
 const mcp = (index: number, random: Random): Case => {
-  const { method, wrong } = plan(random)
-  const faults: Array<readonly [Wrong, Fault]> = []
-  const choose = (name: Wrong, { bad, good }: { readonly good: Parts; readonly bad: Parts }): string => {
-    const part = random.pick(wrong.has(name) ? bad : good)
-    if (part.fault !== undefined) faults.push([name, part.fault])
-    return part.text
-  }
-  const target = choose("path", paths)
-  let header = choose("host", hosts) + choose("origin", origins) + choose("key", authorizations)
-  const version = choose("version", versions)
-  header += version + choose("accept", accepts)
-  if (wrong.has("method")) faults.push(["method", error(405)])
-
-  const missing = wrong.has("session") && random.chance(0.2)
-  const session = missing ? random.pick(sessions.missing).text : choose("session", sessions)
-  let body: Buffer = Buffer.alloc(0)
-  let success: ReadonlyArray<Outcome> = [{ status: 200, body: { is: "events" } }]
-  // `initialize` opens a session whatever session id it carries.
-  let anySession = false
-  if (method === "DELETE") success = [{ status: 204, body: { is: "empty" } }]
-  if (method === "POST") {
-    header += choose("type", contentTypes)
-    body = wrong.has("size") ? Buffer.alloc(limits.bodyBytes + 1 + random.below(5000), "[") : Bodies.body(random)
-    // Seldom: each session is a process.
-    const isRightElse = faults.every(([name]) => name === "session")
-    if (isRightElse && random.chance(missing ? rare * 20 : rare * 6)) body = initialize(random)
-    if (body.length > limits.bodyBytes) faults.push(["size", error(413)])
-    const read = ofBody(body, !/: 2025-(06|11)/.test(version))
-    if (read.fault !== undefined) faults.push(["body", read.fault])
-    success = read.success
-    anySession = read.initialize
-    // An error about a valid request may carry its id.
-    for (const [i, [name, fault]] of faults.entries()) faults[i] = [name, withIds(fault, read.ids)]
-  }
-  if (missing) faults.push(["session", error(400)])
-  const counted = anySession ? faults.filter(([name]) => name !== "session") : faults
-  const resumed = method === "GET" && random.chance(0.4) ? random.pick(resumptions) : undefined
-  if (resumed !== undefined) success = resumed.success
-  const framed = frame(random, method, header + session + (resumed?.text ?? extra(random)), body)
+  const method = random.pick([
+    "POST",
+    "POST",
+    "POST",
+    "POST",
+    "POST",
+    "GET",
+    "DELETE",
+    "PUT",
+    "OPTIONS",
+    "HEAD",
+    "QUERY"
+  ])
+  const { session } = Parts
+  const { texts: [path = "", ...headers], wrong } = choose(random, [
+    Parts.path,
+    ...Parts.outer,
+    Parts.version,
+    Parts.accept,
+    ...(method === "POST" ? [Parts.contentType] : []),
+    // The only part of DELETE that is always bad: to end sessions and start others takes long.
+    method === "DELETE" ? { ...session, good: session.bad } : session
+  ])
+  const body = method !== "POST"
+    ? Buffer.alloc(0)
+    : random.chance(0.03)
+    ? Buffer.alloc(Parts.limits.bodyBytes + 1, "[")
+    : Bodies.body(random)
+  const length = random.chance(0.8) ? `Content-Length: ${body.length}\r\n` : "Transfer-Encoding: chunked\r\n"
+  const outer = wrong.filter((part) => Parts.outer.includes(part))
+  const found = (outer.length > 0 ? outer : wrong).map(({ status }) => status)
   return {
     index,
-    kind: `${method} ${[...wrong].join("+") || "right"}`,
-    head: `${method} ${target} HTTP/1.1\r\n${framed.header}\r\n`,
-    body: framed.body,
-    cuts: cuts(random, framed.body.length),
+    kind: `${method} ${[...new Set(found)].join("+")}`,
     method,
+    head: `${method} ${path} HTTP/1.1\r\n${headers.join("")}${random.chance(0.3) ? random.pick(Parts.others) : ""}${
+      method === "POST" ? length : ""
+    }\r\n`,
+    body: length.startsWith("T") && method === "POST" ? chunked(random, body) : body,
     end: false,
-    ends: counted.length === 0 && method === "DELETE",
-    outcomes: outcomesOf(method, header, counted, success)
+    statuses: [...(found.length > 0 ? found : success(method)), ...inside(method, body, outer.length > 0)]
   }
 }
 
-const outcomesOf = (
-  method: string,
-  header: string,
-  faults: ReadonlyArray<readonly [Wrong, Fault]>,
-  success: ReadonlyArray<Outcome>
-): ReadonlyArray<Outcome> => {
-  // A preflight, which carries nothing; what it is told lets no page in.
-  if (method === "OPTIONS" && header.includes("Origin:")) return [{ status: 204, body: { is: "empty" } }]
-  if (faults.length === 0) return success
-  // Who may not come in learns nothing else.
-  const first = faults.filter(([name]) => outer.includes(name))
-  return ofHead(method, (first.length > 0 ? first : faults).flatMap(([, fault]) => fault))
+const success = (method: string): ReadonlyArray<number> =>
+  method === "POST" ? [200, 202] : method === "GET" ? [200] : []
+
+/** The statuses that the method and the body allow, whatever else is wrong in a request that comes from inside. */
+const inside = (method: string, body: Buffer, isOutside: boolean): ReadonlyArray<number> => {
+  // A preflight is answered to everybody and lets no page in.
+  if (method === "OPTIONS") return [204, 405]
+  if (isOutside) return []
+  if (method === "DELETE") return [404]
+  if (method === "GET") return []
+  if (method !== "POST") return [405]
+  if (body.length > Parts.limits.bodyBytes) return [413]
+  // `initialize` opens a session, whatever session id comes with it.
+  return body.includes("initialize") ? [200, 400] : [400]
 }
 
-const withIds = (fault: Fault, ids: ReadonlyArray<unknown>): Fault =>
-  fault.map((outcome) => outcome.body.is === "error" ? { ...outcome, body: { ...outcome.body, ids } } : outcome)
-
-/** Often with a revision, else with any params. The test server accepts every revision. */
-const initialize = (random: Random): Buffer => {
-  const version = random.pick(["\"2025-06-18\"", "\"2025-11-25\"", "\"\"", "\"\\ud800\"", "\"__proto__\"", "1", "null"])
-  const params = random.chance(0.7)
-    ? `{"capabilities":{},"protocolVersion":${version},"clientInfo":${Bodies.anyJson(random)}}`
-    : Bodies.anyJson(random)
-  return Buffer.from(
-    `{"jsonrpc":"2.0","id":${random.pick(["0", "\"x\"", "1.5"])},"method":"initialize","params":${params}}`
-  )
-}
-
-/** Resumptions of a finished stream: after its last event nothing comes, after the one before the answer comes again. */
-const resumptions: ReadonlyArray<{ readonly text: string; readonly success: ReadonlyArray<Outcome> }> = [
-  { text: "Last-Event-ID: {last}\r\n", success: [{ status: 204, body: { is: "empty" } }] },
-  {
-    text: "Last-Event-ID: {lastButOne}\r\n",
-    success: [{ status: 200, body: { is: "answers", ids: [finishedCall] } }]
-  }
-]
-
-/** What a body leads to in a live session. `initialize`: the session id that it carries does not count. */
-const ofBody = (body: Buffer, batches: boolean) => {
-  const meaning = Bodies.meaningOf(body, batches)
-  const wrong = (code: number, ids: ReadonlyArray<unknown> = []) => ({
-    fault: error(400, code),
-    success: [],
-    ids,
-    initialize: false
-  })
-  const right = (outcomes: ReadonlyArray<Outcome>, ids: ReadonlyArray<unknown>, initialize = false) => ({
-    fault: undefined,
-    success: outcomes,
-    ids,
-    initialize
-  })
-  const accepted = [{ status: 202, body: { is: "empty" } }] as const
-  switch (meaning.is) {
-    case "broken":
-      return wrong(-32700)
-    case "invalid":
-      return wrong(-32600)
-    case "silent":
-      return right(accepted, [])
-    case "request": {
-      const { id, method, revision, tool } = meaning
-      if (method === "initialize") {
-        const opened = { status: 200, body: { is: "answers", ids: [id], opens: true } } as const
-        return revision ? right([opened], [id], true) : { ...wrong(-32602, [id]), initialize: true }
-      }
-      const echo = tool === "raw" ? { echo: Bodies.textOf(body).replace(/[\r\n]/g, " ") } : {}
-      const rule = { is: "answers", ids: [id], count: tool === "count", ...echo } as const
-      return right([{ status: 200, body: rule }], [id])
-    }
-    case "batch": {
-      const { ids, initialize } = meaning
-      if (initialize) return wrong(-32600, ids)
-      if (ids.length === 0) return right(accepted, ids)
-      return right([
-        { status: 200, body: { is: "answers", ids } },
-        // The second of two equal ids, unless the first has been answered.
-        ...(new Set(ids).size < ids.length ? error(400, -32600, ids) : [])
-      ], ids)
-    }
-  }
-}
-
-/** Gives the body its length, in one of the ways that HTTP has. */
-const frame = (random: Random, method: string, header: string, body: Buffer) => {
-  if (body.length === 0 && method !== "POST") return { header, body }
-  if (random.chance(0.7)) return { header: `${header}Content-Length: ${body.length}\r\n`, body }
-  const expect = random.chance(0.1) ? "Expect: 100-continue\r\n" : ""
-  if (expect !== "") return { header: `${header}${expect}Content-Length: ${body.length}\r\n`, body }
+const chunked = (random: Random, body: Buffer): Buffer => {
   const parts: Array<Buffer> = []
   for (let at = 0; at < body.length;) {
-    const length = Math.min(body.length - at, 1 + random.below(random.pick([3, 100, 10_000])))
-    const comment = random.chance(0.9) ? "" : ";a=\"b\""
-    parts.push(Buffer.from(`${length.toString(16)}${comment}\r\n`), body.subarray(at, at + length), Buffer.from("\r\n"))
-    at += length
+    const part = body.subarray(at, at + 1 + random.below(random.pick([3, 100, 10_000])))
+    parts.push(Buffer.from(`${part.length.toString(16)}\r\n`), part, Buffer.from("\r\n"))
+    at += part.length
   }
-  const trailer = random.chance(0.9) ? "" : "X-Trailer: y\r\nMcp-Session-Id: x\r\n"
+  return Buffer.concat([...parts, Buffer.from(`0\r\n${random.chance(0.9) ? "" : "Mcp-Session-Id: x\r\n"}\r\n`)])
+}
+
+const operators = (index: number, random: Random): Case => {
+  const key: Parts.Part = {
+    status: 401,
+    good: ["Authorization: Bearer {admin}\r\n"],
+    bad: ["", "Authorization: Bearer {key}\r\n", "Authorization: Basic {admin}\r\n"]
+  }
+  const path = random.pick([...Parts.openPaths, ...Parts.guardedPaths, ...Parts.guardedPaths, ...Parts.unknownPaths])
+  const method = random.pick(["GET", "GET", "HEAD", "POST", "DELETE", "OPTIONS"])
+  const isRead = method === "GET" || method === "HEAD"
+  const { texts, wrong } = choose(random, [...Parts.outer.slice(0, 2), key])
+  const found = wrong.filter((part) => part !== key || !Parts.openPaths.includes(path)).map(({ status }) => status)
+  const known = [...Parts.openPaths, ...Parts.guardedPaths].includes(path) && isRead
   return {
-    header: `${header}Transfer-Encoding: chunked\r\n`,
-    body: Buffer.concat([...parts, Buffer.from(`0\r\n${trailer}\r\n`)])
+    index,
+    kind: `operators ${method}`,
+    method,
+    head: `${method} ${path} HTTP/1.1\r\n${texts.join("")}\r\n`,
+    body: Buffer.alloc(0),
+    end: false,
+    statuses: known ? (found.length > 0 ? found : [200]) : [401, 403, 404]
   }
 }
 
-const cuts = (random: Random, length: number): ReadonlyArray<number> =>
-  random.chance(0.8) || length === 0
-    ? []
-    : Array.from({ length: 1 + random.below(3) }, () => random.below(length)).toSorted((a, b) => a - b)
+/** Requests that are no HTTP, or not whole. They may mean something by chance, but nothing that opens or ends a session. */
+const broken = (index: number, random: Random): Case => {
+  const base = { index, method: "POST", end: true, body: Buffer.alloc(0) }
+  if (random.chance(0.5)) {
+    return { ...base, kind: "broken", head: random.pick(Parts.broken), statuses: [400, 431, "closed"] }
+  }
+  const session = random.pick(["{ours}", "{theirs}"])
+  const ping = `{"jsonrpc":"2.0","id":"damaged ${index}","method":"ping"}`
+  const whole =
+    `POST /mcp/a HTTP/1.1\r\n${Parts.json}Mcp-Session-Id: ${session}\r\nContent-Length: ${ping.length}\r\n\r\n${ping}`
+  return {
+    ...base,
+    kind: "damaged",
+    head: Bodies.damaged(random, Buffer.from(whole, "latin1")).toString("latin1"),
+    statuses: ["closed", 200, 202, 204, 400, 401, 403, 404, 405, 406, 413, 415, 417, 431]
+  }
+}
 
 /** The case of a seed with this number. */
 export const make = (seed: number, index: number): Case => {
   const random = Random_.ofCase(seed, index)
-  const kind = random.below(100)
-  if (kind < 76) return mcp(index, random)
-  if (kind < 84) return Transport.admin(index, random)
-  return kind < 94 ? Transport.transport(index, random) : Transport.damaged(index, random)
+  const kind = random.below(10)
+  return kind < 7 ? mcp(index, random) : kind < 8 ? operators(index, random) : broken(index, random)
+}
+
+// -----------------------------------------------------------------------------
+// The gateway
+// -----------------------------------------------------------------------------
+
+const keys = { ours: "our-key-0123456789", theirs: "their-key-0123456789", admin: "admin-key-0123456789" }
+const bearer = (key: string) => ({ authorization: `Bearer ${key}` })
+
+const start = async () => {
+  const directory = mkdtempSync(join(tmpdir(), "gateway-"))
+  const file = join(directory, "fuzz.json")
+  writeFileSync(file, JSON.stringify({ mcpServers: { a: Kit.counter(), b: Kit.counter() } }))
+  const gateway = Kit.run(
+    ["--port", "0", "--config", file, "--allowed-origins", Parts.listedOrigin].concat(
+      ["--max-body-bytes", String(Parts.limits.bodyBytes), "--max-header-bytes", String(Parts.limits.headerBytes)],
+      // The handles that are left in the end are not those of connections that wait for a next request.
+      ["--keep-alive-timeout", "1 second"]
+    ),
+    { GATEWAY_KEYS: `${keys.ours},${keys.theirs}`, GATEWAY_ADMIN_KEYS: keys.admin }
+  )
+  const url = await Kit.urlOf(gateway)
+  rmSync(directory, { recursive: true })
+  const elsewhere = url.replace("/mcp/a", "/mcp/b")
+  const open = async (at: string, key: string) => {
+    const headers = { ...Kit.headers, ...bearer(key) }
+    const response = await fetch(at, { method: "POST", headers, body: Kit.initializeBody })
+    await response.text()
+    return String(response.headers.get("mcp-session-id"))
+  }
+  const end = async (session: string) => {
+    await (await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session, ...bearer(keys.ours) } })).text()
+  }
+  const ended = await open(url, keys.ours)
+  await end(ended)
+  return {
+    gateway,
+    url,
+    end,
+    ended,
+    ours: await open(url, keys.ours),
+    /** Sessions that no case may reach, each with the count of its calls. */
+    others: {
+      theirs: { url, key: keys.theirs, session: await open(url, keys.theirs), count: 0 },
+      elsewhere: { url: elsewhere, key: keys.ours, session: await open(elsewhere, keys.ours), count: 0 }
+    },
+    failures: Array<string>()
+  }
+}
+
+type Target = Awaited<ReturnType<typeof start>>
+
+/** The sessions of others go on counting by one. */
+const countOn = async ({ failures, others }: Target): Promise<void> => {
+  for (const [name, other] of Object.entries(others)) {
+    const response = Kit.post(other.url, other.session, Kit.toolCall(1, "count"), bearer(other.key))
+    const found = await response.then(Kit.answerOf).then(({ result }) => result.content[0].text).catch(String)
+    if (found !== String(++other.count)) failures.push(`${name} counted ${found}, not ${other.count}`)
+  }
+}
+
+const stateOf = async ({ gateway, url }: Target) => {
+  const { sessions } = await (await fetch(new URL("/sessions", url), { headers: bearer(keys.admin) })).json()
+  const pid = gateway.child.pid ?? 0
+  return {
+    sessions: sessions.length,
+    busy: sessions.filter((each: { inFlight: number; streams: number }) => each.inFlight + each.streams > 0).length,
+    processes: Kit.descendants(pid).length,
+    handles: readdirSync(`/proc/${pid}/fd`).length
+  }
+}
+
+/** Nothing is left of the cases, and the gateway has logged no defect. */
+const finish = async (target: Target, before: Awaited<ReturnType<typeof stateOf>>): Promise<void> => {
+  const { failures, gateway } = target
+  let after = before
+  await Kit.eventually("nothing is left", async () => {
+    after = await stateOf(target)
+    return after.sessions === before.sessions && after.busy === 0 && after.processes === before.processes &&
+      after.handles <= before.handles
+  }).catch(() => failures.push(`left: ${JSON.stringify(after)}, before: ${JSON.stringify(before)}`))
+  if (gateway.child.exitCode !== null) failures.push(`the gateway has ended with ${gateway.child.exitCode}`)
+  gateway.child.kill("SIGTERM")
+  await gateway.exit
+  const wrong = Kit.wrongIn(gateway.output())
+  if (wrong !== undefined) failures.push(`the gateway has logged: ${wrong}`)
+}
+
+// -----------------------------------------------------------------------------
+// One case
+// -----------------------------------------------------------------------------
+
+/** Why an answer is not allowed; `undefined` if it is. */
+const faultOf = ({ body, statuses }: Case, said: RawResponse | undefined, secrets: ReadonlyArray<string>) => {
+  if (!statuses.includes(said?.status ?? "closed")) return "a status that is not listed"
+  if (said === undefined) return undefined
+  const secret = secrets.find((secret) => said.body.includes(secret))
+  if (secret !== undefined) return `it holds ${secret}`
+  if (said.headers.has("mcp-session-id") && !body.includes("initialize")) return "a new session"
+  if (said.headers.get("content-type") !== "application/json" || said.body === "") return undefined
+  const { error, jsonrpc } = JSON.parse(said.body)
+  if (said.status < 400) return undefined
+  // The operators' routes answer without JSON-RPC.
+  const text = jsonrpc === "2.0" ? error.message : error
+  return typeof text === "string" ? undefined : "an error without a message"
+}
+
+const attempt = async (target: Target, connection: Raw.RawConnection, test: Case) => {
+  const { ended, failures, others, ours, url } = target
+  const theirs = others.theirs.session
+  const elsewhere = others.elsewhere.session
+  const words: Record<string, string> = { ours, OURS: ours.toUpperCase(), theirs, elsewhere, ended, key: keys.ours }
+  words["admin"] = keys.admin
+  const head = Buffer.from(test.head.replace(/\{(\w+)\}/g, (text, word: string) => words[word] ?? text), "latin1")
+  const isStream = test.method === "GET" && test.kind === "GET "
+  const send = (via: Raw.RawConnection) =>
+    via.exchange([head, test.body], { head: test.method === "HEAD", firstBytes: isStream, end: test.end })
+  const open = () => Raw.open(Number(new URL(url).port))
+  let used = connection.usable() ? connection : await open()
+  try {
+    let said = await send(used)
+    // A server that lacks CPU time may find that the keep-alive time is over before it finds the request.
+    if (said === undefined && used === connection && !test.end) said = await send(used = await open())
+    const reason = faultOf(test, said, [...Object.values(keys), theirs, elsewhere, "\n    at "])
+    if (reason !== undefined) failures.push(describe(test, said, reason))
+    const opened = said?.headers.get("mcp-session-id")
+    if (opened !== undefined) await target.end(opened)
+    if (isStream || test.end) used.socket.destroy()
+    return { status: said?.status ?? "closed", connection: used }
+  } catch (error) {
+    failures.push(describe(test, undefined, String(error)))
+    used.socket.destroy()
+    return { status: "closed", connection: used }
+  }
+}
+
+const describe = (
+  { body, head, index, kind, statuses }: Case,
+  said: RawResponse | undefined,
+  reason: string
+): string => {
+  const quoted = (text: string) => JSON.stringify(text.slice(0, 1000))
+  return [
+    `case ${index} (${kind}): ${reason}`,
+    `  sent: ${quoted(head)} + ${quoted(body.toString("latin1"))}`,
+    `  came: ${said === undefined ? "nothing" : `${said.status} ${quoted(said.body)}`}`,
+    `  allowed: ${statuses.join()}`
+  ].join("\n")
+}
+
+export interface Options {
+  readonly seed: number
+  readonly from: number
+  readonly count: number
+  /** Called after every 250 cases. */
+  readonly onProgress?: (done: number) => void
+}
+
+/** Sends cases on four connections. Reports what was not allowed, and how often each status came. */
+export const run = async ({ count, from, onProgress, seed }: Options) => {
+  const target = await start()
+  const before = await stateOf(target)
+  const statuses: Record<string, number> = {}
+  let next = from
+  let done = 0
+  const work = async () => {
+    let connection = await Raw.open(Number(new URL(target.url).port))
+    for (let index = next++; index < from + count && target.failures.length <= 20; index = next++) {
+      const tried = await attempt(target, connection, make(seed, index))
+      connection = tried.connection
+      statuses[tried.status] = (statuses[tried.status] ?? 0) + 1
+      if (++done % 250 === 0) {
+        onProgress?.(done)
+        await countOn(target)
+      }
+    }
+    connection.socket.destroy()
+  }
+  await Promise.all([1, 2, 3, 4].map(work))
+  await countOn(target)
+  await finish(target, before)
+  return { cases: done, failures: target.failures, statuses }
 }

@@ -1,207 +1,133 @@
-/** What requests of the HTTP fuzz are made of: each part good or bad, and what a bad one leads to. */
-import type { Random } from "../random.ts"
-
-/** What the body of a response must be. */
-export type BodyRule =
-  | { readonly is: "empty" | "any" | "page" | "nowhere" | "no OAuth" | "events" | "admin error" }
-  /** A JSON-RPC error; its id is null or one of these. */
-  | { readonly is: "error"; readonly code: number; readonly ids: ReadonlyArray<unknown> }
-  /**
-   * The answers to these ids, each once. `opens`: with the id of a new session; `count`: the next number of the session's process;
-   * `echo`: this text.
-   */
-  | {
-    readonly is: "answers"
-    readonly ids: ReadonlyArray<unknown>
-    readonly opens?: boolean
-    readonly count?: boolean
-    readonly echo?: string
-  }
-
-export interface Outcome {
-  readonly status: number | "closed"
-  readonly body: BodyRule
-}
-
-export interface Case {
-  readonly index: number
-  readonly kind: string
-  readonly head: string
-  readonly body: Buffer
-  /** Where the bytes are cut into several writes. */
-  readonly cuts: ReadonlyArray<number>
-  readonly method: string
-  /** The connection is half-closed behind it: what it announced may never come. */
-  readonly end: boolean
-  /** The session of its worker is over afterwards. */
-  readonly ends: boolean
-  readonly outcomes: ReadonlyArray<Outcome>
+/** Parts of requests for the fuzz: values that the gateway accepts, values that it refuses, and the status of the refusal. */
+export interface Part {
+  readonly status: number
+  /** Header lines, or a path. */
+  readonly good: ReadonlyArray<string>
+  readonly bad: ReadonlyArray<string>
 }
 
 export const limits = { bodyBytes: 20_000, headerBytes: 8192 }
 export const listedOrigin = "https://app.example.com"
-/** The id of the call in each session whose stream has ended. */
-export const finishedCall = "finished"
 
-export type Fault = ReadonlyArray<Outcome>
-/** A part of a request: header lines (or another text), and if it is wrong, what that leads to. */
-export interface Part {
-  readonly text: string
-  readonly fault?: Fault
+/** The values of a header, between bars. `(none)` leaves the header out, `(again)` repeats it. */
+const header = (name: string, status: number, good: string, bad: string): Part => {
+  const lines = (values: string) =>
+    values.split("|").map((value) => value.trim()).map((value) =>
+      value === "(none)" ? "" : `${name}: ${value.replace("(again) ", `\r\n${name}: `)}\r\n`
+    )
+  return { status, good: lines(good), bad: lines(bad) }
 }
 
-export const error = (status: number, code = -32000, ids: ReadonlyArray<unknown> = []): Fault => [
-  { status, body: { is: "error", code, ids } }
-]
-
-export type Parts = ReadonlyArray<Part>
-export const lines = (name: string, values: ReadonlyArray<string>, fault?: Fault): Parts =>
-  values.map((value) => ({ text: `${name}: ${value}\r\n`, ...(fault === undefined ? {} : { fault }) }))
-export const none: Part = { text: "" }
-/** There is no such session; the code is that of the official SDK's servers. */
-const noSession = error(404, -32001)
-
-export const hosts = {
-  good: lines("Host", ["127.0.0.1", "localhost", "LocalHost:1", "[::1]:99", "127.0.0.1:0000"]),
-  bad: lines(
+/** Who fails one of these three learns nothing else. */
+export const outer: ReadonlyArray<Part> = [
+  header(
     "Host",
-    ["evil.example", "", "127.0.0.1.evil.example", "localhost:8420@evil", "127.0.0.1:x", "::1", "localhost, evil"]
-      .concat(["\xff\xfe", "__proto__", "h".repeat(2000), "http://127.0.0.1", "127.0.0.1/"]),
-    error(403)
+    403,
+    "127.0.0.1 | localhost | LocalHost:1 | [::1]:99 | 127.0.0.1:0000",
+    `evil.example | | 127.0.0.1.evil.example | localhost:8420@evil | 127.0.0.1:x | ::1 | localhost, evil | \xff\xfe |
+    __proto__ | ${"h".repeat(2000)} | http://127.0.0.1 | 127.0.0.1/`
+  ),
+  header(
+    "Origin",
+    403,
+    `(none) | (none) | ${listedOrigin} | http://localhost:3000 | HTTPS://127.0.0.1`,
+    `https://evil.example | null | | ${listedOrigin}.evil.example | http://127.0.0.1@evil.example | \xe9 |
+    file://localhost | ${listedOrigin}, ${listedOrigin} | ${listedOrigin} (again) https://evil.example`
+  ),
+  header(
+    "Authorization",
+    401,
+    "Bearer {key} | bearer  {key} | Bearer {key} (again) Bearer wrong",
+    `(none) | Bearer | Bearer wrong | {key} | Basic {key} | Bearer {key}x | Bearer {admin} | | Bearer \xff |
+    Bearer __proto__ | Bearer ${"k".repeat(3000)} | Bearer {key}, Bearer {key}`
   )
-}
-export const origins = {
-  good: [
-    none,
-    none,
-    none,
-    ...lines("Origin", [listedOrigin, "http://localhost:3000", "HTTPS://127.0.0.1"])
-  ],
-  bad: [
-    ...lines(
-      "Origin",
-      ["https://evil.example", "null", "", `${listedOrigin}.evil.example`, "http://127.0.0.1@evil.example", "\xe9"]
-        .concat([`${listedOrigin}, ${listedOrigin}`, "file://localhost", "o".repeat(2000)]),
-      error(403)
-    ),
-    { text: `Origin: ${listedOrigin}\r\nOrigin: https://evil.example\r\n`, fault: error(403) }
-  ]
-}
-export const authorizations = {
-  good: [
-    ...lines("Authorization", ["Bearer {key}", "bearer  {key}", "BEARER {key}"]),
-    { text: "Authorization: Bearer {key}\r\nAuthorization: Bearer wrong\r\n" }
-  ],
-  bad: [
-    { ...none, fault: error(401) },
-    ...lines(
-      "Authorization",
-      ["Bearer", "Bearer wrong", "{key}", "Basic {key}", "Bearer {key}x", "Bearer {admin}", "", "Bearer __proto__"]
-        .concat(["Bearer \xff\xff", `Bearer ${"k".repeat(3000)}`, "Bearer {key}, Bearer {key}"]),
-      error(401)
-    )
-  ]
-}
-export const versions = {
-  good: [
-    none,
-    none,
-    ...lines("MCP-Protocol-Version", ["2025-03-26", "2025-06-18", "2025-11-25", "2024-11-05"])
-  ],
-  bad: lines(
-    "MCP-Protocol-Version",
-    ["", "1999-01-01", "2025-06-18x", "constructor", "2025-06-18, 2025-06-18", "\xff", "v".repeat(1000)],
-    error(400)
-  )
-}
-export const accepts = {
-  good: [
-    ...lines("Accept", ["application/json, text/event-stream", "*/*", "text/*;q=0.1, APPLICATION/JSON;x=y"]),
-    { text: "Accept: application/json\r\nAccept: text/event-stream\r\n" }
-  ],
-  bad: [
-    { ...none, fault: error(406) },
-    ...lines(
-      "Accept",
-      ["", "text/html", "application/jsonx, text/event-streamx", ",,,", "/", "*", "\xff/*", "a".repeat(2000)],
-      error(406)
-    )
-  ]
-}
-export const contentTypes = {
-  good: lines("Content-Type", ["application/json", "Application/JSON; charset=utf-8", "application/json;;;\xff"]),
-  bad: [
-    { ...none, fault: error(415) },
-    ...lines(
-      "Content-Type",
-      [
-        "",
-        "text/plain",
-        "application/json, text/plain",
-        "application/jsonp",
-        "multipart/form-data; boundary=x",
-        "\xff"
-      ],
-      error(415)
-    ),
-    { text: "Content-Type: text/plain\r\nContent-Type: application/json\r\n", fault: error(415) }
-  ]
-}
-export const sessions = {
-  good: lines("Mcp-Session-Id", ["{ours}", "  {ours}\t"]),
-  missing: [none, { text: "Mcp-Session-Id: \r\n" }] as Parts,
-  bad: [
-    ...lines(
-      "Mcp-Session-Id",
-      // The real ones of others most often.
-      [
-        ...Array<string>(12).fill("{theirs}"),
-        ...Array<string>(8).fill("{elsewhere}"),
-        "{ended}",
-        "{ours}0",
-        "-{ours}",
-        "{OURS}",
-        "{ours}, {ours}",
-        "{ours}.x",
-        "a/{ours}"
-      ]
-        .concat(["__proto__", "constructor", "0", "../{ours}", "%00", "\xff", "x".repeat(3000), "{ours};"])
-        .concat(["00000000-0000-4000-8000-000000000000", "{theirs}, {ours}", "{ours} x"]),
-      noSession
-    ),
-    { text: "Mcp-Session-Id: {ours}\r\nMcp-Session-Id: {theirs}\r\n", fault: noSession }
-  ]
-}
-export const paths = {
-  good: ["/mcp/a", "/mcp/a", "/mcp/a?x=%ff&__proto__=1", "/mcp/a/", "/a/mcp", "/a/mcp/?"].map((text) => ({ text })),
+]
+export const path: Part = {
+  status: 404,
+  good: ["/mcp/a", "/mcp/a", "/mcp/a?x=%ff&__proto__=1", "/mcp/a/", "/a/mcp", "/a/mcp/?"],
   // Paths are taken literally, so other ways to write a good one are bad.
-  bad: ["/mcp/a#b", "/mcp/%61", "/MCP/a", "//mcp/a", "/mcp//a", "/A/mcp", "/a/MCP", "/a/%6dcp"].concat(
-    ["/mcp/c", "/mcp/__proto__", "/mcp/constructor", "/mcp/A%00", "/mcp/a.b", "/mcp", "/mcp/%C3%BC", "/mcp/a%20"]
-      .concat(["/mcp/..%2fsessions", "/mcp/%2e%2e"])
-  )
-    .map((text) => ({ text, fault: error(404) }))
+  bad: ["/mcp/a#b", "/mcp/%61", "/MCP/a", "//mcp/a", "/mcp//a", "/A/mcp", "/a/%6dcp", "/mcp/c", "/mcp/__proto__"]
+    .concat(["/mcp/A%00", "/mcp/a.b", "/mcp", "/mcp/%C3%BC", "/mcp/..%2fsessions", "/mcp/%2e%2e"])
 }
+export const version = header(
+  "MCP-Protocol-Version",
+  400,
+  "(none) | (none) | 2025-03-26 | 2025-06-18 | 2025-11-25 | 2024-11-05",
+  ` | 1999-01-01 | 2025-06-18x | constructor | 2025-06-18, 2025-06-18 | \xff | ${"v".repeat(1000)}`
+)
+export const accept = header(
+  "Accept",
+  406,
+  "application/json, text/event-stream | */* | text/*;q=0.1, APPLICATION/JSON;x=y",
+  `(none) | | text/html | application/jsonx, text/event-streamx | ,,, | / | * | \xff/* | ${"a".repeat(2000)}`
+)
+export const contentType = header(
+  "Content-Type",
+  415,
+  "application/json | Application/JSON; charset=utf-8 | application/json;;;\xff",
+  `(none) | | text/plain | application/json, text/plain | application/jsonp | multipart/form-data; boundary=x |
+  text/plain (again) application/json`
+)
+/** The sessions of others come most often. */
+export const session = header(
+  "Mcp-Session-Id",
+  404,
+  "{ours}",
+  `${"{theirs} | ".repeat(12)}${"{elsewhere} | ".repeat(8)}{ended} | {ours}0 | -{ours} | {OURS} | {ours}, {ours} |
+  {ours}.x | __proto__ | ../{ours} | %00 | \xff | ${"x".repeat(3000)} | {theirs}, {ours} | {ours} x |
+  {ours} (again) {theirs}`
+)
+/** Headers that must not matter. */
 export const others = [
   "X-Any: \xe9\xff",
   "Cookie: a=b; __proto__=c",
   "__proto__: x",
-  "constructor: x",
   "Content-Encoding: gzip",
-  "Accept-Encoding: gzip, br",
   "X-Forwarded-Host: evil.example",
   "X-HTTP-Method-Override: DELETE",
   "Last-Event-ID: abcdef01-1-1",
   "Last-Event-ID: \xff-__proto__-1e400",
   "traceparent: 00-x-y-01",
-  "b3: 0",
   "Range: bytes=0-1",
-  "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c",
-  "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
-] as const
+  "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c"
+].map((line) => `${line}\r\n`)
 
-/** Most often nothing, else a header that must not matter. */
-export const extra = (random: Random): string => random.chance(0.7) ? "" : `${random.pick(others)}\r\n`
+/** The headers of a request that is right, but for its session and its body. */
+export const json =
+  "Host: localhost\r\nAuthorization: Bearer {key}\r\nAccept: */*\r\nContent-Type: application/json\r\n"
+const chunks = ["zz\r\n{}\r\n0", "2\r\n{}x\r\n0", "-2\r\n{}", "5\r\n{}", "2;\0\r\n{}"]
+/** Requests that the server below the gateway refuses. */
+export const broken = [
+  "FOO /mcp/a HTTP/1.1\r\n",
+  "get /mcp/a HTTP/1.1\r\n",
+  "GET /mcp/\xff HTTP/1.1\r\n",
+  "GET /mcp/a HTTP/9.9\r\n",
+  "PRI * HTTP/2.0\r\n",
+  "CONNECT evil.example:443 HTTP/1.1\r\n",
+  "\x16\x03\x01\x02\x00\x01\x00",
+  "POST /mcp/a HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n",
+  "POST /mcp/a HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+  "POST /mcp/a HTTP/1.1\r\nTransfer-Encoding: gzip\r\n",
+  "POST /mcp/a HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n",
+  "POST /mcp/a HTTP/1.1\r\nContent-Length: -1\r\n",
+  "POST /mcp/a HTTP/1.1\r\nContent-Length: 0x2\r\n",
+  `POST /mcp/a HTTP/1.1\r\nContent-Length: ${"9".repeat(30)}\r\n`,
+  "POST /mcp/a HTTP/1.1\r\nContent-Length: 1000\r\n",
+  "GET /mcp/a HTTP/1.1\r\nX-A : b\r\n",
+  "GET /mcp/a HTTP/1.1\r\nX-A: b\r\n c\r\n",
+  "GET /mcp/a HTTP/1.1\r\nX-A: b\0c\r\n",
+  "GET /mcp/a HTTP/1.1\r\n: b\r\n",
+  `GET /mcp/a HTTP/1.1\r\nX-A: ${"x".repeat(limits.headerBytes + 1)}\r\n`,
+  `GET /mcp/${"x".repeat(limits.headerBytes + 1)} HTTP/1.1\r\n`
+].map((head) => `${head}${json}\r\n`).concat(
+  chunks.map((chunk) => `POST /mcp/a HTTP/1.1\r\n${json}Transfer-Encoding: chunked\r\n\r\n${chunk}\r\n`)
+)
 
-/** An answer to HEAD has no body. */
-export const ofHead = (method: string, outcomes: ReadonlyArray<Outcome>): ReadonlyArray<Outcome> =>
-  method === "HEAD" ? outcomes.map(({ status }) => ({ status, body: { is: "empty" } })) : outcomes
+export const openPaths = ["/", "/health", "/ready"]
+export const guardedPaths = ["/sessions", "/metrics"]
+/** The operators' routes in other forms, what no session is, and where clients look for OAuth. */
+export const unknownPaths = `
+  //sessions /Sessions /%73essions /sessions/ // /METRICS /health/ /%ff /nowhere /mcp/%
+  /sessions/0 /sessions/%00 /sessions/1e400 /sessions/-1 /sessions/__proto__
+  /register /token /mcp/a/.well-known/openid-configuration /mcp/${"a".repeat(3000)}
+`.trim().split(/\s+/)
