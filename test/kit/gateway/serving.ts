@@ -1,0 +1,93 @@
+/** Gateways, commands, servers and folders that go with the test that made them, or with the file when no test runs yet. */
+import { mkdtempSync, rmSync } from "node:fs"
+import type { IncomingMessage, ServerResponse } from "node:http"
+import { createServer } from "node:http"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterAll, expect, onTestFinished } from "vitest"
+import * as Kit from "./gateway.ts"
+
+const atEnd = (end: () => unknown): void => {
+  if (expect.getState().currentTestName === undefined) afterAll(async () => void await end())
+  else onTestFinished(async () => void await end())
+}
+
+/** A gateway, with the URL of its only back end. */
+export const gateway = async (...args: Parameters<typeof Kit.start>) => {
+  const running = await Kit.start(...args)
+  atEnd(running.stop)
+  return { ...running, url: `${running.origin}/mcp` }
+}
+
+/** The gateway's command with these flags. It serves the counter unless the flags name what it serves. */
+export const command = async (flags: ReadonlyArray<string>, environment: Record<string, string> = {}) => {
+  const { args, command } = Kit.counter()
+  const isComplete = flags.some((flag) => flag === "--" || flag === "--config")
+  const run = Kit.run(["--port", "0", ...flags, ...(isComplete ? [] : ["--", command, ...args])], environment)
+  atEnd(() => {
+    run.child.kill("SIGTERM")
+    return run.exit
+  })
+  const url = await Kit.urlOf(run)
+  return { ...run, url, origin: new URL(url).origin, port: Number(new URL(url).port) }
+}
+
+// Whatever was sent.
+// oxlint-disable-next-line typescript/no-explicit-any
+type Json = any
+
+/** An HTTP server. `message` is the first JSON-RPC message of the request, `{}` without one. */
+export const upstream = async (
+  answer: (response: ServerResponse, message: Json, request: IncomingMessage) => void
+) => {
+  const server = createServer(async (request, response) => {
+    let body = ""
+    for await (const chunk of request) body += chunk
+    answer(response, [JSON.parse(body || "{}")].flat()[0], request)
+  }).listen(0, "127.0.0.1")
+  await new Promise((resolve) => server.on("listening", resolve))
+  atEnd(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  return `http://127.0.0.1:${Kit.portOf(server)}`
+}
+
+export const json = { "content-type": "application/json" }
+
+/** Answers `initialize` as a server of a legacy revision. */
+export const initialized = (response: ServerResponse, id: unknown): void => {
+  const result = { protocolVersion: "2025-06-18", capabilities: {}, serverInfo: { name: "x", version: "1" } }
+  response.writeHead(200, { ...json, "mcp-session-id": "s" }).end(JSON.stringify({ jsonrpc: "2.0", id, result }))
+}
+
+export const directory = (): string => {
+  const path = mkdtempSync(join(tmpdir(), "gateway-"))
+  atEnd(() => rmSync(path, { recursive: true }))
+  return path
+}
+
+/** What `/sessions` says. */
+export const overview = async (origin: string): Promise<Json> => (await fetch(`${origin}/sessions`)).json()
+
+export const remove = (url: string, session: string): Promise<Response> =>
+  fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+
+export const statusOf = async (url: string, session: string, message: string): Promise<number> =>
+  (await Kit.post(url, session, message)).status
+
+export const notification = (method: string, params: object = {}): string =>
+  JSON.stringify({ jsonrpc: "2.0", method: `notifications/${method}`, params })
+
+/** The messages in the text of an event stream. */
+export const messagesIn = (text: string): ReadonlyArray<Json> =>
+  text.split("\n").flatMap((line) => line.startsWith("data: {") ? [JSON.parse(line.slice(6))] : [])
+
+export const messagesOf = async (response: Response): Promise<ReadonlyArray<Json>> => messagesIn(await response.text())
+
+/** The first events of a response, after which its connection is cut. */
+export const firstEvents = async (response: Response, count: number): Promise<ReadonlyArray<Kit.Event>> => {
+  const events: Array<Kit.Event> = []
+  await Kit.readEvents(response, (event) => events.push(event) === count)
+  return events
+}
