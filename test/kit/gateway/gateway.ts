@@ -289,6 +289,11 @@ export const run = (args: ReadonlyArray<string>, env: Record<string, string> = {
   return { child, output: () => output, exit: new Promise((resolve) => child.on("close", resolve)) }
 }
 
+/** The first line of a log that no test may cause: a defect, an error or a stack trace. */
+export const wrongIn = (output: string): string | undefined =>
+  /.*(A request failed with a defect|"level":"(ERROR|FATAL)"|[Uu]nhandled|Warning:|\n {4}at ).*/.exec(output)?.[0]
+    .slice(0, 1000)
+
 /** The first URL that the command says it listens on. */
 export const urlOf = async (gateway: Run): Promise<string> => {
   await eventually(
@@ -298,8 +303,3 @@ export const urlOf = async (gateway: Run): Promise<string> => {
   )
   return /https?:\S+/.exec(gateway.output())?.[0] ?? ""
 }
-
-/** The first line of a log that no test may cause: a defect, an error or a stack trace. */
-export const wrongIn = (output: string): string | undefined =>
-  /.*(A request failed with a defect|"level":"(ERROR|FATAL)"|[Uu]nhandled|Warning:|\n {4}at ).*/.exec(output)?.[0]
-    .slice(0, 1000)
