@@ -2,8 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Fiber, Option, Schedule } from "effect"
 import { FetchHttpClient } from "effect/http"
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
+import { rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as ClientRecord from "../../src/gateway/conversation/ClientRecord.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
@@ -17,33 +16,39 @@ import * as SessionKey from "../../src/SessionKey.ts"
 import * as SessionPool from "../../src/SessionPool.ts"
 import * as Counting from "../kit/cluster/counting.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
 const message = JsonRpc.classify(JSON.parse(Kit.initializeBody))
 if (message?._tag !== "Request") throw new Error("no request")
 const [name, principal, id] = ["sleeping", "", "00000000-0000-4000-8000-000000000000"]
+const other = "00000000-0000-4000-8000-000000000001"
+const key = SessionKey.makeUnsafe(name, id)
+const record = ClientRecord.make(1, Kit.initializeBody, {})
+const schedule = Schedule.spaced("10 millis")
 
-/**
- * A gateway's sessions whose ids live here for as long as they are told to; `asked`: how often a sleeper was looked for; `awake`:
- * those that are taken for awake here.
- */
+/** Which error an effect ends with. */
+const tagOf = <A>(effect: Effect.Effect<A, { readonly _tag: string }>) =>
+  Effect.map(Effect.flip(effect), ({ _tag }) => _tag)
+
+/** A gateway's sessions on a placement and on a store of sleepers that the test controls. */
 const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions> = {}) {
+  /** What it takes the database to find a session, and to remove one. */
+  const database: { finding: Effect.Effect<void, GatewayErrors.RecordsUnreachable>; removing: Effect.Effect<void> } = {
+    finding: Effect.void,
+    removing: Effect.void
+  }
   const state = {
     mayOccupy: true,
+    /** How often a sleeper was looked for. */
     asked: 0,
+    /** The sessions that the store takes for awake here. */
     awake: new Set<string>(),
-    /** What it takes to look for a session, and to remove one: the database. */
-    finding: Effect.void,
-    unreachable: false,
-    database: Effect.void,
     entryTextOf: (_: string): string | undefined => undefined,
     lost: (_: SessionKey.SessionKey): Effect.Effect<void> => Effect.void
   }
-  const directory = yield* Effect.acquireRelease(
-    Effect.sync(() => mkdtempSync(join(tmpdir(), "gateway-"))),
-    (directory) => Effect.sync(() => rmSync(directory, { recursive: true }))
-  )
+  const before = Kit.children(process.pid)
   /** While this file exists, a started process does not serve. */
-  const gate = join(directory, "gate")
+  const gate = join(Serving.directory(), "gate")
   const { args, command } = Counting.backend()
   const entry = {
     command,
@@ -67,7 +72,7 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
       Effect.suspend(() => {
         state.asked++
         return Effect.tap(
-          Effect.andThen(state.finding, state.unreachable ? new GatewayErrors.RecordsUnreachable() : memory.find(key)),
+          Effect.andThen(database.finding, memory.find(key)),
           (found) => Effect.sync(() => Option.isSome(found) && state.awake.add(key))
         )
       }),
@@ -81,342 +86,304 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
     },
     remove: (key) => {
       state.awake.delete(key)
-      return Effect.andThen(memory.remove(key), state.database)
+      return Effect.andThen(memory.remove(key), database.removing)
     }
   }
   const sessions = yield* Sessions.make(config, process.env).pipe(
     Effect.provideService(Placement.Placement, { ...Placement.local, mayOccupy: () => state.mayOccupy }),
     Effect.provideService(Sleepers.MakeSleepers, (_, lost, entryTextOf) => {
-      state.entryTextOf = entryTextOf
-      state.lost = lost
+      Object.assign(state, { entryTextOf, lost })
       return Effect.succeed(sleepers)
     }),
     Effect.provide(FetchHttpClient.layer)
   )
-  const until = (holds: (stats: SessionPool.Stats) => boolean) =>
-    Effect.repeat(SessionPool.stats(sessions.pool), { until: holds, schedule: Schedule.spaced("10 millis") })
-  const open = (id: string, backend = name) => sessions.open(backend, principal, id, message, Kit.initializeBody)
-  /** Its process goes, as if it had been idle for long. */
-  const sleep = (id: string) =>
-    Effect.andThen(
+  const stats = SessionPool.stats(sessions.pool)
+  const until = (holds: (stats: SessionPool.Stats) => boolean) => Effect.repeat(stats, { until: holds, schedule })
+  const processes = () => Kit.children(process.pid).filter((pid) => !before.includes(pid))
+  return {
+    sessions,
+    sleepers,
+    database,
+    state,
+    stats,
+    entry,
+    processes,
+    /** The pool holds nothing, and no process is left. */
+    empty: Effect.gen(function*() {
+      yield* until(({ active, idle, launching, retired }) => active + idle + launching + retired === 0)
+      assert.deepStrictEqual(processes().filter(Kit.alive), [])
+    }),
+    launching: until(({ launching }) => launching === 1),
+    open: (of = id, backend = name) => sessions.open(backend, principal, of, message, Kit.initializeBody),
+    lease: (of = id, backend = name) => Effect.scoped(sessions.lease(backend, principal, of)),
+    end: (of = id, backend = name) => sessions.end(backend, principal, of),
+    /** The session's process goes, as if it had been idle for long. */
+    sleep: Effect.andThen(
       sessions.vacate((each) => each === id, { reason: "idle", text: "idle" }),
       until(({ retired }) => retired === 0)
-    )
-  const entryTexts = (backend: string) => state.entryTextOf(backend)
-  const hold = Effect.sync(() => writeFileSync(gate, ""))
-  const release = Effect.sync(() => rmSync(gate))
-  return { sessions, sleepers, state, until, open, sleep, entryTexts, entry, hold, release }
+    ),
+    reload: (entry: Gateway.GatewayOptions["backends"][string]) =>
+      Effect.flatMap(Gateway.config({ backends: { [name]: entry } }), ({ backends }) => sessions.reload(backends)),
+    hold: Effect.sync(() => writeFileSync(gate, "")),
+    release: Effect.sync(() => rmSync(gate))
+  }
 })
 
-const lease = ({ lease }: Sessions.Sessions["Service"], of = id, backend = name) =>
-  Effect.scoped(lease(backend, principal, of))
+/** The same with a session that sleeps. */
+const asleep = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions> = {}) {
+  const made = yield* make(options)
+  yield* made.open()
+  yield* made.sleep
+  return made
+})
+
+const fork = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })
 
 describe("a session that has moved to another replica", () => {
-  it.live("while its process started is not opened here: the request is to come again, and the process is gone", () =>
+  it.live("is not opened here when it moved while its process started, and leaves no process", () =>
     Effect.gen(function*() {
-      const { hold, open, release, sessions, state, until } = yield* make()
+      const { empty, hold, open, processes, release, sessions, state } = yield* make()
       yield* hold
-      const opening = yield* Effect.forkChild(open(id), { startImmediately: true })
-      const started = yield* Effect.repeat(Effect.sync(() => Kit.children(process.pid)), {
-        until: (children) => children.length > 0,
-        schedule: Schedule.spaced("10 millis")
-      })
+      const opening = yield* fork(open())
+      yield* Effect.repeat(Effect.sync(processes), { until: ({ length }) => length > 0, schedule })
       state.mayOccupy = false
       yield* release
-      assert.strictEqual((yield* Effect.flip(Fiber.join(opening)))._tag, "SessionMoved")
-      yield* until(({ idle, launching, retired }) => launching + idle + retired === 0)
-      assert.deepStrictEqual(started.filter(Kit.alive), [])
+      assert.strictEqual(yield* tagOf(Fiber.join(opening)), "SessionMoved")
+      yield* empty
       assert.deepStrictEqual([...yield* sessions.asleep], [])
     }))
 
-  it.live("before its process was to start is not opened here", () =>
+  it.live("is not woken here before it is back", () =>
     Effect.gen(function*() {
-      const { open, sessions, state } = yield* make()
-      state.mayOccupy = false
-      const before = Kit.children(process.pid)
-      assert.strictEqual((yield* Effect.flip(open(id)))._tag, "SessionMoved")
-      assert.deepStrictEqual(Kit.children(process.pid), before)
-      assert.strictEqual((yield* SessionPool.stats(sessions.pool)).launchFailures, 1)
-    }))
-
-  it.live("before it was woken is not taken from whoever has it now", () =>
-    Effect.gen(function*() {
-      const { open, sessions, sleep, state } = yield* make()
-      yield* open(id)
-      yield* sleep(id)
+      const { lease, state } = yield* asleep()
       const { asked } = state
       state.mayOccupy = false
-      assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "SessionMoved")
+      assert.strictEqual(yield* tagOf(lease()), "SessionMoved")
       assert.strictEqual(state.asked, asked)
-      // It is back.
       state.mayOccupy = true
-      yield* lease(sessions)
+      yield* lease()
       assert.isAbove(state.asked, asked)
+    }))
+
+  it.live("ends as soon as its process has started, whoever waits for it, and does not sleep here", () =>
+    Effect.gen(function*() {
+      const { empty, hold, launching, release, sessions, state } = yield* asleep()
+      yield* hold
+      const served = yield* fork(Effect.scoped(Effect.flatMap(
+        sessions.lease(name, principal, id),
+        (connection) =>
+          Effect.repeat(
+            Effect.sync(() =>
+              connection._tag === "Bridge" ? connection.request(message, "{}", Effect.void)._tag : connection._tag
+            ),
+            { until: (tag) => tag === "Over", schedule }
+          )
+      )))
+      yield* launching
+      yield* state.lost(key)
+      yield* release
+      assert.strictEqual(yield* Fiber.join(served), "Over")
+      yield* empty
+      assert.isTrue(state.awake.has(key), "it has not rested")
     }))
 })
 
-const other = "00000000-0000-4000-8000-000000000001"
-
 describe("a session that cannot be woken", () => {
-  it.live("because nobody has entered its id takes no place, and nothing is launched", () =>
+  it.live("takes no place and launches nothing when nobody has entered its id", () =>
     Effect.gen(function*() {
-      const { open, sessions, state } = yield* make({ maxSessions: 1 })
-      yield* open(id)
-      assert.strictEqual((yield* Effect.flip(lease(sessions, other)))._tag, "UnknownSession")
-      const { closes, idle, launchFailures, misses } = yield* SessionPool.stats(sessions.pool)
+      const { lease, open, state, stats } = yield* make({ maxSessions: 1 })
+      yield* open()
+      assert.strictEqual(yield* tagOf(lease(other)), "UnknownSession")
+      const { closes, idle, launchFailures, misses } = yield* stats
       assert.deepStrictEqual([closes.Evicted, idle, launchFailures, misses, state.asked], [0, 1, 0, 1, 0])
     }))
 
-  it.live("because its back end has as many as it may, or the pool has, sleeps on", () =>
+  it.live.each(
+    [
+      ["its back end", "BackendFull", { maxSessionsPerBackend: 1 }],
+      ["the pool", "CapacityExceeded", { maxSessions: 1, acquireTimeout: "100 millis" }]
+    ] as const
+  )("sleeps on when %s is full", ([_, tag, limit]) =>
     Effect.gen(function*() {
-      const cases = [
-        ["BackendFull", { maxSessionsPerBackend: 1 }],
-        ["CapacityExceeded", { maxSessions: 1, acquireTimeout: "100 millis" }]
-      ] as const
-      for (const [tag, limit] of cases) {
-        const { open, sessions, sleep, sleepers, state } = yield* make(limit)
-        yield* open(id)
-        yield* sleep(id)
-        assert.deepStrictEqual([...state.awake], [])
-        // Another one takes the place, and is in use.
-        yield* open(other)
-        yield* sessions.lease(name, principal, other)
-        const error = yield* Effect.flip(lease(sessions))
-        assert.strictEqual(error._tag === "SessionPoolError" ? error.reason._tag : error._tag, tag)
-        assert.deepStrictEqual([...state.awake], [`${name}/${other}`])
-        assert.isTrue(yield* sleepers.has(SessionKey.makeUnsafe(name, id)))
-      }
+      const { lease, open, sessions, sleepers, state } = yield* asleep(limit)
+      assert.deepStrictEqual([...state.awake], [])
+      // Another one takes the place, and is in use.
+      yield* open(other)
+      yield* sessions.lease(name, principal, other)
+      const error = yield* Effect.flip(lease())
+      assert.strictEqual(error._tag === "SessionPoolError" ? error.reason._tag : error._tag, tag)
+      assert.deepStrictEqual([...state.awake], [`${name}/${other}`])
+      assert.isTrue(yield* sleepers.has(key))
     }).pipe(Effect.scoped))
 
-  it.live("because its back end does not start, or is left alone for a while, sleeps on", () =>
+  it.live("sleeps on when its back end does not start or cools down", () =>
     Effect.gen(function*() {
-      const { sessions, sleepers, state } = yield* make()
+      const { lease, sessions, sleepers, state } = yield* make()
       // It was opened while its program was well.
-      yield* sleepers.rest(SessionKey.makeUnsafe("broken", id), ClientRecord.make(1, Kit.initializeBody, {}))
-      const failure = Effect.map(Effect.flip(lease(sessions, id, "broken")), ({ _tag }) => _tag)
+      yield* sleepers.rest(SessionKey.makeUnsafe("broken", id), record)
+      const failure = tagOf(lease(id, "broken"))
       assert.strictEqual(yield* failure, "BackendFailed")
       yield* Effect.repeat(failure, { until: (tag) => tag === "CoolingDown" })
-      yield* Effect.repeat(Effect.sync(() => state.awake.size), {
-        until: (size) => size === 0,
-        schedule: Schedule.spaced("10 millis")
-      })
+      yield* Effect.repeat(Effect.sync(() => state.awake.size), { until: (size) => size === 0, schedule })
       assert.deepStrictEqual([...yield* sessions.asleep], [["broken", 1]])
     }))
 })
 
 describe("while the database hangs", () => {
-  /** Two sessions, and their processes. */
+  /** Two sessions whose removal waits for `written`. */
   const two = Effect.gen(function*() {
     const made = yield* make()
-    const before = Kit.children(process.pid)
     yield* Effect.all([made.open(id), made.open(other)], { concurrency: "unbounded" })
-    const started = Kit.children(process.pid).filter((pid) => !before.includes(pid))
+    const started = made.processes()
     assert.lengthOf(started, 2)
     const written = yield* Deferred.make<void>()
-    made.state.database = Deferred.await(written)
-    return { ...made, started, written }
+    made.database.removing = Deferred.await(written)
+    const gone = Effect.promise(() => Kit.eventually("the processes are gone", () => !started.some(Kit.alive)))
+    return { ...made, gone, written }
   })
-  const gone = (pids: ReadonlyArray<number>) =>
-    Effect.promise(() => Kit.eventually("the processes are gone", () => !pids.some(Kit.alive)))
 
-  it.live("a session that is deleted has no process any more, and does not wake", () =>
+  it.live("a session that is deleted loses its process, and does not wake", () =>
     Effect.gen(function*() {
-      const { sessions, started, until, written } = yield* two
-      const ending = yield* Effect.forkChild(Effect.all([id, other].map((id) => sessions.end(name, principal, id)), {
-        concurrency: "unbounded"
-      }))
-      yield* gone(started)
-      yield* until(({ retired }) => retired === 0)
+      const { empty, end, gone, lease, written } = yield* two
+      const ending = yield* Effect.forkChild(Effect.all([end(id), end(other)], { concurrency: "unbounded" }))
+      yield* gone
+      yield* empty
       assert.isUndefined(ending.pollUnsafe())
-      assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
+      assert.strictEqual(yield* tagOf(lease()), "UnknownSession")
       yield* Deferred.succeed(written, undefined)
       assert.isTrue((yield* Fiber.join(ending)).every(Option.isSome))
     }))
 
-  it.live("a session that cannot sleep is ended, or not opened, without waiting for it", () =>
+  it.live("a session that cannot sleep is ended, or not opened, without waiting for the database", () =>
     Effect.gen(function*() {
-      const { open, sessions, state } = yield* make()
-      state.finding = Effect.never
-      state.database = Effect.never
-      assert.strictEqual((yield* Effect.flip(open(id, "brokenStateful")))._tag, "BackendFailed")
+      const { database, end, open, state } = yield* make()
+      database.finding = Effect.never
+      database.removing = Effect.never
+      assert.strictEqual(yield* tagOf(open(id, "brokenStateful")), "BackendFailed")
       yield* open(id, "stateful")
-      assert.isTrue(Option.isSome(yield* sessions.end("stateful", principal, id)))
-      assert.isTrue(Option.isNone(yield* sessions.end("stateful", principal, id)))
+      assert.deepStrictEqual([yield* end(id, "stateful"), yield* end(id, "stateful")].map(Option.isSome), [true, false])
       assert.strictEqual(state.asked, 0)
     }))
 
-  it.live("a session that cannot be looked for is removed later, which is not waited for too", () =>
+  it.live("a session that cannot be looked for is removed without waiting for the database", () =>
     Effect.gen(function*() {
-      const { sessions, sleepers, state } = yield* make()
-      const key = SessionKey.makeUnsafe(name, id)
-      yield* sleepers.rest(key, ClientRecord.make(1, Kit.initializeBody, {}))
-      state.unreachable = true
-      state.database = Effect.never
-      assert.isTrue(Option.isNone(yield* sessions.end(name, principal, id)))
+      const { database, end, sleepers } = yield* make()
+      yield* sleepers.rest(key, record)
+      database.finding = new GatewayErrors.RecordsUnreachable()
+      database.removing = Effect.never
+      assert.isTrue(Option.isNone(yield* end()))
       assert.isFalse(yield* sleepers.has(key))
     }))
 
   it.live("a reload ends all sessions of a changed back end at once", () =>
     Effect.gen(function*() {
-      const { sessions, started, written } = yield* two
-      const config = yield* Gateway.config({ backends: { [name]: { command: "false", stateless: true } } })
-      const reloading = yield* Effect.forkChild(sessions.reload(config.backends))
-      yield* gone(started)
+      const { gone, reload, written } = yield* two
+      const reloading = yield* Effect.forkChild(reload({ command: "false", stateless: true }))
+      yield* gone
       assert.isUndefined(reloading.pollUnsafe())
       yield* Deferred.succeed(written, undefined)
       assert.deepStrictEqual((yield* Fiber.join(reloading)).changed, [name])
     }))
 })
 
-describe("expired sessions before the cleanup", () => {
+describe("an expired session before the cleanup", () => {
   const expired = Effect.gen(function*() {
-    const before = Kit.children(process.pid)
     const made = yield* make({ idleTimeToLive: "50 millis", cleanupInterval: "1 hour" })
     yield* Effect.all([made.open(id), made.open(id, "stateful")])
-    yield* Effect.repeat(SessionPool.keys(made.sessions.pool), {
-      until: (keys) => keys.length === 0,
-      schedule: Schedule.spaced("10 millis")
-    })
-    return { ...made, processes: Kit.children(process.pid).filter((pid) => !before.includes(pid)) }
+    yield* Effect.repeat(SessionPool.keys(made.sessions.pool), { until: (keys) => keys.length === 0, schedule })
+    return made
   })
 
-  it.live("wakes an expired session of a stateless back end, and does not know another", () =>
+  it.live("wakes if its back end is stateless, and is unknown otherwise", () =>
     Effect.gen(function*() {
-      const { sessions } = yield* expired
-      yield* lease(sessions)
-      assert.strictEqual((yield* Effect.flip(lease(sessions, id, "stateful")))._tag, "UnknownSession")
-      assert.strictEqual((yield* SessionPool.stats(sessions.pool)).launches, 3)
+      const { lease, stats } = yield* expired
+      yield* lease()
+      assert.strictEqual(yield* tagOf(lease(id, "stateful")), "UnknownSession")
+      assert.strictEqual((yield* stats).launches, 3)
     }))
 
-  it.live("closes an expired session as idle when its client deletes it, and never wakes it", () =>
+  it.live("closes as idle when its client deletes it, and never wakes", () =>
     Effect.gen(function*() {
-      const { processes, sessions, until } = yield* expired
-      assert.lengthOf(processes, 2)
-      assert.isTrue(Option.isSome(yield* sessions.end(name, principal, id)))
-      assert.isTrue(Option.isNone(yield* sessions.end("stateful", principal, id)))
-      yield* until(({ retired }) => retired === 0)
-      assert.deepStrictEqual(processes.filter(Kit.alive), [])
-      assert.strictEqual((yield* SessionPool.stats(sessions.pool)).closes.IdleTimeout, 2)
-      assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
+      const { empty, end, lease, processes, stats } = yield* expired
+      assert.lengthOf(processes(), 2)
+      assert.deepStrictEqual([yield* end(), yield* end(id, "stateful")].map(Option.isSome), [true, false])
+      yield* empty
+      assert.strictEqual((yield* stats).closes.IdleTimeout, 2)
+      assert.strictEqual(yield* tagOf(lease()), "UnknownSession")
     }))
 
-  it.live("waits for the process of an expired session when its id moves to another replica", () =>
+  it.live("has no process any more when its id moves to another replica", () =>
     Effect.gen(function*() {
       const { processes, sessions } = yield* expired
+      const started = processes()
       yield* sessions.vacate((each) => each === id, Endings.movesOn)
-      assert.deepStrictEqual(processes.filter(Kit.alive), [])
+      assert.deepStrictEqual(started.filter(Kit.alive), [])
     }))
 })
 
-describe("a session that is woken while it is deleted", () => {
-  it.live("has no process afterwards", () =>
+describe("a session that is deleted", () => {
+  it.live("while a call wakes it has no process afterwards", () =>
     Effect.gen(function*() {
-      const { open, sessions, sleep, state, until } = yield* make()
-      yield* open(id)
-      yield* sleep(id)
+      const { database, empty, end, lease, stats } = yield* asleep()
       // The deletion finds it asleep, and still asks for it when the process of the next call has started.
       const found = yield* Deferred.make<void>()
-      state.finding = Deferred.await(found)
-      const ending = yield* Effect.forkChild(sessions.end(name, principal, id), { startImmediately: true })
-      state.finding = Effect.void
-      yield* lease(sessions)
-      assert.strictEqual((yield* SessionPool.stats(sessions.pool)).idle, 1)
+      database.finding = Deferred.await(found)
+      const ending = yield* fork(end())
+      database.finding = Effect.void
+      yield* lease()
+      assert.strictEqual((yield* stats).idle, 1)
       yield* Deferred.succeed(found, undefined)
-      const gone = Option.getOrThrow(yield* Fiber.join(ending))
-      yield* gone
-      yield* until(({ idle, retired }) => idle + retired === 0)
-      assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
+      yield* Option.getOrThrow(yield* Fiber.join(ending))
+      yield* empty
+      assert.strictEqual(yield* tagOf(lease()), "UnknownSession")
     }))
-})
 
-describe("a session that another replica takes over while its process starts", () => {
-  it.live("ends as soon as it has started, whoever waits for it, and does not sleep here", () =>
+  it.live("while its process starts has no process when it is said to be gone, and does not wake", () =>
     Effect.gen(function*() {
-      const { hold, open, release, sessions, sleep, state, until } = yield* make()
-      yield* open(id)
-      yield* sleep(id)
+      const { empty, end, hold, launching, lease, processes, release } = yield* asleep()
       yield* hold
-      const served = yield* Effect.forkChild(
-        Effect.scoped(Effect.flatMap(
-          sessions.lease(name, principal, id),
-          (connection) =>
-            Effect.repeat(
-              Effect.sync(() =>
-                connection._tag === "Bridge" ? connection.request(message, "{}", Effect.void)._tag : connection._tag
-              ),
-              { until: (tag) => tag === "Over", schedule: Schedule.spaced("10 millis") }
-            )
-        )),
-        { startImmediately: true }
-      )
-      yield* until(({ launching }) => launching === 1)
-      yield* state.lost(SessionKey.makeUnsafe(name, id))
-      yield* release
-      assert.strictEqual(yield* Fiber.join(served), "Over")
-      yield* until(({ active, idle, launching, retired }) => active + idle + launching + retired === 0)
-      assert.isTrue(state.awake.has(SessionKey.makeUnsafe(name, id)), "it has not rested")
-    }))
-})
-
-describe("a session that is ended while its process starts", () => {
-  it.live("is not waited for, does not wake, and has no process when it is said to be gone", () =>
-    Effect.gen(function*() {
-      const { hold, open, release, sessions, sleep, until } = yield* make()
-      const before = Kit.children(process.pid)
-      yield* open(id)
-      yield* sleep(id)
-      yield* hold
-      const waking = yield* Effect.forkChild(lease(sessions), { startImmediately: true })
-      yield* until(({ launching }) => launching === 1)
-      const gone = Option.getOrThrow(yield* sessions.end(name, principal, id))
+      const waking = yield* fork(lease())
+      yield* launching
+      const gone = Option.getOrThrow(yield* end())
       assert.isUndefined(waking.pollUnsafe())
       yield* release
       yield* gone
-      assert.deepStrictEqual(Kit.children(process.pid).filter((pid) => !before.includes(pid)), [])
-      assert.strictEqual((yield* Effect.flip(Fiber.join(waking)))._tag, "UnknownSession")
-      yield* until(({ idle, launching, retired }) => idle + launching + retired === 0)
-      assert.strictEqual((yield* Effect.flip(lease(sessions)))._tag, "UnknownSession")
-    }))
-
-  it.live("by a reload is not entered among those that sleep", () =>
-    Effect.gen(function*() {
-      const { hold, open, release, sessions, until } = yield* make()
-      yield* hold
-      const opening = yield* Effect.forkChild(open(id), { startImmediately: true })
-      yield* until(({ launching }) => launching === 1)
-      const config = yield* Gateway.config({ backends: { [name]: { command: "false", stateless: true } } })
-      yield* sessions.reload(config.backends)
-      assert.isUndefined(opening.pollUnsafe())
-      yield* release
-      assert.strictEqual((yield* Effect.flip(Fiber.join(opening)))._tag, "UnknownSession")
-      yield* until(({ idle, launching, retired }) => idle + launching + retired === 0)
-      assert.deepStrictEqual([...yield* sessions.asleep], [])
+      assert.deepStrictEqual(processes(), [])
+      assert.strictEqual(yield* tagOf(Fiber.join(waking)), "UnknownSession")
+      yield* empty
+      assert.strictEqual(yield* tagOf(lease()), "UnknownSession")
     }))
 })
 
 describe("a reload", () => {
-  it.live("after which a back end is not stateless any more forgets its sessions that sleep", () =>
+  it.live("while the process of a session starts does not enter the session among the sleepers", () =>
     Effect.gen(function*() {
-      const { open, sessions, sleep } = yield* make()
-      yield* open(id)
-      yield* sleep(id)
-      const config = yield* Gateway.config({ backends: { [name]: Counting.backend() } })
-      yield* sessions.reload(config.backends)
+      const { empty, hold, launching, open, release, reload, sessions } = yield* make()
+      yield* hold
+      const opening = yield* fork(open())
+      yield* launching
+      yield* reload({ command: "false", stateless: true })
+      assert.isUndefined(opening.pollUnsafe())
+      yield* release
+      assert.strictEqual(yield* tagOf(Fiber.join(opening)), "UnknownSession")
+      yield* empty
       assert.deepStrictEqual([...yield* sessions.asleep], [])
     }))
 
-  it.live("that says the same in other words ends nothing, and those who come now are entered with the new ones", () =>
+  it.live("after which a back end is not stateless any more forgets its sleepers", () =>
     Effect.gen(function*() {
-      const { entry, entryTexts, open, sessions } = yield* make()
-      yield* open(id)
-      const said = { ...entry, requestTimeout: "300 seconds" as const }
-      const config = yield* Gateway.config({
-        backends: { [name]: said, broken: { command: "false", stateless: true } }
-      })
-      const before = entryTexts(name)
-      assert.deepStrictEqual((yield* sessions.reload(config.backends)).changed, [])
-      assert.strictEqual((yield* SessionPool.stats(sessions.pool)).idle, 1)
-      assert.notStrictEqual(entryTexts(name), before)
-      assert.include(entryTexts(name) ?? "", "300 seconds")
+      const { reload, sessions } = yield* asleep()
+      yield* reload(Counting.backend())
+      assert.deepStrictEqual([...yield* sessions.asleep], [])
+    }))
+
+  it.live("that says the same in other words ends nothing, and new sessions are entered with the new words", () =>
+    Effect.gen(function*() {
+      const { entry, open, reload, state, stats } = yield* make()
+      yield* open()
+      assert.notInclude(state.entryTextOf(name), "300 seconds")
+      assert.notInclude((yield* reload({ ...entry, requestTimeout: "300 seconds" })).changed, name)
+      assert.strictEqual((yield* stats).idle, 1)
+      assert.include(state.entryTextOf(name), "300 seconds")
     }))
 })
