@@ -204,7 +204,6 @@ describe("a connection to the command", () => {
     connection.socket.destroy()
   })
 
-<<<<<<< HEAD
   it("is answered with 503 while no route is installed", async () => {
     const server = answerWithoutRoutes(createServer())
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
@@ -219,19 +218,11 @@ describe("a connection to the command", () => {
     server.close()
   })
 
-  it("announces a keep-alive of 75 seconds, or the one that is set", async () => {
-    const other = run("--keep-alive-timeout", "7 seconds")
-    for (const [one, seconds] of [[gateway, 75], [other, 7]] as const) {
-      const response = await fetch(new URL("/health", await Kit.urlOf(one)))
-      await response.text()
-      assert.strictEqual(response.headers.get("keep-alive"), `timeout=${seconds}`)
-=======
   it("is announced with a keep-alive of 75 seconds, or the one that is set", async () => {
     for (const [flags, seconds] of [[[], 75], [["--keep-alive-timeout", "7 seconds"], 7]] as const) {
       const { origin } = await Serve.command(flags)
       const { headers } = await fetch(`${origin}/health`)
       assert.strictEqual(headers.get("keep-alive"), `timeout=${seconds}`)
->>>>>>> dabe367 (Condense the tests of wrong requests into a table)
     }
   })
 })
