@@ -1,31 +1,30 @@
 /** The page, in a real Chromium driven by playwright-core. */
 import { mkdirSync } from "node:fs"
-import { createServer, request as ask } from "node:http"
 import type { Browser, BrowserContextOptions, Page } from "playwright-core"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Chromium from "../kit/browser.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as PrefixProxy from "../kit/gateway/prefixProxy.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 import { shortOrLong } from "../kit/long.ts"
 
 const artifacts = new URL("../artifacts/", import.meta.url).pathname
 const desktop = { width: 1280, height: 800 }
 const phone = { width: 360, height: 740 }
 
+let browser: Browser
+let gateway: Kit.Running
+let url: string
+beforeAll(async () => {
+  mkdirSync(artifacts, { recursive: true })
+  browser = await Chromium.launch()
+  gateway = await Serving.gateway({ backends: { counter: Kit.counter(), broken: Kit.counter("--fail-start") } })
+  url = `${gateway.origin}/mcp/counter`
+})
+afterAll(() => browser?.close())
+
 describe("the page", () => {
-  let browser: Browser
-  let gateway: Kit.Running
-  let url: string
   const faults: Array<string> = []
-  beforeAll(async () => {
-    mkdirSync(artifacts, { recursive: true })
-    browser = await Chromium.launch()
-    gateway = await Kit.start({ backends: { counter: Kit.counter(), broken: Kit.counter("--fail-start") } })
-    url = `${gateway.origin}/mcp/counter`
-  })
-  afterAll(async () => {
-    await browser?.close()
-    await gateway?.stop()
-  })
 
   /** Opens the page, and notes whatever goes wrong in it or leaves for elsewhere. */
   const open = async (options: BrowserContextOptions = {}, at = gateway): Promise<Page> => {
@@ -48,6 +47,12 @@ describe("the page", () => {
 
   const row = (page: Page, session: string) => page.locator("tbody tr", { hasText: session.slice(0, 8) })
   const close = (page: Page) => page.context().close()
+  /** Ends a session by its button and the dialog. */
+  const end = async (page: Page, session: string) => {
+    await row(page, session).getByRole("button").click()
+    await page.getByRole("button", { name: "End the session" }).click()
+    await page.getByText(`Session ${session.slice(0, 8)} has ended.`).waitFor()
+  }
 
   it("shows what runs; a session is ended with the mouse, and it and its process go", async () => {
     const [session, other] = [await Kit.open(url), await Kit.open(url)]
@@ -59,10 +64,8 @@ describe("the page", () => {
     await row(page, session).getByRole("button").click()
     await page.getByRole("button", { name: "Keep it" }).click()
     assert.isTrue(Kit.alive(pid))
-    await row(page, session).getByRole("button").click()
-    await page.getByRole("button", { name: "End the session" }).click()
+    await end(page, session)
     await row(page, session).waitFor({ state: "detached" })
-    await page.getByText(`Session ${session.slice(0, 8)} has ended.`).waitFor()
     assert.isFalse(Kit.alive(pid))
     assert.strictEqual(await row(page, other).count(), 1)
     await close(page)
@@ -74,15 +77,11 @@ describe("the page", () => {
     const page = await open()
     await row(page, session).waitFor()
     const focused = () =>
-      page.evaluate(() =>
-        document.activeElement?.getAttribute("aria-label") ?? document.activeElement?.textContent ?? ""
-      )
+      page.evaluate(() => document.activeElement?.getAttribute("aria-label") ?? document.activeElement?.textContent)
     const wanted = `End session ${session.slice(0, 8)} of counter`
     for (let i = 0; i < 20 && (await focused()) !== wanted; i++) await page.keyboard.press("Tab")
     assert.strictEqual(await focused(), wanted)
-    const outline = await page.evaluate(() =>
-      document.activeElement === null ? "" : getComputedStyle(document.activeElement).outlineStyle
-    )
+    const outline = await page.locator(":focus").evaluate((node) => getComputedStyle(node).outlineStyle)
     assert.strictEqual(outline, "solid")
     await page.keyboard.press("Enter")
     await page.locator("dialog[open]").waitFor()
@@ -102,9 +101,9 @@ describe("the page", () => {
   it("shows a client's name as text, whatever it is", async () => {
     const name = "<img src=x onerror=\"document.title='owned'\">"
     const body = Kit.initializeBody.replace("\"raw\"", JSON.stringify(name))
-    const response = await fetch(url, { method: "POST", headers: Kit.headers, body })
+    const response = await Kit.post(url, "", body)
     await response.text()
-    const session = response.headers.get("mcp-session-id") ?? ""
+    const session = String(response.headers.get("mcp-session-id"))
     const page = await open()
     await row(page, session).getByText(name).waitFor()
     assert.strictEqual(await page.locator("img").count(), 0)
@@ -149,11 +148,8 @@ describe("the page", () => {
   })
 
   it("asks for the operator's key where there is one, says when it was wrong, and then shows the sessions", async () => {
-    const guarded = await Kit.start({
-      backends: { counter: Kit.counter() },
-      keys: ["client-key"],
-      adminKeys: ["operator-key"]
-    })
+    const settings = { keys: ["client-key"], adminKeys: ["operator-key"] }
+    const guarded = await Serving.gateway({ backends: { counter: Kit.counter() }, ...settings })
     const page = await open({}, guarded)
     const field = page.getByLabel("Key", { exact: true })
     await field.fill("wrong")
@@ -166,38 +162,19 @@ describe("the page", () => {
     await page.getByText(`${command} --header "Authorization: Bearer $MCP_KEY"`).waitFor()
     await close(page)
     expected(/401/)
-    await guarded.stop()
   })
 
   it("works behind a proxy that has the gateway at a path of its own, with and without a slash at its end", async () => {
-    const proxy = createServer((request, response) => {
-      if (request.url?.startsWith("/tools") !== true) return response.writeHead(404).end()
-      const path = request.url.slice("/tools".length) || "/"
-      const { headers, method } = request
-      const passed = ask(`${gateway.origin}${path}`, { headers, method: method ?? "GET" }, (answer) => {
-        response.writeHead(answer.statusCode ?? 0, answer.headers)
-        answer.pipe(response)
-      })
-      response.on("close", () => passed.destroy())
-      request.pipe(passed.on("error", () => response.destroy()))
-    }).listen(0, "127.0.0.1")
-    await new Promise((resolve) => proxy.once("listening", resolve))
-    const origin = `http://127.0.0.1:${Kit.portOf(proxy)}`
+    const origin = await PrefixProxy.start(gateway.origin, "/tools")
     const session = await Kit.open(`${origin}/tools/mcp/counter`)
     for (const path of ["/tools", "/tools/"]) {
       const page = await open({}, { ...gateway, origin: `${origin}/tools` })
       await page.goto(`${origin}${path}`)
       await row(page, session).waitFor()
       await page.getByText(`${origin}/tools/mcp/counter`, { exact: true }).waitFor()
-      if (path === "/tools/") {
-        await row(page, session).getByRole("button").click()
-        await page.getByRole("button", { name: "End the session" }).click()
-        await page.getByText(`Session ${session.slice(0, 8)} has ended.`).waitFor()
-      }
+      if (path === "/tools/") await end(page, session)
       await close(page)
     }
-    proxy.closeAllConnections()
-    await new Promise((resolve) => proxy.close(resolve))
   })
 
   it("says when the gateway is gone, and goes on when it is back", async () => {
@@ -239,76 +216,51 @@ describe("the page", () => {
 
 describe("the page of a gateway with much to see", () => {
   const now = Date.UTC(2026, 0, 1)
+  const zeros = (...names: ReadonlyArray<string>) => Object.fromEntries(names.map((name) => [name, 0]))
   const backend = (name: string, state: string, sessions = 0) => ({
+    ...zeros("spares", "asleep", "parked", "launches", "launchFailures", "requests", "errors"),
     name,
     kind: "stdio",
     state,
     sessions,
     lastFailure: state === "ok" ? null : "exit code 3",
-    retryInSeconds: null,
-    spares: 0,
-    asleep: 0,
-    parked: 0,
-    launches: 1,
-    launchFailures: 0,
-    requests: 1,
-    errors: 0
+    retryInSeconds: null
   })
   const session = (id: number, idleSeconds: number, more: object = {}) => ({
+    ...zeros("ageSeconds", "requests", "errors", "inFlight", "streams", "memoryBytes", "cpuSeconds"),
     id,
     backend: "busy",
     session: `session${id}`,
     client: "editor 1.0.0",
     state: "idle",
-    ageSeconds: 500,
     idleSeconds,
-    requests: 7,
-    errors: 1,
-    inFlight: 0,
-    streams: 0,
     pid: 1,
-    memoryBytes: 2 ** 26,
-    cpuSeconds: 1.5,
     ...more
   })
   const point = (secondsAgo: number, p50Ms: number | null) => ({
+    ...zeros("sessions", "requests", "errors", "launches", "closes"),
     at: now - secondsAgo * 1000,
-    sessions: 3,
-    requests: 40,
-    errors: 0,
-    launches: 0,
-    closes: 0,
     p50Ms,
     p95Ms: p50Ms
   })
   const snapshot = (sessions: ReadonlyArray<object>, history: ReadonlyArray<object> = []) => ({
+    ...zeros("launches", "launchFailures"),
     now,
     draining: false,
     needsKey: false,
-    launches: 0,
-    launchFailures: 0,
     closes: {},
     sessions,
     history,
     backends: [backend("unused", "not started"), backend("busy", "ok", sessions.length), backend("broken", "failing")]
   })
 
-  let browser: Browser
   let page: Page
-  let gateway: Kit.Running
-  let text: string
   beforeAll(async () => {
-    browser = await Chromium.launch()
-    gateway = await Kit.start({ backends: { counter: Kit.counter() } })
-    text = await (await fetch(gateway.origin)).text()
+    const body = await (await fetch(gateway.origin)).text()
     page = await browser.newPage({ viewport: phone })
     // No request of the page reaches the gateway: it shows only what the test sends.
-    await page.route("**/*", (route) => route.fulfill({ contentType: "text/html", body: text }))
+    await page.route("**/*", (route) => route.fulfill({ contentType: "text/html", body }))
     await page.goto(gateway.origin)
-  })
-  afterAll(async () => {
-    await browser?.close()
-    await gateway?.stop()
   })
   const show = (value: object) => page.evaluate(`show(${JSON.stringify(value)})`)
   const shown = () => page.locator("tbody tr td:first-child").allInnerTexts()
