@@ -1,7 +1,7 @@
 /** Gateways, commands, servers and folders that go with the test that made them, or with the file when no test runs yet. */
 import { mkdtempSync, rmSync } from "node:fs"
 import type { IncomingMessage, ServerResponse } from "node:http"
-import { createServer } from "node:http"
+import { createServer, request } from "node:http"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, expect, onTestFinished } from "vitest"
@@ -72,6 +72,20 @@ export const overview = async (origin: string): Promise<Json> => (await fetch(`$
 
 export const remove = (url: string, session: string): Promise<Response> =>
   fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+
+/** Sends `method`, or a POST of `initialize`. Unlike `fetch`, takes any path as it is, and any `Host`. */
+export const ask = async (origin: string, path: string, headers: Record<string, string> = {}, method = "POST") => {
+  const { hostname, port } = new URL(origin)
+  const options = { hostname, port, path, method, agent: false, setHost: !("host" in headers) }
+  const response = await new Promise<IncomingMessage>((resolve, reject) => {
+    request({ ...options, headers: { ...Kit.headers, ...headers } }, resolve)
+      .on("error", reject)
+      .end(method === "POST" ? Kit.initializeBody : undefined)
+  })
+  let text = ""
+  for await (const chunk of response) text += chunk
+  return { status: response.statusCode, text }
+}
 
 export const statusOf = async (url: string, session: string, message: string): Promise<number> =>
   (await Kit.post(url, session, message)).status
