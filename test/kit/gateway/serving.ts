@@ -105,3 +105,15 @@ export const firstEvents = async (response: Response, count: number): Promise<Re
   await Kit.readEvents(response, (event) => events.push(event) === count)
   return events
 }
+
+/** What has come of a response so far. */
+export const reading = (response: Response) => {
+  const state = { text: "", done: false }
+  const decoder = new TextDecoder()
+  const read = async () => {
+    for await (const chunk of response.body ?? []) state.text += decoder.decode(chunk, { stream: true })
+    state.done = true
+  }
+  void read().catch(() => undefined)
+  return state
+}
