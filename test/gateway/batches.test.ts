@@ -1,266 +1,163 @@
-/** Batches of revision 2025-03-26 of which something is refused, or whose client goes. */
-import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Exit, Fiber, FileSystem, Option, Schedule, Scope, Stream } from "effect"
-import type { HttpServerResponse } from "effect/http"
-import { Headers } from "effect/http"
-import type { Bridge } from "../../src/gateway/conversation/Bridge.ts"
-import * as Parked from "../../src/gateway/conversation/Parked.ts"
-import * as LegacyRoutes from "../../src/gateway/fronts/LegacyRoutes.ts"
-import type { Asking, Serving } from "../../src/gateway/fronts/Serving.ts"
-import * as RequestState from "../../src/gateway/protocol/RequestState.ts"
-import { UnknownSession } from "../../src/gateway/sessions/GatewayErrors.ts"
-import type { LaunchError } from "../../src/gateway/sessions/GatewayErrors.ts"
-import * as Placement from "../../src/gateway/sessions/Placement.ts"
-import type { Connection, Key } from "../../src/gateway/sessions/Registry.ts"
-import type { Sessions } from "../../src/gateway/sessions/Sessions.ts"
-import * as Settings from "../../src/gateway/settings/Settings.ts"
-import * as GatewayMetrics from "../../src/gateway/telemetry/GatewayMetrics.ts"
-import type { Transport } from "../../src/gateway/transports/Transport.ts"
-import * as SessionPool from "../../src/SessionPool.ts"
+/** Batches of revision 2025-03-26: their answers, what of them is refused, and clients that go. */
+import { assert, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
-import * as Told from "../kit/gateway/told.ts"
+import * as Serve from "../kit/gateway/serving.ts"
 
-const note = JSON.stringify({ jsonrpc: "2.0", method: "notifications/initialized" })
-const calls = (...ids: ReadonlyArray<number>) => ids.map((id) => Kit.toolCall(id, "anything"))
+const options = { backends: { counter: Kit.counter() }, maxInFlight: 3 }
+const { origin, url } = await Serve.gateway(options)
+const note = Serve.notification("initialized")
+const calls = (...ids: ReadonlyArray<number>) => ids.map((id) => Kit.toolCall(id, "held", { count: 99 }))
+const short = (id: number) => Kit.toolCall(id, "held")
 
-/**
- * A session of two requests at most, whose server says what the test tells it to. `lease` is how the routes get it, and
- * `between` may stand before the server.
- */
-const session = Effect.fnUntraced(function*(
-  lease: (bridge: Bridge) => Effect.Effect<Bridge, UnknownSession, Scope.Scope> = Effect.succeed,
-  between?: (transport: Transport) => Transport
-) {
-  const { bridge, server } = yield* Told.open({
-    requestTimeout: Duration.infinity,
-    streamAfter: Duration.infinity,
-    streamLostTimeToLive: Duration.infinity,
-    maxInFlight: 2,
-    replay: { maxEvents: 100, maxBytes: 100_000 }
-  }, between)
-  server.heard.length = 0
-  const launch = (_: Key): Effect.Effect<Connection, LaunchError> => Effect.never
-  const sessions: Sessions["Service"] = {
-    pool: yield* SessionPool.make({ lookup: launch }),
-    running: () => new Map(),
-    open: () => Effect.never,
-    lease: () => lease(bridge),
-    lane: () => Effect.never,
-    firstLane: () => Effect.never,
-    knownEra: () => undefined,
-    passing: { count: 0, over: Effect.never },
-    end: () => Effect.succeedNone,
-    endNumber: () => Effect.succeedNone,
-    endRequests: () => Effect.void,
-    vacate: () => Effect.void,
-    reload: () => Effect.never,
-    asleep: Effect.succeed(new Map()),
-    live: Effect.succeed([]),
-    waitingForLane: Effect.succeed(0),
-    recent: GatewayMetrics.recent(),
-    closes: () => ({})
-  }
-  const settings = { ...Settings.defaults(Settings.backendSettings), ...Settings.defaults(Settings.gatewaySettings) }
-  const serving: Serving = {
-    sessions,
-    settings,
-    parked: yield* Parked.make(settings, RequestState.make(undefined), ""),
-    draining: Deferred.makeUnsafe(),
-    fs: FileSystem.makeNoop({}),
-    bodies: new Set(),
-    deletions: new Map(),
-    placement: Placement.local
-  }
-  const asking: Asking = {
-    request: {
-      method: "POST",
-      headers: Headers.fromInput({ "mcp-session-id": "00000000-0000-4000-8000-000000000000" }),
-      source: {}
-    },
-    backend: "told",
-    principal: "",
-    version: "2025-03-26",
-    lastEventId: undefined,
-    carried: undefined
-  }
-  const batch = (...messages: ReadonlyArray<string>) =>
-    LegacyRoutes.batch(serving, asking, messages.map((text) => JSON.parse(text)), `[${messages.join()}]`)
-  return { bridge, server, batch }
-})
-
-/** A server that after `initialize` reads nothing until the gate is open. */
-const behind = (gate: Deferred.Deferred<void>) => ({ send, ...transport }: Transport): Transport => {
-  const isLate = (line: string) => !line.includes("\"initialize\"")
-  return {
-    ...transport,
-    offer: (line) => !isLate(line) && transport.offer(line),
-    send: (line) => Effect.andThen(isLate(line) ? Deferred.await(gate) : Effect.void, send(line))
-  }
+const send = (session: string, messages: ReadonlyArray<string>, signal: AbortSignal | null = null) => {
+  const headers = { ...Kit.headers, "mcp-session-id": session }
+  return fetch(url, { method: "POST", headers, body: `[${messages.join()}]`, signal })
 }
-
-interface Answer {
-  readonly id: number
-  readonly result?: object
-  readonly error?: { readonly message: string }
+const release = async (session: string, ...ids: ReadonlyArray<string | number>) => {
+  for (const id of ids) await Kit.release(url, session, id)
 }
+const answered = (messages: ReadonlyArray<{ readonly id: unknown }>) => messages.map(({ id }) => id)
 
-/** The messages of a response, whether it is a stream or not. */
-const messagesOf = Effect.fnUntraced(function*({ body }: HttpServerResponse.HttpServerResponse): Effect.fn.Return<
-  ReadonlyArray<Answer>,
-  unknown
-> {
-  if (body._tag === "Uint8Array") return [JSON.parse(new TextDecoder().decode(body.body))]
-  const text = body._tag === "Stream" ? yield* Stream.mkString(Stream.decodeText(body.stream)) : ""
-  return text.split("\n").filter((line) => line.startsWith("data: ")).map((line) => JSON.parse(line.slice(6)))
+describe("a batch", () => {
+  it("has every answer, and its notifications reach the server in their order", async () => {
+    const session = await Kit.open(url)
+    const id = "],\"[{"
+    const tricky = `{"jsonrpc":"2.0","id":${
+      JSON.stringify(id)
+    },"method":"tools/call","params":{"name":"raw","n":[1.0,{}]}}`
+    const answers = await Serve.messagesOf(await send(session, [` ${Kit.toolCall(1, "count")} `, note, tricky]))
+    assert.sameMembers(answered(answers), [1, id])
+    assert.strictEqual(answers.find((answer) => answer.id === id).result.content[0].text, tricky)
+    assert.strictEqual((await send(session, [note])).status, 202)
+    const inOrder = await send(session, [2, 3, 4].flatMap((id) => [Kit.toolCall(id, "heard"), note]))
+    // Two notifications came before this batch, and then one after each call.
+    for (const { id, result } of await Serve.messagesOf(inOrder)) {
+      assert.lengthOf(JSON.parse(result.content[0].text).filter((method: string) => /initialized/.test(method)), id)
+    }
+  })
+
+  it("that waits gets heartbeats, before its first answer and after, and no event is cut by one", async () => {
+    const { url } = await Serve.gateway({ ...options, heartbeat: "50 millis" })
+    const session = await Kit.open(url)
+    const body = `[${short(1)},${Kit.toolCall(2, "held", { count: 3 })}]`
+    const come = Serve.reading(await Kit.post(url, session, body))
+    await Kit.eventually("a heartbeat", () => come.text.includes(": \n\n"))
+    await Kit.release(url, session, 1)
+    await Kit.eventually("another one", () => come.text.split("\"id\":1").at(1)?.includes(": \n\n") === true)
+    await Kit.release(url, session, 2, 4)
+    await Kit.eventually("the stream ends", () => come.done)
+    assert.deepStrictEqual(answered(Serve.messagesIn(come.text)), [1, undefined, undefined, undefined, 2])
+  })
 })
-
-const errorOf = (messages: ReadonlyArray<Answer>, id: number) =>
-  messages.find((message) => message.id === id && message.error !== undefined)?.error?.message
 
 describe("a batch of which a later message is refused", () => {
-  it.effect("has an error for each call beyond what may run at once, and the answers to the others", () =>
-    Effect.gen(function*() {
-      const { batch, server } = yield* session()
-      const response = yield* batch(...calls(1, 2, 3, 4), note)
-      assert.strictEqual(response.status, 200)
-      assert.deepStrictEqual(server.heard, [1, 2, "notifications/initialized"])
-      const reading = yield* Effect.forkChild(messagesOf(response), { startImmediately: true })
-      for (const id of [1, 2]) server.say({ id, result: {} })
-      const messages = yield* Fiber.join(reading)
-      assert.sameMembers(messages.map(({ id }) => id), [1, 2, 3, 4])
-      for (const id of [3, 4]) assert.include(errorOf(messages, id), "Too many requests")
-      for (const id of [1, 2]) assert.isUndefined(errorOf(messages, id))
-    }))
+  it("has an error at once for each call beyond what may run, and the answers to the others", async () => {
+    const session = await Kit.open(url)
+    const ids = Array.from({ length: 1000 }, (_, i) => i)
+    const response = await send(session, [...ids.map(short), note])
+    assert.strictEqual(response.status, 200)
+    const come = Serve.reading(response)
+    await Kit.eventually("the errors", () => come.text.match(/Too many requests/g)?.length === 997)
+    await release(session, 0, 1, 2)
+    await Kit.eventually("the answers", () => come.done)
+    const messages = Serve.messagesIn(come.text)
+    assert.sameMembers(answered(messages), ids)
+    assert.sameMembers(answered(messages.filter(({ result }) => result !== undefined)), [0, 1, 2])
+    assert.include(await Kit.toolText(url, session, "heard"), "initialized")
+  })
 
-  it.effect("has an error for an id that runs already, and the answer to the first with that id", () =>
-    Effect.gen(function*() {
-      const { batch, server } = yield* session()
-      const response = yield* batch(...calls(1, 1, 2))
-      const reading = yield* Effect.forkChild(messagesOf(response), { startImmediately: true })
-      for (const id of [1, 2]) server.say({ id, result: {} })
-      const messages = yield* Fiber.join(reading)
-      assert.sameMembers(messages.map(({ id }) => id), [1, 1, 2])
-      assert.include(errorOf(messages, 1), "this id is running")
-    }))
+  it("has an error for an id that runs already, and the answer to the first with that id", async () => {
+    const session = await Kit.open(url)
+    await release(session, 1, 2)
+    const messages = await Serve.messagesOf(await send(session, [1, 1, 2].map(short)))
+    assert.sameMembers(answered(messages), [1, 1, 2])
+    assert.include(messages.find(({ error, id }) => id === 1 && error).error.message, "this id is running")
+  })
 
-  it.effect("has its errors together and at once, for they may be thousands: a stream for each took seconds", () =>
-    Effect.gen(function*() {
-      const { batch } = yield* session()
-      const { body } = yield* batch(...calls(...Array.from({ length: 100 }, (_, id) => id)))
-      const first = body._tag === "Stream" ? yield* Stream.runHead(Stream.decodeText(body.stream)) : Option.none()
-      assert.lengthOf(Option.getOrThrow(first).match(/Too many requests/g) ?? [], 98)
-    }))
+  it("has an error also if only notifications came before, because the server has those", async () => {
+    const session = await Kit.open(url)
+    const running = await send(session, calls(7, 8, 9))
+    const [refused] = await Serve.messagesOf(await send(session, [note, ...calls(1)]))
+    assert.deepStrictEqual([refused.id, refused.error.message.slice(0, 17)], [1, "Too many requests"])
+    await Serve.remove(url, session)
+    await running.text()
+  })
 
-  it.effect("because the session has ended meanwhile, has the answers to what was taken before, and the others' error", () =>
-    Effect.gen(function*() {
-      let leases = 0
-      const { batch, server } = yield* session((bridge) => ++leases > 2 ? new UnknownSession() : Effect.succeed(bridge))
-      const response = yield* batch(...calls(1), note, note, ...calls(2))
-      const reading = yield* Effect.forkChild(messagesOf(response), { startImmediately: true })
-      server.say({ id: 1, result: {} })
-      const messages = yield* Fiber.join(reading)
-      assert.deepStrictEqual(messages.find(({ id }) => id === 1)?.result, {})
-      assert.include(errorOf(messages, 2), "Session not found")
-      assert.lengthOf(messages, 2)
-      assert.strictEqual(leases, 4)
-    }))
-
-  it.effect("and of which nothing was a call before has its error all the same, for what was said is said", () =>
-    Effect.gen(function*() {
-      const { batch, bridge, server } = yield* session()
-      for (const id of [8, 9]) Told.request(bridge, id)
-      const response = yield* batch(note, ...calls(1))
-      assert.include(errorOf(yield* messagesOf(response), 1), "Too many requests")
-      assert.deepStrictEqual([response.status, server.heard], [200, [8, 9, "notifications/initialized"]])
-    }))
+  it("has the answers that came before its session ended, and errors for the rest", async () => {
+    const messages = await Serve.messagesOf(
+      await send(await Kit.open(url), [Kit.toolCall(1, "count"), note, Kit.toolCall(2, "crash")])
+    )
+    assert.sameMembers(answered(messages), [1, 2])
+    assert.isDefined(messages.find(({ id }) => id === 1).result)
+    assert.include(messages.find(({ id }) => id === 2).error.message, "exit code 7")
+  })
 })
 
 describe("a batch whose first message is refused", () => {
-  it.effect("is refused whole, with the status of that, and nothing of it reaches the server", () =>
-    Effect.gen(function*() {
-      const { batch, bridge, server } = yield* session()
-      for (const id of [8, 9]) Told.request(bridge, id)
-      const { response } = yield* Effect.flip(batch(...calls(1), note, ...calls(2)))
-      assert.deepStrictEqual([response.status, server.heard], [429, [8, 9]])
-      assert.include(errorOf(yield* messagesOf(response), 1), "Too many requests")
-      const ended = yield* session(() => new UnknownSession())
-      assert.strictEqual((yield* Effect.flip(ended.batch(note, ...calls(1)))).response.status, 404)
-    }))
-})
-
-describe("a batch of what has no answer", () => {
-  it.live("leases the session until the process has read it, so that the session is not idle meanwhile", () =>
-    Effect.gen(function*() {
-      const gate = yield* Deferred.make<void>()
-      let leases = 0
-      const lease = (bridge: Bridge) =>
-        Effect.acquireRelease(Effect.sync(() => (leases++, bridge)), () => Effect.sync(() => leases--))
-      const { batch, server } = yield* session(lease, behind(gate))
-      const sending = yield* Effect.forkChild(Effect.scoped(batch(note, note)), { startImmediately: true })
-      assert.deepStrictEqual([leases, server.heard.length], [2, 0])
-      yield* Deferred.succeed(gate, undefined)
-      assert.strictEqual((yield* Fiber.join(sending)).status, 202)
-      assert.deepStrictEqual([leases, server.heard.length], [0, 2])
-    }))
+  it("is refused whole, with the status of that, and nothing of it reaches the server", async () => {
+    const session = await Kit.open(url)
+    // The server's report comes on the stream of what runs.
+    const running = Serve.reading(await send(session, calls(7, 8, 9)))
+    const refused = await send(session, [...calls(1), note, ...calls(2)])
+    assert.strictEqual(refused.status, 429)
+    const { error, id } = await refused.json()
+    assert.deepStrictEqual([id, error.message.slice(0, 17)], [1, "Too many requests"])
+    await Kit.notify(url, session, "notifications/report")
+    await Kit.eventually("the report", () => Serve.messagesIn(running.text).length > 0)
+    assert.deepStrictEqual(Serve.messagesIn(running.text)[0].params.data, ["initialize", "notifications/report"])
+    await Serve.remove(url, session)
+    assert.strictEqual((await send(session, [note, ...calls(1)])).status, 404)
+  })
 })
 
 describe("a batch whose client goes", () => {
-  const until = (condition: () => boolean) =>
-    Effect.repeat(Effect.sync(condition), { until: (met) => met, schedule: Schedule.spaced("1 milli") })
+  /** What the server says next for calls reaches who listens, and is not kept for the batch. */
+  const isHeard = async (session: string, ...ids: ReadonlyArray<number>) => {
+    const come = Serve.reading(await Kit.listen(url, session))
+    await Kit.eventually("progress of each reaches the GET stream", async () => {
+      await release(session, ...ids)
+      const heard = Serve.messagesIn(come.text).map(({ params }) => params.progressToken)
+      return ids.every((id) => heard.includes(id))
+    })
+  }
 
-  /** What the server says next reaches who listens, and is not kept for the batch. */
-  const isHeard = Effect.fnUntraced(function*({ bridge, server }: Effect.Success<ReturnType<typeof session>>) {
-    for (const id of [1, 2]) server.progress(id)(1)
-    server.say({ method: "notifications/message", params: {} })
-    const reader = Option.getOrThrow(yield* bridge.listen(undefined))
-    return (yield* reader.take).length === 3
+  it("while its answers are waited for leaves nothing to them: what the server then says goes to the GET stream", async () => {
+    const session = await Kit.open(url)
+    const stop = new AbortController()
+    const gone = send(session, calls(1, 2), stop.signal).then((response) => response.text()).catch(() => "gone")
+    await Kit.eventually("it runs", async () => (await Kit.inFlight(origin)) === 2)
+    stop.abort()
+    assert.strictEqual(await gone, "gone")
+    await isHeard(session, 1, 2)
+    await Serve.remove(url, session)
   })
 
-  it.live("before its answers are read leaves nothing to them: what the server then says goes to the GET stream", () =>
-    Effect.gen(function*() {
-      const made = yield* session()
-      const scope = yield* Scope.make()
-      const response = yield* Scope.provide(made.batch(...calls(1, 2)), scope)
-      assert.strictEqual(response.status, 200)
-      yield* Scope.close(scope, Exit.void)
-      assert.isTrue(yield* isHeard(made))
-    }))
+  it("once an answer has become a stream leaves that to the client that resumes it", async () => {
+    const session = await Kit.open(url)
+    const pid = await Kit.pidOf(url, session)
+    await release(session, 1)
+    const [first] = await Serve.firstEvents(await send(session, calls(1)), 1)
+    await Kit.eventually("its stream is gone", async () => (await Kit.sessionOn(origin, pid))?.streams === 0)
+    await release(session, 1)
+    const [next] = await Serve.firstEvents(await Kit.listen(url, session, { "last-event-id": first?.id ?? "" }), 1)
+    assert.strictEqual(JSON.parse(next?.data ?? "").params.progress, 2)
+    await Serve.remove(url, session)
+  })
 
-  it.live("while its answers are waited for leaves nothing to them either", () =>
-    Effect.gen(function*() {
-      const made = yield* session()
-      const request = Effect.scoped(Effect.flatMap(made.batch(...calls(1, 2)), messagesOf))
-      const reading = yield* Effect.forkChild(request, { startImmediately: true })
-      yield* until(() => made.server.heard.length === 2)
-      yield* Fiber.interrupt(reading)
-      assert.isTrue(yield* isHeard(made))
-    }))
-
-  it.live("once an answer has become a stream leaves that to who resumes it", () =>
-    Effect.gen(function*() {
-      const { batch, bridge, server } = yield* session()
-      const request = Effect.scoped(Effect.flatMap(batch(...calls(1)), messagesOf))
-      const reading = yield* Effect.forkChild(request, { startImmediately: true })
-      server.progress(1)(1)
-      yield* until(() => bridge.activity().streams === 1)
-      yield* Fiber.interrupt(reading)
-      server.progress(1)(2)
-      const { start } = Option.getOrThrow(yield* bridge.listen(undefined))
-      const resumed = Option.getOrThrow(yield* bridge.listen(start.replace(/-.*/, "-1-1")))
-      assert.lengthOf(yield* resumed.take, 1)
-    }))
-
-  it.live("while a part of it waits has sent it whole all the same, and its calls are abandoned", () =>
-    Effect.gen(function*() {
-      const gate = yield* Deferred.make<void>()
-      const made = yield* session(undefined, behind(gate))
-      const request = Effect.scoped(made.batch(...calls(1), note, ...calls(2)))
-      const sending = yield* Effect.forkChild(request, { startImmediately: true })
-      yield* Fiber.interrupt(sending)
-      assert.deepStrictEqual(made.server.heard, [])
-      yield* Deferred.succeed(gate, undefined)
-      yield* until(() => made.server.heard.length === 3)
-      assert.deepStrictEqual(made.server.heard, [1, "notifications/initialized", 2])
-      assert.isTrue(yield* isHeard(made))
-    }))
+  it("while a part of it waits has sent it whole all the same, and its calls are abandoned", async () => {
+    const session = await Kit.open(url)
+    const pid = await Kit.pidOf(url, session)
+    process.kill(pid, "SIGSTOP")
+    // More than the pipe holds.
+    const large = Serve.notification("large", { x: "x".repeat(1_000_000) })
+    const stop = new AbortController()
+    const gone = send(session, [large, ...calls(1), note, ...calls(2)], stop.signal).catch(() => "gone")
+    await Kit.eventually("it waits", async () => (await Kit.inFlight(origin)) === 2)
+    stop.abort()
+    assert.strictEqual(await gone, "gone")
+    process.kill(pid, "SIGCONT")
+    await isHeard(session, 1, 2)
+    const order = JSON.parse(await Kit.toolText(url, session, "inOrder"))
+    assert.deepStrictEqual(order.slice(2, 6), ["notifications/large", 1, "notifications/initialized", 2])
+  })
 })

@@ -1,169 +1,175 @@
 /** A call that its client has cancelled ends at the gateway too, because its server need not answer it. */
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
-import { Cause, Duration, Effect, Fiber } from "effect"
-import { TestClock } from "effect/testing"
-import { createServer } from "node:http"
 import { createRequire } from "node:module"
+import { assert, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { send } from "../kit/gateway/modern.ts"
+import * as Serve from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
-import * as Told from "../kit/gateway/told.ts"
 
-const cancelled = (requestId: string | number) =>
-  JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId, reason: "test" } })
+const counts = { cancelled: 0, open: 0 }
+/** An HTTP back end that answers `initialize` and what has no answer; any other request gets the start of a stream, or nothing. */
+const silent = await Serve.upstream((response, { id, method, params }) => {
+  if (method === "initialize") return Serve.initialized(response, id)
+  if (method === "notifications/cancelled") counts.cancelled++
+  if (id === undefined) return response.writeHead(202).end()
+  counts.open++
+  response.on("close", () => counts.open--)
+  if (params.name === "stream") response.writeHead(200, { "content-type": "text/event-stream" }).write(": \n\n")
+  if (params.name === "json") response.writeHead(200, Serve.json).write(" ")
+})
+const clock = await StillClock.make()
+const counter = Kit.counter()
+const { origin } = await Serve.gateway({ backends: { counter, http: { url: silent } }, maxInFlight: 500 }, clock)
 
-interface Row {
-  readonly inFlight: number
-  readonly requests: number
-  readonly errors: number
-}
+const cancelled = (requestId: string | number) => Serve.notification("cancelled", { requestId, reason: "test" })
 
 /** The newest session of a gateway. */
-const newest = async (origin: string): Promise<Row> => {
-  const { sessions } = await (await fetch(`${origin}/sessions`)).json()
-  return sessions.toSorted((a: { readonly id: number }, b: { readonly id: number }) => b.id - a.id)[0]
+const newest = async (at = origin) =>
+  (await Serve.overview(at)).sessions.toSorted((a: { readonly id: number }, b: { readonly id: number }) =>
+    b.id - a.id
+  )[0]
+const runs = (count: number, at = origin) =>
+  Kit.eventually(`${count} run`, async () => (await newest(at))?.inFlight === count)
+const endingOf = async (response: Promise<Response>) => {
+  const { headers, status } = await response
+  return [status, headers.get("content-type"), await (await response).text()]
 }
-
-/** An HTTP back end that answers `initialize` and what has no answer; any other request gets the start of a stream, or nothing. */
-const silentServer = async () => {
-  const counts = { cancelled: 0, open: 0 }
-  const server = createServer((request, response) => {
-    let body = ""
-    request.on("data", (chunk) => {
-      body += chunk
-    }).on("end", () => {
-      const [{ id, method, params }] = [JSON.parse(body || "{}")].flat()
-      if (method === "initialize") {
-        response.writeHead(200, { "content-type": "application/json", "mcp-session-id": "s" })
-        return response.end(JSON.stringify({ jsonrpc: "2.0", id, result: { protocolVersion: "2025-06-18" } }))
-      }
-      if (method === "notifications/cancelled") counts.cancelled++
-      if (id === undefined) return response.writeHead(202).end()
-      counts.open++
-      response.on("close", () => counts.open--)
-      if (params.name === "stream") response.writeHead(200, { "content-type": "text/event-stream" }).write(": \n\n")
-      if (params.name === "json") response.writeHead(200, { "content-type": "application/json" }).write(" ")
-    })
-  }).listen(0, "127.0.0.1")
-  await new Promise((resolve) => server.on("listening", resolve))
-  return { counts, server, url: `http://127.0.0.1:${Kit.portOf(server)}/mcp` }
-}
+const unanswered = [200, "text/event-stream", ""]
 
 describe("cancellation by a client with a session", () => {
-  let clock: StillClock.StillClock
-  let gateway: Kit.Running
-  let silent: Awaited<ReturnType<typeof silentServer>>
-  beforeAll(async () => {
-    silent = await silentServer()
-    clock = await StillClock.make()
-    const backends = { counter: Kit.counter(), http: { url: silent.url } }
-    gateway = await Kit.start({ backends, maxInFlight: 500 }, clock)
-  })
-  afterAll(async () => {
-    await clock.passUntilSettled("the gateway has stopped", gateway.stop())
-    silent.server.closeAllConnections()
-    silent.server.close()
-  })
+  const url = `${origin}/mcp/counter`
 
-  const ending = async (response: Promise<Response>) => {
-    const { headers, status } = await response
-    return [status, headers.get("content-type"), await (await response).text()]
+  /** A call in a session of its own that runs. */
+  const start = async (tool: string, at = url) => {
+    const session = await Kit.open(at)
+    const call = Kit.post(at, session, Kit.toolCall("mine", tool, { count: 99 }))
+    await runs(1, new URL(at).origin)
+    return { session, call, cancel: () => Kit.post(at, session, cancelled("mine")) }
   }
-  const unanswered = [200, "text/event-stream", ""]
 
-  it("frees the place of a cancelled call at once and leaves nothing, a thousand times", async () => {
-    const url = `${gateway.origin}/mcp/counter`
+  it("frees the place of a cancelled call and leaves nothing, a thousand times", async () => {
     const session = await Kit.open(url)
     const endings: Array<Promise<unknown>> = []
     for (let i = 0; i < 1000; i += 500) {
       const ids = Array.from({ length: 500 }, (_, j) => i + j)
       // A batch, because a thousand requests would take too long.
-      endings.push(ending(Kit.post(url, session, `[${ids.map((id) => Kit.toolCall(id, "never")).join()}]`)))
-      await Kit.eventually("they run", async () => (await newest(gateway.origin)).requests === i + 500)
+      endings.push(endingOf(Kit.post(url, session, `[${ids.map((id) => Kit.toolCall(id, "never")).join()}]`)))
+      await Kit.eventually("they run", async () => (await newest()).requests === i + 500)
       await Kit.post(url, session, `[${ids.map(cancelled).join()}]`)
     }
-    assert.strictEqual((await newest(gateway.origin)).inFlight, 500)
+    assert.strictEqual((await newest()).inFlight, 500)
     await clock.pass("2 seconds")
     assert.deepStrictEqual(await Promise.all(endings), [unanswered, unanswered])
-    const { errors, inFlight } = await newest(gateway.origin)
+    const { errors, inFlight } = await newest()
     assert.deepStrictEqual([inFlight, errors], [0, 0])
     assert.include(await Kit.toolText(url, session, "heard"), "cancelled 999")
   })
 
-  for (const start of ["nothing", "json", "stream"]) {
-    it(`ends a cancelled call on an HTTP back end that has answered ${start} so far`, async () => {
-      const url = `${gateway.origin}/mcp/http`
-      const session = await Kit.open(url)
-      const ended = ending(Kit.post(url, session, Kit.toolCall("mine", start)))
-      await Kit.eventually("it runs", () => silent.counts.open === 1)
-      const before = silent.counts.cancelled
-      assert.strictEqual((await Kit.post(url, session, cancelled("mine"))).status, 202)
-      await Kit.eventually("the back end is told", () => silent.counts.cancelled === before + 1)
-      assert.deepStrictEqual(await clock.passUntilSettled("it ends", ended), unanswered)
-      assert.strictEqual((await newest(gateway.origin)).inFlight, 0)
-      await Kit.eventually("the back end has been left", () => silent.counts.open === 0)
+  for (const begun of ["nothing", "json", "stream"]) {
+    it(`ends a cancelled call on an HTTP back end that has answered ${begun} so far`, async () => {
+      const at = `${origin}/mcp/http`
+      const { call, cancel } = await start(begun, at)
+      await Kit.eventually("the back end has it", () => counts.open === 1)
+      const before = counts.cancelled
+      assert.strictEqual((await cancel()).status, 202)
+      await Kit.eventually("the back end is told", () => counts.cancelled === before + 1)
+      assert.deepStrictEqual(await clock.passUntilSettled("it ends", endingOf(call)), unanswered)
+      assert.strictEqual((await newest()).inFlight, 0)
+      await Kit.eventually("the back end has been left", () => counts.open === 0)
     })
   }
 
   it("ends a batch on an HTTP back end when all its other calls are cancelled too", async () => {
-    const url = `${gateway.origin}/mcp/http`
-    const session = await Kit.open(url)
-    const ended = ending(Kit.post(url, session, `[${Kit.toolCall("a", "stream")},${Kit.toolCall("b", "stream")}]`))
-    await Kit.eventually("both run", () => silent.counts.open === 2)
-    await Kit.post(url, session, cancelled("a"))
-    await Kit.eventually("one is left", () => silent.counts.open === 1)
+    const at = `${origin}/mcp/http`
+    const session = await Kit.open(at)
+    const batch = `[${Kit.toolCall("a", "stream")},${Kit.toolCall("b", "stream")}]`
+    const ended = endingOf(Kit.post(at, session, batch))
+    await Kit.eventually("both run", () => counts.open === 2)
+    await Kit.post(at, session, cancelled("a"))
+    await Kit.eventually("one is left", () => counts.open === 1)
     await clock.pass("1 minute")
-    assert.strictEqual(silent.counts.open, 1)
-    await Kit.post(url, session, `[${cancelled("b")}]`)
-    const [status] = await clock.passUntilSettled("it ends", ended)
-    assert.strictEqual(status, 200)
-    await Kit.eventually("the back end has been left", () => silent.counts.open === 0)
+    assert.strictEqual(counts.open, 1)
+    await Kit.post(at, session, `[${cancelled("b")}]`)
+    assert.deepStrictEqual((await clock.passUntilSettled("it ends", ended))[0], 200)
+    await Kit.eventually("the back end has been left", () => counts.open === 0)
   })
 
   it("leaves a cancelled call out of its batch, whose other answers come", async () => {
-    const url = `${gateway.origin}/mcp/counter`
     const session = await Kit.open(url)
     const batch = `[${Kit.toolCall("mine", "never")},${Kit.toolCall("other", "count")}]`
-    const ended = ending(Kit.post(url, session, batch))
-    await Kit.eventually("it runs", async () => (await newest(gateway.origin)).requests === 2)
+    const answers = Kit.post(url, session, batch).then(Serve.messagesOf)
+    await Kit.eventually("it runs", async () => (await newest()).requests === 2)
     await Kit.post(url, session, cancelled("mine"))
-    const [, , text] = await clock.passUntilSettled("it ends", ended)
-    assert.deepStrictEqual(String(text).match(/"id":"\w+"/g), ["\"id\":\"other\""])
+    assert.deepStrictEqual((await clock.passUntilSettled("it ends", answers)).map(({ id }) => id), ["other"])
   })
 
   it("delivers an answer that the server sends in spite of the cancellation", async () => {
-    const url = `${gateway.origin}/mcp/counter`
-    const session = await Kit.open(url)
-    const call = Kit.post(url, session, Kit.toolCall("mine", "late"))
-    await Kit.eventually("it runs", async () => (await newest(gateway.origin)).inFlight === 1)
-    await Kit.post(url, session, cancelled("mine"))
+    const { call, cancel } = await start("late")
+    await cancel()
     assert.strictEqual((await (await call).json()).result.content[0].text, "late")
   })
 
-  it("does not let a cancelled call delay a gateway that stops", async () => {
-    const stopping = await Kit.start({ backends: { counter: Kit.counter() }, drainTimeout: "1 hour" }, clock)
-    const url = `${stopping.origin}/mcp`
+  it("gives the server a second to answer; a later answer goes nowhere, and the id may be used again", async () => {
+    const { call, cancel, session } = await start("held")
+    await cancel()
+    await clock.pass("900 millis")
+    assert.strictEqual((await newest()).inFlight, 1)
+    // Once more changes nothing.
+    await cancel()
+    await clock.pass("1100 millis")
+    assert.deepStrictEqual(await endingOf(call), unanswered)
+    const { errors, inFlight } = await newest()
+    assert.deepStrictEqual([inFlight, errors], [0, 0])
+    await Kit.release(url, session, "mine", 100)
+    const again = await Kit.post(url, session, Kit.toolCall("mine", "count"))
+    assert.strictEqual((await again.json()).result.content[0].text, "1")
+  })
+
+  it("ends a stream without an answer, whatever progress the server reports, which the client gets no more", async () => {
     const session = await Kit.open(url)
-    const ended = ending(Kit.post(url, session, Kit.toolCall("mine", "never")))
-    await Kit.eventually("it runs", async () => (await newest(stopping.origin)).inFlight === 1)
+    const call = Kit.post(url, session, Kit.toolCall("mine", "held", { count: 99 }))
+    await Kit.release(url, session, "mine")
+    const come = Serve.reading(await call)
+    await Kit.eventually("progress", () => Serve.messagesIn(come.text).length === 1)
     await Kit.post(url, session, cancelled("mine"))
-    await clock.passUntilSettled("the gateway has stopped", stopping.stop())
-    assert.deepStrictEqual(await ended, unanswered)
+    for (let i = 0; i < 20; i++) {
+      await Kit.release(url, session, "mine")
+      await clock.pass("100 millis")
+    }
+    await Kit.eventually("the stream ends", () => come.done)
+    assert.lengthOf(Serve.messagesIn(come.text), 1)
+    assert.strictEqual((await newest()).inFlight, 0)
+  })
+
+  it("has the server's questions on the stream of a call that is not cancelled, if there is one", async () => {
+    const { cancel, session } = await start("never")
+    const other = Kit.post(url, session, Kit.toolCall("other", "asks"))
+    await runs(2)
+    await cancel()
+    await Kit.notify(url, session, "notifications/report")
+    const [{ method }] = await Serve.messagesIn(Serve.reading(await other).text)
+    assert.strictEqual(method, "notifications/message")
+  })
+
+  it("does not let a cancelled call delay a gateway that stops", async () => {
+    const stopping = await Serve.gateway({ backends: { counter }, drainTimeout: "1 hour" }, clock)
+    const { call, cancel } = await start("never", stopping.url)
+    await cancel()
+    await stopping.stop()
+    assert.deepStrictEqual(await endingOf(call), unanswered)
   })
 })
 
 describe("cancellation by the official client", () => {
-  it("stops the official client from resuming a cancelled call after one attempt", async () => {
+  it("is resumed by that client once and no more", async () => {
     const server = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
-    const gateway = await Kit.start({
-      backends: { everything: { command: process.execPath, args: [server, "stdio"] } },
-      streamAfter: "50 millis"
-    })
+    const everything = { command: process.execPath, args: [server, "stdio"] }
+    const { origin, url } = await Serve.gateway({ backends: { everything }, streamAfter: "50 millis" })
     const resumed: Array<number> = []
     let streams = 0
-    const transport = new StreamableHTTPClientTransport(new URL(`${gateway.origin}/mcp`), {
+    const transport = new StreamableHTTPClientTransport(new URL(url), {
       fetch: async (url, init) => {
         const response = await fetch(url, init)
         if (new Headers(init?.headers).has("last-event-id")) resumed.push(response.status)
@@ -182,98 +188,22 @@ describe("cancellation by the official client", () => {
     stop.abort()
     assert.strictEqual(await call, "cancelled")
     await Kit.eventually("the client has come back", () => resumed.length === 1)
-    const { inFlight } = await newest(gateway.origin)
-    assert.deepStrictEqual([resumed, streams, inFlight, errors], [[204], 2, 0, []])
+    assert.deepStrictEqual([resumed, streams, (await newest(origin)).inFlight, errors], [[204], 2, 0, []])
     await client.close()
-    await gateway.stop()
   })
-})
-
-describe("a server that has been told of a cancellation", () => {
-  const start = Told.requests({
-    requestTimeout: Duration.minutes(5),
-    streamAfter: Duration.infinity,
-    streamLostTimeToLive: Duration.infinity,
-    maxInFlight: 10,
-    replay: { maxEvents: 10, maxBytes: 1000 }
-  })
-  const cancel = (requests: Effect.Success<typeof start>["requests"]) =>
-    requests.send(
-      { _tag: "Notification", method: "notifications/cancelled", params: { requestId: 1 }, progressToken: undefined },
-      cancelled(1)
-    )
-
-  it.effect("has a second to answer; what it says later goes nowhere, and the id may be used again", () =>
-    Effect.gen(function*() {
-      const { requests, server } = yield* start
-      const { reply } = Told.request(requests, 1)
-      yield* TestClock.adjust("4 minutes")
-      yield* cancel(requests)
-      yield* TestClock.adjust("900 millis")
-      assert.strictEqual(requests.activity().inFlight, 1)
-      // Once more changes nothing.
-      yield* cancel(requests)
-      yield* TestClock.adjust("1100 millis")
-      assert.strictEqual((yield* reply)._tag, "Cancelled")
-      assert.deepStrictEqual([requests.activity().inFlight, requests.activity().errors], [0, 0])
-      server.say({ id: 1, result: {} })
-      const again = Told.request(requests, 1)
-      server.say({ id: 1, result: { of: "the second" } })
-      assert.include(JSON.stringify(yield* again.reply), "the second")
-    }))
-
-  it.effect("cannot make the call last by its progress, which the client gets no more; its stream ends without an answer", () =>
-    Effect.gen(function*() {
-      const { requests, server } = yield* start
-      const { reply } = Told.request(requests, 1)
-      server.progress(1)(1)
-      const first = yield* reply
-      if (first._tag !== "Stream") return assert.fail("no stream")
-      const reader = first.open()
-      assert.lengthOf(yield* reader.take, 1)
-      yield* cancel(requests)
-      const next = yield* Effect.forkChild(Effect.exit(reader.take), { startImmediately: true })
-      for (let i = 2; i < 30; i++) {
-        server.progress(1)(i)
-        yield* TestClock.adjust("100 millis")
-      }
-      const exit = yield* Fiber.join(next)
-      assert.isTrue(exit._tag === "Failure" && Cause.hasFails(exit.cause))
-      assert.strictEqual(requests.activity().inFlight, 0)
-    }))
-
-  it.effect("asks the client on the stream of a call that is not cancelled, if there is one", () =>
-    Effect.gen(function*() {
-      const { requests, server } = yield* start
-      Told.request(requests, 1)
-      const other = Told.request(requests, 2)
-      yield* cancel(requests)
-      server.say({ id: "question", method: "roots/list" })
-      const first = yield* other.reply
-      if (first._tag !== "Stream") return assert.fail("no stream")
-      const [event] = yield* first.open().take
-      assert.include(event.text, "roots/list")
-    }))
 })
 
 describe("a call whose client of revision 2026-07-28 has closed its stream", () => {
   it("leaves nothing, three times as many as may run at once", async () => {
-    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, maxInFlight: 20, drainTimeout: "1 hour" })
+    const { origin, url } = await Serve.gateway({ backends: { counter }, maxInFlight: 20, drainTimeout: "1 hour" })
     for (let i = 0; i < 3; i++) {
       const stop = new AbortController()
-      const calls = Array.from(
-        { length: 20 },
-        () =>
-          send(`${gateway.origin}/mcp`, "tools/call", { name: "never" }, { signal: stop.signal }).then(
-            ({ status }) => status,
-            () => "gone"
-          )
-      )
-      await Kit.eventually("they run", async () => (await newest(gateway.origin))?.inFlight === 20)
+      const call = () => send(url, "tools/call", { name: "never" }, { signal: stop.signal }).catch(() => "gone")
+      const calls = Array.from({ length: 20 }, call)
+      await runs(20, origin)
       stop.abort()
       assert.deepStrictEqual(new Set(await Promise.all(calls)), new Set(["gone"]))
-      await Kit.eventually("they have ended", async () => (await newest(gateway.origin)).inFlight === 0)
+      await runs(0, origin)
     }
-    await gateway.stop()
   })
 })

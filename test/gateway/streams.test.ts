@@ -9,6 +9,14 @@ import { shortOrLong } from "../kit/long.ts"
 
 const backends = { counter: Kit.counter() }
 const { origin, url } = await Serve.gateway({ backends, heartbeat: "50 millis", maxInFlight: 3 })
+const clock = await StillClock.make()
+const defaults = await Serve.gateway({ backends }, clock)
+const patient = await Serve.gateway({
+  backends,
+  requestTimeout: "Infinity",
+  stallTimeout: "Infinity",
+  idleTimeToLive: "1 day"
+}, clock)
 
 const resume = (url: string, session: string, after: Kit.Event | undefined, headers = {}) =>
   Kit.listen(url, session, { ...headers, "last-event-id": after?.id ?? "" })
@@ -57,6 +65,7 @@ describe("the stream of a request", () => {
   }
 
   it("ends for the earlier of two clients that resume it", async () => {
+    const { url } = defaults
     const session = await Kit.open(url)
     const [response] = await Promise.all([
       Kit.post(url, session, Kit.toolCall(1, "held", { count: 1 })),
@@ -250,14 +259,6 @@ describe("a client that is no longer there", () => {
   })
 })
 
-const clock = await StillClock.make()
-const defaults = await Serve.gateway({ backends }, clock)
-const patient = await Serve.gateway({
-  backends,
-  requestTimeout: "Infinity",
-  stallTimeout: "Infinity",
-  idleTimeToLive: "1 day"
-}, clock)
 const hasStreams = (origin: string, pid: number, count: number) =>
   Kit.eventually(`it has ${count} streams`, async () => (await Kit.sessionOn(origin, pid))?.streams === count)
 
