@@ -9,10 +9,8 @@ const note = Serve.notification("initialized")
 const calls = (...ids: ReadonlyArray<number>) => ids.map((id) => Kit.toolCall(id, "held", { count: 99 }))
 const short = (id: number) => Kit.toolCall(id, "held")
 
-const send = (session: string, messages: ReadonlyArray<string>, signal: AbortSignal | null = null) => {
-  const headers = { ...Kit.headers, "mcp-session-id": session }
-  return fetch(url, { method: "POST", headers, body: `[${messages.join()}]`, signal })
-}
+const send = (session: string, messages: ReadonlyArray<string>, signal?: AbortSignal) =>
+  Kit.post(url, session, `[${messages.join()}]`, {}, signal)
 const release = async (session: string, ...ids: ReadonlyArray<string | number>) => {
   for (const id of ids) await Kit.release(url, session, id)
 }

@@ -192,8 +192,7 @@ describe("cool-down", () => {
 })
 
 describe("a warm spare", () => {
-  const spare = { ...counter, spares: 1 }
-  const ready = ({ origin }: Kit.Running, count: number) =>
+  const ready = ({ origin }: { readonly origin: string }, count: number) =>
     Kit.eventually(`${count} are ready`, async () => (await Serve.overview(origin)).backends[0].spares === count)
 
   it("is given to one session only, another is started in its place, and none is left in the end", async () => {
@@ -214,23 +213,18 @@ describe("a warm spare", () => {
     assert.isFalse([...pids, ...all].some(Kit.alive))
   })
 
-  it("that dies unused is noticed, and never given away", async () => {
-    const mine = whatStartsFromNow()
-    const gateway = await Serve.gateway({ backends: { counter: spare } })
-    await ready(gateway, 1)
-    for (const pid of mine()) process.kill(pid, "SIGKILL")
-    await ready(gateway, 0)
-    assert.strictEqual(await Kit.toolText(gateway.url, await Kit.open(gateway.url), "count"), "1")
-  })
-
-  it("that dies unused is logged with how it ended, the end of its stderr, and when another is started", async () => {
+  it("that dies unused is never given away, and logged with how it ended and when another is started", async () => {
     const file = join(Serve.directory(), "config.json")
-    const broken = { ...shell("echo no database >&2; exit 3"), spares: 1 }
-    writeFileSync(file, JSON.stringify({ mcpServers: { broken } }))
-    const { output } = await Serve.command(["--config", file])
+    const talking = { ...shell(`echo no database >&2; exec ${inShell()}`), spares: 1 }
+    writeFileSync(file, JSON.stringify({ mcpServers: { talking } }))
+    const gateway = await Serve.command(["--config", file])
+    await ready(gateway, 1)
+    for (const pid of Kit.descendants(gateway.child.pid ?? 0)) process.kill(pid, "SIGKILL")
+    await ready(gateway, 0)
     const told = "A spare process ended before a session used it; another starts in 10 seconds. Reason: " +
-      "the back end ended with exit code 3; its stderr: no database"
-    await Kit.eventually("it is told", () => output().includes(told))
+      "the back end ended by signal SIGKILL; its stderr: no database"
+    await Kit.eventually("it is told", () => gateway.output().includes(told))
+    assert.strictEqual(await Kit.toolText(gateway.url, await Kit.open(gateway.url), "count"), "1")
   })
 
   it("that was taken ends together with the others and the gateway, not one after the other", async () => {
@@ -392,6 +386,35 @@ describe("what an operator sees and does", () => {
     assert.isFalse(Kit.alive(pid))
     assert.strictEqual(await end(), 404)
     assert.strictEqual(await Serve.statusOf(url, session, call), 404)
+  })
+
+  it("readers of /sessions/events share one snapshot each two seconds, and a reader after all have left gets a new one", async () => {
+    const clock = await StillClock.make()
+    const { origin, url } = await Serve.gateway({ backends: { counter } }, clock)
+    /** Counts the sessions of each snapshot that has come. */
+    const read = async () => {
+      const aborter = new AbortController()
+      const seen: Array<number> = []
+      const response = await fetch(`${origin}/sessions/events`, { signal: aborter.signal })
+      const count = ({ data }: Kit.Event) => seen.push(JSON.parse(data).sessions.length) < 0
+      void Kit.readEvents(response, count).catch(() => undefined)
+      await Kit.eventually("the first snapshot has come", () => seen.length > 0)
+      return { seen, leave: () => aborter.abort() }
+    }
+    const first = await read()
+    await Kit.open(url)
+    const all = [first, ...await Promise.all(Array.from({ length: 5 }, read))]
+    assert.deepStrictEqual(all.map(({ seen }) => seen), all.map(() => [0]))
+    await clock.pass("2 seconds")
+    await Kit.eventually("the next one has come", () => all.every(({ seen }) => seen.length === 2))
+    assert.deepStrictEqual(all.map(({ seen }) => seen), all.map(() => [0, 1]))
+    await Kit.open(url)
+    for (const reader of all) reader.leave()
+    await Kit.eventually("it is a new one", async () => {
+      const again = await read()
+      again.leave()
+      return again.seen[0] === 2
+    })
   })
 
   it("the metrics have names with units, and count what happened", async () => {

@@ -173,6 +173,19 @@ describe("DELETE", () => {
     }
   })
 
+  it("is answered with 503, a body, Retry-After and close if the gateway stops before the process is gone", async () => {
+    const backends = { stubborn: Kit.counter("--stubborn") }
+    const { origin, stop, url } = await Serve.gateway({ backends, closeGrace: "2 seconds" }, await StillClock.make())
+    const deleting = Serve.remove(url, await Kit.open(url))
+    await Kit.eventually("the session ends", async () => (await Serve.overview(origin)).sessions.length === 0)
+    const stopped = stop()
+    const refused = await deleting
+    const { error } = await refused.json()
+    assert.deepStrictEqual([refused.status, error.message], [503, "The gateway is shutting down"])
+    assert.deepInclude(Object.fromEntries(refused.headers), { "retry-after": "10", connection: "close" })
+    await stopped
+  })
+
   it("of the official client reports no error, though the process is slow to leave", async () => {
     const backends = { stubborn: Kit.counter("--stubborn") }
     const { origin, url } = await Serve.gateway({ backends, closeGrace: "500 millis" })

@@ -48,23 +48,9 @@ const { origin } = await Serve.gateway({
 }, clock)
 const at = (backend: string) => `${origin}/mcp/${backend}`
 
-/** Lets seconds pass in the gateway until something has happened; it may take a while to arrive. */
-const passUntil = (what: string, happened: () => boolean | Promise<boolean>, seconds = 1) =>
-  Kit.eventually(what, async () => {
-    if (await happened()) return true
-    await clock.pass(`${seconds} seconds`)
-    return false
-  })
-
 /** The response to a request, whose time has to pass. */
-const headerOf = async (request: Promise<Response>, seconds?: number): Promise<Response> => {
-  let isThere = false
-  void request.then(() => {
-    isThere = true
-  })
-  await passUntil("there is a response", () => isThere, seconds)
-  return request
-}
+const headerOf = (sent: Promise<Response>, step: `${number} seconds` = "1 seconds") =>
+  clock.passUntilSettled("there is a response", sent, step)
 
 /** Answers what the HTTP servers hold. */
 const respond = async (answerTo: (response: ServerResponse, id: unknown) => void) => {
@@ -103,10 +89,10 @@ const onHttp = async (backend: string, body: string): Promise<Silent> => ({
 
 const wakes = async (): Promise<Silent> => {
   const session = await Kit.open(at("gated"))
-  await passUntil("it sleeps", async () => {
+  await clock.passUntil("it sleeps", async () => {
     const { sessions } = await Serve.overview(origin)
     return sessions.every(({ backend }: { readonly backend: string }) => backend !== "gated")
-  }, 15)
+  }, "15 seconds")
   writeFileSync(gate, "")
   const release = async () => {
     rmSync(gate)
@@ -167,7 +153,7 @@ describe("a request whose answer is long in coming", () => {
 
   it("is no stream early if it is initialize or server/discover", async () => {
     const starting = [Kit.initialize(at("mute")), send(at("mute"), "server/discover", {})]
-    for (const sent of starting) assert.strictEqual((await headerOf(sent, 15)).status, 502)
+    for (const sent of starting) assert.strictEqual((await headerOf(sent, "15 seconds")).status, 502)
   })
 })
 
@@ -227,7 +213,7 @@ describe("a stream that silence has opened", () => {
   it("ends with an error when the session does not wake", async () => {
     const { release, sent } = await wakes()
     const come = Serve.reading(await headerOf(sent))
-    await passUntil("its start has timed out", () => come.done, 15)
+    await clock.passUntil("its start has timed out", () => come.done, "15 seconds")
     const [{ error, id }] = Serve.messagesIn(come.text)
     assert.strictEqual(id, 1)
     assert.include(error.message, "did not answer initialize")

@@ -224,12 +224,8 @@ describe("a session whose process reads nothing", () => {
   it("delivers later what a client sent that has gone meanwhile", async () => {
     const { is, pid, session, url } = await start()
     const stop = new AbortController()
-    const late = fetch(url, {
-      method: "POST",
-      headers: { ...Kit.headers, "mcp-session-id": session },
-      body: Serve.notification("late"),
-      signal: stop.signal
-    }).then(({ status }) => `answered ${status}`, () => "gone")
+    const late = Kit.post(url, session, Serve.notification("late"), {}, stop.signal)
+      .then(({ status }) => `answered ${status}`, () => "gone")
     await is("active")
     stop.abort()
     assert.strictEqual(await late, "gone")
@@ -302,13 +298,9 @@ describe("a client that waits for a long answer, silent otherwise,", () => {
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
     const aborters = { call: new AbortController(), get: new AbortController() }
-    const response = await fetch(url, {
-      method: "POST",
-      headers: { ...Kit.headers, "mcp-session-id": session },
-      // More than the buffers of the kernel hold.
-      body: Kit.toolCall(1, "untilSignal", { size: 12_000_000 }),
-      signal: aborters.call.signal
-    })
+    // More than the buffers of the kernel hold.
+    const call = Kit.toolCall(1, "untilSignal", { size: 12_000_000 })
+    const response = await Kit.post(url, session, call, {}, aborters.call.signal)
     await Kit.listen(url, session, {}, aborters.get.signal)
     const lose = async (stream: "call" | "get", left: number) => {
       aborters[stream].abort()

@@ -106,8 +106,13 @@ export const open = async (url: string, capabilities: object = {}): Promise<stri
 export const initialize = (url: string) => fetch(url, { method: "POST", headers, body: initializeBody })
 
 /** Posts one message to a session. */
-export const post = (url: string, session: string, body: string, extra: Record<string, string> = {}) =>
-  fetch(url, { method: "POST", headers: { ...headers, "mcp-session-id": session, ...extra }, body })
+export const post = (
+  url: string,
+  session: string,
+  body: string,
+  extra: Record<string, string> = {},
+  signal: AbortSignal | null = null
+) => fetch(url, { method: "POST", headers: { ...headers, "mcp-session-id": session, ...extra }, body, signal })
 
 /** A call of a tool; with a progress token, which is the id. */
 export const toolCall = (id: string | number, name: string, args: Record<string, unknown> = {}): string =>
