@@ -91,21 +91,19 @@ describe("a batch of which a later message is refused", () => {
   })
 })
 
-describe("a batch whose first message is refused", () => {
-  it("is refused whole, with the status of that, and nothing of it reaches the server", async () => {
-    const session = await Kit.open(url)
-    // The server's report comes on the stream of what runs.
-    const running = Serve.reading(await send(session, calls(7, 8, 9)))
-    const refused = await send(session, [...calls(1), note, ...calls(2)])
-    assert.strictEqual(refused.status, 429)
-    const { error, id } = await refused.json()
-    assert.deepStrictEqual([id, error.message.slice(0, 17)], [1, "Too many requests"])
-    await Kit.notify(url, session, "notifications/report")
-    await Kit.eventually("the report", () => Serve.messagesIn(running.text).length > 0)
-    assert.deepStrictEqual(Serve.messagesIn(running.text)[0].params.data, ["initialize", "notifications/report"])
-    await Serve.remove(url, session)
-    assert.strictEqual((await send(session, [note, ...calls(1)])).status, 404)
-  })
+it("a batch whose first message is refused is refused whole, and nothing of it reaches the server", async () => {
+  const session = await Kit.open(url)
+  // The server's report comes on the stream of what runs.
+  const running = Serve.reading(await send(session, calls(7, 8, 9)))
+  const refused = await send(session, [...calls(1), note, ...calls(2)])
+  assert.strictEqual(refused.status, 429)
+  const { error, id } = await refused.json()
+  assert.deepStrictEqual([id, error.message.slice(0, 17)], [1, "Too many requests"])
+  await Kit.notify(url, session, "notifications/report")
+  await Kit.eventually("the report", () => Serve.messagesIn(running.text).length > 0)
+  assert.deepStrictEqual(Serve.messagesIn(running.text)[0].params.data, ["initialize", "notifications/report"])
+  await Serve.remove(url, session)
+  assert.strictEqual((await send(session, [note, ...calls(1)])).status, 404)
 })
 
 describe("a batch whose client goes", () => {

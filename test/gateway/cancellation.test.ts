@@ -164,48 +164,44 @@ describe("cancellation by a client with a session", () => {
   })
 })
 
-describe("cancellation by the official client", () => {
-  it("is resumed by that client once and no more", async () => {
-    const server = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
-    const everything = { command: process.execPath, args: [server, "stdio"] }
-    const { origin, url } = await Serve.gateway({ backends: { everything }, streamAfter: "50 millis" })
-    const resumed: Array<number> = []
-    let streams = 0
-    const transport = new StreamableHTTPClientTransport(new URL(url), {
-      fetch: async (url, init) => {
-        const response = await fetch(url, init)
-        if (new Headers(init?.headers).has("last-event-id")) resumed.push(response.status)
-        if (response.headers.get("content-type") === "text/event-stream") streams++
-        return response
-      }
-    })
-    const client = new Client({ name: "test", version: "1.0.0" })
-    const errors: Array<unknown> = []
-    Object.assign(client, { onerror: (error: unknown) => errors.push(error) })
-    await client.connect(transport)
-    const stop = new AbortController()
-    const args = { name: "trigger-long-running-operation", arguments: { duration: 60, steps: 600 } }
-    const call = client.callTool(args, undefined, { signal: stop.signal }).catch(() => "cancelled")
-    await Kit.eventually("its stream and that of GET are open", () => streams === 2)
-    stop.abort()
-    assert.strictEqual(await call, "cancelled")
-    await Kit.eventually("the client has come back", () => resumed.length === 1)
-    assert.deepStrictEqual([resumed, streams, (await newest(origin)).inFlight, errors], [[204], 2, 0, []])
-    await client.close()
-  })
-})
-
-describe("a call whose client of revision 2026-07-28 has closed its stream", () => {
-  it("leaves nothing, three times as many as may run at once", async () => {
-    const { origin, url } = await Serve.gateway({ backends: { counter }, maxInFlight: 20, drainTimeout: "1 hour" })
-    for (let i = 0; i < 3; i++) {
-      const stop = new AbortController()
-      const call = () => send(url, "tools/call", { name: "never" }, { signal: stop.signal }).catch(() => "gone")
-      const calls = Array.from({ length: 20 }, call)
-      await runs(20, origin)
-      stop.abort()
-      assert.deepStrictEqual(new Set(await Promise.all(calls)), new Set(["gone"]))
-      await runs(0, origin)
+it("a call that the official client cancelled is resumed by it once and no more", async () => {
+  const server = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
+  const everything = { command: process.execPath, args: [server, "stdio"] }
+  const { origin, url } = await Serve.gateway({ backends: { everything }, streamAfter: "50 millis" })
+  const resumed: Array<number> = []
+  let streams = 0
+  const transport = new StreamableHTTPClientTransport(new URL(url), {
+    fetch: async (url, init) => {
+      const response = await fetch(url, init)
+      if (new Headers(init?.headers).has("last-event-id")) resumed.push(response.status)
+      if (response.headers.get("content-type") === "text/event-stream") streams++
+      return response
     }
   })
+  const client = new Client({ name: "test", version: "1.0.0" })
+  const errors: Array<unknown> = []
+  Object.assign(client, { onerror: (error: unknown) => errors.push(error) })
+  await client.connect(transport)
+  const stop = new AbortController()
+  const args = { name: "trigger-long-running-operation", arguments: { duration: 60, steps: 600 } }
+  const call = client.callTool(args, undefined, { signal: stop.signal }).catch(() => "cancelled")
+  await Kit.eventually("its stream and that of GET are open", () => streams === 2)
+  stop.abort()
+  assert.strictEqual(await call, "cancelled")
+  await Kit.eventually("the client has come back", () => resumed.length === 1)
+  assert.deepStrictEqual([resumed, streams, (await newest(origin)).inFlight, errors], [[204], 2, 0, []])
+  await client.close()
+})
+
+it("calls whose modern client has closed their streams leave nothing, three times as many as may run at once", async () => {
+  const { origin, url } = await Serve.gateway({ backends: { counter }, maxInFlight: 20, drainTimeout: "1 hour" })
+  for (let i = 0; i < 3; i++) {
+    const stop = new AbortController()
+    const call = () => send(url, "tools/call", { name: "never" }, { signal: stop.signal }).catch(() => "gone")
+    const calls = Array.from({ length: 20 }, call)
+    await runs(20, origin)
+    stop.abort()
+    assert.deepStrictEqual(new Set(await Promise.all(calls)), new Set(["gone"]))
+    await runs(0, origin)
+  }
 })

@@ -81,44 +81,40 @@ const checks = async (
   }
 }
 
-describe("the header Host", () => {
-  const cases: ReadonlyArray<readonly [options: Options, ...served: ReadonlyArray<string>]> = [
-    [{}, "127.0.0.1", "localhost", "[::1]:8420"],
-    [{ host: "0:0:0:0:0:0:0:0" }, "127.0.0.1"],
-    [{ host: "127.9.2" }, "127.9.0.2", "127.9.2"],
-    [{ host: "FD00:0:0::7" }, "[fd00::7]:8420", "[FD00:0:0::7]"],
-    [{ host: "fe80::1%eth0" }, "[fe80::1]"],
-    [{ host: "Gateway.example.com" }, "gateway.example.com", "Gateway.example.com:8420"],
-    [{ allowedHosts: ["[FD00:0:0::7]"] }, "[fd00::7]:8420", "[FD00:0:0::7]"],
-    [{ allowedHosts: ["Bücher.example"] }, "xn--bcher-kva.example:8420"],
-    [{ allowedHosts: ["mcp.example.com"] }, "MCP.example.com:8420"],
-    [{ allowedHosts: ["mcp_1.internal"] }, "mcp_1.internal"],
-    // Whoever watches replicas asks each at its own address.
-    [{ replicaAddress: "one:8421" }, "one:8420"],
-    [{ replicaAddress: "10.0.0.7:8421" }, "10.0.0.7:8420"],
-    [{ replicaAddress: "[fd00::7]:8421" }, "[fd00::7]:8420"]
-  ]
+const cases: ReadonlyArray<readonly [options: Options, ...served: ReadonlyArray<string>]> = [
+  [{}, "127.0.0.1", "localhost", "[::1]:8420"],
+  [{ host: "0:0:0:0:0:0:0:0" }, "127.0.0.1"],
+  [{ host: "127.9.2" }, "127.9.0.2", "127.9.2"],
+  [{ host: "FD00:0:0::7" }, "[fd00::7]:8420", "[FD00:0:0::7]"],
+  [{ host: "fe80::1%eth0" }, "[fe80::1]"],
+  [{ host: "Gateway.example.com" }, "gateway.example.com", "Gateway.example.com:8420"],
+  [{ allowedHosts: ["[FD00:0:0::7]"] }, "[fd00::7]:8420", "[FD00:0:0::7]"],
+  [{ allowedHosts: ["Bücher.example"] }, "xn--bcher-kva.example:8420"],
+  [{ allowedHosts: ["mcp.example.com"] }, "MCP.example.com:8420"],
+  [{ allowedHosts: ["mcp_1.internal"] }, "mcp_1.internal"],
+  // Whoever watches replicas asks each at its own address.
+  [{ replicaAddress: "one:8421" }, "one:8420"],
+  [{ replicaAddress: "10.0.0.7:8421" }, "10.0.0.7:8420"],
+  [{ replicaAddress: "[fd00::7]:8421" }, "[fd00::7]:8420"]
+]
 
-  it("may name the gateway as the operator has written it, and as URLs write it, and no other host", async () => {
-    for (const [options, ...served] of cases) {
-      await checks(options, "host", served, ["", "example.org", "two:8420", "[fd00::8]"])
-    }
-  })
+it("the header Host may name the gateway as the operator and as URLs write it, and no other host", async () => {
+  for (const [options, ...served] of cases) {
+    await checks(options, "host", served, ["", "example.org", "two:8420", "[fd00::8]"])
+  }
 })
 
-describe("an origin that the operator allows", () => {
-  it("is let in as it is written, and as browsers send it; one that they send as null lets no other in", async () => {
-    const cases: ReadonlyArray<readonly [allowed: string, sent: string]> = [
-      ["https://app.example.com:443/", "https://app.example.com"],
-      ["http://app.example.com:80", "http://app.example.com"],
-      ["https://Bücher.example", "https://xn--bcher-kva.example"],
-      ["http://[fd00:0:0::7]:81", "http://[fd00::7]:81"],
-      ["chrome-extension://abc", "chrome-extension://abc"],
-      ["null", "null"]
-    ]
-    for (const [allowed, sent] of cases) {
-      const others = ["null", "https://app.example.com:444", "https://example.com"].filter((other) => other !== sent)
-      await checks({ allowedOrigins: [allowed] }, "origin", [allowed.replace(/\/$/, ""), sent], others)
-    }
-  })
+it("an allowed origin is let in as it is written and as browsers send it; one that they send as null lets no other in", async () => {
+  const cases: ReadonlyArray<readonly [allowed: string, sent: string]> = [
+    ["https://app.example.com:443/", "https://app.example.com"],
+    ["http://app.example.com:80", "http://app.example.com"],
+    ["https://Bücher.example", "https://xn--bcher-kva.example"],
+    ["http://[fd00:0:0::7]:81", "http://[fd00::7]:81"],
+    ["chrome-extension://abc", "chrome-extension://abc"],
+    ["null", "null"]
+  ]
+  for (const [allowed, sent] of cases) {
+    const others = ["null", "https://app.example.com:444", "https://example.com"].filter((other) => other !== sent)
+    await checks({ allowedOrigins: [allowed] }, "origin", [allowed.replace(/\/$/, ""), sent], others)
+  }
 })

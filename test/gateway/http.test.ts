@@ -1,10 +1,7 @@
 /** What each wrong request is told, and that no client can end the gateway. */
-import { createServer } from "node:http"
 import { connect } from "node:net"
 import { assert, describe, it } from "vitest"
-import { answerWithoutRoutes } from "../../src/gateway/app/CommandLine.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import * as Raw from "../kit/gateway/rawHttp.ts"
 import * as Serve from "../kit/gateway/serving.ts"
 
 const { origin } = await Serve.gateway({
@@ -188,41 +185,10 @@ describe("a session over HTTP", () => {
   })
 })
 
-describe("a connection to the command", () => {
-  it("is kept when an upgrade is offered: each request is answered", async () => {
-    const { port } = await Serve.command([])
-    const connection = await Raw.open(port)
-    const h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
-    for (const offer of [h2c, "Connection: Upgrade\r\nUpgrade: websocket\r\n", ""]) {
-      const response = await connection.exchange([Buffer.from(
-        `POST /mcp HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nContent-Type: application/json\r\n${offer}` +
-          "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
-      )])
-      assert.deepStrictEqual([offer, response?.status], [offer, 400])
-      assert.include(response?.body, "-32600")
-    }
-    connection.socket.destroy()
-  })
-
-  it("is answered with 503 while no route is installed", async () => {
-    const server = answerWithoutRoutes(createServer())
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
-    const address = server.address()
-    const url = `http://127.0.0.1:${typeof address === "object" ? address?.port : ""}/`
-    const early = await fetch(url, { method: "POST", body: "{}" })
-    assert.deepStrictEqual([early.status, early.headers.get("retry-after")], [503, "10"])
-    assert.strictEqual((await early.json()).error.message, "The gateway starts or stops")
-    server.on("request", (_, response) => response.end("served"))
-    assert.strictEqual(await (await fetch(url)).text(), "served")
-    server.closeAllConnections()
-    server.close()
-  })
-
-  it("is announced with a keep-alive of 75 seconds, or the one that is set", async () => {
-    for (const [flags, seconds] of [[[], 75], [["--keep-alive-timeout", "7 seconds"], 7]] as const) {
-      const { origin } = await Serve.command(flags)
-      const { headers } = await fetch(`${origin}/health`)
-      assert.strictEqual(headers.get("keep-alive"), `timeout=${seconds}`)
-    }
-  })
+it("a connection to the command is announced with a keep-alive of 75 seconds, or the one that is set", async () => {
+  for (const [flags, seconds] of [[[], 75], [["--keep-alive-timeout", "7 seconds"], 7]] as const) {
+    const { origin } = await Serve.command(flags)
+    const { headers } = await fetch(`${origin}/health`)
+    assert.strictEqual(headers.get("keep-alive"), `timeout=${seconds}`)
+  }
 })

@@ -22,17 +22,15 @@ const whatStartsFromNow = () => {
 const textOf = (file: string) => existsSync(file) ? readFileSync(file, "utf8") : ""
 const messageOf = async (response: Response): Promise<string> => (await response.json()).error.message
 
-describe("the environment of a process", () => {
-  it("is its entry's directory and variables and the safe part of the gateway's, and nothing else", async () => {
-    const cwd = realpathSync(Serve.directory())
-    const { url } = await Serve.gateway({
-      backends: { counter: { ...counter, cwd, env: { OWN: "yes" } } },
-      environment: { PATH: process.env["PATH"], GATEWAY_KEY: "secret" }
-    })
-    const seen = JSON.parse(await Kit.toolText(url, await Kit.open(url), "environment"))
-    assert.deepStrictEqual([seen.cwd, seen.env.OWN, seen.env.PATH], [cwd, "yes", process.env["PATH"]])
-    assert.notInclude(JSON.stringify(seen), "secret")
+it("a process has its entry's directory and variables and the safe part of the gateway's, and nothing else", async () => {
+  const cwd = realpathSync(Serve.directory())
+  const { url } = await Serve.gateway({
+    backends: { counter: { ...counter, cwd, env: { OWN: "yes" } } },
+    environment: { PATH: process.env["PATH"], GATEWAY_KEY: "secret" }
   })
+  const seen = JSON.parse(await Kit.toolText(url, await Kit.open(url), "environment"))
+  assert.deepStrictEqual([seen.cwd, seen.env.OWN, seen.env.PATH], [cwd, "yes", process.env["PATH"]])
+  assert.notInclude(JSON.stringify(seen), "secret")
 })
 
 describe("a process that misbehaves", () => {
@@ -166,29 +164,27 @@ describe("the end of a process", () => {
   })
 })
 
-describe("cool-down", () => {
-  it("refuses starts with 503 after three failures in a row, then tries one, then longer; other back ends go on", async () => {
-    const broken = shell("echo cannot open the database >&2; exit 3")
-    const clock = AheadClock.make()
-    const { origin } = await Serve.gateway({ backends: { broken, good: counter } }, clock)
-    const initialize = () => Kit.initialize(`${origin}/mcp/broken`)
-    for (let i = 0; i < 2; i++) assert.strictEqual((await initialize()).status, 502)
-    for (const pause of [10, 20, 40, 80, 160, 300, 300]) {
-      assert.strictEqual((await initialize()).status, 502)
-      await Kit.eventually("the gateway's own start has failed too", async () => {
-        const { backends } = await (await fetch(`${origin}/health`)).json()
-        return backends.broken === "cooling down"
-      })
-      const refused = await initialize()
-      assert.strictEqual(refused.status, 503)
-      assert.approximately(Number(refused.headers.get("retry-after")), pause, 3)
-      assert.match(await messageOf(refused), /failed to start \d+ times in a row; the gateway tries again in/)
-      clock.pass(`${pause} seconds`)
-    }
-    const [{ lastFailure }] = (await Serve.overview(origin)).backends
-    assert.match(lastFailure, /exit code 3; its stderr: cannot open the database$/)
-    assert.strictEqual((await Kit.initialize(`${origin}/mcp/good`)).status, 200)
-  })
+it("a back end that fails to start three times in a row is refused with 503, then tried once, then after longer pauses", async () => {
+  const broken = shell("echo cannot open the database >&2; exit 3")
+  const clock = AheadClock.make()
+  const { origin } = await Serve.gateway({ backends: { broken, good: counter } }, clock)
+  const initialize = () => Kit.initialize(`${origin}/mcp/broken`)
+  for (let i = 0; i < 2; i++) assert.strictEqual((await initialize()).status, 502)
+  for (const pause of [10, 20, 40, 80, 160, 300, 300]) {
+    assert.strictEqual((await initialize()).status, 502)
+    await Kit.eventually("the gateway's own start has failed too", async () => {
+      const { backends } = await (await fetch(`${origin}/health`)).json()
+      return backends.broken === "cooling down"
+    })
+    const refused = await initialize()
+    assert.strictEqual(refused.status, 503)
+    assert.approximately(Number(refused.headers.get("retry-after")), pause, 3)
+    assert.match(await messageOf(refused), /failed to start \d+ times in a row; the gateway tries again in/)
+    clock.pass(`${pause} seconds`)
+  }
+  const [{ lastFailure }] = (await Serve.overview(origin)).backends
+  assert.match(lastFailure, /exit code 3; its stderr: cannot open the database$/)
+  assert.strictEqual((await Kit.initialize(`${origin}/mcp/good`)).status, 200)
 })
 
 describe("a warm spare", () => {
