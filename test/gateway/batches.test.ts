@@ -72,15 +72,6 @@ describe("a batch of which a later message is refused", () => {
     assert.include(messages.find(({ error, id }) => id === 1 && error).error.message, "this id is running")
   })
 
-  it("has an error also if only notifications came before, because the server has those", async () => {
-    const session = await Kit.open(url)
-    const running = await send(session, calls(7, 8, 9))
-    const [refused] = await Serve.messagesOf(await send(session, [note, ...calls(1)]))
-    assert.deepStrictEqual([refused.id, refused.error.message.slice(0, 17)], [1, "Too many requests"])
-    await Serve.remove(url, session)
-    await running.text()
-  })
-
   it("has the answers that came before its session ended, and errors for the rest", async () => {
     const messages = await Serve.messagesOf(
       await send(await Kit.open(url), [Kit.toolCall(1, "count"), note, Kit.toolCall(2, "crash")])
@@ -91,17 +82,23 @@ describe("a batch of which a later message is refused", () => {
   })
 })
 
-it("a batch whose first message is refused is refused whole, and nothing of it reaches the server", async () => {
+it("a batch is refused whole if its first message is; if only notifications came before, the server has those", async () => {
   const session = await Kit.open(url)
   // The server's report comes on the stream of what runs.
   const running = Serve.reading(await send(session, calls(7, 8, 9)))
-  const refused = await send(session, [...calls(1), note, ...calls(2)])
-  assert.strictEqual(refused.status, 429)
-  const { error, id } = await refused.json()
-  assert.deepStrictEqual([id, error.message.slice(0, 17)], [1, "Too many requests"])
-  await Kit.notify(url, session, "notifications/report")
-  await Kit.eventually("the report", () => Serve.messagesIn(running.text).length > 0)
-  assert.deepStrictEqual(Serve.messagesIn(running.text)[0].params.data, ["initialize", "notifications/report"])
+  const heard = async () => {
+    const before = Serve.messagesIn(running.text).length
+    await Kit.notify(url, session, "notifications/report")
+    await Kit.eventually("the report", () => Serve.messagesIn(running.text).length > before)
+    return Serve.messagesIn(running.text).at(-1).params.data
+  }
+  const whole = await send(session, [...calls(1), note, ...calls(2)])
+  assert.deepStrictEqual([whole.status, await heard()], [429, ["initialize", "notifications/report"]])
+  const part = await send(session, [note, ...calls(1)])
+  assert.deepStrictEqual([part.status, (await heard()).at(-2)], [200, "notifications/initialized"])
+  for (const { error, id } of [await whole.json(), ...await Serve.messagesOf(part)]) {
+    assert.deepStrictEqual([id, error.message.slice(0, 17)], [1, "Too many requests"])
+  }
   await Serve.remove(url, session)
   assert.strictEqual((await send(session, [note, ...calls(1)])).status, 404)
 })

@@ -27,9 +27,7 @@ const cancelled = (requestId: string | number) => Serve.notification("cancelled"
 
 /** The newest session of a gateway. */
 const newest = async (at = origin) =>
-  (await Serve.overview(at)).sessions.toSorted((a: { readonly id: number }, b: { readonly id: number }) =>
-    b.id - a.id
-  )[0]
+  (await Serve.overview(at)).sessions.reduce((newest, each) => newest.id > each.id ? newest : each, { id: 0 })
 const runs = (count: number, at = origin) =>
   Kit.eventually(`${count} run`, async () => (await newest(at))?.inFlight === count)
 const endingOf = async (response: Promise<Response>) => {

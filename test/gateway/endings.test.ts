@@ -39,13 +39,11 @@ const call = (name: string, args = {}): End => async (session, url) =>
 const remove: End = (session, url) => Serve.remove(url, session)
 const endByOperator: End = async (session) => {
   const { sessions } = await Serve.overview(origin)
-  const { id } = sessions.find((each: { readonly session: string }) => each.session === session.slice(0, 8))
+  const { id } = sessions.find((each) => each.session === session.slice(0, 8))
   await fetch(`${origin}/sessions/${id}`, { method: "DELETE" })
 }
 const loseStream: End = async (session, url) => {
-  const aborter = new AbortController()
-  await Kit.listen(url, session, {}, aborter.signal)
-  aborter.abort()
+  await (await Kit.listen(url, session)).body?.cancel()
 }
 const evict: End = async (_, url) => {
   await Kit.open(url)

@@ -17,30 +17,29 @@ describe("a wrong request over HTTP", () => {
   const large = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "x", params: { text: "x".repeat(2000) } })
   const sse = { accept: "text/event-stream" }
   const unknown = { "mcp-session-id": "no-such-session" }
-  /** Its status, and how it differs from a good `initialize`. */
+  const post = (headers: Record<string, string>, body = Kit.initializeBody) => ({
+    method: "POST",
+    headers: { ...Kit.headers, ...headers },
+    body
+  })
   const refused: Record<string, readonly [status: number, request: RequestInit, path?: string]> = {
-    "a call without a session id": [400, { body: call }],
+    "a call without a session id": [400, post({}, call)],
     "a GET without a session id": [400, { method: "GET", headers: sse }],
     "a DELETE without a session id": [400, { method: "DELETE" }],
     "a GET of an unknown session": [404, { method: "GET", headers: { ...unknown, ...sse } }],
     "a DELETE of an unknown session": [404, { method: "DELETE", headers: unknown }],
-    "an unsupported MCP-Protocol-Version": [400, { headers: { "mcp-protocol-version": "1999-01-01" } }],
-    "a POST that accepts only JSON": [406, { headers: { accept: "application/json" } }],
-    "a POST that accepts only event streams": [406, { headers: sse }],
+    "an unsupported MCP-Protocol-Version": [400, post({ "mcp-protocol-version": "1999-01-01" })],
+    "a POST that accepts only JSON": [406, post({ accept: "application/json" })],
+    "a POST that accepts only event streams": [406, post(sse)],
     "a GET that accepts no event stream": [406, { method: "GET", headers: { accept: "text/html", ...unknown } }],
-    "a content type that is not JSON": [415, { headers: { "content-type": "text/plain" } }],
-    "a body over the limit": [413, { body: large }],
-    "no back end where there are two": [404, {}, "/mcp"],
-    "a back end that is named like a member of every object": [404, {}, "/mcp/constructor"]
+    "a content type that is not JSON": [415, post({ "content-type": "text/plain" })],
+    "a body over the limit": [413, post({}, large)],
+    "no back end where there are two": [404, post({}), "/mcp"],
+    "a back end that is named like a member of every object": [404, post({}), "/mcp/constructor"]
   }
   for (const [what, [status, request, path = "/mcp/a"]] of Object.entries(refused)) {
     it(`is refused with ${status}: ${what}`, async () => {
-      const { body = Kit.initializeBody, headers, method = "POST" } = request
-      const response = await fetch(`${origin}${path}`, {
-        method,
-        headers: { ...(method === "POST" ? Kit.headers : {}), ...Object.fromEntries(new Headers(headers)) },
-        ...(method === "POST" ? { body } : {})
-      })
+      const response = await fetch(`${origin}${path}`, request)
       assert.strictEqual(response.status, status)
       assert.isNotEmpty(await response.text())
     })

@@ -315,10 +315,8 @@ describe("a session of a stateless back end", () => {
 
   it("wakes for a GET stream too, and a Last-Event-ID of the earlier process is no trouble", async () => {
     const { session, url } = await sleeping()
-    const stop = new AbortController()
-    assert.strictEqual((await Kit.listen(url, session, { "last-event-id": "abcdef01-1-1" }, stop.signal)).status, 200)
+    assert.strictEqual((await Kit.listen(url, session, { "last-event-id": "abcdef01-1-1" })).status, 200)
     assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
-    stop.abort()
   })
 
   it("does not wake any more after DELETE", async () => {
@@ -427,8 +425,7 @@ describe("what an operator sees and does", () => {
         /^mcp_gateway_request_duration_seconds_bucket\{backend="counter",method="tools\/call",le="\+Inf"\} [1-9]/m,
         /^mcp_gateway_garbage_lines_total\{backend="counter"\} [1-9]/m,
         /^mcp_gateway_refusals_total\{status="404"\} [1-9]/m,
-        /^session_pool_launches_total\{pool="gateway",outcome="success"\} [1-9]/m,
-        /^# HELP mcp_gateway_requests_total /m
+        /^session_pool_launches_total\{pool="gateway",outcome="success"\} [1-9]/m
       ]
     ) assert.match(text, line)
   })

@@ -136,16 +136,6 @@ describe("a session", () => {
 })
 
 describe("DELETE", () => {
-  it("is answered with 204 when the process is gone, and afterwards the session is unknown", async () => {
-    const session = await Kit.open(url)
-    const pid = await Kit.pidOf(url, session)
-    assert.isTrue(Kit.alive(pid))
-    assert.strictEqual((await Serve.remove(url, session)).status, 204)
-    assert.isFalse(Kit.alive(pid))
-    assert.strictEqual(await Serve.statusOf(url, session, Kit.toolCall(1, "count")), 404)
-    assert.strictEqual((await Serve.remove(url, session)).status, 404)
-  })
-
   it("ends a GET stream of its session after its answer, not while it waits for the end", async () => {
     const ended: Array<() => void> = []
     const upstream = await Serve.upstream((response, { id }, { method }) => {

@@ -91,7 +91,7 @@ const wakes = async (): Promise<Silent> => {
   const session = await Kit.open(at("gated"))
   await clock.passUntil("it sleeps", async () => {
     const { sessions } = await Serve.overview(origin)
-    return sessions.every(({ backend }: { readonly backend: string }) => backend !== "gated")
+    return sessions.every(({ backend }) => backend !== "gated")
   }, "15 seconds")
   writeFileSync(gate, "")
   const release = async () => {
@@ -167,9 +167,9 @@ describe("a stream that silence has opened", () => {
     assert.strictEqual(first?.data, "")
     const again = { ...newest, "last-event-id": first?.id ?? "" }
     // Resumed before the answer, cut off once more, and resumed after it.
-    const stop = new AbortController()
-    assert.strictEqual((await Kit.listen(url, session, again, stop.signal)).status, 200)
-    stop.abort()
+    const resumed = await Kit.listen(url, session, again)
+    assert.strictEqual(resumed.status, 200)
+    await resumed.body?.cancel()
     await Kit.toolText(url, session, "speak")
     const { id, result } = await Kit.answerOf(await Kit.listen(url, session, again))
     assert.deepStrictEqual([id, result.content[0].text], [1, "spoken"])

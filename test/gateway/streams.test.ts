@@ -210,6 +210,7 @@ describe("a session whose process reads nothing", () => {
       await is("active")
       assert.strictEqual((await Serve.remove(url, session)).status, 204)
       assert.isFalse(Kit.alive(pid))
+      assert.strictEqual((await Serve.remove(url, session)).status, 404)
       assert.strictEqual((await late).status, 202)
     }
   })
@@ -255,9 +256,7 @@ it("a silent client has the idle time of 30 minutes; 15 minutes if its GET strea
   const openAndLose = async () => {
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
-    const stop = new AbortController()
-    await Kit.listen(url, session, {}, stop.signal)
-    stop.abort()
+    await (await Kit.listen(url, session)).body?.cancel()
     await hasStreams(origin, pid, 0)
     return { session, pid }
   }

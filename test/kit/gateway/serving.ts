@@ -68,7 +68,11 @@ export const directory = (): string => {
 }
 
 /** What `/sessions` says. */
-export const overview = async (origin: string): Promise<Json> => (await fetch(`${origin}/sessions`)).json()
+export const overview = async (origin: string): Promise<{
+  readonly sessions: ReadonlyArray<Json>
+  readonly backends: ReadonlyArray<Json>
+  readonly closes: Record<string, number>
+}> => (await fetch(`${origin}/sessions`)).json()
 
 export const remove = (url: string, session: string): Promise<Response> =>
   fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
