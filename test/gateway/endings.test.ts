@@ -5,12 +5,6 @@ import { assert, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serve from "../kit/gateway/serving.ts"
 
-interface Close {
-  readonly level: string
-  readonly message: string
-  readonly annotations: { readonly session?: string; readonly reason?: string }
-}
-
 /** Knows its session until it has been asked for something. */
 const upstream = await Serve.upstream((response, { id, method }) =>
   method === "initialize" ? Serve.initialized(response, id) : response.writeHead(404).end()
@@ -29,9 +23,9 @@ const write = (mark: string) => {
 write("one")
 const { child, origin, output } = await Serve.command(["--config", file])
 
-const closes = (): ReadonlyArray<Close> =>
+const closes = () =>
   output().split("\n").filter((line) => line.startsWith("{") && line.endsWith("}"))
-    .map((line): Close => JSON.parse(line)).filter(({ message }) => message.startsWith("session closed: "))
+    .map((line) => JSON.parse(line)).filter(({ message }) => message.startsWith("session closed: "))
 
 type End = (session: string, url: string) => unknown
 const call = (name: string, args = {}): End => async (session, url) =>

@@ -36,9 +36,8 @@ const listensAt = (host: string) =>
 describe("a host", () => {
   it("is known as every address, as this machine's alone, or as neither, in every spelling, as Node listens there", async () => {
     const listening: Array<string> = []
-    for (
-      const [hosts, isEvery, isOwn] of [[every, true, false], [loopback, false, true], [neither, false, false]] as const
-    ) {
+    const kinds = [[every, true, false], [loopback, false, true], [neither, false, false]] as const
+    for (const [hosts, isEvery, isOwn] of kinds) {
       for (const host of hosts) {
         const known = [host, Hosts.isEveryAddress(host), Hosts.isLoopback(host)]
         assert.deepStrictEqual(known, [host, isEvery, isOwn])

@@ -35,8 +35,8 @@ it("a process has its entry's directory and variables and the safe part of the g
 
 describe("a process that misbehaves", () => {
   it("fails its session once a message waits for too long, if it stops reading, and the gateway goes on", async () => {
-    const options = { backends: { counter }, closeGrace: "100 millis" } as const
-    const { url } = await Serve.gateway({ ...options, writeTimeout: "300 millis" })
+    const times = { writeTimeout: "300 millis", closeGrace: "100 millis" } as const
+    const { url } = await Serve.gateway({ backends: { counter }, ...times })
     const session = await Kit.open(url)
     await Kit.toolText(url, session, "deaf")
     // More than the pipe and the queue hold.
@@ -71,12 +71,11 @@ describe("a process that misbehaves", () => {
 
   it("does not answer initialize: told with the end of its stderr, without its secrets, or with what may help", async () => {
     const file = join(Serve.directory(), "said")
+    const env = { TOKEN: "s3cr3t-token" }
     const clock = await StillClock.make()
     const { origin } = await Serve.gateway({
       backends: {
-        talks: shell(`echo "waiting for $TOKEN to load" >&2; : > ${file}; exec cat >/dev/null`, {
-          TOKEN: "s3cr3t-token"
-        }),
+        talks: shell(`echo "waiting for $TOKEN to load" >&2; : > ${file}; exec cat >/dev/null`, env),
         silent: shell("exec cat >/dev/null")
       },
       startTimeout: "500 millis"
@@ -199,8 +198,6 @@ describe("a warm spare", () => {
     const sessions = await Promise.all(Array.from({ length: 3 }, () => Kit.open(url)))
     const pids = await Promise.all(sessions.map((session) => Kit.pidOf(url, session)))
     assert.strictEqual(new Set(pids).size, 3)
-    const counts = await Promise.all(sessions.map((session) => Kit.toolText(url, session, "count")))
-    assert.deepStrictEqual(counts, ["1", "1", "1"])
     await ready(gateway, 2)
     assert.strictEqual((await Serve.remove(url, sessions[0] ?? "")).status, 204)
     assert.isFalse(Kit.alive(pids[0] ?? 0))
@@ -412,21 +409,18 @@ describe("what an operator sees and does", () => {
   })
 
   it("the metrics have names with units, and count what happened", async () => {
-    const { origin, url } = await Serve.gateway({ backends: { counter } })
+    // The metrics of all gateways of this process have the back end in common, so it needs a name of its own.
+    const { origin, url } = await Serve.gateway({ backends: { counted: counter } })
     const session = await Kit.open(url)
     for (const tool of ["count", "garbage"]) await Kit.toolText(url, session, tool)
     await (await Kit.post(url, session, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"made/up\"}")).text()
-    await (await Kit.post(url, "unknown", call)).text()
     const text = await (await fetch(`${origin}/metrics`)).text()
-    for (
-      const line of [
-        /^mcp_gateway_requests_total\{backend="counter",method="tools\/call",outcome="ok"\} [2-9]/m,
-        /^mcp_gateway_requests_total\{backend="counter",method="other",outcome="ok"\} [1-9]/m,
-        /^mcp_gateway_request_duration_seconds_bucket\{backend="counter",method="tools\/call",le="\+Inf"\} [1-9]/m,
-        /^mcp_gateway_garbage_lines_total\{backend="counter"\} [1-9]/m,
-        /^mcp_gateway_refusals_total\{status="404"\} [1-9]/m,
-        /^session_pool_launches_total\{pool="gateway",outcome="success"\} [1-9]/m
-      ]
-    ) assert.match(text, line)
+    const samples = [
+      "requests_total{backend=\"counted\",method=\"tools/call\",outcome=\"ok\"} 2",
+      "requests_total{backend=\"counted\",method=\"other\",outcome=\"ok\"} 1",
+      "request_duration_seconds_bucket{backend=\"counted\",method=\"tools/call\",le=\"+Inf\"} 2",
+      "garbage_lines_total{backend=\"counted\"} 2"
+    ]
+    for (const sample of samples) assert.include(text, `\nmcp_gateway_${sample}\n`)
   })
 })

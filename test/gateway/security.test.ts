@@ -126,15 +126,10 @@ it("a program's gateway is refused what only the command carries out: keys in a 
 describe("from a browser", async () => {
   const app = "https://app.example.com"
   const { origin, url } = await Serve.gateway({ backends, allowedOrigins: [app], allowedHosts: ["mcp.example.com"] })
+  const wanted = { method: "POST", headers: "content-type,mcp-session-id,authorization" }
+  const asked = Object.entries(wanted).map(([name, value]) => [`access-control-request-${name}`, value])
   const preflight = (origin: string) =>
-    fetch(url, {
-      method: "OPTIONS",
-      headers: {
-        origin,
-        "access-control-request-method": "POST",
-        "access-control-request-headers": "content-type,mcp-session-id,authorization"
-      }
-    })
+    fetch(url, { method: "OPTIONS", headers: { origin, ...Object.fromEntries(asked) } })
 
   it("a foreign Origin or a rebinding Host is 403 on every route", async () => {
     const gets = ["/mcp/counter", "/", "/sessions", "/sessions/events", "/metrics", "/health", "/ready"]

@@ -1,7 +1,6 @@
 /** Event streams: each message on exactly one, resumed after a cut, alive while silent, given up when nobody reads. */
 import { connect } from "node:net"
 import { assert, describe, it } from "vitest"
-import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serve from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
@@ -11,12 +10,8 @@ const backends = { counter: Kit.counter() }
 const { origin, url } = await Serve.gateway({ backends, heartbeat: "50 millis", maxInFlight: 3 })
 const clock = await StillClock.make()
 const defaults = await Serve.gateway({ backends }, clock)
-const patient = await Serve.gateway({
-  backends,
-  requestTimeout: "Infinity",
-  stallTimeout: "Infinity",
-  idleTimeToLive: "1 day"
-}, clock)
+const patience = { requestTimeout: "Infinity", stallTimeout: "Infinity", idleTimeToLive: "1 day" } as const
+const patient = await Serve.gateway({ backends, ...patience }, clock)
 
 const resume = (url: string, session: string, after: Kit.Event | undefined, headers = {}) =>
   Kit.listen(url, session, { ...headers, "last-event-id": after?.id ?? "" })
@@ -117,9 +112,8 @@ describe("a GET stream", () => {
     const [first] = await Serve.firstEvents(await Kit.listen(url, session), 1)
     const [prefix] = first?.id?.split("-") ?? []
     const seen = new Set([first?.id])
-    for (
-      const id of ["x", `${prefix}-1`, `${prefix}-1-9`, `${prefix}-1--1`, `${prefix}-9-0`, "q-1-1", `${prefix}-1-x`]
-    ) {
+    const foreign = ["1", "1-9", "1--1", "9-0", "1-x"].map((rest) => `${prefix}-${rest}`)
+    for (const id of ["x", "q-1-1", ...foreign]) {
       const response = await resume(url, session, { id, data: "" })
       await Kit.toolText(url, session, "flood", { count: 1 })
       const [event] = await Serve.firstEvents(response, 1)
@@ -145,47 +139,42 @@ describe("a GET stream", () => {
   })
 })
 
-describe("requests", () => {
-  it("beyond those that a session may have at once are 429, and the next one after an answer is taken", async () => {
+describe("the requests of a session", () => {
+  it("are different if their ids are of different JSON types; beyond those that may run they are 429", async () => {
     const session = await Kit.open(url)
-    const running = [1, 2, 3].map((id) => Kit.post(url, session, Kit.toolCall(id, "held")))
+    const ids = [1, "1", 2]
+    const running = ids.map((id) => Kit.post(url, session, Kit.toolCall(id, "held")))
     await Kit.eventually("three are running", async () => (await Kit.inFlight(origin)) === 3)
     const refused = await Kit.post(url, session, Kit.toolCall("more", "count"))
     assert.deepStrictEqual([refused.status, refused.headers.has("retry-after")], [429, true])
-    for (const id of [1, 2, 3]) await Kit.release(url, session, id)
-    await Promise.all(running.map(async (response) => (await response).text()))
+    for (const id of ids) await Kit.release(url, session, id)
+    const answers = await Promise.all(running.map(async (response) => Kit.answerOf(await response)))
+    assert.deepStrictEqual(answers.map(({ id }) => id), ids)
+    // There is room for another one.
     assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
   })
 
-  it("over their time get an error and the process a cancellation; a late answer goes nowhere", async () => {
-    const clock = AheadClock.make()
-    const { origin, url } = await Serve.gateway({ backends, requestTimeout: "1 hour" }, clock)
+  it("have 5 minutes, again after each progress; then they get an error, the process a cancellation, and a late answer goes nowhere", async () => {
+    const { url } = defaults
     const session = await Kit.open(url)
-    const answer = Kit.post(url, session, Kit.toolCall("mine", "late"))
-    await Kit.eventually("the call runs", async () => (await Kit.inFlight(origin)) === 1)
-    clock.pass("1 hour")
-    const { error, id } = await (await answer).json()
-    assert.deepStrictEqual([id, error.code], ["mine", -32001])
-    // The process answers the call as soon as it hears of the cancellation, and so before it reports it.
-    await Kit.notify(url, session, "notifications/report")
-    const [heard] = await Serve.firstEvents(await Kit.listen(url, session), 1)
-    assert.include(JSON.parse(heard?.data ?? "").params?.data, "cancelled mine")
-  })
-
-  it("have all of their time again after each progress", async () => {
-    const clock = await StillClock.make()
-    const { url } = await Serve.gateway({ backends, requestTimeout: "10 seconds" }, clock)
-    const session = await Kit.open(url)
-    const call = Kit.post(url, session, Kit.toolCall(1, "held", { count: 4 }))
+    const late = Kit.post(url, session, Kit.toolCall("mine", "late"))
+    const call = Kit.post(url, session, Kit.toolCall(1, "held", { count: 3 }))
     await Kit.release(url, session, 1)
     const come = Serve.reading(await call)
-    for (const progress of [2, 3, 4]) {
-      await clock.pass("9 seconds")
+    const last = () => Serve.messagesIn(come.text).at(-1)
+    for (const progress of [2, 3]) {
+      await clock.pass("4 minutes")
       await Kit.release(url, session, 1)
-      await Kit.eventually("progress", () => Serve.messagesIn(come.text).at(-1)?.params?.progress === progress)
+      await Kit.eventually("progress", () => last().params?.progress === progress)
     }
-    await clock.pass("11 seconds")
-    await Kit.eventually("its time is over", () => Serve.messagesIn(come.text).at(-1)?.error?.code === -32001)
+    const { error, id } = await Kit.answerOf(await late)
+    assert.deepStrictEqual([id, error.code], ["mine", -32001])
+    await clock.pass("301 seconds")
+    await Kit.eventually("its time is over", () => last().error?.code === -32001)
+    // The process answers `late` as soon as it hears of the cancellation, and so before it reports it.
+    await Kit.notify(url, session, "notifications/report")
+    const [heard] = await Serve.firstEvents(await Kit.listen(url, session), 1)
+    assert.includeMembers(JSON.parse(heard?.data ?? "").params?.data, ["cancelled mine", "cancelled 1"])
   })
 })
 
