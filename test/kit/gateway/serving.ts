@@ -38,12 +38,12 @@ type Json = any
 
 /** An HTTP server. `message` is the first JSON-RPC message of the request, `{}` without one. */
 export const upstream = async (
-  answer: (response: ServerResponse, message: Json, request: IncomingMessage) => void
+  answer: (response: ServerResponse, message: Json, request: IncomingMessage, body: string) => void
 ) => {
   const server = createServer(async (request, response) => {
     let body = ""
     for await (const chunk of request) body += chunk
-    answer(response, [JSON.parse(body || "{}")].flat()[0], request)
+    answer(response, [JSON.parse(body || "{}")].flat()[0], request, body)
   }).listen(0, "127.0.0.1")
   await new Promise((resolve) => server.on("listening", resolve))
   atEnd(() => {
