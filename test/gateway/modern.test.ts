@@ -1,8 +1,10 @@
 /** Revision 2026-07-28 at the gateway's door, in front of a legacy stdio server: what is answered how. */
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, beforeAll, describe, it } from "@effect/vitest"
 import * as Modern from "../../src/gateway/protocol/Modern.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import type { Options } from "../kit/gateway/modern.ts"
 import { body, callTool, everything, request, send, textOf } from "../kit/gateway/modern.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 
 const asking = (...args: ReadonlyArray<string>) => ({
@@ -10,43 +12,50 @@ const asking = (...args: ReadonlyArray<string>) => ({
   args: [new URL("../fixtures/asking-server.ts", import.meta.url).pathname, ...args]
 })
 
-let gateway: Kit.Running
-let url = ""
 let clock: StillClock.StillClock
-let timed: Kit.Running
+let [origin, url] = ["", ""]
+/** A gateway on `clock`. */
+let timed: { readonly origin: string; readonly url: string }
 beforeAll(async () => {
   clock = await StillClock.make()
-  timed = await Kit.start({ backends: { asking: asking() } }, clock)
-  gateway = await Kit.start({ backends: { asking: asking() } })
-  url = `${gateway.origin}/mcp/asking`
+  timed = await Serving.gateway({ backends: { asking: asking() } }, clock)
+  const gateway = await Serving.gateway({ backends: { asking: asking() } })
+  origin = gateway.origin
+  url = gateway.url
 })
-afterAll(() => Promise.all([gateway.stop(), timed.stop()]))
 
-const post = async (message: object, headers: Record<string, string | undefined>) => {
-  const given = Object.entries({ ...Kit.headers, ...headers }).filter((entry): entry is [string, string] =>
-    entry[1] !== undefined
-  )
-  const response = await fetch(url, {
+/** Posts a text or a message with these headers; one that is `undefined` is left out. */
+const post = (message: object | string, headers: Record<string, string | undefined>) =>
+  fetch(url, {
     method: "POST",
-    headers: Object.fromEntries(given),
-    body: JSON.stringify(message)
+    headers: Object.entries({ ...Kit.headers, ...headers }).filter((entry): entry is [string, string] =>
+      entry[1] !== undefined
+    ),
+    body: typeof message === "string" ? message : JSON.stringify(message)
   })
-  return { status: response.status, ...JSON.parse(await response.text()) }
+/** The status, the error's code and the id of a refusal. */
+const refusal = async (message: object, headers: Record<string, string | undefined>) => {
+  const response = await post(message, headers)
+  const { error, id } = await response.json()
+  return { answer: [response.status, error?.code, id], error }
 }
+const text = async (name: string, options: Options = {}, at = url) => textOf(await callTool(at, name, {}, options))
+const isInFlight = (pid: number, at = origin) =>
+  Kit.eventually("it runs", async () => (await Kit.sessionOn(at, pid))?.inFlight === 1)
 
 describe("a request of revision 2026-07-28", () => {
   it("is told from those of earlier revisions by its own content, on the same URL", async () => {
     const session = await Kit.open(url)
     assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
-    assert.strictEqual(textOf(await callTool(url, "count")), "1")
+    assert.strictEqual(await text("count"), "1")
     assert.strictEqual(await Kit.toolText(url, session, "count"), "2")
-    assert.strictEqual(textOf(await callTool(url, "count")), "2")
+    assert.strictEqual(await text("count"), "2")
   })
 
   it("without the required keys of _meta is refused with -32602 and 400, under its id", async () => {
     const whole = body("tools/list", {}, { id: "x" })
-    const meta: Record<string, unknown> = whole.params._meta
-    const wrong: ReadonlyArray<Record<string, unknown>> = [
+    const headers = Modern.headersOf("tools/list", {})
+    const changes = [
       { [Modern.metaKeys.protocolVersion]: undefined },
       { [Modern.metaKeys.clientCapabilities]: undefined },
       { [Modern.metaKeys.clientCapabilities]: [] },
@@ -54,63 +63,51 @@ describe("a request of revision 2026-07-28", () => {
       { [Modern.metaKeys.clientInfo]: "x" },
       { [Modern.metaKeys.logLevel]: "loud" }
     ]
-    for (const change of wrong) {
-      const said = await post(
-        { ...whole, params: { _meta: { ...meta, ...change } } },
-        Modern.headersOf("tools/list", {})
-      )
-      assert.deepStrictEqual([said.status, said.error?.code, said.id], [400, -32602, "x"], JSON.stringify(change))
+    const wrong = changes.map((change) => ({ ...whole, params: { _meta: { ...whole.params._meta, ...change } } }))
+    for (const message of [...wrong, { jsonrpc: "2.0", id: "x", method: "tools/list" }]) {
+      const { answer } = await refusal(message, headers)
+      assert.deepStrictEqual(answer, [400, -32602, "x"], JSON.stringify(message))
     }
-    const without = await post({ jsonrpc: "2.0", id: "x", method: "tools/list" }, Modern.headersOf("tools/list", {}))
-    assert.deepStrictEqual([without.status, without.error.code, without.id], [400, -32602, "x"])
   })
 
   it("whose headers say something else than its body is refused with -32020 and 400", async () => {
     const right = Modern.headersOf("tools/call", { name: "count" })
     const message = body("tools/call", { name: "count" }, {})
-    for (
-      const change of [
-        { "mcp-protocol-version": undefined },
-        { "mcp-protocol-version": "2025-11-25" },
-        { "mcp-method": undefined },
-        { "mcp-method": "tools/list" },
-        { "mcp-method": `=?base64?${Buffer.from("tools/call").toString("base64")}?=` },
-        { "mcp-name": undefined },
-        { "mcp-name": "COUNT" },
-        { "mcp-name": "=?base64?!?=" }
-      ]
-    ) {
-      const said = await post(message, { ...right, ...change })
-      assert.deepStrictEqual([said.status, said.error?.code], [400, -32020], JSON.stringify(change))
-      assert.match(said.error.message, /^Header mismatch: the header M\S+ (is missing|says ".*", the body ".*")$/)
+    const changes = [
+      { "mcp-protocol-version": undefined },
+      { "mcp-protocol-version": "2025-11-25" },
+      { "mcp-method": undefined },
+      { "mcp-method": "tools/list" },
+      { "mcp-method": `=?base64?${Buffer.from("tools/call").toString("base64")}?=` },
+      { "mcp-name": undefined },
+      { "mcp-name": "COUNT" },
+      { "mcp-name": "=?base64?!?=" }
+    ]
+    for (const change of changes) {
+      const { answer, error } = await refusal(message, { ...right, ...change })
+      assert.deepStrictEqual(answer, [400, -32020, 1], JSON.stringify(change))
+      assert.match(error.message, /^Header mismatch: the header M\S+ (is missing|says ".*", the body ".*")$/)
     }
   })
 
   it("whose name is no string does not pass for the one in the header, and of two names one is passed on", async () => {
     const headers = Modern.headersOf("tools/call", { name: "count" })
-    const wrong = await post(body("tools/call", { name: ["count"] }, {}), headers)
-    assert.deepStrictEqual([wrong.status, wrong.error.code], [400, -32020])
-    const text = JSON.stringify(body("tools/call", { name: "raw" }, {}))
+    assert.deepStrictEqual((await refusal(body("tools/call", { name: ["count"] }, {}), headers)).answer.slice(0, 2), [
+      400,
+      -32020
+    ])
+    const twice = JSON.stringify(body("tools/call", { name: "raw" }, {}))
       .replace("\"name\":\"raw\"", "\"name\":\"pid\",\"name\":\"raw\"")
-    const response = await fetch(url, {
-      method: "POST",
-      headers: { ...Kit.headers, ...Modern.headersOf("tools/call", { name: "raw" }) },
-      body: text
-    })
-    const raw = (await response.json()).result.content[0].text
-    assert.strictEqual(raw.split("\"name\":\"").length, 2)
+    const response = await post(twice, Modern.headersOf("tools/call", { name: "raw" }))
+    assert.lengthOf((await response.json()).result.content[0].text.split("\"name\":\""), 2)
   })
 
   it("under an id that no double holds is answered under it", async () => {
-    const text = JSON.stringify(body("tools/call", { name: "count" }, {})).replace(
-      "\"id\":1,",
-      "\"id\":12345678901234567890,"
+    const message = JSON.stringify(body("tools/call", { name: "count" }, {}))
+    const response = await post(
+      message.replace("\"id\":1,", "\"id\":12345678901234567890,"),
+      Modern.headersOf("tools/call", { name: "count" })
     )
-    const response = await fetch(url, {
-      method: "POST",
-      headers: { ...Kit.headers, ...Modern.headersOf("tools/call", { name: "count" }) },
-      body: text
-    })
     assert.include(await response.text(), "\"id\":12345678901234567890,")
   })
 
@@ -130,11 +127,9 @@ describe("a request of revision 2026-07-28", () => {
     const meta = { [Modern.metaKeys.protocolVersion]: "2099-01-01", [Modern.metaKeys.clientCapabilities]: undefined }
     const message = body("tools/list", {}, { meta })
     const headers = { ...Modern.headersOf("tools/list", {}), "mcp-protocol-version": "2099-01-01" }
-    const said = await post(message, headers)
-    assert.deepStrictEqual([said.status, said.error.code, said.error.data], [400, -32022, {
-      supported: ["2026-07-28"],
-      requested: "2099-01-01"
-    }])
+    const { answer, error } = await refusal(message, headers)
+    assert.deepStrictEqual(answer, [400, -32022, 1])
+    assert.deepStrictEqual(error.data, { supported: ["2026-07-28"], requested: "2099-01-01" })
   })
 
   it("for what this revision has no longer, or the back end never had, is refused with -32601 and 404", async () => {
@@ -145,18 +140,14 @@ describe("a request of revision 2026-07-28", () => {
   })
 
   it("is a notification without consequences: 202", async () => {
-    const pid = Number(textOf(await callTool(url, "pid", {}, { client: "holder" })))
-    const call = callTool(url, "untilSignal", {}, { id: 1, client: "holder" })
-    await Kit.eventually("it runs", async () => (await Kit.sessionOn(gateway.origin, pid))?.inFlight === 1)
+    const pid = Number(await text("pid", { client: "holder" }))
+    const call = text("untilSignal", { id: 1, client: "holder" })
+    await isInFlight(pid)
     const { jsonrpc, method, params } = body("notifications/cancelled", { requestId: 1 }, { client: "holder" })
-    const response = await fetch(url, {
-      method: "POST",
-      headers: { ...Kit.headers, ...Modern.headersOf("notifications/cancelled", {}) },
-      body: JSON.stringify({ jsonrpc, method, params })
-    })
+    const response = await post({ jsonrpc, method, params }, Modern.headersOf(method, {}))
     assert.deepStrictEqual([response.status, await response.text()], [202, ""])
     process.kill(pid, "SIGUSR2")
-    assert.strictEqual(textOf(await call), "released")
+    assert.strictEqual(await call, "released")
   })
 
   it("server/discover tells what the server said in its handshake, without tasks", async () => {
@@ -165,11 +156,7 @@ describe("a request of revision 2026-07-28", () => {
     assert.deepStrictEqual(last.result, {
       resultType: "complete",
       supportedVersions: ["2026-07-28"],
-      capabilities: {
-        tools: { listChanged: true },
-        resources: { subscribe: true, listChanged: true },
-        logging: {}
-      },
+      capabilities: { tools: { listChanged: true }, resources: { subscribe: true, listChanged: true }, logging: {} },
       instructions: "Ask away.",
       ttlMs: 60000,
       cacheScope: "private",
@@ -218,7 +205,7 @@ describe("a request of revision 2026-07-28", () => {
   it("is told how its process ended, and the next one meets another", async () => {
     const crashed = await callTool(url, "crash")
     assert.match(crashed.last.error.message, /exit code 7/)
-    assert.strictEqual(textOf(await callTool(url, "count")), "1")
+    assert.strictEqual(await text("count"), "1")
   })
 
   it("hears of its own progress under its own token, whatever tokens others use at the same time", async () => {
@@ -227,11 +214,11 @@ describe("a request of revision 2026-07-28", () => {
         callTool(url, "progress", {}, { id: 1, meta: progressToken === undefined ? {} : { progressToken } })
       )
     )
-    for (const [i, { messages }] of calls.entries()) {
-      const progress = messages.slice(0, -1).map(({ params }) => [params.progressToken, params.progress])
-      const token = ["same", "same", 1][i]
-      assert.deepStrictEqual(progress, token === undefined ? [] : [[token, 1], [token, 2], [token, 3]])
-    }
+    const heard = calls.map(({ messages }) =>
+      messages.slice(0, -1).map(({ params }) => [params.progressToken, params.progress])
+    )
+    const steps = (token: string | number) => [[token, 1], [token, 2], [token, 3]]
+    assert.deepStrictEqual(heard, [steps("same"), steps("same"), steps(1), []])
   })
 
   it("hears log messages at the level that it asked for, and none without one", async () => {
@@ -247,37 +234,37 @@ describe("a request of revision 2026-07-28", () => {
   })
 
   it("whose client goes is cancelled", async () => {
-    const before = textOf(await callTool(url, "pid", {}, { client: "leaver" }))
+    const options = { client: "leaver" }
+    const pid = await text("pid", options)
     const aborter = new AbortController()
-    const call = send(url, "tools/call", { name: "never" }, { client: "leaver", signal: aborter.signal })
+    const call = text("never", { ...options, signal: aborter.signal })
     const left = call.then(() => "answered", () => "gone")
-    await Kit.eventually("it runs", async () => (await Kit.sessionOn(gateway.origin, Number(before)))?.inFlight === 1)
+    await isInFlight(Number(pid))
     aborter.abort()
     assert.strictEqual(await left, "gone")
-    await Kit.eventually("the cancellation is heard", async () => {
-      const heard = textOf(await callTool(url, "heard", {}, { client: "leaver" }))
-      return /notifications\/cancelled \d/.test(heard)
-    })
+    await Kit.eventually(
+      "the cancellation is heard",
+      async () => /notifications\/cancelled \d/.test(await text("heard", options))
+    )
     // Nobody had asked anything, so the process goes on.
-    assert.strictEqual(textOf(await callTool(url, "pid", {}, { client: "leaver" })), before)
+    assert.strictEqual(await text("pid", options), pid)
   })
 
   it("that takes too long is cancelled and told so", async () => {
     const options = { capabilities: everything }
-    const there = `${timed.origin}/mcp/asking`
-    const pid = Number(textOf(await callTool(there, "pid", {}, options)))
-    const call = callTool(there, "never", {}, options)
-    await Kit.eventually("it runs", async () => (await Kit.sessionOn(timed.origin, pid))?.inFlight === 1)
+    const pid = Number(await text("pid", options, timed.url))
+    const call = callTool(timed.url, "never", {}, options)
+    await isInFlight(pid, timed.origin)
     await clock.pass("5 minutes")
-    const said = await call
-    assert.match(said.last.error.message, /no answer within 5m/)
-    assert.strictEqual(said.last.error.code, -32603)
-    assert.match(textOf(await callTool(there, "heard", {}, options)), /notifications\/cancelled \d/)
+    const { error } = (await call).last
+    assert.match(error.message, /no answer within 5m/)
+    assert.strictEqual(error.code, -32603)
+    assert.match(await text("heard", options, timed.url), /notifications\/cancelled \d/)
   })
 
   it("that falls silent in the middle of its stream ends as well, whatever comments the stream gets", async () => {
     const params = { name: "stall", arguments: {} }
-    const response = await send(`${timed.origin}/mcp/asking`, "tools/call", params, { meta: { progressToken: 1 } })
+    const response = await send(timed.url, "tools/call", params, { meta: { progressToken: 1 } })
     const events: Array<string> = []
     let comments = 0
     const read = Kit.readEvents(response, ({ data }, seen) => {
@@ -297,9 +284,7 @@ describe("a request of revision 2026-07-28", () => {
 
 describe("the probe for the era", () => {
   it("is left out where the setting says what the back end speaks", async () => {
-    const known = await Kit.start({ backends: { asking: { ...asking("--silent"), era: "legacy" } } })
-    const heard = textOf(await callTool(`${known.origin}/mcp/asking`, "heard"))
-    assert.deepStrictEqual(JSON.parse(heard), ["initialize", "notifications/initialized"])
-    await known.stop()
+    const known = await Serving.gateway({ backends: { asking: { ...asking("--silent"), era: "legacy" } } })
+    assert.strictEqual(await text("heard", {}, known.url), "[\"initialize\",\"notifications/initialized\"]")
   })
 })
