@@ -17,13 +17,12 @@ console.log(`${values.minutes} minutes with seed ${values.seed}`)
 const random = Random.make(Number(values.seed))
 const until = Date.now() + Number(values.minutes) * 60_000
 
-type Kind = (attacked: Attacked, random: Random.Random, size: FaultKinds.Size) => Promise<void>
 const { badBackEnds, cutRequests, cutResponses, drained, killed, killedBackEnds, vanishingClients } = FaultKinds
-const kinds: ReadonlyArray<readonly [string, Kind]> = [
+const kinds: ReadonlyArray<readonly [string, FaultKinds.Kind]> = [
   ["back ends killed", killedBackEnds],
   ["back ends that misbehave", badBackEnds],
   ["requests cut", cutRequests],
-  ["responses cut", (attacked, random) => cutResponses(attacked, random, 1 + random.below(5))],
+  ["responses cut", cutResponses],
   ["clients that vanish", vanishingClients]
 ]
 const counts: Record<string, number> = {}

@@ -21,32 +21,21 @@ describe("a gateway with real processes", () => {
     await Faults.stop(attacked)
     assert.deepStrictEqual(attacked.failures, [])
   })
+  const { badBackEnds, cutRequests, cutResponses, killedBackEnds, vanishingClients } = FaultKinds
 
-  it("back ends killed under load: each request has one answer or the reason, the other sessions count on", async () => {
-    await FaultKinds.killedBackEnds(attacked, random, size)
+  it.each<[string, FaultKinds.Kind]>([
+    [
+      "answers each request once or says why not, and keeps the other sessions, when back ends are killed",
+      killedBackEnds
+    ],
+    ["bears back ends that write garbage, answer twice, do not read, leave, start or exist", badBackEnds],
+    ["hears only whole requests when they are cut after every byte", cutRequests],
+    ["resumes a response that was cut, with each message once and the answer last", cutResponses],
+    ["leaves nothing running or open when clients vanish in the middle of requests and streams", vanishingClients]
+  ])("%s", async (_, inflict) => {
+    await inflict(attacked, random, size)
     assert.deepStrictEqual(attacked.failures, [])
-    assert.isAbove(attacked.tally.failed + attacked.tally.refused, 0)
     assert.isAtLeast(attacked.tally.answered, size.sessions * size.requests)
-  })
-
-  it("back ends that write garbage, answer twice, do not read, leave, start or exist: each is told, and no other suffers", async () => {
-    await FaultKinds.badBackEnds(attacked, random, size)
-    assert.deepStrictEqual(attacked.failures, [])
-  })
-
-  it("requests cut after every byte: only whole ones are heard, and nothing is left open", async () => {
-    await FaultKinds.cutRequests(attacked, random)
-    assert.deepStrictEqual(attacked.failures, [])
-  })
-
-  it("resumes a response that was cut, with each message once and the answer last", async () => {
-    await FaultKinds.cutResponses(attacked, random, shortOrLong(5, 1))
-    assert.deepStrictEqual(attacked.failures, [])
-  })
-
-  it("clients that vanish in the middle of requests and streams leave nothing running or open", async () => {
-    await FaultKinds.vanishingClients(attacked, random, size)
-    assert.deepStrictEqual(attacked.failures, [])
   })
 })
 
@@ -67,7 +56,7 @@ describe("a gateway that", () => {
   })
 
   it("is killed under load leaves no process that obeys the end of its stdin", async () => {
-    const attacked = await Faults.start()
+    const attacked = await Faults.start(["--spares", "1"])
     await FaultKinds.killed(attacked, random, size)
     assert.deepStrictEqual(attacked.failures, [])
     assert.isAtLeast(attacked.seen.size, size.sessions)

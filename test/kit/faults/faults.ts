@@ -6,6 +6,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Kit from "../gateway/gateway.ts"
+import * as Serving from "../gateway/serving.ts"
 
 /** What became of requests. */
 export interface Tally {
@@ -45,7 +46,9 @@ export const start = async (args: ReadonlyArray<string> = [], descriptors?: numb
   const file = join(directory, "faults.json")
   writeFileSync(file, JSON.stringify({ mcpServers: backends }))
   const run = Kit.run(
-    ["--port", "0", "--config", file, "--close-grace", "100 millis", "--write-timeout", "500 millis", ...args],
+    ["--port", "0", "--config", file, "--close-grace", "100 millis", "--write-timeout", "500 millis"]
+      // Connections that wait for a next request are no handles that are left.
+      .concat(["--keep-alive-timeout", "1 second", ...args]),
     {},
     descriptors
   )
@@ -69,25 +72,14 @@ export const look = ({ pid, seen }: Attacked): void => {
 
 export const descriptors = ({ pid }: Attacked): number => readdirSync(`/proc/${pid}/fd`).length
 
-/**
- * Descriptors but for the connections of clients that are there, which this process keeps alive and lets go, and for the three
- * pipes of each child: a spare may be started anew at any time.
- */
-export const handles = (attacked: Attacked): number => {
-  const port = Number(new URL(attacked.origin).port).toString(16).toUpperCase().padStart(4, "0")
-  const established = readFileSync("/proc/net/tcp", "utf8").split("\n").filter((line) => {
-    const [, local = "", , state, , , , , , inode] = line.trim().split(/\s+/)
-    // One that is not accepted yet has no inode, and no descriptor.
-    return local.endsWith(`:${port}`) && state === "01" && inode !== "0"
-  })
-  return descriptors(attacked) - established.length - 3 * Kit.children(attacked.pid).length
-}
+/** Descriptors but for the three pipes of each child: a spare may be started anew at any time. */
+const handles = (attacked: Attacked): number => descriptors(attacked) - 3 * Kit.children(attacked.pid).length
 
 /** Counts handles while no process starts or ends. An ending child may have closed its pipes but still count as a child. */
 export const steadyHandles = async (attacked: Attacked): Promise<number> => {
   let [steady, before] = [-1, -1]
   await Kit.eventually("processes and connections are steady", async () => {
-    const { backends, sessions } = await (await fetch(`${attacked.origin}/sessions`)).json()
+    const { backends, sessions } = await Serving.overview(attacked.origin)
     const shown = backends.reduce((sum: number, { spares }: { spares: number }) => sum + spares, sessions.length)
     before = steady
     steady = handles(attacked)
@@ -111,11 +103,9 @@ export const stop = async (attacked: Attacked, signal: NodeJS.Signals = "SIGTERM
   nothingWrongLogged(attacked)
 }
 
-export const nothingWrongLogged = (attacked: Attacked): void => {
-  const wrong = /.*(A request failed with a defect|"level":"(ERROR|FATAL)"|[Uu]nhandled|\n {4}at ).*/.exec(
-    attacked.run.output()
-  )
-  if (wrong !== null) attacked.failures.push(`the gateway has logged: ${wrong[0].slice(0, 1000)}`)
+export const nothingWrongLogged = ({ failures, run }: Attacked): void => {
+  const wrong = Kit.wrongIn(run.output())
+  if (wrong !== undefined) failures.push(`the gateway has logged: ${wrong}`)
 }
 
 export const nobodyLeft = ({ failures, seen }: Attacked): Promise<void> =>
@@ -127,10 +117,8 @@ export const nobodyLeft = ({ failures, seen }: Attacked): Promise<void> =>
 export const atRest = async (attacked: Attacked, handlesBefore: number): Promise<void> => {
   let state = ""
   const resting = async () => {
-    const { sessions } = await (await fetch(`${attacked.origin}/sessions`)).json()
-    const busy = sessions.filter(({ inFlight, streams }: { inFlight: number; streams: number }) =>
-      inFlight + streams > 0
-    )
+    const { sessions } = await Serving.overview(attacked.origin)
+    const busy = sessions.filter((each: { inFlight: number; streams: number }) => each.inFlight + each.streams > 0)
     state = `${busy.length} sessions busy, ${handles(attacked)} handles, ${handlesBefore} before`
     return busy.length === 0 && handles(attacked) <= handlesBefore
   }
@@ -146,11 +134,7 @@ export const serves = async (attacked: Attacked): Promise<void> => {
   await end(url, session)
 }
 
-export const end = async (url: string, session: string): Promise<number> => {
-  const response = await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
-  await response.text()
-  return response.status
-}
+export const end = async (url: string, session: string): Promise<number> => (await Serving.remove(url, session)).status
 
 // -----------------------------------------------------------------------------
 // Requests, each with exactly one answer
@@ -176,13 +160,9 @@ export const ask = async (
 ): Promise<Answer | undefined> => {
   const { id } = JSON.parse(body)
   try {
-    const response = await fetch(url, {
-      method: "POST",
-      headers: { ...Kit.headers, "mcp-session-id": session },
-      body,
-      signal: AbortSignal.timeout(25_000)
-    })
-    const messages = messagesOf(await response.text())
+    const response = await Kit.post(url, session, body)
+    const text = await response.text()
+    const messages: ReadonlyArray<Message> = text.startsWith("{") ? [JSON.parse(text)] : Serving.messagesIn(text)
     const [answer, ...more] = messages.filter(({ error, result }) => error !== undefined || result !== undefined)
     if (answer === undefined) throw new Error(`no answer in a response with status ${response.status}`)
     if (more.length > 0) failures.push(`${more.length + 1} answers to ${id}`)
@@ -201,21 +181,11 @@ export const ask = async (
   }
 }
 
-export interface Message {
+interface Message {
   readonly id?: unknown
-  readonly method?: string
-  readonly params?: { readonly progress?: number }
   readonly result?: { readonly content?: ReadonlyArray<{ readonly text: string }> }
   readonly error?: { readonly message: string }
 }
-
-/** The messages of a body, be it JSON or an event stream. */
-export const messagesOf = (body: string): ReadonlyArray<Message> =>
-  body.startsWith("{")
-    ? [JSON.parse(body)]
-    : body.split("\n").filter((line) => line.startsWith("data: ") && line.length > 6).map((line) =>
-      JSON.parse(line.slice(6))
-    )
 
 export interface Talk {
   readonly url: string

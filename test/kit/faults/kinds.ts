@@ -3,6 +3,7 @@ import { once } from "node:events"
 import { connect } from "node:net"
 import * as Kit from "../gateway/gateway.ts"
 import * as Raw from "../gateway/rawHttp.ts"
+import * as Serving from "../gateway/serving.ts"
 import type { Random } from "../random.ts"
 import type { Attacked } from "./faults.ts"
 import * as Faults from "./faults.ts"
@@ -14,6 +15,8 @@ export interface Size {
   readonly endless?: number
 }
 
+export type Kind = (attacked: Attacked, random: Random, size: Size) => Promise<void>
+
 const openMany = (url: string, count: number): Promise<ReadonlyArray<string>> =>
   Promise.all(Array.from({ length: count }, () => Kit.open(url)))
 
@@ -21,11 +24,7 @@ const endMany = (url: string, sessions: ReadonlyArray<string>) =>
   Promise.all(sessions.map((session) => Faults.end(url, session)))
 
 /** SIGKILL for the processes of some sessions in the middle of their requests; the others do not notice. */
-export const killedBackEnds = async (
-  attacked: Attacked,
-  random: Random,
-  { requests, sessions }: Size
-): Promise<void> => {
+export const killedBackEnds: Kind = async (attacked, random, { requests, sessions }) => {
   const url = attacked.at("good")
   const all = await openMany(url, sessions)
   const pids = await Promise.all(all.map((session) => Kit.pidOf(url, session)))
@@ -35,24 +34,19 @@ export const killedBackEnds = async (
     const dies = i % 2 === 0 ? 1 + random.below(requests) : Number.POSITIVE_INFINITY
     const delay = random.below(4)
     let killed = false
-    return Faults.talk(attacked, {
-      url,
-      session,
-      requests,
-      before: (round) => {
-        if (round < dies || killed) return
-        killed = true
-        setTimeout(() => Kit.kill(pids[i] ?? 0, "SIGKILL"), delay)
-      },
-      mayFail: () => killed
-    })
+    const before = (round: number) => {
+      if (round < dies || killed) return
+      killed = true
+      setTimeout(() => Kit.kill(pids[i] ?? 0, "SIGKILL"), delay)
+    }
+    return Faults.talk(attacked, { url, session, requests, before, mayFail: () => killed })
   }))
   await Faults.serves(attacked)
   await endMany(url, all)
 }
 
 /** Back ends that write garbage and answer twice, do not read, do not leave, do not start, or are not there. */
-export const badBackEnds = async (attacked: Attacked, random: Random, { requests }: Size): Promise<void> => {
+export const badBackEnds: Kind = async (attacked, random, { requests }) => {
   const { failures } = attacked
   const handles = await Faults.steadyHandles(attacked)
   const fine = ["good", "noisy", "stubborn"].map(async (backend) => {
@@ -69,11 +63,7 @@ export const badBackEnds = async (attacked: Attacked, random: Random, { requests
   })
   const notStarting = ["failing", "missing"].map(async (backend) => {
     for (let i = 0; i < 5; i++) {
-      const response = await fetch(attacked.at(backend), {
-        method: "POST",
-        headers: Kit.headers,
-        body: Kit.initializeBody
-      })
+      const response = await Kit.initialize(attacked.at(backend))
       const { error } = await response.json()
       // The others of a back end that cools down are not told why.
       const told = response.status === 502 ? /exit code 3|could not be started|no-such-command/ : /times in a row/
@@ -101,7 +91,12 @@ export const badBackEnds = async (attacked: Attacked, random: Random, { requests
 /** A request as it stands on the wire. */
 const exchange = (url: string, session: string, body: string): Buffer => {
   const { host, pathname } = new URL(url)
-  const headers = { host, ...Kit.headers, "mcp-session-id": session, "content-length": String(Buffer.byteLength(body)) }
+  const headers = {
+    host,
+    ...Kit.headers,
+    ...(session === "" ? {} : { "mcp-session-id": session }),
+    "content-length": String(Buffer.byteLength(body))
+  }
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`)
   return Buffer.from([`POST ${pathname} HTTP/1.1`, ...lines, "", body].join("\r\n"))
 }
@@ -109,7 +104,7 @@ const exchange = (url: string, session: string, body: string): Buffer => {
 const portOf = ({ origin }: Attacked): number => Number(new URL(origin).port)
 
 /** Connections cut after every byte of a request, by a reset or in order; at most the whole ones are heard. */
-export const cutRequests = async (attacked: Attacked, random: Random): Promise<void> => {
+export const cutRequests: Kind = async (attacked, random) => {
   const url = attacked.at("good")
   const session = await Kit.open(url)
   const handles = await Faults.steadyHandles(attacked)
@@ -128,70 +123,28 @@ export const cutRequests = async (attacked: Attacked, random: Random): Promise<v
   await Faults.end(url, session)
 }
 
-/**
- * Connections cut after every `stride` bytes of a response that streams: what was not read is had by resuming, each message
- * once, and the answer last.
- */
-export const cutResponses = async (attacked: Attacked, random: Random, stride = 1): Promise<void> => {
+/** Connections cut after some events of a response: resuming brings the rest, each message once, and the answer last. */
+export const cutResponses: Kind = async (attacked, random, { requests, sessions }) => {
   const url = attacked.at("good")
   const session = await Kit.open(url)
   const handles = await Faults.steadyHandles(attacked)
-  const body = (id: string) => Kit.toolCall(id, "steps", { count: 2, every: 3 })
-  const length = (await readBytes(attacked, exchange(url, session, body("whole")), Number.POSITIVE_INFINITY)).length
-  const lengths = Array.from({ length: Math.ceil(length / stride) }, (_, i) => 1 + i * stride)
-  let resumptions = 0
-  const one = async (wanted: number) => {
-    const id = `cut ${wanted}`
-    const read = await readBytes(attacked, exchange(url, session, body(id)), wanted)
-    const events = eventsOf(read)
-    const last = events.at(-1)?.id
-    if (last === undefined) return
-    resumptions++
-    const resumed = await Kit.listen(url, session, { "last-event-id": last })
-    events.push(...eventsOf(`\r\n\r\n${await resumed.text()}`))
-    const got = events.map(({ data }) => JSON.parse(data)).map(({ id, params }) => params?.progress ?? id).join()
-    if (got !== `1,2,${id}`) attacked.failures.push(`cut after ${wanted} bytes, resumed: ${got}`)
-  }
-  // Some at a time, in any order.
-  const rest = lengths.toSorted(() => random.next() - 0.5)
-  await Promise.all(Array.from({ length: 8 }, async () => {
-    for (let wanted = rest.pop(); wanted !== undefined; wanted = rest.pop()) await one(wanted)
+  await Promise.all(Array.from({ length: requests * sessions }, async (_, i) => {
+    const id = `cut ${i}`
+    const count = 1 + random.below(4)
+    const response = await Kit.post(url, session, Kit.toolCall(id, "steps", { count: 4, every: 3 }))
+    const events = [...await Serving.firstEvents(response, count)]
+    const resumed = await Kit.listen(url, session, { "last-event-id": String(events.at(-1)?.id) })
+    await Kit.readEvents(resumed, (event) => events.push(event) === 0)
+    const messages = events.filter(({ data }) => data !== "").map(({ data }) => JSON.parse(data))
+    const got = messages.map(({ id, params }) => params?.progress ?? id).join()
+    if (got !== `1,2,3,4,${id}`) attacked.failures.push(`cut after ${count} events, resumed: ${got}`)
   }))
-  if (resumptions === 0) attacked.failures.push(`no event arrived in any of ${lengths.length} responses`)
   await Faults.atRest(attacked, handles)
   await Faults.end(url, session)
 }
 
-/** Sends a request, reads so many bytes of the response, not one more, and cuts the connection; what was read. */
-const readBytes = async (attacked: Attacked, request: Buffer, wanted: number): Promise<string> => {
-  const socket = connect(portOf(attacked), "127.0.0.1").on("error", () => undefined)
-  socket.write(request)
-  let read = ""
-  const complete = () => read.length >= wanted || read.endsWith("\r\n0\r\n\r\n")
-  while (!complete() && !socket.readableEnded) {
-    const chunk: Buffer | null = socket.read(Math.min(wanted - read.length, Math.max(1, socket.readableLength)))
-    if (chunk === null) await Promise.race([once(socket, "readable"), once(socket, "close")])
-    else read += chunk.toString("latin1")
-  }
-  socket.destroy()
-  return read
-}
-
-/** The whole events in what was read of a response. */
-const eventsOf = (read: string): Array<Kit.Event> => {
-  const body = read.slice(read.indexOf("\r\n\r\n") + 4).replace(/(^|\r\n)[0-9a-f]+\r\n/g, "")
-  return body.split("\n\n").slice(0, -1).map((text) => {
-    const field = (name: string) => new RegExp(`^${name}: (.*)$`, "m").exec(text)?.[1]
-    return { id: field("id"), data: field("data") ?? "" }
-  }).filter(({ data }) => data !== "")
-}
-
 /** Clients that go at some moment of a request or of a stream, without a word. */
-export const vanishingClients = async (
-  attacked: Attacked,
-  random: Random,
-  { requests, sessions }: Size
-): Promise<void> => {
+export const vanishingClients: Kind = async (attacked, random, { requests, sessions }) => {
   const url = attacked.at("good")
   const all = await openMany(url, sessions)
   const handles = await Faults.steadyHandles(attacked)
@@ -229,11 +182,10 @@ export const noDescriptors = async (attacked: Attacked, descriptors: number): Pr
   await Faults.serves(attacked)
   const handles = await Faults.steadyHandles(attacked)
   const sessions: Array<string> = []
-  const initialize = (via: Raw.RawConnection) =>
-    via.exchange([Buffer.from(
-      `POST /mcp/good HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nContent-Type: application/json\r\nContent-Length: ${Kit.initializeBody.length}\r\n\r\n${Kit.initializeBody}`
-    )])
-  for (let response = await initialize(kept);; response = await initialize(kept)) {
+  const get = (path: string) => kept.exchange([Buffer.from(`GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`)])
+  const post = (session: string, body: string) => kept.exchange([exchange(url, session, body)])
+  const initialize = () => post("", Kit.initializeBody)
+  for (let response = await initialize();; response = await initialize()) {
     if (response?.status === 200) {
       sessions.push(response.headers.get("mcp-session-id") ?? "")
       continue
@@ -255,11 +207,11 @@ export const noDescriptors = async (attacked: Attacked, descriptors: number): Pr
   const share = (Faults.cpu(attacked) - used) / 50
   if (share > 0.5) failures.push(`without descriptors the gateway uses ${share * 100} % of a CPU`)
   for (const path of ["/health", "/", "/sessions", "/metrics"]) {
-    const response = await kept.exchange([Buffer.from(`GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`)])
+    const response = await get(path)
     if (response?.status !== 200) failures.push(`without descriptors ${path} is ${response?.status} ${response?.body}`)
   }
   const [session = ""] = sessions
-  const called = await kept.exchange([exchange(url, session, Kit.toolCall(1, "count"))])
+  const called = await post(session, Kit.toolCall(1, "count"))
   if (called?.status !== 200 || !called.body.includes("\"1\"")) {
     failures.push(`a session is told ${called?.status} ${called?.body}`)
   }
@@ -282,11 +234,7 @@ export const noDescriptors = async (attacked: Attacked, descriptors: number): Pr
 }
 
 /** SIGTERM under load: what runs is answered or told why not; what comes later is refused. */
-export const drained = async (
-  attacked: Attacked,
-  random: Random,
-  { endless = 0, requests, sessions }: Size
-): Promise<void> => {
+export const drained: Kind = async (attacked, random, { endless = 0, requests, sessions }) => {
   const url = attacked.at("good")
   const all = await openMany(url, sessions)
   Faults.look(attacked)
@@ -324,7 +272,7 @@ export const drained = async (
 }
 
 /** SIGKILL under load: no process that obeys the end of its stdin is left. */
-export const killed = async (attacked: Attacked, random: Random, { requests, sessions }: Size): Promise<void> => {
+export const killed: Kind = async (attacked, random, { requests, sessions }) => {
   const url = attacked.at("good")
   const all = await openMany(url, sessions)
   Faults.look(attacked)
