@@ -3,89 +3,68 @@ import * as Client2 from "@modelcontextprotocol/client"
 import { Client as Client1 } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
 import { ResourceUpdatedNotificationSchema } from "@modelcontextprotocol/sdk/types.js"
-import { mkdtempSync, readFileSync, realpathSync, rmSync } from "node:fs"
+import { readFileSync, realpathSync } from "node:fs"
 import { createRequire } from "node:module"
-import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
 const server = (name: string) =>
   createRequire(import.meta.url).resolve(`@modelcontextprotocol/server-${name}/dist/index.js`)
-const directory = realpathSync(mkdtempSync(join(tmpdir(), "gateway-real-")))
+const directory = realpathSync(Serving.directory())
 const info = { name: "real", version: "1.0.0" }
 
-/** What both clients can do, so that each test runs with each. */
-interface AnyClient {
-  readonly listTools: () => Promise<{ readonly tools: ReadonlyArray<{ readonly name: string }> }>
-  readonly listPrompts: () => Promise<{ readonly prompts: ReadonlyArray<{ readonly name: string }> }>
-  readonly listResources: () => Promise<{ readonly resources: ReadonlyArray<{ readonly uri: string }> }>
-  readonly readResource: (params: { uri: string }) => Promise<{ readonly contents: ReadonlyArray<unknown> }>
-  readonly subscribeResource: (params: { uri: string }) => Promise<unknown>
-  readonly getPrompt: (params: { name: string }) => Promise<{ readonly messages: ReadonlyArray<unknown> }>
-  readonly ping: () => Promise<unknown>
-  readonly close: () => Promise<void>
-}
-
 interface Connected {
-  readonly client: AnyClient
+  readonly client: Client1 | Client2.Client
   readonly call: (name: string, args?: Record<string, unknown>, signal?: AbortSignal) => Promise<unknown>
   readonly updates: Array<string>
   /** What the client has complained of. */
   readonly errors: Array<unknown>
 }
 
-const clients: Record<string, (url: string) => Promise<Connected>> = {
+/** The options of a call with a signal. */
+const until = (signal?: AbortSignal) => signal === undefined ? {} : { signal }
+
+const clients: Record<string, (url: URL) => Promise<Connected>> = {
   "client 1.x": async (url) => {
     const client = new Client1(info)
-    const errors: Array<unknown> = []
+    const [errors, updates]: [Array<unknown>, Array<string>] = [[], []]
     Object.assign(client, { onerror: (error: unknown) => errors.push(error) })
-    await client.connect(new StreamableHTTPClientTransport(new URL(url)))
-    const updates: Array<string> = []
-    client.setNotificationHandler(ResourceUpdatedNotificationSchema, ({ params }) => {
-      updates.push(params.uri)
-    })
+    await client.connect(new StreamableHTTPClientTransport(url))
+    client.setNotificationHandler(ResourceUpdatedNotificationSchema, ({ params }) => void updates.push(params.uri))
     const call: Connected["call"] = async (name, args = {}, signal) =>
-      (await client.callTool({ name, arguments: args }, undefined, signal === undefined ? {} : { signal })).content
+      (await client.callTool({ name, arguments: args }, undefined, until(signal))).content
     return { client, call, updates, errors }
   },
   "client 2.x": async (url) => {
     const client = new Client2.Client(info)
-    const errors: Array<unknown> = []
+    const [errors, updates]: [Array<unknown>, Array<string>] = [[], []]
     Object.assign(client, { onerror: (error: unknown) => errors.push(error) })
-    await client.connect(new Client2.StreamableHTTPClientTransport(new URL(url)))
-    const updates: Array<string> = []
-    client.setNotificationHandler("notifications/resources/updated", ({ params }) => {
-      updates.push(params.uri)
-    })
+    await client.connect(new Client2.StreamableHTTPClientTransport(url))
+    client.setNotificationHandler("notifications/resources/updated", ({ params }) => void updates.push(params.uri))
     const call: Connected["call"] = async (name, args = {}, signal) =>
-      (await client.callTool({ name, arguments: args }, signal === undefined ? {} : { signal })).content
+      (await client.callTool({ name, arguments: args }, until(signal))).content
     return { client, call, updates, errors }
   }
 }
 
-let gateway: Kit.Running
+let origin = ""
 beforeAll(async () => {
-  gateway = await Kit.start({
+  const node = (...args: ReadonlyArray<string>) => ({ command: process.execPath, args })
+  const gateway = await Serving.gateway({
     backends: {
-      everything: { command: process.execPath, args: [server("everything"), "stdio"] },
-      memory: {
-        command: process.execPath,
-        args: [server("memory")],
-        env: { MEMORY_FILE_PATH: join(directory, "memory.json") }
-      },
-      filesystem: { command: process.execPath, args: [server("filesystem"), directory] }
+      everything: node(server("everything"), "stdio"),
+      memory: { ...node(server("memory")), env: { MEMORY_FILE_PATH: join(directory, "memory.json") } },
+      filesystem: node(server("filesystem"), directory)
     }
   })
-})
-afterAll(async () => {
-  await gateway.stop()
-  rmSync(directory, { recursive: true })
+  origin = gateway.origin
 })
 
 for (const [name, connect] of Object.entries(clients)) {
   describe(`with ${name}`, () => {
-    const open = (backend: string) => connect(`${gateway.origin}/mcp/${backend}`)
+    const open = (backend: string) => connect(new URL(`${origin}/mcp/${backend}`))
 
     let everything: Connected
     beforeAll(async () => {
@@ -121,10 +100,7 @@ for (const [name, connect] of Object.entries(clients)) {
       await call("echo", { message: "meanwhile" })
       stop.abort()
       assert.strictEqual(await ended, "cancelled")
-      await Kit.eventually("it has ended at the gateway", async () => {
-        const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
-        return sessions.every(({ inFlight }: { readonly inFlight: number }) => inFlight === 0)
-      })
+      await Kit.eventually("it has ended at the gateway", async () => (await Kit.inFlight(origin)) === 0)
       assert.deepStrictEqual(await call("echo", { message: "on" }), [{ type: "text", text: "Echo: on" }])
       assert.deepStrictEqual(errors, [])
     })

@@ -1,10 +1,10 @@
 /** How it is found out which revisions a stdio server speaks, and who is served in which way. */
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import { existsSync, mkdtempSync, rmSync } from "node:fs"
-import { tmpdir } from "node:os"
+import { assert, beforeAll, describe, it } from "@effect/vitest"
+import { existsSync } from "node:fs"
 import { join } from "node:path"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 
 const odd = (kind: string, ...args: ReadonlyArray<string>) => ({
@@ -23,39 +23,34 @@ const backends = {
   versions: odd("modern")
 } as const
 
-let gateway: Kit.Running
-const urlOf = (backend: keyof typeof backends) => `${gateway.origin}/mcp/${backend}`
+let origin = ""
+const urlOf = (backend: keyof typeof backends) => `${origin}/mcp/${backend}`
 beforeAll(async () => {
-  gateway = await Kit.start({ backends })
+  origin = (await Serving.gateway({ backends })).origin
 })
-afterAll(async () => {
-  await gateway.stop()
-  assert.deepStrictEqual(Kit.descendants(process.pid), [])
-})
+
+/** Clients of both eras, connected at the same time, list the tools of a server that has none. */
+const serveBoth = async (url: string) => {
+  const clients = await Promise.all([Eras.modern(url, {}), Eras.legacy(url, {})])
+  for (const { client } of clients) assert.deepStrictEqual((await client.listTools()).tools, [])
+}
 
 describe("a stdio server of earlier revisions", () => {
   it("that dies when it is asked, is served to both, and asked no more", async () => {
     const url = urlOf("dies")
-    const [modern, legacy] = await Promise.all([Eras.modern(url, {}), Eras.legacy(url, {})])
-    assert.deepStrictEqual((await modern.client.listTools()).tools, [])
-    assert.deepStrictEqual((await legacy.client.listTools()).tools, [])
+    await serveBoth(url)
     const second = await Eras.modern(url, { roots: {} })
     assert.strictEqual(second.client.getServerVersion()?.name, "dies")
   })
 
   it("that is silent when it is asked, is served to both", async () => {
-    const directory = mkdtempSync(join(tmpdir(), "gateway-"))
+    const asked = join(Serving.directory(), "asked")
     const clock = await StillClock.make()
-    const timed = await Kit.start({ backends: { it: odd("silent", join(directory, "asked")) } }, clock)
-    const url = `${timed.origin}/mcp/it`
-    const both = Promise.all([Eras.modern(url, {}), Eras.legacy(url, {})])
-    await Kit.eventually("it is asked", () => existsSync(join(directory, "asked")))
+    const { url } = await Serving.gateway({ backends: { it: odd("silent", asked) } }, clock)
+    const served = serveBoth(url)
+    await Kit.eventually("it is asked", () => existsSync(asked))
     await clock.pass("5 seconds")
-    const [modern, legacy] = await both
-    assert.deepStrictEqual((await modern.client.listTools()).tools, [])
-    assert.deepStrictEqual((await legacy.client.listTools()).tools, [])
-    await timed.stop()
-    rmSync(directory, { recursive: true })
+    await served
   })
 
   it("that refuses initialize is not taken for a modern one: the client reads its refusal", async () => {
@@ -69,16 +64,17 @@ describe("a stdio server of earlier revisions", () => {
 })
 
 describe("a stdio server of both", () => {
-  it("is served to legacy clients in its own legacy way, whoever came first", async () => {
-    for (const first of ["modern", "legacy"] as const) {
-      const url = urlOf(`${first}First`)
+  it.each(["modern", "legacy"])(
+    "is served to legacy clients in its own legacy way when a %s one came first",
+    async (first) => {
+      const url = urlOf(first === "modern" ? "modernFirst" : "legacyFirst")
       if (first === "modern") await Eras.modern(url)
       const { call, client } = await Eras.legacy(url)
       // In its own way nothing is added to what the client says.
       assert.notProperty(JSON.parse(await call("whoami")).envelope ?? {}, "io.modelcontextprotocol/protocolVersion")
       assert.strictEqual(client.getServerVersion()?.name, "modern")
     }
-  })
+  )
 })
 
 describe("the setting era", () => {
@@ -93,15 +89,13 @@ describe("the setting era", () => {
 })
 
 describe("a modern stdio server", () => {
-  it("gives a legacy client the version that it asked for, if there is such one", async () => {
-    const versionOf = async (protocolVersion: string) => {
-      const body = Kit.initializeBody.replace("2025-06-18", protocolVersion)
-      const response = await fetch(urlOf("versions"), { method: "POST", headers: Kit.headers, body })
-      return (await response.json()).result.protocolVersion
-    }
-    assert.strictEqual(await versionOf("2025-03-26"), "2025-03-26")
-    assert.strictEqual(await versionOf("2025-06-18"), "2025-06-18")
-    assert.strictEqual(await versionOf("2031-01-01"), "2025-11-25")
+  it.each([
+    ["2025-03-26", "2025-03-26"],
+    ["2025-06-18", "2025-06-18"],
+    ["2031-01-01", "2025-11-25"]
+  ])("gives a legacy client that asks for version %s version %s", async (wanted, given) => {
+    const response = await Kit.post(urlOf("versions"), "", Kit.initializeBody.replace("2025-06-18", wanted))
+    assert.strictEqual((await response.json()).result.protocolVersion, given)
   })
 
   it("that ends takes the sessions with it, and leaves nothing behind", async () => {
@@ -109,8 +103,7 @@ describe("a modern stdio server", () => {
     const url = `${own.origin}/mcp/it`
     const before = Kit.descendants(process.pid)
     const legacy = await Eras.legacy(url)
-    const failure = await legacy.call("crash").then(String, String)
-    assert.include(failure, "exit code 7")
+    assert.include(await legacy.call("crash").then(String, String), "exit code 7")
     await Kit.eventually(
       "the session is unknown",
       async () => (await legacy.call("echo").then(String, String)).includes("Session not found")
