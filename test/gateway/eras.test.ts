@@ -11,15 +11,13 @@ import * as Callers from "../../src/gateway/sessions/Callers.ts"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import type { Options } from "../kit/gateway/modern.ts"
-import { callTool, everything as capabilities, request, send, textOf } from "../kit/gateway/modern.ts"
+import * as ModernKit from "../kit/gateway/modern.ts"
+import { callTool, everything as capabilities, request, send, toolText } from "../kit/gateway/modern.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 
-const script = (path: string, ...args: ReadonlyArray<string>) => ({
-  command: process.execPath,
-  args: [new URL(path, import.meta.url).pathname, ...args]
-})
-const everything = script("../../node_modules/@modelcontextprotocol/server-everything/dist/index.js", "stdio")
-const asking = script("../fixtures/asking-server.ts")
+const program = "../../node_modules/@modelcontextprotocol/server-everything/dist/index.js"
+const everything = { command: process.execPath, args: [new URL(program, import.meta.url).pathname, "stdio"] }
+const asking = ModernKit.asking()
 
 let origin = ""
 /** The back end `asking`, of a gateway without keys and of one with them. */
@@ -30,8 +28,7 @@ beforeAll(async () => {
   url = `${origin}/mcp/asking`
   keyed = `${(await Serving.gateway({ backends, keys: ["one", "two"] })).origin}/mcp/asking`
 })
-const text = async (name: string, options: Options = {}, at = url) => textOf(await callTool(at, name, {}, options))
-const pidOf = async (options: Options = {}) => Number(await text("pid", options))
+const pidOf = async (options: Options = {}) => Number(await toolText(url, "pid", options))
 
 /** What each tool of the server needs; those without an entry need nothing. */
 const args: Readonly<Record<string, Record<string, unknown>>> = {
@@ -127,13 +124,13 @@ describe("both eras on one URL", () => {
 /** Starts a call of `untilSignal`. It runs until `release`. */
 const callUntilSignal = async (options: Options) => {
   const pid = await pidOf(options)
-  const call = text("untilSignal", options)
-  await Kit.eventually("it runs", async () => (await Kit.sessionOn(origin, pid))?.inFlight === 1)
+  const call = toolText(url, "untilSignal", options)
+  await Kit.untilRunning(origin, pid)
   return { call, pid, release: () => process.kill(pid, "SIGUSR2") }
 }
 
 describe("what is shared", () => {
-  const count = (key: string, more: Options = {}) => text("count", { key, ...more }, keyed)
+  const count = (key: string, more: Options = {}) => toolText(keyed, "count", { key, ...more })
 
   it("two tabs of one client meet the same process; another key, another client, other capabilities do not", async () => {
     assert.deepStrictEqual([await count("one"), await count("one")], ["1", "2"])
@@ -145,7 +142,7 @@ describe("what is shared", () => {
 
   it("the server is told who its client is", async () => {
     for (const client of ["raw", "another"]) {
-      assert.strictEqual(await text("client", { key: "one", client }, keyed), client)
+      assert.strictEqual(await toolText(keyed, "client", { key: "one", client }), client)
     }
   })
 
@@ -159,7 +156,7 @@ describe("what is shared", () => {
   })
 
   it("calls that cannot ask run beside each other in one process", async () => {
-    const pids = await Promise.all([1, 2, 3].map(() => text("pid", { key: "one", client: "another" }, keyed)))
+    const pids = await Promise.all([1, 2, 3].map(() => toolText(keyed, "pid", { key: "one", client: "another" })))
     assert.strictEqual(new Set(pids).size, 1)
   })
 
@@ -201,11 +198,11 @@ describe("what is shared", () => {
     const loner = { backend: "asking", principal: "", known: false, client }
     assert.notStrictEqual(Callers.identify(loner), Callers.identify(loner))
     const options = { client: "own" }
-    const first = Number(await text("count", options))
-    assert.strictEqual(await text("count", options), String(first + 1))
+    const first = Number(await toolText(url, "count", options))
+    assert.strictEqual(await toolText(url, "count", options), String(first + 1))
     // A proxy of the same user speaks for others.
     for (const header of ["forwarded", "x-forwarded-for", "via"]) {
-      assert.strictEqual(await text("count", { ...options, headers: { [header]: "1.2.3.4" } }), "1", header)
+      assert.strictEqual(await toolText(url, "count", { ...options, headers: { [header]: "1.2.3.4" } }), "1", header)
     }
   })
 })
@@ -237,7 +234,7 @@ describe("subscriptions/listen", () => {
     // On another lane of the same client, too.
     const { call, pid, release } = await callUntilSignal(options)
     assert.notStrictEqual(await pidOf(options), pid)
-    await text("change", options)
+    await toolText(url, "change", options)
     release()
     await call
     await Kit.eventually("both are heard", () => heard.length >= 3)
@@ -247,7 +244,7 @@ describe("subscriptions/listen", () => {
     ])
     close()
     await Kit.eventually("the server is told that nobody listens any more", async () => {
-      const said = await text("heard", options)
+      const said = await toolText(url, "heard", options)
       return said.includes("resources/subscribe test://a") && said.includes("resources/unsubscribe test://a")
     })
   })
@@ -257,9 +254,9 @@ describe("subscriptions/listen", () => {
     const own = await Serving.gateway({ backends: { asking }, ...times })
     const { close, done } = await open({}, { client: "raw" }, own.url)
     // Asked by the same client while it listens: on a busy machine a process could be idle for too long before it does.
-    const pid = Number(await text("pid", {}, own.url))
+    const pid = Number(await toolText(own.url, "pid", {}))
     // The process of a client that does not listen. It became idle later, so once it is gone, `pid` would be gone too.
-    const other = Number(await text("pid", { client: "other" }, own.url))
+    const other = Number(await toolText(own.url, "pid", { client: "other" }))
     await Kit.eventually("the other process is gone", () => !Kit.alive(other))
     assert.isTrue(Kit.alive(pid))
     assert.isDefined(await Kit.sessionOn(own.origin, pid))

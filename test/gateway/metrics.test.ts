@@ -3,7 +3,7 @@ import { Yaml } from "effect/encoding"
 import { assert, beforeAll, describe, it } from "vitest"
 import * as Documents from "../kit/documents.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import { callTool, everything } from "../kit/gateway/modern.ts"
+import { callTool, everything, light } from "../kit/gateway/modern.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 import * as Metrics from "../kit/metrics.ts"
 
@@ -15,7 +15,6 @@ type Document = any
 const ofPool = Metrics.documented()
 /** The gateway's metrics, after each has been used. */
 let ofGateway: Metrics.Metrics
-const asking = { command: "sh", args: [new URL("../fixtures/asking.sh", import.meta.url).pathname] }
 
 let gateway: Kit.Running
 const urlOf = (backend: string) => `${gateway.origin}/mcp/${backend}`
@@ -27,7 +26,7 @@ const value = (text: string, sample: string): number =>
 beforeAll(async () => {
   gateway = await Serving.gateway({
     backends: {
-      asking: { ...asking, maxLanes: 2 },
+      asking: { ...light, maxLanes: 2 },
       broken: Kit.counter("--fail-start"),
       dozy: { ...Kit.counter(), stateless: true, idleTimeToLive: "50 millis" },
       ready: { ...Kit.counter(), spares: 1 }

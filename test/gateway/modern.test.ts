@@ -2,15 +2,9 @@
 import { assert, beforeAll, describe, it } from "@effect/vitest"
 import * as Modern from "../../src/gateway/protocol/Modern.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import type { Options } from "../kit/gateway/modern.ts"
-import { body, callTool, everything, request, send, textOf } from "../kit/gateway/modern.ts"
+import { asking, body, callTool, everything, request, send, textOf, toolText } from "../kit/gateway/modern.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
-
-const asking = (...args: ReadonlyArray<string>) => ({
-  command: process.execPath,
-  args: [new URL("../fixtures/asking-server.ts", import.meta.url).pathname, ...args]
-})
 
 let clock: StillClock.StillClock
 let [origin, url] = ["", ""]
@@ -39,17 +33,13 @@ const refusal = async (message: object, headers: Record<string, string | undefin
   const { error, id } = await response.json()
   return { answer: [response.status, error?.code, id], error }
 }
-const text = async (name: string, options: Options = {}, at = url) => textOf(await callTool(at, name, {}, options))
-const isInFlight = (pid: number, at = origin) =>
-  Kit.eventually("it runs", async () => (await Kit.sessionOn(at, pid))?.inFlight === 1)
-
 describe("a request of revision 2026-07-28", () => {
   it("is told from those of earlier revisions by its own content, on the same URL", async () => {
     const session = await Kit.open(url)
     assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
-    assert.strictEqual(await text("count"), "1")
+    assert.strictEqual(await toolText(url, "count"), "1")
     assert.strictEqual(await Kit.toolText(url, session, "count"), "2")
-    assert.strictEqual(await text("count"), "2")
+    assert.strictEqual(await toolText(url, "count"), "2")
   })
 
   it("without the required keys of _meta is refused with -32602 and 400, under its id", async () => {
@@ -140,9 +130,9 @@ describe("a request of revision 2026-07-28", () => {
   })
 
   it("is a notification without consequences: 202", async () => {
-    const pid = Number(await text("pid", { client: "holder" }))
-    const call = text("untilSignal", { id: 1, client: "holder" })
-    await isInFlight(pid)
+    const pid = Number(await toolText(url, "pid", { client: "holder" }))
+    const call = toolText(url, "untilSignal", { id: 1, client: "holder" })
+    await Kit.untilRunning(origin, pid)
     const { jsonrpc, method, params } = body("notifications/cancelled", { requestId: 1 }, { client: "holder" })
     const response = await post({ jsonrpc, method, params }, Modern.headersOf(method, {}))
     assert.deepStrictEqual([response.status, await response.text()], [202, ""])
@@ -205,7 +195,7 @@ describe("a request of revision 2026-07-28", () => {
   it("is told how its process ended, and the next one meets another", async () => {
     const crashed = await callTool(url, "crash")
     assert.match(crashed.last.error.message, /exit code 7/)
-    assert.strictEqual(await text("count"), "1")
+    assert.strictEqual(await toolText(url, "count"), "1")
   })
 
   it("hears of its own progress under its own token, whatever tokens others use at the same time", async () => {
@@ -235,31 +225,31 @@ describe("a request of revision 2026-07-28", () => {
 
   it("whose client goes is cancelled", async () => {
     const options = { client: "leaver" }
-    const pid = await text("pid", options)
+    const pid = await toolText(url, "pid", options)
     const aborter = new AbortController()
-    const call = text("never", { ...options, signal: aborter.signal })
+    const call = toolText(url, "never", { ...options, signal: aborter.signal })
     const left = call.then(() => "answered", () => "gone")
-    await isInFlight(Number(pid))
+    await Kit.untilRunning(origin, Number(pid))
     aborter.abort()
     assert.strictEqual(await left, "gone")
     await Kit.eventually(
       "the cancellation is heard",
-      async () => /notifications\/cancelled \d/.test(await text("heard", options))
+      async () => /notifications\/cancelled \d/.test(await toolText(url, "heard", options))
     )
     // Nobody had asked anything, so the process goes on.
-    assert.strictEqual(await text("pid", options), pid)
+    assert.strictEqual(await toolText(url, "pid", options), pid)
   })
 
   it("that takes too long is cancelled and told so", async () => {
     const options = { capabilities: everything }
-    const pid = Number(await text("pid", options, timed.url))
+    const pid = Number(await toolText(timed.url, "pid", options))
     const call = callTool(timed.url, "never", {}, options)
-    await isInFlight(pid, timed.origin)
+    await Kit.untilRunning(timed.origin, pid)
     await clock.pass("5 minutes")
     const { error } = (await call).last
     assert.match(error.message, /no answer within 5m/)
     assert.strictEqual(error.code, -32603)
-    assert.match(await text("heard", options, timed.url), /notifications\/cancelled \d/)
+    assert.match(await toolText(timed.url, "heard", options), /notifications\/cancelled \d/)
   })
 
   it("that falls silent in the middle of its stream ends as well, whatever comments the stream gets", async () => {
@@ -285,6 +275,6 @@ describe("a request of revision 2026-07-28", () => {
 describe("the probe for the era", () => {
   it("is left out where the setting says what the back end speaks", async () => {
     const known = await Serving.gateway({ backends: { asking: { ...asking("--silent"), era: "legacy" } } })
-    assert.strictEqual(await text("heard", {}, known.url), "[\"initialize\",\"notifications/initialized\"]")
+    assert.strictEqual(await toolText(known.url, "heard"), "[\"initialize\",\"notifications/initialized\"]")
   })
 })

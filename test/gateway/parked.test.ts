@@ -5,15 +5,10 @@ import { createServer } from "node:net"
 import { join } from "node:path"
 import * as Kit from "../kit/gateway/gateway.ts"
 import type { Options, Said } from "../kit/gateway/modern.ts"
-import { answers, callTool, everything as capabilities, textOf } from "../kit/gateway/modern.ts"
+import { answers, asking, callTool, everything as capabilities, light, textOf } from "../kit/gateway/modern.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 import { shortOrLong } from "../kit/long.ts"
 
-const asking = (...args: ReadonlyArray<string>) => ({
-  command: process.execPath,
-  args: [new URL("../fixtures/asking-server.ts", import.meta.url).pathname, ...args]
-})
-const light = { command: "sh", args: [new URL("../fixtures/asking.sh", import.meta.url).pathname] }
 /** What the back end `noting` has heard. */
 const notes = join(Serving.directory(), "heard")
 
@@ -60,9 +55,6 @@ beforeAll(async () => {
   keyless = (await Serving.gateway({ backends, acquireTimeout: "1 hour" })).origin
 })
 const keylessOf = (backend: string, more: More = {}) => clientOf(`${keyless}/mcp/${backend}`, { capabilities, ...more })
-const isInFlight = (pid: number, count: number) =>
-  Kit.eventually(`${count} requests run`, async () => (await Kit.sessionOn(keyless, pid))?.inFlight === count)
-
 describe("a call whose server asks its client", () => {
   it("goes on in the very process that has asked, with the client's answer", async () => {
     const pid = await one.pid()
@@ -140,7 +132,7 @@ describe("a call whose server asks its client", () => {
     const asked = await client.call("giveUp")
     isAsked(asked)
     process.kill(pid, "SIGUSR2")
-    await isInFlight(pid, 0)
+    await Kit.untilRunning(keyless, pid, 0)
     assert.strictEqual(await client.text("giveUp", {}, { again: answers(asked) }), "gave up")
   })
 
@@ -254,10 +246,10 @@ describe("a server's question that cannot be attributed", () => {
     const pid = await fresh.pid()
     const aborter = new AbortController()
     const left = fresh.call("never", {}, { signal: aborter.signal }).then(() => "answered", () => "gone")
-    await isInFlight(pid, 1)
+    await Kit.untilRunning(keyless, pid)
     aborter.abort()
     assert.strictEqual(await left, "gone")
-    await isInFlight(pid, 0)
+    await Kit.untilRunning(keyless, pid, 0)
     // Nobody has asked yet, so the process goes on, with what it remembers.
     assert.strictEqual(await fresh.pid(), pid)
     const unclear = await fresh.call("ask")

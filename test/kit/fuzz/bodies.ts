@@ -12,111 +12,70 @@ export const levelsOf = (json: string): number => {
 }
 
 const names = ["__proto__", "constructor", "prototype", "toString", "hasOwnProperty", "id", "jsonrpc"] as const
+const scalars = ["0", "-0", "1e400", "-1E-400", "123456789012345678901234567890", "true", "false", "null", "[]", "{}"]
+  .concat(["\\ud800", "\\udc00x", "\\u0000", "\u{1F600}", "\u2028", "${HOME}", "a\\nb"].map((text) => `"${text}"`))
 
-const ids = ["1", "0", "-0", "1.5", "9007199254740993", "1e3", "\"1\"", "\"\"", "\"\\ud800\"", "\"__proto__\""] as const
-const wrongIds = ["null", "true", "{}", "[1]", "1e400", "{\"toString\":1}"] as const
+/** Any JSON: numbers that no double holds, deep nesting, lone surrogates, names of prototypes, doubled names or none. */
+export const anyJson = (random: Random, doubled = true, depth = 0): string => {
+  const inner = () => anyJson(random, doubled, depth + 1)
+  const kind = random.below(depth > 3 ? 7 : 10)
+  if (kind < 5) return random.pick(scalars)
+  if (kind < 7) {
+    const levels = random.pick([10, 100, 2000])
+    const [open, close] = random.pick([["[", "]"], ["{\"a\":", "}"], ["", ""]])
+    return `${open.repeat(levels)}"${"x".repeat(random.below(3000))}"${close.repeat(levels)}`
+  }
+  if (kind === 7) return `[${Array.from({ length: random.below(4) }, inner).join()}]`
+  const chosen = Array.from({ length: random.below(4) }, () => random.pick([...names, "a", ""]))
+  const members = (doubled ? chosen : [...new Set(chosen)]).map((name) => `"${name}":${inner()}`)
+  return `{${members.join(", ")}}`
+}
+
+const ids = ["1", "0", "-0", "1.5", "9007199254740993", "1e3", "\"1\"", "\"\"", "\"\\ud800\"", "\"__proto__\""]
+const wrongIds = ["null", "true", "{}", "[1]", "1e400", "{\"toString\":1}"]
 const methods = ["tools/call", "ping", "", "__proto__", "\\u0000", "initialize", "notifications/initialized"]
   .concat(["logging/setLevel", "resources/subscribe", "x".repeat(1500)])
   .map((method) => `"${method}"`)
-const wrongMethods = ["1", "{}", "null"] as const
+const request = ["jsonrpc", "id", "method", "params"]
+/** The members of requests, of a notification, of a result, of an error, and of a request with another member. */
+const shapes = [request, request, request, ["jsonrpc", "method", "params"], ["jsonrpc", "id", "result"]]
+  .concat([["jsonrpc", "id", "error"], [...request, "__proto__"]])
 
-/** Any JSON, as text: numbers that no double holds, deep nesting, lone surrogates, names of prototypes, doubled names or none. */
-export const anyJson = (random: Random, doubled = true, depth = 0): string => {
-  const kind = random.below(depth > 3 ? 8 : 11)
-  const inner = () => anyJson(random, doubled, depth + 1)
-  switch (kind) {
-    case 0:
-      return random.pick(["0", "-0", "1e400", "-1E-400", "123456789012345678901234567890", "0.1"])
-    case 1:
-      return random.pick(["true", "false", "null"])
-    case 2:
-      return `"${random.pick(["\\ud800", "\\udc00x", "\\u0000", "\u{1F600}", "\u2028", "\\\\", "${HOME}", "a\\nb"])}"`
-    case 3: {
-      const levels = random.pick([10, 100, 3000])
-      return "[".repeat(levels) + "]".repeat(levels)
-    }
-    case 4: {
-      const levels = random.pick([10, 100, 2000])
-      return "{\"a\":".repeat(levels) + "1" + "}".repeat(levels)
-    }
-    case 5:
-      return `"${"x".repeat(random.below(3000))}"`
-    case 6:
-      return "[]"
-    case 7:
-      return "{}"
-    case 8:
-      return `[${Array.from({ length: random.below(4) }, inner).join()}]`
-    default: {
-      const chosen = Array.from({ length: random.below(4) }, () => random.pick([...names, "a", ""]))
-      const members = (doubled ? chosen : [...new Set(chosen)]).map((name) => `"${name}":${inner()}`)
-      return `{${members.join(", ")}}`
-    }
-  }
-}
-
-/** A message of JSON-RPC; one in five has a wrong member. */
+/** A message of JSON-RPC. Some have a wrong member. */
 const message = (random: Random): string => {
-  const wrong = random.chance(0.2)
-  const members = [
-    `"jsonrpc":${wrong && random.chance(0.3) ? "\"1.0\"" : "\"2.0\""}`,
-    `"id":${random.pick(wrong ? wrongIds : ids)}`,
-    `"method":${random.pick(wrong && random.chance(0.5) ? wrongMethods : methods)}`,
-    `"params":${params(random)}`,
-    `"result":${anyJson(random)}`,
-    `"error":${anyJson(random)}`,
-    `"${random.pick(names)}":${anyJson(random)}`
-  ]
-  // What makes a request, a notification, a result, an error and a request with another member.
-  const chosen = random.pick([[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3], [0, 2, 3], [0, 1, 4], [0, 1, 5], [
-    0,
-    1,
-    2,
-    3,
-    6
-  ]])
-  return `{${
-    members.filter((_, i) => chosen.includes(i)).toSorted(() => random.next() - 0.5).join(random.pick([",", " ,\r\n"]))
-  }}`
+  const right = random.chance(0.8)
+  const values: Record<string, string> = {
+    jsonrpc: right ? "\"2.0\"" : random.pick(["2.0", "\"1.0\"", "\"2.0\""]),
+    id: random.pick(right ? ids : wrongIds),
+    method: random.pick(right ? methods : ["1", "{}", "null", "\"ping\""]),
+    params: random.pick([
+      "{\"name\":\"count\"}",
+      `{"name":"raw","arguments":{"any":${anyJson(random)}},"_meta":{"progressToken":${anyJson(random)}}}`,
+      `{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":${anyJson(random)}}`,
+      anyJson(random)
+    ])
+  }
+  const members = random.pick(shapes).map((name) => `"${name}":${values[name] ?? anyJson(random)}`)
+  return `{${members.toSorted(() => random.next() - 0.5).join(random.pick([",", " ,\r\n"]))}}`
 }
-
-const params = (random: Random): string =>
-  random.pick([
-    "{\"name\":\"count\"}",
-    `{"name":"raw","arguments":{"any":${anyJson(random)}},"_meta":{"progressToken":${anyJson(random)}}}`,
-    `{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":${anyJson(random)}}`,
-    anyJson(random)
-  ])
 
 const batch = (random: Random): string =>
   `[${Array.from({ length: 1 + random.below(5) }, () => message(random)).join()}]`
 
-/** Bytes with some of them changed, taken out, doubled, or cut off at the end. */
+/** Bytes with some of them changed, taken out, doubled, inserted, or cut off at the end. */
 export const damaged = (random: Random, bytes: Buffer): Buffer => {
-  let result = Buffer.from(bytes)
-  for (let i = 1 + random.below(3); i > 0 && result.length > 0; i--) {
-    const at = random.below(result.length)
+  let result = bytes
+  for (let i = 1 + random.below(3); i > 0; i--) {
+    const at = random.below(result.length + 1)
     const length = 1 + random.below(8)
-    switch (random.below(5)) {
-      case 0:
-        result[at] = random.below(256)
-        break
-      case 1:
-        result = Buffer.concat([result.subarray(0, at), result.subarray(at + length)])
-        break
-      case 2:
-        result = Buffer.concat([result.subarray(0, at + length), result.subarray(at)])
-        break
-      case 3:
-        result = result.subarray(0, at)
-        break
-      default:
-        result = Buffer.concat([
-          result.subarray(0, at),
-          Buffer.from(random.pick(["\"", "{", "]", ",", "\\", "\0", "\xff\xfe", "\xed\xa0\x80"]), "latin1"),
-          result.subarray(at)
-        ])
-    }
+    const [before, after] = [result.subarray(0, at), result.subarray(at)]
+    result = Buffer.concat(random.pick([
+      [before, Buffer.of(random.below(256)), after.subarray(1)],
+      [before, after.subarray(length)],
+      [result.subarray(0, at + length), after],
+      [before],
+      [before, Buffer.from(random.pick(["\"", "{", "]", ",", "\\", "\0", "\xff\xfe", "\xed\xa0\x80"]), "latin1"), after]
+    ]))
   }
   return result
 }

@@ -248,6 +248,10 @@ export const sessionOn = async (
   return sessions.find((session: { readonly pid: number }) => session.pid === pid)
 }
 
+/** Waits until so many requests run in the session on a process. */
+export const untilRunning = (origin: string, pid: number, count = 1): Promise<void> =>
+  eventually(`${count} requests run`, async () => (await sessionOn(origin, pid))?.inFlight === count)
+
 /** How many requests run in a gateway's sessions. */
 export const inFlight = async (origin: string): Promise<number> => {
   const { sessions } = await (await fetch(`${origin}/sessions`)).json()

@@ -2,6 +2,15 @@
 import * as Modern from "../../../src/gateway/protocol/Modern.ts"
 import { headers } from "./gateway.ts"
 
+const fixture = (name: string) => new URL(`../../fixtures/${name}`, import.meta.url).pathname
+/** A legacy server whose tools ask their client. */
+export const asking = (...args: ReadonlyArray<string>) => ({
+  command: process.execPath,
+  args: [fixture("asking-server.ts"), ...args]
+})
+/** The same in a shell, for many processes. */
+export const light = { command: "sh", args: [fixture("asking.sh")] }
+
 export interface Said {
   readonly status: number
   readonly headers: Headers
@@ -73,6 +82,10 @@ export const callTool = (url: string, name: string, args: object = {}, options: 
 
 /** The text of a tool's result. */
 export const textOf = (said: Said): string => said.last.result?.content?.[0]?.text
+
+/** Calls a tool; the text of its result. */
+export const toolText = async (url: string, name: string, options: Options = {}): Promise<string> =>
+  textOf(await callTool(url, name, {}, options))
 
 /** What a client sends again to a call that asked: its answers by key. */
 export const answers = (said: Said, ...texts: ReadonlyArray<string>) => ({
