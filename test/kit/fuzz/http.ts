@@ -20,8 +20,10 @@ export interface Case {
   readonly method: string
   readonly head: string
   readonly body: Buffer
-  /** A request that is not whole. The client half-closes the connection after it. */
-  readonly end: boolean
+  /** Half-closes the connection afterwards, because the request is not whole. */
+  readonly end?: boolean
+  /** Whether the answer may open a session. */
+  readonly opens?: boolean
   readonly statuses: ReadonlyArray<number | "closed">
 }
 
@@ -34,20 +36,10 @@ const choose = (random: Random, parts: ReadonlyArray<Parts.Part>) => {
   }
 }
 
+const methods = "POST POST POST POST POST GET DELETE PUT OPTIONS HEAD QUERY".split(" ")
+
 const mcp = (index: number, random: Random): Case => {
-  const method = random.pick([
-    "POST",
-    "POST",
-    "POST",
-    "POST",
-    "POST",
-    "GET",
-    "DELETE",
-    "PUT",
-    "OPTIONS",
-    "HEAD",
-    "QUERY"
-  ])
+  const method = random.pick(methods)
   const { session } = Parts
   const { texts: [path = "", ...headers], wrong } = choose(random, [
     Parts.path,
@@ -74,7 +66,7 @@ const mcp = (index: number, random: Random): Case => {
       method === "POST" ? length : ""
     }\r\n`,
     body: length.startsWith("T") && method === "POST" ? chunked(random, body) : body,
-    end: false,
+    opens: body.includes("initialize"),
     statuses: [...(found.length > 0 ? found : success(method)), ...inside(method, body, outer.length > 0)]
   }
 }
@@ -123,7 +115,6 @@ const operators = (index: number, random: Random): Case => {
     method,
     head: `${method} ${path} HTTP/1.1\r\n${texts.join("")}\r\n`,
     body: Buffer.alloc(0),
-    end: false,
     statuses: known ? (found.length > 0 ? found : [200]) : [401, 403, 404]
   }
 }
@@ -244,12 +235,12 @@ const finish = async (target: Target, before: Awaited<ReturnType<typeof stateOf>
 // -----------------------------------------------------------------------------
 
 /** Why an answer is not allowed; `undefined` if it is. */
-const faultOf = ({ body, statuses }: Case, said: RawResponse | undefined, secrets: ReadonlyArray<string>) => {
+const faultOf = ({ opens, statuses }: Case, said: RawResponse | undefined, secrets: ReadonlyArray<string>) => {
   if (!statuses.includes(said?.status ?? "closed")) return "a status that is not listed"
   if (said === undefined) return undefined
   const secret = secrets.find((secret) => said.body.includes(secret))
   if (secret !== undefined) return `it holds ${secret}`
-  if (said.headers.has("mcp-session-id") && !body.includes("initialize")) return "a new session"
+  if (said.headers.has("mcp-session-id") && opens !== true) return "a new session"
   if (said.headers.get("content-type") !== "application/json" || said.body === "") return undefined
   const { error, jsonrpc } = JSON.parse(said.body)
   if (said.status < 400) return undefined
@@ -260,25 +251,24 @@ const faultOf = ({ body, statuses }: Case, said: RawResponse | undefined, secret
 
 const attempt = async (target: Target, connection: Raw.RawConnection, test: Case) => {
   const { ended, failures, others, ours, url } = target
-  const theirs = others.theirs.session
-  const elsewhere = others.elsewhere.session
-  const words: Record<string, string> = { ours, OURS: ours.toUpperCase(), theirs, elsewhere, ended, key: keys.ours }
-  words["admin"] = keys.admin
+  const [theirs, elsewhere] = [others.theirs.session, others.elsewhere.session]
+  const sessions = { ours, OURS: ours.toUpperCase(), theirs, elsewhere, ended }
+  const words: Record<string, string> = { ...sessions, key: keys.ours, admin: keys.admin }
   const head = Buffer.from(test.head.replace(/\{(\w+)\}/g, (text, word: string) => words[word] ?? text), "latin1")
   const isStream = test.method === "GET" && test.kind === "GET "
   const send = (via: Raw.RawConnection) =>
-    via.exchange([head, test.body], { head: test.method === "HEAD", firstBytes: isStream, end: test.end })
+    via.exchange([head, test.body], { head: test.method === "HEAD", firstBytes: isStream, end: test.end === true })
   const open = () => Raw.open(Number(new URL(url).port))
   let used = connection.usable() ? connection : await open()
   try {
     let said = await send(used)
     // A server that lacks CPU time may find that the keep-alive time is over before it finds the request.
-    if (said === undefined && used === connection && !test.end) said = await send(used = await open())
+    if (said === undefined && used === connection && test.end !== true) said = await send(used = await open())
     const reason = faultOf(test, said, [...Object.values(keys), theirs, elsewhere, "\n    at "])
     if (reason !== undefined) failures.push(describe(test, said, reason))
     const opened = said?.headers.get("mcp-session-id")
     if (opened !== undefined) await target.end(opened)
-    if (isStream || test.end) used.socket.destroy()
+    if (isStream || test.end === true) used.socket.destroy()
     return { status: said?.status ?? "closed", connection: used }
   } catch (error) {
     failures.push(describe(test, undefined, String(error)))
