@@ -1,6 +1,8 @@
 /** What each wrong request is told, and that no client can end the gateway. */
+import { createServer } from "node:http"
 import { connect } from "node:net"
 import { assert, describe, it } from "vitest"
+import { answerWithoutRoutes } from "../../src/gateway/app/CommandLine.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serve from "../kit/gateway/serving.ts"
 
@@ -176,4 +178,16 @@ it("a connection to the command is announced with a keep-alive of 75 seconds, or
     const { headers } = await fetch(`${origin}/health`)
     assert.strictEqual(headers.get("keep-alive"), `timeout=${seconds}`)
   }
+})
+
+it("a request to the command is answered with 503 while no route is installed", async () => {
+  const server = answerWithoutRoutes(createServer())
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
+  const early = await fetch(`http://127.0.0.1:${Kit.portOf(server)}/`, { method: "POST", body: "{}" })
+  assert.deepStrictEqual([early.status, early.headers.get("retry-after")], [503, "10"])
+  assert.strictEqual((await early.json()).error.message, "The gateway starts or stops")
+  server.on("request", (_, response) => response.end("served"))
+  assert.strictEqual(await (await fetch(`http://127.0.0.1:${Kit.portOf(server)}/`)).text(), "served")
+  server.closeAllConnections()
+  server.close()
 })

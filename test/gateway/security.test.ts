@@ -195,26 +195,21 @@ describe("floods and slow clients", () => {
     assert.strictEqual(await statusOf(port, `${health}X-Big: ${"x".repeat(4096)}\r\n\r\n`), 431)
   })
 
-  it("an offered upgrade is passed over; its connection is closed only if the request is refused before its body", async () => {
+  it("an offered upgrade is passed over, and its connection serves the next request", async () => {
     const { port } = await Serve.command([])
-    const h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
-    const webSocket = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
-    /** Sends these parts of the body `{}`, the rest with the next request; true if both are answered. */
-    const stays = async (host: string, offer: string, first: string, ...parts: ReadonlyArray<string>) => {
+    for (
+      const offer of [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+      ]
+    ) {
       const connection = await Raw.open(port)
-      const head = `POST /mcp HTTP/1.1\r\nHost: ${host}\r\nContent-Type: application/json\r\nContent-Length: 2\r\n` +
+      const head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n" +
         `Accept: application/json, text/event-stream\r\n${offer}\r\n`
-      const refused = await exchange(connection, `${head}${first}`, ...parts)
-      assert.strictEqual(refused?.status, host === "localhost" ? 400 : 403)
-      const next = await exchange(connection, `${"{}".slice(first.length + parts.length)}${health}\r\n`)
+      assert.strictEqual((await exchange(connection, `${head}{`, "}"))?.status, 400)
+      assert.strictEqual((await exchange(connection, `${health}\r\n`))?.status, 200)
       connection.socket.destroy()
-      assert.strictEqual(refused?.headers.get("connection") === "close", next === undefined)
-      return next?.status === 200
     }
-    assert.isFalse(await stays("evil.example", h2c, "{"))
-    assert.isTrue(await stays("evil.example", "", "{"))
-    assert.isTrue(await stays("localhost", h2c, "{", "}"))
-    for (const offer of [h2c, webSocket]) assert.isTrue(await stays("localhost", offer, "{}"))
   })
 
   // The second one bounds the header too, and Node wants whole milliseconds.
