@@ -102,9 +102,9 @@ describe("both eras on one URL", () => {
   it("nobody reaches a lane by guessing its name as a session", async () => {
     const pid = await pidOf()
     const client = {
-      info: JSON.stringify({ name: "raw", version: "1" }),
+      info: { name: "raw", version: "1" },
       name: undefined,
-      capabilities: Modern.capabilitiesOf({}, "{}")
+      capabilities: Modern.capabilitiesOf({})
     }
     const id = Callers.identify({ backend: "asking", principal: "", known: true, client })
     for (const method of ["GET", "DELETE", "POST"]) {
@@ -194,7 +194,7 @@ describe("what is shared", () => {
     // Another user's socket with the same ports, on another loopback address.
     const twice = `${table}\n   5: 0200007F:C350 0100007F:1F90 01 0:0 0:0 0 1000 0 6 1`
     assert.isUndefined(PeerOwner.usersOf(twice).get("50000:8080"))
-    const client = { info: "{}", name: undefined, capabilities: Modern.capabilitiesOf({}, "{}") }
+    const client = { info: {}, name: undefined, capabilities: Modern.capabilitiesOf({}) }
     const loner = { backend: "asking", principal: "", known: false, client }
     assert.notStrictEqual(Callers.identify(loner), Callers.identify(loner))
     const options = { client: "own" }

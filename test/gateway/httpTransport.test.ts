@@ -1,6 +1,7 @@
-/** A server of earlier revisions on Streamable HTTP as lines: what is sent for each, and what comes of the responses. */
+/** A server of earlier revisions on Streamable HTTP: the requests that it gets, and the messages of its responses. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
 import * as Clock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { event, json, Scripted, stream } from "../kit/gateway/scripted.ts"
@@ -51,17 +52,17 @@ describe("the earlier form", () => {
     }
     await Kit.eventually("all have been sent", () => order().length === 3)
     assert.deepStrictEqual(order(), ["logging/setLevel", "notifications/x", "last"])
-    assert.isTrue(scripted.lines.some((line) => line.id === 1))
+    assert.isTrue(scripted.messages.some(({ id }) => id === 1))
   })
 
-  it("holds few lines for a server that takes none, and lets the sender go at its end", async () => {
+  it("holds few messages for a server that takes none, and lets the sender go at its end", async () => {
     await scripted.handshake()
     scripted.answers["notifications/x"] = () => {}
-    const line = "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\"}\n"
+    const message = JsonRpc.notification("notifications/x")
     let held = 0
-    while (held < 1000 && scripted.transport.offer(line)) held++
+    while (held < 1000 && scripted.transport.offer(message)) held++
     assert.isBelow(held, 20)
-    const waiting = Effect.runPromise(Effect.exit(scripted.transport.send(line)))
+    const waiting = Effect.runPromise(Effect.exit(scripted.transport.send(message)))
     await scripted.close()
     await waiting
   })
@@ -72,9 +73,11 @@ describe("the earlier form", () => {
       void response.writeHead(200, { "content-type": "application/json" })
         .end(`{"jsonrpc":"2.0","id":${id},"result":${"[".repeat(256)}${"]".repeat(256)}}`)
     scripted.call(1, "tools/list")
-    const told = () => scripted.lines.find(({ error, id }) => id === 1 && error !== undefined)?.error.message
+    const told = () => scripted.messages.find(({ error, id }) => id === 1 && error !== undefined)?.error.message
     await Kit.eventually("the call is answered", () => told() !== undefined, 5)
-    assert.strictEqual(told(), "the back end sent no answer")
+    assert.strictEqual(told(), "The answer is nested deeper than 256 levels")
+    assert.lengthOf(scripted.garbage, 1)
+    assert.lengthOf(scripted.messages.filter(({ id }) => id === 1), 1)
   })
 
   it("hears the stream of GET, again and from where it was when it has ended", async () => {
@@ -85,7 +88,7 @@ describe("the earlier form", () => {
       response.end()
     }
     await scripted.handshake()
-    await Kit.eventually("both have come", () => scripted.lines.length === 3 && times === 3)
+    await Kit.eventually("both have come", () => scripted.messages.length === 3 && times === 3)
     assert.deepStrictEqual(
       scripted.seen.filter(({ method }) => method === "GET").map(({ headers }) => headers["last-event-id"]),
       [undefined, "e-1", "e-2"]

@@ -2,9 +2,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Scope } from "effect"
 import { TestClock } from "effect/testing"
-import { BackendFailed } from "../../src/gateway/sessions/GatewayErrors.ts"
 import * as Spares from "../../src/gateway/transports/Spares.ts"
 import type { Transport } from "../../src/gateway/transports/Transport.ts"
+import { BackendFailed } from "../../src/gateway/transports/Transport.ts"
 
 const failure = new BackendFailed({ reason: "over", stderr: "" })
 

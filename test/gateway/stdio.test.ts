@@ -1,4 +1,4 @@
-/** The lines of a process: none lost, none overtaken, and nobody waits for a process that is gone. */
+/** The messages of a process: none lost, none overtaken, and nobody waits for a process that is gone. */
 import { Clock, Context, Deferred, Duration, Effect, Exit, Logger, Scope } from "effect"
 import { afterEach, assert, beforeEach, describe, it } from "vitest"
 import * as Bridge from "../../src/gateway/conversation/Bridge.ts"
@@ -9,6 +9,7 @@ import * as StdioProcess from "../../src/gateway/transports/StdioProcess.ts"
 import type { Receiver, Transport } from "../../src/gateway/transports/Transport.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
+import * as Told from "../kit/gateway/told.ts"
 
 describe("one process", () => {
   let scope: Scope.Closeable
@@ -43,40 +44,57 @@ describe("one process", () => {
   const attach = (transport: Transport, receiver: Receiver) => Effect.runPromise(transport.attach(receiver))
   const end = async (transport: Transport) => (await Effect.runPromise(Deferred.await(transport.ended))).reason
 
+  /** Makes `seq` print a response instead of each number. */
+  const format = "{\"jsonrpc\":\"2.0\",\"id\":%.0f,\"result\":0}"
+  const seq = (last: number) => `seq -f '${format}' 1 ${last}`
+  const oneTo = (last: number) => Array.from({ length: last }, (_, i) => i + 1)
+  /** A receiver that records the ids of responses. `hasRoom` gets the number of responses so far. */
+  const receiver = (room: Effect.Effect<void>, hasRoom: (count: number) => boolean = () => true) => {
+    const seen: Array<JsonRpc.Id> = []
+    const receive: Receiver["receive"] = (message) => message._tag !== "Response" || hasRoom(seen.push(message.id))
+    return { seen, receive, garbage: () => {}, room }
+  }
+
   it("hands on every line in order before it tells of the end, also where the receiver had no room meanwhile", async () => {
-    const seen: Array<string> = []
     // More than a chunk and less than the pipe holds: it has exited while its lines wait.
-    const { close, transport } = await startOnClock("seq", "1", "20000")
+    const { close, transport } = await startOnClock("seq", "-f", format, "1", "3000")
     const gone = Kit.eventually("it is gone", () => !Kit.alive(transport.pid ?? 0))
       // The exit event reaches the gateway a moment later.
       .then(() => new Promise((resolve) => setTimeout(resolve, 50)))
-    await attach(transport, {
-      receive: (line) => {
-        seen.push(line)
-        return ![10, 11, 9000].includes(seen.length)
-      },
-      room: Effect.promise(() => gone)
-    })
+    const to = receiver(Effect.promise(() => gone), (count) => ![10, 11, 2000].includes(count))
+    await attach(transport, to)
     assert.include(await end(transport), "exit code 0")
     await close()
-    assert.deepStrictEqual(seen, Array.from({ length: 20_000 }, (_, i) => String(i + 1)))
+    assert.deepStrictEqual(to.seen, oneTo(3000))
+  })
+
+  it("hands on a line that is no message as garbage, and answers for a message that is nested too deep", async () => {
+    const deep = `{"jsonrpc":"2.0","id":7,"result":${"[".repeat(300)}${"]".repeat(300)}}`
+    const { close, transport } = await startOnClock("printf", "%s\\n", "hello", deep, "{\"jsonrpc\":\"2.0\",\"id\":8}")
+    const to = receiver(Effect.void)
+    const garbage: Array<string> = []
+    await attach(transport, { ...to, garbage: (text) => void garbage.push(text) })
+    await end(transport)
+    await close()
+    assert.deepStrictEqual(garbage, ["hello", deep, "{\"jsonrpc\":\"2.0\",\"id\":8}"])
+    assert.deepStrictEqual(to.seen, [7])
   })
 
   it("a receiver that is slow and goes on has every line before the news of the end, which waits longer for it", async () => {
-    const seen: Array<string> = []
-    const { close, time, transport } = await startOnClock("seq", "1", "10")
-    await attach(transport, { receive: (line) => seen.push(line) % 2 === 0, room: Effect.sleep("100 millis") })
-    await Kit.eventually("it is gone", () => seen.length === 1 && !Kit.alive(transport.pid ?? 0))
+    const { close, time, transport } = await startOnClock("seq", "-f", format, "1", "10")
+    const to = receiver(Effect.sleep("100 millis"), (count) => count % 2 === 0)
+    await attach(transport, to)
+    await Kit.eventually("it is gone", () => to.seen.length === 1 && !Kit.alive(transport.pid ?? 0))
     // The five waits take longer than the gateway waits for a receiver that stands still.
     assert.include(await time.passUntilSettled("it is told", end(transport)), "exit code 0")
-    assert.lengthOf(seen, 10)
+    assert.lengthOf(to.seen, 10)
     await close()
   })
 
   it("a child of its own that talks on for ever does not put off the news of its end for ever", async () => {
     const { close, time, transport } = await startOnClock("sh", "-c", "(while :; do echo more; done) & exec seq 1 3")
     let said = Promise.withResolvers<void>()
-    await attach(transport, { receive: () => (said.resolve(), true), room: Effect.void })
+    await attach(transport, { ...receiver(Effect.void), garbage: () => said.resolve() })
     const ended = end(transport)
     await Kit.eventually("it is gone", () => !Kit.alive(transport.pid ?? 0))
     const isTold = (): Promise<boolean> => {
@@ -90,32 +108,25 @@ describe("one process", () => {
   })
 
   it("a receiver that never has room again does not delay the news of its end, and holds up what is written afterwards", async () => {
-    const seen: Array<string> = []
-    const transport = await start(
-      "sh",
-      "-c",
-      "(while kill -0 $$; do :; done; exec seq 1 100000) 2>/dev/null & exec seq 1 10"
-    )
-    await attach(transport, { receive: (line) => seen.push(line) < 5, room: Effect.never })
+    const child = `(while kill -0 $$; do :; done; exec ${seq(100_000)}) 2>/dev/null & exec ${seq(10)}`
+    const transport = await start("sh", "-c", child)
+    const to = receiver(Effect.never, (count) => count < 5)
+    await attach(transport, to)
     assert.include(await end(transport), "exit code 0")
-    assert.deepStrictEqual(seen, ["1", "2", "3", "4", "5"])
+    assert.deepStrictEqual(to.seen, oneTo(5))
   })
 
   for (const at of [1, 3]) {
     it(`a receiver that throws ${at === 1 ? "at once" : "after a wait"} fails this session and nothing else`, async () => {
-      const seen: Array<string> = []
-      const { close, time, transport } = await startOnClock("sh", "-c", "seq 1 10; exec sleep 1000")
-      await attach(transport, {
-        receive: (line) => {
-          seen.push(line)
-          if (seen.length === at) throw new Error("a defect of the receiver")
-          return seen.length !== 2
-        },
-        room: Effect.sleep("10 millis")
+      const { close, time, transport } = await startOnClock("sh", "-c", `${seq(10)}; exec sleep 1000`)
+      const to = receiver(Effect.sleep("10 millis"), (count) => {
+        if (count === at) throw new Error("a defect of the receiver")
+        return count !== 2
       })
+      await attach(transport, to)
       const told = await time.passUntilSettled("it is told", end(transport))
       assert.strictEqual(told, "the gateway could not handle a line of the back end")
-      assert.lengthOf(seen, at)
+      assert.lengthOf(to.seen, at)
       assert.isTrue(logged.some((message) => String(message).includes("could not handle a line")))
       await close()
     })
@@ -124,9 +135,9 @@ describe("one process", () => {
   it("one that closes its stdin is noticed by what is written to it", async () => {
     const { close, time, transport } = await startOnClock("sh", "-c", "exec 0<&-; echo closed; exec sleep 1000")
     await new Promise<void>((resolve) => {
-      void attach(transport, { receive: () => (resolve(), true), room: Effect.void })
+      void attach(transport, { ...receiver(Effect.void), garbage: () => resolve() })
     })
-    assert.isTrue(transport.offer("{}\n"))
+    assert.isTrue(transport.offer(JsonRpc.notification("notifications/x")))
     assert.strictEqual(
       await time.passUntilSettled("it is noticed", end(transport)),
       "the back end has closed its stdin"
@@ -136,8 +147,8 @@ describe("one process", () => {
 
   it("writes that wait end with their process: none is left when its scope is closed", async () => {
     const transport = await start("sleep", "1000")
-    const line = `${"x".repeat(100_000)}\n`
-    const writes = Array.from({ length: 40 }, () => Effect.runFork(transport.send(line)))
+    const message = JsonRpc.notification("notifications/x", { filler: "x".repeat(100_000) })
+    const writes = Array.from({ length: 40 }, () => Effect.runFork(transport.send(message)))
     const waiting = () => writes.filter((fiber) => fiber.pollUnsafe() === undefined).length
     assert.isAbove(waiting(), 30)
     await Effect.runPromise(Scope.close(scope, Exit.void))
@@ -151,7 +162,7 @@ describe("one process", () => {
     const bridge = await Effect.runPromise(
       Bridge.make(
         process,
-        ClientRecord.make(0, Kit.initializeBody, {}),
+        ClientRecord.make(Told.requestOf(Kit.initializeBody)),
         {
           requestTimeout: Duration.infinity,
           streamAfter: Duration.infinity,
@@ -162,10 +173,9 @@ describe("one process", () => {
         GatewayMetrics.make("test", Context.empty(), GatewayMetrics.recent())
       ).pipe(Scope.provide(scope))
     )
-    const call = Kit.toolCall(1, "lastWords", { count: 40, size: 3000 })
-    const message = JsonRpc.classify(JSON.parse(call))
-    const running = message?._tag === "Request" ? bridge.request(message, call, Effect.void) : undefined
-    if (running?._tag !== "Running") return assert.fail("not taken")
+    const call = Told.requestOf(Kit.toolCall(1, "lastWords", { count: 40, size: 3000 }))
+    const running = bridge.request(call, Effect.void)
+    if (running._tag !== "Running") return assert.fail("not taken")
     const opened = Effect.map(running.reply, (reply) => reply._tag === "Stream" ? reply.open() : undefined)
     const reader = await Effect.runPromise(opened)
     if (reader === undefined) return assert.fail("no stream")

@@ -12,7 +12,7 @@ beforeEach(() => {
   let last = 0
   log = []
   timers = []
-  subscriptions = Subscriptions.make({
+  subscriptions = new Subscriptions.Subscriptions({
     open: (filter) => {
       log.push(`open ${++last} ${Object.values(filter).join()}`)
       return last

@@ -6,7 +6,6 @@ import { rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as ClientRecord from "../../src/gateway/conversation/ClientRecord.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
-import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
 import * as Endings from "../../src/gateway/sessions/Endings.ts"
 import * as GatewayErrors from "../../src/gateway/sessions/GatewayErrors.ts"
 import * as Placement from "../../src/gateway/sessions/Placement.ts"
@@ -17,13 +16,13 @@ import * as SessionPool from "../../src/SessionPool.ts"
 import * as Counting from "../kit/cluster/counting.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serving from "../kit/gateway/serving.ts"
+import * as Told from "../kit/gateway/told.ts"
 
-const message = JsonRpc.classify(JSON.parse(Kit.initializeBody))
-if (message?._tag !== "Request") throw new Error("no request")
+const message = Told.requestOf(Kit.initializeBody)
 const [name, principal, id] = ["sleeping", "", "00000000-0000-4000-8000-000000000000"]
 const other = "00000000-0000-4000-8000-000000000001"
 const key = SessionKey.makeUnsafe(name, id)
-const record = ClientRecord.make(1, Kit.initializeBody, {})
+const record = ClientRecord.make(message)
 const schedule = Schedule.spaced("10 millis")
 
 /** Which error an effect ends with. */
@@ -114,7 +113,7 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
       assert.deepStrictEqual(processes().filter(Kit.alive), [])
     }),
     launching: until(({ launching }) => launching === 1),
-    open: (of = id, backend = name) => sessions.open(backend, principal, of, message, Kit.initializeBody),
+    open: (of = id, backend = name) => sessions.open(backend, principal, of, message),
     lease: (of = id, backend = name) => Effect.scoped(sessions.lease(backend, principal, of)),
     end: (of = id, backend = name) => sessions.end(backend, principal, of),
     /** The session's process goes, as if it had been idle for long. */
@@ -174,7 +173,7 @@ describe("a session that has moved to another replica", () => {
         (connection) =>
           Effect.repeat(
             Effect.sync(() =>
-              connection._tag === "Bridge" ? connection.request(message, "{}", Effect.void)._tag : connection._tag
+              connection._tag === "Bridge" ? connection.request(message, Effect.void)._tag : connection._tag
             ),
             { until: (tag) => tag === "Over", schedule }
           )

@@ -9,6 +9,8 @@ import type { Statement } from "effect/sql"
 import { SqlClient } from "effect/sql"
 import * as StoredSleepers from "../../src/gateway/cluster/StoredSleepers.ts"
 import * as ClientRecord from "../../src/gateway/conversation/ClientRecord.ts"
+import * as Json from "../../src/gateway/protocol/Json.ts"
+import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
 import type { Limits } from "../../src/gateway/sessions/Sleepers.ts"
 import * as SessionKey from "../../src/SessionKey.ts"
 import * as Holding from "../kit/cluster/holding.ts"
@@ -72,18 +74,18 @@ const entry = "INSERT INTO \"effect_session_pool_sessions\""
 let made = 0
 /** A session that no other test has. */
 const session = (name = "one") => {
-  const text = `{"name":"${name}"}`
+  const initialize = JsonRpc.request(1, "initialize", { clientInfo: { name, version: "1" } })
   return {
     key: SessionKey.makeUnsafe("backend", `session-${made++}`),
-    record: ClientRecord.make(1, text, { clientInfo: { name, version: "1" } })
+    record: ClientRecord.make(initialize)
   }
 }
 
-const level = (record: ClientRecord.ClientRecord, text: string) =>
-  ClientRecord.note(record, "logging/setLevel", undefined, text)
+const level = (record: ClientRecord.ClientRecord, level: string) =>
+  ClientRecord.note(record, JsonRpc.request(2, "logging/setLevel", { level }))
 
 const levelOf = (found: Option.Option<ClientRecord.ClientRecord>) =>
-  Option.getOrUndefined(Option.map(found, (record) => record.level))
+  Option.getOrUndefined(Option.map(found, (record) => Json.field(record.level?.params, "level")))
 
 interface Row {
   readonly record: string
@@ -186,10 +188,10 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session("ada")
-        ClientRecord.note(record, "notifications/initialized", undefined, "initialized")
+        ClientRecord.note(record, JsonRpc.notification("notifications/initialized"))
         yield* here.enter(key, record)
         for (const uri of ["a", "b", "a"]) {
-          ClientRecord.note(record, "resources/subscribe", { uri }, `subscribe ${uri}`)
+          ClientRecord.note(record, JsonRpc.request(uri, "resources/subscribe", { uri }))
         }
         level(record, "error")
         yield* here.rest(key, record)

@@ -109,7 +109,7 @@ export const answerWithoutRoutes = (server: Server): Server =>
   server.on("request", (_, response) => {
     if (server.listenerCount("request") > 1) return
     response.writeHead(503, { "content-type": "application/json", "retry-after": "10", connection: "close" })
-    response.end(JsonRpc.error(null, JsonRpc.codes.gateway, "The gateway starts or stops"))
+    response.end(JsonRpc.error(null, JsonRpc.codes.gateway, "The gateway starts or stops").text)
   })
 
 /** Loads the configuration again at each SIGHUP. */

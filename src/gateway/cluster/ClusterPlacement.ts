@@ -15,7 +15,7 @@ import type { HttpServerResponse } from "effect/http"
 import { randomUUID } from "node:crypto"
 import type { Refusal } from "../fronts/Refusals.ts"
 import { refuse, retryLater, unknownSession } from "../fronts/Refusals.ts"
-import * as Modern from "../protocol/Modern.ts"
+import * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { Asked, Carried, Host, Placement, Status } from "../sessions/Placement.ts"
 import { here, isSessionId, onlyListens } from "../sessions/Placement.ts"
 import * as Forwarding from "./Forwarding.ts"
@@ -311,7 +311,7 @@ const refuseGone = (carried: Carried) => {
   const id = Forwarding.idOf(carried)
   if (carried.headers["mcp-session-id"] !== undefined) return unknownSession(id)
   if (carried.headers["mcp-method"] === undefined) return Forwarding.refuseCarried(carried, 503, goneUnopened)
-  return refuse(400, goneParked, { ...(id === undefined ? {} : { id }), code: Modern.codes.invalidParams })
+  return refuse(400, goneParked, { ...(id === undefined ? {} : { id }), code: JsonRpc.codes.invalidParams })
 }
 
 /** The answer to `Sessions`. */

@@ -7,6 +7,7 @@ import { Socket } from "effect/socket"
 import * as EventStreamBody from "../fronts/EventStreamBody.ts"
 import type { Refusal } from "../fronts/Refusals.ts"
 import { refuse, retryLater } from "../fronts/Refusals.ts"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { Asked, Carried } from "../sessions/Placement.ts"
 import type { Links, Unreachable } from "./Links.ts"
@@ -113,7 +114,7 @@ const streamedResponse = (
   const lost = Effect.suspend(() => {
     isOver = true
     const [first, ...others] = [...unanswered.values()].map((id) =>
-      EventStreamBody.lastEvent(JsonRpc.error(id, JsonRpc.codes.gateway, outcomeUnknown))
+      EventStreamBody.lastEvent(JsonRpc.error(id, JsonRpc.codes.gateway, outcomeUnknown).text)
     )
     return first === undefined ? Cause.done() : Effect.succeed([first, ...others] as const)
   })
@@ -159,8 +160,8 @@ const answersIn = (answered: (id: JsonRpc.Id) => void) => {
 
 /** The ids of the requests in a carried body, which may be a batch. */
 const idsOf = ({ body }: Carried): ReadonlyArray<JsonRpc.Id> =>
-  [Option.getOrUndefined(JsonRpc.parse(body))].flat().flatMap((json) => {
-    const message = JsonRpc.classify(json)
+  [Option.getOrUndefined(Json.parse(body))].flat().flatMap((json) => {
+    const message = JsonRpc.classify(json, "")
     return message?._tag === "Request" ? [message.id] : []
   })
 

@@ -12,7 +12,8 @@ import type { SqlError, Statement } from "effect/sql"
 import { SqlClient } from "effect/sql"
 import { createHmac } from "node:crypto"
 import * as SessionKey from "../../SessionKey.ts"
-import type * as ClientRecord from "../conversation/ClientRecord.ts"
+import * as ClientRecord from "../conversation/ClientRecord.ts"
+import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as GatewayErrors from "../sessions/GatewayErrors.ts"
 import type { Make, Sleepers } from "../sessions/Sleepers.ts"
 import { countByBackend } from "../sessions/Sleepers.ts"
@@ -26,8 +27,6 @@ const optionalText = Schema.optionalKey(Schema.UndefinedOr(Schema.String))
 const Kept = Schema.fromJsonString(
   Schema.Struct({
     initialize: Schema.String,
-    id: Schema.Union([Schema.String, Schema.Finite, Schema.Null]),
-    client: optionalText,
     initialized: optionalText,
     level: optionalText,
     subscriptions: Schema.Array(Schema.Tuple([Schema.String, Schema.String])),
@@ -449,21 +448,25 @@ const removeOldest = (sql: SqlClient.SqlClient, where: Statement.Fragment, count
 /** The longest time to live that PostgreSQL can add to a time. Stands for infinity. */
 const maxSeconds = Duration.toSeconds("3650 days")
 
-const kept = (record: ClientRecord.ClientRecord): typeof Kept.Type => {
-  const { client, id, initialize, initialized, level, subscriptions } = record
-  return { initialize, id, client, initialized, level, subscriptions: [...subscriptions] }
-}
+const kept = ({ initialize, initialized, level, subscriptions }: ClientRecord.ClientRecord): typeof Kept.Type => ({
+  initialize: initialize.text,
+  initialized: initialized?.text,
+  level: level?.text,
+  subscriptions: [...subscriptions].map(([uri, { text }]) => [uri, text])
+})
 
-const revive = ({ client, id, initialize, initialized, level, subscriptions }: typeof Kept.Type) => {
-  const record: ClientRecord.ClientRecord = {
-    initialize,
-    id,
-    client,
-    initialized,
-    level,
-    subscriptions: new Map(subscriptions),
-    over: false,
-    changed: () => {}
+const revive = ({ initialize, initialized, level, subscriptions }: typeof Kept.Type): ClientRecord.ClientRecord => {
+  const record = ClientRecord.make(requestOf(initialize))
+  const notes = [initialized, level, ...subscriptions.map(([, text]) => text)]
+  for (const text of notes) {
+    const message = text === undefined ? undefined : JsonRpc.read(text)
+    if (message !== undefined) ClientRecord.note(record, message)
   }
   return record
+}
+
+/** A stored request. The database holds only texts that were requests; the fallback satisfies the compiler. */
+const requestOf = (text: string): JsonRpc.Request => {
+  const message = JsonRpc.read(text)
+  return message?._tag === "Request" ? message : JsonRpc.request(0, "initialize", {})
 }

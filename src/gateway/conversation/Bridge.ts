@@ -5,11 +5,9 @@
 import type { Scope } from "effect"
 import { Clock, Deferred, Effect, Fiber } from "effect"
 import type { Option } from "effect"
-import * as JsonRpc from "../protocol/JsonRpc.ts"
-import type { BackendFailed } from "../sessions/GatewayErrors.ts"
-import { InitializeRefused } from "../sessions/GatewayErrors.ts"
+import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { GatewayMetrics } from "../telemetry/GatewayMetrics.ts"
-import type { Transport } from "../transports/Transport.ts"
+import type { BackendFailed, Transport } from "../transports/Transport.ts"
 import { BridgeRequests } from "./BridgeRequests.ts"
 import type { Limits, Taken } from "./BridgeRequests.ts"
 import type * as ClientRecord from "./ClientRecord.ts"
@@ -19,13 +17,15 @@ import * as PooledConnection from "./PooledConnection.ts"
 export interface Bridge extends PooledConnection.PooledConnection {
   readonly _tag: "Bridge"
   readonly record: ClientRecord.ClientRecord
+  /** The server's answer to the client's `initialize`. */
+  readonly answer: JsonRpc.Response
   /** Registers a request and sends it to the process. `release` runs once, when the request is answered or fails. */
-  readonly request: (message: JsonRpc.Request, text: string, release: Effect.Effect<void>) => Taken
+  readonly request: (message: JsonRpc.Request, release: Effect.Effect<void>) => Taken
   /**
    * Sends a notification or a response to the process at once. The effect that it returns waits until the process has
    * read the message.
    */
-  readonly send: (message: JsonRpc.Message, text: string) => Effect.Effect<void>
+  readonly send: (message: JsonRpc.Message) => Effect.Effect<void>
   /**
    * Opens the stream of messages that belong to no request, or resumes the stream that `lastEventId` names. `None` if
    * too many streams are open.
@@ -42,7 +42,7 @@ export const make = Effect.fnUntraced(function*<R>(
   record: ClientRecord.ClientRecord,
   limits: Limits,
   metrics: GatewayMetrics
-): Effect.fn.Return<Bridge, BackendFailed | InitializeRefused, R | Scope.Scope> {
+): Effect.fn.Return<Bridge, BackendFailed | PooledConnection.InitializeRefused, R | Scope.Scope> {
   const gone = yield* PooledConnection.gone
   const process = yield* start
   const run = Effect.runForkWith(yield* Effect.context<never>())
@@ -59,7 +59,11 @@ export const make = Effect.fnUntraced(function*<R>(
     metrics
   )
   const end = (reason: string) => Effect.sync(() => requests.end(reason, false))
-  yield* process.attach({ receive: (line, request) => requests.receive(line, request), room: requests.room })
+  yield* process.attach({
+    receive: (message, request) => requests.receive(message, request),
+    garbage: (text) => requests.garbage(text),
+    room: requests.room
+  })
   yield* Effect.addFinalizer(() => end("the session has ended"))
   yield* Effect.forkScoped(
     Effect.map(Deferred.await(process.ended), ({ forgotten, message }) => requests.end(message, forgotten === true))
@@ -71,8 +75,8 @@ export const make = Effect.fnUntraced(function*<R>(
     gone,
     answer,
     record,
-    request: (message, text, release) => requests.request(message, text, release),
-    send: (message, text) => requests.send(message, text),
+    request: (message, release) => requests.request(message, release),
+    send: (message) => requests.send(message),
     listen: (lastEventId) => Effect.sync(() => requests.listen(lastEventId)),
     activity: () => ({ pid: process.pid, client: record.client, ...requests.activity() }),
     end
@@ -87,7 +91,7 @@ const shakeHands = Effect.fnUntraced(function*(
 ) {
   const answer = yield* requests.ask(record.initialize)
   if (Deferred.isDoneUnsafe(process.ended)) return yield* Effect.flatMap(Deferred.await(process.ended), Effect.fail)
-  if (JsonRpc.isError(answer)) return yield* new InitializeRefused({ answer })
+  if (answer.failed) return yield* new PooledConnection.InitializeRefused({ answer: answer.text })
   if (record.initialized !== undefined) {
     yield* requests.write(record.initialized)
     if (record.level !== undefined) yield* requests.ask(record.level)

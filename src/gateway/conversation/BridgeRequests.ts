@@ -11,9 +11,10 @@
 import type { Clock } from "effect"
 import { Deferred, Duration, Effect, Option } from "effect"
 import { randomBytes } from "node:crypto"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import { BackendFailed } from "../sessions/GatewayErrors.ts"
 import type { GatewayMetrics } from "../telemetry/GatewayMetrics.ts"
+import { BackendFailed } from "../transports/Transport.ts"
 import type { Transport } from "../transports/Transport.ts"
 import * as ClientRecord from "./ClientRecord.ts"
 import type { EventStream, Reader, ReplayLimits } from "./EventStreams.ts"
@@ -41,7 +42,7 @@ export interface Limits {
  * it. Status 404 means that the back end no longer knows the session.
  */
 export type Reply =
-  | { readonly _tag: "Answer"; readonly text: string; readonly status: 200 | 404 }
+  | { readonly _tag: "Answer"; readonly answer: JsonRpc.Response; readonly status: 200 | 404 }
   | { readonly _tag: "Cancelled" }
   | { readonly _tag: "Stream"; readonly open: () => Reader }
 
@@ -169,15 +170,15 @@ export class BridgeRequests {
   // ---------------------------------------------------------------------------
 
   /** Registers a request and sends it to the process. `release` runs once, when the request is answered or fails. */
-  request(request: JsonRpc.Request, text: string, release: Effect.Effect<void>): Taken {
+  request(request: JsonRpc.Request, release: Effect.Effect<void>): Taken {
     if (this.#over !== undefined) return { _tag: "Over" }
     if (this.#pending.has(JsonRpc.idKey(request.id))) return { _tag: "DuplicateId" }
     if (this.#pending.size >= this.#limits.maxInFlight && !this.#endOneCancelled()) return { _tag: "TooMany" }
     this.#requests++
-    this.#heard(request.method, request.params, text)
+    this.#heard(request)
     const entry = this.#take(request, release, false)
     // If the process does not read, the write waits in a fiber of its own, because the client may disconnect.
-    if (!this.#session.process.offer(JsonRpc.toLine(text))) this.#session.run(this.write(text))
+    if (!this.#session.process.offer(request)) this.#session.run(this.write(request))
     return {
       _tag: "Running",
       reply: Deferred.await(entry.first),
@@ -191,14 +192,13 @@ export class BridgeRequests {
    * Sends a notification or a response to the process at once. The effect that it returns waits until the process has
    * read the message.
    */
-  send(message: JsonRpc.Message, text: string): Effect.Effect<void> {
-    if (message._tag === "Notification") this.#heard(message.method, message.params, text)
-    else this.#heard(undefined, undefined, text)
+  send(message: JsonRpc.Message): Effect.Effect<void> {
+    this.#heard(message)
     this.#cancel(JsonRpc.cancelledId(message))
-    if (this.#session.process.offer(JsonRpc.toLine(text))) return Effect.void
+    if (this.#session.process.offer(message)) return Effect.void
     const written = Deferred.makeUnsafe<void>()
     // The write has a fiber of its own, as in `request`: the caller may be interrupted.
-    this.#session.run(Effect.andThen(this.write(text), Deferred.succeed(written, undefined)))
+    this.#session.run(Effect.andThen(this.write(message), Deferred.succeed(written, undefined)))
     return Effect.raceFirst(Deferred.await(written), Deferred.await(this.#ended))
   }
 
@@ -222,7 +222,7 @@ export class BridgeRequests {
    * if too many streams are open.
    */
   listen(lastEventId: string | undefined): Option.Option<Reader> {
-    this.#heard(undefined, undefined, "")
+    this.#heard(undefined)
     if (this.#streams.readers() >= this.#limits.maxInFlight) return Option.none()
     const place = lastEventId === undefined ? undefined : this.#streams.find(lastEventId)
     const stream = place?.stream ?? this.#standalone.toRead()
@@ -264,27 +264,28 @@ export class BridgeRequests {
    * Sends a request of the gateway's own while the session opens, and returns the answer. The client sees nothing of
    * it.
    */
-  ask(text: string): Effect.Effect<string> {
+  ask(message: JsonRpc.Request): Effect.Effect<JsonRpc.Response> {
     return Effect.suspend(() => {
-      const message = JsonRpc.read(text)
-      if (message?._tag !== "Request") return Effect.succeed("")
       const entry = this.#take(message, Effect.void, true)
-      const answer = Effect.map(Deferred.await(entry.first), (reply) => reply._tag === "Answer" ? reply.text : "")
-      if (this.#over === undefined) return Effect.andThen(this.write(text), answer)
+      const answer = Effect.map(
+        Deferred.await(entry.first),
+        (reply) => reply._tag === "Answer" ? reply.answer : unanswered(message.id)
+      )
+      if (this.#over === undefined) return Effect.andThen(this.write(message), answer)
       this.#fail(entry, JsonRpc.codes.gateway, this.#over)
       return answer
     })
   }
 
   /** Sends one message to the process, after all earlier ones. Waits while the process does not read. */
-  write(text: string): Effect.Effect<void> {
-    return this.#session.process.send(JsonRpc.toLine(text))
+  write(message: JsonRpc.Message): Effect.Effect<void> {
+    return this.#session.process.send(message)
   }
 
-  #heard(method: string | undefined, params: unknown, text: string): void {
+  #heard(message: JsonRpc.Message | undefined): void {
     // A client that sends messages while its stream is broken does not need the stream.
     this.#lostStreamAt = Number.POSITIVE_INFINITY
-    if (method !== undefined) ClientRecord.note(this.#record, method, params, text)
+    if (message !== undefined) ClientRecord.note(this.#record, message)
   }
 
   #take(request: JsonRpc.Request, release: Effect.Effect<void>, unheard: boolean): Pending {
@@ -310,39 +311,33 @@ export class BridgeRequests {
   // From the process
   // ---------------------------------------------------------------------------
 
-  /** Takes one line; false: there is no room for more. */
-  receive(line: string, request?: JsonRpc.Id): boolean {
-    const message = JsonRpc.read(line)
-    if (message !== undefined) this.#route(line, message, request)
-    else {
-      this.#skip(line)
-      const error = JsonRpc.errorForTooDeep(line)
-      if (error !== undefined) this.receive(error, request)
-    }
+  /** Takes one message; false: there is no room for more. */
+  receive(message: JsonRpc.Message, request?: JsonRpc.Id): boolean {
+    this.#route(message, request)
     return !this.#streams.congested()
   }
 
-  #skip(line: string): void {
+  garbage(line: string): void {
     this.#metrics.garbage()
     // Logs the first, second, fourth, eighth… such line: a server that logs on stdout must not fill the gateway's log.
     if (!Number.isInteger(Math.log2(++this.#garbage))) return
-    const why = JsonRpc.isTooDeep(line) ? JsonRpc.tooDeep : "not a JSON-RPC message"
+    const why = Json.isTooDeep(line) ? Json.tooDeep : "not a JSON-RPC message"
     this.#session.run(Effect.logWarning(
       `The back end wrote a line of ${line.length} characters on stdout that is ${why}; lines skipped: ${this.#garbage}`
     ))
   }
 
-  #route(text: string, message: JsonRpc.Message, request: JsonRpc.Id | undefined): void {
+  #route(message: JsonRpc.Message, request: JsonRpc.Id | undefined): void {
     if (message._tag === "Response") {
       const entry = this.#pending.get(JsonRpc.idKey(message.id))
-      if (entry !== undefined) this.#settle(entry, text, message.failed ? "error" : "ok")
+      if (entry !== undefined) this.#settle(entry, message, message.failed ? "error" : "ok")
       return
     }
     const entry = this.#owner(message, request)
     // Clients forget a progress token when they cancel.
     if (entry?.cancelled === true && message.method === "notifications/progress") return
-    if (entry === undefined) return this.#streams.push(this.#standalone.toWrite(), text)
-    this.#streams.push(this.#streamOf(entry), text)
+    if (entry === undefined) return this.#streams.push(this.#standalone.toWrite(), message.text)
+    this.#streams.push(this.#streamOf(entry), message.text)
   }
 
   /** The stream of a request, opened if there is none. The answer then comes on this stream. */
@@ -375,16 +370,21 @@ export class BridgeRequests {
     return cancelled
   }
 
-  /** Ends a request. Without a text the client gets no answer (it cancelled). */
-  #settle(entry: Pending, text: string | undefined, outcome: "ok" | "error", status: 200 | 404 = 200): void {
+  /** Ends a request. Without an answer the client gets nothing (it cancelled). */
+  #settle(
+    entry: Pending,
+    answer: JsonRpc.Response | undefined,
+    outcome: "ok" | "error",
+    status: 200 | 404 = 200
+  ): void {
     this.#pending.delete(JsonRpc.idKey(entry.request.id))
     if (entry.stream === undefined) {
       Deferred.doneUnsafe(
         entry.first,
-        Effect.succeed(text === undefined ? { _tag: "Cancelled" } : { _tag: "Answer", text, status })
+        Effect.succeed(answer === undefined ? { _tag: "Cancelled" } : { _tag: "Answer", answer, status })
       )
     } else {
-      if (text !== undefined) this.#streams.push(entry.stream, text)
+      if (answer !== undefined) this.#streams.push(entry.stream, answer.text)
       this.#streams.end(entry.stream)
     }
     if (outcome === "error") this.#errors++
@@ -429,10 +429,12 @@ export class BridgeRequests {
       Duration.format(this.#limits.requestTimeout)
     }; the gateway has cancelled the request`
     this.#fail(entry, JsonRpc.codes.timeout, reason)
-    const params = { requestId: entry.request.id, reason }
-    this.#session.run(this.write(JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params })))
+    this.#session.run(this.write(JsonRpc.cancellation(entry.request.id, reason)))
   }
 }
+
+/** Stands for the answer to a request of the gateway's own that got a stream. */
+const unanswered = (id: JsonRpc.Id) => JsonRpc.error(id, JsonRpc.codes.internal, "no answer")
 
 /** True for notifications that, by their method, concern the whole session. */
 const concernsSession = (message: JsonRpc.Message): boolean =>

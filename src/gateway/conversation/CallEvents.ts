@@ -1,7 +1,8 @@
 /** The events of a call for its client. They are queued until the client's HTTP request takes them. */
 import { Effect } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
-import * as JsonText from "../protocol/JsonText.ts"
+import * as Json from "../protocol/Json.ts"
+import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 
 /** An event of a call, as its client gets it. No event follows an answer. */
@@ -27,8 +28,7 @@ export type Queued = { readonly _tag: "InputRequired" } | Raw | Ended
 export interface Ended {
   readonly _tag: "Ended"
   readonly member: "result" | "error"
-  /** JSON of the member. */
-  readonly value: string
+  readonly value: unknown
   readonly status: number
 }
 
@@ -37,8 +37,9 @@ export interface Raw {
   readonly _tag: "Raw"
   readonly kind: "progress" | "log" | "subscription"
   readonly method: string
-  /** JSON of its parameters. */
-  readonly params: string
+  readonly params: unknown
+  /** Characters of the message. */
+  readonly size: number
   /** The severity of a log message: its index in `Modern.logLevels`. */
   readonly level: number
 }
@@ -78,7 +79,7 @@ export interface Limits {
   readonly maxBytes: number
 }
 
-const sizeOf = (event: Queued): number => event._tag === "Raw" ? event.params.length : 0
+const sizeOf = (event: Queued): number => event._tag === "Raw" ? event.size : 0
 
 export class CallEvents {
   readonly #limits: Limits
@@ -172,25 +173,28 @@ export const render = (call: Modern.Call, asked: number, event: Queued): Event |
       // The questions may have been answered or cancelled meanwhile.
       return asked === 0 ? undefined : event
     case "Ended": {
-      const text = `{"jsonrpc":"2.0","id":${call.id},"${event.member}":${event.value}}`
+      const { text } = event.member === "result"
+        ? JsonRpc.result(call.request.id, event.value)
+        : JsonRpc.failure(call.request.id, event.value)
       return { _tag: "Answer", text, status: event.status }
     }
     case "Raw": {
       const params = forClient(call, event)
       if (params === undefined) return undefined
-      const text = `{"jsonrpc":"2.0","method":${JSON.stringify(event.method)},"params":${params}}`
-      return { _tag: "Notification", text }
+      return { _tag: "Notification", text: JsonRpc.notification(event.method, params).text }
     }
   }
 }
 
-const forClient = ({ id, logLevel, progressToken }: Modern.Call, { kind, level, params }: Raw): string | undefined => {
+const forClient = ({ logLevel, request }: Modern.Call, { kind, level, params }: Raw): unknown => {
   switch (kind) {
     case "progress":
-      return progressToken === undefined ? undefined : JsonText.edit(params, { progressToken })
+      return request.progressToken === undefined
+        ? undefined
+        : { ...Json.objectOf(params), progressToken: request.progressToken }
     case "log":
-      return logLevel !== undefined && level >= Modern.logLevels.indexOf(logLevel) ? params : undefined
+      return logLevel !== undefined && level >= Modern.logLevels.indexOf(logLevel) ? params ?? {} : undefined
     case "subscription":
-      return Modern.tagged(params, id)
+      return Modern.tagged(params, request.id)
   }
 }

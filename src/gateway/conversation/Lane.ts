@@ -6,15 +6,13 @@ import type { Scope } from "effect"
 import { Clock, Deferred, Effect, Option } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import * as Dialect from "../protocol/Dialect.ts"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import * as JsonText from "../protocol/JsonText.ts"
 import * as Modern from "../protocol/Modern.ts"
 import type * as ParamHeaders from "../protocol/ParamHeaders.ts"
 import { version as ownVersion } from "../protocol/version.ts"
-import type { BackendFailed } from "../sessions/GatewayErrors.ts"
-import { InitializeRefused } from "../sessions/GatewayErrors.ts"
 import type { GatewayMetrics } from "../telemetry/GatewayMetrics.ts"
-import type { Transport } from "../transports/Transport.ts"
+import type { BackendFailed, Transport } from "../transports/Transport.ts"
 import type { Event, Limits } from "./CallEvents.ts"
 import { LaneCalls } from "./LaneCalls.ts"
 import * as PooledConnection from "./PooledConnection.ts"
@@ -22,17 +20,17 @@ import * as PooledConnection from "./PooledConnection.ts"
 /** A server's description of itself, from its handshake. */
 export interface Handshake {
   readonly era: Dialect.Era
-  /** This and the next two are JSON, in the form of revision 2026-07-28. */
-  readonly capabilities: string
-  readonly serverInfo: string | undefined
-  readonly instructions: string | undefined
+  /** In the form of revision 2026-07-28. */
+  readonly capabilities: Json.JsonObject
+  readonly serverInfo: unknown
+  readonly instructions: unknown
 }
 
 /** A question of a server for a call's client. */
 export interface InputRequest {
   readonly key: string
-  /** JSON of its method and parameters. */
-  readonly text: string
+  readonly method: string
+  readonly params: unknown
 }
 
 /** A call on a lane, until it is over. */
@@ -54,8 +52,7 @@ export interface RunningCall {
 export interface Change {
   readonly method: string
   readonly uri: string | undefined
-  /** JSON of the parameters. */
-  readonly params: string
+  readonly params: unknown
 }
 
 export interface Lane extends PooledConnection.PooledConnection {
@@ -81,6 +78,8 @@ export interface Options {
   readonly client: Modern.Client
   /** The era of the server. `undefined` if unknown; the handshake then finds it out. */
   readonly era: Dialect.Era | undefined
+  /** The handshake, if it need not be repeated. */
+  readonly handshake: Handshake | undefined
   /**
    * Longest wait for an answer to `server/discover`, in milliseconds. A server that does not answer counts as legacy.
    */
@@ -97,19 +96,18 @@ export const make = Effect.fnUntraced(function*<R>(
   start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>,
   options: Options,
   metrics: GatewayMetrics
-): Effect.fn.Return<Lane, BackendFailed | InitializeRefused, R | Scope.Scope> {
+): Effect.fn.Return<Lane, BackendFailed | PooledConnection.InitializeRefused, R | Scope.Scope> {
   const gone = yield* PooledConnection.gone
   const server = yield* start
   const run = Effect.runForkWith(yield* Effect.context<never>())
   const retired = yield* Deferred.make<void>()
   /** The number of messages that wait for the server to read. */
   let unread = 0
-  const write = (text: string) => {
-    const line = JsonRpc.toLine(text)
-    if (server.offer(line)) return
+  const write = (message: JsonRpc.Message) => {
+    if (server.offer(message)) return
     unread++
     run(Effect.ensuring(
-      server.send(line),
+      server.send(message),
       Effect.sync(() => {
         unread--
         calls.room.announce()
@@ -120,16 +118,19 @@ export const make = Effect.fnUntraced(function*<R>(
   const calls: LaneCalls = new LaneCalls({ write, isBehind, run, clock: yield* Clock.Clock }, options, metrics)
   const end = (reason: string) =>
     Effect.andThen(Effect.sync(() => calls.end(reason)), Effect.asVoid(Deferred.succeed(retired, undefined)))
-  yield* server.attach({ receive: (line) => calls.receive(line), room: calls.room.wait })
+  yield* server.attach({
+    receive: (message) => calls.receive(message),
+    garbage: () => metrics.garbage(),
+    room: calls.room.wait
+  })
   yield* Effect.addFinalizer(() => end("the session has ended"))
   yield* Effect.forkScoped(Effect.flatMap(Deferred.await(server.ended), (failure) => end(failure.message)))
-  const { answer, handshake } = yield* shakeHands(server, calls, write, options)
+  const handshake = options.handshake ?? (yield* shakeHands(server, calls, write, options))
   calls.begin(handshake, handshake.era === "modern" ? Dialect.modern : Dialect.legacy)
   return {
     _tag: "Lane",
     ended: server.ended,
     gone,
-    answer,
     record: undefined,
     handshake,
     call: (call, exclusive, release) => calls.call(call, exclusive, release),
@@ -146,7 +147,7 @@ const maxUnread = 1000
 /** Longest wait for the answer to `resources/subscribe`. */
 const subscribeTimeout = "5 seconds"
 
-const ownInfo = JSON.stringify({ name: "effect-session-pool", version: ownVersion })
+const ownInfo = { name: "effect-session-pool", version: ownVersion }
 
 /** The newest legacy revision. The server may answer with an earlier one. */
 const legacyVersion = Modern.legacyVersions.at(-1)
@@ -155,52 +156,47 @@ const legacyVersion = Modern.legacyVersions.at(-1)
 const shakeHands = Effect.fnUntraced(function*(
   server: Transport,
   calls: LaneCalls,
-  write: (text: string) => void,
+  write: (message: JsonRpc.Message) => void,
   { client, era, probeTimeout }: Options
 ) {
-  const info = client.info ?? ownInfo
+  const clientInfo = client.info ?? ownInfo
   const capabilities = Modern.legacyCapabilities(client.capabilities)
   // Returns the answer. Fails if the server ended before it answered.
-  const ask = (method: string, params: ReadonlyArray<JsonText.Member>) =>
+  const ask = (method: string, params: unknown) =>
     Effect.flatMap(
-      calls.request(method, JsonText.make(params)),
+      calls.request(method, params),
       (answer) =>
         Deferred.isDoneUnsafe(server.ended)
           ? Effect.flatMap(Deferred.await(server.ended), Effect.fail)
           : Effect.succeed(answer)
     )
+  const refused = ({ text }: JsonRpc.Response) => new PooledConnection.InitializeRefused({ answer: text })
   if (era !== "legacy") {
-    const probe = ask("server/discover", [["_meta", Modern.ownMeta(info, capabilities)]])
+    const probe = ask("server/discover", { _meta: Modern.ownMeta(clientInfo, capabilities) })
     // A server that does not answer in time gets the legacy handshake.
     const found = era === "modern" ? yield* Effect.asSome(probe) : yield* Effect.timeoutOption(probe, probeTimeout)
-    const answer = Option.getOrElse(found, () => "{}")
-    if (era === "modern" || Modern.speaksModern(answer)) {
-      if (JsonRpc.isError(answer)) return yield* new InitializeRefused({ answer })
-      const result = JsonText.member(answer, "result") ?? "{}"
+    if (Option.isSome(found) && (era === "modern" || Modern.speaksModern(found.value))) {
+      const answer = found.value
+      if (answer.failed) return yield* refused(answer)
       const handshake: Handshake = {
         era: "modern",
-        capabilities: JsonText.member(result, "capabilities") ?? "{}",
-        serverInfo: JsonText.member(JsonText.member(result, "_meta") ?? "{}", Modern.metaKeys.serverInfo),
-        instructions: JsonText.member(result, "instructions")
+        capabilities: Json.objectOf(Json.field(answer.result, "capabilities")),
+        serverInfo: Json.at(answer.result, "_meta", Modern.metaKeys.serverInfo),
+        instructions: Json.field(answer.result, "instructions")
       }
-      return { answer, handshake }
+      return handshake
     }
   }
-  const answer = yield* ask("initialize", [
-    ["protocolVersion", JSON.stringify(legacyVersion)],
-    ["capabilities", capabilities],
-    ["clientInfo", info]
-  ])
-  if (JsonRpc.isError(answer)) return yield* new InitializeRefused({ answer })
-  write("{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}")
-  const result = JsonText.member(answer, "result") ?? "{}"
+  const answer = yield* ask("initialize", { protocolVersion: legacyVersion, capabilities, clientInfo })
+  if (answer.failed) return yield* refused(answer)
+  write(JsonRpc.notification("notifications/initialized"))
   const handshake: Handshake = {
     era: "legacy",
-    capabilities: Modern.serverCapabilities(JsonText.member(result, "capabilities") ?? "{}"),
-    serverInfo: JsonText.member(result, "serverInfo"),
-    instructions: JsonText.member(result, "instructions")
+    capabilities: Modern.serverCapabilities(Json.field(answer.result, "capabilities")),
+    serverInfo: Json.field(answer.result, "serverInfo"),
+    instructions: Json.field(answer.result, "instructions")
   }
-  return { answer, handshake }
+  return handshake
 })
 
 /** Keeps a subscription to each resource while at least one client watches it. */
@@ -216,7 +212,7 @@ const watcher = (calls: LaneCalls, run: (effect: Effect.Effect<unknown>) => unkn
     const left = (watched.get(uri) ?? 1) - 1
     if (left > 0) return watched.set(uri, left)
     watched.delete(uri)
-    if (!calls.over) run(calls.request("resources/unsubscribe", JSON.stringify({ uri })))
+    if (!calls.over) run(calls.request("resources/unsubscribe", { uri }))
   }
   return (uris) =>
     Effect.flatMap(
@@ -228,9 +224,9 @@ const watcher = (calls: LaneCalls, run: (effect: Effect.Effect<unknown>) => unkn
       (first) =>
         Effect.filter(uris, (uri) =>
           first.has(uri)
-            ? calls.request("resources/subscribe", JSON.stringify({ uri })).pipe(
+            ? calls.request("resources/subscribe", { uri }).pipe(
               Effect.timeoutOption(subscribeTimeout),
-              Effect.map((answer) => Option.isSome(answer) && !JsonRpc.isError(answer.value))
+              Effect.map((answer) => Option.isSome(answer) && !answer.value.failed)
             )
             : Effect.succeed(true), { concurrency: 10 })
     )

@@ -12,8 +12,8 @@
 import type { Clock } from "effect"
 import { Effect } from "effect"
 import type { Dialect } from "../protocol/Dialect.ts"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import * as JsonText from "../protocol/JsonText.ts"
 import * as Modern from "../protocol/Modern.ts"
 import * as ParamHeaders from "../protocol/ParamHeaders.ts"
 import type { GatewayMetrics } from "../telemetry/GatewayMetrics.ts"
@@ -24,7 +24,7 @@ import type { Handshake, InputRequest, Options, RunningCall } from "./Lane.ts"
 /** The parts of a lane that its calls need. */
 export interface Connection {
   /** Sends one message, after all earlier ones. */
-  readonly write: (text: string) => void
+  readonly write: (message: JsonRpc.Message) => void
   /** True if the server leaves so many messages unread that the gateway should not read from it. */
   readonly isBehind: () => boolean
   /** Starts an effect in the background. */
@@ -34,8 +34,8 @@ export interface Connection {
 
 interface Asked {
   readonly request: InputRequest
-  /** The server's id of the question, as JSON. `undefined` if the answer is to send the call again. */
-  readonly id: string | undefined
+  /** The server's id of the question. `undefined` if the answer is to send the call again. */
+  readonly id: JsonRpc.Id | undefined
 }
 
 interface LaneCall {
@@ -67,7 +67,7 @@ export class LaneCalls {
   /** The calls that the server has not answered, by number. */
   readonly #unanswered = new Map<number, LaneCall>()
   /** The gateway's own requests, by number. */
-  readonly #own = new Map<number, (answer: string) => void>()
+  readonly #own = new Map<number, (answer: JsonRpc.Response) => void>()
   /** Cancelled calls that the server has not answered, by number. The server may still send messages for them. */
   readonly #suspects = new Set<number>()
   readonly room = new Room(() => this.#connection.isBehind() || [...this.#calls].some(({ events }) => events.isFull()))
@@ -118,7 +118,7 @@ export class LaneCalls {
   }
 
   /** Sends a request of the gateway's own, and returns the answer. */
-  request(method: string, params: string): Effect.Effect<string> {
+  request(method: string, params: unknown): Effect.Effect<JsonRpc.Response> {
     return Effect.callback((resume) => {
       if (this.#over !== undefined) {
         return resume(Effect.succeed(JsonRpc.error(null, JsonRpc.codes.internal, this.#over)))
@@ -128,10 +128,10 @@ export class LaneCalls {
     })
   }
 
-  #ask(method: string, params: string, answered: (answer: string) => void): number {
+  #ask(method: string, params: unknown, answered: (answer: JsonRpc.Response) => void): number {
     const number = ++this.#lastNumber
     this.#own.set(number, answered)
-    this.#connection.write(request(number, method, params))
+    this.#connection.write(JsonRpc.request(number, method, params))
     return number
   }
 
@@ -166,7 +166,7 @@ export class LaneCalls {
         call.current = next
         call.events.resume()
         if (call.events.over) return
-        this.#reply(call, next.inputResponses ?? new Map())
+        this.#reply(call, next.inputResponses ?? {})
         if (call.asked.size > 0) call.events.push(inputRequired)
       },
       cancel: (reason) => this.#abort(call, failure(reason), reason),
@@ -181,26 +181,27 @@ export class LaneCalls {
     const level = current.logLevel
     if (level !== undefined && level !== this.#level && this.#dialect?.isStateful === true && this.#logs()) {
       this.#level = level
-      this.#ask("logging/setLevel", JSON.stringify({ level }), () => undefined)
+      this.#ask("logging/setLevel", { level }, () => undefined)
     }
     call.number = ++this.#lastNumber
     this.#unanswered.set(call.number, call)
-    this.#connection.write(request(call.number, method, this.#dialect?.params(current, call.number) ?? current.params))
+    const params = this.#dialect?.params(current, call.number) ?? current.request.params
+    this.#connection.write(JsonRpc.request(call.number, method, params))
   }
 
   #logs(): boolean {
-    return JsonText.member(this.#handshake?.capabilities ?? "{}", "logging") !== undefined
+    return this.#handshake?.capabilities["logging"] !== undefined
   }
 
   /** Sends the client's answers to the server. */
-  #reply(call: LaneCall, responses: ReadonlyMap<string, string>): void {
+  #reply(call: LaneCall, responses: Json.JsonObject): void {
     const visits: Array<boolean> = []
     for (const [key, { id }] of call.asked) {
-      const response = responses.get(key)
+      const response = Json.field(responses, key)
       if (response === undefined) continue
       call.asked.delete(key)
-      if (id === undefined) visits.push(JsonText.member(response, "action") === "\"accept\"")
-      else this.#connection.write(`{"jsonrpc":"2.0","id":${id},"result":${response}}`)
+      if (id === undefined) visits.push(Json.field(response, "action") === "accept")
+      else this.#connection.write(JsonRpc.result(id, response))
     }
     if (visits.length === 0) return
     // A client that declines a page declines the call.
@@ -212,8 +213,7 @@ export class LaneCalls {
   #abort(call: LaneCall, end: Ended, reason: string): void {
     if (call.events.over) return
     if (this.#unanswered.has(call.number)) {
-      const params = { requestId: call.number, reason }
-      this.#connection.write(JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params }))
+      this.#connection.write(JsonRpc.cancellation(call.number, reason))
       if (this.#dialect?.isStateful === true && this.#suspects.size < maxSuspects) this.#suspects.add(call.number)
     }
     this.#settle(call, end, "error")
@@ -240,23 +240,16 @@ export class LaneCalls {
   // ---------------------------------------------------------------------------
 
   /** Handles one message of the server. False if there is no room for more. */
-  receive(line: string): boolean {
-    const message = JsonRpc.read(line)
-    switch (message?._tag) {
+  receive(message: JsonRpc.Message): boolean {
+    switch (message._tag) {
       case "Response":
-        this.#answered(message, line)
+        this.#answered(message)
         break
       case "Request":
-        this.#asked(message, line)
+        this.#asked(message)
         break
       case "Notification":
-        this.#heard(message, line)
-        break
-      case undefined: {
-        this.#metrics.garbage()
-        const error = JsonRpc.errorForTooDeep(line)
-        if (error !== undefined) return this.receive(error)
-      }
+        this.#heard(message)
     }
     return !this.room.isFull()
   }
@@ -268,67 +261,57 @@ export class LaneCalls {
     return calls.find(({ exclusive }) => exclusive) ?? (calls.length === 1 ? calls[0] : undefined)
   }
 
-  #answered({ failed, id }: JsonRpc.Response, line: string): void {
+  #answered(answer: JsonRpc.Response): void {
+    const { error, failed, id, result } = answer
     // The gateway's ids are numbers.
     const number = typeof id === "number" ? id : Number.NaN
     const own = this.#own.get(number)
     if (own !== undefined) {
       this.#own.delete(number)
-      return own(line)
+      return own(answer)
     }
     this.#suspects.delete(number)
     const call = this.#unanswered.get(number)
     if (call === undefined || this.#dialect === undefined) return
     const { method } = call.current.request
     if (!failed) {
-      const result = JsonText.member(line, "result") ?? "{}"
-      if (method === "tools/list") ParamHeaders.note(this.#options.paramHeaders, result)
+      if (method === "tools/list") ParamHeaders.note(this.#options.paramHeaders, answer)
       const value = this.#dialect.result(method, result, this.#handshake?.serverInfo)
       return this.#settle(call, ended("result", value, 200), "ok")
     }
-    const error = JsonText.member(line, "error") ?? "{}"
-    if (this.#dialect.isStateful && Number(JsonText.member(error, "code")) === Modern.urlElicitationRequired) {
+    if (this.#dialect.isStateful && JsonRpc.codeOf(error) === Modern.urlElicitationRequired) {
       return this.#sentToPages(call, error)
     }
     const mapped = this.#dialect.error(error)
-    this.#settle(call, ended("error", mapped, statusOf(Number(JsonText.member(mapped, "code")))), "error")
+    this.#settle(call, ended("error", mapped, statusOf(JsonRpc.codeOf(mapped))), "error")
   }
 
   /** A server of revision 2025-11-25 wants the client to visit pages first, and to send the call again after that. */
-  #sentToPages(call: LaneCall, error: string): void {
+  #sentToPages(call: LaneCall, error: unknown): void {
     this.#unanswered.delete(call.number)
     const missing = Modern.missing(call.current.client.capabilities, "elicitation/create", { mode: "url" })
     if (missing !== undefined) return this.#lacks(call, missing)
-    const pages = JsonText.member(JsonText.member(error, "data") ?? "{}", "elicitations") ?? "[]"
-    const visits = pages.startsWith("[") ? JsonText.elements(pages).filter(JsonText.isObject) : []
+    const pages = Json.at(error, "data", "elicitations")
+    const visits = Array.isArray(pages) ? pages.filter(Json.isObject) : []
     if (visits.length === 0) return this.#settle(call, ended("error", Modern.mappedError(error), 200), "error")
     for (const page of visits) {
-      this.#putToClient(
-        call,
-        "elicitation/create",
-        JsonText.edit(page, { elicitationId: undefined }),
-        undefined,
-        undefined
-      )
+      this.#putToClient(call, "elicitation/create", { ...page, elicitationId: undefined }, undefined, undefined)
     }
   }
 
-  #refuse(id: string, message: string, code: number = JsonRpc.codes.internal): void {
-    this.#connection.write(
-      JsonText.make([["jsonrpc", "\"2.0\""], ["id", id], ["error", JSON.stringify({ code, message })]])
-    )
+  #refuse(id: JsonRpc.Id, message: string, code: number = JsonRpc.codes.internal): void {
+    this.#connection.write(JsonRpc.error(id, code, message))
   }
 
-  #asked({ id, method, params }: JsonRpc.Request, line: string): void {
-    const serverId = JsonText.member(line, "id") ?? "null"
-    if (method === "ping") return this.#connection.write(`{"jsonrpc":"2.0","id":${serverId},"result":{}}`)
+  #asked({ id, method, params }: JsonRpc.Request): void {
+    if (method === "ping") return this.#connection.write(JsonRpc.result(id, {}))
     if (this.#dialect?.isStateful !== true || !Modern.inputMethods.includes(method)) {
-      return this.#refuse(serverId, "Method not found", Modern.codes.methodNotFound)
+      return this.#refuse(id, "Method not found", JsonRpc.codes.methodNotFound)
     }
     this.#options.asks.asked = true
     const call = this.#owner()
     if (call === undefined || !Modern.mayRequireInput.includes(call.current.request.method)) {
-      this.#refuse(serverId, "The gateway cannot tell which call this request belongs to")
+      this.#refuse(id, "The gateway cannot tell which call this request belongs to")
       // The question may be of the cancelled call or of the running one. The gateway can never know, so it ends the
       // running call, and the process takes no further calls.
       if (this.#suspects.size === 0) return
@@ -339,11 +322,10 @@ export class LaneCalls {
     }
     const missing = Modern.missing(call.current.client.capabilities, method, params)
     if (missing !== undefined) {
-      this.#refuse(serverId, "The client lacks the capability for this request", Modern.codes.methodNotFound)
+      this.#refuse(id, "The client lacks the capability for this request", JsonRpc.codes.methodNotFound)
       return this.#lacks(call, missing)
     }
-    const name = typeof id === "string" ? id : undefined
-    this.#putToClient(call, method, JsonText.member(line, "params") ?? "{}", serverId, name)
+    this.#putToClient(call, method, params, id, typeof id === "string" ? id : undefined)
   }
 
   /**
@@ -353,16 +335,15 @@ export class LaneCalls {
   #putToClient(
     call: LaneCall,
     method: string,
-    params: string,
-    id: string | undefined,
+    params: unknown,
+    id: JsonRpc.Id | undefined,
     name: string | undefined
   ): void {
     const key = name ?? freeKey(call, method)
-    const text = JsonText.make([["method", JSON.stringify(method)], ["params", Modern.withoutHop(params)]])
-    call.asked.set(key, { id, request: { key, text } })
+    call.asked.set(key, { id, request: { key, method, params: Modern.withoutHop(params) } })
     const known = call.current.inputResponses
     // The client may have answered already: it has made the same call before, and the server uses the same name again.
-    if (name !== undefined && known?.has(name) === true) return this.#reply(call, known)
+    if (name !== undefined && known !== undefined && Object.hasOwn(known, name)) return this.#reply(call, known)
     if (call.asked.size > 1) return
     this.#connection.run(Effect.andThen(
       Effect.sleep(gather),
@@ -375,37 +356,37 @@ export class LaneCalls {
   #lacks(call: LaneCall, requiredCapabilities: object): void {
     const message =
       "The server needs a client capability that the request does not declare; see data.requiredCapabilities"
-    const error = JSON.stringify({ code: Modern.codes.missingCapability, message, data: { requiredCapabilities } })
+    const error = { code: Modern.codes.missingCapability, message, data: { requiredCapabilities } }
     this.#abort(call, ended("error", error, 400), message)
   }
 
-  #heard({ method, params, progressToken }: JsonRpc.Notification, line: string): void {
-    const text = JsonText.member(line, "params") ?? "{}"
-    const raw = (kind: Raw["kind"], level = 0): Raw => ({ _tag: "Raw", kind, method, params: text, level })
+  #heard({ method, params, progressToken, text }: JsonRpc.Notification): void {
+    const raw = (kind: Raw["kind"], level = 0): Raw => ({ _tag: "Raw", kind, method, params, size: text.length, level })
     switch (method) {
       case "notifications/progress":
         this.#unanswered.get(Number(progressToken))?.events.push(raw("progress"))
         return
       case "notifications/message":
-        this.#owner()?.events.push(raw("log", Modern.logLevels.indexOf(String(JsonRpc.field(params, "level")))))
+        this.#owner()?.events.push(raw("log", Modern.logLevels.indexOf(String(Json.field(params, "level")))))
         return
       case "notifications/cancelled":
-        return this.#takenBack(JsonText.member(text, "requestId"))
+        return this.#takenBack(Json.field(params, "requestId"))
     }
-    const subscription = JsonRpc.field(JsonRpc.field(params, "_meta"), Modern.metaKeys.subscriptionId)
+    const subscription = Json.at(params, "_meta", Modern.metaKeys.subscriptionId)
     if (this.#dialect?.isStateful !== true && subscription !== undefined) {
       this.#unanswered.get(Number(subscription))?.events.push(raw("subscription"))
     } else if (method.endsWith("/list_changed") || method === "notifications/resources/updated") {
-      const uri = JsonRpc.field(params, "uri")
-      this.#options.changed({ method, uri: typeof uri === "string" ? uri : undefined, params: text })
+      const uri = Json.field(params, "uri")
+      this.#options.changed({ method, uri: typeof uri === "string" ? uri : undefined, params })
     }
   }
 
   /** The server has cancelled this question. */
-  #takenBack(taken: string | undefined): void {
-    if (taken === undefined) return
+  #takenBack(taken: unknown): void {
     for (const { asked } of this.#calls) {
-      for (const [key, { id }] of asked) if (id === taken) asked.delete(key)
+      for (const [key, { id }] of asked) {
+        if (id !== undefined && Json.stringify(id) === Json.stringify(taken)) asked.delete(key)
+      }
     }
   }
 }
@@ -419,20 +400,16 @@ const freeKey = (call: LaneCall, method: string): string => {
 const unattributable =
   "the server asked for input, and the gateway cannot tell whether for this call or for a cancelled earlier one; try again"
 
-const request = (number: number, method: string, params: string): string =>
-  `{"jsonrpc":"2.0","id":${number},"method":${JSON.stringify(method)},"params":${params}}`
-
-const ended = (member: "result" | "error", value: string, status: number): Ended => ({
+const ended = (member: "result" | "error", value: unknown, status: number): Ended => ({
   _tag: "Ended",
   member,
   value,
   status
 })
 
-const failure = (message: string): Ended =>
-  ended("error", JSON.stringify({ code: JsonRpc.codes.internal, message }), 200)
+const failure = (message: string): Ended => ended("error", { code: JsonRpc.codes.internal, message }, 200)
 
 const inputRequired = { _tag: "InputRequired" } as const
 
 const statusOf = (code: number): number =>
-  code === Modern.codes.methodNotFound ? 404 : code === Modern.codes.missingCapability ? 400 : 200
+  code === JsonRpc.codes.methodNotFound ? 404 : code === Modern.codes.missingCapability ? 400 : 200

@@ -3,8 +3,8 @@
  * modern client (`Lane`).
  */
 import type { Scope } from "effect"
-import { Deferred, Duration, Effect } from "effect"
-import type { BackendFailed } from "../sessions/GatewayErrors.ts"
+import { Deferred, Duration, Effect, Schema } from "effect"
+import type { BackendFailed } from "../transports/Transport.ts"
 import type { ClientRecord } from "./ClientRecord.ts"
 
 /**
@@ -13,13 +13,17 @@ import type { ClientRecord } from "./ClientRecord.ts"
  */
 export const cancelGrace = Duration.seconds(1)
 
+/** The back end answered `initialize` with an error, which the client gets. */
+export class InitializeRefused extends Schema.TaggedError<InitializeRefused>()("InitializeRefused", {
+  /** The text of the answer. */
+  answer: Schema.String
+}) {}
+
 export interface PooledConnection {
   /** Completes with the reason when the connection ends by itself. The pool then retires it. */
   readonly ended: Deferred.Deferred<BackendFailed>
   /** Completes when its process group, or the upstream's session, is gone and everything is released. */
   readonly gone: Deferred.Deferred<void>
-  /** The server's answer to the handshake. For a session, the client gets it as the answer to its `initialize`. */
-  readonly answer: string
   /** The record of the session's client. A lane has no client of its own. */
   readonly record: ClientRecord | undefined
   readonly activity: () => Activity

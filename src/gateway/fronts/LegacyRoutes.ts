@@ -12,8 +12,8 @@ import { Deferred, Duration, Effect, Exit, identity, Option, Queue, Result, Scop
 import { Headers, HttpServerResponse } from "effect/http"
 import type { RunningRequest, Taken } from "../conversation/BridgeRequests.ts"
 import type { Reader } from "../conversation/EventStreams.ts"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import * as JsonText from "../protocol/JsonText.ts"
 import type { Connection } from "../sessions/Registry.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
@@ -38,16 +38,15 @@ type Response = HttpServerResponse.HttpServerResponse
 export const post = (
   serving: Serving.Serving,
   asking: Serving.Asking,
-  message: JsonRpc.Message,
-  text: string
+  message: JsonRpc.Message
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
   if (message._tag === "Request" && message.method === "initialize") {
-    return initialize(serving, withoutSession(asking), message, text)
+    return initialize(serving, withoutSession(asking), message)
   }
   const here = message._tag === "Request"
-    ? call(serving, asking, message, text)
-    : Effect.as(send(serving, asking, message, text), HttpServerResponse.empty({ status: 202 }))
-  return Serving.atSession(serving, asking, text, here)
+    ? call(serving, asking, message)
+    : Effect.as(send(serving, asking, message), HttpServerResponse.empty({ status: 202 }))
+  return Serving.atSession(serving, asking, message.text, here)
 }
 
 /**
@@ -64,27 +63,26 @@ const withoutSession = (asking: Serving.Asking): Serving.Asking => {
 const initialize = (
   serving: Serving.Serving,
   asking: Serving.Asking,
-  message: JsonRpc.Request,
-  text: string
+  message: JsonRpc.Request
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
   // Servers drop such a message without an answer, so the process would run until `startTimeout`.
-  if (typeof JsonRpc.field(message.params, "protocolVersion") !== "string") {
+  if (typeof Json.field(message.params, "protocolVersion") !== "string") {
     return refuse(400, "The params of initialize must be an object with a protocolVersion, such as \"2025-11-25\"", {
       id: message.id,
       code: JsonRpc.codes.invalidParams
     })
   }
   const decided = asking.carried?.opens
-  if (decided !== undefined) return open(serving, asking, message, text, decided)
+  if (decided !== undefined) return open(serving, asking, message, decided)
   const { placement, sessions } = serving
   const movable = sessions.running().get(asking.backend)?.backend.settings.stateless === true
   return Effect.flatMap(placement.forNew(movable), ({ id, place }) => {
     if (id !== undefined) {
-      return Serving.atPlace(serving, asking, place, text, open(serving, asking, message, text, id), { opens: id })
+      return Serving.atPlace(serving, asking, place, message.text, open(serving, asking, message, id), { opens: id })
     }
     // Without an id the place is another replica, so `here` never runs. A forwarded request is not forwarded again.
     return asking.carried === undefined
-      ? Serving.atPlace(serving, asking, place, text, Effect.never)
+      ? Serving.atPlace(serving, asking, place, message.text, Effect.never)
       : shuttingDown(message.id)
   })
 }
@@ -94,11 +92,10 @@ const open = Effect.fnUntraced(function*(
   serving: Serving.Serving,
   { backend, principal }: Serving.Asking,
   message: JsonRpc.Request,
-  text: string,
   session: string
 ) {
   if (Deferred.isDoneUnsafe(serving.draining)) return yield* shuttingDown(message.id)
-  const opened = yield* Effect.result(serving.sessions.open(backend, principal, session, message, text))
+  const opened = yield* Effect.result(serving.sessions.open(backend, principal, session, message))
   if (opened._tag === "Failure") {
     // The back end itself refused, so the client gets its answer.
     if (opened.failure._tag === "InitializeRefused") return jsonResponse(opened.failure.answer, 200)
@@ -107,24 +104,26 @@ const open = Effect.fnUntraced(function*(
     )
     return yield* refuseFailure(opened.failure, message.id)
   }
+  const { success: bridge } = opened
+  if (bridge._tag !== "Bridge") return yield* unknownSession(message.id)
   yield* Effect.logInfo("session opened").pipe(Effect.annotateLogs({ backend, session: Masking.shortId(session) }))
-  return jsonResponse(opened.success.answer, 200, { "mcp-session-id": session })
+  return jsonResponse(bridge.answer.text, 200, { "mcp-session-id": session })
 })
 
 /**
  * Handles a request within a session. Responds with JSON if the answer is the first message and comes within
  * `streamAfter`, else with an event stream that ends with the answer.
  */
-const call = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Request, text: string) =>
+const call = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Request) =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
       Effect.flatMap(
-        begin(serving, asking, message, text, restore),
+        begin(serving, asking, message, restore),
         ({ abandon, reply }) => Effect.onInterrupt(restore(reply), () => abandon)
       ),
       (first) =>
         first._tag === "Answer"
-          ? Effect.succeed(jsonResponse(first.text, first.status))
+          ? Effect.succeed(jsonResponse(first.answer.text, first.status))
           : first._tag === "Cancelled"
           ? Effect.succeed(EventStreamBody.unanswered)
           : Effect.map(
@@ -143,7 +142,6 @@ const begin = (
   serving: Serving.Serving,
   asking: Serving.Asking,
   message: JsonRpc.Request,
-  text: string,
   restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 ): Effect.Effect<RunningRequest, Refusal> =>
   Effect.suspend(() => {
@@ -160,7 +158,7 @@ const begin = (
       Effect.onError(restore(Scope.provide(lease(serving, asking, id), leaseScope)), () => release),
       (connection) => {
         if (connection._tag !== "Bridge") return Effect.andThen(release, unknownSession(id))
-        const taken = connection.request(message, text, release)
+        const taken = connection.request(message, release)
         return taken._tag === "Running" ? Effect.succeed(taken) : Effect.andThen(release, refuseRequest(taken, id))
       }
     )
@@ -183,9 +181,9 @@ const refuseRequest = (taken: Exclude<Taken, RunningRequest>, id: JsonRpc.Id) =>
 /**
  * Handles a notification or a response. Once the process has it, it stays delivered, even if the client disconnects.
  */
-const send = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Message, text: string) =>
+const send = (serving: Serving.Serving, asking: Serving.Asking, message: JsonRpc.Message) =>
   Effect.scoped(
-    Effect.uninterruptibleMask((restore) => Effect.flatMap(handOver(serving, asking, message, text, restore), restore))
+    Effect.uninterruptibleMask((restore) => Effect.flatMap(handOver(serving, asking, message, restore), restore))
   )
 
 /**
@@ -196,12 +194,11 @@ const handOver = (
   serving: Serving.Serving,
   asking: Serving.Asking,
   message: JsonRpc.Message,
-  text: string,
   restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 ): Effect.Effect<Effect.Effect<void>, Refusal, Scope.Scope> =>
   Effect.flatMap(
     restore(lease(serving, asking)),
-    (connection) => connection._tag === "Bridge" ? Effect.sync(() => connection.send(message, text)) : unknownSession()
+    (connection) => connection._tag === "Bridge" ? Effect.sync(() => connection.send(message)) : unknownSession()
   )
 
 /** Handles a POST of several messages, which revision 2025-03-26 allows. */
@@ -211,7 +208,7 @@ export const batch = (
   values: ReadonlyArray<unknown>,
   text: string
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
-  const messages = values.map(JsonRpc.classify)
+  const messages = values.map((value) => JsonRpc.classify(value, Json.stringify(value)))
   if (messages.length === 0 || !messages.every((message) => message !== undefined)) {
     return refuse(400, "The batch is empty, or one of its elements is not a JSON-RPC 2.0 message", {
       code: JsonRpc.codes.invalidRequest
@@ -220,15 +217,14 @@ export const batch = (
   if (messages.some((message) => message._tag === "Request" && message.method === "initialize")) {
     return refuse(400, "initialize must not be part of a batch; send it alone", { code: JsonRpc.codes.invalidRequest })
   }
-  return Serving.atSession(serving, asking, text, batchHere(serving, asking, messages, JsonText.elements(text)))
+  return Serving.atSession(serving, asking, text, batchHere(serving, asking, messages))
 }
 
 /** Carries out a batch here. All answers come on one stream. */
 const batchHere = Effect.fnUntraced(function*(
   serving: Serving.Serving,
   asking: Serving.Asking,
-  messages: ReadonlyArray<JsonRpc.Message>,
-  texts: ReadonlyArray<string>
+  messages: ReadonlyArray<JsonRpc.Message>
 ) {
   const answers: Array<Answer> = []
   /** The errors of refused calls. All share one stream, because a batch may have thousands. */
@@ -238,20 +234,19 @@ const batchHere = Effect.fnUntraced(function*(
   let isTaken = false
   const requestScope = yield* Effect.scope
   const handing = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
-    for (const [i, message] of messages.entries()) {
-      const text = texts[i] ?? ""
+    for (const message of messages) {
       // From the first delivered message on, a disconnect interrupts nothing: the client has sent the whole batch.
       const patiently: typeof restore = isTaken ? identity : restore
       const given = yield* Effect.result(
         message._tag === "Request"
           ? Effect.map(
             Effect.flatMap(
-              begin(serving, asking, message, text, patiently),
+              begin(serving, asking, message, patiently),
               (running) => Scope.provide(answerOf(asking, running), requestScope)
             ),
             (answer) => void answers.push(answer)
           )
-          : Effect.map(handOver(serving, asking, message, text, patiently), (written) => void writes.push(written))
+          : Effect.map(handOver(serving, asking, message, patiently), (written) => void writes.push(written))
       )
       // The whole batch is refused only while none of its messages runs, because their answers would be lost.
       if (Result.isFailure(given) && !isTaken) return yield* Effect.fail(given.failure)
@@ -288,7 +283,7 @@ const answerOf = (asking: Serving.Asking, running: RunningRequest): Effect.Effec
     let isRead = false
     const answer = Stream.unwrap(Effect.gen(function*() {
       const first = yield* running.reply
-      if (first._tag === "Answer") return eventsOf([first.text])
+      if (first._tag === "Answer") return eventsOf([first.answer.text])
       if (first._tag === "Cancelled") return Stream.empty
       const reader = yield* readingOf(Effect.sync(() => {
         isRead = true

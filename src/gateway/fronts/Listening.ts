@@ -1,8 +1,9 @@
 /** `subscriptions/listen` of a modern client in front of a legacy server (basic/patterns/subscriptions). */
 import type { Scope } from "effect"
-import { Cause, Deferred, Effect, Option, Predicate } from "effect"
+import { Cause, Deferred, Effect } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { Change, Handshake, Lane } from "../conversation/Lane.ts"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import type { Profile } from "../sessions/Callers.ts"
@@ -21,28 +22,27 @@ const maxResources = 1000
 
 /** The filter in a request's parameters. `undefined` if it is not valid. */
 export const filterOf = (params: unknown): Filter | undefined => {
-  const given = JsonRpc.field(params, "notifications")
-  if (!Predicate.isObject(given) || Array.isArray(given)) return undefined
-  const uris = JsonRpc.field(given, "resourceSubscriptions") ?? []
+  const given = Json.field(params, "notifications")
+  if (!Json.isObject(given)) return undefined
+  const uris = Json.field(given, "resourceSubscriptions") ?? []
   if (!Array.isArray(uris) || !uris.every((uri) => typeof uri === "string")) return undefined
   return {
-    ...(JsonRpc.field(given, "toolsListChanged") === true ? { toolsListChanged: true } : {}),
-    ...(JsonRpc.field(given, "promptsListChanged") === true ? { promptsListChanged: true } : {}),
-    ...(JsonRpc.field(given, "resourcesListChanged") === true ? { resourcesListChanged: true } : {}),
+    ...(Json.field(given, "toolsListChanged") === true ? { toolsListChanged: true } : {}),
+    ...(Json.field(given, "promptsListChanged") === true ? { promptsListChanged: true } : {}),
+    ...(Json.field(given, "resourcesListChanged") === true ? { resourcesListChanged: true } : {}),
     ...(uris.length > 0 ? { resourceSubscriptions: [...new Set(uris)].slice(0, maxResources) } : {})
   }
 }
 
 /** The part of the filter that the server supports. */
-const honour = (filter: Filter, { capabilities }: Handshake): Filter => {
-  const can = Option.getOrUndefined(JsonRpc.parse(capabilities))
-  const listChanged = (what: string) => JsonRpc.field(JsonRpc.field(can, what), "listChanged") === true
+const honour = (filter: Filter, { capabilities: can }: Handshake): Filter => {
+  const listChanged = (what: string) => Json.at(can, what, "listChanged") === true
   return {
     ...(filter.toolsListChanged === true && listChanged("tools") ? { toolsListChanged: true } : {}),
     ...(filter.promptsListChanged === true && listChanged("prompts") ? { promptsListChanged: true } : {}),
     ...(filter.resourcesListChanged === true && listChanged("resources") ? { resourcesListChanged: true } : {}),
     ...(filter.resourceSubscriptions !== undefined &&
-        JsonRpc.field(JsonRpc.field(can, "resources"), "subscribe") === true
+        Json.at(can, "resources", "subscribe") === true
       ? { resourceSubscriptions: filter.resourceSubscriptions }
       : {})
   }
@@ -68,8 +68,7 @@ export const chunks = ([first, ...others]: NonEmptyReadonlyArray<string>): NonEm
   ...others.map((text) => EventStreamBody.event({ text }))
 ]
 
-export const resultText = (call: Modern.Call, result: string): string =>
-  `{"jsonrpc":"2.0","id":${call.id},"result":${result}}`
+export const resultText = ({ request }: Modern.Call, result: unknown): string => JsonRpc.result(request.id, result).text
 
 /** The events of a client's stream, for the scope: the changes that the caller's lanes report. */
 export const take = Effect.fnUntraced(function*(
@@ -119,16 +118,15 @@ const events = (
   next: Effect.Effect<"Changed" | "Draining" | "Ended">,
   news: () => ReadonlyArray<Change>
 ): EventStreamBody.Take => {
-  const { id } = call
-  const notification = (method: string, params: string) =>
-    `{"jsonrpc":"2.0","method":${JSON.stringify(method)},"params":${Modern.tagged(params, id)}}`
+  const { id } = call.request
+  const notification = (method: string, params: unknown) => JsonRpc.notification(method, Modern.tagged(params, id)).text
   let state: "new" | "open" | "over" = "new"
   const take: EventStreamBody.Take = Effect.suspend(() => {
     if (state === "over") return Cause.done()
     if (state === "new") {
       state = "open"
-      const acknowledged = JSON.stringify({ notifications: honoured })
-      return Effect.succeed(chunks([notification("notifications/subscriptions/acknowledged", acknowledged)]))
+      const acknowledged = notification("notifications/subscriptions/acknowledged", { notifications: honoured })
+      return Effect.succeed(chunks([acknowledged]))
     }
     return Effect.flatMap(next, (what): EventStreamBody.Take => {
       const [first, ...others] = news().map(({ method, params }) => notification(method, params))
@@ -136,7 +134,7 @@ const events = (
       state = "over"
       // A stream that ends without an answer tells the client to subscribe again.
       if (what === "Ended") return Cause.done()
-      return Effect.succeed(chunks([resultText(call, Modern.tagged("{\"resultType\":\"complete\"}", id))]))
+      return Effect.succeed(chunks([resultText(call, Modern.tagged({ resultType: "complete" }, id))]))
     })
   })
   return take

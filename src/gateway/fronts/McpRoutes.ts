@@ -13,6 +13,7 @@ import type { HttpServerRequest } from "effect/http"
 import { Headers, HttpIncomingMessage, HttpMiddleware, HttpRouter, HttpTraceContext } from "effect/http"
 import type { Authenticator, Challenge } from "../auth/Authenticator.ts"
 import type { Hosts } from "../auth/Hosts.ts"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import type { Carried } from "../sessions/Placement.ts"
@@ -76,7 +77,7 @@ const always = <R>(handler: Effect.Effect<Response, Refusal, R>): Effect.Effect<
         : Effect.as(
           Effect.logError("A request failed with a defect; the gateway answered it with 500", cause),
           jsonResponse(
-            JsonRpc.error(null, JsonRpc.codes.internal, "Internal error; the gateway's log has the cause"),
+            JsonRpc.error(null, JsonRpc.codes.internal, "Internal error; the gateway's log has the cause").text,
             500
           )
         )
@@ -179,24 +180,24 @@ const bodyOf = (request: Request, limit: number) => {
 }
 
 const receive = (serving: Serving, asking: Asking, text: string): Effect.Effect<Response, Refusal, Scope.Scope> => {
-  const json = JsonRpc.parse(text)
+  const json = Json.parse(text)
   if (Option.isNone(json)) {
-    const why = JsonRpc.isTooDeep(text) ? JsonRpc.tooDeep : "not JSON"
+    const why = Json.isTooDeep(text) ? Json.tooDeep : "not JSON"
     return refuse(400, `The body is ${why}`, { code: JsonRpc.codes.parseError })
   }
   const { headers } = asking.request
-  const message = JsonRpc.classify(json.value)
+  const message = JsonRpc.classify(json.value, text)
   if (message !== undefined && Modern.isModern(message, headers)) {
     return Effect.andThen(
       annotate(asking, message, undefined),
-      SlowAnswers.streamed(serving, asking, [message], always(ModernRoutes.post(serving, asking, message, text)))
+      SlowAnswers.streamed(serving, asking, [message], always(ModernRoutes.post(serving, asking, message)))
     )
   }
   if (asking.version !== undefined && !Modern.legacyVersions.includes(asking.version)) {
     return refuse(400, unsupported, message?._tag === "Request" ? { id: message.id } : {})
   }
   if (Array.isArray(json.value) && (asking.version ?? batchVersion) <= batchVersion) {
-    const messages = json.value.flatMap((each) => JsonRpc.classify(each) ?? [])
+    const messages = json.value.flatMap((each) => JsonRpc.classify(each, "") ?? [])
     return streamedIfSlow(serving, asking, messages, LegacyRoutes.batch(serving, asking, json.value, text))
   }
   if (message === undefined) {
@@ -204,7 +205,7 @@ const receive = (serving: Serving, asking: Asking, text: string): Effect.Effect<
   }
   return Effect.andThen(
     annotate(asking, message, headers["mcp-session-id"] ?? "new"),
-    streamedIfSlow(serving, asking, [message], LegacyRoutes.post(serving, asking, message, text))
+    streamedIfSlow(serving, asking, [message], LegacyRoutes.post(serving, asking, message))
   )
 }
 
@@ -243,8 +244,10 @@ const annotate = ({ backend, version }: Asking, message: JsonRpc.Message, sessio
   })
 
 const requestAttributes = ({ id, method, params }: JsonRpc.Request): Record<string, string> => {
-  const attributes: Record<string, string> = { "jsonrpc.request.id": short(String(id)) }
-  const given = JsonRpc.field(params, "name")
+  const attributes: Record<string, string> = {
+    "jsonrpc.request.id": short(typeof id === "string" ? id : JsonRpc.idKey(id))
+  }
+  const given = Json.field(params, "name")
   const name = typeof given === "string" ? short(given) : undefined
   if (method === "tools/call") attributes["gen_ai.operation.name"] = "execute_tool"
   if (method === "tools/call" && name !== undefined) attributes["gen_ai.tool.name"] = name

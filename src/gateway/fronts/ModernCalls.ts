@@ -13,8 +13,8 @@ import type { HttpServerResponse } from "effect/http"
 import type { Event } from "../conversation/CallEvents.ts"
 import type { RunningCall } from "../conversation/Lane.ts"
 import type * as Parked from "../conversation/Parked.ts"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import * as JsonText from "../protocol/JsonText.ts"
 import type * as Modern from "../protocol/Modern.ts"
 import * as RequestState from "../protocol/RequestState.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
@@ -116,7 +116,7 @@ const step = (attached: Attached): Effect.Effect<Step> => {
       const reason = `no answer within ${Duration.format(limit)}; the gateway has cancelled the request`
       attached.detached = true
       onLane.cancel(reason)
-      const text = JsonRpc.error(call.request.id, JsonRpc.codes.internal, reason)
+      const { text } = JsonRpc.error(call.request.id, JsonRpc.codes.internal, reason)
       return Effect.succeed<Step>({ texts: [text], status: 200, done: true })
     })
   })
@@ -143,7 +143,7 @@ const park = (attached: Attached) => {
   const { asking, call, onLane, serving } = attached
   const refused = (message: string) => {
     onLane.cancel(message)
-    return { text: JsonRpc.error(call.request.id, JsonRpc.codes.internal, message), status: 503 }
+    return { text: JsonRpc.error(call.request.id, JsonRpc.codes.internal, message).text, status: 503 }
   }
   // No client could come back to a call that is parked now.
   if (Deferred.isDoneUnsafe(serving.draining)) return Effect.succeed(refused("the gateway is shutting down"))
@@ -154,20 +154,19 @@ const park = (attached: Attached) => {
         `${result.limit} calls already wait for input, which is the limit; answer one of them, or try again later`
       )
     }
-    const inputRequests = JsonText.make(onLane.inputRequests().map(({ key, text }) => [key, text]))
-    const required = JsonText.make([
-      ["resultType", "\"input_required\""],
-      ["inputRequests", inputRequests],
-      ["requestState", JSON.stringify(result.requestState)]
-    ])
+    const inputRequests = Object.fromEntries(
+      onLane.inputRequests().map(({ key, method, params }) => [key, { method, params }])
+    )
+    const { requestState } = result
+    const required = { resultType: "input_required", inputRequests, requestState }
     return { text: Listening.resultText(call, required), status: 200 }
   })
 }
 
 /** The owner of a call and a digest of its request. Only the same request of the same client may continue the call. */
-export const ownerOf = ({ backend, principal }: Serving.Asking, { params, request }: Modern.Call): Parked.Owner => {
-  const plain = JsonText.edit(params, { _meta: undefined, inputResponses: undefined, requestState: undefined })
-  const digest = RequestState.digest(request.method, Option.getOrNull(JsonRpc.parse(plain)))
+export const ownerOf = ({ backend, principal }: Serving.Asking, { request }: Modern.Call): Parked.Owner => {
+  const params = { ...Json.objectOf(request.params), _meta: null, inputResponses: null, requestState: null }
+  const digest = RequestState.digest(request.method, params)
   return { backend, principal, digest }
 }
 

@@ -1,8 +1,6 @@
 /**
- * Handles requests of revision 2026-07-28 on Streamable HTTP. Each request is complete in itself. A modern HTTP back
- * end gets it unchanged (`PassThrough`). For any other server, which may keep state in its process, the request becomes
- * a call on one of its caller's pooled lanes. `ModernCalls` answers its client, and parks the call when the server asks
- * for input.
+ * Handles requests of revision 2026-07-28 on Streamable HTTP. Each request is complete in itself, and becomes a call on
+ * one of its caller's pooled lanes. `ModernCalls` answers its client, and parks the call when the server asks for input.
  *
  * A call's lease is a scope of its own. `begin` owns the scope until the lane has the call. From then on the lane owns
  * it, and closes it once, when the call is over: answered, cancelled (disconnect, timeout, no retry in time, drain), or
@@ -13,18 +11,14 @@ import { HttpServerResponse } from "effect/http"
 import * as PeerOwner from "../auth/PeerOwner.ts"
 import type { Handshake } from "../conversation/Lane.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import * as JsonText from "../protocol/JsonText.ts"
 import * as Modern from "../protocol/Modern.ts"
 import * as ParamHeaders from "../protocol/ParamHeaders.ts"
 import * as Callers from "../sessions/Callers.ts"
 import * as Placement from "../sessions/Placement.ts"
-import * as RunningBackend from "../sessions/RunningBackend.ts"
 import type { LeasedLane } from "../sessions/Sessions.ts"
-import type * as Remote from "../transports/Remote.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import * as Listening from "./Listening.ts"
 import * as ModernCalls from "./ModernCalls.ts"
-import * as PassThrough from "./PassThrough.ts"
 import type { Refusal } from "./Refusals.ts"
 import { jsonResponse, refuseFailure, refuseModern, shuttingDown } from "./Refusals.ts"
 import * as Serving from "./Serving.ts"
@@ -39,88 +33,40 @@ const discoverTimeToLive = 60_000
 export const post = (
   serving: Serving.Serving,
   asking: Serving.Asking,
-  message: JsonRpc.Message,
-  text: string
+  message: JsonRpc.Message
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
-  const target = serving.sessions.running().get(asking.backend)
   // Over HTTP this revision has no notifications of a client. The notification of an extension belongs to no call on a
   // lane, so it is accepted and dropped.
-  if (message._tag !== "Request") {
-    return target?.remote !== undefined && target.era === "modern"
-      ? passOn(serving, asking, target, target.remote, undefined, text)
-      : Effect.succeed(HttpServerResponse.empty({ status: 202 }))
-  }
+  if (message._tag !== "Request") return Effect.succeed(HttpServerResponse.empty({ status: 202 }))
   const { id, method } = message
-  const read = Modern.read(message, text, asking.request.headers)
+  const read = Modern.read(message, asking.request.headers)
   if (Result.isFailure(read)) return refuseModern(id, read.failure)
   if (Deferred.isDoneUnsafe(serving.draining)) return shuttingDown(id, JsonRpc.codes.internal)
   const call = read.success
   if (Modern.removedMethods.includes(method)) return refuseModern(id, unknownMethod(method))
+  const target = serving.sessions.running().get(asking.backend)
   const mismatch = method === "tools/call"
     ? ParamHeaders.mismatch(target?.paramHeaders ?? new Map(), message.params, asking.request.headers)
     : undefined
-  if (mismatch !== undefined) return refuseModern(id, mismatch)
-  if (target?.remote === undefined) return atLanes(serving, asking, call, text)
-  const { remote } = target
-  return Effect.flatMap(
-    Effect.catch(RunningBackend.eraOf(target, remote), (error) => refuseFailure(error, id, JsonRpc.codes.internal)),
-    (era) =>
-      era === "modern"
-        ? passOn(serving, asking, target, remote, message, text)
-        : atLanes(serving, asking, call, text)
-  )
+  return mismatch === undefined ? atLanes(serving, asking, call) : refuseModern(id, mismatch)
 }
 
 const unknownMethod = (method: string): Modern.Fault => ({
   status: 404,
-  code: Modern.codes.methodNotFound,
+  code: JsonRpc.codes.methodNotFound,
   message: `Method not found: revision ${Modern.version} has no ${method}`
 })
-
-/** Forwards a message to a modern HTTP back end. */
-const passOn = (
-  serving: Serving.Serving,
-  { request }: Serving.Asking,
-  target: RunningBackend.RunningBackend,
-  remote: Remote.Remote,
-  message: JsonRpc.Request | undefined,
-  text: string
-) => {
-  const passed = PassThrough.forward(
-    remote,
-    {
-      body: text,
-      headers: request.headers,
-      request: message,
-      stream: message?.method === "subscriptions/listen"
-        ? Serving.listenOptions(serving, request)
-        : Serving.streamOptions(serving, request),
-      doubted: () => {
-        target.era = undefined
-      }
-    },
-    target.backend.settings,
-    target.metrics,
-    serving.sessions.passing
-  )
-  return Effect.catchTag(
-    RunningBackend.recordOutcome(target, passed),
-    "BackendFailed",
-    (error) => refuseFailure(error, message?.id, JsonRpc.codes.internal)
-  )
-}
 
 /** Carries out a request where the caller's lanes live. */
 const atLanes = (
   serving: Serving.Serving,
   asking: Serving.Asking,
-  call: Modern.Call,
-  text: string
+  call: Modern.Call
 ): Effect.Effect<Response, Refusal, Scope.Scope> => {
   const here = carryOutHere(serving, asking, call)
   return serving.placement.replica === "" || asking.carried !== undefined ? here : Effect.flatMap(
     placeOf(serving, asking, call),
-    (place) => Serving.atPlace(serving, asking, place, text, here, { known: place._tag === "Shared" })
+    (place) => Serving.atPlace(serving, asking, place, call.request.text, here, { known: place._tag === "Shared" })
   )
 }
 
@@ -190,7 +136,7 @@ const retry = (serving: Serving.Serving, asking: Serving.Asking, call: Modern.Ca
         if (taken._tag === "Refused") {
           return refuseModern(call.request.id, {
             status: 400,
-            code: Modern.codes.invalidParams,
+            code: JsonRpc.codes.invalidParams,
             message: `Invalid params: requestState is not valid here: ${taken.reason}`
           })
         }
@@ -259,19 +205,16 @@ const leaseFirst = (
   )
 
 /** The answer to `server/discover`, from what a back end has said in its handshake. */
-const discovered = ({ capabilities, instructions, serverInfo }: Handshake): string =>
-  JsonText.make([
-    ["resultType", "\"complete\""],
-    ["supportedVersions", JSON.stringify(Modern.supportedVersions)],
-    ["capabilities", capabilities],
-    ...(instructions === undefined ? [] : [["instructions", instructions] as const]),
-    ["ttlMs", String(discoverTimeToLive)],
-    // Clients with another key may get other answers.
-    ["cacheScope", "\"private\""],
-    ...(serverInfo === undefined
-      ? []
-      : [["_meta", JsonText.make([[Modern.metaKeys.serverInfo, serverInfo]])] as const])
-  ])
+const discovered = ({ capabilities, instructions, serverInfo }: Handshake) => ({
+  resultType: "complete",
+  supportedVersions: Modern.supportedVersions,
+  capabilities,
+  instructions,
+  ttlMs: discoverTimeToLive,
+  // Clients with another key may get other answers.
+  cacheScope: "private",
+  _meta: serverInfo === undefined ? undefined : { [Modern.metaKeys.serverInfo]: serverInfo }
+})
 
 // ---------------------------------------------------------------------------
 // subscriptions/listen
@@ -283,7 +226,7 @@ const listen = Effect.fnUntraced(function*(serving: Serving.Serving, asking: Ser
   if (filter === undefined) {
     return yield* refuseModern(call.request.id, {
       status: 400,
-      code: Modern.codes.invalidParams,
+      code: JsonRpc.codes.invalidParams,
       message:
         "Invalid params: notifications must be an object that names kinds of change, such as {\"toolsListChanged\": true}"
     })

@@ -28,7 +28,7 @@ export const refuse = (status: number, message: string, options?: RefusalOptions
     GatewayMetrics.refused(status),
     Effect.fail(
       new Refusal(
-        JsonRpc.error(options?.id ?? null, options?.code ?? JsonRpc.codes.gateway, message),
+        JsonRpc.error(options?.id ?? null, options?.code ?? JsonRpc.codes.gateway, message).text,
         status,
         options?.headers
       )
@@ -45,7 +45,7 @@ export const refuseModern = (
 ): Effect.Effect<never, Refusal> =>
   Effect.andThen(
     GatewayMetrics.refused(status),
-    Effect.fail(new Refusal(JsonRpc.error(id, code, message, data), status))
+    Effect.fail(new Refusal(JsonRpc.error(id, code, message, data).text, status))
   )
 
 export const retryLater = { "retry-after": "10" }
@@ -137,6 +137,6 @@ export const jsonResponse = (
   HttpServerResponse.text(text, { status, contentType: "application/json", headers })
 
 const own503 = (message: string): HttpServerResponse.HttpServerResponse =>
-  jsonResponse(JsonRpc.error(null, JsonRpc.codes.gateway, message), 503, retryLater)
+  jsonResponse(JsonRpc.error(null, JsonRpc.codes.gateway, message).text, 503, retryLater)
 const stopping = own503("The gateway is shutting down")
 const unavailable = own503("The back end is not available now; try again later")

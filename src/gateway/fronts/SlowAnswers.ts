@@ -5,9 +5,8 @@
 import type { Scope } from "effect"
 import { Cause, Duration, Effect, Fiber, Option, Stream } from "effect"
 import type { HttpServerResponse } from "effect/http"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import * as JsonText from "../protocol/JsonText.ts"
-import * as Modern from "../protocol/Modern.ts"
 import * as Settings from "../settings/Settings.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import * as Serving from "./Serving.ts"
@@ -55,13 +54,20 @@ export const streamed = (
  */
 const answers = ({ body, status }: Response, ids: ReadonlyArray<JsonRpc.Id>): ReadonlyArray<string> => {
   const text = body._tag === "Uint8Array" ? new TextDecoder().decode(body.body) : ""
-  const isArray = Array.isArray(Option.getOrUndefined(JsonRpc.parse(text)))
-  const found = new Map((isArray ? JsonText.elements(text) : [text]).flatMap((each) => {
-    const message = JsonRpc.read(each)
-    return message?._tag === "Response" ? [[JsonRpc.idKey(message.id), each]] : []
-  }))
-  const without = `the request got status ${status} and no JSON-RPC message; the gateway's log may have the cause`
-  return ids.map((id) =>
-    found.get(JsonRpc.idKey(id)) ?? Modern.errorOf(text, id) ?? JsonRpc.error(id, JsonRpc.codes.internal, without)
+  const found = new Map(
+    [Option.getOrUndefined(Json.parse(text))].flat().flatMap((json) => {
+      const message = JsonRpc.classify(json, Json.stringify(json))
+      return message?._tag === "Response" ? [[JsonRpc.idKey(message.id), message] as const] : []
+    })
   )
+  const without = `the request got status ${status} and no JSON-RPC message; the gateway's log may have the cause`
+  // A refusal of the whole body has the id null.
+  const ofAll = found.get("null")
+  return ids.map((id) => {
+    const own = found.get(JsonRpc.idKey(id))
+    if (own !== undefined) return own.text
+    return ofAll === undefined
+      ? JsonRpc.error(id, JsonRpc.codes.internal, without).text
+      : JsonRpc.failure(id, ofAll.error).text
+  })
 }

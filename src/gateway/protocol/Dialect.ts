@@ -1,5 +1,5 @@
 /** The differences between the eras when a modern client's call goes to a server, one value per era. */
-import * as JsonText from "./JsonText.ts"
+import * as Json from "./Json.ts"
 import * as Modern from "./Modern.ts"
 
 /** The revisions that a server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28 on. */
@@ -7,12 +7,12 @@ export type Era = "legacy" | "modern"
 
 export interface Dialect {
   readonly era: Era
-  /** JSON of a call's parameters for the server. `number` is the id of the call there. */
-  readonly params: (call: Modern.Call, number: number) => string
-  /** JSON of a result for the client. */
-  readonly result: (method: string, result: string, serverInfo: string | undefined) => string
-  /** JSON of an error for the client. */
-  readonly error: (error: string) => string
+  /** The parameters of a call for the server. `number` is the id of the call there. */
+  readonly params: (call: Modern.Call, number: number) => unknown
+  /** A result for the client. */
+  readonly result: (method: string, result: unknown, serverInfo: unknown) => unknown
+  /** An error for the client. */
+  readonly error: (error: unknown) => unknown
   /**
    * The server sends requests of its own during calls and keeps a log level, and these messages do not name their call.
    * So one may belong to a cancelled call that the server has not answered.
@@ -21,24 +21,23 @@ export interface Dialect {
 }
 
 /** Replaces the client's progress token by the call's number, because tokens of different clients may be the same. */
-const withToken = (meta: string, { request }: Modern.Call, number: number): string =>
-  JsonText.edit(meta, { progressToken: request.progressToken === undefined ? undefined : String(number) })
+const withToken = (meta: Json.JsonObject, { request }: Modern.Call, number: number): Json.JsonObject => ({
+  ...meta,
+  progressToken: request.progressToken === undefined ? undefined : number
+})
 
-const metaOf = ({ params }: Modern.Call): string => JsonText.member(params, "_meta") ?? "{}"
+const metaOf = ({ request }: Modern.Call): Json.JsonObject => Json.objectOf(Json.field(request.params, "_meta"))
 
 export const legacy: Dialect = {
   era: "legacy",
   isStateful: true,
-  params: (call, number) => {
-    const meta = withToken(Modern.withoutHopKeys(metaOf(call)), call, number)
-    return JsonText.edit(call.params, {
-      _meta: meta === "{}" ? undefined : meta,
-      inputResponses: undefined,
-      requestState: undefined
-    })
-  },
-  result: (method, result, serverInfo) =>
-    JsonText.isObject(result) ? Modern.completed(method, result, serverInfo) : result,
+  params: (call, number) => ({
+    ...Json.objectOf(call.request.params),
+    _meta: Json.unlessEmpty(withToken(Modern.withoutHopKeys(metaOf(call)), call, number)),
+    inputResponses: undefined,
+    requestState: undefined
+  }),
+  result: (method, result, serverInfo) => Json.isObject(result) ? Modern.completed(method, result, serverInfo) : result,
   error: Modern.mappedError
 }
 
@@ -46,7 +45,10 @@ export const legacy: Dialect = {
 export const modern: Dialect = {
   era: "modern",
   isStateful: false,
-  params: (call, number) => JsonText.edit(call.params, { _meta: withToken(metaOf(call), call, number) }),
+  params: (call, number) => ({
+    ...Json.objectOf(call.request.params),
+    _meta: withToken(metaOf(call), call, number)
+  }),
   result: (_method, result) => result,
   error: (error) => error
 }

@@ -1,11 +1,9 @@
-/**
- * The parts of a JSON-RPC message that the gateway reads to route it. The gateway forwards the text of a message unchanged.
- */
-import { Option, Predicate } from "effect"
-import * as JsonText from "./JsonText.ts"
+/** JSON-RPC 2.0 messages as values. Each keeps the text that came, so that a message is forwarded unchanged. */
+import { Option } from "effect"
+import * as Json from "./Json.ts"
 
-/** The id of a request: a string, a number, or (in errors only) null. */
-export type Id = string | number | null
+/** The id of a request: a string, a number, or (in errors only) null. An object is a number that a double cannot hold (`Json.ts`). */
+export type Id = string | number | object | null
 
 export interface Request {
   readonly _tag: "Request"
@@ -13,6 +11,7 @@ export interface Request {
   readonly method: string
   readonly params: unknown
   readonly progressToken: Id | undefined
+  readonly text: string
 }
 
 export interface Notification {
@@ -20,12 +19,17 @@ export interface Notification {
   readonly method: string
   readonly params: unknown
   readonly progressToken: Id | undefined
+  readonly text: string
 }
 
+/** A result, or an error if `failed`. */
 export interface Response {
   readonly _tag: "Response"
   readonly id: Id
   readonly failed: boolean
+  readonly result: unknown
+  readonly error: unknown
+  readonly text: string
 }
 
 export type Message = Request | Notification | Response
@@ -34,6 +38,7 @@ export type Message = Request | Notification | Response
 export const codes = {
   parseError: -32700,
   invalidRequest: -32600,
+  methodNotFound: -32601,
   invalidParams: -32602,
   internal: -32603,
   gateway: -32000,
@@ -42,71 +47,43 @@ export const codes = {
   sessionNotFound: -32001
 } as const
 
-/** How deep arrays and objects of a message may nest. Some megabytes of opening brackets cost `JSON.parse` a second and 100 MB. */
-const maxDepth = 256
-
-/** Whether a text is nested deeper than the gateway parses. */
-export const isTooDeep = (text: string): boolean => JsonText.isDeeper(text, maxDepth)
-
-/** The reason in errors for a text that `isTooDeep`. */
-export const tooDeep = `nested deeper than ${maxDepth} levels`
-
-const parseJson = Option.liftThrowable((text: string): unknown => JSON.parse(text))
-
-/** Parses JSON. `None` if the text is not JSON or is too deep. */
-export const parse = (text: string): Option.Option<unknown> => isTooDeep(text) ? Option.none() : parseJson(text)
-
 /** Reads one line or body. `undefined` if it is a batch, is no JSON-RPC 2.0 message, or is too deep. */
 export const read = (text: string): Message | undefined => {
-  const json = parse(text)
-  return Option.isSome(json) ? classify(json.value) : undefined
+  const json = Json.parse(text)
+  return Option.isSome(json) ? classify(json.value, text) : undefined
 }
 
-/**
- * The error to send instead of an answer that `isTooDeep`. It ends the request now, not at `requestTimeout`. `undefined` for any other
- * text.
- */
-export const errorForTooDeep = (text: string): string | undefined => {
-  if (!isTooDeep(text)) return undefined
-  const members = Option.getOrElse(membersOf(text), () => [])
-  const shallow = members.map(([name, value]): JsonText.Member => [name, isTooDeep(`[${value}`) ? "{}" : value])
-  const message = read(JsonText.make(shallow))
-  return message?._tag === "Response" ? error(message.id, codes.gateway, `The answer is ${tooDeep}`) : undefined
-}
-
-/** The members of an object's text; `None` if the text is not JSON. */
-const membersOf = Option.liftThrowable(JsonText.members)
-
-/** Reads a parsed value, as `read` does a text. */
-export const classify = (json: unknown): Message | undefined => {
-  if (!isRecord(json) || json["jsonrpc"] !== "2.0") return undefined
-  const { id, method, params } = json
+/** Reads a parsed value. `text` is its JSON, as it came. */
+export const classify = (json: unknown, text: string): Message | undefined => {
+  if (!Json.isObject(json) || json["jsonrpc"] !== "2.0") return undefined
+  const { error, id, method, params, result } = json
   if (method !== undefined) {
     if (typeof method !== "string") return undefined
     if (id === undefined) {
-      return { _tag: "Notification", method, params, progressToken: idField(params, "progressToken") }
+      return { _tag: "Notification", method, params, progressToken: idField(params, "progressToken"), text }
     }
     if (!isId(id) || id === null) return undefined
-    return { _tag: "Request", id, method, params, progressToken: idField(field(params, "_meta"), "progressToken") }
+    const progressToken = idField(Json.field(params, "_meta"), "progressToken")
+    return { _tag: "Request", id, method, params, progressToken, text }
   }
   if (id === undefined || !isId(id)) return undefined
-  return "result" in json || "error" in json ? { _tag: "Response", id, failed: "error" in json } : undefined
+  return "result" in json || "error" in json
+    ? { _tag: "Response", id, failed: "error" in json, result, error, text }
+    : undefined
 }
 
-const isRecord = (json: unknown): json is { readonly [name: string]: unknown } =>
-  Predicate.isObject(json) && !Array.isArray(json)
-
-/** Whether a value is an id. A number beyond a double (`1e400`) is none: the gateway could not distinguish it or answer it. */
-const isId = (value: unknown): value is Id => typeof value === "string" || Number.isFinite(value) || value === null
-
-/** A field of a parsed value; `undefined` if the value has no such field. */
-export const field = (value: unknown, name: string): unknown =>
-  Predicate.hasProperty(value, name) ? value[name] : undefined
+/** Whether a value is an id. A number beyond a double (`1e400`) is none: most servers could not repeat it in their answer. */
+const isId = (value: unknown): value is Id =>
+  typeof value === "string" || typeof value === "number" || value === null ||
+  Json.isRaw(value) && Number.isFinite(Json.numberOf(value))
 
 const idField = (value: unknown, name: string): Id | undefined => {
-  const id = field(value, name)
+  const id = Json.field(value, name)
   return isId(id) ? id : undefined
 }
+
+/** A map key for an id. Ids of different JSON types have different keys: 1 is not "1". A long number counts as the double that servers read. */
+export const idKey = (id: Id): string => Json.stringify(Json.isRaw(id) ? Json.numberOf(id) : id)
 
 /** The id of the request that a message cancels; `undefined` if it cancels none. */
 export const cancelledId = (message: Message): Id | undefined =>
@@ -114,18 +91,61 @@ export const cancelledId = (message: Message): Id | undefined =>
     ? idField(message.params, "requestId")
     : undefined
 
-/** A map key for an id. Ids of different JSON types have different keys: 1 is not "1". */
-export const idKey = (id: Id): string => `${typeof id}:${id}`
+export const request = (id: Id, method: string, params: unknown): Request => ({
+  _tag: "Request",
+  id,
+  method,
+  params,
+  progressToken: idField(Json.field(params, "_meta"), "progressToken"),
+  text: Json.stringify({ jsonrpc: "2.0", id, method, params })
+})
 
-/** The text of a JSON-RPC error that the gateway itself sends. */
-export const error = (id: Id, code: number, message: string, data?: unknown): string =>
-  JSON.stringify({ jsonrpc: "2.0", id, error: data === undefined ? { code, message } : { code, message, data } })
+export const notification = (method: string, params?: unknown): Notification => ({
+  _tag: "Notification",
+  method,
+  params,
+  progressToken: idField(params, "progressToken"),
+  text: Json.stringify({ jsonrpc: "2.0", method, params })
+})
+
+export const result = (id: Id, result: unknown): Response => ({
+  _tag: "Response",
+  id,
+  failed: false,
+  result,
+  error: undefined,
+  text: Json.stringify({ jsonrpc: "2.0", id, result })
+})
+
+/** An error with these members. */
+export const failure = (id: Id, error: unknown): Response => ({
+  _tag: "Response",
+  id,
+  failed: true,
+  result: undefined,
+  error,
+  text: Json.stringify({ jsonrpc: "2.0", id, error })
+})
+
+export const error = (id: Id, code: number, message: string, data?: unknown): Response =>
+  failure(id, { code, message, data })
+
+/** Asks the other end to cancel a request. */
+export const cancellation = (requestId: Id, reason: string): Notification =>
+  notification("notifications/cancelled", { requestId, reason })
+
+/** The code of an error; 0 if it has none. */
+export const codeOf = (error: unknown): number => Number(Json.field(error, "code") ?? 0)
+
+/**
+ * The error to send instead of an answer that is nested too deep. It ends the request now, not at `requestTimeout`. `undefined` for any
+ * other text.
+ */
+export const errorForTooDeep = (text: string): Response | undefined => {
+  if (!Json.isTooDeep(text)) return undefined
+  const message = read(Json.shallow(text))
+  return message?._tag === "Response" ? error(message.id, codes.gateway, `The answer is ${Json.tooDeep}`) : undefined
+}
 
 /** A message as one line, for stdio. In valid JSON a line end is white space, so a space can replace it. */
-export const toLine = (text: string): string => `${text.replace(/[\r\n]/g, " ")}\n`
-
-/** Whether a text is an error response. */
-export const isError = (text: string): boolean => {
-  const message = read(text)
-  return message?._tag === "Response" && message.failed
-}
+export const toLine = ({ text }: Message): string => `${text.replace(/[\r\n]/g, " ")}\n`

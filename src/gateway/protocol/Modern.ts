@@ -3,9 +3,9 @@
  * stateless: each request names its client and the client's capabilities. "Modern" and "legacy" are the specification's
  * own names of the eras.
  */
-import { Option, Predicate, Result } from "effect"
+import { Result } from "effect"
+import * as Json from "./Json.ts"
 import * as JsonRpc from "./JsonRpc.ts"
-import * as JsonText from "./JsonText.ts"
 
 export const version = "2026-07-28"
 export const supportedVersions = [version]
@@ -23,8 +23,6 @@ export const metaKeys = {
 } as const
 
 export const codes = {
-  methodNotFound: -32601,
-  invalidParams: -32602,
   headerMismatch: -32020,
   missingCapability: -32021,
   unsupportedVersion: -32022
@@ -38,14 +36,13 @@ export interface Capabilities {
   readonly roots: boolean
   readonly sampling: { readonly tools: boolean; readonly context: boolean } | undefined
   readonly elicitation: { readonly form: boolean; readonly url: boolean } | undefined
-  /** JSON as received. */
-  readonly extensions: string | undefined
+  readonly extensions: Json.JsonObject | undefined
 }
 
 /** A client, as it describes itself. */
 export interface Client {
-  /** JSON as received. `undefined` if the client does not describe itself. */
-  readonly info: string | undefined
+  /** `undefined` if the client does not describe itself. */
+  readonly info: Json.JsonObject | undefined
   readonly name: string | undefined
   readonly capabilities: Capabilities
 }
@@ -53,16 +50,12 @@ export interface Client {
 /** A request of this revision that has been checked. */
 export interface Call {
   readonly request: JsonRpc.Request
-  /** JSON of its id, its parameters and its progress token if it has one, as received. */
-  readonly id: string
-  readonly params: string
-  readonly progressToken: string | undefined
   readonly client: Client
   /** The least severe level that the client wants. `undefined` if it wants no log messages. */
   readonly logLevel: string | undefined
   readonly requestState: string | undefined
-  /** JSON of each response, by key. `undefined` if the request has none. */
-  readonly inputResponses: ReadonlyMap<string, string> | undefined
+  /** The client's answers, by key. `undefined` if the request has none. */
+  readonly inputResponses: Json.JsonObject | undefined
 }
 
 /** Why a request is refused. */
@@ -78,41 +71,33 @@ export type Headers = Readonly<Record<string, string | undefined>>
 /** True if a message is of this era. Its content decides; if that does not say, its header does. */
 export const isModern = (message: JsonRpc.Message, headers: Headers): boolean => {
   if (message._tag === "Response") return false
-  if (Predicate.hasProperty(metaOf(message.params), metaKeys.protocolVersion)) return true
+  if (Json.field(metaOf(message.params), metaKeys.protocolVersion) !== undefined) return true
   if (message._tag === "Request" && message.method === "initialize") return false
   return headers["mcp-protocol-version"] === version ||
     (message._tag === "Request" && (message.method === "server/discover" || message.method === "subscriptions/listen"))
 }
 
-/** Checks a request against its headers; `text` is its JSON. */
-export const read = (
-  request: JsonRpc.Request,
-  text: string,
-  headers: Headers
-): Result.Result<Call, Fault> => {
+/** Checks a request against its headers. */
+export const read = (request: JsonRpc.Request, headers: Headers): Result.Result<Call, Fault> => {
   // The revision is checked before the rest of `_meta`. A client of a later revision may have another `_meta`, and must
   // learn which revisions are supported.
   const fault = versionFault(request) ?? headerFault(request, headers) ?? unsupported(request) ?? invalidMeta(request)
   if (fault !== undefined) return Result.fail(fault)
-  const params = JsonText.member(text, "params") ?? "{}"
-  const meta = JsonText.member(params, "_meta") ?? "{}"
-  const level = JsonRpc.field(metaOf(request.params), metaKeys.logLevel)
-  const state = JsonRpc.field(request.params, "requestState")
+  const meta = metaOf(request.params)
+  const state = Json.field(request.params, "requestState")
   if (state !== undefined && typeof state !== "string") return invalid("params.requestState must be a string")
-  const responses = inputResponses(request.params, params)
-  if (responses === "Invalid") return invalid("params.inputResponses must be an object of objects")
+  const responses = Json.field(request.params, "inputResponses")
+  if (responses !== undefined && !(Json.isObject(responses) && Object.values(responses).every(Json.isObject))) {
+    return invalid("params.inputResponses must be an object of objects")
+  }
+  const info = Json.field(meta, metaKeys.clientInfo)
+  const level = Json.field(meta, metaKeys.logLevel)
   return Result.succeed({
     request,
-    id: JsonText.member(text, "id") ?? "null",
-    params,
-    progressToken: request.progressToken === undefined ? undefined : JsonText.member(meta, "progressToken"),
     client: {
-      info: JsonText.member(meta, metaKeys.clientInfo),
-      name: nameOf(JsonRpc.field(metaOf(request.params), metaKeys.clientInfo)),
-      capabilities: capabilitiesOf(
-        JsonRpc.field(metaOf(request.params), metaKeys.clientCapabilities),
-        JsonText.member(meta, metaKeys.clientCapabilities) ?? "{}"
-      )
+      info: Json.isObject(info) ? info : undefined,
+      name: nameOf(info),
+      capabilities: capabilitiesOf(Json.field(meta, metaKeys.clientCapabilities))
     },
     logLevel: typeof level === "string" ? level : undefined,
     requestState: state,
@@ -121,30 +106,28 @@ export const read = (
 }
 
 const invalid = (message: string) =>
-  Result.fail<Fault>({ status: 400, code: codes.invalidParams, message: `Invalid params: ${message}` })
+  Result.fail<Fault>({ status: 400, code: JsonRpc.codes.invalidParams, message: `Invalid params: ${message}` })
 
-const metaOf = (params: unknown): unknown => JsonRpc.field(params, "_meta")
+const metaOf = (params: unknown): unknown => Json.field(params, "_meta")
 
-const isRecord = (value: unknown): value is object => Predicate.isObject(value) && !Array.isArray(value)
-
-const isInfo = (value: unknown): boolean => isRecord(value) && typeof JsonRpc.field(value, "name") === "string"
+const isInfo = (value: unknown): boolean => typeof Json.field(value, "name") === "string"
 
 const metaFault = (wrong: string): Fault => ({
   status: 400,
-  code: codes.invalidParams,
+  code: JsonRpc.codes.invalidParams,
   message: `Invalid params: params._meta: ${wrong}`
 })
 
 const versionFault = ({ params }: JsonRpc.Request): Fault | undefined =>
-  typeof JsonRpc.field(metaOf(params), metaKeys.protocolVersion) === "string"
+  typeof Json.field(metaOf(params), metaKeys.protocolVersion) === "string"
     ? undefined
     : metaFault(`${metaKeys.protocolVersion} must be a string, such as "${version}"`)
 
 const invalidMeta = ({ params }: JsonRpc.Request): Fault | undefined => {
   const meta = metaOf(params)
-  const level = JsonRpc.field(meta, metaKeys.logLevel)
-  const info = JsonRpc.field(meta, metaKeys.clientInfo)
-  const wrong = !isRecord(JsonRpc.field(meta, metaKeys.clientCapabilities))
+  const level = Json.field(meta, metaKeys.logLevel)
+  const info = Json.field(meta, metaKeys.clientInfo)
+  const wrong = !Json.isObject(Json.field(meta, metaKeys.clientCapabilities))
     ? `${metaKeys.clientCapabilities} must be an object`
     : info !== undefined && !isInfo(info)
     ? `${metaKeys.clientInfo} must be an object with a name`
@@ -159,10 +142,10 @@ const named: Readonly<Record<string, string>> = { "tools/call": "name", "prompts
 
 const headerFault = ({ method, params }: JsonRpc.Request, headers: Headers): Fault | undefined => {
   const parameter = Object.hasOwn(named, method) ? named[method] : undefined
-  const value = parameter === undefined ? undefined : JsonRpc.field(params, parameter)
+  const value = parameter === undefined ? undefined : Json.field(params, parameter)
   // To compare another header, add a line here.
   const expected: ReadonlyArray<readonly [name: string, value: unknown]> = [
-    ["MCP-Protocol-Version", JsonRpc.field(metaOf(params), metaKeys.protocolVersion)],
+    ["MCP-Protocol-Version", Json.field(metaOf(params), metaKeys.protocolVersion)],
     ["Mcp-Method", method],
     // The back end refuses a value that is no string, unless the request has the header `Mcp-Name`.
     ...(typeof value === "string" || (parameter !== undefined && headers["mcp-name"] !== undefined)
@@ -205,7 +188,7 @@ export const encodeHeader = (value: string): string =>
 /** The headers that repeat parts of a request. */
 export const headersOf = (method: string, params: unknown): Record<string, string> => {
   const parameter = Object.hasOwn(named, method) ? named[method] : undefined
-  const value = parameter === undefined ? undefined : JsonRpc.field(params, parameter)
+  const value = parameter === undefined ? undefined : Json.field(params, parameter)
   return {
     "mcp-protocol-version": version,
     "mcp-method": method,
@@ -214,7 +197,7 @@ export const headersOf = (method: string, params: unknown): Record<string, strin
 }
 
 const unsupported = ({ params }: JsonRpc.Request): Fault | undefined => {
-  const requested = JsonRpc.field(metaOf(params), metaKeys.protocolVersion)
+  const requested = Json.field(metaOf(params), metaKeys.protocolVersion)
   return requested === version ? undefined : unsupportedVersion(requested)
 }
 
@@ -225,42 +208,26 @@ export const unsupportedVersion = (requested: unknown): Fault => ({
   data: { supported: supportedVersions, requested }
 })
 
-const inputResponses = (params: unknown, text: string): ReadonlyMap<string, string> | undefined | "Invalid" => {
-  const given = JsonRpc.field(params, "inputResponses")
-  if (given === undefined) return undefined
-  if (!isRecord(given) || !Object.values(given).every(isRecord)) return "Invalid"
-  return new Map(JsonText.members(JsonText.member(text, "inputResponses") ?? "{}"))
-}
-
-const nameOf = (info: unknown): string | undefined =>
+/** The name and the version of a client, from its `clientInfo`. */
+export const nameOf = (info: unknown): string | undefined =>
   isInfo(info)
-    ? `${String(JsonRpc.field(info, "name"))} ${String(JsonRpc.field(info, "version") ?? "")}`.trim().slice(0, 100)
+    ? `${String(Json.field(info, "name"))} ${String(Json.field(info, "version") ?? "")}`.trim().slice(0, 100)
     : undefined
 
-/** The capabilities that a client declares. `json` is the JSON of `given`. */
-export const capabilitiesOf = (given: unknown, json: string): Capabilities => {
-  const { elicitation, extensions, roots, sampling } = {
-    elicitation: JsonRpc.field(given, "elicitation"),
-    extensions: JsonRpc.field(given, "extensions"),
-    roots: JsonRpc.field(given, "roots"),
-    sampling: JsonRpc.field(given, "sampling")
-  }
-  const url = JsonRpc.field(elicitation, "url") !== undefined
+/** The capabilities that a client declares. */
+export const capabilitiesOf = (given: unknown): Capabilities => {
+  const { elicitation, extensions, roots, sampling } = Json.objectOf(given)
+  const url = Json.field(elicitation, "url") !== undefined
   return {
-    roots: isRecord(roots),
-    sampling: isRecord(sampling)
-      ? {
-        tools: JsonRpc.field(sampling, "tools") !== undefined,
-        context: JsonRpc.field(sampling, "context") !== undefined
-      }
+    roots: Json.isObject(roots),
+    sampling: Json.isObject(sampling)
+      ? { tools: Json.field(sampling, "tools") !== undefined, context: Json.field(sampling, "context") !== undefined }
       : undefined,
     // Elicitation without a mode means forms (client/elicitation, "Capabilities").
-    elicitation: isRecord(elicitation)
-      ? { form: JsonRpc.field(elicitation, "form") !== undefined || !url, url }
+    elicitation: Json.isObject(elicitation)
+      ? { form: Json.field(elicitation, "form") !== undefined || !url, url }
       : undefined,
-    extensions: isRecord(extensions)
-      ? JsonText.member(json, "extensions")
-      : undefined
+    extensions: Json.isObject(extensions) ? extensions : undefined
   }
 }
 
@@ -268,16 +235,11 @@ export const capabilitiesOf = (given: unknown, json: string): Capabilities => {
 export const canBeAsked = ({ elicitation, roots, sampling }: Capabilities): boolean =>
   roots || sampling !== undefined || elicitation !== undefined
 
-/** The capabilities of a client, as JSON for a legacy `initialize`. */
-export const legacyCapabilities = ({ elicitation, extensions, roots, sampling }: Capabilities): string => {
-  const modes = (given: Readonly<Record<string, boolean>>) =>
-    JSON.stringify(Object.fromEntries(Object.entries(given).flatMap(([name, has]) => has ? [[name, {}]] : [])))
-  return JsonText.make([
-    ...(roots ? [["roots", "{}"] as const] : []),
-    ...(sampling === undefined ? [] : [["sampling", modes(sampling)] as const]),
-    ...(elicitation === undefined ? [] : [["elicitation", modes(elicitation)] as const]),
-    ...(extensions === undefined ? [] : [["extensions", extensions] as const])
-  ])
+/** The capabilities of a client, for a legacy `initialize`. */
+export const legacyCapabilities = ({ elicitation, extensions, roots, sampling }: Capabilities): Json.JsonObject => {
+  const modes = (given: Readonly<Record<string, boolean>> | undefined) =>
+    given && Object.fromEntries(Object.entries(given).flatMap(([name, has]) => has ? [[name, {}]] : []))
+  return { roots: roots ? {} : undefined, sampling: modes(sampling), elicitation: modes(elicitation), extensions }
 }
 
 /** The capabilities that a client would need to be asked this, and lacks. In the form of the specification. */
@@ -287,12 +249,12 @@ export const missing = (capabilities: Capabilities, method: string, params: unkn
     case "roots/list":
       return roots ? undefined : { roots: {} }
     case "sampling/createMessage": {
-      const tools = JsonRpc.field(params, "tools") !== undefined
+      const tools = Json.field(params, "tools") !== undefined
       if (sampling === undefined || (tools && !sampling.tools)) return { sampling: tools ? { tools: {} } : {} }
       return undefined
     }
     case "elicitation/create": {
-      const mode = JsonRpc.field(params, "mode") === "url" ? "url" : "form"
+      const mode = Json.field(params, "mode") === "url" ? "url" : "form"
       return elicitation?.[mode] === true ? undefined : { elicitation: { [mode]: {} } }
     }
     default:
@@ -330,34 +292,24 @@ const cacheable = [
  * The result of a legacy server, with the members that this revision adds. A legacy server does not say how long a list
  * is valid, so the list is stale at once. It may differ between callers, so it is private.
  */
-export const completed = (method: string, result: string, serverInfo: string | undefined): string => {
-  const members = new Map(JsonText.members(result))
-  const meta = members.get("_meta")
-  const changes: Record<string, string | undefined> = {}
-  if (!members.has("resultType")) changes["resultType"] = "\"complete\""
-  if (cacheable.includes(method)) {
-    if (!members.has("ttlMs")) changes["ttlMs"] = "0"
-    if (!members.has("cacheScope")) changes["cacheScope"] = "\"private\""
-  }
-  if (serverInfo !== undefined && (meta === undefined || JsonText.isObject(meta))) {
-    changes["_meta"] = JsonText.edit(meta ?? "{}", { [metaKeys.serverInfo]: serverInfo })
-  }
-  return JsonText.make(
-    [...members].filter(([name]) => !Object.hasOwn(changes, name)).concat(
-      Object.entries(changes).flatMap(([name, value]) => value === undefined ? [] : [[name, value]])
-    )
-  )
-}
+export const completed = (method: string, result: Json.JsonObject, serverInfo: unknown): Json.JsonObject => ({
+  resultType: "complete",
+  ...(cacheable.includes(method) ? { ttlMs: 0, cacheScope: "private" } : {}),
+  ...result,
+  ...(serverInfo !== undefined && (result["_meta"] === undefined || Json.isObject(result["_meta"]))
+    ? { _meta: { ...Json.objectOf(result["_meta"]), [metaKeys.serverInfo]: serverInfo } }
+    : {})
+})
 
 /**
  * The error of a legacy server. Codes that this revision has removed or reserves become codes that it defines
  * (basic/index, "Error Codes").
  */
-export const mappedError = (error: string): string => {
-  const code = Number(JsonText.member(error, "code"))
-  if (code === resourceNotFound) return JsonText.edit(error, { code: String(codes.invalidParams) })
+export const mappedError = (error: unknown): unknown => {
+  const code = JsonRpc.codeOf(error)
+  if (code === resourceNotFound) return { ...Json.objectOf(error), code: JsonRpc.codes.invalidParams }
   if (code > lastReserved || code < firstReserved) return error
-  return JsonText.edit(error, { code: String(JsonRpc.codes.internal), data: JSON.stringify({ code }) })
+  return { ...Json.objectOf(error), code: JsonRpc.codes.internal, data: { code } }
 }
 
 const resourceNotFound = -32002
@@ -371,47 +323,40 @@ export const urlElicitationRequired = -32042
  * The capabilities of a legacy server in the form of this revision. Without tasks, which are an extension here and have
  * another form.
  */
-export const serverCapabilities = (capabilities: string): string => JsonText.edit(capabilities, { tasks: undefined })
+export const serverCapabilities = (capabilities: unknown): Json.JsonObject => ({
+  ...Json.objectOf(capabilities),
+  tasks: undefined
+})
 
-/**
- * The parameters of a subscription's notification, with the subscription's id. `id` is JSON, as its client knows it.
- */
-export const tagged = (params: string, id: string): string =>
-  JsonText.edit(params, {
-    _meta: JsonText.edit(JsonText.member(params, "_meta") ?? "{}", { [metaKeys.subscriptionId]: id })
-  })
+/** The parameters of a subscription's notification, with the subscription's id, as its client knows it. */
+export const tagged = (params: unknown, id: JsonRpc.Id): Json.JsonObject => ({
+  ...Json.objectOf(params),
+  _meta: { ...Json.objectOf(Json.field(params, "_meta")), [metaKeys.subscriptionId]: id }
+})
 
 /** `_meta` without the keys that concern one hop. */
-export const withoutHopKeys = (meta: string): string =>
-  JsonText.make(JsonText.members(meta).filter(([name]) => !hopKeys.includes(name)))
+export const withoutHopKeys = (meta: unknown): Json.JsonObject =>
+  Object.fromEntries(Object.entries(Json.objectOf(meta)).filter(([name]) => !hopKeys.includes(name)))
 
 const hopKeys: ReadonlyArray<string> = Object.values(metaKeys)
 
 /** The parameters of a server's request, without the parts that concern its own hop. */
-export const withoutHop = (params: string): string => {
-  if (!JsonText.isObject(params)) return "{}"
-  const meta = JsonText.edit(withoutHopKeys(JsonText.member(params, "_meta") ?? "{}"), { progressToken: undefined })
-  return JsonText.edit(params, { _meta: meta === "{}" ? undefined : meta, task: undefined })
-}
+export const withoutHop = (params: unknown): Json.JsonObject => ({
+  ...Json.objectOf(params),
+  _meta: Json.unlessEmpty({ ...withoutHopKeys(Json.field(params, "_meta")), progressToken: undefined }),
+  task: undefined
+})
 
 /** The `_meta` of the gateway's own requests. */
-export const ownMeta = (client: string, capabilities: string): string =>
-  JsonText.make([
-    [metaKeys.protocolVersion, JSON.stringify(version)],
-    [metaKeys.clientInfo, client],
-    [metaKeys.clientCapabilities, capabilities]
-  ])
-
-/** The error response in a text, if it is one, with this id. A server that could not read the id sends none. */
-export const errorOf = (text: string, id: JsonRpc.Id): string | undefined =>
-  JsonText.isObject(text) && isRecord(JsonRpc.field(Option.getOrUndefined(JsonRpc.parse(text)), "error"))
-    ? JsonText.edit(text, { jsonrpc: "\"2.0\"", id: JSON.stringify(id) })
-    : undefined
+export const ownMeta = (client: unknown, capabilities: unknown): Json.JsonObject => ({
+  [metaKeys.protocolVersion]: version,
+  [metaKeys.clientInfo]: client,
+  [metaKeys.clientCapabilities]: capabilities
+})
 
 /** True if an answer to `server/discover` is that of a modern server. */
-export const speaksModern = (answer: string): boolean => {
-  const json = Option.getOrUndefined(JsonRpc.parse(answer))
-  if (Array.isArray(JsonRpc.field(JsonRpc.field(json, "result"), "supportedVersions"))) return true
-  const code = JsonRpc.field(JsonRpc.field(json, "error"), "code")
-  return code === codes.unsupportedVersion || code === codes.missingCapability || code === codes.headerMismatch
+export const speaksModern = ({ error, result }: JsonRpc.Response): boolean => {
+  const code = JsonRpc.codeOf(error)
+  return Array.isArray(Json.field(result, "supportedVersions")) || code === codes.unsupportedVersion ||
+    code === codes.missingCapability || code === codes.headerMismatch
 }

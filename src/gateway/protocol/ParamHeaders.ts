@@ -3,8 +3,8 @@
  * (basic/transports/streamable-http, "Custom Headers from Tool Parameters"). A tool names them in its schema. A server
  * that reads the body has to check that the headers agree with it.
  */
-import { Option, Predicate } from "effect"
-import * as JsonRpc from "./JsonRpc.ts"
+import { field, objectOf } from "./Json.ts"
+import type * as JsonRpc from "./JsonRpc.ts"
 import * as Modern from "./Modern.ts"
 
 /** An argument and the header that repeats it. */
@@ -20,12 +20,12 @@ export type ParamHeaders = Map<string, ReadonlyArray<Declaration>>
 const maxTools = 10_000
 
 /**
- * Records the declarations of the tools in a list. `result` is the JSON of a `tools/list` result. Most servers declare
- * nothing, which a text search finds out at once.
+ * Records the declarations of the tools in an answer to `tools/list`. Most servers declare nothing, which a text search
+ * finds out at once.
  */
-export const note = (known: ParamHeaders, result: string): void => {
-  if (known.size === 0 && !result.includes(keyword)) return
-  const tools = field(Option.getOrUndefined(JsonRpc.parse(result)), "tools")
+export const note = (known: ParamHeaders, { result, text }: JsonRpc.Response): void => {
+  if (known.size === 0 && !text.includes(keyword)) return
+  const tools = field(result, "tools")
   for (const tool of Array.isArray(tools) ? tools : []) {
     const name = field(tool, "name")
     if (typeof name !== "string") continue
@@ -67,18 +67,13 @@ export const headersOf = (known: ParamHeaders, params: unknown): Record<string, 
 
 const keyword = "x-mcp-header"
 
-const field = (value: unknown, name: string): unknown =>
-  Predicate.isObject(value) && Object.hasOwn(value, name) && Predicate.hasProperty(value, name)
-    ? value[name]
-    : undefined
-
 const maxDepth = 100
 
 /** The declarations in a schema. Only those that are reached by `properties` count. */
 function* declared(schema: unknown, path: ReadonlyArray<string>): Generator<Declaration> {
   if (path.length > maxDepth) return
   const properties = field(schema, "properties")
-  for (const [name, each] of Object.entries(Predicate.isObject(properties) ? properties : {})) {
+  for (const [name, each] of Object.entries(objectOf(properties))) {
     const header = field(each, keyword)
     if (typeof header === "string" && /^[\w!#$%&'*+.^`|~-]+$/.test(header)) yield { path: [...path, name], header }
     yield* declared(each, [...path, name])

@@ -5,7 +5,7 @@
 import { Duration } from "effect"
 import type * as SessionKey from "../../SessionKey.ts"
 import type * as SessionPool from "../../SessionPool.ts"
-import type { BackendFailed } from "./GatewayErrors.ts"
+import type { BackendFailed } from "../transports/Transport.ts"
 
 type Key = SessionKey.SessionKey
 

@@ -1,30 +1,7 @@
 /** The errors of opening or finding a session. */
 import { Schema } from "effect"
-
-/** The back end could not be started or reached, or its connection ended. */
-export class BackendFailed extends Schema.TaggedError<BackendFailed>()("BackendFailed", {
-  reason: Schema.String,
-  /** The first and the last lines that its process wrote on stderr. */
-  stderr: Schema.String,
-  /**
-   * The gateway itself could not start the process: it lacked file handles or memory, or the start queue was full for too long.
-   * The client gets 503. The failure does not count against the back end.
-   */
-  shortage: Schema.optionalKey(Schema.Boolean),
-  /** An HTTP back end answered a request with 404: it no longer knows the session, and has not carried the request out. */
-  forgotten: Schema.optionalKey(Schema.Boolean),
-  /** The reason for the session's end, in logs and metrics. Default: `backend failed`. */
-  ended: Schema.optional(Schema.Literals(["process exited", "client gone"]))
-}) {
-  override get message(): string {
-    return this.stderr === "" ? this.reason : `${this.reason}; its stderr: ${this.stderr}`
-  }
-}
-
-/** The back end answered `initialize` with an error, which the client gets. */
-export class InitializeRefused extends Schema.TaggedError<InitializeRefused>()("InitializeRefused", {
-  answer: Schema.String
-}) {}
+import type { InitializeRefused } from "../conversation/PooledConnection.ts"
+import type { BackendFailed } from "../transports/Transport.ts"
 
 /** The session does not exist or has ended. */
 export class UnknownSession extends Schema.TaggedError<UnknownSession>()("UnknownSession", {}) {}

@@ -16,8 +16,10 @@ import { Clock, Duration, Effect, Exit, FiberHandle, Option, Ref, Result, Scope 
 import type { HttpClient } from "effect/http"
 import * as SessionKey from "../../SessionKey.ts"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
+import type { InitializeRefused } from "../conversation/PooledConnection.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
+import { BackendFailed } from "../transports/Transport.ts"
 import type { Transport } from "../transports/Transport.ts"
 import type * as Callers from "./Callers.ts"
 import * as Cooldown from "./Cooldown.ts"
@@ -140,7 +142,7 @@ const open = (
 
 type Opening<A> = Effect.Effect<
   A,
-  GatewayErrors.BackendFailed | GatewayErrors.InitializeRefused,
+  BackendFailed | InitializeRefused,
   Scope.Scope | HttpClient.HttpClient
 >
 
@@ -165,9 +167,9 @@ const start = <A>(
 }
 
 /** The failure of a start that took too long. Adds advice if the process wrote nothing on stderr. */
-const tooLate = (limit: Duration.Duration, transport: Transport | undefined): GatewayErrors.BackendFailed => {
+const tooLate = (limit: Duration.Duration, transport: Transport | undefined): BackendFailed => {
   const reason = `the back end did not answer initialize within ${Duration.format(limit)}`
-  if (transport === undefined) return new GatewayErrors.BackendFailed({ reason, stderr: "" })
+  if (transport === undefined) return new BackendFailed({ reason, stderr: "" })
   const failure = transport.failed(reason)
   return failure.stderr === "" && transport.pid !== undefined ? transport.failed(`${reason}${whatMayHelp}`) : failure
 }
@@ -182,7 +184,7 @@ const refused = "the back end answered initialize with an error"
 const countFailure = (
   target: RunningBackend.RunningBackend,
   before: Cooldown.Cooldown,
-  { message, shortage }: GatewayErrors.BackendFailed
+  { message, shortage }: BackendFailed
 ) => {
   if (shortage === true) return Effect.void
   const counted = Ref.modify(target.cooldown, (state) => {

@@ -4,7 +4,7 @@ import type { HttpClient } from "effect/http"
 import * as Bridge from "../conversation/Bridge.ts"
 import type * as ClientRecord from "../conversation/ClientRecord.ts"
 import * as Lane from "../conversation/Lane.ts"
-import * as PassThrough from "../fronts/PassThrough.ts"
+import type { InitializeRefused } from "../conversation/PooledConnection.ts"
 import type { Era } from "../protocol/Dialect.ts"
 import type * as Modern from "../protocol/Modern.ts"
 import type * as ParamHeaders from "../protocol/ParamHeaders.ts"
@@ -12,13 +12,11 @@ import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import type { Backend } from "../transports/Backends.ts"
 import * as HttpTransport from "../transports/HttpTransport.ts"
 import * as LegacyFace from "../transports/LegacyFace.ts"
-import * as Remote from "../transports/Remote.ts"
 import * as Spares from "../transports/Spares.ts"
 import * as StdioProcess from "../transports/StdioProcess.ts"
+import { BackendFailed } from "../transports/Transport.ts"
 import type { Transport } from "../transports/Transport.ts"
 import * as Cooldown from "./Cooldown.ts"
-import type { InitializeRefused } from "./GatewayErrors.ts"
-import { BackendFailed } from "./GatewayErrors.ts"
 import type * as StartQueue from "./StartQueue.ts"
 
 /** A back end in use. */
@@ -45,8 +43,6 @@ export interface RunningBackend {
   era: Era | undefined
   /** Whether it refuses legacy clients but is a modern server, so that legacy clients need a `LegacyFace`. */
   faced: boolean
-  /** Sends requests, if it is an HTTP back end. */
-  readonly remote: Remote.Remote | undefined
   readonly asks: { asked: boolean }
   readonly paramHeaders: ParamHeaders.ParamHeaders
 }
@@ -104,7 +100,6 @@ export const make = Effect.fnUntraced(function*(
     handshake: undefined,
     era: undefined,
     faced: false,
-    remote: backend.target.kind === "http" ? yield* Remote.make(backend.target.entry, backend.mask) : undefined,
     asks: { asked: false },
     paramHeaders: new Map()
   }
@@ -159,6 +154,10 @@ export const startLane = (
     Lane.make(startTransport(target, got), {
       client,
       era: known,
+      // A modern HTTP back end keeps no state for a connection, so a handshake with it holds for all of its lanes.
+      handshake: backend.target.kind === "http" && target.handshake?.era === "modern" && known === "modern"
+        ? target.handshake
+        : undefined,
       probeTimeout,
       limits: { maxEvents: backend.settings.replayEvents, maxBytes: backend.settings.replayBytes },
       changed,
@@ -188,35 +187,11 @@ export const startLane = (
 }
 
 /** Forgets the detected era, because a server of the other era may have replaced this one. */
-const forget = (target: RunningBackend) =>
+export const forget = (target: RunningBackend) =>
   Effect.sync(() => {
     target.era = undefined
+    target.handshake = undefined
   })
-
-/**
- * Records in the state of an HTTP back end whether this request reached it. The gateway starts no process for such a back end,
- * so requests take the place of starts.
- */
-export const recordOutcome = <A, R>(
-  { cooldown }: RunningBackend,
-  asked: Effect.Effect<A, BackendFailed, R>
-): Effect.Effect<A, BackendFailed, R> =>
-  asked.pipe(
-    Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
-    Effect.tapError((error) => Ref.update(cooldown, (state) => Cooldown.noted(state, error.message)))
-  )
-
-/** The era of an HTTP back end. Asks the back end if the era is not known. */
-export const eraOf = Effect.fnUntraced(function*(target: RunningBackend, remote: Remote.Remote) {
-  const known = knownEra(target)
-  if (known !== undefined) return known
-  const { startTimeout } = target.backend.settings
-  const probed = Effect.timeoutOrElse(PassThrough.probe(remote, target.backend.settings), {
-    duration: startTimeout,
-    orElse: () => remote.failed(`the back end did not answer server/discover within ${Duration.format(startTimeout)}`)
-  })
-  return target.era = yield* recordOutcome(target, probed)
-})
 
 /**
  * Opens the session of a legacy client. Tries a legacy `initialize` first, because a server that speaks both eras need not say

@@ -13,7 +13,6 @@ import type { GatewayConfig } from "../app/Config.ts"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
 import type * as Lane from "../conversation/Lane.ts"
 import type * as PooledConnection from "../conversation/PooledConnection.ts"
-import type * as PassThrough from "../fronts/PassThrough.ts"
 import type { Era } from "../protocol/Dialect.ts"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Masking from "../settings/Masking.ts"
@@ -60,8 +59,7 @@ export class Sessions extends Context.Service<Sessions, {
     backend: string,
     principal: Principal,
     id: string,
-    message: JsonRpc.Request,
-    text: string
+    message: JsonRpc.Request
   ) => Effect.Effect<Connection, AcquireError>
   /** The connection of a session, leased for the scope. Wakes a session that sleeps. */
   readonly lease: (
@@ -81,8 +79,8 @@ export class Sessions extends Context.Service<Sessions, {
   readonly firstLane: (caller: Callers.Caller) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
   /** The era of a back end, if it is configured or known. */
   readonly knownEra: (backend: string) => Era | undefined
-  /** The requests in flight that hold no lease here: to modern HTTP back ends, and to other replicas. */
-  readonly passing: PassThrough.Passing
+  /** The requests in flight that other replicas carry out. */
+  readonly passing: { count: number }
   /**
    * Ends a session, awake or asleep. `None` if there is no such session; else an effect that waits until its process is
    * gone.
@@ -135,7 +133,7 @@ export const make = Effect.fnUntraced(function*(
   return Sessions.of({
     pool,
     running: () => running,
-    open: (backend, principal, id, message, text) => open(state, Registry.keyOf(backend, principal, id), message, text),
+    open: (backend, principal, id, message) => open(state, Registry.keyOf(backend, principal, id), message),
     lease: (backend, principal, id) => lease(state, backend, principal, id),
     lane: (caller, exclusive) => lane(state, caller, exclusive),
     firstLane: (caller) => Effect.flatMap(enterAs(state, caller), (profile) => leaseLane(state, profile, 0)),
@@ -143,7 +141,7 @@ export const make = Effect.fnUntraced(function*(
       const target = running.get(name)
       return target === undefined ? undefined : RunningBackend.knownEra(target)
     },
-    passing: { count: 0, over: Deferred.await(ending) },
+    passing: { count: 0 },
     end: (backend, principal, id) => endKey(state, Registry.keyOf(backend, principal, id), Endings.deleted),
     endNumber: (number) => endNumber(state, number),
     endRequests: (reason) =>
@@ -190,7 +188,7 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
         // use.
         (failure) =>
           connections.get(key) === connection
-            ? note({ registry, pool }, key, Endings.ofFailure(failure))
+            ? Effect.andThen(doubt(registry, key), note({ registry, pool }, key, Endings.ofFailure(failure)))
             : Effect.void
       )
   })
@@ -216,6 +214,12 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
   )
   return pool
 })
+
+/** After a connection to an HTTP back end has ended by itself, the next one asks for the era again. */
+const doubt = ({ running }: Registry.Registry, key: Key) => {
+  const target = running.get(SessionKey.backend(key))
+  return target?.backend.target.kind === "http" ? RunningBackend.forget(target) : Effect.void
+}
 
 /** Notes why the live session under a key, if there is one, is about to end. */
 const note = ({ pool, registry: { endings } }: Pick<State, "pool" | "registry">, key: Key, ending: Endings.Ending) =>
@@ -253,10 +257,10 @@ const refuseBeforePool = ({ pool, registry: { running, settings } }: State, key:
   )
 }
 
-const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRpc.Request, text: string) {
+const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRpc.Request) {
   const { pool, registry: { opening } } = state
   yield* refuseBeforePool(state, key)
-  const record = ClientRecord.make(message.id, text, message.params)
+  const record = ClientRecord.make(message)
   return yield* Effect.acquireUseRelease(
     Effect.sync(() => opening.set(key, record)),
     () => untilEnd(state, Effect.scoped(SessionPool.get(pool, key))),

@@ -1,5 +1,5 @@
 /**
- * An MCP server on Streamable HTTP as a `Transport`: each line becomes a POST, and each message of the response becomes a line of
+ * An MCP server on Streamable HTTP as a `Transport`: each message becomes a POST, and each message of the response is a message of
  * the server.
  *
  * The transport speaks both eras. It sends a request of revision 2026-07-28 without a session. An `initialize` opens a session of
@@ -8,14 +8,14 @@
  */
 import type { Scope } from "effect"
 import { Deferred, Duration, Effect, Fiber, Option, Queue, Stream } from "effect"
-import type { HttpClient, HttpClientResponse } from "effect/http"
+import type { HttpClient } from "effect/http"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import * as JsonText from "../protocol/JsonText.ts"
 import * as Modern from "../protocol/Modern.ts"
 import * as ParamHeaders from "../protocol/ParamHeaders.ts"
-import { BackendFailed } from "../sessions/GatewayErrors.ts"
 import * as Remote from "./Remote.ts"
 import type { Receiver, Transport } from "./Transport.ts"
+import { BackendFailed, deliver } from "./Transport.ts"
 
 export interface Limits {
   readonly maxLineBytes: number
@@ -23,41 +23,22 @@ export interface Limits {
   readonly writeTimeout: Duration.Duration
 }
 
-type Response = HttpClientResponse.HttpClientResponse
-
-/** A request that is in flight. */
-interface Post {
-  readonly modern: boolean
-  readonly fiber: Fiber.Fiber<void>
-}
-
-/** How far an event stream has been read. */
-interface Progress {
-  answered: boolean
-  lastId: string | undefined
-  /** How long to wait before the stream is reopened, in milliseconds. */
-  retry: number
-}
-
-/** The wait before a stream is reopened, in milliseconds, if the server gives none. */
-const defaultRetry = 1000
-/** Most lines that wait for the server to take the lines before them. */
-const maxLines = 16
-/** The session ends after more failures in a row than this to reopen its GET stream. */
-const maxFailures = 3
+/** Most messages that wait for the server to take the messages before them. */
+const maxWaiting = 16
 
 /** The state of one transport. */
 interface Server {
   readonly remote: Remote.Remote
   readonly limits: Limits
   readonly ended: Deferred.Deferred<BackendFailed>
+  /** The session of an earlier revision, if there is one. */
+  readonly session: { id: string | undefined; version: string | undefined }
+  readonly to: Receiver
   /** The requests in flight, by id. */
-  readonly posts: Map<string, Post>
+  readonly posts: Map<string, { readonly modern: boolean; readonly fiber: Fiber.Fiber<void> }>
   readonly paramHeaders: ParamHeaders.ParamHeaders
   /** Runs an effect in a fiber that ends with the scope. */
   readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
-  /** The session of an earlier revision, if there is one. */
-  readonly session: { id: string | undefined; version: string | undefined }
   /** Whether the server has sent a message, which proves that it can be reached and speaks MCP. */
   established: boolean
 }
@@ -72,39 +53,46 @@ export const make = Effect.fnUntraced(function*(
   const scope = yield* Effect.scope
   const run = Effect.runForkWith(yield* Effect.context<never>())
   // Its end lets a `send` go that waits for the server.
-  const lines = yield* Effect.acquireRelease(Queue.bounded<string>(maxLines), Queue.shutdown)
-  const server: Server = {
-    remote,
-    limits,
-    ended: Deferred.makeUnsafe(),
-    posts: new Map(),
-    paramHeaders: new Map(),
-    fork: (effect) => {
-      const fiber = run(effect)
-      Fiber.runIn(fiber, scope)
-      return fiber
-    },
-    session: { id: undefined, version: undefined },
-    established: false
+  const messages = yield* Effect.acquireRelease(Queue.bounded<JsonRpc.Message>(maxWaiting), Queue.shutdown)
+  const ended = Deferred.makeUnsafe<BackendFailed>()
+  const session: Server["session"] = { id: undefined, version: undefined }
+  const fork: Server["fork"] = (effect) => {
+    const fiber = run(effect)
+    Fiber.runIn(fiber, scope)
+    return fiber
   }
   yield* Effect.addFinalizer(() =>
-    server.session.id === undefined || Deferred.isDoneUnsafe(server.ended)
-      ? Effect.void
-      : Effect.ignore(
-        Effect.timeout(Effect.scoped(remote.send("DELETE", sessionHeaders(server))), Remote.closeTimeout)
-      )
+    session.id === undefined || Deferred.isDoneUnsafe(ended) ? Effect.void : Effect.ignore(
+      Effect.timeout(Effect.scoped(remote.send("DELETE", sessionHeaders(session))), Remote.closeTimeout)
+    )
   )
   return {
     pid: undefined,
-    ended: server.ended,
+    ended,
     failed: remote.failed,
     attach: (to) =>
-      Effect.sync(() =>
-        void server.fork(Effect.forever(Effect.flatMap(Queue.take(lines), (line) => write(server, line, to))))
-      ),
-    offer: (line) => Queue.offerUnsafe(lines, line),
-    send: (line) => Effect.asVoid(Queue.offer(lines, line))
+      Effect.sync(() => {
+        const server: Server = {
+          remote,
+          limits,
+          ended,
+          session,
+          to,
+          fork,
+          posts: new Map(),
+          paramHeaders: new Map(),
+          established: false
+        }
+        fork(Effect.forever(Effect.flatMap(Queue.take(messages), (message) => write(server, message))))
+      }),
+    offer: (message) => Queue.offerUnsafe(messages, message),
+    send: (message) => Effect.asVoid(Queue.offer(messages, message))
   }
+})
+
+const sessionHeaders = ({ id, version }: Server["session"]): Remote.Headers => ({
+  "mcp-session-id": id,
+  "mcp-protocol-version": version
 })
 
 const end = ({ ended }: Server, failure: BackendFailed) => Effect.asVoid(Deferred.succeed(ended, failure))
@@ -115,34 +103,16 @@ const forgotten = (server: Server) =>
     return end(server, new BackendFailed({ reason, stderr, forgotten: true }))
   })
 
-const sessionHeaders = ({ session }: Server) => ({
-  "mcp-session-id": session.id,
-  "mcp-protocol-version": session.version
-})
-
-/** Delivers a line, and waits while the receiver has no room for more. `request`: the id of the request that got the response. */
-const deliver = (server: Server, text: string, to: Receiver, request?: JsonRpc.Id): Effect.Effect<void> =>
-  Effect.suspend(() => {
-    server.established = true
-    return to.receive(text, request) ? Effect.void : to.room
-  })
-
-// ---------------------------------------------------------------------------
-// Lines
-// ---------------------------------------------------------------------------
-
-/** Sends one line. Completes when the next line may be sent. A line that changes the session must arrive before the next one. */
-const write = (server: Server, line: string, to: Receiver): Effect.Effect<unknown> => {
+/** Sends one message. Completes when the next one may be sent: a message that changes the session must arrive before it. */
+const write = (server: Server, message: JsonRpc.Message): Effect.Effect<unknown> => {
   const { posts } = server
-  const message = JsonRpc.read(line)
-  if (message === undefined) return Effect.void
   if (message._tag === "Request") {
-    const modern = Modern.isModern(message, {})
-    const fiber = server.fork(request(server, message, line, modern, to))
+    const post = postOf(server, message)
+    const fiber = server.fork(request(server, post))
     const key = JsonRpc.idKey(message.id)
-    const post: Post = { modern, fiber }
-    posts.set(key, post)
-    fiber.addObserver(() => posts.get(key) === post && posts.delete(key))
+    const entry = { modern: post.modern, fiber }
+    posts.set(key, entry)
+    fiber.addObserver(() => posts.get(key) === entry && posts.delete(key))
     return message.method === "initialize" || message.method === "logging/setLevel"
       ? Fiber.await(fiber)
       : Effect.void
@@ -151,21 +121,20 @@ const write = (server: Server, line: string, to: Receiver): Effect.Effect<unknow
   const post = cancelled === undefined ? undefined : posts.get(JsonRpc.idKey(cancelled))
   // A modern request is cancelled by closing its connection.
   if (post?.modern === true) return Fiber.interrupt(post.fiber)
-  const sent = notify(server, line)
+  const sent = notify(server, message)
   // After a cancellation a server may leave the response stream open, so the gateway closes it.
   if (post !== undefined) return Effect.andThen(sent, Fiber.interrupt(post.fiber))
   return message._tag === "Notification" && message.method === "notifications/initialized"
-    ? Effect.map(sent, () => void server.fork(standalone(server, to)))
+    ? Effect.map(sent, () => void server.fork(standalone(server)))
     : sent
 }
 
 /** Sends a message that gets no answer. */
-const notify = (server: Server, line: string) => {
-  const { limits, remote } = server
+const notify = (server: Server, { text }: JsonRpc.Message) => {
+  const { limits, remote, session } = server
   return Effect.scoped(Effect.gen(function*() {
-    const headers = { accept: Remote.accept, ...sessionHeaders(server) }
-    const { status } = yield* remote.send("POST", headers, line.trimEnd())
-    if (status === 404 && server.session.id !== undefined) return yield* forgotten(server)
+    const { status } = yield* remote.send("POST", sessionHeaders(session), text)
+    if (status === 404 && session.id !== undefined) return yield* forgotten(server)
     if (status >= 400) yield* Effect.logWarning(`The back end refused a notification or response with status ${status}`)
   })).pipe(
     Effect.timeoutOrElse({
@@ -181,207 +150,221 @@ const notify = (server: Server, line: string) => {
 // Requests
 // ---------------------------------------------------------------------------
 
-const request = (server: Server, message: JsonRpc.Request, line: string, modern: boolean, to: Receiver) =>
-  Effect.scoped(Effect.gen(function*() {
-    const { session } = server
-    const response = yield* send(server, message, line, modern)
-    const { headers, status } = response
-    if (message.method === "initialize" && status === 200) session.id = headers["mcp-session-id"]
-    if (!modern && status === 404 && session.id !== undefined) return yield* forgotten(server)
-    if (status === 200 && Remote.isEventStream(response)) return yield* stream(server, response, message, modern, to)
-    const text = yield* textOf(server, response)
-    if (status === 200) return yield* body(server, text, message, to)
-    if (modern && message.method === "tools/call" && isHeaderMismatch(text)) {
-      return yield* callAgain(server, message, line, to)
+/** A request that is in flight. */
+interface Post {
+  readonly request: JsonRpc.Request
+  readonly modern: boolean
+  /** Receives the messages of the response. */
+  readonly to: Receiver
+  readonly answered: Deferred.Deferred<void>
+}
+
+const postOf = (server: Server, request: JsonRpc.Request): Post => {
+  const { to } = server
+  const answered = Deferred.makeUnsafe<void>()
+  return {
+    request,
+    modern: Modern.isModern(request, {}),
+    answered,
+    to: {
+      receive: (message, id) => {
+        server.established = true
+        if (message._tag === "Response" && JsonRpc.idKey(message.id) === JsonRpc.idKey(request.id)) {
+          Deferred.doneUnsafe(answered, Effect.void)
+          learn(server, request, message)
+        }
+        return to.receive(message, id)
+      },
+      garbage: (text) => to.garbage(text),
+      room: to.room
     }
-    yield* refused(server, status, text, message, to)
-  })).pipe(Effect.catch((error) => {
+  }
+}
+
+/** Learns from an answer the revision of the session and the headers of tools. */
+const learn = ({ paramHeaders, session }: Server, { method }: JsonRpc.Request, answer: JsonRpc.Response) => {
+  if (method === "tools/list") ParamHeaders.note(paramHeaders, answer)
+  if (method !== "initialize") return
+  const version = Json.field(answer.result, "protocolVersion")
+  session.version = typeof version === "string" ? version : undefined
+}
+
+/** Hands a text of the server to its receiver. Waits while the receiver has no room for more. */
+const handOver = (to: Receiver, text: string, request?: JsonRpc.Id): Effect.Effect<void> =>
+  Effect.suspend(() => deliver(to, text, request) ? Effect.void : to.room)
+
+/** Answers a request with an error of the back end, or of the gateway. */
+const answer = ({ to }: Server, response: JsonRpc.Response): Effect.Effect<void> =>
+  Effect.suspend(() => to.receive(response, response.id) ? Effect.void : to.room)
+
+const failedAnswer = (id: JsonRpc.Id, reason: string) => JsonRpc.error(id, JsonRpc.codes.internal, reason)
+
+/** Answers a request with an error. Without an answer to `initialize`, ends the connection. */
+const unanswered = (server: Server, { request }: Post, reason: string) =>
+  request.method === "initialize"
+    ? end(server, server.remote.failed(reason))
+    : answer(server, failedAnswer(request.id, reason))
+
+const request = (server: Server, post: Post): Effect.Effect<void> =>
+  Effect.catch(Effect.scoped(exchange(server, post, true)), (error) => {
     const failure = error._tag === "BackendFailed" ? error : server.remote.failed(error.message)
     // A modern request can be repeated, so it gets an error. In a session, a lost response may have held other messages too, so the
     // session ends. A response over the limit is the fault of its request alone.
     const isLost = error._tag === "BackendFailed" || error.limit === undefined
-    return server.established && (modern || !isLost)
-      ? deliver(server, failedAnswer(message.id, failure.message), to)
+    return server.established && (post.modern || !isLost)
+      ? answer(server, failedAnswer(post.request.id, failure.message))
       : end(server, failure)
-  }))
+  })
 
-const send = (server: Server, message: JsonRpc.Request, line: string, modern: boolean) =>
-  server.remote.send("POST", {
-    accept: Remote.accept,
-    ...(modern
-      ? {
-        ...Modern.headersOf(message.method, message.params),
-        ...(message.method === "tools/call" ? ParamHeaders.headersOf(server.paramHeaders, message.params) : {})
-      }
-      : message.method === "initialize"
-      ? {}
-      : sessionHeaders(server))
-  }, line.trimEnd())
-
-const textOf = ({ limits }: Server, response: Response) => Remote.textOf(response, limits.maxLineBytes)
-
-/** Reads a response with status 200 that is not a stream. */
-const body = Effect.fnUntraced(function*(server: Server, text: string, message: JsonRpc.Request, to: Receiver) {
-  const texts = text.trimStart().startsWith("[") && Option.isSome(JsonRpc.parse(text))
-    ? JsonText.elements(text)
-    : [text]
-  let answered = false
-  for (const each of texts) {
-    answered ||= isAnswer(each, message)
-    yield* deliverFor(server, message, each, to)
+/** Sends a request and delivers the response. `mayRepeat`: a call that lacks headers is sent again with them. */
+const exchange = Effect.fnUntraced(function*(
+  server: Server,
+  post: Post,
+  mayRepeat: boolean
+): Effect.fn.Return<void, BackendFailed | Remote.ResponseFailed, Scope.Scope> {
+  const { limits, session } = server
+  const { modern, request: { method } } = post
+  const response = yield* send(server, post.request, modern)
+  const { headers, status } = response
+  if (method === "initialize" && status === 200) session.id = headers["mcp-session-id"]
+  if (!modern && status === 404 && session.id !== undefined) return yield* forgotten(server)
+  if (status === 200 && Remote.isEventStream(response)) return yield* stream(server, post, response)
+  const text = yield* Remote.textOf(response, limits.maxLineBytes)
+  if (status === 200) return yield* body(server, post, text)
+  const error = Json.field(Option.getOrUndefined(Json.parse(text)), "error")
+  if (modern && mayRepeat && method === "tools/call" && JsonRpc.codeOf(error) === Modern.codes.headerMismatch) {
+    yield* listTools(server, post.request)
+    return yield* exchange(server, post, false)
   }
-  if (!answered) yield* unanswered(server, message, "the back end sent no answer", to)
+  yield* refused(server, post, status, error)
 })
 
-/** Answers a request with an error. Without an answer to `initialize`, ends the connection. */
-const unanswered = (server: Server, message: JsonRpc.Request, reason: string, to: Receiver) =>
-  message.method === "initialize"
-    ? end(server, server.remote.failed(reason))
-    : deliver(server, failedAnswer(message.id, reason), to)
-
-/** Answers a request whose response has a status other than 200, or ends the connection. */
-const refused = (server: Server, status: number, text: string, message: JsonRpc.Request, to: Receiver) => {
-  const { remote } = server
-  if (Remote.isRefusal(status) && !server.established) return end(server, Remote.refusal(remote, status))
-  const probing = message.method === "server/discover"
-  if (probing && Remote.isNoVerdict(status)) {
-    return end(server, remote.failed(`the back end answered server/discover with status ${status}`))
-  }
-  const error = Modern.errorOf(text, message.id)
-  if (error !== undefined) return deliver(server, error, to)
-  if (message.method === "initialize") {
-    return end(server, remote.failed(`the back end answered initialize with status ${status}`))
-  }
-  return deliver(server, failedAnswer(message.id, `the back end answered with status ${status}`), to)
+const send = (
+  { paramHeaders, remote, session }: Server,
+  { method, params, text }: JsonRpc.Request,
+  modern: boolean
+) => {
+  if (method === "initialize") return remote.send("POST", {}, text)
+  if (!modern) return remote.send("POST", sessionHeaders(session), text)
+  // Arguments do not change headers of the back end's entry.
+  const repeated = Object.entries(method === "tools/call" ? ParamHeaders.headersOf(paramHeaders, params) : {})
+    .filter(([name]) => !remote.given.has(name))
+  return remote.send("POST", { ...Modern.headersOf(method, params), ...Object.fromEntries(repeated) }, text)
 }
 
-/** Learns from `tools/list` which arguments a call must repeat in headers, and then repeats the call with these headers. */
-const callAgain = Effect.fnUntraced(function*(server: Server, message: JsonRpc.Request, line: string, to: Receiver) {
-  let cursor: string | undefined
-  for (let page = 0; page === 0 || (cursor !== undefined && page < maxPages); page++) {
-    const params = { _meta: JsonRpc.field(message.params, "_meta"), cursor }
-    const list = { jsonrpc: "2.0", id: `tools of ${JSON.stringify(message.id)}`, method: "tools/list", params }
-    const headers = { accept: Remote.accept, ...Modern.headersOf(list.method, params) }
-    const answer = yield* textOf(server, yield* server.remote.send("POST", headers, JSON.stringify(list)))
-    ParamHeaders.note(server.paramHeaders, resultOf(answer))
-    const next = JsonRpc.field(Option.getOrUndefined(JsonRpc.parse(resultOf(answer))), "nextCursor")
-    cursor = typeof next === "string" ? next : undefined
+/** Delivers a response with status 200 that is not a stream. Before revision 2025-06-18 it may be a batch. */
+const body = Effect.fnUntraced(function*(server: Server, post: Post, text: string) {
+  const batch = text.trimStart().startsWith("[") ? Option.getOrUndefined(Json.parse(text)) : undefined
+  for (const each of Array.isArray(batch) ? batch.map(Json.stringify) : [text]) {
+    yield* handOver(post.to, each, post.request.id)
   }
-  const response = yield* send(server, message, line, true)
-  const { status } = response
-  if (status === 200 && Remote.isEventStream(response)) return yield* stream(server, response, message, true, to)
-  const text = yield* textOf(server, response)
-  yield* status === 200 ? body(server, text, message, to) : refused(server, status, text, message, to)
+  if (!Deferred.isDoneUnsafe(post.answered)) yield* unanswered(server, post, "the back end sent no answer")
 })
 
-/** Delivers a line from the response to this request. Learns from it the revision of the session and the headers of tools. */
-const deliverFor = (server: Server, message: JsonRpc.Request, text: string, to: Receiver) => {
-  if (message.method === "tools/list") ParamHeaders.note(server.paramHeaders, resultOf(text))
-  if (message.method === "initialize" && isAnswer(text, message)) {
-    const version = JsonRpc.field(Option.getOrUndefined(JsonRpc.parse(resultOf(text))), "protocolVersion")
-    server.session.version = typeof version === "string" ? version : undefined
+/** Answers a request whose response has a status other than 200, or ends the connection. `error` is that of the response. */
+const refused = (server: Server, post: Post, status: number, error: unknown) => {
+  const { id, method } = post.request
+  const isRefusal = Remote.isRefusal(status)
+  const reason = isRefusal ? Remote.refusal(status) : `the back end answered ${method} with status ${status}`
+  // Says nothing about the server's era.
+  const isNoAnswer = method === "server/discover" && Remote.isNoVerdict(status)
+  if (isNoAnswer || (isRefusal && !server.established)) return end(server, server.remote.failed(reason))
+  if (Json.isObject(error) && !isRefusal) return answer(server, JsonRpc.failure(id, error))
+  // A modern server answers a call with a JSON-RPC error, so a server of an earlier revision may have replaced it.
+  if (post.modern && method !== "server/discover" && unlikeModern.includes(status)) {
+    return end(server, server.remote.failed(reason))
   }
-  return deliver(server, text, to, message.id)
+  return unanswered(server, post, reason)
 }
+
+/** The statuses of servers with sessions for a request without one. */
+const unlikeModern = [400, 404, 405]
+
+/** Most pages of `tools/list` that are read for one call. */
+const maxPages = 20
+
+/** Learns from `tools/list` which arguments a call must repeat in headers. */
+const listTools = Effect.fnUntraced(function*(server: Server, call: JsonRpc.Request) {
+  const id = `tools of ${JsonRpc.idKey(call.id)}`
+  let cursor: unknown
+  let pages = 0
+  do {
+    const list = JsonRpc.request(id, "tools/list", { _meta: Json.field(call.params, "_meta"), cursor })
+    const text = yield* Remote.textOf(yield* send(server, list, true), server.limits.maxLineBytes)
+    const listed = JsonRpc.read(text)
+    if (listed?._tag !== "Response") return
+    ParamHeaders.note(server.paramHeaders, listed)
+    cursor = Json.field(listed.result, "nextCursor")
+  } while (typeof cursor === "string" && ++pages < maxPages)
+})
 
 // ---------------------------------------------------------------------------
 // Streams
 // ---------------------------------------------------------------------------
 
-/** Reads the event stream of a response. Resumes a broken stream if the server gave event ids. */
-const stream = Effect.fnUntraced(function*(
-  server: Server,
-  response: Response,
-  message: JsonRpc.Request,
-  modern: boolean,
-  to: Receiver
-) {
-  const progress: Progress = { answered: false, lastId: undefined, retry: defaultRetry }
-  yield* events(server, response, progress, message, to)
-  // Revision 2026-07-28 has no way to resume a stream.
-  const resumable = () => !modern && !progress.answered && progress.lastId !== undefined
-  while (resumable()) {
-    yield* Effect.sleep(progress.retry)
-    const again = yield* listen(server, progress.lastId)
-    if (again.status === 404 && server.session.id !== undefined) return yield* forgotten(server)
-    if (again.status !== 200 || !Remote.isEventStream(again)) break
-    yield* events(server, again, progress, message, to)
-  }
-  if (!progress.answered) yield* unanswered(server, message, "the back end's answer ended early", to)
-})
-
-/** Reads a stream to its end. After the answer, waits for the end no longer than `Remote.closeTimeout`. */
-const events = (
-  server: Server,
-  response: Response,
-  progress: Progress,
-  message: JsonRpc.Request | undefined,
-  to: Receiver
-) => {
-  const answered = Deferred.makeUnsafe<void>()
-  const read = Stream.runForEach(Remote.events(response, server.limits.maxLineBytes), ({ data, id, retry }) => {
-    progress.lastId = id ?? progress.lastId
-    progress.retry = retry ?? progress.retry
-    if (data === "") return Effect.void
-    if (message === undefined) return deliver(server, data, to)
-    if (isAnswer(data, message)) {
-      progress.answered = true
-      Deferred.doneUnsafe(answered, Effect.void)
-    }
-    return deliverFor(server, message, data, to)
-  })
-  return Effect.raceFirst(
-    Effect.catch(read, (error) => {
-      if (error.limit === undefined) return Effect.void
-      if (message === undefined) return end(server, server.remote.failed(error.message))
-      progress.answered = true
-      return deliver(server, failedAnswer(message.id, error.message), to)
-    }),
-    Effect.andThen(Deferred.await(answered), Effect.sleep(Remote.closeTimeout))
-  )
+/** How far an event stream has been read. */
+interface Progress {
+  lastId: string | undefined
+  /** How long to wait before the stream is reopened, in milliseconds. */
+  retry: number
 }
 
-const listen = (server: Server, lastId: string | undefined) =>
-  server.remote.send("GET", { accept: "text/event-stream", ...sessionHeaders(server), "last-event-id": lastId })
+/** The wait before a stream is reopened, in milliseconds, if the server gives none. */
+const defaultRetry = 1000
+/** The session ends after more failures in a row than this to reopen its GET stream. */
+const maxFailures = 3
+
+/** Reads the event stream of a response. Resumes a broken stream if the server gave event ids. */
+const stream = Effect.fnUntraced(function*(server: Server, post: Post, response: Remote.Response) {
+  const progress: Progress = { lastId: undefined, retry: defaultRetry }
+  // After the answer, waits only a short time for the end.
+  const overdue = Effect.andThen(Deferred.await(post.answered), Effect.sleep(Remote.closeTimeout))
+  const read = (from: Remote.Response) =>
+    Effect.raceFirst(events(server, from, progress, post.to, post.request.id), overdue)
+  yield* read(response)
+  // Revision 2026-07-28 has no way to resume a stream.
+  while (!post.modern && !Deferred.isDoneUnsafe(post.answered) && progress.lastId !== undefined) {
+    yield* Effect.sleep(progress.retry)
+    const again = yield* listen(server, progress)
+    if (again.status === 404 && server.session.id !== undefined) return yield* forgotten(server)
+    if (again.status !== 200 || !Remote.isEventStream(again)) break
+    yield* read(again)
+  }
+  if (!Deferred.isDoneUnsafe(post.answered)) yield* unanswered(server, post, "the back end's answer ended early")
+})
+
+/** Delivers the messages of a stream until it ends or breaks. Fails if a message exceeds the limit. */
+const events = (server: Server, response: Remote.Response, progress: Progress, to: Receiver, request?: JsonRpc.Id) =>
+  Stream.runForEach(Remote.events(response, server.limits.maxLineBytes), ({ data, id, retry }) => {
+    progress.lastId = id ?? progress.lastId
+    progress.retry = retry ?? progress.retry
+    return data === "" ? Effect.void : handOver(to, data, request)
+  }).pipe(Effect.catchIf(({ limit }) => limit === undefined, () => Effect.void))
+
+const listen = ({ remote, session }: Server, { lastId }: Progress) =>
+  remote.send("GET", { ...sessionHeaders(session), "last-event-id": lastId })
 
 /** Reads the GET stream of a session, for messages that belong to no request. A server need not have one. */
-const standalone = Effect.fnUntraced(function*(server: Server, to: Receiver) {
-  const progress: Progress = { answered: false, lastId: undefined, retry: defaultRetry }
+const standalone = Effect.fnUntraced(function*(server: Server) {
+  const { ended, remote, session, to } = server
+  const progress: Progress = { lastId: undefined, retry: defaultRetry }
   let opened = false
   let failures = 0
   const once = Effect.scoped(Effect.gen(function*() {
-    const response = yield* listen(server, progress.lastId)
+    const response = yield* listen(server, progress)
     const { status } = response
     if (status === 200 && Remote.isEventStream(response)) {
       opened = true
       failures = 0
-      yield* events(server, response, progress, undefined, to)
+      yield* events(server, response, progress, to)
       return true
     }
     // A server that had a stream and now refuses one was restarted.
-    if (server.session.id !== undefined && (status === 404 || (opened && status === 400))) yield* forgotten(server)
+    if (session.id !== undefined && (status === 404 || (opened && status === 400))) yield* forgotten(server)
     return false
-  })).pipe(Effect.catch((failure) => {
-    if (++failures <= maxFailures) return Effect.succeed(true)
-    return Effect.as(end(server, failure), false)
+  })).pipe(Effect.catch((error) => {
+    if (error._tag === "ResponseFailed") return Effect.as(end(server, remote.failed(error.message)), false)
+    return ++failures <= maxFailures ? Effect.succeed(true) : Effect.as(end(server, error), false)
   }))
-  while ((yield* once) && !Deferred.isDoneUnsafe(server.ended)) yield* Effect.sleep(progress.retry)
+  while ((yield* once) && !Deferred.isDoneUnsafe(ended)) yield* Effect.sleep(progress.retry)
 })
-
-/** Most pages of `tools/list` that are read for one call. */
-const maxPages = 20
-
-const failedAnswer = (id: JsonRpc.Id, reason: string): string => JsonRpc.error(id, JsonRpc.codes.internal, reason)
-
-/** The JSON of an answer's result. */
-const resultOf = (text: string): string =>
-  JsonText.isObject(text) && Option.isSome(JsonRpc.parse(text)) ? JsonText.member(text, "result") ?? "{}" : "{}"
-
-const isHeaderMismatch = (text: string): boolean =>
-  JsonRpc.field(JsonRpc.field(Option.getOrUndefined(JsonRpc.parse(text)), "error"), "code") ===
-    Modern.codes.headerMismatch
-
-const isAnswer = (text: string, { id }: JsonRpc.Request): boolean => {
-  const message = JsonRpc.read(text)
-  return message?._tag === "Response" && JsonRpc.idKey(message.id) === JsonRpc.idKey(id)
-}

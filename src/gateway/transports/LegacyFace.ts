@@ -7,14 +7,13 @@
  * a legacy request. Then it repeats the call with the answers (basic/patterns/mrtr in the specification).
  */
 import type { Scope } from "effect"
-import { Deferred, Effect, Fiber, Option } from "effect"
+import { Deferred, Effect, Fiber } from "effect"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import * as JsonText from "../protocol/JsonText.ts"
 import * as Modern from "../protocol/Modern.ts"
-import type { BackendFailed } from "../sessions/GatewayErrors.ts"
 import * as LegacyForm from "./LegacyForm.ts"
-import * as Subscriptions from "./Subscriptions.ts"
-import type { Receiver, Transport } from "./Transport.ts"
+import { Subscriptions } from "./Subscriptions.ts"
+import type { BackendFailed, Receiver, Transport } from "./Transport.ts"
 
 /** How often the server may ask for input during one call. */
 const maxRounds = 32
@@ -25,8 +24,8 @@ const pause = 250
 interface Call {
   readonly id: JsonRpc.Id
   readonly method: string
-  /** The JSON of the parameters, as the client sent it. */
-  readonly params: string
+  /** The parameters, as the client sent them. */
+  readonly params: Json.JsonObject
   /** The id of the newest request to the server for this call. */
   number: number
   rounds: number
@@ -36,15 +35,16 @@ interface Call {
 
 /** The input that a call waits for. */
 interface Input {
-  /** The server's state as JSON, if it gave one. */
-  readonly requestState: string | undefined
-  readonly responses: Map<string, string>
+  /** The server's state, if it gave one. */
+  readonly requestState: unknown
+  readonly responses: Map<string, unknown>
   /** The ids of the questions that the client has not answered. */
   readonly open: Set<string>
 }
 
 interface Asked {
   readonly call: Call
+  readonly input: Input
   readonly key: string
   readonly method: string
 }
@@ -56,8 +56,8 @@ export const make = Effect.fnUntraced(function*<R>(
   const scope = yield* Effect.scope
   const run = Effect.runForkWith(yield* Effect.context<never>())
   const face = new Face(
-    (line) => {
-      if (!server.offer(line)) run(server.send(line))
+    (message) => {
+      if (!server.offer(message)) run(server.send(message))
     },
     (millis, what) => {
       const unlessEnded = Effect.sync(() => {
@@ -73,23 +73,27 @@ export const make = Effect.fnUntraced(function*<R>(
     attach: (receiver) =>
       Effect.suspend(() => {
         face.client = receiver
-        return server.attach({ receive: (line) => face.fromServer(line), room: receiver.room })
+        return server.attach({
+          receive: (message) => face.fromServer(message),
+          garbage: (text) => receiver.garbage(text),
+          room: receiver.room
+        })
       }),
-    offer: (line) => {
-      face.fromClient(line)
+    offer: (message) => {
+      face.fromClient(message)
       return true
     },
-    send: (line) => Effect.sync(() => face.fromClient(line))
+    send: (message) => Effect.sync(() => face.fromClient(message))
   }
 })
 
-/** The conversation of one client and one server. Synchronous: each line is handled before the next one arrives. */
+/** The conversation of one client and one server. Synchronous: each message is handled before the next one arrives. */
 class Face {
-  /** Receives the lines for the client. */
+  /** Receives the messages for the client. */
   client: Receiver | undefined
-  readonly #write: (line: string) => void
+  readonly #toServer: (message: JsonRpc.Message) => void
   readonly #later: (millis: number, what: () => void) => void
-  readonly #subscriptions: Subscriptions.Subscriptions
+  readonly #subscriptions: Subscriptions
   /** The calls in flight to the server, by the id of their request. */
   readonly #calls = new Map<number, Call>()
   /** All calls without an answer, by the client's id. */
@@ -105,68 +109,51 @@ class Face {
   #lastNumber = 0
   #lastInput = 0
 
-  constructor(write: (line: string) => void, later: (millis: number, what: () => void) => void) {
-    this.#write = write
+  constructor(toServer: (message: JsonRpc.Message) => void, later: (millis: number, what: () => void) => void) {
+    this.#toServer = toServer
     this.#later = later
-    this.#subscriptions = Subscriptions.make({
-      open: (notifications) =>
-        this.#request(
-          "subscriptions/listen",
-          JsonText.make([["_meta", this.#meta("{}")], ["notifications", JSON.stringify(notifications)]])
-        ),
-      cancel: (number) => this.#cancel(number, "the session's subscriptions have changed"),
-      tell: (method, params) => this.#toClient(notification(method, params)),
+    this.#subscriptions = new Subscriptions({
+      open: (notifications) => this.#request("subscriptions/listen", { _meta: this.#meta({}), notifications }),
+      cancel: (number) => toServer(JsonRpc.cancellation(number, "the session's subscriptions have changed")),
+      tell: (method, params) => this.#toClient(JsonRpc.notification(method, params)),
       after: later
     })
   }
 
-  #toServer(text: string): void {
-    this.#write(JsonRpc.toLine(text))
-  }
-
-  #toClient(text: string): void {
-    if (this.client !== undefined) this.#roomy = this.client.receive(text)
-  }
-
-  #answer(id: JsonRpc.Id, member: "result" | "error", value: string): void {
-    this.#toClient(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"${member}":${value}}`)
+  #toClient(message: JsonRpc.Message): void {
+    if (this.client !== undefined) this.#roomy = this.client.receive(message)
   }
 
   #refuse(id: JsonRpc.Id, code: number, message: string): void {
     this.#toClient(JsonRpc.error(id, code, message))
   }
 
-  #request(method: string, params: string): number {
+  #request(method: string, params: Json.JsonObject): number {
     const number = ++this.#lastNumber
-    this.#toServer(`{"jsonrpc":"2.0","id":${number},"method":${JSON.stringify(method)},"params":${params}}`)
+    this.#toServer(JsonRpc.request(number, method, params))
     return number
   }
 
-  #cancel(number: number, reason: string): void {
-    this.#toServer(notification("notifications/cancelled", { requestId: number, reason }))
-  }
-
   /** The `_meta` of a request to the server: the gateway's own keys, and all other keys that the client has set. */
-  #meta(own: string): string {
-    return JsonText.make([
-      ...JsonText.members(Modern.withoutHopKeys(own)),
-      ...JsonText.members(Modern.ownMeta(this.#who.info, this.#who.json)),
-      ...(this.#level === undefined ? [] : [[Modern.metaKeys.logLevel, JSON.stringify(this.#level)] as const])
-    ])
+  #meta(own: unknown): Json.JsonObject {
+    return {
+      ...Modern.withoutHopKeys(own),
+      ...Modern.ownMeta(this.#who.info, this.#who.declared),
+      [Modern.metaKeys.logLevel]: this.#level
+    }
   }
 
   // ---------------------------------------------------------------------------
   // From the client
   // ---------------------------------------------------------------------------
 
-  /** Takes a line of the client. */
-  fromClient(line: string): void {
-    const message = JsonRpc.read(line)
-    switch (message?._tag) {
+  /** Takes a message of the client. */
+  fromClient(message: JsonRpc.Message): void {
+    switch (message._tag) {
       case "Request":
-        return this.#requested(message, line)
+        return this.#requested(message)
       case "Response":
-        return this.#answered(message, line)
+        return this.#answered(message)
       case "Notification":
         this.#cancelled(JsonRpc.cancelledId(message))
         if (message.method === "notifications/initialized") this.#subscriptions.start(this.#abilities.lists)
@@ -174,55 +161,54 @@ class Face {
     }
   }
 
-  #requested(message: JsonRpc.Request, line: string): void {
-    const { id, method, params } = message
+  #requested(message: JsonRpc.Request): void {
+    const { id, method, params = {} } = message
     switch (method) {
       case "initialize":
-        return this.#initialize(message, line)
+        return this.#initialize(message)
       case "ping":
-        return this.#answer(id, "result", "{}")
+        return this.#toClient(JsonRpc.result(id, {}))
       case "logging/setLevel":
-        return this.#setLevel(id, JsonRpc.field(params, "level"))
+        return this.#setLevel(id, Json.field(params, "level"))
       case "resources/subscribe":
       case "resources/unsubscribe":
-        return this.#subscribe(id, method === "resources/subscribe", JsonRpc.field(params, "uri"))
+        return this.#subscribe(id, method === "resources/subscribe", Json.field(params, "uri"))
     }
-    if (Modern.removedMethods.includes(method)) return this.#refuse(id, Modern.codes.methodNotFound, "Method not found")
-    const own = JsonText.member(line, "params") ?? "{}"
-    if (!JsonText.isObject(own)) {
-      return this.#refuse(id, Modern.codes.invalidParams, "Invalid params: must be an object")
-    }
-    const call: Call = { id, method, params: own, number: 0, rounds: 0, input: undefined, over: false }
+    if (Modern.removedMethods.includes(method)) return this.#unknownMethod(id)
+    if (!Json.isObject(params)) return this.#invalid(id, "must be an object")
+    const call: Call = { id, method, params, number: 0, rounds: 0, input: undefined, over: false }
     this.#byId.set(JsonRpc.idKey(id), call)
     this.#begin(call, {})
   }
 
+  #unknownMethod(id: JsonRpc.Id): void {
+    this.#refuse(id, JsonRpc.codes.methodNotFound, "Method not found")
+  }
+
+  #invalid(id: JsonRpc.Id, wrong: string): void {
+    this.#refuse(id, JsonRpc.codes.invalidParams, `Invalid params: ${wrong}`)
+  }
+
   #setLevel(id: JsonRpc.Id, wanted: unknown): void {
-    if (!this.#abilities.logging) return this.#refuse(id, Modern.codes.methodNotFound, "Method not found")
+    if (!this.#abilities.logging) return this.#unknownMethod(id)
     if (typeof wanted !== "string" || !Modern.logLevels.includes(wanted)) {
-      return this.#refuse(
-        id,
-        Modern.codes.invalidParams,
-        `Invalid params: level must be one of ${Modern.logLevels.join(", ")}`
-      )
+      return this.#invalid(id, `level must be one of ${Modern.logLevels.join(", ")}`)
     }
     this.#level = wanted
-    this.#answer(id, "result", "{}")
+    this.#toClient(JsonRpc.result(id, {}))
   }
 
   #subscribe(id: JsonRpc.Id, wanted: boolean, uri: unknown): void {
-    if (!this.#abilities.subscribe) return this.#refuse(id, Modern.codes.methodNotFound, "Method not found")
-    if (typeof uri !== "string") {
-      return this.#refuse(id, Modern.codes.invalidParams, "Invalid params: uri must be a string")
-    }
+    if (!this.#abilities.subscribe) return this.#unknownMethod(id)
+    if (typeof uri !== "string") return this.#invalid(id, "uri must be a string")
     if (!wanted) {
       this.#subscriptions.remove(uri)
-      return this.#answer(id, "result", "{}")
+      return this.#toClient(JsonRpc.result(id, {}))
     }
     this.#subscriptions.add(uri, (refused) =>
       refused === undefined
-        ? this.#answer(id, "result", "{}")
-        : this.#refuse(id, Modern.codes.invalidParams, `The subscription was refused: ${refused}`))
+        ? this.#toClient(JsonRpc.result(id, {}))
+        : this.#refuse(id, JsonRpc.codes.invalidParams, `The subscription was refused: ${refused}`))
   }
 
   #cancelled(id: JsonRpc.Id | undefined): void {
@@ -231,13 +217,13 @@ class Face {
   }
 
   /** Sends a call to the server. `again` holds the input that the server asked for, if this repeats the call. */
-  #begin(call: Call, again: Readonly<Record<string, string | undefined>>): void {
-    const params = JsonText.edit(call.params, {
-      ...again,
-      _meta: this.#meta(JsonText.member(call.params, "_meta") ?? "{}")
-    })
+  #begin(call: Call, again: Json.JsonObject): void {
     call.input = undefined
-    call.number = this.#request(call.method, params)
+    call.number = this.#request(call.method, {
+      ...call.params,
+      ...again,
+      _meta: this.#meta(call.params["_meta"])
+    })
     this.#calls.set(call.number, call)
   }
 
@@ -245,10 +231,10 @@ class Face {
   #drop(call: Call, reason: string): void {
     call.over = true
     this.#byId.delete(JsonRpc.idKey(call.id))
-    if (this.#calls.delete(call.number)) this.#cancel(call.number, reason)
-    for (const requestId of call.input?.open ?? []) {
-      this.#asked.delete(requestId)
-      this.#toClient(notification("notifications/cancelled", { requestId, reason }))
+    if (this.#calls.delete(call.number)) this.#toServer(JsonRpc.cancellation(call.number, reason))
+    for (const question of call.input?.open ?? []) {
+      this.#asked.delete(question)
+      this.#toClient(JsonRpc.cancellation(question, reason))
     }
   }
 
@@ -261,110 +247,87 @@ class Face {
   // The handshake
   // ---------------------------------------------------------------------------
 
-  #initialize(message: JsonRpc.Request, line: string): void {
-    this.#who = LegacyForm.clientOf(message, line)
-    const number = this.#request("server/discover", JsonText.make([["_meta", this.#meta("{}")]]))
+  #initialize(message: JsonRpc.Request): void {
+    this.#who = LegacyForm.clientOf(message)
+    const number = this.#request("server/discover", { _meta: this.#meta({}) })
     this.#discovering = { number, id: message.id, version: LegacyForm.versionFor(message) }
   }
 
-  #discovered(line: string, failed: boolean, id: JsonRpc.Id, version: string): void {
-    if (failed) return this.#answer(id, "error", JsonText.member(line, "error") ?? "{}")
-    const result = JsonText.member(line, "result") ?? "{}"
+  #discovered({ error, failed, result }: JsonRpc.Response, id: JsonRpc.Id, version: string): void {
+    if (failed) return this.#toClient(JsonRpc.failure(id, error))
     const found = LegacyForm.abilitiesOf(result)
     if (found === undefined) {
       return this.#refuse(id, JsonRpc.codes.internal, `The back end does not speak revision ${Modern.version}`)
     }
     this.#abilities = found
-    this.#answer(id, "result", LegacyForm.initializeResult(result, version))
+    this.#toClient(JsonRpc.result(id, LegacyForm.initializeResult(result, version)))
   }
 
   // ---------------------------------------------------------------------------
   // From the server
   // ---------------------------------------------------------------------------
 
-  /** Takes a line of the server. False if the client has no room for more. */
-  fromServer(line: string): boolean {
+  /** Takes a message of the server. False if the client has no room for more. */
+  fromServer(message: JsonRpc.Message): boolean {
     this.#roomy = true
-    const json = Option.getOrUndefined(JsonRpc.parse(line))
-    const message = JsonRpc.classify(json)
-    switch (message?._tag) {
-      case undefined: {
-        const error = JsonRpc.errorForTooDeep(line)
-        if (error !== undefined) return this.fromServer(error)
-        // `Bridge` counts invalid lines, so it gets this one unchanged.
-        this.#toClient(line)
-        break
-      }
+    switch (message._tag) {
       case "Response":
-        this.#settled(message, json, line)
+        this.#settled(message)
         break
       case "Notification":
-        this.#heard(message, line)
+        this.#heard(message)
         break
       case "Request":
         // Servers of revision 2026-07-28 send no requests.
         this.#toServer(
           message.method === "ping"
-            ? `{"jsonrpc":"2.0","id":${JSON.stringify(message.id)},"result":{}}`
-            : JsonRpc.error(message.id, Modern.codes.methodNotFound, "Method not found")
+            ? JsonRpc.result(message.id, {})
+            : JsonRpc.error(message.id, JsonRpc.codes.methodNotFound, "Method not found")
         )
     }
     return this.#roomy
   }
 
-  #settled(
-    { failed, id }: JsonRpc.Response,
-    json: unknown,
-    line: string
-  ): void {
-    const number = typeof id === "number" ? id : Number.NaN
+  #settled(message: JsonRpc.Response): void {
+    const { error, failed, result } = message
+    const number = typeof message.id === "number" ? message.id : Number.NaN
     if (number === this.#discovering?.number) {
       const { id, version } = this.#discovering
       this.#discovering = undefined
-      return this.#discovered(line, failed, id, version)
+      return this.#discovered(message, id, version)
     }
     if (this.#subscriptions.owns(number)) {
-      const error = JsonRpc.field(json, "error")
-      const isUnknown = JsonRpc.field(error, "code") === Modern.codes.methodNotFound
-      return this.#subscriptions.ended(
-        number,
-        String(JsonRpc.field(error, "message") ?? "the server ended the stream"),
-        !isUnknown
-      )
+      const why = String(Json.field(error, "message") ?? "the server ended the stream")
+      return this.#subscriptions.ended(number, why, JsonRpc.codeOf(error) !== JsonRpc.codes.methodNotFound)
     }
     const call = this.#calls.get(number)
     if (call === undefined) return
     this.#calls.delete(number)
-    const type = JsonRpc.field(JsonRpc.field(json, "result"), "resultType") ?? "complete"
-    if (!failed && type === "input_required") return this.#ask(call, JsonRpc.field(json, "result"), line)
+    const type = Json.field(result, "resultType") ?? "complete"
+    if (!failed && type === "input_required") return this.#ask(call, result)
     this.#byId.delete(JsonRpc.idKey(call.id))
     call.over = true
-    if (failed) return this.#answer(call.id, "error", JsonText.member(line, "error") ?? "{}")
+    if (failed) return this.#toClient(JsonRpc.failure(call.id, error))
     if (type !== "complete") {
-      return this.#refuse(
-        call.id,
-        JsonRpc.codes.internal,
-        `The back end sent a result of the unknown type ${JSON.stringify(type)}`
-      )
+      const what = `The back end sent a result of the unknown type ${Json.stringify(type)}`
+      return this.#refuse(call.id, JsonRpc.codes.internal, what)
     }
-    this.#answer(call.id, "result", LegacyForm.legacyResult(call.method, JsonText.member(line, "result") ?? "{}"))
+    this.#toClient(JsonRpc.result(call.id, LegacyForm.legacyResult(call.method, result)))
   }
 
-  #heard(
-    { method, params }: JsonRpc.Notification,
-    line: string
-  ): void {
+  #heard(message: JsonRpc.Notification): void {
+    const { method, params } = message
     if (method === "notifications/cancelled") {
-      return this.#subscriptions.ended(Number(JsonRpc.field(params, "requestId")), "the server ended the stream", true)
+      return this.#subscriptions.ended(Number(Json.field(params, "requestId")), "the server ended the stream", true)
     }
-    const subscription = JsonRpc.field(JsonRpc.field(params, "_meta"), Modern.metaKeys.subscriptionId)
-    if (subscription === undefined) return this.#toClient(line)
+    const subscription = Json.at(params, "_meta", Modern.metaKeys.subscriptionId)
+    if (subscription === undefined) return this.#toClient(message)
     const number = Number(subscription)
     if (method === "notifications/subscriptions/acknowledged") {
-      return this.#subscriptions.acknowledged(number, JsonRpc.field(params, "notifications"))
+      return this.#subscriptions.acknowledged(number, Json.field(params, "notifications"))
     }
-    if (!this.#subscriptions.hears(number, `${method} ${String(JsonRpc.field(params, "uri"))}`)) return
-    this.#toClient(JsonText.edit(line, { params: Modern.withoutHop(JsonText.member(line, "params") ?? "{}") }))
+    if (!this.#subscriptions.hears(number, `${method} ${String(Json.field(params, "uri"))}`)) return
+    this.#toClient(JsonRpc.notification(method, Modern.withoutHop(params)))
   }
 
   // ---------------------------------------------------------------------------
@@ -372,53 +335,46 @@ class Face {
   // ---------------------------------------------------------------------------
 
   /** Asks the client for all input that a call needs before it can continue. */
-  #ask(call: Call, result: unknown, line: string): void {
+  #ask(call: Call, result: unknown): void {
     if (++call.rounds > maxRounds) return this.#fail(call, `the server asked for input more than ${maxRounds} times`)
-    const text = JsonText.member(line, "result") ?? "{}"
-    const given = JsonText.member(text, "inputRequests") ?? "{}"
-    const requests = JsonText.isObject(given) ? JsonText.members(given) : []
-    const requestState = JsonText.member(text, "requestState")
-    if (requests.length === 0) {
+    const questions = LegacyForm.questionsOf(result)
+    const requestState = Json.field(result, "requestState")
+    if (questions.length === 0) {
       if (requestState === undefined) return this.#fail(call, "the server asked for input, but did not say for which")
-      call.input = { requestState, responses: new Map(), open: new Set() }
       return this.#later(pause, () => {
         if (!call.over) this.#begin(call, { requestState })
       })
     }
-    const questions = requests.map(([key, json]) =>
-      LegacyForm.questionOf(key, json, JsonRpc.field(JsonRpc.field(result, "inputRequests"), key))
-    )
     const wrong = questions.map((question) => LegacyForm.unaskable(this.#who, question)).find((why) =>
       why !== undefined
     )
     if (wrong !== undefined) return this.#fail(call, wrong)
     const input: Input = { requestState, responses: new Map(), open: new Set() }
     call.input = input
-    const lines = questions.map(({ key, method, params }) => {
+    const requests = questions.map(({ key, method, params }) => {
       const id = `input-${++this.#lastInput}`
       input.open.add(id)
-      this.#asked.set(id, { call, key, method })
-      return `{"jsonrpc":"2.0","id":"${id}","method":${JSON.stringify(method)},"params":${params}}`
+      this.#asked.set(id, { call, input, key, method })
+      return JsonRpc.request(id, method, params)
     })
-    for (const each of lines) this.#toClient(each)
+    // The client may answer at once, so all questions are recorded before the first one is sent.
+    for (const each of requests) this.#toClient(each)
   }
 
-  #answered({ failed, id }: JsonRpc.Response, line: string): void {
-    const question = this.#asked.get(String(id))
-    if (question === undefined) return
-    this.#asked.delete(String(id))
-    const { call, key, method } = question
-    const { input } = call
-    if (input === undefined) return
-    input.open.delete(String(id))
+  #answered({ error, failed, id, result }: JsonRpc.Response): void {
+    const question = String(id)
+    const asked = this.#asked.get(question)
+    if (asked === undefined) return
+    const { call, input, key, method } = asked
+    this.#asked.delete(question)
+    input.open.delete(question)
     if (failed && method !== "elicitation/create") {
-      return this.#fail(call, `the client could not answer ${method}: ${JsonText.member(line, "error") ?? "{}"}`)
+      return this.#fail(call, `the client could not answer ${method}: ${Json.stringify(error)}`)
     }
     // An error means that the client could not show the form. The answer is `cancel`, because the user did not decline.
-    input.responses.set(key, failed ? "{\"action\":\"cancel\"}" : JsonText.member(line, "result") ?? "{}")
+    input.responses.set(key, failed ? { action: "cancel" } : result)
     if (input.open.size > 0) return
-    this.#begin(call, { inputResponses: JsonText.make([...input.responses]), requestState: input.requestState })
+    const inputResponses = Object.fromEntries(input.responses)
+    this.#begin(call, { inputResponses, requestState: input.requestState })
   }
 }
-
-const notification = (method: string, params: object): string => JSON.stringify({ jsonrpc: "2.0", method, params })

@@ -2,10 +2,9 @@
  * Translates between a server of revision 2026-07-28 and a client of an earlier revision: the handshake, the server's questions,
  * and results. Pure functions; `LegacyFace` runs the conversation.
  */
-import { Option, Predicate } from "effect"
 import { randomUUID } from "node:crypto"
-import * as JsonRpc from "../protocol/JsonRpc.ts"
-import * as JsonText from "../protocol/JsonText.ts"
+import * as Json from "../protocol/Json.ts"
+import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import type * as Subscriptions from "./Subscriptions.ts"
 
@@ -15,39 +14,33 @@ import type * as Subscriptions from "./Subscriptions.ts"
 
 /** The client's info and capabilities, which each request to the server must repeat. */
 export interface Client {
-  readonly info: string
-  /** The JSON of the capabilities, as a server of revision 2026-07-28 reads them. */
-  readonly json: string
+  readonly info: unknown
+  /** The capabilities, as a server of revision 2026-07-28 reads them. */
+  readonly declared: Json.JsonObject
   readonly capabilities: Modern.Capabilities
 }
 
-export const unknownClient: Client = { info: "{}", json: "{}", capabilities: Modern.capabilitiesOf({}, "{}") }
+export const unknownClient: Client = { info: {}, declared: {}, capabilities: Modern.capabilitiesOf({}) }
 
 /** Reads the client's info and capabilities from its `initialize`. */
-export const clientOf = ({ params }: JsonRpc.Request, line: string): Client => {
-  const own = JsonText.member(line, "params") ?? "{}"
-  const text = (name: string) => JsonText.isObject(own) ? JsonText.member(own, name) : undefined
-  const given = text("capabilities") ?? "{}"
-  const capabilities = JsonRpc.field(params, "capabilities")
-  // In revision 2026-07-28 tasks are an extension with another form, and there is no notification of changed roots.
-  const json = JsonText.isObject(given)
-    ? JsonText.edit(given, { tasks: undefined, ...(JsonRpc.field(capabilities, "roots") ? { roots: "{}" } : {}) })
-    : "{}"
+export const clientOf = ({ params }: JsonRpc.Request): Client => {
+  const given = Json.objectOf(Json.field(params, "capabilities"))
   return {
-    info: text("clientInfo") ?? unnamed,
-    json,
-    capabilities: Modern.capabilitiesOf(capabilities, json)
+    info: Json.field(params, "clientInfo") ?? unnamed,
+    // In revision 2026-07-28 tasks are an extension with another form, and there is no notification of changed roots.
+    declared: { ...given, tasks: undefined, roots: given["roots"] ? {} : given["roots"] },
+    capabilities: Modern.capabilitiesOf(given)
   }
 }
 
 /** The revision for the answer to `initialize`: the client's own if it is known, else the newest legacy one. */
 export const versionFor = ({ params }: JsonRpc.Request): string => {
-  const wanted = JsonRpc.field(params, "protocolVersion")
+  const wanted = Json.field(params, "protocolVersion")
   return Modern.legacyVersions.find((each) => each === wanted) ?? newestLegacy
 }
 
 const newestLegacy = "2025-11-25"
-const unnamed = "{\"name\":\"unknown\",\"version\":\"0\"}"
+const unnamed = { name: "unknown", version: "0" }
 
 /** The capabilities of a server that `LegacyFace` needs. */
 export interface Abilities {
@@ -59,15 +52,14 @@ export interface Abilities {
 export const noAbilities: Abilities = { logging: false, subscribe: false, lists: {} }
 
 /** Reads the result of `server/discover`. `undefined` if the server does not speak revision 2026-07-28. */
-export const abilitiesOf = (result: string): Abilities | undefined => {
-  const json = Option.getOrUndefined(JsonRpc.parse(result))
-  const versions = JsonRpc.field(json, "supportedVersions")
+export const abilitiesOf = (result: unknown): Abilities | undefined => {
+  const versions = Json.field(result, "supportedVersions")
   if (!Array.isArray(versions) || !versions.includes(Modern.version)) return undefined
-  const can = JsonRpc.field(json, "capabilities")
-  const listChanged = (what: string) => JsonRpc.field(JsonRpc.field(can, what), "listChanged") === true
+  const can = Json.field(result, "capabilities")
+  const listChanged = (what: string) => Json.at(can, what, "listChanged") === true
   return {
-    logging: Predicate.isObject(JsonRpc.field(can, "logging")),
-    subscribe: JsonRpc.field(JsonRpc.field(can, "resources"), "subscribe") === true,
+    logging: Json.isObject(Json.field(can, "logging")),
+    subscribe: Json.at(can, "resources", "subscribe") === true,
     lists: {
       ...(listChanged("tools") ? { toolsListChanged: true } : {}),
       ...(listChanged("prompts") ? { promptsListChanged: true } : {}),
@@ -77,16 +69,12 @@ export const abilitiesOf = (result: string): Abilities | undefined => {
 }
 
 /** Makes the result of a client's `initialize` from the result of `server/discover`. */
-export const initializeResult = (result: string, version: string): string => {
-  const serverInfo = JsonText.member(JsonText.member(result, "_meta") ?? "{}", Modern.metaKeys.serverInfo)
-  const instructions = JsonText.member(result, "instructions")
-  return JsonText.make([
-    ["protocolVersion", JSON.stringify(version)],
-    ["capabilities", JsonText.member(result, "capabilities") ?? "{}"],
-    ["serverInfo", serverInfo ?? unnamed],
-    ...(instructions === undefined ? [] : [["instructions", instructions] as const])
-  ])
-}
+export const initializeResult = (result: unknown, protocolVersion: string): Json.JsonObject => ({
+  protocolVersion,
+  capabilities: Json.field(result, "capabilities") ?? {},
+  serverInfo: Json.at(result, "_meta", Modern.metaKeys.serverInfo) ?? unnamed,
+  instructions: Json.field(result, "instructions")
+})
 
 // ---------------------------------------------------------------------------
 // Questions
@@ -96,28 +84,23 @@ export const initializeResult = (result: string, version: string): string => {
 export interface Question {
   readonly key: string
   readonly method: string
-  /** The parameters of the question as JSON. */
-  readonly params: string
-  readonly value: unknown
+  readonly params: Json.JsonObject
 }
 
-export const questionOf = (key: string, json: string, value: unknown): Question => {
-  const method = String(JsonRpc.field(value, "method"))
-  const params = Modern.withoutHop(JsonText.isObject(json) ? JsonText.member(json, "params") ?? "{}" : "{}")
-  const isPage = method === "elicitation/create" && JsonRpc.field(JsonRpc.field(value, "params"), "mode") === "url"
-  return {
-    key,
-    method,
+/** The questions in a result of the type `input_required`. */
+export const questionsOf = (result: unknown): ReadonlyArray<Question> =>
+  Object.entries(Json.objectOf(Json.field(result, "inputRequests"))).map(([key, request]) => {
+    const method = String(Json.field(request, "method"))
+    const params = Modern.withoutHop(Json.field(request, "params"))
+    const isPage = method === "elicitation/create" && params["mode"] === "url"
     // Earlier revisions need an id for the visit to a URL. The client learns of its end by the result of the call.
-    params: isPage ? JsonText.edit(params, { elicitationId: JSON.stringify(randomUUID()) }) : params,
-    value: JsonRpc.field(value, "params")
-  }
-}
+    return { key, method, params: isPage ? { ...params, elicitationId: randomUUID() } : params }
+  })
 
 /** Why the client cannot be asked this question. `undefined` if it can. */
-export const unaskable = ({ capabilities }: Client, { method, value }: Question): string | undefined => {
+export const unaskable = ({ capabilities }: Client, { method, params }: Question): string | undefined => {
   if (!Modern.inputMethods.includes(method)) return `the server asked for unknown input: ${JSON.stringify(method)}`
-  const missing = Modern.missing(capabilities, method, value)
+  const missing = Modern.missing(capabilities, method, params)
   return missing === undefined
     ? undefined
     : `the server needs a capability that the client has not declared: ${JSON.stringify(missing)}`
@@ -128,29 +111,23 @@ export const unaskable = ({ capabilities }: Client, { method, value }: Question)
 // ---------------------------------------------------------------------------
 
 /** Removes from a result the members that would confuse a client of an earlier revision. */
-export const legacyResult = (method: string, result: string): string => {
-  if (!JsonText.isObject(result)) return result
-  const meta = JsonText.member(result, "_meta") ?? "{}"
-  const kept = JsonText.isObject(meta) ? Modern.withoutHopKeys(meta) : meta
-  const structured = method === "tools/call" ? JsonText.member(result, "structuredContent") : undefined
-  const tools = method === "tools/list" ? JsonText.member(result, "tools") : undefined
-  return JsonText.edit(result, {
+export const legacyResult = (method: string, result: unknown): unknown => {
+  if (!Json.isObject(result)) return result
+  const { _meta, structuredContent, tools } = result
+  return {
+    ...result,
     resultType: undefined,
     ttlMs: undefined,
     cacheScope: undefined,
-    _meta: kept === "{}" ? undefined : kept,
+    _meta: Json.isObject(_meta) ? Json.unlessEmpty(Modern.withoutHopKeys(_meta)) : _meta,
     // Earlier revisions allow only objects as `structuredContent`, and only schemas of objects as `outputSchema`.
-    ...(structured === undefined || JsonText.isObject(structured) ? {} : { structuredContent: undefined }),
-    ...(tools === undefined || !tools.includes("\"outputSchema\"") ? {} : { tools: legacyTools(tools) })
-  })
+    ...(method === "tools/call" && !Json.isObject(structuredContent) ? { structuredContent: undefined } : {}),
+    ...(method === "tools/list" && Array.isArray(tools) ? { tools: tools.map(legacyTool) } : {})
+  }
 }
 
-const legacyTools = (tools: string): string => {
-  const list = JsonText.elements(tools).map((tool) => {
-    const schema = JsonText.isObject(tool) ? JsonText.member(tool, "outputSchema") : undefined
-    const isOfObjects = schema === undefined ||
-      (JsonText.isObject(schema) && JsonText.member(schema, "type") === "\"object\"")
-    return isOfObjects ? tool : JsonText.edit(tool, { outputSchema: undefined })
-  })
-  return `[${list.join(",")}]`
+const legacyTool = (tool: unknown): unknown => {
+  const schema = Json.field(tool, "outputSchema")
+  const isOfObjects = schema === undefined || Json.field(schema, "type") === "object"
+  return isOfObjects ? tool : { ...Json.objectOf(tool), outputSchema: undefined }
 }

@@ -1,13 +1,12 @@
 /** Sends requests to an MCP server on Streamable HTTP, and reads the responses. */
 import type { Scope } from "effect"
-import { Cause, Clock, Duration, Effect, Option, Queue, Schema, Stream } from "effect"
+import { Duration, Effect, Option, Schema, Stream } from "effect"
 import { Sse } from "effect/encoding"
 import type { HttpClientResponse } from "effect/http"
 import { HttpClient, HttpClientRequest, HttpTraceContext } from "effect/http"
-import * as EventStreamBody from "../fronts/EventStreamBody.ts"
-import { BackendFailed } from "../sessions/GatewayErrors.ts"
 import { percentDecoded } from "../settings/Masking.ts"
 import * as ProcessGroup from "./ProcessGroup.ts"
+import { BackendFailed } from "./Transport.ts"
 
 /** The address of a server, and the headers from its entry for every request. */
 export interface Target {
@@ -15,27 +14,25 @@ export interface Target {
   readonly headers: Readonly<Record<string, string>>
 }
 
+export type Headers = Readonly<Record<string, string | undefined>>
+
+export type Response = HttpClientResponse.HttpClientResponse
+
 export interface Remote {
   /** Sends a request. Succeeds with the response once its header has arrived. The end of the scope aborts the request. */
   readonly send: (
     method: "POST" | "GET" | "DELETE",
-    headers: Readonly<Record<string, string | undefined>>,
+    headers: Headers,
     body?: string
-  ) => Effect.Effect<HttpClientResponse.HttpClientResponse, BackendFailed, Scope.Scope>
+  ) => Effect.Effect<Response, BackendFailed, Scope.Scope>
   /** The names of the headers from the server's entry, in lower case. */
   readonly given: ReadonlySet<string>
   /** Makes a failure of the server, with the secrets of its entry masked. */
   readonly failed: (reason: string) => BackendFailed
 }
 
-/** The `Accept` header of a POST. */
-export const accept = "application/json, text/event-stream"
-
 /** How long the gateway waits for a server to accept a cancellation or the end of its session. No client waits for these. */
 export const closeTimeout = "5 seconds"
-
-/** Most chunks that wait for a client that reads slowly. */
-const chunks = 16
 
 export const make = Effect.fnUntraced(function*(target: Target, mask: (text: string) => string) {
   const client = HttpClient.withScope(yield* HttpClient.HttpClient)
@@ -46,7 +43,8 @@ export const make = Effect.fnUntraced(function*(target: Target, mask: (text: str
     failed,
     given: new Set(Object.keys(headers).map((name) => name.toLowerCase())),
     send: (method, own, body) => {
-      const given = Object.entries({ ...headers, ...own })
+      const accept = method === "GET" ? "text/event-stream" : "application/json, text/event-stream"
+      const given = Object.entries({ ...headers, accept, ...own })
       const request = HttpClientRequest.make(method)(url).pipe(
         HttpClientRequest.setHeaders(Object.fromEntries(given.filter(([, value]) => value !== undefined))),
         body === undefined ? (same) => same : HttpClientRequest.bodyText(body, "application/json")
@@ -84,15 +82,15 @@ const withoutCredentials = (target: Target): Target => {
 /** Whether a status says that the server refuses the gateway's credentials, not the client's request. */
 export const isRefusal = (status: number): boolean => status === 401 || status === 403
 
-export const refusal = (remote: Remote, status: number): BackendFailed =>
-  remote.failed(`the back end refused the gateway's credentials (status ${status}); check the headers of its entry`)
+export const refusal = (status: number): string =>
+  `the back end refused the gateway's credentials (status ${status}); check the headers of its entry`
 
 /** Whether a status tells nothing about the era of a server: the server is unavailable, or refuses the gateway. */
 export const isNoVerdict = (status: number): boolean =>
   status < 400 || status >= 500 || isRefusal(status) || status === 408 || status === 429
 
-export const isEventStream = (response: HttpClientResponse.HttpClientResponse): boolean =>
-  (response.headers["content-type"] ?? "").startsWith("text/event-stream")
+export const isEventStream = ({ headers }: Response): boolean =>
+  (headers["content-type"] ?? "").startsWith("text/event-stream")
 
 /** One event of a response's stream. */
 export interface Event {
@@ -115,10 +113,7 @@ export class ResponseFailed extends Schema.TaggedError<ResponseFailed>()("Respon
 }
 
 /** The events of a response's stream. */
-export const events = (
-  response: HttpClientResponse.HttpClientResponse,
-  limit: number
-): Stream.Stream<Event, ResponseFailed> => {
+export const events = (response: Response, limit: number): Stream.Stream<Event, ResponseFailed> => {
   let parsed: Array<Event> = []
   let retry: number | undefined
   const parser = Sse.makeParser((event) => {
@@ -141,63 +136,19 @@ export const events = (
 }
 
 /** The message of a response. Reads an event stream to its end, and takes its last message. */
-export const textOf = (
-  response: HttpClientResponse.HttpClientResponse,
-  limit: number
-): Effect.Effect<string, ResponseFailed> =>
-  isEventStream(response)
-    ? Effect.map(
-      Stream.runLast(events(response, limit)),
-      Option.match({ onNone: () => "", onSome: ({ data }) => data })
-    )
-    : Effect.suspend(() => {
-      const parts: Array<Uint8Array> = []
-      let length = 0
-      const read = Stream.runForEach(Stream.mapError(response.stream, () => new ResponseFailed({})), (part) => {
-        parts.push(part)
-        length += part.length
-        return length > limit ? new ResponseFailed({ limit }) : Effect.void
-      })
-      return Effect.map(read, () => Buffer.concat(parts).toString())
+export const textOf = (response: Response, limit: number): Effect.Effect<string, ResponseFailed> => {
+  if (isEventStream(response)) {
+    const last = Stream.runLast(events(response, limit))
+    return Effect.map(last, Option.match({ onNone: () => "", onSome: ({ data }) => data }))
+  }
+  return Effect.suspend(() => {
+    const parts: Array<Uint8Array> = []
+    let length = 0
+    const read = Stream.runForEach(Stream.mapError(response.stream, () => new ResponseFailed({})), (part) => {
+      parts.push(part)
+      length += part.length
+      return length > limit ? new ResponseFailed({ limit }) : Effect.void
     })
-
-/** The body of a response, chunk by chunk. It ends when `over` completes. The end of the scope aborts it. */
-export const chunksOf = Effect.fnUntraced(function*(
-  response: HttpClientResponse.HttpClientResponse,
-  over: Effect.Effect<unknown>
-) {
-  const queue = yield* Queue.bounded<Uint8Array, Cause.Done>(chunks)
-  const body = Stream.interruptWhen(response.stream, over)
-  yield* Effect.forkScoped(Effect.ensuring(
-    Effect.ignore(Stream.runForEach(body, (chunk) => Queue.offer(queue, chunk))),
-    Queue.end(queue)
-  ))
-  return Queue.takeAll(queue)
-})
-
-/** The chunks of a response stream. After `limit` without a chunk, the stream ends with a last event. */
-export const timed = Effect.fnUntraced(function*(
-  chunks: EventStreamBody.Take,
-  limit: Duration.Duration,
-  timedOut: Effect.Effect<string>
-) {
-  const clock = yield* Clock.Clock
-  const millis = Duration.toMillis(limit)
-  let since = clock.currentTimeMillisUnsafe()
-  let over = false
-  const next: EventStreamBody.Take = Effect.suspend(() => {
-    if (over) return Cause.done()
-    const left = Math.max(0, millis - (clock.currentTimeMillisUnsafe() - since))
-    return Effect.flatMap(Effect.timeoutOption(chunks, left), (taken) => {
-      since = clock.currentTimeMillisUnsafe()
-      if (Option.isSome(taken)) return Effect.succeed(taken.value)
-      over = true
-      return Effect.map(timedOut, (text) => [EventStreamBody.lastEvent(text)] as const)
-    })
+    return Effect.map(read, () => Buffer.concat(parts).toString())
   })
-  return next
-})
-
-/** The error text of a request that timed out. */
-export const timeoutReason = (limit: Duration.Duration): string =>
-  `no answer within ${Duration.format(limit)}; the gateway has cancelled the request`
+}

@@ -1,7 +1,6 @@
 /** Processes started in advance. Each serves one session only; then another starts in its place. */
 import { Deferred, Effect, Exit, Latch, Scope } from "effect"
-import type { BackendFailed } from "../sessions/GatewayErrors.ts"
-import type { Transport } from "./Transport.ts"
+import type { BackendFailed, Transport } from "./Transport.ts"
 
 export interface Spares {
   /** Takes a spare process, or starts one if none is ready. The process ends with the scope. */
@@ -18,6 +17,13 @@ const replaceAfter = "100 millis"
 /** The wait after a failed start, or after a spare that ended unused. */
 const retryAfter = "10 seconds"
 
+interface Spare {
+  readonly process: Transport
+  readonly scope: Scope.Closeable
+}
+
+const close = (spare: Spare) => Scope.close(spare.scope, Exit.void)
+
 /**
  * Keeps `count` processes ready until the scope closes. Spares that died unused close in `processes`, a scope that must outlive
  * this one. Each start of a spare waits for a `turn`. `take` does not wait for one, because its caller has waited already.
@@ -31,13 +37,8 @@ export const make = Effect.fnUntraced(function*(
   processes: Scope.Scope,
   turn: Effect.Effect<void, never, Scope.Scope>
 ) {
-  interface Spare {
-    readonly process: Transport
-    readonly scope: Scope.Closeable
-  }
   const ready = new Set<Spare>()
   const missing = yield* Latch.make(false)
-  const close = (spare: Spare) => Scope.close(spare.scope, Exit.void)
   /** Closes a spare that died. In the caller's fiber if `processes` is closed, because a closed scope takes no new fiber. */
   const bury = (spare: Spare) =>
     Effect.suspend(() =>
@@ -79,19 +80,7 @@ export const make = Effect.fnUntraced(function*(
         return Effect.forEach(unused, close, { concurrency: "unbounded", discard: true })
       })
     )
-    const fill = Effect.gen(function*() {
-      while (ready.size < count) {
-        const exit = yield* Effect.exit(Effect.andThen(turn, add))
-        if (Exit.isSuccess(exit)) continue
-        yield* Effect.logWarning(`A spare process did not start; the gateway tries again in ${retryAfter}`, exit.cause)
-        yield* Effect.sleep(retryAfter)
-      }
-    })
-    const replace = Effect.andThen(
-      Effect.andThen(missing.await, missing.close),
-      Effect.andThen(Effect.sleep(replaceAfter), fill)
-    )
-    yield* Effect.forkScoped(Effect.andThen(fill, Effect.forever(replace)))
+    yield* Effect.forkScoped(keepFull(() => ready.size >= count, Effect.andThen(turn, add), missing))
   }
 
   const take = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
@@ -111,3 +100,22 @@ export const make = Effect.fnUntraced(function*(
   const spares: Spares = { take, size: () => ready.size }
   return spares
 })
+
+/** Starts spares until there are enough, and again each time that `missing` opens. */
+const keepFull = (
+  isFull: () => boolean,
+  add: Effect.Effect<void, BackendFailed, Scope.Scope>,
+  missing: Latch.Latch
+) => {
+  const fill = Effect.gen(function*() {
+    while (!isFull()) {
+      const exit = yield* Effect.exit(add)
+      if (Exit.isSuccess(exit)) continue
+      yield* Effect.logWarning(`A spare process did not start; the gateway tries again in ${retryAfter}`, exit.cause)
+      yield* Effect.sleep(retryAfter)
+    }
+  })
+  const nextMissing = Effect.andThen(missing.await, missing.close)
+  const replace = Effect.andThen(nextMissing, Effect.andThen(Effect.sleep(replaceAfter), fill))
+  return Effect.andThen(fill, Effect.forever(replace))
+}

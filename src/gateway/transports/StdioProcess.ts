@@ -8,11 +8,12 @@
 import type { Context, Scope } from "effect"
 import { Cause, Deferred, Duration, Effect, Fiber, Latch, Result } from "effect"
 import type { Readable, Writable } from "node:stream"
-import { BackendFailed } from "../sessions/GatewayErrors.ts"
+import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Lines from "./Lines.ts"
 import * as ProcessGroup from "./ProcessGroup.ts"
 import * as Stderr from "./Stderr.ts"
 import type { Receiver, Transport } from "./Transport.ts"
+import { BackendFailed, deliver } from "./Transport.ts"
 
 export interface Limits {
   readonly maxLineBytes: number
@@ -82,7 +83,7 @@ export const start = Effect.fnUntraced(function*(
     pid: group.pid,
     ended,
     failed: (reason) => failed(reason),
-    offer,
+    offer: (message) => offer(JsonRpc.toLine(message)),
     attach: (to) =>
       Effect.contextWith((context: Context.Context<never>) =>
         Effect.sync(() => {
@@ -92,13 +93,14 @@ export const start = Effect.fnUntraced(function*(
           output.attach(to)
         })
       ),
-    send: (line) =>
-      Effect.suspend(() =>
-        offer(line) ? Effect.void : Effect.raceFirst(wait(line), Effect.asVoid(Deferred.await(ended))).pipe(
+    send: (message) =>
+      Effect.suspend(() => {
+        const line = JsonRpc.toLine(message)
+        return offer(line) ? Effect.void : Effect.raceFirst(wait(line), Deferred.await(ended)).pipe(
           Effect.timeoutOrElse({ duration: limits.writeTimeout, orElse: () => unread }),
           Effect.asVoid
         )
-      )
+      })
   }
 })
 
@@ -206,21 +208,21 @@ const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong 
   let moved = 0
   const delivered = Latch.makeUnsafe(true)
 
-  const attach = ({ receive, room }: Receiver) => {
-    const deliver = () => {
+  const attach = (to: Receiver) => {
+    const deliverAll = () => {
       while (done < lines.length) {
         moved++
-        if (receive(lines[done++] ?? "")) continue
+        if (deliver(to, lines[done++] ?? "")) continue
         waiting = true
         stdout.pause()
         if (done < lines.length) delivered.closeUnsafe()
-        return fork(Effect.andThen(room, goOn))
+        return fork(Effect.andThen(to.room, goOn))
       }
       delivered.openUnsafe()
     }
     const goOn = Effect.sync(() => {
       waiting = false
-      guarded(deliver)
+      guarded(deliverAll)
       if (!waiting) stdout.resume()
     })
     const take = (chunk: Uint8Array) => {
@@ -232,7 +234,7 @@ const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong 
       }
       lines = done < lines.length ? [...lines.slice(done), ...more] : more
       done = 0
-      if (!waiting) return guarded(deliver)
+      if (!waiting) return guarded(deliverAll)
       stdout.pause()
       if (lines.length > 0) delivered.closeUnsafe()
     }

@@ -5,7 +5,7 @@
  * A listen cannot be changed, so a new one replaces it. The server acknowledges the new listen before the old one is cancelled.
  * The client hears once of a change that both report in between.
  */
-import { Predicate } from "effect"
+import * as Json from "../protocol/Json.ts"
 
 /** The filter of a listen, as the specification names it. */
 export interface Filter {
@@ -26,28 +26,15 @@ export interface Connection {
   readonly after: (millis: number, what: () => void) => void
 }
 
-export interface Subscriptions {
-  /** Subscribes to changes of these lists. */
-  readonly start: (lists: Filter) => void
-  /** Subscribes to a resource. `done` gets the reason of a refusal, or `undefined`. */
-  readonly add: (uri: string, done: (refused: string | undefined) => void) => void
-  readonly remove: (uri: string) => void
-  /** Whether a number belongs to one of its listens. */
-  readonly owns: (number: number) => boolean
-  /** Records that the server has acknowledged a listen. `honoured` is the filter that the server accepted. */
-  readonly acknowledged: (number: number, honoured: unknown) => void
-  /** Records that the server reported a change on a listen. Returns whether the client should hear of it. */
-  readonly hears: (number: number, change: string) => boolean
-  /** Records that the server ended or refused a listen. `again` says whether to try again later. */
-  readonly ended: (number: number, why: string, again: boolean) => void
-}
-
 interface Listen {
   readonly number: number
   readonly uris: ReadonlyArray<string>
   /** How often each change was reported on this listen, while there is a second one. */
   readonly told: Map<string, number>
 }
+
+/** Gets the reason why a subscription was refused, or `undefined`. */
+type Done = (refused: string | undefined) => void
 
 /** Most resources that one session may subscribe to. */
 const maxUris = 1000
@@ -57,126 +44,142 @@ const linger = 500
 const shortestPause = 500
 const longestPause = 30_000
 
-/**
- * One function of more than sixty lines, because it is one state machine: each message of the server changes the same three
- * listens.
- */
-export const make = ({ after, cancel, open, tell }: Connection): Subscriptions => {
-  const uris = new Set<string>()
-  const waiting = new Map<string, Array<(refused: string | undefined) => void>>()
-  let lists: Filter = {}
+export class Subscriptions {
+  readonly #connection: Connection
+  readonly #uris = new Set<string>()
+  /** The subscriptions that the server has not acknowledged. */
+  readonly #waiting = new Map<string, Array<Done>>()
+  #lists: Filter = {}
   /** The active listen, the one that will replace it, and the one that it has replaced. */
-  let current: Listen | undefined
-  let next: Listen | undefined
-  let old: Listen | undefined
-  /** Whether the subscriptions have changed since `next` was opened. */
-  let changed = false
+  #current: Listen | undefined
+  #next: Listen | undefined
+  #old: Listen | undefined
+  /** Whether the subscriptions have changed since `#next` was opened. */
+  #changed = false
   /** Whether a listen was lost, and perhaps changes with it. */
-  let lost = false
-  let failures = 0
+  #lost = false
+  #failures = 0
 
-  const refresh = () => {
-    if (next !== undefined) {
-      changed = true
-      return
-    }
-    changed = false
-    if (uris.size === 0 && Object.keys(lists).length === 0) {
-      if (current !== undefined) cancel(current.number)
-      current = undefined
-      return
-    }
-    const wanted = [...uris]
-    const filter = { ...lists, ...(wanted.length > 0 ? { resourceSubscriptions: wanted } : {}) }
-    next = { number: open(filter), uris: wanted, told: new Map() }
+  constructor(connection: Connection) {
+    this.#connection = connection
   }
 
-  const retire = () => {
-    if (old !== undefined) cancel(old.number)
-    old = undefined
+  /** Subscribes to changes of these lists. */
+  start(lists: Filter): void {
+    this.#lists = lists
+    if (Object.keys(lists).length > 0) this.#refresh()
   }
 
-  const settle = (uri: string, refused: string | undefined) => {
-    const waiters = waiting.get(uri) ?? []
-    waiting.delete(uri)
-    if (refused !== undefined) uris.delete(uri)
+  /** Subscribes to a resource. */
+  add(uri: string, done: Done): void {
+    const waiters = this.#waiting.get(uri)
+    if (waiters !== undefined) return void waiters.push(done)
+    if (this.#uris.has(uri)) return done(undefined)
+    if (this.#uris.size >= maxUris) return done(`a session may subscribe to at most ${maxUris} resources`)
+    this.#uris.add(uri)
+    this.#waiting.set(uri, [done])
+    this.#refresh()
+  }
+
+  remove(uri: string): void {
+    this.#settle(uri, "the client unsubscribed in the meantime")
+    if ([this.#current, this.#next].some((listen) => listen?.uris.includes(uri))) this.#refresh()
+  }
+
+  /** Whether a number belongs to one of the listens. */
+  owns(number: number): boolean {
+    return [this.#current, this.#next, this.#old].some((listen) => listen?.number === number)
+  }
+
+  /** Records that the server has acknowledged a listen. `honoured` is the filter that the server accepted. */
+  acknowledged(number: number, honoured: unknown): void {
+    const begun = this.#next
+    if (begun?.number !== number) return
+    this.#retire()
+    if (this.#current !== undefined) {
+      const retiring = this.#old = { ...this.#current, told: new Map() }
+      this.#connection.after(linger, () => this.#old === retiring && this.#retire())
+    }
+    this.#current = begun
+    this.#next = undefined
+    this.#failures = 0
+    const given = Json.field(honoured, "resourceSubscriptions")
+    for (const uri of begun.uris) {
+      const isReported = Array.isArray(given) && given.includes(uri)
+      this.#settle(uri, isReported ? undefined : "the server does not report its changes")
+    }
+    if (this.#lost) this.#tellAll(begun)
+    this.#lost = false
+    if (this.#changed) this.#refresh()
+  }
+
+  /** Records that the server reported a change on a listen. Returns whether the client should hear of it. */
+  hears(number: number, change: string): boolean {
+    const isOld = number === this.#old?.number
+    const listen = isOld ? this.#old : this.#current
+    const other = isOld ? this.#current : this.#old
+    if (listen?.number !== number) return false
+    if (other === undefined) return true
+    const count = (listen.told.get(change) ?? 0) + 1
+    listen.told.set(change, count)
+    return count > (other.told.get(change) ?? 0)
+  }
+
+  /** Records that the server ended or refused a listen. `again` says whether to try again later. */
+  ended(number: number, why: string, again: boolean): void {
+    if (number === this.#old?.number) this.#old = undefined
+    else if (number === this.#current?.number) {
+      this.#current = undefined
+      this.#lost = true
+      if (this.#next === undefined) this.#retry()
+    } else if (number === this.#next?.number) {
+      const refused = this.#next.uris.filter((uri) => this.#waiting.has(uri))
+      this.#next = undefined
+      for (const uri of refused) this.#settle(uri, why)
+      const isLeft = this.#current === undefined && this.#uris.size > 0
+      if (this.#changed || (refused.length > 0 && isLeft)) this.#refresh()
+      else if (this.#current === undefined && again) this.#retry()
+    }
+  }
+
+  /** Opens a listen for the present subscriptions, unless one is being opened. */
+  #refresh(): void {
+    this.#changed = this.#next !== undefined
+    if (this.#changed) return
+    if (this.#uris.size === 0 && Object.keys(this.#lists).length === 0) {
+      if (this.#current !== undefined) this.#connection.cancel(this.#current.number)
+      this.#current = undefined
+      return
+    }
+    const uris = [...this.#uris]
+    const filter = { ...this.#lists, ...(uris.length > 0 ? { resourceSubscriptions: uris } : {}) }
+    this.#next = { number: this.#connection.open(filter), uris, told: new Map() }
+  }
+
+  #retire(): void {
+    if (this.#old !== undefined) this.#connection.cancel(this.#old.number)
+    this.#old = undefined
+  }
+
+  #settle(uri: string, refused: string | undefined): void {
+    const waiters = this.#waiting.get(uri) ?? []
+    this.#waiting.delete(uri)
+    if (refused !== undefined) this.#uris.delete(uri)
     for (const done of waiters) done(refused)
   }
 
-  const retry = () => {
-    const pause = Math.min(longestPause, shortestPause * 2 ** failures++)
-    after(pause, () => current === undefined && refresh())
+  #retry(): void {
+    const pause = Math.min(longestPause, shortestPause * 2 ** this.#failures++)
+    this.#connection.after(pause, () => this.#current === undefined && this.#refresh())
   }
 
   /** Notifies the client of everything that may have changed while there was no listen. */
-  const tellAll = (listen: Listen) => {
-    if (lists.toolsListChanged === true) tell("notifications/tools/list_changed", {})
-    if (lists.promptsListChanged === true) tell("notifications/prompts/list_changed", {})
-    if (lists.resourcesListChanged === true) tell("notifications/resources/list_changed", {})
-    for (const uri of listen.uris) tell("notifications/resources/updated", { uri })
-  }
-
-  return {
-    start: (wanted) => {
-      lists = wanted
-      if (Object.keys(lists).length > 0) refresh()
-    },
-    add: (uri, done) => {
-      const waiters = waiting.get(uri)
-      if (waiters !== undefined) return void waiters.push(done)
-      if (uris.has(uri)) return done(undefined)
-      if (uris.size >= maxUris) return done(`a session may subscribe to at most ${maxUris} resources`)
-      uris.add(uri)
-      waiting.set(uri, [done])
-      refresh()
-    },
-    remove: (uri) => {
-      settle(uri, "the client unsubscribed in the meantime")
-      if (current?.uris.includes(uri) === true || next?.uris.includes(uri) === true) refresh()
-    },
-    owns: (number) => [current, next, old].some((listen) => listen?.number === number),
-    acknowledged: (number, honoured) => {
-      if (next?.number !== number) return
-      retire()
-      const begun = next
-      next = undefined
-      if (current !== undefined) {
-        const retiring = old = { ...current, told: new Map() }
-        after(linger, () => old === retiring && retire())
-      }
-      current = begun
-      failures = 0
-      const given = Predicate.hasProperty(honoured, "resourceSubscriptions")
-        ? honoured.resourceSubscriptions
-        : undefined
-      for (const uri of begun.uris) {
-        settle(uri, Array.isArray(given) && given.includes(uri) ? undefined : "the server does not report its changes")
-      }
-      if (lost) tellAll(begun)
-      lost = false
-      if (changed) refresh()
-    },
-    hears: (number, change) => {
-      const [listen, other] = number === old?.number ? [old, current] : [current, old]
-      if (listen?.number !== number) return false
-      if (other === undefined) return true
-      const count = (listen.told.get(change) ?? 0) + 1
-      listen.told.set(change, count)
-      return count > (other.told.get(change) ?? 0)
-    },
-    ended: (number, why, again) => {
-      if (number === old?.number) old = undefined
-      else if (number === current?.number) {
-        current = undefined
-        lost = true
-        if (next === undefined) retry()
-      } else if (number === next?.number) {
-        const refused = next.uris.filter((uri) => waiting.has(uri))
-        next = undefined
-        for (const uri of refused) settle(uri, why)
-        if (changed || (refused.length > 0 && current === undefined && uris.size > 0)) refresh()
-        else if (current === undefined && again) retry()
-      }
-    }
+  #tellAll({ uris }: Listen): void {
+    const { promptsListChanged, resourcesListChanged, toolsListChanged } = this.#lists
+    const { tell } = this.#connection
+    if (toolsListChanged === true) tell("notifications/tools/list_changed", {})
+    if (promptsListChanged === true) tell("notifications/prompts/list_changed", {})
+    if (resourcesListChanged === true) tell("notifications/resources/list_changed", {})
+    for (const uri of uris) tell("notifications/resources/updated", { uri })
   }
 }

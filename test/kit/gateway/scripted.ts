@@ -1,9 +1,10 @@
-/** A scripted server on Streamable HTTP, and a transport to it whose lines are kept. */
+/** A scripted server on Streamable HTTP, and a transport to it that records the server's messages. */
 import { NodeHttpClient } from "@effect/platform-node"
 import { afterAll, afterEach, beforeAll, beforeEach } from "@effect/vitest"
 import { Clock, Deferred, Duration, Effect, Exit, Option, Scope } from "effect"
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import { createServer } from "node:http"
+import * as JsonRpc from "../../../src/gateway/protocol/JsonRpc.ts"
 import * as Modern from "../../../src/gateway/protocol/Modern.ts"
 import * as HttpTransport from "../../../src/gateway/transports/HttpTransport.ts"
 import type { Transport } from "../../../src/gateway/transports/Transport.ts"
@@ -51,7 +52,12 @@ export class Scripted {
   seen: Array<Seen> = []
   /** What the server does with a request: by the method of its message, else by that of HTTP; else 202. */
   answers: Record<string, Answer> = {}
-  lines: Array<Json> = []
+  /** The messages of the server, parsed from the texts that came. */
+  messages: Array<Json> = []
+  /** The texts of these messages. */
+  texts: Array<string> = []
+  /** The texts that were no messages. */
+  garbage: Array<string> = []
   room = true
   waiting: Array<() => void> = []
   transport!: Transport
@@ -71,7 +77,9 @@ export class Scripted {
     })
     beforeEach(async () => {
       this.seen = []
-      this.lines = []
+      this.messages = []
+      this.texts = []
+      this.garbage = []
       this.room = true
       this.waiting = []
       this.answers = { ...legacy }
@@ -103,16 +111,18 @@ export class Scripted {
     this.#scope = Effect.runSync(Scope.make())
     this.transport = await Effect.runPromise(
       HttpTransport.make(
-        { url, headers: { "x-extra": "yes" } },
+        { url, headers: { "x-extra": "yes", "Mcp-Param-Tenant": "ours" } },
         { maxLineBytes: 10_000, writeTimeout: Duration.minutes(5) },
         (text) => text
       ).pipe(
         Effect.tap((transport) =>
           transport.attach({
-            receive: (line) => {
-              this.lines.push(JSON.parse(line))
+            receive: ({ text }) => {
+              this.texts.push(text)
+              this.messages.push(JSON.parse(text))
               return this.room
             },
+            garbage: (text) => void this.garbage.push(text),
             room: Effect.callback((resume) => void this.waiting.push(() => resume(Effect.void)))
           })
         ),
@@ -128,7 +138,9 @@ export class Scripted {
   }
 
   write(message: object) {
-    this.transport.offer(`${JSON.stringify({ jsonrpc: "2.0", ...message })}\n`)
+    const read = JsonRpc.read(JSON.stringify({ jsonrpc: "2.0", ...message }))
+    if (read === undefined) throw new Error("not a message")
+    this.transport.offer(read)
   }
 
   call(id: number, method: string, params: object = {}) {
@@ -140,7 +152,7 @@ export class Scripted {
   }
 
   async answerOf(id: number): Promise<Json> {
-    const find = () => this.lines.find((line) => line?.id === id)
+    const find = () => this.messages.find((message) => message.id === id)
     await Kit.eventually(`an answer to ${id}`, () => find() !== undefined)
     return find()
   }

@@ -5,8 +5,8 @@ import { BridgeRequests } from "../../../src/gateway/conversation/BridgeRequests
 import type { Limits, Session } from "../../../src/gateway/conversation/BridgeRequests.ts"
 import * as ClientRecord from "../../../src/gateway/conversation/ClientRecord.ts"
 import * as JsonRpc from "../../../src/gateway/protocol/JsonRpc.ts"
-import { BackendFailed } from "../../../src/gateway/sessions/GatewayErrors.ts"
 import * as GatewayMetrics from "../../../src/gateway/telemetry/GatewayMetrics.ts"
+import { BackendFailed, deliver } from "../../../src/gateway/transports/Transport.ts"
 import type { Receiver, Transport } from "../../../src/gateway/transports/Transport.ts"
 import * as Kit from "./gateway.ts"
 
@@ -16,15 +16,23 @@ const nobody = () => {
   throw new Error("nobody listens")
 }
 
+/** The request that a text is. */
+export const requestOf = (text: string): JsonRpc.Request => {
+  const message = JsonRpc.read(text)
+  if (message?._tag !== "Request") throw new Error(`no request: ${text}`)
+  return message
+}
+
 /** A server that answers `initialize`, and else says what it is told to. */
 export const make = () => {
   const state: { receiver: Receiver | undefined } = { receiver: undefined }
   /** What it was told, by its id or, without one, its method. */
   const heard: Array<string | number> = []
   /** Says something; whether it may say more. */
-  const say = (message: object) => state.receiver?.receive(JSON.stringify({ jsonrpc: "2.0", ...message })) ?? nobody()
-  const offer = (line: string) => {
-    const { id, method } = JSON.parse(line)
+  const say = (message: object) =>
+    state.receiver === undefined ? nobody() : deliver(state.receiver, JSON.stringify({ jsonrpc: "2.0", ...message }))
+  const offer = ({ text }: JsonRpc.Message) => {
+    const { id, method } = JSON.parse(text)
     heard.push(id ?? method)
     if (method === "initialize") say({ id, result: { protocolVersion: "2025-06-18", capabilities: {} } })
     return true
@@ -36,7 +44,7 @@ export const make = () => {
         state.receiver = receiver
       }),
     offer,
-    send: (line) => Effect.sync(() => void offer(line)),
+    send: (message) => Effect.sync(() => void offer(message)),
     ended: Deferred.makeUnsafe(),
     failed: (reason) => new BackendFailed({ reason, stderr: "" })
   }
@@ -54,7 +62,7 @@ export const open = Effect.fnUntraced(function*(
   between: (transport: Transport) => Transport = (transport) => transport
 ) {
   const server = make()
-  const record = ClientRecord.make(0, Kit.initializeBody, {})
+  const record = ClientRecord.make(requestOf(Kit.initializeBody))
   return { server, bridge: yield* Bridge.make(Effect.succeed(between(server.transport)), record, limits, metrics) }
 })
 
@@ -70,16 +78,18 @@ export const requests = Effect.fnUntraced(function*(limits: Limits) {
     fork: (effect) => void run(effect, { scheduler }),
     clock: yield* Clock.Clock
   }
-  const requests = new BridgeRequests(session, ClientRecord.make(0, Kit.initializeBody, {}), limits, metrics)
-  yield* server.transport.attach({ receive: (line) => requests.receive(line), room: requests.room })
+  const requests = new BridgeRequests(session, ClientRecord.make(requestOf(Kit.initializeBody)), limits, metrics)
+  yield* server.transport.attach({
+    receive: (message) => requests.receive(message),
+    garbage: (text) => requests.garbage(text),
+    room: requests.room
+  })
   return { server, requests }
 })
 
 /** A call of its client, with a progress token, which is the id. */
 export const request = (bridge: Pick<Bridge.Bridge, "request">, id: number) => {
-  const text = Kit.toolCall(id, "anything")
-  const message = JsonRpc.read(text)
-  const taken = message?._tag === "Request" ? bridge.request(message, text, Effect.void) : undefined
-  if (taken?._tag !== "Running") throw new Error(`not taken on: ${taken?._tag}`)
+  const taken = bridge.request(requestOf(Kit.toolCall(id, "anything")), Effect.void)
+  if (taken._tag !== "Running") throw new Error(`not taken on: ${taken._tag}`)
   return taken
 }

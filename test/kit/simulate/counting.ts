@@ -6,10 +6,12 @@ import { TestClock } from "effect/testing"
 import { randomUUID } from "node:crypto"
 import * as Cluster from "../../../src/gateway/cluster/Cluster.ts"
 import * as ClientRecord from "../../../src/gateway/conversation/ClientRecord.ts"
+import * as JsonRpc from "../../../src/gateway/protocol/JsonRpc.ts"
 import * as Sleepers from "../../../src/gateway/sessions/Sleepers.ts"
 import * as SessionKey from "../../../src/SessionKey.ts"
 import { stablePort } from "../cluster/ports.ts"
 import { initializeBody } from "../gateway/gateway.ts"
+import * as Told from "../gateway/told.ts"
 import type { Database, Sent, Statement } from "./database.ts"
 import { shardsPerGroup } from "./ring.ts"
 
@@ -74,8 +76,8 @@ const shares = (database: Database) =>
 
 /** A session as a client opens it. */
 export const session = (): readonly [SessionKey.SessionKey, ClientRecord.ClientRecord] => {
-  const record = ClientRecord.make(0, initializeBody, JSON.parse(initializeBody).params)
-  record.initialized = JSON.stringify({ jsonrpc: "2.0", method: "notifications/initialized" })
+  const record = ClientRecord.make(Told.requestOf(initializeBody))
+  record.initialized = JsonRpc.notification("notifications/initialized")
   return [SessionKey.makeUnsafe("everything", randomUUID()), record]
 }
 
