@@ -327,7 +327,7 @@ describe("the nginx configuration", () => {
       .map((name) => `${name}_temp_path ${join(folder, name)};`)
     writeFileSync(
       own,
-      `daemon off; master_process off; pid ${join(folder, "nginx.pid")}; error_log stderr; events {}
+      `daemon off; master_process off; pid ${join(folder, "nginx.pid")}; error_log stderr emerg; events {}
 http { access_log off; ${temporary.join(" ")}
   server { listen 127.0.0.1:${port}; server_name example.com; include ${included}; } }\n`
     )
