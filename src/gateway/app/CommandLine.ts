@@ -129,7 +129,7 @@ const reloads = (
       }
       const { config: next, warnings } = loaded.success
       for (const warning of [...warnings, ...missingPrograms(next.backends, inFile)]) yield* Effect.logWarning(warning)
-      const differing = Object.keys(Settings.gatewayOnly).filter((name) =>
+      const differing = Object.keys(Settings.gatewaySettings).filter((name) =>
         !Settings.same(name, settings, next.settings)
       )
       if (differing.length > 0) {

@@ -179,7 +179,7 @@ const readEntry = (
     Object.entries(entry).filter(([name]) => !Names.ofClients.includes(name))
   )
   if (typeof disabled !== "boolean") fault(`${path}.disabled`, "must be true or false")
-  const allowed = [...Backends.namesOf(read), ...Object.keys(Settings.overridable)]
+  const allowed = [...Backends.namesOf(read), ...Object.keys(Settings.backendSettings)]
   return readSettings(path, read, allowed, environment, secrets, fault)
 }
 

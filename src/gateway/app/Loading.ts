@@ -1,5 +1,5 @@
 /** Loads the configuration of the command from its flags, the environment, and the files that these name. */
-import { Duration, Effect, FileSystem, Option, Redacted, Result, Schema } from "effect"
+import { Duration, Effect, FileSystem, Option, Record, Redacted, Result, Schema } from "effect"
 import { createRequire } from "node:module"
 import { isIPv6 } from "node:net"
 import { resolve } from "node:path"
@@ -20,11 +20,6 @@ const embedded: Option.Option<Backends.StdioEntry> = Option.map(
   (path) => ({ command: process.execPath, args: [path, "stdio"] })
 )
 
-const waysToServe = [
-  "  effect-session-pool -- COMMAND ARGS…     one stdio server",
-  "  effect-session-pool --config FILE        the servers of an mcpServers file"
-].join("\n")
-
 export interface Input {
   readonly config: Option.Option<string>
   readonly check: boolean
@@ -36,21 +31,21 @@ export interface Input {
 const refuse = (message: string) => new UsageError({ message })
 
 /** The back ends that come without a file: that of the command after `--`, or the embedded default. Empty with `--config`. */
-const entries = ({ command, config, name }: Input): Effect.Effect<Record<string, Backends.Entry>, UsageError> => {
+const entries = Effect.fnUntraced(function*({ command, config, name }: Input) {
   const [program, ...args] = command
-  if (program === undefined && Option.isSome(name)) return refuse("--name names the server of -- COMMAND. Give both.")
-  if (program !== undefined && Option.isSome(config)) {
-    return refuse("Give either --config FILE or -- COMMAND, not both.")
-  }
   if (program !== undefined) {
-    return Effect.succeed({
-      [Option.getOrElse(name, () => CommandName.fromCommand(command))]: { command: program, args }
-    })
+    if (Option.isSome(config)) return yield* refuse("Give either --config FILE or -- COMMAND, not both.")
+    return { [Option.getOrElse(name, () => CommandName.fromCommand(command))]: { command: program, args } }
   }
-  if (Option.isSome(config)) return Effect.succeed({})
-  if (Option.isSome(embedded)) return Effect.succeed({ everything: embedded.value })
-  return refuse(`There is no server to serve. Name one:\n${waysToServe}`)
-}
+  if (Option.isSome(name)) return yield* refuse("--name names the server of -- COMMAND. Give both.")
+  if (Option.isSome(config)) return {}
+  if (Option.isSome(embedded)) return { everything: embedded.value }
+  return yield* refuse(
+    "There is no server to serve. Name one:\n" +
+      "  effect-session-pool -- COMMAND ARGS…     one stdio server\n" +
+      "  effect-session-pool --config FILE        the servers of an mcpServers file"
+  )
+})
 
 const readText = (file: string, what: string) =>
   Effect.mapError(
@@ -67,9 +62,7 @@ export const load = Effect.fnUntraced(function*(input: Input) {
   const served = yield* entries(input)
   const file = Option.getOrUndefined(input.config)
   const loaded = Config.load({
-    flags: Object.fromEntries(
-      Object.entries(input.settings).map(([name, value]) => [name, Option.getOrUndefined(value)])
-    ),
+    flags: Record.map(input.settings, Option.getOrUndefined),
     environment: process.env,
     file: file === undefined ? undefined : { name: file, text: yield* readText(file, "The configuration") },
     entries: served
@@ -79,7 +72,7 @@ export const load = Effect.fnUntraced(function*(input: Input) {
   const named = { keys: keysOf(settings), tls: tlsOf(settings), cluster: clusterOptions(settings) }
   const read = yield* Effect.all(named, { mode: "result" })
   const faults = [read.keys, read.tls, read.cluster].flatMap((each) =>
-    Option.match(Result.getFailure<unknown, UsageError>(each), { onNone: () => [], onSome: ({ message }) => [message] })
+    Option.getOrUndefined(Result.getFailure<unknown, UsageError>(each))?.message ?? []
   )
   if (faults.length > 0) return yield* refuse(faults.join("\n"))
   const { cluster, keys, tls } = yield* Effect.fromResult(Result.all(read))

@@ -265,7 +265,6 @@ export const firstSilence = (
 
 /** All settings by name. */
 export const all: Readonly<Record<string, Setting<unknown, unknown>>> = { ...backendSettings, ...gatewaySettings }
-export const overridable: Readonly<Record<string, Setting<unknown, unknown>>> = backendSettings
 
 /** Settings that hold secrets. None is a flag, because everyone on the machine can read a command line. */
 export const secret: ReadonlyArray<string> = ["keys", "adminKeys", "stateKey"]
@@ -319,9 +318,6 @@ export const pick = <T extends Readonly<Record<string, Setting<unknown, unknown>
 ): Values<T> =>
   // Each value keeps its name.
   Object.fromEntries(Object.entries(values).filter(([name]) => name in table)) as Values<T>
-
-/** The settings that only the gateway as a whole has. */
-export const gatewayOnly: Readonly<Record<string, Setting<unknown, unknown>>> = gatewaySettings
 
 /** Whether a setting has the same value in both objects. */
 export const same = (name: string, a: object, b: object): boolean =>

@@ -42,7 +42,7 @@ const server = (random: Random): unknown => {
   const kind = random.pick(Object.values(transports))
   const properties = random.chance(0.2) ? members(random, kind.names) : {}
   return {
-    ...members(random, Object.keys(Settings.overridable)),
+    ...members(random, Object.keys(Settings.backendSettings)),
     ...properties,
     [kind.recognisedBy]: random.chance(0.95) ? "http://h/" : random.pick(values)
   }
