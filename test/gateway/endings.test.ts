@@ -30,7 +30,6 @@ const closes = () =>
 type End = (session: string, url: string) => unknown
 const call = (name: string, args = {}): End => async (session, url) =>
   (await Kit.post(url, session, Kit.toolCall(1, name, args))).text()
-const remove: End = (session, url) => Serve.remove(url, session)
 const endByOperator: End = async (session) => {
   const { sessions } = await Serve.overview(origin)
   const { id } = sessions.find((each) => each.session === session.slice(0, 8))
@@ -50,7 +49,7 @@ const reload: End = () => {
 
 /** Level, reason and text of what is logged when a session of a back end ends so. */
 const endings: ReadonlyArray<readonly [level: string, reason: string, text: string, backend: string, end: End]> = [
-  ["INFO", "deleted", "the session was deleted", "counter", remove],
+  ["INFO", "deleted", "the session was deleted", "counter", (session, url) => Serve.remove(url, session)],
   ["INFO", "ended by operator", "an operator ended the session", "counter", endByOperator],
   [
     "WARN",

@@ -94,10 +94,6 @@ describe("a session", () => {
     assert.deepStrictEqual([id, result.content[0].text], ["ü\n\u2028", message.replace(/[\r\n]/g, " ")])
   })
 
-  it("skips garbage on stdout, and passes on the answer after it", async () => {
-    assert.strictEqual(await Kit.toolText(url, await Kit.open(url), "garbage"), "after garbage")
-  })
-
   const failures = {
     crash: ["counter", "exit code 7"],
     killed: ["counter", "SIGKILL"],
