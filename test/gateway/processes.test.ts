@@ -13,11 +13,10 @@ const shell = (script: string, env = {}) => ({ command: "sh", args: ["-c", scrip
 /** The counter's command in a shell's script. */
 const inShell = (...flags: ReadonlyArray<string>) => Object.values(Kit.counter(...flags)).flat().join(" ")
 const call = Kit.toolCall(1, "count")
-/** What this test process has started, and what that has. */
-const started = () => Kit.descendants(process.pid)
+/** The processes that start after this call, and what these start. */
 const whatStartsFromNow = () => {
-  const before = new Set(started())
-  return () => started().filter((pid) => !before.has(pid))
+  const before = new Set(Kit.descendants(process.pid))
+  return () => Kit.descendants(process.pid).filter((pid) => !before.has(pid))
 }
 const textOf = (file: string) => existsSync(file) ? readFileSync(file, "utf8") : ""
 const messageOf = async (response: Response): Promise<string> => (await response.json()).error.message

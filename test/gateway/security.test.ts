@@ -45,13 +45,12 @@ describe("a gateway with keys", async () => {
 
   it("has no session for another key, whatever is asked of it and however its random id is written", async () => {
     const session = await open(url, ours)
-    const foreign = { ...key(theirs), "mcp-session-id": session }
     const statuses = [
       await Kit.post(url, session, call, key(theirs)),
       await Kit.post(url, session, "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}", key(theirs)),
       await Kit.listen(url, session, key(theirs)),
       await Kit.listen(url, session, { ...key(theirs), "last-event-id": "a-1-1" }),
-      await fetch(url, { method: "DELETE", headers: foreign })
+      await fetch(url, { method: "DELETE", headers: { ...key(theirs), "mcp-session-id": session } })
     ].map(({ status }) => status)
     assert.deepStrictEqual(statuses, [404, 404, 404, 404, 404])
     assert.match(session, uuid)
