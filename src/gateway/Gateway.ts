@@ -25,20 +25,19 @@
 // A single module of `@effect/platform-node`: the whole package loads Redis, WebSocket and undici clients (20 MiB, 0.2 seconds).
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { Context, Deferred, Duration, Effect, FileSystem, Layer, Option, Schedule } from "effect"
-import { HttpRouter } from "effect/http"
+import type { HttpRouter } from "effect/http"
 import * as SessionPool from "../SessionPool.ts"
-import type { GatewayConfig } from "./app/Config.ts"
 import { ClientAuthenticator } from "./auth/Authenticator.ts"
 import * as Hosts from "./auth/Hosts.ts"
 import * as Keys from "./auth/Keys.ts"
 import * as Parked from "./conversation/Parked.ts"
-import * as EventStreamBody from "./fronts/EventStreamBody.ts"
-import * as McpRoutes from "./fronts/McpRoutes.ts"
-import * as Paths from "./fronts/Paths.ts"
+import * as StreamableHttp from "./fronts/StreamableHttp.ts"
 import * as AdminRoutes from "./operators/AdminRoutes.ts"
 import * as RequestState from "./protocol/RequestState.ts"
+import * as Broker from "./sessions/Broker.ts"
 import * as Endings from "./sessions/Endings.ts"
 import * as Placement from "./sessions/Placement.ts"
+import type { GatewayConfig } from "./sessions/Registry.ts"
 import * as SessionsModule from "./sessions/Sessions.ts"
 import * as Settings from "./settings/Settings.ts"
 import * as Backends from "./transports/Backends.ts"
@@ -75,7 +74,7 @@ export type {
    * @since 0.1.0
    */
   GatewayConfig
-} from "./app/Config.ts"
+} from "./sessions/Registry.ts"
 
 export type {
   /**
@@ -170,6 +169,8 @@ export class Gateway extends Context.Service<Gateway, {
    * `drainTimeout` to finish. Then movable sessions move to the other replicas. Last, requests that still run get an error.
    */
   readonly drain: Effect.Effect<void>
+  /** Carries out what clients ask for. A program can build a front of its own on it (`Front`). */
+  readonly broker: Broker.Broker
 }>()("effect-session-pool/gateway/Gateway") {}
 
 type Requirements = HttpRouter.HttpRouter | FileSystem.FileSystem
@@ -285,19 +286,15 @@ export const layerConfig = (
       const seal = RequestState.make(settings.stateKey === "" ? undefined : settings.stateKey)
       const placement = yield* Placement.Placement
       const parked = yield* Parked.make(settings, seal, placement.replica)
-      const bodies = new Set<EventStreamBody.OpenBody>()
+      const serving: Broker.Serving = { sessions, settings, parked, draining, placement }
+      const broker = Broker.make(serving)
       const fs = yield* FileSystem.FileSystem
-      yield* Effect.forkScoped(EventStreamBody.watch(bodies, settings.stallTimeout))
-      const router = yield* HttpRouter.HttpRouter
-      const serving = { sessions, settings, parked, draining, fs, bodies, deletions: new Map(), placement }
-      for (const { handler, path } of clients.routes ?? []) yield* router.add("GET", path, handler)
-      const handler = McpRoutes.make(serving, hosts, clients)
-      for (const path of Paths.mcp) {
-        yield* router.add("*", path, handler(path), { uninterruptible: true })
-      }
+      // The ways in. Another one is a file in `fronts/`, and its name here.
+      const fronts = [StreamableHttp.make({ settings, hosts, clients, fs })]
+      yield* Effect.forEach(fronts, (front) => front.serve(broker), { discard: true })
       const listed = yield* AdminRoutes.add(sessions, parked, settings, hosts, operators, draining, placement)
       yield* placement.serve({
-        carryOut: (carried) => McpRoutes.carryOut(serving, carried),
+        carryOut: (carried) => Broker.carryOut(serving, carried),
         sessions: listed.sessions,
         endNumber: (number) =>
           Effect.flatMap(
@@ -311,7 +308,7 @@ export const layerConfig = (
         vacate: (id) => sessions.vacate((each) => each === id, Endings.movesOn)
       })
       const atRest = Effect.repeat(SessionPool.stats(sessions.pool), {
-        until: ({ active, launching }) => active + launching + sessions.passing.count === 0,
+        until: ({ active, launching }) => active + launching + placement.forwarded() === 0,
         schedule: Schedule.spaced("50 millis")
       })
       // At a signal, `run` in CommandLine.ts runs this. It runs again at the end of the layer, and is then a no-op.
@@ -329,6 +326,6 @@ export const layerConfig = (
         yield* sessions.endRequests("the gateway is shutting down")
       })
       yield* Effect.addFinalizer(() => drain)
-      return Gateway.of({ reload: ({ backends }) => sessions.reload(backends), drain })
+      return Gateway.of({ reload: ({ backends }) => sessions.reload(backends), drain, broker })
     })
   ).pipe(Layer.provide(NodeHttpClient.layerNodeHttp))

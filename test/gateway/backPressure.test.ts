@@ -1,9 +1,10 @@
 /** While a reader is there nothing is dropped for it: the back end waits, of either era and up to its own writes. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Fiber, Option } from "effect"
+import { Duration, Effect, Fiber } from "effect"
 import { statSync } from "node:fs"
 import { join } from "node:path"
 import type * as Bridge from "../../src/gateway/conversation/Bridge.ts"
+import type { Reply } from "../../src/gateway/conversation/Exchange.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as ModernKit from "../kit/gateway/modern.ts"
 import * as Serving from "../kit/gateway/serving.ts"
@@ -27,8 +28,8 @@ describe("a legacy session's server", () => {
     replay: { maxEvents: 8, maxBytes: 1000 }
   })
 
-  const streamOf = (reply: ReturnType<typeof Told.request>["reply"]) =>
-    Effect.map(reply, (first) => first._tag === "Stream" ? first.open() : assert.fail("no stream"))
+  const streamOf = (reply: Effect.Effect<Reply>) =>
+    Effect.map(reply, (first) => first._tag === "Events" ? first : assert.fail("no stream"))
   /** The readers that a client can be. */
   const readers = {
     "the stream of a request": Effect.fnUntraced(function*(bridge: Bridge.Bridge, server: Told.Server) {
@@ -38,7 +39,10 @@ describe("a legacy session's server", () => {
       assert.lengthOf(yield* reader.take, 1)
       return reader
     }),
-    "a GET stream": (bridge: Bridge.Bridge) => Effect.map(bridge.listen(undefined), Option.getOrThrow)
+    "a GET stream": (bridge: Bridge.Bridge) =>
+      streamOf(
+        Effect.map(bridge.listen(undefined), (listening) => listening === "TooMany" ? assert.fail() : listening.reply)
+      )
   }
   const cases = Object.entries(readers).flatMap(([name, read]) => [
     { name, read, left: "messages", size: 0, count: 5 },

@@ -1,115 +1,286 @@
-/** What a client hears when the way to the replica that carries its request out breaks. */
+/** What replicas carry out for each other, over real connections: asks, replies, events, and broken connections. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Layer, Stream } from "effect"
-import { RunnerAddress } from "effect/cluster"
+import { Deferred, Effect, Exit, Layer, Option, Scope, Tracer } from "effect"
+import {
+  MessageStorage,
+  RunnerAddress,
+  RunnerHealth,
+  Runners,
+  RunnerStorage,
+  Sharding,
+  ShardingConfig
+} from "effect/cluster"
 import { RpcSerialization, RpcServer } from "effect/rpc"
 import * as Forwarding from "../../src/gateway/cluster/Forwarding.ts"
+import * as Hosting from "../../src/gateway/cluster/Hosting.ts"
 import * as Links from "../../src/gateway/cluster/Links.ts"
 import * as Protocol from "../../src/gateway/cluster/Protocol.ts"
 import * as ReplicaTls from "../../src/gateway/cluster/ReplicaTls.ts"
-import * as EventStreamBody from "../../src/gateway/fronts/EventStreamBody.ts"
-import type * as Placement from "../../src/gateway/sessions/Placement.ts"
+import type { Event, Exchange, Reply, Take } from "../../src/gateway/conversation/Exchange.ts"
+import { nothing, refusal } from "../../src/gateway/conversation/Exchange.ts"
+import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
+import type { Ask } from "../../src/gateway/sessions/Broker.ts"
+import type { Carried, Host } from "../../src/gateway/sessions/Placement.ts"
 import * as Cutter from "../kit/cluster/cutter.ts"
 import { stablePort } from "../kit/cluster/ports.ts"
-import * as Kit from "../kit/gateway/gateway.ts"
+import * as Takes from "../kit/cluster/takes.ts"
 
 const key = ReplicaTls.keyOf("a key that replicas share")
-const serialization = RpcSerialization.layerSchemaBinary()
 
-const asked = (body: string): Placement.Asked => ({
-  carried: { method: "POST", backend: "a", principal: "", known: false, headers: {}, body },
-  stream: {
-    heartbeat: Duration.infinity,
-    bodies: new Set(),
-    greetAfter: Duration.infinity,
-    until: undefined,
-    client: { disconnect: Effect.void }
+/** The engine of a replica that is alone. */
+const engine = Sharding.layer.pipe(
+  Layer.provide([Runners.layerNoop, RunnerHealth.layerNoop]),
+  Layer.provide([MessageStorage.layerNoop, RunnerStorage.layerMemory, ShardingConfig.layer()])
+)
+
+/** Another replica behind a cable. `forward` has it carry something out. */
+const start = Effect.fnUntraced(function*(carryOut: Host["carryOut"]) {
+  const hosting = yield* Hosting.make({
+    replica: "other",
+    isGivenUp: () => false,
+    safeFor: Effect.succeed(60_000)
+  })
+  const unused = Effect.die("not asked in this test")
+  const host = { carryOut, sessions: unused, endNumber: () => unused, endPinned: unused, vacate: () => unused }
+  yield* Effect.provideContext(hosting.serve(host), yield* Layer.build(engine))
+  const [port, behind] = [yield* Effect.promise(stablePort), yield* Effect.promise(stablePort)]
+  yield* Layer.build(
+    RpcServer.layer(Protocol.Peers, {
+      disableTracing: true,
+      disableFatalDefects: true,
+      onDisconnect: hosting.disconnected
+    }).pipe(
+      Layer.provide([Protocol.Peers.toLayer(hosting.handlers), RpcServer.layerProtocolSocketServer]),
+      Layer.provide(ReplicaTls.layerServer({ host: "127.0.0.1", port: behind }, key))
+    )
+  )
+  const cable = yield* Effect.acquireRelease(
+    Effect.promise(() => Cutter.start(port, behind)),
+    ({ stop }) => Effect.promise(stop)
+  )
+  const links = yield* Links.make(() => RunnerAddress.make("127.0.0.1", port), key)
+  const forward = (ask: Ask, shared?: string) => Forwarding.forward(links, "other", carried(ask), shared)
+  return { cable, hosting, forward }
+}, (effect) => Effect.provide(effect, RpcSerialization.layerSchemaBinary()))
+
+const carried = (ask: Ask): Carried => ({ backend: "a", principal: "ada", known: true, opens: undefined, ask })
+
+const request = (id: JsonRpc.Id) => JsonRpc.request(id, "tools/call", { name: "count" })
+const notification = JsonRpc.notification("notifications/message", { data: "\"id\":\"b\"" })
+const open: Ask = { _tag: "Open", message: request("o") }
+const send = (...messages: ReadonlyArray<JsonRpc.Message>): Ask => ({ _tag: "Send", session: "s", messages })
+const call: Ask = { _tag: "Call", request: request("c") }
+const listen: Ask = { _tag: "Listen", session: "s", from: undefined }
+
+const exchange = (reply: Reply): Exchange => ({ reply: Effect.succeed(reply) })
+const streaming = (take: Take): Exchange => exchange({ _tag: "Events", start: "e0", take, ready: () => false })
+
+/** How its events are taken. */
+const takeOf = ({ reply }: Exchange) =>
+  Effect.map(reply, (reply) => reply._tag === "Events" ? reply.take : assert.fail(reply._tag))
+
+/** All events of an exchange. */
+const eventsOf = Effect.fnUntraced(function*(exchange: Exchange) {
+  const take = yield* takeOf(exchange)
+  const events: Array<Event> = []
+  while (true) {
+    const taken = yield* Effect.option(take)
+    if (Option.isNone(taken)) return events
+    assert.isNotEmpty(taken.value)
+    events.push(...taken.value)
   }
 })
 
-/** What a client gets whose request is answered with these chunks of a stream, after which the connection breaks. */
-const answered = (body: string, ...chunks: ReadonlyArray<string>) =>
+describe("an ask that another replica carries out", () => {
+  it.live("arrives as it was asked, for each kind of ask", () =>
+    Effect.gen(function*() {
+      const arrived: Array<Carried> = []
+      const { forward } = yield* start((carried) => {
+        arrived.push(carried)
+        return Effect.succeed(exchange(nothing))
+      })
+      // The number has too many digits for JavaScript, and the white space is unusual.
+      const text = "{ \"jsonrpc\": \"2.0\", \"id\": 12345678901234567890, \"method\": \"ping\" }"
+      const exact = JsonRpc.read(text)
+      if (exact === undefined) return assert.fail("no message")
+      const asks: ReadonlyArray<Ask> = [
+        open,
+        send(exact, notification, JsonRpc.result(1, {})),
+        call,
+        listen,
+        { _tag: "Listen", session: "s", from: "e7" },
+        { _tag: "End", session: "s" }
+      ]
+      for (const ask of asks) {
+        const { reply } = yield* forward(ask)
+        assert.strictEqual((yield* reply)._tag, "Nothing")
+      }
+      assert.deepStrictEqual(arrived, asks.map(carried))
+    }).pipe(Effect.scoped))
+
+  it.live("returns its answer and the session that it opened", () =>
+    Effect.gen(function*() {
+      const answer = { _tag: "Answer" as const, id: "e1", text: "{}", reason: "unknown" as const }
+      const { forward } = yield* start(() => Effect.succeed({ session: "new", reply: Effect.succeed(answer) }))
+      const { reply, session } = yield* forward(open)
+      assert.deepStrictEqual([session, yield* reply], ["new", answer])
+    }).pipe(Effect.scoped))
+
+  it.live("returns its refusal, whether the ask or the reply was refused", () =>
+    Effect.gen(function*() {
+      const refused = refusal("too many", "Later", { id: 7, code: -1, data: { a: 1 }, retryAfter: 3 })
+      for (const carryOut of [Effect.fail(refused), Effect.succeed({ reply: Effect.fail(refused) })]) {
+        const { forward } = yield* start(() => carryOut)
+        const { error, reason, retryAfter } = yield* Effect.flip(forward(open)).pipe(
+          Effect.filterOrFail((error) => error._tag === "Refusal")
+        )
+        assert.deepStrictEqual([reason, error, retryAfter], [refused.reason, refused.error, 3])
+      }
+    }).pipe(Effect.scoped))
+
+  it.live("is refused with its id if the other replica fails with a defect", () =>
+    Effect.gen(function*() {
+      const { forward } = yield* start(() => Effect.die("a bug"))
+      for (const [ask, id, code] of [[send(request(7)), 7, -32000], [call, "c", -32603]] as const) {
+        const refused = yield* Effect.flip(forward(ask))
+        if (refused._tag !== "Refusal") return assert.fail(refused._tag)
+        assert.deepStrictEqual([refused.reason, refused.error.id], ["back end failed", id])
+        assert.deepInclude(refused.error.error, { code })
+      }
+    }).pipe(Effect.scoped))
+
+  it.live("fails with Moved if the replica does not have its shared id", () =>
+    Effect.gen(function*() {
+      const { forward } = yield* start(() => Effect.die("not asked in this test"))
+      assert.strictEqual((yield* Effect.flip(forward(call, "an id")))._tag, "Moved")
+    }).pipe(Effect.scoped))
+
+  it.live("has a span below the span of its request", () =>
+    Effect.gen(function*() {
+      const spans: Array<Tracer.Span> = []
+      const tracer = Tracer.make({
+        span: (options) => {
+          const span = new Tracer.NativeSpan(options)
+          spans.push(span)
+          return span
+        }
+      })
+      yield* Effect.gen(function*() {
+        const { forward } = yield* start(() => Effect.succeed(exchange(nothing)))
+        yield* Effect.withSpan(forward(call), "POST")
+      }).pipe(Effect.withTracer(tracer))
+      const [asked, carriedOut] = ["POST", "forwarded Call"].map((name) => spans.find((span) => span.name === name))
+      if (asked === undefined || carriedOut === undefined) return assert.fail("no span")
+      assert.strictEqual(carriedOut.traceId, asked.traceId)
+      assert.strictEqual(Option.getOrUndefined(carriedOut.parent)?.spanId, asked.spanId)
+    }).pipe(Effect.scoped))
+})
+
+describe("events from another replica", () => {
+  it.live("arrive in order, and the exchange there ends after the last one", () =>
+    Effect.gen(function*() {
+      const ended = yield* Deferred.make<void>()
+      const lists = [[{ id: "e1", text: "1" }, { text: "2" }], [], [{ text: "3" }]]
+      const { forward } = yield* start(() =>
+        Effect.acquireRelease(Effect.succeed(streaming(Takes.of(lists))), () => Deferred.succeed(ended, undefined))
+      )
+      const forwarded = yield* forward(call)
+      const reply = yield* forwarded.reply
+      assert.deepInclude(reply, { _tag: "Events", start: "e0" })
+      assert.deepStrictEqual(yield* eventsOf(forwarded), lists.flat())
+      yield* Deferred.await(ended)
+    }).pipe(Effect.scoped))
+
+  it.live("are not lost when a take is interrupted, as heartbeats do", () =>
+    Effect.gen(function*() {
+      const more = yield* Deferred.make<void>()
+      const waits = Effect.as(Deferred.await(more), [{ text: "1" }])
+      const { forward } = yield* start(() => Effect.succeed(streaming(waits)))
+      const take = yield* takeOf(yield* forward(call))
+      for (let i = 0; i < 3; i++) assert.isTrue(Option.isNone(yield* Effect.timeoutOption(take, "20 millis")))
+      yield* Deferred.succeed(more, undefined)
+      assert.deepStrictEqual(yield* take, [{ text: "1" }])
+    }).pipe(Effect.scoped))
+
+  it.live("end at the other replica when their client goes, also while a take waits", () =>
+    Effect.gen(function*() {
+      for (const takes of [false, true]) {
+        const ended = yield* Deferred.make<void>()
+        const { forward } = yield* start(() =>
+          Effect.acquireRelease(Effect.succeed(streaming(Effect.never)), () => Deferred.succeed(ended, undefined))
+        )
+        const scope = yield* Scope.make()
+        const take = yield* Effect.flatMap(Scope.provide(forward(call), scope), takeOf)
+        if (takes) yield* Effect.timeoutOption(take, "20 millis")
+        yield* Scope.close(scope, Exit.void)
+        yield* Effect.timeout(Deferred.await(ended), "2 seconds")
+      }
+    }).pipe(Effect.scoped))
+
+  it.live("end for a client that only listens when the other replica begins to leave", () =>
+    Effect.gen(function*() {
+      const { forward, hosting } = yield* start(() => Effect.succeed(streaming(Effect.never)))
+      const [listening, calling] = [yield* forward(listen), yield* forward(call)]
+      yield* hosting.stopServing
+      assert.deepStrictEqual(yield* eventsOf(listening), [])
+      assert.isTrue(Option.isNone(yield* Effect.timeoutOption(yield* takeOf(calling), "100 millis")))
+    }).pipe(Effect.scoped))
+})
+
+const unknown =
+  "The connection to the replica of this session broke; the gateway cannot tell whether the request was carried out"
+const unknownOf = (id: string, code = -32000) => JsonRpc.error(id, code, unknown).text
+
+/** What a client gets for an ask that is answered with these messages, after which the connection breaks. */
+const eventsUntilCut = (ask: Ask, ...lists: ReadonlyArray<ReadonlyArray<JsonRpc.Message>>) =>
   Effect.gen(function*() {
     const waiting = yield* Deferred.make<void>()
-    let sent = 0
-    const unused = Effect.die("not asked in this test")
-    const handlers = Protocol.Peers.toLayer({
-      CarryOut: () => Effect.succeed({ _tag: "Streamed" as const, status: 200, headers: {}, id: "stream" }),
-      Next: () =>
-        Effect.suspend(() => {
-          const chunk = chunks[sent++]
-          return chunk === undefined
-            ? Effect.andThen(Deferred.succeed(waiting, undefined), Effect.never)
-            : Effect.succeed([new TextEncoder().encode(chunk)])
-        }),
-      Abandon: () => Effect.void,
-      Sessions: () => unused,
-      EndNumber: () => unused
-    })
-    const [port, behind] = [yield* Effect.promise(stablePort), yield* Effect.promise(stablePort)]
-    yield* Layer.build(
-      RpcServer.layer(Protocol.Peers).pipe(
-        Layer.provide([handlers, RpcServer.layerProtocolSocketServer]),
-        Layer.provide(ReplicaTls.layerServer({ host: "127.0.0.1", port: behind }, key))
-      )
-    )
-    const cable = yield* Effect.acquireRelease(
-      Effect.promise(() => Cutter.start(port, behind)),
-      ({ stop }) => Effect.promise(stop)
-    )
-    const links = yield* Links.make(() => RunnerAddress.make("127.0.0.1", port), key)
-    const response = yield* Forwarding.make(links).forward("other", asked(body))
+    const last: Take = Effect.andThen(Deferred.succeed(waiting, undefined), Effect.never)
+    const events = lists.map((list) => list.map(({ text }) => ({ text })))
+    const { cable, forward } = yield* start(() => Effect.succeed(streaming(Takes.of(events, last))))
+    const forwarded = yield* forward(ask)
     yield* Effect.forkScoped(Effect.andThen(Deferred.await(waiting), Effect.sync(() => cable.cut())))
-    if (response.body._tag !== "Stream") return assert.fail("no stream")
-    const text = yield* Stream.mkString(Stream.decodeText(response.body.stream))
-    const messages: ReadonlyArray<unknown> = text.split("\n").flatMap((line) =>
-      line.startsWith("data: ") ? [JSON.parse(line.slice(6))] : []
-    )
-    return messages
-  }).pipe(Effect.scoped, Effect.provide(serialization))
+    return (yield* eventsOf(forwarded)).map(({ text }) => text)
+  }).pipe(Effect.scoped)
 
-const answerOf = (id: string) => ({ jsonrpc: "2.0", id, result: {} })
-const eventOf = (message: object) => new TextDecoder().decode(EventStreamBody.event({ text: JSON.stringify(message) }))
-/** Whether it was carried out nobody can know. */
-const unknownOf = (id: string) => ({
-  jsonrpc: "2.0",
-  id,
-  error: {
-    code: -32000,
-    message:
-      "The connection to the replica of this session broke; the gateway cannot tell whether the request was carried out"
-  }
-})
-const notification = { jsonrpc: "2.0", method: "notifications/message", params: { data: "\"id\":\"b\"" } }
-
-describe("a stream whose connection to the other replica breaks", () => {
+describe("an exchange whose connection to the other replica breaks", () => {
   it.live("ends with an error for its request", () =>
     Effect.gen(function*() {
-      const messages = yield* answered(Kit.toolCall("a", "x"), eventOf(notification))
-      assert.deepStrictEqual(messages, [notification, unknownOf("a")])
+      for (const ask of [send(request("a")), { ...open, message: request("a") }]) {
+        assert.deepStrictEqual(yield* eventsUntilCut(ask, [notification]), [notification.text, unknownOf("a")])
+      }
+      assert.deepStrictEqual(yield* eventsUntilCut(call), [unknownOf("c", -32603)])
     }))
 
   it.live("has no error for a request that has its answer already", () =>
     Effect.gen(function*() {
-      const messages = yield* answered(Kit.toolCall("a", "x"), eventOf(notification), eventOf(answerOf("a")))
-      assert.deepStrictEqual(messages, [notification, answerOf("a")])
+      const answer = JsonRpc.result("a", {})
+      const texts = [notification.text, answer.text]
+      assert.deepStrictEqual(yield* eventsUntilCut(send(request("a")), [notification], [answer]), texts)
     }))
 
-  it.live("ends with an error for each request of a batch that has not been answered, however its events came", () =>
+  it.live("ends with an error for each request of a batch that has no answer", () =>
     Effect.gen(function*() {
-      const batch = `[${["a", "b", "c"].map((id) => Kit.toolCall(id, "x")).join()},${JSON.stringify(notification)}]`
-      const event = eventOf(answerOf("a"))
-      for (const chunks of [[event, eventOf(notification)], [event + eventOf(notification)], event.split(/(?<=":)/)]) {
-        const messages = yield* answered(batch, ...chunks)
-        assert.deepStrictEqual(
-          messages.filter((message) => !JSON.stringify(message).includes("method")),
-          [answerOf("a"), unknownOf("b"), unknownOf("c")]
-        )
+      const batch = send(request("a"), request("b"), notification, request("c"))
+      const answer = JsonRpc.result("b", {})
+      for (const lists of [[[answer], [notification]], [[answer, notification]]]) {
+        const texts = [answer.text, notification.text, unknownOf("a"), unknownOf("c")]
+        assert.deepStrictEqual(yield* eventsUntilCut(batch, ...lists), texts)
       }
     }))
 
-  it.live("just ends for who only listens", () =>
+  it.live("just ends for a client that only listens", () =>
     Effect.gen(function*() {
-      assert.deepStrictEqual(yield* answered("", eventOf(notification)), [notification])
+      assert.deepStrictEqual(yield* eventsUntilCut(listen, [notification]), [notification.text])
     }))
+
+  it.live("is refused if no reply has come", () =>
+    Effect.gen(function*() {
+      const waiting = yield* Deferred.make<void>()
+      const { cable, forward } = yield* start(() => Effect.andThen(Deferred.succeed(waiting, undefined), Effect.never))
+      yield* Effect.forkScoped(Effect.andThen(Deferred.await(waiting), Effect.sync(() => cable.cut())))
+      const refused = yield* Effect.flip(forward(send(request("a"))))
+      if (refused._tag !== "Refusal") return assert.fail(refused._tag)
+      assert.deepStrictEqual([refused.reason, refused.error.text], ["back end failed", unknownOf("a")])
+    }).pipe(Effect.scoped))
 })

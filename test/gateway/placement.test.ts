@@ -1,4 +1,4 @@
-/** Where one of several replicas has requests carried out, on the engine itself, with a database that fares as it is told. */
+/** Where one of several replicas has asks carried out, on the engine itself. The test tells the database when to fail. */
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Logger, Option, Scope } from "effect"
 import {
@@ -12,13 +12,15 @@ import {
   Sharding,
   ShardingConfig
 } from "effect/cluster"
-import { HttpServerResponse } from "effect/http"
 import { RpcSerialization } from "effect/rpc"
 import { TestClock } from "effect/testing"
 import * as ClusterPlacement from "../../src/gateway/cluster/ClusterPlacement.ts"
 import * as Hosting from "../../src/gateway/cluster/Hosting.ts"
 import * as Membership from "../../src/gateway/cluster/Membership.ts"
 import * as ReplicaName from "../../src/gateway/cluster/ReplicaName.ts"
+import { nothing } from "../../src/gateway/conversation/Exchange.ts"
+import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
+import type { Ask } from "../../src/gateway/sessions/Broker.ts"
 import type * as Placement from "../../src/gateway/sessions/Placement.ts"
 import * as RunnerDatabase from "../kit/cluster/runnerDatabase.ts"
 
@@ -62,7 +64,7 @@ const make = Effect.fnUntraced(function*(movingTimeout: Duration.Duration) {
     }),
     Context.merge(services, yield* Layer.build(RpcSerialization.layerSchemaBinary()))
   )
-  const carried: Array<string> = []
+  const carried: Array<Ask> = []
   const ended: Array<string> = []
   const vacated: Array<{ readonly id: string; readonly mayOccupy: boolean }> = []
   yield* placement.serve({
@@ -96,48 +98,41 @@ const withReplica = <E>(test: (replica: Replica) => Effect.Effect<void, E>, movi
 
 const id = "00000000-0000-4000-8000-000000000000"
 
-const request = (body: string, more: Partial<Placement.Carried> = {}): Placement.Asked => ({
-  carried: { method: "POST", backend: "a", principal: "", known: false, headers: {}, body, ...more },
-  stream: {
-    heartbeat: Duration.infinity,
-    bodies: new Set(),
-    greetAfter: Duration.infinity,
-    until: undefined,
-    client: { disconnect: Effect.void }
-  }
+const send: Ask = { _tag: "Send", session: id, messages: [JsonRpc.request(7, "ping", {})] }
+const carriedOf = (ask: Ask): Placement.Carried => ({
+  backend: "a",
+  principal: "",
+  known: false,
+  opens: undefined,
+  ask
 })
+const done = { reply: Effect.succeed(nothing) }
 
-/** Has a request for what is movable carried out; the status of the answer, its body and header. */
-const ask = ({ carried, placement }: Replica, text: string) =>
+/** Has something movable carried out. Returns its refusal, if it is refused. */
+const ask = ({ carried, placement }: Replica, ask: Ask = send) =>
   placement.at(
     { _tag: "Shared", id },
-    () => request(text),
+    () => carriedOf(ask),
     Effect.sync(() => {
-      carried.push(text)
-      return HttpServerResponse.text(text)
+      carried.push(ask)
+      return done
     })
   ).pipe(
-    Effect.catchTag("Refusal", ({ response }) => Effect.succeed(response)),
-    Effect.scoped,
-    Effect.map((response) => ({
-      status: response.status,
-      headers: response.headers,
-      text: response.body._tag === "Uint8Array" ? new TextDecoder().decode(response.body.body) : ""
-    }))
+    Effect.as(undefined),
+    Effect.catch(Effect.succeed),
+    Effect.scoped
   )
 
 describe("a request for what can move, when the database is away,", () => {
-  const call = JSON.stringify({ jsonrpc: "2.0", id: 7, method: "ping" })
-
   it.effect("is carried out while the locks are safe", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       const { carried, state } = replica
       state.mood = "away"
       yield* TestClock.adjust("15 seconds")
-      const asking = yield* Effect.forkChild(ask(replica, call))
+      const asking = yield* Effect.forkChild(ask(replica))
       yield* TestClock.adjust("1 second")
-      assert.strictEqual((yield* Fiber.join(asking)).status, 200)
-      assert.deepStrictEqual(carried, [call])
+      assert.isUndefined(yield* Fiber.join(asking))
+      assert.deepStrictEqual(carried, [send])
     })))
 
   it.effect("then is refused within some seconds, and told since when it is away and when to try again; it is carried out when it is back", () =>
@@ -145,23 +140,22 @@ describe("a request for what can move, when the database is away,", () => {
       const { carried, state } = replica
       state.mood = "away"
       yield* TestClock.adjust("60 seconds")
-      const asking = yield* Effect.forkChild(ask(replica, call))
+      const asking = yield* Effect.forkChild(ask(replica))
       yield* TestClock.adjust("7 seconds")
       const refused = yield* Fiber.join(asking)
-      const { error, id } = JSON.parse(refused.text)
-      assert.deepStrictEqual([refused.status, refused.headers["retry-after"], id], [503, "10", 7])
+      assert.deepStrictEqual([refused?.reason, refused?.retryAfter, refused?.error.id], ["unavailable", 10, 7])
       assert.match(
-        error.message,
-        /^This session cannot be served .*: the replicas' database has not answered for 6\d seconds\. Try again in 10 sec/
+        refused?.error.text ?? "",
+        /This session cannot be served .*: the replicas' database has not answered for 6\d seconds\. Try again in 10 sec/
       )
       assert.deepStrictEqual(carried, [])
 
-      const waiting = yield* Effect.forkChild(ask(replica, call))
+      const waiting = yield* Effect.forkChild(ask(replica))
       yield* TestClock.adjust("2 seconds")
       state.mood = "well"
       yield* TestClock.adjust("15 seconds")
-      assert.strictEqual((yield* Fiber.join(waiting)).status, 200)
-      assert.deepStrictEqual(carried, [call])
+      assert.isUndefined(yield* Fiber.join(waiting))
+      assert.deepStrictEqual(carried, [send])
     })))
 
   it.effect("waits through an outage that is shorter than a move may take", () =>
@@ -170,13 +164,13 @@ describe("a request for what can move, when the database is away,", () => {
         const { carried, state } = replica
         state.mood = "away"
         yield* TestClock.adjust("36 seconds")
-        const waiting = yield* Effect.forkChild(ask(replica, call))
+        const waiting = yield* Effect.forkChild(ask(replica))
         yield* TestClock.adjust("10 seconds")
         assert.isUndefined(waiting.pollUnsafe())
         state.mood = "well"
         yield* TestClock.adjust("15 seconds")
-        assert.strictEqual((yield* Fiber.join(waiting)).status, 200)
-        assert.deepStrictEqual(carried, [call])
+        assert.isUndefined(yield* Fiber.join(waiting))
+        assert.deepStrictEqual(carried, [send])
       }),
       Duration.minutes(1)
     ))
@@ -187,13 +181,13 @@ describe("a shared id that has to leave while a request for it goes on", () => {
   const asking = Effect.fnUntraced(function*(
     { placement }: Replica,
     letGo: Deferred.Deferred<void>,
-    more: Partial<Placement.Carried> = {}
+    ask: Ask = send
   ) {
     const asking = yield* Effect.forkChild(Effect.scoped(
       placement.at(
         { _tag: "Shared", id },
-        () => request("", more),
-        Effect.as(Deferred.await(letGo), HttpServerResponse.empty())
+        () => carriedOf(ask),
+        Effect.as(Deferred.await(letGo), done)
       )
     ))
     yield* TestClock.adjust("1 second")
@@ -234,10 +228,10 @@ describe("a shared id that has to leave while a request for it goes on", () => {
   it.effect("is vacated at once where the requests only listen, and until these are over no place for anything new", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       const { placement, state, vacated } = replica
-      const secondsUntilVacated = Effect.fnUntraced(function*(more: Partial<Placement.Carried>) {
+      const secondsUntilVacated = Effect.fnUntraced(function*(ask: Ask) {
         const before = vacated.length
         const letGo = yield* Deferred.make<void>()
-        const asked = yield* asking(replica, letGo, more)
+        const asked = yield* asking(replica, letGo, ask)
         // The database has given all to others.
         for (let shard = 1; shard <= shardsPerGroup; shard++) state.lost.add(ShardId.make("default", shard).toString())
         let seconds = 0
@@ -251,10 +245,12 @@ describe("a shared id that has to leave while a request for it goes on", () => {
         return seconds
       })
       // It is noticed within the 10 seconds after which the locks are asked for again, and calls get 15 seconds.
-      assert.isAbove(yield* secondsUntilVacated({}), 14)
-      for (const more of [{ method: "GET" }, { headers: { "mcp-method": "subscriptions/listen" } }]) {
-        assert.isBelow(yield* secondsUntilVacated(more), 12)
-      }
+      assert.isAbove(yield* secondsUntilVacated(send), 14)
+      const listening: ReadonlyArray<Ask> = [
+        { _tag: "Listen", session: id, from: undefined },
+        { _tag: "Call", request: JsonRpc.request(1, "subscriptions/listen", {}) }
+      ]
+      for (const ask of listening) assert.isBelow(yield* secondsUntilVacated(ask), 12)
     })))
 
   it.effect("is vacated at once by a replica that hands over: it has waited for its calls before", () =>
@@ -288,7 +284,7 @@ describe("a shared id that has to leave while a request for it goes on", () => {
       const second = yield* asking(replica, letGo)
       assert.isTrue(placement.mayOccupy(id))
       yield* Deferred.succeed(letGo, undefined)
-      for (const each of [first, second]) assert.strictEqual((yield* Fiber.join(each)).status, 204)
+      for (const each of [first, second]) assert.strictEqual(yield* Fiber.join(each), done)
     })))
 })
 
@@ -300,11 +296,11 @@ describe("a replica's part of what can move", () => {
         const { calls, placement } = yield* Scope.provide(make(Duration.seconds(30)), scope)
         const asking = yield* Effect.forkChild(Effect.scoped(placement.at(
           { _tag: "Shared", id },
-          () => request(""),
-          Effect.as(Scope.provide(placement.occupy(id), process), HttpServerResponse.empty())
+          () => carriedOf(send),
+          Effect.as(Scope.provide(placement.occupy(id), process), done)
         )))
         yield* TestClock.adjust("1 second")
-        assert.strictEqual((yield* Fiber.join(asking)).status, 204)
+        assert.strictEqual(yield* Fiber.join(asking), done)
         if (isEnded) yield* Scope.close(process, Exit.void)
         const before = calls.length
         const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
@@ -376,4 +372,64 @@ describe("a session that stays with its replica", () => {
         monotonicTimeNanosUnsafe: () => clock.currentTimeNanosUnsafe()
       })
     }))
+})
+
+describe("an ask for a replica that does not run any more", () => {
+  const gone = "r0123456789"
+
+  it.effect("is refused by its kind", () =>
+    withReplica(Effect.fnUntraced(function*({ placement }) {
+      const request = JsonRpc.request(7, "tools/call", {})
+      const refusalOf = (ask: Ask) =>
+        Effect.map(
+          Effect.flip(Effect.scoped(
+            placement.at(placement.ofReplica(gone), () => carriedOf(ask), Effect.die("not here"))
+          )),
+          ({ error, reason, retryAfter }) => [reason, retryAfter, error.id, JsonRpc.codeOf(error.error)]
+        )
+      assert.deepStrictEqual(yield* refusalOf(send), ["unknown", undefined, 7, JsonRpc.codes.sessionNotFound])
+      assert.deepStrictEqual(yield* refusalOf({ _tag: "Open", message: request }), [
+        "unavailable",
+        10,
+        7,
+        JsonRpc.codes.gateway
+      ])
+      assert.deepStrictEqual(yield* refusalOf({ _tag: "Call", request }), [
+        "invalid",
+        undefined,
+        7,
+        JsonRpc.codes.invalidParams
+      ])
+      assert.strictEqual(placement.forwarded(), 0)
+    })))
+
+  it.effect("is refused for now while the database does not answer, because the replica may run", () =>
+    withReplica(Effect.fnUntraced(function*({ placement, state }) {
+      state.mood = "away"
+      yield* TestClock.adjust("5 seconds")
+      const asking = yield* Effect.forkChild(Effect.scoped(Effect.flip(
+        placement.at(placement.ofReplica(gone), () => carriedOf(send), Effect.die("not here"))
+      )))
+      yield* TestClock.adjust("10 seconds")
+      const { error, reason, retryAfter } = yield* Fiber.join(asking)
+      assert.deepStrictEqual([reason, retryAfter, error.id], ["unavailable", 10, 7])
+      assert.include(error.text, "cannot tell whether this session still exists")
+    })))
+
+  it.effect("counts as forwarded while this replica looks for the one that has it", () =>
+    withReplica(
+      Effect.fnUntraced(function*(replica) {
+        const { placement, state } = replica
+        state.mood = "away"
+        yield* TestClock.adjust("36 seconds")
+        const waiting = yield* Effect.forkChild(ask(replica))
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual(placement.forwarded(), 1)
+        state.mood = "well"
+        yield* TestClock.adjust("15 seconds")
+        yield* Fiber.join(waiting)
+        assert.strictEqual(placement.forwarded(), 0)
+      }),
+      Duration.minutes(1)
+    ))
 })

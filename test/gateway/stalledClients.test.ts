@@ -9,7 +9,7 @@ describe("stallTimeout", () => {
   const unread = (disconnect: Effect.Effect<void> = Effect.void) => {
     const state = { disconnected: false }
     const open: EventStreamBody.OpenBody = {
-      client: { disconnect: Effect.andThen(Effect.sync(() => (state.disconnected = true)), disconnect) },
+      disconnect: Effect.andThen(Effect.sync(() => (state.disconnected = true)), disconnect),
       writtenAt: 0
     }
     return { open, state }
@@ -31,15 +31,9 @@ describe("stallTimeout", () => {
   it.effect("disconnects a client that reads only the first heartbeat, after one to one and a half times the time", () =>
     Effect.gen(function*() {
       const bodies = new Set<EventStreamBody.OpenBody>()
-      const { open: { client }, state } = unread()
+      const { open: { disconnect }, state } = unread()
       yield* Effect.forkChild(EventStreamBody.watch(bodies, Duration.seconds(30)))
-      const stream = EventStreamBody.make(Effect.never, {
-        heartbeat: Duration.hours(1),
-        bodies,
-        greetAfter: Duration.zero,
-        until: undefined,
-        client
-      })
+      const stream = EventStreamBody.silence(Effect.never, { heartbeat: Duration.hours(1), bodies, disconnect })
       const pull = yield* Stream.toPull(stream)
       yield* TestClock.adjust("7 seconds")
       assert.strictEqual(new TextDecoder().decode((yield* pull)[0]), ": \n\n")

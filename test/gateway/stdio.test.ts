@@ -176,9 +176,8 @@ describe("one process", () => {
     const call = Told.requestOf(Kit.toolCall(1, "lastWords", { count: 40, size: 3000 }))
     const running = bridge.request(call, Effect.void)
     if (running._tag !== "Running") return assert.fail("not taken")
-    const opened = Effect.map(running.reply, (reply) => reply._tag === "Stream" ? reply.open() : undefined)
-    const reader = await Effect.runPromise(opened)
-    if (reader === undefined) return assert.fail("no stream")
+    const reader = await Effect.runPromise(running.reply)
+    if (reader._tag !== "Events") return assert.fail("no stream")
     const seen: Array<string> = []
     const takeOnce = Effect.map(reader.take, (events) => {
       for (const { text } of events) {

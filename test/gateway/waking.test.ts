@@ -8,10 +8,10 @@ import * as ClientRecord from "../../src/gateway/conversation/ClientRecord.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Endings from "../../src/gateway/sessions/Endings.ts"
 import * as GatewayErrors from "../../src/gateway/sessions/GatewayErrors.ts"
+import { Key } from "../../src/gateway/sessions/Key.ts"
 import * as Placement from "../../src/gateway/sessions/Placement.ts"
 import * as Sessions from "../../src/gateway/sessions/Sessions.ts"
 import * as Sleepers from "../../src/gateway/sessions/Sleepers.ts"
-import * as SessionKey from "../../src/SessionKey.ts"
 import * as SessionPool from "../../src/SessionPool.ts"
 import * as Counting from "../kit/cluster/counting.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -21,7 +21,8 @@ import * as Told from "../kit/gateway/told.ts"
 const message = Told.requestOf(Kit.initializeBody)
 const [name, principal, id] = ["sleeping", "", "00000000-0000-4000-8000-000000000000"]
 const other = "00000000-0000-4000-8000-000000000001"
-const key = SessionKey.makeUnsafe(name, id)
+const keyOf = (of = id, backend = name) => new Key(backend, principal, of)
+const key = keyOf()
 const record = ClientRecord.make(message)
 const schedule = Schedule.spaced("10 millis")
 
@@ -43,7 +44,7 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
     /** The sessions that the store takes for awake here. */
     awake: new Set<string>(),
     entryTextOf: (_: string): string | undefined => undefined,
-    lost: (_: SessionKey.SessionKey): Effect.Effect<void> => Effect.void
+    lost: (_: Key): Effect.Effect<void> => Effect.void
   }
   const before = Kit.children(process.pid)
   /** While this file exists, a started process does not serve. */
@@ -72,19 +73,19 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
         state.asked++
         return Effect.tap(
           Effect.andThen(database.finding, memory.find(key)),
-          (found) => Effect.sync(() => Option.isSome(found) && state.awake.add(key))
+          (found) => Effect.sync(() => Option.isSome(found) && state.awake.add(key.text))
         )
       }),
     enter: (key, record) => {
-      state.awake.add(key)
+      state.awake.add(key.text)
       return memory.enter(key, record)
     },
     rest: (key, record) => {
-      state.awake.delete(key)
+      state.awake.delete(key.text)
       return memory.rest(key, record)
     },
     remove: (key) => {
-      state.awake.delete(key)
+      state.awake.delete(key.text)
       return Effect.andThen(memory.remove(key), database.removing)
     }
   }
@@ -113,9 +114,9 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
       assert.deepStrictEqual(processes().filter(Kit.alive), [])
     }),
     launching: until(({ launching }) => launching === 1),
-    open: (of = id, backend = name) => sessions.open(backend, principal, of, message),
-    lease: (of = id, backend = name) => Effect.scoped(sessions.lease(backend, principal, of)),
-    end: (of = id, backend = name) => sessions.end(backend, principal, of),
+    open: (of = id, backend = name) => sessions.open(keyOf(of, backend), message),
+    lease: (of = id, backend = name) => Effect.scoped(sessions.lease(keyOf(of, backend))),
+    end: (of = id, backend = name) => sessions.end(keyOf(of, backend)),
     /** The session's process goes, as if it had been idle for long. */
     sleep: Effect.andThen(
       sessions.vacate((each) => each === id, { reason: "idle", text: "idle" }),
@@ -169,21 +170,19 @@ describe("a session that has moved to another replica", () => {
       const { empty, hold, launching, release, sessions, state } = yield* asleep()
       yield* hold
       const served = yield* fork(Effect.scoped(Effect.flatMap(
-        sessions.lease(name, principal, id),
+        sessions.lease(key),
         (connection) =>
-          Effect.repeat(
-            Effect.sync(() =>
-              connection._tag === "Bridge" ? connection.request(message, Effect.void)._tag : connection._tag
-            ),
-            { until: (tag) => tag === "Over", schedule }
-          )
+          Effect.repeat(Effect.sync(() => connection.request(message, Effect.void)._tag), {
+            until: (tag) => tag === "Over",
+            schedule
+          })
       )))
       yield* launching
       yield* state.lost(key)
       yield* release
       assert.strictEqual(yield* Fiber.join(served), "Over")
       yield* empty
-      assert.isTrue(state.awake.has(key), "it has not rested")
+      assert.isTrue(state.awake.has(key.text), "it has not rested")
     }))
 })
 
@@ -208,10 +207,10 @@ describe("a session that cannot be woken", () => {
       assert.deepStrictEqual([...state.awake], [])
       // Another one takes the place, and is in use.
       yield* open(other)
-      yield* sessions.lease(name, principal, other)
+      yield* sessions.lease(keyOf(other))
       const error = yield* Effect.flip(lease())
       assert.strictEqual(error._tag === "SessionPoolError" ? error.reason._tag : error._tag, tag)
-      assert.deepStrictEqual([...state.awake], [`${name}/${other}`])
+      assert.deepStrictEqual([...state.awake], [keyOf(other).text])
       assert.isTrue(yield* sleepers.has(key))
     }).pipe(Effect.scoped))
 
@@ -219,7 +218,7 @@ describe("a session that cannot be woken", () => {
     Effect.gen(function*() {
       const { lease, sessions, sleepers, state } = yield* make()
       // It was opened while its program was well.
-      yield* sleepers.rest(SessionKey.makeUnsafe("broken", id), record)
+      yield* sleepers.rest(keyOf(id, "broken"), record)
       const failure = tagOf(lease(id, "broken"))
       assert.strictEqual(yield* failure, "BackendFailed")
       yield* Effect.repeat(failure, { until: (tag) => tag === "CoolingDown" })

@@ -11,8 +11,8 @@ import * as StoredSleepers from "../../src/gateway/cluster/StoredSleepers.ts"
 import * as ClientRecord from "../../src/gateway/conversation/ClientRecord.ts"
 import * as Json from "../../src/gateway/protocol/Json.ts"
 import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
+import { Key } from "../../src/gateway/sessions/Key.ts"
 import type { Limits } from "../../src/gateway/sessions/Sleepers.ts"
-import * as SessionKey from "../../src/SessionKey.ts"
 import * as Holding from "../kit/cluster/holding.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
 import * as AheadClock from "../kit/gateway/aheadClock.ts"
@@ -58,7 +58,7 @@ const replica = Effect.fnUntraced(function*(
   /** Names its connections in `pg_stat_activity`. */
   const applicationName = `replica-${++replicas}`
   const sql = observed(yield* clientOf({ url: url ?? database.url }, applicationName))
-  const lost: Array<string> = []
+  const lost: Array<Key> = []
   const entries = new Map([["backend", secretEntry]])
   const sleepers = yield* StoredSleepers.make(sql, "the same key on every replica")(
     { ...defaults, ...limits },
@@ -76,7 +76,7 @@ let made = 0
 const session = (name = "one") => {
   const initialize = JsonRpc.request(1, "initialize", { clientInfo: { name, version: "1" } })
   return {
-    key: SessionKey.makeUnsafe("backend", `session-${made++}`),
+    key: new Key("backend", "ada", `session-${made++}`),
     record: ClientRecord.make(initialize)
   }
 }
@@ -92,16 +92,16 @@ interface Row {
   readonly generation: number
 }
 /** Unless the session has been removed. */
-const rowOf = (sql: SqlClient.SqlClient, key: string) =>
+const rowOf = (sql: SqlClient.SqlClient, { text }: Key) =>
   Effect.map(
-    sql<Row>`SELECT record, generation FROM effect_session_pool_sessions WHERE key = ${key} AND record <> ''`,
+    sql<Row>`SELECT record, generation FROM effect_session_pool_sessions WHERE key = ${text} AND record <> ''`,
     (rows) => rows[0]
   )
 
 /** Whether a session is kept for now. */
-const hasTime = (sql: SqlClient.SqlClient, key: string) =>
+const hasTime = (sql: SqlClient.SqlClient, { text }: Key) =>
   Effect.map(
-    sql`SELECT 1 FROM effect_session_pool_sessions WHERE key = ${key} AND expires_at > NOW()`,
+    sql`SELECT 1 FROM effect_session_pool_sessions WHERE key = ${text} AND expires_at > NOW()`,
     ({ length }) => length > 0
   )
 
@@ -264,7 +264,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual([yield* here.has(key), yield* there.has(key)], [true, true])
         assert.strictEqual((yield* rowOf(here.sql, key))?.generation, 1)
         assert.deepStrictEqual([...yield* there.keys], [])
-        yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = NOW() WHERE key = ${key}`
+        yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = NOW() WHERE key = ${key.text}`
         assert.isFalse(yield* there.has(key))
       }))
 
@@ -275,7 +275,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.isTrue(Option.isNone(yield* here.find(key)))
         yield* here.enter(key, record)
         yield* here.rest(key, record)
-        yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = NOW() WHERE key = ${key}`
+        yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = NOW() WHERE key = ${key.text}`
         assert.isTrue(Option.isNone(yield* here.find(key)))
       }))
 
@@ -345,7 +345,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         // Expires both entries. The replica then renews the one that is awake.
         yield* here.sql`
           UPDATE effect_session_pool_sessions SET expires_at = expires_at - INTERVAL '1 hour'
-          WHERE key IN (${awake.key}, ${asleep.key})
+          WHERE key IN (${awake.key.text}, ${asleep.key.text})
         `
         yield* until(
           "its time has begun anew",
@@ -575,7 +575,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.enter(ended.key, ended.record)
         yield* there.remove(ended.key)
         yield* there.remove(unknown.key)
-        const rows = (key: string) => here.sql`SELECT 1 FROM effect_session_pool_sessions WHERE key = ${key}`
+        const rows = ({ text }: Key) => here.sql`SELECT 1 FROM effect_session_pool_sessions WHERE key = ${text}`
         assert.lengthOf(yield* rows(ended.key), 1)
         assert.lengthOf(yield* rows(unknown.key), 0)
         yield* until("its other owner knows", Effect.sync(() => here.lost), (lost) => lost.length > 0)
@@ -682,7 +682,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
           "its time can be taken away",
           Effect.option(
             here
-              .sql`UPDATE effect_session_pool_sessions SET expires_at = expires_at - INTERVAL '1 hour' WHERE key = ${key}`
+              .sql`UPDATE effect_session_pool_sessions SET expires_at = expires_at - INTERVAL '1 hour' WHERE key = ${key.text}`
           ),
           Option.isSome
         )
@@ -746,7 +746,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         for (const { key } of [awake, asleep]) {
           yield* until("it is gone", rowOf(here.sql, key), (row) => row === undefined)
         }
-        const rows = yield* here.sql`SELECT key FROM effect_session_pool_sessions WHERE key = ${first ?? ""}`
+        const rows = yield* here.sql`SELECT key FROM effect_session_pool_sessions WHERE key = ${first?.text ?? ""}`
         assert.deepStrictEqual(rows, [])
       }))
   })
@@ -784,7 +784,9 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* Effect.acquireRelease(
           Effect.andThen(
             connection.executeRaw("BEGIN", []),
-            connection.executeRaw("SELECT 1 FROM effect_session_pool_sessions WHERE key = $1 FOR UPDATE", [blocked.key])
+            connection.executeRaw("SELECT 1 FROM effect_session_pool_sessions WHERE key = $1 FOR UPDATE", [
+              blocked.key.text
+            ])
           ),
           () => Effect.orDie(connection.executeRaw("COMMIT", []))
         )
@@ -813,7 +815,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
           (rows) => rows.map(({ key }) => key)
         )
         const keys = yield* until("two have gone", left, ({ length }) => length <= 2)
-        assert.deepStrictEqual(keys, sessions.slice(2).map(({ key }) => key))
+        assert.deepStrictEqual(keys, sessions.slice(2).map(({ key }) => key.text))
       }))
 
     it.effect("none goes, and none stays, for the rows of those that have been removed", () =>

@@ -4,6 +4,7 @@
  * error lists every fault with its place and what is allowed there.
  */
 import { Predicate, Schema } from "effect"
+import type { GatewayConfig } from "../sessions/Registry.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
 import * as Backends from "../transports/Backends.ts"
@@ -12,12 +13,6 @@ import * as CommandName from "./CommandName.ts"
 import * as ConfigFile from "./ConfigFile.ts"
 import * as Names from "./Names.ts"
 import * as Variables from "./Variables.ts"
-
-/** A checked configuration: every setting has a value. */
-export interface GatewayConfig {
-  readonly backends: Backends.Backends
-  readonly settings: Settings.GatewaySettings
-}
 
 /** A checked configuration, with warnings about parts that are odd but not refused. */
 export interface Loaded extends GatewayConfig {

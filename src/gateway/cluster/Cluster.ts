@@ -8,8 +8,8 @@
  *
  * - `ClusterPlacement` decides on which replica a session is opened, and finds it there. `ReplicaName` makes the names of replicas, with
  *   which ids and states begin.
- * - For a request to another replica, `Protocol` defines the messages, `Links` keeps the connections, and `Forwarding` sends the request.
- *   `Hosting` carries it out on the other replica, and `StreamedResponses` keeps a streamed response there. `ReplicaTls` encrypts and
+ * - For an ask to another replica, `Protocol` defines the messages, `Links` keeps the connections, and `Forwarding` sends the ask.
+ *   `Hosting` has it carried out on the other replica, and `StreamedExchanges` keeps its events there. `ReplicaTls` encrypts and
  *   authenticates the connections.
  * - `Homes` asks the engine which replica has a shared id, and remembers the answer.
  * - `Membership` knows the replicas, and until when this replica safely holds its locks. Its `refresh` releases shards during an outage of

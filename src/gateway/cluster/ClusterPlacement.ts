@@ -11,13 +11,14 @@
 import type { Scope } from "effect"
 import { Duration, Effect, Option, Random, Ref, Schema } from "effect"
 import { EntityId, ShardId, Sharding, ShardingConfig } from "effect/cluster"
-import type { HttpServerResponse } from "effect/http"
 import { randomUUID } from "node:crypto"
-import type { Refusal } from "../fronts/Refusals.ts"
-import { refuse, retryLater, unknownSession } from "../fronts/Refusals.ts"
+import type { Exchange, Refusal } from "../conversation/Exchange.ts"
+import { refusal } from "../conversation/Exchange.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import type { Asked, Carried, Host, Placement, Status } from "../sessions/Placement.ts"
-import { here, isSessionId, onlyListens } from "../sessions/Placement.ts"
+import type { Ask } from "../sessions/Broker.ts"
+import type { Carried, Host, Placement, Status } from "../sessions/Placement.ts"
+import { here, isSessionId } from "../sessions/Placement.ts"
+import { retryAfter, unknownSession } from "../sessions/Refusals.ts"
 import * as Forwarding from "./Forwarding.ts"
 import * as Homes from "./Homes.ts"
 import type * as Hosting from "./Hosting.ts"
@@ -27,7 +28,8 @@ import * as Protocol from "./Protocol.ts"
 import * as ReplicaName from "./ReplicaName.ts"
 import type * as ReplicaTls from "./ReplicaTls.ts"
 
-type Response = HttpServerResponse.HttpServerResponse
+/** Carries something out. `E`: why it was not carried out, besides a refusal. */
+type Carrying<E = never> = Effect.Effect<Exchange, Refusal | E, Scope.Scope>
 
 export interface Options {
   /** How long load balancers get to notice that this replica is about to end. */
@@ -73,7 +75,7 @@ const moving = "The session is moving to another replica; try again"
 /** The refusal of a request for a movable session or lane, `millis` after the database stopped answering. */
 const withoutDatabase = (millis: number): string =>
   "This session cannot be served now: the replicas' database has not answered for " +
-  `${Math.round(millis / 1000)} seconds. Try again in ${retryLater["retry-after"]} seconds.`
+  `${Math.round(millis / 1000)} seconds. Try again in ${retryAfter} seconds.`
 
 /** Makes the placement. One function, because the members of the service share the values at its head. */
 export const make = Effect.fnUntraced(function*(options: Options) {
@@ -82,7 +84,6 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const sharding = yield* Sharding.Sharding
   const membership = yield* Membership.Membership
   const links = yield* Links.make(membership.addressOf, options.key)
-  const { forward } = Forwarding.make(links)
   const replica = ReplicaName.here(config)
   const homes = yield* Homes.make(replica)
   const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
@@ -91,6 +92,8 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const joinSettling = 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval))
   /** `ending`: the end is announced, and new sessions open elsewhere. `left`: the movable sessions and lanes are handed over. */
   const state = { ending: false, left: false }
+  /** How many asks other replicas carry out, or are to carry out. */
+  let forwarded = 0
 
   const hasJoined = Effect.map(
     Ref.get(membership.known),
@@ -112,12 +115,12 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     return lostAt === undefined || now < Membership.heldUntil(known, expiration) ? undefined : now - lostAt
   })
 
-  /** Retries a request while it fails with `Moved` or `Unreachable`, for up to `patience` milliseconds. Then refuses it with 503. */
+  /** Retries something while it fails with `Moved` or `Unreachable`, for up to `patience` milliseconds. Then refuses it. */
   const untilFound = (
-    carried: Carried,
+    ask: Ask,
     patience: number,
-    attempt: (timeLeft: number) => Effect.Effect<Response, Refusal | Protocol.Moved | Links.Unreachable, Scope.Scope>
-  ): Effect.Effect<Response, Refusal, Scope.Scope> =>
+    attempt: (timeLeft: number) => Carrying<Protocol.Moved | Links.Unreachable>
+  ): Carrying =>
     Effect.suspend(() => {
       const since = membership.now()
       const again = ({ _tag, message }: Protocol.Moved | Links.Unreachable) =>
@@ -125,45 +128,38 @@ export const make = Effect.fnUntraced(function*(options: Options) {
           const waited = membership.now() - since
           const isHopeless = away !== undefined && away > patience && waited >= outageTimeout
           if (waited < patience && !isHopeless) return Effect.andThen(Effect.sleep(movingPause), once)
-          const why = _tag === "Unreachable"
-            ? message
-            : away === undefined
-            ? moving
-            : withoutDatabase(away)
-          return Forwarding.refuseCarried(carried, 503, why)
+          const why = _tag === "Unreachable" ? message : away === undefined ? moving : withoutDatabase(away)
+          return unavailable(ask, why)
         })
-      const once: Effect.Effect<Response, Refusal, Scope.Scope> = Effect.suspend(() =>
+      const once: Carrying = Effect.suspend(() =>
         Effect.catchTags(attempt(since + patience - membership.now()), { Moved: again, Unreachable: again })
       )
-      return once
+      const counted = Effect.acquireRelease(Effect.sync(() => forwarded++), () => Effect.sync(() => forwarded--))
+      return Effect.andThen(counted, once)
     })
 
-  /** Has a request carried out by the replica with a name, if that replica runs. */
-  const atReplica = (name: string, asked: Asked) =>
-    untilFound(asked.carried, reachTimeout, () =>
+  /** Has something carried out by the replica with a name, if that replica runs. */
+  const atReplica = (name: string, carried: Carried) =>
+    untilFound(carried.ask, reachTimeout, () =>
       Effect.flatMap(membership.isThere(name), (isThere) =>
         isThere === true
-          ? forward(name, asked)
+          ? Forwarding.forward(links, name, carried)
           : isThere === false
-          ? refuseGone(asked.carried)
-          : Forwarding.refuseCarried(asked.carried, 503, unknownWhere)))
+          ? Effect.fail(goneRefusal(carried.ask))
+          : unavailable(carried.ask, unknownWhere)))
 
-  /** Has a request carried out by the replica that has a shared id; with `here` if that is this replica. */
-  const atHome = (id: string, request: Asked, here: Effect.Effect<Response, Refusal, Scope.Scope>) => {
-    const entering = { onlyListens: onlyListens(request.carried) }
-    const hereOr = <E>(elsewhere: Effect.Effect<Response, E, Scope.Scope>) =>
-      Effect.flatMap(
-        hosting.enter(id, entering),
-        (entered): Effect.Effect<Response, Refusal | E, Scope.Scope> => entered ? here : elsewhere
-      )
+  /** Has something carried out by the replica that has a shared id; with `here` if that is this replica. */
+  const atHome = (id: string, carried: Carried, here: Carrying) => {
+    const hereOr = <E>(elsewhere: Carrying<E>) =>
+      Effect.flatMap(hosting.enter(id, carried), (entered): Carrying<E> => entered ? here : elsewhere)
     const at = (home: string) =>
       home === replica
         ? hereOr(Effect.fail(new Protocol.Moved()))
-        : Effect.tapError(forward(home, request, id), () => homes.forget(id))
-    return hereOr(untilFound(request.carried, movingTimeout, (timeLeft) =>
+        : Effect.tapError(Forwarding.forward(links, home, carried, id), () => homes.forget(id))
+    return hereOr(untilFound(carried.ask, movingTimeout, (timeLeft) =>
       Effect.flatMap(
         homes.of(id, Math.min(timeLeft, locateTimeout)),
-        Option.match({ onNone: () => Forwarding.refuseCarried(request.carried, 503, moving), onSome: at })
+        Option.match({ onNone: () => unavailable(carried.ask, moving), onSome: at })
       )))
   }
 
@@ -199,12 +195,13 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     },
     ofCaller: (id) => ({ _tag: "Shared", id }),
     ofReplica: (name) => name === replica || !ReplicaName.isName(name) ? here : { _tag: "Replica", replica: name },
-    at: (place, asked, here) => {
-      if (place._tag === "Shared") return Effect.suspend(() => atHome(place.id, asked(), here))
+    at: (place, carried, here) => {
+      if (place._tag === "Shared") return Effect.suspend(() => atHome(place.id, carried(), here))
       return place._tag === "Here" || place.replica === replica
         ? here
-        : Effect.suspend(() => atReplica(place.replica, asked()))
+        : Effect.suspend(() => atReplica(place.replica, carried()))
     },
+    forwarded: () => forwarded,
     occupy: hosting.occupy,
     mayOccupy: hosting.mayOccupy,
     serve: (host) =>
@@ -306,12 +303,18 @@ const endWhenGivenUp = (membership: Membership.Membership["Service"], host: Host
     yield* membership.beginAnew
   }))
 
-/** Refuses a request whose replica does not run any more. */
-const refuseGone = (carried: Carried) => {
-  const id = Forwarding.idOf(carried)
-  if (carried.headers["mcp-session-id"] !== undefined) return unknownSession(id)
-  if (carried.headers["mcp-method"] === undefined) return Forwarding.refuseCarried(carried, 503, goneUnopened)
-  return refuse(400, goneParked, { ...(id === undefined ? {} : { id }), code: JsonRpc.codes.invalidParams })
+const unavailable = (ask: Ask, message: string) => Effect.fail(Forwarding.refusalOf(ask, "unavailable", message))
+
+/** The refusal of something that is to be carried out by a replica that does not run any more. */
+const goneRefusal = (ask: Ask): Refusal => {
+  switch (ask._tag) {
+    case "Open":
+      return Forwarding.refusalOf(ask, "unavailable", goneUnopened)
+    case "Call":
+      return refusal("invalid", goneParked, { id: ask.request.id, code: JsonRpc.codes.invalidParams })
+    default:
+      return unknownSession(Forwarding.idOf(ask))
+  }
 }
 
 /** The answer to `Sessions`. */

@@ -1,17 +1,17 @@
 /**
- * The shared ids that live on this replica, and the requests that it carries out for other replicas.
+ * The shared ids that live on this replica, and the asks that it carries out for other replicas.
  *
  * A resident is a shared id whose entity the engine runs here. Its session or lane lives here until the engine ends the entity (`vacate`).
  */
-import { Clock, Effect, Exit, Layer, Schedule, Scope } from "effect"
+import { Cause, Clock, Deferred, Effect, Exit, Layer, Schedule, Scope, Tracer } from "effect"
 import type { ShardId, Sharding } from "effect/cluster"
 import { Entity } from "effect/cluster"
-import type { HttpServerResponse } from "effect/http"
 import * as SessionEntity from "../../SessionEntity.ts"
-import type { Host } from "../sessions/Placement.ts"
+import type { Events } from "../conversation/Exchange.ts"
+import type { Carried, Host } from "../sessions/Placement.ts"
 import * as Placement from "../sessions/Placement.ts"
 import * as Protocol from "./Protocol.ts"
-import * as StreamedResponses from "./StreamedResponses.ts"
+import * as StreamedExchanges from "./StreamedExchanges.ts"
 
 /** How long running calls may take when their shared id must leave, as `entityTerminationTimeout` of the engine. In milliseconds. */
 const finishTimeout = 15_000
@@ -43,12 +43,6 @@ interface Resident {
   vacating: boolean
 }
 
-/** The request that enters. */
-interface Entering {
-  /** It only listens to a stream, so `vacate` does not wait for its end. */
-  readonly onlyListens: boolean
-}
-
 export type Hosting = Effect.Success<ReturnType<typeof make>>
 
 /** Makes the hosting. One function, because its parts share the residents and the host. Its result is listed at its end. */
@@ -58,47 +52,42 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }:
   const residents = new Map<string, Resident>()
   /** Running requests by shared id. Counts those of earlier residents too, for which `vacate` could not wait. */
   const requests = makeCounts()
-  /** Those of `requests` that do more than listen. */
+  /** Those of `requests` that do more than listen. `vacate` waits for their end. */
   const calls = makeCounts()
   /** Sessions and lanes that have not ended here, by shard. Counts those too whose resident has left. */
   const occupants = makeCounts()
-  const streamed = StreamedResponses.make()
-  /**
-   * - `host`: carries out requests; `undefined` before and after `serve`.
-   * - `leaving`: this replica serves no movable session or lane any more.
-   * - `handsOver`: the wait for their requests has ended, so `vacate` waits no longer.
-   * - `requests`: how many requests of movable sessions and lanes run.
-   */
-  const state: { host: Host | undefined; leaving: boolean; handsOver: boolean; requests: number } = {
-    host: undefined,
-    leaving: false,
-    handsOver: false,
-    requests: 0
-  }
+  const streamed = StreamedExchanges.make()
+  /** Completes when this replica serves no movable session or lane any more. */
+  const leaving = Deferred.makeUnsafe<void>()
+  /** `undefined` before and after `serve`. */
+  let host: Host | undefined
+  /** The wait for the requests of movable sessions and lanes has ended, so `vacate` waits no longer. */
+  let handsOver = false
 
-  const mayServe = Effect.map(safeFor, (millis) => !state.leaving && millis > 0)
+  const mayServe = Effect.map(safeFor, (millis) => !Deferred.isDoneUnsafe(leaving) && millis > 0)
 
-  const enter = (id: string, { onlyListens }: Entering): Effect.Effect<boolean, never, Scope.Scope> =>
-    Effect.map(
+  const enter = (id: string, carried: Carried): Effect.Effect<boolean, never, Scope.Scope> => {
+    const count = (change: number) => {
+      requests.add(id, change)
+      if (!Placement.onlyListens(carried)) calls.add(id, change)
+    }
+    return Effect.map(
       Effect.acquireRelease(
         Effect.flatMap(mayServe, (may) => {
           const resident = residents.get(id)
           if (!may || resident === undefined || resident.ending) return Effect.succeed(undefined)
-          requests.add(id, 1)
-          if (!onlyListens) calls.add(id, 1)
-          state.requests++
+          count(1)
           return Effect.as(resident.residency.hold, resident)
         }),
         (resident) => {
           if (resident === undefined) return Effect.void
-          requests.add(id, -1)
-          if (!onlyListens) calls.add(id, -1)
-          state.requests--
+          count(-1)
           return resident.residency.release
         }
       ),
       (resident) => resident !== undefined
     )
+  }
 
   /**
    * Ends the session or lane of a shared id, after its calls have ended or when the id cannot be kept any longer. Does not wait for
@@ -111,8 +100,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }:
       const isOver = Effect.map(
         safeFor,
         // A replica that hands over does not wait: the engine would wait no longer than `shardLockInterval`.
-        (millis) =>
-          calls.of(id) === 0 || state.handsOver || millis <= safety || clock.currentTimeMillisUnsafe() >= latest
+        (millis) => calls.of(id) === 0 || handsOver || millis <= safety || clock.currentTimeMillisUnsafe() >= latest
       )
       return Effect.repeat(isOver, { until: (over) => over, schedule: Schedule.spaced(pollInterval) })
     }).pipe(
@@ -150,36 +138,48 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }:
     )
 
   const admit: Effect.Effect<Host, Protocol.Moved> = Effect.suspend(() =>
-    state.host === undefined ? new Protocol.Moved() : Effect.succeed(state.host)
+    host === undefined ? new Protocol.Moved() : Effect.succeed(host)
   )
 
-  /** Answers with a response. A whole response closes the request's scope now, a streamed one at its end. */
-  const answer = (
-    response: HttpServerResponse.HttpServerResponse,
-    own: Scope.Closeable,
-    client: number
-  ): Effect.Effect<typeof Protocol.Whole.Type | typeof Protocol.Streamed.Type> =>
-    response.body._tag === "Stream"
-      ? streamed.keep(response, response.body.stream, own, client)
-      : Effect.as(Scope.close(own, Exit.void), whole(response))
+  /** Carries something out, and waits for its reply. */
+  const carriedOut = Effect.fnUntraced(function*(
+    host: Host,
+    carried: Carried,
+    shared: string | undefined,
+    parent: typeof Protocol.Span.Type | undefined
+  ) {
+    const isHere = shared === undefined ? !isGivenUp() : yield* enter(shared, carried)
+    if (!isHere) return yield* new Protocol.Moved()
+    const replied = Effect.flatMap(
+      host.carryOut(carried),
+      ({ reply, session }) => Effect.map(reply, (reply) => ({ session, reply }))
+    )
+    return yield* traced(replied, carried, parent)
+  })
+
+  /** The events of a reply. A client that only listens gets none after this replica begins to leave, so that it listens elsewhere. */
+  const eventsOf = ({ take }: Events, carried: Carried) =>
+    Placement.onlyListens(carried)
+      ? Effect.raceFirst(take, Effect.andThen(Deferred.await(leaving), Cause.done()))
+      : take
 
   const handlers = Protocol.Peers.of({
-    CarryOut: ({ shared, ...carried }, { client }) =>
+    CarryOut: ({ parent, shared, ...carried }, { client }) =>
       Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(Effect.andThen(admit, Scope.fork(scope)), (own) => {
-          const entered = shared === undefined
-            ? Effect.sync(() => !isGivenUp())
-            : Scope.provide(enter(shared, { onlyListens: Placement.onlyListens(carried) }), own)
-          const response = Effect.flatMap(entered, (isHere) => {
-            const { host } = state
-            return isHere && host !== undefined
-              ? restore(Scope.provide(host.carryOut(carried), own))
-              : new Protocol.Moved()
-          })
-          return Effect.flatMap(
-            Effect.onError(response, () => Scope.close(own, Exit.void)),
-            (response) => answer(response, own, client.id)
+        Effect.gen(function*() {
+          const host = yield* admit
+          // The scope of the exchange. It closes now if the exchange is whole, otherwise after its last event.
+          const own = yield* Scope.fork(scope)
+          const { reply, session } = yield* restore(carriedOut(host, carried, shared, parent)).pipe(
+            Scope.provide(own),
+            Effect.onError(() => Scope.close(own, Exit.void))
           )
+          if (reply._tag === "Events") {
+            const id = yield* streamed.keep(eventsOf(reply, carried), own, client.id)
+            return { _tag: "Streamed" as const, session, id, start: reply.start }
+          }
+          yield* Scope.close(own, Exit.void)
+          return { _tag: "Whole" as const, session, reply }
         })
       ),
     Next: ({ id }) => streamed.next(id),
@@ -194,16 +194,16 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }:
     /** Call it when a connection of another replica has broken. */
     disconnected: streamed.disconnected,
     /** Serves for as long as the scope is open. */
-    serve: (host: Host): Effect.Effect<void, never, Scope.Scope | Sharding.Sharding> =>
+    serve: (served: Host): Effect.Effect<void, never, Scope.Scope | Sharding.Sharding> =>
       Effect.andThen(
-        Layer.build(home(host)),
+        Layer.build(home(served)),
         Effect.acquireRelease(
           Effect.sync(() => {
-            state.host = host
+            host = served
           }),
           () =>
             Effect.sync(() => {
-              state.host = undefined
+              host = undefined
             })
         )
       ),
@@ -235,17 +235,15 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }:
       const resident = residents.get(id)
       return resident === undefined ? requests.of(id) === 0 : !resident.vacating
     },
-    /** From now on, no request for a movable session or lane enters. */
-    stopServing: Effect.sync(() => {
-      state.leaving = true
-    }),
+    /** From now on, no request for a movable session or lane enters, and streams to clients of other replicas that only listen end. */
+    stopServing: Effect.asVoid(Deferred.succeed(leaving, undefined)),
     /** From now on, `vacate` waits for no call, because the next owner may serve the id in some seconds. */
     handOver: Effect.sync(() => {
-      state.handsOver = true
+      handsOver = true
     }),
     /** Waits until no request of a movable session or lane runs here. */
-    served: Effect.asVoid(Effect.repeat(Effect.sync(() => state.requests), {
-      until: (count) => count === 0,
+    served: Effect.asVoid(Effect.repeat(Effect.sync(requests.size), {
+      until: (size) => size === 0,
       schedule: Schedule.spaced(pollInterval)
     }))
   }
@@ -266,9 +264,18 @@ const makeCounts = () => {
   }
 }
 
-const whole = ({ body, headers, status }: HttpServerResponse.HttpServerResponse): typeof Protocol.Whole.Type => ({
-  _tag: "Whole",
-  status,
-  headers: { ...headers },
-  body: body._tag === "Uint8Array" ? body.body : new Uint8Array()
-})
+/** Adds a span below that of the replica that asks. Not for Effect's own tracer: it exports nothing, so a span would only cost CPU. */
+const traced = <A, E, R>(
+  effect: Effect.Effect<A, E, R>,
+  { ask, backend }: Carried,
+  parent: typeof Protocol.Span.Type | undefined
+) =>
+  Effect.flatMap(
+    Effect.tracer,
+    (tracer) =>
+      tracer === Tracer.nativeTracer ? effect : Effect.withSpan(effect, `forwarded ${ask._tag}`, {
+        kind: "server",
+        parent: parent === undefined ? undefined : Tracer.externalSpan(parent),
+        attributes: { "mcp_gateway.backend": backend }
+      })
+  )

@@ -11,17 +11,15 @@ import { Array as Arr, Duration, Effect, FiberSet, Option, Schedule, Schema, Sem
 import type { SqlError, Statement } from "effect/sql"
 import { SqlClient } from "effect/sql"
 import { createHmac } from "node:crypto"
-import * as SessionKey from "../../SessionKey.ts"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as GatewayErrors from "../sessions/GatewayErrors.ts"
+import type { Key } from "../sessions/Key.ts"
 import type { Make, Sleepers } from "../sessions/Sleepers.ts"
 import { countByBackend } from "../sessions/Sleepers.ts"
 import * as Patience from "./Patience.ts"
 
-type Key = SessionKey.SessionKey
-
-const optionalText = Schema.optionalKey(Schema.UndefinedOr(Schema.String))
+const optionalText = Schema.optional(Schema.String)
 
 /** The stored record of a session, as JSON. */
 const Kept = Schema.fromJsonString(
@@ -37,6 +35,7 @@ const Kept = Schema.fromJsonString(
 
 /** A session that is awake here. */
 interface Owned {
+  readonly key: Key
   /**
    * How many launches and processes have the session here. A process that still ends counts while the next one starts. When the last one
    * rests, this replica no longer owns the session.
@@ -52,6 +51,7 @@ interface Owned {
 
 /** A write that is still due: of a record, or of a removal (no `record`). */
 interface Pending {
+  readonly key: Key
   readonly record: ClientRecord.ClientRecord | undefined
   readonly generation: number
   readonly revision: number
@@ -110,9 +110,10 @@ export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
 /** Makes the sleepers. One function, because all parts share `owned`, `pending` and `turns`. Its result, `sleepers`, is at its end. */
 export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
   Effect.fnUntraced(function*({ asleepTimeToLive, maxAsleep }, lost, entryTextOf) {
-    const owned = new Map<Key, Owned>()
-    const pending = new Map<Key, Pending>()
-    const turns = new Map<Key, { readonly semaphore: Semaphore.Semaphore; users: number }>()
+    // Each map has the text of a key as its own key.
+    const owned = new Map<string, Owned>()
+    const pending = new Map<string, Pending>()
+    const turns = new Map<string, { readonly semaphore: Semaphore.Semaphore; users: number }>()
     const seconds = Math.ceil(Math.min(Duration.toSeconds(asleepTimeToLive), maxSeconds))
     const expires = sql`NOW() + ${seconds} * INTERVAL '1 second'`
     const isAsleep = sql`expires_at > NOW() AND record <> ${removedRecord}`
@@ -126,25 +127,25 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
      *
      * An abandoned statement does not keep the next one waiting. If it takes effect late, it changes nothing (`takeRow`, `write`).
      */
-    const inTurn = <A, E>(key: Key, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+    const inTurn = <A, E>({ text }: Key, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
       Effect.acquireUseRelease(
         Effect.sync(() => {
-          const turn = turns.get(key) ?? { semaphore: Semaphore.makeUnsafe(1), users: 0 }
+          const turn = turns.get(text) ?? { semaphore: Semaphore.makeUnsafe(1), users: 0 }
           turn.users++
-          turns.set(key, turn)
+          turns.set(text, turn)
           return turn
         }),
         ({ semaphore }) => semaphore.withPermit(Patience.unawaited(effect)),
         (turn) =>
           Effect.sync(() => {
             turn.users--
-            if (turn.users === 0) turns.delete(key)
+            if (turn.users === 0) turns.delete(text)
           })
       )
 
     /** A keyed hash (HMAC, RFC 2104) of the back end's entry. The entry may hold secrets, which a reader of the database must not guess. */
-    const markOf = (key: Key): string | undefined => {
-      const entry = entryTextOf(SessionKey.backend(key))
+    const markOf = ({ backend }: Key): string | undefined => {
+      const entry = entryTextOf(backend)
       return entry === undefined
         ? undefined
         : createHmac("sha256", stateKey).update(`entry ${entry}`).digest("base64url")
@@ -164,20 +165,22 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
      * Takes a row over: raises its generation and returns it. Updates the row only if it still has the generation that was read. So an
      * abandoned statement that arrives late cannot take the session from a replica that took it over since.
      */
-    const takeRow: (key: Key) => Effect.Effect<Row | undefined, SqlError.SqlError> = Effect.fnUntraced(function*(key) {
-      while (true) {
-        const [read] = yield* sql<Pick<Row, "generation">>`
-          SELECT generation FROM ${sql(table)} WHERE key = ${key} AND ${isAsleep}
+    const takeRow: (key: Key) => Effect.Effect<Row | undefined, SqlError.SqlError> = Effect.fnUntraced(
+      function*({ text }) {
+        while (true) {
+          const [read] = yield* sql<Pick<Row, "generation">>`
+          SELECT generation FROM ${sql(table)} WHERE key = ${text} AND ${isAsleep}
         `
-        if (read === undefined) return undefined
-        const { generation } = read
-        const [taken] = yield* sql<Row>`
+          if (read === undefined) return undefined
+          const { generation } = read
+          const [taken] = yield* sql<Row>`
           UPDATE ${sql(table)} SET generation = ${generation + 1}, revision = 0, expires_at = ${expires}
-          WHERE key = ${key} AND generation = ${generation} AND ${isAsleep} RETURNING record, generation
+          WHERE key = ${text} AND generation = ${generation} AND ${isAsleep} RETURNING record, generation
         `
-        if (taken !== undefined) return taken
+          if (taken !== undefined) return taken
+        }
       }
-    })
+    )
 
     /** Finds a session that is awake here, or takes it over from the database. */
     const take = (key: Key) =>
@@ -185,13 +188,13 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
         key,
         Effect.gen(function*() {
           // An earlier request has taken it while this one waited for its turn.
-          const awake = owned.get(key)
+          const awake = owned.get(key.text)
           if (awake !== undefined) {
             awake.holders++
             return Option.some(awake.record)
           }
           // A due write is newer than the row.
-          if (pending.has(key)) yield* write(key)
+          if (pending.has(key.text)) yield* write(key)
           const row = yield* takeRow(key)
           if (row === undefined) return Option.none()
           const kept = yield* Schema.decodeEffect(Kept)(row.record)
@@ -202,28 +205,30 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
             return Option.none()
           }
           const record = revive(kept)
-          own(key, { holders: 1, record, generation: row.generation, revision: 0, mark })
+          own({ key, holders: 1, record, generation: row.generation, revision: 0, mark })
           return Option.some(record)
         })
       ).pipe(reading)
 
-    const own = (key: Key, awake: Owned) => {
-      owned.set(key, awake)
+    const own = (awake: Owned) => {
+      const { text } = awake.key
+      owned.set(text, awake)
       awake.record.changed = () => {
-        if (owned.get(key) === awake) save(key, awake)
+        if (owned.get(text) === awake) save(awake)
       }
     }
 
     /** Queues a write of a record. If the session is not in the database yet, the write still enters it. */
-    const save = (key: Key, awake: Owned) => {
+    const save = (awake: Owned) => {
+      const { text } = awake.key
       awake.revision++
-      pending.set(key, { ...awake, isNew: pending.get(key)?.isNew === true })
+      pending.set(text, { ...awake, isNew: pending.get(text)?.isNew === true })
     }
 
     const markRemoved = (key: Key, generation: number, wasHere: boolean) => {
       // Delete first, so that the removal is the newest entry, also if an earlier one is due.
-      pending.delete(key)
-      pending.set(key, { record: undefined, generation, revision: 0, mark: undefined, isNew: false, wasHere })
+      pending.delete(key.text)
+      pending.set(key.text, { key, record: undefined, generation, revision: 0, mark: undefined, isNew: false, wasHere })
       const dropped = pending.size > maxPending ? oldestUnknown(pending) : undefined
       if (dropped !== undefined) pending.delete(dropped)
     }
@@ -234,10 +239,10 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
      */
     const write = (key: Key) =>
       Effect.suspend(() => {
-        const due = pending.get(key)
+        const due = pending.get(key.text)
         if (due === undefined) return Effect.void
         const { generation, isNew, mark, record, revision, wasHere } = due
-        const text = record === undefined ? "" : Schema.encodeSync(Kept)({ ...kept(record), entryMark: mark })
+        const recordText = record === undefined ? "" : Schema.encodeSync(Kept)({ ...kept(record), entryMark: mark })
         const statement = record === undefined
           // Generation 0: the session is not awake here, so the row is removed in any generation. Otherwise it is removed only if no other
           // replica has taken it over since.
@@ -245,7 +250,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
             // The row stays, marked as removed, so that an abandoned statement that enters the session late cannot enter it again.
             ? sql`
               INSERT INTO ${sql(table)} AS old (key, record, generation, expires_at)
-              VALUES (${key}, ${removedRecord}, ${lastGeneration}, NOW() + ${removedExpires}::INTERVAL)
+              VALUES (${key.text}, ${removedRecord}, ${lastGeneration}, NOW() + ${removedExpires}::INTERVAL)
               ON CONFLICT (key) DO UPDATE
               SET record = EXCLUDED.record, generation = EXCLUDED.generation, expires_at = EXCLUDED.expires_at
               WHERE ${generation} = 0 OR old.generation <= ${generation} RETURNING key
@@ -254,26 +259,26 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
             : sql`
               UPDATE ${sql(table)}
               SET record = ${removedRecord}, generation = ${lastGeneration}, expires_at = NOW() + ${removedExpires}::INTERVAL
-              WHERE key = ${key} AND record <> ${removedRecord} RETURNING key
+              WHERE key = ${key.text} AND record <> ${removedRecord} RETURNING key
             `
           : isNew
           ? sql`
             INSERT INTO ${sql(table)} AS old (key, record, generation, revision, expires_at)
-            VALUES (${key}, ${text}, ${generation}, ${revision}, ${expires})
+            VALUES (${key.text}, ${recordText}, ${generation}, ${revision}, ${expires})
             ON CONFLICT (key) DO UPDATE
             SET record = EXCLUDED.record, revision = EXCLUDED.revision, expires_at = EXCLUDED.expires_at
             WHERE old.generation = EXCLUDED.generation AND old.revision <= EXCLUDED.revision RETURNING key
           `
           : sql`
-            UPDATE ${sql(table)} SET record = ${text}, revision = ${revision}, expires_at = ${expires}
-            WHERE key = ${key} AND generation = ${generation} AND revision <= ${revision} RETURNING key
+            UPDATE ${sql(table)} SET record = ${recordText}, revision = ${revision}, expires_at = ${expires}
+            WHERE key = ${key.text} AND generation = ${generation} AND revision <= ${revision} RETURNING key
           `
         return Effect.map(statement, (rows) => {
-          const next = pending.get(key)
-          if (next === due) pending.delete(key)
+          const next = pending.get(key.text)
+          if (next === due) pending.delete(key.text)
           // The session is in the database now, so the next write need not enter it.
-          else if (isNew && next !== undefined) pending.set(key, { ...next, isNew: false })
-          const awake = owned.get(key)
+          else if (isNew && next !== undefined) pending.set(key.text, { ...next, isNew: false })
+          const awake = owned.get(key.text)
           if (rows.length === 0 && record !== undefined && awake?.generation === generation) disown(key)
         })
       })
@@ -283,8 +288,8 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
      * wait for the turn of this session.
      */
     const disown = (key: Key) => {
-      owned.delete(key)
-      pending.delete(key)
+      owned.delete(key.text)
+      pending.delete(key.text)
       fork(lost(key))
     }
 
@@ -294,19 +299,19 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     const unreachable = (error: { readonly message: string }) =>
       Effect.logWarning(`The database with the sleeping sessions does not answer: ${error.message}`)
 
-    /** The session whose write failed last. */
-    let failed: Key | undefined
+    /** The text of the key of the session whose write failed last. */
+    let failed: string | undefined
     // Stops at the first failure, because the database may be away. The next round starts after that session, so one bad write does not
     // block the others.
     const writePending = Effect.suspend(() => {
-      const keys = [...pending.keys()]
-      const next = failed === undefined ? 0 : keys.indexOf(failed) + 1
+      const due = [...pending.values()]
+      const next = due.findIndex(({ key }) => key.text === failed) + 1
       return Effect.forEach(
-        [...keys.slice(next), ...keys.slice(0, next)],
-        (key) =>
+        [...due.slice(next), ...due.slice(0, next)],
+        ({ key }) =>
           Effect.tapError(writeInTime(key), () =>
             Effect.sync(() => {
-              failed = key
+              failed = key.text
             })),
         { discard: true }
       )
@@ -322,50 +327,52 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
       )
     }
 
+    const keysHere = Effect.sync(() => [...owned.values()].map(({ key }) => key))
+
     const sleepers: Sleepers = {
       has: (key) =>
         Effect.suspend(() => {
-          const due = pending.get(key)
-          if (owned.has(key)) return Effect.succeed(true)
+          const due = pending.get(key.text)
+          if (owned.has(key.text)) return Effect.succeed(true)
           if (due !== undefined) return Effect.succeed(due.record !== undefined)
           return Effect.map(
-            reading(Patience.unawaited(sql`SELECT 1 FROM ${sql(table)} WHERE key = ${key} AND ${isAsleep}`)),
+            reading(Patience.unawaited(sql`SELECT 1 FROM ${sql(table)} WHERE key = ${key.text} AND ${isAsleep}`)),
             (rows) => rows.length > 0
           )
         }),
       find: (key) =>
         Effect.suspend(() => {
-          const awake = owned.get(key)
+          const awake = owned.get(key.text)
           if (awake === undefined) return take(key)
           awake.holders++
           return Effect.succeedSome(awake.record)
         }),
       enter: (key, record) =>
         Effect.suspend(() => {
-          const awake = { holders: 1, record, generation: 1, revision: 1, mark: markOf(key) }
-          own(key, awake)
-          pending.set(key, { ...awake, isNew: true })
+          const awake = { key, holders: 1, record, generation: 1, revision: 1, mark: markOf(key) }
+          own(awake)
+          pending.set(key.text, { ...awake, isNew: true })
           return writeSoon(key)
         }),
       rest: (key, record) =>
         Effect.suspend(() => {
-          const awake = owned.get(key)
+          const awake = owned.get(key.text)
           if (awake?.record !== record) return Effect.void
-          save(key, awake)
+          save(awake)
           // The next `find` reads the row again, because another replica may have woken the session in between.
-          if (--awake.holders === 0) owned.delete(key)
+          if (--awake.holders === 0) owned.delete(key.text)
           return writeSoon(key)
         }),
       remove: (key) =>
         Effect.suspend(() => {
-          const generation = owned.get(key)?.generation ?? 0
-          const wasHere = owned.delete(key) || isOfOneHere(pending.get(key))
+          const generation = owned.get(key.text)?.generation ?? 0
+          const wasHere = owned.delete(key.text) || isOfOneHere(pending.get(key.text))
           markRemoved(key, generation, wasHere)
           return writeSoon(key)
         }),
-      isKnown: (key) => Effect.sync(() => owned.has(key) || pending.has(key)),
-      keys: Effect.sync(() => [...owned.keys()]),
-      counts: Effect.sync(() => countByBackend(owned.keys()))
+      isKnown: (key) => Effect.sync(() => owned.has(key.text) || pending.has(key.text)),
+      keys: keysHere,
+      counts: Effect.map(keysHere, countByBackend)
     }
     return sleepers
   })
@@ -378,29 +385,29 @@ const isOfOneHere = (due: Pending | undefined): boolean =>
  * The oldest due removal of a session that was not awake here. The session may be asleep, or its id may be made up. While the database is
  * away, a replica cannot tell which.
  */
-const oldestUnknown = (pending: ReadonlyMap<Key, Pending>): Key | undefined => {
-  for (const [key, due] of pending) if (!isOfOneHere(due)) return key
+const oldestUnknown = (pending: ReadonlyMap<string, Pending>): string | undefined => {
+  for (const [text, due] of pending) if (!isOfOneHere(due)) return text
   return undefined
 }
 
 /** Extends the rows of the sessions that are awake here, and ends those that another replica has taken over. */
 const keepAwake = Effect.fnUntraced(function*(sql: SqlClient.SqlClient, { disown, expires, owned, pending }: {
-  readonly owned: ReadonlyMap<Key, Owned>
-  readonly pending: ReadonlyMap<Key, Pending>
+  readonly owned: ReadonlyMap<string, Owned>
+  readonly pending: ReadonlyMap<string, Pending>
   readonly expires: Statement.Fragment
   readonly disown: (key: Key) => void
 }) {
-  for (const awake of Arr.chunksOf([...owned].filter(([key]) => !pending.has(key)), batch)) {
-    const keys = awake.map(([key]) => key)
+  for (const awake of Arr.chunksOf([...owned].filter(([text]) => !pending.has(text)), batch)) {
+    const texts = awake.map(([text]) => text)
     const rows = yield* sql<{ readonly key: string; readonly generation: number }>`
       UPDATE ${sql(table)} SET expires_at = ${expires}
-      WHERE key IN ${sql.in(keys)} AND record <> ${removedRecord} RETURNING key, generation
+      WHERE key IN ${sql.in(texts)} AND record <> ${removedRecord} RETURNING key, generation
     `
     const found = new Map(rows.map(({ generation, key }) => [key, generation]))
-    for (const [key, each] of awake) {
+    for (const [text, each] of awake) {
       // Skips a session that has rested or changed meanwhile, because it may have another generation already.
-      const isSame = owned.get(key) === each && !pending.has(key)
-      if (isSame && found.get(key) !== each.generation) disown(key)
+      const isSame = owned.get(text) === each && !pending.has(text)
+      if (isSame && found.get(text) !== each.generation) disown(each.key)
     }
   }
 })

@@ -1,17 +1,15 @@
 /**
- * The session of one legacy client on a process, or on another `Transport`. Starts the process and opens the session
- * with the client's `initialize`. From then on `BridgeRequests` routes the messages between the two.
+ * The session of one client on a process, or on another `Transport`. Starts the process and opens the session with the client's
+ * `initialize`. From then on `BridgeRequests` routes the messages between the two.
  */
 import type { Scope } from "effect"
 import { Clock, Deferred, Effect, Fiber } from "effect"
-import type { Option } from "effect"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
-import type { GatewayMetrics } from "../telemetry/GatewayMetrics.ts"
+import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
 import type { BackendFailed, Transport } from "../transports/Transport.ts"
 import { BridgeRequests } from "./BridgeRequests.ts"
-import type { Limits, Taken } from "./BridgeRequests.ts"
+import type { Limits, Listening, Taken } from "./BridgeRequests.ts"
 import type * as ClientRecord from "./ClientRecord.ts"
-import type { Reader } from "./EventStreams.ts"
 import * as PooledConnection from "./PooledConnection.ts"
 
 export interface Bridge extends PooledConnection.PooledConnection {
@@ -21,27 +19,21 @@ export interface Bridge extends PooledConnection.PooledConnection {
   readonly answer: JsonRpc.Response
   /** Registers a request and sends it to the process. `release` runs once, when the request is answered or fails. */
   readonly request: (message: JsonRpc.Request, release: Effect.Effect<void>) => Taken
-  /**
-   * Sends a notification or a response to the process at once. The effect that it returns waits until the process has
-   * read the message.
-   */
+  /** Sends a notification or a response to the process at once. The effect that it returns waits until the process has read the message. */
   readonly send: (message: JsonRpc.Message) => Effect.Effect<void>
-  /**
-   * Opens the stream of messages that belong to no request, or resumes the stream that `lastEventId` names. `None` if
-   * too many streams are open.
-   */
-  readonly listen: (lastEventId: string | undefined) => Effect.Effect<Option.Option<Reader>>
+  /** Opens the stream of messages that belong to no request, or resumes the stream that `from` names. */
+  readonly listen: (from: string | undefined) => Effect.Effect<Listening | "TooMany">
 }
 
 /**
- * Starts a process and opens a session on it. Sends the client's `initialize` first. For a session that wakes, the
- * other messages of its record follow.
+ * Starts a process and opens a session on it. Sends the client's `initialize` first. For a session that wakes, the other messages of its
+ * record follow.
  */
 export const make = Effect.fnUntraced(function*<R>(
   start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>,
   record: ClientRecord.ClientRecord,
   limits: Limits,
-  metrics: GatewayMetrics
+  metrics: RequestMetrics
 ): Effect.fn.Return<Bridge, BackendFailed | PooledConnection.InitializeRefused, R | Scope.Scope> {
   const gone = yield* PooledConnection.gone
   const process = yield* start
@@ -77,7 +69,7 @@ export const make = Effect.fnUntraced(function*<R>(
     record,
     request: (message, release) => requests.request(message, release),
     send: (message) => requests.send(message),
-    listen: (lastEventId) => Effect.sync(() => requests.listen(lastEventId)),
+    listen: (from) => Effect.sync(() => requests.listen(from)),
     activity: () => ({ pid: process.pid, client: record.client, ...requests.activity() }),
     end
   }
@@ -91,9 +83,9 @@ const shakeHands = Effect.fnUntraced(function*(
 ) {
   const answer = yield* requests.ask(record.initialize)
   if (Deferred.isDoneUnsafe(process.ended)) return yield* Effect.flatMap(Deferred.await(process.ended), Effect.fail)
-  if (answer.failed) return yield* new PooledConnection.InitializeRefused({ answer: answer.text })
+  if (answer.failed) return yield* new PooledConnection.InitializeRefused({ answer })
   if (record.initialized !== undefined) {
-    yield* requests.write(record.initialized)
+    yield* process.send(record.initialized)
     if (record.level !== undefined) yield* requests.ask(record.level)
     for (const subscription of record.subscriptions.values()) yield* requests.ask(subscription)
   }

@@ -3,18 +3,19 @@
  * server the gateway is the client: it does the handshake, with the caller's info and capabilities.
  */
 import type { Scope } from "effect"
-import { Clock, Deferred, Effect, Option } from "effect"
-import type { NonEmptyReadonlyArray } from "effect/Array"
+import type { Duration } from "effect"
+import { Clock, Deferred, Effect, Fiber, Option } from "effect"
 import * as Dialect from "../protocol/Dialect.ts"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import type * as ParamHeaders from "../protocol/ParamHeaders.ts"
 import { version as ownVersion } from "../protocol/version.ts"
-import type { GatewayMetrics } from "../telemetry/GatewayMetrics.ts"
+import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
 import type { BackendFailed, Transport } from "../transports/Transport.ts"
-import type { Event, Limits } from "./CallEvents.ts"
 import { LaneCalls } from "./LaneCalls.ts"
+import type { Queued } from "./LaneCalls.ts"
+import type * as Mailbox from "./Mailbox.ts"
 import * as PooledConnection from "./PooledConnection.ts"
 
 /** A server's description of itself, from its handshake. */
@@ -35,11 +36,16 @@ export interface InputRequest {
 
 /** A call on a lane, until it is over. */
 export interface RunningCall {
-  /** Takes the next events. Waits if there are none. */
-  readonly take: Effect.Effect<NonEmptyReadonlyArray<Event>>
+  /** The client's newest request for this call. */
+  readonly call: () => Modern.Call
+  /**
+   * Reads the events of the call, in place of an earlier reader. The first `take` waits at most for `streamAfter`. The last event is
+   * `Ended`.
+   */
+  readonly read: () => Mailbox.Reader<Queued>
   /** The questions that are not answered yet. */
   readonly inputRequests: () => ReadonlyArray<InputRequest>
-  /** Parks the call: no HTTP request takes its events, so notifications are kept only within limits. */
+  /** Parks the call: without a reader, its notifications are kept only within limits. */
   readonly park: () => void
   /** Continues the call for another request of the client, which carries answers by key. */
   readonly resume: (call: Modern.Call) => void
@@ -66,9 +72,7 @@ export interface Lane extends PooledConnection.PooledConnection {
   readonly watchResources: (
     uris: ReadonlyArray<string>
   ) => Effect.Effect<ReadonlyArray<string>, never, Scope.Scope>
-  /**
-   * True if the lane must not be used again, because the gateway can no longer tell which call a message belongs to.
-   */
+  /** True if the lane must not be used again, because messages of a cancelled call may still come. */
   readonly isSpoilt: () => boolean
   /** Completes when the lane takes no further calls: it has ended, or is about to. */
   readonly retired: Deferred.Deferred<void>
@@ -84,10 +88,12 @@ export interface Options {
    * Longest wait for an answer to `server/discover`, in milliseconds. A server that does not answer counts as legacy.
    */
   readonly probeTimeout: number
-  readonly limits: Limits
+  readonly limits: Mailbox.Limits
+  /** A call ends if the server sends nothing for it for this long. */
+  readonly requestTimeout: Duration.Duration
+  /** A call without an answer after this time gets a stream. */
+  readonly streamAfter: Duration.Duration
   readonly changed: (change: Change) => void
-  /** `asked` is true once a process of this back end has asked a client for something. */
-  readonly asks: { asked: boolean }
   readonly paramHeaders: ParamHeaders.ParamHeaders
 }
 
@@ -95,7 +101,7 @@ export interface Options {
 export const make = Effect.fnUntraced(function*<R>(
   start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>,
   options: Options,
-  metrics: GatewayMetrics
+  metrics: RequestMetrics
 ): Effect.fn.Return<Lane, BackendFailed | PooledConnection.InitializeRefused, R | Scope.Scope> {
   const gone = yield* PooledConnection.gone
   const server = yield* start
@@ -110,18 +116,20 @@ export const make = Effect.fnUntraced(function*<R>(
       server.send(message),
       Effect.sync(() => {
         unread--
-        calls.room.announce()
+        calls.announceRoom()
       })
     ))
   }
   const isBehind = () => unread > maxUnread
-  const calls: LaneCalls = new LaneCalls({ write, isBehind, run, clock: yield* Clock.Clock }, options, metrics)
+  const scope = yield* Effect.scope
+  const fork = (effect: Effect.Effect<unknown>) => void Fiber.runIn(run(effect), scope)
+  const calls: LaneCalls = new LaneCalls({ write, isBehind, run, fork, clock: yield* Clock.Clock }, options, metrics)
   const end = (reason: string) =>
     Effect.andThen(Effect.sync(() => calls.end(reason)), Effect.asVoid(Deferred.succeed(retired, undefined)))
   yield* server.attach({
     receive: (message) => calls.receive(message),
     garbage: () => metrics.garbage(),
-    room: calls.room.wait
+    room: Effect.suspend(() => calls.room)
   })
   yield* Effect.addFinalizer(() => end("the session has ended"))
   yield* Effect.forkScoped(Effect.flatMap(Deferred.await(server.ended), (failure) => end(failure.message)))
@@ -170,7 +178,7 @@ const shakeHands = Effect.fnUntraced(function*(
           ? Effect.flatMap(Deferred.await(server.ended), Effect.fail)
           : Effect.succeed(answer)
     )
-  const refused = ({ text }: JsonRpc.Response) => new PooledConnection.InitializeRefused({ answer: text })
+  const refused = (answer: JsonRpc.Response) => new PooledConnection.InitializeRefused({ answer })
   if (era !== "legacy") {
     const probe = ask("server/discover", { _meta: Modern.ownMeta(clientInfo, capabilities) })
     // A server that does not answer in time gets the legacy handshake.

@@ -33,3 +33,7 @@ export const make = ({ fork, interval, isNeeded, look }: Overdue): () => void =>
     fork(timer)
   }
 }
+
+/** How often to look for requests that are due, in milliseconds. */
+export const intervalFor = (...timeouts: ReadonlyArray<number>): number =>
+  Math.max(10, Math.min(1000, ...timeouts.map((timeout) => timeout / 4)))

@@ -8,12 +8,12 @@
 import { Clock, Duration, Effect, Fiber, Option } from "effect"
 import { randomUUID } from "node:crypto"
 import type * as RequestState from "../protocol/RequestState.ts"
-import type { Principal } from "../sessions/Registry.ts"
 import type { RunningCall } from "./Lane.ts"
 
 /** The owner of a parked call, and the request that it is for. */
 export interface Owner {
-  readonly principal: Principal
+  /** The id of the principal. */
+  readonly principal: string
   readonly backend: string
   /** A digest of the request's method and arguments. */
   readonly digest: string
@@ -65,7 +65,7 @@ export const make = Effect.fnUntraced(function*(
   const clock = yield* Clock.Clock
   const run = Effect.runForkWith(yield* Effect.context<never>())
   const entries = new Map<string, Entry>()
-  const counts = new Map<Principal, number>()
+  const counts = new Map<string, number>()
 
   const remove = (id: string): Entry | undefined => {
     const entry = entries.get(id)
@@ -78,12 +78,18 @@ export const make = Effect.fnUntraced(function*(
     return entry
   }
 
+  const drop = (id: string, reason: string) => {
+    const entry = remove(id)
+    entry?.timer.interruptUnsafe()
+    entry?.call.cancel(reason)
+  }
+
   const parked: Parked = {
     // Synchronous, so a call always belongs either to an HTTP request or to `entries`.
     park: (call, owner, timeToLive) =>
       Effect.sync(() => {
         // Removes calls that have ended meanwhile.
-        for (const [id, entry] of entries) if (entry.call.isOver()) remove(id)?.timer.interruptUnsafe()
+        for (const [id, entry] of entries) if (entry.call.isOver()) drop(id, "its client has not come back")
         const { principal } = owner
         const own = counts.get(principal) ?? 0
         if (own >= maxParkedPerKey) return { _tag: "TooMany", limit: maxParkedPerKey }
@@ -115,11 +121,7 @@ export const make = Effect.fnUntraced(function*(
       }),
     cancelAll: (reason) =>
       Effect.sync(() => {
-        for (const id of entries.keys()) {
-          const entry = remove(id)
-          entry?.timer.interruptUnsafe()
-          entry?.call.cancel(reason)
-        }
+        for (const id of entries.keys()) drop(id, reason)
       }),
     count: (backend) => [...entries.values()].filter(({ owner }) => owner.backend === backend).length
   }

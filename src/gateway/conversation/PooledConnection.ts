@@ -3,7 +3,8 @@
  * modern client (`Lane`).
  */
 import type { Scope } from "effect"
-import { Deferred, Duration, Effect, Schema } from "effect"
+import { Data, Deferred, Duration, Effect } from "effect"
+import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { BackendFailed } from "../transports/Transport.ts"
 import type { ClientRecord } from "./ClientRecord.ts"
 
@@ -13,11 +14,12 @@ import type { ClientRecord } from "./ClientRecord.ts"
  */
 export const cancelGrace = Duration.seconds(1)
 
-/** The back end answered `initialize` with an error, which the client gets. */
-export class InitializeRefused extends Schema.TaggedError<InitializeRefused>()("InitializeRefused", {
-  /** The text of the answer. */
-  answer: Schema.String
-}) {}
+/** The error text of a request that timed out. */
+export const timeoutReason = (limit: Duration.Duration): string =>
+  `no answer within ${Duration.format(limit)}; the gateway has cancelled the request`
+
+/** The back end answered the handshake with an error. The client gets it as the answer to its `initialize`. */
+export class InitializeRefused extends Data.TaggedError("InitializeRefused")<{ readonly answer: JsonRpc.Response }> {}
 
 export interface PooledConnection {
   /** Completes with the reason when the connection ends by itself. The pool then retires it. */

@@ -1,31 +1,24 @@
 /** Writes event streams to clients: server-sent events and heartbeats. Disconnects clients that do not read. */
-import { Cause, Clock, Duration, Effect, Option, Stream } from "effect"
+import { Cause, Clock, Duration, Effect, Fiber, Option, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
+import { Sse } from "effect/encoding"
 import type { HttpServerRequest } from "effect/http"
 import { HttpServerResponse } from "effect/http"
 import * as PeerOwner from "../auth/PeerOwner.ts"
-import type { Reader } from "../conversation/EventStreams.ts"
+import type { Event, Events } from "../conversation/Exchange.ts"
 
 export interface Options {
   /** A silent stream sends a comment this often. */
   readonly heartbeat: Duration.Duration
   /** The open bodies, which `watch` checks. A body adds itself while it is open. */
   readonly bodies: Set<OpenBody>
-  /** Silence before the first comment. Node sends the response's header with the first bytes. */
-  readonly greetAfter: Duration.Duration
-  /** If given, the stream ends when this completes. */
-  readonly until: Effect.Effect<void> | undefined
-  readonly client: Client
-}
-
-export interface Client {
   /** Destroys the client's connection. */
   readonly disconnect: Effect.Effect<void>
 }
 
 /** A body that is being sent. */
 export interface OpenBody {
-  readonly client: Client
+  readonly disconnect: Effect.Effect<void>
   /** When the body wrote the chunk that the client has not read yet. Undefined if the client has read everything. */
   writtenAt: number | undefined
 }
@@ -36,47 +29,34 @@ const retry = 1000
 const encoder = new TextEncoder()
 const comment = encoder.encode(": \n\n")
 
-interface Message {
-  readonly id?: string
-  readonly text: string
-}
-
 /** Line ends in valid JSON are white space only, so a space can stand for each. */
-const format = ({ id, text }: Message): string =>
-  `${id === undefined ? "" : `id: ${id}\n`}event: message\ndata: ${text.replace(/[\r\n]/g, " ")}\n\n`
+const format = ({ id, text }: Event): string =>
+  Sse.encoder.write({ _tag: "Event", event: "message", id, data: text.replace(/[\r\n]/g, " ") })
 
-/** One message as a server-sent event. */
-export const event = (message: Message): Uint8Array => encoder.encode(format(message))
-
-/** Several messages as one chunk. */
-export const chunk = (messages: ReadonlyArray<Message>): Uint8Array => encoder.encode(messages.map(format).join(""))
-
-/** The gateway's own last event on a stream that may have stopped inside an event, so it ends that event first. */
-export const lastEvent = (text: string): Uint8Array => encoder.encode(`\n\nevent: message\ndata: ${text}\n\n`)
+/** Events as one chunk. */
+const chunk = (events: ReadonlyArray<Event>): Uint8Array => encoder.encode(events.map(format).join(""))
 
 /** An event with an id and without data (revision 2025-11-25), so that a client can resume from the start. */
 const priming = (id: string): Uint8Array => encoder.encode(`id: ${id}\nretry: ${retry}\ndata: \n\n`)
 
 /** Takes the next chunks of an event stream. Fails with `Done` at its end. */
-export type Take = Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>
+type Take = Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>
 
 /** Waits one microtask, so that a burst of the back end becomes one chunk. */
 const arrived = Effect.callback<void>((resume) => queueMicrotask(() => resume(Effect.void)))
 
-/**
- * The events of a reader as chunks, after the priming event if `prime` is set. Events that arrive together are one
- * chunk.
- */
-export const fromReader = (reader: Reader, prime: boolean): Take => {
-  const events = Effect.map(
-    Effect.andThen(arrived, reader.take),
-    (taken) => [chunk(taken)] as const
+/** The events as chunks, after the priming event if `prime` is set. Events that arrive together are one chunk. */
+const chunksOf = ({ start, take }: Events, prime: boolean): Take => {
+  const next: Take = Effect.flatMap(
+    Effect.andThen(arrived, take),
+    (events) => events.length === 0 ? next : Effect.succeed([chunk(events)])
   )
-  let first = prime
+  let first = prime ? start : undefined
   return Effect.suspend(() => {
-    if (!first) return events
-    first = false
-    return Effect.succeed<NonEmptyReadonlyArray<Uint8Array>>([priming(reader.start)])
+    if (first === undefined) return next
+    const primed = priming(first)
+    first = undefined
+    return Effect.succeed([primed])
   })
 }
 
@@ -86,13 +66,13 @@ export const fromReader = (reader: Reader, prime: boolean): Take => {
  */
 export const watch = Effect.fnUntraced(function*(bodies: ReadonlySet<OpenBody>, stallTimeout: Duration.Duration) {
   const clock = yield* Clock.Clock
-  const check = Effect.fnUntraced(function*({ client, writtenAt }: OpenBody) {
+  const check = Effect.fnUntraced(function*({ disconnect, writtenAt }: OpenBody) {
     if (writtenAt === undefined) return
     if (clock.currentTimeMillisUnsafe() - writtenAt < Duration.toMillis(stallTimeout)) return
     yield* Effect.logWarning(
       `A client did not read its event stream for ${Duration.format(stallTimeout)}; the gateway closed its connection`
     )
-    yield* client.disconnect
+    yield* disconnect
   })
   /** A defect in one check must not end the watch. */
   const guarded = (body: OpenBody) =>
@@ -105,67 +85,73 @@ export const watch = Effect.fnUntraced(function*(bodies: ReadonlySet<OpenBody>, 
 })
 
 /**
- * The body of a response: the chunks, with heartbeats between events. While `ready()` is true, `take` is known not to
- * wait and runs without a timeout, which would cost two fibers and a timer.
+ * The body of a response: the events, with heartbeats in between. A heartbeat does not interrupt a `take`, which may have taken events
+ * already: the take has a fiber of its own. While `ready()` is true, `take` is known not to wait and needs no fiber and no timer.
  */
-export const make = (
-  take: Take,
-  { bodies, client, greetAfter, heartbeat, until }: Options,
-  ready: () => boolean = () => false
-): Stream.Stream<Uint8Array> => {
-  const body = Stream.scoped(Stream.fromPull(Effect.clockWith((clock) => {
-    const own: OpenBody = { client, writtenAt: undefined }
-    /** True if the last chunk ended an event, so that a comment may follow. */
-    let between = true
-    let silence = greetAfter
+export const make = (events: Events, prime: boolean, options: Options): Stream.Stream<Uint8Array> =>
+  body(chunksOf(events, prime), events.ready, options)
+
+/** A body of heartbeats only, until an effect completes. */
+export const silence = (until: Effect.Effect<unknown>, options: Options): Stream.Stream<Uint8Array> =>
+  body(Effect.andThen(until, Cause.done()), () => false, options)
+
+const body = (take: Take, ready: () => boolean, { bodies, disconnect, heartbeat }: Options) =>
+  Stream.scoped(Stream.fromPull(Effect.gen(function*() {
+    const clock = yield* Clock.Clock
+    const scope = yield* Effect.scope
+    const own: OpenBody = { disconnect, writtenAt: undefined }
+    // The first comment comes at once, because Node sends the response's header with the first bytes.
+    let pause = Duration.zero
+    let coming: Fiber.Fiber<NonEmptyReadonlyArray<Uint8Array>, Cause.Done> | undefined
     const written = (chunks: NonEmptyReadonlyArray<Uint8Array>) => {
-      between = endsEvent(chunks[chunks.length - 1])
-      silence = heartbeat
+      pause = heartbeat
       own.writtenAt = clock.currentTimeMillisUnsafe()
       return chunks
     }
-    const next: Take = Effect.suspend(() =>
-      ready() ? Effect.map(take, written) : Effect.flatMap(Effect.timeoutOption(take, silence), (taken) => {
-        if (Option.isSome(taken)) return Effect.succeed(written(taken.value))
-        return between ? Effect.succeed(written([comment])) : next
-      })
+    const begun = Effect.suspend(() =>
+      coming === undefined
+        ? Effect.tap(Effect.forkIn(take, scope, { startImmediately: true }), (fiber) =>
+          Effect.sync(() => {
+            coming = fiber
+          }))
+        : Effect.succeed(coming)
     )
-    const pull = Effect.suspend(() => {
+    const waited: Take = Effect.flatMap(begun, (fiber) =>
+      Effect.flatMap(
+        fiber.pollUnsafe() === undefined
+          ? Effect.timeoutOption(Fiber.join(fiber), pause)
+          : Effect.asSome(Fiber.join(fiber)),
+        Option.match({
+          onNone: () => Effect.succeed([comment] as const),
+          onSome: (chunks) => {
+            coming = undefined
+            return Effect.succeed(chunks)
+          }
+        })
+      ))
+    yield* Effect.acquireRelease(Effect.sync(() => bodies.add(own)), () => Effect.sync(() => bodies.delete(own)))
+    return Effect.suspend(() => {
       own.writtenAt = undefined
-      return next
+      return Effect.map(coming === undefined && ready() ? take : waited, written)
     })
-    const entered = Effect.acquireRelease(
-      Effect.sync(() => bodies.add(own)),
-      () => Effect.sync(() => bodies.delete(own))
-    )
-    return Effect.as(entered, pull)
   })))
-  return until === undefined ? body : Stream.interruptWhen(body, until)
-}
-
-/** True if the chunk ends with an empty line, which ends an event. */
-const endsEvent = (chunk: Uint8Array | undefined): boolean =>
-  chunk !== undefined && /(\n\n|\r\r|\r\n\r\n)$/.test(String.fromCharCode(...chunk.subarray(-4)))
 
 /** The response that streams a body. */
-export const response = (
-  body: Stream.Stream<Uint8Array, unknown>,
-  status = 200
-): HttpServerResponse.HttpServerResponse =>
+export const response = (body: Stream.Stream<Uint8Array, unknown>): HttpServerResponse.HttpServerResponse =>
   HttpServerResponse.stream(body, {
-    status,
     contentType: "text/event-stream",
     headers: { "cache-control": "no-cache, no-transform", "x-accel-buffering": "no" }
   })
 
+/** One chunk with events of the gateway's own. */
+export const only = (events: ReadonlyArray<Event>): Stream.Stream<Uint8Array> => Stream.succeed(chunk(events))
+
 /**
- * The response to a request that its client has cancelled: an empty event stream. The specification requires an event
- * stream or JSON for a request, and no answer to a cancelled one. Official clients log an error if a cancelled request
- * is answered.
+ * The response to a request that its client has cancelled: an empty event stream. The specification requires an event stream or JSON for a
+ * request, and no answer to a cancelled one. Official clients log an error if a cancelled request is answered.
  */
 export const unanswered: HttpServerResponse.HttpServerResponse = response(Stream.empty)
 
-/** The client that a request came from. */
-export const clientOf = (request: Pick<HttpServerRequest.HttpServerRequest, "source">): Client => ({
-  disconnect: Effect.sync(() => void PeerOwner.socketOf(request)?.destroy())
-})
+/** Destroys the connection that a request came on. */
+export const disconnectOf = (request: Pick<HttpServerRequest.HttpServerRequest, "source">): Effect.Effect<void> =>
+  Effect.sync(() => void PeerOwner.socketOf(request)?.destroy())

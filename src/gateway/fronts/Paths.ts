@@ -5,18 +5,6 @@ import * as Keys from "../auth/Keys.ts"
 /** The paths of MCP. The second form is for clients that recognise an MCP server by the end of its URL. */
 export const mcp = ["/mcp/:backend", "/:backend/mcp", "/mcp"] as const
 
-/**
- * True if the URL's path is written literally as `path`. If `path` has a parameter, only the part before the parameter
- * is compared.
- * The router also takes `//sessions`, `/Sessions` and `/%73essions` for `/sessions`. A proxy that blocks `/sessions`
- * may let those through.
- */
-export const isLiteral = (path: string, url: string): boolean => {
-  const [given = ""] = url.split("?", 1)
-  const parameter = path.indexOf(":")
-  return parameter < 0 ? given === path : given.startsWith(path.slice(0, parameter))
-}
-
 /** Paths where clients look for OAuth after the gateway has asked them for a key. */
 const oauth = /\/(\.well-known\/(oauth-|openid-configuration).*|register|authorize|token)$/
 

@@ -8,9 +8,8 @@ import { fileURLToPath } from "node:url"
 import type { Authenticator, Challenge } from "../auth/Authenticator.ts"
 import { open } from "../auth/Authenticator.ts"
 import type { Hosts } from "../auth/Hosts.ts"
+import { complete, isLiteral } from "../auth/Routes.ts"
 import type * as Parked from "../conversation/Parked.ts"
-import * as Paths from "../fronts/Paths.ts"
-import { complete } from "../fronts/Refusals.ts"
 import * as Cooldown from "../sessions/Cooldown.ts"
 import type { Placement } from "../sessions/Placement.ts"
 import type { Sessions } from "../sessions/Sessions.ts"
@@ -98,7 +97,7 @@ const guard = <R>(
   handler: Effect.Effect<HttpServerResponse.HttpServerResponse, never, R>
 ) =>
 (request: HttpServerRequest.HttpServerRequest) => {
-  if (!Paths.isLiteral(path, request.url)) {
+  if (!isLiteral(path, request.url)) {
     const error = `Not found. Did you mean ${path}? Write it exactly so: paths are case-sensitive.`
     return Effect.succeed(json({ error }, 404))
   }
@@ -169,13 +168,14 @@ const ready = (sessions: Sessions["Service"], draining: Deferred.Deferred<void>,
       : "no back end starts"
     return json(
       { status, backends, ...Option.getOrElse(Option.map(cluster, (it) => ({ cluster: it })), () => ({})) },
-      status === "ready" ? 200 : 503
+      status === "ready" ? 200 : 503,
+      status === "ready" ? {} : { "retry-after": "10" }
     )
   })
 
 const backendStates = Effect.fnUntraced(function*(sessions: Sessions["Service"]) {
   const now = yield* Effect.clockWith((clock) => clock.currentTimeMillis)
-  const states: Record<string, Cooldown.State> = {}
+  const states: Record<string, GatewayMetrics.BackendState> = {}
   for (const { backend, cooldown } of sessions.running().values()) {
     states[backend.name] = Cooldown.stateOf(yield* Ref.get(cooldown), now)
   }

@@ -1,12 +1,11 @@
 /** The figures of the operators' page: the back ends, the live sessions, and the history of the last hour. */
 import { Clock, Effect, Ref, Schedule } from "effect"
-import * as SessionKey from "../../SessionKey.ts"
 import * as SessionPool from "../../SessionPool.ts"
 import type * as Parked from "../conversation/Parked.ts"
 import * as Cooldown from "../sessions/Cooldown.ts"
+import * as Launching from "../sessions/Launching.ts"
 import type { RunningBackend } from "../sessions/RunningBackend.ts"
 import type { LiveSession, Sessions } from "../sessions/Sessions.ts"
-import * as Masking from "../settings/Masking.ts"
 import type * as Settings from "../settings/Settings.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import * as ProcessStats from "./ProcessStats.ts"
@@ -100,7 +99,7 @@ const look = Effect.fnUntraced(function*(sessions: Sessions["Service"], parked: 
   const asleep = yield* sessions.asleep
   const ofBackend = new Map<string, Array<LiveSession>>()
   for (const session of live) {
-    const name = SessionKey.backend(session.info.key)
+    const name = session.info.key.backend
     const own = ofBackend.get(name)
     if (own === undefined) ofBackend.set(name, [session])
     else own.push(session)
@@ -150,8 +149,8 @@ const sessionView = (
   const used = activity.pid === undefined ? undefined : usage.get(activity.pid)
   return {
     id: info.id,
-    backend: SessionKey.backend(info.key),
-    session: Masking.shortId(SessionKey.session(info.key)),
+    backend: info.key.backend,
+    session: Launching.labelOf(info.key),
     client: activity.client ?? null,
     state: info.state,
     ageSeconds: (now - info.openedAt) / 1000,

@@ -85,6 +85,8 @@ const idField = (value: unknown, name: string): Id | undefined => {
 /** A map key for an id. Ids of different JSON types have different keys: 1 is not "1". A long number counts as the double that servers read. */
 export const idKey = (id: Id): string => Json.stringify(Json.isRaw(id) ? Json.numberOf(id) : id)
 
+export const isSameId = (a: Id, b: Id): boolean => a === b || (typeof a === "object" && idKey(a) === idKey(b))
+
 /** The id of the request that a message cancels; `undefined` if it cancels none. */
 export const cancelledId = (message: Message): Id | undefined =>
   message._tag === "Notification" && message.method === "notifications/cancelled"

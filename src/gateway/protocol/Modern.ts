@@ -60,7 +60,7 @@ export interface Call {
 
 /** Why a request is refused. */
 export interface Fault {
-  readonly status: 400 | 404
+  readonly reason: "invalid" | "unknown"
   readonly code: number
   readonly message: string
   readonly data?: unknown
@@ -77,11 +77,11 @@ export const isModern = (message: JsonRpc.Message, headers: Headers): boolean =>
     (message._tag === "Request" && (message.method === "server/discover" || message.method === "subscriptions/listen"))
 }
 
-/** Checks a request against its headers. */
-export const read = (request: JsonRpc.Request, headers: Headers): Result.Result<Call, Fault> => {
+/** Checks a request. */
+export const read = (request: JsonRpc.Request): Result.Result<Call, Fault> => {
   // The revision is checked before the rest of `_meta`. A client of a later revision may have another `_meta`, and must
   // learn which revisions are supported.
-  const fault = versionFault(request) ?? headerFault(request, headers) ?? unsupported(request) ?? invalidMeta(request)
+  const fault = versionFault(request) ?? unsupported(request) ?? removed(request) ?? invalidMeta(request)
   if (fault !== undefined) return Result.fail(fault)
   const meta = metaOf(request.params)
   const state = Json.field(request.params, "requestState")
@@ -106,14 +106,14 @@ export const read = (request: JsonRpc.Request, headers: Headers): Result.Result<
 }
 
 const invalid = (message: string) =>
-  Result.fail<Fault>({ status: 400, code: JsonRpc.codes.invalidParams, message: `Invalid params: ${message}` })
+  Result.fail<Fault>({ reason: "invalid", code: JsonRpc.codes.invalidParams, message: `Invalid params: ${message}` })
 
 const metaOf = (params: unknown): unknown => Json.field(params, "_meta")
 
 const isInfo = (value: unknown): boolean => typeof Json.field(value, "name") === "string"
 
 const metaFault = (wrong: string): Fault => ({
-  status: 400,
+  reason: "invalid",
   code: JsonRpc.codes.invalidParams,
   message: `Invalid params: params._meta: ${wrong}`
 })
@@ -140,7 +140,11 @@ const invalidMeta = ({ params }: JsonRpc.Request): Fault | undefined => {
 /** The parameter that the header `Mcp-Name` repeats, by method. */
 const named: Readonly<Record<string, string>> = { "tools/call": "name", "prompts/get": "name", "resources/read": "uri" }
 
-const headerFault = ({ method, params }: JsonRpc.Request, headers: Headers): Fault | undefined => {
+/** Checks that the headers of a request on HTTP repeat its body. */
+export const headerFault = (request: JsonRpc.Request, headers: Headers): Fault | undefined =>
+  versionFault(request) ?? mismatch(request, headers)
+
+const mismatch = ({ method, params }: JsonRpc.Request, headers: Headers): Fault | undefined => {
   const parameter = Object.hasOwn(named, method) ? named[method] : undefined
   const value = parameter === undefined ? undefined : Json.field(params, parameter)
   // To compare another header, add a line here.
@@ -162,7 +166,7 @@ const headerFault = ({ method, params }: JsonRpc.Request, headers: Headers): Fau
       ? `the header ${name} says ${JSON.stringify(shown)}, the body ${JSON.stringify(body)}`
       : undefined
     if (message !== undefined) {
-      return { status: 400, code: codes.headerMismatch, message: `Header mismatch: ${message}` }
+      return { reason: "invalid", code: codes.headerMismatch, message: `Header mismatch: ${message}` }
     }
   }
   return undefined
@@ -201,8 +205,17 @@ const unsupported = ({ params }: JsonRpc.Request): Fault | undefined => {
   return requested === version ? undefined : unsupportedVersion(requested)
 }
 
-export const unsupportedVersion = (requested: unknown): Fault => ({
-  status: 400,
+const removed = ({ method }: JsonRpc.Request): Fault | undefined =>
+  removedMethods.includes(method)
+    ? {
+      reason: "unknown",
+      code: JsonRpc.codes.methodNotFound,
+      message: `Method not found: revision ${version} has no ${method}`
+    }
+    : undefined
+
+const unsupportedVersion = (requested: unknown): Fault => ({
+  reason: "invalid",
   code: codes.unsupportedVersion,
   message: `Unsupported protocol version; supported: ${supportedVersions.join(", ")}`,
   data: { supported: supportedVersions, requested }

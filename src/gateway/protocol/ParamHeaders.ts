@@ -48,7 +48,7 @@ export const mismatch = (known: ParamHeaders, params: unknown, headers: Modern.H
       ? `the header Mcp-Param-${header} says ${JSON.stringify(shown)}, the body ${JSON.stringify(body)}`
       : undefined
     if (message !== undefined) {
-      return { status: 400, code: Modern.codes.headerMismatch, message: `Header mismatch: ${message}` }
+      return { reason: "invalid", code: Modern.codes.headerMismatch, message: `Header mismatch: ${message}` }
     }
   }
   return undefined

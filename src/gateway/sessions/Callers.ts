@@ -6,9 +6,10 @@
 import type { Scope } from "effect"
 import { Deferred, Effect, Ref } from "effect"
 import { createHash, randomUUID } from "node:crypto"
-import * as SessionKey from "../../SessionKey.ts"
 import type { Change } from "../conversation/Lane.ts"
+import * as Json from "../protocol/Json.ts"
 import * as Modern from "../protocol/Modern.ts"
+import { Key } from "./Key.ts"
 import * as Lanes from "./Lanes.ts"
 
 /** A caller of a back end. */
@@ -39,28 +40,25 @@ export interface Callers {
   /** Claims a lane for the scope and returns its number. Waits while all lanes are taken. */
   readonly claim: (profile: Profile, exclusive: boolean, max: number) => Effect.Effect<number, never, Scope.Scope>
   /** The profile that a key of the pool belongs to, while the profile is in use. */
-  readonly find: (key: SessionKey.SessionKey) => Profile | undefined
+  readonly find: (key: Key) => Profile | undefined
   /** The number of calls that wait for a lane. */
   readonly waiting: Effect.Effect<number>
 }
 
-/** The pool's key of a lane. Ids of sessions are UUIDs, so no session has the same key. */
-export const keyOf = (profile: Profile, lane: number): SessionKey.SessionKey =>
-  SessionKey.makeUnsafe(
-    profile.backend,
-    `lane${lane}-${profile.id}${profile.principal === "" ? "" : `.${profile.principal}`}`
-  )
+/** The pool's key of a lane. */
+export const keyOf = ({ backend, id, principal }: Profile, lane: number): Key => new Key(backend, principal, id, lane)
 
+/** Begins the ids of callers that cannot be told apart. Each call has one of its own. */
 const loner = "once-"
 
 /** True for the key of a caller that cannot be told apart. No other call can use its lane. */
-export const isOfLoner = (key: SessionKey.SessionKey): boolean => key.includes(`/lane0-${loner}`)
+export const isOfLoner = ({ id }: Key): boolean => id.startsWith(loner)
 
 /** The id of a caller. Callers with the same id share their lanes. */
 export const identify = ({ backend, client, known, principal }: Caller): string =>
   known
     ? createHash("sha256")
-      .update(JSON.stringify([backend, principal, client.info, Modern.legacyCapabilities(client.capabilities)]))
+      .update(Json.stringify([backend, principal, client.info, Modern.legacyCapabilities(client.capabilities)]))
       .digest("hex").slice(0, 32)
     : `${loner}${randomUUID()}`
 
@@ -109,10 +107,7 @@ export const make = (): Callers => {
           )
         }
       })),
-    find: (key) => {
-      const id = /^lane\d+-([\w-]+)(\.\w+)?$/.exec(SessionKey.session(key))?.[1]
-      return id === undefined ? undefined : profiles.get(id)
-    },
+    find: ({ id, lane }) => lane === undefined ? undefined : profiles.get(id),
     waiting: Effect.sync(() =>
       [...profiles.values()].reduce((sum, { lanes }) => sum + Ref.getUnsafe(lanes).waiting.length, 0)
     )

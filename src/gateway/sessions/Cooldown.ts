@@ -2,6 +2,7 @@
  * Three failed starts in a row make a back end suspect. The gateway then starts it once itself. If that start fails too, the back
  * end cools down: the gateway refuses starts for a pause, which doubles each time, up to 5 minutes.
  */
+import type { BackendState } from "../telemetry/GatewayMetrics.ts"
 import { CoolingDown } from "./GatewayErrors.ts"
 
 export interface Cooldown {
@@ -17,11 +18,7 @@ export interface Cooldown {
 
 export const initial: Cooldown = { failures: 0, until: 0, lastFailure: undefined, started: false }
 
-/** The states that operators see. `failing`: the last start failed, and the next one is tried. */
-export const states = ["not started", "ok", "failing", "cooling down"] as const
-export type State = typeof states[number]
-
-export const stateOf = ({ lastFailure, started, until }: Cooldown, now: number): State =>
+export const stateOf = ({ lastFailure, started, until }: Cooldown, now: number): BackendState =>
   now < until ? "cooling down" : lastFailure !== undefined ? "failing" : started ? "ok" : "not started"
 
 const tolerated = 3

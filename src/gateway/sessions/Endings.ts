@@ -3,31 +3,14 @@
  * code that ends a session, or sees its connection end, notes the reason here first.
  */
 import { Duration } from "effect"
-import type * as SessionKey from "../../SessionKey.ts"
 import type * as SessionPool from "../../SessionPool.ts"
+import type { EndReason } from "../telemetry/GatewayMetrics.ts"
 import type { BackendFailed } from "../transports/Transport.ts"
-
-type Key = SessionKey.SessionKey
-
-export const reasons = [
-  "process exited",
-  "backend failed",
-  "client gone",
-  "idle",
-  "evicted",
-  "deleted",
-  "ended by operator",
-  "reloaded",
-  "moved",
-  "replica lost",
-  "lane spoilt",
-  "shutdown",
-  "other"
-] as const
+import type { Key } from "./Key.ts"
 
 /** Why a session ended: `reason` is for the metrics, `text` for the log. */
 export interface Ending {
-  readonly reason: typeof reasons[number]
+  readonly reason: EndReason
   readonly text: string
 }
 
@@ -41,9 +24,9 @@ export const replicaLost: Ending = {
   reason: "replica lost",
   text: "this replica was frozen for so long that the other replicas dropped it"
 }
-export const spoilt: Ending = {
-  reason: "lane spoilt",
-  text: "the gateway can no longer tell which call a message of the process belongs to"
+export const cancelled: Ending = {
+  reason: "call cancelled",
+  text: "a call that had the process to itself was cancelled, and the process has not answered it"
 }
 
 /** The ending of a connection that ended by itself. */
@@ -73,11 +56,10 @@ export const ofPool = (reason: SessionPool.Reason, idleTimeToLive: Duration.Dura
 }
 
 export interface Endings {
-  /**
-   * Notes why a session is about to end: under its number in the pool if it is live, and under its key if it ends while
-   * it is being launched. Note only a session that will still emit `Closed`; otherwise the entry leaks.
-   */
-  readonly note: (session: number | Key, ending: Ending) => void
+  /** Notes why the live session with this number in the pool is about to end. Note only a session that will still emit `Closed`. */
+  readonly note: (session: number, ending: Ending) => void
+  /** Notes why a session ends whose launch is still running. */
+  readonly noteLaunch: (key: Key, ending: Ending) => void
   /** Counts the end of a session and returns its ending, or `otherwise` if nothing was noted. */
   readonly closed: (session: { readonly id: number; readonly key: Key }, otherwise: Ending) => Ending
   /** The number of ends by reason, since the start. */
@@ -85,12 +67,13 @@ export interface Endings {
 }
 
 export const make = (): Endings => {
-  const noted = new Map<number | Key, Ending>()
+  const noted = new Map<number | string, Ending>()
   const counts = new Map<string, number>()
   return {
     note: (session, ending) => void noted.set(session, ending),
+    noteLaunch: (key, ending) => void noted.set(key.text, ending),
     closed: ({ id, key }, otherwise) => {
-      const name = noted.has(id) ? id : key
+      const name = noted.has(id) ? id : key.text
       const ending = noted.get(name) ?? otherwise
       noted.delete(name)
       counts.set(ending.reason, (counts.get(ending.reason) ?? 0) + 1)

@@ -14,7 +14,6 @@
  */
 import { Clock, Duration, Effect, Exit, FiberHandle, Option, Ref, Result, Scope } from "effect"
 import type { HttpClient } from "effect/http"
-import * as SessionKey from "../../SessionKey.ts"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
 import type { InitializeRefused } from "../conversation/PooledConnection.ts"
 import * as Masking from "../settings/Masking.ts"
@@ -24,8 +23,9 @@ import type { Transport } from "../transports/Transport.ts"
 import type * as Callers from "./Callers.ts"
 import * as Cooldown from "./Cooldown.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
-import type { Connection, Key } from "./Registry.ts"
-import * as Registry from "./Registry.ts"
+import type { Key } from "./Key.ts"
+import type { Connection } from "./Registry.ts"
+import type * as Registry from "./Registry.ts"
 import * as RunningBackend from "./RunningBackend.ts"
 import type * as Sleepers from "./Sleepers.ts"
 
@@ -34,14 +34,14 @@ export const lookup = Effect.fnUntraced(function*(
   key: Key
 ): Effect.fn.Return<Connection, GatewayErrors.LaunchError, Scope.Scope | HttpClient.HttpClient> {
   const { callers, connections, opening, running, settings, sleepers } = registry
-  const name = SessionKey.backend(key)
+  const name = key.backend
   const target = running.get(name)
   const profile = callers.find(key)
   // The id counts as occupied here until the session's scope has closed.
-  const id = Registry.idOf(key)
+  const { id } = key
   yield* registry.occupy(id)
   if (!registry.mayOccupy(id)) return yield* new GatewayErrors.SessionMoved()
-  const opened = opening.get(key)
+  const opened = opening.get(key.text)?.record
   const client = profile ?? opened ?? (yield* wake(sleepers, key))
   if (target === undefined || client === undefined) return yield* new GatewayErrors.UnknownSession()
   const { backend, cooldown } = target
@@ -53,14 +53,14 @@ export const lookup = Effect.fnUntraced(function*(
   yield* Effect.addFinalizer(() => noted && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
   yield* target.count("launches")
   const own = yield* Scope.fork(yield* Effect.scope)
-  const connection = yield* start(target, Registry.principalOf(key), (got) => open(registry, target, key, client, got))
+  const connection = yield* start(target, groupOf(key), (got) => open(registry, target, key, client, got))
     .pipe(
       Scope.provide(own),
       Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
       Effect.tapError(() => target.count("launchFailures")),
       Effect.tapErrorTag("InitializeRefused", () => Ref.update(cooldown, (state) => Cooldown.noted(state, refused))),
       Effect.tapErrorTag("BackendFailed", (error) => countFailure(target, before, error)),
-      Effect.annotateLogs({ backend: name, session: Masking.shortId(SessionKey.session(key)) })
+      Effect.annotateLogs({ backend: name, session: labelOf(key) })
     )
   // The session was ended during its launch, and the caller that ended it waits for the end of the process. The pool
   // reports a failed launch before it closes the scope, so the scope closes here first.
@@ -78,13 +78,19 @@ export const lookup = Effect.fnUntraced(function*(
       // both find it in `connections`. Nothing may come between the checks and the `set`.
       if (running.get(name) !== target) return new GatewayErrors.UnknownSession()
       if (!registry.mayOccupy(id)) return new GatewayErrors.SessionMoved()
-      connections.set(key, connection)
+      connections.set(key.text, { key, connection })
       return Effect.void
     }),
-    () => Effect.sync(() => connections.get(key) === connection && connections.delete(key))
+    () => Effect.sync(() => connections.get(key.text)?.connection === connection && connections.delete(key.text))
   )
   return connection
 })
+
+/** The group of a key in the pool's limits: its principal. Without keys each session counts as its own principal. */
+export const groupOf = ({ principal, text }: Key): string => principal === "" ? text : principal
+
+/** The name of a session or a lane in logs and on the page. Too short to use the session. */
+export const labelOf = ({ id, lane }: Key): string => Masking.shortId(lane === undefined ? id : `lane${lane}-${id}`)
 
 /** Takes over a session that sleeps. It sleeps again when its launch fails or its process ends, for whatever reason. */
 const wake = (sleepers: Sleepers.Sleepers, key: Key) =>
@@ -135,6 +141,7 @@ const open = (
     ? RunningBackend.startLane(
       target,
       client.client,
+      Settings.firstSilence(settings),
       (change) => callers.find(key)?.listeners.forEach((listener) => listener(change)),
       got
     )
@@ -149,7 +156,7 @@ type Opening<A> = Effect.Effect<
 /** Waits for a turn, then opens the connection within `startTimeout`. Waiting for the turn does not count. */
 const start = <A>(
   target: RunningBackend.RunningBackend,
-  principal: Registry.Principal,
+  principal: string,
   opening: (got: RunningBackend.Got) => Opening<A>
 ) => {
   const { startTimeout } = target.backend.settings

@@ -1,34 +1,30 @@
 /**
- * Decides where a session's requests are carried out. A gateway alone carries them out itself (`local`). With other
- * replicas, they are carried out where the session lives: `cluster/ClusterPlacement` implements the same service.
- * Nothing else in the gateway knows which implementation it has.
+ * Decides where a session's messages are carried out. A gateway alone carries them out itself (`local`). With other replicas, they are
+ * carried out where the session lives: `cluster/ClusterPlacement` implements the same service. Nothing else in the gateway knows which
+ * implementation it has.
  *
  * With replicas:
  *
  * - pinned: a session that stays with the replica that opened it. Its id begins with that replica's name (`Replica`).
- * - movable: a session of a stateless back end, or the lanes of a modern caller that can be told apart. They can
- *   continue at another replica.
+ * - movable: a session of a stateless back end, or the lanes of a modern caller that can be told apart. They can continue at another
+ *   replica.
  * - shared: the id of something movable. The replica that owns the id's shard has it (`Shared`).
  *
  * A replica ends in three steps. `/ready` says `draining` from the first step on:
  *
  * - announced: it is not ready, but still serves (`announceEnd`);
- * - draining: it takes nothing new, and running requests may end (`Serving.draining`);
+ * - draining: it takes nothing new, and running requests may end;
  * - left: it has handed over everything movable (`leave`).
  */
 import type { Scope } from "effect"
 import { Context, Effect, Option } from "effect"
-import type { HttpServerResponse } from "effect/http"
 import { randomUUID } from "node:crypto"
-import type * as EventStreamBody from "../fronts/EventStreamBody.ts"
-import type { Refusal } from "../fronts/Refusals.ts"
-import type { Principal } from "./Registry.ts"
-
-type Response = HttpServerResponse.HttpServerResponse
+import type { Exchange, Refusal } from "../conversation/Exchange.ts"
+import type { Ask } from "./Broker.ts"
 
 /**
- * Where a session or a caller lives. `Replica`: at the replica of this name, while that runs. `Shared`: at the replica
- * that owns the id's shard.
+ * Where a session or a caller lives. `Replica`: at the replica of this name, while that runs. `Shared`: at the replica that owns the id's
+ * shard.
  */
 export type Place =
   | { readonly _tag: "Here" }
@@ -37,51 +33,42 @@ export type Place =
 
 export const here: Place = { _tag: "Here" }
 
-/** A request that another replica is to carry out: the parts that are needed after the access checks. */
+/** What a client asks for, when another replica is to carry it out. */
 export interface Carried {
-  readonly method: string
   readonly backend: string
-  readonly principal: Principal
+  readonly principal: string
   /** True if its client can be told from others, see `Callers`. */
   readonly known: boolean
-  readonly headers: Readonly<Record<string, string>>
-  readonly body: string
-  /** The id of the session that the request opens, if the id is already chosen. */
-  readonly opens?: string | undefined
+  readonly ask: Ask
+  /** The id of the session to open, if it is already chosen. */
+  readonly opens: string | undefined
 }
 
-/** True if a request is answered with a stream that does not end by itself. */
-export const onlyListens = ({ headers, method }: Carried): boolean =>
-  method === "GET" || headers["mcp-method"] === "subscriptions/listen"
+/** True if the client only listens: the answer is a stream that does not end by itself. */
+export const onlyListens = ({ ask }: Carried): boolean =>
+  ask._tag === "Listen" || ask._tag === "Call" && ask.request.method === "subscriptions/listen"
 
-/** A request that another replica may carry out, and the options of its client's stream. */
-export interface Asked {
-  readonly carried: Carried
-  readonly stream: EventStreamBody.Options
-}
+type Carrying = Effect.Effect<Exchange, Refusal, Scope.Scope>
 
 /** What a replica does at the request of other replicas. */
 export interface Host {
-  /** Carries out a request that another replica received. */
-  readonly carryOut: (request: Carried) => Effect.Effect<Response, never, Scope.Scope>
+  /** Carries out what a client of another replica asks for. */
+  readonly carryOut: (carried: Carried) => Carrying
   /** The sessions here, as `/sessions` lists them. */
   readonly sessions: Effect.Effect<ReadonlyArray<object>>
   /** Ends the live session with this number. False if there is none. */
   readonly endNumber: (number: number) => Effect.Effect<boolean>
   /** Ends the pinned sessions. Completes when their processes are gone. */
   readonly endPinned: Effect.Effect<void>
-  /**
-   * Ends the session or the lanes with this shared id, or puts the session to sleep. Completes when their processes are
-   * gone.
-   */
+  /** Ends the session or the lanes with this shared id, or puts the session to sleep. Completes when their processes are gone. */
   readonly vacate: (id: string) => Effect.Effect<void>
 }
 
 /** The state of the replicas, as `/ready` reports it. */
 export interface Status {
   /**
-   * Whether this replica takes new sessions, or why not. `database unreachable`: the database has not answered for too
-   * long. `address taken`: another replica has the address of this one.
+   * Whether this replica takes new sessions, or why not. `database unreachable`: the database has not answered for too long. `address
+   * taken`: another replica has the address of this one.
    */
   readonly state: "ready" | "joining" | "draining" | "database unreachable" | "address taken"
   readonly replica: string
@@ -104,12 +91,10 @@ export interface Placement {
   readonly ofCaller: (caller: string) => Place
   /** The place of this replica, where the calls of its request states are parked. */
   readonly ofReplica: (replica: string) => Place
-  /** Carries out a request at a place. Runs `here` if that is this replica. */
-  readonly at: (
-    place: Place,
-    asked: () => Asked,
-    here: Effect.Effect<Response, Refusal, Scope.Scope>
-  ) => Effect.Effect<Response, Refusal, Scope.Scope>
+  /** Carries something out at a place. Runs `here` if that is this replica. */
+  readonly at: (place: Place, carried: () => Carried, here: Carrying) => Carrying
+  /** The number of asks that other replicas carry out for clients of this one. */
+  readonly forwarded: () => number
   /** Marks a shared id as in use here, for the scope. */
   readonly occupy: (id: string) => Effect.Effect<void, never, Scope.Scope>
   /** False while a request for this id from before it moved is still running here. */
@@ -122,10 +107,7 @@ export interface Placement {
   readonly endElsewhere: (replica: string, number: number) => Effect.Effect<boolean>
   /** Announces the end, so that no new work arrives. Waits until balancers have had time to notice. */
   readonly announceEnd: Effect.Effect<void>
-  /**
-   * Hands everything movable over to the other replicas. Call it after draining, because movable sessions end or sleep
-   * here.
-   */
+  /** Hands everything movable over to the other replicas. Call it after draining, because movable sessions end or sleep here. */
   readonly leave: Effect.Effect<void>
   readonly status: Effect.Effect<Option.Option<Status>>
 }
@@ -141,11 +123,11 @@ const always = <A>(value: A) => () => value
 export const local: Placement = {
   replica: "",
   forNew: () => Effect.sync(() => ({ place: here, id: randomUUID() })),
-  // An id of another form is no session's, and must not be taken for another key of the pool.
   ofSession: (id) => isSessionId(id) ? Option.some(here) : Option.none(),
   ofCaller: always(here),
   ofReplica: always(here),
   at: (_, __, here) => here,
+  forwarded: always(0),
   occupy: always(Effect.void),
   mayOccupy: always(true),
   serve: always(Effect.void),

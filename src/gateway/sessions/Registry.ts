@@ -1,54 +1,32 @@
 /**
  * The gateway's knowledge of sessions besides the pool, which holds their connections: the back ends that run, the
  * sessions that are being opened or sleep, and the modern callers.
- *
- * Also the pool's keys. A key of the pool contains the principal that opened the session, so for another principal the
- * session does not exist.
  */
 import { Effect } from "effect"
 import type { Scope } from "effect"
 import { HttpClient } from "effect/http"
-import * as SessionKey from "../../SessionKey.ts"
-import type { GatewayConfig } from "../app/Config.ts"
 import type * as Bridge from "../conversation/Bridge.ts"
 import type * as ClientRecord from "../conversation/ClientRecord.ts"
 import type * as Lane from "../conversation/Lane.ts"
 import type * as Settings from "../settings/Settings.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
-import type { Backend } from "../transports/Backends.ts"
+import type { Backend, Backends } from "../transports/Backends.ts"
 import * as Callers from "./Callers.ts"
 import * as Endings from "./Endings.ts"
+import type { Key } from "./Key.ts"
 import * as Placement from "./Placement.ts"
 import * as RunningBackend from "./RunningBackend.ts"
 import * as Sleepers from "./Sleepers.ts"
 import * as StartQueue from "./StartQueue.ts"
 
-export type Key = SessionKey.SessionKey
-
 /** A connection in the pool. */
 export type Connection = Bridge.Bridge | Lane.Lane
 
-/** The owner of a request: a digest of the client's key, or "" if the gateway asks for no keys. */
-export type Principal = string
-
-/**
- * The pool's key of a session. No id contains a dot, so a client cannot forge another principal's key with an id.
- */
-export const keyOf = (backend: string, principal: Principal, id: string): Key =>
-  SessionKey.makeUnsafe(backend, principal === "" ? id : `${id}.${principal}`)
-
-/** The id in a key of the pool: of a session, or of a modern caller, which all its lanes share. */
-export const idOf = (key: Key): string => {
-  const session = SessionKey.session(key)
-  const dot = session.indexOf(".")
-  return (dot < 0 ? session : session.slice(0, dot)).replace(/^lane\d+-/, "")
+/** A live connection and its key. */
+export interface Live {
+  readonly key: Key
+  readonly connection: Connection
 }
-
-/**
- * The principal in a key of the pool. If the gateway asks for no keys, the whole key, so each session counts as its own
- * principal.
- */
-export const principalOf = (key: Key): Principal => key.slice(key.lastIndexOf(".") + 1)
 
 export interface Registry {
   readonly settings: Settings.GatewaySettings
@@ -56,12 +34,12 @@ export interface Registry {
   readonly scope: Scope.Scope
   /** The back ends by name. */
   readonly running: Map<string, RunningBackend.RunningBackend>
-  /** The live connections of the pool, for readers that do not lease them. */
-  readonly connections: Map<Key, Connection>
+  /** The live connections of the pool by the texts of their keys, for readers that do not lease them. */
+  readonly connections: Map<string, Live>
   /** The modern clients that use lanes now. */
   readonly callers: Callers.Callers
-  /** The clients whose session is being opened. */
-  readonly opening: Map<Key, ClientRecord.ClientRecord>
+  /** The clients whose session is being opened, by the texts of the keys. */
+  readonly opening: Map<string, { readonly key: Key; readonly record: ClientRecord.ClientRecord }>
   /** The records of stateless back ends' sessions, which can wake. */
   readonly sleepers: Sleepers.Sleepers
   /** Why sessions end. */
@@ -73,6 +51,12 @@ export interface Registry {
   readonly recent: GatewayMetrics.Recent
   /** Starts serving a back end, in place of an earlier one of the same name. */
   readonly run: (backend: Backend) => Effect.Effect<void>
+}
+
+/** A checked configuration: every setting has a value. */
+export interface GatewayConfig {
+  readonly backends: Backends
+  readonly settings: Settings.GatewaySettings
 }
 
 export const make = Effect.fnUntraced(function*(

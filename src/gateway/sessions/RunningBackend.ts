@@ -24,7 +24,7 @@ export interface RunningBackend {
   readonly backend: Backend
   /** The present text of its entry. A reload may change the text without changing the meaning. */
   entryText: Backend["entryText"]
-  readonly metrics: GatewayMetrics.GatewayMetrics
+  readonly metrics: GatewayMetrics.RequestMetrics
   readonly cooldown: Ref.Ref<Cooldown.Cooldown>
   /** The gateway's own start, which decides whether a suspect back end cools down (`Cooldown.ts`). */
   readonly trial: FiberHandle.FiberHandle
@@ -43,7 +43,6 @@ export interface RunningBackend {
   era: Era | undefined
   /** Whether it refuses legacy clients but is a modern server, so that legacy clients need a `LegacyFace`. */
   faced: boolean
-  readonly asks: { asked: boolean }
   readonly paramHeaders: ParamHeaders.ParamHeaders
 }
 
@@ -100,7 +99,6 @@ export const make = Effect.fnUntraced(function*(
     handshake: undefined,
     era: undefined,
     faced: false,
-    asks: { asked: false },
     paramHeaders: new Map()
   }
   return running
@@ -146,6 +144,7 @@ export const knownEra = ({ backend: { settings: { era } }, era: found }: Running
 export const startLane = (
   target: RunningBackend,
   client: Modern.Client,
+  streamAfter: Duration.Duration,
   changed: (change: Lane.Change) => void,
   got: Got
 ) => {
@@ -160,8 +159,9 @@ export const startLane = (
         : undefined,
       probeTimeout,
       limits: { maxEvents: backend.settings.replayEvents, maxBytes: backend.settings.replayBytes },
+      requestTimeout: backend.settings.requestTimeout,
+      streamAfter,
       changed,
-      asks: target.asks,
       paramHeaders: target.paramHeaders
     }, metrics)
   const known = knownEra(target)

@@ -1,30 +1,29 @@
 /**
- * The sessions of the gateway: a `SessionPool` of connections to back ends, keyed `backend/id`, and the sessions that
- * sleep. The lanes of modern callers are in the same pool, keyed by `Callers.keyOf`.
+ * The sessions of the gateway: a `SessionPool` of connections to back ends, and the sessions that sleep. The lanes of
+ * modern callers are in the same pool.
  *
  * `open` opens a session. `Launching` is the pool's lookup, which starts the session's process. `endKey` ends a session
  * before its time, whatever the reason. The process itself ends with the scope of its pooled connection
  * (`StdioProcess`).
  */
 import { Context, Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
-import * as SessionKey from "../../SessionKey.ts"
 import * as SessionPool from "../../SessionPool.ts"
-import type { GatewayConfig } from "../app/Config.ts"
+import type * as Bridge from "../conversation/Bridge.ts"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
 import type * as Lane from "../conversation/Lane.ts"
 import type * as PooledConnection from "../conversation/PooledConnection.ts"
 import type { Era } from "../protocol/Dialect.ts"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
-import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import type { Backends } from "../transports/Backends.ts"
 import * as Callers from "./Callers.ts"
 import * as Endings from "./Endings.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
+import type { Key } from "./Key.ts"
 import * as Launching from "./Launching.ts"
 import * as Registry from "./Registry.ts"
-import type { Connection, Key, Principal } from "./Registry.ts"
+import type { Connection, GatewayConfig } from "./Registry.ts"
 import * as RunningBackend from "./RunningBackend.ts"
 
 export type AcquireError =
@@ -54,19 +53,10 @@ export interface Reloaded {
 export class Sessions extends Context.Service<Sessions, {
   readonly pool: SessionPool.SessionPool<Key, Connection, GatewayErrors.LaunchError>
   readonly running: () => ReadonlyMap<string, RunningBackend.RunningBackend>
-  /** Opens a session under an id with the client's `initialize`. */
-  readonly open: (
-    backend: string,
-    principal: Principal,
-    id: string,
-    message: JsonRpc.Request
-  ) => Effect.Effect<Connection, AcquireError>
+  /** Opens a session with the client's `initialize`. */
+  readonly open: (key: Key, initialize: JsonRpc.Request) => Effect.Effect<Bridge.Bridge, AcquireError>
   /** The connection of a session, leased for the scope. Wakes a session that sleeps. */
-  readonly lease: (
-    backend: string,
-    principal: Principal,
-    id: string
-  ) => Effect.Effect<Connection, AcquireError, Scope.Scope>
+  readonly lease: (key: Key) => Effect.Effect<Bridge.Bridge, AcquireError, Scope.Scope>
   /** A lane of a modern caller, leased for the scope. An exclusive call shares its lane with no other call. */
   readonly lane: (
     caller: Callers.Caller,
@@ -79,13 +69,11 @@ export class Sessions extends Context.Service<Sessions, {
   readonly firstLane: (caller: Callers.Caller) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
   /** The era of a back end, if it is configured or known. */
   readonly knownEra: (backend: string) => Era | undefined
-  /** The requests in flight that other replicas carry out. */
-  readonly passing: { count: number }
   /**
    * Ends a session, awake or asleep. `None` if there is no such session; else an effect that waits until its process is
    * gone.
    */
-  readonly end: (backend: string, principal: Principal, id: string) => Effect.Effect<Option.Option<Effect.Effect<void>>>
+  readonly end: (key: Key) => Effect.Effect<Option.Option<Effect.Effect<void>>>
   /** Ends the live session with this number in the pool, as `end` does. */
   readonly endNumber: (number: number) => Effect.Effect<Option.Option<Effect.Effect<void>>>
   /**
@@ -133,29 +121,31 @@ export const make = Effect.fnUntraced(function*(
   return Sessions.of({
     pool,
     running: () => running,
-    open: (backend, principal, id, message) => open(state, Registry.keyOf(backend, principal, id), message),
-    lease: (backend, principal, id) => lease(state, backend, principal, id),
+    open: (key, initialize) => Effect.flatMap(open(state, key, initialize), bridgeOf),
+    lease: (key) =>
+      Effect.flatMap(isStateless(state, key) ? leaseOrWake(state, key) : leaseAwake(state, key), bridgeOf),
     lane: (caller, exclusive) => lane(state, caller, exclusive),
     firstLane: (caller) => Effect.flatMap(enterAs(state, caller), (profile) => leaseLane(state, profile, 0)),
     knownEra: (name) => {
       const target = running.get(name)
       return target === undefined ? undefined : RunningBackend.knownEra(target)
     },
-    passing: { count: 0 },
-    end: (backend, principal, id) => endKey(state, Registry.keyOf(backend, principal, id), Endings.deleted),
+    end: (key) => endKey(state, key, Endings.deleted),
     endNumber: (number) => endNumber(state, number),
     endRequests: (reason) =>
       Effect.andThen(
         Deferred.succeed(ending, undefined),
-        Effect.suspend(() => Effect.forEach([...connections.values()], ({ end }) => end(reason), { discard: true }))
+        Effect.suspend(() =>
+          Effect.forEach([...connections.values()], ({ connection }) => connection.end(reason), { discard: true })
+        )
       ),
     reload: (backends) => reload(state, backends),
     asleep: registry.sleepers.counts,
     vacate: (isOf, ending) => vacate(state, isOf, ending),
     live: Effect.map(SessionPool.entries(pool), (entries) =>
       entries.flatMap((info) => {
-        const connection = connections.get(info.key)
-        return connection === undefined ? [] : [{ info, activity: connection.activity() }]
+        const live = connections.get(info.key.text)
+        return live === undefined ? [] : [{ info, activity: live.connection.activity() }]
       })),
     waitingForLane: callers.waiting,
     recent: registry.recent,
@@ -168,7 +158,7 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
   const idleTimeToLive = (key: Key) =>
     Callers.isOfLoner(key)
       ? Duration.zero
-      : running.get(SessionKey.backend(key))?.backend.settings.idleTimeToLive ?? settings.idleTimeToLive
+      : running.get(key.backend)?.backend.settings.idleTimeToLive ?? settings.idleTimeToLive
   const pool: State["pool"] = yield* SessionPool.make({
     name: "gateway",
     lookup: (key: Key) => Launching.lookup(registry, key),
@@ -180,14 +170,14 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
     lookupTimeout: Duration.infinity,
     ...(settings.keys.length === 0
       ? {}
-      : { groupBy: Registry.principalOf, groupCapacity: Settings.sessionsPerKey(settings) }),
+      : { groupBy: Launching.groupOf, groupCapacity: Settings.sessionsPerKey(settings) }),
     closed: (connection, key) =>
       Effect.flatMap(
         Deferred.await(connection.ended),
         // Another connection may be live under the key, because a connection that has left the pool may still be in
         // use.
         (failure) =>
-          connections.get(key) === connection
+          connections.get(key.text)?.connection === connection
             ? Effect.andThen(doubt(registry, key), note({ registry, pool }, key, Endings.ofFailure(failure)))
             : Effect.void
       )
@@ -195,8 +185,8 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
   yield* SessionPool.events(pool).pipe(
     Stream.runForEach((event) => {
       if (event._tag !== "Closed" && event._tag !== "CloseTimedOut") return Effect.void
-      const backend = SessionKey.backend(event.key)
-      const session = Masking.shortId(SessionKey.session(event.key))
+      const { backend } = event.key
+      const session = Launching.labelOf(event.key)
       if (event._tag === "CloseTimedOut") {
         const duration = Duration.format(Duration.millis(event.duration))
         return Effect.logWarning(`a session did not close within ${duration}; its place is free again`).pipe(
@@ -217,7 +207,7 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
 
 /** After a connection to an HTTP back end has ended by itself, the next one asks for the era again. */
 const doubt = ({ running }: Registry.Registry, key: Key) => {
-  const target = running.get(SessionKey.backend(key))
+  const target = running.get(key.backend)
   return target?.backend.target.kind === "http" ? RunningBackend.forget(target) : Effect.void
 }
 
@@ -249,7 +239,7 @@ const untilEnd = <A, E, R>(
  * asked, because the pool would first evict an idle session.
  */
 const refuseBeforePool = ({ pool, registry: { running, settings } }: State, key: Key) => {
-  const target = running.get(SessionKey.backend(key))
+  const target = running.get(key.backend)
   return target === undefined ? Effect.void : Effect.catch(
     Launching.unlessRefused(target, settings.maxSessionsPerBackend),
     (refusal) =>
@@ -262,12 +252,12 @@ const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRp
   yield* refuseBeforePool(state, key)
   const record = ClientRecord.make(message)
   return yield* Effect.acquireUseRelease(
-    Effect.sync(() => opening.set(key, record)),
+    Effect.sync(() => opening.set(key.text, { key, record })),
     () => untilEnd(state, Effect.scoped(SessionPool.get(pool, key))),
     (_, exit) =>
       Effect.andThen(
         Effect.sync(() => {
-          opening.delete(key)
+          opening.delete(key.text)
           // If its process is still closing, its finalizer (`Launching.rest`) would put the session to sleep after `endKey` has
           // removed it.
           if (Exit.isFailure(exit)) record.over = true
@@ -278,12 +268,11 @@ const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRp
   )
 })
 
-const lease = (state: State, backend: string, principal: Principal, id: string) => {
-  const key = Registry.keyOf(backend, principal, id)
-  return isStateless(state, backend) ? leaseOrWake(state, key) : leaseAwake(state, key)
-}
+/** A lane is no session, so for a client that asks for one there is none. */
+const bridgeOf = (connection: Connection) =>
+  connection._tag === "Bridge" ? Effect.succeed(connection) : new GatewayErrors.UnknownSession()
 
-const isStateless = ({ registry }: State, backend: string): boolean =>
+const isStateless = ({ registry }: State, { backend }: Key): boolean =>
   registry.running.get(backend)?.backend.settings.stateless === true
 
 const leaseAwake = ({ pool }: State, key: Key) =>
@@ -342,7 +331,7 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
   const retire = Effect.flatMap(lease.invalidate, (isRetired) => {
     if (!isRetired) return Effect.void
     // This is early enough, because the lane closes only when its lease ends.
-    state.registry.endings.note(lease.id, Endings.spoilt)
+    state.registry.endings.note(lease.id, Endings.cancelled)
     return Deferred.succeed(lane.retired, undefined)
   })
   yield* Effect.addFinalizer(() => lane.isSpoilt() ? retire : Effect.void)
@@ -378,7 +367,7 @@ const endKey = (state: State, key: Key, ending: Endings.Ending) =>
 const forget = (state: State, key: Key) =>
   Effect.gen(function*() {
     const { sleepers } = state.registry
-    if (!isStateless(state, SessionKey.backend(key)) && !(yield* sleepers.isKnown(key))) return false
+    if (!isStateless(state, key) && !(yield* sleepers.isKnown(key))) return false
     const found = yield* Effect.result(sleepers.find(key))
     // The database did not answer `find`. The removal continues in the background, so the caller does not wait for the
     // database again.
@@ -412,14 +401,14 @@ const endConnection = (state: State, key: Key, ending: Endings.Ending) =>
         : Option.none()
     }
     // An expired session is absent already, but the cleanup may not have closed it yet.
-    if (connections.has(key)) yield* SessionPool.sweep(pool)
+    if (connections.has(key.text)) yield* SessionPool.sweep(pool)
     // A launch may take long, so nothing here waits for it. A background fiber ends the session once it is launched.
     // `Launching.lookup` ends a session whose record is `over`.
     const ended = yield* Effect.forkDetach(
       Effect.scoped(
         Effect.flatMap(find, (found) => {
           if (Option.isNone(found)) return Effect.succeed(Effect.void)
-          endings.note(key, ending)
+          endings.noteLaunch(key, ending)
           return end(found.value)
         })
       ),
@@ -434,7 +423,7 @@ const endConnection = (state: State, key: Key, ending: Endings.Ending) =>
  */
 const endHere = (state: State, key: Key, ending: Endings.Ending) =>
   Effect.uninterruptible(Effect.gen(function*() {
-    const connection = state.registry.connections.get(key)
+    const connection = state.registry.connections.get(key.text)?.connection
     if (connection?.record !== undefined) connection.record.over = true
     yield* endConnection(state, key, ending)
     if (connection !== undefined) yield* connection.end(ending.text)
@@ -443,10 +432,10 @@ const endHere = (state: State, key: Key, ending: Endings.Ending) =>
 const vacate = (state: State, isOf: (id: string) => boolean, ending: Endings.Ending) =>
   Effect.gen(function*() {
     const { registry: { connections }, pool } = state
-    const left = [...connections].filter(([key]) => isOf(Registry.idOf(key))).map(([, connection]) => connection)
+    const left = [...connections.values()].filter(({ key }) => isOf(key.id)).map(({ connection }) => connection)
     // The keys do not include expired sessions, which hold their processes until the next sweep.
     yield* SessionPool.sweep(pool)
-    const keys = (yield* SessionPool.keys(pool)).filter((key) => isOf(Registry.idOf(key)))
+    const keys = (yield* SessionPool.keys(pool)).filter(({ id }) => isOf(id))
     yield* Effect.forEach(
       keys,
       (key) => Effect.andThen(note(state, key, ending), SessionPool.invalidate(pool, key)),
@@ -488,10 +477,10 @@ const reload = Effect.fnUntraced(function*(state: State, backends: Backends) {
   for (const [name, target] of running) target.entryText = backends.get(name)?.entryText ?? target.entryText
   for (const old of replaced) yield* Effect.forkIn(Scope.close(old.scope, Exit.void), scope)
   const gone = new Set([...removed, ...changed])
-  const live = [...(yield* SessionPool.keys(state.pool)), ...connections.keys()]
-  const keys = new Set([...live, ...(yield* sleepers.keys), ...opening.keys()])
-  const affected = [...keys].filter((key) => gone.has(SessionKey.backend(key)))
-  yield* Effect.forEach(affected, (key) => endKey(state, key, Endings.reloaded), {
+  const known = [...connections.values(), ...opening.values()].map(({ key }) => key)
+  const keys = [...known, ...(yield* SessionPool.keys(state.pool)), ...(yield* sleepers.keys)]
+  const affected = new Map(keys.filter(({ backend }) => gone.has(backend)).map((key) => [key.text, key]))
+  yield* Effect.forEach(affected.values(), (key) => endKey(state, key, Endings.reloaded), {
     concurrency: endedAtOnce,
     discard: true
   })

@@ -4,11 +4,9 @@
  */
 import type { Duration, Scope } from "effect"
 import { Cache, Context, Effect, Option } from "effect"
-import * as SessionKey from "../../SessionKey.ts"
 import type * as ClientRecord from "../conversation/ClientRecord.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
-
-type Key = SessionKey.SessionKey
+import type { Key } from "./Key.ts"
 
 export interface Sleepers {
   /** True if the session has a record. `find` decides whether it may wake. */
@@ -59,7 +57,7 @@ export const make = Effect.fnUntraced(function*({ asleepTimeToLive, maxAsleep }:
 
 export const countByBackend = (keys: Iterable<Key>): ReadonlyMap<string, number> => {
   const counts = new Map<string, number>()
-  for (const key of keys) counts.set(SessionKey.backend(key), (counts.get(SessionKey.backend(key)) ?? 0) + 1)
+  for (const { backend } of keys) counts.set(backend, (counts.get(backend) ?? 0) + 1)
   return counts
 }
 

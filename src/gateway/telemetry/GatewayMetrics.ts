@@ -6,8 +6,28 @@
  */
 import type { Context } from "effect"
 import { Effect, Metric } from "effect"
-import * as Cooldown from "../sessions/Cooldown.ts"
-import * as Endings from "../sessions/Endings.ts"
+
+/** Why sessions end. */
+export const endReasons = [
+  "process exited",
+  "backend failed",
+  "client gone",
+  "idle",
+  "evicted",
+  "deleted",
+  "ended by operator",
+  "reloaded",
+  "moved",
+  "replica lost",
+  "call cancelled",
+  "shutdown",
+  "other"
+] as const
+export type EndReason = typeof endReasons[number]
+
+/** The states of a back end. `failing`: the last start failed, and the next one is tried. */
+export const backendStates = ["not started", "ok", "failing", "cooling down"] as const
+export type BackendState = typeof backendStates[number]
 
 const requests = Metric.counter("mcp_gateway_requests_total", {
   description: "Finished requests of clients, by method and outcome (ok, error)",
@@ -69,7 +89,7 @@ const methods = new Set([
   "tasks/cancel"
 ])
 
-export interface GatewayMetrics {
+export interface RequestMetrics {
   /** Records a request that has ended. */
   readonly request: (method: string, outcome: "ok" | "error", millis: number) => void
   readonly garbage: () => void
@@ -90,11 +110,11 @@ const keptDurations = 10_000
 export const recent = (): Recent => ({ requests: 0, errors: 0, launches: 0, launchFailures: 0, millis: [] })
 
 /** The metrics of one back end. */
-export const make = (backend: string, registry: Context.Context<never>, recent: Recent): GatewayMetrics => {
+export const make = (backend: string, registry: Context.Context<never>, recent: Recent): RequestMetrics => {
   const garbageLines = Metric.withAttributes(garbage, { backend })
   // Makes the series at 0. The increase from 0 to 1 would not show in Prometheus if a series appeared with 1.
   garbageLines.valueUnsafe(registry)
-  for (const reason of Endings.reasons) Metric.withAttributes(closes, { backend, reason }).valueUnsafe(registry)
+  for (const reason of endReasons) Metric.withAttributes(closes, { backend, reason }).valueUnsafe(registry)
   const byMethod = new Map<string, ReturnType<typeof forMethod>>()
   const forMethod = (method: string) => ({
     ok: Metric.withAttributes(requests, { backend, method, outcome: "ok" }),
@@ -132,9 +152,9 @@ export const setFigures = (backend: string, figures: Figures): Effect.Effect<voi
 export const noFigures: Figures = { sessions: 0, inFlight: 0, asleep: 0, parked: 0, spares: 0 }
 
 /** Sets the state of one back end. `undefined` for a removed back end, which has no state. */
-export const setState = (backend: string, current: Cooldown.State | undefined): Effect.Effect<void> =>
+export const setState = (backend: string, current: BackendState | undefined): Effect.Effect<void> =>
   Effect.forEach(
-    Cooldown.states,
+    backendStates,
     (each) => Metric.update(Metric.withAttributes(state, { backend, state: each }), each === current ? 1 : 0),
     { discard: true }
   )

@@ -92,7 +92,7 @@ const grow = (database: Database, rows: number) =>
   Effect.andThen(
     database.query(`
       INSERT INTO ${table} (key, record, generation, expires_at)
-      SELECT 'everything/' || gen_random_uuid(), (SELECT record FROM ${table} LIMIT 1), 1,
+      SELECT '["everything","","' || gen_random_uuid() || '",null]', (SELECT record FROM ${table} LIMIT 1), 1,
         NOW() + INTERVAL '1 minute' + random() * INTERVAL '24 hours'
       FROM generate_series(1, ${rows})
     `),

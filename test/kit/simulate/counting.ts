@@ -7,8 +7,8 @@ import { randomUUID } from "node:crypto"
 import * as Cluster from "../../../src/gateway/cluster/Cluster.ts"
 import * as ClientRecord from "../../../src/gateway/conversation/ClientRecord.ts"
 import * as JsonRpc from "../../../src/gateway/protocol/JsonRpc.ts"
+import { Key } from "../../../src/gateway/sessions/Key.ts"
 import * as Sleepers from "../../../src/gateway/sessions/Sleepers.ts"
-import * as SessionKey from "../../../src/SessionKey.ts"
 import { stablePort } from "../cluster/ports.ts"
 import { initializeBody } from "../gateway/gateway.ts"
 import * as Told from "../gateway/told.ts"
@@ -75,10 +75,10 @@ const shares = (database: Database) =>
   )
 
 /** A session as a client opens it. */
-export const session = (): readonly [SessionKey.SessionKey, ClientRecord.ClientRecord] => {
+export const session = (): readonly [Key, ClientRecord.ClientRecord] => {
   const record = ClientRecord.make(Told.requestOf(initializeBody))
   record.initialized = JsonRpc.notification("notifications/initialized")
-  return [SessionKey.makeUnsafe("everything", randomUUID()), record]
+  return [new Key("everything", "", randomUUID()), record]
 }
 
 export interface Counted {

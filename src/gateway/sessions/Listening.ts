@@ -1,13 +1,12 @@
 /** `subscriptions/listen` of a modern client in front of a legacy server (basic/patterns/subscriptions). */
 import type { Scope } from "effect"
 import { Cause, Deferred, Effect } from "effect"
-import type { NonEmptyReadonlyArray } from "effect/Array"
+import type { Take } from "../conversation/Exchange.ts"
 import type { Change, Handshake, Lane } from "../conversation/Lane.ts"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
-import type { Profile } from "../sessions/Callers.ts"
-import * as EventStreamBody from "./EventStreamBody.ts"
+import type { Profile } from "./Callers.ts"
 
 /** The changes that a client wants to hear of. */
 export interface Filter {
@@ -62,22 +61,15 @@ const concerns = (filter: Filter, { method, uri }: Change): boolean => {
       return false
   }
 }
-/** Each message as an event of a stream. */
-export const chunks = ([first, ...others]: NonEmptyReadonlyArray<string>): NonEmptyReadonlyArray<Uint8Array> => [
-  EventStreamBody.event({ text: first }),
-  ...others.map((text) => EventStreamBody.event({ text }))
-]
-
-export const resultText = ({ request }: Modern.Call, result: unknown): string => JsonRpc.result(request.id, result).text
 
 /** The events of a client's stream, for the scope: the changes that the caller's lanes report. */
 export const take = Effect.fnUntraced(function*(
   lane: Lane,
   profile: Profile,
-  call: Modern.Call,
+  id: JsonRpc.Id,
   filter: Filter,
   draining: Deferred.Deferred<void>
-): Effect.fn.Return<EventStreamBody.Take, never, Scope.Scope> {
+): Effect.fn.Return<Take, never, Scope.Scope> {
   const wanted = honour(filter, lane.handshake)
   const changes = new Map<string, Change>()
   let wake: (() => void) | undefined
@@ -105,7 +97,7 @@ export const take = Effect.fnUntraced(function*(
     Effect.as(Deferred.await(draining), "Draining" as const),
     Effect.as(Deferred.await(lane.retired), "Ended" as const)
   )
-  return events(call, honoured, Effect.raceFirst(changed, ended), () => {
+  return events(id, honoured, Effect.raceFirst(changed, ended), () => {
     const news = [...changes.values()]
     changes.clear()
     return news
@@ -113,29 +105,26 @@ export const take = Effect.fnUntraced(function*(
 })
 
 const events = (
-  call: Modern.Call,
+  id: JsonRpc.Id,
   honoured: Filter,
   next: Effect.Effect<"Changed" | "Draining" | "Ended">,
   news: () => ReadonlyArray<Change>
-): EventStreamBody.Take => {
-  const { id } = call.request
-  const notification = (method: string, params: unknown) => JsonRpc.notification(method, Modern.tagged(params, id)).text
+): Take => {
+  const notification = (method: string, params: unknown) => JsonRpc.notification(method, Modern.tagged(params, id))
   let state: "new" | "open" | "over" = "new"
-  const take: EventStreamBody.Take = Effect.suspend(() => {
+  return Effect.suspend((): Take => {
     if (state === "over") return Cause.done()
     if (state === "new") {
       state = "open"
-      const acknowledged = notification("notifications/subscriptions/acknowledged", { notifications: honoured })
-      return Effect.succeed(chunks([acknowledged]))
+      return Effect.succeed([notification("notifications/subscriptions/acknowledged", { notifications: honoured })])
     }
-    return Effect.flatMap(next, (what): EventStreamBody.Take => {
-      const [first, ...others] = news().map(({ method, params }) => notification(method, params))
-      if (what === "Changed") return first === undefined ? take : Effect.succeed(chunks([first, ...others]))
+    return Effect.flatMap(next, (what): Take => {
+      if (what === "Changed") return Effect.succeed(news().map(({ method, params }) => notification(method, params)))
       state = "over"
       // A stream that ends without an answer tells the client to subscribe again.
-      if (what === "Ended") return Cause.done()
-      return Effect.succeed(chunks([resultText(call, Modern.tagged({ resultType: "complete" }, id))]))
+      return what === "Ended"
+        ? Cause.done()
+        : Effect.succeed([{ text: JsonRpc.result(id, Modern.tagged({ resultType: "complete" }, id)).text }])
     })
   })
-  return take
 }

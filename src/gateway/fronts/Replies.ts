@@ -1,0 +1,172 @@
+/**
+ * The responses of Streamable HTTP, made from what the broker answers: JSON if a request's answer comes first and soon, else an event stream
+ * that ends with the answer. A request without an answer after `streamAfter` gets its stream with heartbeats then, so that neither its
+ * client nor a proxy times out.
+ */
+import type { FileSystem } from "effect"
+import { Deferred, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
+import type { HttpServerRequest } from "effect/http"
+import { HttpServerResponse } from "effect/http"
+import type { Exchange, Refusal, Reply } from "../conversation/Exchange.ts"
+import * as JsonRpc from "../protocol/JsonRpc.ts"
+import type { Ask, Broker, Client } from "../sessions/Broker.ts"
+import * as Settings from "../settings/Settings.ts"
+import * as EventStreamBody from "./EventStreamBody.ts"
+import { answerResponse } from "./Refusals.ts"
+
+/** From this revision on, an event stream begins with an event without data, so that a client can resume from the start. */
+const primingVersion = "2025-11-25"
+
+/** The state of the front. */
+export interface Web {
+  readonly broker: Broker
+  readonly settings: Settings.GatewaySettings
+  readonly fs: FileSystem.FileSystem
+  /** The event streams that are open. */
+  readonly bodies: Set<EventStreamBody.OpenBody>
+  /** Running DELETEs by session id. Each completes when its DELETE has been answered. */
+  readonly deletions: Map<string, Deferred.Deferred<void>>
+}
+
+/** A request whose host, origin and caller are accepted, and whose back end exists. */
+export interface Asking {
+  readonly request: HttpServerRequest.HttpServerRequest
+  readonly client: Client
+  /** The revision in the header `MCP-Protocol-Version`. */
+  readonly version: string | undefined
+}
+
+type Response = HttpServerResponse.HttpServerResponse
+type Responding = Effect.Effect<Response, Refusal, Scope.Scope>
+
+/** The response to a notification or a response. */
+export const accepted: Response = HttpServerResponse.empty({ status: 202 })
+const noContent: Response = HttpServerResponse.empty({ status: 204 })
+
+/** Opens a session. Its status reports whether the back end started, so it gets no early stream. */
+export const toInitialize = (web: Web, asking: Asking, message: JsonRpc.Request): Responding =>
+  Effect.flatMap(
+    web.broker.ask(asking.client, { _tag: "Open", message }),
+    (exchange) => whole(web, asking, exchange, EventStreamBody.unanswered)
+  )
+
+/** Hands the messages of one body to a session. */
+export const toMessages = (
+  web: Web,
+  asking: Asking,
+  session: string,
+  messages: ReadonlyArray<JsonRpc.Message>
+): Responding => {
+  const ids = messages.flatMap((message) => message._tag === "Request" ? [message.id] : [])
+  return answered(web, asking, { _tag: "Send", session, messages }, ids)
+}
+
+/** Makes a call without a session. */
+export const toCall = (web: Web, asking: Asking, request: JsonRpc.Request): Responding =>
+  // Its status reports whether the back end started.
+  answered(web, asking, { _tag: "Call", request }, request.method === "server/discover" ? [] : [request.id])
+
+/** Listens to a session. */
+export const toListener = Effect.fnUntraced(
+  function*(web: Web, asking: Asking, session: string, from: string | undefined) {
+    // The lease of the session ends with the last event, because DELETE waits for leases. The stream stays open until the DELETE is
+    // answered. Otherwise the official client reconnects in between, gets 404 and reports an error.
+    const own = yield* Effect.acquireRelease(Scope.make(), (own) => Scope.close(own, Exit.void))
+    const exchange = yield* Scope.provide(web.broker.ask(asking.client, { _tag: "Listen", session, from }), own)
+    const reply = yield* exchange.reply
+    // 204 tells an EventSource not to reconnect. After an empty stream it would reconnect forever.
+    if (reply._tag === "Nothing") return noContent
+    const body = Stream.interruptWhen(bodyOf(web, asking, reply), web.broker.draining)
+    const deleted = Effect.suspend(() => {
+      const deletion = web.deletions.get(session)
+      return deletion === undefined ? Effect.void : Deferred.await(deletion)
+    })
+    return EventStreamBody.response(
+      Stream.concat(Stream.ensuring(body, Scope.close(own, Exit.void)), Stream.fromEffectDrain(deleted))
+    )
+  }
+)
+
+/** Ends a session, and responds when its process group has exited. Its GET streams end after the response. */
+export const toDelete = Effect.fnUntraced(function*(web: Web, { client }: Asking, session: string) {
+  const { broker, deletions } = web
+  yield* Effect.acquireRelease(
+    Effect.sync(() => {
+      const deletion = deletions.get(session) ?? Deferred.makeUnsafe<void>()
+      deletions.set(session, deletion)
+      return deletion
+    }),
+    (deletion) => Effect.andThen(Deferred.succeed(deletion, undefined), Effect.sync(() => deletions.delete(session)))
+  )
+  yield* broker.ask(client, { _tag: "End", session })
+  return noContent
+})
+
+/**
+ * Asks the broker, and responds with what comes back. `ids`: the requests that wait for an answer. Most asks are handed over at once, so
+ * their fiber is done before anything waits for it.
+ */
+const answered = (web: Web, asking: Asking, ask: Ask, ids: ReadonlyArray<JsonRpc.Id>): Responding => {
+  const asked = web.broker.ask(asking.client, ask)
+  if (ids.length === 0) {
+    return Effect.flatMap(asked, (exchange) => whole(web, asking, exchange, accepted))
+  }
+  const respond = (exchange: Exchange) => whole(web, asking, exchange, EventStreamBody.unanswered)
+  return Effect.flatMap(
+    Effect.forkScoped(asked, { startImmediately: true }),
+    (fiber) =>
+      fiber.pollUnsafe() === undefined
+        ? Effect.flatMap(
+          Effect.timeoutOption(Fiber.join(fiber), Settings.firstSilence(web.settings)),
+          Option.match({ onSome: respond, onNone: () => Effect.succeed(early(web, asking, fiber, ids)) })
+        )
+        : Effect.flatMap(Fiber.join(fiber), respond)
+  )
+}
+
+/** The response for an exchange. `otherwise` is that for a reply without an answer. */
+const whole = (web: Web, asking: Asking, { reply, session }: Exchange, otherwise: Response): Responding =>
+  Effect.map(reply, (reply) => {
+    switch (reply._tag) {
+      case "Answer":
+        return answerResponse(reply.text, reply.reason, session === undefined ? {} : { "mcp-session-id": session })
+      case "Nothing":
+        return otherwise
+      case "Events":
+        return EventStreamBody.response(bodyOf(web, asking, reply))
+    }
+  })
+
+/** A stream for an ask that is not handed over yet, such as while a session wakes. It ends with an error in place of an error status. */
+const early = (
+  web: Web,
+  asking: Asking,
+  fiber: Fiber.Fiber<Exchange, Refusal>,
+  ids: ReadonlyArray<JsonRpc.Id>
+): Response => {
+  const replied = Effect.result(Effect.flatMap(Fiber.join(fiber), ({ reply }) => reply))
+  const rest = Effect.map(replied, (result) => {
+    if (Result.isSuccess(result)) return bodyOf(web, asking, result.success)
+    const { error } = result.failure.error
+    return EventStreamBody.only(ids.map((id) => ({ text: JsonRpc.failure(id, error).text })))
+  })
+  const silence = EventStreamBody.silence(Fiber.await(fiber), optionsOf(web, asking))
+  return EventStreamBody.response(Stream.concat(silence, Stream.unwrap(rest)))
+}
+
+const bodyOf = (web: Web, asking: Asking, reply: Reply): Stream.Stream<Uint8Array> => {
+  switch (reply._tag) {
+    case "Answer":
+      return EventStreamBody.only([reply])
+    case "Nothing":
+      return Stream.empty
+    case "Events":
+      return EventStreamBody.make(reply, (asking.version ?? "") >= primingVersion, optionsOf(web, asking))
+  }
+}
+
+const optionsOf = ({ bodies, settings }: Web, { request }: Asking): EventStreamBody.Options => ({
+  bodies,
+  heartbeat: settings.heartbeat,
+  disconnect: EventStreamBody.disconnectOf(request)
+})

@@ -1,0 +1,316 @@
+/**
+ * What clients of revision 2026-07-28 ask for. Each request is complete in itself, and becomes a call on one of its caller's pooled lanes.
+ * If the server asks for input during the call, the call is parked (`Parked`) until its client sends the request again with the answers.
+ *
+ * A call's lease is a scope of its own. `begin` owns the scope until the lane has the call. From then on the lane owns it, and closes it
+ * once, when the call is over: answered, cancelled (disconnect, timeout, no retry in time, drain), or failed with its process. Parking does
+ * not move the lease. In this revision a disconnect is a cancellation (basic/patterns/cancellation).
+ */
+import { Cause, Deferred, Effect, Exit, Result, Scope } from "effect"
+import type { Answer, Event, Exchange, Refusal, Reply, Take } from "../conversation/Exchange.ts"
+import { refusal } from "../conversation/Exchange.ts"
+import type { Handshake, RunningCall } from "../conversation/Lane.ts"
+import type { Queued } from "../conversation/LaneCalls.ts"
+import type * as Mailbox from "../conversation/Mailbox.ts"
+import type * as Parked from "../conversation/Parked.ts"
+import * as Json from "../protocol/Json.ts"
+import * as JsonRpc from "../protocol/JsonRpc.ts"
+import * as Modern from "../protocol/Modern.ts"
+import * as RequestState from "../protocol/RequestState.ts"
+import type { Client, Serving } from "./Broker.ts"
+import type * as Callers from "./Callers.ts"
+import * as Listening from "./Listening.ts"
+import { ofError, shuttingDown } from "./Refusals.ts"
+import type { AcquireError, LeasedLane } from "./Sessions.ts"
+
+/** Clients may cache the answer to `server/discover` for this many milliseconds: a restarted back end can have changed. */
+const discoverTimeToLive = 60_000
+
+type Carrying = Effect.Effect<Exchange, Refusal, Scope.Scope>
+
+/** Checks a request. */
+export const read = ({ draining }: Serving, request: JsonRpc.Request): Effect.Effect<Modern.Call, Refusal> => {
+  const { id } = request
+  const read = Modern.read(request)
+  if (Result.isFailure(read)) return Effect.fail(faulty(id, read.failure))
+  return Deferred.isDoneUnsafe(draining)
+    ? Effect.fail(shuttingDown({ id, code: JsonRpc.codes.internal }))
+    : Effect.succeed(read.success)
+}
+
+export const faulty = (id: JsonRpc.Id, { code, data, message, reason }: Modern.Fault): Refusal =>
+  refusal(reason, message, { id, code, data })
+
+/** Carries out a request on its caller's lanes. */
+export const call = (serving: Serving, client: Client, call: Modern.Call): Carrying => {
+  switch (call.request.method) {
+    case "server/discover":
+      return discover(serving, client, call)
+    case "subscriptions/listen":
+      return listen(serving, client, call)
+    default:
+      return call.requestState === undefined ? begin(serving, client, call) : Effect.flatMap(
+        handshakeOf(serving, client, call),
+        // A modern server makes its own request states, so the call goes to it.
+        ({ era }) => era === "legacy" ? retry(serving, client, call) : begin(serving, client, call)
+      )
+  }
+}
+
+export const callerOf = ({ settings }: Serving, { backend, known, principal }: Client, { client }: Modern.Call) =>
+  Effect.map(
+    principal !== "" || settings.shareWithoutKeys ? Effect.succeed(true) : known,
+    (known): Callers.Caller => ({ backend, principal, known, client })
+  )
+
+// ---------------------------------------------------------------------------
+// Calls
+// ---------------------------------------------------------------------------
+
+const begin = (serving: Serving, client: Client, call: Modern.Call): Carrying =>
+  Effect.uninterruptibleMask((restore) => {
+    const leaseScope = Scope.makeUnsafe()
+    const release = Scope.close(leaseScope, Exit.void)
+    const exclusive = needsOwnLane(serving, client, call)
+    const leased = Effect.flatMap(callerOf(serving, client, call), (caller) => serving.sessions.lane(caller, exclusive))
+    return Effect.flatMap(
+      Effect.onError(restore(Scope.provide(leased, leaseScope)), () => release),
+      ({ lane }) => attach(serving, client, lane.call(call, exclusive, release))
+    ).pipe(Effect.mapError(refused(call)))
+  })
+
+/** Resumes a parked call with the client's input. */
+const retry = (serving: Serving, client: Client, call: Modern.Call): Carrying =>
+  Effect.uninterruptible(Effect.flatMap(
+    serving.parked.take(call.requestState ?? "", ownerOf(client, call)),
+    (taken) => {
+      if (taken._tag === "Refused") {
+        const message = `Invalid params: requestState is not valid here: ${taken.reason}`
+        return Effect.fail(refusal("invalid", message, { id: call.request.id, code: JsonRpc.codes.invalidParams }))
+      }
+      taken.call.resume(call)
+      return attach(serving, client, taken.call)
+    }
+  ))
+
+const refused = ({ request }: Modern.Call) => (error: AcquireError): Refusal =>
+  ofError(error, request.id, JsonRpc.codes.internal)
+
+/** True if the server may send messages for this call that do not name the call. */
+const needsOwnLane = (
+  { sessions }: Serving,
+  { backend }: Client,
+  { client, logLevel, request }: Modern.Call
+): boolean =>
+  logLevel !== undefined || (
+    sessions.knownEra(backend) !== "modern" &&
+    Modern.mayRequireInput.includes(request.method) &&
+    Modern.canBeAsked(client.capabilities)
+  )
+
+// ---------------------------------------------------------------------------
+// Replies
+// ---------------------------------------------------------------------------
+
+/** The client of a running call. */
+interface Attached {
+  readonly serving: Serving
+  readonly client: Client
+  readonly running: RunningCall
+  readonly reader: Mailbox.Reader<Queued>
+  /** True once the call is answered or parked. From then on the end of the exchange does not cancel it. */
+  detached: boolean
+}
+
+/** The next events for the client. `answer` ends them. */
+interface Step {
+  readonly events: ReadonlyArray<Event>
+  readonly answer: Answer | undefined
+}
+
+/** Ties a call to its client's exchange: a client that disconnects before the answer cancels it. */
+const attach = (serving: Serving, client: Client, running: RunningCall): Effect.Effect<Exchange, never, Scope.Scope> =>
+  Effect.map(
+    Effect.acquireRelease(
+      Effect.sync((): Attached => ({ serving, client, running, reader: running.read(), detached: false })),
+      ({ detached, reader }) =>
+        Effect.sync(() => {
+          if (!detached) running.cancel("the client disconnected")
+          reader.close()
+        })
+    ),
+    (attached) => ({ reply: Effect.map(step(attached), (first) => replyOf(attached, first)) })
+  )
+
+const replyOf = (attached: Attached, first: Step): Reply => {
+  if (first.events.length === 0 && first.answer !== undefined) return first.answer
+  let next: Step | undefined = first
+  const take: Take = Effect.suspend(() => {
+    const ready = next
+    if (ready === undefined) return Effect.flatMap(step(attached), eventsOf)
+    next = undefined
+    return eventsOf(ready)
+  })
+  let over = false
+  const eventsOf = ({ answer, events }: Step): Take => {
+    if (answer === undefined) return Effect.succeed(events)
+    over = true
+    return Effect.succeed([...events, answer])
+  }
+  return { _tag: "Events", take: Effect.suspend(() => over ? Cause.done() : take), ready: () => false }
+}
+
+/** The next step of a call. Without events or an answer if the client is to get a stream now. */
+const step = (attached: Attached): Effect.Effect<Step> =>
+  Effect.flatMap(
+    // The last event of a call is its answer, so there is no `Done` before it.
+    Effect.catch(attached.reader.take, () => Effect.succeed([])),
+    // Uninterruptible, because a disconnect between parking and detaching would cancel the parked call.
+    (queued) => Effect.uninterruptible(stepOf(attached, queued))
+  )
+
+const stepOf = (attached: Attached, queued: ReadonlyArray<Mailbox.Numbered<Queued>>): Effect.Effect<Step> => {
+  const { running } = attached
+  const call = running.call()
+  const events: Array<Event> = []
+  let answer: Answer | undefined
+  for (const { value } of queued) {
+    if (value._tag === "Ended") answer = answerOf(call, value)
+    else if (value._tag === "Notification") events.push(...notificationOf(call, value))
+  }
+  // The questions may have been answered or cancelled meanwhile.
+  const isAsked = answer === undefined && queued.some(({ value }) => value._tag === "InputRequired") &&
+    running.inputRequests().length > 0
+  return Effect.flatMap(isAsked ? park(attached) : Effect.succeed(answer), (answer) => {
+    if (answer !== undefined) attached.detached = true
+    // No notification was for the client, so it waits on. Without anything queued, its stream is due.
+    return answer === undefined && events.length === 0 && queued.length > 0
+      ? step(attached)
+      : Effect.succeed({ events, answer })
+  })
+}
+
+const answerOf = ({ request }: Modern.Call, { member, value }: Queued & { readonly _tag: "Ended" }): Answer =>
+  member === "result"
+    ? { _tag: "Answer", text: JsonRpc.result(request.id, value).text }
+    : { _tag: "Answer", text: JsonRpc.failure(request.id, value).text, reason: reasonOf(JsonRpc.codeOf(value)) }
+
+const reasonOf = (code: number): Answer["reason"] =>
+  code === JsonRpc.codes.methodNotFound ? "unknown" : invalidCodes.includes(code) ? "invalid" : undefined
+
+/** The errors of revision 2026-07-28 that say that the request is not valid (basic/transports/streamable-http). */
+const invalidCodes: ReadonlyArray<number> = [
+  Modern.codes.missingCapability,
+  Modern.codes.headerMismatch,
+  Modern.codes.unsupportedVersion
+]
+
+/** A notification in the form for the client's current request. Empty if the client does not get it. */
+const notificationOf = (
+  { logLevel, request: { id, progressToken } }: Modern.Call,
+  { kind, method, params }: Queued & { readonly _tag: "Notification" }
+): ReadonlyArray<Event> => {
+  switch (kind) {
+    case "progress":
+      return progressToken === undefined
+        ? []
+        : [JsonRpc.notification(method, { ...Json.objectOf(params), progressToken })]
+    case "log": {
+      const level = Modern.logLevels.indexOf(String(Json.field(params, "level")))
+      return logLevel !== undefined && level >= Modern.logLevels.indexOf(logLevel)
+        ? [JsonRpc.notification(method, params)]
+        : []
+    }
+    case "subscription":
+      return [JsonRpc.notification(method, Modern.tagged(params, id))]
+  }
+}
+
+/** Parks a call that waits for its client's input, and returns the answer for the client. `retry` resumes the call. */
+const park = ({ client, running, serving }: Attached): Effect.Effect<Answer> => {
+  const call = running.call()
+  const { id } = call.request
+  const refused = (message: string): Answer => {
+    running.cancel(message)
+    const { text } = JsonRpc.error(id, JsonRpc.codes.internal, message)
+    return { _tag: "Answer", text, reason: "unavailable" }
+  }
+  // No client could come back to a call that is parked now.
+  if (Deferred.isDoneUnsafe(serving.draining)) return Effect.succeed(refused("the gateway is shutting down"))
+  const { parkedTimeToLive } = serving.sessions.running().get(client.backend)?.backend.settings ?? serving.settings
+  return Effect.map(serving.parked.park(running, ownerOf(client, call), parkedTimeToLive), (result) => {
+    if (result._tag === "TooMany") {
+      return refused(
+        `${result.limit} calls already wait for input, which is the limit; answer one of them, or try again later`
+      )
+    }
+    const inputRequests = Object.fromEntries(
+      running.inputRequests().map(({ key, method, params }) => [key, { method, params }])
+    )
+    const required = { resultType: "input_required", inputRequests, requestState: result.requestState }
+    return { _tag: "Answer", text: JsonRpc.result(id, required).text }
+  })
+}
+
+/** The owner of a call and a digest of its request. Only the same request of the same client may continue the call. */
+const ownerOf = ({ backend, principal }: Client, { request }: Modern.Call): Parked.Owner => {
+  const params = { ...Json.objectOf(request.params), _meta: null, inputResponses: null, requestState: null }
+  return { backend, principal, digest: RequestState.digest(request.method, params) }
+}
+
+// ---------------------------------------------------------------------------
+// server/discover and subscriptions/listen
+// ---------------------------------------------------------------------------
+
+const discover = (serving: Serving, client: Client, call: Modern.Call): Carrying =>
+  Effect.map(handshakeOf(serving, client, call), (handshake) => {
+    const { text } = JsonRpc.result(call.request.id, discovered(handshake))
+    return { reply: Effect.succeed({ _tag: "Answer", text }) }
+  })
+
+/** The back end's handshake. Starts a process if no process has done one yet. */
+const handshakeOf = (serving: Serving, client: Client, call: Modern.Call): Effect.Effect<Handshake, Refusal> =>
+  Effect.suspend(() => {
+    const known = serving.sessions.running().get(client.backend)?.handshake
+    return known === undefined
+      ? Effect.map(Effect.scoped(leaseFirst(serving, client, call)), ({ lane }) => lane.handshake)
+      : Effect.succeed(known)
+  })
+
+const leaseFirst = (
+  serving: Serving,
+  client: Client,
+  call: Modern.Call
+): Effect.Effect<LeasedLane, Refusal, Scope.Scope> =>
+  Effect.mapError(Effect.flatMap(callerOf(serving, client, call), serving.sessions.firstLane), refused(call))
+
+/** The answer to `server/discover`, from what a back end has said in its handshake. */
+const discovered = ({ capabilities, instructions, serverInfo }: Handshake) => ({
+  resultType: "complete",
+  supportedVersions: Modern.supportedVersions,
+  capabilities,
+  instructions,
+  ttlMs: discoverTimeToLive,
+  // Clients with another key may get other answers.
+  cacheScope: "private",
+  _meta: serverInfo === undefined ? undefined : { [Modern.metaKeys.serverInfo]: serverInfo }
+})
+
+/** Streams the changes that the caller's lanes report. Leases the first lane for as long as the client listens. */
+const listen = Effect.fnUntraced(function*(serving: Serving, client: Client, call: Modern.Call) {
+  const { id, params } = call.request
+  const filter = Listening.filterOf(params)
+  if (filter === undefined) {
+    const message =
+      "Invalid params: notifications must be an object that names kinds of change, such as {\"toolsListChanged\": true}"
+    return yield* Effect.fail(refusal("invalid", message, { id, code: JsonRpc.codes.invalidParams }))
+  }
+  const { lane, profile } = yield* leaseFirst(serving, client, call)
+  if (lane.handshake.era === "modern") {
+    return yield* attach(serving, client, lane.call(call, false, Effect.void))
+  }
+  const take = yield* Listening.take(lane, profile, id, filter, serving.draining)
+  const reply: Reply = { _tag: "Events", take, ready: () => false }
+  const exchange: Exchange = { reply: Effect.succeed(reply) }
+  return exchange
+})

@@ -1,0 +1,34 @@
+/** The keys of the gateway's pool: who uses which back end. */
+import { Equal, Hash } from "effect"
+
+/**
+ * The key of a session, or of a lane of a modern caller. It contains the principal that opened the session, so for another principal the
+ * session does not exist.
+ */
+export class Key implements Equal.Equal {
+  readonly backend: string
+  /** The id of the principal; "" if the gateway asks for no keys. */
+  readonly principal: string
+  /** The id of the session, or of the caller, which all lanes of the caller share. */
+  readonly id: string
+  /** The number of the lane; `undefined` for a session. */
+  readonly lane: number | undefined
+  /** Equal for equal keys only. */
+  readonly text: string
+
+  constructor(backend: string, principal: string, id: string, lane?: number) {
+    this.backend = backend
+    this.principal = principal
+    this.id = id
+    this.lane = lane
+    this.text = JSON.stringify([backend, principal, id, lane])
+  }
+
+  [Equal.symbol](that: unknown): boolean {
+    return that instanceof Key && that.text === this.text
+  }
+
+  [Hash.symbol](): number {
+    return Hash.string(this.text)
+  }
+}
