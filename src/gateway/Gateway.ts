@@ -68,6 +68,57 @@ export type {
 
 export type {
   /**
+   * A way in which clients reach the gateway.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Front
+} from "./fronts/Front.ts"
+
+export type {
+  /**
+   * What a client asks for.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Ask,
+  /**
+   * All that a front sees of the gateway.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Broker,
+  /**
+   * A client of one back end.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Client
+} from "./sessions/Broker.ts"
+
+export type {
+  /**
+   * A message that has been handed over to its server.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Exchange,
+  /**
+   * A message that was not carried out.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Refusal
+} from "./conversation/Exchange.ts"
+
+export type {
+  /**
    * A checked configuration, made by `config`.
    *
    * @category models

@@ -1,0 +1,58 @@
+/** The folders of the gateway: what may import what, and how large a file may be. */
+import { globSync, readFileSync } from "node:fs"
+import { dirname, join, relative } from "node:path"
+import { assert, describe, it } from "vitest"
+
+const root = new URL("../../src/gateway/", import.meta.url).pathname
+
+/** The folders from the top. A file imports files of its own folder and of folders further down. `.` is Gateway.ts. */
+const floors = [
+  "app",
+  ".",
+  "fronts",
+  "operators",
+  "auth",
+  "cluster",
+  "sessions",
+  "conversation",
+  "transports",
+  "telemetry",
+  "settings",
+  "protocol"
+]
+/** The largest file, in lines of code. */
+const maxLines = 400
+
+const files = globSync("**/*.ts", { cwd: root })
+const text = (file: string) => readFileSync(join(root, file), "utf8")
+const floorOf = (file: string) => floors.indexOf(file.includes("/") ? file.slice(0, file.indexOf("/")) : ".")
+const importsOf = (file: string) =>
+  [...text(file).matchAll(/(?:from|import\() ?"(\.[^"]+)"/g)]
+    .map(([, path = ""]) => relative(root, join(root, dirname(file), path)))
+    .filter((path) => !path.startsWith(".."))
+
+describe("the folders of the gateway", () => {
+  it("are all known, and import only from themselves and from folders further down", () => {
+    const wrong = files.filter((file) => file !== "bin.ts").flatMap((file) =>
+      importsOf(file)
+        .filter((imported) => floorOf(file) < 0 || floorOf(imported) < floorOf(file))
+        .map((imported) => `${file} imports ${imported}`)
+    )
+    assert.deepStrictEqual(wrong, [])
+    assert.isAbove(files.flatMap(importsOf).length, 200)
+  })
+
+  it("know nothing of HTTP requests below the fronts, the operators and authentication, except for the client of back ends", () => {
+    const below = floors.slice(floors.indexOf("cluster"))
+    const wrong = files.filter((file) => below.includes(dirname(file)) && /\bHttpServer|HttpRouter/.test(text(file)))
+    assert.deepStrictEqual(wrong, [])
+  })
+
+  it(`have no file of more than ${maxLines} lines of code`, () => {
+    const linesOf = (file: string) =>
+      text(file).replace(/^[ \t]*\/\*[\s\S]*?\*\//gm, "").split("\n").filter((line) =>
+        /^\s*[^\s/]|^\s*\/[^/]/.test(line)
+      )
+    assert.deepStrictEqual(files.filter((file) => linesOf(file).length > maxLines), [])
+  })
+})
