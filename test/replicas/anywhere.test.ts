@@ -256,7 +256,8 @@ describe("a session of one replica, asked through another,", () => {
       async () => (await Kit.toolText(counter(two), session, "heard")).includes("cancelled a call")
     )
     const ended = await never
-    assert.deepStrictEqual([ended.status, await ended.text()], [200, ""])
+    // Comments may have come, if the call took long enough to get a stream.
+    assert.deepStrictEqual([ended.status, (await ended.text()).replaceAll(": \n\n", "")], [200, ""])
     await fetch(counter(three), { method: "DELETE", headers: { "mcp-session-id": session } })
   })
 
