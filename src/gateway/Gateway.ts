@@ -68,57 +68,6 @@ export type {
 
 export type {
   /**
-   * A way in which clients reach the gateway.
-   *
-   * @category models
-   * @since 0.1.0
-   */
-  Front
-} from "./fronts/Front.ts"
-
-export type {
-  /**
-   * What a client asks for.
-   *
-   * @category models
-   * @since 0.1.0
-   */
-  Ask,
-  /**
-   * All that a front sees of the gateway.
-   *
-   * @category models
-   * @since 0.1.0
-   */
-  Broker,
-  /**
-   * A client of one back end.
-   *
-   * @category models
-   * @since 0.1.0
-   */
-  Client
-} from "./sessions/Broker.ts"
-
-export type {
-  /**
-   * A message that has been handed over to its server.
-   *
-   * @category models
-   * @since 0.1.0
-   */
-  Exchange,
-  /**
-   * A message that was not carried out.
-   *
-   * @category models
-   * @since 0.1.0
-   */
-  Refusal
-} from "./conversation/Exchange.ts"
-
-export type {
-  /**
    * A checked configuration, made by `config`.
    *
    * @category models
@@ -220,7 +169,11 @@ export class Gateway extends Context.Service<Gateway, {
    * `drainTimeout` to finish. Then movable sessions move to the other replicas. Last, requests that still run get an error.
    */
   readonly drain: Effect.Effect<void>
-  /** Carries out what clients ask for. A program can build a front of its own on it (`Front`). */
+  /**
+   * Carries out what clients ask for. Fronts are built on it.
+   *
+   * @internal
+   */
   readonly broker: Broker.Broker
 }>()("effect-session-pool/gateway/Gateway") {}
 

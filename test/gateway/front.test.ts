@@ -3,13 +3,14 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
 import { HttpRouter } from "effect/http"
+import type { Front } from "../../src/gateway/fronts/Front.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Told from "../kit/gateway/told.ts"
 
 /** Pipes an array of lines to one session, and collects what comes back. */
-const arrayFront = (lines: ReadonlyArray<string>, said: Array<string>): Gateway.Front => ({
+const arrayFront = (lines: ReadonlyArray<string>, said: Array<string>): Front => ({
   name: "array",
   serve: Effect.fnUntraced(function*({ ask }) {
     const client = { backend: "counter", principal: "", known: Effect.succeed(true) }

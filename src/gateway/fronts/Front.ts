@@ -2,12 +2,7 @@
 import type { Effect, Scope } from "effect"
 import type { Broker } from "../sessions/Broker.ts"
 
-/**
- * A way in which clients reach the gateway. It takes messages from clients, asks the broker, and gives the clients what comes back.
- *
- * @category models
- * @since 0.1.0
- */
+/** A way in which clients reach the gateway. It takes messages from clients, asks the broker, and gives the clients what comes back. */
 export interface Front<out R = never> {
   /** The name in logs. */
   readonly name: string
