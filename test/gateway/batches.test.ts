@@ -22,7 +22,7 @@ describe("a batch", () => {
     const id = "],\"[{"
     const tricky = `{"jsonrpc":"2.0","id":${
       JSON.stringify(id)
-    },"method":"tools/call","params":{"name":"raw","n":[1.0,{}]}}`
+    },"method":"tools/call","params":{"name":"raw","n":[12345678901234567890,{}]}}`
     const answers = await Serve.messagesOf(await send(session, [` ${Kit.toolCall(1, "count")} `, note, tricky]))
     assert.sameMembers(answered(answers), [1, id])
     assert.strictEqual(answers.find((answer) => answer.id === id).result.content[0].text, tricky)

@@ -61,11 +61,7 @@ const asHttp = ({ error, reason, retryAfter }: Refusal) => ({
 })
 
 /** The response with a request's answer. `reason` is that of an error which is more than the server's own. */
-export const answerResponse = (
-  text: string,
-  reason: Reason | undefined,
-  headers: Record<string, string>
-): HttpServerResponse.HttpServerResponse => {
-  const later = reason === "unavailable" ? { "retry-after": "10" } : {}
-  return jsonResponse(text, reason === undefined ? 200 : statuses[reason], { ...headers, ...later })
-}
+export const answerResponse = (text: string, reason: Reason | undefined): HttpServerResponse.HttpServerResponse =>
+  reason === undefined
+    ? jsonResponse(text, 200)
+    : jsonResponse(text, statuses[reason], reason === "unavailable" ? { "retry-after": "10" } : {})

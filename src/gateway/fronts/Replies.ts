@@ -47,7 +47,11 @@ const noContent: Response = HttpServerResponse.empty({ status: 204 })
 export const toInitialize = (web: Web, asking: Asking, message: JsonRpc.Request): Responding =>
   Effect.flatMap(
     web.broker.ask(asking.client, { _tag: "Open", message }),
-    (exchange) => whole(web, asking, exchange, EventStreamBody.unanswered)
+    ({ reply, session }) =>
+      Effect.map(reply, (reply) => {
+        const response = responseOf(web, asking, reply, EventStreamBody.unanswered)
+        return session === undefined ? response : HttpServerResponse.setHeader(response, "mcp-session-id", session)
+      })
   )
 
 /** Hands the messages of one body to a session. */
@@ -103,55 +107,51 @@ export const toDelete = Effect.fnUntraced(function*(web: Web, { client }: Asking
 })
 
 /**
- * Asks the broker, and responds with what comes back. `ids`: the requests that wait for an answer. Most asks are handed over at once, so
- * their fiber is done before anything waits for it.
+ * Asks the broker, and responds with what comes back. `ids`: the requests that wait for an answer. Most asks are handed over at once, and
+ * then the broker itself bounds the wait for the reply.
  */
 const answered = (web: Web, asking: Asking, ask: Ask, ids: ReadonlyArray<JsonRpc.Id>): Responding => {
   const asked = web.broker.ask(asking.client, ask)
   if (ids.length === 0) {
-    return Effect.flatMap(asked, (exchange) => whole(web, asking, exchange, accepted))
+    return Effect.map(Effect.flatMap(asked, replyOf), (reply) => responseOf(web, asking, reply, accepted))
   }
-  const respond = (exchange: Exchange) => whole(web, asking, exchange, EventStreamBody.unanswered)
-  return Effect.flatMap(
-    Effect.forkScoped(asked, { startImmediately: true }),
-    (fiber) =>
-      fiber.pollUnsafe() === undefined
-        ? Effect.flatMap(
-          Effect.timeoutOption(Fiber.join(fiber), Settings.firstSilence(web.settings)),
-          Option.match({ onSome: respond, onNone: () => Effect.succeed(early(web, asking, fiber, ids)) })
-        )
-        : Effect.flatMap(Fiber.join(fiber), respond)
-  )
+  return Effect.flatMap(Effect.forkScoped(asked, { startImmediately: true }), (fiber) => {
+    const reply = Effect.flatMap(Fiber.join(fiber), replyOf)
+    return fiber.pollUnsafe() === undefined
+      ? orEarly(web, asking, reply, ids)
+      : Effect.map(reply, (reply) => responseOf(web, asking, reply, EventStreamBody.unanswered))
+  })
 }
 
-/** The response for an exchange. `otherwise` is that for a reply without an answer. */
-const whole = (web: Web, asking: Asking, { reply, session }: Exchange, otherwise: Response): Responding =>
-  Effect.map(reply, (reply) => {
-    switch (reply._tag) {
-      case "Answer":
-        return answerResponse(reply.text, reply.reason, session === undefined ? {} : { "mcp-session-id": session })
-      case "Nothing":
-        return otherwise
-      case "Events":
-        return EventStreamBody.response(bodyOf(web, asking, reply))
-    }
-  })
+const replyOf = ({ reply }: Exchange) => reply
 
-/** A stream for an ask that is not handed over yet, such as while a session wakes. It ends with an error in place of an error status. */
-const early = (
-  web: Web,
-  asking: Asking,
-  fiber: Fiber.Fiber<Exchange, Refusal>,
-  ids: ReadonlyArray<JsonRpc.Id>
-): Response => {
-  const replied = Effect.result(Effect.flatMap(Fiber.join(fiber), ({ reply }) => reply))
-  const rest = Effect.map(replied, (result) => {
-    if (Result.isSuccess(result)) return bodyOf(web, asking, result.success)
-    const { error } = result.failure.error
-    return EventStreamBody.only(ids.map((id) => ({ text: JsonRpc.failure(id, error).text })))
-  })
-  const silence = EventStreamBody.silence(Fiber.await(fiber), optionsOf(web, asking))
-  return EventStreamBody.response(Stream.concat(silence, Stream.unwrap(rest)))
+/** The response for a reply, or a stream that ends with it if it does not come soon, such as while a session wakes. */
+const orEarly = Effect.fnUntraced(
+  function*(web: Web, asking: Asking, reply: Effect.Effect<Reply, Refusal>, ids: ReadonlyArray<JsonRpc.Id>) {
+    const fiber = yield* Effect.forkScoped(reply)
+    const soon = yield* Effect.timeoutOption(Fiber.join(fiber), Settings.firstSilence(web.settings))
+    if (Option.isSome(soon)) return responseOf(web, asking, soon.value, EventStreamBody.unanswered)
+    const rest = Effect.map(Effect.result(Fiber.join(fiber)), (result) => {
+      if (Result.isSuccess(result)) return bodyOf(web, asking, result.success)
+      // The status is sent already, so each request gets the error of the refusal.
+      const { error } = result.failure.error
+      return EventStreamBody.only(ids.map((id) => ({ text: JsonRpc.failure(id, error).text })))
+    })
+    const silence = EventStreamBody.silence(Fiber.await(fiber), optionsOf(web, asking))
+    return EventStreamBody.response(Stream.concat(silence, Stream.unwrap(rest)))
+  }
+)
+
+/** The response for a reply. `otherwise` is that for a reply without an answer. */
+const responseOf = (web: Web, asking: Asking, reply: Reply, otherwise: Response): Response => {
+  switch (reply._tag) {
+    case "Answer":
+      return answerResponse(reply.text, reply.reason)
+    case "Nothing":
+      return otherwise
+    case "Events":
+      return EventStreamBody.response(bodyOf(web, asking, reply))
+  }
 }
 
 const bodyOf = (web: Web, asking: Asking, reply: Reply): Stream.Stream<Uint8Array> => {

@@ -1,6 +1,6 @@
 /**
- * JSON as values. A number that JavaScript would write in another way, such as one that a double cannot hold, keeps its source: it
- * becomes a raw value, which `stringify` writes as it came.
+ * JSON as values. A number that a double cannot hold keeps its source: it becomes a raw value, an object that `stringify` writes as it
+ * came.
  */
 import { Option, Predicate } from "effect"
 
@@ -20,8 +20,14 @@ const { isRawJSON, rawJSON } = JSON as typeof JSON & SourceText
 
 export const isRaw = (value: unknown): value is object => isRawJSON(value)
 
-/** Matches every number that JavaScript would write in another way: 16 digits or more, an exponent, or a zero at the end (`1.0`). */
-const mayLose = /[\d.]{16}|\de|\.\d*0(?!\d)/i
+/** Matches every number that a double may not hold: 16 digits or more, or an exponent. */
+const mayLose = /[\d.]{16}|\de/i
+
+/** Whether a double has lost what its source says. It holds every decimal number of 15 digits (IEEE 754), unless that is out of range. */
+const isLost = (value: number, source: string): boolean => {
+  const digits = source.replace(/e.*$/i, "").replace(/[-.]/g, "").replace(/^0+/, "").length
+  return String(value) !== source && (digits > 15 || !Number.isFinite(value) || (value === 0 && digits > 0))
+}
 
 const plain = (text: string): unknown => JSON.parse(text)
 
@@ -29,7 +35,7 @@ const plain = (text: string): unknown => JSON.parse(text)
 const exact = (text: string): unknown =>
   JSON.parse(text, (_, value: unknown, context?: { readonly source?: string }) => {
     const source = context?.source ?? ""
-    return typeof value === "number" && String(value) !== source ? rawJSON(source) : value
+    return typeof value === "number" && isLost(value, source) ? rawJSON(source) : value
   })
 
 /** Deeper texts are refused: some megabytes of opening brackets would cost `JSON.parse` a second and 100 MB. */
@@ -45,8 +51,12 @@ const parseAny = Option.liftThrowable((text: string) => mayLose.test(text) ? exa
 
 export const stringify = (value: unknown): string => JSON.stringify(value)
 
-/** The double that is nearest to a raw value. */
-export const numberOf = (raw: object): number => Number(stringify(raw))
+/** A number, or the double that is nearest to a raw value. `NaN` for every other value. */
+export const numberOf = (value: unknown): number =>
+  typeof value === "number" ? value : isRaw(value) ? Number(stringify(value)) : Number.NaN
+
+/** A string, or the JSON of another value. */
+export const textOf = (value: unknown): string => typeof value === "string" ? value : String(stringify(value))
 
 export const isObject = (value: unknown): value is JsonObject =>
   Predicate.isObject(value) && !Array.isArray(value) && !isRawJSON(value)

@@ -136,8 +136,8 @@ export const error = (id: Id, code: number, message: string, data?: unknown): Re
 export const cancellation = (requestId: Id, reason: string): Notification =>
   notification("notifications/cancelled", { requestId, reason })
 
-/** The code of an error; 0 if it has none. */
-export const codeOf = (error: unknown): number => Number(Json.field(error, "code") ?? 0)
+/** The code of an error. `NaN` if it has none. */
+export const codeOf = (error: unknown): number => Json.numberOf(Json.field(error, "code"))
 
 /**
  * The error to send instead of an answer that is nested too deep. It ends the request now, not at `requestTimeout`. `undefined` for any

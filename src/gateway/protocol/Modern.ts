@@ -222,10 +222,11 @@ const unsupportedVersion = (requested: unknown): Fault => ({
 })
 
 /** The name and the version of a client, from its `clientInfo`. */
-export const nameOf = (info: unknown): string | undefined =>
-  isInfo(info)
-    ? `${String(Json.field(info, "name"))} ${String(Json.field(info, "version") ?? "")}`.trim().slice(0, 100)
-    : undefined
+export const nameOf = (info: unknown): string | undefined => {
+  const { name, version } = Json.objectOf(info)
+  if (typeof name !== "string") return undefined
+  return `${name} ${typeof version === "string" ? version : ""}`.trim().slice(0, 100)
+}
 
 /** The capabilities that a client declares. */
 export const capabilitiesOf = (given: unknown): Capabilities => {
@@ -321,7 +322,7 @@ export const completed = (method: string, result: Json.JsonObject, serverInfo: u
 export const mappedError = (error: unknown): unknown => {
   const code = JsonRpc.codeOf(error)
   if (code === resourceNotFound) return { ...Json.objectOf(error), code: JsonRpc.codes.invalidParams }
-  if (code > lastReserved || code < firstReserved) return error
+  if (!(code >= firstReserved && code <= lastReserved)) return error
   return { ...Json.objectOf(error), code: JsonRpc.codes.internal, data: { code } }
 }
 

@@ -3,7 +3,7 @@
  * (basic/transports/streamable-http, "Custom Headers from Tool Parameters"). A tool names them in its schema. A server
  * that reads the body has to check that the headers agree with it.
  */
-import { field, objectOf } from "./Json.ts"
+import * as Json from "./Json.ts"
 import type * as JsonRpc from "./JsonRpc.ts"
 import * as Modern from "./Modern.ts"
 
@@ -25,11 +25,11 @@ const maxTools = 10_000
  */
 export const note = (known: ParamHeaders, { result, text }: JsonRpc.Response): void => {
   if (known.size === 0 && !text.includes(keyword)) return
-  const tools = field(result, "tools")
+  const tools = Json.field(result, "tools")
   for (const tool of Array.isArray(tools) ? tools : []) {
-    const name = field(tool, "name")
+    const name = Json.field(tool, "name")
     if (typeof name !== "string") continue
-    const declarations = [...declared(field(tool, "inputSchema"), [])]
+    const declarations = [...declared(Json.field(tool, "inputSchema"), [])]
     if (declarations.length === 0) known.delete(name)
     else if (known.size < maxTools) known.set(name, declarations)
   }
@@ -38,8 +38,8 @@ export const note = (known: ParamHeaders, { result, text }: JsonRpc.Response): v
 /** The fault of the first header that differs from the body, if there is one. */
 export const mismatch = (known: ParamHeaders, params: unknown, headers: Modern.Headers): Modern.Fault | undefined => {
   if (known.size === 0) return undefined
-  for (const { header, path } of known.get(String(field(params, "name"))) ?? []) {
-    const body = path.reduce(field, field(params, "arguments"))
+  for (const { header, path } of known.get(Json.textOf(Json.field(params, "name"))) ?? []) {
+    const body = path.reduce(Json.field, Json.field(params, "arguments"))
     if (body === undefined || body === null) continue
     const shown = headers[`mcp-param-${header.toLowerCase()}`]
     const message = shown === undefined
@@ -57,10 +57,10 @@ export const mismatch = (known: ParamHeaders, params: unknown, headers: Modern.H
 /** The headers that repeat arguments of a call. */
 export const headersOf = (known: ParamHeaders, params: unknown): Record<string, string> =>
   Object.fromEntries(
-    (known.get(String(field(params, "name"))) ?? []).flatMap(({ header, path }) => {
-      const value = path.reduce(field, field(params, "arguments"))
+    (known.get(Json.textOf(Json.field(params, "name"))) ?? []).flatMap(({ header, path }) => {
+      const value = path.reduce(Json.field, Json.field(params, "arguments"))
       return typeof value === "string" || typeof value === "boolean" || Number.isSafeInteger(value)
-        ? [[`mcp-param-${header.toLowerCase()}`, Modern.encodeHeader(String(value))]]
+        ? [[`mcp-param-${header.toLowerCase()}`, Modern.encodeHeader(Json.textOf(value))]]
         : []
     })
   )
@@ -72,9 +72,9 @@ const maxDepth = 100
 /** The declarations in a schema. Only those that are reached by `properties` count. */
 function* declared(schema: unknown, path: ReadonlyArray<string>): Generator<Declaration> {
   if (path.length > maxDepth) return
-  const properties = field(schema, "properties")
-  for (const [name, each] of Object.entries(objectOf(properties))) {
-    const header = field(each, keyword)
+  const properties = Json.field(schema, "properties")
+  for (const [name, each] of Object.entries(Json.objectOf(properties))) {
+    const header = Json.field(each, keyword)
     if (typeof header === "string" && /^[\w!#$%&'*+.^`|~-]+$/.test(header)) yield { path: [...path, name], header }
     yield* declared(each, [...path, name])
   }
@@ -82,6 +82,6 @@ function* declared(schema: unknown, path: ReadonlyArray<string>): Generator<Decl
 
 /** True if a header's text is the value in the body. Numbers are compared as numbers: 42.0 is 42. */
 const says = (shown: string | undefined, body: unknown): boolean =>
-  typeof body === "number"
-    ? shown !== undefined && /^-?\d+(\.\d+)?$/.test(shown) && Number(shown) === body
-    : shown === String(body)
+  typeof body === "number" || Json.isRaw(body)
+    ? shown !== undefined && /^-?\d+(\.\d+)?$/.test(shown) && Number(shown) === Json.numberOf(body)
+    : shown === Json.textOf(body)

@@ -216,7 +216,7 @@ const notificationOf = (
         ? []
         : [JsonRpc.notification(method, { ...Json.objectOf(params), progressToken })]
     case "log": {
-      const level = Modern.logLevels.indexOf(String(Json.field(params, "level")))
+      const level = Modern.logLevels.indexOf(Json.textOf(Json.field(params, "level")))
       return logLevel !== undefined && level >= Modern.logLevels.indexOf(logLevel)
         ? [JsonRpc.notification(method, params)]
         : []
