@@ -51,7 +51,9 @@ export const readUsers = (fs: FileSystem.FileSystem): Effect.Effect<Users> =>
     const users = next = Deferred.makeUnsafe<Users>()
     const file = (path: string) => Effect.orElseSucceed(fs.readFileString(path), () => "")
     const read = Effect.gen(function*() {
-      yield* Effect.sleep(Math.max(0, lastReadAt + Duration.toMillis(interval) - (yield* Clock.currentTimeMillis)))
+      const left = lastReadAt + Duration.toMillis(interval) - (yield* Clock.currentTimeMillis)
+      // Not longer than the interval, because the clock may step back.
+      yield* Effect.sleep(Math.min(Math.max(0, left), Duration.toMillis(interval)))
       next = undefined
       lastReadAt = yield* Clock.currentTimeMillis
       return usersOf(`${yield* file("/proc/net/tcp")}\n${yield* file("/proc/net/tcp6")}`)

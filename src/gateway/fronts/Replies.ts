@@ -4,10 +4,11 @@
  * client nor a proxy times out.
  */
 import type { FileSystem } from "effect"
-import { Deferred, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
 import { HttpServerResponse } from "effect/http"
 import type { Exchange, Refusal, Reply } from "../conversation/Exchange.ts"
+import { refusal } from "../conversation/Exchange.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { Ask, Broker, Client } from "../sessions/Broker.ts"
 import * as Settings from "../settings/Settings.ts"
@@ -128,7 +129,8 @@ const replyOf = ({ reply }: Exchange) => reply
 /** The response for a reply, or a stream that ends with it if it does not come soon, such as while a session wakes. */
 const orEarly = Effect.fnUntraced(
   function*(web: Web, asking: Asking, reply: Effect.Effect<Reply, Refusal>, ids: ReadonlyArray<JsonRpc.Id>) {
-    const fiber = yield* Effect.forkScoped(reply)
+    // The status is sent before the reply, so a defect becomes an error of each request.
+    const fiber = yield* Effect.forkScoped(Effect.catchDefect(reply, defective))
     const soon = yield* Effect.timeoutOption(Fiber.join(fiber), Settings.firstSilence(web.settings))
     if (Option.isSome(soon)) return responseOf(web, asking, soon.value, EventStreamBody.unanswered)
     const rest = Effect.map(Effect.result(Fiber.join(fiber)), (result) => {
@@ -141,6 +143,14 @@ const orEarly = Effect.fnUntraced(
     return EventStreamBody.response(Stream.concat(silence, Stream.unwrap(rest)))
   }
 )
+
+const defective = (defect: unknown) =>
+  Effect.andThen(
+    Effect.logError("A request failed with a defect; the gateway answered it with an error", Cause.die(defect)),
+    Effect.fail(
+      refusal("unavailable", "Internal error; the gateway's log has the cause", { code: JsonRpc.codes.internal })
+    )
+  )
 
 /** The response for a reply. `otherwise` is that for a reply without an answer. */
 const responseOf = (web: Web, asking: Asking, reply: Reply, otherwise: Response): Response => {

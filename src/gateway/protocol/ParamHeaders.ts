@@ -59,11 +59,15 @@ export const headersOf = (known: ParamHeaders, params: unknown): Record<string, 
   Object.fromEntries(
     (known.get(Json.textOf(Json.field(params, "name"))) ?? []).flatMap(({ header, path }) => {
       const value = path.reduce(Json.field, Json.field(params, "arguments"))
-      return typeof value === "string" || typeof value === "boolean" || Number.isSafeInteger(value)
+      return typeof value === "string" || typeof value === "boolean" || isPlainNumber(value)
         ? [[`mcp-param-${header.toLowerCase()}`, Modern.encodeHeader(Json.textOf(value))]]
         : []
     })
   )
+
+/** True for a number that is written without an exponent, as the header must be. */
+const isPlainNumber = (value: unknown): boolean =>
+  (typeof value === "number" || Json.isRaw(value)) && !/e/i.test(Json.textOf(value))
 
 const keyword = "x-mcp-header"
 
