@@ -41,10 +41,11 @@ import type { GatewayConfig } from "./sessions/Registry.ts"
 import * as SessionsModule from "./sessions/Sessions.ts"
 import * as Settings from "./settings/Settings.ts"
 import * as Backends from "./transports/Backends.ts"
+import * as Kinds from "./transports/Kinds.ts"
 
 export type {
   /**
-   * One back end, on stdio or on HTTP.
+   * One back end.
    *
    * @category models
    * @since 0.1.0
@@ -57,6 +58,13 @@ export type {
    * @since 0.1.0
    */
   HttpEntry,
+  /**
+   * An entry of a kind from the option `transports`.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  OtherEntry,
   /**
    * How to start the process of a stdio back end.
    *
@@ -137,6 +145,74 @@ export {
   InvalidGatewayOptions
 } from "./transports/Backends.ts"
 
+export type {
+  /**
+   * The values that a connection needs besides its entry.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  TransportContext,
+  /**
+   * A kind of back ends, as its author writes it.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  TransportDefinition,
+  /**
+   * A kind of back ends, made by `transport`.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  TransportKind
+} from "./transports/Kinds.ts"
+
+export {
+  /**
+   * Makes a kind of back ends, for the option `transports`.
+   *
+   * @category constructors
+   * @since 0.1.0
+   */
+  transport
+} from "./transports/Kinds.ts"
+
+export type {
+  /**
+   * Receives the messages of a server.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Receiver,
+  /**
+   * A connection to one MCP server that carries JSON-RPC messages.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Transport
+} from "./transports/Transport.ts"
+
+export {
+  /**
+   * The back end could not be started or reached, or its connection ended.
+   *
+   * @category errors
+   * @since 0.1.0
+   */
+  BackendFailed,
+  /**
+   * Hands a text of a server to the receiver of its messages.
+   *
+   * @category utils
+   * @since 0.1.0
+   */
+  deliver
+} from "./transports/Transport.ts"
+
 /**
  * The back ends and settings of a gateway. The program's own HTTP server decides about `host`, `port`, TLS and the time-outs of
  * headers. `keysFile`, `tlsCert`, `tlsKey` and `cluster` are refused, because only the command supports them.
@@ -147,6 +223,8 @@ export {
 export interface GatewayOptions extends Settings.GatewayInput {
   /** The back ends by name. Each is served at `/mcp/{name}`; a single one is served at `/mcp` too. */
   readonly backends: Readonly<Record<string, Backends.Entry>>
+  /** Kinds of back ends besides `stdio` and `http`, by name. */
+  readonly transports?: Readonly<Record<string, Kinds.TransportKind>> | undefined
   /** Back-end processes get `PATH`, `HOME` and similar variables from this environment, and no others. Default: empty. */
   readonly environment?: Readonly<Record<string, string | undefined>> | undefined
 }
@@ -219,7 +297,8 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
     const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
     const settings = Settings.decode(tables, { ...options }, Settings.defaults(tables), fault)
     for (const [name, instead] of ofTheCommand) if (settings[name]) fault(name, `only the command has it; ${instead}`)
-    const backends = Backends.check(Backends.given("backends.", options.backends), settings, fault)
+    const kinds = { ...Kinds.transports, ...options.transports }
+    const backends = Backends.check(Backends.given("backends.", options.backends), settings, fault, kinds)
     return faults.length > 0
       ? Effect.fail(new Backends.InvalidGatewayOptions({ faults }))
       : Effect.succeed({ backends, settings })

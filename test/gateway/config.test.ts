@@ -1,6 +1,6 @@
 /** The configuration: its file, the environment and the command line, and every fault in them. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Option } from "effect"
+import { Duration, Effect, Option, Schema } from "effect"
 import * as Config from "../../src/gateway/app/Config.ts"
 import * as Loading from "../../src/gateway/app/Loading.ts"
 import * as Gateway from "../../src/gateway/Gateway.ts"
@@ -33,10 +33,15 @@ const paths = (read: ReturnType<typeof load>) => faults(read).map((fault) => fau
 
 const servers = { a: { command: "run" } }
 
+const processEntry = Schema.Struct({
+  args: Schema.Array(Schema.String),
+  env: Schema.Record(Schema.String, Schema.String)
+})
+
 /** The arguments and variables of the only back end, which is a process. */
 const processOf = (read: ReturnType<typeof load>) => {
   const [backend = assert.fail()] = valid(read).backends.values()
-  return backend.target.kind === "stdio" ? { ...backend, ...backend.target.entry } : assert.fail()
+  return { ...backend, ...Schema.decodeUnknownSync(processEntry)(backend.target.entry) }
 }
 
 describe("a configuration file", () => {

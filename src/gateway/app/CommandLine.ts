@@ -23,7 +23,6 @@ import { version } from "../protocol/version.ts"
 import * as Settings from "../settings/Settings.ts"
 import type * as Backends from "../transports/Backends.ts"
 import * as ProcessGroup from "../transports/ProcessGroup.ts"
-import * as Programs from "../transports/Programs.ts"
 import * as Banner from "./Banner.ts"
 import * as CommandOutput from "./CommandOutput.ts"
 import * as Config from "./Config.ts"
@@ -144,18 +143,11 @@ const reloads = (
 const inFile = "arguments belong in \"args\""
 const afterDashes = "write its arguments after it, without quotes around them all: -- PROGRAM ARG…"
 
-/** The missing programs and working directories of stdio back ends, each with what to do. */
+/** The back ends that cannot be reached from this machine, each with what to do. */
 const missingPrograms = (backends: Backends.Backends, separate: string): ReadonlyArray<string> =>
   [...backends.values()].flatMap(({ mask, name, target }) => {
-    if (target.kind !== "stdio") return []
-    const { command, cwd, env } = target.entry
-    if (cwd !== undefined && !Programs.isDirectory(cwd)) {
-      return [`${name}: there is no directory "${mask(cwd)}"; correct its cwd`]
-    }
-    const found = Programs.find(command, cwd, env["PATH"] ?? process.env["PATH"])
-    return found === undefined
-      ? [`${name}: ${Programs.whyMissing({ command, cwd, shown: mask(command), separate })}`]
-      : []
+    const missing = target.missing(mask, separate)
+    return missing === undefined ? [] : [`${name}: ${missing}`]
   })
 
 const otherHost = "Give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all its addresses."

@@ -127,7 +127,7 @@ const backendView = Effect.fnUntraced(function*(
   const state = Cooldown.stateOf(cooled, now)
   return {
     name: backend.name,
-    kind: backend.target.kind,
+    kind: backend.kind,
     url: `/mcp/${backend.name}`,
     state,
     retryInSeconds: state === "cooling down" ? Math.ceil((cooled.until - now) / 1000) : null,

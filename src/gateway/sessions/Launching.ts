@@ -13,7 +13,6 @@
  * came meanwhile.
  */
 import { Clock, Duration, Effect, Exit, FiberHandle, Option, Ref, Result, Scope } from "effect"
-import type { HttpClient } from "effect/http"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
 import type { InitializeRefused } from "../conversation/PooledConnection.ts"
 import * as Masking from "../settings/Masking.ts"
@@ -32,7 +31,7 @@ import type * as Sleepers from "./Sleepers.ts"
 export const lookup = Effect.fnUntraced(function*(
   registry: Registry.Registry,
   key: Key
-): Effect.fn.Return<Connection, GatewayErrors.LaunchError, Scope.Scope | HttpClient.HttpClient> {
+): Effect.fn.Return<Connection, GatewayErrors.LaunchError, Scope.Scope> {
   const { callers, connections, opening, running, settings, sleepers } = registry
   const name = key.backend
   const target = running.get(name)
@@ -150,7 +149,7 @@ const open = (
 type Opening<A> = Effect.Effect<
   A,
   BackendFailed | InitializeRefused,
-  Scope.Scope | HttpClient.HttpClient
+  Scope.Scope
 >
 
 /** Waits for a turn, then opens the connection within `startTimeout`. Waiting for the turn does not count. */

@@ -1,6 +1,6 @@
 /** A back end in use: the state that the gateway keeps about it, and how the gateway opens connections to it. */
 import { Duration, Effect, Exit, FiberHandle, Ref, Result, Scope } from "effect"
-import type { HttpClient } from "effect/http"
+import { HttpClient } from "effect/http"
 import * as Bridge from "../conversation/Bridge.ts"
 import type * as ClientRecord from "../conversation/ClientRecord.ts"
 import * as Lane from "../conversation/Lane.ts"
@@ -10,10 +10,8 @@ import type * as Modern from "../protocol/Modern.ts"
 import type * as ParamHeaders from "../protocol/ParamHeaders.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import type { Backend } from "../transports/Backends.ts"
-import * as HttpTransport from "../transports/HttpTransport.ts"
 import * as LegacyFace from "../transports/LegacyFace.ts"
 import * as Spares from "../transports/Spares.ts"
-import * as StdioProcess from "../transports/StdioProcess.ts"
 import { BackendFailed } from "../transports/Transport.ts"
 import type { Transport } from "../transports/Transport.ts"
 import * as Cooldown from "./Cooldown.ts"
@@ -47,11 +45,7 @@ export interface RunningBackend {
 }
 
 /** A connection that is being opened. */
-type Started = Effect.Effect<
-  Bridge.Bridge,
-  BackendFailed | InitializeRefused,
-  Scope.Scope | HttpClient.HttpClient
->
+type Started = Effect.Effect<Bridge.Bridge, BackendFailed | InitializeRefused, Scope.Scope>
 
 /** How long a server may take to answer `server/discover`, in milliseconds. A slower server counts as legacy. */
 const probeTimeout = 5000
@@ -67,9 +61,12 @@ export const make = Effect.fnUntraced(function*(
   const own = yield* Scope.fork(scope)
   const counts = { launches: 0, launchFailures: 0, requests: 0, errors: 0 }
   const metrics = GatewayMetrics.make(backend.name, yield* Effect.context<never>(), recent)
-  const startProcess = backend.target.kind === "stdio"
-    ? StdioProcess.start(backend.target.entry, environment, backend.settings, backend.mask)
-    : Effect.die(new Error("only stdio back ends have processes"))
+  const { mask, settings, target } = backend
+  const open = Effect.provideService(
+    target.open({ settings, mask, environment }),
+    HttpClient.HttpClient,
+    yield* HttpClient.HttpClient
+  )
   const running: RunningBackend = {
     backend,
     entryText: backend.entryText,
@@ -85,7 +82,7 @@ export const make = Effect.fnUntraced(function*(
     trial: yield* Scope.provide(FiberHandle.make(), own),
     sessions: yield* Ref.make(0),
     starts,
-    spares: yield* Spares.make(backend.settings.spares, startProcess, scope, starts.turn(gatewayPrincipal)).pipe(
+    spares: yield* Spares.make(settings.spares, open, scope, starts.turn(gatewayPrincipal)).pipe(
       Effect.annotateLogs({ backend: backend.name }),
       Scope.provide(own)
     ),
@@ -111,11 +108,11 @@ export type Got = (transport: Transport) => void
 export const gatewayPrincipal = "gateway"
 
 /**
- * Waits for a turn to start a process, at most `startTimeout`. Returns at once if a spare is ready or the back end is on HTTP.
+ * Waits for a turn to start a process, at most `startTimeout`. Returns at once if a spare is ready or no process has to start.
  * The turn ends with the scope.
  */
 export const turn = ({ backend, spares, starts }: RunningBackend, principal: string) => {
-  if (backend.target.kind === "http" || spares.size() > 0) return Effect.void
+  if (!backend.startsServer || spares.size() > 0) return Effect.void
   const { startTimeout } = backend.settings
   const waited = Duration.format(startTimeout)
   return Effect.timeoutOrElse(starts.turn(principal), {
@@ -129,13 +126,9 @@ export const turn = ({ backend, spares, starts }: RunningBackend, principal: str
   })
 }
 
-/** Opens a transport to a back end: a process or an `HttpTransport`. */
-const startTransport = ({ backend, spares }: RunningBackend, got: Got) => {
-  const start = backend.target.kind === "http"
-    ? HttpTransport.make(backend.target.entry, backend.settings, backend.mask)
-    : spares.take
-  return Effect.tap(start, (transport) => Effect.sync(() => got(transport)))
-}
+/** Opens a transport to a back end, or takes a spare. */
+const startTransport = ({ spares }: RunningBackend, got: Got) =>
+  Effect.tap(spares.take, (transport) => Effect.sync(() => got(transport)))
 
 /** The era of a back end, from its setting or detected. `undefined` if it is not known. */
 export const knownEra = ({ backend: { settings: { era } }, era: found }: RunningBackend) => era === "auto" ? found : era
@@ -153,8 +146,8 @@ export const startLane = (
     Lane.make(startTransport(target, got), {
       client,
       era: known,
-      // A modern HTTP back end keeps no state for a connection, so a handshake with it holds for all of its lanes.
-      handshake: backend.target.kind === "http" && target.handshake?.era === "modern" && known === "modern"
+      // All lanes reach the same server, and a modern server keeps no state for a connection. So one handshake holds for all lanes.
+      handshake: !backend.startsServer && target.handshake?.era === "modern" && known === "modern"
         ? target.handshake
         : undefined,
       probeTimeout,
@@ -166,8 +159,8 @@ export const startLane = (
     }, metrics)
   const known = knownEra(target)
   const started = start(known)
-  // For an HTTP back end a failure here means that it cannot be reached, which says nothing about its era.
-  const isUnsure = known === undefined && backend.target.kind === "stdio"
+  // A failure of a server that runs by itself means that it cannot be reached, which says nothing about its era.
+  const isUnsure = known === undefined && backend.startsServer
   const opened = isUnsure
     ? Effect.catchTags(started, {
       BackendFailed: (error) => error.shortage === true ? Effect.fail(error) : start("legacy"),
@@ -222,8 +215,8 @@ export const startSession = (
   return Effect.flatMap(Effect.timed(Effect.result(attempt(plain))), ([took, opened]) => {
     if (Result.isSuccess(opened)) return Effect.succeed(opened.success)
     const error = opened.failure
-    // An HTTP server may refuse `initialize` by a status without a JSON-RPC error.
-    if (error._tag !== "InitializeRefused" && backend.target.kind !== "http") return Effect.fail(error)
+    // A server that runs by itself may refuse `initialize` without a JSON-RPC error, such as by an HTTP status.
+    if (error._tag !== "InitializeRefused" && backend.startsServer) return Effect.fail(error)
     // A server that took long to refuse may take as long again to start.
     const duration = Duration.sum(Duration.millis(probeTimeout), Duration.times(took, 2))
     return Effect.catch(

@@ -205,10 +205,10 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
   return pool
 })
 
-/** After a connection to an HTTP back end has ended by itself, the next one asks for the era again. */
+/** After a connection to a server that runs by itself has ended, the next one asks for the era again. */
 const doubt = ({ running }: Registry.Registry, key: Key) => {
   const target = running.get(key.backend)
-  return target?.backend.target.kind === "http" ? RunningBackend.forget(target) : Effect.void
+  return target?.backend.startsServer === false ? RunningBackend.forget(target) : Effect.void
 }
 
 /** Notes why the live session under a key, if there is one, is about to end. */

@@ -32,16 +32,32 @@ export interface HttpEntry extends Settings.BackendInput {
 }
 
 /**
- * One back end, on stdio or on HTTP.
+ * An entry of a kind from the option `transports`, and the settings that it overrides.
  *
  * @category models
  * @since 0.1.0
  */
-export type Entry = StdioEntry | HttpEntry
+export interface OtherEntry extends Settings.BackendInput {
+  readonly command?: never
+  readonly url?: never
+  readonly [name: string]: unknown
+}
+
+/**
+ * One back end.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Entry = StdioEntry | HttpEntry | OtherEntry
 
 /** A checked back end. Every setting has a value. */
 export interface Backend {
   readonly name: string
+  /** The name of its kind. */
+  readonly kind: string
+  /** See `Kinds.TransportDefinition`. */
+  readonly startsServer: boolean
   readonly target: Kinds.Target
   readonly settings: Settings.BackendSettings
   /** Hides values of the entry that may be secret. */
@@ -96,21 +112,25 @@ const canonical = (entry: unknown): string =>
       ? Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => a < b ? -1 : 1))
       : value)
 
+type KindsByName = Readonly<Record<string, Kinds.TransportKind>>
+
 /** Checks entries and merges each with the settings of the gateway. Reports each fault, and leaves out entries with one. */
 export const check = (
   entries: ReadonlyArray<Unchecked>,
   base: Settings.BackendSettings,
-  fault: Kinds.Fault
+  fault: Kinds.Fault,
+  kinds: KindsByName = Kinds.transports
 ): Backends =>
   new Map(entries.flatMap((entry) => {
-    const backend = checkOne(entry, base, fault)
+    const backend = checkOne(entry, base, fault, kinds)
     return backend === undefined ? [] : [[entry.name, backend]]
   }))
 
 const checkOne = (
   { entry, name, path, secrets, written }: Unchecked,
   base: Settings.BackendSettings,
-  fault: Kinds.Fault
+  fault: Kinds.Fault,
+  kinds: KindsByName
 ): Backend | undefined => {
   if (!isName(name)) fault(path, allowedName)
   const own = Settings.decode(
@@ -119,36 +139,43 @@ const checkOne = (
     Settings.pick(Settings.backendSettings, base),
     (key, message) => fault(`${path}.${key}`, message)
   )
-  const [kind, another] = kindsOf(entry)
-  if (kind === undefined || another !== undefined) {
-    return void fault(path, `must have a ${recognised.join(" or a ")}${another === undefined ? "" : ", and only one"}`)
+  const [found, another] = kindsOf(entry, kinds)
+  if (found === undefined || another !== undefined) {
+    const names = Object.values(kinds).map(({ recognisedBy }) => recognisedBy)
+    return void fault(path, `must have a ${names.join(" or a ")}${another === undefined ? "" : ", and only one"}`)
   }
-  for (const [setting, value] of Object.entries(kind.fixed)) {
+  const [kind, { read, recognisedBy, startsServer }] = found
+  const fixed = startsServer ? {} : ofStartedServers
+  for (const [setting, value] of Object.entries(fixed)) {
     if (setting in entry && Settings.given(own)[setting] !== value) {
-      fault(`${path}.${setting}`, `is not for a back end with a ${kind.recognisedBy}; remove it`)
+      fault(`${path}.${setting}`, `is not for a back end with a ${recognisedBy}; remove it`)
     }
   }
-  const read = kind.read(path, entry, fault)
-  if (read === undefined) return undefined
-  const settings = { ...own, ...kind.fixed }
+  const target = read(path, entry, fault)
+  if (target === undefined) return undefined
+  const settings = { ...own, ...fixed }
   return {
     name,
-    target: read.target,
+    kind,
+    startsServer,
+    target,
     settings,
-    mask: Masking.make([...secrets, ...read.secrets]),
-    fingerprint: JSON.stringify([read.target, settings]),
+    mask: Masking.make([...secrets, ...target.secrets]),
+    fingerprint: JSON.stringify([kind, target.entry, settings]),
     entryText: () => canonical(written)
   }
 }
 
-const kinds = Object.values(Kinds.transports)
-const recognised = kinds.map(({ recognisedBy }) => recognisedBy)
+/** The settings that only a server that the gateway starts can have, and their values for other servers. */
+const ofStartedServers = { spares: 0, stateless: false }
 
 /** The kinds that an entry may be of. A valid entry has one. */
-const kindsOf = (entry: object) => kinds.filter(({ recognisedBy }) => recognisedBy in entry)
+const kindsOf = (entry: object, kinds: KindsByName) =>
+  Object.entries(kinds).filter(([, { recognisedBy }]) => recognisedBy in entry)
 
 /** The names that an entry may have, besides settings. Those of every kind, if the kind is not clear. */
 export const namesOf = (entry: object): ReadonlyArray<string> => {
-  const found = kindsOf(entry)
-  return [...new Set((found.length === 1 ? found : kinds).flatMap(({ names }) => names))]
+  const found = kindsOf(entry, Kinds.transports)
+  const possible = found.length === 1 ? found : Object.entries(Kinds.transports)
+  return [...new Set(possible.flatMap(([, { names }]) => names))]
 }

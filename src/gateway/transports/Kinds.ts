@@ -1,38 +1,108 @@
 /**
- * The kinds of back ends. A kind says how its entry is written, which values of an entry are secret, and which settings it does
- * not have. A new kind is one entry of `transports`: the file, the options of a program and their faults follow from it.
+ * The kinds of back ends: how entries are written, and how the gateway reaches their servers. A new kind is one entry of
+ * `transports`, or of the option `transports` of a program. The file, the options of a program and their faults follow from it.
  */
+import type { Scope } from "effect"
 import { Effect, Result, Schema, SchemaIssue } from "effect"
+import type { HttpClient } from "effect/http"
 import * as Masking from "../settings/Masking.ts"
 import type { BackendSettings } from "../settings/Settings.ts"
+import * as HttpTransport from "./HttpTransport.ts"
+import * as Programs from "./Programs.ts"
+import * as StdioProcess from "./StdioProcess.ts"
+import type { BackendFailed, Transport } from "./Transport.ts"
 
 /** Reports a fault at a path, with what is allowed there. */
 export type Fault = (path: string, message: string) => void
 
-/** A struct whose decoding needs no services. */
-type EntrySchema = Schema.ConstraintDecoder<unknown> & { readonly fields: object }
-
-interface Definition<Entry extends EntrySchema> {
-  /** The name that every entry of this kind has, and no entry of another kind. */
-  readonly recognisedBy: string
-  readonly entry: Entry
-  readonly secrets: (entry: Entry["Type"]) => ReadonlyArray<string>
-  /** The settings that this kind does not have, with their values. An entry of it must not set them otherwise. */
-  readonly fixed: Partial<BackendSettings>
+/**
+ * The values that a connection needs besides its entry.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface TransportContext {
+  readonly settings: BackendSettings
+  /** Hides the secrets of the entry in a text. */
+  readonly mask: (text: string) => string
+  /** The environment of the gateway. */
+  readonly environment: Readonly<Record<string, string | undefined>>
 }
 
-const kind = <Name extends string, Entry extends EntrySchema>(name: Name, definition: Definition<Entry>) => ({
-  ...definition,
+type Opening = Effect.Effect<Transport, BackendFailed, Scope.Scope | HttpClient.HttpClient>
+
+/**
+ * A kind of back ends, as its author writes it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface TransportDefinition<Entry> {
+  /** The name that every entry of this kind has, and no entry of another kind. */
+  readonly recognisedBy: string
+  /** A struct whose decoding needs no services. */
+  readonly entry: Schema.ConstraintDecoder<Entry> & { readonly fields: object }
+  /**
+   * Whether each connection starts a server of its own. Starts then take turns, a spare can be started in advance, and a sleeping
+   * session can start again. Otherwise the server runs by itself: it may be unreachable, and another server may replace it.
+   */
+  readonly startsServer: boolean
+  /** Opens a connection, which lives until the scope closes. */
+  readonly make: (entry: Entry, context: TransportContext) => Opening
+  /** The values of an entry that must not be shown. Default: none. */
+  readonly secrets?: (entry: Entry) => ReadonlyArray<string>
+  /** Says why no connection can be opened on this machine, for a warning of the command. */
+  readonly missing?: (entry: Entry, mask: (text: string) => string, separate: string) => string | undefined
+}
+
+/** A checked entry. */
+export interface Target {
+  readonly entry: unknown
+  readonly secrets: ReadonlyArray<string>
+  /** `make` of the kind. */
+  readonly open: (context: TransportContext) => Opening
+  /** `missing` of the kind. */
+  readonly missing: (mask: (text: string) => string, separate: string) => string | undefined
+}
+
+/**
+ * A kind of back ends, made by `transport`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface TransportKind {
+  readonly recognisedBy: string
+  readonly startsServer: boolean
   /** The names that an entry may have, besides settings. */
-  names: Object.keys(definition.entry.fields),
+  readonly names: ReadonlyArray<string>
   /** Decodes an entry. Reports every fault, and then returns `undefined`. */
-  read: (path: string, input: unknown, fault: Fault) => {
+  readonly read: (path: string, input: unknown, fault: Fault) => Target | undefined
+}
+
+/**
+ * Makes a kind of back ends, for the option `transports`.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const transport = <Entry>(definition: TransportDefinition<Entry>): TransportKind => ({
+  recognisedBy: definition.recognisedBy,
+  startsServer: definition.startsServer,
+  names: Object.keys(definition.entry.fields),
+  read: (path, input, fault) => {
     const decoded = Schema.decodeUnknownResult(definition.entry)(input, { errors: "all" })
-    if (Result.isSuccess(decoded)) {
-      return { target: { kind: name, entry: decoded.success }, secrets: definition.secrets(decoded.success) }
+    if (Result.isFailure(decoded)) {
+      for (const issue of issuesOf(decoded.failure.issue).issues) fault(`${path}${pathText(issue.path)}`, issue.message)
+      return undefined
     }
-    for (const issue of issuesOf(decoded.failure.issue).issues) fault(`${path}${pathText(issue.path)}`, issue.message)
-    return undefined
+    const entry = decoded.success
+    return {
+      entry,
+      secrets: definition.secrets?.(entry) ?? [],
+      open: (context) => definition.make(entry, context),
+      missing: (mask, separate) => definition.missing?.(entry, mask, separate)
+    }
   }
 })
 
@@ -63,7 +133,7 @@ const ownHeaders = ["host", "content-length", "content-type", "accept", "connect
   .concat(["mcp-session-id", "mcp-protocol-version", "last-event-id"])
 
 export const transports = {
-  stdio: kind("stdio", {
+  stdio: transport({
     recognisedBy: "command",
     entry: Schema.Struct({
       command: text("must be a string: the program to run").check(Schema.isNonEmpty({ message: "must not be empty" })),
@@ -75,10 +145,12 @@ export const transports = {
         .pipe(Schema.withDecodingDefaultKey(Effect.undefined)),
       type: type(["stdio"], "must be \"stdio\" for a command")
     }),
+    startsServer: true,
+    make: (entry, { environment, mask, settings }) => StdioProcess.start(entry, environment, settings, mask),
     secrets: ({ env }) => Object.values(env),
-    fixed: {}
+    missing: Programs.missing
   }),
-  http: kind("http", {
+  http: transport({
     recognisedBy: "url",
     entry: Schema.Struct({
       url: text("must be a string: the URL of an MCP server on Streamable HTTP").check(
@@ -100,14 +172,8 @@ export const transports = {
         "must be \"http\" for a url; the gateway does not support HTTP with SSE (2024-11-05): give the URL for Streamable HTTP"
       )
     }),
-    secrets: ({ headers, url }) => [...Object.values(headers), ...Masking.passwordsOf(url)],
-    // Only processes can wait for a session, or sleep and start again.
-    fixed: { spares: 0, stateless: false }
+    startsServer: false,
+    make: (entry, { mask, settings }) => HttpTransport.make(entry, settings, mask),
+    secrets: ({ headers, url }) => [...Object.values(headers), ...Masking.passwordsOf(url)]
   })
 }
-
-type Kinds = typeof transports
-export type KindName = keyof Kinds
-
-/** A checked entry and its kind. */
-export type Target = { [K in KindName]: { readonly kind: K; readonly entry: Kinds[K]["entry"]["Type"] } }[KindName]

@@ -2,13 +2,14 @@
 import { Result } from "effect"
 import { accessSync, constants, statSync } from "node:fs"
 import { delimiter, join, resolve } from "node:path"
+import type * as ProcessGroup from "./ProcessGroup.ts"
 
 /** `undefined` for a path that does not exist or that this user may not see. */
 const lookAt = (path: string) => Result.getOrUndefined(Result.try(() => statSync(path)))
 
 const isFile = (path: string): boolean => lookAt(path)?.isFile() === true
 
-export const isDirectory = (path: string): boolean => lookAt(path)?.isDirectory() === true
+const isDirectory = (path: string): boolean => lookAt(path)?.isDirectory() === true
 
 const isProgram = (path: string): boolean =>
   isFile(path) && Result.isSuccess(Result.try(() => accessSync(path, constants.X_OK)))
@@ -22,16 +23,18 @@ export const find = (command: string, cwd: string | undefined, path = ""): strin
       .map((directory) => join(directory, command))
       .find(isProgram)
 
-/** A command that `find` did not find. `shown` is the command with secrets masked. `separate` says where its arguments belong. */
-export interface Missing {
-  readonly command: string
-  readonly cwd: string | undefined
-  readonly shown: string
-  readonly separate: string
-}
-
-/** Why a program cannot be run, and what to do. */
-export const whyMissing = ({ command, cwd, separate, shown }: Missing): string => {
+/**
+ * Why the program of an entry cannot be run, and what to do. `undefined` if it can. `separate` says where the arguments of a program
+ * belong, for a user who wrote them into its name.
+ */
+export const missing = (
+  { command, cwd, env }: Pick<ProcessGroup.Command, "command" | "cwd" | "env">,
+  mask: (text: string) => string,
+  separate: string
+): string | undefined => {
+  if (cwd !== undefined && !isDirectory(cwd)) return `there is no directory "${mask(cwd)}"; correct its cwd`
+  if (find(command, cwd, env["PATH"] ?? process.env["PATH"]) !== undefined) return undefined
+  const shown = mask(command)
   const none = `there is no program "${shown}"`
   const path = resolve(cwd ?? ".", command)
   const isPath = command.includes("/")
