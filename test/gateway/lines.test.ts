@@ -17,7 +17,7 @@ describe("the line splitter", () => {
       let at = 0
       for (let i = 0; at < all.length; i++) {
         const next = at + (sizes[i % Math.max(1, sizes.length)] ?? 3)
-        const result = splitter.push(all.slice(at, next))
+        const result = splitter(all.slice(at, next))
         assert.notStrictEqual(result, "TooLong")
         if (result !== "TooLong") seen.push(...result)
         at = next
@@ -27,11 +27,11 @@ describe("the line splitter", () => {
   )
 
   it("stops at a line that is longer than the bound, ended or not", () => {
-    assert.strictEqual(Lines.make(4).push(bytes("12345")), "TooLong")
-    assert.strictEqual(Lines.make(4).push(bytes("12345\n")), "TooLong")
+    assert.strictEqual(Lines.make(4)(bytes("12345")), "TooLong")
+    assert.strictEqual(Lines.make(4)(bytes("12345\n")), "TooLong")
     const splitter = Lines.make(4)
-    assert.deepStrictEqual(splitter.push(bytes("123")), [])
-    assert.strictEqual(splitter.push(bytes("45")), "TooLong")
-    assert.deepStrictEqual(Lines.make(4).push(bytes("1234\n1234\n")), ["1234", "1234"])
+    assert.deepStrictEqual(splitter(bytes("123")), [])
+    assert.strictEqual(splitter(bytes("45")), "TooLong")
+    assert.deepStrictEqual(Lines.make(4)(bytes("1234\n1234\n")), ["1234", "1234"])
   })
 })

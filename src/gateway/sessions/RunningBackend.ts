@@ -82,7 +82,7 @@ export const make = Effect.fnUntraced(function*(
     trial: yield* Scope.provide(FiberHandle.make(), own),
     sessions: yield* Ref.make(0),
     starts,
-    spares: yield* Spares.make(settings.spares, open, scope, starts.turn(gatewayPrincipal)).pipe(
+    spares: yield* Spares.make(settings.spares, open, starts.turn(gatewayPrincipal)).pipe(
       Effect.annotateLogs({ backend: backend.name }),
       Scope.provide(own)
     ),

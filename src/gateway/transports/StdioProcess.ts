@@ -8,6 +8,7 @@
 import type { Context, Scope } from "effect"
 import { Cause, Deferred, Duration, Effect, Fiber, Latch, Result } from "effect"
 import type { Readable, Writable } from "node:stream"
+import { finished } from "node:stream"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Lines from "./Lines.ts"
 import * as ProcessGroup from "./ProcessGroup.ts"
@@ -145,12 +146,7 @@ const standstill = Effect.fnUntraced(function*(count: () => number) {
 
 /** Completes when a pipe has ended. */
 const closed = (pipe: Readable): Effect.Effect<void> =>
-  Effect.callback((resume) => {
-    if (pipe.readableEnded || pipe.destroyed) return resume(Effect.void)
-    const done = () => resume(Effect.void)
-    pipe.once("end", done).once("close", done)
-    return Effect.sync(() => pipe.off("end", done).off("close", done))
-  })
+  Effect.callback((resume) => Effect.sync(finished(pipe, { writable: false }, () => resume(Effect.void))))
 
 /** Writes lines in the order of their arrival. Lines that wait for the process to read come before new ones. */
 const writer = (stdin: Writable) => {
@@ -193,50 +189,47 @@ interface Trouble {
 }
 
 /**
- * Delivers lines in order, and pauses stdout while the receiver has no room.
- *
- * Lines may still arrive during a pause, because Node resumes a process's stdout at its exit. They queue behind those that wait.
- * One function, because its steps share the lines and the count of delivered ones.
+ * Delivers lines in order, and pauses stdout while the receiver has no room. Lines may still arrive during a pause, because Node
+ * resumes a process's stdout at its exit. They queue behind those that wait.
  */
 const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong }: Trouble) => {
-  const splitter = Lines.make(maxLineBytes)
-  let lines: ReadonlyArray<string> = []
-  /** How many of `lines` have been delivered. */
-  let done = 0
-  let waiting = false
+  const split = Lines.make(maxLineBytes)
+  const waiting: Array<string> = []
+  let hasRoom = true
+  const delivered = Latch.makeUnsafe(true)
   /** Chunks received plus lines delivered. */
   let moved = 0
-  const delivered = Latch.makeUnsafe(true)
 
   const attach = (to: Receiver) => {
     const deliverAll = () => {
-      while (done < lines.length) {
+      for (let line = waiting.shift(); line !== undefined; line = waiting.shift()) {
         moved++
-        if (deliver(to, lines[done++] ?? "")) continue
-        waiting = true
-        stdout.pause()
-        if (done < lines.length) delivered.closeUnsafe()
-        return fork(Effect.andThen(to.room, goOn))
+        if (!deliver(to, line)) return pause()
       }
       delivered.openUnsafe()
+      stdout.resume()
+    }
+    const pause = () => {
+      hasRoom = false
+      stdout.pause()
+      if (waiting.length > 0) delivered.closeUnsafe()
+      fork(Effect.andThen(to.room, goOn))
     }
     const goOn = Effect.sync(() => {
-      waiting = false
+      hasRoom = true
       guarded(deliverAll)
-      if (!waiting) stdout.resume()
     })
     const take = (chunk: Uint8Array) => {
       moved++
-      const more = splitter.push(chunk)
-      if (more === "TooLong") {
+      const lines = split(chunk)
+      if (lines === "TooLong") {
         forget()
         return tooLong()
       }
-      lines = done < lines.length ? [...lines.slice(done), ...more] : more
-      done = 0
-      if (!waiting) return guarded(deliverAll)
+      waiting.push(...lines)
+      if (hasRoom) return guarded(deliverAll)
       stdout.pause()
-      if (lines.length > 0) delivered.closeUnsafe()
+      if (waiting.length > 0) delivered.closeUnsafe()
     }
     /** Discards all further output. */
     const forget = () => void stdout.off("data", take).resume()
@@ -244,7 +237,7 @@ const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong 
       const result = Result.try(step)
       if (Result.isSuccess(result)) return
       // Drops the waiting lines too, because a line before them is lost.
-      lines = []
+      waiting.length = 0
       delivered.openUnsafe()
       forget()
       broken(result.failure)
