@@ -14,7 +14,7 @@ beforeEach(() => {
   timers = []
   subscriptions = new Subscriptions.Subscriptions({
     open: (filter) => {
-      log.push(`open ${++last} ${Object.values(filter).join()}`)
+      log.push(`open ${++last} ${Object.values(filter).flatMap((part) => part ?? []).join()}`)
       return last
     },
     cancel: (number) => log.push(`cancel ${number}`),
@@ -33,9 +33,9 @@ const done = (...expected: ReadonlyArray<string>) => assert.deepStrictEqual(log.
 
 describe("the listen of a legacy session", () => {
   it("is not opened when there is nothing to hear of, or for a server that knows no listens", () => {
-    subscriptions.start({})
+    subscriptions.start([])
     done()
-    subscriptions.start({ toolsListChanged: true })
+    subscriptions.start(["tools"])
     subscriptions.ended(1, "Method not found", false)
     elapse()
     done("open 1 true")
@@ -74,7 +74,7 @@ describe("the listen of a legacy session", () => {
   })
 
   it("is reopened after ever longer waits when it is lost, and tells what may have been missed", () => {
-    subscriptions.start({ toolsListChanged: true })
+    subscriptions.start(["tools"])
     add("a")
     agree(1)
     agree(2, "a")

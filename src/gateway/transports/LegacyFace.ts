@@ -20,33 +20,25 @@ const maxRounds = 32
 /** The wait before a call is repeated if the server asked only for the repetition, in milliseconds. */
 const pause = 250
 
-/** A client's request that is in flight to the server or waits for input. */
+/** A client's request without an answer. It is in flight to the server, or waits for input. */
 interface Call {
   readonly id: JsonRpc.Id
   readonly method: string
   /** The parameters, as the client sent them. */
   readonly params: Json.JsonObject
-  /** The id of the newest request to the server for this call. */
-  number: number
+  /** The id of the request that is in flight to the server for this call. */
+  number: number | undefined
   rounds: number
+  /** The input that the call waits for. */
   input: Input | undefined
-  over: boolean
 }
 
-/** The input that a call waits for. */
 interface Input {
   /** The server's state, if it gave one. */
   readonly requestState: unknown
   readonly responses: Map<string, unknown>
-  /** The ids of the questions that the client has not answered. */
-  readonly open: Set<string>
-}
-
-interface Asked {
-  readonly call: Call
-  readonly input: Input
-  readonly key: string
-  readonly method: string
+  /** The questions that the client has not answered, by the id of the client's request. */
+  readonly open: Map<string, LegacyForm.Question>
 }
 
 export const make = Effect.fnUntraced(function*<R>(
@@ -94,12 +86,8 @@ class Face {
   readonly #toServer: (message: JsonRpc.Message) => void
   readonly #later: (millis: number, what: () => void) => void
   readonly #subscriptions: Subscriptions
-  /** The calls in flight to the server, by the id of their request. */
-  readonly #calls = new Map<number, Call>()
-  /** All calls without an answer, by the client's id. */
-  readonly #byId = new Map<string, Call>()
-  /** The questions that the client has not answered, by the id of the question. */
-  readonly #asked = new Map<string, Asked>()
+  /** The calls without an answer, by the client's id. */
+  readonly #calls = new Map<string, Call>()
   /** The client's `initialize`, until the server answers `server/discover`. */
   #discovering: { readonly number: number; readonly id: JsonRpc.Id; readonly version: string } | undefined
   #who = LegacyForm.unknownClient
@@ -176,9 +164,13 @@ class Face {
     }
     if (Modern.removedMethods.includes(method)) return this.#unknownMethod(id)
     if (!Json.isObject(params)) return this.#invalid(id, "must be an object")
-    const call: Call = { id, method, params, number: 0, rounds: 0, input: undefined, over: false }
-    this.#byId.set(JsonRpc.idKey(id), call)
+    const call: Call = { id, method, params, number: undefined, rounds: 0, input: undefined }
+    this.#calls.set(JsonRpc.idKey(id), call)
     this.#begin(call, {})
+  }
+
+  #callWith(matches: (call: Call) => boolean): Call | undefined {
+    return [...this.#calls.values()].find(matches)
   }
 
   #unknownMethod(id: JsonRpc.Id): void {
@@ -212,30 +204,21 @@ class Face {
   }
 
   #cancelled(id: JsonRpc.Id | undefined): void {
-    const call = id === undefined ? undefined : this.#byId.get(JsonRpc.idKey(id))
+    const call = id === undefined ? undefined : this.#calls.get(JsonRpc.idKey(id))
     if (call !== undefined) this.#drop(call, "the client has cancelled the request")
   }
 
   /** Sends a call to the server. `again` holds the input that the server asked for, if this repeats the call. */
   #begin(call: Call, again: Json.JsonObject): void {
     call.input = undefined
-    call.number = this.#request(call.method, {
-      ...call.params,
-      ...again,
-      _meta: this.#meta(call.params["_meta"])
-    })
-    this.#calls.set(call.number, call)
+    call.number = this.#request(call.method, { ...call.params, ...again, _meta: this.#meta(call.params["_meta"]) })
   }
 
   /** Abandons a call: cancels its request to the server, or its questions to the client. */
   #drop(call: Call, reason: string): void {
-    call.over = true
-    this.#byId.delete(JsonRpc.idKey(call.id))
-    if (this.#calls.delete(call.number)) this.#toServer(JsonRpc.cancellation(call.number, reason))
-    for (const question of call.input?.open ?? []) {
-      this.#asked.delete(question)
-      this.#toClient(JsonRpc.cancellation(question, reason))
-    }
+    this.#calls.delete(JsonRpc.idKey(call.id))
+    if (call.number !== undefined) this.#toServer(JsonRpc.cancellation(call.number, reason))
+    for (const question of call.input?.open.keys() ?? []) this.#toClient(JsonRpc.cancellation(question, reason))
   }
 
   #fail(call: Call, message: string): void {
@@ -300,13 +283,12 @@ class Face {
       const why = String(Json.field(error, "message") ?? "the server ended the stream")
       return this.#subscriptions.ended(number, why, JsonRpc.codeOf(error) !== JsonRpc.codes.methodNotFound)
     }
-    const call = this.#calls.get(number)
+    const call = this.#callWith((call) => call.number === number)
     if (call === undefined) return
-    this.#calls.delete(number)
+    call.number = undefined
     const type = Json.field(result, "resultType") ?? "complete"
     if (!failed && type === "input_required") return this.#ask(call, result)
-    this.#byId.delete(JsonRpc.idKey(call.id))
-    call.over = true
+    this.#calls.delete(JsonRpc.idKey(call.id))
     if (failed) return this.#toClient(JsonRpc.failure(call.id, error))
     if (type !== "complete") {
       const what = `The back end sent a result of the unknown type ${Json.stringify(type)}`
@@ -342,39 +324,28 @@ class Face {
     if (questions.length === 0) {
       if (requestState === undefined) return this.#fail(call, "the server asked for input, but did not say for which")
       return this.#later(pause, () => {
-        if (!call.over) this.#begin(call, { requestState })
+        if (this.#calls.get(JsonRpc.idKey(call.id)) === call) this.#begin(call, { requestState })
       })
     }
-    const wrong = questions.map((question) => LegacyForm.unaskable(this.#who, question)).find((why) =>
-      why !== undefined
-    )
-    if (wrong !== undefined) return this.#fail(call, wrong)
-    const input: Input = { requestState, responses: new Map(), open: new Set() }
-    call.input = input
-    const requests = questions.map(({ key, method, params }) => {
-      const id = `input-${++this.#lastInput}`
-      input.open.add(id)
-      this.#asked.set(id, { call, input, key, method })
-      return JsonRpc.request(id, method, params)
-    })
+    const wrong = questions.flatMap((question) => LegacyForm.unaskable(this.#who, question) ?? [])
+    if (wrong[0] !== undefined) return this.#fail(call, wrong[0])
+    const open = new Map(questions.map((question) => [`input-${++this.#lastInput}`, question]))
+    call.input = { requestState, responses: new Map(), open }
     // The client may answer at once, so all questions are recorded before the first one is sent.
-    for (const each of requests) this.#toClient(each)
+    for (const [id, { method, params }] of open) this.#toClient(JsonRpc.request(id, method, params))
   }
 
   #answered({ error, failed, id, result }: JsonRpc.Response): void {
-    const question = String(id)
-    const asked = this.#asked.get(question)
-    if (asked === undefined) return
-    const { call, input, key, method } = asked
-    this.#asked.delete(question)
-    input.open.delete(question)
-    if (failed && method !== "elicitation/create") {
-      return this.#fail(call, `the client could not answer ${method}: ${Json.stringify(error)}`)
+    const call = this.#callWith(({ input }) => input?.open.has(String(id)) === true)
+    const question = call?.input?.open.get(String(id))
+    if (call?.input === undefined || question === undefined) return
+    const { open, requestState, responses } = call.input
+    open.delete(String(id))
+    if (failed && question.method !== "elicitation/create") {
+      return this.#fail(call, `the client could not answer ${question.method}: ${Json.stringify(error)}`)
     }
     // An error means that the client could not show the form. The answer is `cancel`, because the user did not decline.
-    input.responses.set(key, failed ? { action: "cancel" } : result)
-    if (input.open.size > 0) return
-    const inputResponses = Object.fromEntries(input.responses)
-    this.#begin(call, { inputResponses, requestState: input.requestState })
+    responses.set(question.key, failed ? { action: "cancel" } : result)
+    if (open.size === 0) this.#begin(call, { inputResponses: Object.fromEntries(responses), requestState })
   }
 }

@@ -6,7 +6,7 @@ import { randomUUID } from "node:crypto"
 import * as Json from "../protocol/Json.ts"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
-import type * as Subscriptions from "./Subscriptions.ts"
+import * as Subscriptions from "./Subscriptions.ts"
 
 // ---------------------------------------------------------------------------
 // The handshake
@@ -46,25 +46,21 @@ const unnamed = { name: "unknown", version: "0" }
 export interface Abilities {
   readonly logging: boolean
   readonly subscribe: boolean
-  readonly lists: Subscriptions.Filter
+  /** The lists whose changes the server reports. */
+  readonly lists: ReadonlyArray<Subscriptions.List>
 }
 
-export const noAbilities: Abilities = { logging: false, subscribe: false, lists: {} }
+export const noAbilities: Abilities = { logging: false, subscribe: false, lists: [] }
 
 /** Reads the result of `server/discover`. `undefined` if the server does not speak revision 2026-07-28. */
 export const abilitiesOf = (result: unknown): Abilities | undefined => {
   const versions = Json.field(result, "supportedVersions")
   if (!Array.isArray(versions) || !versions.includes(Modern.version)) return undefined
   const can = Json.field(result, "capabilities")
-  const listChanged = (what: string) => Json.at(can, what, "listChanged") === true
   return {
     logging: Json.isObject(Json.field(can, "logging")),
     subscribe: Json.at(can, "resources", "subscribe") === true,
-    lists: {
-      ...(listChanged("tools") ? { toolsListChanged: true } : {}),
-      ...(listChanged("prompts") ? { promptsListChanged: true } : {}),
-      ...(listChanged("resources") ? { resourcesListChanged: true } : {})
-    }
+    lists: Subscriptions.lists.filter((list) => Json.at(can, list, "listChanged") === true)
   }
 }
 

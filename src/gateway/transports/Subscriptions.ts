@@ -7,18 +7,14 @@
  */
 import * as Json from "../protocol/Json.ts"
 
-/** The filter of a listen, as the specification names it. */
-export interface Filter {
-  readonly toolsListChanged?: boolean
-  readonly promptsListChanged?: boolean
-  readonly resourcesListChanged?: boolean
-  readonly resourceSubscriptions?: ReadonlyArray<string>
-}
+/** The lists of a server that can change. */
+export const lists = ["tools", "prompts", "resources"] as const
+export type List = typeof lists[number]
 
 /** What `Subscriptions` needs from its owner, `LegacyFace`. */
 export interface Connection {
   /** Sends a listen and returns its number. */
-  readonly open: (filter: Filter) => number
+  readonly open: (filter: Json.JsonObject) => number
   /** Cancels a listen. */
   readonly cancel: (number: number) => void
   /** Notifies the client of a change. */
@@ -49,7 +45,7 @@ export class Subscriptions {
   readonly #uris = new Set<string>()
   /** The subscriptions that the server has not acknowledged. */
   readonly #waiting = new Map<string, Array<Done>>()
-  #lists: Filter = {}
+  #lists: ReadonlyArray<List> = []
   /** The active listen, the one that will replace it, and the one that it has replaced. */
   #current: Listen | undefined
   #next: Listen | undefined
@@ -65,9 +61,9 @@ export class Subscriptions {
   }
 
   /** Subscribes to changes of these lists. */
-  start(lists: Filter): void {
+  start(lists: ReadonlyArray<List>): void {
     this.#lists = lists
-    if (Object.keys(lists).length > 0) this.#refresh()
+    if (lists.length > 0) this.#refresh()
   }
 
   /** Subscribes to a resource. */
@@ -146,13 +142,16 @@ export class Subscriptions {
   #refresh(): void {
     this.#changed = this.#next !== undefined
     if (this.#changed) return
-    if (this.#uris.size === 0 && Object.keys(this.#lists).length === 0) {
+    if (this.#uris.size === 0 && this.#lists.length === 0) {
       if (this.#current !== undefined) this.#connection.cancel(this.#current.number)
       this.#current = undefined
       return
     }
     const uris = [...this.#uris]
-    const filter = { ...this.#lists, ...(uris.length > 0 ? { resourceSubscriptions: uris } : {}) }
+    const filter = {
+      ...Object.fromEntries(this.#lists.map((list) => [`${list}ListChanged`, true])),
+      resourceSubscriptions: uris.length > 0 ? uris : undefined
+    }
     this.#next = { number: this.#connection.open(filter), uris, told: new Map() }
   }
 
@@ -175,11 +174,8 @@ export class Subscriptions {
 
   /** Notifies the client of everything that may have changed while there was no listen. */
   #tellAll({ uris }: Listen): void {
-    const { promptsListChanged, resourcesListChanged, toolsListChanged } = this.#lists
     const { tell } = this.#connection
-    if (toolsListChanged === true) tell("notifications/tools/list_changed", {})
-    if (promptsListChanged === true) tell("notifications/prompts/list_changed", {})
-    if (resourcesListChanged === true) tell("notifications/resources/list_changed", {})
+    for (const list of this.#lists) tell(`notifications/${list}/list_changed`, {})
     for (const uri of uris) tell("notifications/resources/updated", { uri })
   }
 }
