@@ -56,10 +56,16 @@ export const start = Effect.fnUntraced(function*(
   const env = childEnvironment(environment, command.env)
   const group = yield* Effect.mapError(
     ProcessGroup.start({ ...command, env }, limits.closeGrace),
-    (code) =>
-      ProcessGroup.shortages.includes(code)
-        ? short(shown, code)
-        : failed(`the back end "${shown}" could not be started (${code})${remedy(command.command, code)}`)
+    (code) => {
+      const what = `the back end "${shown}" could not be started`
+      return ProcessGroup.shortages.includes(code)
+        ? new BackendFailed({
+          reason: `${what}: the gateway is short of handles or memory (${code})`,
+          stderr: "",
+          shortage: true
+        })
+        : failed(`${what} (${code})${remedy(command.command, code)}`)
+    }
   )
   group.stderr.on("data", stderr.push).once("end", stderr.end)
   const scope = yield* Effect.scope
@@ -150,21 +156,16 @@ const closed = (pipe: Readable): Effect.Effect<void> =>
 
 /** Writes lines in the order of their arrival. Lines that wait for the process to read come before new ones. */
 const writer = (stdin: Writable) => {
-  const waiting = new Set<{ readonly line: string; readonly written: () => void }>()
-  stdin.on("drain", () => {
-    for (const waiter of waiting) {
+  const waiting = new Set<() => void>()
+  const writeWaiting = () => {
+    for (const write of waiting) {
       if (stdin.writableNeedDrain) return
-      waiting.delete(waiter)
-      stdin.write(waiter.line)
-      waiter.written()
+      waiting.delete(write)
+      write()
     }
-  })
-  // Releases all waiters, because the process will not read any more.
-  stdin.once("close", () => {
-    const rest = [...waiting]
-    waiting.clear()
-    for (const waiter of rest) waiter.written()
-  })
+  }
+  // A closed stdin ignores what is written and never needs to drain, so `close` releases all waiters.
+  stdin.on("drain", writeWaiting).once("close", writeWaiting)
   return {
     offer: (line: string): boolean => {
       if (waiting.size > 0 || stdin.writableNeedDrain) return false
@@ -173,9 +174,12 @@ const writer = (stdin: Writable) => {
     },
     wait: (line: string) =>
       Effect.callback<void>((resume) => {
-        const waiter = { line, written: () => resume(Effect.void) }
-        waiting.add(waiter)
-        return Effect.sync(() => waiting.delete(waiter))
+        const write = () => {
+          stdin.write(line)
+          resume(Effect.void)
+        }
+        waiting.add(write)
+        return Effect.sync(() => waiting.delete(write))
       })
   }
 }
@@ -267,10 +271,3 @@ const remedy = (command: string, code: string): string => {
       return ""
   }
 }
-
-const short = (command: string, code: string): BackendFailed =>
-  new BackendFailed({
-    reason: `the back end "${command}" could not be started: the gateway is short of handles or memory (${code})`,
-    stderr: "",
-    shortage: true
-  })
