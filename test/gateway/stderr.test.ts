@@ -5,6 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Masking from "../../src/gateway/settings/Masking.ts"
+import type * as Settings from "../../src/gateway/settings/Settings.ts"
 import * as Stderr from "../../src/gateway/transports/Stderr.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
@@ -160,7 +161,7 @@ it("a line is masked only when it is told, or logged at a level that is enabled"
   let masked = 0
   const logged: Array<string> = []
   const logger = Logger.layer([Logger.make(({ message }) => void logged.push(String(message)))])
-  const ofLevel = async (level: Stderr.Level) => {
+  const ofLevel = async (level: Settings.BackendSettings["stderrLevel"]) => {
     const stderr = Stderr.make((text) => {
       masked++
       return text

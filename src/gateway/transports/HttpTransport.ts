@@ -13,15 +13,12 @@ import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import * as ParamHeaders from "../protocol/ParamHeaders.ts"
+import type { BackendSettings } from "../settings/Settings.ts"
 import * as Remote from "./Remote.ts"
 import type { Receiver, Transport } from "./Transport.ts"
 import { BackendFailed, deliver } from "./Transport.ts"
 
-export interface Limits {
-  readonly maxLineBytes: number
-  /** How long the server may take to accept a notification or a response. */
-  readonly writeTimeout: Duration.Duration
-}
+type Limits = Pick<BackendSettings, "maxLineBytes" | "writeTimeout">
 
 /** Most messages that wait for the server to take the messages before them. */
 const maxWaiting = 16

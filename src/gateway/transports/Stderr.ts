@@ -5,6 +5,7 @@
  */
 import { Effect, LogLevel } from "effect"
 import * as Masking from "../settings/Masking.ts"
+import type { BackendSettings } from "../settings/Settings.ts"
 
 export interface Stderr {
   readonly push: (chunk: Uint8Array) => void
@@ -16,7 +17,6 @@ export interface Stderr {
   readonly logWith: (fork: (effect: Effect.Effect<unknown>) => void) => void
 }
 
-export type Level = "debug" | "info" | "warn"
 const levels = { debug: "Debug", info: "Info", warn: "Warn" } as const
 
 /** Length of the kept beginning, and of the kept end, in characters. */
@@ -28,7 +28,7 @@ const rawLength = lineLength + Masking.longest
 /** Most lines of one process that are logged per second. Further lines are only counted. */
 const linesASecond = 20
 
-export const make = (mask: (text: string) => string, level: Level): Stderr => {
+export const make = (mask: (text: string) => string, level: BackendSettings["stderrLevel"]): Stderr => {
   const decoder = new TextDecoder()
   const head: Array<string> = []
   const tail: Array<string> = []

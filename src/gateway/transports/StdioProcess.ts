@@ -10,21 +10,14 @@ import { Cause, Deferred, Duration, Effect, Fiber, Latch, Result } from "effect"
 import type { Readable, Writable } from "node:stream"
 import { finished } from "node:stream"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
+import type { BackendSettings } from "../settings/Settings.ts"
 import * as Lines from "./Lines.ts"
 import * as ProcessGroup from "./ProcessGroup.ts"
 import * as Stderr from "./Stderr.ts"
 import type { Receiver, Transport } from "./Transport.ts"
 import { BackendFailed, deliver } from "./Transport.ts"
 
-export interface Limits {
-  readonly maxLineBytes: number
-  /** How long the process may leave a message unread. */
-  readonly writeTimeout: Duration.Duration
-  /** The wait after closing stdin, and again after SIGTERM. */
-  readonly closeGrace: Duration.Duration
-  /** The level at which the gateway logs the stderr of the process. */
-  readonly stderrLevel: Stderr.Level
-}
+type Limits = Pick<BackendSettings, "closeGrace" | "maxLineBytes" | "stderrLevel" | "writeTimeout">
 
 /** The variables of the gateway that a child gets. None of them is a key. */
 const safeNames = ["PATH", "HOME", "LANG", "TMPDIR", "USER", "LOGNAME", "SHELL", "TZ", "TERM"]
