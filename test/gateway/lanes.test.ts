@@ -1,79 +1,100 @@
-/** Which lane a call gets: plain values, and any sequence of claims and releases. */
+/** Which lane a call of a modern client gets. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred } from "effect"
-import * as Lanes from "../../src/gateway/sessions/Lanes.ts"
+import { Effect, Exit, Fiber, Scope } from "effect"
+import * as Modern from "../../src/gateway/protocol/Modern.ts"
+import * as Callers from "../../src/gateway/sessions/Callers.ts"
 import * as Random from "../kit/random.ts"
 
-const waiter = () => Deferred.makeUnsafe<void>()
-
-/** Nobody holds a lane or waits for one. */
-const isUnused = ({ lanes, waiting }: Lanes.Lanes): boolean => lanes.length === 0 && waiting.length === 0
-
-const claim = (lanes: Lanes.Lanes, exclusive: boolean, max = 3) => {
-  const [claimed, next] = Lanes.claim(lanes, exclusive, max, waiter())
-  return { lane: claimed._tag === "Claimed" ? claimed.lane : undefined, next }
+interface Held {
+  readonly lane: number
+  readonly exclusive: boolean
+  readonly release: Effect.Effect<void>
 }
 
+/** A caller with at most `max` lanes. */
+const make = Effect.fnUntraced(function*(max: number) {
+  const callers = Callers.make()
+  const client = { info: undefined, name: "test", capabilities: Modern.capabilitiesOf({}) }
+  const profile = yield* callers.enter({ backend: "one", principal: "", known: true, client })
+  /** Claims a lane in a fiber of its own. */
+  const start = (exclusive: boolean) => {
+    const scope = Scope.makeUnsafe()
+    const claiming = Effect.map(
+      Scope.provide(callers.claim(profile, exclusive, max), scope),
+      (lane): Held => ({ lane, exclusive, release: Scope.close(scope, Exit.void) })
+    )
+    return Effect.forkChild(claiming, { startImmediately: true })
+  }
+  const claim = (exclusive: boolean) => Effect.flatMap(start(exclusive), Fiber.join)
+  return { start, claim, waiting: callers.waiting }
+})
+
 describe("lanes", () => {
-  it("calls that come one after the other meet the same process", () => {
-    let lanes = Lanes.none
-    for (const exclusive of [true, false, true]) {
-      const { lane, next } = claim(lanes, exclusive)
-      assert.strictEqual(lane, 0)
-      lanes = Lanes.release(next, 0, exclusive)[1]
-    }
-    assert.isTrue(isUnused(lanes))
-  })
+  it.effect("serves calls that follow one another with the same process", () =>
+    Effect.gen(function*() {
+      const { claim } = yield* make(3)
+      for (const exclusive of [true, false, true]) {
+        const { lane, release } = yield* claim(exclusive)
+        assert.strictEqual(lane, 0)
+        yield* release
+      }
+    }).pipe(Effect.scoped))
 
-  it("calls that share do so in the lowest lane that nobody has to himself", () => {
-    const alone = claim(Lanes.none, true)
-    const shared = claim(alone.next, false)
-    const second = claim(shared.next, false)
-    assert.deepStrictEqual([alone.lane, shared.lane, second.lane], [0, 1, 1])
-  })
+  it.effect("shares the lowest lane that no call holds exclusively", () =>
+    Effect.gen(function*() {
+      const { claim } = yield* make(3)
+      const lanes = yield* Effect.forEach([true, false, false], claim)
+      assert.deepStrictEqual(lanes.map(({ lane }) => lane), [0, 1, 1])
+    }).pipe(Effect.scoped))
 
-  it("who finds no lane waits, and is told as soon as one is given back", () => {
-    const one = claim(Lanes.none, true, 1)
-    const mine = waiter()
-    const [claimed, waiting] = Lanes.claim(one.next, false, 1, mine)
-    assert.strictEqual(claimed._tag, "Wait")
-    const [told, free] = Lanes.release(waiting, 0, true)
-    assert.deepStrictEqual(told, [mine])
-    assert.isTrue(isUnused(free))
-  })
+  it.effect("lets a call wait until a lane is given back", () =>
+    Effect.gen(function*() {
+      const { claim, start, waiting } = yield* make(1)
+      const first = yield* claim(true)
+      const second = yield* start(false)
+      assert.strictEqual(yield* waiting, 1)
+      yield* first.release
+      assert.strictEqual((yield* Fiber.join(second)).lane, 0)
+      assert.strictEqual(yield* waiting, 0)
+    }).pipe(Effect.scoped))
 
-  it("who no longer waits leaves nothing behind", () => {
-    const one = claim(Lanes.none, true, 1)
-    const mine = waiter()
-    const waiting = Lanes.claim(one.next, true, 1, mine)[1]
-    assert.deepStrictEqual(Lanes.leave(waiting, mine), one.next)
-  })
+  it.effect("gives no lane to a call that has stopped waiting", () =>
+    Effect.gen(function*() {
+      const { claim, start, waiting } = yield* make(1)
+      const first = yield* claim(true)
+      yield* Fiber.interrupt(yield* start(true))
+      assert.strictEqual(yield* waiting, 0)
+      yield* first.release
+      assert.strictEqual((yield* claim(true)).lane, 0)
+    }).pipe(Effect.scoped))
 
-  it("in any sequence nobody shares with a call that has its lane to itself, and all is free in the end", () => {
-    for (let seed = 0; seed < 200; seed++) {
-      const random = Random.make(seed)
-      const max = 1 + random.below(4)
-      const held: Array<{ readonly lane: number; readonly exclusive: boolean }> = []
-      let lanes = Lanes.none
-      for (let i = 0; i < 60; i++) {
-        if (random.chance(0.6)) {
-          const exclusive = random.chance(0.5)
-          const { lane, next } = claim(lanes, exclusive, max)
-          lanes = next
-          const free = [...Array(max).keys()].filter((each) => {
-            const there = held.filter((other) => other.lane === each)
-            return exclusive ? there.length === 0 : there.every((other) => !other.exclusive)
-          })
-          // The lowest that will do; none only if there is none.
-          assert.strictEqual(lane, free[0])
-          if (lane !== undefined) held.push({ lane, exclusive })
-        } else if (held.length > 0) {
-          const [given] = held.splice(random.below(held.length), 1)
-          if (given !== undefined) lanes = Lanes.release(lanes, given.lane, given.exclusive)[1]
+  it.effect("gives each call the lowest lane that suits it, in any sequence of claims and releases", () =>
+    Effect.gen(function*() {
+      for (let seed = 0; seed < 100; seed++) {
+        const random = Random.make(seed)
+        const max = 1 + random.below(4)
+        const { claim, start, waiting } = yield* make(max)
+        const held: Array<Held> = []
+        for (let i = 0; i < 60; i++) {
+          if (random.chance(0.6)) {
+            const exclusive = random.chance(0.5)
+            const suitable = [...Array(max).keys()].find((lane) => {
+              const calls = held.filter((each) => each.lane === lane)
+              return exclusive ? calls.length === 0 : !calls.some((call) => call.exclusive)
+            })
+            if (suitable === undefined) {
+              const claiming = yield* start(exclusive)
+              assert.strictEqual(yield* waiting, 1)
+              yield* Fiber.interrupt(claiming)
+            } else {
+              const claimed = yield* claim(exclusive)
+              assert.strictEqual(claimed.lane, suitable)
+              held.push(claimed)
+            }
+          } else {
+            for (const { release } of held.splice(random.below(held.length + 1), 1)) yield* release
+          }
         }
       }
-      for (const { exclusive, lane } of held) lanes = Lanes.release(lanes, lane, exclusive)[1]
-      assert.isTrue(isUnused({ ...lanes, waiting: [] }))
-    }
-  })
+    }).pipe(Effect.scoped))
 })

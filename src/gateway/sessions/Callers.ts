@@ -2,15 +2,18 @@
  * Modern clients as the pool sees them. They have no sessions, so a key of the pool names a caller and one of its
  * lanes. A caller is the back end, the principal, the client's own info and its capabilities. Callers that cannot be
  * told apart share nothing: each call has a process of its own, which ends with the call.
+ *
+ * A lane is one process of a caller. A process does not say which call its questions and log messages belong to. So a
+ * call that may cause either holds a lane exclusively until it is over. All other calls share the lowest lane that is
+ * not held exclusively. So calls that follow one another meet the same process and its state.
  */
 import type { Scope } from "effect"
-import { Deferred, Effect, Ref } from "effect"
+import { Deferred, Effect, Exit } from "effect"
 import { createHash, randomUUID } from "node:crypto"
 import type { Change } from "../conversation/Lane.ts"
 import * as Json from "../protocol/Json.ts"
 import * as Modern from "../protocol/Modern.ts"
 import { Key } from "./Key.ts"
-import * as Lanes from "./Lanes.ts"
 
 /** A caller of a back end. */
 export interface Caller {
@@ -22,13 +25,25 @@ export interface Caller {
   readonly client: Modern.Client
 }
 
+/** The use of a lane. */
+interface LaneUse {
+  readonly calls: number
+  /** True if its only call holds it exclusively. */
+  readonly exclusive: boolean
+}
+
 /** A caller, while it uses lanes or listens. */
 export interface Profile {
   readonly id: string
   readonly backend: string
   readonly principal: string
   readonly client: Modern.Client
-  readonly lanes: Ref.Ref<Lanes.Lanes>
+  /** The use of each lane, by number. */
+  readonly lanes: Array<LaneUse>
+  /** Completes when a call next gives its lane back. */
+  freed: Deferred.Deferred<void>
+  /** The number of calls that wait for a lane. */
+  waiting: number
   /** Called with each change that the caller's lanes report. */
   readonly listeners: Set<(change: Change) => void>
   users: number
@@ -65,12 +80,6 @@ export const identify = ({ backend, client, known, principal }: Caller): string 
 export const make = (): Callers => {
   const profiles = new Map<string, Profile>()
 
-  const giveBack = (profile: Profile, lane: number, exclusive: boolean) =>
-    Effect.flatMap(
-      Ref.modify(profile.lanes, (lanes) => Lanes.release(lanes, lane, exclusive)),
-      (waiting) => Effect.forEach(waiting, (waiter) => Deferred.succeed(waiter, undefined), { discard: true })
-    )
-
   return {
     enter: (caller) =>
       Effect.acquireRelease(
@@ -78,8 +87,17 @@ export const make = (): Callers => {
           const id = identify(caller)
           const { backend, client, principal } = caller
           const known = profiles.get(id)
-          const profile = known ??
-            { id, backend, principal, client, lanes: Ref.makeUnsafe(Lanes.none), listeners: new Set(), users: 0 }
+          const profile: Profile = known ?? {
+            id,
+            backend,
+            principal,
+            client,
+            lanes: [],
+            freed: Deferred.makeUnsafe(),
+            waiting: 0,
+            listeners: new Set(),
+            users: 0
+          }
           profiles.set(id, profile)
           profile.users++
           return profile
@@ -92,24 +110,33 @@ export const make = (): Callers => {
     claim: (profile, exclusive, max) =>
       Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
         while (true) {
-          const waiter = Deferred.makeUnsafe<void>()
-          const claim = yield* Ref.modify(
-            profile.lanes,
-            (lanes) => Lanes.claim(lanes, exclusive, max, waiter)
-          )
-          if (claim._tag === "Claimed") {
-            yield* Effect.addFinalizer(() => giveBack(profile, claim.lane, exclusive))
-            return claim.lane
+          const lane = claimNow(profile.lanes, exclusive, max)
+          if (lane !== undefined) {
+            yield* Effect.addFinalizer(() => Effect.sync(() => giveBack(profile, lane)))
+            return lane
           }
-          yield* Effect.onInterrupt(
-            restore(Deferred.await(waiter)),
-            () => Ref.update(profile.lanes, (lanes) => Lanes.leave(lanes, waiter))
-          )
+          profile.waiting++
+          yield* Effect.ensuring(restore(Deferred.await(profile.freed)), Effect.sync(() => profile.waiting--))
         }
       })),
     find: ({ id, lane }) => lane === undefined ? undefined : profiles.get(id),
-    waiting: Effect.sync(() =>
-      [...profiles.values()].reduce((sum, { lanes }) => sum + Ref.getUnsafe(lanes).waiting.length, 0)
-    )
+    waiting: Effect.sync(() => [...profiles.values()].reduce((sum, { waiting }) => sum + waiting, 0))
   }
+}
+
+/** Claims the lowest suitable lane, and returns its number. `undefined` if all `max` lanes are taken. */
+const claimNow = (lanes: Array<LaneUse>, exclusive: boolean, max: number): number | undefined => {
+  const found = lanes.findIndex((lane) => exclusive ? lane.calls === 0 : !lane.exclusive)
+  const number = found >= 0 ? found : lanes.length
+  if (number >= max) return undefined
+  lanes[number] = { calls: (lanes[number]?.calls ?? 0) + 1, exclusive }
+  return number
+}
+
+/** Gives a lane back. Wakes all waiters, and each claims again. */
+const giveBack = (profile: Profile, number: number): void => {
+  const { freed, lanes } = profile
+  lanes[number] = { calls: (lanes[number]?.calls ?? 1) - 1, exclusive: false }
+  profile.freed = Deferred.makeUnsafe()
+  Deferred.doneUnsafe(freed, Exit.void)
 }
