@@ -1,6 +1,6 @@
 /** `subscriptions/listen` of a modern client in front of a legacy server (basic/patterns/subscriptions). */
 import type { Scope } from "effect"
-import { Cause, Deferred, Effect } from "effect"
+import { Cause, Deferred, Effect, Latch } from "effect"
 import type { Take } from "../conversation/Exchange.ts"
 import type { Change, Handshake, Lane } from "../conversation/Lane.ts"
 import * as Json from "../protocol/Json.ts"
@@ -8,12 +8,14 @@ import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import type { Profile } from "./Callers.ts"
 
+const kinds = ["tools", "prompts", "resources"] as const
+
 /** The changes that a client wants to hear of. */
 export interface Filter {
-  readonly toolsListChanged?: true
-  readonly promptsListChanged?: true
-  readonly resourcesListChanged?: true
-  readonly resourceSubscriptions?: ReadonlyArray<string>
+  /** The lists. */
+  readonly lists: ReadonlyArray<(typeof kinds)[number]>
+  /** The URIs of the resources. */
+  readonly resources: ReadonlyArray<string>
 }
 
 /** The most resources that one stream may watch. The acknowledgement leaves out the others. */
@@ -26,41 +28,27 @@ export const filterOf = (params: unknown): Filter | undefined => {
   const uris = Json.field(given, "resourceSubscriptions") ?? []
   if (!Array.isArray(uris) || !uris.every((uri) => typeof uri === "string")) return undefined
   return {
-    ...(Json.field(given, "toolsListChanged") === true ? { toolsListChanged: true } : {}),
-    ...(Json.field(given, "promptsListChanged") === true ? { promptsListChanged: true } : {}),
-    ...(Json.field(given, "resourcesListChanged") === true ? { resourcesListChanged: true } : {}),
-    ...(uris.length > 0 ? { resourceSubscriptions: [...new Set(uris)].slice(0, maxResources) } : {})
+    lists: kinds.filter((kind) => Json.field(given, `${kind}ListChanged`) === true),
+    resources: [...new Set(uris)].slice(0, maxResources)
   }
 }
+
+/** A filter in the form of the specification. */
+const encode = ({ lists, resources }: Filter) => ({
+  ...Object.fromEntries(lists.map((kind) => [`${kind}ListChanged`, true])),
+  resourceSubscriptions: resources.length > 0 ? resources : undefined
+})
 
 /** The part of the filter that the server supports. */
-const honour = (filter: Filter, { capabilities: can }: Handshake): Filter => {
-  const listChanged = (what: string) => Json.at(can, what, "listChanged") === true
-  return {
-    ...(filter.toolsListChanged === true && listChanged("tools") ? { toolsListChanged: true } : {}),
-    ...(filter.promptsListChanged === true && listChanged("prompts") ? { promptsListChanged: true } : {}),
-    ...(filter.resourcesListChanged === true && listChanged("resources") ? { resourcesListChanged: true } : {}),
-    ...(filter.resourceSubscriptions !== undefined &&
-        Json.at(can, "resources", "subscribe") === true
-      ? { resourceSubscriptions: filter.resourceSubscriptions }
-      : {})
-  }
-}
+const honour = ({ lists, resources }: Filter, { capabilities }: Handshake): Filter => ({
+  lists: lists.filter((kind) => Json.at(capabilities, kind, "listChanged") === true),
+  resources: Json.at(capabilities, "resources", "subscribe") === true ? resources : []
+})
 
-const concerns = (filter: Filter, { method, uri }: Change): boolean => {
-  switch (method) {
-    case "notifications/tools/list_changed":
-      return filter.toolsListChanged === true
-    case "notifications/prompts/list_changed":
-      return filter.promptsListChanged === true
-    case "notifications/resources/list_changed":
-      return filter.resourcesListChanged === true
-    case "notifications/resources/updated":
-      return uri !== undefined && filter.resourceSubscriptions?.includes(uri) === true
-    default:
-      return false
-  }
-}
+const concerns = ({ lists, resources }: Filter, { method, uri }: Change): boolean =>
+  method === "notifications/resources/updated"
+    ? uri !== undefined && resources.includes(uri)
+    : lists.some((kind) => method === `notifications/${kind}/list_changed`)
 
 /** The events of a client's stream, for the scope: the changes that the caller's lanes report. */
 export const take = Effect.fnUntraced(function*(
@@ -72,34 +60,27 @@ export const take = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Take, never, Scope.Scope> {
   const wanted = honour(filter, lane.handshake)
   const changes = new Map<string, Change>()
-  let wake: (() => void) | undefined
+  const changed = Latch.makeUnsafe()
   const listener = (change: Change) => {
     if (!concerns(wanted, change)) return
     // Keeps only the newest change of each method and URI, because it covers the earlier ones.
     changes.set(`${change.method} ${change.uri ?? ""}`, change)
-    wake?.()
+    changed.openUnsafe()
   }
   yield* Effect.acquireRelease(
     Effect.sync(() => profile.listeners.add(listener)),
     () => Effect.sync(() => profile.listeners.delete(listener))
   )
-  const { resourceSubscriptions = [], ...lists } = wanted
-  const told = yield* lane.watchResources(resourceSubscriptions)
-  const honoured: Filter = told.length === 0 ? lists : { ...lists, resourceSubscriptions: told }
-  const changed = Effect.callback<"Changed">((resume) => {
-    wake = () => {
-      wake = undefined
-      resume(Effect.succeed("Changed"))
-    }
-    if (changes.size > 0) wake()
-  })
-  const ended = Effect.raceFirst(
+  const resources = yield* lane.watchResources(wanted.resources)
+  const next = Effect.raceAllFirst([
+    Effect.as(changed.await, "Changed" as const),
     Effect.as(Deferred.await(draining), "Draining" as const),
     Effect.as(Deferred.await(lane.retired), "Ended" as const)
-  )
-  return events(id, honoured, Effect.raceFirst(changed, ended), () => {
+  ])
+  return events(id, { ...wanted, resources }, next, () => {
     const news = [...changes.values()]
     changes.clear()
+    changed.closeUnsafe()
     return news
   })
 })
@@ -116,7 +97,9 @@ const events = (
     if (state === "over") return Cause.done()
     if (state === "new") {
       state = "open"
-      return Effect.succeed([notification("notifications/subscriptions/acknowledged", { notifications: honoured })])
+      return Effect.succeed([
+        notification("notifications/subscriptions/acknowledged", { notifications: encode(honoured) })
+      ])
     }
     return Effect.flatMap(next, (what): Take => {
       if (what === "Changed") return Effect.succeed(news().map(({ method, params }) => notification(method, params)))
