@@ -33,7 +33,7 @@ const tagOf = <A>(effect: Effect.Effect<A, { readonly _tag: string }>) =>
 /** A gateway's sessions on a placement and on a store of sleepers that the test controls. */
 const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions> = {}) {
   /** What it takes the database to find a session, and to remove one. */
-  const database: { finding: Effect.Effect<void, GatewayErrors.RecordsUnreachable>; removing: Effect.Effect<void> } = {
+  const database: { finding: Effect.Effect<void, GatewayErrors.NotNow>; removing: Effect.Effect<void> } = {
     finding: Effect.void,
     removing: Effect.void
   }
@@ -267,7 +267,7 @@ describe("while the database hangs", () => {
     Effect.gen(function*() {
       const { database, end, sleepers } = yield* make()
       yield* sleepers.rest(key, record)
-      database.finding = new GatewayErrors.RecordsUnreachable()
+      database.finding = GatewayErrors.recordsUnreachable()
       database.removing = Effect.never
       assert.isTrue(Option.isNone(yield* end()))
       assert.isFalse(yield* sleepers.has(key))

@@ -158,7 +158,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
         Effect.tapError((error) =>
           Effect.logWarning(`A sleeping session could not be read from the database: ${error.message}`)
         ),
-        Effect.mapError(() => new GatewayErrors.RecordsUnreachable())
+        Effect.mapError(() => GatewayErrors.recordsUnreachable())
       )
 
     /**

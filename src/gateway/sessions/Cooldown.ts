@@ -3,7 +3,8 @@
  * end cools down: the gateway refuses starts for a pause, which doubles each time, up to 5 minutes.
  */
 import type { BackendState } from "../telemetry/GatewayMetrics.ts"
-import { CoolingDown } from "./GatewayErrors.ts"
+import type { NotNow } from "./GatewayErrors.ts"
+import { coolingDown } from "./GatewayErrors.ts"
 
 export interface Cooldown {
   /** Failed starts in a row. */
@@ -52,9 +53,5 @@ export const confirmed = (self: Cooldown, suspect: Cooldown, now: number, reason
 }
 
 /** The error that refuses a start now. `undefined` if a start is allowed. */
-export const check = (self: Cooldown, backend: string, now: number): CoolingDown | undefined =>
-  now >= self.until ? undefined : new CoolingDown({
-    backend,
-    failures: self.failures,
-    seconds: Math.ceil((self.until - now) / 1000)
-  })
+export const check = (self: Cooldown, backend: string, now: number): NotNow | undefined =>
+  now >= self.until ? undefined : coolingDown(backend, self.failures, Math.ceil((self.until - now) / 1000))

@@ -1,74 +1,59 @@
 /** The errors of opening or finding a session. */
-import { Schema } from "effect"
+import { Data } from "effect"
 import type { InitializeRefused } from "../conversation/PooledConnection.ts"
 import type { BackendFailed } from "../transports/Transport.ts"
 
 /** The session does not exist or has ended. */
-export class UnknownSession extends Schema.TaggedError<UnknownSession>()("UnknownSession", {}) {}
+export class UnknownSession extends Data.TaggedError("UnknownSession") {}
+
+/** A session or a lane is not available now. The client may try again later. */
+export class NotNow extends Data.Error<{
+  readonly _tag: "BackendFull" | "LanesTaken" | "TooManyCalls" | "CoolingDown" | "RecordsUnreachable" | "SessionMoved"
+  readonly message: string
+  /** When to try again, in seconds, if that is known. */
+  readonly retryAfter?: number
+}> {}
 
 /** The back end has reached `maxSessionsPerBackend`. */
-export class BackendFull extends Schema.TaggedError<BackendFull>()("BackendFull", {
-  backend: Schema.String,
-  limit: Schema.Int
-}) {
-  override get message(): string {
-    return `The back end "${this.backend}" has reached its limit of ${this.limit} sessions; try again later`
-  }
-}
+export const backendFull = (backend: string, limit: number): NotNow =>
+  new NotNow({
+    _tag: "BackendFull",
+    message: `The back end "${backend}" has reached its limit of ${limit} sessions; try again later`
+  })
 
 /** A modern client's own calls occupy all of its processes (`maxLanes`). */
-export class LanesTaken extends Schema.TaggedError<LanesTaken>()("LanesTaken", {
-  backend: Schema.String,
-  limit: Schema.Int
-}) {
-  override get message(): string {
-    return `All ${this.limit} processes of this client on "${this.backend}" are busy with calls that run or wait for input; ` +
+export const lanesTaken = (backend: string, limit: number): NotNow =>
+  new NotNow({
+    _tag: "LanesTaken",
+    message: `All ${limit} processes of this client on "${backend}" are busy with calls that run or wait for input; ` +
       "answer those calls, or try again later"
-  }
-}
+  })
 
 /** A modern client has reached the limit of running requests (`maxInFlight`). */
-export class TooManyCalls extends Schema.TaggedError<TooManyCalls>()("TooManyCalls", {
-  backend: Schema.String,
-  limit: Schema.Int
-}) {
-  override get message(): string {
-    return `This client has reached its limit of ${this.limit} running requests on "${this.backend}"; try again later`
-  }
-}
+export const tooManyCalls = (backend: string, limit: number): NotNow =>
+  new NotNow({
+    _tag: "TooManyCalls",
+    message: `This client has reached its limit of ${limit} running requests on "${backend}"; try again later`
+  })
 
-/** The back end cools down after several failed starts in a row: no start is tried for a while (`sessions/Cooldown.ts`). */
-export class CoolingDown extends Schema.TaggedError<CoolingDown>()("CoolingDown", {
-  backend: Schema.String,
-  failures: Schema.Int,
-  seconds: Schema.Int
-}) {
-  // Leaves out the failure's text, which may hold another client's data.
-  override get message(): string {
-    return `The back end "${this.backend}" failed to start ${this.failures} times in a row; the gateway tries again in ` +
-      `${this.seconds} s`
-  }
-}
+/** The back end cools down (`Cooldown.ts`). Leaves out the failure's text, which may hold another client's data. */
+export const coolingDown = (backend: string, failures: number, retryAfter: number): NotNow =>
+  new NotNow({
+    _tag: "CoolingDown",
+    message:
+      `The back end "${backend}" failed to start ${failures} times in a row; the gateway tries again in ${retryAfter} s`,
+    retryAfter
+  })
 
 /** The database with the records of sleeping sessions does not answer. */
-export class RecordsUnreachable extends Schema.TaggedError<RecordsUnreachable>()("RecordsUnreachable", {}) {
-  override get message(): string {
-    return "The database with the sleeping sessions does not answer; try again later"
-  }
-}
+export const recordsUnreachable = (): NotNow =>
+  new NotNow({
+    _tag: "RecordsUnreachable",
+    message: "The database with the sleeping sessions does not answer; try again later"
+  })
 
 /** The session moved to another replica while the request waited. The request was not carried out. */
-export class SessionMoved extends Schema.TaggedError<SessionMoved>()("SessionMoved", {}) {
-  override get message(): string {
-    return "The session has moved to another replica; try again"
-  }
-}
+export const sessionMoved = (): NotNow =>
+  new NotNow({ _tag: "SessionMoved", message: "The session has moved to another replica; try again" })
 
-export type LaunchError =
-  | BackendFailed
-  | InitializeRefused
-  | UnknownSession
-  | BackendFull
-  | CoolingDown
-  | RecordsUnreachable
-  | SessionMoved
+export type LaunchError = BackendFailed | InitializeRefused | UnknownSession | NotNow

@@ -39,7 +39,7 @@ export const lookup = Effect.fnUntraced(function*(
   // The id counts as occupied here until the session's scope has closed.
   const { id } = key
   yield* registry.occupy(id)
-  if (!registry.mayOccupy(id)) return yield* new GatewayErrors.SessionMoved()
+  if (!registry.mayOccupy(id)) return yield* GatewayErrors.sessionMoved()
   const opened = opening.get(key.text)?.record
   const client = profile ?? opened ?? (yield* wake(sleepers, key))
   if (target === undefined || client === undefined) return yield* new GatewayErrors.UnknownSession()
@@ -72,11 +72,11 @@ export const lookup = Effect.fnUntraced(function*(
     yield* sleepers.enter(key, opened)
   }
   yield* Effect.acquireRelease(
-    Effect.suspend((): Effect.Effect<unknown, GatewayErrors.UnknownSession | GatewayErrors.SessionMoved> => {
+    Effect.suspend((): Effect.Effect<unknown, GatewayErrors.UnknownSession | GatewayErrors.NotNow> => {
       // A reload or a move that came meanwhile did not see this connection, so the connection ends here. From now on
       // both find it in `connections`. Nothing may come between the checks and the `set`.
       if (running.get(name) !== target) return new GatewayErrors.UnknownSession()
-      if (!registry.mayOccupy(id)) return new GatewayErrors.SessionMoved()
+      if (!registry.mayOccupy(id)) return GatewayErrors.sessionMoved()
       connections.set(key.text, { key, connection })
       return Effect.void
     }),
@@ -115,7 +115,7 @@ export const unlessRefused = Effect.fnUntraced(function*(
 ) {
   const refusal = Cooldown.check(yield* Ref.get(cooldown), name, yield* Clock.currentTimeMillis)
   if (refusal !== undefined) return yield* refusal
-  if ((yield* Ref.get(sessions)) >= limit) return yield* new GatewayErrors.BackendFull({ backend: name, limit })
+  if ((yield* Ref.get(sessions)) >= limit) return yield* GatewayErrors.backendFull(name, limit)
 })
 
 /** Counts a session against its back end's limit, until it is closed. */
@@ -123,7 +123,7 @@ const countIn = ({ backend, sessions }: RunningBackend.RunningBackend, limit: nu
   Effect.acquireRelease(
     Effect.flatMap(
       Ref.modify(sessions, (count) => [count < limit, count < limit ? count + 1 : count]),
-      (admitted) => admitted ? Effect.void : new GatewayErrors.BackendFull({ backend: backend.name, limit })
+      (admitted) => admitted ? Effect.void : GatewayErrors.backendFull(backend.name, limit)
     ),
     () => Ref.update(sessions, (count) => count - 1)
   )

@@ -1,5 +1,6 @@
 /** The refusals of the gateway: for each error of opening or finding a session, what its client is told. */
-import type { Refusal, RefusalOptions } from "../conversation/Exchange.ts"
+import type { SessionPoolError } from "../../SessionPool.ts"
+import type { Reason, Refusal, RefusalOptions } from "../conversation/Exchange.ts"
 import { refusal } from "../conversation/Exchange.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { AcquireError } from "./Sessions.ts"
@@ -20,38 +21,46 @@ export const ofError = (
   id: JsonRpc.Id | undefined,
   code: number = JsonRpc.codes.gateway
 ): Refusal => {
-  const options = { id, code }
-  const later = { ...options, retryAfter }
+  const refuse = (reason: Reason, message: string, retryAfter?: number) =>
+    refusal(reason, message, { id, code, retryAfter })
   switch (error._tag) {
     case "UnknownSession":
       return unknownSession(id)
-    case "TooManyCalls":
-      return refusal("too many", error.message, later)
-    case "BackendFull":
-    case "LanesTaken":
-    case "RecordsUnreachable":
-    case "SessionMoved":
-      return refusal("unavailable", error.message, later)
-    case "CoolingDown":
-      return refusal("unavailable", error.message, { ...options, retryAfter: error.seconds })
     case "SessionPoolError":
-      switch (error.reason._tag) {
-        case "CapacityExceeded": {
-          const message = "All sessions that maxSessions or maxSessionsPerKey allows are in use; try again later"
-          return refusal("unavailable", message, later)
-        }
-        case "PoolClosed":
-          return shuttingDown(options)
-        case "LookupTimeout":
-          return refusal("back end failed", error.message, options)
-      }
-    case "InitializeRefused": {
-      const message = "The back end answered the handshake (initialize or server/discover) with an error"
-      return refusal("back end failed", message, options)
-    }
+      return ofPool(error, id, code)
+    case "InitializeRefused":
+      return refuse(
+        "back end failed",
+        "The back end answered the handshake (initialize or server/discover) with an error"
+      )
     case "BackendFailed":
       return error.shortage === true
-        ? refusal("unavailable", error.message, later)
-        : refusal("back end failed", error.message, options)
+        ? refuse("unavailable", error.message, retryAfter)
+        : refuse("back end failed", error.message)
+    default:
+      return refuse(
+        error._tag === "TooManyCalls" ? "too many" : "unavailable",
+        error.message,
+        error.retryAfter ?? retryAfter
+      )
+  }
+}
+
+const ofPool = ({ message, reason }: SessionPoolError, id: JsonRpc.Id | undefined, code: number): Refusal => {
+  switch (reason._tag) {
+    case "CapacityExceeded":
+      return refusal(
+        "unavailable",
+        "All sessions that maxSessions or maxSessionsPerKey allows are in use; try again later",
+        {
+          id,
+          code,
+          retryAfter
+        }
+      )
+    case "PoolClosed":
+      return shuttingDown({ id, code })
+    case "LookupTimeout":
+      return refusal("back end failed", message, { id, code })
   }
 }

@@ -28,8 +28,6 @@ import * as RunningBackend from "./RunningBackend.ts"
 
 export type AcquireError =
   | GatewayErrors.LaunchError
-  | GatewayErrors.LanesTaken
-  | GatewayErrors.TooManyCalls
   | SessionPool.SessionPoolError
 
 /** A leased lane, and the profile of its caller. */
@@ -304,7 +302,7 @@ const lane = Effect.fnUntraced(function*(state: State, caller: Callers.Caller, e
   const profile = yield* enterAs(state, caller)
   const number = yield* Effect.timeoutOrElse(callers.claim(profile, exclusive, max), {
     duration: settings.acquireTimeout,
-    orElse: () => new GatewayErrors.LanesTaken({ backend, limit: max })
+    orElse: () => GatewayErrors.lanesTaken(backend, max)
   })
   return yield* leaseLane(state, profile, number)
 })
@@ -314,7 +312,7 @@ const enterAs = ({ registry: { callers, running, settings } }: State, caller: Ca
   Effect.flatMap(callers.enter(caller), (profile) => {
     const limit = running.get(caller.backend)?.backend.settings.maxInFlight ?? settings.maxInFlight
     return profile.users > limit
-      ? new GatewayErrors.TooManyCalls({ backend: caller.backend, limit })
+      ? GatewayErrors.tooManyCalls(caller.backend, limit)
       : Effect.succeed(profile)
   })
 

@@ -10,12 +10,12 @@ import type { Key } from "./Key.ts"
 
 export interface Sleepers {
   /** True if the session has a record. `find` decides whether it may wake. */
-  readonly has: (key: Key) => Effect.Effect<boolean, GatewayErrors.RecordsUnreachable>
+  readonly has: (key: Key) => Effect.Effect<boolean, GatewayErrors.NotNow>
   /**
    * Takes over a session, to wake it or to end it, and returns its record. The session then counts as awake here until
    * `rest` or `remove`.
    */
-  readonly find: (key: Key) => Effect.Effect<Option.Option<ClientRecord.ClientRecord>, GatewayErrors.RecordsUnreachable>
+  readonly find: (key: Key) => Effect.Effect<Option.Option<ClientRecord.ClientRecord>, GatewayErrors.NotNow>
   /** Adds the record of a session that was opened. */
   readonly enter: (key: Key, record: ClientRecord.ClientRecord) => Effect.Effect<void>
   /** Puts a session to sleep, after its process is gone. */
