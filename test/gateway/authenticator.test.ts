@@ -21,7 +21,7 @@ describe("an authenticator that reads a header", () => {
   let gateway: Kit.Running
   let url: string
   beforeAll(async () => {
-    gateway = await Kit.start({ backends: { a: Kit.counter() } }, undefined, byHeader)
+    gateway = await Kit.start({ backends: { a: Kit.counter() }, maxSessionsPerKey: 2 }, undefined, byHeader)
     url = `${gateway.origin}/mcp/a`
   })
   afterAll(() => gateway.stop())
@@ -43,6 +43,18 @@ describe("an authenticator that reads a header", () => {
     assert.deepStrictEqual([eve.status, (await eve.json()).error.code], [404, -32001])
     const answer = await (await count(ada)).json()
     assert.strictEqual(answer.result.content[0].text, "1")
+  })
+
+  it("limits the sessions of each principal, without keys in the settings", async () => {
+    const open = async (user: string) => (await initialize({ "x-user": user })).headers.get("mcp-session-id") ?? ""
+    const count = async (user: string, session: string) =>
+      (await Kit.post(url, session, Kit.toolCall(1, "count"), { "x-user": user })).status
+    const first = await open("grace")
+    const other = await open("alan")
+    for (const session of [await open("grace"), await open("grace")]) {
+      assert.strictEqual(await count("grace", session), 200)
+    }
+    assert.deepStrictEqual([await count("grace", first), await count("alan", other)], [404, 200])
   })
 
   it("adds its own routes, and leaves the operators' routes closed without adminKeys", async () => {

@@ -32,14 +32,14 @@ export const lookup = Effect.fnUntraced(function*(
   registry: Registry.Registry,
   key: Key
 ): Effect.fn.Return<Connection, GatewayErrors.LaunchError, Scope.Scope> {
-  const { callers, connections, opening, running, settings, sleepers } = registry
+  const { callers, connections, opening, placement, running, settings, sleepers } = registry
   const name = key.backend
   const target = running.get(name)
   const profile = callers.find(key)
   // The id counts as occupied here until the session's scope has closed.
   const { id } = key
-  yield* registry.occupy(id)
-  if (!registry.mayOccupy(id)) return yield* GatewayErrors.sessionMoved()
+  yield* placement.occupy(id)
+  if (!placement.mayOccupy(id)) return yield* GatewayErrors.sessionMoved()
   const opened = opening.get(key.text)?.record
   const client = profile ?? opened ?? (yield* wake(sleepers, key))
   if (target === undefined || client === undefined) return yield* new GatewayErrors.UnknownSession()
@@ -76,7 +76,7 @@ export const lookup = Effect.fnUntraced(function*(
       // A reload or a move that came meanwhile did not see this connection, so the connection ends here. From now on
       // both find it in `connections`. Nothing may come between the checks and the `set`.
       if (running.get(name) !== target) return new GatewayErrors.UnknownSession()
-      if (!registry.mayOccupy(id)) return GatewayErrors.sessionMoved()
+      if (!placement.mayOccupy(id)) return GatewayErrors.sessionMoved()
       connections.set(key.text, { key, connection })
       return Effect.void
     }),

@@ -3,7 +3,6 @@
  * sessions that are being opened or sleep, and the modern callers.
  */
 import { Effect } from "effect"
-import type { Scope } from "effect"
 import { HttpClient } from "effect/http"
 import type * as Bridge from "../conversation/Bridge.ts"
 import type * as ClientRecord from "../conversation/ClientRecord.ts"
@@ -28,36 +27,13 @@ export interface Live {
   readonly connection: Connection
 }
 
-export interface Registry {
-  readonly settings: Settings.GatewaySettings
-  /** The scope of the gateway. */
-  readonly scope: Scope.Scope
-  /** The back ends by name. */
-  readonly running: Map<string, RunningBackend.RunningBackend>
-  /** The live connections of the pool by the texts of their keys, for readers that do not lease them. */
-  readonly connections: Map<string, Live>
-  /** The modern clients that use lanes now. */
-  readonly callers: Callers.Callers
-  /** The clients whose session is being opened, by the texts of the keys. */
-  readonly opening: Map<string, { readonly key: Key; readonly record: ClientRecord.ClientRecord }>
-  /** The records of stateless back ends' sessions, which can wake. */
-  readonly sleepers: Sleepers.Sleepers
-  /** Why sessions end. */
-  readonly endings: Endings.Endings
-  /** See `Placement.occupy`. */
-  readonly occupy: Placement.Placement["occupy"]
-  /** See `Placement.mayOccupy`. */
-  readonly mayOccupy: Placement.Placement["mayOccupy"]
-  readonly recent: GatewayMetrics.Recent
-  /** Starts serving a back end, in place of an earlier one of the same name. */
-  readonly run: (backend: Backend) => Effect.Effect<void>
-}
-
 /** A checked configuration: every setting has a value. */
 export interface GatewayConfig {
   readonly backends: Backends
   readonly settings: Settings.GatewaySettings
 }
+
+export type Registry = Effect.Success<ReturnType<typeof make>>
 
 export const make = Effect.fnUntraced(function*(
   { settings }: GatewayConfig,
@@ -66,25 +42,31 @@ export const make = Effect.fnUntraced(function*(
   lost: (key: Key) => Effect.Effect<void>
 ) {
   const scope = yield* Effect.scope
-  const placement = yield* Placement.Placement
   const makeSleepers = yield* Sleepers.MakeSleepers
   const client = yield* HttpClient.HttpClient
   const recent = GatewayMetrics.recent()
   const starts = yield* StartQueue.make
   const running = new Map<string, RunningBackend.RunningBackend>()
-  const registry: Registry = {
+  return {
     settings,
+    /** The scope of the gateway. */
     scope,
+    placement: yield* Placement.Placement,
+    /** The back ends by name. */
     running,
-    connections: new Map(),
+    /** The live connections of the pool by the texts of their keys, for readers that do not lease them. */
+    connections: new Map<string, Live>(),
+    /** The modern clients that use lanes now. */
     callers: Callers.make(),
-    opening: new Map(),
-    endings: Endings.make(),
+    /** The clients whose session is being opened, by the texts of the keys. */
+    opening: new Map<string, { readonly key: Key; readonly record: ClientRecord.ClientRecord }>(),
+    /** The records of stateless back ends' sessions, which can wake. */
     sleepers: yield* makeSleepers(settings, lost, (name) => running.get(name)?.entryText()),
-    occupy: placement.occupy,
-    mayOccupy: placement.mayOccupy,
+    /** Why sessions end. */
+    endings: Endings.make(),
     recent,
-    run: (backend) =>
+    /** Starts serving a back end, in place of an earlier one of the same name. */
+    run: (backend: Backend) =>
       Effect.map(
         Effect.provideService(
           RunningBackend.make(backend, environment, scope, recent, starts),
@@ -94,5 +76,4 @@ export const make = Effect.fnUntraced(function*(
         (target) => void running.set(backend.name, target)
       )
   }
-  return registry
 })

@@ -98,8 +98,7 @@ export class Sessions extends Context.Service<Sessions, {
 }>()("effect-session-pool/gateway/Sessions") {}
 
 /** The state that the functions of this file share. */
-interface State {
-  readonly registry: Registry.Registry
+interface State extends Registry.Registry {
   readonly pool: SessionPool.SessionPool<Key, Connection, GatewayErrors.LaunchError>
   /** Completes when the gateway ends. Callers that wait for a session then stop waiting. */
   readonly ending: Deferred.Deferred<void>
@@ -113,15 +112,14 @@ export const make = Effect.fnUntraced(function*(
   for (const backend of config.backends.values()) yield* registry.run(backend)
   const ending = yield* Deferred.make<void>()
   const pool = yield* makePool(registry)
-  const state: State = { registry, pool, ending }
+  const state: State = { ...registry, pool, ending }
   const { callers, connections, running } = registry
-  const lost = (key: Key) => endHere(state, key, Endings.takenOver)
+  const lost = (key: Key) => Effect.uninterruptible(endConnection(state, key, Endings.takenOver))
   return Sessions.of({
     pool,
     running: () => running,
     open: (key, initialize) => Effect.flatMap(open(state, key, initialize), bridgeOf),
-    lease: (key) =>
-      Effect.flatMap(isStateless(state, key) ? leaseOrWake(state, key) : leaseAwake(state, key), bridgeOf),
+    lease: (key) => Effect.flatMap(leaseOrWake(state, key), bridgeOf),
     lane: (caller, exclusive) => lane(state, caller, exclusive),
     firstLane: (caller) => Effect.flatMap(enterAs(state, caller), (profile) => leaseLane(state, profile, 0)),
     knownEra: (name) => {
@@ -166,9 +164,8 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
     acquireTimeout: settings.acquireTimeout,
     // No limit here, because each back end has its own `startTimeout`.
     lookupTimeout: Duration.infinity,
-    ...(settings.keys.length === 0
-      ? {}
-      : { groupBy: Launching.groupOf, groupCapacity: Settings.sessionsPerKey(settings) }),
+    groupBy: ({ principal }) => principal === "" ? undefined : principal,
+    groupCapacity: Settings.sessionsPerKey(settings),
     closed: (connection, key) =>
       Effect.flatMap(
         Deferred.await(connection.ended),
@@ -176,7 +173,7 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
         // use.
         (failure) =>
           connections.get(key.text)?.connection === connection
-            ? Effect.andThen(doubt(registry, key), note({ registry, pool }, key, Endings.ofFailure(failure)))
+            ? Effect.andThen(doubt(registry, key), note({ endings, pool }, key, Endings.ofFailure(failure)))
             : Effect.void
       )
   })
@@ -210,7 +207,7 @@ const doubt = ({ running }: Registry.Registry, key: Key) => {
 }
 
 /** Notes why the live session under a key, if there is one, is about to end. */
-const note = ({ pool, registry: { endings } }: Pick<State, "pool" | "registry">, key: Key, ending: Endings.Ending) =>
+const note = ({ endings, pool }: Pick<State, "endings" | "pool">, key: Key, ending: Endings.Ending) =>
   Effect.map(SessionPool.info(pool, key), (info) => {
     if (Option.isSome(info)) endings.note(info.value.id, ending)
   })
@@ -236,7 +233,7 @@ const untilEnd = <A, E, R>(
  * Refuses a session or a lane that would need a process which its back end cannot have now. Called before the pool is
  * asked, because the pool would first evict an idle session.
  */
-const refuseBeforePool = ({ pool, registry: { running, settings } }: State, key: Key) => {
+const refuseBeforePool = ({ pool, running, settings }: State, key: Key) => {
   const target = running.get(key.backend)
   return target === undefined ? Effect.void : Effect.catch(
     Launching.unlessRefused(target, settings.maxSessionsPerBackend),
@@ -246,7 +243,7 @@ const refuseBeforePool = ({ pool, registry: { running, settings } }: State, key:
 }
 
 const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRpc.Request) {
-  const { pool, registry: { opening } } = state
+  const { opening, pool } = state
   yield* refuseBeforePool(state, key)
   const record = ClientRecord.make(message)
   return yield* Effect.acquireUseRelease(
@@ -266,24 +263,21 @@ const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRp
   )
 })
 
-/** A lane is no session, so for a client that asks for one there is none. */
+/** Narrows the type. The connection of a key without a lane number is a bridge. */
 const bridgeOf = (connection: Connection) =>
   connection._tag === "Bridge" ? Effect.succeed(connection) : new GatewayErrors.UnknownSession()
 
-const isStateless = ({ registry }: State, { backend }: Key): boolean =>
-  registry.running.get(backend)?.backend.settings.stateless === true
-
-const leaseAwake = ({ pool }: State, key: Key) =>
-  Effect.flatMap(
-    SessionPool.getOption(pool, key),
-    (found) => Option.isSome(found) ? Effect.succeed(found.value) : new GatewayErrors.UnknownSession()
-  )
+const isStateless = ({ running }: State, { backend }: Key): boolean =>
+  running.get(backend)?.backend.settings.stateless === true
 
 const leaseOrWake = Effect.fnUntraced(function*(state: State, key: Key) {
-  const { pool, registry } = state
+  const { pool, sleepers } = state
   // An id without a record must take no place in the pool. A session with a record is woken by its launch
   // (`Launching.wake`).
-  if (!(yield* registry.sleepers.has(key))) return yield* leaseAwake(state, key)
+  if (!isStateless(state, key) || !(yield* sleepers.has(key))) {
+    const awake = yield* SessionPool.getOption(pool, key)
+    return Option.isSome(awake) ? awake.value : yield* new GatewayErrors.UnknownSession()
+  }
   const get = SessionPool.get(pool, key)
   // A session that is awake needs no further check.
   if (Option.isSome(yield* SessionPool.info(pool, key))) return yield* get
@@ -296,7 +290,7 @@ const leaseOrWake = Effect.fnUntraced(function*(state: State, key: Key) {
 // ---------------------------------------------------------------------------
 
 const lane = Effect.fnUntraced(function*(state: State, caller: Callers.Caller, exclusive: boolean) {
-  const { callers, running, settings } = state.registry
+  const { callers, running, settings } = state
   const { backend } = caller
   const max = running.get(backend)?.backend.settings.maxLanes ?? 1
   const profile = yield* enterAs(state, caller)
@@ -308,7 +302,7 @@ const lane = Effect.fnUntraced(function*(state: State, caller: Callers.Caller, e
 })
 
 /** A caller's profile, for the scope. Fails if the caller has more requests running than `maxInFlight` allows. */
-const enterAs = ({ registry: { callers, running, settings } }: State, caller: Callers.Caller) =>
+const enterAs = ({ callers, running, settings }: State, caller: Callers.Caller) =>
   Effect.flatMap(callers.enter(caller), (profile) => {
     const limit = running.get(caller.backend)?.backend.settings.maxInFlight ?? settings.maxInFlight
     return profile.users > limit
@@ -329,7 +323,7 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
   const retire = Effect.flatMap(lease.invalidate, (isRetired) => {
     if (!isRetired) return Effect.void
     // This is early enough, because the lane closes only when its lease ends.
-    state.registry.endings.note(lease.id, Endings.cancelled)
+    state.endings.note(lease.id, Endings.cancelled)
     return Deferred.succeed(lane.retired, undefined)
   })
   yield* Effect.addFinalizer(() => lane.isSpoilt() ? retire : Effect.void)
@@ -364,7 +358,7 @@ const endKey = (state: State, key: Key, ending: Endings.Ending) =>
  */
 const forget = (state: State, key: Key) =>
   Effect.gen(function*() {
-    const { sleepers } = state.registry
+    const { sleepers } = state
     if (!isStateless(state, key) && !(yield* sleepers.isKnown(key))) return false
     const found = yield* Effect.result(sleepers.find(key))
     // The database did not answer `find`. The removal continues in the background, so the caller does not wait for the
@@ -379,57 +373,40 @@ const forget = (state: State, key: Key) =>
     return Option.isSome(record)
   })
 
-/** Ends the connection of a session. `None` if it has none; else an effect that waits until the connection is gone. */
-const endConnection = (state: State, key: Key, ending: Endings.Ending) =>
-  Effect.gen(function*() {
-    const { pool, registry: { connections, endings } } = state
-    const end = (connection: Connection) => {
-      if (connection.record !== undefined) connection.record.over = true
-      return Effect.as(connection.end(ending.text), Deferred.await(connection.gone))
-    }
-    const find = Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone)
-    if (Option.isSome(yield* SessionPool.info(pool, key))) {
-      const connection = yield* Effect.scoped(find)
-      yield* note(state, key, ending)
-      const existed = yield* SessionPool.invalidate(pool, key)
-      return Option.isSome(connection)
-        ? Option.some(yield* end(connection.value))
-        : existed
-        ? Option.some(Effect.void)
-        : Option.none()
-    }
-    // An expired session is absent already, but the cleanup may not have closed it yet.
-    if (connections.has(key.text)) yield* SessionPool.sweep(pool)
-    // A launch may take long, so nothing here waits for it. A background fiber ends the session once it is launched.
-    // `Launching.lookup` ends a session whose record is `over`.
-    const ended = yield* Effect.forkDetach(
-      Effect.scoped(
-        Effect.flatMap(find, (found) => {
-          if (Option.isNone(found)) return Effect.succeed(Effect.void)
-          endings.noteLaunch(key, ending)
-          return end(found.value)
-        })
-      ),
-      { startImmediately: true }
-    )
-    return (yield* SessionPool.invalidate(pool, key)) ? Option.some(Effect.flatten(Fiber.join(ended))) : Option.none()
-  })
-
 /**
- * Ends this replica's part of a session that lives on at another replica. That includes a connection that has left the
- * pool and is still in use.
+ * Ends the connection of a session, even if the connection has left the pool and is still in use. `None` if the pool has
+ * none; else an effect that waits until the connection is gone.
  */
-const endHere = (state: State, key: Key, ending: Endings.Ending) =>
-  Effect.uninterruptible(Effect.gen(function*() {
-    const connection = state.registry.connections.get(key.text)?.connection
-    if (connection?.record !== undefined) connection.record.over = true
-    yield* endConnection(state, key, ending)
-    if (connection !== undefined) yield* connection.end(ending.text)
-  }))
+const endConnection = Effect.fnUntraced(function*(state: State, key: Key, ending: Endings.Ending) {
+  const { connections, endings, pool } = state
+  const end = (connection: Connection) => {
+    if (connection.record !== undefined) connection.record.over = true
+    return connection.end(ending.text)
+  }
+  const isLive = Option.isSome(yield* SessionPool.info(pool, key))
+  yield* note(state, key, ending)
+  const present = connections.get(key.text)?.connection
+  if (present !== undefined) yield* end(present)
+  // An expired session is absent already, but the cleanup may not have closed it yet.
+  if (present !== undefined && !isLive) yield* SessionPool.sweep(pool)
+  // A launch may take long, so nothing here waits for it. A background fiber ends the session once it is launched.
+  // `Launching.lookup` ends a session whose record is `over`.
+  const ended = yield* Effect.forkDetach(
+    Effect.gen(function*() {
+      const found = yield* Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone)
+      if (Option.isNone(found)) return Effect.void
+      if (!isLive) endings.noteLaunch(key, ending)
+      yield* end(found.value)
+      return Deferred.await(found.value.gone)
+    }).pipe(Effect.scoped),
+    { startImmediately: true }
+  )
+  return (yield* SessionPool.invalidate(pool, key)) ? Option.some(Effect.flatten(Fiber.join(ended))) : Option.none()
+})
 
 const vacate = (state: State, isOf: (id: string) => boolean, ending: Endings.Ending) =>
   Effect.gen(function*() {
-    const { registry: { connections }, pool } = state
+    const { connections, pool } = state
     const left = [...connections.values()].filter(({ key }) => isOf(key.id)).map(({ connection }) => connection)
     // The keys do not include expired sessions, which hold their processes until the next sweep.
     yield* SessionPool.sweep(pool)
@@ -458,7 +435,7 @@ const endNumber = Effect.fnUntraced(function*(state: State, number: number) {
 const endedAtOnce = 1000
 
 const reload = Effect.fnUntraced(function*(state: State, backends: Backends) {
-  const { connections, opening, run, running, scope, sleepers } = state.registry
+  const { connections, opening, run, running, scope, sleepers } = state
   const added = [...backends.keys()].filter((name) => !running.has(name))
   const removed = [...running.keys()].filter((name) => !backends.has(name))
   const changed = [...running.values()].map(({ backend }) => backend).filter((backend) => {
