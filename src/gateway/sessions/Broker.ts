@@ -68,7 +68,8 @@ export interface Serving {
   readonly placement: Placement.Placement
 }
 
-type Carrying = Effect.Effect<Exchange, Refusal, Scope.Scope>
+/** Carries something out, for the scope. */
+export type Carrying = Effect.Effect<Exchange, Refusal, Scope.Scope>
 
 export const make = (serving: Serving): Broker => ({
   backends: () => [...serving.sessions.running().keys()],
@@ -87,25 +88,22 @@ export const carryOut = (serving: Serving, carried: Placement.Carried): Carrying
 
 /** Carries something out where its session lives, or here if another replica has `carried` it here. */
 const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Carried | undefined): Carrying => {
-  const { backend, principal } = client
-  const isCarried = carried !== undefined
+  const { placement } = serving
   switch (ask._tag) {
     case "Open":
       return Effect.andThen(SessionAsks.checkInitialize(ask.message), open(serving, client, ask, carried))
     case "Call":
       return Effect.flatMap(Calls.read(serving, ask.request), (call) => {
         const here = Calls.call(serving, client, call)
-        return isCarried || serving.placement.replica === ""
+        return carried !== undefined || placement.replica === ""
           ? here
-          : Effect.flatMap(
-            placeOf(serving, client, call),
-            (place) => at(serving, place, { ...client, known: Effect.succeed(place._tag === "Shared") }, ask, here)
-          )
+          : Effect.flatMap(placeOf(serving, client, call), (place) => at(serving, place, client, ask, here))
       })
     default: {
-      const here = inSession(serving, new Key(backend, principal, ask.session), ask)
+      const here = inSession(serving, new Key(client.backend, client.principal, ask.session), ask)
+      if (carried !== undefined) return here
+      const place = placement.ofSession(ask.session)
       // An id of another form is no session's.
-      const place = isCarried ? Option.some(Placement.here) : serving.placement.ofSession(ask.session)
       return Option.isSome(place) ? at(serving, place.value, client, ask, here) : Effect.fail(unknownSession(idOf(ask)))
     }
   }
@@ -151,15 +149,15 @@ const open = (
 const at = (
   { placement }: Serving,
   place: Placement.Place,
-  { backend, known, principal }: Client,
+  { backend, principal }: Client,
   ask: Ask,
   here: Carrying,
   opens?: string
-): Carrying =>
-  place._tag === "Here" ? here : Effect.flatMap(
-    ask._tag === "Call" ? known : Effect.succeed(false),
-    (known) => placement.at(place, () => ({ backend, principal, known, ask, opens }), here)
-  )
+): Carrying => {
+  // The lanes of a caller are shared only if the caller can be told from others (`placeOf`).
+  const known = ask._tag === "Call" && place._tag === "Shared"
+  return placement.at(place, () => ({ backend, principal, known, ask, opens }), here)
+}
 
 /** The place of a call. A parked call stays where it was parked, wherever its caller's lanes live. */
 const placeOf = (serving: Serving, client: Client, call: Modern.Call): Effect.Effect<Placement.Place> => {

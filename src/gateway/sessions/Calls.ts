@@ -17,16 +17,15 @@ import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import * as RequestState from "../protocol/RequestState.ts"
-import type { Client, Serving } from "./Broker.ts"
+import type { Carrying, Client, Serving } from "./Broker.ts"
 import type * as Callers from "./Callers.ts"
 import * as Listening from "./Listening.ts"
 import { ofError, shuttingDown } from "./Refusals.ts"
+import * as RunningBackend from "./RunningBackend.ts"
 import type { AcquireError, LeasedLane } from "./Sessions.ts"
 
 /** Clients may cache the answer to `server/discover` for this many milliseconds: a restarted back end can have changed. */
 const discoverTimeToLive = 60_000
-
-type Carrying = Effect.Effect<Exchange, Refusal, Scope.Scope>
 
 /** Checks a request. */
 export const read = ({ draining }: Serving, request: JsonRpc.Request): Effect.Effect<Modern.Call, Refusal> => {
@@ -103,7 +102,7 @@ const needsOwnLane = (
   { client, logLevel, request }: Modern.Call
 ): boolean =>
   logLevel !== undefined || (
-    sessions.knownEra(backend) !== "modern" &&
+    RunningBackend.knownEra(sessions.running().get(backend)) !== "modern" &&
     Modern.mayRequireInput.includes(request.method) &&
     Modern.canBeAsked(client.capabilities)
   )
@@ -145,19 +144,17 @@ const attach = (serving: Serving, client: Client, running: RunningCall): Effect.
 const replyOf = (attached: Attached, first: Step): Reply => {
   if (first.events.length === 0 && first.answer !== undefined) return first.answer
   let next: Step | undefined = first
-  const take: Take = Effect.suspend(() => {
-    const ready = next
-    if (ready === undefined) return Effect.flatMap(step(attached), eventsOf)
-    next = undefined
-    return eventsOf(ready)
-  })
   let over = false
-  const eventsOf = ({ answer, events }: Step): Take => {
-    if (answer === undefined) return Effect.succeed(events)
-    over = true
-    return Effect.succeed([...events, answer])
-  }
-  return { _tag: "Events", take: Effect.suspend(() => over ? Cause.done() : take), ready: () => false }
+  const take: Take = Effect.suspend(() => {
+    if (over) return Cause.done()
+    const ready = next === undefined ? step(attached) : Effect.succeed(next)
+    next = undefined
+    return Effect.map(ready, ({ answer, events }) => {
+      over = answer !== undefined
+      return answer === undefined ? events : [...events, answer]
+    })
+  })
+  return { _tag: "Events", take, ready: () => false }
 }
 
 /** The next step of a call. Without events or an answer if the client is to get a stream now. */

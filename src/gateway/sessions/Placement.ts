@@ -19,8 +19,7 @@
 import type { Scope } from "effect"
 import { Context, Effect, Option } from "effect"
 import { randomUUID } from "node:crypto"
-import type { Exchange, Refusal } from "../conversation/Exchange.ts"
-import type { Ask } from "./Broker.ts"
+import type { Ask, Carrying } from "./Broker.ts"
 
 /**
  * Where a session or a caller lives. `Replica`: at the replica of this name, while that runs. `Shared`: at the replica that owns the id's
@@ -47,8 +46,6 @@ export interface Carried {
 /** True if the client only listens: the answer is a stream that does not end by itself. */
 export const onlyListens = ({ ask }: Carried): boolean =>
   ask._tag === "Listen" || ask._tag === "Call" && ask.request.method === "subscriptions/listen"
-
-type Carrying = Effect.Effect<Exchange, Refusal, Scope.Scope>
 
 /** What a replica does at the request of other replicas. */
 export interface Host {

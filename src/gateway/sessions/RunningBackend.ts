@@ -131,7 +131,8 @@ const startTransport = ({ spares }: RunningBackend, got: Got) =>
   Effect.tap(spares.take, (transport) => Effect.sync(() => got(transport)))
 
 /** The era of a back end, from its setting or detected. `undefined` if it is not known. */
-export const knownEra = ({ backend: { settings: { era } }, era: found }: RunningBackend) => era === "auto" ? found : era
+export const knownEra = (target: RunningBackend | undefined): Era | undefined =>
+  target?.backend.settings.era === "auto" ? target.era : target?.backend.settings.era
 
 /** Opens the connection of a lane. If a process ends at `server/discover`, the next one starts as a legacy server without it. */
 export const startLane = (

@@ -12,7 +12,6 @@ import type * as Bridge from "../conversation/Bridge.ts"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
 import type * as Lane from "../conversation/Lane.ts"
 import type * as PooledConnection from "../conversation/PooledConnection.ts"
-import type { Era } from "../protocol/Dialect.ts"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Settings from "../settings/Settings.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
@@ -65,8 +64,6 @@ export class Sessions extends Context.Service<Sessions, {
    * listen, and for discovery.
    */
   readonly firstLane: (caller: Callers.Caller) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
-  /** The era of a back end, if it is configured or known. */
-  readonly knownEra: (backend: string) => Era | undefined
   /**
    * Ends a session, awake or asleep. `None` if there is no such session; else an effect that waits until its process is
    * gone.
@@ -122,10 +119,6 @@ export const make = Effect.fnUntraced(function*(
     lease: (key) => Effect.flatMap(leaseOrWake(state, key), bridgeOf),
     lane: (caller, exclusive) => lane(state, caller, exclusive),
     firstLane: (caller) => Effect.flatMap(enterAs(state, caller), (profile) => leaseLane(state, profile, 0)),
-    knownEra: (name) => {
-      const target = running.get(name)
-      return target === undefined ? undefined : RunningBackend.knownEra(target)
-    },
     end: (key) => endKey(state, key, Endings.deleted),
     endNumber: (number) => endNumber(state, number),
     endRequests: (reason) =>
