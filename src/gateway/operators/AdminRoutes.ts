@@ -31,7 +31,7 @@ const pageHeaders = {
 
 /** Adds the operators' routes to the router. */
 export const add = Effect.fnUntraced(function*(
-  sessions: Sessions["Service"],
+  sessions: Sessions,
   parked: Parked.Parked,
   settings: Settings.GatewaySettings,
   hosts: Hosts,
@@ -128,7 +128,7 @@ const live = Effect.fnUntraced(function*(snapshot: Effect.Effect<unknown>, drain
 })
 
 /** Ends a session. `id` is its number, or `replica:number` for a session of another replica. */
-const end = Effect.fnUntraced(function*(sessions: Sessions["Service"], placement: Placement) {
+const end = Effect.fnUntraced(function*(sessions: Sessions, placement: Placement) {
   const { id = "" } = yield* HttpRouter.params
   const [, replica = placement.replica, number] = /^(?:(\w+):)?(\d+)$/.exec(id) ?? []
   if (replica !== placement.replica) {
@@ -150,11 +150,11 @@ const scraped = Effect.map(
  * Liveness: always 200. It reports the states of the back ends, but a restart of the gateway would not repair a back
  * end that does not start.
  */
-const health = (sessions: Sessions["Service"]) =>
+const health = (sessions: Sessions) =>
   Effect.map(backendStates(sessions), (backends) => json({ status: "ok", backends }))
 
 /** Readiness: 200 while the gateway takes new sessions. */
-const ready = (sessions: Sessions["Service"], draining: Deferred.Deferred<void>, placement: Placement) =>
+const ready = (sessions: Sessions, draining: Deferred.Deferred<void>, placement: Placement) =>
   Effect.zipWith(backendStates(sessions), placement.status, (backends, cluster) => {
     // Only a back end that cools down counts as not starting. A failing one starts again at the next request, and a
     // gateway that is not ready gets no requests.
@@ -173,7 +173,7 @@ const ready = (sessions: Sessions["Service"], draining: Deferred.Deferred<void>,
     )
   })
 
-const backendStates = Effect.fnUntraced(function*(sessions: Sessions["Service"]) {
+const backendStates = Effect.fnUntraced(function*(sessions: Sessions) {
   const now = yield* Effect.clockWith((clock) => clock.currentTimeMillis)
   const states: Record<string, GatewayMetrics.BackendState> = {}
   for (const { backend, cooldown } of sessions.running().values()) {

@@ -27,7 +27,7 @@ const points = 360
 
 /** Records the history and updates the gauges, for as long as the scope is open. */
 export const make = Effect.fnUntraced(function*(
-  sessions: Sessions["Service"],
+  sessions: Sessions,
   parked: Parked.Parked,
   settings: Settings.GatewaySettings
 ) {
@@ -93,7 +93,7 @@ export const make = Effect.fnUntraced(function*(
 })
 
 /** The live sessions, and the figures of each back end computed from them. */
-const look = Effect.fnUntraced(function*(sessions: Sessions["Service"], parked: Parked.Parked) {
+const look = Effect.fnUntraced(function*(sessions: Sessions, parked: Parked.Parked) {
   const now = yield* Clock.currentTimeMillis
   const live = yield* sessions.live
   const asleep = yield* sessions.asleep

@@ -59,7 +59,7 @@ export interface Broker {
 
 /** The parts of the gateway that the broker works with. */
 export interface Serving {
-  readonly sessions: Sessions["Service"]
+  readonly sessions: Sessions
   readonly settings: Settings.GatewaySettings
   readonly parked: Parked.Parked
   /** Completes when the gateway stops taking new work. */

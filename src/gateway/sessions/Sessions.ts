@@ -6,9 +6,8 @@
  * before its time, whatever the reason. The process itself ends with the scope of its pooled connection
  * (`StdioProcess`).
  */
-import { Context, Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
+import { Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
 import * as SessionPool from "../../SessionPool.ts"
-import type * as Bridge from "../conversation/Bridge.ts"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
 import type * as Lane from "../conversation/Lane.ts"
 import type * as PooledConnection from "../conversation/PooledConnection.ts"
@@ -47,52 +46,7 @@ export interface Reloaded {
   readonly removed: ReadonlyArray<string>
 }
 
-export class Sessions extends Context.Service<Sessions, {
-  readonly pool: SessionPool.SessionPool<Key, Connection, GatewayErrors.LaunchError>
-  readonly running: () => ReadonlyMap<string, RunningBackend.RunningBackend>
-  /** Opens a session with the client's `initialize`. */
-  readonly open: (key: Key, initialize: JsonRpc.Request) => Effect.Effect<Bridge.Bridge, AcquireError>
-  /** The connection of a session, leased for the scope. Wakes a session that sleeps. */
-  readonly lease: (key: Key) => Effect.Effect<Bridge.Bridge, AcquireError, Scope.Scope>
-  /** A lane of a modern caller, leased for the scope. An exclusive call shares its lane with no other call. */
-  readonly lane: (
-    caller: Callers.Caller,
-    exclusive: boolean
-  ) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
-  /**
-   * The first lane of a modern caller, leased for the scope, even if a call holds it exclusively. For clients that only
-   * listen, and for discovery.
-   */
-  readonly firstLane: (caller: Callers.Caller) => Effect.Effect<LeasedLane, AcquireError, Scope.Scope>
-  /**
-   * Ends a session, awake or asleep. `None` if there is no such session; else an effect that waits until its process is
-   * gone.
-   */
-  readonly end: (key: Key) => Effect.Effect<Option.Option<Effect.Effect<void>>>
-  /** Ends the live session with this number in the pool, as `end` does. */
-  readonly endNumber: (number: number) => Effect.Effect<Option.Option<Effect.Effect<void>>>
-  /**
-   * Ends every running request with an error that says why, and ends the streams. The sessions themselves end with the
-   * gateway.
-   */
-  readonly endRequests: (reason: string) => Effect.Effect<void>
-  /**
-   * Ends the sessions and lanes whose ids leave this replica, or puts the sessions to sleep. Completes when their
-   * processes are gone.
-   */
-  readonly vacate: (isOf: (id: string) => boolean, ending: Endings.Ending) => Effect.Effect<void>
-  /** Replaces the back ends. Ends the sessions of changed and removed ones. */
-  readonly reload: (backends: Backends) => Effect.Effect<Reloaded>
-  /** The number of sessions that can wake, by back end. Includes live sessions of stateless back ends. */
-  readonly asleep: Effect.Effect<ReadonlyMap<string, number>>
-  /** The live sessions and their activity. */
-  readonly live: Effect.Effect<ReadonlyArray<LiveSession>>
-  /** The number of calls of modern clients that wait for a lane. */
-  readonly waitingForLane: Effect.Effect<number>
-  readonly recent: GatewayMetrics.Recent
-  /** The number of closed sessions, by reason. */
-  readonly closes: Endings.Endings["counts"]
-}>()("effect-session-pool/gateway/Sessions") {}
+export type Sessions = Effect.Success<ReturnType<typeof make>>
 
 /** The state that the functions of this file share. */
 interface State extends Registry.Registry {
@@ -112,34 +66,61 @@ export const make = Effect.fnUntraced(function*(
   const state: State = { ...registry, pool, ending }
   const { callers, connections, running } = registry
   const lost = (key: Key) => Effect.uninterruptible(endConnection(state, key, Endings.takenOver))
-  return Sessions.of({
+  return {
     pool,
-    running: () => running,
-    open: (key, initialize) => Effect.flatMap(open(state, key, initialize), bridgeOf),
-    lease: (key) => Effect.flatMap(leaseOrWake(state, key), bridgeOf),
-    lane: (caller, exclusive) => lane(state, caller, exclusive),
-    firstLane: (caller) => Effect.flatMap(enterAs(state, caller), (profile) => leaseLane(state, profile, 0)),
-    end: (key) => endKey(state, key, Endings.deleted),
-    endNumber: (number) => endNumber(state, number),
-    endRequests: (reason) =>
+    /** The back ends by name. */
+    running: (): ReadonlyMap<string, RunningBackend.RunningBackend> => running,
+    /** Opens a session with the client's `initialize`. */
+    open: (key: Key, initialize: JsonRpc.Request) => Effect.flatMap(open(state, key, initialize), bridgeOf),
+    /** The connection of a session, leased for the scope. Wakes a session that sleeps. */
+    lease: (key: Key) => Effect.flatMap(leaseOrWake(state, key), bridgeOf),
+    /** A lane of a modern caller, leased for the scope. An exclusive call shares its lane with no other call. */
+    lane: (caller: Callers.Caller, exclusive: boolean) => lane(state, caller, exclusive),
+    /**
+     * The first lane of a modern caller, leased for the scope, even if a call holds it exclusively. For clients that only
+     * listen, and for discovery.
+     */
+    firstLane: (caller: Callers.Caller) =>
+      Effect.flatMap(enterAs(state, caller), (profile) => leaseLane(state, profile, 0)),
+    /**
+     * Ends a session, awake or asleep. `None` if there is no such session; else an effect that waits until its process is
+     * gone.
+     */
+    end: (key: Key) => endKey(state, key, Endings.deleted),
+    /** Ends the live session with this number in the pool, as `end` does. */
+    endNumber: (number: number) => endNumber(state, number),
+    /**
+     * Ends every running request with an error that says why, and ends the streams. The sessions themselves end with the
+     * gateway.
+     */
+    endRequests: (reason: string) =>
       Effect.andThen(
         Deferred.succeed(ending, undefined),
         Effect.suspend(() =>
           Effect.forEach([...connections.values()], ({ connection }) => connection.end(reason), { discard: true })
         )
       ),
-    reload: (backends) => reload(state, backends),
+    /**
+     * Ends the sessions and lanes whose ids leave this replica, or puts the sessions to sleep. Completes when their
+     * processes are gone.
+     */
+    vacate: (isOf: (id: string) => boolean, ending: Endings.Ending) => vacate(state, isOf, ending),
+    /** Replaces the back ends. Ends the sessions of changed and removed ones. */
+    reload: (backends: Backends) => reload(state, backends),
+    /** The number of sessions that can wake, by back end. Includes live sessions of stateless back ends. */
     asleep: registry.sleepers.counts,
-    vacate: (isOf, ending) => vacate(state, isOf, ending),
+    /** The live sessions and their activity. */
     live: Effect.map(SessionPool.entries(pool), (entries) =>
-      entries.flatMap((info) => {
+      entries.flatMap((info): ReadonlyArray<LiveSession> => {
         const live = connections.get(info.key.text)
         return live === undefined ? [] : [{ info, activity: live.connection.activity() }]
       })),
+    /** The number of calls of modern clients that wait for a lane. */
     waitingForLane: callers.waiting,
     recent: registry.recent,
+    /** The number of closed sessions, by reason. */
     closes: registry.endings.counts
-  })
+  }
 })
 
 const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
@@ -427,27 +408,26 @@ const endNumber = Effect.fnUntraced(function*(state: State, number: number) {
  */
 const endedAtOnce = 1000
 
-const reload = Effect.fnUntraced(function*(state: State, backends: Backends) {
+const reload = Effect.fnUntraced(function*(state: State, backends: Backends): Effect.fn.Return<Reloaded> {
   const { connections, opening, run, running, scope, sleepers } = state
+  const isKept = ({ backend }: RunningBackend.RunningBackend) =>
+    backends.get(backend.name)?.fingerprint === backend.fingerprint
+  const replaced = [...running.values()].filter((target) => !isKept(target))
+  const gone = replaced.map(({ backend }) => backend.name)
   const added = [...backends.keys()].filter((name) => !running.has(name))
-  const removed = [...running.keys()].filter((name) => !backends.has(name))
-  const changed = [...running.values()].map(({ backend }) => backend).filter((backend) => {
-    const next = backends.get(backend.name)
-    return next !== undefined && next.fingerprint !== backend.fingerprint
-  }).map(({ name }) => name)
-  const replaced = [...removed, ...changed].flatMap((name) => running.get(name) ?? [])
+  const changed = gone.filter((name) => backends.has(name))
+  const removed = gone.filter((name) => !backends.has(name))
   for (const name of removed) running.delete(name)
-  for (const name of [...changed, ...added]) {
-    const backend = backends.get(name)
-    if (backend !== undefined) yield* run(backend)
+  for (const [name, backend] of backends) {
+    const target = running.get(name)
+    if (target === undefined || !isKept(target)) yield* run(backend)
+    // An unchanged back end may have another entry text that means the same.
+    else target.entryText = backend.entryText
   }
-  // An unchanged back end may have another entry text that means the same.
-  for (const [name, target] of running) target.entryText = backends.get(name)?.entryText ?? target.entryText
   for (const old of replaced) yield* Effect.forkIn(Scope.close(old.scope, Exit.void), scope)
-  const gone = new Set([...removed, ...changed])
-  const known = [...connections.values(), ...opening.values()].map(({ key }) => key)
-  const keys = [...known, ...(yield* SessionPool.keys(state.pool)), ...(yield* sleepers.keys)]
-  const affected = new Map(keys.filter(({ backend }) => gone.has(backend)).map((key) => [key.text, key]))
+  const here = [...connections.values(), ...opening.values()].map(({ key }) => key)
+  const keys = [...here, ...(yield* sleepers.keys)].filter(({ backend }) => gone.includes(backend))
+  const affected = new Map(keys.map((key) => [key.text, key]))
   yield* Effect.forEach(affected.values(), (key) => endKey(state, key, Endings.reloaded), {
     concurrency: endedAtOnce,
     discard: true
