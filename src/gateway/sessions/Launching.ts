@@ -47,12 +47,14 @@ export const lookup = Effect.fnUntraced(function*(
   yield* unlessRefused(target, settings.maxSessionsPerBackend)
   const before = yield* Ref.get(cooldown)
   yield* countIn(target, settings.maxSessionsPerBackend)
-  let noted = false
+  let entered = false
   // Finalizers run newest first: the process starts later, so it is gone when the session is put to sleep.
-  yield* Effect.addFinalizer(() => noted && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
+  yield* Effect.addFinalizer(() => entered && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
   yield* target.count("launches")
   const own = yield* Scope.fork(yield* Effect.scope)
-  const connection = yield* start(target, groupOf(key), (got) => open(registry, target, key, client, got))
+  // Without a principal, each session takes turns on its own.
+  const turn = key.principal === "" ? key.text : key.principal
+  const connection = yield* start(target, turn, (got) => open(registry, target, key, client, got))
     .pipe(
       Scope.provide(own),
       Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
@@ -68,7 +70,7 @@ export const lookup = Effect.fnUntraced(function*(
     return yield* new GatewayErrors.UnknownSession()
   }
   if (backend.settings.stateless && opened !== undefined) {
-    noted = true
+    entered = true
     yield* sleepers.enter(key, opened)
   }
   yield* Effect.acquireRelease(
@@ -84,9 +86,6 @@ export const lookup = Effect.fnUntraced(function*(
   )
   return connection
 })
-
-/** The group of a key in the pool's limits: its principal. Without keys each session counts as its own principal. */
-export const groupOf = ({ principal, text }: Key): string => principal === "" ? text : principal
 
 /** The name of a session or a lane in logs and on the page. Too short to use the session. */
 export const labelOf = ({ id, lane }: Key): string => Masking.shortId(lane === undefined ? id : `lane${lane}-${id}`)
@@ -135,7 +134,7 @@ const open = (
   key: Key,
   client: Callers.Profile | ClientRecord.ClientRecord,
   got: RunningBackend.Got
-): Opening<Connection> =>
+): Opening =>
   "lanes" in client
     ? RunningBackend.startLane(
       target,
@@ -146,17 +145,13 @@ const open = (
     )
     : RunningBackend.startSession(target, client, Settings.firstSilence(settings), got)
 
-type Opening<A> = Effect.Effect<
-  A,
-  BackendFailed | InitializeRefused,
-  Scope.Scope
->
+type Opening = Effect.Effect<Connection, BackendFailed | InitializeRefused, Scope.Scope>
 
 /** Waits for a turn, then opens the connection within `startTimeout`. Waiting for the turn does not count. */
-const start = <A>(
+const start = (
   target: RunningBackend.RunningBackend,
   principal: string,
-  opening: (got: RunningBackend.Got) => Opening<A>
+  opening: (got: RunningBackend.Got) => Opening
 ) => {
   const { startTimeout } = target.backend.settings
   let transport: Transport | undefined
