@@ -18,7 +18,7 @@ import { Key } from "./Key.ts"
 /** A caller of a back end. */
 export interface Caller {
   readonly backend: string
-  /** A digest of the client's key, or "" if the gateway asks for no keys. */
+  /** The id of the principal; "" if the gateway asks for no keys. */
   readonly principal: string
   /** True if the caller can be told from others. */
   readonly known: boolean
@@ -33,11 +33,8 @@ interface LaneUse {
 }
 
 /** A caller, while it uses lanes or listens. */
-export interface Profile {
+export interface Profile extends Caller {
   readonly id: string
-  readonly backend: string
-  readonly principal: string
-  readonly client: Modern.Client
   /** The use of each lane, by number. */
   readonly lanes: Array<LaneUse>
   /** Completes when a call next gives its lane back. */
@@ -85,17 +82,13 @@ export const make = (): Callers => {
       Effect.acquireRelease(
         Effect.sync(() => {
           const id = identify(caller)
-          const { backend, client, principal } = caller
-          const known = profiles.get(id)
-          const profile: Profile = known ?? {
+          const profile = profiles.get(id) ?? {
+            ...caller,
             id,
-            backend,
-            principal,
-            client,
             lanes: [],
             freed: Deferred.makeUnsafe(),
             waiting: 0,
-            listeners: new Set(),
+            listeners: new Set<(change: Change) => void>(),
             users: 0
           }
           profiles.set(id, profile)

@@ -56,10 +56,11 @@ export const ofPool = (reason: SessionPool.Reason, idleTimeToLive: Duration.Dura
 }
 
 export interface Endings {
-  /** Notes why the live session with this number in the pool is about to end. Note only a session that will still emit `Closed`. */
-  readonly note: (session: number, ending: Ending) => void
-  /** Notes why a session ends whose launch is still running. */
-  readonly noteLaunch: (key: Key, ending: Ending) => void
+  /**
+   * Notes why a session is about to end: by its number in the pool, or by the text of its key while its launch runs. Note
+   * only a session that will still emit `Closed`.
+   */
+  readonly note: (session: number | string, ending: Ending) => void
   /** Counts the end of a session and returns its ending, or `otherwise` if nothing was noted. */
   readonly closed: (session: { readonly id: number; readonly key: Key }, otherwise: Ending) => Ending
   /** The number of ends by reason, since the start. */
@@ -71,7 +72,6 @@ export const make = (): Endings => {
   const counts = new Map<string, number>()
   return {
     note: (session, ending) => void noted.set(session, ending),
-    noteLaunch: (key, ending) => void noted.set(key.text, ending),
     closed: ({ id, key }, otherwise) => {
       const name = noted.has(id) ? id : key.text
       const ending = noted.get(name) ?? otherwise

@@ -104,7 +104,7 @@ export const make = Effect.fnUntraced(function*(
 /** Gets each transport of a connection that is being opened, so that a time-out can report the stderr of its process. */
 export type Got = (transport: Transport) => void
 
-/** The principal of the gateway's own starts. Names of keys are hexadecimal digests, so none equals it. */
+/** The principal of the gateway's own starts in the start queue. */
 export const gatewayPrincipal = "gateway"
 
 /**

@@ -24,9 +24,7 @@ import * as Registry from "./Registry.ts"
 import type { Connection, GatewayConfig } from "./Registry.ts"
 import * as RunningBackend from "./RunningBackend.ts"
 
-export type AcquireError =
-  | GatewayErrors.LaunchError
-  | SessionPool.SessionPoolError
+export type AcquireError = GatewayErrors.LaunchError | SessionPool.SessionPoolError
 
 /** A leased lane, and the profile of its caller. */
 export interface LeasedLane {
@@ -143,8 +141,7 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
     closed: (connection, key) =>
       Effect.flatMap(
         Deferred.await(connection.ended),
-        // Another connection may be live under the key, because a connection that has left the pool may still be in
-        // use.
+        // A connection that has left the pool may still be in use while another connection is live under its key.
         (failure) =>
           connections.get(key.text)?.connection === connection
             ? Effect.andThen(doubt(registry, key), note({ endings, pool }, key, Endings.ofFailure(failure)))
@@ -227,8 +224,8 @@ const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRp
       Effect.andThen(
         Effect.sync(() => {
           opening.delete(key.text)
-          // If its process is still closing, its finalizer (`Launching.rest`) would put the session to sleep after `endKey` has
-          // removed it.
+          // The process of the failed launch may still be closing. Its finalizer (`Launching.rest`) must not put the
+          // session to sleep after `endKey` has removed the session.
           if (Exit.isFailure(exit)) record.over = true
         }),
         // Ends a session whose client disconnected meanwhile, because no client would ever learn its id.
@@ -237,7 +234,7 @@ const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRp
   )
 })
 
-/** Narrows the type. The connection of a key without a lane number is a bridge. */
+/** Narrows the type of a connection. The connection of a key without a lane number is a bridge. */
 const bridgeOf = (connection: Connection) =>
   connection._tag === "Bridge" ? Effect.succeed(connection) : new GatewayErrors.UnknownSession()
 
@@ -369,7 +366,7 @@ const endConnection = Effect.fnUntraced(function*(state: State, key: Key, ending
     Effect.gen(function*() {
       const found = yield* Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone)
       if (Option.isNone(found)) return Effect.void
-      if (!isLive) endings.noteLaunch(key, ending)
+      if (!isLive) endings.note(key.text, ending)
       yield* end(found.value)
       return Deferred.await(found.value.gone)
     }).pipe(Effect.scoped),
@@ -378,16 +375,15 @@ const endConnection = Effect.fnUntraced(function*(state: State, key: Key, ending
   return (yield* SessionPool.invalidate(pool, key)) ? Option.some(Effect.flatten(Fiber.join(ended))) : Option.none()
 })
 
-const vacate = (state: State, isOf: (id: string) => boolean, ending: Endings.Ending) =>
+const vacate = ({ connections, endings, pool }: State, isOf: (id: string) => boolean, ending: Endings.Ending) =>
   Effect.gen(function*() {
-    const { connections, pool } = state
     const left = [...connections.values()].filter(({ key }) => isOf(key.id)).map(({ connection }) => connection)
     // The keys do not include expired sessions, which hold their processes until the next sweep.
     yield* SessionPool.sweep(pool)
     const keys = (yield* SessionPool.keys(pool)).filter(({ id }) => isOf(id))
     yield* Effect.forEach(
       keys,
-      (key) => Effect.andThen(note(state, key, ending), SessionPool.invalidate(pool, key)),
+      (key) => Effect.andThen(note({ endings, pool }, key, ending), SessionPool.invalidate(pool, key)),
       { discard: true }
     )
     yield* Effect.forEach(left, (connection) => connection.end(ending.text), { discard: true })
