@@ -16,7 +16,6 @@ import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as GatewayErrors from "../sessions/GatewayErrors.ts"
 import type { Key } from "../sessions/Key.ts"
 import type { Make, Sleepers } from "../sessions/Sleepers.ts"
-import { countByBackend } from "../sessions/Sleepers.ts"
 import * as Patience from "./Patience.ts"
 
 const optionalText = Schema.optional(Schema.String)
@@ -327,8 +326,6 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
       )
     }
 
-    const keysHere = Effect.sync(() => [...owned.values()].map(({ key }) => key))
-
     const sleepers: Sleepers = {
       has: (key) =>
         Effect.suspend(() => {
@@ -371,8 +368,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
           return writeSoon(key)
         }),
       isKnown: (key) => Effect.sync(() => owned.has(key.text) || pending.has(key.text)),
-      keys: keysHere,
-      counts: Effect.map(keysHere, countByBackend)
+      keys: Effect.sync(() => [...owned.values()].map(({ key }) => key))
     }
     return sleepers
   })

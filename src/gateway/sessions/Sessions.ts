@@ -106,7 +106,7 @@ export const make = Effect.fnUntraced(function*(
     /** Replaces the back ends. Ends the sessions of changed and removed ones. */
     reload: (backends: Backends) => reload(state, backends),
     /** The number of sessions that can wake, by back end. Includes live sessions of stateless back ends. */
-    asleep: registry.sleepers.counts,
+    asleep: Effect.map(registry.sleepers.keys, countByBackend),
     /** The live sessions and their activity. */
     live: Effect.map(SessionPool.entries(pool), (entries) =>
       entries.flatMap((info): ReadonlyArray<LiveSession> => {
@@ -120,6 +120,12 @@ export const make = Effect.fnUntraced(function*(
     closes: registry.endings.counts
   }
 })
+
+const countByBackend = (keys: Iterable<Key>): ReadonlyMap<string, number> => {
+  const counts = new Map<string, number>()
+  for (const { backend } of keys) counts.set(backend, (counts.get(backend) ?? 0) + 1)
+  return counts
+}
 
 const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
   const { connections, endings, running, settings } = registry

@@ -24,10 +24,8 @@ export interface Sleepers {
   readonly remove: (key: Key) => Effect.Effect<void>
   /** True if the session is among the `keys`, or was and has a write pending. */
   readonly isKnown: (key: Key) => Effect.Effect<boolean>
-  /** The sessions that are known here. In memory these are all; in a database, only those that are awake here. */
+  /** The sessions that are known here, awake sessions included. A database keeps others that are asleep. */
   readonly keys: Effect.Effect<Iterable<Key>>
-  /** The number of sessions that are known here, by back end. Includes awake sessions. */
-  readonly counts: Effect.Effect<ReadonlyMap<string, number>>
 }
 
 export interface Limits {
@@ -49,17 +47,10 @@ export const make = Effect.fnUntraced(function*({ asleepTimeToLive, maxAsleep }:
     rest: (key, record) => Cache.set(cache, key, record),
     remove: (key) => Cache.invalidate(cache, key),
     isKnown: (key) => Cache.has(cache, key),
-    keys: Cache.keys(cache),
-    counts: Effect.map(Cache.keys(cache), countByBackend)
+    keys: Cache.keys(cache)
   }
   return sleepers
 })
-
-export const countByBackend = (keys: Iterable<Key>): ReadonlyMap<string, number> => {
-  const counts = new Map<string, number>()
-  for (const { backend } of keys) counts.set(backend, (counts.get(backend) ?? 0) + 1)
-  return counts
-}
 
 /**
  * Makes the store of records. It calls `lost` when another replica has taken a session over, so that this replica's
