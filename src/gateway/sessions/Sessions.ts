@@ -210,14 +210,11 @@ const untilEnd = <A, E, R>(
  * Refuses a session or a lane that would need a process which its back end cannot have now. Called before the pool is
  * asked, because the pool would first evict an idle session.
  */
-const refuseBeforePool = ({ pool, running, settings }: State, key: Key) => {
+const refuseBeforePool = Effect.fnUntraced(function*({ pool, running, settings }: State, key: Key) {
   const target = running.get(key.backend)
-  return target === undefined ? Effect.void : Effect.catch(
-    Launching.unlessRefused(target, settings.maxSessionsPerBackend),
-    (refusal) =>
-      Effect.flatMap(SessionPool.info(pool, key), (found) => Option.isSome(found) ? Effect.void : Effect.fail(refusal))
-  )
-}
+  if (target === undefined || Option.isSome(yield* SessionPool.info(pool, key))) return
+  yield* Launching.unlessRefused(target, settings.maxSessionsPerBackend)
+})
 
 const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRpc.Request) {
   const { opening, pool } = state
