@@ -122,21 +122,18 @@ const reloads = (
     Effect.gen(function*() {
       // Several pending signals cause one reload.
       yield* Queue.takeAll(hangUps)
-      const loaded = yield* Effect.result(load(input))
-      if (loaded._tag === "Failure") {
-        return yield* Effect.logError(`Not reloaded: the gateway keeps its configuration. ${loaded.failure.message}`)
-      }
-      const { config: next, warnings } = loaded.success
+      const { config: next, warnings } = yield* load(input)
       for (const warning of [...warnings, ...missingPrograms(next.backends, inFile)]) yield* Effect.logWarning(warning)
-      const differing = Object.keys(Settings.gatewaySettings).filter((name) =>
-        !Settings.same(name, settings, next.settings)
-      )
+      const differing = Settings.differing(settings, next.settings)
       if (differing.length > 0) {
         yield* Effect.logWarning(`These changed settings need a restart: ${differing.join(", ")}`)
       }
       const { added, changed, removed } = yield* gateway.reload(next)
       yield* Effect.logInfo("reloaded").pipe(Effect.annotateLogs({ added, changed, removed }))
-    }).pipe(Effect.catchCause((cause) => Effect.logError("A reload failed unexpectedly", cause)))
+    }).pipe(
+      Effect.catch(({ message }) => Effect.logError(`Not reloaded: the gateway keeps its configuration. ${message}`)),
+      Effect.catchCause((cause) => Effect.logError("A reload failed unexpectedly", cause))
+    )
   )
 
 /** Where the arguments of a program belong, for a user who wrote them into its name. */
@@ -216,8 +213,7 @@ const run = Effect.fnUntraced(function*(input: Input) {
     yield* Console.log(
       Banner.make(names, Banner.origin(settings, tls === undefined ? "http" : "https", bound), settings)
     )
-    for (const warning of warnings) yield* Effect.logWarning(warning)
-    for (const warning of missing) yield* Effect.logWarning(warning)
+    for (const warning of [...warnings, ...missing]) yield* Effect.logWarning(warning)
     yield* Effect.forkScoped(reloads(hangUps, input, settings, running))
     return yield* Effect.onInterrupt(Effect.never, () => running.drain)
   })).pipe(
@@ -232,15 +228,13 @@ const run = Effect.fnUntraced(function*(input: Input) {
           message: `The database cannot be used (${String(error.reason.cause)}). Does it run? Is DATABASE_URL right ` +
             "(postgresql://user:password@host:5432/database)? May its user create tables?"
         }),
-      UnequalLocks: ({ message }) => new UsageError({ message }),
-      UnequalKeys: ({ message }) => new UsageError({ message }),
-      TablesLocked: ({ message }) => new UsageError({ message }),
       SocketServerError: (error) =>
         new UsageError({
           message: `Cannot listen for the other replicas (${String(error.reason.cause)}). Is the port taken? If ` +
             "--replica-address is not an address of this machine, set --replica-listen 0.0.0.0:PORT too."
         })
     }),
+    Effect.catchTag(["UnequalLocks", "UnequalKeys", "TablesLocked"], ({ message }) => new UsageError({ message })),
     Effect.provide(telemetry)
   )
 }, Effect.scoped)

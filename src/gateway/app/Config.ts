@@ -63,12 +63,8 @@ export const load = ({ entries, environment, file, flags }: Sources): Loaded | I
   const secrets: Array<string> = []
   const own = record(root?.["gateway"] ?? {})
   if (own === undefined) report.fault("gateway", "must be an object")
-  const settings = settingsOf(
-    readSettings("gateway", own ?? {}, Object.keys(Settings.all), environment, secrets, report.fault),
-    environment,
-    flags,
-    report.fault
-  )
+  const written = readSettings("gateway", own ?? {}, Object.keys(Settings.all), environment, secrets, report.fault)
+  const settings = settingsOf(written, environment, flags, report.fault)
   const served = file === undefined || root === undefined ? [] : readServers(root, environment, secrets, report)
   const backends = Backends.check([...Backends.given("", entries), ...served], settings, report.fault)
   return faults.size > 0
@@ -221,4 +217,4 @@ const unknownVariables = (environment: Variables.Environment, file: string, { wa
 }
 
 const record = (value: unknown): { readonly [name: string]: unknown } | undefined =>
-  Predicate.isObject(value) && !Array.isArray(value) ? { ...value } : undefined
+  Predicate.isObject(value) ? value : undefined

@@ -71,9 +71,8 @@ export const load = Effect.fnUntraced(function*(input: Input) {
   const { backends, settings, warnings } = loaded
   const named = { keys: keysOf(settings), tls: tlsOf(settings), cluster: clusterOptions(settings) }
   const read = yield* Effect.all(named, { mode: "result" })
-  const faults = [read.keys, read.tls, read.cluster].flatMap((each) =>
-    Option.getOrUndefined(Result.getFailure<unknown, UsageError>(each))?.message ?? []
-  )
+  const results: ReadonlyArray<Result.Result<unknown, UsageError>> = Object.values(read)
+  const faults = results.flatMap((each) => Result.isFailure(each) ? [each.failure.message] : [])
   if (faults.length > 0) return yield* refuse(faults.join("\n"))
   const { cluster, keys, tls } = yield* Effect.fromResult(Result.all(read))
   const config = { backends, settings: { ...settings, keys } }
@@ -157,10 +156,8 @@ const tlsOf = Effect.fnUntraced(function*({ tlsCert, tlsKey }: Settings.GatewayS
     },
     catch: (cause) =>
       refuse(
-        `${tlsCert} and ${tlsKey} cannot be used for TLS (${
-          String(cause)
-        }). Both must be PEM, and the key must belong ` +
-          "to the certificate."
+        `${tlsCert} and ${tlsKey} cannot be used for TLS (${String(cause)}). ` +
+          "Both must be PEM, and the key must belong to the certificate."
       )
   })
 })
@@ -218,9 +215,7 @@ export const replicaAt = (name: string, text: string) => {
     ? Effect.succeed({ host, port: Number(port) })
     // The message does not repeat the text, for the reason in `Settings.mustBe`.
     : refuse(
-      `--${
-        Settings.flagName(name)
-      } must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, without a scheme, a path ` +
-        "or blanks."
+      `--${Settings.flagName(name)} must be host:port, such as 10.0.0.7:8421 or [fd00::7]:8421, ` +
+        "without a scheme, a path or blanks."
     )
 }

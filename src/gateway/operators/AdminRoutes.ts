@@ -43,31 +43,16 @@ export const add = Effect.fnUntraced(function*(
   const fs = yield* FileSystem.FileSystem
   // Read once, so a gateway that runs out of file handles can still serve the page.
   const text = yield* Effect.orDie(fs.readFileString(page))
-  const overview = yield* Overview.make(sessions, parked, settings)
-  const snapshot = Effect.provideService(
-    Effect.suspend(() => overview.snapshot(Deferred.isDoneUnsafe(draining))),
-    FileSystem.FileSystem,
-    fs
-  )
+  const { measure, snapshot } = yield* Overview.make(sessions, parked, settings, draining)
+  const { replica } = placement
   // With several replicas, a session's entry names its replica, and its id begins with it.
-  const here = Effect.map(
-    snapshot,
-    (value) =>
-      placement.replica === ""
-        ? value
-        : {
-          ...value,
-          sessions: value.sessions.map((each) => ({
-            ...each,
-            id: `${placement.replica}:${each.id}`,
-            replica: placement.replica
-          }))
-        }
-  )
+  const named = <A extends { readonly id: number }>(session: A) =>
+    replica === "" ? session : { ...session, id: `${replica}:${session.id}`, replica }
+  const here = Effect.map(snapshot, (value) => value.sessions.map(named))
   const everywhere = Effect.zipWith(
-    here,
+    snapshot,
     placement.sessionsElsewhere,
-    (value, others) => others.length === 0 ? value : { ...value, sessions: [...value.sessions, ...others] },
+    (value, others) => ({ ...value, sessions: [...value.sessions.map(named), ...others] }),
     { concurrent: true }
   )
   const events = yield* live(everywhere, draining)
@@ -83,10 +68,10 @@ export const add = Effect.fnUntraced(function*(
   yield* forOperators("GET", "/sessions", Effect.map(everywhere, (value) => json(value)))
   yield* forOperators("GET", "/sessions/events", Effect.succeed(events))
   yield* forOperators("DELETE", "/sessions/:id", end(sessions, placement))
-  yield* forOperators("GET", "/metrics", Effect.andThen(overview.measure, scraped))
+  yield* forOperators("GET", "/metrics", Effect.andThen(measure, scraped))
   yield* forEveryone("GET", "/health", health(sessions))
   yield* forEveryone("GET", "/ready", ready(sessions, draining, placement))
-  return { sessions: Effect.map(here, (value) => value.sessions) }
+  return { sessions: here }
 })
 
 /** Runs the handler if the path is written literally, and the host, the origin and the caller are accepted. */
@@ -155,22 +140,15 @@ const health = (sessions: Sessions) =>
 
 /** Readiness: 200 while the gateway takes new sessions. */
 const ready = (sessions: Sessions, draining: Deferred.Deferred<void>, placement: Placement) =>
-  Effect.zipWith(backendStates(sessions), placement.status, (backends, cluster) => {
+  Effect.zipWith(backendStates(sessions), placement.status, (backends, replica) => {
+    const cluster = Option.getOrUndefined(replica)
     // Only a back end that cools down counts as not starting. A failing one starts again at the next request, and a
     // gateway that is not ready gets no requests.
-    const some = Object.values(backends).some((state) => state !== "cooling down")
-    const status = Deferred.isDoneUnsafe(draining)
-      ? "draining"
-      : Option.isSome(cluster) && cluster.value.state !== "ready"
-      ? cluster.value.state
-      : some
-      ? "ready"
-      : "no back end starts"
-    return json(
-      { status, backends, ...Option.getOrElse(Option.map(cluster, (it) => ({ cluster: it })), () => ({})) },
-      status === "ready" ? 200 : 503,
-      status === "ready" ? {} : { "retry-after": "10" }
-    )
+    const started = Object.values(backends).some((state) => state !== "cooling down") ? "ready" : "no back end starts"
+    const here = cluster === undefined || cluster.state === "ready" ? started : cluster.state
+    const status = Deferred.isDoneUnsafe(draining) ? "draining" : here
+    const value = { status, backends, cluster }
+    return status === "ready" ? json(value) : json(value, 503, { "retry-after": "10" })
   })
 
 const backendStates = Effect.fnUntraced(function*(sessions: Sessions) {

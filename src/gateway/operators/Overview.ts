@@ -1,5 +1,5 @@
 /** The figures of the operators' page: the back ends, the live sessions, and the history of the last hour. */
-import { Clock, Effect, Ref, Schedule } from "effect"
+import { Clock, Deferred, Effect, FileSystem, Ref, Schedule } from "effect"
 import * as SessionPool from "../../SessionPool.ts"
 import type * as Parked from "../conversation/Parked.ts"
 import * as Cooldown from "../sessions/Cooldown.ts"
@@ -10,18 +10,6 @@ import type * as Settings from "../settings/Settings.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import * as ProcessStats from "./ProcessStats.ts"
 
-/** One point of the history. It covers the ten seconds before `at`. */
-export interface Point {
-  readonly at: number
-  readonly sessions: number
-  readonly requests: number
-  readonly errors: number
-  readonly launches: number
-  readonly closes: number
-  readonly p50Ms: number | null
-  readonly p95Ms: number | null
-}
-
 const interval = "10 seconds"
 const points = 360
 
@@ -29,9 +17,11 @@ const points = 360
 export const make = Effect.fnUntraced(function*(
   sessions: Sessions,
   parked: Parked.Parked,
-  settings: Settings.GatewaySettings
+  settings: Settings.GatewaySettings,
+  draining: Deferred.Deferred<void>
 ) {
-  const kept: Array<Point> = []
+  const fs = yield* FileSystem.FileSystem
+  const history: Array<ReturnType<typeof pointOf>> = []
   let closedBefore = 0
   /** Launches since the start, without those in `sessions.recent`. */
   const launched = { launches: 0, launchFailures: 0 }
@@ -41,9 +31,9 @@ export const make = Effect.fnUntraced(function*(
   const sample = Effect.gen(function*() {
     const { active, closes, idle } = yield* SessionPool.stats(sessions.pool)
     const { recent } = sessions
-    const closed = total(closes)
-    kept.push(pointOf(yield* Clock.currentTimeMillis, idle + active, closed - closedBefore, recent))
-    if (kept.length > points) kept.shift()
+    const closed = sum(Object.values(closes))
+    history.push(pointOf(yield* Clock.currentTimeMillis, idle + active, closed - closedBefore, recent))
+    if (history.length > points) history.shift()
     closedBefore = closed
     launched.launches += recent.launches
     launched.launchFailures += recent.launchFailures
@@ -51,94 +41,80 @@ export const make = Effect.fnUntraced(function*(
   })
 
   const measure = Effect.gen(function*() {
-    const { figures, now } = yield* look(sessions, parked)
-    const running = sessions.running()
-    for (const name of measured) {
-      if (running.has(name)) continue
-      yield* GatewayMetrics.setFigures(name, GatewayMetrics.noFigures)
-      yield* GatewayMetrics.setState(name, undefined)
-    }
-    for (const [name, each] of running) {
-      measured.add(name)
-      yield* GatewayMetrics.setFigures(name, figures(each))
-      yield* GatewayMetrics.setState(name, Cooldown.stateOf(yield* Ref.get(each.cooldown), now))
-    }
+    const { backends } = yield* look(sessions, parked)
+    for (const name of backends.keys()) measured.add(name)
+    for (const name of measured) yield* GatewayMetrics.setBackend(name, backends.get(name))
     const { waiting } = yield* SessionPool.stats(sessions.pool)
     const { maxSessions } = settings
     yield* GatewayMetrics.setTotals({ place: waiting, lane: yield* sessions.waitingForLane, maxSessions })
   })
 
   /** The whole overview, as `/sessions` returns it. */
-  const snapshot = Effect.fnUntraced(function*(draining: boolean) {
-    const { figures, live, now } = yield* look(sessions, parked)
+  const snapshot = Effect.gen(function*() {
+    const { backends, live, now } = yield* look(sessions, parked)
     const usage = yield* ProcessStats.usage(new Set(live.flatMap(({ activity }) => activity.pid ?? [])))
     return {
       now,
-      draining,
+      draining: Deferred.isDoneUnsafe(draining),
       needsKey: settings.keys.length > 0,
-      backends: yield* Effect.forEach(
-        [...sessions.running().values()],
-        (running) => backendView(running, figures(running), now)
-      ),
+      backends: Array.from(backends.values(), (backend) => backendView(backend, now)),
       sessions: live.map((session) => sessionView(session, usage, now)),
       launches: launched.launches + sessions.recent.launches,
       launchFailures: launched.launchFailures + sessions.recent.launchFailures,
       closes: sessions.closes(),
-      history: kept
+      history
     }
-  })
+  }).pipe(Effect.provideService(FileSystem.FileSystem, fs))
 
   yield* Effect.forkScoped(Effect.repeat(Effect.andThen(sample, measure), Schedule.spaced(interval)))
   return { measure, snapshot }
 })
 
-/** The live sessions, and the figures of each back end computed from them. */
+/** The live sessions and the back ends at this moment. */
 const look = Effect.fnUntraced(function*(sessions: Sessions, parked: Parked.Parked) {
   const now = yield* Clock.currentTimeMillis
   const live = yield* sessions.live
   const asleep = yield* sessions.asleep
-  const ofBackend = new Map<string, Array<LiveSession>>()
-  for (const session of live) {
-    const name = session.info.key.backend
-    const own = ofBackend.get(name)
-    if (own === undefined) ofBackend.set(name, [session])
-    else own.push(session)
-  }
-  const figures = (running: RunningBackend): GatewayMetrics.Figures => {
-    const { name } = running.backend
-    const own = ofBackend.get(name) ?? []
-    return {
+  const byBackend = Map.groupBy(live, ({ info }) => info.key.backend)
+  const backends = new Map<string, SeenBackend>()
+  for (const [name, running] of sessions.running()) {
+    const own = byBackend.get(name) ?? []
+    const cooldown = yield* Ref.get(running.cooldown)
+    const figures = {
       sessions: own.length,
-      inFlight: own.reduce((sum, { activity }) => sum + activity.inFlight, 0),
+      inFlight: sum(own.map(({ activity }) => activity.inFlight)),
       asleep: Math.max(0, (asleep.get(name) ?? 0) - own.length),
       parked: parked.count(name),
       spares: running.spares.size()
     }
+    backends.set(name, { running, figures, cooldown, state: Cooldown.stateOf(cooldown, now) })
   }
-  return { now, live, figures }
+  return { now, live, backends }
 })
 
-const backendView = Effect.fnUntraced(function*(
-  { backend, cooldown, counts }: RunningBackend,
-  { asleep, parked, sessions, spares }: GatewayMetrics.Figures,
-  now: number
-) {
-  const cooled = yield* Ref.get(cooldown)
-  const state = Cooldown.stateOf(cooled, now)
+interface SeenBackend {
+  readonly running: RunningBackend
+  readonly figures: GatewayMetrics.Figures
+  readonly cooldown: Cooldown.Cooldown
+  readonly state: GatewayMetrics.BackendState
+}
+
+const backendView = ({ cooldown, figures, running: { backend, counts }, state }: SeenBackend, now: number) => {
+  const { asleep, parked, sessions, spares } = figures
   return {
     name: backend.name,
     kind: backend.kind,
     url: `/mcp/${backend.name}`,
     state,
-    retryInSeconds: state === "cooling down" ? Math.ceil((cooled.until - now) / 1000) : null,
-    lastFailure: cooled.lastFailure ?? null,
+    retryInSeconds: state === "cooling down" ? Math.ceil((cooldown.until - now) / 1000) : null,
+    lastFailure: cooldown.lastFailure ?? null,
     spares,
     sessions,
     asleep,
     parked,
     ...counts
   }
-})
+}
 
 /** A session's entry. Its id is shortened, because the full id gives access to the session. */
 const sessionView = (
@@ -166,7 +142,8 @@ const sessionView = (
   }
 }
 
-const pointOf = (at: number, sessions: number, closes: number, recent: GatewayMetrics.Recent): Point => {
+/** One point of the history. It covers the ten seconds before `at`. */
+const pointOf = (at: number, sessions: number, closes: number, recent: GatewayMetrics.Recent) => {
   const millis = recent.millis.toSorted((a, b) => a - b)
   return {
     at,
@@ -180,8 +157,7 @@ const pointOf = (at: number, sessions: number, closes: number, recent: GatewayMe
   }
 }
 
-const total = (closes: Readonly<Record<string, number>>): number =>
-  Object.values(closes).reduce((sum, count) => sum + count, 0)
+const sum = (counts: ReadonlyArray<number>): number => counts.reduce((total, count) => total + count, 0)
 
 const quantile = (sorted: ReadonlyArray<number>, q: number): number | null =>
   sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? null

@@ -6,7 +6,7 @@
  * `idleTimeToLive` in a file. A new one is a line in `backendSettings` (each back end may have its own) or in
  * `gatewaySettings`, and a row in the table of `src/gateway/README.md`, which a test compares with this one.
  */
-import { ByteSize, Duration, Option, Predicate } from "effect"
+import { ByteSize, Duration, Option, Predicate, Struct } from "effect"
 
 export interface Setting<out A, out Input> {
   readonly kind: "duration" | "count" | "bytes" | "flag" | "list" | "text" | "choice" | "secret"
@@ -68,7 +68,7 @@ const duration = (fallback: Duration.Input, description: string, minimum: "posit
     String(fallback)
   )
 
-const count = (fallback: number, description: string, minimum = 1, maximum = Infinity, shown = String(fallback)) =>
+const count = (fallback: number, description: string, minimum = 1, maximum = Infinity) =>
   setting<number>(
     "count",
     fallback,
@@ -79,8 +79,7 @@ const count = (fallback: number, description: string, minimum = 1, maximum = Inf
       return typeof value === "number" && Number.isSafeInteger(value) && value >= minimum && value <= maximum
         ? Option.some(value)
         : Option.none()
-    },
-    shown
+    }
   )
 
 const mebi = 1024 * 1024
@@ -92,12 +91,12 @@ const bytes = (fallback: number, description: string) =>
     description,
     "a number of bytes of at least 1024, such as 4194304 or \"4 MiB\"",
     (input) => {
-      const size = typeof input === "number" && Number.isSafeInteger(input) && input >= 0
-        ? Option.some(input)
-        : typeof input === "string"
-        ? Option.flatMap(ByteSize.fromString(/^\d+$/.test(input) ? `${input} B` : input), ByteSize.toNumber)
-        : Option.none()
-      return Option.filter(size, (value) => value >= 1024)
+      if (typeof input !== "number" && typeof input !== "string") return Option.none()
+      const text = /^\d+$/.test(String(input)) ? `${input} B` : String(input)
+      return ByteSize.fromString(text).pipe(
+        Option.flatMap(ByteSize.toNumber),
+        Option.filter((value) => value >= 1024)
+      )
     },
     fallback % mebi === 0 ? `${fallback / mebi} MiB` : `${fallback / 1024} KiB`
   )
@@ -208,13 +207,10 @@ export const gatewaySettings = {
   maxSessions: count(1000, "Most sessions at once; when full, the longest idle one is ended"),
   maxSessionsPerBackend: count(1000, "Most sessions of one back end; when full, new ones are refused"),
   // Infinity means unset; `sessionsPerKey` computes the default.
-  maxSessionsPerKey: count(
-    Infinity,
-    "Most sessions of one key; when full, its longest idle one is ended",
-    1,
-    Infinity,
-    "half of maxSessions if there are several keys"
-  ),
+  maxSessionsPerKey: {
+    ...count(Infinity, "Most sessions of one key; when full, its longest idle one is ended"),
+    shown: "half of maxSessions if there are several keys"
+  },
   maxParked: count(1000, "Most calls at once that wait for their client's input"),
   maxParkedPerKey: count(100, "Most calls at once of one key that wait for their client's input"),
   stateKey: secretText("", "Seals requestState; without it a random key that ends with the process"),
@@ -319,6 +315,6 @@ export const pick = <T extends Readonly<Record<string, Setting<unknown, unknown>
   // Each value keeps its name.
   Object.fromEntries(Object.entries(values).filter(([name]) => name in table)) as Values<T>
 
-/** Whether a setting has the same value in both objects. */
-export const same = (name: string, a: object, b: object): boolean =>
-  JSON.stringify(given(a)[name]) === JSON.stringify(given(b)[name])
+/** The names of the settings of the gateway as a whole whose values differ. */
+export const differing = (a: GatewaySettings, b: GatewaySettings): ReadonlyArray<string> =>
+  Struct.keys(gatewaySettings).filter((name) => JSON.stringify(a[name]) !== JSON.stringify(b[name]))

@@ -1,8 +1,8 @@
 /**
  * The metrics of the gateway, most with the attribute `backend`; and the figures of the last seconds, for the page.
  *
- * To add a gauge of a back end, add a line to `gauges`, to `noFigures` and to `look` of `operators/Overview`, a row to the table of metrics
- * in `README.md`, and a panel to `deploy/dashboard.json`. `test/gateway/metrics.test.ts` compares these two with the exported metrics.
+ * To add a gauge of a back end, add a line to `gauges` and to `look` of `operators/Overview`, a row to the table of metrics in
+ * `README.md`, and a panel to `deploy/dashboard.json`. `test/gateway/metrics.test.ts` compares these two with the exported metrics.
  */
 import type { Context } from "effect"
 import { Effect, Metric } from "effect"
@@ -139,25 +139,19 @@ export const make = (backend: string, registry: Context.Context<never>, recent: 
 /** The values of the gauges of one back end. */
 export type Figures = Readonly<Record<keyof typeof gauges, number>>
 
-/** Sets the gauges of one back end. */
-export const setFigures = (backend: string, figures: Figures): Effect.Effect<void> =>
-  Effect.forEach(
-    Object.entries(gauges),
+/** Sets the gauges of one back end. Without values, for a removed back end, to zero: a gauge cannot be unset. */
+export const setBackend = Effect.fnUntraced(function*(
+  backend: string,
+  values?: { readonly figures: Figures; readonly state: BackendState }
+) {
+  for (const [name, metric] of Object.entries(gauges)) {
     // `figures` has the same names as `gauges`.
-    ([name, metric]) => Metric.update(Metric.withAttributes(metric, { backend }), figures[name as keyof Figures]),
-    { discard: true }
-  )
-
-/** The values of a removed back end. A gauge cannot be unset, so it is set to zero. */
-export const noFigures: Figures = { sessions: 0, inFlight: 0, asleep: 0, parked: 0, spares: 0 }
-
-/** Sets the state of one back end. `undefined` for a removed back end, which has no state. */
-export const setState = (backend: string, current: BackendState | undefined): Effect.Effect<void> =>
-  Effect.forEach(
-    backendStates,
-    (each) => Metric.update(Metric.withAttributes(state, { backend, state: each }), each === current ? 1 : 0),
-    { discard: true }
-  )
+    yield* Metric.update(Metric.withAttributes(metric, { backend }), values?.figures[name as keyof Figures] ?? 0)
+  }
+  for (const each of backendStates) {
+    yield* Metric.update(Metric.withAttributes(state, { backend, state: each }), each === values?.state ? 1 : 0)
+  }
+})
 
 /** Sets the gauges of the gateway as a whole. */
 export const setTotals = (totals: { readonly place: number; readonly lane: number; readonly maxSessions: number }) =>
