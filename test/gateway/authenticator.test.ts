@@ -1,9 +1,10 @@
 /** A program's own authenticator in place of the gateway's keys. */
 import { Effect } from "effect"
 import { HttpServerResponse } from "effect/http"
-import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { assert, describe, it } from "vitest"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
 const metadata = "/.well-known/oauth-protected-resource"
 
@@ -17,27 +18,19 @@ const byHeader: Gateway.Authenticator = {
   routes: [{ path: metadata, handler: Effect.succeed(HttpServerResponse.text("the metadata")) }]
 }
 
-describe("an authenticator that reads a header", () => {
-  let gateway: Kit.Running
-  let url: string
-  beforeAll(async () => {
-    gateway = await Kit.start({ backends: { a: Kit.counter() }, maxSessionsPerKey: 2 }, undefined, byHeader)
-    url = `${gateway.origin}/mcp/a`
-  })
-  afterAll(() => gateway.stop())
-
-  const initialize = (headers: Record<string, string>) =>
-    fetch(url, { method: "POST", headers: { ...Kit.headers, ...headers }, body: Kit.initializeBody })
+describe("an authenticator that reads a header", async () => {
+  const options = { backends: { a: Kit.counter() }, maxSessionsPerKey: 2 }
+  const { origin, url } = await Serving.gateway(options, undefined, byHeader)
 
   it("refuses a request with its own status, message and WWW-Authenticate", async () => {
-    const response = await initialize({})
+    const response = await Kit.initialize(url)
     assert.deepStrictEqual([response.status, response.headers.get("www-authenticate")], [401, "Header x-user"])
     assert.strictEqual((await response.json()).error.message, "Say who you are")
   })
 
   it("hides the session of one principal from another principal", async () => {
     const ada = { "x-user": "ada@example.org" }
-    const session = (await initialize(ada)).headers.get("mcp-session-id") ?? ""
+    const session = (await Kit.initialize(url, ada)).headers.get("mcp-session-id") ?? ""
     const count = (user: Record<string, string>) => Kit.post(url, session, Kit.toolCall(1, "count"), user)
     const eve = await count({ "x-user": "eve@example.org" })
     assert.deepStrictEqual([eve.status, (await eve.json()).error.code], [404, -32001])
@@ -46,7 +39,7 @@ describe("an authenticator that reads a header", () => {
   })
 
   it("limits the sessions of each principal, without keys in the settings", async () => {
-    const open = async (user: string) => (await initialize({ "x-user": user })).headers.get("mcp-session-id") ?? ""
+    const open = async (user: string) => (await Kit.initialize(url, { "x-user": user })).headers.get("mcp-session-id") ?? ""
     const count = async (user: string, session: string) =>
       (await Kit.post(url, session, Kit.toolCall(1, "count"), { "x-user": user })).status
     const first = await open("grace")
@@ -58,7 +51,7 @@ describe("an authenticator that reads a header", () => {
   })
 
   it("adds its own routes, and leaves the operators' routes closed without adminKeys", async () => {
-    assert.strictEqual(await (await fetch(`${gateway.origin}${metadata}`)).text(), "the metadata")
-    assert.strictEqual((await fetch(`${gateway.origin}/sessions`)).status, 403)
+    assert.strictEqual(await (await fetch(`${origin}${metadata}`)).text(), "the metadata")
+    assert.strictEqual((await fetch(`${origin}/sessions`)).status, 403)
   })
 })

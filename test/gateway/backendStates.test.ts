@@ -1,14 +1,13 @@
 /** What operators see of a back end that starts, fails, and starts again. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
+import { writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { assert, describe, it } from "vitest"
 import * as Clock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { callTool } from "../kit/gateway/modern.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
-const directory = mkdtempSync(join(tmpdir(), "states-"))
-const mended = join(directory, "mended")
+const mended = join(Serving.directory(), "mended")
 
 /** It starts once it has been mended. */
 const flaky = {
@@ -27,25 +26,16 @@ const cooled = ({ origin }: Kit.Running, name: string) =>
     async () => (await (await fetch(`${origin}/health`)).json()).backends[name] === "cooling down"
   )
 
-describe("the state of a back end", () => {
-  let gateway: Kit.Running
+describe("the state of a back end", async () => {
   const clock = Clock.make()
-  beforeAll(async () => {
-    const unreachable = { url: `http://127.0.0.1:${await Kit.freePort()}`, era: "modern" as const }
-    gateway = await Kit.start({ backends: { flaky, unreachable, refusing } }, clock)
-  })
-  afterAll(async () => {
-    await gateway.stop()
-    rmSync(directory, { recursive: true })
-  })
-
-  const overview = async () => (await fetch(`${gateway.origin}/sessions`)).json()
+  const unreachable = { url: `http://127.0.0.1:${await Kit.freePort()}`, era: "modern" as const }
+  const gateway = await Serving.gateway({ backends: { flaky, unreachable, refusing } }, clock)
   const initialize = async (name: string) => (await Kit.initialize(`${gateway.origin}/mcp/${name}`)).status
   /** The state, as each of those tells it who are asked; it must be one. */
   const stateOf = async (name: string): Promise<string> => {
     const health = await (await fetch(`${gateway.origin}/health`)).json()
     const ready = await (await fetch(`${gateway.origin}/ready`)).json()
-    const { backends } = await overview()
+    const { backends } = await Serving.overview(gateway.origin)
     const metrics = await (await fetch(`${gateway.origin}/metrics`)).text()
     const samples = [
       ...metrics.matchAll(new RegExp(`^mcp_gateway_backend_state\\{backend="${name}",state="([^"]+)"\\} 1$`, "gm"))
@@ -84,16 +74,10 @@ describe("the state of a back end", () => {
   })
 })
 
-describe("a gateway whose back end cools down", () => {
-  let gateway: Kit.Running
+describe("a gateway whose back end cools down", async () => {
   const clock = Clock.make()
-  beforeAll(async () => {
-    gateway = await Kit.start({
-      backends: { broken: Kit.counter("--fail-start"), counter: Kit.counter() },
-      maxSessions: 1
-    }, clock)
-  })
-  afterAll(() => gateway.stop())
+  const broken = Kit.counter("--fail-start")
+  const gateway = await Serving.gateway({ backends: { broken, counter: Kit.counter() }, maxSessions: 1 }, clock)
 
   const coolDown = async (at: Kit.Running) => {
     for (let i = 0; i < 3; i++) await Kit.initialize(`${at.origin}/mcp/broken`)
@@ -115,9 +99,9 @@ describe("a gateway whose back end cools down", () => {
     for (let i = 0; i < 5; i++) assert.strictEqual((await Kit.initialize(`${gateway.origin}/mcp/broken`)).status, 503)
     assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
     const { backends, launchFailures, launches } = await (await fetch(`${gateway.origin}/sessions`)).json()
-    const counts = backends.map((
-      each: Record<string, unknown>
-    ) => [each["name"], each["launches"], each["launchFailures"]])
+    const counts = backends.map((each: Record<string, unknown>) =>
+      ["name", "launches", "launchFailures"].map((name) => each[name])
+    )
     assert.deepStrictEqual(counts, [["broken", 3, 3], ["counter", 1, 0]])
     assert.deepStrictEqual([launches, launchFailures], [4, 3])
     assert.strictEqual(await launchesOfPool() - before, 4)
@@ -128,13 +112,12 @@ describe("a gateway whose back end cools down", () => {
   })
 
   it("is not ready when it has no other, until a start may be tried again", async () => {
-    const alone = await Kit.start({ backends: { broken: Kit.counter("--fail-start") } }, clock)
+    const alone = await Serving.gateway({ backends: { broken } }, clock)
     await coolDown(alone)
     const response = await fetch(`${alone.origin}/ready`)
     assert.deepStrictEqual([response.status, response.headers.get("retry-after")], [503, "10"])
     assert.strictEqual((await response.json()).status, "no back end starts")
     clock.pass("10 seconds")
     assert.strictEqual((await fetch(`${alone.origin}/ready`)).status, 200)
-    await alone.stop()
   })
 })

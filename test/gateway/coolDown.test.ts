@@ -1,12 +1,10 @@
 /** Whose fault a failed start is: a client whose `initialize` a back end cannot take must not close it for the others. */
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
-import type { Server } from "node:http"
-import { createServer } from "node:http"
-import { tmpdir } from "node:os"
+import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
-import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { assert, describe, it } from "vitest"
 import * as Cooldown from "../../src/gateway/sessions/Cooldown.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
 const answer = "{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{\"protocolVersion\":\"2025-06-18\",\"capabilities\":{}}}"
 
@@ -26,56 +24,36 @@ const picky = (noted: string, onOwn = "") => ({
 })
 
 const initialize = (url: string, name: string, key: string) =>
-  fetch(url, {
-    method: "POST",
-    headers: { ...Kit.headers, authorization: `Bearer ${key}` },
-    body: Kit.initializeBody.replace("\"raw\"", JSON.stringify(name))
-  })
+  Kit.initialize(url, Kit.bearer(key), Kit.initializeBody.replace("\"raw\"", JSON.stringify(name)))
 
-describe("starts that one client makes fail", () => {
-  const directory = mkdtempSync(join(tmpdir(), "gateway-"))
+describe("starts that one client makes fail", async () => {
+  const directory = Serving.directory()
   const file = (name: string) => join(directory, name)
   const noted = (name: string) => existsSync(file(name)) ? readFileSync(file(name), "utf8").trim().split("\n") : []
-  let gateway: Kit.Running
-  let upstream: Server
   /** The `initialize` that the HTTP server has answered, by who sent them. */
   const asked: Array<string> = []
   const ended: Array<string> = []
-  beforeAll(async () => {
-    upstream = createServer((request, response) => {
-      if (request.method === "DELETE") {
-        ended.push(String(request.headers["mcp-session-id"]))
-        return response.writeHead(204).end()
-      }
-      let body = ""
-      request.on("data", (chunk) => {
-        body += chunk
-      }).on("end", () => {
-        const { name } = JSON.parse(body).params.clientInfo
-        asked.push(name)
-        if (name === "crash") return response.writeHead(500).end("secret of the crash")
-        response.writeHead(200, { "content-type": "application/json", "mcp-session-id": name }).end(answer)
-      })
-    }).listen(0, "127.0.0.1")
-    await new Promise((resolve) => upstream.on("listening", resolve))
-    gateway = await Kit.start({
-      backends: {
-        picky: picky(file("picky")),
-        tried: picky(file("tried")),
-        hung: picky(file("hung"), "exec sleep 1000"),
-        remote: { url: `http://127.0.0.1:${Kit.portOf(upstream)}/`, era: "legacy" }
-      },
-      keys: ["theirs", "ours"],
-      adminKeys: ["operators"],
-      startTimeout: "1 hour",
-      closeGrace: "100 millis"
-    })
+  const remote = await Serving.upstream((response, { params }, request) => {
+    if (request.method === "DELETE") {
+      ended.push(String(request.headers["mcp-session-id"]))
+      return response.writeHead(204).end()
+    }
+    const { name } = params.clientInfo
+    asked.push(name)
+    if (name === "crash") return response.writeHead(500).end("secret of the crash")
+    response.writeHead(200, { ...Serving.json, "mcp-session-id": name }).end(answer)
   })
-  afterAll(async () => {
-    await gateway.stop()
-    upstream.closeAllConnections()
-    upstream.close()
-    rmSync(directory, { recursive: true })
+  const gateway = await Serving.gateway({
+    backends: {
+      picky: picky(file("picky")),
+      tried: picky(file("tried")),
+      hung: picky(file("hung"), "exec sleep 1000"),
+      remote: { url: remote, era: "legacy" }
+    },
+    keys: ["theirs", "ours"],
+    adminKeys: ["operators"],
+    startTimeout: "1 hour",
+    closeGrace: "100 millis"
   })
 
   const crash = async (backend: string) => {
@@ -118,13 +96,11 @@ describe("starts that one client makes fail", () => {
   })
 
   it("are no reason to leave a process behind when the gateway stops", async () => {
-    const other = await Kit.start({
-      backends: { hung: picky(file("last"), "exec sleep 1000") },
-      closeGrace: "100 millis"
-    })
-    for (let i = 0; i < 3; i++) await initialize(`${other.origin}/mcp`, "crash", "")
+    const backends = { hung: picky(file("last"), "exec sleep 1000") }
+    const { stop, url } = await Serving.gateway({ backends, closeGrace: "100 millis" })
+    for (let i = 0; i < 3; i++) await initialize(url, "crash", "")
     await Kit.eventually("the gateway has started one", () => noted("last").length === 1)
-    await other.stop()
+    await stop()
     assert.isFalse(Kit.alive(Number(noted("last")[0])))
   })
 })
@@ -132,36 +108,31 @@ describe("starts that one client makes fail", () => {
 describe("a back end that is at fault itself", () => {
   const secret = "what one client's start wrote"
   it("cools down, and its 503 tells another key only that it fails", async () => {
-    const gateway = await Kit.start({
-      backends: { broken: { command: "sh", args: ["-c", `echo "${secret}" >&2; exit 3`] } },
-      keys: ["theirs", "ours"],
-      adminKeys: ["operators"]
-    })
-    const url = `${gateway.origin}/mcp`
+    const backends = { broken: { command: "sh", args: ["-c", `echo "${secret}" >&2; exit 3`] } }
+    const keys = { keys: ["theirs", "ours"], adminKeys: ["operators"] }
+    const { origin, url } = await Serving.gateway({ backends, ...keys })
     for (let i = 0; i < 3; i++) {
       assert.include(await (await initialize(url, "any", "theirs")).text(), secret)
     }
-    const overview = async () => {
-      const response = await fetch(`${gateway.origin}/sessions`, { headers: { authorization: "Bearer operators" } })
-      return (await response.json()).backends[0]
-    }
-    await Kit.eventually("it cools down", async () => (await overview()).state === "cooling down")
+    const shown = async () => (await Serving.overview(origin, Kit.bearer("operators"))).backends[0]
+    await Kit.eventually("it cools down", async () => (await shown()).state === "cooling down")
     const refused = await initialize(url, "any", "ours")
     const text = await refused.text()
     assert.strictEqual(refused.status, 503)
     assert.notInclude(text, secret)
     assert.notInclude(text, "exit code")
-    assert.include((await overview()).lastFailure, secret)
-    await gateway.stop()
+    assert.include((await shown()).lastFailure, secret)
   })
 
   it("cools down also where it may have only one session", async () => {
-    const gateway = await Kit.start({ backends: { broken: { command: "false" } }, maxSessionsPerBackend: 1 })
-    for (let i = 0; i < 3; i++) assert.strictEqual((await Kit.initialize(`${gateway.origin}/mcp`)).status, 502)
-    const state = async () => (await (await fetch(`${gateway.origin}/sessions`)).json()).backends[0].state
+    const { origin, url } = await Serving.gateway({
+      backends: { broken: { command: "false" } },
+      maxSessionsPerBackend: 1
+    })
+    for (let i = 0; i < 3; i++) assert.strictEqual((await Kit.initialize(url)).status, 502)
+    const state = async () => (await Serving.overview(origin)).backends[0].state
     await Kit.eventually("it cools down", async () => (await state()) === "cooling down")
-    assert.strictEqual((await Kit.initialize(`${gateway.origin}/mcp`)).status, 503)
-    await gateway.stop()
+    assert.strictEqual((await Kit.initialize(url)).status, 503)
   })
 
   it("has failed once when starts that ran together failed, whenever each of them ends", () => {

@@ -6,7 +6,6 @@ import { Duration } from "effect"
 import { Yaml } from "effect/encoding"
 import { execFileSync, spawn, spawnSync } from "node:child_process"
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
-import { request } from "node:http"
 import { join } from "node:path"
 import { assert, beforeAll, describe, expect, it, onTestFinished } from "vitest"
 import manifest from "../../package.json" with { type: "json" }
@@ -46,34 +45,6 @@ const unknown = (args: ReadonlyArray<string>, env: Readonly<Record<string, strin
 const checked = async (args: ReadonlyArray<string>, env: Record<string, string>): Promise<string> =>
   (await runInProcess(["--check", ...args], env)).output.trim()
 const valid = "The configuration is valid. Back ends: counter"
-
-interface Asked {
-  readonly port: number
-  readonly path: string
-  readonly headers: Record<string, string>
-  readonly body?: string
-  /** The answer is cut off when it has these words. */
-  readonly words?: string
-}
-/** Sends any `Host`, unlike `fetch`. */
-const ask = ({ body, headers, path, port, words }: Asked) =>
-  new Promise<{ readonly status: number | undefined; readonly session: string; readonly text: string }>(
-    (resolve, reject) => {
-      const method = body === undefined ? "GET" : "POST"
-      request({ host: "127.0.0.1", port, path, method, headers: { ...Kit.headers, ...headers } }, (response) => {
-        let text = ""
-        const answer = () =>
-          resolve({ status: response.statusCode, session: String(response.headers["mcp-session-id"]), text })
-        response.on("data", (chunk) => {
-          text += chunk
-          if (words === undefined || !text.includes(words)) return
-          answer()
-          response.destroy()
-        })
-        response.on("end", answer)
-      }).on("error", reject).end(body)
-    }
-  )
 
 /** The lines `Name=value` of a unit, `[Section]` and comments. */
 const unit = read("mcp-gateway.service")
@@ -271,7 +242,7 @@ describe("a gateway that runs as the image does", () => {
     GATEWAY_ALLOWED_HOSTS: inPod["GATEWAY_ALLOWED_HOSTS"] ?? ""
   })
   const status = async (path: string, headers: Record<string, string>) =>
-    (await ask({ port: (await starting).port, path, headers })).status
+    (await Serving.ask(`http://127.0.0.1:${(await starting).port}`, path, headers, "GET")).status
 
   it("answers the readiness probe, because the probe gives a name that is served", async () => {
     const { httpHeaders: [host], path, port } = probe
@@ -341,22 +312,22 @@ http { access_log off; ${temporary.join(" ")}
     const gateway = await Serving.gateway({ backends: { counter: Kit.counter() }, allowedHosts: ["example.com"] })
     assert.includeMembers(lines, ["proxy_set_header Host $host;", "proxy_set_header X-Forwarded-For $remote_addr;"])
     const set = { host: "example.com", "x-forwarded-for": "127.0.0.1" }
-    const port = areInstalled("nginx")
-      ? await nginx(gateway.origin)
-      : Number(new URL(await PrefixProxy.start(gateway.origin, prefix, () => set)).port)
-    const get = (path: string, more: object = {}) =>
-      ask({ port, path, headers: { Host: `example.com:${port}` }, ...more })
+    const origin = areInstalled("nginx")
+      ? `http://127.0.0.1:${await nginx(gateway.origin)}`
+      : await PrefixProxy.start(gateway.origin, prefix, () => set)
+    const host = { host: "example.com" }
+    const get = (path: string, more = {}) => Serving.ask(origin, path, host, "GET", more)
     assert.strictEqual((await get("/elsewhere")).status, 404)
     const page = await get(prefix)
     assert.strictEqual(page.status, 200)
     assert.include(page.text, "<title>")
     // This response never ends.
     assert.strictEqual((await get(`${prefix}sessions/events`, { words: "event: snapshot" })).status, 200)
-    const opened = await get(`${prefix}mcp/counter`, { body: Kit.initializeBody })
+    const opened = await Serving.ask(origin, `${prefix}mcp/counter`, host)
     assert.strictEqual(opened.status, 200)
     const body = Kit.toolCall(1, "count", { filler: "x".repeat(2_000_000) })
-    const headers = { Host: "example.com", "mcp-session-id": opened.session }
-    const called = await get(`${prefix}mcp/counter`, { body, headers })
+    const headers = { ...host, "mcp-session-id": opened.session }
+    const called = await Serving.ask(origin, `${prefix}mcp/counter`, headers, "POST", { body })
     assert.strictEqual(called.status, 200)
     assert.include(called.text, "\"text\":\"1\"")
   })

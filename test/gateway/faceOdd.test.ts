@@ -1,25 +1,15 @@
 /** A legacy session in front of a modern server, where one of the two does what it should not, or seldom does. */
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, beforeAll, describe, it } from "@effect/vitest"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 
-let clock: StillClock.StillClock
-let gateway: Kit.Running
-let odd = ""
-let official = ""
-beforeAll(async () => {
-  clock = await StillClock.make()
-  gateway = await Kit.start({
-    backends: {
-      odd: { command: process.execPath, args: [new URL("../fixtures/era-server.ts", import.meta.url).pathname] },
-      official: Eras.modernStdio()
-    }
-  }, clock)
-  odd = `${gateway.origin}/mcp/odd`
-  official = `${gateway.origin}/mcp/official`
-})
-afterAll(() => gateway.stop())
+const clock = await StillClock.make()
+const fixture = new URL("../fixtures/era-server.ts", import.meta.url).pathname
+const backends = { odd: { command: process.execPath, args: [fixture] }, official: Eras.modernStdio() }
+const { origin } = await Serving.gateway({ backends }, clock)
+const [odd, official] = [`${origin}/mcp/odd`, `${origin}/mcp/official`]
 
 const request = (id: number, method: string, params: object = {}) =>
   JSON.stringify({ jsonrpc: "2.0", id, method, params })
@@ -32,9 +22,6 @@ const tool = async (session: string, name: string, args: object = {}) => {
   const { error, result } = await ask(session, "tools/call", { name, arguments: args })
   return error === undefined ? JSON.parse(result.content[0].text) : error
 }
-
-const connect = async (url: string, capabilities: object, answer = "legacy") =>
-  await Eras.legacy(url, capabilities, answer)
 
 describe("what a legacy client is told", () => {
   let session = ""
@@ -69,18 +56,18 @@ describe("a client that is asked for input", () => {
   })
 
   it("and fails at a form, has cancelled it; at anything else, the call fails", async () => {
-    const { call, client } = await connect(official, { elicitation: {} }, "")
+    const { call, client } = await Eras.legacy(official, { elicitation: {} }, "")
     assert.deepStrictEqual(JSON.parse(await call("ask")).responses, { who: { action: "cancel" } })
     await client.close()
     // It says that it can sample, but cannot.
-    const liar = await connect(official, { elicitation: {}, roots: {}, sampling: {} })
+    const liar = await Eras.legacy(official, { elicitation: {}, roots: {}, sampling: {} })
     liar.client.removeRequestHandler("sampling/createMessage")
     assert.include(await liar.call("ask-all").then(String, String), "sampling/createMessage")
     await liar.client.close()
   })
 
   it("for ever, is spared after a number of rounds", async () => {
-    const { call, client } = await connect(official, { elicitation: {} })
+    const { call, client } = await Eras.legacy(official, { elicitation: {} })
     assert.include(await call("rounds", { count: 1000 }).then(String, String), "more than 32 times")
     assert.strictEqual(await call("rounds", { count: 2 }), "2 rounds")
     await client.close()

@@ -58,8 +58,7 @@ describe("a host", () => {
     assert.include(refused.output, "Other machines reach 0x0")
     const { output, url } = await Serve.command(flags, { GATEWAY_KEYS: "a-key" })
     assert.match(url, /^http:\/\/127\.0\.0\.1:\d+\//)
-    const headers = { ...Kit.headers, authorization: "Bearer a-key" }
-    assert.strictEqual((await fetch(url, { method: "POST", headers, body: Kit.initializeBody })).status, 200)
+    assert.strictEqual((await Kit.initialize(url, Kit.bearer("a-key"))).status, 200)
     assert.include(output(), "--host 0x0 without --allowed-hosts")
   })
 })

@@ -139,17 +139,4 @@ describe("the earlier form", () => {
     scripted.call(1, "initialize")
     assert.include(await scripted.ended(), "status 500")
   })
-
-  it("a cancelled request is told to the server, and its connection is not kept", async () => {
-    await scripted.handshake()
-    scripted.answers["never"] = (response) => stream(response, ": hello\n\n")
-    scripted.call(1, "never")
-    await Kit.eventually("it has arrived", () => scripted.seen.some(({ message }) => message?.method === "never"))
-    scripted.write({ method: "notifications/cancelled", params: { requestId: 1 } })
-    await Kit.eventually("the server is told", () => scripted.seen.at(-1)?.message?.params?.requestId === 1)
-    await Kit.eventually(
-      "it is gone",
-      () => scripted.seen.find(({ message }) => message?.method === "never")?.closed === true
-    )
-  })
 })

@@ -21,15 +21,6 @@ describe("the form of revision 2026-07-28", () => {
     assert.strictEqual(scripted.seen.length, 1)
   })
 
-  it("the end of its connection cancels a request", async () => {
-    scripted.answers["tools/call"] = (response) => stream(response, event({ method: "notifications/progress" }))
-    scripted.modernCall(1, "tools/call", { name: "x" })
-    await Kit.eventually("it runs", () => scripted.messages.length === 1)
-    scripted.write({ method: "notifications/cancelled", params: { requestId: 1 } })
-    await Kit.eventually("it is gone", () => scripted.seen[0]?.closed === true)
-    assert.deepStrictEqual([scripted.seen.length, scripted.messages.length], [1, 1])
-  })
-
   it("a response that breaks off, lies, or does not come is an error of that request alone", async () => {
     scripted.answers["server/discover"] = (response, { id }) => json(response, { id, result: {} })
     scripted.modernCall(1, "server/discover")

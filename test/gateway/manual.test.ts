@@ -1,11 +1,12 @@
 /** Runs the blocks of the gateway's manual. `examples.test.ts` runs its `ts` block, `deploy.test.ts` the files to deploy with. */
 import { execFileSync } from "node:child_process"
-import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { afterAll, assert, describe, it } from "vitest"
 import * as Config from "../../src/gateway/app/Config.ts"
 import * as PeerOwner from "../../src/gateway/auth/PeerOwner.ts"
 import * as Documents from "../kit/documents.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { callTool, textOf } from "../kit/gateway/modern.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 import { pathWithCurl } from "../kit/programs.ts"
 
 const manual = "src/gateway/README.md"
@@ -65,16 +66,12 @@ describe("the gateway's manual", () => {
   })
 })
 
-describe("modern clients without keys", () => {
-  let gateway: Kit.Running
-  beforeAll(async () => {
-    gateway = await Kit.start({ backends: { counter: Kit.counter() } })
-  })
-  afterAll(() => gateway.stop())
+describe("modern clients without keys", async () => {
+  const { url } = await Serving.gateway({ backends: { counter: Kit.counter() } })
 
   /** One run of a program: it counts once. */
   const count = async (program: string, headers: Record<string, string> = {}): Promise<string> =>
-    textOf(await callTool(`${gateway.origin}/mcp/counter`, "count", {}, { client: program, headers }))
+    textOf(await callTool(url, "count", {}, { client: program, headers }))
 
   it("two runs of one program share a process, and another clientInfo has its own", async () => {
     assert.deepStrictEqual([await count("agent"), await count("agent"), await count("agent+run2")], ["1", "2", "1"])

@@ -1,13 +1,10 @@
 /** Secrets of a back end's entry in what people see: each form of one is hidden, and each place where one could come out. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
-import { createServer } from "node:http"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
 import { assert, describe, it } from "vitest"
 import * as Masking from "../../src/gateway/settings/Masking.ts"
 import * as Collector from "../kit/gateway/collector.ts"
 import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
 describe("a secret", () => {
   it("is hidden however it is encoded: percent-encoded, escaped in JSON, in base64, and several of these", () => {
@@ -97,13 +94,10 @@ describe("a secret", () => {
     const secret = (name: string) => `${name}-is-a-secret`
     const names = ["PROGRAM", "ARGUMENT", "VALUE", "DIRECTORY", "PATH", "QUERY", "HEADER", "PASSWORD"]
     const variables = Object.fromEntries(names.map((name) => [`TEST_${name}`, secret(name.toLowerCase())]))
-    const upstream = createServer((_, response) => void response.writeHead(500).end()).listen(0, "127.0.0.1")
-    await Kit.eventually("the upstream listens", () => upstream.listening)
+    const upstream = new URL(await Serving.upstream((response) => response.writeHead(500).end()))
     const collector = await Collector.start()
-    const directory = mkdtempSync(join(tmpdir(), "gateway-"))
-    const file = join(directory, "config.json")
     const script = "echo \"usage: $0 $1 $SECRET\" >&2; exit 1"
-    const url = `http://me:\${TEST_PASSWORD}@127.0.0.1:${Kit.portOf(upstream)}/\${TEST_PATH}?key=\${TEST_QUERY}`
+    const url = `http://me:\${TEST_PASSWORD}@${upstream.host}/\${TEST_PATH}?key=\${TEST_QUERY}`
     const mcpServers = {
       missing: { command: "./${TEST_PROGRAM}" },
       elsewhere: { command: "sh", cwd: "/${TEST_DIRECTORY}" },
@@ -111,12 +105,10 @@ describe("a secret", () => {
       remote: { url, headers: { "x-token": "${TEST_HEADER}" } },
       down: { url: url.replace(/:\d+/, ":1"), headers: { "x-token": "${TEST_HEADER}" } }
     }
-    writeFileSync(file, JSON.stringify({ mcpServers }))
-    const gateway = Kit.run(["--port", "0", "--log-level", "all", "--config", file], {
-      ...variables,
-      OTEL_EXPORTER_OTLP_ENDPOINT: collector.url
-    })
-    const { origin } = new URL(await Kit.urlOf(gateway))
+    const { child, exit, origin, output } = await Serving.command(
+      ["--log-level", "all", "--config", Serving.file("config.json", { mcpServers })],
+      { ...variables, OTEL_EXPORTER_OTLP_ENDPOINT: collector.url }
+    )
     const answers = await Promise.all(
       Object.keys(mcpServers).map(async (name) => {
         const response = await Kit.initialize(`${origin}/mcp/${name}`)
@@ -125,17 +117,15 @@ describe("a secret", () => {
     )
     assert.deepStrictEqual(answers.map((answer) => answer.slice(0, 3)), ["502", "502", "502", "502", "502"])
     const list = await (await fetch(`${origin}/sessions`)).text()
-    gateway.child.kill("SIGTERM")
-    await gateway.exit
+    child.kill("SIGTERM")
+    await exit
     assert.include(answers.join(), "usage: *** x ***")
     assert.include(collector.bodies("/v1/traces").join(), "http.client POST")
-    const seen = { answers: answers.join(), list, log: gateway.output(), collected: collector.bodies().join() }
+    const seen = { answers: answers.join(), list, log: output(), collected: collector.bodies().join() }
     for (const [where, text] of Object.entries(seen)) {
       for (const name of names) assert.notInclude(text, secret(name.toLowerCase()), where)
     }
     collector.stop()
-    upstream.close()
-    rmSync(directory, { recursive: true })
   })
 })
 

@@ -15,11 +15,6 @@ const write = (name: string, content: unknown): string => {
   return file
 }
 
-const stopping = ({ child, exit }: Kit.Run) => () => {
-  child.kill("SIGTERM")
-  return exit
-}
-
 /** Opens a session; its id, and the processes of its back end. */
 const open = async (url: string) => {
   const session = await Kit.open(url)
@@ -52,22 +47,17 @@ describe("--check", () => {
   })
 })
 
-describe("a gateway of a file", () => {
-  let url: string
-  beforeAll(async () => {
-    const { args: [fixture = ""] = [] } = Kit.counter()
-    const file = write("sources.json", {
-      mcpServers: {
-        plain: { command: "${NODE}", args: ["${MISSING:-" + fixture + "}"] },
-        own: { ...Kit.counter(), maxInFlight: 1 }
-      },
-      gateway: { host: "127.0.0.2", maxInFlight: 5, requestTimeout: "1 minute" }
-    })
-    const flags = ["--port", "0", "--config", file, "--max-in-flight", "2", "--drain-timeout", "0 seconds"]
-    const gateway = Kit.run(flags, { GATEWAY_HOST: "127.0.0.3", NODE: process.execPath })
-    url = await Kit.urlOf(gateway)
-    return stopping(gateway)
+describe("a gateway of a file", async () => {
+  const { args: [fixture = ""] = [] } = Kit.counter()
+  const file = write("sources.json", {
+    mcpServers: {
+      plain: { command: "${NODE}", args: ["${MISSING:-" + fixture + "}"] },
+      own: { ...Kit.counter(), maxInFlight: 1 }
+    },
+    gateway: { host: "127.0.0.2", maxInFlight: 5, requestTimeout: "1 minute" }
   })
+  const flags = ["--config", file, "--max-in-flight", "2", "--drain-timeout", "0 seconds"]
+  const { url } = await Serving.command(flags, { GATEWAY_HOST: "127.0.0.3", NODE: process.execPath })
 
   it("prefers a server's own setting, then the command line, then the environment, then the file", async () => {
     assert.match(url, /^http:\/\/127\.0\.0\.3:/)
@@ -107,7 +97,10 @@ describe("SIGHUP", () => {
   let url: string
   beforeAll(() => {
     gateway = Kit.run(["--port", "0", "--config", serve({ kept: entry("1") })])
-    return stopping(gateway)
+    return () => {
+      gateway.child.kill("SIGTERM")
+      return gateway.exit
+    }
   })
   const at = (name: string) => new URL(`/mcp/${name}`, url).href
   const reload = () => gateway.child.kill("SIGHUP")

@@ -9,14 +9,12 @@ import * as Raw from "../kit/gateway/rawHttp.ts"
 import * as Serve from "../kit/gateway/serving.ts"
 
 const backends = { counter: Kit.counter() }
-const key = (value: string) => ({ authorization: `Bearer ${value}` })
+const key = Kit.bearer
 const [ours, theirs, operators] = ["our-key-0123456789", "their-key-0123456789", "operators-key-0123456789"]
-const initialize = (url: string, headers: Record<string, string>) =>
-  fetch(url, { method: "POST", headers: { ...Kit.headers, ...headers }, body: Kit.initializeBody })
 
 /** Opens a session with a key. */
 const open = async (url: string, value: string): Promise<string> => {
-  const { headers, status } = await initialize(url, key(value))
+  const { headers, status } = await Kit.initialize(url, key(value))
   return headers.get("mcp-session-id") ?? `status ${status}`
 }
 const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
@@ -75,7 +73,7 @@ describe("a gateway with keys", async () => {
   it("gives a key half of the sessions by default, and makes room among its own, never among another's", async () => {
     const mine = await open(url, theirs)
     for (let i = 0; i < 4; i++) assert.match(await open(url, ours), uuid)
-    const { sessions } = await (await fetch(`${origin}/sessions`, { headers: key(operators) })).json()
+    const { sessions } = await Serve.overview(origin, key(operators))
     assert.strictEqual(sessions.length, 4)
     assert.strictEqual((await Kit.post(url, mine, call, key(theirs))).status, 200)
   })
@@ -146,7 +144,7 @@ describe("from a browser", async () => {
     const near = { host: "localhost:8420", origin: "http://localhost:3000" }
     assert.strictEqual((await Serve.ask(origin, "/mcp", near)).status, 200)
     assert.strictEqual((await Serve.ask(origin, "/mcp", { host: "mcp.example.com:443" })).status, 200)
-    const { headers, status } = await initialize(url, { origin: app })
+    const { headers, status } = await Kit.initialize(url, { origin: app })
     assert.deepStrictEqual([status, headers.get("access-control-allow-origin")], [200, app])
     assert.match(headers.get("access-control-expose-headers") ?? "", /mcp-session-id/i)
     const passed = await preflight(app)

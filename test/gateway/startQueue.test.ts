@@ -1,13 +1,12 @@
 /** The order in which processes start: few at once, and the keys of clients take turns. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Exit, Fiber, Scope } from "effect"
-import { TestClock } from "effect/testing"
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
-import { tmpdir } from "node:os"
+import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as StartQueue from "../../src/gateway/sessions/StartQueue.ts"
 import * as ProcessGroup from "../../src/gateway/transports/ProcessGroup.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 
 const max = StartQueue.maxAtOnce
@@ -37,26 +36,6 @@ describe("the queue of starts", () => {
       assert.deepStrictEqual(begun, [])
       yield* busy[0]?.end ?? Effect.void
       yield* Effect.yieldNow
-      assert.deepStrictEqual(begun, ["next"])
-    }))
-
-  it.effect("serves the keys in turn, however many starts of one of them wait", () =>
-    Effect.gen(function*() {
-      const { begin, begun } = yield* make
-      for (const principal of ["many", "many", "many", "many", "one", "two", "two"]) yield* begin(principal)
-      yield* TestClock.adjust("2 seconds")
-      assert.lengthOf(begun, 7)
-      assert.sameMembers(begun.slice(0, 3), ["many", "one", "two"])
-      assert.sameMembers(begun.slice(3, 5), ["many", "two"])
-    }))
-
-  it.effect("does not wait for one that hangs: its turn is over after 250 milliseconds, not sooner", () =>
-    Effect.gen(function*() {
-      const { begin, begun } = yield* make
-      yield* begin("next")
-      yield* TestClock.adjust("249 millis")
-      assert.deepStrictEqual(begun, [])
-      yield* TestClock.adjust("1 millis")
       assert.deepStrictEqual(begun, ["next"])
     }))
 
@@ -94,7 +73,7 @@ describe("processes that start together", () => {
 })
 
 describe("sessions that start together", () => {
-  const directory = mkdtempSync(join(tmpdir(), "gateway-"))
+  const directory = Serving.directory()
   const started = (file: string) =>
     existsSync(join(directory, file)) ? readFileSync(join(directory, file), "utf8").trim().split("\n") : []
   /** A server that notes that it has been started, and answers nothing. */
@@ -103,23 +82,13 @@ describe("sessions that start together", () => {
     args: ["-c", `echo ${name} >> ${join(directory, file)}; exec cat >/dev/null`]
   })
   const initialize = (gateway: Kit.Running, backend: string, key: string, count = 1) =>
-    Array.from({ length: count }, () =>
-      fetch(`${gateway.origin}/mcp/${backend}`, {
-        method: "POST",
-        headers: { ...Kit.headers, authorization: `Bearer ${key}` },
-        body: Kit.initializeBody
-      }))
-  const launches = async (gateway: Kit.Running): Promise<number> => {
-    const response = await fetch(`${gateway.origin}/sessions`, { headers: { authorization: "Bearer operators" } })
-    return (await response.json()).backends.reduce(
-      (sum: number, backend: { launches: number }) => sum + backend.launches,
-      0
-    )
-  }
+    Array.from({ length: count }, () => Kit.initialize(`${gateway.origin}/mcp/${backend}`, Kit.bearer(key)))
+  const launches = async ({ origin }: Kit.Running): Promise<number> =>
+    (await Serving.overview(origin, Kit.bearer("operators"))).backends.reduce((sum, each) => sum + each.launches, 0)
 
   it("are started a few at once, and one of another key does not wait for all of them", async () => {
     const clock = await StillClock.make()
-    const gateway = await Kit.start({
+    const gateway = await Serving.gateway({
       backends: { many: hung("fair", "many"), one: hung("fair", "one") },
       keys: ["many", "one"],
       adminKeys: ["operators"],
@@ -139,7 +108,7 @@ describe("sessions that start together", () => {
 
   it("have their startTimeout from their own turn on, and wait as long for it at most", async () => {
     const clock = await StillClock.make()
-    const gateway = await Kit.start({
+    const gateway = await Serving.gateway({
       backends: { hung: hung("late", "x") },
       startTimeout: "400 millis",
       closeGrace: "1 hour"
@@ -161,7 +130,5 @@ describe("sessions that start together", () => {
     await Promise.all(answers)
     assert.lengthOf(statuses.filter((status) => status === 502), 2 * max)
     assert.lengthOf(started("late"), 2 * max)
-    await gateway.stop()
-    rmSync(directory, { recursive: true })
   })
 })

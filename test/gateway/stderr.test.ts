@@ -1,13 +1,11 @@
 /** What a back end writes on stderr: what of it is told when it fails, and what of it is logged. */
 import { Effect, Logger } from "effect"
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
-import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { assert, describe, it } from "vitest"
 import * as Masking from "../../src/gateway/settings/Masking.ts"
 import type * as Settings from "../../src/gateway/settings/Settings.ts"
 import * as Stderr from "../../src/gateway/transports/Stderr.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
 const bytes = (text: string) => new TextEncoder().encode(text)
 
@@ -68,32 +66,14 @@ describe("what is told of the stderr of a back end that fails", () => {
   })
 })
 
-describe("the stderr of a back end that runs", () => {
+describe("the stderr of a back end that runs", async () => {
   const secret = "a-secret-of-the-environment"
-  const directory = mkdtempSync(join(tmpdir(), "gateway-"))
-  let gateway: Kit.Run
-  let url: string
-  beforeAll(async () => {
-    const { args, command } = Kit.counter()
-    const config = {
-      mcpServers: {
-        quiet: { command, args, env: { SECRET: secret } },
-        loud: { command, args, env: { SECRET: secret }, stderrLevel: "warn", spares: 1 }
-      }
-    }
-    const file = join(directory, "config.json")
-    writeFileSync(file, JSON.stringify(config))
-    gateway = Kit.run(["--port", "0", "--config", file])
-    url = new URL("/mcp/loud", await Kit.urlOf(gateway)).href
-  })
-  afterAll(async () => {
-    gateway.child.kill("SIGTERM")
-    await gateway.exit
-    rmSync(directory, { recursive: true })
-  })
+  const quiet = { ...Kit.counter(), env: { SECRET: secret } }
+  const mcpServers = { quiet, loud: { ...quiet, stderrLevel: "warn", spares: 1 } }
+  const { origin, output } = await Serving.command(["--config", Serving.file("config.json", { mcpServers })])
+  const url = `${origin}/mcp/loud`
 
-  const records = () =>
-    gateway.output().split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line))
+  const records = () => output().split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line))
   const ofSession = (session: string) =>
     records().filter(({ annotations }) => annotations.session === session.slice(0, 8))
 
@@ -123,22 +103,19 @@ describe("the stderr of a back end that runs", () => {
   it("is logged to the last line when its process ends, and told as the reason", async () => {
     const session = await Kit.open(url)
     await Kit.toolText(url, session, "complain", { text: "first\n" })
-    await Kit.post(url, session, Kit.toolCall(1, "complain", { text: "out of memory", crash: true })).then((response) =>
-      response.text()
-    )
-    await Kit.eventually(
-      "it is logged",
-      () => ofSession(session).some(({ message }) => message === "stderr: out of memory")
-    )
+    const crash = Kit.toolCall(1, "complain", { text: "out of memory", crash: true })
+    await (await Kit.post(url, session, crash)).text()
+    const isLogged = () => ofSession(session).some(({ message }) => message === "stderr: out of memory")
+    await Kit.eventually("it is logged", isLogged)
   })
 
   it("is not logged at the level of the log by default", async () => {
-    const session = await Kit.open(url.replace("loud", "quiet"))
-    await Kit.toolText(url.replace("loud", "quiet"), session, "complain", { text: "nobody hears\n" })
-    const other = await Kit.open(url)
-    await Kit.toolText(url, other, "complain", { text: "somebody hears\n" })
-    await Kit.eventually("the later one is logged", () => gateway.output().includes("somebody hears"))
-    assert.notInclude(gateway.output(), "nobody hears")
+    for (const [backend, who] of [["quiet", "nobody"], ["loud", "somebody"]] as const) {
+      const at = `${origin}/mcp/${backend}`
+      await Kit.toolText(at, await Kit.open(at), "complain", { text: `${who} hears\n` })
+    }
+    await Kit.eventually("the later one is logged", () => output().includes("somebody hears"))
+    assert.notInclude(output(), "nobody hears")
   })
 })
 

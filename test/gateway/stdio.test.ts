@@ -8,6 +8,7 @@ import * as GatewayMetrics from "../../src/gateway/telemetry/GatewayMetrics.ts"
 import * as StdioProcess from "../../src/gateway/transports/StdioProcess.ts"
 import type { Receiver, Transport } from "../../src/gateway/transports/Transport.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 import * as Told from "../kit/gateway/told.ts"
 
@@ -68,18 +69,6 @@ describe("one process", () => {
     assert.deepStrictEqual(to.seen, oneTo(3000))
   })
 
-  it("hands on a line that is no message as garbage, and answers for a message that is nested too deep", async () => {
-    const deep = `{"jsonrpc":"2.0","id":7,"result":${"[".repeat(300)}${"]".repeat(300)}}`
-    const { close, transport } = await startOnClock("printf", "%s\\n", "hello", deep, "{\"jsonrpc\":\"2.0\",\"id\":8}")
-    const to = receiver(Effect.void)
-    const garbage: Array<string> = []
-    await attach(transport, { ...to, garbage: (text) => void garbage.push(text) })
-    await end(transport)
-    await close()
-    assert.deepStrictEqual(garbage, ["hello", deep, "{\"jsonrpc\":\"2.0\",\"id\":8}"])
-    assert.deepStrictEqual(to.seen, [7])
-  })
-
   it("a receiver that is slow and goes on has every line before the news of the end, which waits longer for it", async () => {
     const { close, time, transport } = await startOnClock("seq", "-f", format, "1", "10")
     const to = receiver(Effect.sleep("100 millis"), (count) => count % 2 === 0)
@@ -132,19 +121,6 @@ describe("one process", () => {
     })
   }
 
-  it("one that closes its stdin is noticed by what is written to it", async () => {
-    const { close, time, transport } = await startOnClock("sh", "-c", "exec 0<&-; echo closed; exec sleep 1000")
-    await new Promise<void>((resolve) => {
-      void attach(transport, { ...receiver(Effect.void), garbage: () => resolve() })
-    })
-    assert.isTrue(transport.offer(JsonRpc.notification("notifications/x")))
-    assert.strictEqual(
-      await time.passUntilSettled("it is noticed", end(transport)),
-      "the back end has closed its stdin"
-    )
-    await close()
-  })
-
   it("writes that wait end with their process: none is left when its scope is closed", async () => {
     const transport = await start("sleep", "1000")
     const message = JsonRpc.notification("notifications/x", { filler: "x".repeat(100_000) })
@@ -196,42 +172,17 @@ describe("a session", () => {
   it("whose back end closes its stdin and lives on is told so and ended", async () => {
     const script = "read l; exec 0<&-; echo '{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{}}'; exec sleep 1000"
     const clock = await StillClock.make()
-    const gateway = await Kit.start({
-      backends: { closed: { command: "sh", args: ["-c", script] } },
-      closeGrace: "100 millis"
-    }, clock)
-    const url = `${gateway.origin}/mcp`
+    const backends = { closed: { command: "sh", args: ["-c", script] } }
+    const { url } = await Serving.gateway({ backends, closeGrace: "100 millis" }, clock)
     const session = await Kit.open(url)
     const answer = Kit.post(url, session, Kit.toolCall(1, "count"))
     const { error, id } = await (await clock.passUntilSettled("it is told", answer)).json()
     assert.deepStrictEqual([id, error.message], [1, "the back end has closed its stdin"])
-    assert.strictEqual((await Kit.post(url, session, Kit.toolCall(2, "count"))).status, 404)
-    await gateway.stop()
-  })
-
-  it("that is deleted while its process does not read ends within the grace, whatever waits to be written", async () => {
-    const gateway = await Kit.start({ backends: { counter: Kit.counter() }, closeGrace: "100 millis" })
-    const url = `${gateway.origin}/mcp`
-    const session = await Kit.open(url)
-    const pid = await Kit.pidOf(url, session)
-    await Kit.toolText(url, session, "deaf")
-    const answers = Array.from({ length: 40 }, async (_, i) => {
-      const response = await Kit.post(url, session, Kit.toolCall(i, "count", { filler: "x".repeat(100_000) }))
-      return response.status === 404 ? "404" : (await response.json()).error.message
-    })
-    await Kit.eventually("all are running", async () => {
-      const { sessions } = await (await fetch(`${gateway.origin}/sessions`)).json()
-      return sessions[0].inFlight === 40
-    })
-    await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
-    assert.isFalse(Kit.alive(pid))
-    assert.deepStrictEqual(new Set(await Promise.all(answers)), new Set(["the session was deleted"]))
-    await gateway.stop()
+    assert.strictEqual(await Serving.statusOf(url, session, Kit.toolCall(2, "count")), 404)
   })
 
   it("whose process does not read for a while is written to later, everything once and in order", async () => {
-    const gateway = await Kit.start({ backends: { counter: Kit.counter() } })
-    const url = `${gateway.origin}/mcp`
+    const { origin, url } = await Serving.gateway({ backends: { counter: Kit.counter() } })
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
     const napping = await Kit.post(url, session, Kit.toolCall("nap", "nap"))
@@ -245,7 +196,7 @@ describe("a session", () => {
     const answers = Kit.post(url, session, `[${batch.join()}]`)
     await Kit.eventually(
       "as much is on its way as there is room for",
-      async () => Number((await Kit.sessionOn(gateway.origin, pid))?.inFlight) > 3
+      async () => Number((await Kit.sessionOn(origin, pid))?.inFlight) > 3
     )
     Kit.kill(pid, "SIGUSR2")
     await (await answers).text()
@@ -255,6 +206,5 @@ describe("a session", () => {
       heard.filter((what) => /call|notifications/.test(what)),
       ids.flatMap((id, i) => i % 3 === 0 ? [id, `notifications/n${i}`] : [id])
     )
-    await gateway.stop()
   })
 })

@@ -102,8 +102,11 @@ export const open = async (url: string, capabilities: object = {}): Promise<stri
   return String(response.headers.get("mcp-session-id"))
 }
 
-/** What is answered to one who asks for a session. */
-export const initialize = (url: string) => fetch(url, { method: "POST", headers, body: initializeBody })
+/** Asks for a session. */
+export const initialize = (url: string, extra: Record<string, string> = {}, body = initializeBody) =>
+  fetch(url, { method: "POST", headers: { ...headers, ...extra }, body })
+
+export const bearer = (key: string) => ({ authorization: `Bearer ${key}` })
 
 /** Posts one message to a session. */
 export const post = (

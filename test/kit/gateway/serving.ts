@@ -1,5 +1,5 @@
 /** Gateways, commands, servers and folders that go with the test that made them, or with the file when no test runs yet. */
-import { mkdtempSync, rmSync } from "node:fs"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import type { IncomingMessage, ServerResponse } from "node:http"
 import { createServer, request } from "node:http"
 import { tmpdir } from "node:os"
@@ -67,28 +67,46 @@ export const directory = (): string => {
   return path
 }
 
+/** Writes a text, or a value as JSON, to a file in a directory of its own. Returns its path. */
+export const file = (name: string, content: unknown): string => {
+  const path = join(directory(), name)
+  writeFileSync(path, typeof content === "string" ? content : JSON.stringify(content))
+  return path
+}
+
 /** What `/sessions` says. */
-export const overview = async (origin: string): Promise<{
+export const overview = async (origin: string, headers: Record<string, string> = {}): Promise<{
   readonly sessions: ReadonlyArray<Json>
   readonly backends: ReadonlyArray<Json>
   readonly closes: Record<string, number>
-}> => (await fetch(`${origin}/sessions`)).json()
+}> => (await fetch(`${origin}/sessions`, { headers })).json()
 
 export const remove = (url: string, session: string): Promise<Response> =>
   fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
 
-/** Sends `method`, or a POST of `initialize`. Unlike `fetch`, takes any path as it is, and any `Host`. */
-export const ask = async (origin: string, path: string, headers: Record<string, string> = {}, method = "POST") => {
+/**
+ * Sends a request. Unlike `fetch`, takes any path as it is, and any `Host`. Cuts the answer off when it has `words`.
+ */
+export const ask = async (
+  origin: string,
+  path: string,
+  headers: Record<string, string> = {},
+  method = "POST",
+  { body = Kit.initializeBody, words }: { readonly body?: string; readonly words?: string } = {}
+) => {
   const { hostname, port } = new URL(origin)
   const options = { hostname, port, path, method, agent: false, setHost: !("host" in headers) }
   const response = await new Promise<IncomingMessage>((resolve, reject) => {
     request({ ...options, headers: { ...Kit.headers, ...headers } }, resolve)
       .on("error", reject)
-      .end(method === "POST" ? Kit.initializeBody : undefined)
+      .end(method === "POST" ? body : undefined)
   })
   let text = ""
-  for await (const chunk of response) text += chunk
-  return { status: response.statusCode, text }
+  for await (const chunk of response) {
+    text += chunk
+    if (words !== undefined && text.includes(words)) break
+  }
+  return { status: response.statusCode, session: String(response.headers["mcp-session-id"]), text }
 }
 
 export const statusOf = async (url: string, session: string, message: string): Promise<number> =>
