@@ -5,6 +5,7 @@ import * as Banner from "../../src/gateway/app/Banner.ts"
 import * as Hosts from "../../src/gateway/auth/Hosts.ts"
 import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
 describe("the URLs that the start prints", () => {
   it("have a name that is served, and none that only a listener has", () => {
@@ -42,7 +43,7 @@ describe("the page that the start names", () => {
 })
 
 describe("a gateway that listens for other machines", () => {
-  const listening = ["--host", "0.0.0.0", "--insecure", "--port", "0"]
+  const listening = ["--host", "0.0.0.0", "--insecure"]
   const told = /answers requests to 127\.0\.0\.1, localhost, \[::1\], and all others with 403.* --allowed-hosts mcp/
 
   it("and knows no name of its own says so at the start and by --check, and prints a URL that works", async () => {
@@ -50,13 +51,10 @@ describe("a gateway that listens for other machines", () => {
     const check = await runInProcess([...listening, "--check", ...command])
     assert.strictEqual(check.exit, 0)
     assert.match(check.output, told)
-    const gateway = Kit.run([...listening, ...command])
-    const url = await Kit.urlOf(gateway)
+    const { output, url } = await Serving.command([...listening, ...command])
     assert.match(url, /^http:\/\/127\.0\.0\.1:\d+\/mcp\/counter-server$/)
     await Kit.open(url)
-    await Kit.eventually("it is told", () => told.test(gateway.output()))
-    gateway.child.kill("SIGTERM")
-    await gateway.exit
+    await Kit.eventually("it is told", () => told.test(output()))
   })
 
   it("by a name that it knows says nothing of it", async () => {

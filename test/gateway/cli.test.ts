@@ -1,25 +1,17 @@
 /** The command line as a person uses it: a real process, its output, its signals. */
 import { spawn, spawnSync } from "node:child_process"
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import type { Socket } from "node:net"
 import { connect, createServer } from "node:net"
-import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
 import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
-const artifacts = new URL("../artifacts/", import.meta.url).pathname
-const [, fixture = ""] = [Kit.counter().command, ...Kit.counter().args]
+const [fixture = ""] = Kit.counter().args
 
 const { run, urlOf: url } = Kit
-
-const write = (name: string, content: unknown): string => {
-  mkdirSync(artifacts, { recursive: true })
-  const file = `${artifacts}${name}`
-  writeFileSync(file, typeof content === "string" ? content : JSON.stringify(content))
-  return file
-}
 
 /** The status of the answer to a request on a connection; 0 if that is cut. */
 const answerOn = (socket: Socket) =>
@@ -51,13 +43,13 @@ describe("the command line", () => {
   })
 
   it("-- COMMAND serves that command, and after SIGINT no process is left", async () => {
-    const gateway = run(["--port", "0", "--close-grace", "100 millis", "--", process.execPath, fixture, "--grandchild"])
-    const at = await url(gateway)
-    assert.match(at, /\/mcp\/counter-server$/)
-    const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(at, await Kit.open(at), "pids"))
+    const flags = ["--close-grace", "100 millis", "--", process.execPath, fixture, "--grandchild"]
+    const { child, exit, url } = await Serving.command(flags)
+    assert.match(url, /\/mcp\/counter-server$/)
+    const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(url, await Kit.open(url), "pids"))
     assert.isTrue(pids.every(Kit.alive))
-    gateway.child.kill("SIGINT")
-    await gateway.exit
+    child.kill("SIGINT")
+    await exit
     assert.isFalse(pids.some(Kit.alive))
   })
 
@@ -104,7 +96,7 @@ describe("the command line", () => {
   })
 
   it("a wrong configuration is refused with the faults of its file, its variables and its flags, and nothing starts", async () => {
-    const file = write("wrong.json", {
+    const file = Serving.file("wrong.json", {
       mcpServers: { "/": { command: "x" }, typo: { command: "x", arg: [], args: ["${NOT_SET_ANYWHERE}"] } },
       gateway: { idleTimeToLive: "soon", more: true }
     })
@@ -136,7 +128,7 @@ describe("the command line", () => {
   })
 
   it("exits with 1, as a process of its own, for an unknown flag and for a wrong file", async () => {
-    const file = write("unknown-setting.json", { mcpServers: {}, gateway: { unknownSetting: true } })
+    const file = Serving.file("unknown-setting.json", { mcpServers: {}, gateway: { unknownSetting: true } })
     const cases = [["--frob", "--port", "0"], ["--config", file, "--port", "0"]].map((args) => run(args))
     assert.deepStrictEqual(await Promise.all(cases.map(({ exit }) => exit)), [1, 1])
     assert.deepStrictEqual(
@@ -176,7 +168,7 @@ describe("the command line", () => {
   })
 
   it("without its platform says what to install, and hides nothing else that is missing", () => {
-    const folder = mkdtempSync(join(tmpdir(), "command-"))
+    const folder = Serving.directory()
     /** What the command says where the rest of the gateway is this, and nothing is installed. */
     const saidWith = (program: string) => {
       writeFileSync(join(folder, "app/main.ts"), program)
@@ -206,6 +198,5 @@ describe("the command line", () => {
       assert.include(said, "    at ")
       assert.notInclude(said, "npm install")
     }
-    rmSync(folder, { recursive: true })
   })
 })

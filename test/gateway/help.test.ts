@@ -1,29 +1,21 @@
 /** What the command says to a person: help, faults with the next step, completions, and colours only where they are seen. */
 import { execFileSync, spawn } from "node:child_process"
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
-import { dirname, join } from "node:path"
-import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { assert, describe, it } from "vitest"
 import * as CommandOutput from "../../src/gateway/app/CommandOutput.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
 import * as Programs from "../../src/gateway/transports/Programs.ts"
 import * as Command from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
 /** For a test that starts the command many times, on a busy machine. */
 const slow = 120_000
 
-const artifacts = new URL("../artifacts/", import.meta.url).pathname
-const write = (name: string, content: string): string => {
-  mkdirSync(artifacts, { recursive: true })
-  writeFileSync(`${artifacts}${name}`, content)
-  return `${artifacts}${name}`
-}
-
+const directory = Serving.directory()
 /** A link to itself: looking at it is an error, as below a directory that may not be searched. */
-const loop = `${artifacts}loop`
-mkdirSync(artifacts, { recursive: true })
-rmSync(loop, { force: true })
+const loop = join(directory, "loop")
 symlinkSync(loop, loop)
 
 const certificate = new URL("../fixtures/tls/cert.pem", import.meta.url).pathname
@@ -58,11 +50,11 @@ describe("--help", () => {
 })
 
 /** Writes an `mcpServers` file with one entry. */
-const fileOf = (name: string, entry: object) => write(name, JSON.stringify({ mcpServers: { a: entry } }))
+const fileOf = (name: string, entry: object) => Serving.file(name, { mcpServers: { a: entry } })
 
 describe("the command", () => {
-  const [cert, empty, blank] = [certificate, write("help-empty.pem", ""), write("help-blank.pem", "\n")]
-  const notExecutable = fileOf("help-mode.json", { command: write("help-mode.txt", "x") })
+  const [cert, empty, blank] = [certificate, Serving.file("empty.pem", ""), Serving.file("blank.pem", "\n")]
+  const notExecutable = fileOf("help-mode.json", { command: Serving.file("help-mode.txt", "x") })
   const cases: ReadonlyArray<readonly [args: ReadonlyArray<string>, ...parts: ReadonlyArray<string>]> = [
     [["--frob"], "--frob", "effect-session-pool --help"],
     [["--era", "both"], "--era", "\"auto\" | \"legacy\" | \"modern\""],
@@ -72,13 +64,13 @@ describe("the command", () => {
     [["--port", "many"], "an integer from 0 to 65535", "--check"],
     [["--completions", "dos"], "\"bash\"", "effect-session-pool --help"],
     [["--config", "/no/such.json"], "cannot be read", "NotFound", "Is the path right?"],
-    [["--config", artifacts], "Is it a file"],
-    [["--config", write("help-broken.json", "{")], "not JSON", "Correct it"],
+    [["--config", directory], "Is it a file"],
+    [["--config", Serving.file("broken.json", "{")], "not JSON", "Correct it"],
     [["--config", "x.json", "--", "y"], "not both"],
     [["--name", "x"], "Give both"],
     [["--name", "a b", "--", "sh"], "a b: a back end's name is"],
     [["--", "no-such-program"], "no program \"no-such-program\"", "Install it"],
-    [["--", artifacts], `no program "${artifacts}`, "that is a directory"],
+    [["--", directory], `no program "${directory}`, "that is a directory"],
     [["--", "/no/such/program"], "no program \"/no/such/program\"", "is its path right?"],
     [["--", "sh -c true"], "no program \"sh -c true\"", "without quotes around them all"],
     [["--check", "--config", fileOf("help-words.json", { command: "npx -y a" })], "arguments belong in \"args\""],
@@ -94,12 +86,12 @@ describe("the command", () => {
       "--tls-key FILE",
       "--cluster needs more"
     ],
-    [["--keys-file", write("no-keys.txt", "# none yet\n\n")], "holds no key"],
+    [["--keys-file", Serving.file("no-keys.txt", "# none yet\n\n")], "holds no key"],
     [["--host", "0.0.0.0", "--port", "0"], "--insecure"],
     [["--host", "127.attacker.example"], "--insecure"],
     [["--tls-cert", "package.json", "--tls-key", "package.json"], "must be PEM"],
-    [["--tls-cert", empty, "--tls-key", blank], "The certificate ", "help-empty.pem is empty", "must be PEM"],
-    [["--check", "--tls-cert", cert, "--tls-key", empty], "The certificate's key ", "help-empty.pem is empty"],
+    [["--tls-cert", empty, "--tls-key", blank], "The certificate ", "empty.pem is empty", "must be PEM"],
+    [["--check", "--tls-cert", cert, "--tls-key", empty], "The certificate's key ", "empty.pem is empty"],
     [["--host", "192.0.2.1", "--insecure"], "Cannot listen on 192.0.2.1", "Give --host an address"],
     [["--host", "nowhere.invalid", "--insecure"], "Cannot listen on nowhere.invalid"]
   ]
@@ -117,7 +109,7 @@ describe("the command", () => {
 
   it("warns of keys that may be guessed, and of a file of keys that others may read, without the keys", async () => {
     const long = "k".repeat(16)
-    const file = write("help-keys.txt", `short-1\n${long}\n`)
+    const file = Serving.file("keys.txt", `short-1\n${long}\n`)
     const warned = async (mode: number, keys: string) => {
       chmodSync(file, mode)
       const args = ["--check", "--keys-file", file, "--", process.execPath]
@@ -138,28 +130,20 @@ describe("the command", () => {
   })
 })
 
-describe("a gateway whose file has oddities, and whose log goes into a pipe", () => {
-  const file = write("help-later.json", JSON.stringify({ inputs: [], mcpServers: { later: { command: "no-such" } } }))
-  let gateway: Kit.Run
-  beforeAll(async () => {
-    gateway = Kit.run(["--port", "0", "--config", file], { ...colourless, GATEWAY_MAX_SESION: "5" })
-    await Kit.urlOf(gateway)
-  })
-  afterAll(async () => {
-    gateway.child.kill("SIGTERM")
-    await gateway.exit
-  })
+describe("a gateway whose file has oddities, and whose log goes into a pipe", async () => {
+  const file = Serving.file("later.json", { inputs: [], mcpServers: { later: { command: "no-such" } } })
+  const { output, url } = await Serving.command(["--config", file], { ...colourless, GATEWAY_MAX_SESION: "5" })
 
   it.each([
     `${file}: the gateway does not read \\"inputs\\"`,
     "later: there is no program",
     "GATEWAY_MAX_SESION: unknown; did you mean GATEWAY_MAX_SESSIONS?"
-  ])("warns: %s", (warning) => Kit.eventually("it warns", () => gateway.output().includes(warning)))
+  ])("warns: %s", (warning) => Kit.eventually("it warns", () => output().includes(warning)))
 
   it("logs without colours", async () => {
-    await Kit.open(await Kit.urlOf(gateway))
-    await Kit.eventually("a line is logged", () => gateway.output().includes("No session was opened"))
-    assert.notInclude(gateway.output(), escape)
+    await Kit.open(url)
+    await Kit.eventually("a line is logged", () => output().includes("No session was opened"))
+    assert.notInclude(output(), escape)
   })
 })
 
@@ -167,7 +151,7 @@ describe("--completions", () => {
   it("bash: a script that completes flags, and the choices of one", async () => {
     const { exit, output } = await said(["--completions", "bash"])
     assert.strictEqual(exit, 0)
-    const file = write("completions.bash", output)
+    const file = Serving.file("completions.bash", output)
     const completed = (...words: ReadonlyArray<string>) => {
       const line = ["effect-session-pool", ...words]
       const ask = `source ${file}
@@ -190,26 +174,20 @@ describe("--completions", () => {
       for (const flag of flags) assert.include(output, flag.slice(2))
       // Only where the shell is installed can it be asked.
       const installed = Programs.find(shell, undefined, process.env["PATH"]) !== undefined
-      if (installed) execFileSync(shell, [check, write(`completions.${shell}`, output)])
+      if (installed) execFileSync(shell, [check, Serving.file(`completions.${shell}`, output)])
     })
   }
 })
 
 describe("colours", () => {
-  const [help, fault] = [["--help"], ["--config", "/no/such.json"]]
-
-  it("are not in what goes into a pipe: help, version, faults", async () => {
-    for (const args of [help, fault, ["--frob"], ["--version"]]) {
-      assert.notInclude((await said(args)).output, escape, args.join(" "))
-    }
-  })
-
-  it("are where FORCE_COLOR asks for them, but not against NO_COLOR", async () => {
-    for (const args of [help, fault, ["--frob"]]) {
+  it.each([["--help"], ["--config", "/no/such.json"], ["--frob"], ["--version"]])(
+    "are in what goes into a pipe only if FORCE_COLOR asks for them and NO_COLOR does not forbid them: %s",
+    async (...args) => {
+      assert.notInclude((await said(args)).output, escape)
       assert.include((await said(args, { FORCE_COLOR: "1" })).output, escape)
       assert.notInclude((await said(args, { FORCE_COLOR: "1", NO_COLOR: "1" })).output, escape)
     }
-  })
+  )
 
   it("are on a terminal, but not with NO_COLOR", async () => {
     const main = new URL("../../src/gateway/bin.ts", import.meta.url).pathname
@@ -231,7 +209,7 @@ describe("colours", () => {
       return output
     }
     // A gateway that logs a line, pretty.
-    const file = write("help-logs.json", JSON.stringify({ mcpServers: { later: { command: "no-such-program" } } }))
+    const file = fileOf("logs.json", { command: "no-such-program" })
     const kinds = [["--help"], ["--config /no/such.json"], [`--port 0 --config ${file}`, "WARN"]] as const
     for (const [args, until] of kinds) {
       const [plain, coloured] = await Promise.all([terminal(args, { NO_COLOR: "1" }, until), terminal(args, {}, until)])
@@ -253,15 +231,15 @@ describe("colours", () => {
 
 describe("programs", () => {
   it("are looked for in the PATH, or from the working directory", () => {
-    const directory = mkdtempSync(join(tmpdir(), "programs-"))
-    const server = join(directory, "bin", "server")
-    mkdirSync(dirname(server))
+    const directory = Serving.directory()
+    const bin = join(directory, "bin")
+    const server = join(bin, "server")
+    mkdirSync(bin)
     writeFileSync(server, "#!/bin/sh\n", { mode: 0o755 })
     writeFileSync(join(directory, "server"), "not executable")
-    assert.strictEqual(Programs.find("server", undefined, `${directory}::${dirname(server)}`), server)
+    assert.strictEqual(Programs.find("server", undefined, `${directory}::${bin}`), server)
     assert.strictEqual(Programs.find("bin/server", directory), server)
     assert.isUndefined(Programs.find("server", directory))
-    assert.isUndefined(Programs.find("none", directory, dirname(server)))
-    rmSync(directory, { recursive: true })
+    assert.isUndefined(Programs.find("none", directory, bin))
   })
 })

@@ -1,79 +1,28 @@
-/** One process per client session, gone with it: with the official client and the official server, and a counter. */
+/** One process per client session, gone with it. */
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
-import {
-  CreateMessageRequestSchema,
-  ElicitRequestSchema,
-  ListRootsRequestSchema,
-  LoggingMessageNotificationSchema,
-  ToolListChangedNotificationSchema
-} from "@modelcontextprotocol/sdk/types.js"
 import { existsSync, readFileSync } from "node:fs"
-import { createRequire } from "node:module"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
+import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serve from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 import { shortOrLong } from "../kit/long.ts"
 
-const server = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
-const everything = { command: process.execPath, args: [server, "stdio"] }
 const { origin } = await Serve.gateway({
-  backends: { everything, counter: Kit.counter(), pickyLines: { ...Kit.counter(), maxLineBytes: 10_000 } }
+  backends: { counter: Kit.counter(), pickyLines: { ...Kit.counter(), maxLineBytes: 10_000 } }
 })
 const url = `${origin}/mcp/counter`
 
-describe("a session of the official client with server-everything", () => {
-  const connect = () => Kit.connect(`${origin}/mcp/everything`)
-
-  it("lists and calls tools, with progress, while others do so too", async () => {
-    const length = shortOrLong(4, 20)
-    const results = await Promise.all(Array.from({ length }, async (_, i) => {
-      const client = await connect()
-      const { tools } = await client.listTools()
-      const echo = await Kit.call(client, "echo", { message: `session ${i}` })
-      const progress: Array<number> = []
-      const long = { name: "trigger-long-running-operation", arguments: { duration: 0.2, steps: 3 } }
-      await client.callTool(long, undefined, { onprogress: (update) => progress.push(update.progress) })
-      await client.close()
-      return [tools.some(({ name }) => name === "echo"), echo, progress]
-    }))
-    assert.deepStrictEqual(results, Array.from({ length }, (_, i) => [true, `Echo: session ${i}`, [1, 2, 3]]))
-  })
-
-  it("carries the server's own requests and log messages to the client, and the answers back", async () => {
-    const client = await connect()
-    client.setRequestHandler(CreateMessageRequestSchema, ({ params }) => ({
-      model: "none",
-      role: "assistant",
-      content: { type: "text", text: `sampled with ${params.maxTokens} tokens` }
-    }))
-    client.setRequestHandler(ElicitRequestSchema, () => ({ action: "decline" }))
-    client.setRequestHandler(ListRootsRequestSchema, () => ({ roots: [{ uri: "file:///here", name: "here" }] }))
-    let logged = 0
-    client.setNotificationHandler(LoggingMessageNotificationSchema, () => void logged++)
-    const sampled = await Kit.call(client, "trigger-sampling-request", { prompt: "hello", maxTokens: 7 })
-    assert.include(sampled, "sampled with 7 tokens")
-    assert.include(await Kit.call(client, "trigger-elicitation-request"), "declined")
-    assert.include(await Kit.call(client, "get-roots-list"), "file:///here")
-    await client.setLoggingLevel("debug")
-    await Kit.call(client, "toggle-simulated-logging")
-    await Kit.eventually("a log message arrives", () => logged > 0)
-    await client.close()
-  })
-
-  it("has messages that belong to no request on its GET stream", async () => {
-    const client = await Kit.connect(url)
-    let changed = 0
-    client.setNotificationHandler(ToolListChangedNotificationSchema, () => void changed++)
-    await Kit.call(client, "announce")
-    await Kit.eventually("the notification arrives", () => changed === 1)
-    await client.close()
-  })
-})
-
 describe("a session", () => {
+  it("has messages that belong to no request on its GET stream", async () => {
+    const { call, client, heard } = await Eras.legacy(url)
+    await call("announce")
+    await Kit.eventually("the notification arrives", () => heard.changes.includes("tools"))
+    await client.close()
+  })
+
   it("counts for itself, whatever others do with the same ids", async () => {
     const numbers = Array.from({ length: 20 }, (_, i) => i + 1)
     await Promise.all(Array.from({ length: shortOrLong(4, 10) }, async () => {

@@ -71,6 +71,7 @@ beforeAll(async () => {
   gateway = await Serving.gateway({
     backends: {
       remote: { url: direct },
+      local: { command: process.execPath, args: [everything, "stdio"] },
       own: { url: `${own.replace("//", "//me:s3cretword@")}/mcp`, headers: { "x-extra": "yes" } },
       down: { url: "http://127.0.0.1:9/" },
       nowhere: { url: "http://me:s3cretword@nowhere.invalid/mcp?token=s3cretword" },
@@ -81,16 +82,13 @@ beforeAll(async () => {
   }, clock)
 })
 
-describe("server-everything on Streamable HTTP, behind the gateway", () => {
-  let url = ""
-  beforeAll(() => {
-    url = `${gateway.origin}/mcp/remote`
-  })
+describe.each([["Streamable HTTP", "remote"], ["stdio", "local"]])("server-everything on %s", (_, name) => {
+  const open = () => Eras.legacy(`${gateway.origin}/mcp/${name}`)
 
   it("lists and calls tools, with progress, in concurrent sessions", async () => {
     const count = shortOrLong(3, 10)
     const results = await Promise.all(Array.from({ length: count }, async (_, i) => {
-      const { call, client, heard } = await Eras.legacy(url)
+      const { call, client, heard } = await open()
       const echo = await call("echo", { message: `session ${i}` })
       await call("trigger-long-running-operation", { duration: 0.1, steps: 3 })
       await client.close()
@@ -99,15 +97,23 @@ describe("server-everything on Streamable HTTP, behind the gateway", () => {
     assert.deepStrictEqual(results, Array.from({ length: count }, (_, i) => [`Echo: session ${i}`, [1, 2, 3]]))
   })
 
-  it("carries sampling, elicitation and log messages to the client of that session", async () => {
-    const { call, client, heard } = await Eras.legacy(url)
+  it("carries sampling, elicitation, roots and log messages to the client of that session", async () => {
+    const { call, client, heard } = await open()
     assert.include(await call("trigger-sampling-request", { prompt: "x", maxTokens: 1 }), "sampled")
     await call("trigger-elicitation-request")
     assert.lengthOf(heard.asked, 1)
+    assert.include(await call("get-roots-list"), "file:///home")
     await client.setLoggingLevel("debug")
     await call("toggle-simulated-logging")
     await Kit.eventually("a log message arrives", () => heard.logs.length > 0)
     await client.close()
+  })
+})
+
+describe("server-everything on Streamable HTTP", () => {
+  let url = ""
+  beforeAll(() => {
+    url = `${gateway.origin}/mcp/remote`
   })
 
   it("ends a call that its client cancels, though the upstream never answers it, and the client has no complaints", async () => {

@@ -1,14 +1,14 @@
 /** A scripted server on Streamable HTTP, and a transport to it that records the server's messages. */
 import { NodeHttpClient } from "@effect/platform-node"
-import { afterAll, afterEach, beforeAll, beforeEach } from "@effect/vitest"
+import { afterEach, beforeAll, beforeEach } from "@effect/vitest"
 import { Clock, Deferred, Duration, Effect, Exit, Option, Scope } from "effect"
-import type { IncomingMessage, Server, ServerResponse } from "node:http"
-import { createServer } from "node:http"
+import type { IncomingMessage, ServerResponse } from "node:http"
 import * as JsonRpc from "../../../src/gateway/protocol/JsonRpc.ts"
 import * as Modern from "../../../src/gateway/protocol/Modern.ts"
 import * as HttpTransport from "../../../src/gateway/transports/HttpTransport.ts"
 import type { Transport } from "../../../src/gateway/transports/Transport.ts"
 import * as Kit from "./gateway.ts"
+import * as Serving from "./serving.ts"
 
 // Whatever is said.
 // oxlint-disable-next-line typescript/no-explicit-any
@@ -65,15 +65,9 @@ export class Scripted {
   #scope = Effect.runSync(Scope.make())
 
   constructor() {
-    const server: Server = createServer((request, response) => this.#serve(request, response))
     beforeAll(async () => {
-      server.listen(0, "127.0.0.1")
-      await new Promise((resolve) => server.on("listening", resolve))
-      this.url = `http://127.0.0.1:${Kit.portOf(server)}/mcp`
-    })
-    afterAll(() => {
-      server.closeAllConnections()
-      server.close()
+      const origin = await Serving.upstream((response, message, request) => this.#serve(request, response, message))
+      this.url = `${origin}/mcp`
     })
     beforeEach(async () => {
       this.seen = []
@@ -88,21 +82,15 @@ export class Scripted {
     afterEach(() => this.close())
   }
 
-  #serve(request: IncomingMessage, response: ServerResponse) {
-    let body = ""
-    request.on("data", (chunk) => {
-      body += chunk
-    }).on("end", () => {
-      const message = body === "" ? undefined : JSON.parse(body)
-      const entry: Seen = { method: request.method ?? "", headers: request.headers, message, closed: false }
-      this.seen.push(entry)
-      response.on("close", () => {
-        entry.closed = true
-      })
-      const answer = this.answers[message?.method ?? entry.method]
-      if (answer === undefined) response.writeHead(202).end()
-      else answer(response, message, request.headers)
+  #serve(request: IncomingMessage, response: ServerResponse, message: Json) {
+    const entry: Seen = { method: request.method ?? "", headers: request.headers, message, closed: false }
+    this.seen.push(entry)
+    response.on("close", () => {
+      entry.closed = true
     })
+    const answer = this.answers[message.method ?? entry.method]
+    if (answer === undefined) response.writeHead(202).end()
+    else answer(response, message, request.headers)
   }
 
   /** Replaces the transport. Its time-outs run on `clock`. */
