@@ -2,19 +2,15 @@
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
 let upstream: Eras.HttpServer
-let gateway: Kit.Running
 let url = ""
 beforeAll(async () => {
   upstream = await Eras.startHttp("conformance-server.ts", ["http"])
-  gateway = await Kit.start({ backends: { remote: { url: upstream.url } } })
-  url = `${gateway.origin}/mcp/remote`
+  url = (await Serving.gateway({ backends: { remote: { url: upstream.url } } })).url
 })
-afterAll(async () => {
-  await gateway.stop()
-  upstream.process.kill("SIGKILL")
-})
+afterAll(() => void upstream.process.kill("SIGKILL"))
 
 describe("a legacy server on Streamable HTTP", () => {
   it("serves clients of both eras at the same time, each in an upstream session of its own", async () => {

@@ -1,7 +1,6 @@
 /** Calls whose server asks for input: parked until their client comes back, and whatever a client may come back with. */
 import { assert, beforeAll, describe, it } from "@effect/vitest"
 import { readFileSync } from "node:fs"
-import { createServer } from "node:net"
 import { join } from "node:path"
 import * as Kit from "../kit/gateway/gateway.ts"
 import type { Options, Said } from "../kit/gateway/modern.ts"
@@ -321,7 +320,7 @@ describe("the limit of", () => {
 describe("a gateway with parked calls", () => {
   it("keeps many at once, lets each go on in its own process, and leaves none in the end", async () => {
     const count = shortOrLong(50, 1000)
-    const own = await Kit.start({
+    const { stop, url } = await Serving.gateway({
       backends: { light: { ...light, maxLanes: 1000, maxInFlight: 1000, era: "legacy" } },
       maxSessions: 1100,
       maxSessionsPerBackend: 1100,
@@ -329,7 +328,7 @@ describe("a gateway with parked calls", () => {
       acquireTimeout: "2 minutes",
       startTimeout: "2 minutes"
     })
-    const { call, text } = clientOf(`${own.origin}/mcp/light`)
+    const { call, text } = clientOf(url)
     const parked: Array<Said> = []
     const next = [...Array(count).keys()]
     const work = async () => {
@@ -340,21 +339,18 @@ describe("a gateway with parked calls", () => {
     const pids = new Set<string>()
     for (const [i, asked] of parked.entries()) pids.add(await text("ask", { i }, { again: answers(asked) }))
     assert.strictEqual(pids.size, count)
-    await own.stop()
+    await stop()
     assert.deepStrictEqual([...pids].filter((pid) => Kit.alive(Number(pid))), [])
   }, 180_000)
 
   it("cancels them at once when it stops, and leaves no process and no port", async () => {
     // A stop that waited for the client would exceed the test's time-out.
-    const own = await Kit.start({ backends: { asking: asking() }, drainTimeout: "1 hour" })
-    const client = clientOf(`${own.origin}/mcp/asking`)
+    const { origin, stop, url } = await Serving.gateway({ backends: { asking: asking() }, drainTimeout: "1 hour" })
+    const client = clientOf(url)
     const pid = await client.pid()
     isAsked(await client.call("ask"))
-    await own.stop()
+    await stop()
     assert.isFalse(Kit.alive(pid))
-    await new Promise<void>((resolve, reject) => {
-      const server = createServer().on("error", reject)
-      server.listen(Number(new URL(own.origin).port), "127.0.0.1", () => server.close(() => resolve()))
-    })
+    assert.isFalse(await fetch(`${origin}/health`).then(() => true, () => false))
   })
 })
