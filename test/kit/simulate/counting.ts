@@ -1,4 +1,4 @@
-/** What real replicas send to a real PostgreSQL in a time: whole engines in this process, on a clock that is moved by hand. */
+/** Counts the statements of replicas: whole engines in this process on a test clock, and a real PostgreSQL. */
 import type { Scope } from "effect"
 import { Context, Duration, Effect, Layer } from "effect"
 import type { SqlError } from "effect/sql/SqlError"
@@ -13,25 +13,15 @@ import { stablePort } from "../cluster/ports.ts"
 import { initializeBody } from "../gateway/gateway.ts"
 import * as Told from "../gateway/told.ts"
 import type { Database, Sent, Statement } from "./database.ts"
-import { shardsPerGroup } from "./ring.ts"
+import { shardsPerGroup } from "./model.ts"
 
-/** The key that these replicas share. */
-export const stateKey = "the same on every replica of these"
-
-export const lockExpiration = Duration.seconds(35)
-
-export interface Replica {
-  readonly port: number
-  readonly sleepers: Sleepers.Sleepers
-}
-
-/** Replicas that have joined; time passes for them when `pass` says so. */
-export const replicas = (
+/** Starts replicas. Returns the sleepers of each. */
+const replicas = (
   database: Database,
   count: number
-): Effect.Effect<ReadonlyArray<Replica>, never, Scope.Scope> =>
+): Effect.Effect<ReadonlyArray<Sleepers.Sleepers>, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const all: Array<Replica> = []
+    const all: Array<Sleepers.Sleepers> = []
     for (let i = 0; i < count; i++) {
       const port = yield* Effect.promise(stablePort)
       const address = { host: "127.0.0.1", port }
@@ -39,24 +29,23 @@ export const replicas = (
         databaseUrl: database.url,
         address,
         listen: address,
-        stateKey,
-        shardLockExpiration: lockExpiration,
+        stateKey: "the key of these replicas",
+        shardLockExpiration: Duration.seconds(35),
         leaveDelay: Duration.zero,
         drainTimeout: Duration.zero
       }))))
       const make = Context.get(services, Sleepers.MakeSleepers)
       const limits = { maxAsleep: 10_000_000, asleepTimeToLive: Duration.hours(24) }
-      const sleepers = yield* make(limits, () => Effect.void, () => "entry")
-      all.push({ port, sleepers })
+      all.push(yield* make(limits, () => Effect.void, () => "entry"))
     }
     return all
   })
 
-/** So short that what the database answers comes before the engine gives up waiting for it. */
+/** Short, so that the database answers before the engine's time-outs. */
 const stepMillis = 100
 
-/** Lets seconds pass, in small steps; in each the database answers once, so a busy machine makes them longer. */
-export const pass = (database: Database, seconds: number): Effect.Effect<void, SqlError> =>
+/** Advances the clock in small steps. The database answers once in each. */
+const pass = (database: Database, seconds: number): Effect.Effect<void, SqlError> =>
   Effect.repeat(
     TestClock.adjust(stepMillis).pipe(
       Effect.andThen(Effect.promise(() => new Promise((resolve) => setTimeout(resolve, 1)))),
@@ -65,7 +54,7 @@ export const pass = (database: Database, seconds: number): Effect.Effect<void, S
     { times: (seconds * 1000) / stepMillis - 1 }
   )
 
-/** How many shards each replica has that has any, by the locks. */
+/** How many locks each replica with a shard has. */
 const shares = (database: Database) =>
   Effect.map(
     database.query<{ readonly count: number }>(
@@ -74,53 +63,36 @@ const shares = (database: Database) =>
     (rows) => rows.map(({ count }) => count)
   )
 
-/** A session as a client opens it. */
+/** A new session. */
 export const session = (): readonly [Key, ClientRecord.ClientRecord] => {
   const record = ClientRecord.make(Told.requestOf(initializeBody))
   record.initialized = JsonRpc.notification("notifications/initialized")
   return [new Key("everything", "", randomUUID()), record]
 }
 
-export interface Counted {
-  readonly sent: ReadonlyMap<Statement | "other", Sent>
-  /** Of a replica that has nothing to do, to PostgreSQL. */
-  readonly connectionsAtRest: number
-  /** Who has which shard, by the locks. */
-  readonly owners: ReadonlyArray<{ readonly shard: number; readonly address: string }>
-  readonly ports: ReadonlyArray<number>
-}
-
-/** What so many replicas send in so many seconds, of which the first has so many sessions awake. */
+/** Counts the statements of replicas for some seconds. The first replica has `awake` sessions. */
 export const count = (database: Database, options: {
   readonly replicas: number
   readonly seconds: number
   readonly awake: number
-}): Effect.Effect<Counted, SqlError> =>
+}): Effect.Effect<ReadonlyMap<Statement | "other", Sent>, SqlError> =>
   Effect.scoped(Effect.gen(function*() {
     yield* TestClock.setTime(Date.now())
     const all = yield* replicas(database, options.replicas)
     yield* pass(database, 15)
-    // On a busy machine it takes longer until one has handed its shards over to another one.
+    // On a busy machine, the first replica takes longer to hand over shards.
     yield* Effect.repeat(Effect.andThen(pass(database, 5), shares(database)), {
       until: (shares) => shares.length === all.length && Math.min(...shares) >= Math.floor(shardsPerGroup / all.length)
     })
     const [first] = all
     yield* Effect.forEach(
       Array.from({ length: options.awake }, session),
-      (each) => first?.sleepers.enter(...each) ?? Effect.void,
+      (each) => first?.enter(...each) ?? Effect.void,
       { concurrency: 10, discard: true }
     )
-    // Of the times that sessions are removed, one: the database has a clock of its own, on which less time passes.
+    // Makes one upkeep due. The database's own clock hardly advances meanwhile.
     yield* database.query("DELETE FROM effect_session_pool_upkeep")
     yield* database.reset
     yield* pass(database, options.seconds)
-    const sent = yield* database.sent
-    const [connected] = yield* database.query<{ readonly count: number }>(
-      "SELECT count(*)::int FROM pg_stat_activity WHERE application_name = 'effect-session-pool'"
-    )
-    const owners = yield* database.query<{ readonly shard: number; readonly address: string }>(
-      "SELECT split_part(shard_id, ':', 2)::int AS shard, address FROM effect_session_pool_locks ORDER BY 1"
-    )
-    const ports = all.map(({ port }) => port)
-    return { sent, owners, ports, connectionsAtRest: (connected?.count ?? 0) / options.replicas }
+    return yield* database.sent
   })).pipe(Effect.provide(TestClock.layer({ warningDelay: "1 hour" })))

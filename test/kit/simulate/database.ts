@@ -1,4 +1,4 @@
-/** A PostgreSQL that tells which statements it was sent, how many rows they had, and what CPU it used. */
+/** A PostgreSQL that counts its statements, their rows, and its CPU. */
 import { PgClient } from "@effect/sql-pg"
 import type { Scope } from "effect"
 import { Effect, Layer, Redacted } from "effect"
@@ -6,7 +6,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import { readdirSync, readFileSync } from "node:fs"
 import * as Postgres from "../cluster/postgres.ts"
 
-/** The statements of the engine's storage, of `Roster`, and of `StoredSleepers`, each by something that only it has. */
+/** The statements of the engine's storage, of `Roster` and of `StoredSleepers`. */
 const texts = {
   register: /^INSERT INTO \S*_runners/,
   list: /^SELECT runner, healthy FROM/,
@@ -32,11 +32,13 @@ export interface Sent {
 export interface Database {
   readonly url: Redacted.Redacted
   readonly query: <A extends object>(text: string) => Effect.Effect<ReadonlyArray<A>, SqlError>
-  /** CPU that all processes of PostgreSQL have used, but for the one that is asked these things; in microseconds. */
-  readonly cpuMicros: () => number
-  /** From now on statements are counted anew. */
+  /** CPU that PostgreSQL uses for an effect, in microseconds. Leaves out the connection of this observer. */
+  readonly cpuOf: <E, R>(effect: Effect.Effect<unknown, E, R>) => Effect.Effect<number, E, R>
+  /** The same for one of `times` repetitions: the least of five measurements, because other load only adds to it. */
+  readonly cost: <E, R>(times: number, effect: Effect.Effect<unknown, E, R>) => Effect.Effect<number, E, R>
+  /** Restarts the count of statements. */
   readonly reset: Effect.Effect<void, SqlError>
-  /** What has been sent since; `other` is what none of the known texts is. */
+  /** The statements since `reset`. `other` counts those that `texts` does not have. */
   readonly sent: Effect.Effect<ReadonlyMap<Statement | "other", Sent>, SqlError>
 }
 
@@ -49,7 +51,7 @@ export const make: Effect.Effect<Database, SqlError, Scope.Scope> = Effect.gen(f
       Effect.flatMap(PgClient.PgClient, (sql) =>
         Effect.andThen(
           sql.unsafe("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'"),
-          // A process that helps another one is gone before anybody sees what it has used.
+          // The CPU of a parallel worker would be lost with its process.
           sql.unsafe("ALTER SYSTEM SET max_parallel_workers_per_gather = 0")
         )),
       context
@@ -59,10 +61,21 @@ export const make: Effect.Effect<Database, SqlError, Scope.Scope> = Effect.gen(f
   const sql = yield* Effect.provideContext(Effect.map(PgClient.PgClient, (sql) => sql), yield* connect)
   yield* sql`CREATE EXTENSION pg_stat_statements`
   const [own] = yield* sql<{ readonly pid: number }>`SELECT pg_backend_pid() AS pid`
+  const used = cpuMeter(postgres.pid() ?? 0, own?.pid ?? 0)
+  const cpuOf: Database["cpuOf"] = (effect) =>
+    Effect.suspend(() => {
+      const before = used()
+      return Effect.map(effect, () => used() - before)
+    })
   return {
     url,
     query: <A extends object>(text: string) => sql.unsafe<A>(text),
-    cpuMicros: cpuOf(postgres.pid() ?? 0, own?.pid ?? 0),
+    cpuOf,
+    cost: (times, effect) =>
+      Effect.map(
+        Effect.replicateEffect(cpuOf(Effect.replicateEffect(effect, times)), 5),
+        (all) => Math.min(...all) / times
+      ),
     reset: Effect.asVoid(sql`SELECT pg_stat_statements_reset()`),
     sent: Effect.map(
       sql<{ readonly query: string; readonly calls: string; readonly rows: string }>`
@@ -73,7 +86,7 @@ export const make: Effect.Effect<Database, SqlError, Scope.Scope> = Effect.gen(f
   }
 })
 
-/** Statements that differ in the length of a list are one. */
+/** Counts statements that differ only in the length of a list as one. */
 const tally = (rows: ReadonlyArray<{ readonly query: string; readonly calls: string; readonly rows: string }>) => {
   const sent = new Map<Statement | "other", Sent>()
   for (const row of rows) {
@@ -93,8 +106,8 @@ const statementOf = (query: string): Statement | "other" => {
 // The keys of a literal that nothing adds to.
 const statements = Object.keys(texts) as ReadonlyArray<Statement>
 
-/** Of the children of a server; what those that have ended had used stays in. The kernel counts in nanoseconds here. */
-const cpuOf = (server: number, without: number) => {
+/** CPU of the children of a server, with those that have ended. The kernel counts in nanoseconds. */
+const cpuMeter = (server: number, without: number) => {
   const used = new Map<number, number>()
   return () => {
     for (const name of readdirSync("/proc")) {
@@ -106,7 +119,7 @@ const cpuOf = (server: number, without: number) => {
         if (parent !== server) continue
         used.set(pid, Number(readFileSync(`/proc/${pid}/schedstat`, "utf8").split(" ")[0]) / 1000)
       } catch {
-        // It has ended meanwhile.
+        // The process has ended meanwhile.
       }
     }
     return [...used.values()].reduce((sum, each) => sum + each, 0)

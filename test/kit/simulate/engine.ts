@@ -1,7 +1,10 @@
-/** What it costs a replica to know who has which shard: the engine's own `Sharding`, with a list of replicas of any length. */
+/** How long the engine's `Sharding` keeps a replica from doing anything else, with a list of replicas of any length. */
 import { Effect, Layer, Option } from "effect"
 import {
+  MachineId,
   MessageStorage,
+  Runner,
+  RunnerAddress,
   RunnerHealth,
   Runners,
   RunnerStorage,
@@ -9,30 +12,28 @@ import {
   ShardingConfig,
   Snowflake
 } from "effect/cluster"
-import * as MachineId from "effect/cluster/MachineId"
 import { spreadOf } from "../../bench/spread.ts"
-import { liveHeap } from "../heap.ts"
-import type { Address } from "./ring.ts"
-import { addresses, runner } from "./ring.ts"
 
+/** In milliseconds of CPU, because other programs use the machine too. */
 export interface Figures {
-  /** For how long a replica does nothing else when another one has come, in milliseconds of CPU. */
-  readonly changeMillis: number
-  /** The same when it starts, and learns of all at once. */
+  /** The pause of a replica when another one joins. */
+  readonly joinMillis: number
+  /** The pause of a replica when it starts. */
   readonly startMillis: number
-  /** CPU of comparing one list of replicas with the last one, in microseconds. */
-  readonly compareMicros: number
-  /** What it has in memory of who has which shard. */
-  readonly heapBytes: number
 }
 
-const lookMillis = 200
+const listMillis = 200
 const wait = (millis: number) => Effect.promise(() => new Promise((resolve) => setTimeout(resolve, millis)))
 
-/**
- * The longest that this thread was busy without a pause during an effect, in milliseconds of its CPU: on a machine that others
- * use too, its time says less.
- */
+/** The addresses of so many replicas. */
+export const addresses = (count: number): ReadonlyArray<RunnerAddress.RunnerAddress> =>
+  Array.from({ length: count }, (_, i) => RunnerAddress.make(`10.${i >> 16}.${(i >> 8) & 255}.${i & 255}`, 8421))
+
+/** A replica as it is in the list. */
+export const runner = (address: RunnerAddress.RunnerAddress): Runner.Runner =>
+  Runner.make({ address, groups: ShardingConfig.defaults.assignedShardGroups, weight: 1 })
+
+/** The longest time for which an effect keeps this thread busy. */
 const longestTurn = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.gen(function*() {
     const used = () => {
@@ -45,7 +46,7 @@ const longestTurn = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
       longest = Math.max(longest, now - last)
       last = now
     }, 1)
-    // What ran until now is no part of it, and its last turn has to be seen.
+    // The timer ticks once before the effect and once after it.
     yield* wait(10)
     longest = 0
     yield* effect
@@ -54,19 +55,11 @@ const longestTurn = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     return longest
   })
 
-const cpuMicros = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-  Effect.gen(function*() {
-    const before = process.cpuUsage()
-    yield* effect
-    const { system, user } = process.cpuUsage(before)
-    return user + system
-  })
-
-const storageOf = (list: () => ReadonlyArray<Address>) =>
-  RunnerStorage.RunnerStorage.of({
+const shardingOf = (self: RunnerAddress.RunnerAddress, list: () => ReadonlyArray<RunnerAddress.RunnerAddress>) => {
+  const storage = RunnerStorage.RunnerStorage.of({
     register: () => Effect.succeed(MachineId.make(1)),
     unregister: () => Effect.void,
-    // New ones each time, as those that come out of a database.
+    // New values each time, as from a database.
     getRunners: Effect.sync(() => list().map((address) => [runner(address), true])),
     setRunnerHealth: () => Effect.void,
     acquire: (_, shards) => Effect.sync(() => [...shards]),
@@ -74,47 +67,31 @@ const storageOf = (list: () => ReadonlyArray<Address>) =>
     release: () => Effect.void,
     releaseAll: () => Effect.void
   })
-
-const shardingOf = (self: Address, list: () => ReadonlyArray<Address>) =>
-  Sharding.layer.pipe(
+  return Sharding.layer.pipe(
     Layer.provide(Runners.layerNoop),
     Layer.provide([
       Snowflake.layerGenerator,
       MessageStorage.layerNoop,
       RunnerHealth.layerNoop,
-      Layer.succeed(RunnerStorage.RunnerStorage, storageOf(list))
+      Layer.succeed(RunnerStorage.RunnerStorage, storage)
     ]),
-    Layer.provide(ShardingConfig.layer({ runnerAddress: Option.some(self), refreshAssignmentsInterval: lookMillis }))
+    Layer.provide(ShardingConfig.layer({ runnerAddress: Option.some(self), refreshAssignmentsInterval: listMillis }))
   )
+}
 
-/** Measures one of so many replicas, while so many more come one after the other. */
-export const measure = (count: number, changes = 3): Effect.Effect<Figures> =>
+/** Measures one of so many replicas, while three more join. */
+export const measure = (count: number): Effect.Effect<Figures> =>
   Effect.scoped(Effect.gen(function*() {
-    const all = addresses(count + changes)
-    let known = count
+    const all = addresses(count + 3)
     const [self] = all
     if (self === undefined) return yield* Effect.die("no replica")
-    const looks = 10
-    const idle = yield* cpuMicros(wait(looks * lookMillis))
-    const before = liveHeap()
-    const startMillis = yield* longestTurn(
-      Effect.andThen(
-        Layer.build(Layer.fresh(shardingOf(self, () => all.slice(0, known)))),
-        wait(1000 + count)
-      )
-    )
-    const heapBytes = liveHeap() - before
-    const used = yield* cpuMicros(wait(looks * lookMillis))
-    const turns: Array<number> = []
-    for (let i = 0; i < changes; i++) {
+    let known = count
+    const sharding = Layer.build(Layer.fresh(shardingOf(self, () => all.slice(0, known))))
+    const startMillis = yield* longestTurn(Effect.andThen(sharding, wait(1000 + count)))
+    const joins: Array<number> = []
+    while (known < all.length) {
       known++
-      turns.push(yield* longestTurn(wait(2 * lookMillis + count)))
+      joins.push(yield* longestTurn(wait(2 * listMillis + count)))
     }
-    return {
-      startMillis,
-      changeMillis: spreadOf(turns).median,
-      // Of few replicas it is lost in what this process does by itself.
-      compareMicros: Math.max(100, (used - idle) / looks),
-      heapBytes
-    }
+    return { startMillis, joinMillis: spreadOf(joins).median }
   }))
