@@ -38,7 +38,7 @@ const start = Effect.fnUntraced(function*(carryOut: Host["carryOut"]) {
   const hosting = yield* Hosting.make({
     replica: "other",
     isGivenUp: () => false,
-    safeFor: Effect.succeed(60_000)
+    safeFor: () => 60_000
   })
   const unused = Effect.die("not asked in this test")
   const host = { carryOut, sessions: unused, endNumber: () => unused, endPinned: unused, vacate: () => unused }

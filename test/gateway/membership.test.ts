@@ -1,11 +1,12 @@
 /** How a replica acts as the owner of its shards: the engine's storage, and what is changed of it. */
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Context, Effect, Exit, Fiber, Layer, Logger, Option, Ref } from "effect"
+import { Clock, Context, Effect, Exit, Fiber, Layer, Logger, Option } from "effect"
 import { RunnerAddress, RunnerStorage, ShardId, ShardingConfig } from "effect/cluster"
 import { TestClock } from "effect/testing"
 import * as Membership from "../../src/gateway/cluster/Membership.ts"
 import * as RunnerDatabase from "../kit/cluster/runnerDatabase.ts"
 import { expiration, nameOf, one, three, two } from "../kit/cluster/runners.ts"
+import * as Random from "../kit/random.ts"
 
 const config = ShardingConfig.layer({
   runnerAddress: Option.some(RunnerAddress.make("127.0.0.1", 1)),
@@ -16,7 +17,7 @@ const config = ShardingConfig.layer({
 const address = RunnerAddress.make("127.0.0.1", 1)
 const [shared, other] = [ShardId.make("default", 1), ShardId.make("default", 2)]
 
-const mayAct = ({ safeFor }: Membership.Membership["Service"]) => Effect.map(safeFor, (millis) => millis > 0)
+const mayAct = ({ safeFor }: Membership.Membership["Service"]) => safeFor() > 0
 
 /** A replica's membership, over a storage that does as it is told. */
 const make = Effect.gen(function*() {
@@ -37,17 +38,17 @@ describe("a replica's locks", () => {
   it.effect("are its own to act on from their acquisition on, and no longer than they are confirmed", () =>
     Effect.gen(function*() {
       const { membership, storage } = yield* make
-      assert.isFalse(yield* mayAct(membership))
+      assert.isFalse(mayAct(membership))
       assert.deepStrictEqual(yield* storage.acquire(address, [shared, other]), [shared, other])
-      assert.isTrue(yield* mayAct(membership))
+      assert.isTrue(mayAct(membership))
       yield* TestClock.adjust(0.9 * expiration - 1)
-      assert.isTrue(yield* mayAct(membership))
+      assert.isTrue(mayAct(membership))
       yield* TestClock.adjust(1)
-      assert.isFalse(yield* mayAct(membership))
+      assert.isFalse(mayAct(membership))
       yield* storage.acquire(address, [other])
-      assert.isFalse(yield* mayAct(membership))
+      assert.isFalse(mayAct(membership))
       yield* storage.refresh(address, [shared])
-      assert.isTrue(yield* mayAct(membership))
+      assert.isTrue(mayAct(membership))
     }))
 
   it.effect("are not had without the database, and given up when another replica has taken them", () =>
@@ -73,7 +74,7 @@ describe("a replica's locks", () => {
       assert.deepStrictEqual(yield* storage.refresh(address, all), all)
       yield* TestClock.adjust("2 seconds")
       assert.deepStrictEqual(yield* storage.refresh(address, all), [])
-      assert.isTrue(yield* mayAct(membership))
+      assert.isTrue(mayAct(membership))
     }))
 
   it.effect("are given up in time too when the database says nothing at all", () =>
@@ -87,7 +88,7 @@ describe("a replica's locks", () => {
         const first = yield* Effect.forkChild(storage.refresh(address, [shared]))
         yield* TestClock.adjust("5 seconds")
         assert.deepStrictEqual(first.pollUnsafe(), Exit.succeed([shared]), mood)
-        assert.strictEqual((yield* Ref.get(membership.known)).lostAt, at + 15_000)
+        assert.strictEqual(membership.known().lostAt, at + 15_000)
         yield* TestClock.adjust("5 seconds")
         const second = yield* Effect.forkChild(storage.refresh(address, [shared]))
         yield* TestClock.adjust("5 seconds")
@@ -98,16 +99,16 @@ describe("a replica's locks", () => {
   it.effect("count from when they were asked for, however late the answer is", () =>
     Effect.gen(function*() {
       const { membership, state, storage } = yield* make
-      const confirmedAt = Effect.map(Ref.get(membership.known), ({ confirmedAt }) => confirmedAt)
+      const confirmedAt = () => membership.known().confirmedAt
       state.mood = "slow"
       const acquiring = yield* Effect.forkChild(storage.acquire(address, [shared]))
       yield* TestClock.adjust("4 seconds")
       yield* Fiber.join(acquiring)
-      assert.strictEqual(yield* confirmedAt, 0)
+      assert.strictEqual(confirmedAt(), 0)
       const refreshing = yield* Effect.forkChild(storage.refresh(address, [shared]))
       yield* TestClock.adjust("4 seconds")
       yield* Fiber.join(refreshing)
-      assert.strictEqual(yield* confirmedAt, 4000)
+      assert.strictEqual(confirmedAt(), 4000)
     }))
 
   it.effect("are no longer its own in time when its clock is set back, nor after a sleep that only the clock tells of", () =>
@@ -123,9 +124,9 @@ describe("a replica's locks", () => {
         yield* storage.refresh(address, [shared])
         yield* TestClock.adjust("10 seconds")
         wall.offset += jump
-        assert.strictEqual(yield* mayAct(membership), jump < 0)
+        assert.strictEqual(mayAct(membership), jump < 0)
         yield* TestClock.adjust(0.9 * expiration - 10_000)
-        assert.isFalse(yield* mayAct(membership))
+        assert.isFalse(mayAct(membership))
       }
     }))
 
@@ -134,7 +135,7 @@ describe("a replica's locks", () => {
       const { calls, membership, storage } = yield* make
       yield* storage.acquire(address, [shared])
       yield* membership.replace
-      assert.isFalse(yield* mayAct(membership))
+      assert.isFalse(mayAct(membership))
       assert.deepStrictEqual(yield* storage.refresh(address, [shared]), [])
       assert.deepStrictEqual(yield* storage.acquire(address, [shared]), [])
       yield* storage.release(address, shared)
@@ -203,7 +204,7 @@ describe("a lock under which something still lives", () => {
     Effect.gen(function*() {
       const { calls, membership, storage } = yield* make
       const occupied = new Set([shared.toString()])
-      yield* membership.keepWhile((shard) => shard === undefined ? occupied.size > 0 : occupied.has(shard.toString()))
+      membership.keepWhile((shard) => shard === undefined ? occupied.size > 0 : occupied.has(shard.toString()))
       yield* storage.release(address, other)
       const releasing = yield* Effect.forkChild(storage.release(address, shared))
       yield* TestClock.adjust("1 minute")
@@ -220,7 +221,7 @@ describe("a lock under which something still lives", () => {
       for (const wait of ["occupied", "away"]) {
         const { calls, membership, state, storage } = yield* make
         let isOccupied = wait === "occupied"
-        yield* membership.keepWhile(() => isOccupied)
+        membership.keepWhile(() => isOccupied)
         if (wait === "away") state.mood = "away"
         const releasing = yield* Effect.forkChild(storage.release(address, shared))
         yield* TestClock.adjust("500 millis")
@@ -238,7 +239,7 @@ describe("a lock under which something still lives", () => {
   it.effect("is given back after five minutes all the same: its shard is to be served again", () =>
     Effect.gen(function*() {
       const { calls, membership, storage } = yield* make
-      yield* membership.keepWhile(() => true)
+      membership.keepWhile(() => true)
       const releasing = yield* Effect.forkChild(storage.release(address, shared))
       yield* TestClock.adjust("299 seconds")
       assert.deepStrictEqual(calls, [])
@@ -252,7 +253,7 @@ describe("a lock under which something still lives", () => {
       for (const lived of [2500, 3500]) {
         const { calls, membership, storage } = yield* make
         let isOccupied = true
-        yield* membership.keepWhile(() => isOccupied)
+        membership.keepWhile(() => isOccupied)
         yield* storage.unregister(address)
         const releasing = yield* Effect.forkChild(
           Effect.all([storage.release(address, shared), storage.releaseAll(address)], { concurrency: "unbounded" })
@@ -272,12 +273,12 @@ describe("the other replicas", () => {
   it.effect("are those of the last list, without this one", () =>
     Effect.gen(function*() {
       const { membership, state, storage } = yield* make
-      assert.deepStrictEqual(yield* membership.others, [])
+      assert.deepStrictEqual(membership.others(), [])
       assert.deepStrictEqual(yield* storage.getRunners, [one, two])
-      assert.deepStrictEqual(yield* membership.others, [second])
+      assert.deepStrictEqual(membership.others(), [second])
       state.runners = [one, three]
       yield* storage.getRunners
-      assert.deepStrictEqual(yield* membership.others, [third])
+      assert.deepStrictEqual(membership.others(), [third])
     }))
 
   it.effect("are told of in the log as they come and go, and the database as it does", () =>
@@ -335,7 +336,7 @@ describe("the other replicas", () => {
       state.mood = "away"
       yield* Effect.flip(storage.getRunners)
       yield* TestClock.adjust("1 minute")
-      assert.deepStrictEqual(yield* membership.others, [second])
+      assert.deepStrictEqual(membership.others(), [second])
       state.mood = "well"
       state.runners = [one]
       assert.deepStrictEqual(yield* storage.getRunners, [one, two])
@@ -346,4 +347,56 @@ describe("the other replicas", () => {
       assert.deepStrictEqual(yield* storage.getRunners, [one])
       assert.isFalse(yield* membership.isThere(second))
     }))
+
+  const portsOf = ({ runners }: Membership.Known) => runners.map(([{ address }]) => address.port)
+  const { ended, nothingKnown } = Membership
+  const listed = (known: Membership.Known, now: number, ...runners: Membership.Known["runners"]) =>
+    Membership.listed(runners, now, expiration, nameOf(one))(known)
+
+  it("stay anew through a second outage that follows the first", () => {
+    const outage = (known: Membership.Known, from: number, to: number) =>
+      ended(to, expiration, true)(ended(from, expiration, false)(known))
+    const first = outage(listed(nothingKnown, 0, one, two, three), 1000, 60_000)
+    const second = outage(listed(first, 61_000, one, two, three), 62_000, 64_000)
+    assert.deepStrictEqual(portsOf(listed(second, 65_000, one)), [1, 2, 3])
+  })
+
+  it("stay through any outages if they report as often as they should", () => {
+    for (let seed = 1; seed <= 200; seed++) {
+      const random = Random.make(seed)
+      const interval = expiration / 3.5
+      const others = [one, two, three].map((each) => ({
+        each,
+        reported: 0,
+        due: random.below(interval),
+        isConnected: true
+      }))
+      let known = listed(nothingKnown, 0, one, two, three)
+      let isAway = false
+      let since = 0
+      for (let now = 0; now < 300_000; now += 500) {
+        if (now - since > 3000 && random.chance(isAway ? 0.02 : 0.03)) {
+          isAway = !isAway
+          since = now
+        }
+        for (const other of others) {
+          if (other.due > now) continue
+          other.due += interval
+          // The first report on a new connection may fail. The next one succeeds.
+          if (!isAway && (other.isConnected || random.chance(0.5))) other.reported = now
+          other.isConnected = !isAway
+        }
+        if (now % 2000 !== 0) continue
+        known = ended(now, expiration, !isAway)(known)
+        if (isAway) continue
+        // As in PostgreSQL, the list has the replicas that reported within the lock expiration.
+        known = listed(
+          known,
+          now,
+          ...others.filter(({ reported }) => reported > now - expiration).map(({ each }) => each)
+        )
+        assert.deepStrictEqual(portsOf(known).toSorted(), [1, 2, 3], `seed ${seed}, at ${now}`)
+      }
+    }
+  })
 })

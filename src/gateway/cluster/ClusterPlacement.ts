@@ -9,7 +9,7 @@
  * keeps the shard where it is. Later requests go straight to that replica.
  */
 import type { Scope } from "effect"
-import { Duration, Effect, Option, Random, Ref, Schema } from "effect"
+import { Duration, Effect, Option, Random, Schema } from "effect"
 import { EntityId, ShardId, Sharding, ShardingConfig } from "effect/cluster"
 import { randomUUID } from "node:crypto"
 import type { Exchange, Refusal } from "../conversation/Exchange.ts"
@@ -86,7 +86,6 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const links = yield* Links.make(membership.addressOf, options.key)
   const replica = ReplicaName.here(config)
   const homes = yield* Homes.make(replica)
-  const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
   const movingTimeout = Duration.toMillis(options.movingTimeout)
   /** How long it takes until all others know of a replica that joined, in milliseconds. */
   const joinSettling = 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval))
@@ -95,10 +94,10 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   /** How many asks other replicas carry out, or are to carry out. */
   let forwarded = 0
 
-  const hasJoined = Effect.map(
-    Ref.get(membership.known),
-    ({ joinedAt }) => joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + joinSettling
-  )
+  const hasJoined = () => {
+    const { joinedAt } = membership.known()
+    return joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + joinSettling
+  }
 
   /** An id whose shard is here, if this replica has a shard. Then opening the session needs no other replica, which may be down. */
   const ownId = Effect.sync(() => {
@@ -109,11 +108,10 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const shardOf = (id: string) => sharding.getShardId(EntityId.make(id), shardGroup)
 
   /** How long the database has not answered, in milliseconds, if this replica has stopped serving movable sessions because of it. */
-  const outage = Effect.map(Ref.get(membership.known), (known) => {
-    const { lostAt } = known
-    const now = membership.now()
-    return lostAt === undefined || now < Membership.heldUntil(known, expiration) ? undefined : now - lostAt
-  })
+  const outage = () => {
+    const { lostAt } = membership.known()
+    return lostAt === undefined || membership.safeFor() > 0 ? undefined : membership.now() - lostAt
+  }
 
   /** Retries something while it fails with `Moved` or `Unreachable`, for up to `patience` milliseconds. Then refuses it. */
   const untilFound = (
@@ -123,14 +121,13 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   ): Carrying =>
     Effect.suspend(() => {
       const since = membership.now()
-      const again = ({ _tag, message }: Protocol.Moved | Links.Unreachable) =>
-        Effect.flatMap(outage, (away) => {
-          const waited = membership.now() - since
-          const isHopeless = away !== undefined && away > patience && waited >= outageTimeout
-          if (waited < patience && !isHopeless) return Effect.andThen(Effect.sleep(movingPause), once)
-          const why = _tag === "Unreachable" ? message : away === undefined ? moving : withoutDatabase(away)
-          return unavailable(ask, why)
-        })
+      const again = ({ _tag, message }: Protocol.Moved | Links.Unreachable) => {
+        const away = outage()
+        const waited = membership.now() - since
+        const isHopeless = away !== undefined && away > patience && waited >= outageTimeout
+        if (waited < patience && !isHopeless) return Effect.andThen(Effect.sleep(movingPause), once)
+        return unavailable(ask, _tag === "Unreachable" ? message : away === undefined ? moving : withoutDatabase(away))
+      }
       const once: Carrying = Effect.suspend(() =>
         Effect.catchTags(attempt(since + patience - membership.now()), { Moved: again, Unreachable: again })
       )
@@ -163,18 +160,24 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       )))
   }
 
-  yield* membership.keepWhile(hosting.isOccupied)
+  /** The sessions of another replica. None if it does not answer. */
+  const sessionsOf = (name: string) =>
+    Effect.scoped(Effect.flatMap(links.to(name), (client) => client.Sessions())).pipe(
+      Effect.timeout(listTimeout),
+      Effect.flatMap(Schema.decodeEffect(Listed)),
+      Effect.catchCause(() => Effect.succeed([]))
+    )
+
+  membership.keepWhile(hosting.isOccupied)
   yield* Effect.forkScoped(tellOfShards(sharding, config.shardsPerGroup))
 
   const placement: Placement = {
     replica,
     forNew: Effect.fnUntraced(function*(movable) {
-      if (state.ending || !(yield* hasJoined)) {
-        const others = yield* membership.others
-        if (others.length > 0) {
-          const other = others[yield* Random.nextIntBetween(0, others.length - 1)]
-          if (other !== undefined) return { place: { _tag: "Replica", replica: other } }
-        }
+      if (state.ending || !hasJoined()) {
+        const others = membership.others()
+        const other = others[yield* Random.nextIntBetween(0, others.length - 1)]
+        if (other !== undefined) return { place: { _tag: "Replica", replica: other } }
       }
       if (!movable) return { place: here, id: `${replica}-${randomUUID()}` }
       const id = yield* ownId
@@ -209,19 +212,10 @@ export const make = Effect.fnUntraced(function*(options: Options) {
         Effect.provideService(hosting.serve(host), Sharding.Sharding, sharding),
         Effect.asVoid(Effect.forkScoped(endWhenGivenUp(membership, host)))
       ),
-    sessionsElsewhere: Effect.flatMap(membership.others, (others) =>
-      Effect.map(
-        Effect.forEach(others, (name) =>
-          Effect.scoped(Effect.flatMap(links.to(name), (client) =>
-            client.Sessions())).pipe(
-              Effect.timeout(listTimeout),
-              Effect.flatMap(Schema.decodeEffect(Listed)),
-              // The list leaves out a replica that does not answer.
-              Effect.catchCause(() => Effect.succeed([]))
-            ), { concurrency: "unbounded" }),
-        (lists) =>
-          lists.flat()
-      )),
+    sessionsElsewhere: Effect.suspend(() =>
+      Effect.forEach(membership.others(), sessionsOf, { concurrency: "unbounded" })
+    )
+      .pipe(Effect.map((lists) => lists.flat())),
     endElsewhere: (name, number) =>
       Effect.scoped(Effect.flatMap(links.to(name), (client) => client.EndNumber({ number }))).pipe(
         Effect.timeout(endTimeout),
@@ -246,29 +240,25 @@ export const make = Effect.fnUntraced(function*(options: Options) {
         }))
       )
     }),
-    status: Effect.gen(function*() {
-      const known = yield* Ref.get(membership.known)
-      const joined = yield* hasJoined
-      const now = membership.now()
-      const safeFor = Math.max(0, Membership.heldUntil(known, expiration) - now)
-      const lost = known.lostAt === undefined ? {} : {
-        unreachableSeconds: Math.round((now - known.lostAt) / 1000),
+    status: Effect.sync(() => {
+      const { isReplaced, lostAt } = membership.known()
+      const safeFor = Math.max(0, membership.safeFor())
+      const stateNow = () => {
+        if (state.ending) return "draining"
+        if (isReplaced) return "address taken"
+        if (!hasJoined()) return "joining"
+        return safeFor > 0 ? "ready" : "database unreachable"
+      }
+      const lost = lostAt === undefined ? {} : {
+        unreachableSeconds: Math.round((membership.now() - lostAt) / 1000),
         safeForSeconds: Math.round(safeFor / 1000)
       }
       const status: Status = {
-        state: state.ending
-          ? "draining"
-          : known.isReplaced
-          ? "address taken"
-          : !joined
-          ? "joining"
-          : safeFor > 0
-          ? "ready"
-          : "database unreachable",
+        state: stateNow(),
         replica,
-        database: known.lostAt === undefined ? "ok" : "unreachable",
+        database: lostAt === undefined ? "ok" : "unreachable",
         ...lost,
-        others: yield* membership.others
+        others: membership.others()
       }
       return Option.some(status)
     })

@@ -30,7 +30,7 @@ export interface Options {
   /** Whether the others have given this replica up, see `Membership`. */
   readonly isGivenUp: () => boolean
   /** For how many milliseconds this replica still holds its locks for certain. */
-  readonly safeFor: Effect.Effect<number>
+  readonly safeFor: () => number
 }
 
 /** A shared id that lives here. */
@@ -64,7 +64,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }:
   /** The wait for the requests of movable sessions and lanes has ended, so `vacate` waits no longer. */
   let handsOver = false
 
-  const mayServe = Effect.map(safeFor, (millis) => !Deferred.isDoneUnsafe(leaving) && millis > 0)
+  const mayServe = () => !Deferred.isDoneUnsafe(leaving) && safeFor() > 0
 
   const enter = (id: string, carried: Carried): Effect.Effect<boolean, never, Scope.Scope> => {
     const count = (change: number) => {
@@ -73,9 +73,9 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }:
     }
     return Effect.map(
       Effect.acquireRelease(
-        Effect.flatMap(mayServe, (may) => {
+        Effect.suspend(() => {
           const resident = residents.get(id)
-          if (!may || resident === undefined || resident.ending) return Effect.succeed(undefined)
+          if (!mayServe() || resident === undefined || resident.ending) return Effect.succeed(undefined)
           count(1)
           return Effect.as(resident.residency.hold, resident)
         }),
@@ -97,10 +97,9 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }:
     Effect.suspend(() => {
       resident.ending = true
       const latest = clock.currentTimeMillisUnsafe() + finishTimeout
-      const isOver = Effect.map(
-        safeFor,
-        // A replica that hands over does not wait: the engine would wait no longer than `shardLockInterval`.
-        (millis) => calls.of(id) === 0 || handsOver || millis <= safety || clock.currentTimeMillisUnsafe() >= latest
+      // A replica that hands over does not wait: the engine would wait no longer than `shardLockInterval`.
+      const isOver = Effect.sync(() =>
+        calls.of(id) === 0 || handsOver || safeFor() <= safety || clock.currentTimeMillisUnsafe() >= latest
       )
       return Effect.repeat(isOver, { until: (over) => over, schedule: Schedule.spaced(pollInterval) })
     }).pipe(
@@ -131,7 +130,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }:
           () => vacate(id, resident, host)
         )
         return Protocol.Home.of({
-          Locate: () => Effect.flatMap(mayServe, (may) => may ? Effect.succeed(replica) : new Protocol.Moved())
+          Locate: () => Effect.suspend(() => mayServe() ? Effect.succeed(replica) : new Protocol.Moved())
         })
       }),
       { concurrency: "unbounded", mailboxCapacity: "unbounded", disableFatalDefects: true, maxIdleTime: emptyTimeout }

@@ -10,7 +10,7 @@
  *   again.
  * - After an outage of the database, the replicas of the last list stay listed until each has had time to report again.
  */
-import { Clock, Context, Deferred, Duration, Effect, Layer, Ref, Schedule } from "effect"
+import { Clock, Context, Deferred, Duration, Effect, Exit, Layer, Schedule } from "effect"
 import type { Runner, RunnerAddress, ShardId } from "effect/cluster"
 import { RunnerStorage, ShardingConfig, SqlRunnerStorage } from "effect/cluster"
 import * as Patience from "./Patience.ts"
@@ -30,6 +30,8 @@ export interface Known {
   readonly joinedAt: number | undefined
   /** The last list of replicas. */
   readonly runners: ReadonlyArray<readonly [runner: Runner.Runner, healthy: boolean]>
+  /** The addresses of that list by the replicas' names. */
+  readonly addresses: ReadonlyMap<string, RunnerAddress.RunnerAddress>
   /** True once another replica has taken this replica's address, and with it its locks. */
   readonly isReplaced: boolean
   /** When a statement to the database last ended, with success or not. */
@@ -51,6 +53,7 @@ export const nothingKnown: Known = {
   listedAt: undefined,
   joinedAt: undefined,
   runners: [],
+  addresses: new Map(),
   isReplaced: false,
   triedAt: undefined,
   isGivenUp: false
@@ -59,17 +62,6 @@ export const nothingKnown: Known = {
 /** Until when this replica holds its locks for certain. `-Infinity` if it holds none. */
 export const heldUntil = ({ confirmedAt, isReplaced }: Known, expiration: number): number =>
   confirmedAt === undefined || isReplaced ? -Infinity : confirmedAt + expiration * (1 - margin)
-
-/** Notes that the database answered. */
-export const answered = (now: number) => (known: Known): Known =>
-  known.lostAt === undefined ? known : { ...known, lostAt: undefined, backAt: now }
-
-/** Notes that the database did not answer. */
-export const failed = (now: number) => (known: Known): Known =>
-  known.lostAt === undefined ? { ...known, lostAt: now } : known
-
-/** Notes that another replica has taken this replica's address. This is final. */
-export const replaced = (known: Known): Known => ({ ...known, isReplaced: true })
 
 /**
  * Whether this replica stood still, for example frozen, until its locks expired and the others gave it up.
@@ -83,22 +75,14 @@ export const hasStoodStill = ({ confirmedAt, isGivenUp, triedAt }: Known, now: n
     triedAt !== undefined && now > triedAt + 0.6 * expiration
   )
 
-/** Notes that a statement to the database ended. */
-export const tried = (now: number, expiration: number) => (known: Known): Known => ({
+/** Notes that a statement to the database ended, with an answer or without one. */
+export const ended = (now: number, expiration: number, isAnswered: boolean) => (known: Known): Known => ({
   ...known,
   triedAt: now,
-  isGivenUp: hasStoodStill(known, now, expiration)
+  isGivenUp: hasStoodStill(known, now, expiration),
+  lostAt: isAnswered ? undefined : known.lostAt ?? now,
+  backAt: isAnswered && known.lostAt !== undefined ? now : known.backAt
 })
-
-/** Notes that the sessions from before the standstill have ended, so this replica starts afresh. */
-export const begunAnew = (now: number) => (known: Known): Known => ({ ...known, triedAt: now, isGivenUp: false })
-
-/** Notes that the refresh sent at `askedAt` confirmed all locks. */
-export const confirmed = (askedAt: number) => (known: Known): Known => ({ ...known, confirmedAt: askedAt })
-
-/** Notes that further locks were acquired. This confirms no earlier lock, so it sets the time only if none was held. */
-export const acquired = (askedAt: number) => (known: Known): Known =>
-  known.confirmedAt === undefined ? { ...known, confirmedAt: askedAt } : known
 
 /**
  * The part of the lock expiration that a replica has to report again after an outage. A replica reports 3.5 times per expiration, so this
@@ -108,26 +92,17 @@ const outageSettling = 2 / 3
 
 /** Notes the newest list of replicas. After an outage, adds those of the previous list, until `outageSettling` has passed. */
 export const listed =
-  (runners: Known["runners"], now: number, expiration: number, self: string) =>
-  (known: Known): readonly [Known["runners"], Known] => {
+  (runners: Known["runners"], now: number, expiration: number, self: string) => (known: Known): Known => {
     const isSettling = known.backAt !== undefined && now < known.backAt + expiration * outageSettling
-    const missing = isSettling
-      ? known.runners.filter(([runner]) => !runners.some(([each]) => name(each) === name(runner)))
-      : []
-    const all = [...runners, ...missing]
-    const joinedAt = known.joinedAt ?? (all.some(([runner]) => name(runner) === self) ? now : undefined)
-    return [all, { ...known, runners: all, listedAt: now, joinedAt }]
+    const present = addressesOf(runners)
+    const missing = isSettling ? known.runners.filter(([{ address }]) => !present.has(ReplicaName.of(address))) : []
+    const addresses = new Map([...present, ...addressesOf(missing)])
+    const joinedAt = known.joinedAt ?? (addresses.has(self) ? now : undefined)
+    return { ...known, runners: [...runners, ...missing], addresses, listedAt: now, joinedAt }
   }
 
-const name = (runner: Runner.Runner): string => ReplicaName.of(runner.address)
-
-/** The addresses of replicas by their names. Computed once per list, because a name is a digest. */
-const addresses = (runners: Known["runners"]): ReadonlyMap<string, RunnerAddress.RunnerAddress> => {
-  const made = addressesOf.get(runners) ?? new Map(runners.map(([{ address }]) => [ReplicaName.of(address), address]))
-  addressesOf.set(runners, made)
-  return made
-}
-const addressesOf = new WeakMap<Known["runners"], ReadonlyMap<string, RunnerAddress.RunnerAddress>>()
+const addressesOf = (runners: Known["runners"]) =>
+  new Map(runners.map(([{ address }]) => [ReplicaName.of(address), address]))
 
 /** How long a replica that leaves waits for one release: for the database, and for the sessions and lanes of the shard. */
 const leavePatience = "3 seconds"
@@ -146,9 +121,9 @@ const freshness = 500
 export const prefix = "effect_session_pool"
 
 export class Membership extends Context.Service<Membership, {
-  readonly known: Ref.Ref<Known>
+  readonly known: () => Known
   /** Sets the test whether sessions or lanes live in a shard, or in any. A release waits while it is true. */
-  readonly keepWhile: (isOccupied: (shard?: ShardId.ShardId) => boolean) => Effect.Effect<void>
+  readonly keepWhile: (isOccupied: (shard?: ShardId.ShardId) => boolean) => void
   /** Gives up all locks, because another replica has taken this replica's address. */
   readonly replace: Effect.Effect<void>
   /** Whether the others have given this replica up, see `Known`. True until `beginAnew`. */
@@ -158,9 +133,9 @@ export class Membership extends Context.Service<Membership, {
   /** The time in milliseconds, from `steady`. All times in `Known` come from it. */
   readonly now: () => number
   /** For how many milliseconds this replica may still act as the owner of the shards that the engine counts as its own. */
-  readonly safeFor: Effect.Effect<number>
+  readonly safeFor: () => number
   /** The other replicas' names. */
-  readonly others: Effect.Effect<ReadonlyArray<string>>
+  readonly others: () => ReadonlyArray<string>
   /** The address of the replica with a name, by the last list. */
   readonly addressOf: (replica: string) => RunnerAddress.RunnerAddress | undefined
   /** Whether a replica with this name runs. Lists again if the last list lacks it. `undefined` if the database does not answer. */
@@ -189,34 +164,31 @@ const steady = (clock: Clock.Clock) => {
 }
 
 /** Logs the replicas that joined or left, and the start and end of an outage of the database. */
-const tell = (self: string, before: Known) => (after: Known): Effect.Effect<void> => {
-  const others = ({ runners }: Known) =>
-    new Map(
-      runners.filter(([runner]) => name(runner) !== self)
-        .map(([runner]) => [name(runner), `${runner.address.host}:${runner.address.port}`])
-    )
-  const [were, are] = [others(before), others(after)]
-  const come = [...are].filter(([name]) => !were.has(name))
-  const gone = [...were].filter(([name]) => !are.has(name))
-  return Effect.all([
-    ...come.map(([name, address]) => Effect.logInfo(`replica ${name} at ${address} has joined`)),
-    ...gone.map(([name, address]) => Effect.logInfo(`replica ${name} at ${address} has gone`)),
-    ...before.lostAt === undefined && after.lostAt !== undefined
-      ? [Effect.logWarning("the database does not answer")]
-      : [],
-    ...before.lostAt !== undefined && after.lostAt === undefined
-      ? [Effect.logInfo(
-        `the database answers again, after ${Math.round(((after.backAt ?? 0) - before.lostAt) / 1000)} seconds`
-      )]
-      : []
-  ], { discard: true })
+const tell = (self: string, before: Known, after: Known): Effect.Effect<void> => {
+  const logs: Array<Effect.Effect<void>> = []
+  const tellOf = (them: Known, others: Known, change: string) => {
+    for (const [name, { host, port }] of them.addresses) {
+      if (name === self || others.addresses.has(name)) continue
+      logs.push(Effect.logInfo(`replica ${name} at ${host}:${port} has ${change}`))
+    }
+  }
+  tellOf(after, before, "joined")
+  tellOf(before, after, "gone")
+  if (before.lostAt === undefined && after.lostAt !== undefined) {
+    logs.push(Effect.logWarning("the database does not answer"))
+  }
+  if (before.lostAt !== undefined && after.lostAt === undefined) {
+    const seconds = Math.round(((after.backAt ?? 0) - before.lostAt) / 1000)
+    logs.push(Effect.logInfo(`the database answers again, after ${seconds} seconds`))
+  }
+  return Effect.all(logs, { discard: true })
 }
 
-/** Makes the wrapped storage and the service. One function, because both share `known`. The transitions of `known` are above. */
+/** Makes the wrapped storage and the service. One function, because both share `known`. */
 const make = Effect.gen(function*() {
   const config = yield* ShardingConfig.ShardingConfig
   const storage = yield* RunnerStorage.RunnerStorage
-  const known = yield* Ref.make(nothingKnown)
+  let known = nothingKnown
   const now = steady(yield* Clock.Clock)
   const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
   /** How often the engine refreshes its locks (its `effectiveInterval`). */
@@ -227,26 +199,23 @@ const make = Effect.gen(function*() {
   // Shorter than the engine's own time-out, after which the engine would release every shard.
   const patience = interval / 2
 
-  /** Runs a statement, and notes that the database answered or did not. */
-  const noted = <A, E>(asked: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-    asked.pipe(
-      Effect.ensuring(Effect.suspend(() => Ref.update(known, tried(now(), expiration)))),
-      Effect.tap(() => change(answered(now()))),
-      Effect.tapCause(() => change(failed(now())))
-    )
-
   /** Changes `known`, and logs the change. */
   const change = (f: (known: Known) => Known) =>
-    Effect.flatten(Ref.modify(known, (before) => {
-      const after = f(before)
-      return [after === before ? Effect.void : tell(self, before)(after), after]
-    }))
+    Effect.suspend(() => {
+      const before = known
+      known = f(before)
+      return tell(self, before, known)
+    })
+
+  /** Runs a statement, and notes that the database answered or did not. */
+  const noted = <A, E>(asked: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+    Effect.onExit(asked, (exit) => change(ended(now(), expiration, Exit.isSuccess(exit))))
 
   const self = ReplicaName.here(config)
 
   /** Skips a statement once another replica has this address: the rows of the address are the other replica's. */
   const unlessReplaced = <A, E>(asked: Effect.Effect<A, E>, otherwise: A): Effect.Effect<A, E> =>
-    Effect.flatMap(Ref.get(known), ({ isReplaced }) => isReplaced ? Effect.succeed(otherwise) : asked)
+    Effect.suspend(() => known.isReplaced ? Effect.succeed(otherwise) : asked)
 
   /**
    * Completes when this replica leaves. From then on, a release waits for at most `leavePatience`: this replica takes no lock again, and a
@@ -279,21 +248,18 @@ const make = Effect.gen(function*() {
 
   const wrapped = RunnerStorage.RunnerStorage.of({
     ...storage,
-    getRunners: Effect.flatMap(noted(storage.getRunners), (runners) =>
-      Effect.flatten(Ref.modify(known, (before) => {
-        const [all, after] = listed(runners, now(), expiration, self)(before)
-        return [Effect.as(tell(self, before)(after), [...all]), after]
-      }))),
+    getRunners: Effect.flatMap(
+      noted(storage.getRunners),
+      (runners) => Effect.map(change(listed(runners, now(), expiration, self)), () => [...known.runners])
+    ),
     acquire: (address, shards) =>
       Effect.suspend(() => {
         const askedAt = now()
-        return Effect.tap(
-          unlessReplaced(noted(storage.acquire(address, shards)), []),
-          (taken) => {
-            for (const shard of taken) releasing.delete(shard.toString())
-            return Ref.update(known, acquired(askedAt))
-          }
-        )
+        return Effect.tap(unlessReplaced(noted(storage.acquire(address, shards)), []), (taken) => {
+          for (const shard of taken) releasing.delete(shard.toString())
+          // Further locks confirm no earlier lock.
+          return change((known) => ({ ...known, confirmedAt: known.confirmedAt ?? askedAt }))
+        })
       }),
     refresh: (address, shards) =>
       Effect.suspend(() => {
@@ -302,16 +268,12 @@ const make = Effect.gen(function*() {
         const refreshed = Patience.unawaited(storage.refresh(address, all)).pipe(
           Effect.timeout(patience),
           noted,
-          Effect.tap(() => Ref.update(known, confirmed(askedAt)))
+          Effect.tap(() => change((known) => ({ ...known, confirmedAt: askedAt })))
         )
-        return unlessReplaced(refreshed, []).pipe(
-          Effect.catch(() =>
-            Effect.map(
-              Ref.get(known),
-              // The refresh failed. If the locks are not safe until the next one, release all shards now, while that is still safe.
-              (state) => now() + interval < heldUntil(state, expiration) ? all : []
-            )
-          )
+        return Effect.orElseSucceed(
+          unlessReplaced(refreshed, []),
+          // The refresh failed. If the locks are not safe until the next one, release all shards now, while that is still safe.
+          () => now() + interval < heldUntil(known, expiration) ? all : []
         )
       }),
     // Retries here once a second. The engine would retry at once, and log each of hundreds of shards.
@@ -342,37 +304,29 @@ const make = Effect.gen(function*() {
       })
   })
 
-  const isListed = (replica: string) =>
-    Effect.map(Ref.get(known), ({ runners }) => replica !== self && addresses(runners).has(replica))
-
   const membership = Membership.of({
-    known,
-    keepWhile: (occupied) =>
-      Effect.sync(() => {
-        isOccupied = occupied
-      }),
-    replace: Ref.update(known, replaced),
-    isGivenUp: () => hasStoodStill(Ref.getUnsafe(known), now(), expiration),
-    beginAnew: Effect.suspend(() => Ref.update(known, begunAnew(now()))),
+    known: () => known,
+    keepWhile: (occupied) => {
+      isOccupied = occupied
+    },
+    replace: change((known) => ({ ...known, isReplaced: true })),
+    isGivenUp: () => hasStoodStill(known, now(), expiration),
+    beginAnew: change((known) => ({ ...known, triedAt: now(), isGivenUp: false })),
     now,
-    safeFor: Effect.map(Ref.get(known), (state) => heldUntil(state, expiration) - now()),
-    others: Effect.map(Ref.get(known), ({ runners }) => [...addresses(runners).keys()].filter((each) => each !== self)),
-    addressOf: (replica) => addresses(Ref.getUnsafe(known).runners).get(replica),
+    safeFor: () => heldUntil(known, expiration) - now(),
+    others: () => [...known.addresses.keys()].filter((each) => each !== self),
+    addressOf: (replica) => known.addresses.get(replica),
     isThere: (replica) =>
-      Effect.flatMap(
-        Ref.get(known),
-        ({ listedAt }) =>
-          Effect.flatMap(isListed(replica), (isThere) =>
-            isThere || (listedAt !== undefined && now() - listedAt < freshness)
-              ? Effect.succeed(isThere)
-              : Patience.unawaited(wrapped.getRunners).pipe(
-                Effect.timeout(patience),
-                Effect.andThen(isListed(replica)),
-                Effect.catch(() =>
-                  Effect.succeed(undefined)
-                )
-              ))
-      )
+      Effect.suspend(() => {
+        const isListed = () => replica !== self && known.addresses.has(replica)
+        const isFresh = known.listedAt !== undefined && now() - known.listedAt < freshness
+        if (isFresh || isListed()) return Effect.succeed(isListed())
+        return Patience.unawaited(wrapped.getRunners).pipe(
+          Effect.timeout(patience),
+          Effect.map(isListed),
+          Effect.orElseSucceed(() => undefined)
+        )
+      })
   })
   return Context.make(Membership, membership).pipe(Context.add(RunnerStorage.RunnerStorage, wrapped))
 })
