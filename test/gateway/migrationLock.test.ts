@@ -48,7 +48,7 @@ describe("the lock of the tables", () => {
         assert.isUndefined(taking.pollUnsafe())
         yield* TestClock.adjust("3 seconds")
         const error = yield* Fiber.join(taking)
-        assert.strictEqual(error._tag, "TablesLocked")
+        assert.strictEqual(error._tag, "CannotJoin")
         assert.match(error.message, /for 1m .*pg_terminate_backend\(pid\) .*84202026$/)
       }))
 

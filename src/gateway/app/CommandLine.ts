@@ -234,7 +234,7 @@ const run = Effect.fnUntraced(function*(input: Input) {
             "--replica-address is not an address of this machine, set --replica-listen 0.0.0.0:PORT too."
         })
     }),
-    Effect.catchTag(["UnequalLocks", "UnequalKeys", "TablesLocked"], ({ message }) => new UsageError({ message })),
+    Effect.catchTag("CannotJoin", ({ message }) => new UsageError({ message })),
     Effect.provide(telemetry)
   )
 }, Effect.scoped)

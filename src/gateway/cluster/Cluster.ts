@@ -167,13 +167,12 @@ const enter = (options: Options) =>
     })
   }))
 
-/** The gateway's services that differ when it is one of several replicas. */
-export const layer = (options: Options) =>
+/** The services of a replica that is in the roster. */
+const entered = (options: Options, entry: Roster.Entry) =>
   Layer.effectContext(Effect.gen(function*() {
     const scope = yield* Effect.scope
     const sql = yield* SqlClient.SqlClient
     const membership = yield* Membership.Membership
-    const entry = yield* Roster.Entry
     yield* Effect.forkScoped(Effect.andThen(
       entry.untilTaken,
       Effect.andThen(
@@ -211,10 +210,15 @@ export const layer = (options: Options) =>
       Context.add(Sleepers.MakeSleepers, StoredSleepers.make(sql, options.stateKey))
     )
   })).pipe(
-    Layer.provide(Layer.provideMerge(Membership.layer, shardingConfig(options))),
-    Layer.provide(
-      Layer.effect(Roster.Entry, Effect.tap(enter(options), ({ remove }) => Effect.addFinalizer(() => remove)))
-    ),
+    Layer.provide(Layer.provideMerge(Membership.layer, shardingConfig(options)))
+  )
+
+/** The gateway's services that differ when it is one of several replicas. */
+export const layer = (options: Options) =>
+  enter(options).pipe(
+    Effect.tap(({ remove }) => Effect.addFinalizer(() => remove)),
+    Effect.map((entry) => entered(options, entry)),
+    Layer.unwrap,
     Layer.provide(
       PgClient.layer({ url: options.databaseUrl, applicationName: "effect-session-pool", maxConnections: 5 })
     )

@@ -2,10 +2,11 @@
  * The lock under which a replica creates the tables. Replicas that start at the same time take turns, because IF NOT EXISTS of PostgreSQL
  * races.
  */
-import { Data, Duration, Effect, Predicate, Schedule } from "effect"
+import { Duration, Effect, Predicate, Schedule } from "effect"
 import type { Scope } from "effect"
 import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
+import * as Roster from "./Roster.ts"
 
 /** The number of the advisory lock. Any number works that nothing else in the database locks. */
 export const lock = 8420_2026
@@ -14,20 +15,17 @@ const interval = "200 millis"
 const patience = Duration.minutes(1)
 
 /** Another replica, or a connection that a stopped replica left open, has held the lock for too long. */
-export class TablesLocked extends Data.TaggedError("TablesLocked")<{}> {
-  override get message(): string {
-    return `Something else has been creating the tables for ${
-      Duration.format(patience)
-    } (PostgreSQL's advisory lock ${lock}). ` +
-      "Does a replica hang while it starts? Stop it, or end its connection: " +
-      `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = ${lock}`
-  }
-}
+const heldTooLong =
+  `Something else has been creating the tables for ${
+    Duration.format(patience)
+  } (PostgreSQL's advisory lock ${lock}). ` +
+  "Does a replica hang while it starts? Stop it, or end its connection: " +
+  `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = ${lock}`
 
 /** Takes the lock for the scope. Polls for it instead of waiting in the database, so that a signal can interrupt the start. */
 export const take = (
   connection: Pick<Connection, "execute" | "executeRaw">
-): Effect.Effect<void, SqlError | TablesLocked, Scope.Scope> => {
+): Effect.Effect<void, SqlError | Roster.CannotJoin, Scope.Scope> => {
   const attempt = Effect.map(
     connection.execute(`SELECT pg_try_advisory_lock(${lock}) AS locked`, [], undefined),
     ([row]: ReadonlyArray<unknown>) => Predicate.hasProperty(row, "locked") && row.locked === true
@@ -40,6 +38,6 @@ export const take = (
     yield* Effect.logInfo("Another replica creates the tables; this one starts when the tables are ready")
     yield* Effect.repeat(attempt, { until: (locked) => locked, schedule: Schedule.spaced(interval) })
   }).pipe(
-    Effect.timeoutOrElse({ duration: patience, orElse: () => new TablesLocked() })
+    Effect.timeoutOrElse({ duration: patience, orElse: () => new Roster.CannotJoin({ message: heldTooLong }) })
   )
 }

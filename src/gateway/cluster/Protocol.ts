@@ -20,10 +20,10 @@ const message = <A extends JsonRpc.Message>(is: (value: unknown) => value is A) 
     encode: SchemaGetter.transform(({ text }) => text)
   }))
 
-const Request = message((value): value is JsonRpc.Request => Predicate.isTagged(value, "Request"))
+export const Request = message((value): value is JsonRpc.Request => Predicate.isTagged(value, "Request"))
 const Response = message((value): value is JsonRpc.Response => Predicate.isTagged(value, "Response"))
 // `read` returns nothing else.
-const Message = message((value): value is JsonRpc.Message => value !== undefined)
+export const Message = message((value): value is JsonRpc.Message => value !== undefined)
 
 /** See `Ask` in `sessions/Broker.ts`. */
 const Ask = Schema.Union([

@@ -5,31 +5,22 @@
  * setting whether a lock has expired. So with unequal settings, or with the same address, two replicas could own the same shard. Replicas
  * with unequal keys would refuse each other's messages.
  */
-import { Context, Data, Duration, Effect, Schedule } from "effect"
+import { Data, Duration, Effect, Schedule } from "effect"
 import { SqlClient } from "effect/sql"
 import { createHmac, randomUUID } from "node:crypto"
 
 const table = "effect_session_pool_replicas"
 
-/** Another replica runs with another lock expiration. `theirs` and `ours` are in seconds. */
-export class UnequalLocks extends Data.TaggedError("UnequalLocks")<{
-  readonly other: string
-  readonly theirs: number
-  readonly ours: number
-}> {
-  override get message(): string {
-    return `The replica at ${this.other} runs with --shard-lock-expiration ${this.theirs} seconds, this one would with ` +
-      `${this.ours}: one could take over shards that the other still holds. Give all the same; to change it, stop all of them first.`
-  }
-}
+/** This replica cannot join the others. The message tells the operator why. */
+export class CannotJoin extends Data.TaggedError("CannotJoin")<{ readonly message: string }> {}
 
-/** Another replica runs with another key. */
-export class UnequalKeys extends Data.TaggedError("UnequalKeys")<{ readonly other: string }> {
-  override get message(): string {
-    return `The replica at ${this.other} runs with another GATEWAY_STATE_KEY than this one: each would refuse the messages of ` +
-      "the other. Give all the same; to change it, stop all of them first."
-  }
-}
+const unequalLocks = (other: string, theirs: number, ours: number) =>
+  `The replica at ${other} runs with --shard-lock-expiration ${theirs} seconds, this one would with ${ours}: one could ` +
+  "take over shards that the other still holds. Give all the same; to change it, stop all of them first."
+
+const unequalKeys = (other: string) =>
+  `The replica at ${other} runs with another GATEWAY_STATE_KEY than this one: each would refuse the messages of the ` +
+  "other. Give all the same; to change it, stop all of them first."
 
 export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
   Effect.all([
@@ -55,15 +46,18 @@ export interface Options {
   readonly shardLockExpiration: Duration.Duration
 }
 
-/** The entry of this replica. `enter` runs under `MigrationLock`, so no two replicas enter at the same time. */
-export class Entry extends Context.Service<Entry, {
+/** The entry of this replica. */
+export interface Entry {
   /** Refreshes the entry four times per lock expiration. Completes when another replica has taken this address. */
   readonly untilTaken: Effect.Effect<void>
   /** Removes the entry, unless another replica has taken this address. */
   readonly remove: Effect.Effect<void>
-}>()("effect-session-pool/gateway/cluster/Roster") {}
+}
 
-/** Enters this replica. Fails if a replica with other settings runs; takes the address from an earlier replica. */
+/**
+ * Enters this replica. Fails if a replica with other settings runs; takes the address from an earlier replica. Runs under `MigrationLock`,
+ * so no two replicas enter at the same time.
+ */
 export const enter = Effect.fnUntraced(function*({ address, shardLockExpiration, stateKey }: Options) {
   const sql = yield* SqlClient.SqlClient
   const ours = Duration.toSeconds(shardLockExpiration)
@@ -74,38 +68,37 @@ export const enter = Effect.fnUntraced(function*({ address, shardLockExpiration,
       AND seen_at > NOW() - lock_seconds * INTERVAL '1 second'
   `
   if (other !== undefined) {
-    return yield* other.lock_seconds === ours
-      ? new UnequalKeys({ other: other.address })
-      : new UnequalLocks({ other: other.address, theirs: other.lock_seconds, ours })
+    const theirs = other.lock_seconds
+    return yield* new CannotJoin({
+      message: theirs === ours ? unequalKeys(other.address) : unequalLocks(other.address, theirs, ours)
+    })
   }
   const incarnation = randomUUID()
   const isOurs = sql`address = ${address} AND incarnation = ${incarnation}`
+  const insert = sql`
+    INSERT INTO ${sql(table)} (address, incarnation, lock_seconds, key_mark, seen_at)
+    VALUES (${address}, ${incarnation}, ${ours}, ${mark}, NOW()) ON CONFLICT (address)
+  `
   // The newest replica gets the address. The earlier one may have been killed or may still run; the table cannot tell which.
   yield* sql`
-    INSERT INTO ${sql(table)} (address, incarnation, lock_seconds, key_mark, seen_at)
-    VALUES (${address}, ${incarnation}, ${ours}, ${mark}, NOW())
-    ON CONFLICT (address) DO UPDATE
-    SET incarnation = EXCLUDED.incarnation, lock_seconds = EXCLUDED.lock_seconds, key_mark = EXCLUDED.key_mark,
-      seen_at = EXCLUDED.seen_at
+    ${insert} DO UPDATE SET incarnation = EXCLUDED.incarnation, lock_seconds = EXCLUDED.lock_seconds,
+      key_mark = EXCLUDED.key_mark, seen_at = EXCLUDED.seen_at
   `
-  const sayThatItLives = Effect.gen(function*() {
-    const said = yield* sql`UPDATE ${sql(table)} SET seen_at = NOW() WHERE ${isOurs} RETURNING address`
-    if (said.length > 0) return false
+  const refreshed = Effect.gen(function*() {
+    const rows = yield* sql`UPDATE ${sql(table)} SET seen_at = NOW() WHERE ${isOurs} RETURNING address`
+    if (rows.length > 0) return true
     // The row is another replica's, or the database has lost it. In the second case, enter it again.
-    const entered = yield* sql`
-      INSERT INTO ${sql(table)} (address, incarnation, lock_seconds, key_mark, seen_at)
-      VALUES (${address}, ${incarnation}, ${ours}, ${mark}, NOW()) ON CONFLICT (address) DO NOTHING RETURNING address
-    `
-    return entered.length === 0
+    return (yield* sql`${insert} DO NOTHING RETURNING address`).length > 0
   })
   const interval = Duration.divideUnsafe(shardLockExpiration, 4)
-  return Entry.of({
-    untilTaken: sayThatItLives.pipe(
+  const entry: Entry = {
+    untilTaken: refreshed.pipe(
       Effect.timeout(interval),
-      Effect.orElseSucceed(() => false),
-      Effect.repeat({ until: (isTaken) => isTaken, schedule: Schedule.spaced(interval) }),
+      Effect.orElseSucceed(() => true),
+      Effect.repeat({ while: (isOurs) => isOurs, schedule: Schedule.spaced(interval) }),
       Effect.asVoid
     ),
     remove: Effect.ignore(Effect.timeout(sql`DELETE FROM ${sql(table)} WHERE ${isOurs}`, "2 seconds"))
-  })
+  }
+  return entry
 })

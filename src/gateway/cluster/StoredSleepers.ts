@@ -7,28 +7,26 @@
  * A reload of the configuration reaches only sessions that are awake. So each row has a mark of its back end's entry, and a session wakes
  * only if the mark still matches the entry.
  */
-import { Array as Arr, Duration, Effect, FiberSet, Option, Schedule, Schema, Semaphore } from "effect"
+import { Array as Arr, Duration, Effect, FiberSet, Option, RcMap, Schedule, Schema, Semaphore } from "effect"
 import type { SqlError, Statement } from "effect/sql"
 import { SqlClient } from "effect/sql"
 import { createHmac } from "node:crypto"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
-import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as GatewayErrors from "../sessions/GatewayErrors.ts"
 import type { Key } from "../sessions/Key.ts"
 import type { Make, Sleepers } from "../sessions/Sleepers.ts"
 import * as Patience from "./Patience.ts"
+import * as Protocol from "./Protocol.ts"
 
-const optionalText = Schema.optional(Schema.String)
-
-/** The stored record of a session, as JSON. */
+/** The stored record of a session, as JSON. Its messages are texts. */
 const Kept = Schema.fromJsonString(
   Schema.Struct({
-    initialize: Schema.String,
-    initialized: optionalText,
-    level: optionalText,
-    subscriptions: Schema.Array(Schema.Tuple([Schema.String, Schema.String])),
+    initialize: Protocol.Request,
+    initialized: Schema.optional(Protocol.Message),
+    level: Schema.optional(Protocol.Message),
+    subscriptions: Schema.Array(Schema.Tuple([Schema.String, Protocol.Message])),
     /** The mark of its back end's entry when the session was opened. */
-    entryMark: optionalText
+    entryMark: Schema.optional(Schema.String)
   })
 )
 
@@ -48,18 +46,23 @@ interface Owned {
   readonly mark: string | undefined
 }
 
-/** A write that is still due: of a record, or of a removal (no `record`). */
-interface Pending {
-  readonly key: Key
-  readonly record: ClientRecord.ClientRecord | undefined
-  readonly generation: number
-  readonly revision: number
-  readonly mark: string | undefined
+/** A write of a record that is still due. */
+interface Save extends Omit<Owned, "holders"> {
   /** The session is not in the database yet. */
   readonly isNew: boolean
-  /** For a removal: the session was awake here. */
-  readonly wasHere?: boolean
 }
+
+/** A removal that is still due. */
+interface Removal {
+  readonly key: Key
+  readonly record: undefined
+  /** If 0, the session is not awake here, so its row is removed in any generation. Otherwise a newer generation stays. */
+  readonly generation: number
+  /** The session was awake here. */
+  readonly wasHere: boolean
+}
+
+type Pending = Save | Removal
 
 interface Row {
   readonly record: string
@@ -112,7 +115,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     // Each map has the text of a key as its own key.
     const owned = new Map<string, Owned>()
     const pending = new Map<string, Pending>()
-    const turns = new Map<string, { readonly semaphore: Semaphore.Semaphore; users: number }>()
+    const turns = yield* RcMap.make({ lookup: (_text: string) => Semaphore.make(1) })
     const seconds = Math.ceil(Math.min(Duration.toSeconds(asleepTimeToLive), maxSeconds))
     const expires = sql`NOW() + ${seconds} * INTERVAL '1 second'`
     const isAsleep = sql`expires_at > NOW() AND record <> ${removedRecord}`
@@ -127,20 +130,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
      * An abandoned statement does not keep the next one waiting. If it takes effect late, it changes nothing (`takeRow`, `write`).
      */
     const inTurn = <A, E>({ text }: Key, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-      Effect.acquireUseRelease(
-        Effect.sync(() => {
-          const turn = turns.get(text) ?? { semaphore: Semaphore.makeUnsafe(1), users: 0 }
-          turn.users++
-          turns.set(text, turn)
-          return turn
-        }),
-        ({ semaphore }) => semaphore.withPermit(Patience.unawaited(effect)),
-        (turn) =>
-          Effect.sync(() => {
-            turn.users--
-            if (turn.users === 0) turns.delete(text)
-          })
-      )
+      Effect.scoped(Effect.flatMap(RcMap.get(turns, text), (turn) => turn.withPermit(Patience.unawaited(effect))))
 
     /** A keyed hash (HMAC, RFC 2104) of the back end's entry. The entry may hold secrets, which a reader of the database must not guess. */
     const markOf = ({ backend }: Key): string | undefined => {
@@ -221,13 +211,13 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     const save = (awake: Owned) => {
       const { text } = awake.key
       awake.revision++
-      pending.set(text, { ...awake, isNew: pending.get(text)?.isNew === true })
+      pending.set(text, { ...awake, isNew: isUnstored(pending.get(text)) })
     }
 
     const markRemoved = (key: Key, generation: number, wasHere: boolean) => {
       // Delete first, so that the removal is the newest entry, also if an earlier one is due.
       pending.delete(key.text)
-      pending.set(key.text, { key, record: undefined, generation, revision: 0, mark: undefined, isNew: false, wasHere })
+      pending.set(key.text, { key, record: undefined, generation, wasHere })
       const dropped = pending.size > maxPending ? oldestUnknown(pending) : undefined
       if (dropped !== undefined) pending.delete(dropped)
     }
@@ -240,45 +230,13 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
       Effect.suspend(() => {
         const due = pending.get(key.text)
         if (due === undefined) return Effect.void
-        const { generation, isNew, mark, record, revision, wasHere } = due
-        const recordText = record === undefined ? "" : Schema.encodeSync(Kept)({ ...kept(record), entryMark: mark })
-        const statement = record === undefined
-          // Generation 0: the session is not awake here, so the row is removed in any generation. Otherwise it is removed only if no other
-          // replica has taken it over since.
-          ? wasHere
-            // The row stays, marked as removed, so that an abandoned statement that enters the session late cannot enter it again.
-            ? sql`
-              INSERT INTO ${sql(table)} AS old (key, record, generation, expires_at)
-              VALUES (${key.text}, ${removedRecord}, ${lastGeneration}, NOW() + ${removedExpires}::INTERVAL)
-              ON CONFLICT (key) DO UPDATE
-              SET record = EXCLUDED.record, generation = EXCLUDED.generation, expires_at = EXCLUDED.expires_at
-              WHERE ${generation} = 0 OR old.generation <= ${generation} RETURNING key
-            `
-            // Inserts no row, because any client can ask to remove ids that do not exist.
-            : sql`
-              UPDATE ${sql(table)}
-              SET record = ${removedRecord}, generation = ${lastGeneration}, expires_at = NOW() + ${removedExpires}::INTERVAL
-              WHERE key = ${key.text} AND record <> ${removedRecord} RETURNING key
-            `
-          : isNew
-          ? sql`
-            INSERT INTO ${sql(table)} AS old (key, record, generation, revision, expires_at)
-            VALUES (${key.text}, ${recordText}, ${generation}, ${revision}, ${expires})
-            ON CONFLICT (key) DO UPDATE
-            SET record = EXCLUDED.record, revision = EXCLUDED.revision, expires_at = EXCLUDED.expires_at
-            WHERE old.generation = EXCLUDED.generation AND old.revision <= EXCLUDED.revision RETURNING key
-          `
-          : sql`
-            UPDATE ${sql(table)} SET record = ${recordText}, revision = ${revision}, expires_at = ${expires}
-            WHERE key = ${key.text} AND generation = ${generation} AND revision <= ${revision} RETURNING key
-          `
-        return Effect.map(statement, (rows) => {
+        return Effect.map(statementOf(sql, due, expires), (rows) => {
           const next = pending.get(key.text)
           if (next === due) pending.delete(key.text)
           // The session is in the database now, so the next write need not enter it.
-          else if (isNew && next !== undefined) pending.set(key.text, { ...next, isNew: false })
-          const awake = owned.get(key.text)
-          if (rows.length === 0 && record !== undefined && awake?.generation === generation) disown(key)
+          else if (isUnstored(due) && next?.record !== undefined) pending.set(key.text, { ...next, isNew: false })
+          const isLost = rows.length === 0 && due.record !== undefined
+          if (isLost && owned.get(key.text)?.generation === due.generation) disown(key)
         })
       })
 
@@ -298,22 +256,17 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     const unreachable = (error: { readonly message: string }) =>
       Effect.logWarning(`The database with the sleeping sessions does not answer: ${error.message}`)
 
-    /** The text of the key of the session whose write failed last. */
-    let failed: string | undefined
+    /** The text of the key whose write began last. */
+    let last: string | undefined
     // Stops at the first failure, because the database may be away. The next round starts after that session, so one bad write does not
     // block the others.
     const writePending = Effect.suspend(() => {
       const due = [...pending.values()]
-      const next = due.findIndex(({ key }) => key.text === failed) + 1
-      return Effect.forEach(
-        [...due.slice(next), ...due.slice(0, next)],
-        ({ key }) =>
-          Effect.tapError(writeInTime(key), () =>
-            Effect.sync(() => {
-              failed = key.text
-            })),
-        { discard: true }
-      )
+      const next = due.findIndex(({ key }) => key.text === last) + 1
+      return Effect.forEach([...due.slice(next), ...due.slice(0, next)], ({ key }) => {
+        last = key.text
+        return writeInTime(key)
+      }, { discard: true })
     })
     yield* Effect.forkScoped(Effect.repeat(Effect.ignore(writePending), Schedule.spaced("1 second")))
     // Two fibers, so that a long removal does not delay the extension of the rows of this replica.
@@ -373,9 +326,44 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     return sleepers
   })
 
+const isUnstored = (due: Pending | undefined): due is Save => due?.record !== undefined && due.isNew
+
 /** Whether a due write is of a session that was awake here. */
 const isOfOneHere = (due: Pending | undefined): boolean =>
-  due !== undefined && (due.record !== undefined || due.wasHere === true)
+  due !== undefined && (due.record !== undefined || due.wasHere)
+
+/** The statement of a due write. It returns the row if it changed one. */
+const statementOf = (sql: SqlClient.SqlClient, due: Pending, expires: Statement.Fragment) => {
+  const { generation, key: { text } } = due
+  if (due.record !== undefined) {
+    const { mark, record, revision } = due
+    const recordText = textOf(record, mark)
+    return due.isNew
+      ? sql`
+        INSERT INTO ${sql(table)} AS old (key, record, generation, revision, expires_at)
+        VALUES (${text}, ${recordText}, ${generation}, ${revision}, ${expires})
+        ON CONFLICT (key) DO UPDATE
+        SET record = EXCLUDED.record, revision = EXCLUDED.revision, expires_at = EXCLUDED.expires_at
+        WHERE old.generation = EXCLUDED.generation AND old.revision <= EXCLUDED.revision RETURNING key
+      `
+      : sql`
+        UPDATE ${sql(table)} SET record = ${recordText}, revision = ${revision}, expires_at = ${expires}
+        WHERE key = ${text} AND generation = ${generation} AND revision <= ${revision} RETURNING key
+      `
+  }
+  const removed =
+    sql`record = ${removedRecord}, generation = ${lastGeneration}, expires_at = NOW() + ${removedExpires}::INTERVAL`
+  return due.wasHere
+    // The row stays, marked as removed, so that an abandoned statement that enters the session late cannot enter it again.
+    ? sql`
+      INSERT INTO ${sql(table)} AS old (key, record, generation, expires_at)
+      VALUES (${text}, ${removedRecord}, ${lastGeneration}, NOW() + ${removedExpires}::INTERVAL)
+      ON CONFLICT (key) DO UPDATE SET ${removed}
+      WHERE ${generation} = 0 OR old.generation <= ${generation} RETURNING key
+    `
+    // Inserts no row, because any client can ask to remove ids that do not exist.
+    : sql`UPDATE ${sql(table)} SET ${removed} WHERE key = ${text} AND record <> ${removedRecord} RETURNING key`
+}
 
 /**
  * The oldest due removal of a session that was not awake here. The session may be asleep, or its id may be made up. While the database is
@@ -451,25 +439,13 @@ const removeOldest = (sql: SqlClient.SqlClient, where: Statement.Fragment, count
 /** The longest time to live that PostgreSQL can add to a time. Stands for infinity. */
 const maxSeconds = Duration.toSeconds("3650 days")
 
-const kept = ({ initialize, initialized, level, subscriptions }: ClientRecord.ClientRecord): typeof Kept.Type => ({
-  initialize: initialize.text,
-  initialized: initialized?.text,
-  level: level?.text,
-  subscriptions: [...subscriptions].map(([uri, { text }]) => [uri, text])
-})
+const textOf = (record: ClientRecord.ClientRecord, entryMark: string | undefined): string =>
+  Schema.encodeSync(Kept)({ ...record, subscriptions: [...record.subscriptions], entryMark })
 
 const revive = ({ initialize, initialized, level, subscriptions }: typeof Kept.Type): ClientRecord.ClientRecord => {
-  const record = ClientRecord.make(requestOf(initialize))
-  const notes = [initialized, level, ...subscriptions.map(([, text]) => text)]
-  for (const text of notes) {
-    const message = text === undefined ? undefined : JsonRpc.read(text)
+  const record = ClientRecord.make(initialize)
+  for (const message of [initialized, level, ...subscriptions.map(([, message]) => message)]) {
     if (message !== undefined) ClientRecord.note(record, message)
   }
   return record
-}
-
-/** A stored request. The database holds only texts that were requests; the fallback satisfies the compiler. */
-const requestOf = (text: string): JsonRpc.Request => {
-  const message = JsonRpc.read(text)
-  return message?._tag === "Request" ? message : JsonRpc.request(0, "initialize", {})
 }
