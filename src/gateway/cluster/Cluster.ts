@@ -63,17 +63,12 @@ import * as ReplicaTls from "./ReplicaTls.ts"
 import * as Roster from "./Roster.ts"
 import * as StoredSleepers from "./StoredSleepers.ts"
 
-export interface Address {
-  readonly host: string
-  readonly port: number
-}
-
 export interface Options {
   readonly databaseUrl: Redacted.Redacted
   /** The address at which the other replicas reach this one. It must be unique. */
-  readonly address: Address
+  readonly address: ReplicaTls.Address
   /** The address on which this replica listens for the others. */
-  readonly listen: Address
+  readonly listen: ReplicaTls.Address
   /** The secret that all replicas share. */
   readonly stateKey: string
   /** After this time without a refresh of its locks, a replica has lost its shards. */
@@ -133,7 +128,7 @@ const sharding = (key: ReplicaTls.Key) =>
   )
 
 /** Answers messages of the other replicas: those of their engines, and those of `Protocol.Peers`. */
-const server = ({ host, port }: Address, key: ReplicaTls.Key, hosting: Hosting.Hosting) =>
+const server = (address: ReplicaTls.Address, key: ReplicaTls.Key, hosting: Hosting.Hosting) =>
   RpcServer.layer(Runners.Rpcs.merge(Protocol.Peers), {
     disableTracing: true,
     disableFatalDefects: true,
@@ -141,7 +136,7 @@ const server = ({ host, port }: Address, key: ReplicaTls.Key, hosting: Hosting.H
   }).pipe(
     Layer.provide([RunnerServer.layerHandlers, Protocol.Peers.toLayer(hosting.handlers)]),
     Layer.provide(RpcServer.layerProtocolSocketServer),
-    Layer.provide(ReplicaTls.layerServer({ host, port }, key)),
+    Layer.provide(ReplicaTls.layerServer(address, key)),
     Layer.provide(common)
   )
 

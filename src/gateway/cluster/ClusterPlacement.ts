@@ -89,8 +89,10 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const movingTimeout = Duration.toMillis(options.movingTimeout)
   /** How long it takes until all others know of a replica that joined, in milliseconds. */
   const joinSettling = 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval))
-  /** `ending`: the end is announced, and new sessions open elsewhere. `left`: the movable sessions and lanes are handed over. */
-  const state = { ending: false, left: false }
+  /** The end is announced, and new sessions open elsewhere. */
+  let isEnding = false
+  /** The movable sessions and lanes are handed over. */
+  let hasLeft = false
   /** How many asks other replicas carry out, or are to carry out. */
   let forwarded = 0
 
@@ -174,7 +176,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const placement: Placement = {
     replica,
     forNew: Effect.fnUntraced(function*(movable) {
-      if (state.ending || !hasJoined()) {
+      if (isEnding || !hasJoined()) {
         const others = membership.others()
         const other = others[yield* Random.nextIntBetween(0, others.length - 1)]
         if (other !== undefined) return { place: { _tag: "Replica", replica: other } }
@@ -222,29 +224,24 @@ export const make = Effect.fnUntraced(function*(options: Options) {
         Effect.catchCause(() => Effect.succeed(false))
       ),
     announceEnd: Effect.suspend(() => {
-      if (state.ending) return Effect.void
-      state.ending = true
-      return Effect.andThen(
-        Effect.sleep(options.leaveDelay),
-        hosting.stopServing
-      )
+      if (isEnding) return Effect.void
+      isEnding = true
+      return Effect.andThen(Effect.sleep(options.leaveDelay), hosting.stopServing)
     }),
     leave: Effect.suspend(() => {
-      if (state.left) return Effect.void
+      if (hasLeft) return Effect.void
       // Waits for the requests that entered before `stopServing`.
       return Effect.timeoutOption(hosting.served, leaveTimeout).pipe(
         Effect.andThen(hosting.handOver),
         Effect.andThen(options.disengage),
-        Effect.andThen(Effect.sync(() => {
-          state.left = true
-        }))
+        Effect.tap(() => Effect.sync(() => (hasLeft = true)))
       )
     }),
     status: Effect.sync(() => {
       const { isReplaced, lostAt } = membership.known()
       const safeFor = Math.max(0, membership.safeFor())
       const stateNow = () => {
-        if (state.ending) return "draining"
+        if (isEnding) return "draining"
         if (isReplaced) return "address taken"
         if (!hasJoined()) return "joining"
         return safeFor > 0 ? "ready" : "database unreachable"

@@ -197,13 +197,8 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }:
       Effect.andThen(
         Layer.build(home(served)),
         Effect.acquireRelease(
-          Effect.sync(() => {
-            host = served
-          }),
-          () =>
-            Effect.sync(() => {
-              host = undefined
-            })
+          Effect.sync(() => (host = served)),
+          () => Effect.sync(() => (host = undefined))
         )
       ),
     /** Whether a shared id lives here and may be served. If true, it may be served until the scope closes. */
@@ -237,9 +232,7 @@ export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }:
     /** From now on, no request for a movable session or lane enters, and streams to clients of other replicas that only listen end. */
     stopServing: Effect.asVoid(Deferred.succeed(leaving, undefined)),
     /** From now on, `vacate` waits for no call, because the next owner may serve the id in some seconds. */
-    handOver: Effect.sync(() => {
-      handsOver = true
-    }),
+    handOver: Effect.sync(() => (handsOver = true)),
     /** Waits until no request of a movable session or lane runs here. */
     served: Effect.asVoid(Effect.repeat(Effect.sync(requests.size), {
       until: (size) => size === 0,

@@ -11,7 +11,7 @@ import { hkdfSync } from "node:crypto"
 /** The key of the connections between replicas. */
 export type Key = Buffer
 
-interface Address {
+export interface Address {
   readonly host: string
   readonly port: number
 }
