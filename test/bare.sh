@@ -23,4 +23,4 @@ for program in /usr/lib/postgresql/*/bin/*; do
   if [ -e "$program" ]; then mount --bind "$work/empty" "$program"; fi
 done
 cd "$work/clone"
-env --unset=CHROMIUM_PATH --unset=PG_BIN bash -c 'npm ci && npm test && npm run test:long -- test/replicas/postgres.test.ts'
+env --unset=CHROMIUM_PATH --unset=PG_BIN bash -c 'npm ci && npm test && npm run test:long -- test/replicas/roster.test.ts'

@@ -1,9 +1,11 @@
-/** The connections between replicas: that one serves for many questions, and that no question is sent twice. */
+/** The connections between replicas: one serves many questions, no question is sent twice, and strangers are kept out. */
 import { assert, describe, it } from "@effect/vitest"
 import type { Scope } from "effect"
-import { Deferred, Effect, Fiber, Layer, Schedule } from "effect"
+import { Deferred, Effect, Fiber, Layer, Option, Schedule } from "effect"
 import { RunnerAddress } from "effect/cluster"
 import { RpcSerialization, RpcServer } from "effect/rpc"
+import { connect } from "node:net"
+import { connect as connectTls } from "node:tls"
 import * as Links from "../../src/gateway/cluster/Links.ts"
 import * as Protocol from "../../src/gateway/cluster/Protocol.ts"
 import * as ReplicaTls from "../../src/gateway/cluster/ReplicaTls.ts"
@@ -13,7 +15,7 @@ import { stablePort } from "../kit/cluster/ports.ts"
 const key = ReplicaTls.keyOf("a key that replicas share")
 const serialization = RpcSerialization.layerSchemaBinary()
 
-/** A replica behind a cable: it says yes to every question but the 0, which it never answers. */
+/** A replica behind a cable. It answers every question with true, except 0, which it never answers. */
 const startReplica = Effect.gen(function*() {
   const seen = { questions: 0, interrupted: 0 }
   const arrived = Deferred.makeUnsafe<void>()
@@ -45,7 +47,7 @@ const startReplica = Effect.gen(function*() {
     ({ stop }) => Effect.promise(stop)
   )
   const links = yield* Links.make((name) => name === "other" ? RunnerAddress.make("127.0.0.1", port) : undefined, key)
-  return { links, cable, seen, arrived: Deferred.await(arrived) }
+  return { links, cable, port: behind, seen, arrived: Deferred.await(arrived) }
 })
 
 const pause = Schedule.spaced("20 millis")
@@ -57,7 +59,9 @@ const ask = (links: Links.Links, number: number) =>
 const askAgain = (links: Links.Links, number: number) => Effect.retry(ask(links, number), pause)
 
 const withReplica = <A, E>(
-  test: (replica: Effect.Success<typeof startReplica>) => Effect.Effect<A, E, Scope.Scope>
+  test: (
+    replica: Effect.Success<typeof startReplica>
+  ) => Effect.Effect<A, E, Scope.Scope | RpcSerialization.RpcSerialization>
 ) => Effect.scoped(Effect.flatMap(startReplica, test)).pipe(Effect.provide(serialization))
 
 describe("links between replicas", () => {
@@ -101,5 +105,64 @@ describe("links between replicas", () => {
       yield* Effect.repeat(Effect.sync(() => seen.interrupted), { until: (count) => count === 1, schedule: pause })
       assert.isTrue(yield* ask(links, 1))
       assert.strictEqual(cable.total(), 1)
+    })))
+})
+
+/** Sends bytes that are no handshake, and waits until the replica closes the connection. */
+const closedAfter = (port: number, bytes?: Uint8Array) =>
+  Effect.promise(() =>
+    new Promise<void>((resolve) => {
+      const socket = connect(port, "127.0.0.1")
+      socket.on("error", () => {}).on("close", () => resolve())
+      // Reads until the end, so that the close is noticed.
+      socket.resume()
+      if (bytes !== undefined) socket.write(bytes)
+    })
+  )
+
+describe("the port of the replicas", () => {
+  it.live("speaks TLS 1.3 with a peer that has the key", () =>
+    withReplica(Effect.fnUntraced(function*({ port }) {
+      const versions = yield* Effect.callback<ReadonlyArray<unknown>>((resume) => {
+        const socket = connectTls({
+          port,
+          host: "127.0.0.1",
+          ciphers: "TLS_AES_128_GCM_SHA256",
+          pskCallback: () => ({ psk: key, identity: "replica" }),
+          checkServerIdentity: () => undefined
+        })
+        socket.on("secureConnect", () => {
+          resume(Effect.succeed([socket.getProtocol(), socket.getCipher().name]))
+          socket.destroy()
+        })
+      })
+      assert.deepStrictEqual(versions, ["TLSv1.3", "TLS_AES_128_GCM_SHA256"])
+    })))
+
+  it.live("reads no message of a replica with another key", () =>
+    withReplica(Effect.fnUntraced(function*({ port, seen }) {
+      const links = yield* Links.make(
+        () => RunnerAddress.make("127.0.0.1", port),
+        ReplicaTls.keyOf("a key of another gateway")
+      )
+      assert.strictEqual((yield* Effect.flip(ask(links, 7)))._tag, "Unreachable")
+      assert.strictEqual(seen.questions, 0)
+    })))
+
+  it.live("closes the connection of a stranger who sends anything but a handshake", () =>
+    withReplica(Effect.fnUntraced(function*({ links, port, seen }) {
+      for (const bytes of [new Uint8Array(1_000_000), new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n")]) {
+        yield* closedAfter(port, bytes)
+      }
+      assert.isTrue(yield* ask(links, 7))
+      assert.strictEqual(seen.questions, 1)
+    })))
+
+  it.live("closes a silent connection after five seconds, and serves replicas meanwhile", () =>
+    withReplica(Effect.fnUntraced(function*({ links, port }) {
+      const strangers = Array.from({ length: 100 }, () => closedAfter(port))
+      const closed = yield* Effect.forkScoped(Effect.all(strangers, { concurrency: "unbounded" }))
+      assert.isTrue(yield* ask(links, 7))
+      assert.isTrue(Option.isSome(yield* Effect.timeoutOption(Fiber.join(closed), "40 seconds")))
     })))
 })

@@ -158,18 +158,20 @@ describe("a request for what can move, when the database is away,", () => {
       assert.deepStrictEqual(carried, [send])
     })))
 
-  it.effect("waits through an outage that is shorter than a move may take", () =>
+  it.effect("waits through an outage that is shorter than a move may take, and counts as forwarded meanwhile", () =>
     withReplica(
       Effect.fnUntraced(function*(replica) {
-        const { carried, state } = replica
+        const { carried, placement, state } = replica
         state.mood = "away"
         yield* TestClock.adjust("36 seconds")
         const waiting = yield* Effect.forkChild(ask(replica))
         yield* TestClock.adjust("10 seconds")
         assert.isUndefined(waiting.pollUnsafe())
+        assert.strictEqual(placement.forwarded(), 1)
         state.mood = "well"
         yield* TestClock.adjust("15 seconds")
         assert.isUndefined(yield* Fiber.join(waiting))
+        assert.strictEqual(placement.forwarded(), 0)
         assert.deepStrictEqual(carried, [send])
       }),
       Duration.minutes(1)
@@ -415,21 +417,4 @@ describe("an ask for a replica that does not run any more", () => {
       assert.deepStrictEqual([reason, retryAfter, error.id], ["unavailable", 10, 7])
       assert.include(error.text, "cannot tell whether this session still exists")
     })))
-
-  it.effect("counts as forwarded while this replica looks for the one that has it", () =>
-    withReplica(
-      Effect.fnUntraced(function*(replica) {
-        const { placement, state } = replica
-        state.mood = "away"
-        yield* TestClock.adjust("36 seconds")
-        const waiting = yield* Effect.forkChild(ask(replica))
-        yield* TestClock.adjust("1 second")
-        assert.strictEqual(placement.forwarded(), 1)
-        state.mood = "well"
-        yield* TestClock.adjust("15 seconds")
-        yield* Fiber.join(waiting)
-        assert.strictEqual(placement.forwarded(), 0)
-      }),
-      Duration.minutes(1)
-    ))
 })

@@ -1,6 +1,6 @@
 /** Exchanges whose events another replica takes list by list: each ends, whatever becomes of the replica that asked. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Scope } from "effect"
+import { Effect, Exit, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import * as StreamedExchanges from "../../src/gateway/cluster/StreamedExchanges.ts"
 import type { Take } from "../../src/gateway/conversation/Exchange.ts"
@@ -21,18 +21,6 @@ const keep = (kept: ReturnType<typeof StreamedExchanges.make>, take: Take, clien
   })
 
 describe("an exchange that another replica reads", () => {
-  it.effect("hands its events over in order, then closes its scope and is forgotten", () =>
-    Effect.gen(function*() {
-      const kept = StreamedExchanges.make()
-      const { id, state } = yield* keep(kept, finite())
-      assert.deepStrictEqual(yield* kept.next(id), page("1"))
-      assert.deepStrictEqual(yield* kept.next(id), page("2"))
-      assert.isFalse(state.over)
-      assert.deepStrictEqual(yield* kept.next(id), { events: [], done: true })
-      assert.isTrue(state.over)
-      assert.strictEqual((yield* Effect.flip(kept.next(id)))._tag, "Moved")
-    }))
-
   it.effect("ends if no replica asks for its events within five seconds", () =>
     Effect.gen(function*() {
       const kept = StreamedExchanges.make()
@@ -52,21 +40,6 @@ describe("an exchange that another replica reads", () => {
       yield* TestClock.adjust("10 minutes")
       assert.isFalse(state.over)
       assert.deepStrictEqual(yield* kept.next(id), page("2"))
-    }))
-
-  it.effect("ends when its reader is interrupted, and when it is abandoned", () =>
-    Effect.gen(function*() {
-      const kept = StreamedExchanges.make()
-      const [waited, unwanted] = [yield* keep(kept, endless()), yield* keep(kept, endless())]
-      yield* kept.next(waited.id)
-      const waiting = yield* Effect.forkChild(kept.next(waited.id), { startImmediately: true })
-      yield* Fiber.interrupt(waiting)
-      assert.isTrue(waited.state.over)
-      yield* kept.next(unwanted.id)
-      assert.isFalse(unwanted.state.over)
-      yield* kept.abandon(unwanted.id)
-      assert.isTrue(unwanted.state.over)
-      yield* kept.abandon(unwanted.id)
     }))
 
   it.effect("ends when the connection of its reader breaks, and only then", () =>

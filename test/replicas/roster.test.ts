@@ -121,16 +121,6 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica
       yield* enter("three:1", 30)
     }))
 
-  it.effect("that lives goes on saying so", () =>
-    Effect.gen(function*() {
-      yield* clear
-      const clock = AheadClock.make()
-      const one = yield* enter("one:1", 3600)
-      yield* Effect.forkScoped(Effect.provideService(one.untilTaken, Clock.Clock, clock))
-      for (let i = 0; i < 3; i++) yield* saysAgain(clock, "one:1")
-      assert.strictEqual((yield* Effect.flip(enter("two:1", 20)))._tag, "CannotJoin")
-    }))
-
   it.effect("is told when another one takes its address, and takes nothing of it away when it goes", () =>
     Effect.gen(function*() {
       yield* clear

@@ -1,4 +1,4 @@
-/** A replica that has read its file, and is not up yet. */
+/** Signals to a replica that has read its file and is not up yet. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer, Redacted } from "effect"
@@ -11,8 +11,25 @@ import { stablePort } from "../kit/cluster/ports.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
-describe("SIGHUP while a replica waits for the others to have made the tables", () => {
-  it.live("is a reload once it is up: what the file says by then is served", () =>
+/** Starts a replica that waits for the lock of the tables. `unlock` releases the lock. */
+const waiting = Effect.fnUntraced(function*(...args: ReadonlyArray<string>) {
+  const { url } = yield* Postgres.make
+  const sql = Context.get(yield* Layer.build(PgClient.layer({ url: Redacted.make(url) })), SqlClient.SqlClient)
+  const connection = yield* sql.reserve
+  yield* connection.executeRaw(`SELECT pg_advisory_lock(${MigrationLock.lock})`, [])
+  const port = yield* Effect.promise(stablePort)
+  const gateway = Kit.run(
+    ["--port", "0", "--cluster", "--replica-address", `127.0.0.1:${port}`, ...args],
+    { DATABASE_URL: url, GATEWAY_STATE_KEY: "the same key on every one of the replicas" }
+  )
+  yield* Effect.promise(() =>
+    Kit.eventually("it waits for the lock", () => gateway.output().includes("Another replica creates the tables"))
+  )
+  return { gateway, unlock: connection.executeRaw(`SELECT pg_advisory_unlock(${MigrationLock.lock})`, []) }
+})
+
+describe("a replica that waits for the lock of the tables", () => {
+  it.live("reloads its file once it is up, after a SIGHUP", () =>
     Effect.gen(function*() {
       const folder = yield* Effect.acquireRelease(
         Effect.sync(() => mkdtempSync(join(tmpdir(), "start-"))),
@@ -24,27 +41,16 @@ describe("SIGHUP while a replica waits for the others to have made the tables", 
           file,
           JSON.stringify({ mcpServers: Object.fromEntries(names.map((name) => [name, Kit.counter()])) })
         )
-      const { url } = yield* Postgres.make
-      const sql = Context.get(yield* Layer.build(PgClient.layer({ url: Redacted.make(url) })), SqlClient.SqlClient)
-      const connection = yield* sql.reserve
-      yield* connection.executeRaw(`SELECT pg_advisory_lock(${MigrationLock.lock})`, [])
       write("first")
-      const port = yield* Effect.promise(stablePort)
-      const gateway = Kit.run(
-        ["--port", "0", "--config", file, "--cluster", "--replica-address", `127.0.0.1:${port}`],
-        { DATABASE_URL: url, GATEWAY_STATE_KEY: "the same key on every one of the replicas" }
-      )
-      yield* Effect.promise(() =>
-        Kit.eventually("it waits for the lock", () => gateway.output().includes("Another replica creates the tables"))
-      )
+      const { gateway, unlock } = yield* waiting("--config", file)
       write("first", "second")
-      // Without a listener the signal ends the gateway. The migration lock is held, so the gateway cannot be up.
+      // Without a listener, the signal ends the gateway.
       gateway.child.kill("SIGHUP")
       assert.notInclude(gateway.output(), "The gateway is up")
-      yield* connection.executeRaw(`SELECT pg_advisory_unlock(${MigrationLock.lock})`, [])
+      yield* unlock
       const first = yield* Effect.promise(() => Kit.urlOf(gateway))
       yield* Effect.promise(() =>
-        Kit.eventually("it serves what the file says now", async () => {
+        Kit.eventually("it serves the new file", async () => {
           const response = await fetch(new URL("/mcp/second", first), { method: "POST", body: "{" })
           await response.text()
           return response.status !== 404
@@ -53,25 +59,11 @@ describe("SIGHUP while a replica waits for the others to have made the tables", 
       gateway.child.kill("SIGTERM")
       assert.strictEqual(yield* Effect.promise(() => gateway.exit), 0)
     }), 60_000)
-})
 
-describe("SIGTERM while a replica waits for the others to have made the tables", () => {
-  it.live("ends it in order, at once", () =>
+  it.live("ends at once after a SIGTERM", () =>
     Effect.gen(function*() {
-      const { url } = yield* Postgres.make
-      const sql = Context.get(yield* Layer.build(PgClient.layer({ url: Redacted.make(url) })), SqlClient.SqlClient)
-      const connection = yield* sql.reserve
-      yield* connection.executeRaw(`SELECT pg_advisory_lock(${MigrationLock.lock})`, [])
-      const port = yield* Effect.promise(stablePort)
-      const gateway = Kit.run(
-        ["--port", "0", "--cluster", "--replica-address", `127.0.0.1:${port}`, "--", "sleep", "1000"],
-        { DATABASE_URL: url, GATEWAY_STATE_KEY: "the same key on every one of the replicas" }
-      )
-      yield* Effect.promise(() =>
-        Kit.eventually("it waits for the lock", () => gateway.output().includes("Another replica creates the tables"))
-      )
+      const { gateway } = yield* waiting("--", "sleep", "1000")
       gateway.child.kill("SIGTERM")
-      // The lock is another's all the while.
       assert.strictEqual(yield* Effect.promise(() => gateway.exit), 0)
     }), 30_000)
 })

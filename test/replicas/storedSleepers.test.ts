@@ -253,11 +253,12 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.strictEqual(levelOf(yield* there.find(key)), "debug")
       }))
 
-    it.effect("is asked for without being taken from whoever has it", () =>
+    it.effect("is asked for without being taken from its owner, and not found after its time to live", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
         assert.isFalse(yield* here.has(key))
+        assert.isTrue(Option.isNone(yield* here.find(key)))
         yield* here.enter(key, record)
         assert.deepStrictEqual([yield* here.has(key), yield* there.has(key)], [true, true])
         yield* here.rest(key, record)
@@ -266,16 +267,6 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual([...yield* there.keys], [])
         yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = NOW() WHERE key = ${key.text}`
         assert.isFalse(yield* there.has(key))
-      }))
-
-    it.effect("is not found that nobody has entered, or that has slept for too long, though it is still there", () =>
-      Effect.gen(function*() {
-        const here = yield* replica()
-        const { key, record } = session()
-        assert.isTrue(Option.isNone(yield* here.find(key)))
-        yield* here.enter(key, record)
-        yield* here.rest(key, record)
-        yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = NOW() WHERE key = ${key.text}`
         assert.isTrue(Option.isNone(yield* here.find(key)))
       }))
 
@@ -634,38 +625,33 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   })
 
   describe("while the database is away, a session", () => {
-    it.effect("that is opened, and says more of itself, is stored with all of it later", () =>
+    it.effect("that is opened, goes to sleep or is removed is stored as such later", () =>
       Effect.gen(function*() {
         const { start, stop } = yield* Database
-        const here = yield* replica()
-        const { key, record } = session()
+        const [here, there] = [yield* replica(), yield* replica()]
+        const [opened, rested, removed, removedAsleep] = [session(), session(), session(), session()]
+        for (const { key, record } of [rested, removed, removedAsleep]) yield* here.enter(key, record)
+        yield* here.rest(removedAsleep.key, removedAsleep.record)
         yield* stop
-        yield* here.enter(key, record)
-        level(record, "debug")
+        yield* here.enter(opened.key, opened.record)
+        for (const { record } of [opened, rested]) level(record, "debug")
+        yield* here.rest(rested.key, rested.record)
+        assert.strictEqual((yield* Effect.flip(here.find(rested.key)))._tag, "RecordsUnreachable")
+        for (const { key } of [removed, removedAsleep]) {
+          yield* here.remove(key)
+          assert.isFalse(yield* here.has(key), "known without the database")
+        }
+        assert.deepStrictEqual([...yield* here.keys], [opened.key])
         yield* start
-        const row = yield* until(
-          "it is stored",
-          Effect.orElseSucceed(rowOf(here.sql, key), () => undefined),
-          (row) => row !== undefined
-        )
-        assert.include(row?.record, "debug")
-        assert.deepStrictEqual(here.lost, [])
-      }))
-
-    it.effect("goes to sleep, cannot be woken, and afterwards wakes as it was", () =>
-      Effect.gen(function*() {
-        const { start, stop } = yield* Database
-        const here = yield* replica()
-        const { key, record } = session()
-        yield* here.enter(key, record)
-        yield* stop
-        level(record, "debug")
-        yield* here.rest(key, record)
-        assert.strictEqual((yield* Effect.flip(here.find(key)))._tag, "RecordsUnreachable")
-        yield* start
-        // At once, before it is written by itself.
-        const found = yield* until("it wakes", Effect.option(here.find(key)), Option.isSome)
+        // At once, before the replica writes it by itself.
+        const found = yield* until("it wakes", Effect.option(here.find(rested.key)), Option.isSome)
         assert.strictEqual(levelOf(Option.flatten(found)), "debug")
+        const row = yield* until("it is stored", rowOf(here.sql, opened.key), (row) => row !== undefined)
+        assert.include(row?.record, "debug")
+        for (const { key } of [removed, removedAsleep]) {
+          yield* until("its row is removed", rowOf(here.sql, key), (row) => row === undefined)
+          assert.isTrue(Option.isNone(yield* there.find(key)))
+        }
         assert.deepStrictEqual(here.lost, [])
       }))
 
@@ -689,30 +675,6 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* until("its time has begun anew", hasTime(here.sql, key), (has) => has)
         assert.deepStrictEqual([...yield* here.keys], [key])
         assert.deepStrictEqual(here.lost, [])
-      }))
-
-    it.effect("is removed, asleep or awake, and does not wake afterwards", () =>
-      Effect.gen(function*() {
-        const { start, stop } = yield* Database
-        const [here, there] = [yield* replica(), yield* replica()]
-        const [awake, asleep] = [session(), session()]
-        for (const { key, record } of [awake, asleep]) yield* here.enter(key, record)
-        yield* here.rest(asleep.key, asleep.record)
-        yield* stop
-        for (const { key } of [awake, asleep]) {
-          yield* here.remove(key)
-          assert.isFalse(yield* here.has(key), "it is known without the database")
-        }
-        assert.deepStrictEqual([...yield* here.keys], [])
-        yield* start
-        for (const { key } of [awake, asleep]) {
-          yield* until(
-            "it is gone",
-            Effect.orElseSucceed(rowOf(here.sql, key), () => "away"),
-            (row) => row === undefined
-          )
-          assert.isTrue(Option.isNone(yield* there.find(key)))
-        }
       }))
   })
 
@@ -799,25 +761,6 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
   })
 
   describe("of more sessions than may sleep", () => {
-    it.effect("those go that nobody has called for the longest time", () =>
-      Effect.gen(function*() {
-        const here = yield* replica()
-        yield* here.sql`DELETE FROM effect_session_pool_sessions`
-        const sessions = [session(), session(), session(), session()]
-        for (const { key, record } of sessions) {
-          yield* here.enter(key, record)
-          yield* here.rest(key, record)
-        }
-        yield* removalIsDue(here.sql)
-        const there = yield* replica({ maxAsleep: 2 })
-        const left = Effect.map(
-          there.sql<{ readonly key: string }>`SELECT key FROM effect_session_pool_sessions ORDER BY expires_at`,
-          (rows) => rows.map(({ key }) => key)
-        )
-        const keys = yield* until("two have gone", left, ({ length }) => length <= 2)
-        assert.deepStrictEqual(keys, sessions.slice(2).map(({ key }) => key.text))
-      }))
-
     it.effect("none goes, and none stays, for the rows of those that have been removed", () =>
       Effect.gen(function*() {
         const sql = yield* client

@@ -4,8 +4,6 @@ import { Agent, createServer, request } from "node:http"
 import { portOf } from "../gateway/gateway.ts"
 import type { Random } from "../random.ts"
 
-/** What answered, on each response: the origin of the replica. */
-export const servedBy = "x-served-by"
 /** On a response that is the balancer's own: no replica could be reached, or one broke off before it answered. */
 export const balancerError = "x-balancer-error"
 
@@ -95,7 +93,7 @@ export const start = async (
       else begin()
     })
     upstream.once("response", (response) => {
-      const headers = { ...response.headers, [servedBy]: origin }
+      const headers = { ...response.headers }
       delete headers.connection
       outgoing.writeHead(response.statusCode ?? 502, headers)
       outgoing.flushHeaders()
@@ -106,7 +104,7 @@ export const start = async (
     upstream.once("error", (error) => {
       if (!connected && !outgoing.destroyed) return forward(incoming, outgoing, others)
       if (outgoing.headersSent) return void outgoing.destroy()
-      outgoing.writeHead(502, { [balancerError]: error.message.replace(/[^ -~]/g, " "), [servedBy]: origin }).end()
+      outgoing.writeHead(502, { [balancerError]: error.message.replace(/[^ -~]/g, " ") }).end()
     })
     outgoing.once("close", () => upstream.destroy())
   }

@@ -5,14 +5,8 @@ import * as Balancer from "./balancer.ts"
 
 const script = new URL("../../fixtures/counting.sh", import.meta.url).pathname
 
-/**
- * The back end; with a file, all its processes note there whom they serve. Calls of `held` are answered once the file `release`
- * exists.
- */
-export const backend = (file = "", ...release: ReadonlyArray<string>) => ({
-  command: "/bin/sh",
-  args: [script, ...file === "" && release.length === 0 ? [] : [file, ...release]]
-})
+/** The back end. Its processes append each answer to `notes`, if given. */
+export const backend = (...notes: ReadonlyArray<string>) => ({ command: "/bin/sh", args: [script, ...notes] })
 
 export type Outcome = { readonly at: number; readonly millis: number } & Said
 
@@ -63,9 +57,9 @@ export const openMany = (origin: string, path: string, count: number): Promise<R
 let calls = 0
 
 /** Calls in a session at an origin, and notes what came of it. */
-export const call = async (origin: string, session: Session, tool = "count"): Promise<Outcome> => {
+export const call = async (origin: string, session: Session): Promise<Outcome> => {
   const at = Date.now()
-  const said = await ask(origin, session, `call-${++calls}`, tool).catch((error: unknown): Said => ({
+  const said = await ask(origin, session, `call-${++calls}`).catch((error: unknown): Said => ({
     _tag: "Unreachable",
     message: String(error)
   }))
@@ -74,8 +68,8 @@ export const call = async (origin: string, session: Session, tool = "count"): Pr
   return outcome
 }
 
-const ask = async (origin: string, session: Session, id: string, tool: string): Promise<Said> => {
-  const response = await Kit.post(origin + session.path, session.id, Kit.toolCall(id, tool))
+const ask = async (origin: string, session: Session, id: string): Promise<Said> => {
+  const response = await Kit.post(origin + session.path, session.id, Kit.toolCall(id, "count"))
   const text = await response.text()
   const failed = response.headers.get(Balancer.balancerError)
   if (failed !== null) return { _tag: "Unreachable", message: failed }

@@ -4,8 +4,6 @@ import type { Socket } from "node:net"
 import { connect, createServer } from "node:net"
 
 export interface Cutter {
-  /** The connections that go through it. */
-  readonly open: () => number
   /** All that were ever made through it. */
   readonly total: () => number
   /** Resets the connections of some processes, and each that they make, until it is mended; without any, everybody's. */
@@ -50,7 +48,6 @@ export const start = async (port: number, target: number): Promise<Cutter> => {
     }
   }
   return {
-    open: () => connections.size,
     total: () => total,
     cut: (pids) => {
       isCut = pids === undefined ? () => true : (pid) => pids.includes(pid)

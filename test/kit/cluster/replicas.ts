@@ -16,19 +16,16 @@ export interface Options {
   /** As in `mcpServers`. */
   readonly backends: Readonly<Record<string, object>>
   readonly flags?: ReadonlyArray<string>
-  readonly environment?: Record<string, string>
   /** 3 unless told. */
   readonly count?: number
   readonly balancing?: Balancer.Options
-  /** Plain gateways that know nothing of each other, without a database, for the tests of this kit. */
+  /** Plain gateways that know nothing of each other, without a database, for benchmarks. */
   readonly alone?: boolean
 }
 
 export interface Replica {
   readonly origin: string
-  /** Where the others reach it: its cutter. */
-  readonly address: string
-  /** Before its address: the connections that others make to it. */
+  /** Before the address at which the others reach it. */
   readonly cutter: Cutter.Cutter
   readonly pid: () => number
   /** Starts it unless it runs, in the same place as before, and waits until it is ready. */
@@ -78,7 +75,6 @@ export const start = async (options: Options): Promise<Cluster> => {
     ? undefined
     : await Effect.runPromise(Scope.provide(Postgres.make, scope))
   const environment = {
-    ...options.environment,
     REPLICAS_MARK: mark,
     GATEWAY_STATE_KEY: "the same key on every one of the replicas",
     ...(postgres === undefined ? {} : { DATABASE_URL: postgres.url })
@@ -96,7 +92,6 @@ export const start = async (options: Options): Promise<Cluster> => {
       args: ["--port", String(port), "--config", file, ...joining, ...options.flags ?? []],
       environment,
       origin: `http://127.0.0.1:${port}`,
-      address: `127.0.0.1:${told}`,
       // Alone, there is nothing else to forward to.
       cutter: await Cutter.start(told, postgres === undefined ? port : own)
     }))
@@ -144,7 +139,7 @@ const configure = (file: string, mark: string, backends: Options["backends"]) =>
     })
   )
 
-interface Parts extends Pick<Replica, "origin" | "address" | "cutter"> {
+interface Parts extends Pick<Replica, "origin" | "cutter"> {
   readonly args: ReadonlyArray<string>
   readonly environment: Record<string, string>
 }
