@@ -401,7 +401,7 @@ export const layerConfig = (
         // Refuses new requests and ends GET streams.
         yield* Deferred.succeed(draining, undefined)
         // No client can resume a parked call now, because the resuming request would be refused.
-        yield* parked.cancelAll("the gateway is shutting down")
+        parked.cancelAll("the gateway is shutting down")
         if (!Duration.isZero(settings.drainTimeout)) yield* Effect.timeoutOption(atRest, settings.drainTimeout)
         // Movable sessions sleep or end here before other replicas get their shards.
         yield* placement.leave

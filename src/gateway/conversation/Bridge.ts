@@ -3,13 +3,14 @@
  * `initialize`. From then on `BridgeRequests` routes the messages between the two.
  */
 import type { Scope } from "effect"
-import { Clock, Deferred, Effect, Fiber } from "effect"
+import { Deferred, Effect } from "effect"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
 import type { BackendFailed, Transport } from "../transports/Transport.ts"
 import { BridgeRequests } from "./BridgeRequests.ts"
 import type { Limits, Listening, Taken } from "./BridgeRequests.ts"
 import type * as ClientRecord from "./ClientRecord.ts"
+import * as InFlight from "./InFlight.ts"
 import * as PooledConnection from "./PooledConnection.ts"
 
 export interface Bridge extends PooledConnection.PooledConnection {
@@ -37,19 +38,7 @@ export const make = Effect.fnUntraced(function*<R>(
 ): Effect.fn.Return<Bridge, BackendFailed | PooledConnection.InitializeRefused, R | Scope.Scope> {
   const gone = yield* PooledConnection.gone
   const process = yield* start
-  const run = Effect.runForkWith(yield* Effect.context<never>())
-  const scope = yield* Effect.scope
-  const requests = new BridgeRequests(
-    {
-      process,
-      run,
-      fork: (effect) => void Fiber.runIn(run(effect), scope),
-      clock: yield* Clock.Clock
-    },
-    record,
-    limits,
-    metrics
-  )
+  const requests = new BridgeRequests(process, yield* InFlight.background, record, limits, metrics)
   const end = (reason: string) => Effect.sync(() => requests.end(reason, false))
   yield* process.attach({
     receive: (message, request) => requests.receive(message, request),
@@ -81,8 +70,7 @@ const shakeHands = Effect.fnUntraced(function*(
   requests: BridgeRequests,
   record: ClientRecord.ClientRecord
 ) {
-  const answer = yield* requests.ask(record.initialize)
-  if (Deferred.isDoneUnsafe(process.ended)) return yield* Effect.flatMap(Deferred.await(process.ended), Effect.fail)
+  const answer = yield* PooledConnection.answerOf(process, requests.ask(record.initialize))
   if (answer.failed) return yield* new PooledConnection.InitializeRefused({ answer })
   if (record.initialized !== undefined) {
     yield* process.send(record.initialized)

@@ -8,9 +8,7 @@
  * - any other message: the request, if only one is running; else the standalone stream, if the client reads it; else the oldest
  *   request, or the standalone stream if no request is running.
  */
-import type { Clock } from "effect"
-import { Deferred, Duration, Effect } from "effect"
-import { randomBytes } from "node:crypto"
+import { Deferred, Effect } from "effect"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
@@ -19,24 +17,20 @@ import type { Transport } from "../transports/Transport.ts"
 import * as ClientRecord from "./ClientRecord.ts"
 import type { Answer, Events, Reply } from "./Exchange.ts"
 import { nothing } from "./Exchange.ts"
-import type * as Mailbox from "./Mailbox.ts"
-import { Mailboxes } from "./Mailbox.ts"
-import * as Overdue from "./Overdue.ts"
-import * as PooledConnection from "./PooledConnection.ts"
+import type { Background, Entry, Timeouts } from "./InFlight.ts"
+import { InFlight } from "./InFlight.ts"
+import type { Reader } from "./Mailbox.ts"
+import type * as PooledConnection from "./PooledConnection.ts"
+import type { Limits as StreamLimits, Stream } from "./SessionStreams.ts"
+import { SessionStreams } from "./SessionStreams.ts"
 
-const cancelGrace = Duration.toMillis(PooledConnection.cancelGrace)
+/**
+ * How many milliseconds a server may still answer a request that its client has cancelled. An answer that is on its way arrives. The
+ * specification asks for none, so a longer wait would only hold the request's place.
+ */
+const cancelGrace = 1000
 
-export interface Limits {
-  /** Longest time of a request. Progress restarts it. */
-  readonly requestTimeout: Duration.Duration
-  /** A request without an answer after this time gets a stream. */
-  readonly streamAfter: Duration.Duration
-  /** A session whose client's standalone stream broke off is ended if the client then sends nothing for this long. */
-  readonly streamLostTimeToLive: Duration.Duration
-  /** The most requests that may run at once, and the most streams that may be open. */
-  readonly maxInFlight: number
-  readonly replay: Mailbox.Limits
-}
+export interface Limits extends Timeouts, StreamLimits {}
 
 /** A request that the process has not answered yet. */
 export interface RunningRequest {
@@ -57,35 +51,16 @@ export interface Listening {
   readonly close: () => void
 }
 
-/** The parts of a session that its requests need. */
-export interface Session {
-  readonly process: Transport
-  /** Starts an effect in the background. */
-  readonly run: (effect: Effect.Effect<unknown>) => void
-  /** Starts an effect in the background that ends with the session. */
-  readonly fork: (effect: Effect.Effect<unknown>) => void
-  readonly clock: Clock.Clock
-}
-
-type Stream = Mailbox.Mailbox<string>
-type Reader = Mailbox.Reader<string>
-
 /** What a request gets first: its answer, a stream that ends with the answer, or nothing, because its client has cancelled it. */
 type First =
   | { readonly response: JsonRpc.Response; readonly forgotten: boolean }
   | { readonly stream: Stream }
   | undefined
 
-interface Pending {
+interface Pending extends Entry {
   readonly request: JsonRpc.Request
   readonly first: Deferred.Deferred<First>
-  readonly release: Effect.Effect<void>
-  readonly startedAt: number
-  /** Longest time in milliseconds. Infinity for the gateway's own requests, which `startTimeout` bounds. */
-  readonly timeout: number
-  /** When the request ends if it has no answer. */
-  dueAt: number
-  /** True if the client has cancelled the request. Then the request ends at `dueAt` without an answer. */
+  /** True if the client has cancelled the request. It then ends within `cancelGrace`, without an answer. */
   cancelled: boolean
   stream: Stream | undefined
   /** True if no client waits for the request: its client has disconnected, or the gateway itself sent it. */
@@ -93,19 +68,15 @@ interface Pending {
 }
 
 export class BridgeRequests {
-  readonly #session: Session
+  readonly #process: Transport
+  readonly #background: Background
   readonly #record: ClientRecord.ClientRecord
   readonly #limits: Limits
   readonly #metrics: RequestMetrics
-  readonly #streams: Mailboxes<string>
-  /** The standalone streams, the newest last. */
-  #standalone: Array<Stream> = []
+  readonly #streams: SessionStreams
+  readonly #inFlight: InFlight<Pending>
+  /** The requests in flight by the keys of their ids. */
   readonly #pending = new Map<string, Pending>()
-  readonly #requestTimeout: number
-  readonly #streamAfter: number
-  readonly #lostAfter: number
-  readonly #startTimer: () => void
-  readonly #startLostTimer: () => void
   /** Why the session has ended. Undefined until then. */
   #over: string | undefined
   /**
@@ -113,32 +84,30 @@ export class BridgeRequests {
    * session open.
    */
   readonly #ended = Deferred.makeUnsafe<void>()
-  /** When the client's standalone stream broke off. Infinity: no stream broke off, or the client has sent something since. */
-  #lostStreamAt = Number.POSITIVE_INFINITY
   #requests = 0
-  #errors = 0
   #garbage = 0
 
-  constructor(session: Session, record: ClientRecord.ClientRecord, limits: Limits, metrics: RequestMetrics) {
-    this.#session = session
+  constructor(
+    process: Transport,
+    background: Background,
+    record: ClientRecord.ClientRecord,
+    limits: Limits,
+    metrics: RequestMetrics
+  ) {
+    this.#process = process
+    this.#background = background
     this.#record = record
     this.#limits = limits
     this.#metrics = metrics
-    this.#streams = new Mailboxes(limits.replay, ({ length }) => length, randomBytes(4).toString("hex"))
-    this.#requestTimeout = Duration.toMillis(limits.requestTimeout)
-    this.#streamAfter = Duration.toMillis(limits.streamAfter)
-    this.#lostAfter = Duration.toMillis(limits.streamLostTimeToLive)
-    this.#startTimer = Overdue.make({
-      interval: Overdue.intervalFor(this.#requestTimeout, this.#streamAfter),
-      look: () => this.#endOverdue(),
-      isNeeded: () => this.#over === undefined && this.#pending.size > 0,
-      fork: session.fork
+    this.#streams = new SessionStreams(background, limits, {
+      isBusy: () => this.#over !== undefined || this.#inFlight.size > 0,
+      endLost: (reason) => this.#endLost(reason)
     })
-    this.#startLostTimer = Overdue.make({
-      interval: Math.max(10, Math.min(60_000, this.#lostAfter / 4)),
-      look: () => this.#endLost(),
-      isNeeded: () => this.#over === undefined && this.#lostStreamAt < Number.POSITIVE_INFINITY,
-      fork: session.fork
+    this.#inFlight = new InFlight(background, metrics, limits, {
+      stream: (entry) => {
+        if (!entry.unheard) this.#streamOf(entry)
+      },
+      timeOut: (entry, reason) => this.#timeOut(entry, reason)
     })
   }
 
@@ -148,25 +117,17 @@ export class BridgeRequests {
   }
 
   activity(): Pick<PooledConnection.Activity, "inFlight" | "streams" | "requests" | "errors"> {
-    return {
-      inFlight: this.#pending.size,
-      streams: this.#streams.readers(),
-      requests: this.#requests,
-      errors: this.#errors
-    }
+    const { errors, size } = this.#inFlight
+    return { inFlight: size, streams: this.#streams.readers(), requests: this.#requests, errors }
   }
 
   /** Ends the session: every request gets an error, every stream ends. `forgotten`: an HTTP back end no longer knows the session. */
   end(reason: string, forgotten: boolean): void {
     if (this.#over !== undefined) return
     this.#over = reason
-    for (const entry of this.#pending.values()) this.#fail(entry, JsonRpc.codes.gateway, reason, forgotten)
+    for (const entry of this.#inFlight.entries()) this.#fail(entry, JsonRpc.codes.gateway, reason, forgotten)
     this.#streams.endAll()
     Deferred.doneUnsafe(this.#ended, Effect.void)
-  }
-
-  #now(): number {
-    return this.#session.clock.currentTimeMillisUnsafe()
   }
 
   // ---------------------------------------------------------------------------
@@ -177,19 +138,19 @@ export class BridgeRequests {
   request(request: JsonRpc.Request, release: Effect.Effect<void>): Taken {
     if (this.#over !== undefined) return { _tag: "Over" }
     if (this.#pending.has(JsonRpc.idKey(request.id))) return { _tag: "DuplicateId" }
-    if (this.#pending.size >= this.#limits.maxInFlight && !this.#endOneCancelled()) return { _tag: "TooMany" }
+    if (this.#inFlight.size >= this.#limits.maxInFlight && !this.#endOneCancelled()) return { _tag: "TooMany" }
     this.#requests++
     this.#heard(request)
     const entry = this.#take(request, release, false)
     // If the process does not read, the write waits in a fiber of its own, because the client may disconnect.
-    if (!this.#session.process.offer(request)) this.#session.run(this.#session.process.send(request))
-    let reader: Reader | undefined
+    if (!this.#process.offer(request)) this.#background.run(this.#process.send(request))
+    let reader: Reader<string> | undefined
     return {
       _tag: "Running",
       reply: Effect.map(Deferred.await(entry.first), (first) => {
         if (first === undefined) return nothing
         if ("response" in first) return answerOf(first.response, first.forgotten)
-        reader = this.#read(first.stream)
+        reader = this.#streams.read(first.stream)
         return eventsOf(reader)
       }),
       close: () => {
@@ -203,11 +164,10 @@ export class BridgeRequests {
   send(message: JsonRpc.Message): Effect.Effect<void> {
     this.#heard(message)
     this.#cancel(JsonRpc.cancelledId(message))
-    const { process, run } = this.#session
-    if (process.offer(message)) return Effect.void
+    if (this.#process.offer(message)) return Effect.void
     const written = Deferred.makeUnsafe<void>()
     // The write has a fiber of its own, as in `request`: the caller may be interrupted.
-    run(Effect.andThen(process.send(message), Deferred.succeed(written, undefined)))
+    this.#background.run(Effect.andThen(this.#process.send(message), Deferred.succeed(written, undefined)))
     return Effect.raceFirst(Deferred.await(written), Deferred.await(this.#ended))
   }
 
@@ -216,12 +176,12 @@ export class BridgeRequests {
     const entry = id === undefined ? undefined : this.#pending.get(JsonRpc.idKey(id))
     if (entry === undefined || entry.cancelled) return
     entry.cancelled = true
-    entry.dueAt = Math.min(entry.dueAt, this.#now() + cancelGrace)
+    this.#inFlight.endWithin(entry, cancelGrace)
   }
 
   /** Ends the oldest cancelled request, because a new request needs its place. False if there is none. */
   #endOneCancelled(): boolean {
-    const entry = [...this.#pending.values()].find(({ cancelled }) => cancelled)
+    const entry = this.#inFlight.entries().find(({ cancelled }) => cancelled)
     if (entry !== undefined) this.#settle(entry, undefined)
     return entry !== undefined
   }
@@ -229,109 +189,45 @@ export class BridgeRequests {
   /** Reads the stream of messages that belong to no request, or the rest of the stream that `from` names. */
   listen(from: string | undefined): Listening | "TooMany" {
     this.#heard(undefined)
-    if (this.#streams.readers() >= this.#limits.maxInFlight) return "TooMany"
-    const place = from === undefined ? undefined : this.#streams.find(from)
-    const stream = place?.mailbox ?? this.#standaloneToRead()
-    if (this.#over !== undefined) this.#streams.end(stream)
-    const reader = this.#read(stream, place?.sequence)
-    return {
-      reply: reader.isDone() ? nothing : eventsOf(reader),
-      close: () => {
-        const isLost = !reader.isDone()
-        reader.close()
-        // This may be a request's stream that breaks after the standalone stream. Its client was connected until now, so the time starts
-        // now.
-        if (!isLost || this.#isStandaloneRead()) return
-        this.#lostStreamAt = this.#now()
-        this.#startLostTimer()
-      }
-    }
-  }
-
-  #read(stream: Stream, sequence?: number): Reader {
-    const reader = this.#streams.read(stream, sequence)
-    return {
-      ...reader,
-      close: () => {
-        reader.close()
-        this.#isThere()
-      }
-    }
-  }
-
-  /** Restarts the time of a lost stream. A client that waited for an answer, or read a stream, was connected until now. */
-  #isThere(): void {
-    if (this.#lostStreamAt < Number.POSITIVE_INFINITY) this.#lostStreamAt = this.#now()
+    const reader = this.#streams.listen(from)
+    if (reader === "TooMany") return reader
+    if (this.#over !== undefined) this.#streams.endAll()
+    return { reply: reader.isDone() ? nothing : eventsOf(reader), close: reader.close }
   }
 
   /** Sends a request of the gateway's own while the session opens, and returns the answer. The client sees nothing of it. */
   ask(message: JsonRpc.Request): Effect.Effect<JsonRpc.Response> {
     return Effect.suspend(() => {
-      const entry = this.#take(message, Effect.void, true)
-      if (this.#over !== undefined) this.#fail(entry, JsonRpc.codes.gateway, this.#over)
-      const asked = this.#over === undefined ? this.#session.process.send(message) : Effect.void
+      const failed = (reason: string) => JsonRpc.error(message.id, JsonRpc.codes.gateway, reason)
+      if (this.#over !== undefined) return Effect.succeed(failed(this.#over))
+      const { first } = this.#take(message, Effect.void, true)
       return Effect.map(
-        Effect.andThen(asked, Deferred.await(entry.first)),
-        (first) =>
-          first !== undefined && "response" in first
-            ? first.response
-            : JsonRpc.error(message.id, JsonRpc.codes.internal, "no answer")
+        Effect.andThen(this.#process.send(message), Deferred.await(first)),
+        (first) => first !== undefined && "response" in first ? first.response : failed("no answer")
       )
     })
   }
 
   #heard(message: JsonRpc.Message | undefined): void {
-    // A client that sends messages while its stream is broken does not need the stream.
-    this.#lostStreamAt = Number.POSITIVE_INFINITY
+    this.#streams.heard()
     if (message !== undefined) ClientRecord.note(this.#record, message)
   }
 
-  #take(request: JsonRpc.Request, release: Effect.Effect<void>, unheard: boolean): Pending {
-    const at = this.#now()
-    const timeout = unheard ? Number.POSITIVE_INFINITY : this.#requestTimeout
+  /** `isOwn`: the gateway's own request, which `startTimeout` bounds. */
+  #take(request: JsonRpc.Request, release: Effect.Effect<void>, isOwn: boolean): Pending {
     const entry: Pending = {
       request,
-      first: Deferred.makeUnsafe(),
+      method: request.method,
+      times: this.#inFlight.times(isOwn),
       release,
-      startedAt: at,
-      timeout,
-      dueAt: at + timeout,
+      first: Deferred.makeUnsafe(),
       cancelled: false,
       stream: undefined,
-      unheard
+      unheard: isOwn
     }
     this.#pending.set(JsonRpc.idKey(request.id), entry)
-    this.#startTimer()
+    this.#inFlight.add(entry)
     return entry
-  }
-
-  // ---------------------------------------------------------------------------
-  // The standalone streams, for messages that belong to no request
-  // ---------------------------------------------------------------------------
-
-  #isStandaloneRead(): boolean {
-    return this.#standalone.some(({ reader }) => reader !== undefined)
-  }
-
-  /** The stream for a new message: the newest with a reader, else the newest. */
-  #standaloneToWrite(): Stream {
-    return this.#standalone.findLast(({ reader }) => reader !== undefined) ?? this.#standalone.at(-1) ??
-      this.#addStandalone()
-  }
-
-  /** The stream for a new reader: the newest without a reader, else a new stream. */
-  #standaloneToRead(): Stream {
-    return this.#standalone.findLast(({ reader }) => reader === undefined) ?? this.#addStandalone()
-  }
-
-  #addStandalone(): Stream {
-    const stream = this.#streams.open(true)
-    // A stream without a reader and without unread messages ends, because a client has nothing to resume there.
-    const isSpent = ({ delivered, reader, sequence }: Stream) => reader === undefined && sequence === delivered
-    const spent = this.#standalone.filter(isSpent)
-    this.#standalone = [...this.#standalone.filter((other) => !isSpent(other)), stream]
-    for (const other of spent) this.#streams.end(other)
-    return stream
   }
 
   // ---------------------------------------------------------------------------
@@ -349,7 +245,7 @@ export class BridgeRequests {
     // Logs the first, second, fourth, eighth… such line: a server that logs on stdout must not fill the gateway's log.
     if (!Number.isInteger(Math.log2(++this.#garbage))) return
     const why = Json.isTooDeep(line) ? Json.tooDeep : "not a JSON-RPC message"
-    this.#session.run(Effect.logWarning(
+    this.#background.run(Effect.logWarning(
       `The back end wrote a line of ${line.length} characters on stdout that is ${why}; lines skipped: ${this.#garbage}`
     ))
   }
@@ -363,13 +259,13 @@ export class BridgeRequests {
     const entry = this.#owner(message, request)
     // Clients forget a progress token when they cancel.
     if (entry?.cancelled === true && message.method === "notifications/progress") return
-    this.#streams.push(entry === undefined ? this.#standaloneToWrite() : this.#streamOf(entry), message.text)
+    this.#streams.push(entry === undefined ? this.#streams.standalone() : this.#streamOf(entry), message.text)
   }
 
   /** The stream of a request, opened if there is none. The answer then comes on this stream. */
   #streamOf(entry: Pending): Stream {
     if (entry.stream !== undefined) return entry.stream
-    const stream = entry.stream = this.#streams.open(true)
+    const stream = entry.stream = this.#streams.open()
     Deferred.doneUnsafe(entry.first, Effect.succeed({ stream }))
     return stream
   }
@@ -378,28 +274,24 @@ export class BridgeRequests {
   #owner(message: JsonRpc.Message, request: JsonRpc.Id | undefined): Pending | undefined {
     if (message._tag === "Notification" && message.method === "notifications/progress") {
       const { progressToken = null } = message
-      for (const entry of this.#pending.values()) {
+      for (const entry of this.#inFlight.entries()) {
         const token = entry.request.progressToken
         if (token !== undefined && JsonRpc.isSameId(token, progressToken)) {
-          if (!entry.cancelled) entry.dueAt = this.#now() + entry.timeout
+          if (!entry.cancelled) this.#inFlight.progressed(entry)
           return entry.unheard ? undefined : entry
         }
       }
     }
     const told = request === undefined ? undefined : this.#pending.get(JsonRpc.idKey(request))
     if (told !== undefined && !told.unheard) return told
-    if (this.#isStandaloneRead() && (this.#pending.size > 1 || concernsSession(message))) return undefined
-    let cancelled: Pending | undefined
-    for (const entry of this.#pending.values()) {
-      if (!entry.unheard && !entry.cancelled) return entry
-      if (!entry.unheard) cancelled ??= entry
-    }
-    return cancelled
+    if (this.#streams.isStandaloneRead() && (this.#inFlight.size > 1 || concernsSession(message))) return undefined
+    const heard = this.#inFlight.entries().filter(({ unheard }) => !unheard)
+    return heard.find(({ cancelled }) => !cancelled) ?? heard[0]
   }
 
   /** Ends a request. Without a response the client gets nothing, because it has cancelled the request. */
   #settle(entry: Pending, response: JsonRpc.Response | undefined, forgotten = false): void {
-    const { first, release, request, startedAt, stream } = entry
+    const { first, request, stream } = entry
     this.#pending.delete(JsonRpc.idKey(request.id))
     if (stream === undefined) {
       Deferred.doneUnsafe(first, Effect.succeed(response === undefined ? undefined : { response, forgotten }))
@@ -407,11 +299,8 @@ export class BridgeRequests {
       if (response !== undefined) this.#streams.push(stream, response.text)
       this.#streams.end(stream)
     }
-    const outcome = response?.failed === true ? "error" : "ok"
-    if (outcome === "error") this.#errors++
-    this.#metrics.request(request.method, outcome, this.#now() - startedAt)
-    this.#isThere()
-    this.#session.run(release)
+    this.#streams.connectedUntilNow()
+    this.#inFlight.end(entry, response?.failed === true)
   }
 
   #fail(entry: Pending, code: number, reason: string, forgotten = false): void {
@@ -422,34 +311,16 @@ export class BridgeRequests {
   // Timeouts
   // ---------------------------------------------------------------------------
 
-  #endOverdue(): void {
-    const at = this.#now()
-    for (const entry of this.#pending.values()) {
-      if (at >= entry.dueAt) {
-        if (entry.cancelled) this.#settle(entry, undefined)
-        else this.#timeOut(entry)
-      } else if (at - entry.startedAt >= this.#streamAfter && !entry.unheard && !entry.cancelled) this.#streamOf(entry)
-    }
-  }
-
-  #endLost(): void {
-    const isUsed = this.#pending.size + this.#streams.readers() > 0
-    if (this.#over !== undefined || isUsed || this.#now() - this.#lostStreamAt < this.#lostAfter) return
-    const reason = `the client's GET stream broke off, and the client sent nothing for ${
-      Duration.format(this.#limits.streamLostTimeToLive)
-    }`
-    Deferred.doneUnsafe(
-      this.#session.process.ended,
-      Effect.succeed(new BackendFailed({ reason, stderr: "", ended: "client gone" }))
-    )
-    this.end(reason, false)
-  }
-
-  #timeOut(entry: Pending): void {
-    const { process, run } = this.#session
-    const reason = PooledConnection.timeoutReason(this.#limits.requestTimeout)
+  #timeOut(entry: Pending, reason: string): void {
+    if (entry.cancelled) return this.#settle(entry, undefined)
     this.#fail(entry, JsonRpc.codes.timeout, reason)
-    run(process.send(JsonRpc.cancellation(entry.request.id, reason)))
+    this.#background.run(this.#process.send(JsonRpc.cancellation(entry.request.id, reason)))
+  }
+
+  #endLost(reason: string): void {
+    const failure = new BackendFailed({ reason, stderr: "", ended: "client gone" })
+    Deferred.doneUnsafe(this.#process.ended, Effect.succeed(failure))
+    this.end(reason, false)
   }
 }
 
@@ -459,7 +330,7 @@ const answerOf = ({ text }: JsonRpc.Response, forgotten: boolean): Answer => ({
   reason: forgotten ? "unknown" : undefined
 })
 
-const eventsOf = ({ ready, start, take }: Reader): Events => ({
+const eventsOf = ({ ready, start, take }: Reader<string>): Events => ({
   _tag: "Events",
   start,
   take: Effect.map(take, (events) => events.map(({ id, value }) => ({ id, text: value }))),

@@ -3,9 +3,8 @@
  * server the gateway is the client: it does the handshake, with the caller's info and capabilities.
  */
 import type { Scope } from "effect"
-import type { Duration } from "effect"
-import { Clock, Deferred, Effect, Fiber, Option } from "effect"
-import * as Dialect from "../protocol/Dialect.ts"
+import { Deferred, Effect, Option, RcMap } from "effect"
+import type * as Dialect from "../protocol/Dialect.ts"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
@@ -13,10 +12,12 @@ import type * as ParamHeaders from "../protocol/ParamHeaders.ts"
 import { version as ownVersion } from "../protocol/version.ts"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
 import type { BackendFailed, Transport } from "../transports/Transport.ts"
+import * as InFlight from "./InFlight.ts"
 import { LaneCalls } from "./LaneCalls.ts"
 import type { Queued } from "./LaneCalls.ts"
 import type * as Mailbox from "./Mailbox.ts"
 import * as PooledConnection from "./PooledConnection.ts"
+import type { InputRequest } from "./Questions.ts"
 
 /** A server's description of itself, from its handshake. */
 export interface Handshake {
@@ -25,13 +26,6 @@ export interface Handshake {
   readonly capabilities: Json.JsonObject
   readonly serverInfo: unknown
   readonly instructions: unknown
-}
-
-/** A question of a server for a call's client. */
-export interface InputRequest {
-  readonly key: string
-  readonly method: string
-  readonly params: unknown
 }
 
 /** A call on a lane, until it is over. */
@@ -78,7 +72,7 @@ export interface Lane extends PooledConnection.PooledConnection {
   readonly retired: Deferred.Deferred<void>
 }
 
-export interface Options {
+export interface Options extends InFlight.Timeouts {
   readonly client: Modern.Client
   /** The era of the server. `undefined` if unknown; the handshake then finds it out. */
   readonly era: Dialect.Era | undefined
@@ -89,10 +83,6 @@ export interface Options {
    */
   readonly probeTimeout: number
   readonly limits: Mailbox.Limits
-  /** A call ends if the server sends nothing for it for this long. */
-  readonly requestTimeout: Duration.Duration
-  /** A call without an answer after this time gets a stream. */
-  readonly streamAfter: Duration.Duration
   readonly changed: (change: Change) => void
   readonly paramHeaders: ParamHeaders.ParamHeaders
 }
@@ -105,14 +95,14 @@ export const make = Effect.fnUntraced(function*<R>(
 ): Effect.fn.Return<Lane, BackendFailed | PooledConnection.InitializeRefused, R | Scope.Scope> {
   const gone = yield* PooledConnection.gone
   const server = yield* start
-  const run = Effect.runForkWith(yield* Effect.context<never>())
+  const background = yield* InFlight.background
   const retired = yield* Deferred.make<void>()
   /** The number of messages that wait for the server to read. */
   let unread = 0
   const write = (message: JsonRpc.Message) => {
     if (server.offer(message)) return
     unread++
-    run(Effect.ensuring(
+    background.run(Effect.ensuring(
       server.send(message),
       Effect.sync(() => {
         unread--
@@ -120,10 +110,7 @@ export const make = Effect.fnUntraced(function*<R>(
       })
     ))
   }
-  const isBehind = () => unread > maxUnread
-  const scope = yield* Effect.scope
-  const fork = (effect: Effect.Effect<unknown>) => void Fiber.runIn(run(effect), scope)
-  const calls: LaneCalls = new LaneCalls({ write, isBehind, run, fork, clock: yield* Clock.Clock }, options, metrics)
+  const calls: LaneCalls = new LaneCalls({ write, isBehind: () => unread > maxUnread }, background, options, metrics)
   const end = (reason: string) =>
     Effect.andThen(Effect.sync(() => calls.end(reason)), Effect.asVoid(Deferred.succeed(retired, undefined)))
   yield* server.attach({
@@ -134,7 +121,7 @@ export const make = Effect.fnUntraced(function*<R>(
   yield* Effect.addFinalizer(() => end("the session has ended"))
   yield* Effect.forkScoped(Effect.flatMap(Deferred.await(server.ended), (failure) => end(failure.message)))
   const handshake = options.handshake ?? (yield* shakeHands(server, calls, write, options))
-  calls.begin(handshake, handshake.era === "modern" ? Dialect.modern : Dialect.legacy)
+  calls.begin(handshake)
   return {
     _tag: "Lane",
     ended: server.ended,
@@ -142,7 +129,7 @@ export const make = Effect.fnUntraced(function*<R>(
     record: undefined,
     handshake,
     call: (call, exclusive, release) => calls.call(call, exclusive, release),
-    watchResources: watcher(calls, run),
+    watchResources: yield* watcher(calls, background.run),
     isSpoilt: () => calls.isSpoilt(),
     retired,
     activity: () => ({ pid: server.pid, client: options.client.name, streams: 0, ...calls.activity() }),
@@ -169,15 +156,7 @@ const shakeHands = Effect.fnUntraced(function*(
 ) {
   const clientInfo = client.info ?? ownInfo
   const capabilities = Modern.legacyCapabilities(client.capabilities)
-  // Returns the answer. Fails if the server ended before it answered.
-  const ask = (method: string, params: unknown) =>
-    Effect.flatMap(
-      calls.request(method, params),
-      (answer) =>
-        Deferred.isDoneUnsafe(server.ended)
-          ? Effect.flatMap(Deferred.await(server.ended), Effect.fail)
-          : Effect.succeed(answer)
-    )
+  const ask = (method: string, params: unknown) => PooledConnection.answerOf(server, calls.request(method, params))
   const refused = (answer: JsonRpc.Response) => new PooledConnection.InitializeRefused({ answer })
   if (era !== "legacy") {
     const probe = ask("server/discover", { _meta: Modern.ownMeta(clientInfo, capabilities) })
@@ -208,34 +187,20 @@ const shakeHands = Effect.fnUntraced(function*(
 })
 
 /** Keeps a subscription to each resource while at least one client watches it. */
-const watcher = (calls: LaneCalls, run: (effect: Effect.Effect<unknown>) => unknown): Lane["watchResources"] => {
-  const watched = new Map<string, number>()
-  /** Counts a client that watches the resource. True if it is the first. */
-  const enter = (uri: string) => {
-    const others = watched.get(uri) ?? 0
-    watched.set(uri, others + 1)
-    return others === 0
-  }
-  const leave = (uri: string) => {
-    const left = (watched.get(uri) ?? 1) - 1
-    if (left > 0) return watched.set(uri, left)
-    watched.delete(uri)
-    if (!calls.over) run(calls.request("resources/unsubscribe", { uri }))
-  }
-  return (uris) =>
-    Effect.flatMap(
+const watcher = Effect.fnUntraced(function*(calls: LaneCalls, run: InFlight.Background["run"]) {
+  /** True for resources whose changes the server reports. */
+  const watched = yield* RcMap.make({
+    lookup: (uri: string) => {
+      const unsubscribe = Effect.sync(() => {
+        if (!calls.over) run(calls.request("resources/unsubscribe", { uri }))
+      })
       // The wait for the server's answer is not part of the acquisition, so a client that disconnects interrupts it.
-      Effect.acquireRelease(
-        Effect.sync(() => new Set(uris.filter(enter))),
-        () => Effect.sync(() => uris.forEach(leave))
-      ),
-      (first) =>
-        Effect.filter(uris, (uri) =>
-          first.has(uri)
-            ? calls.request("resources/subscribe", { uri }).pipe(
-              Effect.timeoutOption(subscribeTimeout),
-              Effect.map((answer) => Option.isSome(answer) && !answer.value.failed)
-            )
-            : Effect.succeed(true), { concurrency: 10 })
-    )
-}
+      return Effect.acquireRelease(Effect.void, () => unsubscribe).pipe(
+        Effect.andThen(calls.request("resources/subscribe", { uri })),
+        Effect.timeoutOption(subscribeTimeout),
+        Effect.map((answer) => Option.isSome(answer) && !answer.value.failed)
+      )
+    }
+  })
+  return (uris: ReadonlyArray<string>) => Effect.filter(uris, (uri) => RcMap.get(watched, uri), { concurrency: 10 })
+})

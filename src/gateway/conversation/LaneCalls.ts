@@ -8,37 +8,34 @@
  * question that the server asks by itself, such as for the roots at its start, looks like one of the running call. So that call's client
  * answers it.
  */
-import type { Clock } from "effect"
-import { Duration, Effect } from "effect"
-import type { Dialect } from "../protocol/Dialect.ts"
+import { Effect } from "effect"
+import * as Dialect from "../protocol/Dialect.ts"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import * as ParamHeaders from "../protocol/ParamHeaders.ts"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
-import type { Handshake, InputRequest, Options, RunningCall } from "./Lane.ts"
+import type { Background, Entry } from "./InFlight.ts"
+import { InFlight } from "./InFlight.ts"
+import type { Handshake, Options, RunningCall } from "./Lane.ts"
 import type * as Mailbox from "./Mailbox.ts"
 import { Mailboxes } from "./Mailbox.ts"
-import * as Overdue from "./Overdue.ts"
-import * as PooledConnection from "./PooledConnection.ts"
+import { Questions } from "./Questions.ts"
 
-/** The parts of a lane that its calls need. */
-export interface Connection {
+/** The way to the server. */
+export interface Writer {
   /** Sends one message, after all earlier ones. */
   readonly write: (message: JsonRpc.Message) => void
   /** True if the server leaves so many messages unread that the gateway should not read from it. */
   readonly isBehind: () => boolean
-  /** Starts an effect in the background. */
-  readonly run: (effect: Effect.Effect<unknown>) => void
-  /** Starts an effect in the background that ends with the lane. */
-  readonly fork: (effect: Effect.Effect<unknown>) => void
-  readonly clock: Clock.Clock
 }
 
 /** A message for the client of a call. The client's ids are added when it is taken, because a parked call continues under another id. */
 export type Queued =
   /** The server waits for the client's answers to its questions. */
   | { readonly _tag: "InputRequired" }
+  /** The call has no answer after `streamAfter`, so its client gets a stream. */
+  | { readonly _tag: "StreamDue" }
   /** A notification. `kind` decides whether the client gets it, and in which form. */
   | {
     readonly _tag: "Notification"
@@ -56,81 +53,58 @@ export interface Ended {
   readonly value: unknown
 }
 
-interface Asked {
-  readonly request: InputRequest
-  /** The server's id of the question. `undefined` if the answer is to send the call again. */
-  readonly id: JsonRpc.Id | undefined
-}
-
-interface LaneCall {
+interface LaneCall extends Entry {
   /** The client's newest request for this call. */
   current: Modern.Call
   readonly exclusive: boolean
-  /** Gives the lane back. */
-  readonly release: Effect.Effect<void>
-  readonly startedAt: number
-  /** When the call gets a stream if it has no answer. */
-  streamAt: number
-  /** When the call ends if the server sends nothing for it. */
-  dueAt: number
   /** The id of the call towards the server. */
   number: number
   readonly mailbox: Mailbox.Mailbox<Queued>
-  /** The server's questions without an answer, by key. */
-  readonly asked: Map<string, Asked>
-  /** The number of questions that came without a name. */
-  unnamed: number
+  readonly questions: Questions
 }
 
 /** Milliseconds to wait for further questions, so that the client gets them together. */
 const gather = 20
 
 export class LaneCalls {
-  readonly #connection: Connection
+  readonly #writer: Writer
+  readonly #background: Background
   readonly #options: Options
-  readonly #metrics: RequestMetrics
-  readonly #calls = new Set<LaneCall>()
+  readonly #inFlight: InFlight<LaneCall>
   /** The calls that the server has not answered, by number. */
   readonly #unanswered = new Map<number, LaneCall>()
   /** The gateway's own requests, by number. */
   readonly #own = new Map<number, (answer: JsonRpc.Response) => void>()
   readonly #mailboxes: Mailboxes<Queued>
-  readonly #requestTimeout: number
-  readonly #streamAfter: number
-  readonly #startTimer: () => void
   #handshake: Handshake | undefined
-  #dialect: Dialect | undefined
+  /** Before the handshake this does not matter, because there are no calls. */
+  #dialect: Dialect.Dialect = Dialect.modern
   /** The log level that the gateway has set at the server. */
   #level: string | undefined
   #over: string | undefined
   #isSpoilt = false
   #lastNumber = 0
   #requests = 0
-  #errors = 0
 
-  constructor(connection: Connection, options: Options, metrics: RequestMetrics) {
-    this.#connection = connection
+  constructor(writer: Writer, background: Background, options: Options, metrics: RequestMetrics) {
+    this.#writer = writer
+    this.#background = background
     this.#options = options
-    this.#metrics = metrics
-    this.#mailboxes = new Mailboxes(options.limits, (event) => event._tag === "Notification" ? event.size : 0, "")
-    this.#requestTimeout = Duration.toMillis(options.requestTimeout)
-    this.#streamAfter = Duration.toMillis(options.streamAfter)
-    this.#startTimer = Overdue.make({
-      interval: Overdue.intervalFor(this.#requestTimeout, this.#streamAfter),
-      look: () => this.#endOverdue(),
-      isNeeded: () => this.#over === undefined && this.#calls.size > 0,
-      fork: connection.fork
+    this.#mailboxes = new Mailboxes(options.limits, (event) => event._tag === "Notification" ? event.size : 0)
+    this.#inFlight = new InFlight(background, metrics, options, {
+      stream: ({ mailbox }) => this.#mailboxes.push(mailbox, { _tag: "StreamDue" }),
+      timeOut: (call, reason) => this.#abort(call, failure(reason), reason)
     })
   }
 
   /** Ends the handshake. From now on there may be calls. */
-  begin(handshake: Handshake, dialect: Dialect): void {
+  begin(handshake: Handshake): void {
     this.#handshake = handshake
-    this.#dialect = dialect
+    this.#dialect = handshake.era === "modern" ? Dialect.modern : Dialect.legacy
   }
 
   activity(): { readonly inFlight: number; readonly requests: number; readonly errors: number } {
-    return { inFlight: this.#calls.size, requests: this.#requests, errors: this.#errors }
+    return { inFlight: this.#inFlight.size, requests: this.#requests, errors: this.#inFlight.errors }
   }
 
   /**
@@ -145,7 +119,7 @@ export class LaneCalls {
     return this.#over !== undefined
   }
 
-  readonly #isFull = (): boolean => this.#connection.isBehind() || this.#mailboxes.congested()
+  readonly #isFull = (): boolean => this.#writer.isBehind() || this.#mailboxes.congested()
 
   /** Waits until there is room for more messages of the server. */
   get room(): Effect.Effect<void> {
@@ -157,15 +131,11 @@ export class LaneCalls {
     this.#mailboxes.announceRoom()
   }
 
-  #now(): number {
-    return this.#connection.clock.currentTimeMillisUnsafe()
-  }
-
   /** Ends all calls. */
   end(reason: string): void {
     if (this.#over !== undefined) return
     this.#over = reason
-    for (const call of this.#calls) this.#settle(call, failure(reason))
+    for (const call of this.#inFlight.entries()) this.#settle(call, failure(reason))
     for (const resume of this.#own.values()) resume(JsonRpc.error(null, JsonRpc.codes.internal, reason))
     this.#own.clear()
   }
@@ -184,7 +154,7 @@ export class LaneCalls {
   #ask(method: string, params: unknown, answered: (answer: JsonRpc.Response) => void): number {
     const number = ++this.#lastNumber
     this.#own.set(number, answered)
-    this.#connection.write(JsonRpc.request(number, method, params))
+    this.#writer.write(JsonRpc.request(number, method, params))
     return number
   }
 
@@ -195,90 +165,75 @@ export class LaneCalls {
   /** Sends a call to the server. `release` runs once, when the call is over. */
   call(current: Modern.Call, exclusive: boolean, release: Effect.Effect<void>): RunningCall {
     this.#requests++
-    const startedAt = this.#now()
+    const { method } = current.request
     const call: LaneCall = {
       current,
+      method,
+      times: this.#inFlight.times(method === "subscriptions/listen"),
       exclusive,
       release,
-      startedAt,
-      streamAt: startedAt + this.#streamAfter,
-      dueAt: startedAt + this.#timeoutOf(current),
       number: 0,
-      mailbox: this.#mailboxes.open(false),
-      asked: new Map(),
-      unnamed: 0
+      mailbox: this.#mailboxes.open(),
+      questions: new Questions()
     }
-    this.#calls.add(call)
-    this.#startTimer()
+    this.#inFlight.add(call)
     if (this.#over === undefined) this.#send(call)
     else this.#settle(call, failure(this.#over))
     return {
       call: () => call.current,
       read: () => this.#mailboxes.read(call.mailbox),
-      inputRequests: () => [...call.asked.values()].map(({ request }) => request),
-      park: () => {
-        call.dueAt = Number.POSITIVE_INFINITY
-      },
+      inputRequests: () => call.questions.requests(),
+      park: () => this.#inFlight.stop(call),
       resume: (next) => {
         call.current = next
-        call.streamAt = this.#now() + this.#streamAfter
-        call.dueAt = this.#now() + this.#requestTimeout
+        this.#inFlight.restart(call)
         if (call.mailbox.ended) return
         this.#reply(call, next.inputResponses ?? {})
-        if (call.asked.size > 0) this.#tell(call, inputRequired)
+        if (call.questions.size > 0) this.#tell(call, inputRequired)
       },
       cancel: (reason) => {
         this.#abort(call, failure(reason), reason)
-        if (call.mailbox.reader === undefined) this.#mailboxes.discard(call.mailbox)
+        // No client reads the events.
+        this.#mailboxes.discard(call.mailbox)
       },
       isOver: () => call.mailbox.ended
     }
   }
 
-  #timeoutOf({ request }: Modern.Call): number {
-    return request.method === "subscriptions/listen" ? Number.POSITIVE_INFINITY : this.#requestTimeout
-  }
-
   /** Sends a call under a new number. */
   #send(call: LaneCall): void {
     const { current } = call
-    const { method, params } = current.request
     const level = current.logLevel
-    if (level !== undefined && level !== this.#level && this.#dialect?.isStateful === true && this.#logs()) {
+    const canLog = this.#dialect.isStateful && this.#handshake?.capabilities["logging"] !== undefined
+    if (level !== undefined && level !== this.#level && canLog) {
       this.#level = level
       this.#ask("logging/setLevel", { level }, () => undefined)
     }
     call.number = ++this.#lastNumber
     this.#unanswered.set(call.number, call)
-    this.#connection.write(JsonRpc.request(call.number, method, this.#dialect?.params(current, call.number) ?? params))
-  }
-
-  #logs(): boolean {
-    return this.#handshake?.capabilities["logging"] !== undefined
+    this.#writer.write(JsonRpc.request(call.number, call.method, this.#dialect.params(current, call.number)))
   }
 
   /** Sends the client's answers to the server. */
   #reply(call: LaneCall, responses: Json.JsonObject): void {
-    const visits: Array<boolean> = []
-    for (const [key, { id }] of call.asked) {
-      const response = Json.field(responses, key)
-      if (response === undefined) continue
-      call.asked.delete(key)
-      if (id === undefined) visits.push(Json.field(response, "action") === "accept")
-      else this.#connection.write(JsonRpc.result(id, response))
+    const answers = call.questions.answer(responses)
+    const visits = answers.filter(({ id }) => id === undefined)
+    for (const { id, response } of answers) {
+      if (id !== undefined) this.#writer.write(JsonRpc.result(id, response))
     }
     if (visits.length === 0) return
     // A client that declines a page declines the call.
-    if (visits.includes(false)) this.#settle(call, failure("the client declined to visit the page"))
-    else if (call.asked.size === 0) this.#send(call)
+    if (visits.some(({ response }) => Json.field(response, "action") !== "accept")) {
+      this.#settle(call, failure("the client declined to visit the page"))
+    } else if (call.questions.size === 0) this.#send(call)
   }
 
   /** Ends a call before its server has answered it. */
   #abort(call: LaneCall, end: Ended, reason: string): void {
     if (call.mailbox.ended) return
     if (this.#unanswered.has(call.number)) {
-      this.#connection.write(JsonRpc.cancellation(call.number, reason))
-      if (call.exclusive && this.#dialect?.isStateful === true) this.#isSpoilt = true
+      this.#writer.write(JsonRpc.cancellation(call.number, reason))
+      if (call.exclusive && this.#dialect.isStateful) this.#isSpoilt = true
     }
     this.#settle(call, end)
   }
@@ -287,30 +242,12 @@ export class LaneCalls {
     if (call.mailbox.ended) return
     this.#mailboxes.push(call.mailbox, end)
     this.#mailboxes.end(call.mailbox)
-    for (const { id } of call.asked.values()) {
-      if (id !== undefined && this.#over === undefined) this.#refuse(id, "The call of this request has ended")
+    for (const id of call.questions.clear()) {
+      if (this.#over === undefined) this.#refuse(id, "The call of this request has ended")
     }
-    call.asked.clear()
-    this.#calls.delete(call)
     this.#unanswered.delete(call.number)
-    const outcome = end.member === "error" ? "error" : "ok"
-    if (outcome === "error") this.#errors++
-    this.#metrics.request(call.current.request.method, outcome, this.#now() - call.startedAt)
-    this.#connection.run(call.release)
+    this.#inFlight.end(call, end.member === "error")
     this.announceRoom()
-  }
-
-  #endOverdue(): void {
-    const at = this.#now()
-    for (const call of this.#calls) {
-      if (at >= call.dueAt) {
-        const reason = PooledConnection.timeoutReason(this.#options.requestTimeout)
-        this.#abort(call, failure(reason), reason)
-      } else if (at >= call.streamAt) {
-        call.streamAt = Number.POSITIVE_INFINITY
-        this.#mailboxes.nudge(call.mailbox)
-      }
-    }
   }
 
   // ---------------------------------------------------------------------------
@@ -335,14 +272,14 @@ export class LaneCalls {
   /** Passes something to the client of a call, and restarts the time of the call. */
   #tell(call: LaneCall | undefined, event: Queued): void {
     if (call === undefined || call.mailbox.ended) return
-    if (call.dueAt < Number.POSITIVE_INFINITY) call.dueAt = this.#now() + this.#requestTimeout
+    this.#inFlight.progressed(call)
     this.#mailboxes.push(call.mailbox, event)
   }
 
   /** The call of a message that does not name its call. `undefined` if the call is uncertain. */
   #owner(): LaneCall | undefined {
     if (this.#isSpoilt) return undefined
-    const calls = [...this.#calls]
+    const calls = this.#inFlight.entries()
     return calls.find(({ exclusive }) => exclusive) ?? (calls.length === 1 ? calls[0] : undefined)
   }
 
@@ -356,11 +293,10 @@ export class LaneCalls {
       return own(answer)
     }
     const call = this.#unanswered.get(number)
-    if (call === undefined || this.#dialect === undefined) return
-    const { method } = call.current.request
+    if (call === undefined) return
     if (!failed) {
-      if (method === "tools/list") ParamHeaders.note(this.#options.paramHeaders, answer)
-      return this.#settle(call, ended("result", this.#dialect.result(method, result, this.#handshake?.serverInfo)))
+      if (call.method === "tools/list") ParamHeaders.note(this.#options.paramHeaders, answer)
+      return this.#settle(call, ended("result", this.#dialect.result(call.method, result, this.#handshake?.serverInfo)))
     }
     if (this.#dialect.isStateful && JsonRpc.codeOf(error) === Modern.urlElicitationRequired) {
       return this.#sentToPages(call, error)
@@ -377,21 +313,21 @@ export class LaneCalls {
     const visits = Array.isArray(pages) ? pages.filter(Json.isObject) : []
     if (visits.length === 0) return this.#settle(call, ended("error", Modern.mappedError(error)))
     for (const page of visits) {
-      this.#putToClient(call, "elicitation/create", { ...page, elicitationId: undefined }, undefined, undefined)
+      this.#putToClient(call, undefined, "elicitation/create", { ...page, elicitationId: undefined })
     }
   }
 
   #refuse(id: JsonRpc.Id, message: string, code: number = JsonRpc.codes.internal): void {
-    this.#connection.write(JsonRpc.error(id, code, message))
+    this.#writer.write(JsonRpc.error(id, code, message))
   }
 
   #asked({ id, method, params }: JsonRpc.Request): void {
-    if (method === "ping") return this.#connection.write(JsonRpc.result(id, {}))
-    if (this.#dialect?.isStateful !== true || !Modern.inputMethods.includes(method)) {
+    if (method === "ping") return this.#writer.write(JsonRpc.result(id, {}))
+    if (!this.#dialect.isStateful || !Modern.inputMethods.includes(method)) {
       return this.#refuse(id, "Method not found", JsonRpc.codes.methodNotFound)
     }
     const call = this.#owner()
-    if (call === undefined || !Modern.mayRequireInput.includes(call.current.request.method)) {
+    if (call === undefined || !Modern.mayRequireInput.includes(call.method)) {
       return this.#refuse(id, "The gateway cannot tell which call this request belongs to")
     }
     const missing = Modern.missing(call.current.client.capabilities, method, params)
@@ -399,27 +335,20 @@ export class LaneCalls {
       this.#refuse(id, "The client lacks the capability for this request", JsonRpc.codes.methodNotFound)
       return this.#lacks(call, missing)
     }
-    this.#putToClient(call, method, params, id, typeof id === "string" ? id : undefined)
+    this.#putToClient(call, id, method, params)
   }
 
-  /** Passes a question of the server to the call's client. Its key is the server's name for it, or a name that the gateway makes. */
-  #putToClient(
-    call: LaneCall,
-    method: string,
-    params: unknown,
-    id: JsonRpc.Id | undefined,
-    name: string | undefined
-  ): void {
-    const key = name ?? freeKey(call, method)
-    call.asked.set(key, { id, request: { key, method, params: Modern.withoutHop(params) } })
+  /** Passes a question of the server to the call's client. */
+  #putToClient(call: LaneCall, id: JsonRpc.Id | undefined, method: string, params: unknown): void {
+    call.questions.add(id, method, params)
     const known = call.current.inputResponses
     // The client may have answered already: it has made the same call before, and the server uses the same name again.
-    if (name !== undefined && known !== undefined && Object.hasOwn(known, name)) return this.#reply(call, known)
-    if (call.asked.size > 1) return
-    this.#connection.run(Effect.andThen(
+    if (typeof id === "string" && known !== undefined && Object.hasOwn(known, id)) return this.#reply(call, known)
+    if (call.questions.size > 1) return
+    this.#background.run(Effect.andThen(
       Effect.sleep(gather),
       Effect.sync(() => {
-        if (call.asked.size > 0) this.#tell(call, inputRequired)
+        if (call.questions.size > 0) this.#tell(call, inputRequired)
       })
     ))
   }
@@ -432,45 +361,29 @@ export class LaneCalls {
   }
 
   #heard({ method, params, progressToken, text }: JsonRpc.Notification): void {
-    const size = text.length
-    switch (method) {
-      case "notifications/progress":
-        return this.#tell(this.#unanswered.get(Number(progressToken)), {
-          _tag: "Notification",
-          kind: "progress",
-          method,
-          params,
-          size
-        })
-      case "notifications/message":
-        return this.#tell(this.#owner(), { _tag: "Notification", kind: "log", method, params, size })
-      case "notifications/cancelled":
-        return this.#takenBack(Json.field(params, "requestId"))
+    const queued = (kind: "progress" | "log" | "subscription"): Queued => ({
+      _tag: "Notification",
+      kind,
+      method,
+      params,
+      size: text.length
+    })
+    if (method === "notifications/progress") {
+      return this.#tell(this.#unanswered.get(Number(progressToken)), queued("progress"))
+    }
+    if (method === "notifications/message") return this.#tell(this.#owner(), queued("log"))
+    if (method === "notifications/cancelled") {
+      const taken = Json.field(params, "requestId")
+      return this.#inFlight.entries().forEach(({ questions }) => questions.takeBack(taken))
     }
     const subscription = Json.at(params, "_meta", Modern.metaKeys.subscriptionId)
-    if (this.#dialect?.isStateful !== true && subscription !== undefined) {
-      const call = this.#unanswered.get(Number(subscription))
-      this.#tell(call, { _tag: "Notification", kind: "subscription", method, params, size })
+    if (!this.#dialect.isStateful && subscription !== undefined) {
+      this.#tell(this.#unanswered.get(Number(subscription)), queued("subscription"))
     } else if (method.endsWith("/list_changed") || method === "notifications/resources/updated") {
       const uri = Json.field(params, "uri")
       this.#options.changed({ method, uri: typeof uri === "string" ? uri : undefined, params })
     }
   }
-
-  /** The server has cancelled this question. */
-  #takenBack(taken: unknown): void {
-    for (const { asked } of this.#calls) {
-      for (const [key, { id }] of asked) {
-        if (id !== undefined && Json.stringify(id) === Json.stringify(taken)) asked.delete(key)
-      }
-    }
-  }
-}
-
-/** A key for a question without a name. It differs from all names that the server has used for this call. */
-const freeKey = (call: LaneCall, method: string): string => {
-  const key = `${method.split("/")[0] ?? ""}-${++call.unnamed}`
-  return call.asked.has(key) ? freeKey(call, method) : key
 }
 
 const ended = (member: Ended["member"], value: unknown): Ended => ({ _tag: "Ended", member, value })

@@ -1,9 +1,9 @@
 /**
- * The mailboxes of one connection: streams of events that wait for their readers. All mailboxes share one limit.
+ * The mailboxes of one connection: events that wait for their readers. All mailboxes share one limit.
  *
- * A mailbox that `keeps` its events holds them for a while after they were taken, so that a client whose connection broke can resume
- * (Streamable HTTP, "Resumability and Redelivery"). An event that an open reader has yet to take is never dropped. Instead, `congested`
- * makes the reader of the back end wait. Other events are dropped, the oldest first, to make room for newer ones.
+ * Resumable mailboxes hold their events for a while after they were taken, so that a client whose connection broke can resume (Streamable
+ * HTTP, "Resumability and Redelivery"). An event that an open reader has yet to take is never dropped. Instead, `congested` makes the reader
+ * of the back end wait. Other events are dropped, the oldest first, to make room for newer ones.
  */
 import { Cause, Effect } from "effect"
 
@@ -23,7 +23,7 @@ export interface Numbered<A> {
 export interface Reader<A> {
   /** The id of the point before the reader's first event. A client that has received nothing yet can resume from it. */
   readonly start: string
-  /** Takes the next events. Waits if there are none. Returns none after a `nudge`. Fails with `Done` when the mailbox has ended. */
+  /** Takes the next events, at least one. Waits if there are none. Fails with `Done` when the mailbox has ended. */
   readonly take: Effect.Effect<ReadonlyArray<Numbered<A>>, Cause.Done>
   /** True if `take` would not wait. */
   readonly ready: () => boolean
@@ -38,28 +38,24 @@ interface Held<A> {
   readonly sequence: number
   readonly value: A
   readonly size: number
-  /** Characters of this mailbox up to and including this event. */
-  readonly offset: number
 }
 
 export class Mailbox<A> {
   readonly number: number
-  readonly keeps: boolean
+  /** The events that are held. Their numbers are consecutive, and the last is `sequence`. */
   events: Array<Held<A>> = []
   /** The number of the newest event. */
   sequence = 0
-  offset = 0
-  /** The number of the newest event that a reader took. */
+  /** The number of the newest event that is no longer unread: a reader took it, or it was dropped. */
   delivered = 0
-  deliveredOffset = 0
+  /** Characters of the unread events. */
+  unread = 0
   /** True if no further events come. */
   ended = false
-  nudged = false
   reader: Reader<A> | undefined = undefined
   wake: (() => void) | undefined = undefined
-  constructor(number: number, keeps: boolean) {
+  constructor(number: number) {
     this.number = number
-    this.keeps = keeps
   }
 }
 
@@ -69,24 +65,28 @@ const batch = 64 * 1024
 export class Mailboxes<A> {
   readonly #limits: Limits
   readonly #sizeOf: (value: A) => number
-  readonly #prefix: string
+  readonly #prefix: string | undefined
   readonly #mailboxes = new Map<number, Mailbox<A>>()
   /** The mailboxes that have a reader. */
   readonly #read = new Set<Mailbox<A>>()
-  readonly #held: Array<Held<A>> = []
+  /** The events of all mailboxes, the oldest first. */
+  readonly #held = new Set<Held<A>>()
   #bytes = 0
   #lastNumber = 0
   readonly #waitingForRoom = new Set<() => void>()
 
-  /** `prefix` distinguishes the event ids of this process from those of the session's earlier processes. */
-  constructor(limits: Limits, sizeOf: (value: A) => number, prefix: string) {
+  /**
+   * The event ids of resumable mailboxes begin with `prefix`, which differs between the processes of a session. Without a prefix, events are
+   * dropped when they are taken.
+   */
+  constructor(limits: Limits, sizeOf: (value: A) => number, prefix?: string) {
     this.#limits = limits
     this.#sizeOf = sizeOf
     this.#prefix = prefix
   }
 
-  open(keeps: boolean): Mailbox<A> {
-    const mailbox = new Mailbox<A>(++this.#lastNumber, keeps)
+  open(): Mailbox<A> {
+    const mailbox = new Mailbox<A>(++this.#lastNumber)
     this.#mailboxes.set(mailbox.number, mailbox)
     return mailbox
   }
@@ -98,10 +98,10 @@ export class Mailboxes<A> {
 
   push(mailbox: Mailbox<A>, value: A): void {
     const size = this.#sizeOf(value)
-    mailbox.offset += size
-    const event = { mailbox, sequence: ++mailbox.sequence, value, size, offset: mailbox.offset }
+    const event = { mailbox, sequence: ++mailbox.sequence, value, size }
     mailbox.events.push(event)
-    this.#held.push(event)
+    mailbox.unread += size
+    this.#held.add(event)
     this.#bytes += size
     this.#trim()
     mailbox.wake?.()
@@ -123,22 +123,17 @@ export class Mailboxes<A> {
     while (mailbox.events.length > 0) this.#dropFirst(mailbox)
   }
 
-  /** Makes the reader's `take` return, even without an event. */
-  nudge(mailbox: Mailbox<A>): void {
-    mailbox.nudged = true
-    mailbox.wake?.()
-  }
-
   /**
    * The mailbox and the event number that an event's id names. Undefined for an id of an earlier process. A mailbox that is no longer
    * there is returned as ended and empty.
    */
   find(eventId: string): { readonly mailbox: Mailbox<A>; readonly sequence: number } | undefined {
     const [, prefix, id, sequence] = /^(\w+)-(\d+)-(\d+)$/.exec(eventId) ?? []
-    if (prefix !== this.#prefix || Number(id) > this.#lastNumber) return undefined
-    const mailbox = this.#mailboxes.get(Number(id))
+    const number = Number(id)
+    if (prefix !== this.#prefix || number > this.#lastNumber) return undefined
+    const mailbox = this.#mailboxes.get(number)
     if (mailbox === undefined) {
-      const over = new Mailbox<A>(Number(id), true)
+      const over = new Mailbox<A>(number)
       over.ended = true
       return { mailbox: over, sequence: 0 }
     }
@@ -149,14 +144,12 @@ export class Mailboxes<A> {
   /** Reads a mailbox from the event after `sequence`. By default from the first event that no reader took. */
   read(mailbox: Mailbox<A>, sequence: number = mailbox.delivered): Reader<A> {
     const wakeEarlier = mailbox.wake
-    const [first] = mailbox.events
     // Dropped events are lost. The reader starts at the oldest event that is held.
-    mailbox.delivered = first === undefined ? mailbox.sequence : Math.max(sequence, first.sequence - 1)
-    const unread = mailbox.events.filter((event) => event.sequence > mailbox.delivered)
-    mailbox.deliveredOffset = mailbox.offset - unread.reduce((sum, { size }) => sum + size, 0)
+    mailbox.delivered = Math.max(sequence, mailbox.sequence - mailbox.events.length)
+    mailbox.unread = this.#unreadOf(mailbox).reduce((sum, { size }) => sum + size, 0)
     const isCurrent = () => mailbox.reader === reader
-    const hasEvents = () => mailbox.sequence > mailbox.delivered
-    const ready = () => !isCurrent() || mailbox.ended || mailbox.nudged || hasEvents()
+    const isDone = () => !isCurrent() || (mailbox.ended && mailbox.sequence === mailbox.delivered)
+    const ready = () => isDone() || mailbox.sequence > mailbox.delivered
     const wait = Effect.callback<void>((resume) => {
       if (ready()) return resume(Effect.void)
       const wake = () => {
@@ -169,23 +162,17 @@ export class Mailboxes<A> {
         if (mailbox.wake === wake) mailbox.wake = undefined
       })
     })
-    const take = Effect.suspend(() => {
-      if (!isCurrent()) return Cause.done()
-      if (!hasEvents() && mailbox.ended) return Cause.done()
-      mailbox.nudged = false
-      return Effect.succeed(this.#take(mailbox))
-    })
+    const take = Effect.suspend(() => isDone() ? Cause.done() : Effect.succeed(this.#take(mailbox)))
     const reader: Reader<A> = {
       start: this.#eventId(mailbox, sequence),
       ready,
-      isDone: () => !isCurrent() || (mailbox.ended && !hasEvents()),
+      isDone,
       take: Effect.suspend(() => ready() ? take : Effect.andThen(wait, take)),
       close: () => {
         if (!isCurrent()) return
         mailbox.reader = undefined
         mailbox.wake = undefined
         this.#read.delete(mailbox)
-        if (mailbox.ended && !mailbox.keeps) this.discard(mailbox)
         this.#forgetIfSpent(mailbox)
         this.announceRoom()
       }
@@ -201,9 +188,9 @@ export class Mailboxes<A> {
   congested(): boolean {
     let events = 0
     let bytes = 0
-    for (const mailbox of this.#read) {
-      events += mailbox.sequence - mailbox.delivered
-      bytes += mailbox.offset - mailbox.deliveredOffset
+    for (const { delivered, sequence, unread } of this.#read) {
+      events += sequence - delivered
+      bytes += unread
     }
     return events > this.#limits.maxEvents / 2 || bytes > this.#limits.maxBytes / 2
   }
@@ -223,52 +210,56 @@ export class Mailboxes<A> {
   }
 
   announceRoom(): void {
-    // Copies the set: a waiter that is called may fill the room at once, and add itself again.
-    const waiters = [...this.#waitingForRoom]
-    for (const waiter of waiters) waiter()
+    // A waiter that is called may fill the room at once, and add itself again. Then it is called a second time, while the room is full.
+    for (const waiter of this.#waitingForRoom) waiter()
   }
 
   #eventId(mailbox: Mailbox<A>, sequence: number): string {
-    return `${this.#prefix}-${mailbox.number}-${sequence}`
+    return `${this.#prefix ?? ""}-${mailbox.number}-${sequence}`
+  }
+
+  /** The events that no reader took. */
+  #unreadOf({ delivered, events, sequence }: Mailbox<A>): ReadonlyArray<Held<A>> {
+    return events.slice(events.length - (sequence - delivered))
   }
 
   #take(mailbox: Mailbox<A>): Array<Numbered<A>> {
     const taken: Array<Numbered<A>> = []
     let bytes = 0
-    // The events of a mailbox have consecutive numbers.
-    const skip = mailbox.delivered + 1 - (mailbox.events[0]?.sequence ?? 0)
-    for (const event of mailbox.events.slice(skip)) {
-      taken.push({ id: this.#eventId(mailbox, event.sequence), value: event.value })
-      mailbox.delivered = event.sequence
-      mailbox.deliveredOffset = event.offset
-      bytes += event.size
+    for (const { sequence, size, value } of this.#unreadOf(mailbox)) {
+      taken.push({ id: this.#eventId(mailbox, sequence), value })
+      bytes += size
       if (bytes > batch) break
     }
-    while (!mailbox.keeps && (mailbox.events[0]?.sequence ?? Infinity) <= mailbox.delivered) this.#dropFirst(mailbox)
+    mailbox.delivered += taken.length
+    mailbox.unread -= bytes
+    if (this.#prefix === undefined) taken.forEach(() => this.#dropFirst(mailbox))
     this.#trim()
     this.announceRoom()
     return taken
   }
 
+  /** Drops old events until the rest is within the limits. The newest event always stays. */
   #trim(): void {
     const { maxBytes, maxEvents } = this.#limits
-    const held = this.#held
-    // Events that a reader has yet to take stay, but later ones may be dropped. The newest event always stays.
-    let at = 0
-    while (at < held.length - 1 && (held.length > maxEvents || this.#bytes > maxBytes)) {
-      const oldest = held[at]
-      if (oldest === undefined) return
-      const { mailbox, sequence } = oldest
-      if (mailbox.reader !== undefined && sequence > mailbox.delivered) at++
+    let left = this.#held.size
+    for (const { mailbox, sequence } of this.#held) {
+      if (--left === 0 || (this.#held.size <= maxEvents && this.#bytes <= maxBytes)) return
+      // A reader has yet to take this event. Later ones may be dropped.
+      if (mailbox.reader !== undefined && sequence > mailbox.delivered) continue
       // This is the first event of its mailbox: all older ones were dropped before.
-      else this.#dropFirst(mailbox)
+      this.#dropFirst(mailbox)
     }
   }
 
   #dropFirst(mailbox: Mailbox<A>): void {
     const event = mailbox.events.shift()
     if (event === undefined) return
-    this.#held.splice(this.#held.indexOf(event), 1)
+    if (event.sequence > mailbox.delivered) {
+      mailbox.delivered = event.sequence
+      mailbox.unread -= event.size
+    }
+    this.#held.delete(event)
     this.#bytes -= event.size
     this.#forgetIfSpent(mailbox)
   }

@@ -12,7 +12,7 @@ export interface Overdue {
   /** True if there is anything that can time out. */
   readonly isNeeded: () => boolean
   /** Starts an effect that ends with the session. */
-  readonly fork: (effect: Effect.Effect<unknown>) => void
+  readonly fork: (effect: Effect.Effect<unknown>) => unknown
 }
 
 /**
@@ -34,6 +34,6 @@ export const make = ({ fork, interval, isNeeded, look }: Overdue): () => void =>
   }
 }
 
-/** How often to look for requests that are due, in milliseconds. */
-export const intervalFor = (...timeouts: ReadonlyArray<number>): number =>
-  Math.max(10, Math.min(1000, ...timeouts.map((timeout) => timeout / 4)))
+/** How often to look for the end of these times, in milliseconds: at most `longest`. */
+export const interval = (longest: number, ...times: ReadonlyArray<number>): number =>
+  Math.max(10, Math.min(longest, ...times.map((time) => time / 4)))

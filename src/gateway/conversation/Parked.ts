@@ -5,9 +5,12 @@
  * The client gets a sealed state for its call. It names the call, the owner, the back end, the request and the expiry,
  * so it is valid only for that retry. It is valid once: the retry removes the call from here.
  */
-import { Clock, Duration, Effect, Fiber, Option } from "effect"
+import type { Fiber } from "effect"
+import { Duration, Effect, Option } from "effect"
 import { randomUUID } from "node:crypto"
 import type * as RequestState from "../protocol/RequestState.ts"
+import type { Background } from "./InFlight.ts"
+import { background } from "./InFlight.ts"
 import type { RunningCall } from "./Lane.ts"
 
 /** The owner of a parked call, and the request that it is for. */
@@ -22,31 +25,7 @@ export interface Owner {
 interface Entry {
   readonly call: RunningCall
   readonly owner: Owner
-  readonly timer: Fiber.Fiber<void>
-}
-
-export interface Parked {
-  /** Parks a call. Returns the state that its client has to send back, or the limit that was reached. */
-  readonly park: (
-    call: RunningCall,
-    owner: Owner,
-    timeToLive: Duration.Duration
-  ) => Effect.Effect<
-    { readonly _tag: "Parked"; readonly requestState: string } | { readonly _tag: "TooMany"; readonly limit: number }
-  >
-  /** Removes the call that a state names and returns it, or the reason why the state is refused. */
-  readonly take: (
-    requestState: string,
-    owner: Owner
-  ) => Effect.Effect<
-    { readonly _tag: "Taken"; readonly call: RunningCall } | { readonly _tag: "Refused"; readonly reason: string }
-  >
-  /** The replica where a state's call is parked, if the state says so. */
-  readonly replicaOf: (requestState: string) => string | undefined
-  /** Cancels all parked calls. */
-  readonly cancelAll: (reason: string) => Effect.Effect<void>
-  /** The number of parked calls of a back end. */
-  readonly count: (backend: string) => number
+  readonly timer: Fiber.Fiber<unknown>
 }
 
 export interface Limits {
@@ -54,78 +33,89 @@ export interface Limits {
   readonly maxParkedPerKey: number
 }
 
-/** Keeps parked calls until the scope closes. One function, because its members share `entries` and `counts`. */
-export const make = Effect.fnUntraced(function*(
-  { maxParked, maxParkedPerKey }: Limits,
-  seal: RequestState.Seal,
-  /** The name of this replica. Empty if there is only one. */
-  replica: string
-) {
-  const scope = yield* Effect.scope
-  const clock = yield* Clock.Clock
-  const run = Effect.runForkWith(yield* Effect.context<never>())
-  const entries = new Map<string, Entry>()
-  const counts = new Map<string, number>()
+type ParkResult =
+  | { readonly _tag: "Parked"; readonly requestState: string }
+  | { readonly _tag: "TooMany"; readonly limit: number }
 
-  const remove = (id: string): Entry | undefined => {
-    const entry = entries.get(id)
-    if (entry === undefined) return undefined
-    entries.delete(id)
-    const { principal } = entry.owner
-    const left = (counts.get(principal) ?? 1) - 1
-    if (left > 0) counts.set(principal, left)
-    else counts.delete(principal)
+type TakeResult =
+  | { readonly _tag: "Taken"; readonly call: RunningCall }
+  | { readonly _tag: "Refused"; readonly reason: string }
+
+export class Parked {
+  readonly #limits: Limits
+  readonly #seal: RequestState.Seal
+  /** The name of this replica. Empty if there is only one. */
+  readonly #replica: string
+  readonly #background: Background
+  readonly #entries = new Map<string, Entry>()
+
+  constructor(limits: Limits, seal: RequestState.Seal, replica: string, background: Background) {
+    this.#limits = limits
+    this.#seal = seal
+    this.#replica = replica
+    this.#background = background
+  }
+
+  /**
+   * Parks a call. Returns the state that its client has to send back, or the limit that was reached. Synchronous, so a call always belongs
+   * either to its client's exchange or to the parked calls.
+   */
+  park(call: RunningCall, owner: Owner, timeToLive: Duration.Duration): ParkResult {
+    const { maxParked, maxParkedPerKey } = this.#limits
+    for (const [id, entry] of this.#entries) if (entry.call.isOver()) this.#drop(id, "its client has not come back")
+    const own = [...this.#entries.values()].filter((entry) => entry.owner.principal === owner.principal)
+    if (own.length >= maxParkedPerKey) return { _tag: "TooMany", limit: maxParkedPerKey }
+    if (this.#entries.size >= maxParked) return { _tag: "TooMany", limit: maxParked }
+    const id = randomUUID()
+    const expire = Effect.sync(() => this.#drop(id, `the client sent no input within ${Duration.format(timeToLive)}`))
+    const timer = this.#background.fork(Effect.delay(expire, timeToLive))
+    this.#entries.set(id, { call, owner, timer })
+    call.park()
+    const expires = expiry(this.#background.now(), timeToLive)
+    const replica = this.#replica === "" ? {} : { replica: this.#replica }
+    return { _tag: "Parked", requestState: this.#seal.seal({ call: id, ...owner, expires, ...replica }) }
+  }
+
+  /** Removes the call that a state names and returns it, or the reason why the state is refused. */
+  take(requestState: string, owner: Owner): TakeResult {
+    const state = Option.getOrUndefined(this.#seal.open(requestState))
+    const wrong = fault(state, owner, this.#background.now())
+    if (wrong !== undefined) return { _tag: "Refused", reason: wrong }
+    const entry = state === undefined ? undefined : this.#remove(state.call)
+    return entry === undefined ? { _tag: "Refused", reason: spent } : { _tag: "Taken", call: entry.call }
+  }
+
+  /** The replica where a state's call is parked, if the state says so. */
+  replicaOf(requestState: string): string | undefined {
+    return Option.getOrUndefined(this.#seal.open(requestState))?.replica
+  }
+
+  /** Cancels all parked calls. */
+  cancelAll(reason: string): void {
+    for (const id of this.#entries.keys()) this.#drop(id, reason)
+  }
+
+  /** The number of parked calls of a back end. */
+  count(backend: string): number {
+    return [...this.#entries.values()].filter(({ owner }) => owner.backend === backend).length
+  }
+
+  #drop(id: string, reason: string): void {
+    this.#remove(id)?.call.cancel(reason)
+  }
+
+  #remove(id: string): Entry | undefined {
+    const entry = this.#entries.get(id)
+    this.#entries.delete(id)
+    entry?.timer.interruptUnsafe()
     return entry
   }
+}
 
-  const drop = (id: string, reason: string) => {
-    const entry = remove(id)
-    entry?.timer.interruptUnsafe()
-    entry?.call.cancel(reason)
-  }
-
-  const parked: Parked = {
-    // Synchronous, so a call always belongs either to an HTTP request or to `entries`.
-    park: (call, owner, timeToLive) =>
-      Effect.sync(() => {
-        // Removes calls that have ended meanwhile.
-        for (const [id, entry] of entries) if (entry.call.isOver()) drop(id, "its client has not come back")
-        const { principal } = owner
-        const own = counts.get(principal) ?? 0
-        if (own >= maxParkedPerKey) return { _tag: "TooMany", limit: maxParkedPerKey }
-        if (entries.size >= maxParked) return { _tag: "TooMany", limit: maxParked }
-        const id = randomUUID()
-        const expire = Effect.sync(() =>
-          remove(id)?.call.cancel(`the client sent no input within ${Duration.format(timeToLive)}`)
-        )
-        const timer = Fiber.runIn(run(Effect.delay(expire, timeToLive)), scope)
-        entries.set(id, { call, owner, timer })
-        counts.set(principal, own + 1)
-        call.park()
-        const expires = expiry(clock.currentTimeMillisUnsafe(), timeToLive)
-        return {
-          _tag: "Parked",
-          requestState: seal.seal({ call: id, ...owner, expires, ...(replica === "" ? {} : { replica }) })
-        }
-      }),
-    replicaOf: (requestState) => Option.getOrUndefined(seal.open(requestState))?.replica,
-    take: (requestState, owner) =>
-      Effect.sync(() => {
-        const state = Option.getOrUndefined(seal.open(requestState))
-        const wrong = fault(state, owner, clock.currentTimeMillisUnsafe())
-        if (wrong !== undefined) return { _tag: "Refused", reason: wrong }
-        const entry = state === undefined ? undefined : remove(state.call)
-        if (entry === undefined) return { _tag: "Refused", reason: spent }
-        entry.timer.interruptUnsafe()
-        return { _tag: "Taken", call: entry.call }
-      }),
-    cancelAll: (reason) =>
-      Effect.sync(() => {
-        for (const id of entries.keys()) drop(id, reason)
-      }),
-    count: (backend) => [...entries.values()].filter(({ owner }) => owner.backend === backend).length
-  }
-  yield* Effect.addFinalizer(() => parked.cancelAll("the gateway is shutting down"))
+/** Keeps parked calls until the scope closes. */
+export const make = Effect.fnUntraced(function*(limits: Limits, seal: RequestState.Seal, replica: string) {
+  const parked = new Parked(limits, seal, replica, yield* background)
+  yield* Effect.addFinalizer(() => Effect.sync(() => parked.cancelAll("the gateway is shutting down")))
   return parked
 })
 

@@ -3,20 +3,10 @@
  * modern client (`Lane`).
  */
 import type { Scope } from "effect"
-import { Data, Deferred, Duration, Effect } from "effect"
+import { Data, Deferred, Effect } from "effect"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
-import type { BackendFailed } from "../transports/Transport.ts"
+import type { BackendFailed, Transport } from "../transports/Transport.ts"
 import type { ClientRecord } from "./ClientRecord.ts"
-
-/**
- * How long a server may still answer a request that its client has cancelled. An answer that is on its way arrives. The
- * specification asks for none, so a longer wait would only hold the request's place.
- */
-export const cancelGrace = Duration.seconds(1)
-
-/** The error text of a request that timed out. */
-export const timeoutReason = (limit: Duration.Duration): string =>
-  `no answer within ${Duration.format(limit)}; the gateway has cancelled the request`
 
 /** The back end answered the handshake with an error. The client gets it as the answer to its `initialize`. */
 export class InitializeRefused extends Data.TaggedError("InitializeRefused")<{ readonly answer: JsonRpc.Response }> {}
@@ -50,3 +40,13 @@ export const gone: Effect.Effect<Deferred.Deferred<void>, never, Scope.Scope> = 
   Deferred.make<void>(),
   (gone) => Deferred.succeed(gone, undefined)
 )
+
+/** The answer to a request of the handshake. Fails if the server ended before it answered. */
+export const answerOf = (
+  { ended }: Transport,
+  asked: Effect.Effect<JsonRpc.Response>
+): Effect.Effect<JsonRpc.Response, BackendFailed> =>
+  Effect.flatMap(
+    asked,
+    (answer) => Deferred.isDoneUnsafe(ended) ? Effect.flip(Deferred.await(ended)) : Effect.succeed(answer)
+  )

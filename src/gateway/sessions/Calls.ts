@@ -81,7 +81,7 @@ const begin = (serving: Serving, client: Client, call: Modern.Call): Carrying =>
 /** Resumes a parked call with the client's input. */
 const retry = (serving: Serving, client: Client, call: Modern.Call): Carrying =>
   Effect.uninterruptible(Effect.flatMap(
-    serving.parked.take(call.requestState ?? "", ownerOf(client, call)),
+    Effect.sync(() => serving.parked.take(call.requestState ?? "", ownerOf(client, call))),
     (taken) => {
       if (taken._tag === "Refused") {
         const message = `Invalid params: requestState is not valid here: ${taken.reason}`
@@ -161,7 +161,7 @@ const replyOf = (attached: Attached, first: Step): Reply => {
 const step = (attached: Attached): Effect.Effect<Step> =>
   Effect.flatMap(
     // The last event of a call is its answer, so there is no `Done` before it.
-    Effect.catch(attached.reader.take, () => Effect.succeed([])),
+    Effect.orDie(attached.reader.take),
     // Uninterruptible, because a disconnect between parking and detaching would cancel the parked call.
     (queued) => Effect.uninterruptible(stepOf(attached, queued))
   )
@@ -180,8 +180,9 @@ const stepOf = (attached: Attached, queued: ReadonlyArray<Mailbox.Numbered<Queue
     running.inputRequests().length > 0
   return Effect.flatMap(isAsked ? park(attached) : Effect.succeed(answer), (answer) => {
     if (answer !== undefined) attached.detached = true
-    // No notification was for the client, so it waits on. Without anything queued, its stream is due.
-    return answer === undefined && events.length === 0 && queued.length > 0
+    const isStreamDue = queued.some(({ value }) => value._tag === "StreamDue")
+    // No notification was for the client, so it waits on.
+    return answer === undefined && events.length === 0 && !isStreamDue
       ? step(attached)
       : Effect.succeed({ events, answer })
   })
@@ -235,7 +236,8 @@ const park = ({ client, running, serving }: Attached): Effect.Effect<Answer> => 
   // No client could come back to a call that is parked now.
   if (Deferred.isDoneUnsafe(serving.draining)) return Effect.succeed(refused("the gateway is shutting down"))
   const { parkedTimeToLive } = serving.sessions.running().get(client.backend)?.backend.settings ?? serving.settings
-  return Effect.map(serving.parked.park(running, ownerOf(client, call), parkedTimeToLive), (result) => {
+  return Effect.sync(() => {
+    const result = serving.parked.park(running, ownerOf(client, call), parkedTimeToLive)
     if (result._tag === "TooMany") {
       return refused(
         `${result.limit} calls already wait for input, which is the limit; answer one of them, or try again later`

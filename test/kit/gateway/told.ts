@@ -2,8 +2,9 @@
 import { Clock, Context, Deferred, Effect, Scheduler } from "effect"
 import * as Bridge from "../../../src/gateway/conversation/Bridge.ts"
 import { BridgeRequests } from "../../../src/gateway/conversation/BridgeRequests.ts"
-import type { Limits, Session } from "../../../src/gateway/conversation/BridgeRequests.ts"
+import type { Limits } from "../../../src/gateway/conversation/BridgeRequests.ts"
 import * as ClientRecord from "../../../src/gateway/conversation/ClientRecord.ts"
+import type { Background } from "../../../src/gateway/conversation/InFlight.ts"
 import * as JsonRpc from "../../../src/gateway/protocol/JsonRpc.ts"
 import * as GatewayMetrics from "../../../src/gateway/telemetry/GatewayMetrics.ts"
 import { BackendFailed, deliver } from "../../../src/gateway/transports/Transport.ts"
@@ -72,13 +73,14 @@ export const requests = Effect.fnUntraced(function*(limits: Limits) {
   const run = Effect.runForkWith(yield* Effect.context<never>())
   // By the scheduler of the test: a fiber with one of its own may miss turns of the clock.
   const scheduler = yield* Scheduler.Scheduler
-  const session: Session = {
-    process: server.transport,
+  const clock = yield* Clock.Clock
+  const background: Background = {
     run: Effect.runFork,
-    fork: (effect) => void run(effect, { scheduler }),
-    clock: yield* Clock.Clock
+    fork: (effect) => run(effect, { scheduler }),
+    now: () => clock.currentTimeMillisUnsafe()
   }
-  const requests = new BridgeRequests(session, ClientRecord.make(requestOf(Kit.initializeBody)), limits, metrics)
+  const record = ClientRecord.make(requestOf(Kit.initializeBody))
+  const requests = new BridgeRequests(server.transport, background, record, limits, metrics)
   yield* server.transport.attach({
     receive: (message) => requests.receive(message),
     garbage: (text) => requests.garbage(text),
