@@ -4,7 +4,7 @@ import { Option } from "effect"
 import * as Json from "../../src/gateway/protocol/Json.ts"
 import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
 import * as Modern from "../../src/gateway/protocol/Modern.ts"
-import * as ParamHeaders from "../../src/gateway/protocol/ParamHeaders.ts"
+import * as RequestHeaders from "../../src/gateway/protocol/RequestHeaders.ts"
 import * as Bodies from "../kit/fuzz/bodies.ts"
 import { shortOrLong } from "../kit/long.ts"
 import * as Random from "../kit/random.ts"
@@ -124,8 +124,13 @@ describe("a number that a double cannot hold", () => {
     const params = initialize?._tag === "Request" ? initialize.params : undefined
     assert.strictEqual(Modern.nameOf(Json.field(params, "clientInfo")), "a")
     const declared = new Map([["tool", [{ path: ["n"], header: "N" }]]])
-    const call = parsed(`{"name":"tool","arguments":{"n":${huge}}}`)
-    assert.isUndefined(ParamHeaders.mismatch(declared, call, { "mcp-param-n": huge }))
-    assert.isDefined(ParamHeaders.mismatch(declared, call, { "mcp-param-n": "1" }))
+    const meta = `{"${Modern.metaKeys.protocolVersion}":"${Modern.version}"}`
+    const call = parsed(`{"name":"tool","arguments":{"n":${huge}},"_meta":${meta}}`)
+    const faultWith = (n: string) => {
+      const headers = { ...RequestHeaders.headersOf("tools/call", call), "mcp-param-n": n }
+      return RequestHeaders.fault(JsonRpc.request(1, "tools/call", call), headers, declared)
+    }
+    assert.isUndefined(faultWith(huge))
+    assert.isDefined(faultWith("1"))
   })
 })

@@ -1,6 +1,7 @@
 /** Revision 2026-07-28 at the gateway's door, in front of a legacy stdio server: what is answered how. */
 import { assert, beforeAll, describe, it } from "@effect/vitest"
 import * as Modern from "../../src/gateway/protocol/Modern.ts"
+import * as RequestHeaders from "../../src/gateway/protocol/RequestHeaders.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { asking, body, callTool, request, send, textOf, toolText } from "../kit/gateway/modern.ts"
 import * as Serving from "../kit/gateway/serving.ts"
@@ -44,7 +45,7 @@ describe("a request of revision 2026-07-28", () => {
 
   it("without the required keys of _meta is refused with -32602 and 400, under its id", async () => {
     const whole = body("tools/list", {}, { id: "x" })
-    const headers = Modern.headersOf("tools/list", {})
+    const headers = RequestHeaders.headersOf("tools/list", {})
     const changes = [
       { [Modern.metaKeys.protocolVersion]: undefined },
       { [Modern.metaKeys.clientCapabilities]: undefined },
@@ -61,7 +62,7 @@ describe("a request of revision 2026-07-28", () => {
   })
 
   it("whose headers say something else than its body is refused with -32020 and 400", async () => {
-    const right = Modern.headersOf("tools/call", { name: "count" })
+    const right = RequestHeaders.headersOf("tools/call", { name: "count" })
     const message = body("tools/call", { name: "count" }, {})
     const changes = [
       { "mcp-protocol-version": undefined },
@@ -81,14 +82,14 @@ describe("a request of revision 2026-07-28", () => {
   })
 
   it("whose name is no string does not pass for the one in the header, and of two names one is passed on", async () => {
-    const headers = Modern.headersOf("tools/call", { name: "count" })
+    const headers = RequestHeaders.headersOf("tools/call", { name: "count" })
     assert.deepStrictEqual((await refusal(body("tools/call", { name: ["count"] }, {}), headers)).answer.slice(0, 2), [
       400,
       -32020
     ])
     const twice = JSON.stringify(body("tools/call", { name: "raw" }, {}))
       .replace("\"name\":\"raw\"", "\"name\":\"pid\",\"name\":\"raw\"")
-    const response = await post(twice, Modern.headersOf("tools/call", { name: "raw" }))
+    const response = await post(twice, RequestHeaders.headersOf("tools/call", { name: "raw" }))
     assert.lengthOf((await response.json()).result.content[0].text.split("\"name\":\""), 2)
   })
 
@@ -96,14 +97,14 @@ describe("a request of revision 2026-07-28", () => {
     const message = JSON.stringify(body("tools/call", { name: "count" }, {}))
     const response = await post(
       message.replace("\"id\":1,", "\"id\":12345678901234567890,"),
-      Modern.headersOf("tools/call", { name: "count" })
+      RequestHeaders.headersOf("tools/call", { name: "count" })
     )
     assert.include(await response.text(), "\"id\":12345678901234567890,")
   })
 
   it("may have its name encoded in the header, and must if it is no plain ASCII", async () => {
     for (const name of ["ü", " count", "=?base64?Y291bnQ=?=", "line\nbreak"]) {
-      const headers = Modern.headersOf("tools/call", { name })
+      const headers = RequestHeaders.headersOf("tools/call", { name })
       assert.match(String(headers["mcp-name"]), /^=\?base64\?.*\?=$/)
       const said = await callTool(url, name)
       assert.strictEqual(said.last.error.message, "no such tool")
@@ -116,7 +117,7 @@ describe("a request of revision 2026-07-28", () => {
     // It may say what it can do in another way.
     const meta = { [Modern.metaKeys.protocolVersion]: "2099-01-01", [Modern.metaKeys.clientCapabilities]: undefined }
     const message = body("tools/list", {}, { meta })
-    const headers = { ...Modern.headersOf("tools/list", {}), "mcp-protocol-version": "2099-01-01" }
+    const headers = { ...RequestHeaders.headersOf("tools/list", {}), "mcp-protocol-version": "2099-01-01" }
     const { answer, error } = await refusal(message, headers)
     assert.deepStrictEqual(answer, [400, -32022, 1])
     assert.deepStrictEqual(error.data, { supported: ["2026-07-28"], requested: "2099-01-01" })
@@ -134,7 +135,7 @@ describe("a request of revision 2026-07-28", () => {
     const call = toolText(url, "untilSignal", { id: 1, client: "holder" })
     await Kit.untilRunning(origin, pid)
     const { jsonrpc, method, params } = body("notifications/cancelled", { requestId: 1 }, { client: "holder" })
-    const response = await post({ jsonrpc, method, params }, Modern.headersOf(method, {}))
+    const response = await post({ jsonrpc, method, params }, RequestHeaders.headersOf(method, {}))
     assert.deepStrictEqual([response.status, await response.text()], [202, ""])
     process.kill(pid, "SIGUSR2")
     assert.strictEqual(await call, "released")

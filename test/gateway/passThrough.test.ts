@@ -2,6 +2,7 @@
 import { assert, beforeAll, beforeEach, describe, it } from "@effect/vitest"
 import type { ServerResponse } from "node:http"
 import * as Modern from "../../src/gateway/protocol/Modern.ts"
+import * as RequestHeaders from "../../src/gateway/protocol/RequestHeaders.ts"
 import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serving from "../kit/gateway/serving.ts"
@@ -72,7 +73,7 @@ beforeEach(() => {
 const send = (url: string, method: string, extra: Record<string, string> = {}, signal?: AbortSignal) =>
   fetch(url, {
     method: "POST",
-    headers: { ...Kit.headers, ...Modern.headersOf(method, {}), ...extra },
+    headers: { ...Kit.headers, ...RequestHeaders.headersOf(method, {}), ...extra },
     body: `{ "jsonrpc":"2.0", "id":7, "method":"${method}", "params":{"big":12345678901234567890, "_meta":{
       "${Modern.metaKeys.protocolVersion}":"${Modern.version}", "${Modern.metaKeys.clientCapabilities}":{}, "progressToken":"mine"}} }`,
     ...(signal === undefined ? {} : { signal })

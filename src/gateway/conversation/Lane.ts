@@ -8,7 +8,7 @@ import type * as Dialect from "../protocol/Dialect.ts"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
-import type * as ParamHeaders from "../protocol/ParamHeaders.ts"
+import type * as RequestHeaders from "../protocol/RequestHeaders.ts"
 import { version as ownVersion } from "../protocol/version.ts"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
 import type { BackendFailed, Transport } from "../transports/Transport.ts"
@@ -84,7 +84,7 @@ export interface Options extends InFlight.Timeouts {
   readonly probeTimeout: number
   readonly limits: Mailbox.Limits
   readonly changed: (change: Change) => void
-  readonly paramHeaders: ParamHeaders.ParamHeaders
+  readonly paramHeaders: RequestHeaders.ParamHeaders
 }
 
 /** Opens a connection to a server for a caller. */

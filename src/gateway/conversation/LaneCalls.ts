@@ -13,7 +13,7 @@ import * as Dialect from "../protocol/Dialect.ts"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
-import * as ParamHeaders from "../protocol/ParamHeaders.ts"
+import * as RequestHeaders from "../protocol/RequestHeaders.ts"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
 import type { Background, Entry } from "./InFlight.ts"
 import { InFlight } from "./InFlight.ts"
@@ -295,7 +295,7 @@ export class LaneCalls {
     const call = this.#unanswered.get(number)
     if (call === undefined) return
     if (!failed) {
-      if (call.method === "tools/list") ParamHeaders.note(this.#options.paramHeaders, answer)
+      if (call.method === "tools/list") RequestHeaders.note(this.#options.paramHeaders, answer)
       return this.#settle(call, ended("result", this.#dialect.result(call.method, result, this.#handshake?.serverInfo)))
     }
     if (this.#dialect.isStateful && JsonRpc.codeOf(error) === Modern.urlElicitationRequired) {

@@ -7,7 +7,7 @@
  * needed.
  */
 import type { FileSystem, Scope } from "effect"
-import { ByteSize, Cause, Effect, Option, Result } from "effect"
+import { ByteSize, Cause, Effect, Option } from "effect"
 import type { HttpServerRequest, HttpServerResponse } from "effect/http"
 import { HttpIncomingMessage, HttpMiddleware, HttpRouter } from "effect/http"
 import type { Authenticator, Challenge } from "../auth/Authenticator.ts"
@@ -18,7 +18,7 @@ import type { Refusal } from "../conversation/Exchange.ts"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
-import * as ParamHeaders from "../protocol/ParamHeaders.ts"
+import * as RequestHeaders from "../protocol/RequestHeaders.ts"
 import type { Broker } from "../sessions/Broker.ts"
 import * as Calls from "../sessions/Calls.ts"
 import * as Masking from "../settings/Masking.ts"
@@ -249,19 +249,9 @@ const modern = (web: Web, asking: Asking, message: JsonRpc.Message): Responding 
   // Over HTTP this revision has no notifications of a client. The notification of an extension belongs to no call, so it is dropped.
   if (message._tag !== "Request") return Effect.succeed(Replies.accepted)
   const { headers } = asking.request
-  const fault = Modern.headerFault(message, headers) ?? paramFault(web, asking, message)
+  const fault = Modern.versionFault(message) ??
+    RequestHeaders.fault(message, headers, web.broker.paramHeaders(asking.client.backend))
   return fault === undefined ? Replies.toCall(web, asking, message) : Effect.fail(Calls.faulty(message.id, fault))
-}
-
-/** The fault of a header that repeats an argument. A fault of the request itself, such as its revision, comes first. */
-const paramFault = (
-  { broker }: Web,
-  { client, request }: Asking,
-  message: JsonRpc.Request
-): Modern.Fault | undefined => {
-  if (message.method !== "tools/call") return undefined
-  const mismatch = ParamHeaders.mismatch(broker.paramHeaders(client.backend), message.params, request.headers)
-  return mismatch && Option.getOrElse(Result.getFailure(Modern.read(message)), () => mismatch)
 }
 
 // ---------------------------------------------------------------------------

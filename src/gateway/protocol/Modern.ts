@@ -118,7 +118,8 @@ const metaFault = (wrong: string): Fault => ({
   message: `Invalid params: params._meta: ${wrong}`
 })
 
-const versionFault = ({ params }: JsonRpc.Request): Fault | undefined =>
+/** The fault of a request that does not name its revision. */
+export const versionFault = ({ params }: JsonRpc.Request): Fault | undefined =>
   typeof Json.field(metaOf(params), metaKeys.protocolVersion) === "string"
     ? undefined
     : metaFault(`${metaKeys.protocolVersion} must be a string, such as "${version}"`)
@@ -135,69 +136,6 @@ const invalidMeta = ({ params }: JsonRpc.Request): Fault | undefined => {
     ? `${metaKeys.logLevel} must be one of ${logLevels.join(", ")}`
     : undefined
   return wrong === undefined ? undefined : metaFault(wrong)
-}
-
-/** The parameter that the header `Mcp-Name` repeats, by method. */
-const named: Readonly<Record<string, string>> = { "tools/call": "name", "prompts/get": "name", "resources/read": "uri" }
-
-/** Checks that the headers of a request on HTTP repeat its body. */
-export const headerFault = (request: JsonRpc.Request, headers: Headers): Fault | undefined =>
-  versionFault(request) ?? mismatch(request, headers)
-
-const mismatch = ({ method, params }: JsonRpc.Request, headers: Headers): Fault | undefined => {
-  const parameter = Object.hasOwn(named, method) ? named[method] : undefined
-  const value = parameter === undefined ? undefined : Json.field(params, parameter)
-  // To compare another header, add a line here.
-  const expected: ReadonlyArray<readonly [name: string, value: unknown]> = [
-    ["MCP-Protocol-Version", Json.field(metaOf(params), metaKeys.protocolVersion)],
-    ["Mcp-Method", method],
-    // The back end refuses a value that is no string, unless the request has the header `Mcp-Name`.
-    ...(typeof value === "string" || (parameter !== undefined && headers["mcp-name"] !== undefined)
-      ? [["Mcp-Name", value] as const]
-      : [])
-  ]
-  for (const [name, body] of expected) {
-    const shown = headers[name.toLowerCase()]
-    // Only `Mcp-Name` may be encoded, because intermediaries route by the other headers.
-    const said = name === "Mcp-Name" && shown !== undefined ? decodeHeader(shown) : shown
-    const message = shown === undefined
-      ? `the header ${name} is missing`
-      : said !== body
-      ? `the header ${name} says ${JSON.stringify(shown)}, the body ${JSON.stringify(body)}`
-      : undefined
-    if (message !== undefined) {
-      return { reason: "invalid", code: codes.headerMismatch, message: `Header mismatch: ${message}` }
-    }
-  }
-  return undefined
-}
-
-/**
- * Decodes the value of a header. A text that no header can hold comes as `=?base64?…?=`. `undefined` if its base64 is
- * not valid.
- */
-export const decodeHeader = (value: string): string | undefined => {
-  const encoded = /^=\?base64\?(.*)\?=$/.exec(value)?.[1]
-  if (encoded === undefined) return value
-  const bytes = Buffer.from(encoded, "base64")
-  return bytes.toString("base64") === encoded ? bytes.toString("utf8") : undefined
-}
-
-/** The inverse of `decodeHeader`. */
-export const encodeHeader = (value: string): string =>
-  /^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$/.test(value) && !/^=\?base64\?.*\?=$/.test(value)
-    ? value
-    : `=?base64?${Buffer.from(value, "utf8").toString("base64")}?=`
-
-/** The headers that repeat parts of a request. */
-export const headersOf = (method: string, params: unknown): Record<string, string> => {
-  const parameter = Object.hasOwn(named, method) ? named[method] : undefined
-  const value = parameter === undefined ? undefined : Json.field(params, parameter)
-  return {
-    "mcp-protocol-version": version,
-    "mcp-method": method,
-    ...(typeof value === "string" ? { "mcp-name": encodeHeader(value) } : {})
-  }
 }
 
 const unsupported = ({ params }: JsonRpc.Request): Fault | undefined => {

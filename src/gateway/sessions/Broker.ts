@@ -9,7 +9,7 @@ import { refusal } from "../conversation/Exchange.ts"
 import type * as Parked from "../conversation/Parked.ts"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import type * as Modern from "../protocol/Modern.ts"
-import type * as ParamHeaders from "../protocol/ParamHeaders.ts"
+import type * as RequestHeaders from "../protocol/RequestHeaders.ts"
 import type * as Settings from "../settings/Settings.ts"
 import * as Callers from "./Callers.ts"
 import * as Calls from "./Calls.ts"
@@ -47,7 +47,7 @@ export interface Broker {
   /** The names of the back ends. */
   readonly backends: () => ReadonlyArray<string>
   /** The arguments that clients of a back end's tools repeat in headers. */
-  readonly paramHeaders: (backend: string) => ParamHeaders.ParamHeaders
+  readonly paramHeaders: (backend: string) => RequestHeaders.ParamHeaders
   /**
    * Carries out what a client asks for. The effect waits until the server has the messages. The exchange lives as long as the scope: when
    * it closes, a request of a session goes on without its client, and a call is cancelled.

@@ -7,7 +7,7 @@ import * as Lane from "../conversation/Lane.ts"
 import type { InitializeRefused } from "../conversation/PooledConnection.ts"
 import type { Era } from "../protocol/Dialect.ts"
 import type * as Modern from "../protocol/Modern.ts"
-import type * as ParamHeaders from "../protocol/ParamHeaders.ts"
+import type * as RequestHeaders from "../protocol/RequestHeaders.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import type { Backend } from "../transports/Backends.ts"
 import * as LegacyFace from "../transports/LegacyFace.ts"
@@ -41,7 +41,7 @@ export interface RunningBackend {
   era: Era | undefined
   /** Whether it refuses legacy clients but is a modern server, so that legacy clients need a `LegacyFace`. */
   faced: boolean
-  readonly paramHeaders: ParamHeaders.ParamHeaders
+  readonly paramHeaders: RequestHeaders.ParamHeaders
 }
 
 /** A connection that is being opened. */

@@ -12,7 +12,7 @@ import type { HttpClient } from "effect/http"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
-import * as ParamHeaders from "../protocol/ParamHeaders.ts"
+import * as RequestHeaders from "../protocol/RequestHeaders.ts"
 import type { BackendSettings } from "../settings/Settings.ts"
 import * as Remote from "./Remote.ts"
 import type { Receiver, Transport } from "./Transport.ts"
@@ -33,7 +33,7 @@ interface Server {
   readonly to: Receiver
   /** The requests in flight, by id. */
   readonly posts: Map<string, { readonly modern: boolean; readonly fiber: Fiber.Fiber<void> }>
-  readonly paramHeaders: ParamHeaders.ParamHeaders
+  readonly paramHeaders: RequestHeaders.ParamHeaders
   /** Runs an effect in a fiber that ends with the scope. */
   readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
   /** Whether the server has sent a message, which proves that it can be reached and speaks MCP. */
@@ -180,7 +180,7 @@ const postOf = (server: Server, request: JsonRpc.Request): Post => {
 
 /** Learns from an answer the revision of the session and the headers of tools. */
 const learn = ({ paramHeaders, session }: Server, { method }: JsonRpc.Request, answer: JsonRpc.Response) => {
-  if (method === "tools/list") ParamHeaders.note(paramHeaders, answer)
+  if (method === "tools/list") RequestHeaders.note(paramHeaders, answer)
   if (method !== "initialize") return
   const version = Json.field(answer.result, "protocolVersion")
   session.version = typeof version === "string" ? version : undefined
@@ -244,9 +244,9 @@ const send = (
   if (method === "initialize") return remote.send("POST", {}, text)
   if (!modern) return remote.send("POST", sessionHeaders(session), text)
   // Arguments do not change headers of the back end's entry.
-  const repeated = Object.entries(method === "tools/call" ? ParamHeaders.headersOf(paramHeaders, params) : {})
-    .filter(([name]) => !remote.given.has(name))
-  return remote.send("POST", { ...Modern.headersOf(method, params), ...Object.fromEntries(repeated) }, text)
+  const repeated = Object.entries(RequestHeaders.headersOf(method, params, paramHeaders))
+    .filter(([name]) => !name.startsWith("mcp-param-") || !remote.given.has(name))
+  return remote.send("POST", Object.fromEntries(repeated), text)
 }
 
 /** Delivers a response with status 200 that is not a stream. Before revision 2025-06-18 it may be a batch. */
@@ -290,7 +290,7 @@ const listTools = Effect.fnUntraced(function*(server: Server, call: JsonRpc.Requ
     const text = yield* Remote.textOf(yield* send(server, list, true), server.limits.maxLineBytes)
     const listed = JsonRpc.read(text)
     if (listed?._tag !== "Response") return
-    ParamHeaders.note(server.paramHeaders, listed)
+    RequestHeaders.note(server.paramHeaders, listed)
     cursor = Json.field(listed.result, "nextCursor")
   } while (typeof cursor === "string" && ++pages < maxPages)
 })

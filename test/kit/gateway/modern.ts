@@ -1,5 +1,6 @@
 /** A client of revision 2026-07-28 by hand: each request complete in itself. */
 import * as Modern from "../../../src/gateway/protocol/Modern.ts"
+import * as RequestHeaders from "../../../src/gateway/protocol/RequestHeaders.ts"
 import { headers } from "./gateway.ts"
 
 const fixture = (name: string) => new URL(`../../fixtures/${name}`, import.meta.url).pathname
@@ -56,7 +57,7 @@ export const send = (url: string, method: string, params: object, options: Optio
     method: "POST",
     headers: {
       ...headers,
-      ...Modern.headersOf(method, params),
+      ...RequestHeaders.headersOf(method, params),
       ...(options.key === undefined ? {} : { authorization: `Bearer ${options.key}` }),
       ...options.headers
     },
