@@ -79,16 +79,16 @@ export const isModern = (message: JsonRpc.Message, headers: Headers): boolean =>
 
 /** Checks a request. */
 export const read = (request: JsonRpc.Request): Result.Result<Call, Fault> => {
-  // The revision is checked before the rest of `_meta`. A client of a later revision may have another `_meta`, and must
-  // learn which revisions are supported.
-  const fault = versionFault(request) ?? unsupported(request) ?? removed(request) ?? invalidMeta(request)
+  const fault = faultOf(request)
   if (fault !== undefined) return Result.fail(fault)
   const meta = metaOf(request.params)
   const state = Json.field(request.params, "requestState")
-  if (state !== undefined && typeof state !== "string") return invalid("params.requestState must be a string")
+  if (state !== undefined && typeof state !== "string") {
+    return Result.fail(invalid("params.requestState must be a string"))
+  }
   const responses = Json.field(request.params, "inputResponses")
   if (responses !== undefined && !(Json.isObject(responses) && Object.values(responses).every(Json.isObject))) {
-    return invalid("params.inputResponses must be an object of objects")
+    return Result.fail(invalid("params.inputResponses must be an object of objects"))
   }
   const info = Json.field(meta, metaKeys.clientInfo)
   const level = Json.field(meta, metaKeys.logLevel)
@@ -105,59 +105,56 @@ export const read = (request: JsonRpc.Request): Result.Result<Call, Fault> => {
   })
 }
 
-const invalid = (message: string) =>
-  Result.fail<Fault>({ reason: "invalid", code: JsonRpc.codes.invalidParams, message: `Invalid params: ${message}` })
-
 const metaOf = (params: unknown): unknown => Json.field(params, "_meta")
 
 const isInfo = (value: unknown): boolean => typeof Json.field(value, "name") === "string"
 
-const metaFault = (wrong: string): Fault => ({
+const invalid = (message: string): Fault => ({
   reason: "invalid",
   code: JsonRpc.codes.invalidParams,
-  message: `Invalid params: params._meta: ${wrong}`
+  message: `Invalid params: ${message}`
 })
 
 /** The fault of a request that does not name its revision. */
 export const versionFault = ({ params }: JsonRpc.Request): Fault | undefined =>
   typeof Json.field(metaOf(params), metaKeys.protocolVersion) === "string"
     ? undefined
-    : metaFault(`${metaKeys.protocolVersion} must be a string, such as "${version}"`)
+    : invalid(`params._meta: ${metaKeys.protocolVersion} must be a string, such as "${version}"`)
 
-const invalidMeta = ({ params }: JsonRpc.Request): Fault | undefined => {
-  const meta = metaOf(params)
-  const level = Json.field(meta, metaKeys.logLevel)
-  const info = Json.field(meta, metaKeys.clientInfo)
-  const wrong = !Json.isObject(Json.field(meta, metaKeys.clientCapabilities))
-    ? `${metaKeys.clientCapabilities} must be an object`
-    : info !== undefined && !isInfo(info)
-    ? `${metaKeys.clientInfo} must be an object with a name`
-    : level !== undefined && !(typeof level === "string" && logLevels.includes(level))
-    ? `${metaKeys.logLevel} must be one of ${logLevels.join(", ")}`
-    : undefined
-  return wrong === undefined ? undefined : metaFault(wrong)
-}
-
-const unsupported = ({ params }: JsonRpc.Request): Fault | undefined => {
-  const requested = Json.field(metaOf(params), metaKeys.protocolVersion)
-  return requested === version ? undefined : unsupportedVersion(requested)
-}
-
-const removed = ({ method }: JsonRpc.Request): Fault | undefined =>
-  removedMethods.includes(method)
-    ? {
-      reason: "unknown",
-      code: JsonRpc.codes.methodNotFound,
-      message: `Method not found: revision ${version} has no ${method}`
+/**
+ * The fault of a request's revision, method or `_meta`. The revision is checked before the rest of `_meta`. A client of a later revision may
+ * have another `_meta`, and must learn which revisions are supported.
+ */
+const faultOf = (request: JsonRpc.Request): Fault | undefined => {
+  const meta = metaOf(request.params)
+  const requested = Json.field(meta, metaKeys.protocolVersion)
+  const unnamed = versionFault(request)
+  if (unnamed !== undefined) return unnamed
+  if (requested !== version) {
+    const message = `Unsupported protocol version; supported: ${supportedVersions.join(", ")}`
+    return {
+      reason: "invalid",
+      code: codes.unsupportedVersion,
+      message,
+      data: { supported: supportedVersions, requested }
     }
+  }
+  if (removedMethods.includes(request.method)) {
+    const message = `Method not found: revision ${version} has no ${request.method}`
+    return { reason: "unknown", code: JsonRpc.codes.methodNotFound, message }
+  }
+  if (!Json.isObject(Json.field(meta, metaKeys.clientCapabilities))) {
+    return invalid(`params._meta: ${metaKeys.clientCapabilities} must be an object`)
+  }
+  const info = Json.field(meta, metaKeys.clientInfo)
+  if (info !== undefined && !isInfo(info)) {
+    return invalid(`params._meta: ${metaKeys.clientInfo} must be an object with a name`)
+  }
+  const level = Json.field(meta, metaKeys.logLevel)
+  return level !== undefined && !(typeof level === "string" && logLevels.includes(level))
+    ? invalid(`params._meta: ${metaKeys.logLevel} must be one of ${logLevels.join(", ")}`)
     : undefined
-
-const unsupportedVersion = (requested: unknown): Fault => ({
-  reason: "invalid",
-  code: codes.unsupportedVersion,
-  message: `Unsupported protocol version; supported: ${supportedVersions.join(", ")}`,
-  data: { supported: supportedVersions, requested }
-})
+}
 
 /** The name and the version of a client, from its `clientInfo`. */
 export const nameOf = (info: unknown): string | undefined => {
