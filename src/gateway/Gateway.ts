@@ -369,7 +369,7 @@ export const layerConfig = (
       const seal = RequestState.make(settings.stateKey === "" ? undefined : settings.stateKey)
       const placement = yield* Placement.Placement
       const parked = yield* Parked.make(settings, seal, placement.replica)
-      const serving: Broker.Serving = { sessions, settings, parked, draining, placement }
+      const serving: Broker.Serving = { sessions, settings, parked, draining, ends: new Map(), placement }
       const broker = Broker.make(serving)
       const fs = yield* FileSystem.FileSystem
       // The ways in. Another one is a file in `fronts/`, and its name here.

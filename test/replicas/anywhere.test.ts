@@ -22,6 +22,7 @@ const backends = {
   light: Counting.backend(),
   sleeping: { ...Counting.backend(), stateless: true },
   counter: Kit.counter(),
+  stubborn: { ...Kit.counter("--stubborn"), closeGrace: "500 millis" },
   asking
 }
 
@@ -154,6 +155,17 @@ describe("a session of one replica, asked through another,", () => {
         assert.isString((await response.json()).error.message)
       }
     }
+  })
+
+  it("keeps a client's GET stream of one replica open until its process is gone, if a DELETE comes through another", async () => {
+    const stubborn = (replica: Replica) => `${replica.origin}/mcp/stubborn`
+    const session = await Kit.open(stubborn(one))
+    const pid = await Kit.pidOf(stubborn(one), session)
+    const stream = await Kit.listen(stubborn(two), session)
+    const ended = fetch(stubborn(three), { method: "DELETE", headers: { "mcp-session-id": session } })
+    await stream.text()
+    assert.isFalse(Kit.alive(pid))
+    assert.strictEqual((await ended).status, 204)
   })
 
   it("tells of progress as it comes, the answer last", async () => {

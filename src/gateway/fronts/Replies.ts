@@ -4,7 +4,8 @@
  * client nor a proxy times out.
  */
 import type { FileSystem } from "effect"
-import { Cause, Deferred, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
+import type { Scope } from "effect"
+import { Cause, Effect, Fiber, Option, Result, Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
 import { HttpServerResponse } from "effect/http"
 import type { Exchange, Refusal, Reply } from "../conversation/Exchange.ts"
@@ -25,8 +26,6 @@ export interface Web {
   readonly fs: FileSystem.FileSystem
   /** The event streams that are open. */
   readonly bodies: Set<EventStreamBody.OpenBody>
-  /** Running DELETEs by session id. Each completes when its DELETE has been answered. */
-  readonly deletions: Map<string, Deferred.Deferred<void>>
 }
 
 /** A request whose host, origin and caller are accepted, and whose back end exists. */
@@ -72,40 +71,19 @@ export const toCall = (web: Web, asking: Asking, request: JsonRpc.Request): Resp
   answered(web, asking, { _tag: "Call", request }, request.method === "server/discover" ? [] : [request.id])
 
 /** Listens to a session. */
-export const toListener = Effect.fnUntraced(
-  function*(web: Web, asking: Asking, session: string, from: string | undefined) {
-    // The lease of the session ends with the last event, because DELETE waits for leases. The stream stays open until the DELETE is
-    // answered. Otherwise the official client reconnects in between, gets 404 and reports an error.
-    const own = yield* Effect.acquireRelease(Scope.make(), (own) => Scope.close(own, Exit.void))
-    const exchange = yield* Scope.provide(web.broker.ask(asking.client, { _tag: "Listen", session, from }), own)
-    const reply = yield* exchange.reply
-    // 204 tells an EventSource not to reconnect. After an empty stream it would reconnect forever.
-    if (reply._tag === "Nothing") return noContent
-    const body = Stream.interruptWhen(bodyOf(web, asking, reply), web.broker.draining)
-    const deleted = Effect.suspend(() => {
-      const deletion = web.deletions.get(session)
-      return deletion === undefined ? Effect.void : Deferred.await(deletion)
-    })
-    return EventStreamBody.response(
-      Stream.concat(Stream.ensuring(body, Scope.close(own, Exit.void)), Stream.fromEffectDrain(deleted))
-    )
-  }
-)
+export const toListener = (web: Web, asking: Asking, session: string, from: string | undefined): Responding =>
+  Effect.map(
+    Effect.flatMap(web.broker.ask(asking.client, { _tag: "Listen", session, from }), replyOf),
+    (reply) =>
+      // 204 tells an EventSource not to reconnect. After an empty stream it would reconnect forever.
+      reply._tag === "Nothing"
+        ? noContent
+        : EventStreamBody.response(Stream.interruptWhen(bodyOf(web, asking, reply), web.broker.draining))
+  )
 
 /** Ends a session, and responds when its process group has exited. Its GET streams end after the response. */
-export const toDelete = Effect.fnUntraced(function*(web: Web, { client }: Asking, session: string) {
-  const { broker, deletions } = web
-  yield* Effect.acquireRelease(
-    Effect.sync(() => {
-      const deletion = deletions.get(session) ?? Deferred.makeUnsafe<void>()
-      deletions.set(session, deletion)
-      return deletion
-    }),
-    (deletion) => Effect.andThen(Deferred.succeed(deletion, undefined), Effect.sync(() => deletions.delete(session)))
-  )
-  yield* broker.ask(client, { _tag: "End", session })
-  return noContent
-})
+export const toDelete = ({ broker }: Web, { client }: Asking, session: string): Responding =>
+  Effect.as(broker.ask(client, { _tag: "End", session }), noContent)
 
 /**
  * Asks the broker, and responds with what comes back. `ids`: the requests that wait for an answer. Most asks are handed over at once, and

@@ -49,7 +49,7 @@ export const make = ({ clients, fs, hosts, settings }: Options): Front<HttpRoute
   name: "Streamable HTTP",
   serve: Effect.fnUntraced(function*(broker) {
     const router = yield* HttpRouter.HttpRouter
-    const web: Web = { broker, settings, fs, bodies: new Set(), deletions: new Map() }
+    const web: Web = { broker, settings, fs, bodies: new Set() }
     yield* Effect.forkScoped(EventStreamBody.watch(web.bodies, settings.stallTimeout))
     const cors = HttpMiddleware.cors({
       allowedOrigins: hosts.isListedOrigin,

@@ -4,8 +4,20 @@
  *
  * A request leases its session until it is answered, even if its client disconnects. In the specification a disconnect is no cancellation.
  */
-import { Array as Arr, Deferred, Effect, Exit, identity, Option, Queue, Result, Scope, Stream } from "effect"
-import type { Pull } from "effect"
+import {
+  Array as Arr,
+  Cause,
+  Deferred,
+  Effect,
+  Exit,
+  identity,
+  Option,
+  Pull,
+  Queue,
+  Result,
+  Scope,
+  Stream
+} from "effect"
 import type { RunningRequest, Taken } from "../conversation/BridgeRequests.ts"
 import type { Event, Exchange, Refusal, Reply, Take } from "../conversation/Exchange.ts"
 import { nothing, refusal } from "../conversation/Exchange.ts"
@@ -191,21 +203,47 @@ const nonEmpty = (take: Take): Pull.Pull<Arr.NonEmptyReadonlyArray<Event>> =>
 // Listening and the end
 // ---------------------------------------------------------------------------
 
-/** Opens the stream of messages that belong to no request, or resumes another stream. Leases the session while the stream is open. */
+/**
+ * Opens the stream of messages that belong to no request, or resumes another stream. Leases the session until the last event. If the client
+ * is ending the session, the stream stays open until that is answered. Otherwise the official client reconnects in between, gets 404 and
+ * reports an error.
+ */
 export const listen = Effect.fnUntraced(function*(serving: Serving, key: Key, from: string | undefined) {
   if (Deferred.isDoneUnsafe(serving.draining)) return yield* Effect.fail(over(serving))
-  const connection = yield* lease(serving, key)
+  const leaseScope = yield* Effect.acquireRelease(Scope.make(), (scope) => Scope.close(scope, Exit.void))
+  const connection = yield* Scope.provide(lease(serving, key), leaseScope)
   const listening = yield* Effect.acquireRelease(
     connection.listen(from),
     (listening) => Effect.sync(() => listening !== "TooMany" && listening.close())
+  ).pipe(Scope.provide(leaseScope))
+  if (listening === "TooMany") {
+    const message = "Too many streams of this session are open; close one, or try again later"
+    return yield* Effect.fail(refusal("too many", message, { retryAfter }))
+  }
+  const { reply } = listening
+  if (reply._tag !== "Events") return replyWith(reply)
+  // The end of the session waits for leases, so this one ends first.
+  const ended = Effect.andThen(
+    Scope.close(leaseScope, Exit.void),
+    Effect.suspend(() => {
+      const end = serving.ends.get(key.text)
+      return end === undefined ? Effect.void : Deferred.await(end)
+    })
   )
-  if (listening !== "TooMany") return replyWith(listening.reply)
-  const message = "Too many streams of this session are open; close one, or try again later"
-  return yield* Effect.fail(refusal("too many", message, { retryAfter }))
+  const take = Pull.catchDone(reply.take, () => Effect.andThen(ended, Cause.done()))
+  return replyWith({ ...reply, take })
 })
 
 /** Ends the session. Completes when its process group has exited. */
-export const end = Effect.fnUntraced(function*({ sessions }: Serving, key: Key) {
+export const end = Effect.fnUntraced(function*({ ends, sessions }: Serving, key: Key) {
+  yield* Effect.acquireRelease(
+    Effect.sync(() => {
+      const end = ends.get(key.text) ?? Deferred.makeUnsafe<void>()
+      ends.set(key.text, end)
+      return end
+    }),
+    (end) => Effect.andThen(Deferred.succeed(end, undefined), Effect.sync(() => ends.delete(key.text)))
+  )
   const gone = yield* sessions.end(key)
   if (Option.isNone(gone)) return yield* Effect.fail(unknownSession())
   yield* Effect.timeoutOption(gone.value, endTimeout)
