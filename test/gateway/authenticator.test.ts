@@ -39,7 +39,8 @@ describe("an authenticator that reads a header", async () => {
   })
 
   it("limits the sessions of each principal, without keys in the settings", async () => {
-    const open = async (user: string) => (await Kit.initialize(url, { "x-user": user })).headers.get("mcp-session-id") ?? ""
+    const open = async (user: string) =>
+      (await Kit.initialize(url, { "x-user": user })).headers.get("mcp-session-id") ?? ""
     const count = async (user: string, session: string) =>
       (await Kit.post(url, session, Kit.toolCall(1, "count"), { "x-user": user })).status
     const first = await open("grace")

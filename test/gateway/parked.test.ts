@@ -2,6 +2,7 @@
 import { assert, beforeAll, describe, it } from "@effect/vitest"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
+import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import type { Options, Said } from "../kit/gateway/modern.ts"
 import { answers, asking, callTool, everything as capabilities, light, textOf } from "../kit/gateway/modern.ts"
@@ -123,6 +124,16 @@ describe("a call whose server asks its client", () => {
   ])("brings what the client says to $name", async ({ name, result }) => {
     const again = answer(await one.call(name), result)
     assert.deepStrictEqual(JSON.parse(await one.text(name, {}, { again })), result)
+  })
+
+  it("is answered as JSON, however long its client has thought", async () => {
+    const clock = AheadClock.make()
+    const { url } = await Serving.gateway({ backends: { asking: asking() } }, clock)
+    const { call } = clientOf(url)
+    const again = answers(await call("ask"))
+    clock.pass("1 minute")
+    const said = await call("ask", {}, { again })
+    assert.deepStrictEqual([said.headers.get("content-type"), textOf(said)], ["application/json", "answered yes"])
   })
 
   it("gets its result with the next request when its server no longer wants to know", async () => {

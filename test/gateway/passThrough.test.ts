@@ -17,11 +17,12 @@ interface Seen {
 let seen: ReadonlyArray<Seen> = []
 const answer = (response: ServerResponse, message: object, status = 200) =>
   response.writeHead(status, Serving.json).end(JSON.stringify({ jsonrpc: "2.0", ...message }))
-const progress = (response: ServerResponse, progressToken: unknown) => {
-  const message = { jsonrpc: "2.0", method: "notifications/progress", params: { progressToken, progress: 1 } }
-  response.writeHead(200, { "content-type": "text/event-stream" })
-  response.write(`event: message\ndata: ${JSON.stringify(message)}\n\n`)
+const notify = (response: ServerResponse, method: string, params: object) => {
+  if (!response.headersSent) response.writeHead(200, { "content-type": "text/event-stream" })
+  response.write(`event: message\ndata: ${JSON.stringify({ jsonrpc: "2.0", method, params })}\n\n`)
 }
+const progress = (response: ServerResponse, progressToken: unknown) =>
+  notify(response, "notifications/progress", { progressToken, progress: 1 })
 type Answer = (response: ServerResponse, id: unknown, token: unknown) => unknown
 const isModern: Answer = (response, id) => {
   const result = { supportedVersions: [Modern.version], capabilities: {}, resultType: "complete" }
@@ -47,7 +48,15 @@ const answers: Record<string, Answer> = {
     release = () => response.destroy()
   },
   unknown: (response, id) => answer(response, { id, error: { code: -32601, message: "unknown" } }, 404),
-  old: (response) => response.writeHead(400, Serving.json).end("Bad Request: no session")
+  old: (response) => response.writeHead(400, Serving.json).end("Bad Request: no session"),
+  failing: (response) => response.writeHead(503).end(),
+  gone: (response) => response.destroy(),
+  partial: (response) => notify(response, "notifications/acme/partial", { part: 1 }),
+  logging: (response) => notify(response, "notifications/message", { level: "error", data: "1" }),
+  "subscriptions/listen": (response, id) => {
+    const _meta = { [Modern.metaKeys.subscriptionId]: id }
+    notify(response, "notifications/subscriptions/acknowledged", { _meta, notifications: {} })
+  }
 }
 
 let target = ""
@@ -75,7 +84,8 @@ const send = (url: string, method: string, extra: Record<string, string> = {}, s
     method: "POST",
     headers: { ...Kit.headers, ...RequestHeaders.headersOf(method, {}), ...extra },
     body: `{ "jsonrpc":"2.0", "id":7, "method":"${method}", "params":{"big":12345678901234567890, "_meta":{
-      "${Modern.metaKeys.protocolVersion}":"${Modern.version}", "${Modern.metaKeys.clientCapabilities}":{}, "progressToken":"mine"}} }`,
+      "${Modern.metaKeys.protocolVersion}":"${Modern.version}", "${Modern.metaKeys.clientCapabilities}":{}, "${Modern.metaKeys.logLevel}":"info", "progressToken":"mine"},
+      "notifications":{}} }`,
     ...(signal === undefined ? {} : { signal })
   })
 const count = (method: string) => seen.filter((each) => each.method === method).length
@@ -163,8 +173,41 @@ describe("a modern HTTP back end", () => {
     assert.deepStrictEqual([response.status, (await response.json()).error.code], [404, -32601])
   })
 
+  it.each(["failing", "gone"])("that gives no answer (%s) is an error with status 502", async (method) => {
+    const response = await send(url, method)
+    assert.deepStrictEqual([response.status, (await response.json()).error.code], [502, -32603])
+    assert.strictEqual((await send(url, "echo")).status, 200)
+  })
+
+  it("that cannot be reached any more is failing, until it can be reached again", async () => {
+    const stateOf = async () => (await (await fetch(`${new URL(url).origin}/health`)).json()).backends.own
+    assert.strictEqual(await stateOf(), "ok")
+    probed = answers["gone"] ?? isModern
+    assert.strictEqual((await send(url, "gone")).status, 502)
+    assert.strictEqual((await send(url, "echo")).status, 502)
+    assert.strictEqual(await stateOf(), "failing")
+    probed = isModern
+    assert.strictEqual((await send(url, "echo")).status, 200)
+    assert.strictEqual(await stateOf(), "ok")
+  })
+
+  it("sends its client notifications of extensions during a call", async () => {
+    const events: Array<string> = []
+    await Kit.readEvents(await send(url, "partial"), ({ data }) => events.push(data) === 1)
+    const { method, params } = JSON.parse(events[0] ?? "")
+    assert.deepStrictEqual([method, params], ["notifications/acme/partial", { part: 1 }])
+  })
+
+  it("carries out calls with log messages at once, and each client hears of its own call", async () => {
+    const responses = await Promise.all(Array.from({ length: 20 }, () => send(url, "logging")))
+    for (const response of responses) await Kit.readEvents(response, ({ data }) => data.includes("error"))
+    await gone()
+  })
+
   it("that answers like a server of earlier revisions is asked for its era again", async () => {
-    assert.include((await Kit.answerOf(await send(url, "old"))).error.message, "status 400")
+    const response = await send(url, "old")
+    assert.strictEqual(response.status, 502)
+    assert.include((await response.json()).error.message, "status 400")
     const before = count("server/discover")
     await (await send(url, "echo")).text()
     assert.strictEqual(count("server/discover"), before + 1)
@@ -214,6 +257,20 @@ describe("the era of an HTTP back end", () => {
 })
 
 describe("a gateway that stops", () => {
+  it("ends the subscriptions at a modern HTTP back end, and does not wait for them", async () => {
+    probed = isModern
+    const own = await Kit.start({ backends: { own: { url: target } }, drainTimeout: "1 hour" })
+    const events: Array<string> = []
+    let stopped: Promise<void> | undefined
+    await Kit.readEvents(await send(`${own.origin}/mcp`, "subscriptions/listen"), ({ data }) => {
+      if (events.push(data) === 1) stopped = own.stop()
+      return false
+    })
+    await stopped
+    assert.deepInclude(JSON.parse(events[1] ?? ""), { id: 7 })
+    assert.include(events[1], "\"resultType\":\"complete\"")
+  })
+
   it("lets what it passes through end, for a while, and leaves nothing of it", async () => {
     probed = isModern
     const clock = AheadClock.make()

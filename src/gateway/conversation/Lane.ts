@@ -43,6 +43,8 @@ export interface RunningCall {
   readonly park: () => void
   /** Continues the call for another request of the client, which carries answers by key. */
   readonly resume: (call: Modern.Call) => void
+  /** Ends the call with this result, and tells the server why. No-op once the call is over. */
+  readonly complete: (result: Json.JsonObject, reason: string) => void
   /** Ends the call, and tells the server why. No-op once the call is over. */
   readonly cancel: (reason: string) => void
   readonly isOver: () => boolean
@@ -55,6 +57,12 @@ export interface Change {
   readonly params: unknown
 }
 
+/**
+ * Why a lane must not be used again. `cancelled`: a call that held the lane exclusively was cancelled, and the server has not answered it, so
+ * later messages of the server may still belong to it. `unanswered`: a modern server gave no answer, so it may be gone or replaced.
+ */
+export type Spoilt = "cancelled" | "unanswered"
+
 export interface Lane extends PooledConnection.PooledConnection {
   readonly _tag: "Lane"
   readonly handshake: Handshake
@@ -66,8 +74,8 @@ export interface Lane extends PooledConnection.PooledConnection {
   readonly watchResources: (
     uris: ReadonlyArray<string>
   ) => Effect.Effect<ReadonlyArray<string>, never, Scope.Scope>
-  /** True if the lane must not be used again, because messages of a cancelled call may still come. */
-  readonly isSpoilt: () => boolean
+  /** Why the lane must not be used again; `undefined` if it may. */
+  readonly spoilt: () => Spoilt | undefined
   /** Completes when the lane takes no further calls: it has ended, or is about to. */
   readonly retired: Deferred.Deferred<void>
 }
@@ -111,15 +119,18 @@ export const make = Effect.fnUntraced(function*<R>(
     ))
   }
   const calls: LaneCalls = new LaneCalls({ write, isBehind: () => unread > maxUnread }, background, options, metrics)
-  const end = (reason: string) =>
-    Effect.andThen(Effect.sync(() => calls.end(reason)), Effect.asVoid(Deferred.succeed(retired, undefined)))
+  const end = (reason: string, isOfBackend?: boolean) =>
+    Effect.andThen(
+      Effect.sync(() => calls.end(reason, isOfBackend)),
+      Effect.asVoid(Deferred.succeed(retired, undefined))
+    )
   yield* server.attach({
-    receive: (message) => calls.receive(message),
+    receive: (message, request) => calls.receive(message, request),
     garbage: () => metrics.garbage(),
     room: Effect.suspend(() => calls.room)
   })
   yield* Effect.addFinalizer(() => end("the session has ended"))
-  yield* Effect.forkScoped(Effect.flatMap(Deferred.await(server.ended), (failure) => end(failure.message)))
+  yield* Effect.forkScoped(Effect.flatMap(Deferred.await(server.ended), (failure) => end(failure.message, true)))
   const handshake = options.handshake ?? (yield* shakeHands(server, calls, write, options))
   calls.begin(handshake)
   return {
@@ -130,10 +141,10 @@ export const make = Effect.fnUntraced(function*<R>(
     handshake,
     call: (call, exclusive, release) => calls.call(call, exclusive, release),
     watchResources: yield* watcher(calls, background.run),
-    isSpoilt: () => calls.isSpoilt(),
+    spoilt: () => calls.spoilt(),
     retired,
     activity: () => ({ pid: server.pid, client: options.client.name, streams: 0, ...calls.activity() }),
-    end
+    end: (reason) => end(reason)
   }
 })
 

@@ -17,7 +17,7 @@ import * as RequestHeaders from "../protocol/RequestHeaders.ts"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
 import type { Background, Entry } from "./InFlight.ts"
 import { InFlight } from "./InFlight.ts"
-import type { Handshake, Options, RunningCall } from "./Lane.ts"
+import type { Handshake, Options, RunningCall, Spoilt } from "./Lane.ts"
 import type * as Mailbox from "./Mailbox.ts"
 import { Mailboxes } from "./Mailbox.ts"
 import { Questions } from "./Questions.ts"
@@ -30,6 +30,8 @@ export interface Writer {
   readonly isBehind: () => boolean
 }
 
+type Kind = "progress" | "log" | "subscription" | "other"
+
 /** A message for the client of a call. The client's ids are added when it is taken, because a parked call continues under another id. */
 export type Queued =
   /** The server waits for the client's answers to its questions. */
@@ -39,7 +41,7 @@ export type Queued =
   /** A notification. `kind` decides whether the client gets it, and in which form. */
   | {
     readonly _tag: "Notification"
-    readonly kind: "progress" | "log" | "subscription"
+    readonly kind: Kind
     readonly method: string
     readonly params: unknown
     /** Characters of the message. */
@@ -51,6 +53,8 @@ export interface Ended {
   readonly _tag: "Ended"
   readonly member: "result" | "error"
   readonly value: unknown
+  /** True if there is no answer because the back end failed. */
+  readonly isOfBackend?: boolean
 }
 
 interface LaneCall extends Entry {
@@ -82,7 +86,7 @@ export class LaneCalls {
   /** The log level that the gateway has set at the server. */
   #level: string | undefined
   #over: string | undefined
-  #isSpoilt = false
+  #spoilt: Spoilt | undefined
   #lastNumber = 0
   #requests = 0
 
@@ -107,12 +111,8 @@ export class LaneCalls {
     return { inFlight: this.#inFlight.size, requests: this.#requests, errors: this.#inFlight.errors }
   }
 
-  /**
-   * True if the lane must not be used again. A call that held the lane exclusively was cancelled, and the server has not answered it: later
-   * messages of the server may still belong to it.
-   */
-  isSpoilt(): boolean {
-    return this.#isSpoilt
+  spoilt(): Spoilt | undefined {
+    return this.#spoilt
   }
 
   get over(): boolean {
@@ -131,11 +131,11 @@ export class LaneCalls {
     this.#mailboxes.announceRoom()
   }
 
-  /** Ends all calls. */
-  end(reason: string): void {
+  /** Ends all calls. `isOfBackend`: because the back end failed. */
+  end(reason: string, isOfBackend = false): void {
     if (this.#over !== undefined) return
     this.#over = reason
-    for (const call of this.#inFlight.entries()) this.#settle(call, failure(reason))
+    for (const call of this.#inFlight.entries()) this.#settle(call, { ...failure(reason), isOfBackend })
     for (const resume of this.#own.values()) resume(JsonRpc.error(null, JsonRpc.codes.internal, reason))
     this.#own.clear()
   }
@@ -191,6 +191,7 @@ export class LaneCalls {
         this.#reply(call, next.inputResponses ?? {})
         if (call.questions.size > 0) this.#tell(call, inputRequired)
       },
+      complete: (result, reason) => this.#abort(call, ended("result", result), reason),
       cancel: (reason) => {
         this.#abort(call, failure(reason), reason)
         // No client reads the events.
@@ -233,7 +234,7 @@ export class LaneCalls {
     if (call.mailbox.ended) return
     if (this.#unanswered.has(call.number)) {
       this.#writer.write(JsonRpc.cancellation(call.number, reason))
-      if (call.exclusive && this.#dialect.isStateful) this.#isSpoilt = true
+      if (call.exclusive && this.#dialect.isStateful) this.#spoilt = "cancelled"
     }
     this.#settle(call, end)
   }
@@ -254,17 +255,17 @@ export class LaneCalls {
   // From the server
   // ---------------------------------------------------------------------------
 
-  /** Handles one message of the server. False if there is no room for more. */
-  receive(message: JsonRpc.Message): boolean {
+  /** Handles one message of the server, as `Receiver.receive` does. */
+  receive(message: JsonRpc.Message, request?: JsonRpc.Id): boolean {
     switch (message._tag) {
       case "Response":
         this.#answered(message)
         break
       case "Request":
-        this.#asked(message)
+        this.#asked(message, request)
         break
       case "Notification":
-        this.#heard(message)
+        this.#heard(message, request)
     }
     return !this.#isFull()
   }
@@ -276,17 +277,21 @@ export class LaneCalls {
     this.#mailboxes.push(call.mailbox, event)
   }
 
-  /** The call of a message that does not name its call. `undefined` if the call is uncertain. */
-  #owner(): LaneCall | undefined {
-    if (this.#isSpoilt) return undefined
+  /**
+   * The call of a message that does not name its call. `request` is the id of the request whose response holds it, if the transport knows
+   * it. `undefined` if the call is uncertain.
+   */
+  #owner(request: JsonRpc.Id | undefined): LaneCall | undefined {
+    const named = this.#unanswered.get(Json.numberOf(request))
+    if (named !== undefined || this.#spoilt !== undefined) return named
     const calls = this.#inFlight.entries()
     return calls.find(({ exclusive }) => exclusive) ?? (calls.length === 1 ? calls[0] : undefined)
   }
 
   #answered(answer: JsonRpc.Response): void {
-    const { error, failed, id, result } = answer
+    const { error, failed, id, result, unanswered } = answer
     // The gateway's ids are numbers.
-    const number = typeof id === "number" ? id : Number.NaN
+    const number = Json.numberOf(id)
     const own = this.#own.get(number)
     if (own !== undefined) {
       this.#own.delete(number)
@@ -301,7 +306,8 @@ export class LaneCalls {
     if (this.#dialect.isStateful && JsonRpc.codeOf(error) === Modern.urlElicitationRequired) {
       return this.#sentToPages(call, error)
     }
-    this.#settle(call, ended("error", this.#dialect.error(error)))
+    if (unanswered === true && !this.#dialect.isStateful) this.#spoilt = "unanswered"
+    this.#settle(call, { ...ended("error", this.#dialect.error(error)), isOfBackend: unanswered === true })
   }
 
   /** A server of revision 2025-11-25 wants the client to visit pages first, and to send the call again after that. */
@@ -321,12 +327,12 @@ export class LaneCalls {
     this.#writer.write(JsonRpc.error(id, code, message))
   }
 
-  #asked({ id, method, params }: JsonRpc.Request): void {
+  #asked({ id, method, params }: JsonRpc.Request, request: JsonRpc.Id | undefined): void {
     if (method === "ping") return this.#writer.write(JsonRpc.result(id, {}))
     if (!this.#dialect.isStateful || !Modern.inputMethods.includes(method)) {
       return this.#refuse(id, "Method not found", JsonRpc.codes.methodNotFound)
     }
-    const call = this.#owner()
+    const call = this.#owner(request)
     if (call === undefined || !Modern.mayRequireInput.includes(call.method)) {
       return this.#refuse(id, "The gateway cannot tell which call this request belongs to")
     }
@@ -360,8 +366,8 @@ export class LaneCalls {
     this.#abort(call, ended("error", error), message)
   }
 
-  #heard({ method, params, progressToken, text }: JsonRpc.Notification): void {
-    const queued = (kind: "progress" | "log" | "subscription"): Queued => ({
+  #heard({ method, params, progressToken, text }: JsonRpc.Notification, request: JsonRpc.Id | undefined): void {
+    const queued = (kind: Kind): Queued => ({
       _tag: "Notification",
       kind,
       method,
@@ -369,19 +375,22 @@ export class LaneCalls {
       size: text.length
     })
     if (method === "notifications/progress") {
-      return this.#tell(this.#unanswered.get(Number(progressToken)), queued("progress"))
+      return this.#tell(this.#unanswered.get(Number(Json.textOf(progressToken))), queued("progress"))
     }
-    if (method === "notifications/message") return this.#tell(this.#owner(), queued("log"))
+    if (method === "notifications/message") return this.#tell(this.#owner(request), queued("log"))
     if (method === "notifications/cancelled") {
       const taken = Json.field(params, "requestId")
       return this.#inFlight.entries().forEach(({ questions }) => questions.takeBack(taken))
     }
     const subscription = Json.at(params, "_meta", Modern.metaKeys.subscriptionId)
     if (!this.#dialect.isStateful && subscription !== undefined) {
-      this.#tell(this.#unanswered.get(Number(subscription)), queued("subscription"))
+      this.#tell(this.#unanswered.get(Number(Json.textOf(subscription))), queued("subscription"))
     } else if (method.endsWith("/list_changed") || method === "notifications/resources/updated") {
       const uri = Json.field(params, "uri")
       this.#options.changed({ method, uri: typeof uri === "string" ? uri : undefined, params })
+    } else {
+      // A notification of an extension.
+      this.#tell(this.#unanswered.get(Json.numberOf(request)), queued("other"))
     }
   }
 }

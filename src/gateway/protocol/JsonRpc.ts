@@ -29,6 +29,8 @@ export interface Response {
   readonly failed: boolean
   readonly result: unknown
   readonly error: unknown
+  /** True if the transport made it, because the server gave no answer. */
+  readonly unanswered?: boolean
   readonly text: string
 }
 

@@ -100,12 +100,13 @@ const needsOwnLane = (
   { sessions }: Serving,
   { backend }: Client,
   { client, logLevel, request }: Modern.Call
-): boolean =>
-  logLevel !== undefined || (
-    RunningBackend.knownEra(sessions.running().get(backend)) !== "modern" &&
-    Modern.mayRequireInput.includes(request.method) &&
-    Modern.canBeAsked(client.capabilities)
-  )
+): boolean => {
+  const target = sessions.running().get(backend)
+  const isAsked = Modern.mayRequireInput.includes(request.method) && Modern.canBeAsked(client.capabilities)
+  if (RunningBackend.knownEra(target) !== "modern") return logLevel !== undefined || isAsked
+  // A modern HTTP server sends the log messages of a call in the call's own response.
+  return logLevel !== undefined && target?.backend.startsServer !== false
+}
 
 // ---------------------------------------------------------------------------
 // Replies
@@ -188,10 +189,15 @@ const stepOf = (attached: Attached, queued: ReadonlyArray<Mailbox.Numbered<Queue
   })
 }
 
-const answerOf = ({ request }: Modern.Call, { member, value }: Queued & { readonly _tag: "Ended" }): Answer =>
-  member === "result"
-    ? { _tag: "Answer", text: JsonRpc.result(request.id, value).text }
-    : { _tag: "Answer", text: JsonRpc.failure(request.id, value).text, reason: reasonOf(JsonRpc.codeOf(value)) }
+const answerOf = (
+  { request }: Modern.Call,
+  { isOfBackend, member, value }: Queued & { readonly _tag: "Ended" }
+): Answer =>
+  member === "result" ? { _tag: "Answer", text: JsonRpc.result(request.id, value).text } : {
+    _tag: "Answer",
+    text: JsonRpc.failure(request.id, value).text,
+    reason: isOfBackend === true ? "back end failed" : reasonOf(JsonRpc.codeOf(value))
+  }
 
 const reasonOf = (code: number): Answer["reason"] =>
   code === JsonRpc.codes.methodNotFound ? "unknown" : invalidCodes.includes(code) ? "invalid" : undefined
@@ -221,6 +227,8 @@ const notificationOf = (
     }
     case "subscription":
       return [JsonRpc.notification(method, Modern.tagged(params, id))]
+    case "other":
+      return [JsonRpc.notification(method, params)]
   }
 }
 
@@ -306,7 +314,11 @@ const listen = Effect.fnUntraced(function*(serving: Serving, client: Client, cal
   }
   const { lane, profile } = yield* leaseFirst(serving, client, call)
   if (lane.handshake.era === "modern") {
-    return yield* attach(serving, client, lane.call(call, false, Effect.void))
+    const running = lane.call(call, false, Effect.void)
+    const exchange = yield* attach(serving, client, running)
+    const over = Effect.sync(() => running.complete(Listening.completed(id), "the gateway is shutting down"))
+    yield* Effect.forkScoped(Effect.andThen(Deferred.await(serving.draining), over))
+    return exchange
   }
   const take = yield* Listening.take(lane, profile, id, filter, serving.draining)
   const reply: Reply = { _tag: "Events", take, ready: () => false }

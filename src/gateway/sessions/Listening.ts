@@ -39,6 +39,9 @@ const encode = ({ lists, resources }: Filter) => ({
   resourceSubscriptions: resources.length > 0 ? resources : undefined
 })
 
+/** The result that ends a stream when the gateway stops. */
+export const completed = (id: JsonRpc.Id): Json.JsonObject => Modern.tagged({ resultType: "complete" }, id)
+
 /** The part of the filter that the server supports. */
 const honour = ({ lists, resources }: Filter, { capabilities }: Handshake): Filter => ({
   lists: lists.filter((kind) => Json.at(capabilities, kind, "listChanged") === true),
@@ -107,7 +110,7 @@ const events = (
       // A stream that ends without an answer tells the client to subscribe again.
       return what === "Ended"
         ? Cause.done()
-        : Effect.succeed([{ text: JsonRpc.result(id, Modern.tagged({ resultType: "complete" }, id)).text }])
+        : Effect.succeed([{ text: JsonRpc.result(id, completed(id)).text }])
     })
   })
 }

@@ -194,7 +194,10 @@ const handOver = (to: Receiver, text: string, request?: JsonRpc.Id): Effect.Effe
 const answer = ({ to }: Server, response: JsonRpc.Response): Effect.Effect<void> =>
   Effect.suspend(() => to.receive(response, response.id) ? Effect.void : to.room)
 
-const failedAnswer = (id: JsonRpc.Id, reason: string) => JsonRpc.error(id, JsonRpc.codes.internal, reason)
+const failedAnswer = (id: JsonRpc.Id, reason: string): JsonRpc.Response => ({
+  ...JsonRpc.error(id, JsonRpc.codes.internal, reason),
+  unanswered: true
+})
 
 /** Answers a request with an error. Without an answer to `initialize`, ends the connection. */
 const unanswered = (server: Server, { request }: Post, reason: string) =>

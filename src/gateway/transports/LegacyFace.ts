@@ -273,14 +273,14 @@ class Face {
 
   #settled(message: JsonRpc.Response): void {
     const { error, failed, result } = message
-    const number = typeof message.id === "number" ? message.id : Number.NaN
+    const number = Json.numberOf(message.id)
     if (number === this.#discovering?.number) {
       const { id, version } = this.#discovering
       this.#discovering = undefined
       return this.#discovered(message, id, version)
     }
     if (this.#subscriptions.owns(number)) {
-      const why = String(Json.field(error, "message") ?? "the server ended the stream")
+      const why = Json.textOf(Json.field(error, "message") ?? "the server ended the stream")
       return this.#subscriptions.ended(number, why, JsonRpc.codeOf(error) !== JsonRpc.codes.methodNotFound)
     }
     const call = this.#callWith((call) => call.number === number)
@@ -300,15 +300,19 @@ class Face {
   #heard(message: JsonRpc.Notification): void {
     const { method, params } = message
     if (method === "notifications/cancelled") {
-      return this.#subscriptions.ended(Number(Json.field(params, "requestId")), "the server ended the stream", true)
+      return this.#subscriptions.ended(
+        Number(Json.textOf(Json.field(params, "requestId"))),
+        "the server ended the stream",
+        true
+      )
     }
     const subscription = Json.at(params, "_meta", Modern.metaKeys.subscriptionId)
     if (subscription === undefined) return this.#toClient(message)
-    const number = Number(subscription)
+    const number = Number(Json.textOf(subscription))
     if (method === "notifications/subscriptions/acknowledged") {
       return this.#subscriptions.acknowledged(number, Json.field(params, "notifications"))
     }
-    if (!this.#subscriptions.hears(number, `${method} ${String(Json.field(params, "uri"))}`)) return
+    if (!this.#subscriptions.hears(number, `${method} ${Json.textOf(Json.field(params, "uri"))}`)) return
     this.#toClient(JsonRpc.notification(method, Modern.withoutHop(params)))
   }
 
@@ -336,11 +340,12 @@ class Face {
   }
 
   #answered({ error, failed, id, result }: JsonRpc.Response): void {
-    const call = this.#callWith(({ input }) => input?.open.has(String(id)) === true)
-    const question = call?.input?.open.get(String(id))
+    const name = Json.textOf(id)
+    const call = this.#callWith(({ input }) => input?.open.has(name) === true)
+    const question = call?.input?.open.get(name)
     if (call?.input === undefined || question === undefined) return
     const { open, requestState, responses } = call.input
-    open.delete(String(id))
+    open.delete(name)
     if (failed && question.method !== "elicitation/create") {
       return this.#fail(call, `the client could not answer ${question.method}: ${Json.stringify(error)}`)
     }

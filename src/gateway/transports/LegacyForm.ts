@@ -86,7 +86,7 @@ export interface Question {
 /** The questions in a result of the type `input_required`. */
 export const questionsOf = (result: unknown): ReadonlyArray<Question> =>
   Object.entries(Json.objectOf(Json.field(result, "inputRequests"))).map(([key, request]) => {
-    const method = String(Json.field(request, "method"))
+    const method = Json.textOf(Json.field(request, "method"))
     const params = Modern.withoutHop(Json.field(request, "params"))
     const isPage = method === "elicitation/create" && params["mode"] === "url"
     // Earlier revisions need an id for the visit to a URL. The client learns of its end by the result of the call.
