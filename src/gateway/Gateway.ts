@@ -38,6 +38,7 @@ import * as Broker from "./sessions/Broker.ts"
 import * as Endings from "./sessions/Endings.ts"
 import * as Placement from "./sessions/Placement.ts"
 import type { GatewayConfig } from "./sessions/Registry.ts"
+import type { Serving } from "./sessions/Serving.ts"
 import * as SessionsModule from "./sessions/Sessions.ts"
 import * as Settings from "./settings/Settings.ts"
 import * as Backends from "./transports/Backends.ts"
@@ -369,7 +370,7 @@ export const layerConfig = (
       const seal = RequestState.make(settings.stateKey === "" ? undefined : settings.stateKey)
       const placement = yield* Placement.Placement
       const parked = yield* Parked.make(settings, seal, placement.replica)
-      const serving: Broker.Serving = { sessions, settings, parked, draining, ends: new Map(), placement }
+      const serving: Serving = { sessions, settings, parked, draining, ends: new Map(), placement }
       const broker = Broker.make(serving)
       const fs = yield* FileSystem.FileSystem
       // The ways in. Another one is a file in `fronts/`, and its name here.

@@ -20,7 +20,7 @@ import * as Membership from "../../src/gateway/cluster/Membership.ts"
 import * as ReplicaName from "../../src/gateway/cluster/ReplicaName.ts"
 import { nothing } from "../../src/gateway/conversation/Exchange.ts"
 import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
-import type { Ask } from "../../src/gateway/sessions/Broker.ts"
+import type { Ask } from "../../src/gateway/sessions/Ask.ts"
 import type * as Placement from "../../src/gateway/sessions/Placement.ts"
 import * as RunnerDatabase from "../kit/cluster/runnerDatabase.ts"
 

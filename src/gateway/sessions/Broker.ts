@@ -2,46 +2,19 @@
  * The broker: all that a front sees of the gateway. A front takes messages from clients, asks the broker, and gives the clients what comes
  * back. Nothing here knows how clients come in.
  */
-import type { Scope } from "effect"
 import { Deferred, Effect, Option } from "effect"
-import type { Exchange, Refusal } from "../conversation/Exchange.ts"
 import { refusal } from "../conversation/Exchange.ts"
-import type * as Parked from "../conversation/Parked.ts"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import type * as Modern from "../protocol/Modern.ts"
 import type * as RequestHeaders from "../protocol/RequestHeaders.ts"
-import type * as Settings from "../settings/Settings.ts"
+import type { Ask, Carrying, Client } from "./Ask.ts"
 import * as Callers from "./Callers.ts"
 import * as Calls from "./Calls.ts"
 import { Key } from "./Key.ts"
 import * as Placement from "./Placement.ts"
 import { shuttingDown, unknownSession } from "./Refusals.ts"
+import type { Serving } from "./Serving.ts"
 import * as SessionAsks from "./SessionAsks.ts"
-import type { Sessions } from "./Sessions.ts"
-
-/** A client of one back end. */
-export interface Client {
-  readonly backend: string
-  /** The id of its principal; "" if the gateway asks for no keys. */
-  readonly principal: string
-  /**
-   * Whether the client can be told from others. Read only for calls without a session: clients that cannot be told apart share no process.
-   */
-  readonly known: Effect.Effect<boolean>
-}
-
-/** What a client asks for. */
-export type Ask =
-  /** Opens a session with the client's `initialize`. */
-  | { readonly _tag: "Open"; readonly message: JsonRpc.Request }
-  /** Hands messages over to a session, in order. All answers come in one exchange. */
-  | { readonly _tag: "Send"; readonly session: string; readonly messages: ReadonlyArray<JsonRpc.Message> }
-  /** Listens to the messages of a session that belong to no request, or resumes the stream of the event `from`. */
-  | { readonly _tag: "Listen"; readonly session: string; readonly from: string | undefined }
-  /** Ends a session. The exchange comes when its process is gone. */
-  | { readonly _tag: "End"; readonly session: string }
-  /** Makes a request of revision 2026-07-28, which has no sessions. */
-  | { readonly _tag: "Call"; readonly request: JsonRpc.Request }
 
 export interface Broker {
   /** The names of the back ends. */
@@ -52,26 +25,10 @@ export interface Broker {
    * Carries out what a client asks for. The effect waits until the server has the messages. The exchange lives as long as the scope: when
    * it closes, a request of a session goes on without its client, and a call is cancelled.
    */
-  readonly ask: (client: Client, ask: Ask) => Effect.Effect<Exchange, Refusal, Scope.Scope>
+  readonly ask: (client: Client, ask: Ask) => Carrying
   /** Completes when the gateway stops taking new work. Streams of clients that only listen then end. */
   readonly draining: Effect.Effect<void>
 }
-
-/** The parts of the gateway that the broker works with. */
-export interface Serving {
-  readonly sessions: Sessions
-  readonly settings: Settings.GatewaySettings
-  readonly parked: Parked.Parked
-  /** Completes when the gateway stops taking new work. */
-  readonly draining: Deferred.Deferred<void>
-  /** The ends of sessions that clients ask for, by the text of the key. Each completes when its client has been answered. */
-  readonly ends: Map<string, Deferred.Deferred<void>>
-  /** Finds where a session lives. */
-  readonly placement: Placement.Placement
-}
-
-/** Carries something out, for the scope. */
-export type Carrying = Effect.Effect<Exchange, Refusal, Scope.Scope>
 
 export const make = (serving: Serving): Broker => ({
   backends: () => [...serving.sessions.running().keys()],

@@ -17,11 +17,12 @@ import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import * as RequestState from "../protocol/RequestState.ts"
-import type { Carrying, Client, Serving } from "./Broker.ts"
+import type { Carrying, Client } from "./Ask.ts"
 import type * as Callers from "./Callers.ts"
 import * as Listening from "./Listening.ts"
 import { ofError, shuttingDown } from "./Refusals.ts"
 import * as RunningBackend from "./RunningBackend.ts"
+import type { Serving } from "./Serving.ts"
 import type { AcquireError, LeasedLane } from "./Sessions.ts"
 
 /** Clients may cache the answer to `server/discover` for this many milliseconds: a restarted back end can have changed. */

@@ -19,7 +19,7 @@
 import type { Scope } from "effect"
 import { Context, Effect, Option } from "effect"
 import { randomUUID } from "node:crypto"
-import type { Ask, Carrying } from "./Broker.ts"
+import type { Ask, Carrying } from "./Ask.ts"
 
 /**
  * Where a session or a caller lives. `Replica`: at the replica of this name, while that runs. `Shared`: at the replica that owns the id's

@@ -24,10 +24,10 @@ import { nothing, refusal } from "../conversation/Exchange.ts"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Settings from "../settings/Settings.ts"
-import type { Serving } from "./Broker.ts"
 import type { Key } from "./Key.ts"
 import * as Launching from "./Launching.ts"
 import { ofError, retryAfter, shuttingDown, unknownSession } from "./Refusals.ts"
+import type { Serving } from "./Serving.ts"
 
 /** Longest time that the end of a session waits for its process group to exit. */
 const endTimeout = "10 seconds"

@@ -1,0 +1,31 @@
+/** What clients ask the broker for. */
+import type { Effect, Scope } from "effect"
+import type { Exchange, Refusal } from "../conversation/Exchange.ts"
+import type * as JsonRpc from "../protocol/JsonRpc.ts"
+
+/** A client of one back end. */
+export interface Client {
+  readonly backend: string
+  /** The id of its principal; "" if the gateway asks for no keys. */
+  readonly principal: string
+  /**
+   * Whether the client can be told from others. Read only for calls without a session: clients that cannot be told apart share no process.
+   */
+  readonly known: Effect.Effect<boolean>
+}
+
+/** What a client asks for. */
+export type Ask =
+  /** Opens a session with the client's `initialize`. */
+  | { readonly _tag: "Open"; readonly message: JsonRpc.Request }
+  /** Hands messages over to a session, in order. All answers come in one exchange. */
+  | { readonly _tag: "Send"; readonly session: string; readonly messages: ReadonlyArray<JsonRpc.Message> }
+  /** Listens to the messages of a session that belong to no request, or resumes the stream of the event `from`. */
+  | { readonly _tag: "Listen"; readonly session: string; readonly from: string | undefined }
+  /** Ends a session. The exchange comes when its process is gone. */
+  | { readonly _tag: "End"; readonly session: string }
+  /** Makes a request of revision 2026-07-28, which has no sessions. */
+  | { readonly _tag: "Call"; readonly request: JsonRpc.Request }
+
+/** Carries something out, for the scope. */
+export type Carrying = Effect.Effect<Exchange, Refusal, Scope.Scope>
