@@ -182,6 +182,23 @@ export {
 
 export type {
   /**
+   * The id of a request. An object is a number that a double cannot hold.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Id,
+  /**
+   * A JSON-RPC message: `_tag` says which kind. `text` is its JSON, as it came or as it is to be sent.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Message
+} from "./protocol/JsonRpc.ts"
+
+export type {
+  /**
    * Receives the messages of a server.
    *
    * @category models

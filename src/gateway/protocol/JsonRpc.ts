@@ -34,6 +34,7 @@ export interface Response {
   readonly text: string
 }
 
+/** A message: `_tag` says which kind. `text` is its JSON. */
 export type Message = Request | Notification | Response
 
 /** JSON-RPC 2.0 and MCP error codes that the gateway itself sends. */

@@ -29,8 +29,6 @@ export interface TransportContext {
   readonly environment: Readonly<Record<string, string | undefined>>
 }
 
-type Opening = Effect.Effect<Transport, BackendFailed, Scope.Scope | HttpClient.HttpClient>
-
 /**
  * A kind of back ends, as its author writes it.
  *
@@ -48,7 +46,10 @@ export interface TransportDefinition<Entry> {
    */
   readonly startsServer: boolean
   /** Opens a connection, which lives until the scope closes. */
-  readonly make: (entry: Entry, context: TransportContext) => Opening
+  readonly make: (
+    entry: Entry,
+    context: TransportContext
+  ) => Effect.Effect<Transport, BackendFailed, Scope.Scope | HttpClient.HttpClient>
   /** The values of an entry that must not be shown. Default: none. */
   readonly secrets?: (entry: Entry) => ReadonlyArray<string>
   /** Says why no connection can be opened on this machine, for a warning of the command. */
@@ -60,7 +61,7 @@ export interface Target {
   readonly entry: unknown
   readonly secrets: ReadonlyArray<string>
   /** `make` of the kind. */
-  readonly open: (context: TransportContext) => Opening
+  readonly open: (context: TransportContext) => ReturnType<TransportDefinition<unknown>["make"]>
   /** `missing` of the kind. */
   readonly missing: (mask: (text: string) => string, separate: string) => string | undefined
 }
@@ -76,7 +77,11 @@ export interface TransportKind {
   readonly startsServer: boolean
   /** The names that an entry may have, besides settings. */
   readonly names: ReadonlyArray<string>
-  /** Decodes an entry. Reports every fault, and then returns `undefined`. */
+  /**
+   * Decodes an entry. Reports every fault, and then returns `undefined`.
+   *
+   * @internal
+   */
   readonly read: (path: string, input: unknown, fault: Fault) => Target | undefined
 }
 

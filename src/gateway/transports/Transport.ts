@@ -15,6 +15,7 @@ export interface Receiver {
   readonly room: Effect.Effect<void>
 }
 
+/** A connection to one MCP server that carries JSON-RPC messages. */
 export interface Transport {
   /** The id of its process, if it is a process. */
   readonly pid: number | undefined
