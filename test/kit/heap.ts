@@ -1,18 +1,4 @@
-/** Measures the live heap of this process and of others. */
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
-
-setFlagsFromString("--expose_gc")
-const collect: () => void = runInNewContext("gc")
-
-/** Live bytes of this process, with buffers. */
-export const liveHeap = (): number => {
-  collect()
-  collect()
-  const { external, heapUsed } = process.memoryUsage()
-  return heapUsed + external
-}
-
+/** Measures the live heap of another process. */
 /** Asks a process that was started with `--inspect`. `said` is its output, which has the address of the inspector. */
 export const inspect = async (said: string) => {
   const socket = new WebSocket(/ws:\S+/.exec(said)?.[0] ?? "")

@@ -50,7 +50,7 @@ export interface AuthenticatorRoute {
  * @since 0.1.0
  */
 export interface Authenticator {
-  /** Gives the caller of a request. It runs for each request of MCP, after the checks of host and origin. */
+  /** Returns the caller of a request. Runs for each request of MCP, after the checks of host and origin. */
   readonly authenticate: (request: AuthenticatorRequest) => Effect.Effect<Principal.Principal, Challenge>
   /** The routes that it adds. Default: none. */
   readonly routes?: ReadonlyArray<AuthenticatorRoute> | undefined

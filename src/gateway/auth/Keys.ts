@@ -9,7 +9,7 @@ export const howToShowKey = "Send one of the gateway's keys as Authorization: Be
 
 const digest = (text: string): Buffer => createHash("sha256").update(text).digest()
 
-/** Asks for one of the keys. A principal's id is a digest of its key. */
+/** Accepts requests that carry one of the keys. A principal's id is a digest of its key. */
 const oneOf = (keys: ReadonlyArray<string>, message: string): Authenticator => {
   const known = keys.map(digest).map((hash) => {
     const principal: Principal = { id: hash.toString("hex").slice(0, 32), claims: {} }

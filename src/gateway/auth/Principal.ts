@@ -6,7 +6,7 @@
  * @since 0.1.0
  */
 export interface Principal {
-  /** Callers with the same id are the same caller. It is never shown to clients. Empty for callers that no one can tell apart. */
+  /** Callers with the same id are the same caller. The id is never shown to clients. Empty for callers that cannot be told apart. */
   readonly id: string
   /** What the authenticator knows of the caller, such as the claims of a JWT. */
   readonly claims: Readonly<Record<string, unknown>>

@@ -25,8 +25,8 @@ import type { Limits as StreamLimits, Stream } from "./SessionStreams.ts"
 import { SessionStreams } from "./SessionStreams.ts"
 
 /**
- * How many milliseconds a server may still answer a request that its client has cancelled. An answer that is on its way arrives. The
- * specification asks for none, so a longer wait would only hold the request's place.
+ * How long a server may still answer a request that its client has cancelled, in milliseconds. Long enough for an answer in flight. The
+ * specification requires no answer, so a longer wait would only hold the request's place.
  */
 const cancelGrace = 1000
 
@@ -234,7 +234,7 @@ export class BridgeRequests {
   // From the process
   // ---------------------------------------------------------------------------
 
-  /** Takes one message; false: there is no room for more. */
+  /** Takes one message. False if there is no room for more. */
   receive(message: JsonRpc.Message, request?: JsonRpc.Id): boolean {
     this.#route(message, request)
     return !this.#streams.congested()

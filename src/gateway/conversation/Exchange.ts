@@ -1,4 +1,4 @@
-/** The messages that answer a client, and the reasons why a message is refused. No front is known here: these are no HTTP responses. */
+/** The replies to a client, and the reasons why a message is refused. A front translates them, such as to HTTP responses. */
 import type { Cause, Effect } from "effect"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 
@@ -53,7 +53,7 @@ export interface Event {
 /** The next events, at least one. Waits if there are none. Fails with `Done` at the end. */
 export type Take = Effect.Effect<ReadonlyArray<Event>, Cause.Done>
 
-/** The answer to a request. `reason` is set for an error that is more than the server's own. */
+/** The answer to a request. `reason` is set if the front must also report the error itself, such as by an HTTP status. */
 export interface Answer extends Event {
   readonly _tag: "Answer"
   readonly reason?: Reason | undefined

@@ -51,7 +51,7 @@ export interface Entry {
   readonly release: Effect.Effect<void>
 }
 
-/** What to do with requests whose time has come. */
+/** Called for each request that reaches a deadline. */
 export interface Due<A> {
   /** The request has no answer yet, so it gets a stream. */
   readonly stream: (entry: A) => void

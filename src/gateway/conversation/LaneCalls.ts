@@ -32,7 +32,10 @@ export interface Writer {
 
 type Kind = "progress" | "log" | "subscription" | "other"
 
-/** A message for the client of a call. The client's ids are added when it is taken, because a parked call continues under another id. */
+/**
+ * A message for the client of a call. The client's ids are added when the client takes the message, because a parked call continues under
+ * another id.
+ */
 export type Queued =
   /** The server waits for the client's answers to its questions. */
   | { readonly _tag: "InputRequired" }
@@ -81,7 +84,7 @@ export class LaneCalls {
   readonly #own = new Map<number, (answer: JsonRpc.Response) => void>()
   readonly #mailboxes: Mailboxes<Queued>
   #handshake: Handshake | undefined
-  /** Before the handshake this does not matter, because there are no calls. */
+  /** The value before the handshake does not matter, because there are no calls. */
   #dialect: Dialect.Dialect = Dialect.modern
   /** The log level that the gateway has set at the server. */
   #level: string | undefined
@@ -223,7 +226,7 @@ export class LaneCalls {
       if (id !== undefined) this.#writer.write(JsonRpc.result(id, response))
     }
     if (visits.length === 0) return
-    // A client that declines a page declines the call.
+    // A client that declines to visit a page declines the whole call.
     if (visits.some(({ response }) => Json.field(response, "action") !== "accept")) {
       this.#settle(call, failure("the client declined to visit the page"))
     } else if (call.questions.size === 0) this.#send(call)
@@ -270,7 +273,7 @@ export class LaneCalls {
     return !this.#isFull()
   }
 
-  /** Passes something to the client of a call, and restarts the time of the call. */
+  /** Passes an event to the client of a call, and restarts the timeout of the call. */
   #tell(call: LaneCall | undefined, event: Queued): void {
     if (call === undefined || call.mailbox.ended) return
     this.#inFlight.progressed(call)

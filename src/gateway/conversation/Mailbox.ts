@@ -210,7 +210,7 @@ export class Mailboxes<A> {
   }
 
   announceRoom(): void {
-    // A waiter that is called may fill the room at once, and add itself again. Then it is called a second time, while the room is full.
+    // A resumed fiber may fill the room at once and wait again. This loop then also calls its new waiter, which stays: the room is full.
     for (const waiter of this.#waitingForRoom) waiter()
   }
 

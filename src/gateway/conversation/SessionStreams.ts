@@ -35,7 +35,7 @@ export class SessionStreams extends Mailboxes<string> {
   /** The standalone streams, the newest last. */
   #standalone: Array<Stream> = []
   readonly #startLostTimer: () => void
-  /** Since when the client has shown no life. Undefined: no stream broke off, or the client has sent something since. */
+  /** When the client was last connected. Undefined if no stream broke off, or if the client has sent something since. */
   #lostSince: number | undefined
 
   constructor(background: Background, { maxInFlight, replay, streamLostTimeToLive }: Limits, session: Session) {
@@ -88,7 +88,7 @@ export class SessionStreams extends Mailboxes<string> {
       close: () => {
         const isLost = !reader.isDone()
         reader.close()
-        // This may be a request's stream that breaks after the standalone stream. Its client was connected until now.
+        // A resumed request's stream may break after the standalone stream. The client was connected until now, so the time restarts.
         if (!isLost || this.isStandaloneRead()) return
         this.#lostSince = this.#background.now()
         this.#startLostTimer()
@@ -101,7 +101,7 @@ export class SessionStreams extends Mailboxes<string> {
     if (this.#lostSince !== undefined) this.#lostSince = this.#background.now()
   }
 
-  /** A client that sends messages while its stream is broken does not need the stream. */
+  /** Forgets a lost stream, because a client that sends messages without the stream does not need it. */
   heard(): void {
     this.#lostSince = undefined
   }

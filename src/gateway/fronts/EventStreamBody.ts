@@ -85,8 +85,8 @@ export const watch = Effect.fnUntraced(function*(bodies: ReadonlySet<OpenBody>, 
 })
 
 /**
- * The body of a response: the events, with heartbeats in between. A heartbeat does not interrupt a `take`, which may have taken events
- * already: the take has a fiber of its own. While `ready()` is true, `take` is known not to wait and needs no fiber and no timer.
+ * The body of a response: the events, with heartbeats in between. Each `take` runs in a fiber of its own, because a heartbeat that
+ * interrupted it would lose the events that it has taken. While `ready()` is true, `take` does not wait and needs no fiber and no timer.
  */
 export const make = (events: Events, prime: boolean, options: Options): Stream.Stream<Uint8Array> =>
   body(chunksOf(events, prime), events.ready, options)

@@ -60,7 +60,7 @@ const asHttp = ({ error, reason, retryAfter }: Refusal) => ({
   headers: retryAfter === undefined ? {} : { "retry-after": String(retryAfter) }
 })
 
-/** The response with a request's answer. `reason` is that of an error which is more than the server's own. */
+/** The response with a request's answer. `reason` decides the status; without a reason it is 200. */
 export const answerResponse = (text: string, reason: Reason | undefined): HttpServerResponse.HttpServerResponse =>
   reason === undefined
     ? jsonResponse(text, 200)

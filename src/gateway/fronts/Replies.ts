@@ -68,7 +68,7 @@ export const toMessages = (
 
 /** Makes a call without a session. */
 export const toCall = (web: Web, asking: Asking, request: JsonRpc.Request): Responding =>
-  // Its status reports whether the back end started.
+  // The status of `server/discover` reports whether the back end started, so it gets no early stream.
   answered(web, asking, { _tag: "Call", request }, request.method === "server/discover" ? [] : [request.id])
 
 /** Listens to a session. */
@@ -87,8 +87,8 @@ export const toDelete = ({ broker }: Web, { client }: Asking, session: string): 
   Effect.as(broker.ask(client, { _tag: "End", session }), noContent)
 
 /**
- * Asks the broker, and responds with what comes back. `ids`: the requests that wait for an answer. Most asks are handed over at once, and
- * then the broker itself bounds the wait for the reply.
+ * Asks the broker, and responds with its reply. `ids` are the requests that wait for an answer. If the broker has the exchange at once, the
+ * broker bounds the wait for the reply. Otherwise, such as while a session wakes, `orEarly` does.
  */
 const answered = (web: Web, asking: Asking, ask: Ask, ids: ReadonlyArray<JsonRpc.Id>): Responding => {
   const asked = web.broker.ask(asking.client, ask)
@@ -105,7 +105,7 @@ const answered = (web: Web, asking: Asking, ask: Ask, ids: ReadonlyArray<JsonRpc
 
 const replyOf = ({ reply }: Exchange) => reply
 
-/** The response for a reply, or a stream that ends with it if it does not come soon, such as while a session wakes. */
+/** The response for a reply. If the reply does not come within `firstSilence`, a stream that ends with it. */
 const orEarly = Effect.fnUntraced(
   function*(web: Web, asking: Asking, reply: Effect.Effect<Reply, Refusal>, ids: ReadonlyArray<JsonRpc.Id>) {
     // The status is sent before the reply, so a defect becomes an error of each request.
@@ -131,7 +131,7 @@ const defective = (defect: unknown) =>
     )
   )
 
-/** The response for a reply. `otherwise` is that for a reply without an answer. */
+/** The response for a reply. `otherwise` is the response for `Nothing`. */
 const responseOf = (web: Web, asking: Asking, reply: Reply, otherwise: Response): Response => {
   switch (reply._tag) {
     case "Answer":

@@ -54,7 +54,7 @@ export const make = ({ clients, fs, hosts, settings }: Options): Front<HttpRoute
     const cors = HttpMiddleware.cors({
       allowedOrigins: hosts.isListedOrigin,
       allowedMethods: ["GET", "POST", "DELETE"],
-      // Without `allowedHeaders` a preflight allows the headers that it asks for: a tool may name any header after Mcp-Param-.
+      // `allowedHeaders` is not set, so a preflight allows every header that it asks for: a tool may define any Mcp-Param-… header.
       exposedHeaders: ["Mcp-Session-Id", "Retry-After", "WWW-Authenticate"],
       maxAge: 600
     })

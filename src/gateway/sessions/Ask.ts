@@ -27,5 +27,5 @@ export type Ask =
   /** Makes a request of revision 2026-07-28, which has no sessions. */
   | { readonly _tag: "Call"; readonly request: JsonRpc.Request }
 
-/** Carries something out, for the scope. */
+/** Carries out an ask. The exchange lives as long as the scope. */
 export type Carrying = Effect.Effect<Exchange, Refusal, Scope.Scope>

@@ -23,7 +23,7 @@ export interface Broker {
   readonly paramHeaders: (backend: string) => RequestHeaders.ParamHeaders
   /**
    * Carries out what a client asks for. The effect waits until the server has the messages. The exchange lives as long as the scope: when
-   * it closes, a request of a session goes on without its client, and a call is cancelled.
+   * the scope closes, a request of a session goes on without its client, and a call is cancelled.
    */
   readonly ask: (client: Client, ask: Ask) => Carrying
   /** Completes when the gateway stops taking new work. Streams of clients that only listen then end. */
@@ -37,7 +37,7 @@ export const make = (serving: Serving): Broker => ({
   draining: Deferred.await(serving.draining)
 })
 
-/** Carries out what a client of another replica asks for. It is not forwarded again. */
+/** Carries out an ask that another replica forwarded. */
 export const carryOut = (serving: Serving, carried: Placement.Carried): Carrying => {
   const { ask, backend, known, principal } = carried
   return serving.sessions.running().has(backend)
@@ -45,7 +45,7 @@ export const carryOut = (serving: Serving, carried: Placement.Carried): Carrying
     : Effect.fail(refusal("unknown", `This replica has no back end "${backend}"`))
 }
 
-/** Carries something out where its session lives, or here if another replica has `carried` it here. */
+/** Carries out an ask where its session or caller lives. `carried` is set if another replica forwarded the ask to this one. */
 const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Carried | undefined): Carrying => {
   const { placement } = serving
   switch (ask._tag) {
@@ -62,7 +62,7 @@ const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Ca
       const here = inSession(serving, new Key(client.backend, client.principal, ask.session), ask)
       if (carried !== undefined) return here
       const place = placement.ofSession(ask.session)
-      // An id of another form is no session's.
+      // No session has an id of this form.
       return Option.isSome(place) ? at(serving, place.value, client, ask, here) : Effect.fail(unknownSession(idOf(ask)))
     }
   }
@@ -113,7 +113,7 @@ const at = (
   here: Carrying,
   opens?: string
 ): Carrying => {
-  // The lanes of a caller are shared only if the caller can be told from others (`placeOf`).
+  // `placeOf` returns a `Shared` place only for a caller that can be told from others.
   const known = ask._tag === "Call" && place._tag === "Shared"
   return placement.at(place, () => ({ backend, principal, known, ask, opens }), here)
 }

@@ -43,6 +43,7 @@ export interface Profile extends Caller {
   waiting: number
   /** Called with each change that the caller's lanes report. */
   readonly listeners: Set<(change: Change) => void>
+  /** The caller's requests that run, wait for a lane, or are parked. `maxInFlight` limits them. */
   users: number
 }
 
@@ -60,7 +61,7 @@ export interface Callers {
 /** The pool's key of a lane. */
 export const keyOf = ({ backend, id, principal }: Profile, lane: number): Key => new Key(backend, principal, id, lane)
 
-/** Begins the ids of callers that cannot be told apart. Each call has one of its own. */
+/** Prefix of the ids of callers that cannot be told apart. Each call gets its own id. */
 const loner = "once-"
 
 /** True for the key of a caller that cannot be told apart. No other call can use its lane. */

@@ -1,5 +1,5 @@
 /**
- * What clients of revision 2026-07-28 ask for. Each request is complete in itself, and becomes a call on one of its caller's pooled lanes.
+ * Carries out requests of revision 2026-07-28. Each request is complete in itself, and becomes a call on one of its caller's pooled lanes.
  * If the server asks for input during the call, the call is parked (`Parked`) until its client sends the request again with the answers.
  *
  * A call's lease is a scope of its own. `begin` owns the scope until the lane has the call. From then on the lane owns it, and closes it
@@ -159,7 +159,7 @@ const replyOf = (attached: Attached, first: Step): Reply => {
   return { _tag: "Events", take, ready: () => false }
 }
 
-/** The next step of a call. Without events or an answer if the client is to get a stream now. */
+/** The next step of a call. Has neither events nor an answer if the client must get a stream now. */
 const step = (attached: Attached): Effect.Effect<Step> =>
   Effect.flatMap(
     // The last event of a call is its answer, so there is no `Done` before it.
@@ -183,7 +183,7 @@ const stepOf = (attached: Attached, queued: ReadonlyArray<Mailbox.Numbered<Queue
   return Effect.flatMap(isAsked ? park(attached) : Effect.succeed(answer), (answer) => {
     if (answer !== undefined) attached.detached = true
     const isStreamDue = queued.some(({ value }) => value._tag === "StreamDue")
-    // No notification was for the client, so it waits on.
+    // Nothing here is for the client, so this waits for the next events.
     return answer === undefined && events.length === 0 && !isStreamDue
       ? step(attached)
       : Effect.succeed({ events, answer })

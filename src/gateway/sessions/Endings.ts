@@ -59,7 +59,7 @@ export const ofPool = (reason: SessionPool.Reason, idleTimeToLive: Duration.Dura
 export interface Endings {
   /**
    * Notes why a session is about to end: by its number in the pool, or by the text of its key while its launch runs. Note
-   * only a session that will still emit `Closed`.
+   * only a session that will still emit `Closed`, because only `closed` removes the note.
    */
   readonly note: (session: number | string, ending: Ending) => void
   /** Counts the end of a session and returns its ending, or `otherwise` if nothing was noted. */

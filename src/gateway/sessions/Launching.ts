@@ -2,15 +2,15 @@
  * The lookup of the gateway's pool. Opens the connection for a key, which is a legacy client's session or a modern
  * caller's lane, within the limits of its back end.
  *
- * A session that sleeps may be refused, in this order:
- * - it has no record (`Sessions.leaseOrWake`);
+ * These checks, in this order, can refuse to wake a session:
+ * - the session has no record (`Sessions.leaseOrWake`);
  * - the pool is full;
- * - its id has moved to another replica while the request waited (here);
- * - its back end's entry has changed (`StoredSleepers`).
+ * - the session's id has moved to another replica while the request waited (`lookup`);
+ * - the back end's entry has changed (`StoredSleepers`).
  *
- * Up to there its record stays as it is. `wake` takes the session over. From then on `rest` puts it back to sleep if
- * the launch fails: its back end is unknown, cooling down or full, its back end does not start, or a reload or a move
- * came meanwhile.
+ * A refusal by them leaves the record unchanged. Then `wake` takes the session over. If the launch fails after that,
+ * `rest` puts the session back to sleep: its back end is unknown, cooling down or full, its back end does not start, or
+ * a reload or a move came meanwhile.
  */
 import { Clock, Duration, Effect, Exit, FiberHandle, Option, Ref, Result, Scope } from "effect"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
@@ -52,7 +52,7 @@ export const lookup = Effect.fnUntraced(function*(
   yield* Effect.addFinalizer(() => entered && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
   yield* target.count("launches")
   const own = yield* Scope.fork(yield* Effect.scope)
-  // Without a principal, each session takes turns on its own.
+  // Without a principal, each session counts as a principal of its own in the start queue.
   const turn = key.principal === "" ? key.text : key.principal
   const connection = yield* start(target, turn, (got) => open(registry, target, key, client, got))
     .pipe(
@@ -76,7 +76,7 @@ export const lookup = Effect.fnUntraced(function*(
   yield* Effect.acquireRelease(
     Effect.suspend((): Effect.Effect<unknown, GatewayErrors.UnknownSession | GatewayErrors.NotNow> => {
       // A reload or a move that came meanwhile did not see this connection, so the connection ends here. From now on
-      // both find it in `connections`. Nothing may come between the checks and the `set`.
+      // both find it in `connections`. The checks and the `set` must stay in one synchronous step.
       if (running.get(name) !== target) return new GatewayErrors.UnknownSession()
       if (!placement.mayOccupy(id)) return GatewayErrors.sessionMoved()
       connections.set(key.text, { key, connection })

@@ -8,7 +8,7 @@
  * - pinned: a session that stays with the replica that opened it. Its id begins with that replica's name (`Replica`).
  * - movable: a session of a stateless back end, or the lanes of a modern caller that can be told apart. They can continue at another
  *   replica.
- * - shared: the id of something movable. The replica that owns the id's shard has it (`Shared`).
+ * - shared: the id of a movable session or caller. The replica that owns the id's shard serves it (`Shared`).
  *
  * A replica ends in three steps. `/ready` says `draining` from the first step on:
  *
@@ -86,9 +86,9 @@ export interface Placement {
   readonly ofSession: (id: string) => Option.Option<Place>
   /** Where the lanes of a modern caller live. */
   readonly ofCaller: (caller: string) => Place
-  /** The place of this replica, where the calls of its request states are parked. */
+  /** The place of the replica with this name. A request state names the replica where its call is parked. */
   readonly ofReplica: (replica: string) => Place
-  /** Carries something out at a place. Runs `here` if that is this replica. */
+  /** Carries out an ask at a place. Runs `here` if the place is this replica, else forwards `carried`. */
   readonly at: (place: Place, carried: () => Carried, here: Carrying) => Carrying
   /** The number of asks that other replicas carry out for clients of this one. */
   readonly forwarded: () => number

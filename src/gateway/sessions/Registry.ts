@@ -1,6 +1,6 @@
 /**
- * The gateway's knowledge of sessions besides the pool, which holds their connections: the back ends that run, the
- * sessions that are being opened or sleep, and the modern callers.
+ * The state that the gateway keeps besides the pool of connections: the back ends that run, the sessions that are being
+ * opened or sleep, and the modern callers.
  */
 import { Effect } from "effect"
 import { HttpClient } from "effect/http"

@@ -134,7 +134,7 @@ const startTransport = ({ spares }: RunningBackend, got: Got) =>
 export const knownEra = (target: RunningBackend | undefined): Era | undefined =>
   target?.backend.settings.era === "auto" ? target.era : target?.backend.settings.era
 
-/** Opens the connection of a lane. If a process ends at `server/discover`, the next one starts as a legacy server without it. */
+/** Opens the connection of a lane. If a process fails at `server/discover`, starts another one and treats it as a legacy server. */
 export const startLane = (
   target: RunningBackend,
   client: Modern.Client,

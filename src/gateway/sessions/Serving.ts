@@ -11,7 +11,7 @@ export interface Serving {
   readonly parked: Parked.Parked
   /** Completes when the gateway stops taking new work. */
   readonly draining: Deferred.Deferred<void>
-  /** The ends of sessions that clients ask for, by the text of the key. Each completes when its client has been answered. */
+  /** The `End` asks in progress, by the text of the session's key. Each completes when its client has been answered. */
   readonly ends: Map<string, Deferred.Deferred<void>>
   /** Finds where a session lives. */
   readonly placement: Placement

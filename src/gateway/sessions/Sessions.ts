@@ -177,7 +177,7 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
   return pool
 })
 
-/** After a connection to a server that runs by itself has ended, the next one asks for the era again. */
+/** Forgets the era of a server that runs by itself after a connection has ended. The next connection detects it again. */
 const doubt = ({ running }: Registry.Registry, key: Key) => {
   const target = running.get(key.backend)
   return target?.backend.startsServer === false ? RunningBackend.forget(target) : Effect.void
@@ -297,7 +297,7 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
   const retire = (spoilt: Lane.Spoilt) =>
     Effect.flatMap(lease.invalidate, (isRetired) => {
       if (!isRetired) return Effect.void
-      // This is early enough, because the lane closes only when its lease ends.
+      // The note comes before `Closed`, because the lane closes only when its lease ends.
       state.endings.note(lease.id, spoilt === "cancelled" ? Endings.cancelled : Endings.unanswered)
       return Effect.andThen(doubt(state, key), Deferred.succeed(lane.retired, undefined))
     })
@@ -316,9 +316,9 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
  * Ends a session, awake or asleep. `None` if there is no such session; else an effect that waits until its process is
  * gone.
  *
- * The process ends at once. Meanwhile the record is removed, which may take long in a database. A session that is awake
- * cannot wake again from the first moment on. A session that was asleep may have woken meanwhile, so its connection is
- * looked for twice.
+ * The process ends at once. Meanwhile `forget` removes the record, which may take long in a database. A session that is
+ * awake gets `record.over` before that, so it cannot sleep and wake again. A session that was asleep may have woken
+ * meanwhile, so this looks for its connection a second time.
  */
 const endKey = (state: State, key: Key, ending: Endings.Ending) =>
   Effect.uninterruptible(Effect.gen(function*() {

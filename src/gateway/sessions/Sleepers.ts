@@ -22,7 +22,7 @@ export interface Sleepers {
   readonly rest: (key: Key, record: ClientRecord.ClientRecord) => Effect.Effect<void>
   /** Removes a session's record. */
   readonly remove: (key: Key) => Effect.Effect<void>
-  /** True if the session is among the `keys`, or was and has a write pending. */
+  /** True if `keys` has the session, or if a write for the session is still pending. */
   readonly isKnown: (key: Key) => Effect.Effect<boolean>
   /** The sessions that are known here, awake sessions included. A database keeps others that are asleep. */
   readonly keys: Effect.Effect<Iterable<Key>>

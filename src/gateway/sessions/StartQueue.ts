@@ -1,6 +1,6 @@
 /**
  * Limits how many processes start at once. A spawn blocks the event loop (24 ms at 200 MiB of memory), and a process that loads
- * occupies a core. Keys take turns, so a key that starts many sessions does not keep the others waiting.
+ * occupies a core. Principals take turns, so one that starts many sessions does not keep the others waiting.
  */
 import type { Scope } from "effect"
 import { Deferred, Effect, PartitionedSemaphore } from "effect"

@@ -49,7 +49,7 @@ export const make = Effect.fnUntraced(function*(
   const remote = yield* Remote.make(target, mask)
   const scope = yield* Effect.scope
   const run = Effect.runForkWith(yield* Effect.context<never>())
-  // Its end lets a `send` go that waits for the server.
+  // The shutdown releases a `send` that waits for the server.
   const messages = yield* Effect.acquireRelease(Queue.bounded<JsonRpc.Message>(maxWaiting), Queue.shutdown)
   const ended = Deferred.makeUnsafe<BackendFailed>()
   const session: Server["session"] = { id: undefined, version: undefined }
@@ -100,7 +100,7 @@ const forgotten = (server: Server) =>
     return end(server, new BackendFailed({ reason, stderr, forgotten: true }))
   })
 
-/** Sends one message. Completes when the next one may be sent: a message that changes the session must arrive before it. */
+/** Sends one message. Completes when the next one may be sent: a message that changes the session must arrive before the next. */
 const write = (server: Server, message: JsonRpc.Message): Effect.Effect<unknown> => {
   const { posts } = server
   if (message._tag === "Request") {
@@ -138,7 +138,7 @@ const notify = (server: Server, { text }: JsonRpc.Message) => {
       duration: limits.writeTimeout,
       orElse: () => remote.failed(`the back end has not accepted a message for ${Duration.format(limits.writeTimeout)}`)
     }),
-    // The message is lost. A request that waits for its effect would never end, so the session ends.
+    // The message is lost. A request may wait for the message's effect forever, so the session ends.
     Effect.catch((failure) => end(server, failure))
   )
 }
@@ -246,7 +246,7 @@ const send = (
 ) => {
   if (method === "initialize") return remote.send("POST", {}, text)
   if (!modern) return remote.send("POST", sessionHeaders(session), text)
-  // Arguments do not change headers of the back end's entry.
+  // A header of the back end's entry wins over a header that repeats an argument.
   const repeated = Object.entries(RequestHeaders.headersOf(method, params, paramHeaders))
     .filter(([name]) => !name.startsWith("mcp-param-") || !remote.given.has(name))
   return remote.send("POST", Object.fromEntries(repeated), text)
@@ -266,7 +266,7 @@ const refused = (server: Server, post: Post, status: number, error: unknown) => 
   const { id, method } = post.request
   const isRefusal = Remote.isRefusal(status)
   const reason = isRefusal ? Remote.refusal(status) : `the back end answered ${method} with status ${status}`
-  // Says nothing about the server's era.
+  // Such a status says nothing about the server's era, so the connection ends without a verdict.
   const isNoAnswer = method === "server/discover" && Remote.isNoVerdict(status)
   if (isNoAnswer || (isRefusal && !server.established)) return end(server, server.remote.failed(reason))
   if (Json.isObject(error) && !isRefusal) return answer(server, JsonRpc.failure(id, error))
@@ -277,7 +277,7 @@ const refused = (server: Server, post: Post, status: number, error: unknown) => 
   return unanswered(server, post, reason)
 }
 
-/** The statuses of servers with sessions for a request without one. */
+/** Statuses with which a server that has sessions refuses a request without a session id. */
 const unlikeModern = [400, 404, 405]
 
 /** Most pages of `tools/list` that are read for one call. */

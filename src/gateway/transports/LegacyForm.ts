@@ -89,7 +89,7 @@ export const questionsOf = (result: unknown): ReadonlyArray<Question> =>
     const method = Json.textOf(Json.field(request, "method"))
     const params = Modern.withoutHop(Json.field(request, "params"))
     const isPage = method === "elicitation/create" && params["mode"] === "url"
-    // Earlier revisions need an id for the visit to a URL. The client learns of its end by the result of the call.
+    // Earlier revisions need an id for the visit to a URL. The result of the call tells the client that the visit is over.
     return { key, method, params: isPage ? { ...params, elicitationId: randomUUID() } : params }
   })
 

@@ -79,7 +79,7 @@ export const make = (mask: (text: string) => string, level: BackendSettings["std
   const log = (): void => {
     if (logs || fork === undefined || unlogged.length === 0) return
     logs = true
-    // At an interruption logs what is left: a process that ends may have written lines that are not logged yet.
+    // An interruption logs the remaining lines: a process that ends may have written lines that are not logged yet.
     fork(Effect.onInterrupt(eachSecond, () => flush))
   }
 

@@ -123,8 +123,8 @@ const watchEnd = (
     const how = yield* Deferred.await(group.exit)
     // Delivers the output from before the exit first. `standstill` ends the wait, so neither a grandchild that holds the pipe open
     // nor a client that does not read delays the report.
-    const allIsSaid = Effect.andThen(closed(group.stdout), Effect.andThen(closed(group.stderr), output.delivered))
-    yield* Effect.raceFirst(allIsSaid, standstill(output.moved))
+    const allDelivered = Effect.andThen(closed(group.stdout), Effect.andThen(closed(group.stderr), output.delivered))
+    yield* Effect.raceFirst(allDelivered, standstill(output.moved))
     fail(`the back end ended ${how}`, "process exited")
   }))
 }
@@ -239,7 +239,7 @@ const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong 
       forget()
       broken(result.failure)
     }
-    // Before this the pipe holds the output of the process, so a spare loses none.
+    // Until now the pipe has held the output of the process, so a spare loses none.
     stdout.on("data", take)
   }
   return {

@@ -25,7 +25,7 @@ export interface Connection {
 interface Listen {
   readonly number: number
   readonly uris: ReadonlyArray<string>
-  /** How often each change was reported on this listen, while there is a second one. */
+  /** How often each change was reported on this listen, counted while another listen is open too. */
   readonly told: Map<string, number>
 }
 

@@ -1,10 +1,8 @@
 /** A session or a lane on a server that says what the test tells it to: without a process, and in the test's own time. */
-import { Clock, Context, Deferred, Effect, Scheduler } from "effect"
+import { Context, Deferred, Effect } from "effect"
 import * as Bridge from "../../../src/gateway/conversation/Bridge.ts"
-import { BridgeRequests } from "../../../src/gateway/conversation/BridgeRequests.ts"
 import type { Limits } from "../../../src/gateway/conversation/BridgeRequests.ts"
 import * as ClientRecord from "../../../src/gateway/conversation/ClientRecord.ts"
-import type { Background } from "../../../src/gateway/conversation/InFlight.ts"
 import * as JsonRpc from "../../../src/gateway/protocol/JsonRpc.ts"
 import * as GatewayMetrics from "../../../src/gateway/telemetry/GatewayMetrics.ts"
 import { BackendFailed, deliver } from "../../../src/gateway/transports/Transport.ts"
@@ -65,28 +63,6 @@ export const open = Effect.fnUntraced(function*(
   const server = make()
   const record = ClientRecord.make(requestOf(Kit.initializeBody))
   return { server, bridge: yield* Bridge.make(Effect.succeed(between(server.transport)), record, limits, metrics) }
-})
-
-/** What such a session does with messages; its timers go by the test's clock. */
-export const requests = Effect.fnUntraced(function*(limits: Limits) {
-  const server = make()
-  const run = Effect.runForkWith(yield* Effect.context<never>())
-  // By the scheduler of the test: a fiber with one of its own may miss turns of the clock.
-  const scheduler = yield* Scheduler.Scheduler
-  const clock = yield* Clock.Clock
-  const background: Background = {
-    run: Effect.runFork,
-    fork: (effect) => run(effect, { scheduler }),
-    now: () => clock.currentTimeMillisUnsafe()
-  }
-  const record = ClientRecord.make(requestOf(Kit.initializeBody))
-  const requests = new BridgeRequests(server.transport, background, record, limits, metrics)
-  yield* server.transport.attach({
-    receive: (message) => requests.receive(message),
-    garbage: (text) => requests.garbage(text),
-    room: requests.room
-  })
-  return { server, requests }
 })
 
 /** A call of its client, with a progress token, which is the id. */
