@@ -172,7 +172,7 @@ export const backendSettings = {
   startTimeout: duration("1 minute", "A back end must answer initialize within this"),
   writeTimeout: duration("30 seconds", "A session ends if its back end leaves a message unread for this"),
   closeGrace: duration("2 seconds", "Wait between end of stdin, SIGTERM and SIGKILL when a process ends", "zero"),
-  maxInFlight: count(100, "Requests of one session that may run at once"),
+  maxInFlight: count(100, "Requests of one session, or of one modern caller, that may run at once"),
   maxLineBytes: bytes(16 * mebi, "Longest message of a back end"),
   stderrLevel: choice(["debug", "info", "warn"], "debug", "Log level of the back end's stderr: debug, info or warn"),
   replayEvents: count(1000, "Messages that a session keeps for a client that resumes a stream"),
