@@ -182,11 +182,9 @@ describe("a modern HTTP back end", () => {
   it("that cannot be reached any more is failing, until it can be reached again", async () => {
     const stateOf = async () => (await (await fetch(`${new URL(url).origin}/health`)).json()).backends.own
     assert.strictEqual(await stateOf(), "ok")
-    probed = answers["gone"] ?? isModern
-    assert.strictEqual((await send(url, "gone")).status, 502)
-    assert.strictEqual((await send(url, "echo")).status, 502)
+    // Many failures in a row lead to no cool-down, because nothing has to start.
+    for (let i = 0; i < 5; i++) assert.strictEqual((await send(url, "gone")).status, 502)
     assert.strictEqual(await stateOf(), "failing")
-    probed = isModern
     assert.strictEqual((await send(url, "echo")).status, 200)
     assert.strictEqual(await stateOf(), "ok")
   })

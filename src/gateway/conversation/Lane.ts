@@ -57,12 +57,6 @@ export interface Change {
   readonly params: unknown
 }
 
-/**
- * Why a lane must not be used again. `cancelled`: a call that held the lane exclusively was cancelled, and the server has not answered it, so
- * later messages of the server may still belong to it. `unanswered`: a modern server gave no answer, so it may be gone or replaced.
- */
-export type Spoilt = "cancelled" | "unanswered"
-
 export interface Lane extends PooledConnection.PooledConnection {
   readonly _tag: "Lane"
   readonly handshake: Handshake
@@ -74,8 +68,8 @@ export interface Lane extends PooledConnection.PooledConnection {
   readonly watchResources: (
     uris: ReadonlyArray<string>
   ) => Effect.Effect<ReadonlyArray<string>, never, Scope.Scope>
-  /** Why the lane must not be used again; `undefined` if it may. */
-  readonly spoilt: () => Spoilt | undefined
+  /** True if the lane must not be used again, because messages of a cancelled call may still come. */
+  readonly isSpoilt: () => boolean
   /** Completes when the lane takes no further calls: it has ended, or is about to. */
   readonly retired: Deferred.Deferred<void>
 }
@@ -92,6 +86,8 @@ export interface Options extends InFlight.Timeouts {
   readonly probeTimeout: number
   readonly limits: Mailbox.Limits
   readonly changed: (change: Change) => void
+  /** Called when the server gave a call no answer, with the reason. */
+  readonly unanswered: (reason: string) => void
   readonly paramHeaders: RequestHeaders.ParamHeaders
 }
 
@@ -141,7 +137,7 @@ export const make = Effect.fnUntraced(function*<R>(
     handshake,
     call: (call, exclusive, release) => calls.call(call, exclusive, release),
     watchResources: yield* watcher(calls, background.run),
-    spoilt: () => calls.spoilt(),
+    isSpoilt: () => calls.isSpoilt(),
     retired,
     activity: () => ({ pid: server.pid, client: options.client.name, streams: 0, ...calls.activity() }),
     end: (reason) => end(reason)

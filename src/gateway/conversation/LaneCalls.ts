@@ -17,7 +17,7 @@ import * as RequestHeaders from "../protocol/RequestHeaders.ts"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
 import type { Background, Entry } from "./InFlight.ts"
 import { InFlight } from "./InFlight.ts"
-import type { Handshake, Options, RunningCall, Spoilt } from "./Lane.ts"
+import type { Handshake, Options, RunningCall } from "./Lane.ts"
 import type * as Mailbox from "./Mailbox.ts"
 import { Mailboxes } from "./Mailbox.ts"
 import { Questions } from "./Questions.ts"
@@ -88,8 +88,9 @@ export class LaneCalls {
   #dialect: Dialect.Dialect = Dialect.modern
   /** The log level that the gateway has set at the server. */
   #level: string | undefined
-  #over: string | undefined
-  #spoilt: Spoilt | undefined
+  /** The error of every call once the lane has ended. */
+  #over: Ended | undefined
+  #isSpoilt = false
   #lastNumber = 0
   #requests = 0
 
@@ -114,8 +115,12 @@ export class LaneCalls {
     return { inFlight: this.#inFlight.size, requests: this.#requests, errors: this.#inFlight.errors }
   }
 
-  spoilt(): Spoilt | undefined {
-    return this.#spoilt
+  /**
+   * True if the lane must not be used again. A call that held the lane exclusively was cancelled, and the server has not answered it: later
+   * messages of the server may still belong to it.
+   */
+  isSpoilt(): boolean {
+    return this.#isSpoilt
   }
 
   get over(): boolean {
@@ -137,8 +142,8 @@ export class LaneCalls {
   /** Ends all calls. `isOfBackend`: because the back end failed. */
   end(reason: string, isOfBackend = false): void {
     if (this.#over !== undefined) return
-    this.#over = reason
-    for (const call of this.#inFlight.entries()) this.#settle(call, { ...failure(reason), isOfBackend })
+    this.#over = { ...failure(reason), isOfBackend }
+    for (const call of this.#inFlight.entries()) this.#settle(call, this.#over)
     for (const resume of this.#own.values()) resume(JsonRpc.error(null, JsonRpc.codes.internal, reason))
     this.#own.clear()
   }
@@ -147,7 +152,7 @@ export class LaneCalls {
   request(method: string, params: unknown): Effect.Effect<JsonRpc.Response> {
     return Effect.callback((resume) => {
       if (this.#over !== undefined) {
-        return resume(Effect.succeed(JsonRpc.error(null, JsonRpc.codes.internal, this.#over)))
+        return resume(Effect.succeed(JsonRpc.failure(null, this.#over.value)))
       }
       const number = this.#ask(method, params, (answer) => resume(Effect.succeed(answer)))
       return Effect.sync(() => this.#own.delete(number))
@@ -181,7 +186,7 @@ export class LaneCalls {
     }
     this.#inFlight.add(call)
     if (this.#over === undefined) this.#send(call)
-    else this.#settle(call, failure(this.#over))
+    else this.#settle(call, this.#over)
     return {
       call: () => call.current,
       read: () => this.#mailboxes.read(call.mailbox),
@@ -237,7 +242,7 @@ export class LaneCalls {
     if (call.mailbox.ended) return
     if (this.#unanswered.has(call.number)) {
       this.#writer.write(JsonRpc.cancellation(call.number, reason))
-      if (call.exclusive && this.#dialect.isStateful) this.#spoilt = "cancelled"
+      if (call.exclusive && this.#dialect.isStateful) this.#isSpoilt = true
     }
     this.#settle(call, end)
   }
@@ -286,7 +291,7 @@ export class LaneCalls {
    */
   #owner(request: JsonRpc.Id | undefined): LaneCall | undefined {
     const named = this.#unanswered.get(Json.numberOf(request))
-    if (named !== undefined || this.#spoilt !== undefined) return named
+    if (named !== undefined || this.#isSpoilt) return named
     const calls = this.#inFlight.entries()
     return calls.find(({ exclusive }) => exclusive) ?? (calls.length === 1 ? calls[0] : undefined)
   }
@@ -309,7 +314,7 @@ export class LaneCalls {
     if (this.#dialect.isStateful && JsonRpc.codeOf(error) === Modern.urlElicitationRequired) {
       return this.#sentToPages(call, error)
     }
-    if (unanswered === true && !this.#dialect.isStateful) this.#spoilt = "unanswered"
+    if (unanswered === true) this.#options.unanswered(Json.textOf(Json.field(error, "message")))
     this.#settle(call, { ...ended("error", this.#dialect.error(error)), isOfBackend: unanswered === true })
   }
 

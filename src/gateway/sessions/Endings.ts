@@ -28,7 +28,6 @@ export const cancelled: Ending = {
   reason: "call cancelled",
   text: "a call that had the process to itself was cancelled, and the process has not answered it"
 }
-export const unanswered: Ending = { reason: "backend failed", text: "the back end gave no answer to a call" }
 
 /** The ending of a connection that ended by itself. */
 export const ofFailure = ({ ended, message }: BackendFailed): Ending => ({

@@ -67,6 +67,7 @@ export const make = Effect.fnUntraced(function*(
     HttpClient.HttpClient,
     yield* HttpClient.HttpClient
   )
+  const cooldown = yield* Ref.make(Cooldown.initial)
   const running: RunningBackend = {
     backend,
     entryText: backend.entryText,
@@ -75,10 +76,11 @@ export const make = Effect.fnUntraced(function*(
       request: (method, outcome, millis) => {
         counts.requests++
         if (outcome === "error") counts.errors++
+        else if (!backend.startsServer) recovered(cooldown)
         metrics.request(method, outcome, millis)
       }
     },
-    cooldown: yield* Ref.make(Cooldown.initial),
+    cooldown,
     trial: yield* Scope.provide(FiberHandle.make(), own),
     sessions: yield* Ref.make(0),
     starts,
@@ -100,6 +102,14 @@ export const make = Effect.fnUntraced(function*(
   }
   return running
 })
+
+/**
+ * Records that a server which runs by itself has answered a request. Its connections stay when it fails, so its starts alone do not show that
+ * it works again.
+ */
+const recovered = (cooldown: RunningBackend["cooldown"]) => {
+  if (Ref.getUnsafe(cooldown).lastFailure !== undefined) Effect.runSync(Ref.update(cooldown, Cooldown.succeeded))
+}
 
 /** Gets each transport of a connection that is being opened, so that a time-out can report the stderr of its process. */
 export type Got = (transport: Transport) => void
@@ -156,6 +166,7 @@ export const startLane = (
       requestTimeout: backend.settings.requestTimeout,
       streamAfter,
       changed,
+      unanswered: (reason) => Effect.runSync(Ref.update(target.cooldown, (state) => Cooldown.noted(state, reason))),
       paramHeaders: target.paramHeaders
     }, metrics)
   const known = knownEra(target)

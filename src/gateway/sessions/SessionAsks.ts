@@ -236,14 +236,17 @@ export const listen = Effect.fnUntraced(function*(serving: Serving, key: Key, fr
 
 /** Ends the session. Completes when its process group has exited. */
 export const end = Effect.fnUntraced(function*({ ends, sessions }: Serving, key: Key) {
-  yield* Effect.acquireRelease(
-    Effect.sync(() => {
-      const end = ends.get(key.text) ?? Deferred.makeUnsafe<void>()
-      ends.set(key.text, end)
-      return end
-    }),
-    (end) => Effect.andThen(Deferred.succeed(end, undefined), Effect.sync(() => ends.delete(key.text)))
-  )
+  // Streams wait for the first of several.
+  if (!ends.has(key.text)) {
+    yield* Effect.acquireRelease(
+      Effect.sync(() => {
+        const end = Deferred.makeUnsafe<void>()
+        ends.set(key.text, end)
+        return end
+      }),
+      (end) => Effect.andThen(Effect.sync(() => ends.delete(key.text)), Deferred.succeed(end, undefined))
+    )
+  }
   const gone = yield* sessions.end(key)
   if (Option.isNone(gone)) return yield* Effect.fail(unknownSession())
   yield* Effect.timeoutOption(gone.value, endTimeout)

@@ -294,17 +294,13 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
   const lease = yield* untilEnd(state, SessionPool.lease(state.pool, key))
   const lane = lease.value
   if (lane._tag !== "Lane") return yield* new GatewayErrors.UnknownSession()
-  const retire = (spoilt: Lane.Spoilt) =>
-    Effect.flatMap(lease.invalidate, (isRetired) => {
-      if (!isRetired) return Effect.void
-      // The note comes before `Closed`, because the lane closes only when its lease ends.
-      state.endings.note(lease.id, spoilt === "cancelled" ? Endings.cancelled : Endings.unanswered)
-      return Effect.andThen(doubt(state, key), Deferred.succeed(lane.retired, undefined))
-    })
-  yield* Effect.addFinalizer(() => {
-    const spoilt = lane.spoilt()
-    return spoilt === undefined ? Effect.void : retire(spoilt)
+  const retire = Effect.flatMap(lease.invalidate, (isRetired) => {
+    if (!isRetired) return Effect.void
+    // The note comes before `Closed`, because the lane closes only when its lease ends.
+    state.endings.note(lease.id, Endings.cancelled)
+    return Deferred.succeed(lane.retired, undefined)
   })
+  yield* Effect.addFinalizer(() => lane.isSpoilt() ? retire : Effect.void)
   return { lane, profile }
 })
 

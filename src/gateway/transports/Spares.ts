@@ -75,7 +75,7 @@ export const make = Effect.fnUntraced(function*(
   for (let kept = 0; kept < count; kept++) yield* Effect.forkScoped(Effect.forever(keepOne))
 
   const take = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
-    const [spare] = ready
+    const spare = [...ready].find(({ process }) => !Deferred.isDoneUnsafe(process.ended))
     if (spare === undefined) return yield* restore(start)
     ready.delete(spare)
     yield* Deferred.succeed(spare.taken, undefined)
