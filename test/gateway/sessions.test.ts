@@ -100,6 +100,8 @@ describe("DELETE", () => {
       const deleted = Serve.remove(url, session).then((response) => (status = response.status))
       const isUnknown = async () => await Serve.statusOf(url, session, Kit.toolCall(1, "count")) === 404
       await Kit.eventually("the session is unknown", isUnknown)
+      // A second DELETE changes nothing.
+      assert.strictEqual((await Serve.remove(url, session)).status, 404)
       assert.deepStrictEqual([backend, listening.done, status], [backend, false, 0])
       if (backend === "http") await Kit.eventually("it has heard of it", () => ended.length > 0)
       for (const end of ended) end()
