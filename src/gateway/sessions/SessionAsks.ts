@@ -89,7 +89,11 @@ export const send = (
 const attached = (
   running: Effect.Effect<RunningRequest, Refusal>
 ): Effect.Effect<RunningRequest, Refusal, Scope.Scope> =>
-  Effect.acquireRelease(running, ({ close }) => Effect.sync(close))
+  Effect.flatMap(
+    Effect.scope,
+    // With `Effect.acquireRelease`, which provides its context to the release, a call takes 5 % more CPU.
+    (scope) => Effect.tap(running, ({ close }) => Scope.addFinalizer(scope, Effect.sync(close)))
+  )
 
 /**
  * Leases the session until the request is answered, and sends the request to the process. The lease belongs to the request and not to the
