@@ -131,17 +131,16 @@ interface Step {
 
 /** Ties a call to its client's exchange: a client that disconnects before the answer cancels it. */
 const attach = (serving: Serving, client: Client, running: RunningCall): Effect.Effect<Exchange, never, Scope.Scope> =>
-  Effect.map(
-    Effect.acquireRelease(
-      Effect.sync((): Attached => ({ serving, client, running, reader: running.read(), detached: false })),
-      ({ detached, reader }) =>
-        Effect.sync(() => {
-          if (!detached) running.cancel("the client disconnected")
-          reader.close()
-        })
-    ),
-    (attached) => ({ reply: Effect.map(step(attached), (first) => replyOf(attached, first)) })
-  )
+  Effect.uninterruptible(Effect.flatMap(Effect.scope, (scope) => {
+    const attached: Attached = { serving, client, running, reader: running.read(), detached: false }
+    const leave = Effect.sync(() => {
+      if (!attached.detached) running.cancel("the client disconnected")
+      attached.reader.close()
+    })
+    const reply = Effect.map(step(attached), (first) => replyOf(attached, first))
+    // Not `acquireRelease`, for the reason that `SessionAsks` gives.
+    return Effect.as(Scope.addFinalizer(scope, leave), { reply })
+  }))
 
 const replyOf = (attached: Attached, first: Step): Reply => {
   if (first.events.length === 0 && first.answer !== undefined) return first.answer

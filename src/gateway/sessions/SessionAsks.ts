@@ -91,7 +91,7 @@ const attached = (
 ): Effect.Effect<RunningRequest, Refusal, Scope.Scope> =>
   Effect.flatMap(
     Effect.scope,
-    // With `Effect.acquireRelease`, which provides its context to the release, a call takes 5 % more CPU.
+    // `Effect.acquireRelease` would provide its context to the release, which costs 16 µs a call.
     (scope) => Effect.tap(running, ({ close }) => Scope.addFinalizer(scope, Effect.sync(close)))
   )
 

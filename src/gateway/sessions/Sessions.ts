@@ -196,9 +196,10 @@ const untilEnd = <A, E, R>(
 ): Effect.Effect<A, E | SessionPool.SessionPoolError, R> =>
   Effect.raceFirst(
     start,
-    Effect.andThen(
+    // A function, because an error of each call would cost a stack trace each.
+    Effect.flatMap(
       Deferred.await(ending),
-      new SessionPool.SessionPoolError({ reason: new SessionPool.PoolClosed() })
+      () => new SessionPool.SessionPoolError({ reason: new SessionPool.PoolClosed() })
     )
   )
 
