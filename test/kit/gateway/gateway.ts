@@ -2,7 +2,7 @@
 import { NodeHttpServer } from "@effect/platform-node"
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
-import { Clock, Context, Effect, Exit, Layer, Logger, Scope } from "effect"
+import { Clock, Context, Effect, Exit, Layer, Logger, Scheduler, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
@@ -37,8 +37,13 @@ export const start = async (
     HttpRouter.serve(gatewayLayer, { disableLogger: true, disableListenLog: true }),
     NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout: "1 second" })
   )
-  const run = <A, E>(effect: Effect.Effect<A, E>) =>
-    Effect.runPromise(clock === undefined ? effect : Effect.provideService(effect, Clock.Clock, clock))
+  const run = <A, E>(effect: Effect.Effect<A, E>) => {
+    if (clock === undefined) return Effect.runPromise(effect)
+    const onClock = Effect.provideService(effect, Clock.Clock, clock)
+    return Effect.runPromise(
+      "scheduler" in clock ? Effect.provideService(onClock, Scheduler.Scheduler, clock.scheduler) : onClock
+    )
+  }
   const context = await run(Layer.buildWithScope(Layer.provide(address, Logger.layer([])), scope))
   const { address: bound } = Context.get(context, HttpServer.HttpServer)
   const gateway = Context.get(context, Gateway.Gateway)
@@ -48,7 +53,7 @@ export const start = async (
     stop: () => {
       // As the command does at a signal.
       const stopped = run(Effect.andThen(gateway.drain, Scope.close(scope, Exit.void)))
-      return clock !== undefined && "passUntilSettled" in clock
+      return clock !== undefined && "scheduler" in clock
         ? clock.passUntilSettled("the gateway has stopped", stopped)
         : stopped
     }
@@ -108,6 +113,15 @@ export const initialize = (url: string, extra: Record<string, string> = {}, body
 
 export const bearer = (key: string) => ({ authorization: `Bearer ${key}` })
 
+let unread: ReadonlyArray<Response> = []
+
+/** Keeps the response while it is unread: `fetch` disconnects when an unread response is garbage-collected. */
+const keep = async (coming: Promise<Response>): Promise<Response> => {
+  const response = await coming
+  unread = [...unread.filter(({ bodyUsed }) => !bodyUsed), response]
+  return response
+}
+
 /** Posts one message to a session. */
 export const post = (
   url: string,
@@ -115,7 +129,7 @@ export const post = (
   body: string,
   extra: Record<string, string> = {},
   signal: AbortSignal | null = null
-) => fetch(url, { method: "POST", headers: { ...headers, "mcp-session-id": session, ...extra }, body, signal })
+) => keep(fetch(url, { method: "POST", headers: { ...headers, "mcp-session-id": session, ...extra }, body, signal }))
 
 /** A call of a tool; with a progress token, which is the id. */
 export const toolCall = (id: string | number, name: string, args: Record<string, unknown> = {}): string =>
@@ -183,10 +197,10 @@ export const readEvents = async (
 
 /** A GET stream of a session. */
 export const listen = (url: string, session: string, extra: Record<string, string> = {}, signal?: AbortSignal) =>
-  fetch(url, {
+  keep(fetch(url, {
     headers: { "accept": "text/event-stream", "mcp-session-id": session, ...extra },
     ...(signal === undefined ? {} : { signal })
-  })
+  }))
 
 /** What the kernel says of a process; `undefined` when it is gone. */
 const stat = (pid: number): ReadonlyArray<string> | undefined => {

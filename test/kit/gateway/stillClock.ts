@@ -3,11 +3,13 @@
  * itself.
  */
 import type { Clock, Duration } from "effect"
-import { Effect, Scope } from "effect"
+import { Context, Effect, Layer, Scheduler, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import * as Kit from "./gateway.ts"
 
 export interface StillClock extends Clock.Clock {
+  /** With it, `pass` waits until the fibers of each ended sleep wait again. */
+  readonly scheduler: Scheduler.Scheduler
   /** Ends only sleeps that have begun: wait for an event that shows it first. */
   readonly pass: (time: Duration.Input) => Promise<void>
   /** Lets time pass, `step` (a tenth of a second) at a time, until a condition holds. */
@@ -22,7 +24,10 @@ export interface StillClock extends Clock.Clock {
 
 /** A clock that advances only by `pass`, `passUntil` and `passUntilSettled`. */
 export const make = async (): Promise<StillClock> => {
-  const clock = await Effect.runPromise(Scope.provide(TestClock.make({ warningDelay: "1 hour" }), Scope.makeUnsafe()))
+  const layer = TestClock.layer({ warningDelay: "1 hour" })
+  const context = await Effect.runPromise(Layer.buildWithScope(layer, Scope.makeUnsafe()))
+  const clock = await Effect.runPromise(Effect.provide(TestClock.testClockWith(Effect.succeed), context))
+  const scheduler = Context.get(context, Scheduler.Scheduler)
   const pass = (time: Duration.Input) => Effect.runPromise(clock.adjust(time))
   const passUntil: StillClock["passUntil"] = (what, condition, step = "100 millis") =>
     Kit.eventually(what, async () => {
@@ -39,5 +44,5 @@ export const make = async (): Promise<StillClock> => {
     await passUntil(what, () => settled, step)
     return promise
   }
-  return { ...clock, pass, passUntil, passUntilSettled }
+  return { ...clock, scheduler, pass, passUntil, passUntilSettled }
 }
