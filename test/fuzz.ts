@@ -4,7 +4,8 @@
  * `npm run fuzz -- --seed 1 --case 4711` sends that request alone, and `--config-case 4711` reads that configuration alone.
  */
 import { parseArgs } from "node:util"
-import * as Fuzz from "./kit/fuzz/fuzz.ts"
+import * as FuzzConfig from "./kit/fuzz/config.ts"
+import * as FuzzHttp from "./kit/fuzz/http.ts"
 import * as Progress from "./kit/progress.ts"
 
 const text = (value: number) => ({ type: "string", default: String(value) }) as const
@@ -34,17 +35,13 @@ const told = (line: string) => {
 
 if (counts.config > 0) {
   Progress.step(`${counts.config} configurations`)
-  const { cases, failures: wrong, valid } = Fuzz.configurations(seed, Number(oneConfig ?? 0), counts.config)
+  const { failures: wrong, valid } = FuzzConfig.run(seed, Number(oneConfig ?? 0), counts.config)
   failures.push(...wrong)
-  told(`${cases} configurations, ${valid} of them valid: ${wrong.length} failures`)
+  told(`${counts.config} configurations, ${valid} of them valid: ${wrong.length} failures`)
 }
 if (counts.http > 0) {
-  const { cases, failures: wrong, statuses } = await Fuzz.http({
-    seed,
-    from: Number(one ?? 0),
-    count: counts.http,
-    onProgress: (done) => done % 5000 === 0 ? told(`${done} requests`) : Progress.step(`${done} requests`)
-  })
+  const report = (done: number) => done % 5000 === 0 ? told(`${done} requests`) : Progress.step(`${done} requests`)
+  const { cases, failures: wrong, statuses } = await FuzzHttp.run(seed, Number(one ?? 0), counts.http, report)
   failures.push(...wrong)
   told(`${cases} requests: ${wrong.length} failures; statuses ${JSON.stringify(statuses)}`)
 }

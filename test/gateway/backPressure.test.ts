@@ -1,4 +1,4 @@
-/** While a reader is there nothing is dropped for it: the back end waits, of either era and up to its own writes. */
+/** Back pressure: while a reader is slow, the gateway drops nothing for it, and the back end's own writes wait. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Fiber } from "effect"
 import { statSync } from "node:fs"
@@ -11,7 +11,7 @@ import * as Serving from "../kit/gateway/serving.ts"
 import * as Told from "../kit/gateway/told.ts"
 import { shortOrLong } from "../kit/long.ts"
 
-/** A wait for room that is still one after everybody had a turn. */
+/** Waits for room in a fiber, which must still wait after every other fiber ran. */
 const waitForRoom = Effect.fnUntraced(function*(room: Effect.Effect<void>) {
   const waiting = yield* Effect.forkChild(room, { startImmediately: true })
   yield* Effect.yieldNow
@@ -19,7 +19,7 @@ const waitForRoom = Effect.fnUntraced(function*(room: Effect.Effect<void>) {
   return waiting
 })
 
-describe("a legacy session's server", () => {
+describe("back pressure of one session", () => {
   const open = Told.open({
     requestTimeout: Duration.infinity,
     streamAfter: Duration.infinity,
@@ -30,7 +30,6 @@ describe("a legacy session's server", () => {
 
   const streamOf = (reply: Effect.Effect<Reply>) =>
     Effect.map(reply, (first) => first._tag === "Events" ? first : assert.fail("no stream"))
-  /** The readers that a client can be. */
   const readers = {
     "the stream of a request": Effect.fnUntraced(function*(bridge: Bridge.Bridge, server: Told.Server) {
       const { reply } = Told.request(bridge, 1)
@@ -49,7 +48,7 @@ describe("a legacy session's server", () => {
     { name, read, left: "bytes", size: 300, count: 2 }
   ])
 
-  it.effect.each(cases)("waits once the reader of $name has left half of the buffer's $left, until it has taken them", (
+  it.effect.each(cases)("makes a server wait while the reader of $name leaves half of the buffer's $left unread", (
     { count, read, size }
   ) =>
     Effect.gen(function*() {
@@ -64,7 +63,7 @@ describe("a legacy session's server", () => {
       assert.isTrue(server.progress(1, size)(6))
     }))
 
-  it.effect("fills no memory with what nobody reads while a reader is behind on another stream", () =>
+  it.effect("bounds the buffer of an unread stream while the reader of another stream is behind", () =>
     Effect.gen(function*() {
       const { bridge, server } = yield* open
       const [behind, unread] = [Told.request(bridge, 1), Told.request(bridge, 2)]
@@ -77,7 +76,7 @@ describe("a legacy session's server", () => {
     }))
 })
 
-describe("a client that reads nothing for a while", () => {
+describe("back pressure over HTTP", () => {
   const [count, size] = [shortOrLong(300, 1000), 100_000]
   const clients = {
     legacy: async (url: string, args: Record<string, unknown>) =>
@@ -86,11 +85,11 @@ describe("a client that reads nothing for a while", () => {
       ModernKit.send(url, "tools/call", { name: "pour", arguments: args }, { meta: { progressToken: 1 } })
   }
 
-  /** The response that a client does not read, once its server waits. */
+  /** The unread response of a call, once its server's writes wait. */
   const stalled = async (send: (url: string, args: Record<string, unknown>) => Promise<Response>) => {
     const file = join(Serving.directory(), "written")
     const gateway = await Serving.gateway({ backends: { counter: Kit.counter() }, stallTimeout: "5 minutes" })
-    // A body that nobody reads: its socket is paused.
+    // The body is unread, so its socket is paused.
     const response = await send(gateway.url, { count, size, file })
     const written = () => statSync(file, { throwIfNoEntry: false })?.size ?? 0
     await Kit.standstill(written)
@@ -101,18 +100,14 @@ describe("a client that reads nothing for a while", () => {
   }
 
   for (const [era, send] of Object.entries(clients)) {
-    it(`holds a ${era} server up in its writes, and gets all of it in order when it goes on`, async () => {
+    it(`a ${era} client that reads nothing blocks its server's writes, and later gets all messages in order`, async () => {
       const { response } = await stalled(send)
-      const seen: Array<number | string> = []
-      await Kit.readEvents(response, ({ data }) => {
-        const { params, result } = JSON.parse(data)
-        seen.push(params?.progress ?? result.content[0].text)
-        return false
-      })
+      const messages = await Serving.messagesOf(response)
+      const seen = messages.map(({ params, result }) => params?.progress ?? result.content[0].text)
       assert.deepStrictEqual(seen, [...Array.from({ length: count }, (_, i) => i + 1), "poured"])
     })
 
-    it(`lets a ${era} server write on when it goes`, async () => {
+    it(`a ${era} client that disconnects unblocks its server's writes`, async () => {
       const { response, written } = await stalled(send)
       await response.body?.cancel()
       await Kit.eventually("all is written", () => written() === count)

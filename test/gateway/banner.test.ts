@@ -7,8 +7,8 @@ import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 
-describe("the URLs that the start prints", () => {
-  it("have a name that is served, and none that only a listener has", () => {
+describe("the banner", () => {
+  it("prints a URL whose host the gateway serves, instead of an address to listen on", () => {
     const cases: ReadonlyArray<readonly [string, ReadonlyArray<string>, string]> = [
       ["127.0.0.1", [], "http://127.0.0.1:1"],
       ["10.0.0.7", ["mcp.example.com"], "http://10.0.0.7:1"],
@@ -28,38 +28,28 @@ describe("the URLs that the start prints", () => {
       assert.isUndefined(hosts.refusal(headers), expected)
     }
   })
-})
 
-describe("the page that the start names", () => {
-  const watch = (keys: ReadonlyArray<string>, adminKeys: ReadonlyArray<string>) =>
-    /Watch it: .*/.exec(Banner.make(["a"], "http://127.0.0.1:1", { keys, adminKeys }))?.[0]
-
-  it("is said to need GATEWAY_ADMIN_KEYS where keys are asked for and no operator has one", () => {
+  it("says that the page needs GATEWAY_ADMIN_KEYS if clients need keys and operators have none", () => {
+    const watch = (keys: ReadonlyArray<string>, adminKeys: ReadonlyArray<string>) =>
+      /Watch it: .*/.exec(Banner.make(["a"], "http://127.0.0.1:1", { keys, adminKeys }))?.[0]
     assert.match(watch(["k"], []) ?? "", /set GATEWAY_ADMIN_KEYS to open it/)
     for (const [keys, adminKeys] of [[[], []], [["k"], ["a"]]] as const) {
       assert.strictEqual(watch(keys, adminKeys), "Watch it: http://127.0.0.1:1/")
     }
   })
-})
 
-describe("a gateway that listens for other machines", () => {
-  const listening = ["--host", "0.0.0.0", "--insecure"]
-  const told = /answers requests to 127\.0\.0\.1, localhost, \[::1\], and all others with 403.* --allowed-hosts mcp/
-
-  it("and knows no name of its own says so at the start and by --check, and prints a URL that works", async () => {
-    const command = ["--", ...Object.values(Kit.counter()).flat()]
-    const check = await runInProcess([...listening, "--check", ...command])
-    assert.strictEqual(check.exit, 0)
-    assert.match(check.output, told)
-    const { output, url } = await Serving.command([...listening, ...command])
+  it("warns on all addresses without --allowed-hosts, also by --check, and prints a URL that works", async () => {
+    const told = /answers requests to 127\.0\.0\.1, localhost, \[::1\], and all others with 403.* --allowed-hosts mcp/
+    const check = (...more: ReadonlyArray<string>) =>
+      runInProcess(["--host", "0.0.0.0", "--insecure", "--check", ...more])
+    const [warned, named] = [await check(), await check("--allowed-hosts", "mcp.example.com")]
+    assert.deepStrictEqual([warned.exit, named.exit], [0, 0])
+    assert.match(warned.output, told)
+    assert.notInclude(named.output, "403")
+    const { output, url } = await Serving.command(["--host", "0x0"], { GATEWAY_KEYS: "a-key" })
     assert.match(url, /^http:\/\/127\.0\.0\.1:\d+\/mcp\/counter-server$/)
-    await Kit.open(url)
-    await Kit.eventually("it is told", () => told.test(output()))
-  })
-
-  it("by a name that it knows says nothing of it", async () => {
-    const { exit, output } = await runInProcess([...listening, "--allowed-hosts", "mcp.example.com", "--check"])
-    assert.strictEqual(exit, 0)
-    assert.notInclude(output, "403")
+    assert.strictEqual((await Kit.initialize(url, Kit.bearer("a-key"))).status, 200)
+    await Kit.eventually("it warns", () => told.test(output()))
+    assert.include(output(), "--host 0x0 without --allowed-hosts")
   })
 })

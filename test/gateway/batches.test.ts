@@ -1,4 +1,4 @@
-/** Batches of revision 2025-03-26: their answers, what of them is refused, and clients that go. */
+/** Batches of revision 2025-03-26. */
 import { assert, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serve from "../kit/gateway/serving.ts"
@@ -16,13 +16,12 @@ const release = async (session: string, ...ids: ReadonlyArray<string | number>) 
 }
 const answered = (messages: ReadonlyArray<{ readonly id: unknown }>) => messages.map(({ id }) => id)
 
-describe("a batch", () => {
-  it("has every answer, and its notifications reach the server in their order", async () => {
+describe("batches", () => {
+  it("a batch gets every answer, and its notifications reach the server in order", async () => {
     const session = await Kit.open(url)
     const id = "],\"[{"
-    const tricky = `{"jsonrpc":"2.0","id":${
-      JSON.stringify(id)
-    },"method":"tools/call","params":{"name":"raw","n":[12345678901234567890,{}]}}`
+    const params = "{\"name\":\"raw\",\"n\":[12345678901234567890,{}]}"
+    const tricky = `{"jsonrpc":"2.0","id":${JSON.stringify(id)},"method":"tools/call","params":${params}}`
     const answers = await Serve.messagesOf(await send(session, [` ${Kit.toolCall(1, "count")} `, note, tricky]))
     assert.sameMembers(answered(answers), [1, id])
     assert.strictEqual(answers.find((answer) => answer.id === id).result.content[0].text, tricky)
@@ -34,7 +33,7 @@ describe("a batch", () => {
     }
   })
 
-  it("that waits gets heartbeats, before its first answer and after, and no event is cut by one", async () => {
+  it("a waiting batch gets heartbeats before and after its first answer, and none cuts an event", async () => {
     const { url } = await Serve.gateway({ ...options, heartbeat: "50 millis" })
     const session = await Kit.open(url)
     const body = `[${short(1)},${Kit.toolCall(2, "held", { count: 3 })}]`
@@ -46,10 +45,8 @@ describe("a batch", () => {
     await Kit.eventually("the stream ends", () => come.done)
     assert.deepStrictEqual(answered(Serve.messagesIn(come.text)), [1, undefined, undefined, undefined, 2])
   })
-})
 
-describe("a batch of which a later message is refused", () => {
-  it("has an error at once for each call beyond what may run, and the answers to the others", async () => {
+  it("a batch gets an error at once for each call over maxInFlight, and the answers to the others", async () => {
     const session = await Kit.open(url)
     const ids = Array.from({ length: 1000 }, (_, i) => i)
     const response = await send(session, [...ids.map(short), note])
@@ -64,7 +61,7 @@ describe("a batch of which a later message is refused", () => {
     assert.include(await Kit.toolText(url, session, "heard"), "initialized")
   })
 
-  it("has an error for an id that runs already, and the answer to the first with that id", async () => {
+  it("a batch gets an error for an id that is running, and the answer to the first call with that id", async () => {
     const session = await Kit.open(url)
     await release(session, 1, 2)
     const messages = await Serve.messagesOf(await send(session, [1, 1, 2].map(short)))
@@ -72,7 +69,7 @@ describe("a batch of which a later message is refused", () => {
     assert.include(messages.find(({ error, id }) => id === 1 && error).error.message, "this id is running")
   })
 
-  it("has the answers that came before its session ended, and errors for the rest", async () => {
+  it("a batch gets the answers from before its session ended, and errors for its other calls", async () => {
     const messages = await Serve.messagesOf(
       await send(await Kit.open(url), [Kit.toolCall(1, "count"), note, Kit.toolCall(2, "crash")])
     )
@@ -80,31 +77,31 @@ describe("a batch of which a later message is refused", () => {
     assert.isDefined(messages.find(({ id }) => id === 1).result)
     assert.include(messages.find(({ id }) => id === 2).error.message, "exit code 7")
   })
+
+  it("refuses a batch as a whole if its first message is refused, but delivers notifications before a refused call", async () => {
+    const session = await Kit.open(url)
+    // The server's report comes on the stream of what runs.
+    const running = Serve.reading(await send(session, calls(7, 8, 9)))
+    const heard = async () => {
+      const before = Serve.messagesIn(running.text).length
+      await Kit.notify(url, session, "notifications/report")
+      await Kit.eventually("the report", () => Serve.messagesIn(running.text).length > before)
+      return Serve.messagesIn(running.text).at(-1).params.data
+    }
+    const whole = await send(session, [...calls(1), note, ...calls(2)])
+    assert.deepStrictEqual([whole.status, await heard()], [429, ["initialize", "notifications/report"]])
+    const part = await send(session, [note, ...calls(1)])
+    assert.deepStrictEqual([part.status, (await heard()).at(-2)], [200, "notifications/initialized"])
+    for (const { error, id } of [await whole.json(), ...await Serve.messagesOf(part)]) {
+      assert.deepStrictEqual([id, error.message.slice(0, 17)], [1, "Too many requests"])
+    }
+    await Serve.remove(url, session)
+    assert.strictEqual((await send(session, [note, ...calls(1)])).status, 404)
+  })
 })
 
-it("a batch is refused whole if its first message is; if only notifications came before, the server has those", async () => {
-  const session = await Kit.open(url)
-  // The server's report comes on the stream of what runs.
-  const running = Serve.reading(await send(session, calls(7, 8, 9)))
-  const heard = async () => {
-    const before = Serve.messagesIn(running.text).length
-    await Kit.notify(url, session, "notifications/report")
-    await Kit.eventually("the report", () => Serve.messagesIn(running.text).length > before)
-    return Serve.messagesIn(running.text).at(-1).params.data
-  }
-  const whole = await send(session, [...calls(1), note, ...calls(2)])
-  assert.deepStrictEqual([whole.status, await heard()], [429, ["initialize", "notifications/report"]])
-  const part = await send(session, [note, ...calls(1)])
-  assert.deepStrictEqual([part.status, (await heard()).at(-2)], [200, "notifications/initialized"])
-  for (const { error, id } of [await whole.json(), ...await Serve.messagesOf(part)]) {
-    assert.deepStrictEqual([id, error.message.slice(0, 17)], [1, "Too many requests"])
-  }
-  await Serve.remove(url, session)
-  assert.strictEqual((await send(session, [note, ...calls(1)])).status, 404)
-})
-
-describe("a batch whose client goes", () => {
-  /** What the server says next for calls reaches who listens, and is not kept for the batch. */
+describe("batches of clients that disconnect", () => {
+  /** Waits until the progress of each call reaches a GET stream, so it is not kept for the batch. */
   const isHeard = async (session: string, ...ids: ReadonlyArray<number>) => {
     const come = Serve.reading(await Kit.listen(url, session))
     await Kit.eventually("progress of each reaches the GET stream", async () => {
@@ -114,7 +111,7 @@ describe("a batch whose client goes", () => {
     })
   }
 
-  it("while its answers are waited for leaves nothing to them: what the server then says goes to the GET stream", async () => {
+  it("the progress of a batch goes to the GET stream if its client disconnects before the first answer", async () => {
     const session = await Kit.open(url)
     const stop = new AbortController()
     const gone = send(session, calls(1, 2), stop.signal).then((response) => response.text()).catch(() => "gone")
@@ -125,7 +122,7 @@ describe("a batch whose client goes", () => {
     await Serve.remove(url, session)
   })
 
-  it("once an answer has become a stream leaves that to the client that resumes it", async () => {
+  it("a client that disconnects from the stream of a batch can resume it", async () => {
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
     await release(session, 1)
@@ -137,7 +134,7 @@ describe("a batch whose client goes", () => {
     await Serve.remove(url, session)
   })
 
-  it("while a part of it waits has sent it whole all the same, and its calls are abandoned", async () => {
+  it("a batch whose client disconnects during a blocked write reaches the server whole, and its progress goes to the GET stream", async () => {
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
     process.kill(pid, "SIGSTOP")

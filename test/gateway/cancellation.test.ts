@@ -1,4 +1,4 @@
-/** A call that its client has cancelled ends at the gateway too, because its server need not answer it. */
+/** Cancelled calls. They end at the gateway too, because the server need not answer them. */
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
 import { createRequire } from "node:module"
@@ -9,15 +9,15 @@ import * as Serve from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 
 const counts = { cancelled: 0, open: 0 }
-/** An HTTP back end that answers `initialize` and what has no answer; any other request gets the start of a stream, or nothing. */
+/** An HTTP back end that answers `initialize` and notifications. Another request gets nothing or the start of an answer. */
 const silent = await Serve.upstream((response, { id, method, params }) => {
   if (method === "initialize") return Serve.initialized(response, id)
   if (method === "notifications/cancelled") counts.cancelled++
   if (id === undefined) return response.writeHead(202).end()
   counts.open++
   response.on("close", () => counts.open--)
-  if (params.name === "stream") response.writeHead(200, { "content-type": "text/event-stream" }).write(": \n\n")
-  if (params.name === "json") response.writeHead(200, Serve.json).write(" ")
+  if (params.name === "an open stream") response.writeHead(200, { "content-type": "text/event-stream" }).write(": \n\n")
+  if (params.name === "a part of a JSON answer") response.writeHead(200, Serve.json).write(" ")
 })
 const clock = await StillClock.make()
 const counter = Kit.counter()
@@ -36,10 +36,10 @@ const endingOf = async (response: Promise<Response>) => {
 }
 const unanswered = [200, "text/event-stream", ""]
 
-describe("cancellation by a client with a session", () => {
+describe("cancellation", () => {
   const url = `${origin}/mcp/counter`
 
-  /** A call in a session of its own that runs. */
+  /** Starts a call in a new session, and waits until it runs. */
   const start = async (tool: string, at = url) => {
     const session = await Kit.open(at)
     const call = Kit.post(at, session, Kit.toolCall("mine", tool, { count: 99 }))
@@ -47,7 +47,7 @@ describe("cancellation by a client with a session", () => {
     return { session, call, cancel: () => Kit.post(at, session, cancelled("mine")) }
   }
 
-  it("frees the place of a cancelled call and leaves nothing, a thousand times", async () => {
+  it("a thousand cancelled calls free their places and leave nothing", async () => {
     const session = await Kit.open(url)
     const endings: Array<Promise<unknown>> = []
     for (let i = 0; i < 1000; i += 500) {
@@ -65,8 +65,8 @@ describe("cancellation by a client with a session", () => {
     assert.include(await Kit.toolText(url, session, "heard"), "cancelled 999")
   })
 
-  for (const begun of ["nothing", "json", "stream"]) {
-    it(`ends a cancelled call on an HTTP back end that has answered ${begun} so far`, async () => {
+  for (const begun of ["nothing", "a part of a JSON answer", "an open stream"]) {
+    it(`ends a cancelled call on an HTTP back end that has sent ${begun}`, async () => {
       const at = `${origin}/mcp/http`
       const { call, cancel } = await start(begun, at)
       await Kit.eventually("the back end has it", () => counts.open === 1)
@@ -79,10 +79,10 @@ describe("cancellation by a client with a session", () => {
     })
   }
 
-  it("ends a batch on an HTTP back end when all its other calls are cancelled too", async () => {
+  it("ends a batch on an HTTP back end once all its calls are cancelled", async () => {
     const at = `${origin}/mcp/http`
     const session = await Kit.open(at)
-    const batch = `[${Kit.toolCall("a", "stream")},${Kit.toolCall("b", "stream")}]`
+    const batch = `[${Kit.toolCall("a", "an open stream")},${Kit.toolCall("b", "an open stream")}]`
     const ended = endingOf(Kit.post(at, session, batch))
     await Kit.eventually("both run", () => counts.open === 2)
     await Kit.post(at, session, cancelled("a"))
@@ -94,7 +94,7 @@ describe("cancellation by a client with a session", () => {
     await Kit.eventually("the back end has been left", () => counts.open === 0)
   })
 
-  it("leaves a cancelled call out of its batch, whose other answers come", async () => {
+  it("a batch gets no answer for its cancelled call, but for its other calls", async () => {
     const session = await Kit.open(url)
     const batch = `[${Kit.toolCall("mine", "never")},${Kit.toolCall("other", "count")}]`
     const answers = Kit.post(url, session, batch).then(Serve.messagesOf)
@@ -103,18 +103,18 @@ describe("cancellation by a client with a session", () => {
     assert.deepStrictEqual((await clock.passUntilSettled("it ends", answers)).map(({ id }) => id), ["other"])
   })
 
-  it("delivers an answer that the server sends in spite of the cancellation", async () => {
+  it("delivers an answer that the server sends despite the cancellation", async () => {
     const { call, cancel } = await start("late")
     await cancel()
     assert.strictEqual((await (await call).json()).result.content[0].text, "late")
   })
 
-  it("gives the server a second to answer; a later answer goes nowhere, and the id may be used again", async () => {
+  it("gives the server a second to answer a cancelled call, drops a later answer, and frees the id", async () => {
     const { call, cancel, session } = await start("held")
     await cancel()
     await clock.pass("900 millis")
     assert.strictEqual((await newest()).inFlight, 1)
-    // Once more changes nothing.
+    // A second cancellation is a no-op.
     await cancel()
     await clock.pass("1100 millis")
     assert.deepStrictEqual(await endingOf(call), unanswered)
@@ -127,13 +127,12 @@ describe("cancellation by a client with a session", () => {
     assert.strictEqual((await again.json()).result.content[0].text, "1")
   })
 
-  it("ends a stream without an answer, whatever progress the server reports, which the client gets no more", async () => {
-    const session = await Kit.open(url)
-    const call = Kit.post(url, session, Kit.toolCall("mine", "held", { count: 99 }))
+  it("ends the stream of a cancelled call without an answer, and drops any progress that the server still reports", async () => {
+    const { call, cancel, session } = await start("held")
     await Kit.release(url, session, "mine")
     const come = Serve.reading(await call)
     await Kit.eventually("progress", () => Serve.messagesIn(come.text).length === 1)
-    await Kit.post(url, session, cancelled("mine"))
+    await cancel()
     for (let i = 0; i < 20; i++) {
       await Kit.release(url, session, "mine")
       await clock.pass("100 millis")
@@ -143,7 +142,7 @@ describe("cancellation by a client with a session", () => {
     assert.strictEqual((await newest()).inFlight, 0)
   })
 
-  it("leaves what the server says to the client to the stream of a call that is not cancelled, if there is one", async () => {
+  it("sends later messages of the server on the stream of a call that is not cancelled", async () => {
     const { cancel, session } = await start("never")
     const other = Kit.post(url, session, Kit.toolCall("other", "never"))
     await runs(2)
@@ -153,51 +152,51 @@ describe("cancellation by a client with a session", () => {
     assert.include(said?.data, "cancelled mine")
   })
 
-  it("does not let a cancelled call delay a gateway that stops", async () => {
+  it("a cancelled call does not delay the gateway's stop", async () => {
     const stopping = await Serve.gateway({ backends: { counter }, drainTimeout: "1 hour" }, clock)
     const { call, cancel } = await start("never", stopping.url)
     await cancel()
     await stopping.stop()
     assert.deepStrictEqual(await endingOf(call), unanswered)
   })
-})
 
-it("a call that the official client cancelled is resumed by it once and no more", async () => {
-  const server = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
-  const everything = { command: process.execPath, args: [server, "stdio"] }
-  const { origin, url } = await Serve.gateway({ backends: { everything }, streamAfter: "50 millis" })
-  const resumed: Array<number> = []
-  let streams = 0
-  const transport = new StreamableHTTPClientTransport(new URL(url), {
-    fetch: async (url, init) => {
-      const response = await fetch(url, init)
-      if (new Headers(init?.headers).has("last-event-id")) resumed.push(response.status)
-      if (response.headers.get("content-type") === "text/event-stream") streams++
-      return response
+  it("the official client resumes the stream of its cancelled call only once", async () => {
+    const server = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-everything/dist/index.js")
+    const everything = { command: process.execPath, args: [server, "stdio"] }
+    const { origin, url } = await Serve.gateway({ backends: { everything }, streamAfter: "50 millis" })
+    const resumed: Array<number> = []
+    let streams = 0
+    const transport = new StreamableHTTPClientTransport(new URL(url), {
+      fetch: async (url, init) => {
+        const response = await fetch(url, init)
+        if (new Headers(init?.headers).has("last-event-id")) resumed.push(response.status)
+        if (response.headers.get("content-type") === "text/event-stream") streams++
+        return response
+      }
+    })
+    const client = new Client({ name: "test", version: "1.0.0" })
+    await client.connect(transport)
+    const stop = new AbortController()
+    const args = { name: "trigger-long-running-operation", arguments: { duration: 60, steps: 600 } }
+    const call = client.callTool(args, undefined, { signal: stop.signal }).catch(() => "cancelled")
+    await Kit.eventually("its stream and that of GET are open", () => streams === 2)
+    stop.abort()
+    assert.strictEqual(await call, "cancelled")
+    await Kit.eventually("the client has come back", () => resumed.length === 1)
+    assert.deepStrictEqual([resumed, streams, (await newest(origin)).inFlight], [[204], 2, 0])
+    await client.close()
+  })
+
+  it("calls whose modern client closes their streams leave nothing, even three times maxInFlight of them", async () => {
+    const { origin, url } = await Serve.gateway({ backends: { counter }, maxInFlight: 20, drainTimeout: "1 hour" })
+    for (let i = 0; i < 3; i++) {
+      const stop = new AbortController()
+      const call = () => send(url, "tools/call", { name: "never" }, { signal: stop.signal }).catch(() => "gone")
+      const calls = Array.from({ length: 20 }, call)
+      await runs(20, origin)
+      stop.abort()
+      assert.deepStrictEqual(new Set(await Promise.all(calls)), new Set(["gone"]))
+      await runs(0, origin)
     }
   })
-  const client = new Client({ name: "test", version: "1.0.0" })
-  await client.connect(transport)
-  const stop = new AbortController()
-  const args = { name: "trigger-long-running-operation", arguments: { duration: 60, steps: 600 } }
-  const call = client.callTool(args, undefined, { signal: stop.signal }).catch(() => "cancelled")
-  await Kit.eventually("its stream and that of GET are open", () => streams === 2)
-  stop.abort()
-  assert.strictEqual(await call, "cancelled")
-  await Kit.eventually("the client has come back", () => resumed.length === 1)
-  assert.deepStrictEqual([resumed, streams, (await newest(origin)).inFlight], [[204], 2, 0])
-  await client.close()
-})
-
-it("calls whose modern client has closed their streams leave nothing, three times as many as may run at once", async () => {
-  const { origin, url } = await Serve.gateway({ backends: { counter }, maxInFlight: 20, drainTimeout: "1 hour" })
-  for (let i = 0; i < 3; i++) {
-    const stop = new AbortController()
-    const call = () => send(url, "tools/call", { name: "never" }, { signal: stop.signal }).catch(() => "gone")
-    const calls = Array.from({ length: 20 }, call)
-    await runs(20, origin)
-    stop.abort()
-    assert.deepStrictEqual(new Set(await Promise.all(calls)), new Set(["gone"]))
-    await runs(0, origin)
-  }
 })

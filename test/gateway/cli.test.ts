@@ -1,8 +1,8 @@
-/** The command line as a person uses it: a real process, its output, its signals. */
+/** The command in a process of its own: its output and its signals. */
 import { spawn, spawnSync } from "node:child_process"
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { cpSync, mkdirSync, writeFileSync } from "node:fs"
 import type { Socket } from "node:net"
-import { connect, createServer } from "node:net"
+import { connect } from "node:net"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
 import { runInProcess } from "../kit/gateway/command.ts"
@@ -24,25 +24,7 @@ const answerOn = (socket: Socket) =>
   })
 
 describe("the command line", () => {
-  it("without arguments serves server-everything, and says where and what to do next", async () => {
-    const gateway = run(["--port", "0", "--close-grace", "100 millis"])
-    const at = await url(gateway)
-    assert.match(at, /^http:\/\/127\.0\.0\.1:\d+\/mcp\/everything$/)
-    assert.include(gateway.output(), `claude mcp add --transport http everything ${at}`)
-    assert.include(gateway.output(), "\"mcpServers\"")
-    const [, shown = ""] = /```text\n(The gateway is up[\s\S]*?)```/.exec(
-      readFileSync(new URL("../../README.md", import.meta.url), "utf8")
-    ) ?? []
-    assert.include(shown, "Watch it")
-    assert.include(gateway.output(), shown.replaceAll("8420", new URL(at).port))
-    const client = await Kit.connect(at)
-    assert.strictEqual(await Kit.call(client, "echo", { message: "hello" }), "Echo: hello")
-    await client.close()
-    gateway.child.kill("SIGINT")
-    await gateway.exit
-  })
-
-  it("-- COMMAND serves that command, and after SIGINT no process is left", async () => {
+  it("-- COMMAND serves that command, and SIGINT leaves no process", async () => {
     const flags = ["--close-grace", "100 millis", "--", process.execPath, fixture, "--grandchild"]
     const { child, exit, url } = await Serving.command(flags)
     assert.match(url, /\/mcp\/counter-server$/)
@@ -58,17 +40,15 @@ describe("the command line", () => {
     assert.deepStrictEqual([exit, output], [0, "The configuration is valid. Back ends: mine\n"])
   })
 
-  it("answers requests while it starts, with 503 until its routes are installed", async () => {
+  it("answers requests with 503 while it starts, until its routes are installed", async () => {
     const port = await Kit.freePort()
     const gateway = run(["--port", String(port), "--", process.execPath, fixture])
     const answers: Array<Promise<number>> = []
-    // From the first connection on that is taken, one after another until the gateway says that it is up.
+    // Sends requests one after another until the gateway prints that it is up.
     while (!gateway.output().includes("Stop it with")) {
       const taken = await new Promise<boolean>((resolve) => {
-        const socket = connect(port, "127.0.0.1").once("connect", () => resolve(true)).once(
-          "error",
-          () => resolve(false)
-        )
+        const socket = connect(port, "127.0.0.1")
+        socket.once("connect", () => resolve(true)).once("error", () => resolve(false))
         answers.push(answerOn(socket))
       })
       if (!taken) answers.pop()
@@ -80,54 +60,28 @@ describe("the command line", () => {
     await gateway.exit
   })
 
-  it("npm start is ended by a SIGTERM to npm, as a supervisor sends it, and no process is left", async () => {
+  it("a SIGTERM to npm, as a supervisor sends it, ends npm start and leaves no process", async () => {
     const npm = spawn("npm", ["start", "--", "--port", "0", "--close-grace", "100 millis"])
-    let output = ""
-    npm.stdout.on("data", (chunk) => {
-      output += chunk
-    })
-    await Kit.eventually("npm start says where it listens", () => /http:\S+/.test(output))
-    const at = /http:\S+/.exec(output)?.[0] ?? ""
-    await Kit.open(at)
+    await Kit.open(await url(Kit.follow(npm)))
     const started = Kit.descendants(npm.pid ?? 0)
     assert.isAtLeast(started.length, 2)
     npm.kill("SIGTERM")
     await Kit.eventually("all are gone", () => !started.some(Kit.alive))
   })
 
-  it("a wrong configuration is refused with the faults of its file, its variables and its flags, and nothing starts", async () => {
+  it("refuses a wrong configuration with the faults of its file, its variables and its flags, and starts nothing", async () => {
     const file = Serving.file("wrong.json", {
       mcpServers: { "/": { command: "x" }, typo: { command: "x", arg: [], args: ["${NOT_SET_ANYWHERE}"] } },
       gateway: { idleTimeToLive: "soon", more: true }
     })
     const { exit, output } = await runInProcess(["--port", "many", "--config", file], { GATEWAY_SPARES: "-1" })
     assert.strictEqual(exit, 1)
-    for (
-      const path of [
-        "--port:",
-        "GATEWAY_SPARES:",
-        "gateway.idleTimeToLive:",
-        "gateway.more:",
-        "mcpServers./:",
-        "mcpServers.typo.arg:",
-        "mcpServers.typo.args[0]: the environment variable NOT_SET_ANYWHERE"
-      ]
-    ) assert.include(output, `  ${path}`)
+    const paths = ["--port:", "GATEWAY_SPARES:", "gateway.idleTimeToLive:", "gateway.more:", "mcpServers./:"]
+      .concat("mcpServers.typo.arg:", "mcpServers.typo.args[0]: the environment variable NOT_SET_ANYWHERE")
+    for (const path of paths) assert.include(output, `  ${path}`)
   })
 
-  it("a port that is taken is one clear message and exit code 1", async () => {
-    const taken = createServer().listen(0, "127.0.0.1")
-    await Kit.eventually("the port is taken", () => taken.listening)
-    const port = Kit.portOf(taken)
-    const { exit, output } = await runInProcess(["--port", String(port)])
-    taken.close()
-    assert.strictEqual(exit, 1)
-    assert.include(output, `Cannot listen on 127.0.0.1:${port}`)
-    assert.include(output, "Is another gateway running?")
-    assert.notInclude(output, "    at ")
-  })
-
-  it("exits with 1, as a process of its own, for an unknown flag and for a wrong file", async () => {
+  it("exits with 1 for an unknown flag and for a wrong file", async () => {
     const file = Serving.file("unknown-setting.json", { mcpServers: {}, gateway: { unknownSetting: true } })
     const cases = [["--frob", "--port", "0"], ["--config", file, "--port", "0"]].map((args) => run(args))
     assert.deepStrictEqual(await Promise.all(cases.map(({ exit }) => exit)), [1, 1])
@@ -137,39 +91,9 @@ describe("the command line", () => {
     )
   })
 
-  it("what a replica lacks is one clear message and exit code 1, without the database's password", async () => {
-    const known = {
-      DATABASE_URL: "postgresql://me:secret@127.0.0.1:1/postgres",
-      GATEWAY_STATE_KEY: "the same key on every one of the replicas"
-    }
-    const cases: ReadonlyArray<readonly [Record<string, string>, string, string, ...ReadonlyArray<string>]> = [
-      [{}, "127.0.0.1:8421", "--cluster needs more"],
-      [{}, "127.0.0.1:8421", "GATEWAY_STATE_KEY, a secret of at least 32 characters"],
-      [{}, "127.0.0.1:8421", "openssl rand -hex 32"],
-      [known, "0.0.0.0:8421", "cannot reach 0.0.0.0"],
-      [known, "[::]:8421", "cannot reach ::"],
-      [known, "0:8421", "cannot reach 0."],
-      [known, "127.0.0.1:8421", "must be at least 5 seconds", "--shard-lock-expiration", "4 seconds"],
-      [known, "127.0.0.1:8421", "must be finite", "--shard-lock-expiration", "infinity"],
-      [known, "8421", "--replica-address must be host:port"],
-      [known, "127.0.0.1:8421", "The database cannot be used (Error: connect ECONNREFUSED 127.0.0.1:1)"],
-      [{ ...known, DATABASE_URL: "//me:secret@localhost" }, "127.0.0.1:8421", "The database cannot be used"]
-    ]
-    for (const [environment, address, message, ...more] of cases) {
-      const { exit, output } = await runInProcess(
-        ["--cluster", "--replica-address", address, "--port", "0", ...more],
-        environment
-      )
-      assert.deepStrictEqual([message, exit], [message, 1])
-      assert.include(output, message)
-      assert.notInclude(output, "    at ")
-      assert.notInclude(output, "secret@")
-    }
-  })
-
-  it("without its platform says what to install, and hides nothing else that is missing", () => {
+  it("prints what to install if its platform is missing, and shows any other error as it is", () => {
     const folder = Serving.directory()
-    /** What the command says where the rest of the gateway is this, and nothing is installed. */
+    /** Runs the command where `program` is the rest of the gateway, and no package is installed. */
     const saidWith = (program: string) => {
       writeFileSync(join(folder, "app/main.ts"), program)
       const { status, stderr } = spawnSync(process.execPath, ["bin.ts"], { cwd: folder, encoding: "utf8" })
@@ -181,11 +105,9 @@ describe("the command line", () => {
     cpSync(new URL("../../src/gateway/bin.ts", import.meta.url), join(folder, "bin.ts"))
     for (const name of ["@effect/platform-node", "effect"]) {
       const said = saidWith(`import "${name}/Part"`)
-      assert.isTrue(
-        said.startsWith(`The gateway needs ${name}, which is not installed. Run npm install ${name} `),
-        said
-      )
-      assert.strictEqual(said.trimEnd().split("\n").length, 1, said)
+      const needed = `The gateway needs ${name}, which is not installed. Run npm install ${name} `
+      assert.isTrue(said.startsWith(needed), said)
+      assert.lengthOf(said.trimEnd().split("\n"), 1)
     }
     const others = {
       "import \"other\"": "'other'",

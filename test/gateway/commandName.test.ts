@@ -1,4 +1,4 @@
-/** The name of a back end of which only the command is known. */
+/** The name that a back end gets from its command. */
 import { assert, describe, it } from "vitest"
 import * as CommandName from "../../src/gateway/app/CommandName.ts"
 import * as Backends from "../../src/gateway/transports/Backends.ts"
@@ -18,11 +18,11 @@ describe("the name of a command", () => {
     ["node dist/index.js", "server"],
     ["npx -y", "server"],
     ["", "server"]
-  ])("%s is %s", (command, name) => {
+  ])("the command %s gets the name %s", (command, name) => {
     assert.strictEqual(CommandName.fromCommand(command.split(" ")), name)
   })
 
-  it("is valid, whatever the command", () => {
+  it("an odd command gets a valid name", () => {
     for (const odd of ["...", "@a", "x".repeat(300), "npx ../..", "npx \u0000", "ÄÖ", "node 'a b'", "[]"]) {
       assert.isTrue(Backends.isName(CommandName.fromCommand(odd.split(" "))), odd)
     }

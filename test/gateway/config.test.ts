@@ -1,4 +1,4 @@
-/** The configuration: its file, the environment and the command line, and every fault in them. */
+/** The configuration from a file, the environment and the command line, and its faults. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Option, Schema } from "effect"
 import * as Config from "../../src/gateway/app/Config.ts"
@@ -29,8 +29,6 @@ const valid = (read: ReturnType<typeof load>): Config.Loaded =>
 const faults = (read: ReturnType<typeof load>): ReadonlyArray<string> =>
   read instanceof Config.InvalidConfig ? read.faults : []
 
-const paths = (read: ReturnType<typeof load>) => faults(read).map((fault) => fault.split(": ")[0])
-
 const servers = { a: { command: "run" } }
 
 const processEntry = Schema.Struct({
@@ -45,7 +43,7 @@ const processOf = (read: ReturnType<typeof load>) => {
 }
 
 describe("a configuration file", () => {
-  it("may have comments and a comma after the last entry", () => {
+  it("a file may have comments and trailing commas", () => {
     const text = `{ // The servers.\n "mcpServers": { /* one */ "a": { "command": "run", "args": ["x",], }, }, }`
     assert.deepStrictEqual(processOf(loadText(text)).args, ["x"])
   })
@@ -60,11 +58,14 @@ describe("a configuration file", () => {
     [`{\r\n\t# ${secret}\r\n}`, "invalid symbol", "2, column 2"],
     ["{ \"a\": {\n", "close brace expected", "2, column 1"],
     ["", "value expected", "1, column 1"]
-  ])("that is not JSON is one fault with its place, which does not quote the text: %j", (text, reason, at) => {
-    assert.deepStrictEqual(faults(loadText(text)), [`file.json: the file is not JSON: ${reason} (line ${at})`])
-  })
+  ])(
+    "a file that is not JSON has one fault with its line and column, which does not quote the text: %j",
+    (text, reason, at) => {
+      assert.deepStrictEqual(faults(loadText(text)), [`file.json: the file is not JSON: ${reason} (line ${at})`])
+    }
+  )
 
-  it("is refused if an object in it has a name twice", () => {
+  it("refuses a file in which an object has a name twice", () => {
     const text = `{
       "mcpServers": {
         "a": { "command": "run", "args": ["args", "args"], "env": { "X": "1", "\\u0058": "2" } },
@@ -80,23 +81,21 @@ describe("a configuration file", () => {
     ])
   })
 
+  const none = "mcpServers: must have at least one back end that is not disabled"
   it.each([
     ["[]", "file.json: the file must be a JSON object"],
     ["{}", "mcpServers: must be an object of back ends by name"],
-    ["{\"mcpServers\":{}}", "mcpServers: must have at least one back end that is not disabled"],
-    [
-      "{\"mcpServers\":{\"a\":{\"disabled\":true}}}",
-      "mcpServers: must have at least one back end that is not disabled"
-    ],
+    ["{\"mcpServers\":{}}", none],
+    ["{\"mcpServers\":{\"a\":{\"disabled\":true}}}", none],
     ["{\"servers\":{}}", "servers: unknown; did you mean mcpServers?"],
     ["{\"mcp_server\":{}}", "mcp_server: unknown; did you mean mcpServers?"],
     ["{\"mcpServers\":{\"a\":{\"command\":\"run\"}},\"gatewy\":{}}", "gatewy: unknown; did you mean gateway?"],
     ["{\"mcpServers\":{\"a\":{\"command\":\"run\"}},\"gateway\":[]}", "gateway: must be an object"]
-  ])("is refused with one fault: %s", (text, fault) => {
+  ])("refuses a wrong file with one fault: %s", (text, fault) => {
     assert.deepStrictEqual(faults(loadText(text)), [fault])
   })
 
-  it("may have names that the gateway does not read, at its top and in an entry, with a warning", () => {
+  it("warns of names that the gateway does not read, at the top of a file and in an entry", () => {
     const text = JSON.stringify({
       mcpServers: { a: { command: "run", autoApprove: ["${NONE}"], timeout: 60 } },
       "a\n": {},
@@ -113,6 +112,8 @@ describe("a configuration file", () => {
 describe("an entry", () => {
   const unset = "the environment variable NONE is not set; set it, or write ${NONE:-default}"
   const sse = "; the gateway does not support HTTP with SSE (2024-11-05): give the URL for Streamable HTTP"
+  const noVariable = ": is not the name of a variable"
+  const notForUrl = ": is not for a back end with a url; remove it"
   const url = "http://localhost/"
   const cases: ReadonlyArray<readonly [entry: unknown, ...faults: ReadonlyArray<string>]> = [
     [[], ": must be an object"],
@@ -142,11 +143,7 @@ describe("an entry", () => {
       ".args: must be an array of strings",
       ".env: must be an object of strings"
     ],
-    [
-      { command: "run", env: { "": "x", "A=B": "x" } },
-      ".env.: is not the name of a variable",
-      ".env.A=B: is not the name of a variable"
-    ],
+    [{ command: "run", env: { "": "x", "A=B": "x" } }, `.env.${noVariable}`, `.env.A=B${noVariable}`],
     [{ url: 5 }, ".url: must be a string: the URL of an MCP server on Streamable HTTP"],
     [{ url: "ftp://localhost" }, ".url: must be an http: or https: URL"],
     [{ url: "${NONE}" }, `.url: ${unset}`],
@@ -158,35 +155,31 @@ describe("an entry", () => {
       ".headers.Host: must not be given: the gateway sets it itself",
       ".headers.x: must not contain line breaks or control characters"
     ],
-    [
-      { url, spares: 1, stateless: true },
-      ".spares: is not for a back end with a url; remove it",
-      ".stateless: is not for a back end with a url; remove it"
-    ]
+    [{ url, spares: 1, stateless: true }, `.spares${notForUrl}`, `.stateless${notForUrl}`]
   ]
-  it.each(cases)("with faults is refused with each of them: %j", (entry, ...told) => {
+  it.each(cases)("refuses an entry with each of its faults: %j", (entry, ...told) => {
     assert.sameMembers([...faults(load({ a: entry }))], told.map((fault) => `mcpServers.a${fault}`))
   })
 
-  it("with an unknown name is told which names are allowed", () => {
+  it("refuses an unknown name in an entry, and lists the allowed names", () => {
     const [stdio = "", http = ""] = faults(load({ a: { command: "run", oauth: {} }, b: { url, tools: [] } }))
     assert.match(stdio, /^mcpServers\.a\.oauth: unknown; allowed are command, args, env, cwd, type, idleTimeToLive, /)
     assert.match(http, /^mcpServers\.b\.tools: unknown; allowed are url, headers, type, idleTimeToLive, /)
   })
 
-  it("for HTTP ignores settings of processes that are set for all back ends", () => {
+  it("an HTTP entry ignores settings of processes that are set for all back ends", () => {
     const { backends } = valid(load({ local: { command: "run" }, remote: { url } }, { spares: 2, stateless: true }))
     const settings = [...backends.values()].map(({ settings: { spares, stateless } }) => [spares, stateless])
     assert.deepStrictEqual(settings, [[2, true], [0, false]])
     assert.deepStrictEqual(faults(load({ remote: { url, spares: 0, stateless: false } })), [])
   })
 
-  it("is left out if it is disabled, whatever is in it", () => {
+  it("a disabled entry is left out, and may have faults", () => {
     const read = load({ a: { command: "run", disabled: false }, b: { command: "${NONE}", disabled: true, odd: 1 } })
     assert.deepStrictEqual([...valid(read).backends.keys()], ["a"])
   })
 
-  it("whose name is not safe in a URL is served under one that is, with a warning, unless another has that", () => {
+  it("an entry whose name is not safe in a URL is served under a safe name with a warning, if that name is free", () => {
     const entry = { command: "run" }
     const { backends, warnings } = valid(load({ "My Files": entry, "Über/x!": entry, "_a_": entry, "plain": entry }))
     assert.deepStrictEqual([...backends.keys()], ["My-Files", "Uber-x", "a_", "plain"])
@@ -197,43 +190,32 @@ describe("an entry", () => {
     ])
   })
 
-  it("has the same text in whatever order it is written, and with whatever values of its variables", () => {
-    const textOf = (entry: object, environment: Record<string, string>) =>
-      processOf(load({ a: entry }, {}, environment)).entryText()
-    const one = textOf({ command: "run", args: ["${A}"], env: { X: "1", Y: "${A}" } }, { A: "secret" })
-    assert.strictEqual(textOf({ env: { Y: "${A}", X: "1" }, args: ["${A}"], command: "run" }, { A: "other" }), one)
+  it("the text of an entry is independent of the order of its names and of the values of its variables", () => {
+    const textOf = (entry: object, A: string) => processOf(load({ a: entry }, {}, { A, B: "x" })).entryText()
+    const one = textOf({ command: "run", args: ["${A}"], env: { X: "1", Y: "${A}" } }, "secret")
+    assert.strictEqual(textOf({ env: { Y: "${A}", X: "1" }, args: ["${A}"], command: "run" }, "other"), one)
     assert.notInclude(one, "secret")
-    assert.notStrictEqual(
-      textOf({ command: "run", args: ["${B}"], env: { X: "1", Y: "${A}" } }, { A: "x", B: "x" }),
-      one
-    )
+    assert.notStrictEqual(textOf({ command: "run", args: ["${B}"], env: { X: "1", Y: "${A}" } }, "x"), one)
   })
 
-  it("may have a URL with a password that is not percent-encoded", () => {
-    const [backend = assert.fail()] = valid(load({ a: { url: "http://me:100%sure@example.org/mcp" } })).backends
-      .values()
+  it("an entry may have a URL whose password is not percent-encoded", () => {
+    const { backends } = valid(load({ a: { url: "http://me:100%sure@example.org/mcp" } }))
+    const [backend = assert.fail()] = backends.values()
     assert.strictEqual(backend.mask("with 100%sure of it"), "with *** of it")
     assert.deepStrictEqual([Masking.percentDecoded("%41%"), Masking.percentDecoded("%41")], ["%41%", "A"])
   })
 })
 
 describe("a variable in a file", () => {
-  it("has its value in every text, and the messages of the back end hide the value", () => {
+  it("a variable is expanded in every text, and its value is hidden in messages of the back end", () => {
     const entry = {
       command: "run",
       args: ["${env:HOST}", "${env:NONE:-x}", "${ ${HOST}"],
       env: { A: "-${HOST}-" },
       spares: "${SPARES:-2}"
     }
-    const read = load(
-      { a: entry },
-      { keys: ["x${KEY}"], adminKeys: "${ADMINS}", requestTimeout: "${NONE:-7} seconds" },
-      {
-        HOST: "example.org",
-        KEY: "s3cret-key",
-        ADMINS: "one,two"
-      }
-    )
+    const gateway = { keys: ["x${KEY}"], adminKeys: "${ADMINS}", requestTimeout: "${NONE:-7} seconds" }
+    const read = load({ a: entry }, gateway, { HOST: "example.org", KEY: "s3cret-key", ADMINS: "one,two" })
     const { args, env, mask, settings } = processOf(read)
     assert.deepStrictEqual(args, ["example.org", "x", "${ example.org"])
     assert.deepStrictEqual([env, settings.spares], [{ A: "-example.org-" }, 2])
@@ -247,31 +229,24 @@ describe("a variable in a file", () => {
     ["${constructor}", "the environment variable constructor is not set; set it, or write ${constructor:-default}"],
     ["${A:-${B:-z}}", "must not have a variable in the default of ${A}"],
     ["${input:s3cret}", "must not have ${input:…}: the gateway reads ${NAME} from its environment"]
-  ])("is refused in one fault: %s", (text, fault) => {
+  ])("refuses a variable with one fault in each place: %s", (text, fault) => {
     assert.deepStrictEqual(faults(load({ a: { command: "run", args: [text] } }, { keys: ["a", text] })), [
       `gateway.keys[1]: ${fault}`,
       `mcpServers.a.args[0]: ${fault}`
     ])
   })
 
-  it("is not what a shell reads, which stays as it is", () => {
+  it("leaves the variables of a shell as they are", () => {
     const script = "${A%.*} ${A:+x} ${A:0:3} ${#A} ${A[@]} ${} ${a ? b : c}"
     assert.deepStrictEqual(processOf(load({ a: { command: "sh", args: ["-c", script] } })).args, ["-c", script])
   })
 })
 
 describe("a setting", () => {
+  const origins = ["https://a:1/", "vscode-webview://abc", " http://[::1] ", "null"]
+  const noDurations = [5, true, null, { seconds: 1 }, "5M", "-5m", "0s", "1h30m"]
   const cases: ReadonlyArray<readonly [name: string, good: ReadonlyArray<unknown>, bad: ReadonlyArray<unknown>]> = [
-    ["requestTimeout", ["1 second", "5m", " 1.5h ", "250ms", "infinity"], [
-      5,
-      true,
-      null,
-      { seconds: 1 },
-      "5M",
-      "-5m",
-      "0s",
-      "1h30m"
-    ]],
+    ["requestTimeout", ["1 second", "5m", " 1.5h ", "250ms", "infinity"], noDurations],
     ["closeGrace", ["0s", "1 second"], [0, "-1 seconds", "soon"]],
     ["maxSessions", [1, "12"], [0, -1, 1.5, "", "1e3", true, [1]]],
     ["port", [0, 65535], [-1, 65536]],
@@ -282,15 +257,10 @@ describe("a setting", () => {
     ["keys", [["a"], "a, b", []], ["", "a,,b", [""], [1], {}]],
     ["host", ["::1", "localhost"], ["", "http://127.0.0.1", "127.0.0.1 "]],
     ["allowedHosts", ["mcp.example.com, [2001:db8::1],10.0.0.7"], [["a:8443"], "https://a", "*", "*.a", "a b", [5]]],
-    ["allowedOrigins", [["https://a:1/", "vscode-webview://abc", " http://[::1] ", "null"]], [
-      "a",
-      "*",
-      "https://a/b",
-      "https://*.a"
-    ]],
+    ["allowedOrigins", [origins], ["a", "*", "https://a/b", "https://*.a"]],
     ["keysFile", ["k"], ["", "${NONE:-}", 1]]
   ]
-  it.each(cases)("%s has these values only", (name, good, bad) => {
+  it.each(cases)("the setting %s has its allowed values only", (name, good, bad) => {
     for (const value of good) assert.deepStrictEqual(faults(load(servers, { [name]: value })), [], String(value))
     for (const value of bad) {
       const [fault = "", ...others] = faults(load(servers, { [name]: value }))
@@ -299,39 +269,34 @@ describe("a setting", () => {
     }
   })
 
-  it("of keys and hosts has no blanks around its items", () => {
+  it("the items of keys and allowedHosts have no blanks around them", () => {
     const { settings } = valid(load(servers, { keys: [" a key ", "another"], allowedHosts: "a, b" }))
     assert.deepStrictEqual([settings.keys, settings.allowedHosts], [["a key", "another"], ["a", "b"]])
   })
 
-  it("is refused as a duration without a unit, if it would be one in seconds, and the message says so", () => {
+  it("a number without a unit is refused as a duration, and the message asks for the unit", () => {
     const needsUnit = (name: string, value: unknown) =>
       /needs a unit/.test(faults(load(servers, { [name]: value }))[0] ?? "")
     for (const value of [30, "30", " 30 "]) assert.isTrue(needsUnit("requestTimeout", value))
     for (const value of [0, "-1", "", "soon", [30]]) assert.isFalse(needsUnit("requestTimeout", value))
   })
 
-  it("comes from the file, the environment, the command line or an entry, from weakest to strongest", () => {
+  it("a setting comes from its entry, else the command line, else the environment, else the file", () => {
     const ofFile = { maxInFlight: 2, maxLanes: 2, replayEvents: 2, spares: 2 }
     const text = JSON.stringify({ mcpServers: { a: { command: "run", spares: 5 } }, gateway: ofFile })
-    const read = loadText(text, {
-      environment: {
-        GATEWAY_MAX_LANES: "3",
-        GATEWAY_REPLAY_EVENTS: "3",
-        GATEWAY_SPARES: "3",
-        GATEWAY_MAX_IN_FLIGHT: ""
-      },
-      flags: { replayEvents: "4", spares: "4" }
-    })
+    const ofEnvironment = { GATEWAY_MAX_LANES: "3", GATEWAY_REPLAY_EVENTS: "3", GATEWAY_SPARES: "3" }
+    const environment = { ...ofEnvironment, GATEWAY_MAX_IN_FLIGHT: "" }
+    const read = loadText(text, { environment, flags: { replayEvents: "4", spares: "4" } })
     const { maxInFlight, maxLanes, replayEvents, spares } = processOf(read).settings
     assert.deepStrictEqual([maxInFlight, maxLanes, replayEvents, spares], [2, 3, 4, 5])
   })
 
-  it("that protects the gateway is refused if its variable is empty; another one counts as unset", () => {
+  it("an empty variable is refused if its setting protects the gateway, and otherwise counts as unset", () => {
     for (const name of Object.keys(Settings.all)) {
       const variable = Settings.variableName(name)
       const told = ["keys", "adminKeys", "stateKey", "keysFile", "tlsCert", "tlsKey"].includes(name) ? [variable] : []
-      assert.deepStrictEqual(paths(load(servers, {}, { [variable]: "" })), told, name)
+      const paths = faults(load(servers, {}, { [variable]: "" })).map((fault) => fault.split(": ")[0])
+      assert.deepStrictEqual(paths, told, name)
     }
   })
 
@@ -345,18 +310,16 @@ describe("a setting", () => {
   })
 })
 
-describe("a GATEWAY_ variable", () => {
-  it("that is no setting is a warning, with the setting that was probably meant", () => {
+describe("GATEWAY_ variables", () => {
+  it("warns of an unknown GATEWAY_ variable, with the setting that was probably meant", () => {
     const warned = (name: string) => valid(load(servers, {}, { [name]: "5" })).warnings
-    assert.deepStrictEqual(warned("GATEWAY_MAX_SESION"), [
-      "GATEWAY_MAX_SESION: unknown; did you mean GATEWAY_MAX_SESSIONS?"
-    ])
-    assert.deepStrictEqual(warned("GATEWAY_TIMEOUT\n"), [
-      "GATEWAY_TIMEOUT\\n: unknown; --help lists the variables of the gateway"
-    ])
+    const similar = "GATEWAY_MAX_SESION: unknown; did you mean GATEWAY_MAX_SESSIONS?"
+    assert.deepStrictEqual(warned("GATEWAY_MAX_SESION"), [similar])
+    const other = "GATEWAY_TIMEOUT\\n: unknown; --help lists the variables of the gateway"
+    assert.deepStrictEqual(warned("GATEWAY_TIMEOUT\n"), [other])
   })
 
-  it("is not warned of if Kubernetes sets it for a service, or if the file uses it", () => {
+  it("does not warn of GATEWAY_ variables that Kubernetes sets for a service or that the file uses", () => {
     const services = { GATEWAY_SERVICE_HOST: "x", GATEWAY_SERVICE_PORT_HTTP: "x", GATEWAY_PORT_80_TCP_ADDR: "x" }
     const entry = { command: "run", args: ["${GATEWAY_OWN}", "${env:GATEWAY_OTHER:-x}"] }
     const read = load({ a: entry }, {}, { ...services, GATEWAY_OWN: "x", GATEWAY_OTHER: "x", HOME: "/" })
@@ -365,7 +328,7 @@ describe("a GATEWAY_ variable", () => {
 })
 
 describe("the options of a program", () => {
-  it("have durations in every form of Effect", () => {
+  it("a program may give a duration in every form of Effect", () => {
     const forms = [1000, 1_000_000_000n, [1, 0], { seconds: 1 }, "1 second", Duration.seconds(1)] as const
     for (const requestTimeout of forms) {
       const { settings } = Effect.runSync(Gateway.config({ backends: servers, requestTimeout }))
@@ -373,7 +336,7 @@ describe("the options of a program", () => {
     }
   })
 
-  it("are refused with every fault, each on one line", () => {
+  it("refuses the options of a program with every fault, each on one line", () => {
     const backends = { "a\n\u001b[2J\u007f\u202e": { command: "x" }, b: { command: "", maxInFlight: 0 } }
     const { faults } = Effect.runSync(Effect.flip(Gateway.config({ backends, maxSessions: 0 })))
     assert.deepStrictEqual(faults, [
@@ -393,12 +356,12 @@ describe("a replica's address", () => {
     ["gateway_1.example-a.org:8421", "gateway_1.example-a.org"],
     ["[fd00::7]:8421", "fd00::7"],
     ["fd00::7:8421", "fd00::7"]
-  ])("is a host name or an address, and a port: %s", (text, host) => {
+  ])("a replica's address is a host name or an IP address, and a port: %s", (text, host) => {
     assert.deepStrictEqual(read(text), Option.some({ host, port: 8421 }))
   })
 
   it.each(["http://a:1", " a:1", "a:1 ", "[localhost]:1", "me@a:1", "a:b:1", ":1", "a:", "a:0", "a:65536", ""])(
-    "that is not one is refused: %j",
+    "refuses a wrong address of a replica: %j",
     (text) => assert.deepStrictEqual(read(text), Option.none())
   )
 })

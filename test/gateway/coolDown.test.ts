@@ -1,4 +1,4 @@
-/** Whose fault a failed start is: a client whose `initialize` a back end cannot take must not close it for the others. */
+/** Cool-downs. A client whose `initialize` crashes a back end must not close it for other clients. */
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
@@ -8,7 +8,7 @@ import * as Serving from "../kit/gateway/serving.ts"
 
 const answer = "{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{\"protocolVersion\":\"2025-06-18\",\"capabilities\":{}}}"
 
-/** A server that dies of one client's `initialize`, notes those of the gateway's own, and answers all others. */
+/** A server that crashes at one client's `initialize`. It writes down the gateway's own, and answers all others. */
 const picky = (noted: string, onOwn = "") => ({
   command: "sh",
   args: [
@@ -26,11 +26,11 @@ const picky = (noted: string, onOwn = "") => ({
 const initialize = (url: string, name: string, key: string) =>
   Kit.initialize(url, Kit.bearer(key), Kit.initializeBody.replace("\"raw\"", JSON.stringify(name)))
 
-describe("starts that one client makes fail", async () => {
+describe("cool-downs and one client's failing starts", async () => {
   const directory = Serving.directory()
   const file = (name: string) => join(directory, name)
   const noted = (name: string) => existsSync(file(name)) ? readFileSync(file(name), "utf8").trim().split("\n") : []
-  /** The `initialize` that the HTTP server has answered, by who sent them. */
+  /** The name of each client that sent `initialize` to the HTTP server. */
   const asked: Array<string> = []
   const ended: Array<string> = []
   const remote = await Serving.upstream((response, { params }, request) => {
@@ -58,44 +58,44 @@ describe("starts that one client makes fail", async () => {
 
   const crash = async (backend: string) => {
     const response = await initialize(`${gateway.origin}/mcp/${backend}`, "crash", "theirs")
-    return [response.status, (await response.json()).error.message]
+    assert.strictEqual(response.status, 502)
+    return (await response.json()).error.message
+  }
+  const crashThrice = async (backend: string) => {
+    for (let i = 0; i < 3; i++) await crash(backend)
   }
   const well = async (backend: string) => (await initialize(`${gateway.origin}/mcp/${backend}`, "well", "ours")).status
 
-  it("do not close the back end for other keys, and the failing client alone is told why", async () => {
-    for (let i = 0; i < 8; i++) {
-      const [status, message] = await crash("picky")
-      assert.strictEqual(status, 502)
-      assert.include(message, "secret of the crash")
-    }
+  it("one client's failing starts do not close the back end for other keys, and only that client is told why", async () => {
+    for (let i = 0; i < 8; i++) assert.include(await crash("picky"), "secret of the crash")
     assert.strictEqual(await well("picky"), 200)
   })
 
-  it("make the gateway start it once by itself, which ends that start again", async () => {
-    for (let i = 0; i < 3; i++) await crash("tried")
+  it("after one client's failing starts, the gateway starts the back end once itself and ends that start", async () => {
+    await crashThrice("tried")
     await Kit.eventually("the gateway has started one", () => noted("tried").length > 0)
     await Kit.eventually("it is not left", () => !noted("tried").some((pid) => Kit.alive(Number(pid))))
-    assert.strictEqual((await crash("tried"))[0], 502)
+    await crash("tried")
     assert.lengthOf(noted("tried"), 1)
   })
 
-  it("do not start it again while such a start hangs, and let others in meanwhile", async () => {
-    for (let i = 0; i < 3; i++) await crash("hung")
+  it("the gateway starts the back end only once while its own start hangs, and lets other clients in", async () => {
+    await crashThrice("hung")
     await Kit.eventually("the gateway has started one", () => noted("hung").length === 1)
-    for (let i = 0; i < 6; i++) assert.strictEqual((await crash("hung"))[0], 502)
+    for (let i = 0; i < 2; i++) await crashThrice("hung")
     assert.strictEqual(await well("hung"), 200)
     assert.strictEqual(noted("hung").length, 1)
   })
 
-  it("do not close an HTTP back end either, where the gateway asks in a session of its own and ends it", async () => {
-    for (let i = 0; i < 3; i++) assert.strictEqual((await crash("remote"))[0], 502)
+  it("one client's failing starts do not close an HTTP back end, which the gateway tries in a session that it ends", async () => {
+    await crashThrice("remote")
     await Kit.eventually("the gateway's own session has ended", () => ended.includes("effect-session-pool"))
     assert.deepStrictEqual(asked.filter((name) => name !== "crash"), ["effect-session-pool"])
-    for (let i = 0; i < 3; i++) assert.strictEqual((await crash("remote"))[0], 502)
+    await crashThrice("remote")
     assert.strictEqual(await well("remote"), 200)
   })
 
-  it("are no reason to leave a process behind when the gateway stops", async () => {
+  it("a gateway that stops leaves no process of its own start", async () => {
     const backends = { hung: picky(file("last"), "exec sleep 1000") }
     const { stop, url } = await Serving.gateway({ backends, closeGrace: "100 millis" })
     for (let i = 0; i < 3; i++) await initialize(url, "crash", "")
@@ -105,9 +105,9 @@ describe("starts that one client makes fail", async () => {
   })
 })
 
-describe("a back end that is at fault itself", () => {
+describe("cool-downs of a broken back end", () => {
   const secret = "what one client's start wrote"
-  it("cools down, and its 503 tells another key only that it fails", async () => {
+  it("a broken back end cools down, and its 503 tells another key only that it fails", async () => {
     const backends = { broken: { command: "sh", args: ["-c", `echo "${secret}" >&2; exit 3`] } }
     const keys = { keys: ["theirs", "ours"], adminKeys: ["operators"] }
     const { origin, url } = await Serving.gateway({ backends, ...keys })
@@ -124,7 +124,7 @@ describe("a back end that is at fault itself", () => {
     assert.include((await shown()).lastFailure, secret)
   })
 
-  it("cools down also where it may have only one session", async () => {
+  it("a broken back end cools down even if it may have only one session", async () => {
     const { origin, url } = await Serving.gateway({
       backends: { broken: { command: "false" } },
       maxSessionsPerBackend: 1
@@ -135,14 +135,14 @@ describe("a back end that is at fault itself", () => {
     assert.strictEqual((await Kit.initialize(url)).status, 503)
   })
 
-  it("has failed once when starts that ran together failed, whenever each of them ends", () => {
+  it("starts that run together and fail count as one failure, even if one of them ends late", () => {
     const { failed, initial } = Cooldown
     const once = failed(initial, initial, "x")
     const late = failed(failed(once, initial, "x"), initial, "x")
     assert.deepStrictEqual([once.failures, late.failures, failed(once, once, "x").failures], [1, 1, 2])
   })
 
-  it("is not left alone when a client's start goes well while the gateway's own fails", () => {
+  it("a client's start that succeeds while the gateway's own start fails prevents the cool-down", () => {
     const suspect: Cooldown.Cooldown = { failures: 3, until: 0, lastFailure: "x", started: false }
     assert.strictEqual(Cooldown.confirmed(Cooldown.succeeded(suspect), suspect, 0, "x"), Cooldown.succeeded(suspect))
   })

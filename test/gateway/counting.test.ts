@@ -1,8 +1,8 @@
-/** The judgement of the tests over replicas: which answers of a counting session are faults. */
+/** The rule by which tests of replicas find faults in the answers of a counting session. */
 import { assert, describe, it } from "vitest"
 import * as Counting from "../kit/cluster/counting.ts"
 
-describe("the answers of a counting session", () => {
+describe("faults of a counting session", () => {
   const session = (...outcomes: ReadonlyArray<[pid: number, count: number] | "Gone" | "Failed">): Counting.Session => ({
     name: "s",
     id: "",
@@ -15,12 +15,12 @@ describe("the answers of a counting session", () => {
     })
   })
 
-  it("are no fault if its process counts on, skips lost calls, and has a successor where that may be", () => {
+  it("accepts a process that counts on, lost calls, and a successor of a process that may move", () => {
     assert.deepStrictEqual(Counting.faults(session([1, 1], [1, 2], "Failed", [1, 4], "Gone"), "pinned"), [])
     assert.deepStrictEqual(Counting.faults(session([1, 1], "Failed", [2, 1], [2, 2]), "stateless"), [])
   })
 
-  it("are a fault if a count is skipped or repeated, or a process returns or changes where it may not", () => {
+  it("reports a skipped or repeated count, a process that returns, and a successor of one that may not move", () => {
     const wrong = [
       session([1, 1], [1, 3]),
       session([1, 1], [1, 1]),

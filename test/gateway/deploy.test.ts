@@ -1,13 +1,13 @@
 /**
- * The files of `src/gateway/deploy`, as far as this machine can check them. Each is read, and the gateway's command checks the flags
- * and variables in it. `metrics.test.ts` checks the alerts and the dashboard.
+ * The files of `src/gateway/deploy`. The gateway's command checks their flags and variables with `--check`. `metrics.test.ts` checks the
+ * alerts and the dashboard.
  */
 import { Duration } from "effect"
 import { Yaml } from "effect/encoding"
 import { execFileSync, spawn, spawnSync } from "node:child_process"
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { assert, beforeAll, describe, expect, it, onTestFinished } from "vitest"
+import { assert, describe, expect, it, onTestFinished } from "vitest"
 import manifest from "../../package.json" with { type: "json" }
 import * as Cluster from "../../src/gateway/cluster/Cluster.ts"
 import * as Settings from "../../src/gateway/settings/Settings.ts"
@@ -21,27 +21,16 @@ import { areInstalled } from "../kit/programs.ts"
 const directory = new URL("../../src/gateway/deploy/", import.meta.url)
 const folder = Serving.directory()
 const { args, command } = Kit.counter()
-const servers = join(folder, "servers.json")
+const servers = Serving.file("servers.json", { mcpServers: { counter: { command, args } } })
 const keys = join(folder, "keys")
 const read = (name: string): string => Documents.read(`src/gateway/deploy/${name}`)
 /** Stands for each value that a file takes from elsewhere. */
 const secret = "a secret of at least thirty-two characters"
 const defaults = { port: String(Settings.gatewaySettings.port.default), replica: "8421" }
 
-let known: ReadonlySet<string>
-beforeAll(async () => {
-  writeFileSync(servers, JSON.stringify({ mcpServers: { counter: { command, args } } }))
-  writeFileSync(keys, `${secret}\n`, { mode: 0o600 })
-  const { exit, output } = await runInProcess(["--help"])
-  assert.strictEqual(exit, 0)
-  known = new Set(output.match(/(?:--[a-z-]+|\bGATEWAY_[A-Z_]+|\bDATABASE_URL)(?=[ ,.;)]|$)/gm))
-})
+writeFileSync(keys, `${secret}\n`, { mode: 0o600 })
 
-/** Which of these arguments and variables the command's help does not know. */
-const unknown = (args: ReadonlyArray<string>, env: Readonly<Record<string, string>>): ReadonlyArray<string> =>
-  [...args.filter((arg) => arg.startsWith("--")), ...Object.keys(env)].filter((name) => !known.has(name))
-
-/** The command's verdict on its arguments and variables: `valid`, or every fault. */
+/** The command's verdict on its arguments and variables: `valid`, or every fault and warning. */
 const checked = async (args: ReadonlyArray<string>, env: Record<string, string>): Promise<string> =>
   (await runInProcess(["--check", ...args], env)).output.trim()
 const valid = "The configuration is valid. Back ends: counter"
@@ -74,7 +63,7 @@ const inPod: Record<string, string> = Object.fromEntries(
 )
 
 describe("the systemd unit", () => {
-  it("is a unit that systemd verifies without a warning", () => {
+  it("systemd verifies the unit without a warning", () => {
     assert.match(unit, /^(# .*\n)*(\[(Unit|Service|Install)\]\n((# .*|[A-Z]\w+=\S.*)\n)+\n?)+$/)
     if (!areInstalled("systemd-analyze")) return
     const file = join(folder, "mcp-gateway.service")
@@ -83,7 +72,7 @@ describe("the systemd unit", () => {
     assert.deepStrictEqual([stdout, stderr, status], ["", "", 0])
   })
 
-  it("starts the package's command with flags and variables that the command knows", async () => {
+  it("the unit starts the package's command with flags and variables that it knows", async () => {
     const [node, ...words] = inUnit("ExecStart").split(" ")
     assert.match(node ?? "", /\/node$/)
     const at = words.findIndex((word) => !word.startsWith("-"))
@@ -96,13 +85,10 @@ describe("the systemd unit", () => {
     )
     assert.deepStrictEqual([env, file], [{ GATEWAY_KEYS_FILE: `%d/${credential}` }, "/etc/mcp/keys"])
     assert.strictEqual(kept, `%S/${inUnit("StateDirectory")}`)
-    assert.deepStrictEqual(unknown([], { ...env, GATEWAY_ADMIN_KEYS: "" }), [])
     assert.include(unit, " GATEWAY_ADMIN_KEYS=")
     assert.strictEqual(inUnit("EnvironmentFile"), "/etc/mcp/environment")
-    assert.strictEqual(
-      await checked(["--config", servers], { GATEWAY_KEYS_FILE: keys, GATEWAY_ADMIN_KEYS: secret }),
-      valid
-    )
+    const verdict = await checked(["--config", servers], { GATEWAY_KEYS_FILE: keys, GATEWAY_ADMIN_KEYS: secret })
+    assert.strictEqual(verdict, valid)
     // Node refuses an option that it does not know.
     execFileSync(process.execPath, [...words.slice(0, at), "--eval", "0"])
   })
@@ -112,7 +98,7 @@ describe("the Dockerfile", () => {
   const variables = [...(/docker run .*/.exec(dockerfile)?.[0] ?? "").matchAll(/-e (\w+)=(\S+)/g)]
     .map(([, name = "", value = ""]) => [name, value.replace("…", secret)] as const)
 
-  it("installs the package and its peers, on a Node that the package takes", () => {
+  it("the image has the package and its peers, on a Node that the package supports", () => {
     const packages = (instruction("RUN")[0] ?? "").replace("npm install ", "").split(" ")
     assert.sameMembers(packages, [manifest.name, ...Object.keys(manifest.peerDependencies)])
     const [, major = ""] = /^node:(\d+)-slim$/.exec(instruction("FROM")[0] ?? "") ?? []
@@ -120,14 +106,13 @@ describe("the Dockerfile", () => {
     assert.isAtLeast(Number(major), Number(least))
   })
 
-  it("starts the package's command with flags and variables that the command knows, on the exposed port", async () => {
+  it("the image starts the package's command with flags and variables that it knows, on the exposed port", async () => {
     assert.deepStrictEqual(Object.keys(manifest.bin).map((name) => `node_modules/.bin/${name}`), [entrypoint[0]])
     assert.deepStrictEqual(instruction("EXPOSE"), [defaults.port])
     assert.include(dockerfile, ` -p ${defaults.port}:${defaults.port} `)
     assert.include(instruction("COPY"), "--chown=node servers.json .")
     assert.lengthOf(variables, 3)
     const env = Object.fromEntries(variables)
-    assert.deepStrictEqual(unknown(entrypoint.slice(1), env), [])
     assert.strictEqual(await checked(inImage([]), env), valid)
     const [options = ""] = instruction("ENV")
     execFileSync(process.execPath, ["--eval", "0"], { env: { NODE_OPTIONS: options.replace("NODE_OPTIONS=", "") } })
@@ -137,14 +122,13 @@ describe("the Dockerfile", () => {
 describe("the Compose file", () => {
   const { balancer, database, one, two } = compose.services
 
-  it("starts two replicas of the Dockerfile's image, each of which the other reaches by its name", async () => {
+  it("starts two replicas of the image, which reach each other by name", async () => {
     for (const [name, replica] of Object.entries({ one, two })) {
       const { command, environment, image } = replica
       expect(replica).toMatchObject({ build: ".", init: true, hostname: name, restart: "unless-stopped" })
       assert.include(dockerfile, `docker build -t ${image} .`)
       assert.strictEqual(command[command.indexOf("--replica-address") + 1], `${name}:${defaults.replica}`)
       assert.strictEqual(command[command.indexOf("--replica-listen") + 1], `0.0.0.0:${defaults.replica}`)
-      assert.deepStrictEqual(unknown(command, environment), [])
       const env = Object.fromEntries(
         Object.entries<string>(environment).map(([name, value]) => [name, value.replace(/^\$\{\w+\}$/, secret)])
       )
@@ -156,22 +140,25 @@ describe("the Compose file", () => {
     }
   })
 
-  it("keeps the database in a volume, at the path of PostgreSQL 17", () => {
+  it("keeps the database in a volume at the path of PostgreSQL 17", () => {
     const [volume] = Object.keys(compose.volumes)
     expect(database).toMatchObject({ image: "postgres:17", restart: "unless-stopped" })
     assert.deepStrictEqual(database.volumes, [`${volume}:/var/lib/postgresql/data`])
   })
 
-  it.skipIf(!areInstalled("openssl"))("says how to make the file .env, which has each value that it takes", () => {
-    const make = read("compose.yaml").split("\n").find((line) => line.endsWith(" > .env"))?.slice(1) ?? ""
-    execFileSync("bash", ["-c", make], { cwd: folder })
-    const made = readFileSync(join(folder, ".env"), "utf8").trimEnd().split("\n").map((line) => line.split("="))
-    const taken = Object.values<string>(one.environment).filter((value) => value.startsWith("${"))
-    assert.deepStrictEqual(made.map(([name]) => `\${${name}}`), taken)
-    for (const [, value = ""] of made) assert.lengthOf(value, 64)
-  })
+  it.skipIf(!areInstalled("openssl"))(
+    "says how to make the file .env with each value that the Compose file reads",
+    () => {
+      const make = read("compose.yaml").split("\n").find((line) => line.endsWith(" > .env"))?.slice(1) ?? ""
+      execFileSync("bash", ["-c", make], { cwd: folder })
+      const made = readFileSync(join(folder, ".env"), "utf8").trimEnd().split("\n").map((line) => line.split("="))
+      const taken = Object.values<string>(one.environment).filter((value) => value.startsWith("${"))
+      assert.deepStrictEqual(made.map(([name]) => `\${${name}}`), taken)
+      for (const [, value = ""] of made) assert.lengthOf(value, 64)
+    }
+  )
 
-  it("publishes a balancer that sends to both if they are ready, and closes idle connections before they do", () => {
+  it("the balancer sends requests to both replicas if they are ready, and closes idle connections before they do", () => {
     expect(balancer).toMatchObject({
       image: "caddy:2",
       restart: "unless-stopped",
@@ -193,20 +180,20 @@ describe("the Compose file", () => {
 })
 
 describe("the Kubernetes manifest", () => {
-  it("starts replicas with flags and variables that the command knows", async () => {
+  it("the pods run the command with flags and variables that it knows", async () => {
     const own = Object.keys(inPod).filter((name) => container.args.some((arg: string) => arg.includes(`$(${name})`)))
     assert.deepStrictEqual(own, ["POD_IP"])
     const env = Object.fromEntries(Object.entries(inPod).filter(([name]) => !own.includes(name)))
-    assert.deepStrictEqual(unknown(container.args, env), [])
     const args = container.args.map((arg: string) => arg.replace("$(POD_IP)", podIp))
     assert.include(args, `${podIp}:${defaults.replica}`)
-    const url = { DATABASE_URL: "postgresql://postgres@database/postgres" }
-    assert.strictEqual(await checked(inImage(args), { ...env, ...url }), valid)
+    assert.property(env, "DATABASE_URL")
+    const DATABASE_URL = "postgresql://postgres@database/postgres"
+    assert.strictEqual(await checked(inImage(args), { ...env, DATABASE_URL }), valid)
     expect(deployment).toMatchObject({ apiVersion: "apps/v1", kind: "Deployment", spec: { replicas: 2 } })
     assert.isTrue(pod.shareProcessNamespace)
   })
 
-  it("says how to make the secret that the pod reads", () => {
+  it("says how to make the secret that the pods read", () => {
     const refs = container.env.flatMap(({ valueFrom }: Document) => valueFrom?.secretKeyRef ?? [])
     const text = read("kubernetes.yaml")
     assert.lengthOf(refs, 4)
@@ -216,7 +203,7 @@ describe("the Kubernetes manifest", () => {
     }
   })
 
-  it("serves the pods' port, and lets only replicas reach the port between them", () => {
+  it("serves the pods' port, and lets only replicas reach the port between replicas", () => {
     const { labels } = deployment.spec.template.metadata
     const [port, replicaPort] = [Number(defaults.port), Number(defaults.replica)]
     assert.deepStrictEqual(deployment.spec.selector.matchLabels, labels)
@@ -235,7 +222,7 @@ describe("the Kubernetes manifest", () => {
   })
 })
 
-describe("a gateway that runs as the image does", () => {
+describe("a gateway with the image's flags", () => {
   const starting = Serving.command(inImage([]), {
     GATEWAY_KEYS: secret,
     GATEWAY_ADMIN_KEYS: "the operator's",
@@ -244,7 +231,7 @@ describe("a gateway that runs as the image does", () => {
   const status = async (path: string, headers: Record<string, string>) =>
     (await Serving.ask(`http://127.0.0.1:${(await starting).port}`, path, headers, "GET")).status
 
-  it("answers the readiness probe, because the probe gives a name that is served", async () => {
+  it("answers the readiness probe, whose Host header names an allowed host", async () => {
     const { httpHeaders: [host], path, port } = probe
     assert.strictEqual(String(port), defaults.port)
     assert.strictEqual(await status(path, { [host.name]: host.value }), 200)
@@ -252,7 +239,7 @@ describe("a gateway that runs as the image does", () => {
     assert.strictEqual(await status(`${path}-not`, { [host.name]: host.value }), 404)
   })
 
-  it("answers Prometheus with an operator's key only; the file of the rules lies beside its configuration", async () => {
+  it("answers Prometheus with an operator's key only, and the rules lie beside the configuration of Prometheus", async () => {
     const { rule_files, scrape_configs: [{ static_configs: [{ targets: [target] }] }] } = parse(read("prometheus.yaml"))
     assert.deepStrictEqual(rule_files.map((name: string) => existsSync(new URL(name, directory))), [true])
     assert.strictEqual(target, `127.0.0.1:${defaults.port}`)
@@ -274,12 +261,12 @@ describe("the nginx configuration", () => {
   )
   const prefix = "/tools/"
 
-  it("is one location, with directives that end in semicolons", () => {
+  it("the nginx configuration is one location whose directives end in semicolons", () => {
     assert.deepStrictEqual([lines[0], lines.at(-1)], ["location /tools/ {", "}"])
     for (const line of lines.slice(1, -1)) assert.match(line, /^[a-z_]+ [^;]+;$/)
   })
 
-  it("strips the prefix, does not buffer, and is as patient and as generous as the gateway", () => {
+  it("nginx strips the prefix, does not buffer, and allows the time and the body size that the gateway allows", () => {
     assert.strictEqual(directives.get("proxy_pass"), `http://127.0.0.1:${defaults.port}/`)
     assert.strictEqual(directives.get("proxy_buffering"), "off")
     const { heartbeat, maxBodyBytes } = Settings.gatewaySettings
@@ -308,7 +295,7 @@ http { access_log off; ${temporary.join(" ")}
     return port
   }
 
-  it("serves the gateway under the prefix: the page, its live events, and MCP with a body of 2 MB", async () => {
+  it("nginx serves the page, its live events, and MCP with a body of 2 MB under the prefix", async () => {
     const gateway = await Serving.gateway({ backends: { counter: Kit.counter() }, allowedHosts: ["example.com"] })
     assert.includeMembers(lines, ["proxy_set_header Host $host;", "proxy_set_header X-Forwarded-For $remote_addr;"])
     const set = { host: "example.com", "x-forwarded-for": "127.0.0.1" }
@@ -333,8 +320,8 @@ http { access_log off; ${temporary.join(" ")}
   })
 })
 
-describe("the files to deploy with", () => {
-  it("are listed in the manual, and begin with a comment on how to use them", () => {
+describe("all files for deployment", () => {
+  it("the manual lists every file, and each file begins with a comment on its use", () => {
     const manual = Documents.read("src/gateway/README.md")
     for (const name of readdirSync(directory)) {
       assert.include(manual, `[${name}](deploy/${name})`)
@@ -342,7 +329,7 @@ describe("the files to deploy with", () => {
     }
   })
 
-  it("give a stopping replica the same time, which is no less than it may take", () => {
+  it("every file gives a stopping replica the same time, which is no less than it may take", () => {
     const { drainTimeout, leaveDelay } = Settings.gatewaySettings
     const { closeGrace } = Settings.backendSettings
     const processes = Duration.times(closeGrace.default, 2)
@@ -351,9 +338,7 @@ describe("the files to deploy with", () => {
     const given = [
       Number(inUnit("TimeoutStopSec")),
       Number(/docker run .*--stop-timeout (\d+) /.exec(dockerfile)?.[1]),
-      ...[compose.services.one, compose.services.two].map(({ stop_grace_period }) =>
-        Number.parseInt(stop_grace_period)
-      ),
+      ...["one", "two"].map((name) => Number.parseInt(compose.services[name].stop_grace_period)),
       pod.terminationGracePeriodSeconds
     ]
     assert.deepStrictEqual(given, [45, 45, 45, 45, 45])

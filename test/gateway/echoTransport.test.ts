@@ -1,8 +1,9 @@
-/** A program's own kind of back ends beside the gateway's own. */
+/** A program's own transport beside the gateway's own. */
 import { Deferred, Effect, Exit, Schema } from "effect"
-import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { assert, describe, it } from "vitest"
 import * as Gateway from "../../src/gateway/Gateway.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
 /** Answers `initialize`, and each other request with its params. `parrot` is the name of the server. */
 const makeEcho = ({ parrot }: { readonly parrot: string }): Gateway.Transport => {
@@ -12,10 +13,8 @@ const makeEcho = ({ parrot }: { readonly parrot: string }): Gateway.Transport =>
     if (message._tag !== "Request" || to === undefined) return true
     const { id, method, params } = message
     const welcome = { protocolVersion: "2025-06-18", capabilities: { tools: {} }, serverInfo }
-    return Gateway.deliver(
-      to,
-      JSON.stringify({ jsonrpc: "2.0", id, result: method === "initialize" ? welcome : params })
-    )
+    const result = method === "initialize" ? welcome : params
+    return Gateway.deliver(to, JSON.stringify({ jsonrpc: "2.0", id, result }))
   }
   return {
     pid: undefined,
@@ -37,34 +36,31 @@ const echo = Gateway.transport({
   make: (entry) => Effect.succeed(makeEcho(entry))
 })
 
-describe("a kind of back ends that a program adds", () => {
-  let gateway: Kit.Running
-  beforeAll(async () => {
-    gateway = await Kit.start({ transports: { echo }, backends: { a: { parrot: "Polly" }, b: Kit.counter() } })
+describe("a custom transport", async () => {
+  const { origin } = await Serving.gateway({
+    transports: { echo },
+    backends: { a: { parrot: "Polly" }, b: Kit.counter() }
   })
-  afterAll(() => gateway.stop())
 
-  it("answers a client on HTTP", async () => {
-    const url = `${gateway.origin}/mcp/a`
+  it("a custom transport answers a client on HTTP", async () => {
+    const url = `${origin}/mcp/a`
     const { result } = await Kit.answerOf(await Kit.initialize(url))
     assert.strictEqual(result.serverInfo.name, "Polly")
-    const answer = await Kit.answerOf(
-      await Kit.post(url, await Kit.open(url), Kit.toolCall(1, "speak", { word: "hi" }))
-    )
-    assert.deepStrictEqual(answer.result.arguments, { word: "hi" })
+    const answer = await Kit.post(url, await Kit.open(url), Kit.toolCall(1, "speak", { word: "hi" }))
+    assert.deepStrictEqual((await Kit.answerOf(answer)).result.arguments, { word: "hi" })
   })
 
-  it("leaves the gateway's own kinds as they are", async () => {
-    const url = `${gateway.origin}/mcp/b`
+  it("a custom transport leaves the gateway's own transports unchanged", async () => {
+    const url = `${origin}/mcp/b`
     assert.strictEqual(await Kit.toolText(url, await Kit.open(url), "count"), "1")
   })
 
-  it("is named in the list of back ends", async () => {
-    const { backends } = await (await fetch(`${gateway.origin}/sessions`)).json()
-    assert.deepStrictEqual(backends.map(({ kind }: { readonly kind: string }) => kind), ["echo", "stdio"])
+  it("/sessions lists the kind of a custom back end", async () => {
+    const { backends } = await Serving.overview(origin)
+    assert.deepStrictEqual(backends.map(({ kind }) => kind), ["echo", "stdio"])
   })
 
-  it("has its entries checked like any other", () => {
+  it("checks the entries of a custom transport like any other", () => {
     const checked = Gateway.config({ transports: { echo }, backends: { a: { parrot: "", spares: 1 }, c: {} } })
     assert.deepStrictEqual(
       Effect.runSyncExit(Effect.mapError(checked, ({ faults }) => faults)),

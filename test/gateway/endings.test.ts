@@ -1,11 +1,11 @@
-/** Why sessions end: what the log says of each end, and what it is counted as. */
+/** Why sessions end, in the log, on the page and in the metrics. */
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serve from "../kit/gateway/serving.ts"
 
-/** Knows its session until it has been asked for something. */
+/** An HTTP server that forgets its session after `initialize`. */
 const upstream = await Serve.upstream((response, { id, method }) =>
   method === "initialize" ? Serve.initialized(response, id) : response.writeHead(404).end()
 )
@@ -47,7 +47,7 @@ const reload: End = () => {
   child.kill("SIGHUP")
 }
 
-/** Level, reason and text of what is logged when a session of a back end ends so. */
+/** The level, the reason and a part of the text that the log has of each ending. */
 const endings: ReadonlyArray<readonly [level: string, reason: string, text: string, backend: string, end: End]> = [
   ["INFO", "deleted", "the session was deleted", "counter", (session, url) => Serve.remove(url, session)],
   ["INFO", "ended by operator", "an operator ended the session", "counter", endByOperator],
@@ -67,9 +67,9 @@ const endings: ReadonlyArray<readonly [level: string, reason: string, text: stri
   ["INFO", "reloaded", "the configuration of the back end has changed", "edited", reload]
 ]
 
-describe("the log says why a session ended", () => {
+describe("the reasons why sessions end", () => {
   for (const [level, reason, text, backend, end] of endings) {
-    it(`as ${reason}: ${text}`, async () => {
+    it(`logs the end of a session as ${reason}: ${text}`, async () => {
       const url = `${origin}/mcp/${backend}`
       const session = await Kit.open(url)
       await end(session, url)
@@ -80,7 +80,7 @@ describe("the log says why a session ended", () => {
     })
   }
 
-  it("and counts the reasons in the same way for the page and the metric", async () => {
+  it("counts the ends of sessions by reason, with the same numbers on the page and in the metric", async () => {
     const counted: Record<string, number> = {}
     for (const { annotations: { reason = "" } } of closes()) counted[reason] = (counted[reason] ?? 0) + 1
     assert.deepStrictEqual((await Serve.overview(origin)).closes, counted)

@@ -1,8 +1,5 @@
-/**
- * Clients of both eras on the same URL at the same time: the official ones, in front of the official server for everything
- * and of one that counts; what they share, and what not.
- */
-import { assert, beforeAll, describe, it } from "@effect/vitest"
+/** Clients of both eras on the same URL at the same time: their tools, the processes that they share, and subscriptions. */
+import { assert, describe, it } from "@effect/vitest"
 import * as Client2 from "@modelcontextprotocol/client"
 import { Effect, FileSystem } from "effect"
 import * as PeerOwner from "../../src/gateway/auth/PeerOwner.ts"
@@ -10,7 +7,6 @@ import * as Modern from "../../src/gateway/protocol/Modern.ts"
 import * as Callers from "../../src/gateway/sessions/Callers.ts"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import type { Options } from "../kit/gateway/modern.ts"
 import * as ModernKit from "../kit/gateway/modern.ts"
 import { callTool, everything as capabilities, request, send, toolText } from "../kit/gateway/modern.ts"
 import * as Serving from "../kit/gateway/serving.ts"
@@ -19,18 +15,16 @@ const program = "../../node_modules/@modelcontextprotocol/server-everything/dist
 const everything = { command: process.execPath, args: [new URL(program, import.meta.url).pathname, "stdio"] }
 const asking = ModernKit.asking()
 
-let origin = ""
-/** The back end `asking`, of a gateway without keys and of one with them. */
-let [url, keyed] = ["", ""]
-beforeAll(async () => {
-  const backends = { everything, asking }
-  origin = (await Serving.gateway({ backends })).origin
-  url = `${origin}/mcp/asking`
-  keyed = `${(await Serving.gateway({ backends, keys: ["one", "two"] })).origin}/mcp/asking`
-})
+const { origin } = await Serving.gateway({ backends: { everything, asking } })
+const url = `${origin}/mcp/asking`
+/** The back end `asking` of a gateway with keys. */
+const { url: keyed } = await Serving.gateway({ backends: { asking }, keys: ["one", "two"] })
+
+type Options = ModernKit.Options
+
 const pidOf = async (options: Options = {}) => Number(await toolText(url, "pid", options))
 
-/** What each tool of the server needs; those without an entry need nothing. */
+/** The arguments of the tools. A tool without an entry needs none. */
 const args: Readonly<Record<string, Record<string, unknown>>> = {
   "echo": { message: "hi" },
   "get-sum": { a: 1, b: 2 },
@@ -43,10 +37,10 @@ const args: Readonly<Record<string, Record<string, unknown>>> = {
 }
 
 describe("both eras on one URL", () => {
-  it("a modern client can use every tool of the server for everything, while a legacy one does the same", async () => {
+  it("a modern client uses every tool of server-everything while a legacy client does the same", async () => {
     const url = `${origin}/mcp/everything`
     const [{ client: one }, { call, client: two, heard }] = await Promise.all([Eras.legacy(url), Eras.modern(url)])
-    // A tool of tasks, which is an extension in the modern era.
+    // One tool needs tasks, which are an extension in the modern era.
     const usable = (tools: ReadonlyArray<{ readonly name: string }>) =>
       tools.map(({ name }) => name).filter((name) => name !== "simulate-research-query").toSorted()
     const names = usable((await two.listTools()).tools)
@@ -67,13 +61,13 @@ describe("both eras on one URL", () => {
     assert.isAbove(heard.asked.length, 0)
     assert.include(await call("trigger-sampling-request", { prompt: "x" }), "sampled")
     assert.include(await call("get-roots-list"), "file:///home")
-    // By the error that wants the client to visit a page and to call again.
+    // This error asks the client to visit a page and to call again.
     const page = { url: "https://example.com/sign-in", errorPath: true }
     assert.notStrictEqual((await two.callTool({ name: "trigger-url-elicitation", arguments: page })).isError, true)
     await Promise.all([one.close(), two.close()])
   })
 
-  it("a modern client's prompts, resources and completions are the server's", async () => {
+  it("a modern client gets the server's prompts, resources and completions", async () => {
     const { client } = await Eras.modern(`${origin}/mcp/everything`)
     const { prompts } = await client.listPrompts()
     assert.isAbove(prompts.length, 2)
@@ -87,7 +81,7 @@ describe("both eras on one URL", () => {
     await client.close()
   })
 
-  it("a client that looks for the newest revision finds it, and one that knows none goes on as before", async () => {
+  it("a client that looks for the newest revision finds it, and any other client uses the legacy one", async () => {
     const versionOf = async (options: Client2.ClientOptions) => {
       const client = new Client2.Client({ name: "eras", version: "1.0.0" }, options)
       await client.connect(new Client2.StreamableHTTPClientTransport(new URL(url)))
@@ -99,29 +93,22 @@ describe("both eras on one URL", () => {
     assert.strictEqual(await versionOf({}), "2025-06-18")
   })
 
-  it("nobody reaches a lane by guessing its name as a session", async () => {
+  it("refuses a request that names a lane as its session with 404", async () => {
     const pid = await pidOf()
-    const client = {
-      info: { name: "raw", version: "1" },
-      name: undefined,
-      capabilities: Modern.capabilitiesOf({})
-    }
-    const id = Callers.identify({ backend: "asking", principal: "", known: true, client })
+    const client = { info: { name: "raw", version: "1" }, name: undefined, capabilities: Modern.capabilitiesOf({}) }
+    const lane = `lane0-${Callers.identify({ backend: "asking", principal: "", known: true, client })}`
     for (const method of ["GET", "DELETE", "POST"]) {
-      const said = await fetch(url, {
-        method,
-        headers: { ...Kit.headers, "mcp-session-id": `lane0-${id}` },
-        ...(method === "POST" ? { body: Kit.toolCall(1, "count") } : {})
-      })
-      assert.strictEqual(said.status, 404, method)
+      const call = { body: Kit.toolCall(1, "count") }
+      const { status } = await Serving.ask(origin, "/mcp/asking", { "mcp-session-id": lane }, method, call)
+      assert.strictEqual(status, 404, method)
     }
-    // It was a right name.
+    // The lane exists.
     assert.isDefined(await Kit.sessionOn(origin, pid))
     assert.isTrue(Kit.alive(pid))
   })
 })
 
-/** Starts a call of `untilSignal`. It runs until `release`. */
+/** Starts a call that runs until `release`. */
 const callUntilSignal = async (options: Options) => {
   const pid = await pidOf(options)
   const call = toolText(url, "untilSignal", options)
@@ -129,10 +116,10 @@ const callUntilSignal = async (options: Options) => {
   return { call, pid, release: () => process.kill(pid, "SIGUSR2") }
 }
 
-describe("what is shared", () => {
+describe("shared processes", () => {
   const count = (key: string, more: Options = {}) => toolText(keyed, "count", { key, ...more })
 
-  it("two tabs of one client meet the same process; another key, another client, other capabilities do not", async () => {
+  it("requests share a process if they have the same key, client and capabilities, and only then", async () => {
     assert.deepStrictEqual([await count("one"), await count("one")], ["1", "2"])
     assert.strictEqual(await count("two"), "1")
     assert.strictEqual(await count("one", { client: "another" }), "1")
@@ -140,13 +127,13 @@ describe("what is shared", () => {
     assert.deepStrictEqual([await count("one"), await count("two")], ["3", "2"])
   })
 
-  it("the server is told who its client is", async () => {
+  it("the server gets the name of its client", async () => {
     for (const client of ["raw", "another"]) {
       assert.strictEqual(await toolText(keyed, "client", { key: "one", client }), client)
     }
   })
 
-  it("a call that may ask has its process to itself: what runs beside it meets another", async () => {
+  it("a call that may ask for input has its process to itself, so a call at the same time gets another", async () => {
     const options = { client: "beside", capabilities }
     const { call, pid, release } = await callUntilSignal(options)
     assert.notStrictEqual(await pidOf(options), pid)
@@ -155,7 +142,7 @@ describe("what is shared", () => {
     assert.strictEqual(await pidOf(options), pid)
   })
 
-  it("calls that cannot ask run beside each other in one process", async () => {
+  it("calls that cannot ask for input run at the same time in one process", async () => {
     const pids = await Promise.all([1, 2, 3].map(() => toolText(keyed, "pid", { key: "one", client: "another" })))
     assert.strictEqual(new Set(pids).size, 1)
   })
@@ -178,7 +165,7 @@ describe("what is shared", () => {
     assert.strictEqual(reads, 2)
   })
 
-  it("without keys, processes of the gateway's own user share; whoever cannot be told apart shares nothing", async () => {
+  it("without keys, programs of the gateway's own user share a process, and unidentified callers share none", async () => {
     const table = [
       "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
       "   0: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000  1000        0 1 1 0",
@@ -207,49 +194,46 @@ describe("subscriptions/listen", () => {
   const open = async (notifications: object, more: Options = {}, at = url) => {
     const aborter = new AbortController()
     const options = { id: "listener", client: "listener", signal: aborter.signal, ...more }
-    const response = await send(at, "subscriptions/listen", { notifications }, options)
-    const heard: Array<Record<string, unknown>> = []
-    const done = Kit.readEvents(response, ({ data }) => {
-      heard.push(JSON.parse(data))
-      return false
-    }).catch(() => undefined)
-    await Kit.eventually("it is acknowledged", () => heard.length > 0)
-    return { heard, close: () => aborter.abort(), done }
+    const come = Serving.reading(await send(at, "subscriptions/listen", { notifications }, options))
+    const heard = () => Serving.messagesIn(come.text)
+    await Kit.eventually("it is acknowledged", () => heard().length > 0)
+    const ended = () => Kit.eventually("the stream ends", () => come.done)
+    return { heard, close: () => aborter.abort(), ended }
   }
   const tag = { [Modern.metaKeys.subscriptionId]: "listener" }
 
-  it("is acknowledged with what the server can tell, and brings that and nothing else, under its id", async () => {
+  it("acknowledges what the server can tell, and sends only that, under the id of the listen", async () => {
     const options = { client: "listener", capabilities }
     const wanted = { toolsListChanged: true, promptsListChanged: true, resourceSubscriptions: ["test://a"] }
     const { close, heard } = await open(wanted, options)
-    assert.deepStrictEqual(heard[0], {
+    assert.deepStrictEqual(heard()[0], {
       jsonrpc: "2.0",
       method: "notifications/subscriptions/acknowledged",
       params: { notifications: { toolsListChanged: true, resourceSubscriptions: ["test://a"] }, _meta: tag }
     })
-    // On another lane of the same client, too.
+    // The change comes from another lane of the same client.
     const { call, pid, release } = await callUntilSignal(options)
     assert.notStrictEqual(await pidOf(options), pid)
     await toolText(url, "change", options)
     release()
     await call
-    await Kit.eventually("both are heard", () => heard.length >= 3)
-    assert.deepStrictEqual(heard.slice(1).map(({ method, params }) => [method, params]), [
+    await Kit.eventually("both are heard", () => heard().length >= 3)
+    assert.deepStrictEqual(heard().slice(1).map(({ method, params }) => [method, params]), [
       ["notifications/tools/list_changed", { _meta: tag }],
       ["notifications/resources/updated", { uri: "test://a", _meta: tag }]
     ])
     close()
-    await Kit.eventually("the server is told that nobody listens any more", async () => {
+    await Kit.eventually("the server gets the unsubscription", async () => {
       const said = await toolText(url, "heard", options)
       return said.includes("resources/subscribe test://a") && said.includes("resources/unsubscribe test://a")
     })
   })
 
-  it("ends with its client: the lease goes, and the process when it has been idle", async () => {
+  it("a client that leaves its listen frees the lease, and the process ends once it is idle", async () => {
     const times = { idleTimeToLive: "100 millis", cleanupInterval: "20 millis" } as const
     const own = await Serving.gateway({ backends: { asking }, ...times })
-    const { close, done } = await open({}, { client: "raw" }, own.url)
-    // Asked by the same client while it listens: on a busy machine a process could be idle for too long before it does.
+    const { close } = await open({}, { client: "raw" }, own.url)
+    // The same client asks while it listens, because on a busy machine an unused process could expire first.
     const pid = Number(await toolText(own.url, "pid", {}))
     // The process of a client that does not listen. It became idle later, so once it is gone, `pid` would be gone too.
     const other = Number(await toolText(own.url, "pid", { client: "other" }))
@@ -257,35 +241,34 @@ describe("subscriptions/listen", () => {
     assert.isTrue(Kit.alive(pid))
     assert.isDefined(await Kit.sessionOn(own.origin, pid))
     close()
-    await done
     await Kit.eventually("the process is gone", () => !Kit.alive(pid))
   })
 
-  it("ends without an answer when its process ends, and with one when the gateway does", async () => {
-    const { done, heard } = await open({ toolsListChanged: true }, { client: "crashing" })
+  it("a listen ends without an answer when its process ends, and with one when the gateway stops", async () => {
+    const { ended, heard } = await open({ toolsListChanged: true }, { client: "crashing" })
     await callTool(url, "crash", {}, { client: "crashing" })
-    await done
-    assert.lengthOf(heard, 1)
+    await ended()
+    assert.lengthOf(heard(), 1)
 
     const own = await Serving.command(["--", asking.command, ...asking.args])
     const other = await open({}, { id: 5 }, own.url)
     own.child.kill("SIGTERM")
-    await other.done
+    await other.ended()
     const result = { resultType: "complete", _meta: { [Modern.metaKeys.subscriptionId]: 5 } }
-    assert.deepStrictEqual(other.heard.at(-1), { jsonrpc: "2.0", id: 5, result })
+    assert.deepStrictEqual(other.heard().at(-1), { jsonrpc: "2.0", id: 5, result })
   })
 
-  it("ends when its process is ended by an operator, who does not wait for its client", async () => {
-    const { done } = await open({ toolsListChanged: true }, { client: "ended" })
+  it("a listen ends when an operator ends its process, without a wait for its client", async () => {
+    const { ended } = await open({ toolsListChanged: true }, { client: "ended" })
     const pid = await pidOf({ client: "ended" })
     const { sessions } = await Serving.overview(origin)
     const { id } = sessions.find((each: { readonly pid: number }) => each.pid === pid)
     assert.strictEqual((await fetch(`${origin}/sessions/${id}`, { method: "DELETE" })).status, 204)
     assert.isFalse(Kit.alive(pid))
-    await done
+    await ended()
   })
 
-  it("without a filter is refused", async () => {
+  it("refuses a listen without a filter", async () => {
     for (const params of [{}, { notifications: [] }, { notifications: { resourceSubscriptions: [1] } }]) {
       const { last, status } = await request(url, "subscriptions/listen", params)
       assert.deepStrictEqual([status, last.error.code], [400, -32602])

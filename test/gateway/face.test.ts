@@ -1,8 +1,9 @@
-/** Servers of revision 2026-07-28 behind the gateway: what clients of both eras get of them, at the same time. */
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+/** Servers of revision 2026-07-28 behind the gateway, with clients of both eras at the same time. */
+import { afterAll, assert, describe, it } from "@effect/vitest"
 import { Client as ModernClient } from "@modelcontextprotocol/client"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as Serving from "../kit/gateway/serving.ts"
 
 type Client =
   | Eras.Connected<Awaited<ReturnType<typeof Eras.modern>>["client"]>
@@ -10,28 +11,16 @@ type Client =
 
 const kinds = ["stdio", "http"] as const
 
-describe.each(kinds)("a modern server on %s", (kind) => {
-  let upstream: Eras.HttpServer | undefined
-  let gateway: Kit.Running
-  let url = ""
+describe.each(kinds)("clients of both eras of a modern server on %s", async (kind) => {
+  const upstream = kind === "http" ? await Eras.startHttp("modern-server.ts", ["http"]) : undefined
+  afterAll(() => void upstream?.process.kill("SIGKILL"))
+  const server = upstream === undefined ? Eras.modernStdio() : { url: upstream.url }
+  const { url } = await Serving.gateway({ backends: { server } })
   /** One modern and one legacy client, shared by most tests. Every further client starts a process. */
-  let clients: ReadonlyArray<Client>
+  const clients: ReadonlyArray<Client> = await Promise.all([Eras.modern(url), Eras.legacy(url)])
   /** A legacy client that sets no log level. */
-  let quiet: Awaited<ReturnType<typeof Eras.legacy>>
-  beforeAll(async () => {
-    upstream = kind === "http" ? await Eras.startHttp("modern-server.ts", ["http"]) : undefined
-    gateway = await Kit.start({
-      backends: { it: upstream === undefined ? Eras.modernStdio() : { url: upstream.url } }
-    })
-    url = `${gateway.origin}/mcp/it`
-    clients = await Promise.all([Eras.modern(url), Eras.legacy(url)])
-    quiet = await Eras.legacy(url)
-  })
-  afterAll(async () => {
-    await Promise.all([...clients, quiet].map(({ client }) => client.close()))
-    await gateway.stop()
-    upstream?.process.kill("SIGKILL")
-  })
+  const quiet = await Eras.legacy(url)
+  afterAll(() => Promise.all([...clients, quiet].map(({ client }) => client.close())))
 
   const both = (use: (client: Client) => Promise<void>) =>
     Promise.all(clients.map((client) => {
@@ -47,7 +36,7 @@ describe.each(kinds)("a modern server on %s", (kind) => {
     }))
   }
 
-  it("introduces itself, and carries out calls", () =>
+  it("the server introduces itself and answers calls", () =>
     both(async ({ call, client }) => {
       assert.strictEqual(client.getServerVersion()?.name, "modern")
       assert.strictEqual(client.getInstructions(), "Use it well.")
@@ -58,7 +47,7 @@ describe.each(kinds)("a modern server on %s", (kind) => {
       assert.strictEqual((await client.getPrompt({ name: "simple" })).messages.length, 1)
     }))
 
-  it("sees who the client is and what it can do, whatever its era", async () => {
+  it("the server sees the name and the capabilities of a client of either era", async () => {
     await bothWith({ elicitation: { form: {} }, roots: {} }, async ({ call, client }) => {
       const { envelope } = JSON.parse(await call("whoami"))
       const name = client instanceof ModernClient ? "modern" : "legacy"
@@ -70,7 +59,7 @@ describe.each(kinds)("a modern server on %s", (kind) => {
     })
   })
 
-  it("asks for input, and gets it with its own state", () =>
+  it("the server asks for input, and gets it with its own state", () =>
     both(async ({ call, heard }) => {
       const { responses, state } = JSON.parse(await call("ask"))
       assert.strictEqual(responses.who.action, "accept")
@@ -78,7 +67,7 @@ describe.each(kinds)("a modern server on %s", (kind) => {
       assert.deepStrictEqual(heard.asked, ["Who are you?"])
     }))
 
-  it("asks for several things at once, in several rounds, and for another try only", () =>
+  it("the server asks for several inputs at once, in several rounds, and for a retry without input", () =>
     both(async ({ call, heard }) => {
       const { what, where, who } = JSON.parse(await call("ask-all"))
       assert.strictEqual(who.action, "accept")
@@ -90,7 +79,7 @@ describe.each(kinds)("a modern server on %s", (kind) => {
       assert.strictEqual(JSON.parse(await call("page")).page.action, "accept")
     }))
 
-  it("reports progress, and logs to those who want to hear it", () =>
+  it("the server reports progress, and logs to clients that ask for a level", () =>
     both(async ({ call, client, heard }) => {
       if ("setLoggingLevel" in client && heard.logs.length === 0) await client.setLoggingLevel("debug").catch(() => {})
       assert.strictEqual(await call("steps"), "done")
@@ -99,19 +88,19 @@ describe.each(kinds)("a modern server on %s", (kind) => {
       assert.deepStrictEqual(heard.logs, ["step 1", "step 2", "step 3"])
     }))
 
-  it("a legacy client that has not set a level hears no log", async () => {
+  it("a legacy client without a log level gets no log", async () => {
     assert.strictEqual(await quiet.call("steps"), "done")
     assert.deepStrictEqual(quiet.heard.logs, [])
   })
 
-  it("says its errors as they are", () =>
+  it("the server's errors reach the client unchanged", () =>
     both(async ({ call }) => {
       const failure = await call("fail").then(() => undefined, (error: unknown) => error)
       assert.include(String(failure), "It has failed")
       assert.deepInclude(failure, { code: -32000, data: { why: "told to" } })
     }))
 
-  it("is told of a cancellation", () =>
+  it("the server is told of a cancellation", () =>
     both(async ({ call, client, heard }) => {
       const stop = new AbortController()
       const message = client instanceof ModernClient ? "modern" : "legacy"
@@ -125,13 +114,13 @@ describe.each(kinds)("a modern server on %s", (kind) => {
       })
     }))
 
-  it("never asks a client that has not said that it can be asked", () =>
+  it("the server never asks a client without the capability", () =>
     bothWith({}, async ({ call }) => {
       const failure = await call("ask").then(String, String)
       assert.match(failure, /capabilit/i)
     }))
 
-  it("tells of changes to those that subscribed, and no longer to those that have left", async () => {
+  it("a legacy client gets the changes that it subscribed to, until it unsubscribes", async () => {
     const { call, client, heard } = quiet
     await client.subscribeResource({ uri: "test://watched" })
     await call("change")
@@ -158,18 +147,12 @@ describe.each(kinds)("a modern server on %s", (kind) => {
     assert.deepStrictEqual(await toldOfTwo(), ["tools", "tools"])
   })
 
-  it("tells modern clients of what they listen to", async () => {
+  it("a modern client gets the changes that it listens to", async () => {
     const { call, client, heard } = await Eras.modern(url)
     const subscription = await client.listen({ toolsListChanged: true, resourceSubscriptions: ["test://watched"] })
     await call("change")
     await Kit.eventually("both changes are told", () => heard.changes.length === 2)
     await subscription.close()
     await client.close()
-  })
-
-  it("refuses a subscription of what it does not offer, and knows no tasks", async () => {
-    const session = await Kit.open(url)
-    const response = await Kit.post(url, session, JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tasks/list" }))
-    assert.strictEqual((await response.json()).error.code, -32601)
   })
 })

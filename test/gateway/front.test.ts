@@ -1,4 +1,4 @@
-/** The seam of fronts: a front that is no HTTP sees only the broker. */
+/** A front without HTTP, which sees only the broker. */
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
@@ -9,11 +9,12 @@ import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Told from "../kit/gateway/told.ts"
 
-/** Pipes an array of lines to one session, and collects what comes back. */
+const client = { backend: "counter", principal: "", known: Effect.succeed(true) }
+
+/** Sends an array of lines to one session, and collects the answers. */
 const arrayFront = (lines: ReadonlyArray<string>, said: Array<string>): Front => ({
   name: "array",
   serve: Effect.fnUntraced(function*({ ask }) {
-    const client = { backend: "counter", principal: "", known: Effect.succeed(true) }
     let session = ""
     for (const message of lines.map(Told.requestOf)) {
       const exchange = yield* session === ""
@@ -36,8 +37,8 @@ const started = Effect.map(
   (services) => Context.get(services, Gateway.Gateway)
 )
 
-describe("a front of some lines", () => {
-  it.live("opens a session, makes calls in it and ends it, with what the broker gives it", () =>
+describe("a front without HTTP", () => {
+  it.live("opens a session, makes calls in it and ends it through the broker", () =>
     Effect.gen(function*() {
       const { broker } = yield* started
       const said: Array<string> = []
@@ -47,10 +48,9 @@ describe("a front of some lines", () => {
       assert.deepStrictEqual(results.slice(1).map(({ content }) => content[0].text), ["1", "2"])
     }).pipe(Effect.scoped))
 
-  it.live("is told why a message is refused, without a status of HTTP", () =>
+  it.live("the broker says why it refuses a message, without an HTTP status", () =>
     Effect.gen(function*() {
       const { broker } = yield* started
-      const client = { backend: "counter", principal: "", known: Effect.succeed(true) }
       const session = "00000000-0000-4000-8000-000000000000"
       const ask = broker.ask(client, { _tag: "Send", session, messages: [JsonRpc.request(1, "ping", {})] })
       const { error, reason } = yield* Effect.flip(ask)

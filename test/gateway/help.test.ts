@@ -1,4 +1,4 @@
-/** What the command says to a person: help, faults with the next step, completions, and colours only where they are seen. */
+/** The command's output: help, errors with the next step, completions and colours. */
 import { execFileSync, spawn } from "node:child_process"
 import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -14,45 +14,41 @@ import * as Serving from "../kit/gateway/serving.ts"
 const slow = 120_000
 
 const directory = Serving.directory()
-/** A link to itself: looking at it is an error, as below a directory that may not be searched. */
+/** A link to itself. A look at it is an error, as in a directory without search permission. */
 const loop = join(directory, "loop")
 symlinkSync(loop, loop)
 
 const certificate = new URL("../fixtures/tls/cert.pem", import.meta.url).pathname
 
-/** No variable of the machine that runs the tests has a say in colours. */
+/** Overrides the variables of the machine that runs the tests. */
 const colourless = { NO_COLOR: "", FORCE_COLOR: "", TERM: "xterm" }
 const said = (args: ReadonlyArray<string>, env: Record<string, string> = {}) =>
   Command.runInProcess(args, { ...colourless, ...env })
 const escape = "\u001b"
+/** The flags of all settings, and the command's own. */
 const flags = Object.keys(Settings.all).filter((name) => !Settings.secret.includes(name))
   .map((name) => `--${Settings.flagName(name)}`)
-const own = ["--config", "--check", "--name", "--completions"]
+  .concat("--config", "--check", "--name", "--completions")
 
 describe("--help", () => {
-  it("lists every flag with its default, and has examples whose flags exist", async () => {
+  it("--help lists every flag and default, and its examples use flags that exist", async () => {
     const { exit, output } = await said(["--help"])
     assert.strictEqual(exit, 0)
-    for (const flag of [...flags, ...own]) assert.include(output, `${flag} `)
+    for (const flag of flags) assert.include(output, `${flag} `)
     const examples = output.slice(output.indexOf("EXAMPLES"))
     assert.isAtLeast(examples.split("  # ").length, 5)
-    for (const [flag] of examples.replace(/ -- .*/g, "").matchAll(/--[a-z-]+/g)) {
-      assert.include([...flags, ...own], flag)
-    }
-    const text = output.replace(/\s+/g, " ")
-    for (const part of ["choices: auto, legacy, modern", "A duration is", "bytes as 4194304 or \"4 MiB\""]) {
-      assert.include(text, part)
-    }
-    for (const part of ["default: 30 minutes", "default: 16 KiB", "GATEWAY_IDLE_TIME_TO_LIVE"]) {
-      assert.include(text, part)
-    }
+    for (const [flag] of examples.replace(/ -- .*/g, "").matchAll(/--[a-z-]+/g)) assert.include(flags, flag)
+    const parts = ["choices: auto, legacy, modern", "A duration is", "bytes as 4194304 or \"4 MiB\""]
+      .concat("default: 30 minutes", "default: 16 KiB", "GATEWAY_IDLE_TIME_TO_LIVE")
+    for (const part of parts) assert.include(output.replace(/\s+/g, " "), part)
   })
 })
 
 /** Writes an `mcpServers` file with one entry. */
 const fileOf = (name: string, entry: object) => Serving.file(name, { mcpServers: { a: entry } })
 
-describe("the command", () => {
+describe("errors of the command", async () => {
+  const taken = new URL(await Serving.upstream(() => {})).port
   const [cert, empty, blank] = [certificate, Serving.file("empty.pem", ""), Serving.file("blank.pem", "\n")]
   const notExecutable = fileOf("help-mode.json", { command: Serving.file("help-mode.txt", "x") })
   const cases: ReadonlyArray<readonly [args: ReadonlyArray<string>, ...parts: ReadonlyArray<string>]> = [
@@ -88,26 +84,55 @@ describe("the command", () => {
     ],
     [["--keys-file", Serving.file("no-keys.txt", "# none yet\n\n")], "holds no key"],
     [["--host", "0.0.0.0", "--port", "0"], "--insecure"],
+    [["--host", "0x0", "--", process.execPath], "Other machines reach 0x0"],
     [["--host", "127.attacker.example"], "--insecure"],
     [["--tls-cert", "package.json", "--tls-key", "package.json"], "must be PEM"],
     [["--tls-cert", empty, "--tls-key", blank], "The certificate ", "empty.pem is empty", "must be PEM"],
     [["--check", "--tls-cert", cert, "--tls-key", empty], "The certificate's key ", "empty.pem is empty"],
     [["--host", "192.0.2.1", "--insecure"], "Cannot listen on 192.0.2.1", "Give --host an address"],
-    [["--host", "nowhere.invalid", "--insecure"], "Cannot listen on nowhere.invalid"]
+    [["--host", "nowhere.invalid", "--insecure"], "Cannot listen on nowhere.invalid"],
+    [["--port", taken], `Cannot listen on 127.0.0.1:${taken}`, "Is another gateway running?"]
   ]
+  const fails = async (args: ReadonlyArray<string>, parts: ReadonlyArray<string>, env = {}) => {
+    const { exit, output } = await said(args, env)
+    assert.strictEqual(exit, 1)
+    for (const part of parts) assert.include(output, part)
+    if (args.includes("--check")) assert.notInclude(output, "--check tests")
+    assert.isBelow(output.split("\n").length, 12)
+    assert.notInclude(output, "    at ")
+    assert.notInclude(output, "secret@")
+  }
   it.each(cases.map(([args, ...parts]) => ({ args, parts })))(
-    "$args: fails and says what to do",
-    async ({ args, parts }) => {
-      const { exit, output } = await said(args)
-      assert.strictEqual(exit, 1)
-      for (const part of parts) assert.include(output, part)
-      if (args.includes("--check")) assert.notInclude(output, "--check tests")
-      assert.isBelow(output.split("\n").length, 12)
-      assert.notInclude(output, "    at ")
-    }
+    "the command fails and prints what to do next: $args",
+    ({ args, parts }) => fails(args, parts)
   )
 
-  it("warns of keys that may be guessed, and of a file of keys that others may read, without the keys", async () => {
+  it("a replica prints what it lacks, without the database's password", async () => {
+    const known = {
+      DATABASE_URL: "postgresql://me:secret@127.0.0.1:1/postgres",
+      GATEWAY_STATE_KEY: "the same key on every one of the replicas"
+    }
+    const address = "127.0.0.1:8421"
+    const noDatabase = { ...known, DATABASE_URL: "//me:secret@localhost" }
+    const stateKey = "GATEWAY_STATE_KEY, a secret of at least 32 characters"
+    const replica = (
+      address: string,
+      parts: ReadonlyArray<string>,
+      env: object = known,
+      ...more: ReadonlyArray<string>
+    ) => fails(["--cluster", "--replica-address", address, "--port", "0", ...more], parts, env)
+    await replica(address, ["--cluster needs more", stateKey, "openssl rand -hex 32"], {})
+    await replica("0.0.0.0:8421", ["cannot reach 0.0.0.0"])
+    await replica("[::]:8421", ["cannot reach ::"])
+    await replica("0:8421", ["cannot reach 0."])
+    await replica("8421", ["--replica-address must be host:port"])
+    await replica(address, ["must be at least 5 seconds"], known, "--shard-lock-expiration", "4 seconds")
+    await replica(address, ["must be finite"], known, "--shard-lock-expiration", "infinity")
+    await replica(address, ["The database cannot be used (Error: connect ECONNREFUSED 127.0.0.1:1)"])
+    await replica(address, ["The database cannot be used"], noDatabase)
+  })
+
+  it("warns of short keys and of a keys file that others may read, without printing a key", async () => {
     const long = "k".repeat(16)
     const file = Serving.file("keys.txt", `short-1\n${long}\n`)
     const warned = async (mode: number, keys: string) => {
@@ -130,7 +155,7 @@ describe("the command", () => {
   })
 })
 
-describe("a gateway whose file has oddities, and whose log goes into a pipe", async () => {
+describe("warnings and logs in a pipe", async () => {
   const file = Serving.file("later.json", { inputs: [], mcpServers: { later: { command: "no-such" } } })
   const { output, url } = await Serving.command(["--config", file], { ...colourless, GATEWAY_MAX_SESION: "5" })
 
@@ -138,9 +163,9 @@ describe("a gateway whose file has oddities, and whose log goes into a pipe", as
     `${file}: the gateway does not read \\"inputs\\"`,
     "later: there is no program",
     "GATEWAY_MAX_SESION: unknown; did you mean GATEWAY_MAX_SESSIONS?"
-  ])("warns: %s", (warning) => Kit.eventually("it warns", () => output().includes(warning)))
+  ])("the command warns at its start: %s", (warning) => Kit.eventually("it warns", () => output().includes(warning)))
 
-  it("logs without colours", async () => {
+  it("the command logs without colours into a pipe", async () => {
     await Kit.open(url)
     await Kit.eventually("a line is logged", () => output().includes("No session was opened"))
     assert.notInclude(output(), escape)
@@ -148,7 +173,7 @@ describe("a gateway whose file has oddities, and whose log goes into a pipe", as
 })
 
 describe("--completions", () => {
-  it("bash: a script that completes flags, and the choices of one", async () => {
+  it("prints a script for bash that completes flags and the choices of a flag", async () => {
     const { exit, output } = await said(["--completions", "bash"])
     assert.strictEqual(exit, 0)
     const file = Serving.file("completions.bash", output)
@@ -167,12 +192,11 @@ describe("--completions", () => {
   })
 
   for (const [shell, first, check] of [["zsh", "#compdef", "-n"], ["fish", "###-begin", "--no-execute"]] as const) {
-    it(`${shell}: a script with every flag`, async () => {
+    it(`prints a script for ${shell} with every flag`, async () => {
       const { exit, output } = await said(["--completions", shell])
       assert.strictEqual(exit, 0)
       assert.isTrue(output.startsWith(first))
       for (const flag of flags) assert.include(output, flag.slice(2))
-      // Only where the shell is installed can it be asked.
       const installed = Programs.find(shell, undefined, process.env["PATH"]) !== undefined
       if (installed) execFileSync(shell, [check, Serving.file(`completions.${shell}`, output)])
     })
@@ -181,7 +205,7 @@ describe("--completions", () => {
 
 describe("colours", () => {
   it.each([["--help"], ["--config", "/no/such.json"], ["--frob"], ["--version"]])(
-    "are in what goes into a pipe only if FORCE_COLOR asks for them and NO_COLOR does not forbid them: %s",
+    "output to a pipe has colours only with FORCE_COLOR and without NO_COLOR: %s",
     async (...args) => {
       assert.notInclude((await said(args)).output, escape)
       assert.include((await said(args, { FORCE_COLOR: "1" })).output, escape)
@@ -189,24 +213,20 @@ describe("colours", () => {
     }
   )
 
-  it("are on a terminal, but not with NO_COLOR", async () => {
+  it("output to a terminal has colours, but not with NO_COLOR", async () => {
     const main = new URL("../../src/gateway/bin.ts", import.meta.url).pathname
-    /** What the command says on a terminal, until it says so much, if it does not end by itself. */
+    /** Runs the command on a terminal, and ends it once it has printed `until`. Returns its output. */
     const terminal = async (args: string, env: Record<string, string>, until?: string): Promise<string> => {
       const script = spawn("script", ["-qec", `${process.execPath} ${main} ${args}`, "/dev/null"], {
         env: { ...process.env, ...colourless, ...env }
       })
-      let output = ""
-      script.stdout.on("data", (chunk) => {
-        output += chunk
-      })
-      const closed = new Promise((resolve) => script.on("close", resolve))
+      const { exit, output } = Kit.follow(script)
       if (until !== undefined) {
-        await Kit.eventually(`it says ${until}`, () => output.includes(until), 80)
+        await Kit.eventually(`it says ${until}`, () => output().includes(until), 80)
         for (const pid of Kit.descendants(script.pid ?? 0)) Kit.kill(pid, "SIGTERM")
       }
-      await closed
-      return output
+      await exit
+      return output()
     }
     // A gateway that logs a line, pretty.
     const file = fileOf("logs.json", { command: "no-such-program" })
@@ -218,7 +238,7 @@ describe("colours", () => {
     }
   }, slow)
 
-  it("go by the stream, NO_COLOR, FORCE_COLOR and TERM", () => {
+  it("the stream, NO_COLOR, FORCE_COLOR and TERM decide about colours", () => {
     const decide = (isTTY: boolean, env: Record<string, string>) => CommandOutput.hasColors({ isTTY }, env)
     assert.deepStrictEqual([decide(true, {}), decide(false, {})], [true, false])
     assert.isFalse(decide(true, { NO_COLOR: "1" }))
@@ -230,7 +250,7 @@ describe("colours", () => {
 })
 
 describe("programs", () => {
-  it("are looked for in the PATH, or from the working directory", () => {
+  it("finds a program in the PATH, or from the working directory", () => {
     const directory = Serving.directory()
     const bin = join(directory, "bin")
     const server = join(bin, "server")

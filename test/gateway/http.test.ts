@@ -1,6 +1,5 @@
-/** What each wrong request is told, and that no client can end the gateway. */
+/** The status and the error of each wrong HTTP request, and how sessions open. */
 import { createServer } from "node:http"
-import { connect } from "node:net"
 import { assert, describe, it } from "vitest"
 import { answerWithoutRoutes } from "../../src/gateway/app/CommandLine.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -15,7 +14,13 @@ const url = `${origin}/mcp/a`
 const call = Kit.toolCall(1, "count")
 const unknownIds = ["no-such-session", "00000000-0000-4000-8000-000000000000"]
 
-describe("a wrong request over HTTP", () => {
+/** Posts a message. Returns the status and the parsed answer. */
+const answerTo = async (body: string, session = "any", headers = {}) => {
+  const response = await Kit.post(url, session, body, headers)
+  return { status: response.status, ...(await response.json()) }
+}
+
+describe("wrong HTTP requests", () => {
   const large = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "x", params: { text: "x".repeat(2000) } })
   const sse = { accept: "text/event-stream" }
   const unknown = { "mcp-session-id": "no-such-session" }
@@ -37,19 +42,19 @@ describe("a wrong request over HTTP", () => {
     "a back end that is named like a member of every object": [404, good, "/mcp/constructor"]
   }
   for (const [what, [status, request, path = "/mcp/a"]] of Object.entries(refused)) {
-    it(`is refused with ${status}: ${what}`, async () => {
+    it(`refuses ${what} with ${status}`, async () => {
       const response = await fetch(`${origin}${path}`, request)
       assert.strictEqual(response.status, status)
       assert.isNotEmpty(await response.text())
     })
   }
 
-  it("is refused with 413 if its body is over the limit and its length is not announced", async () => {
+  it("refuses a body over the limit with 413 even if its length is not announced", async () => {
     const init = { ...good, body: new Blob([large]).stream(), duplex: "half" }
     assert.strictEqual(await fetch(url, init).then(({ status }) => status, () => 413), 413)
   })
 
-  it("is refused with 400 and -32700 if it is no JSON, and with -32600 if that is no message", async () => {
+  it("refuses a body that is not JSON with 400 and -32700, and one that is no message with -32600", async () => {
     const noMessages = ["{}", "\"text\"", "null", "[]", "[1]", `[${Kit.initializeBody}]`]
     const noRequests = [
       "{\"jsonrpc\":\"2.0\",\"id\":{},\"method\":\"x\"}",
@@ -58,21 +63,20 @@ describe("a wrong request over HTTP", () => {
       "{\"jsonrpc\":\"1.0\",\"id\":1,\"method\":\"x\"}"
     ]
     for (const body of ["{\"jsonrpc\"", ...noMessages, ...noRequests]) {
-      const response = await Kit.post(url, "any", body)
-      const code = body === "{\"jsonrpc\"" ? -32700 : -32600
-      assert.deepStrictEqual([body, response.status, (await response.json()).error.code], [body, 400, code])
+      const { error, status } = await answerTo(body)
+      assert.deepStrictEqual([body, status, error.code], [body, 400, body === "{\"jsonrpc\"" ? -32700 : -32600])
     }
-    const noBatches = await Kit.post(url, "any", `[${call}]`, { "mcp-protocol-version": "2025-06-18" })
-    assert.deepStrictEqual([noBatches.status, (await noBatches.json()).error.code], [400, -32600])
+    const noBatches = await answerTo(`[${call}]`, "any", { "mcp-protocol-version": "2025-06-18" })
+    assert.deepStrictEqual([noBatches.status, noBatches.error.code], [400, -32600])
   })
 
-  it("is refused with 400 and the limit if it is nested deeper than 256 levels, ended or not, in a batch too", async () => {
+  it("refuses a message nested deeper than 256 levels with 400 and the limit, complete or not, in a batch too", async () => {
     const nested = (levels: number) =>
       `{"jsonrpc":"2.0","method":"x","params":${"[".repeat(levels - 1)}${"]".repeat(levels - 1)}}`
     for (const body of ["[".repeat(1000), nested(257), `[${nested(256)}]`]) {
-      const response = await Kit.post(url, "any", body)
-      const error = { code: -32700, message: "The body is nested deeper than 256 levels" }
-      assert.deepStrictEqual([response.status, (await response.json()).error], [400, error])
+      const { error, status } = await answerTo(body)
+      assert.deepStrictEqual([status, error.code], [400, -32700])
+      assert.strictEqual(error.message, "The body is nested deeper than 256 levels")
     }
     // These are read: there is no such session.
     for (const body of [nested(256), `{"jsonrpc":"2.0","method":"${"[{\\\"".repeat(100)}"}`]) {
@@ -80,7 +84,7 @@ describe("a wrong request over HTTP", () => {
     }
   })
 
-  it("is told which methods are allowed, and which back ends there are", async () => {
+  it("a refusal lists the allowed methods with 405, and the back ends with 404", async () => {
     const put = await fetch(url, { method: "PUT" })
     assert.deepStrictEqual([put.status, put.headers.get("allow")], [405, "GET, POST, DELETE"])
     const nowhere = await Kit.initialize(`${origin}/mcp/nope`)
@@ -88,24 +92,19 @@ describe("a wrong request over HTTP", () => {
     assert.include((await nowhere.json()).error.message, "/mcp/a, /mcp/b")
   })
 
-  it("of an unknown session gets the code and the words of the official SDK, so that clients initialize again", async () => {
+  it("refuses an unknown session with the code and the words of the official SDK, so that clients initialize again", async () => {
     for (const id of unknownIds) {
-      const response = await Kit.post(url, id, call)
-      const { error, ...rest } = await response.json()
-      assert.deepStrictEqual([response.status, rest, error.code], [404, { jsonrpc: "2.0", id: rest.id }, -32001])
+      const { error, ...rest } = await answerTo(call, id)
+      assert.deepStrictEqual([rest, error.code], [{ status: 404, jsonrpc: "2.0", id: rest.id }, -32001])
       assert.match(error.message, /^Session not found/)
     }
   })
 
-  it("to initialize without params that name a revision is 400 with -32602, and starts no process", async () => {
+  it("refuses initialize without a revision in its params with 400 and -32602, and starts no process", async () => {
     const launches = async () => (await Serve.overview(origin)).backends[0].launches
     const before = await launches()
     const initialize = (params: unknown) =>
-      fetch(url, {
-        method: "POST",
-        headers: Kit.headers,
-        body: JSON.stringify({ jsonrpc: "2.0", id: 7, method: "initialize", params })
-      })
+      Kit.initialize(url, {}, JSON.stringify({ jsonrpc: "2.0", id: 7, method: "initialize", params }))
     for (const params of [undefined, null, [], "2025-06-18", 1, {}, { protocolVersion: 20250618 }, ["2025-06-18"]]) {
       const response = await initialize(params)
       const { error, id } = await response.json()
@@ -117,8 +116,8 @@ describe("a wrong request over HTTP", () => {
   })
 })
 
-describe("a session over HTTP", () => {
-  it("is opened by initialize whatever session id that carries; the server of a living one never hears of it", async () => {
+describe("sessions over HTTP", () => {
+  it("initialize opens a new session even if it carries a session id, and that session's server does not see it", async () => {
     const living = await Kit.open(url)
     for (const id of [...unknownIds, living]) {
       const response = await Kit.post(url, id, Kit.initializeBody)
@@ -131,7 +130,7 @@ describe("a session over HTTP", () => {
     assert.strictEqual(await Kit.toolText(url, living, "count"), "1")
   })
 
-  it("does not exist at another back end", async () => {
+  it("a session does not exist at another back end", async () => {
     const session = await Kit.open(url)
     assert.strictEqual(await Serve.statusOf(`${origin}/mcp/b`, session, call), 404)
     assert.strictEqual(await Serve.statusOf(url, session, call), 200)
@@ -145,48 +144,33 @@ describe("a session over HTTP", () => {
     }
   })
 
-  it("is refused with 503 and Retry-After while all sessions are in use", async () => {
+  it("refuses a new session with 503 and Retry-After while all sessions are in use", async () => {
     const small = await Serve.gateway({ backends: { a: Kit.counter() }, maxSessions: 1, acquireTimeout: "100 millis" })
     void Kit.post(small.url, await Kit.open(small.url), Kit.toolCall(1, "never")).catch(() => undefined)
     await Kit.eventually("the only session is in use", async () => (await Kit.inFlight(small.origin)) === 1)
     const refused = await Kit.initialize(small.url)
     assert.deepStrictEqual([refused.status, refused.headers.get("retry-after")], [503, "10"])
   })
+})
 
-  it("goes on after clients that cut their connection after any byte of an exchange", async () => {
-    const session = await Kit.open(url)
-    const { hostname, pathname, port } = new URL(url)
-    const headers = { host: hostname, ...Kit.headers, "mcp-session-id": session, "content-length": call.length }
-    const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`)
-    const exchange = [`POST ${pathname} HTTP/1.1`, ...lines, "", call].join("\r\n")
-    for (let length = 1; length <= exchange.length; length++) {
-      await new Promise<void>((resolve) => {
-        const socket = connect(Number(port), hostname, () => {
-          socket.write(exchange.slice(0, length), () => socket.resetAndDestroy())
-        })
-        socket.on("close", () => resolve())
-      })
+describe("the command's HTTP server", () => {
+  it("announces a keep-alive of 75 seconds, or the one that is set", async () => {
+    for (const [flags, seconds] of [[[], 75], [["--keep-alive-timeout", "7 seconds"], 7]] as const) {
+      const { origin } = await Serve.command(flags)
+      const { headers } = await fetch(`${origin}/health`)
+      assert.strictEqual(headers.get("keep-alive"), `timeout=${seconds}`)
     }
-    assert.match(await Kit.toolText(url, session, "count"), /^\d+$/)
   })
-})
 
-it("a connection to the command is announced with a keep-alive of 75 seconds, or the one that is set", async () => {
-  for (const [flags, seconds] of [[[], 75], [["--keep-alive-timeout", "7 seconds"], 7]] as const) {
-    const { origin } = await Serve.command(flags)
-    const { headers } = await fetch(`${origin}/health`)
-    assert.strictEqual(headers.get("keep-alive"), `timeout=${seconds}`)
-  }
-})
-
-it("a request to the command is answered with 503 while no route is installed", async () => {
-  const server = answerWithoutRoutes(createServer())
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
-  const early = await fetch(`http://127.0.0.1:${Kit.portOf(server)}/`, { method: "POST", body: "{}" })
-  assert.deepStrictEqual([early.status, early.headers.get("retry-after")], [503, "10"])
-  assert.strictEqual((await early.json()).error.message, "The gateway starts or stops")
-  server.on("request", (_, response) => response.end("served"))
-  assert.strictEqual(await (await fetch(`http://127.0.0.1:${Kit.portOf(server)}/`)).text(), "served")
-  server.closeAllConnections()
-  server.close()
+  it("answers with 503 while no route is installed", async () => {
+    const server = answerWithoutRoutes(createServer())
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
+    const early = await fetch(`http://127.0.0.1:${Kit.portOf(server)}/`, { method: "POST", body: "{}" })
+    assert.deepStrictEqual([early.status, early.headers.get("retry-after")], [503, "10"])
+    assert.strictEqual((await early.json()).error.message, "The gateway starts or stops")
+    server.on("request", (_, response) => response.end("served"))
+    assert.strictEqual(await (await fetch(`http://127.0.0.1:${Kit.portOf(server)}/`)).text(), "served")
+    server.closeAllConnections()
+    server.close()
+  })
 })

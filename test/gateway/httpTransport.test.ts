@@ -1,4 +1,4 @@
-/** A server of earlier revisions on Streamable HTTP: the requests that it gets, and the messages of its responses. */
+/** The transport to a legacy server on Streamable HTTP: its requests, and the messages of the responses. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
@@ -8,34 +8,31 @@ import { event, json, Scripted, stream } from "../kit/gateway/scripted.ts"
 
 const scripted = new Scripted()
 
-describe("the earlier form", () => {
-  it("shows its session and revision, and ends the session with the scope", async () => {
+describe("the legacy HTTP transport", () => {
+  it("sends its session and revision in headers, and deletes the session when its scope closes", async () => {
     await scripted.handshake()
     scripted.call(1, "tools/list")
     scripted.answers["tools/list"] = (response, { id }) => json(response, { id, result: {} })
     await scripted.answerOf(1)
     await scripted.close()
+    const names = ["mcp-session-id", "mcp-protocol-version", "x-extra"]
     assert.deepStrictEqual(
       scripted.seen.map(({ headers, message, method }) => [
         message?.method ?? method,
-        headers["mcp-session-id"],
-        headers["mcp-protocol-version"],
-        headers["x-extra"]
+        ...names.map((name) => headers[name])
       ]),
       [
         ["initialize", undefined, undefined, "yes"],
-        ["notifications/initialized", "s-1", "2025-06-18", "yes"],
-        ["GET", "s-1", "2025-06-18", "yes"],
-        ["tools/list", "s-1", "2025-06-18", "yes"],
-        ["DELETE", "s-1", "2025-06-18", "yes"]
+        ...["notifications/initialized", "GET", "tools/list", "DELETE"].map((
+          each
+        ) => [each, "s-1", "2025-06-18", "yes"])
       ]
     )
   })
 
-  it("what must have arrived before the next line, has", async () => {
+  it("sends the next message only after a notification and a setting have arrived", async () => {
     await scripted.handshake()
-    const order = () =>
-      scripted.seen.map(({ message }) => message?.method).filter((method) => method !== undefined).slice(2)
+    const order = () => scripted.seen.flatMap(({ message }) => message.method ?? []).slice(2)
     const release: Array<() => void> = []
     scripted.answers["logging/setLevel"] = (response, { id }) =>
       void release.push(() => json(response, { id, result: {} }))
@@ -45,7 +42,7 @@ describe("the earlier form", () => {
     scripted.call(2, "last")
     for (const sent of [["logging/setLevel"], ["logging/setLevel", "notifications/x"]]) {
       await Kit.eventually(`${sent.length} have been sent`, () => release.length === sent.length)
-      // A line sent too early would have arrived before this round trip ends.
+      // A message sent too early would have arrived before this round trip ends.
       await (await fetch(scripted.url, { method: "DELETE" })).text()
       assert.deepStrictEqual(order(), sent)
       release.at(-1)?.()
@@ -55,7 +52,7 @@ describe("the earlier form", () => {
     assert.isTrue(scripted.messages.some(({ id }) => id === 1))
   })
 
-  it("holds few messages for a server that takes none, and lets the sender go at its end", async () => {
+  it("holds few messages for a server that takes none, and releases a waiting sender at its end", async () => {
     await scripted.handshake()
     scripted.answers["notifications/x"] = () => {}
     const message = JsonRpc.notification("notifications/x")
@@ -67,7 +64,7 @@ describe("the earlier form", () => {
     await waiting
   })
 
-  it("answers for a server whose own answer is nested deeper than 256 levels", async () => {
+  it("answers with an error if the server's answer is nested deeper than 256 levels", async () => {
     await scripted.handshake()
     scripted.answers["tools/list"] = (response, { id }) =>
       void response.writeHead(200, { "content-type": "application/json" })
@@ -80,7 +77,7 @@ describe("the earlier form", () => {
     assert.lengthOf(scripted.messages.filter(({ id }) => id === 1), 1)
   })
 
-  it("hears the stream of GET, again and from where it was when it has ended", async () => {
+  it("resumes the GET stream after its last event when it ends", async () => {
     let times = 0
     scripted.answers["GET"] = (response) => {
       if (++times > 2) return
@@ -95,7 +92,7 @@ describe("the earlier form", () => {
     )
   })
 
-  it("goes on with a response that broke off, where the server lets it", async () => {
+  it("resumes a response that broke off after its last event, if it has an id", async () => {
     await scripted.handshake()
     scripted.answers["poll"] = (response) => {
       stream(response, "id: p-1\nretry: 5\ndata: \n\n")
@@ -110,7 +107,7 @@ describe("the earlier form", () => {
     assert.deepStrictEqual((await scripted.answerOf(5)).result, { polled: true })
   })
 
-  it("ends when the server does not know the session any more", async () => {
+  it("ends when the server no longer knows the session", async () => {
     await scripted.handshake()
     scripted.answers["tools/list"] = (response) => response.writeHead(404).end()
     scripted.call(1, "tools/list")
@@ -119,7 +116,7 @@ describe("the earlier form", () => {
     assert.notInclude(scripted.seen.map(({ method }) => method), "DELETE")
   })
 
-  it("ends when a message is lost, or not taken", async () => {
+  it("ends when the server does not accept a message in time", async () => {
     const clock = Clock.make()
     await scripted.renew(scripted.url, clock)
     await scripted.handshake()
@@ -130,7 +127,7 @@ describe("the earlier form", () => {
     assert.include(await scripted.ended(), "has not accepted a message")
   })
 
-  it("a refused initialize is an answer if it is JSON-RPC, else the end", async () => {
+  it("a refused initialize is an answer if its body is JSON-RPC, and otherwise ends the transport", async () => {
     scripted.answers["initialize"] = (response) =>
       json(response, { id: null, error: { code: -32000, message: "no" } }, 400)
     scripted.call(0, "initialize")

@@ -11,27 +11,19 @@ import * as Random from "../kit/random.ts"
 
 const parsed = (text: string): unknown => Option.getOrThrow(Json.parse(text))
 
-const numbers = [
-  "12345678901234567890",
-  "-9007199254740993",
-  "1e400",
-  "1E-400",
-  "0.1234567890123456789",
-  "3.14159265358979323846e10"
-]
+const numbers = ["12345678901234567890", "-9007199254740993", "1e400", "1E-400"]
+  .concat(["0.1234567890123456789", "3.14159265358979323846e10"])
 
-describe("Json", () => {
+describe("numbers that a double cannot hold", () => {
   it.each(numbers)("keeps the number %s in an edited object", (number) => {
     const value = parsed(`{"a":[${number},{"b":${number}}],"c":1}`)
-    assert.strictEqual(
-      Json.stringify({ ...Json.objectOf(value), c: 2, d: undefined }),
-      `{"a":[${number},{"b":${number}}],"c":2}`
-    )
+    const edited = Json.stringify({ ...Json.objectOf(value), c: 2, d: undefined })
+    assert.strictEqual(edited, `{"a":[${number},{"b":${number}}],"c":2}`)
   })
 
   it.each(numbers)("keeps the number %s as the id of a request and of its answer", (number) => {
     const message = JsonRpc.read(`{"jsonrpc":"2.0","id":${number},"method":"ping"}`)
-    // A server in JavaScript would read it as infinity.
+    // A server in JavaScript would read this id as infinity.
     if (number === "1e400") return assert.isUndefined(message)
     if (message?._tag !== "Request") return assert.fail("not a request")
     // Servers that know only doubles answer with the nearest one.
@@ -40,13 +32,8 @@ describe("Json", () => {
   })
 
   it("parses numbers that a double holds as numbers", () => {
-    assert.deepStrictEqual(parsed("[0,-1,1.5,1234567890123456,9007199254740991]"), [
-      0,
-      -1,
-      1.5,
-      1234567890123456,
-      9007199254740991
-    ])
+    const exact = [0, -1, 1.5, 1234567890123456, 9007199254740991]
+    assert.deepStrictEqual(parsed("[0,-1,1.5,1234567890123456,9007199254740991]"), exact)
   })
 
   it("leaves digits in strings as they are", () => {
@@ -55,7 +42,7 @@ describe("Json", () => {
     assert.strictEqual(Json.field(parsed(text), "e"), "1e400")
   })
 
-  it("writes any value with such a number as JSON.parse reads its text", () => {
+  it("writes any value beside a large number as JSON.parse reads the text", () => {
     const random = Random.make(20261125)
     for (let i = 0; i < shortOrLong(500, 2000); i++) {
       const text = Bodies.anyJson(random)
@@ -67,55 +54,8 @@ describe("Json", () => {
     }
   })
 
-  it("takes the last member of a name that an object has twice", () => {
-    assert.strictEqual(Json.field(parsed("{\"a\":1,\"\\u0061\":2}"), "a"), 2)
-  })
-
-  it("keeps __proto__ as the name of a member, also in an edited object", () => {
-    const text = "{\"__proto__\":{\"a\":12345678901234567890}}"
-    const value = parsed(text)
-    assert.isUndefined(Json.field(value, "a"))
-    assert.strictEqual(String(Json.stringify(Json.at(value, "__proto__", "a"))), "12345678901234567890")
-    assert.strictEqual(Json.stringify({ ...Json.objectOf(value), b: 1 }), `${text.slice(0, -1)},"b":1}`)
-  })
-
-  it("reads no member of a value that is no object, and none that is inherited", () => {
-    for (const text of ["[1]", "\"{\"", "5", "12345678901234567890", "null", "true", "{}"]) {
-      assert.deepStrictEqual(["0", "length", "rawJSON", "constructor"].map((name) => Json.field(parsed(text), name)), [
-        undefined,
-        undefined,
-        undefined,
-        undefined
-      ], text)
-    }
-  })
-
-  it("refuses texts that are nested deeper than 256 levels, apart from brackets in strings", () => {
-    const nested = (levels: number) => `${"[".repeat(levels)}"${"[".repeat(300)}\\"["${"]".repeat(levels)}`
-    assert.isTrue(Option.isSome(Json.parse(nested(256))))
-    assert.isTrue(Option.isNone(Json.parse(nested(257))))
-    const random = Random.make(20261129)
-    for (let i = 0; i < 500; i++) {
-      const text = `{"[{\\"${"\\\\".repeat(i % 3)}":${Bodies.anyJson(random)}}`
-      assert.strictEqual(Json.isTooDeep(text), Bodies.levelsOf(text) > 256)
-    }
-    // A string that does not end does not hang it.
-    for (const text of ["\"", "\"\\\"", "\\\"[[", "]]]["]) assert.isFalse(Json.isTooDeep(text))
-  })
-
-  it("empties the arrays and objects inside a shallow text", () => {
-    assert.strictEqual(
-      Json.shallow("{\"id\":\"[\\\"{\",\"result\":{\"a\":[[1]]},\"b\":[{}],\"n\":1e400}"),
-      "{\"id\":\"[\\\"{\",\"result\":{},\"b\":{},\"n\":1e400}"
-    )
-    assert.strictEqual(Json.shallow("5"), "5")
-  })
-})
-
-describe("a number that a double cannot hold", () => {
-  const huge = "12345678901234567890"
-
-  it("is no obstacle where the gateway reads a message", () => {
+  it("reads error codes, client names and header arguments with a large number", () => {
+    const huge = "12345678901234567890"
     const error = JsonRpc.read(`{"jsonrpc":"2.0","id":${huge},"error":{"code":${huge},"message":"x"}}`)
     assert.strictEqual(error?._tag === "Response" && JsonRpc.codeOf(error.error), Number(huge))
     const initialize = JsonRpc.read(
@@ -132,5 +72,46 @@ describe("a number that a double cannot hold", () => {
     }
     assert.isUndefined(faultWith(huge))
     assert.isDefined(faultWith("1"))
+  })
+})
+
+describe("JSON texts", () => {
+  it("takes the last member of a name that an object has twice", () => {
+    assert.strictEqual(Json.field(parsed("{\"a\":1,\"\\u0061\":2}"), "a"), 2)
+  })
+
+  it("keeps __proto__ as the name of a member, even in an edited object", () => {
+    const text = "{\"__proto__\":{\"a\":12345678901234567890}}"
+    const value = parsed(text)
+    assert.isUndefined(Json.field(value, "a"))
+    assert.strictEqual(String(Json.stringify(Json.at(value, "__proto__", "a"))), "12345678901234567890")
+    assert.strictEqual(Json.stringify({ ...Json.objectOf(value), b: 1 }), `${text.slice(0, -1)},"b":1}`)
+  })
+
+  it("reads no member of a value that is no object, and no inherited member", () => {
+    for (const text of ["[1]", "\"{\"", "5", "12345678901234567890", "null", "true", "{}"]) {
+      for (const name of ["0", "length", "rawJSON", "constructor"]) {
+        assert.isUndefined(Json.field(parsed(text), name), `${text} ${name}`)
+      }
+    }
+  })
+
+  it("refuses texts nested deeper than 256 levels, and does not count brackets in strings", () => {
+    const nested = (levels: number) => `${"[".repeat(levels)}"${"[".repeat(300)}\\"["${"]".repeat(levels)}`
+    assert.isTrue(Option.isSome(Json.parse(nested(256))))
+    assert.isTrue(Option.isNone(Json.parse(nested(257))))
+    const random = Random.make(20261129)
+    for (let i = 0; i < 500; i++) {
+      const text = `{"[{\\"${"\\\\".repeat(i % 3)}":${Bodies.anyJson(random)}}`
+      assert.strictEqual(Json.isTooDeep(text), Bodies.levelsOf(text) > 256)
+    }
+    // An unterminated string does not make it hang.
+    for (const text of ["\"", "\"\\\"", "\\\"[[", "]]]["]) assert.isFalse(Json.isTooDeep(text))
+  })
+
+  it("empties the arrays and objects inside a shallow text", () => {
+    const text = "{\"id\":\"[\\\"{\",\"result\":{\"a\":[[1]]},\"b\":[{}],\"n\":1e400}"
+    assert.strictEqual(Json.shallow(text), "{\"id\":\"[\\\"{\",\"result\":{},\"b\":{},\"n\":1e400}")
+    assert.strictEqual(Json.shallow("5"), "5")
   })
 })

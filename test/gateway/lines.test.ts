@@ -7,7 +7,7 @@ const bytes = (text: string) => new TextEncoder().encode(text)
 
 describe("the line splitter", () => {
   it.prop(
-    "gives back any lines, whatever the chunks they come in",
+    "returns the same lines for any chunks of their text",
     [Schema.Array(Schema.String), Schema.Array(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 7 })))],
     ([texts, sizes]) => {
       const lines = [...texts, "\u{1F600}é\u2028x"].map((text) => JSON.stringify(text))
@@ -26,7 +26,7 @@ describe("the line splitter", () => {
     }
   )
 
-  it("stops at a line that is longer than the bound, ended or not", () => {
+  it("stops at a line that is longer than the bound, complete or not", () => {
     assert.strictEqual(Lines.make(4)(bytes("12345")), "TooLong")
     assert.strictEqual(Lines.make(4)(bytes("12345\n")), "TooLong")
     const splitter = Lines.make(4)

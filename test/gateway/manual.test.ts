@@ -21,10 +21,12 @@ describe("the gateway's manual", () => {
   })
   const host = async () => new URL(await Kit.urlOf(gateway)).host
 
-  it("shows what a start prints", async () => {
+  it("shows what a start prints, as does the README", async () => {
     const there = await host()
-    const printed = Documents.block(manual, "text", "The gateway is up").replaceAll(address, there)
-    await Kit.eventually("the gateway prints it", () => gateway.output().includes(printed))
+    for (const document of [manual, "README.md"]) {
+      const printed = Documents.block(document, "text", "The gateway is up").replaceAll(address, there)
+      await Kit.eventually("the gateway prints it", () => gateway.output().includes(printed))
+    }
   })
 
   it("shows requests that check the health, open a session, list its tools, end it, and ask without a session", async () => {

@@ -48,31 +48,26 @@ const server = (random: Random): unknown => {
   }
 }
 
-export interface ConfigCase {
-  readonly index: number
-  readonly text: string
-}
-
-/** The case of a seed with this number. */
-export const make = (seed: number, index: number): ConfigCase => {
+/** The configuration of a seed with this number. */
+export const make = (seed: number, index: number): string => {
   const random = Random_.ofCase(seed, index)
   if (random.chance(0.05)) {
     const [mcpServers, gateway] = [random.pick(values), random.pick(values)]
-    return { index, text: JSON.stringify(random.chance(0.5) ? { mcpServers, gateway } : mcpServers) }
+    return JSON.stringify(random.chance(0.5) ? { mcpServers, gateway } : mcpServers)
   }
   const names = ["one", "two", ...random.chance(0.05) ? [random.pick(strangeNames)] : []]
   const text = JSON.stringify({
     mcpServers: Object.fromEntries(names.map((name) => [name, server(random)])),
     gateway: members(random, Object.keys(Settings.all))
   })
-  return { index, text: random.chance(0.2) ? damaged(random, Buffer.from(text)).toString("utf8") : text }
+  return random.chance(0.2) ? damaged(random, Buffer.from(text)).toString("utf8") : text
 }
 
 /** A fault or a warning: a path and a message, on one line. */
 const told = /^\S.*: \S.*$/
 
-/** Whether the configuration of a case is valid, and why reading it is not as it must be. */
-export const check = ({ text }: ConfigCase): { readonly isValid: boolean; readonly failure: string | undefined } => {
+/** Reads a configuration. Returns whether it is valid, and the failure of the gateway if there is one. */
+const check = (text: string): { readonly isValid: boolean; readonly failure: string | undefined } => {
   try {
     const file = { name: "file.json", text }
     const read = Config.load({ flags: {}, environment: { SET: secret }, file, entries: {} })
@@ -84,4 +79,17 @@ export const check = ({ text }: ConfigCase): { readonly isValid: boolean; readon
   } catch (error) {
     return { isValid: false, failure: `it throws ${error instanceof Error ? error.stack : String(error)}` }
   }
+}
+
+/** Reads configurations in this process. Returns each failure, and the number of valid ones. */
+export const run = (seed: number, from: number, count: number) => {
+  const failures: Array<string> = []
+  let valid = 0
+  for (let index = from; index < from + count && failures.length <= 20; index++) {
+    const text = make(seed, index)
+    const { failure, isValid } = check(text)
+    if (isValid) valid++
+    if (failure !== undefined) failures.push(`configuration case ${index}: ${failure}\n  ${text.slice(0, 2000)}`)
+  }
+  return { failures, valid }
 }

@@ -15,7 +15,6 @@ import * as Parts from "./parts.ts"
 
 /** Sessions and keys stand in braces in `head`, because only a running gateway knows them. */
 export interface Case {
-  readonly index: number
   readonly kind: string
   readonly method: string
   readonly head: string
@@ -38,7 +37,7 @@ const choose = (random: Random, parts: ReadonlyArray<Parts.Part>) => {
 
 const methods = "POST POST POST POST POST GET DELETE PUT OPTIONS HEAD QUERY".split(" ")
 
-const mcp = (index: number, random: Random): Case => {
+const mcp = (random: Random): Case => {
   const method = random.pick(methods)
   const { session } = Parts
   const { texts: [path = "", ...headers], wrong } = choose(random, [
@@ -55,17 +54,16 @@ const mcp = (index: number, random: Random): Case => {
     : random.chance(0.03)
     ? Buffer.alloc(Parts.limits.bodyBytes + 1, "[")
     : Bodies.body(random)
+  const isPost = method === "POST"
   const length = random.chance(0.8) ? `Content-Length: ${body.length}\r\n` : "Transfer-Encoding: chunked\r\n"
+  const extra = random.chance(0.3) ? random.pick(Parts.others) : ""
   const outer = wrong.filter((part) => Parts.outer.includes(part))
   const found = (outer.length > 0 ? outer : wrong).map(({ status }) => status)
   return {
-    index,
     kind: `${method} ${[...new Set(found)].join("+")}`,
     method,
-    head: `${method} ${path} HTTP/1.1\r\n${headers.join("")}${random.chance(0.3) ? random.pick(Parts.others) : ""}${
-      method === "POST" ? length : ""
-    }\r\n`,
-    body: length.startsWith("T") && method === "POST" ? chunked(random, body) : body,
+    head: `${method} ${path} HTTP/1.1\r\n${headers.join("")}${extra}${isPost ? length : ""}\r\n`,
+    body: length.startsWith("T") && isPost ? chunked(random, body) : body,
     opens: body.includes("initialize"),
     statuses: [...(found.length > 0 ? found : success(method)), ...inside(method, body, outer.length > 0)]
   }
@@ -74,16 +72,16 @@ const mcp = (index: number, random: Random): Case => {
 const success = (method: string): ReadonlyArray<number> =>
   method === "POST" ? [200, 202] : method === "GET" ? [200] : []
 
-/** The statuses that the method and the body allow, whatever else is wrong in a request that comes from inside. */
+/** The further statuses that the method and the body allow. `isOutside`: the host, the origin or the key is wrong. */
 const inside = (method: string, body: Buffer, isOutside: boolean): ReadonlyArray<number> => {
-  // A preflight is answered to everybody and lets no page in.
+  // Every preflight is answered, but grants no page access.
   if (method === "OPTIONS") return [204, 405]
   if (isOutside) return []
   if (method === "DELETE") return [404]
   if (method === "GET") return []
   if (method !== "POST") return [405]
   if (body.length > Parts.limits.bodyBytes) return [413]
-  // `initialize` opens a session, whatever session id comes with it.
+  // `initialize` opens a session even if it carries a session id.
   return body.includes("initialize") ? [200, 400] : [400]
 }
 
@@ -97,7 +95,7 @@ const chunked = (random: Random, body: Buffer): Buffer => {
   return Buffer.concat([...parts, Buffer.from(`0\r\n${random.chance(0.9) ? "" : "Mcp-Session-Id: x\r\n"}\r\n`)])
 }
 
-const operators = (index: number, random: Random): Case => {
+const operators = (random: Random): Case => {
   const key: Parts.Part = {
     status: 401,
     good: ["Authorization: Bearer {admin}\r\n"],
@@ -110,7 +108,6 @@ const operators = (index: number, random: Random): Case => {
   const found = wrong.filter((part) => part !== key || !Parts.openPaths.includes(path)).map(({ status }) => status)
   const known = [...Parts.openPaths, ...Parts.guardedPaths].includes(path) && isRead
   return {
-    index,
     kind: `operators ${method}`,
     method,
     head: `${method} ${path} HTTP/1.1\r\n${texts.join("")}\r\n`,
@@ -119,9 +116,9 @@ const operators = (index: number, random: Random): Case => {
   }
 }
 
-/** Requests that are no HTTP, or not whole. They may mean something by chance, but nothing that opens or ends a session. */
+/** Requests that are no HTTP, or not complete. Some are valid by chance, but none opens or ends a session. */
 const broken = (index: number, random: Random): Case => {
-  const base = { index, method: "POST", end: true, body: Buffer.alloc(0) }
+  const base = { method: "POST", end: true, body: Buffer.alloc(0) }
   if (random.chance(0.5)) {
     return { ...base, kind: "broken", head: random.pick(Parts.broken), statuses: [400, 431, "closed"] }
   }
@@ -141,7 +138,7 @@ const broken = (index: number, random: Random): Case => {
 export const make = (seed: number, index: number): Case => {
   const random = Random_.ofCase(seed, index)
   const kind = random.below(10)
-  return kind < 7 ? mcp(index, random) : kind < 8 ? operators(index, random) : broken(index, random)
+  return kind < 7 ? mcp(random) : kind < 8 ? operators(random) : broken(index, random)
 }
 
 // -----------------------------------------------------------------------------
@@ -149,7 +146,6 @@ export const make = (seed: number, index: number): Case => {
 // -----------------------------------------------------------------------------
 
 const keys = { ours: "our-key-0123456789", theirs: "their-key-0123456789", admin: "admin-key-0123456789" }
-const bearer = (key: string) => ({ authorization: `Bearer ${key}` })
 
 const start = async () => {
   const directory = mkdtempSync(join(tmpdir(), "gateway-"))
@@ -158,7 +154,7 @@ const start = async () => {
   const gateway = Kit.run(
     ["--port", "0", "--config", file, "--allowed-origins", Parts.listedOrigin].concat(
       ["--max-body-bytes", String(Parts.limits.bodyBytes), "--max-header-bytes", String(Parts.limits.headerBytes)],
-      // The handles that are left in the end are not those of connections that wait for a next request.
+      // Otherwise idle connections would count as handles that are left.
       ["--keep-alive-timeout", "1 second"]
     ),
     { GATEWAY_KEYS: `${keys.ours},${keys.theirs}`, GATEWAY_ADMIN_KEYS: keys.admin }
@@ -167,13 +163,13 @@ const start = async () => {
   rmSync(directory, { recursive: true })
   const elsewhere = url.replace("/mcp/a", "/mcp/b")
   const open = async (at: string, key: string) => {
-    const headers = { ...Kit.headers, ...bearer(key) }
-    const response = await fetch(at, { method: "POST", headers, body: Kit.initializeBody })
+    const response = await Kit.initialize(at, Kit.bearer(key))
     await response.text()
     return String(response.headers.get("mcp-session-id"))
   }
   const end = async (session: string) => {
-    await (await fetch(url, { method: "DELETE", headers: { "mcp-session-id": session, ...bearer(keys.ours) } })).text()
+    const headers = { "mcp-session-id": session, ...Kit.bearer(keys.ours) }
+    await (await fetch(url, { method: "DELETE", headers })).text()
   }
   const ended = await open(url, keys.ours)
   await end(ended)
@@ -194,17 +190,17 @@ const start = async () => {
 
 type Target = Awaited<ReturnType<typeof start>>
 
-/** The sessions of others go on counting by one. */
+/** Checks that the sessions of others go on counting by one. */
 const countOn = async ({ failures, others }: Target): Promise<void> => {
   for (const [name, other] of Object.entries(others)) {
-    const response = Kit.post(other.url, other.session, Kit.toolCall(1, "count"), bearer(other.key))
+    const response = Kit.post(other.url, other.session, Kit.toolCall(1, "count"), Kit.bearer(other.key))
     const found = await response.then(Kit.answerOf).then(({ result }) => result.content[0].text).catch(String)
     if (found !== String(++other.count)) failures.push(`${name} counted ${found}, not ${other.count}`)
   }
 }
 
 const stateOf = async ({ gateway, url }: Target) => {
-  const { sessions } = await (await fetch(new URL("/sessions", url), { headers: bearer(keys.admin) })).json()
+  const { sessions } = await (await fetch(new URL("/sessions", url), { headers: Kit.bearer(keys.admin) })).json()
   const pid = gateway.child.pid ?? 0
   return {
     sessions: sessions.length,
@@ -214,7 +210,7 @@ const stateOf = async ({ gateway, url }: Target) => {
   }
 }
 
-/** Nothing is left of the cases, and the gateway has logged no defect. */
+/** Checks that the cases left nothing and that the gateway logged no defect. Stops the gateway. */
 const finish = async (target: Target, before: Awaited<ReturnType<typeof stateOf>>): Promise<void> => {
   const { failures, gateway } = target
   let after = before
@@ -249,11 +245,14 @@ const faultOf = ({ opens, statuses }: Case, said: RawResponse | undefined, secre
   return typeof text === "string" ? undefined : "an error without a message"
 }
 
-const attempt = async (target: Target, connection: Raw.RawConnection, test: Case) => {
+const attempt = async (target: Target, connection: Raw.RawConnection, seed: number, index: number) => {
+  const test = make(seed, index)
   const { ended, failures, others, ours, url } = target
   const [theirs, elsewhere] = [others.theirs.session, others.elsewhere.session]
   const sessions = { ours, OURS: ours.toUpperCase(), theirs, elsewhere, ended }
   const words: Record<string, string> = { ...sessions, key: keys.ours, admin: keys.admin }
+  const fail = (reason: string, said?: RawResponse) =>
+    failures.push(`case ${index} (${test.kind}): ${describe(test, said, reason)}`)
   const head = Buffer.from(test.head.replace(/\{(\w+)\}/g, (text, word: string) => words[word] ?? text), "latin1")
   const isStream = test.method === "GET" && test.kind === "GET "
   const send = (via: Raw.RawConnection) =>
@@ -262,45 +261,33 @@ const attempt = async (target: Target, connection: Raw.RawConnection, test: Case
   let used = connection.usable() ? connection : await open()
   try {
     let said = await send(used)
-    // A server that lacks CPU time may find that the keep-alive time is over before it finds the request.
+    // On a busy machine the server may close an idle connection before it reads the request.
     if (said === undefined && used === connection && test.end !== true) said = await send(used = await open())
     const reason = faultOf(test, said, [...Object.values(keys), theirs, elsewhere, "\n    at "])
-    if (reason !== undefined) failures.push(describe(test, said, reason))
+    if (reason !== undefined) fail(reason, said)
     const opened = said?.headers.get("mcp-session-id")
     if (opened !== undefined) await target.end(opened)
     if (isStream || test.end === true) used.socket.destroy()
     return { status: said?.status ?? "closed", connection: used }
   } catch (error) {
-    failures.push(describe(test, undefined, String(error)))
+    fail(String(error))
     used.socket.destroy()
     return { status: "closed", connection: used }
   }
 }
 
-const describe = (
-  { body, head, index, kind, statuses }: Case,
-  said: RawResponse | undefined,
-  reason: string
-): string => {
+const describe = ({ body, head, statuses }: Case, said: RawResponse | undefined, reason: string): string => {
   const quoted = (text: string) => JSON.stringify(text.slice(0, 1000))
   return [
-    `case ${index} (${kind}): ${reason}`,
+    reason,
     `  sent: ${quoted(head)} + ${quoted(body.toString("latin1"))}`,
     `  came: ${said === undefined ? "nothing" : `${said.status} ${quoted(said.body)}`}`,
     `  allowed: ${statuses.join()}`
   ].join("\n")
 }
 
-export interface Options {
-  readonly seed: number
-  readonly from: number
-  readonly count: number
-  /** Called after every 250 cases. */
-  readonly onProgress?: (done: number) => void
-}
-
-/** Sends cases on four connections. Reports what was not allowed, and how often each status came. */
-export const run = async ({ count, from, onProgress, seed }: Options) => {
+/** Sends cases on four connections, and calls `onProgress` after every 250. Returns each failure, and the count of each status. */
+export const run = async (seed: number, from: number, count: number, onProgress = (_done: number) => {}) => {
   const target = await start()
   const before = await stateOf(target)
   const statuses: Record<string, number> = {}
@@ -309,11 +296,11 @@ export const run = async ({ count, from, onProgress, seed }: Options) => {
   const work = async () => {
     let connection = await Raw.open(Number(new URL(target.url).port))
     for (let index = next++; index < from + count && target.failures.length <= 20; index = next++) {
-      const tried = await attempt(target, connection, make(seed, index))
+      const tried = await attempt(target, connection, seed, index)
       connection = tried.connection
       statuses[tried.status] = (statuses[tried.status] ?? 0) + 1
       if (++done % 250 === 0) {
-        onProgress?.(done)
+        onProgress(done)
         await countOn(target)
       }
     }

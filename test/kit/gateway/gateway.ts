@@ -298,6 +298,17 @@ process.on("exit", () => {
   for (const child of runs) child.kill("SIGKILL")
 })
 
+/** Collects a process's output. */
+export const follow = (child: ChildProcess): Run => {
+  let output = ""
+  for (const stream of [child.stdout, child.stderr]) {
+    stream?.on("data", (chunk) => {
+      output += chunk
+    })
+  }
+  return { child, output: () => output, exit: new Promise((resolve) => child.on("close", resolve)) }
+}
+
 /** Runs the gateway's command; with a limit, it gets no more file descriptors than that. */
 export const run = (args: ReadonlyArray<string>, env: Record<string, string> = {}, descriptors?: number): Run => {
   const command = [process.execPath, main, ...args]
@@ -305,14 +316,7 @@ export const run = (args: ReadonlyArray<string>, env: Record<string, string> = {
   const [program = "", ...rest] = descriptors === undefined ? command : limited
   const child = spawn(program, rest, { env: { ...process.env, ...env } })
   runs.push(child)
-  let output = ""
-  child.stdout.on("data", (chunk) => {
-    output += chunk
-  })
-  child.stderr.on("data", (chunk) => {
-    output += chunk
-  })
-  return { child, output: () => output, exit: new Promise((resolve) => child.on("close", resolve)) }
+  return follow(child)
 }
 
 /** The first line of a log that no test may cause: a defect, an error or a stack trace. */

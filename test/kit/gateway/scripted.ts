@@ -139,6 +139,12 @@ export class Scripted {
     this.call(id, method, { ...params, _meta: meta })
   }
 
+  /** The answer to a request of revision 2026-07-28. */
+  modernAnswer(id: number, method: string, params: object = {}): Promise<Json> {
+    this.modernCall(id, method, params)
+    return this.answerOf(id)
+  }
+
   async answerOf(id: number): Promise<Json> {
     const find = () => this.messages.find((message) => message.id === id)
     await Kit.eventually(`an answer to ${id}`, () => find() !== undefined)
