@@ -8,13 +8,11 @@ import * as Serving from "../kit/gateway/serving.ts"
 
 const metadata = "/.well-known/oauth-protected-resource"
 
+const challenge = new Gateway.Challenge({ status: 401, message: "Say who you are", wwwAuthenticate: "Header x-user" })
+
 const byHeader: Gateway.Authenticator = {
   authenticate: ({ headers }) =>
-    headers["x-user"] === undefined
-      ? Effect.fail(
-        new Gateway.Challenge({ status: 401, message: "Say who you are", wwwAuthenticate: "Header x-user" })
-      )
-      : Effect.succeed({ id: headers["x-user"], claims: {} }),
+    headers["x-user"] === undefined ? Effect.fail(challenge) : Effect.succeed({ id: headers["x-user"], claims: {} }),
   routes: [{ path: metadata, handler: Effect.succeed(HttpServerResponse.text("the metadata")) }]
 }
 
@@ -22,8 +20,7 @@ describe("a custom authenticator", async () => {
   const options = { backends: { a: Kit.counter() }, maxSessionsPerKey: 2 }
   const { origin, url } = await Serving.gateway(options, undefined, byHeader)
 
-  const open = async (user: string) =>
-    (await Kit.initialize(url, { "x-user": user })).headers.get("mcp-session-id") ?? ""
+  const open = (user: string) => Kit.open(url, {}, { "x-user": user })
   const count = (user: string, session: string) => Kit.post(url, session, Kit.toolCall(1, "count"), { "x-user": user })
 
   it("refuses a request with the authenticator's status, message and WWW-Authenticate", async () => {

@@ -20,57 +20,53 @@ const waitForRoom = Effect.fnUntraced(function*(room: Effect.Effect<void>) {
 })
 
 describe("back pressure of one session", () => {
-  const open = Told.open({
-    requestTimeout: Duration.infinity,
-    streamAfter: Duration.infinity,
-    streamLostTimeToLive: Duration.infinity,
-    maxInFlight: 10,
-    replay: { maxEvents: 8, maxBytes: 1000 }
-  })
+  const never = Duration.infinity
+  const times = { requestTimeout: never, streamAfter: never, streamLostTimeToLive: never }
+  const open = Told.open({ ...times, maxInFlight: 10, replay: { maxEvents: 8, maxBytes: 1000 } })
 
-  const streamOf = (reply: Effect.Effect<Reply>) =>
-    Effect.map(reply, (first) => first._tag === "Events" ? first : assert.fail("no stream"))
+  const streamOf = (reply: Reply) => reply._tag === "Events" ? reply : assert.fail("no stream")
   const readers = {
     "the stream of a request": Effect.fnUntraced(function*(bridge: Bridge.Bridge, server: Told.Server) {
       const { reply } = Told.request(bridge, 1)
       server.progress(1)(0)
-      const reader = yield* streamOf(reply)
+      const reader = streamOf(yield* reply)
       assert.lengthOf(yield* reader.take, 1)
       return reader
     }),
-    "a GET stream": (bridge: Bridge.Bridge) =>
-      streamOf(
-        Effect.map(bridge.listen(undefined), (listening) => listening === "TooMany" ? assert.fail() : listening.reply)
-      )
+    "a GET stream": Effect.fnUntraced(function*(bridge: Bridge.Bridge) {
+      const listening = yield* bridge.listen(undefined)
+      return streamOf(listening === "TooMany" ? assert.fail() : listening.reply)
+    })
   }
   const cases = Object.entries(readers).flatMap(([name, read]) => [
     { name, read, left: "messages", size: 0, count: 5 },
     { name, read, left: "bytes", size: 300, count: 2 }
   ])
 
-  it.effect.each(cases)("makes a server wait while the reader of $name leaves half of the buffer's $left unread", (
-    { count, read, size }
-  ) =>
-    Effect.gen(function*() {
-      const { bridge, server } = yield* open
-      const reader = yield* read(bridge, server)
-      const steps = Array.from({ length: count }, (_, i) => i + 1)
-      assert.deepStrictEqual(steps.map(server.progress(1, size)), steps.map((step) => step < count))
-      const waiting = yield* waitForRoom(server.room)
-      const taken = yield* reader.take
-      assert.deepStrictEqual(taken.map(({ text }) => JSON.parse(text).params.progress), steps)
-      yield* Fiber.join(waiting)
-      assert.isTrue(server.progress(1, size)(6))
-    }))
+  it.effect.each(cases)(
+    "a server waits while $name has half of the buffer's $left unread",
+    ({ count, read, size }) =>
+      Effect.gen(function*() {
+        const { bridge, server } = yield* open
+        const reader = yield* read(bridge, server)
+        const steps = Array.from({ length: count }, (_, i) => i + 1)
+        assert.deepStrictEqual(steps.map(server.progress(1, size)), steps.map((step) => step < count))
+        const waiting = yield* waitForRoom(server.room)
+        const taken = yield* reader.take
+        assert.deepStrictEqual(taken.map(({ text }) => JSON.parse(text).params.progress), steps)
+        yield* Fiber.join(waiting)
+        assert.isTrue(server.progress(1, size)(6))
+      })
+  )
 
   it.effect("bounds the buffer of an unread stream while the reader of another stream is behind", () =>
     Effect.gen(function*() {
       const { bridge, server } = yield* open
       const [behind, unread] = [Told.request(bridge, 1), Told.request(bridge, 2)]
       server.progress(1)(0)
-      const reader = yield* streamOf(behind.reply)
+      const reader = streamOf(yield* behind.reply)
       for (let i = 1; i <= 100; i++) assert.isTrue(server.progress(2)(i))
-      const kept = yield* Effect.flatMap(streamOf(unread.reply), ({ take }) => take)
+      const kept = yield* streamOf(yield* unread.reply).take
       assert.deepStrictEqual(kept.map(({ text }) => JSON.parse(text).params.progress), [94, 95, 96, 97, 98, 99, 100])
       assert.lengthOf(yield* reader.take, 1)
     }))

@@ -72,10 +72,12 @@ describe("the state of a back end", async () => {
 describe("the cool-down of a back end", async () => {
   const clock = Clock.make()
   const broken = Kit.counter("--fail-start")
-  const gateway = await Serving.gateway({ backends: { broken, counter: Kit.counter() }, maxSessions: 1 }, clock)
+  // The gateway's own start needs no place.
+  const limits = { maxSessions: 1, maxSessionsPerBackend: 1 }
+  const gateway = await Serving.gateway({ backends: { broken, counter: Kit.counter() }, ...limits }, clock)
 
   const coolDown = async (at: Kit.Running) => {
-    for (let i = 0; i < 3; i++) await Kit.initialize(`${at.origin}/mcp/broken`)
+    for (let i = 0; i < 3; i++) assert.strictEqual((await Kit.initialize(`${at.origin}/mcp/broken`)).status, 502)
     await cooled(at, "broken")
   }
 
@@ -86,7 +88,7 @@ describe("the cool-down of a back end", async () => {
       .reduce((sum, [, count]) => sum + Number(count), 0)
   }
 
-  it("a client refused by the cool-down counts as no launch, and evicts no session", async () => {
+  it("a back end cools down even with one session at most, and a refused client is no launch and evicts no session", async () => {
     const url = `${gateway.origin}/mcp/counter`
     const before = await launchesOfPool()
     await coolDown(gateway)
@@ -94,9 +96,8 @@ describe("the cool-down of a back end", async () => {
     for (let i = 0; i < 5; i++) assert.strictEqual((await Kit.initialize(`${gateway.origin}/mcp/broken`)).status, 503)
     assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
     const overview = await json(`${gateway.origin}/sessions`)
-    const counts = [...overview.backends, overview].map((
-      { launchFailures, launches, name }
-    ) => [name, launches, launchFailures])
+    const countsOf = (each: typeof overview) => [each.name, each.launches, each.launchFailures]
+    const counts = [...overview.backends, overview].map(countsOf)
     assert.deepStrictEqual(counts, [["broken", 3, 3], ["counter", 1, 0], [undefined, 4, 3]])
     assert.strictEqual(await launchesOfPool() - before, 4)
   })

@@ -1,4 +1,4 @@
-/** What the command says once it serves. */
+/** The text that the command prints when it starts to serve. */
 import { Headers } from "effect/http"
 import { assert, describe, it } from "vitest"
 import * as Banner from "../../src/gateway/app/Banner.ts"

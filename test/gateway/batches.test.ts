@@ -70,9 +70,8 @@ describe("batches", () => {
   })
 
   it("a batch gets the answers from before its session ended, and errors for its other calls", async () => {
-    const messages = await Serve.messagesOf(
-      await send(await Kit.open(url), [Kit.toolCall(1, "count"), note, Kit.toolCall(2, "crash")])
-    )
+    const sent = await send(await Kit.open(url), [Kit.toolCall(1, "count"), note, Kit.toolCall(2, "crash")])
+    const messages = await Serve.messagesOf(sent)
     assert.sameMembers(answered(messages), [1, 2])
     assert.isDefined(messages.find(({ id }) => id === 1).result)
     assert.include(messages.find(({ id }) => id === 2).error.message, "exit code 7")
@@ -80,7 +79,7 @@ describe("batches", () => {
 
   it("refuses a batch as a whole if its first message is refused, but delivers notifications before a refused call", async () => {
     const session = await Kit.open(url)
-    // The server's report comes on the stream of what runs.
+    // The server's report arrives on the stream of the running calls.
     const running = Serve.reading(await send(session, calls(7, 8, 9)))
     const heard = async () => {
       const before = Serve.messagesIn(running.text).length

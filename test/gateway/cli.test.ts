@@ -85,10 +85,8 @@ describe("the command line", () => {
     const file = Serving.file("unknown-setting.json", { mcpServers: {}, gateway: { unknownSetting: true } })
     const cases = [["--frob", "--port", "0"], ["--config", file, "--port", "0"]].map((args) => run(args))
     assert.deepStrictEqual(await Promise.all(cases.map(({ exit }) => exit)), [1, 1])
-    assert.deepStrictEqual(
-      cases.map(({ output }) => /frob|gateway\.unknownSetting:/.exec(output())?.[0]),
-      ["frob", "gateway.unknownSetting:"]
-    )
+    const named = cases.map(({ output }) => /frob|gateway\.unknownSetting:/.exec(output())?.[0])
+    assert.deepStrictEqual(named, ["frob", "gateway.unknownSetting:"])
   })
 
   it("prints what to install if its platform is missing, and shows any other error as it is", () => {

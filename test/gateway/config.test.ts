@@ -9,19 +9,10 @@ import * as Settings from "../../src/gateway/settings/Settings.ts"
 import * as Backends from "../../src/gateway/transports/Backends.ts"
 
 const loadText = (text: string, more: Partial<Config.Sources> = {}) =>
-  Config.load({
-    flags: {},
-    environment: { HOST: "example.org" },
-    file: { name: "file.json", text },
-    entries: {},
-    ...more
-  })
+  Config.load({ flags: {}, environment: {}, file: { name: "file.json", text }, entries: {}, ...more })
 
-const load = (
-  mcpServers: unknown,
-  gateway: unknown = {},
-  environment: Record<string, string> = { HOST: "example.org" }
-) => loadText(JSON.stringify({ mcpServers, gateway }), { environment })
+const load = (mcpServers: unknown, gateway: unknown = {}, environment: Record<string, string> = {}) =>
+  loadText(JSON.stringify({ mcpServers, gateway }), { environment })
 
 const valid = (read: ReturnType<typeof load>): Config.Loaded =>
   read instanceof Config.InvalidConfig ? assert.fail(read.message) : read
@@ -49,21 +40,28 @@ describe("a configuration file", () => {
   })
 
   const secret = "sk-1234567890"
+  const noJson = "file.json: the file is not JSON:"
+  const none = "mcpServers: must have at least one back end that is not disabled"
   it.each([
-    [`{ "a": ${secret} }`, "invalid symbol", "1, column 8"],
-    [`{ "a" "${secret}" }`, "colon expected", "1, column 7"],
-    [`{ "a": 1\n "${secret}": 2 }`, "comma expected", "2, column 2"],
-    [`{ "a": "C:\\${secret}" }`, "invalid escape character", "1, column 8"],
-    [`{ "a": "${secret}\n" }`, "unexpected end of string", "1, column 8"],
-    [`{\r\n\t# ${secret}\r\n}`, "invalid symbol", "2, column 2"],
-    ["{ \"a\": {\n", "close brace expected", "2, column 1"],
-    ["", "value expected", "1, column 1"]
-  ])(
-    "a file that is not JSON has one fault with its line and column, which does not quote the text: %j",
-    (text, reason, at) => {
-      assert.deepStrictEqual(faults(loadText(text)), [`file.json: the file is not JSON: ${reason} (line ${at})`])
-    }
-  )
+    [`{ "a": ${secret} }`, `${noJson} invalid symbol (line 1, column 8)`],
+    [`{ "a" "${secret}" }`, `${noJson} colon expected (line 1, column 7)`],
+    [`{ "a": 1\n "${secret}": 2 }`, `${noJson} comma expected (line 2, column 2)`],
+    [`{ "a": "C:\\${secret}" }`, `${noJson} invalid escape character (line 1, column 8)`],
+    [`{ "a": "${secret}\n" }`, `${noJson} unexpected end of string (line 1, column 8)`],
+    [`{\r\n\t# ${secret}\r\n}`, `${noJson} invalid symbol (line 2, column 2)`],
+    ["{ \"a\": {\n", `${noJson} close brace expected (line 2, column 1)`],
+    ["", `${noJson} value expected (line 1, column 1)`],
+    ["[]", "file.json: the file must be a JSON object"],
+    ["{}", "mcpServers: must be an object of back ends by name"],
+    ["{\"mcpServers\":{}}", none],
+    ["{\"mcpServers\":{\"a\":{\"disabled\":true}}}", none],
+    ["{\"servers\":{}}", "servers: unknown; did you mean mcpServers?"],
+    ["{\"mcp_server\":{}}", "mcp_server: unknown; did you mean mcpServers?"],
+    ["{\"mcpServers\":{\"a\":{\"command\":\"run\"}},\"gatewy\":{}}", "gatewy: unknown; did you mean gateway?"],
+    ["{\"mcpServers\":{\"a\":{\"command\":\"run\"}},\"gateway\":[]}", "gateway: must be an object"]
+  ])("refuses a wrong file with one fault, which does not quote the file: %j", (text, fault) => {
+    assert.deepStrictEqual(faults(loadText(text)), [fault])
+  })
 
   it("refuses a file in which an object has a name twice", () => {
     const text = `{
@@ -81,26 +79,9 @@ describe("a configuration file", () => {
     ])
   })
 
-  const none = "mcpServers: must have at least one back end that is not disabled"
-  it.each([
-    ["[]", "file.json: the file must be a JSON object"],
-    ["{}", "mcpServers: must be an object of back ends by name"],
-    ["{\"mcpServers\":{}}", none],
-    ["{\"mcpServers\":{\"a\":{\"disabled\":true}}}", none],
-    ["{\"servers\":{}}", "servers: unknown; did you mean mcpServers?"],
-    ["{\"mcp_server\":{}}", "mcp_server: unknown; did you mean mcpServers?"],
-    ["{\"mcpServers\":{\"a\":{\"command\":\"run\"}},\"gatewy\":{}}", "gatewy: unknown; did you mean gateway?"],
-    ["{\"mcpServers\":{\"a\":{\"command\":\"run\"}},\"gateway\":[]}", "gateway: must be an object"]
-  ])("refuses a wrong file with one fault: %s", (text, fault) => {
-    assert.deepStrictEqual(faults(loadText(text)), [fault])
-  })
-
   it("warns of names that the gateway does not read, at the top of a file and in an entry", () => {
-    const text = JSON.stringify({
-      mcpServers: { a: { command: "run", autoApprove: ["${NONE}"], timeout: 60 } },
-      "a\n": {},
-      servers: {}
-    })
+    const mcpServers = { a: { command: "run", autoApprove: ["${NONE}"], timeout: 60 } }
+    const text = JSON.stringify({ mcpServers, "a\n": {}, servers: {} })
     assert.deepStrictEqual(valid(loadText(text)).warnings, [
       "file.json: the gateway does not read \"a\\n\", \"servers\"; settings belong in \"gateway\"",
       "mcpServers.a.autoApprove: the gateway does not read it",
@@ -303,10 +284,8 @@ describe("a setting", () => {
   it("gives each of several keys half of the sessions, unless maxSessionsPerKey is set", () => {
     const limitOf = (input: Partial<Gateway.GatewayOptions>) =>
       Settings.sessionsPerKey(Effect.runSync(Gateway.config({ backends: servers, maxSessions: 7, ...input })).settings)
-    assert.deepStrictEqual(
-      [{ keys: ["a", "b"] }, { keys: ["a"] }, {}, { keys: ["a", "b"], maxSessionsPerKey: 7 }].map(limitOf),
-      [4, Infinity, Infinity, 7]
-    )
+    const inputs = [{ keys: ["a", "b"] }, { keys: ["a"] }, {}, { keys: ["a", "b"], maxSessionsPerKey: 7 }]
+    assert.deepStrictEqual(inputs.map(limitOf), [4, Infinity, Infinity, 7])
   })
 })
 
@@ -360,8 +339,8 @@ describe("a replica's address", () => {
     assert.deepStrictEqual(read(text), Option.some({ host, port: 8421 }))
   })
 
-  it.each(["http://a:1", " a:1", "a:1 ", "[localhost]:1", "me@a:1", "a:b:1", ":1", "a:", "a:0", "a:65536", ""])(
-    "refuses a wrong address of a replica: %j",
-    (text) => assert.deepStrictEqual(read(text), Option.none())
-  )
+  const wrong = ["http://a:1", " a:1", "a:1 ", "[localhost]:1", "me@a:1", "a:b:1", ":1", "a:", "a:0", "a:65536", ""]
+  it.each(wrong)("refuses a wrong address of a replica: %j", (text) => {
+    assert.deepStrictEqual(read(text), Option.none())
+  })
 })

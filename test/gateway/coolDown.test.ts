@@ -124,17 +124,6 @@ describe("cool-downs of a broken back end", () => {
     assert.include((await shown()).lastFailure, secret)
   })
 
-  it("a broken back end cools down even if it may have only one session", async () => {
-    const { origin, url } = await Serving.gateway({
-      backends: { broken: { command: "false" } },
-      maxSessionsPerBackend: 1
-    })
-    for (let i = 0; i < 3; i++) assert.strictEqual((await Kit.initialize(url)).status, 502)
-    const state = async () => (await Serving.overview(origin)).backends[0].state
-    await Kit.eventually("it cools down", async () => (await state()) === "cooling down")
-    assert.strictEqual((await Kit.initialize(url)).status, 503)
-  })
-
   it("starts that run together and fail count as one failure, even if one of them ends late", () => {
     const { failed, initial } = Cooldown
     const once = failed(initial, initial, "x")

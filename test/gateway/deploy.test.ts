@@ -35,19 +35,20 @@ const checked = async (args: ReadonlyArray<string>, env: Record<string, string>)
   (await runInProcess(["--check", ...args], env)).output.trim()
 const valid = "The configuration is valid. Back ends: counter"
 
-/** The lines `Name=value` of a unit, `[Section]` and comments. */
-const unit = read("mcp-gateway.service")
-const inUnit = (name: string): string => new RegExp(`^${name}=(.*)$`, "m").exec(unit)?.[1] ?? ""
+/** The rest of each line that begins with a prefix. */
+const linesOf = (text: string, prefix: string): ReadonlyArray<string> =>
+  [...text.matchAll(new RegExp(`^ *${prefix}(.*)$`, "gm"))].map(([, rest = ""]) => rest)
 
+const unit = read("mcp-gateway.service")
+const inUnit = (name: string): string => linesOf(unit, `${name}=`)[0] ?? ""
 const dockerfile = read("Dockerfile")
-const instruction = (name: string): ReadonlyArray<string> =>
-  [...dockerfile.matchAll(new RegExp(`^${name} (.*)$`, "gm"))].map(([, rest = ""]) => rest)
+const instruction = (name: string) => linesOf(dockerfile, `${name} `)
 const entrypoint: ReadonlyArray<string> = JSON.parse(instruction("ENTRYPOINT")[0] ?? "")
 /** The arguments of the image's gateway, with the file that is there on this machine. */
 const inImage = (more: ReadonlyArray<string>): ReadonlyArray<string> =>
   [...entrypoint.slice(1), ...more].map((arg) => arg === "servers.json" ? servers : arg)
 
-// What is written in a document.
+// A parsed document.
 // oxlint-disable-next-line typescript/no-explicit-any
 type Document = any
 const parse = (text: string): Document => Yaml.parse(text)
@@ -80,9 +81,7 @@ describe("the systemd unit", () => {
     assert.deepStrictEqual(words.slice(at), [program, "--config", "/etc/mcp/servers.json"])
     // systemd hands the file of keys over, because the gateway's user may not read it in `/etc`.
     const [credential = "", file] = inUnit("LoadCredential").split(":")
-    const { HOME: kept, ...env } = Object.fromEntries(
-      [...unit.matchAll(/^Environment=(\w+)=(.*)$/gm)].map(([, name = "", value = ""]) => [name, value])
-    )
+    const { HOME: kept, ...env } = Object.fromEntries(linesOf(unit, "Environment=").map((line) => line.split("=")))
     assert.deepStrictEqual([env, file], [{ GATEWAY_KEYS_FILE: `%d/${credential}` }, "/etc/mcp/keys"])
     assert.strictEqual(kept, `%S/${inUnit("StateDirectory")}`)
     assert.include(unit, " GATEWAY_ADMIN_KEYS=")
@@ -129,9 +128,10 @@ describe("the Compose file", () => {
       assert.include(dockerfile, `docker build -t ${image} .`)
       assert.strictEqual(command[command.indexOf("--replica-address") + 1], `${name}:${defaults.replica}`)
       assert.strictEqual(command[command.indexOf("--replica-listen") + 1], `0.0.0.0:${defaults.replica}`)
-      const env = Object.fromEntries(
-        Object.entries<string>(environment).map(([name, value]) => [name, value.replace(/^\$\{\w+\}$/, secret)])
-      )
+      const filled = Object.entries<string>(environment).map((
+        [name, value]
+      ) => [name, value.replace(/^\$\{\w+\}$/, secret)])
+      const env = Object.fromEntries(filled)
       assert.strictEqual(new URL(env["DATABASE_URL"] ?? "").hostname, "database")
       // Without the flag `--cluster` the command would need no database.
       assert.strictEqual(await checked(inImage(command), env), valid)
@@ -146,17 +146,14 @@ describe("the Compose file", () => {
     assert.deepStrictEqual(database.volumes, [`${volume}:/var/lib/postgresql/data`])
   })
 
-  it.skipIf(!areInstalled("openssl"))(
-    "says how to make the file .env with each value that the Compose file reads",
-    () => {
-      const make = read("compose.yaml").split("\n").find((line) => line.endsWith(" > .env"))?.slice(1) ?? ""
-      execFileSync("bash", ["-c", make], { cwd: folder })
-      const made = readFileSync(join(folder, ".env"), "utf8").trimEnd().split("\n").map((line) => line.split("="))
-      const taken = Object.values<string>(one.environment).filter((value) => value.startsWith("${"))
-      assert.deepStrictEqual(made.map(([name]) => `\${${name}}`), taken)
-      for (const [, value = ""] of made) assert.lengthOf(value, 64)
-    }
-  )
+  it.skipIf(!areInstalled("openssl"))("says how to make the file .env with each value that it reads", () => {
+    const make = read("compose.yaml").split("\n").find((line) => line.endsWith(" > .env"))?.slice(1) ?? ""
+    execFileSync("bash", ["-c", make], { cwd: folder })
+    const made = readFileSync(join(folder, ".env"), "utf8").trimEnd().split("\n").map((line) => line.split("="))
+    const taken = Object.values<string>(one.environment).filter((value) => value.startsWith("${"))
+    assert.deepStrictEqual(made.map(([name]) => `\${${name}}`), taken)
+    for (const [, value = ""] of made) assert.lengthOf(value, 64)
+  })
 
   it("the balancer sends requests to both replicas if they are ready, and closes idle connections before they do", () => {
     expect(balancer).toMatchObject({
@@ -168,7 +165,7 @@ describe("the Compose file", () => {
     const [, targets = "", directives = ""] =
       /^:8420 \{\n {2}reverse_proxy ([^{]*) \{\n([\s\S]*)\n {2}\}\n\}\n$/.exec(compose.configs.balancer.content) ?? []
     assert.deepStrictEqual(targets.split(" "), [one, two].map(({ hostname }) => `${hostname}:${defaults.port}`))
-    const directive = (name: string) => new RegExp(`^ +${name} (.*)$`, "m").exec(directives)?.[1]
+    const directive = (name: string) => linesOf(directives, `${name} `)[0]
     const [host] = probe.httpHeaders
     assert.deepStrictEqual([directive("health_uri"), directive(host.name)], [probe.path, host.value])
     // Twice while a replica that stops still serves.
@@ -283,12 +280,9 @@ describe("the nginx configuration", () => {
     writeFileSync(included, location.replace(`http://127.0.0.1:${defaults.port}`, target))
     const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
       .map((name) => `${name}_temp_path ${join(folder, name)};`)
-    writeFileSync(
-      own,
-      `daemon off; master_process off; pid ${join(folder, "nginx.pid")}; error_log stderr emerg; events {}
-http { access_log off; ${temporary.join(" ")}
-  server { listen 127.0.0.1:${port}; server_name example.com; include ${included}; } }\n`
-    )
+    const main = `daemon off; master_process off; pid ${join(folder, "nginx.pid")}; error_log stderr emerg; events {}`
+    const server = `server { listen 127.0.0.1:${port}; server_name example.com; include ${included}; }`
+    writeFileSync(own, `${main}\nhttp { access_log off; ${temporary.join(" ")} ${server} }\n`)
     const child = spawn("nginx", ["-c", own], { stdio: "inherit" })
     onTestFinished(() => void child.kill("SIGTERM"))
     await Kit.eventually("nginx listens", () => fetch(`http://127.0.0.1:${port}/`).then(() => true, () => false))

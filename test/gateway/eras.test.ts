@@ -157,9 +157,8 @@ describe("shared processes", () => {
     const users = PeerOwner.readUsers(FileSystem.makeNoop({ readFileString: read }))
     // An interrupted caller does not take the read from the others.
     const first = Effect.timeoutOption(users, 0)
-    await Effect.runPromise(
-      Effect.all([first, ...Array.from({ length: 1000 }, () => users)], { concurrency: "unbounded" })
-    )
+    const all = Effect.all([first, ...Array.from({ length: 1000 }, () => users)], { concurrency: "unbounded" })
+    await Effect.runPromise(all)
     assert.strictEqual(reads, 1)
     await Effect.runPromise(users)
     assert.strictEqual(reads, 2)
@@ -174,10 +173,9 @@ describe("shared processes", () => {
       "   3: 00000000000000000000000001000000:C352 00000000000000000000000001000000:1F90 01 0:0 0:0 0 1001 0 4 1",
       "   4: 0000000000000000FFFF00000100007F:C353 0000000000000000FFFF00000100007F:1F90 01 0:0 0:0 0 1002 0 5 1"
     ].join("\n")
-    assert.deepStrictEqual(
-      [0xc350, 0xc351, 0xc352, 0xc353, 0xc354].map((port) => PeerOwner.usersOf(table).get(`${port}:8080`)),
-      [33, undefined, 1001, 1002, undefined]
-    )
+    const ports = [0xc350, 0xc351, 0xc352, 0xc353, 0xc354]
+    const users = ports.map((port) => PeerOwner.usersOf(table).get(`${port}:8080`))
+    assert.deepStrictEqual(users, [33, undefined, 1001, 1002, undefined])
     // Another user's socket with the same ports, on another loopback address.
     const twice = `${table}\n   5: 0200007F:C350 0100007F:1F90 01 0:0 0:0 0 1000 0 6 1`
     assert.isUndefined(PeerOwner.usersOf(twice).get("50000:8080"))

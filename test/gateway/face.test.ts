@@ -5,9 +5,7 @@ import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 
-type Client =
-  | Eras.Connected<Awaited<ReturnType<typeof Eras.modern>>["client"]>
-  | Awaited<ReturnType<typeof Eras.legacy>>
+type Client = Awaited<ReturnType<typeof Eras.modern | typeof Eras.legacy>>
 
 const kinds = ["stdio", "http"] as const
 
@@ -48,14 +46,12 @@ describe.each(kinds)("clients of both eras of a modern server on %s", async (kin
     }))
 
   it("the server sees the name and the capabilities of a client of either era", async () => {
-    await bothWith({ elicitation: { form: {} }, roots: {} }, async ({ call, client }) => {
+    const capabilities = { elicitation: { form: {} }, roots: {} }
+    await bothWith(capabilities, async ({ call, client }) => {
       const { envelope } = JSON.parse(await call("whoami"))
       const name = client instanceof ModernClient ? "modern" : "legacy"
       assert.strictEqual(envelope["io.modelcontextprotocol/clientInfo"].name, name)
-      assert.deepStrictEqual(envelope["io.modelcontextprotocol/clientCapabilities"], {
-        elicitation: { form: {} },
-        roots: {}
-      })
+      assert.deepStrictEqual(envelope["io.modelcontextprotocol/clientCapabilities"], capabilities)
     })
   })
 
@@ -128,22 +124,18 @@ describe.each(kinds)("clients of both eras of a modern server on %s", async (kin
     assert.sameMembers([...new Set(heard.changes)], ["tools", "test://watched"])
     await client.unsubscribeResource({ uri: "test://watched" })
     // Notifications keep their order, so all of the first change's arrive before the second's.
+    const toolChanges = () => heard.changes.filter((each) => each === "tools").length
     const toldOfTwo = async () => {
       heard.changes.length = 0
       for (const count of [1, 2]) {
         await call("change")
-        await Kit.eventually(
-          "the tools have changed",
-          () => heard.changes.filter((each) => each === "tools").length >= count
-        )
+        await Kit.eventually("the tools have changed", () => toolChanges() >= count)
       }
       return heard.changes.slice(0, heard.changes.lastIndexOf("tools") + 1)
     }
     // The gateway keeps the old listen for half a second.
-    await Kit.eventually(
-      "the resource is told of no longer",
-      async () => !(await toldOfTwo()).includes("test://watched")
-    )
+    const isUnwatched = async () => !(await toldOfTwo()).includes("test://watched")
+    await Kit.eventually("the resource is told of no longer", isUnwatched)
     assert.deepStrictEqual(await toldOfTwo(), ["tools", "tools"])
   })
 

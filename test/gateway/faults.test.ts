@@ -1,6 +1,5 @@
 /** Each fault of `npm run faults` once. */
-import { afterAll, assert, beforeAll, describe, it, vi } from "vitest"
-import type { Attacked } from "../kit/faults/faults.ts"
+import { afterAll, assert, describe, it, vi } from "vitest"
 import * as Faults from "../kit/faults/faults.ts"
 import * as FaultKinds from "../kit/faults/kinds.ts"
 import { shortOrLong } from "../kit/long.ts"
@@ -12,11 +11,8 @@ const size = { sessions: shortOrLong(4, 6), requests: 10 }
 // These tests start whole gateways, which takes long on a busy machine.
 vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 })
 
-describe("faults of back ends and clients", () => {
-  let attacked: Attacked
-  beforeAll(async () => {
-    attacked = await Faults.start()
-  })
+describe("faults of back ends and clients", async () => {
+  const attacked = await Faults.start()
   afterAll(async () => {
     await Faults.stop(attacked)
     assert.deepStrictEqual(attacked.failures, [])

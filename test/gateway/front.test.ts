@@ -28,14 +28,11 @@ const arrayFront = (lines: ReadonlyArray<string>, said: Array<string>): Front =>
   }, Effect.orDie)
 })
 
-const started = Effect.map(
-  Layer.build(
-    Gateway.layer({ backends: { counter: Kit.counter() }, environment: process.env }).pipe(
-      Layer.provide([HttpRouter.layer, NodeServices.layer])
-    )
-  ),
-  (services) => Context.get(services, Gateway.Gateway)
-)
+const started = Effect.gen(function*() {
+  const layer = Gateway.layer({ backends: { counter: Kit.counter() }, environment: process.env })
+  const services = yield* Layer.build(Layer.provide(layer, [HttpRouter.layer, NodeServices.layer]))
+  return Context.get(services, Gateway.Gateway)
+})
 
 describe("a front without HTTP", () => {
   it.live("opens a session, makes calls in it and ends it through the broker", () =>

@@ -10,9 +10,6 @@ import * as Command from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 
-/** For a test that starts the command many times, on a busy machine. */
-const slow = 120_000
-
 const directory = Serving.directory()
 /** A link to itself. A look at it is an error, as in a directory without search permission. */
 const loop = join(directory, "loop")
@@ -25,6 +22,12 @@ const colourless = { NO_COLOR: "", FORCE_COLOR: "", TERM: "xterm" }
 const said = (args: ReadonlyArray<string>, env: Record<string, string> = {}) =>
   Command.runInProcess(args, { ...colourless, ...env })
 const escape = "\u001b"
+/** The output of a command that exits with 0. */
+const printed = async (args: ReadonlyArray<string>, env?: Record<string, string>) => {
+  const { exit, output } = await said(args, env)
+  assert.strictEqual(exit, 0)
+  return output
+}
 /** The flags of all settings, and the command's own. */
 const flags = Object.keys(Settings.all).filter((name) => !Settings.secret.includes(name))
   .map((name) => `--${Settings.flagName(name)}`)
@@ -32,8 +35,7 @@ const flags = Object.keys(Settings.all).filter((name) => !Settings.secret.includ
 
 describe("--help", () => {
   it("--help lists every flag and default, and its examples use flags that exist", async () => {
-    const { exit, output } = await said(["--help"])
-    assert.strictEqual(exit, 0)
+    const output = await printed(["--help"])
     for (const flag of flags) assert.include(output, `${flag} `)
     const examples = output.slice(output.indexOf("EXAMPLES"))
     assert.isAtLeast(examples.split("  # ").length, 5)
@@ -51,6 +53,7 @@ describe("errors of the command", async () => {
   const taken = new URL(await Serving.upstream(() => {})).port
   const [cert, empty, blank] = [certificate, Serving.file("empty.pem", ""), Serving.file("blank.pem", "\n")]
   const notExecutable = fileOf("help-mode.json", { command: Serving.file("help-mode.txt", "x") })
+  const noDirectory = fileOf("help-cwd.json", { command: "sh", cwd: "/no/place" })
   const cases: ReadonlyArray<readonly [args: ReadonlyArray<string>, ...parts: ReadonlyArray<string>]> = [
     [["--frob"], "--frob", "effect-session-pool --help"],
     [["--era", "both"], "--era", "\"auto\" | \"legacy\" | \"modern\""],
@@ -71,17 +74,9 @@ describe("errors of the command", async () => {
     [["--", "sh -c true"], "no program \"sh -c true\"", "without quotes around them all"],
     [["--check", "--config", fileOf("help-words.json", { command: "npx -y a" })], "arguments belong in \"args\""],
     [["--check", "--config", fileOf("help-loop.json", { command: `${loop}/x` })], "a: there is no program"],
-    [
-      ["--check", "--config", fileOf("help-cwd.json", { command: "sh", cwd: "/no/place" })],
-      "no directory \"/no/place\""
-    ],
+    [["--check", "--config", noDirectory], "no directory \"/no/place\""],
     [["--check", "--config", notExecutable], "help-mode.txt\" may not be run", "chmod +x", "name its interpreter"],
-    [
-      ["--keys-file", "/no/keys", "--tls-cert", "x.pem", "--cluster"],
-      "/no/keys",
-      "--tls-key FILE",
-      "--cluster needs more"
-    ],
+    [["--keys-file", "/no/keys", "--tls-cert", "x", "--cluster"], "/no/keys", "--tls-key FILE", "--cluster needs more"],
     [["--keys-file", Serving.file("no-keys.txt", "# none yet\n\n")], "holds no key"],
     [["--host", "0.0.0.0", "--port", "0"], "--insecure"],
     [["--host", "0x0", "--", process.execPath], "Other machines reach 0x0"],
@@ -102,10 +97,8 @@ describe("errors of the command", async () => {
     assert.notInclude(output, "    at ")
     assert.notInclude(output, "secret@")
   }
-  it.each(cases.map(([args, ...parts]) => ({ args, parts })))(
-    "the command fails and prints what to do next: $args",
-    ({ args, parts }) => fails(args, parts)
-  )
+  const rows = cases.map(([args, ...parts]) => ({ args, parts }))
+  it.each(rows)("the command fails and prints what to do next: $args", ({ args, parts }) => fails(args, parts))
 
   it("a replica prints what it lacks, without the database's password", async () => {
     const known = {
@@ -115,21 +108,17 @@ describe("errors of the command", async () => {
     const address = "127.0.0.1:8421"
     const noDatabase = { ...known, DATABASE_URL: "//me:secret@localhost" }
     const stateKey = "GATEWAY_STATE_KEY, a secret of at least 32 characters"
-    const replica = (
-      address: string,
-      parts: ReadonlyArray<string>,
-      env: object = known,
-      ...more: ReadonlyArray<string>
-    ) => fails(["--cluster", "--replica-address", address, "--port", "0", ...more], parts, env)
-    await replica(address, ["--cluster needs more", stateKey, "openssl rand -hex 32"], {})
-    await replica("0.0.0.0:8421", ["cannot reach 0.0.0.0"])
-    await replica("[::]:8421", ["cannot reach ::"])
-    await replica("0:8421", ["cannot reach 0."])
-    await replica("8421", ["--replica-address must be host:port"])
-    await replica(address, ["must be at least 5 seconds"], known, "--shard-lock-expiration", "4 seconds")
-    await replica(address, ["must be finite"], known, "--shard-lock-expiration", "infinity")
-    await replica(address, ["The database cannot be used (Error: connect ECONNREFUSED 127.0.0.1:1)"])
-    await replica(address, ["The database cannot be used"], noDatabase)
+    const replica = (address: string, env: object, parts: ReadonlyArray<string>, ...more: ReadonlyArray<string>) =>
+      fails(["--cluster", "--replica-address", address, "--port", "0", ...more], parts, env)
+    await replica(address, {}, ["--cluster needs more", stateKey, "openssl rand -hex 32"])
+    await replica("0.0.0.0:8421", known, ["cannot reach 0.0.0.0"])
+    await replica("[::]:8421", known, ["cannot reach ::"])
+    await replica("0:8421", known, ["cannot reach 0."])
+    await replica("8421", known, ["--replica-address must be host:port"])
+    await replica(address, known, ["must be at least 5 seconds"], "--shard-lock-expiration", "4 seconds")
+    await replica(address, known, ["must be finite"], "--shard-lock-expiration", "infinity")
+    await replica(address, known, ["The database cannot be used (Error: connect ECONNREFUSED 127.0.0.1:1)"])
+    await replica(address, noDatabase, ["The database cannot be used"])
   })
 
   it("warns of short keys and of a keys file that others may read, without printing a key", async () => {
@@ -138,8 +127,7 @@ describe("errors of the command", async () => {
     const warned = async (mode: number, keys: string) => {
       chmodSync(file, mode)
       const args = ["--check", "--keys-file", file, "--", process.execPath]
-      const { exit, output } = await said(args, { GATEWAY_KEYS: keys, GATEWAY_ADMIN_KEYS: keys })
-      assert.strictEqual(exit, 0)
+      const output = await printed(args, { GATEWAY_KEYS: keys, GATEWAY_ADMIN_KEYS: keys })
       assert.notMatch(output, /short-\d/)
       return output.split("\n").filter((line) => line.startsWith("Warning: "))
     }
@@ -174,9 +162,7 @@ describe("warnings and logs in a pipe", async () => {
 
 describe("--completions", () => {
   it("prints a script for bash that completes flags and the choices of a flag", async () => {
-    const { exit, output } = await said(["--completions", "bash"])
-    assert.strictEqual(exit, 0)
-    const file = Serving.file("completions.bash", output)
+    const file = Serving.file("completions.bash", await printed(["--completions", "bash"]))
     const completed = (...words: ReadonlyArray<string>) => {
       const line = ["effect-session-pool", ...words]
       const ask = `source ${file}
@@ -193,8 +179,7 @@ describe("--completions", () => {
 
   for (const [shell, first, check] of [["zsh", "#compdef", "-n"], ["fish", "###-begin", "--no-execute"]] as const) {
     it(`prints a script for ${shell} with every flag`, async () => {
-      const { exit, output } = await said(["--completions", shell])
-      assert.strictEqual(exit, 0)
+      const output = await printed(["--completions", shell])
       assert.isTrue(output.startsWith(first))
       for (const flag of flags) assert.include(output, flag.slice(2))
       const installed = Programs.find(shell, undefined, process.env["PATH"]) !== undefined
@@ -236,7 +221,8 @@ describe("colours", () => {
       assert.include(coloured, escape, args)
       assert.notInclude(plain, escape, args)
     }
-  }, slow)
+    // The test starts the command six times, which takes long on a busy machine.
+  }, 120_000)
 
   it("the stream, NO_COLOR, FORCE_COLOR and TERM decide about colours", () => {
     const decide = (isTTY: boolean, env: Record<string, string>) => CommandOutput.hasColors({ isTTY }, env)

@@ -48,14 +48,10 @@ describe("hosts", () => {
 })
 
 type Options = Omit<GatewayOptions, "backends">
+type Values = ReadonlyArray<string>
 
 /** Starts a gateway that must answer with 200 to some values of a header, and with 403 to others. */
-const checks = async (
-  options: Options,
-  header: string,
-  granted: ReadonlyArray<string>,
-  refused: ReadonlyArray<string>
-) => {
+const checks = async (options: Options, header: string, granted: Values, refused: Values) => {
   const { origin } = await Serve.gateway({ backends: {}, ...options })
   for (const value of [...granted, ...refused]) {
     const { status } = await Serve.ask(origin, "/health", { [header]: value }, "GET")

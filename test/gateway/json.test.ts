@@ -58,9 +58,8 @@ describe("numbers that a double cannot hold", () => {
     const huge = "12345678901234567890"
     const error = JsonRpc.read(`{"jsonrpc":"2.0","id":${huge},"error":{"code":${huge},"message":"x"}}`)
     assert.strictEqual(error?._tag === "Response" && JsonRpc.codeOf(error.error), Number(huge))
-    const initialize = JsonRpc.read(
-      `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"clientInfo":{"name":"a","version":${huge}}}}`
-    )
+    const clientInfo = `{"name":"a","version":${huge}}`
+    const initialize = JsonRpc.read(`{"jsonrpc":"2.0","id":1,"method":"x","params":{"clientInfo":${clientInfo}}}`)
     const params = initialize?._tag === "Request" ? initialize.params : undefined
     assert.strictEqual(Modern.nameOf(Json.field(params, "clientInfo")), "a")
     const declared = new Map([["tool", [{ path: ["n"], header: "N" }]]])

@@ -13,13 +13,9 @@ afterAll(() => modern.client.close())
 describe("a legacy HTTP server", () => {
   it("clients of both eras use a legacy HTTP server at the same time, each in its own upstream session", async () => {
     const legacy = await Eras.legacy(url)
-    const results = await Promise.all([
-      modern.call("test_simple_text"),
-      legacy.call("test_simple_text"),
-      modern.call("test_tool_with_progress"),
-      legacy.call("test_tool_with_progress")
-    ])
-    assert.strictEqual(results[0], results[1])
+    const names = ["test_simple_text", "test_tool_with_progress"]
+    const [one, other] = await Promise.all(names.flatMap((name) => [modern.call(name), legacy.call(name)]))
+    assert.strictEqual(one, other)
     assert.deepStrictEqual(modern.heard.progress, [0, 50, 100])
     assert.deepStrictEqual(legacy.heard.progress, [0, 50, 100])
     await legacy.client.close()

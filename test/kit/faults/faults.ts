@@ -2,9 +2,7 @@
  * A gateway in trouble: the command with real processes behind it, clients that keep count of every answer, and the faults
  * that are done to both. `test/gateway/faults.test.ts` does each once, `npm run faults` all of them again and again by a seed.
  */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { readdirSync, readFileSync } from "node:fs"
 import * as Kit from "../gateway/gateway.ts"
 import * as Serving from "../gateway/serving.ts"
 
@@ -42,18 +40,11 @@ const backends = {
 
 /** The command with back ends of every kind; `descriptors`: it may open no more files and sockets than that. */
 export const start = async (args: ReadonlyArray<string> = [], descriptors?: number): Promise<Attacked> => {
-  const directory = mkdtempSync(join(tmpdir(), "gateway-"))
-  const file = join(directory, "faults.json")
-  writeFileSync(file, JSON.stringify({ mcpServers: backends }))
-  const run = Kit.run(
-    ["--port", "0", "--config", file, "--close-grace", "100 millis", "--write-timeout", "500 millis"]
-      // Connections that wait for a next request are no handles that are left.
-      .concat(["--keep-alive-timeout", "1 second", ...args]),
-    {},
-    descriptors
-  )
-  const { origin } = new URL(await Kit.urlOf(run))
-  rmSync(directory, { recursive: true })
+  const flags = ["--close-grace", "100 millis", "--write-timeout", "500 millis"]
+    // Connections that wait for a next request are no handles that are left.
+    .concat(["--keep-alive-timeout", "1 second", ...args])
+  const run = await Kit.runServers(backends, flags, {}, descriptors)
+  const { origin } = new URL(run.url)
   return {
     run,
     origin,

@@ -1,7 +1,7 @@
 /** Random JSON, messages and bodies for the fuzz. */
 import type { Random } from "../random.ts"
 
-/** How deep JSON is nested, brackets in its strings aside; by the text, for a value lacks what a doubled name had first. */
+/** The depth of a JSON text. A parsed value would lack the first of two members with one name. */
 export const levelsOf = (json: string): number => {
   let [depth, deepest] = [0, 0]
   for (const [bracket] of json.replace(/"(?:[^"\\]|\\.)*"/g, "").matchAll(/[{}[\]]/g)) {

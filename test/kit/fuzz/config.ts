@@ -66,30 +66,25 @@ export const make = (seed: number, index: number): string => {
 /** A fault or a warning: a path and a message, on one line. */
 const told = /^\S.*: \S.*$/
 
-/** Reads a configuration. Returns whether it is valid, and the failure of the gateway if there is one. */
-const check = (text: string): { readonly isValid: boolean; readonly failure: string | undefined } => {
-  try {
-    const file = { name: "file.json", text }
-    const read = Config.load({ flags: {}, environment: { SET: secret }, file, entries: {} })
-    const isValid = !(read instanceof Config.InvalidConfig)
-    const messages = isValid ? read.warnings : read.faults
-    const unfit = messages.find((message) => !told.test(message) || message.includes(secret))
-    if (!isValid && messages.length === 0) return { isValid, failure: "it is refused without a fault" }
-    return { isValid, failure: unfit === undefined ? undefined : `it says ${JSON.stringify(unfit)}` }
-  } catch (error) {
-    return { isValid: false, failure: `it throws ${error instanceof Error ? error.stack : String(error)}` }
-  }
-}
-
 /** Reads configurations in this process. Returns each failure, and the number of valid ones. */
 export const run = (seed: number, from: number, count: number) => {
   const failures: Array<string> = []
   let valid = 0
   for (let index = from; index < from + count && failures.length <= 20; index++) {
     const text = make(seed, index)
-    const { failure, isValid } = check(text)
-    if (isValid) valid++
-    if (failure !== undefined) failures.push(`configuration case ${index}: ${failure}\n  ${text.slice(0, 2000)}`)
+    const fail = (reason: string) => failures.push(`configuration case ${index}: ${reason}\n  ${text.slice(0, 2000)}`)
+    try {
+      const file = { name: "file.json", text }
+      const read = Config.load({ flags: {}, environment: { SET: secret }, file, entries: {} })
+      const isValid = !(read instanceof Config.InvalidConfig)
+      const messages = isValid ? read.warnings : read.faults
+      if (isValid) valid++
+      else if (messages.length === 0) fail("it is refused without a fault")
+      const unfit = messages.find((message) => !told.test(message) || message.includes(secret))
+      if (unfit !== undefined) fail(`it says ${JSON.stringify(unfit)}`)
+    } catch (error) {
+      fail(`it throws ${error instanceof Error ? error.stack : String(error)}`)
+    }
   }
   return { failures, valid }
 }

@@ -2,12 +2,11 @@
  * Random requests to a real gateway. Each request says which statuses are allowed: those of its wrong parts, or of success if
  * no part is wrong. Its number and the seed alone make a request, so one can be sent again.
  */
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { readdirSync } from "node:fs"
 import * as Kit from "../gateway/gateway.ts"
 import type { RawResponse } from "../gateway/rawHttp.ts"
 import * as Raw from "../gateway/rawHttp.ts"
+import * as Serving from "../gateway/serving.ts"
 import type { Random } from "../random.ts"
 import * as Random_ from "../random.ts"
 import * as Bodies from "./bodies.ts"
@@ -65,12 +64,11 @@ const mcp = (random: Random): Case => {
     head: `${method} ${path} HTTP/1.1\r\n${headers.join("")}${extra}${isPost ? length : ""}\r\n`,
     body: length.startsWith("T") && isPost ? chunked(random, body) : body,
     opens: body.includes("initialize"),
-    statuses: [...(found.length > 0 ? found : success(method)), ...inside(method, body, outer.length > 0)]
+    statuses: [...(found.length > 0 ? found : success[method] ?? []), ...inside(method, body, outer.length > 0)]
   }
 }
 
-const success = (method: string): ReadonlyArray<number> =>
-  method === "POST" ? [200, 202] : method === "GET" ? [200] : []
+const success: Record<string, ReadonlyArray<number>> = { POST: [200, 202], GET: [200] }
 
 /** The further statuses that the method and the body allow. `isOutside`: the host, the origin or the key is wrong. */
 const inside = (method: string, body: Buffer, isOutside: boolean): ReadonlyArray<number> => {
@@ -148,28 +146,17 @@ export const make = (seed: number, index: number): Case => {
 const keys = { ours: "our-key-0123456789", theirs: "their-key-0123456789", admin: "admin-key-0123456789" }
 
 const start = async () => {
-  const directory = mkdtempSync(join(tmpdir(), "gateway-"))
-  const file = join(directory, "fuzz.json")
-  writeFileSync(file, JSON.stringify({ mcpServers: { a: Kit.counter(), b: Kit.counter() } }))
-  const gateway = Kit.run(
-    ["--port", "0", "--config", file, "--allowed-origins", Parts.listedOrigin].concat(
-      ["--max-body-bytes", String(Parts.limits.bodyBytes), "--max-header-bytes", String(Parts.limits.headerBytes)],
-      // Otherwise idle connections would count as handles that are left.
-      ["--keep-alive-timeout", "1 second"]
-    ),
-    { GATEWAY_KEYS: `${keys.ours},${keys.theirs}`, GATEWAY_ADMIN_KEYS: keys.admin }
-  )
-  const url = await Kit.urlOf(gateway)
-  rmSync(directory, { recursive: true })
+  const { bodyBytes, headerBytes } = Parts.limits
+  const flags = ["--max-body-bytes", String(bodyBytes), "--max-header-bytes", String(headerBytes)]
+    // Otherwise idle connections would count as handles that are left.
+    .concat(["--keep-alive-timeout", "1 second", "--allowed-origins", Parts.listedOrigin])
+  const env = { GATEWAY_KEYS: `${keys.ours},${keys.theirs}`, GATEWAY_ADMIN_KEYS: keys.admin }
+  const gateway = await Kit.runServers({ a: Kit.counter(), b: Kit.counter() }, flags, env)
+  const { url } = gateway
   const elsewhere = url.replace("/mcp/a", "/mcp/b")
-  const open = async (at: string, key: string) => {
-    const response = await Kit.initialize(at, Kit.bearer(key))
-    await response.text()
-    return String(response.headers.get("mcp-session-id"))
-  }
+  const open = (at: string, key: string) => Kit.open(at, {}, Kit.bearer(key))
   const end = async (session: string) => {
-    const headers = { "mcp-session-id": session, ...Kit.bearer(keys.ours) }
-    await (await fetch(url, { method: "DELETE", headers })).text()
+    await (await Serving.remove(url, session, Kit.bearer(keys.ours))).text()
   }
   const ended = await open(url, keys.ours)
   await end(ended)
@@ -200,11 +187,11 @@ const countOn = async ({ failures, others }: Target): Promise<void> => {
 }
 
 const stateOf = async ({ gateway, url }: Target) => {
-  const { sessions } = await (await fetch(new URL("/sessions", url), { headers: Kit.bearer(keys.admin) })).json()
+  const { sessions } = await Serving.overview(new URL(url).origin, Kit.bearer(keys.admin))
   const pid = gateway.child.pid ?? 0
   return {
     sessions: sessions.length,
-    busy: sessions.filter((each: { inFlight: number; streams: number }) => each.inFlight + each.streams > 0).length,
+    busy: sessions.filter(({ inFlight, streams }) => inFlight + streams > 0).length,
     processes: Kit.descendants(pid).length,
     handles: readdirSync(`/proc/${pid}/fd`).length
   }

@@ -10,7 +10,7 @@ export const limits = { bodyBytes: 20_000, headerBytes: 8192 }
 export const listedOrigin = "https://app.example.com"
 
 /** The values of a header, between bars. `(none)` leaves the header out, `(again)` repeats it. */
-const header = (name: string, status: number, good: string, bad: string): Part => {
+const header = (name: string, status: number, { bad, good }: { readonly good: string; readonly bad: string }): Part => {
   const lines = (values: string) =>
     values.split("|").map((value) => value.trim()).map((value) =>
       value === "(none)" ? "" : `${name}: ${value.replace("(again) ", `\r\n${name}: `)}\r\n`
@@ -18,29 +18,24 @@ const header = (name: string, status: number, good: string, bad: string): Part =
   return { status, good: lines(good), bad: lines(bad) }
 }
 
-/** Who fails one of these three learns nothing else. */
+/** A request that fails one of these three gets no other refusal. */
 export const outer: ReadonlyArray<Part> = [
-  header(
-    "Host",
-    403,
-    "127.0.0.1 | localhost | LocalHost:1 | [::1]:99 | 127.0.0.1:0000",
-    `evil.example | | 127.0.0.1.evil.example | localhost:8420@evil | 127.0.0.1:x | ::1 | localhost, evil | \xff\xfe |
+  header("Host", 403, {
+    good: "127.0.0.1 | localhost | LocalHost:1 | [::1]:99 | 127.0.0.1:0000",
+    bad:
+      `evil.example | | 127.0.0.1.evil.example | localhost:8420@evil | 127.0.0.1:x | ::1 | localhost, evil | \xff\xfe |
     __proto__ | ${"h".repeat(2000)} | http://127.0.0.1 | 127.0.0.1/`
-  ),
-  header(
-    "Origin",
-    403,
-    `(none) | (none) | ${listedOrigin} | http://localhost:3000 | HTTPS://127.0.0.1`,
-    `https://evil.example | null | | ${listedOrigin}.evil.example | http://127.0.0.1@evil.example | \xe9 |
+  }),
+  header("Origin", 403, {
+    good: `(none) | (none) | ${listedOrigin} | http://localhost:3000 | HTTPS://127.0.0.1`,
+    bad: `https://evil.example | null | | ${listedOrigin}.evil.example | http://127.0.0.1@evil.example | \xe9 |
     file://localhost | ${listedOrigin}, ${listedOrigin} | ${listedOrigin} (again) https://evil.example`
-  ),
-  header(
-    "Authorization",
-    401,
-    "Bearer {key} | bearer  {key} | Bearer {key} (again) Bearer wrong",
-    `(none) | Bearer | Bearer wrong | {key} | Basic {key} | Bearer {key}x | Bearer {admin} | | Bearer \xff |
+  }),
+  header("Authorization", 401, {
+    good: "Bearer {key} | bearer  {key} | Bearer {key} (again) Bearer wrong",
+    bad: `(none) | Bearer | Bearer wrong | {key} | Basic {key} | Bearer {key}x | Bearer {admin} | | Bearer \xff |
     Bearer __proto__ | Bearer ${"k".repeat(3000)} | Bearer {key}, Bearer {key}`
-  )
+  })
 ]
 export const path: Part = {
   status: 404,
@@ -49,34 +44,26 @@ export const path: Part = {
   bad: ["/mcp/a#b", "/mcp/%61", "/MCP/a", "//mcp/a", "/mcp//a", "/A/mcp", "/a/%6dcp", "/mcp/c", "/mcp/__proto__"]
     .concat(["/mcp/A%00", "/mcp/a.b", "/mcp", "/mcp/%C3%BC", "/mcp/..%2fsessions", "/mcp/%2e%2e"])
 }
-export const version = header(
-  "MCP-Protocol-Version",
-  400,
-  "(none) | (none) | 2025-03-26 | 2025-06-18 | 2025-11-25 | 2024-11-05",
-  ` | 1999-01-01 | 2025-06-18x | constructor | 2025-06-18, 2025-06-18 | \xff | ${"v".repeat(1000)}`
-)
-export const accept = header(
-  "Accept",
-  406,
-  "application/json, text/event-stream | */* | text/*;q=0.1, APPLICATION/JSON;x=y",
-  `(none) | | text/html | application/jsonx, text/event-streamx | ,,, | / | * | \xff/* | ${"a".repeat(2000)}`
-)
-export const contentType = header(
-  "Content-Type",
-  415,
-  "application/json | Application/JSON; charset=utf-8 | application/json;;;\xff",
-  `(none) | | text/plain | application/json, text/plain | application/jsonp | multipart/form-data; boundary=x |
+export const version = header("MCP-Protocol-Version", 400, {
+  good: "(none) | (none) | 2025-03-26 | 2025-06-18 | 2025-11-25 | 2024-11-05",
+  bad: ` | 1999-01-01 | 2025-06-18x | constructor | 2025-06-18, 2025-06-18 | \xff | ${"v".repeat(1000)}`
+})
+export const accept = header("Accept", 406, {
+  good: "application/json, text/event-stream | */* | text/*;q=0.1, APPLICATION/JSON;x=y",
+  bad: `(none) | | text/html | application/jsonx, text/event-streamx | ,,, | / | * | \xff/* | ${"a".repeat(2000)}`
+})
+export const contentType = header("Content-Type", 415, {
+  good: "application/json | Application/JSON; charset=utf-8 | application/json;;;\xff",
+  bad: `(none) | | text/plain | application/json, text/plain | application/jsonp | multipart/form-data; boundary=x |
   text/plain (again) application/json`
-)
+})
 /** The sessions of others come most often. */
-export const session = header(
-  "Mcp-Session-Id",
-  404,
-  "{ours}",
-  `${"{theirs} | ".repeat(12)}${"{elsewhere} | ".repeat(8)}{ended} | {ours}0 | -{ours} | {OURS} | {ours}, {ours} |
+export const session = header("Mcp-Session-Id", 404, {
+  good: "{ours}",
+  bad: `${"{theirs} | ".repeat(12)}${"{elsewhere} | ".repeat(8)}{ended} | {ours}0 | -{ours} | {OURS} | {ours}, {ours} |
   {ours}.x | __proto__ | ../{ours} | %00 | \xff | ${"x".repeat(3000)} | {theirs}, {ours} | {ours} x |
   {ours} (again) {theirs}`
-)
+})
 /** Headers that must not matter. */
 export const others = [
   "X-Any: \xe9\xff",
@@ -125,7 +112,7 @@ export const broken = [
 
 export const openPaths = ["/", "/health", "/ready"]
 export const guardedPaths = ["/sessions", "/metrics"]
-/** The operators' routes in other forms, what no session is, and where clients look for OAuth. */
+/** The operators' routes in other forms, sessions that do not exist, and paths where clients look for OAuth. */
 export const unknownPaths = `
   //sessions /Sessions /%73essions /sessions/ // /METRICS /health/ /%ff /nowhere /mcp/%
   /sessions/0 /sessions/%00 /sessions/1e400 /sessions/-1 /sessions/__proto__

@@ -6,9 +6,11 @@ import { Clock, Context, Effect, Exit, Layer, Logger, Scheduler, Scope } from "e
 import { HttpRouter, HttpServer } from "effect/http"
 import type { ChildProcess } from "node:child_process"
 import { spawn } from "node:child_process"
-import { readdirSync, readFileSync } from "node:fs"
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { createServer } from "node:http"
 import type { Server } from "node:net"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import * as Gateway from "../../../src/gateway/Gateway.ts"
 import type { StillClock } from "./stillClock.ts"
 
@@ -100,9 +102,9 @@ export const initializeBody = JSON.stringify({
 export const headers = { "content-type": "application/json", "accept": "application/json, text/event-stream" }
 
 /** Opens a session without the official client; its id. */
-export const open = async (url: string, capabilities: object = {}): Promise<string> => {
+export const open = async (url: string, capabilities: object = {}, extra = {}): Promise<string> => {
   const body = initializeBody.replace("\"capabilities\":{}", `"capabilities":${JSON.stringify(capabilities)}`)
-  const response = await fetch(url, { method: "POST", headers, body })
+  const response = await initialize(url, extra, body)
   await response.text()
   return String(response.headers.get("mcp-session-id"))
 }
@@ -317,6 +319,17 @@ export const run = (args: ReadonlyArray<string>, env: Record<string, string> = {
   const child = spawn(program, rest, { env: { ...process.env, ...env } })
   runs.push(child)
   return follow(child)
+}
+
+/** Runs the gateway's command with these servers in its file, which is removed once the command listens. */
+export const runServers = async (mcpServers: object, args: ReadonlyArray<string>, env = {}, descriptors?: number) => {
+  const directory = mkdtempSync(join(tmpdir(), "gateway-"))
+  const file = join(directory, "servers.json")
+  writeFileSync(file, JSON.stringify({ mcpServers }))
+  const gateway = run(["--port", "0", "--config", file, ...args], env, descriptors)
+  const url = await urlOf(gateway)
+  rmSync(directory, { recursive: true })
+  return { ...gateway, url }
 }
 
 /** The first line of a log that no test may cause: a defect, an error or a stack trace. */

@@ -81,8 +81,8 @@ export const overview = async (origin: string, headers: Record<string, string> =
   readonly closes: Record<string, number>
 }> => (await fetch(`${origin}/sessions`, { headers })).json()
 
-export const remove = (url: string, session: string): Promise<Response> =>
-  fetch(url, { method: "DELETE", headers: { "mcp-session-id": session } })
+export const remove = (url: string, session: string, headers = {}): Promise<Response> =>
+  fetch(url, { method: "DELETE", headers: { "mcp-session-id": session, ...headers } })
 
 /**
  * Sends a request. Unlike `fetch`, takes any path as it is, and any `Host`. Cuts the answer off when it has `words`.
