@@ -72,7 +72,7 @@ describe("the state of a back end", async () => {
 describe("the cool-down of a back end", async () => {
   const clock = Clock.make()
   const broken = Kit.counter("--fail-start")
-  // The gateway's own start needs no place.
+  // These limits must not keep the gateway from its own start.
   const limits = { maxSessions: 1, maxSessionsPerBackend: 1 }
   const gateway = await Serving.gateway({ backends: { broken, counter: Kit.counter() }, ...limits }, clock)
 

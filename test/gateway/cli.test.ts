@@ -107,12 +107,11 @@ describe("the command line", () => {
       assert.isTrue(said.startsWith(needed), said)
       assert.lengthOf(said.trimEnd().split("\n"), 1)
     }
-    const others = {
-      "import \"other\"": "'other'",
-      "import \"./none.ts\"": "none.ts",
-      "throw new Error(\"odd\")": "odd"
-    }
-    for (const [program, part] of Object.entries(others)) {
+    const others = [["import \"other\"", "'other'"], ["import \"./none.ts\"", "none.ts"], [
+      "throw new Error(\"odd\")",
+      "odd"
+    ]]
+    for (const [program = "", part = ""] of others) {
       const said = saidWith(program)
       assert.include(said, part)
       assert.include(said, "    at ")

@@ -119,23 +119,17 @@ describe("an entry", () => {
       ".env.A: must be a string",
       ".cwd: must be a string: a directory"
     ],
-    [
-      { command: "run", args: "x", env: [] },
-      ".args: must be an array of strings",
-      ".env: must be an object of strings"
-    ],
+    [{ command: "run", args: "x" }, ".args: must be an array of strings"],
+    [{ command: "run", env: [] }, ".env: must be an object of strings"],
     [{ command: "run", env: { "": "x", "A=B": "x" } }, `.env.${noVariable}`, `.env.A=B${noVariable}`],
     [{ url: 5 }, ".url: must be a string: the URL of an MCP server on Streamable HTTP"],
     [{ url: "ftp://localhost" }, ".url: must be an http: or https: URL"],
     [{ url: "${NONE}" }, `.url: ${unset}`],
     [{ url, type: "sse" }, `.type: must be "http" for a url${sse}`],
     [{ url, type: ["http"] }, `.type: must be "http" for a url${sse}`],
-    [
-      { url, headers: { "a b": "x", Host: "x", x: "a\nb" } },
-      ".headers.a b: is not the name of a header",
-      ".headers.Host: must not be given: the gateway sets it itself",
-      ".headers.x: must not contain line breaks or control characters"
-    ],
+    [{ url, headers: { "a b": "x" } }, ".headers.a b: is not the name of a header"],
+    [{ url, headers: { Host: "x" } }, ".headers.Host: must not be given: the gateway sets it itself"],
+    [{ url, headers: { x: "a\nb" } }, ".headers.x: must not contain line breaks or control characters"],
     [{ url, spares: 1, stateless: true }, `.spares${notForUrl}`, `.stateless${notForUrl}`]
   ]
   it.each(cases)("refuses an entry with each of its faults: %j", (entry, ...told) => {

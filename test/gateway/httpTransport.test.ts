@@ -74,8 +74,7 @@ describe("the legacy HTTP transport", () => {
     let times = 0
     scripted.answers["GET"] = (response) => {
       if (++times > 2) return
-      stream(response, "retry: 5\n\n", event({ method: `notifications/${times}` }, `e-${times}`))
-      response.end()
+      stream(response, "retry: 5\n\n", event({ method: `notifications/${times}` }, `e-${times}`)).end()
     }
     await scripted.handshake()
     await Kit.eventually("both have come", () => scripted.messages.length === 3 && times === 3)
@@ -85,14 +84,10 @@ describe("the legacy HTTP transport", () => {
 
   it("resumes a response that broke off after its last event, if it has an id", async () => {
     await scripted.handshake()
-    scripted.answers["poll"] = (response) => {
-      stream(response, "id: p-1\nretry: 5\ndata: \n\n")
-      response.end()
-    }
+    scripted.answers["poll"] = (response) => stream(response, "id: p-1\nretry: 5\ndata: \n\n").end()
     scripted.answers["GET"] = (response, _, headers) => {
       assert.strictEqual(headers["last-event-id"], "p-1")
-      stream(response, event({ id: 5, result: { polled: true } }))
-      response.end()
+      stream(response, event({ id: 5, result: { polled: true } })).end()
     }
     scripted.call(5, "poll")
     assert.deepStrictEqual((await scripted.answerOf(5)).result, { polled: true })

@@ -116,8 +116,7 @@ describe("the modern HTTP transport", () => {
   it("reads no more of a stream while the receiver has no room", async () => {
     scripted.answers["many"] = (response, { id }) => {
       const notifications = Array.from({ length: 50 }, (_, i) => event({ method: `notifications/${i}` }))
-      stream(response, ...notifications, event({ id, result: {} }))
-      response.end()
+      stream(response, ...notifications, event({ id, result: {} })).end()
     }
     scripted.room = false
     scripted.modernCall(1, "many")

@@ -238,8 +238,14 @@ const attempt = async (target: Target, connection: Raw.RawConnection, seed: numb
   const [theirs, elsewhere] = [others.theirs.session, others.elsewhere.session]
   const sessions = { ours, OURS: ours.toUpperCase(), theirs, elsewhere, ended }
   const words: Record<string, string> = { ...sessions, key: keys.ours, admin: keys.admin }
+  const quoted = (text: string) => JSON.stringify(text.slice(0, 1000))
   const fail = (reason: string, said?: RawResponse) =>
-    failures.push(`case ${index} (${test.kind}): ${describe(test, said, reason)}`)
+    failures.push(
+      `case ${index} (${test.kind}): ${reason}
+  sent: ${quoted(test.head)} + ${quoted(test.body.toString("latin1"))}
+  came: ${said === undefined ? "nothing" : `${said.status} ${quoted(said.body)}`}
+  allowed: ${test.statuses.join()}`
+    )
   const head = Buffer.from(test.head.replace(/\{(\w+)\}/g, (text, word: string) => words[word] ?? text), "latin1")
   const isStream = test.method === "GET" && test.kind === "GET "
   const send = (via: Raw.RawConnection) =>
@@ -261,16 +267,6 @@ const attempt = async (target: Target, connection: Raw.RawConnection, seed: numb
     used.socket.destroy()
     return { status: "closed", connection: used }
   }
-}
-
-const describe = ({ body, head, statuses }: Case, said: RawResponse | undefined, reason: string): string => {
-  const quoted = (text: string) => JSON.stringify(text.slice(0, 1000))
-  return [
-    reason,
-    `  sent: ${quoted(head)} + ${quoted(body.toString("latin1"))}`,
-    `  came: ${said === undefined ? "nothing" : `${said.status} ${quoted(said.body)}`}`,
-    `  allowed: ${statuses.join()}`
-  ].join("\n")
 }
 
 /** Sends cases on four connections, and calls `onProgress` after every 250. Returns each failure, and the count of each status. */

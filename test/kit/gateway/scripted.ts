@@ -30,6 +30,7 @@ export const json = (response: ServerResponse, message: object, status = 200, he
 export const stream = (response: ServerResponse, ...events: ReadonlyArray<string>) => {
   response.writeHead(200, { "content-type": "text/event-stream" })
   for (const event of events) response.write(event)
+  return response
 }
 
 export const event = (message: object, id?: string) =>
