@@ -1,6 +1,6 @@
 /** Back pressure: while a reader is slow, the gateway drops nothing for it, and the back end's own writes wait. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Fiber } from "effect"
+import { Effect, Fiber } from "effect"
 import { statSync } from "node:fs"
 import { join } from "node:path"
 import type * as Bridge from "../../src/gateway/conversation/Bridge.ts"
@@ -20,9 +20,7 @@ const waitForRoom = Effect.fnUntraced(function*(room: Effect.Effect<void>) {
 })
 
 describe("back pressure of one session", () => {
-  const never = Duration.infinity
-  const times = { requestTimeout: never, streamAfter: never, streamLostTimeToLive: never }
-  const open = Told.open({ ...times, maxInFlight: 10, replay: { maxEvents: 8, maxBytes: 1000 } })
+  const open = Told.open(Told.patient(8, 1000))
 
   const streamOf = (reply: Reply) => reply._tag === "Events" ? reply : assert.fail("no stream")
   const readers = {

@@ -1,4 +1,4 @@
-/** Secrets of a back end's entry in what people see: each form of one is hidden, and each place where one could come out. */
+/** Masking of the secrets of a back end's entry: each form of a secret, and each place where one could be shown. */
 import { assert, describe, it } from "vitest"
 import * as Masking from "../../src/gateway/settings/Masking.ts"
 import * as Collector from "../kit/gateway/collector.ts"
@@ -6,37 +6,28 @@ import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 
-describe("a secret", () => {
-  it("is hidden however it is encoded: percent-encoded, escaped in JSON, in base64, and several of these", () => {
+describe("masking", () => {
+  it("hides a secret that is percent-encoded, escaped in JSON, in base64, or several of these", () => {
     const secret = "p@ss w0rd/\"quoted\"\\back+ü=="
     const mask = Masking.make([secret])
     const json = JSON.stringify(secret)
     const base64 = (text: string) => Buffer.from(text).toString("base64")
-    for (
-      const text of [
-        secret,
-        encodeURIComponent(secret),
-        encodeURIComponent(secret).toLowerCase(),
-        encodeURI(secret),
-        new URLSearchParams([["", secret]]).toString().slice(1),
-        encodeURIComponent(encodeURIComponent(secret)),
-        json.slice(1, -1),
-        json.replaceAll("/", "\\/").replace("ü", "\\u00FC").slice(1, -1),
-        JSON.stringify(json).slice(3, -3),
-        base64(secret),
-        Buffer.from(secret).toString("base64url")
-      ]
-    ) {
+    const uri = encodeURIComponent(secret)
+    const form = new URLSearchParams([["", secret]]).toString().slice(1)
+    const percent = [uri, uri.toLowerCase(), encodeURI(secret), encodeURIComponent(uri), form]
+    const escaped = json.replaceAll("/", "\\/").replace("ü", "\\u00FC")
+    const inJson = [json.slice(1, -1), escaped.slice(1, -1), JSON.stringify(json).slice(3, -3)]
+    for (const text of [secret, ...percent, ...inJson, base64(secret), Buffer.from(secret).toString("base64url")]) {
       assert.strictEqual(mask(`before ${text} behind`), "before *** behind", text)
     }
-    // As in `Authorization: Basic`: what stands before it decides how its bytes are spread.
+    // As in `Authorization: Basic`: the length of the text before the secret decides how base64 splits its bytes.
     for (const user of ["", "a", "ab", "abc"]) {
       const text = mask(`${base64(`${user}:${secret}:end`)} ${encodeURIComponent(base64(`${user}:${secret}`))}`)
       assert.match(text, /^.{0,6}\*{3}.{4,8} .{0,6}\*{3}(%3D){0,2}$/, user)
     }
   })
 
-  it("is hidden in each of its lines, in a long value also where only a part of it stands, and as the password of a URL", () => {
+  it("hides each line of a secret, a part of a long secret, and the password of a URL", () => {
     const lines = Array.from({ length: 20 }, (_, i) => `MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcw${i}`)
     assert.strictEqual(Masking.make([lines.join("\n")])(`key: ${lines[7]}`), "key: ***")
     const long = lines.join("")
@@ -46,16 +37,7 @@ describe("a secret", () => {
     assert.strictEqual(Masking.make(["Bearer the-token"])("it is the-token"), "it is ***")
   })
 
-  it("a secret with runs of backslashes is hidden in each form", () => {
-    const secret = "a\\\\\"b\\,c\\d e\\"
-    const mask = Masking.make([secret])
-    const json = JSON.stringify(secret).slice(1, -1)
-    for (const text of [secret, json, JSON.stringify(json).slice(1, -1), encodeURIComponent(secret)]) {
-      assert.strictEqual(mask(`before ${text} behind`), "before *** behind", text)
-    }
-  })
-
-  it("a text that begins like a secret with many escaped quotes does not hang the search", () => {
+  it("does not hang at a text that begins like a secret with many escaped quotes", () => {
     const quotes = "\\\"".repeat(60)
     const json = JSON.stringify(JSON.stringify(quotes)).slice(3, -3)
     const text = `${json}${"x".repeat(2000)}`
@@ -63,34 +45,37 @@ describe("a secret", () => {
     assert.strictEqual(Masking.make([`${quotes}y`])(text), text)
   })
 
-  it("a part of a secret of 40 KiB of punctuation is hidden", () => {
+  it("hides a part of a secret of 40 KiB of punctuation", () => {
     const secret = JSON.stringify(Array.from({ length: 9000 }, (_, i) => ({ [i]: "/+=" }))).slice(0, 40 * 1024)
     assert.match(Masking.make([secret])(`before ${secret.slice(0, 2000)}`), /^before \*{3}.{0,200}$/)
   })
 
-  it("a long secret is hidden in each form, also if its pieces overlap or begin within a run of backslashes", () => {
-    for (const part of ["0123456789", "abc\\\\\\\"", `${"\\".repeat(100)}x`]) {
-      const secret = `${part.repeat(100)}.`
+  it("hides each form of a secret with backslashes, and of a long one whose pieces overlap or begin in a run of backslashes", () => {
+    const long = ["0123456789", "abc\\\\\\\"", `${"\\".repeat(100)}x`].map((part) => `${part.repeat(100)}.`)
+    for (const secret of [...long, "a\\\\\"b\\,c\\d e\\"]) {
       const mask = Masking.make([secret])
       const json = JSON.stringify(secret).slice(1, -1)
-      for (const text of [secret, json, encodeURIComponent(secret), Buffer.from(`ab${secret}`).toString("base64url")]) {
-        assert.match(mask(`before ${text} behind`), /^before .{0,4}\*{3} behind$/, part)
+      const twice = JSON.stringify(json).slice(1, -1)
+      for (const text of [secret, json, twice, encodeURIComponent(secret)]) {
+        assert.strictEqual(mask(`before ${text} behind`), "before *** behind", secret)
       }
+      const base64 = Buffer.from(`ab${secret}`).toString("base64url")
+      assert.match(mask(`before ${base64} behind`), /^before .{0,4}\*{3} behind$/, secret)
     }
   })
 
-  it("a row of stars in a text stays as it is", () => {
+  it("keeps a row of stars in a text", () => {
     assert.strictEqual(Masking.make(["a-secret-key"])("******* a-secret-keya-secret-key"), "******* ***")
   })
 
-  it("a password is hidden in a URL, and a long word does not hang the search for URLs", () => {
+  it("hides a password in a URL, and does not hang at a long word", () => {
     const mask = Masking.make([])
     assert.strictEqual(mask("at%20https://me:pw@host/a"), "at%20https://***@host/a")
     const text = `https://host:80/a@b and a://b, c:d@e ${"a1".repeat(1_000_000)}`
     assert.strictEqual(mask(text), text)
   })
 
-  it("an expanded variable is in no answer, list, log or trace, wherever in an entry it stands", async () => {
+  it("hides an expanded variable of any part of an entry in answers, lists, logs and traces", async () => {
     const secret = (name: string) => `${name}-is-a-secret`
     const names = ["PROGRAM", "ARGUMENT", "VALUE", "DIRECTORY", "PATH", "QUERY", "HEADER", "PASSWORD"]
     const variables = Object.fromEntries(names.map((name) => [`TEST_${name}`, secret(name.toLowerCase())]))
@@ -116,7 +101,7 @@ describe("a secret", () => {
       })
     )
     assert.deepStrictEqual(answers.map((answer) => answer.slice(0, 3)), ["502", "502", "502", "502", "502"])
-    const list = await (await fetch(`${origin}/sessions`)).text()
+    const list = JSON.stringify(await Serving.overview(origin))
     child.kill("SIGTERM")
     await exit
     assert.include(answers.join(), "usage: *** x ***")
@@ -125,17 +110,16 @@ describe("a secret", () => {
     for (const [where, text] of Object.entries(seen)) {
       for (const name of names) assert.notInclude(text, secret(name.toLowerCase()), where)
     }
-    collector.stop()
   })
 })
 
-describe("a terminal", () => {
-  it("gets no control characters and nothing that turns the direction of a text, but line breaks and tabs", () => {
+describe("control characters", () => {
+  it("are removed from a text, with marks that change its direction, but line breaks and tabs stay", () => {
     const text = "\u001b[31mred\u001b[0m \u001b]0;title\u0007a\u009b2Jb\u0000\u007f\u202ec\td\ne\u001b[1A"
     assert.strictEqual(Masking.plain(text), "red abc\td\ne")
   })
 
-  it("gets none in the errors of the command either", async () => {
+  it("are removed from the errors of the command", async () => {
     const { exit, output } = await runInProcess(["--config", "\u001b[2Jnone\u009b.json"])
     assert.strictEqual(exit, 1)
     assert.match(output, /^The configuration \S*none\.json cannot be read/)

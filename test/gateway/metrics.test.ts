@@ -1,6 +1,6 @@
 /** The metrics of a gateway: the exported ones, the table in the manual, and the queries of the dashboard and the alerts. */
 import { Yaml } from "effect/encoding"
-import { assert, beforeAll, describe, it } from "vitest"
+import { assert, describe, it } from "vitest"
 import * as Documents from "../kit/documents.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { callTool, everything, light } from "../kit/gateway/modern.ts"
@@ -8,46 +8,43 @@ import * as Serving from "../kit/gateway/serving.ts"
 import * as Metrics from "../kit/metrics.ts"
 
 const read = (name: string) => Documents.read(`src/gateway/${name}`)
-// What is written in a document.
+// Parsed JSON or YAML.
 // oxlint-disable-next-line typescript/no-explicit-any
 type Document = any
 /** The pool's metrics. A gateway exports some of them only after something goes wrong, so these are the documented ones. */
 const ofPool = Metrics.documented()
-/** The gateway's metrics, after each has been used. */
-let ofGateway: Metrics.Metrics
-
-let gateway: Kit.Running
-const urlOf = (backend: string) => `${gateway.origin}/mcp/${backend}`
-const scrape = async (): Promise<string> => (await fetch(`${gateway.origin}/metrics`)).text()
-/** The value of a sample, written as Prometheus does. */
+/** The value of a sample in a text of `/metrics`. */
 const value = (text: string, sample: string): number =>
   Number(text.split("\n").find((line) => line.startsWith(`${sample} `))?.slice(sample.length + 1))
 
-beforeAll(async () => {
-  gateway = await Serving.gateway({
-    backends: {
-      asking: { ...light, maxLanes: 2 },
-      broken: Kit.counter("--fail-start"),
-      dozy: { ...Kit.counter(), stateless: true, idleTimeToLive: "50 millis" },
-      ready: { ...Kit.counter(), spares: 1 }
-    },
-    cleanupInterval: "20 millis",
-    acquireTimeout: "1 hour",
-    shareWithoutKeys: true,
-    maxSessions: 50
-  })
-  // Each metric is exported after its first use.
-  const session = await Kit.open(urlOf("ready"))
-  await Kit.toolText(urlOf("ready"), session, "count")
-  await (await Kit.post(urlOf("ready"), session, Kit.toolCall(2, "garbage"))).text()
-  await Serving.remove(urlOf("ready"), session)
-  await Kit.initialize(urlOf("broken"))
-  await Kit.eventually("the close is counted", async () => (await scrape()).includes("mcp_gateway_closed_sessions"))
-  ofGateway = Metrics.exported(await scrape(), "mcp_gateway_")
+const { origin } = await Serving.gateway({
+  backends: {
+    asking: { ...light, maxLanes: 2 },
+    broken: Kit.counter("--fail-start"),
+    dozy: { ...Kit.counter(), stateless: true, idleTimeToLive: "50 millis" },
+    ready: { ...Kit.counter(), spares: 1 }
+  },
+  cleanupInterval: "20 millis",
+  acquireTimeout: "1 hour",
+  shareWithoutKeys: true,
+  maxSessions: 50
 })
+const urlOf = (backend: string) => `${origin}/mcp/${backend}`
+const scrape = () => Serving.scrape(origin)
+
+// Each metric is exported after its first use.
+const session = await Kit.open(urlOf("ready"))
+await Kit.toolText(urlOf("ready"), session, "count")
+assert.strictEqual(await Kit.toolText(urlOf("ready"), session, "garbage"), "after garbage")
+await (await Kit.post(urlOf("ready"), session, JSON.stringify({ jsonrpc: "2.0", id: 1, method: "made/up" }))).text()
+await Serving.remove(urlOf("ready"), session)
+await Kit.initialize(urlOf("broken"))
+await Kit.eventually("the close is counted", async () => (await scrape()).includes("mcp_gateway_closed_sessions"))
+/** The gateway's metrics, after each has been used. */
+const ofGateway = Metrics.exported(await scrape(), "mcp_gateway_")
 
 describe("the metrics of a gateway", () => {
-  it("are those of the manual's table, each with its type and its labels, and no others", async () => {
+  it("match the manual's table exactly, with types and labels", async () => {
     const manual = read("README.md")
     for (const [name, { labels, type }] of Object.entries(ofGateway)) {
       const shown = labels.length === 0 ? "none" : labels.map((label) => `\`${label}\``).join(", ")
@@ -60,11 +57,11 @@ describe("the metrics of a gateway", () => {
     }
   })
 
-  it("tell at the moment of the scrape what lives, sleeps, is ready, is parked and cools down", async () => {
+  it("show the live and sleeping sessions, spares, parked calls and cool-downs at the time of the scrape", async () => {
     await Kit.open(urlOf("dozy"))
     assert.strictEqual((await callTool(urlOf("asking"), "ask", {}, { capabilities: everything })).status, 200)
     await Kit.eventually("all is as it should be", async () => {
-      // Its cool-down may be over by now, so one more start fails.
+      // The cool-down of the back end may have ended, so one more start fails.
       await Kit.initialize(urlOf("broken"))
       const text = await scrape()
       const of = (name: string, backend: string) => value(text, `mcp_gateway_${name}{backend="${backend}"}`)
@@ -80,29 +77,40 @@ describe("the metrics of a gateway", () => {
       ]
       return found.join() === "1,0,1,1,1,1,1,1,50"
     })
-    const { backends } = await Serving.overview(gateway.origin)
+    const { backends } = await Serving.overview(origin)
     assert.strictEqual(backends.find(({ name }: { name: string }) => name === "asking").parked, 1)
   })
 
-  it("tell how many calls wait for a lane", async () => {
+  it("count requests by method and outcome, and skipped lines of garbage", async () => {
+    const text = await scrape()
+    const samples = [
+      "requests_total{backend=\"ready\",method=\"tools/call\",outcome=\"ok\"} 2",
+      "requests_total{backend=\"ready\",method=\"other\",outcome=\"ok\"} 1",
+      "request_duration_seconds_bucket{backend=\"ready\",method=\"tools/call\",le=\"+Inf\"} 2",
+      "garbage_lines_total{backend=\"ready\"} 2"
+    ]
+    for (const sample of samples) assert.include(text, `\nmcp_gateway_${sample}\n`)
+  })
+
+  it("show how many calls wait for a lane", async () => {
     await callTool(urlOf("asking"), "ask", {}, { capabilities: everything })
     const areWaiting = async (count: number) =>
       value(await scrape(), "mcp_gateway_waiting_calls{resource=\"lane\"}") === count
-    const aborter = new AbortController()
-    const waiting = callTool(urlOf("asking"), "ask", {}, { capabilities: everything, signal: aborter.signal })
+    const leave = Serving.leaving((signal) =>
+      callTool(urlOf("asking"), "ask", {}, { capabilities: everything, signal })
+    )
     await Kit.eventually("one waits", () => areWaiting(1))
-    aborter.abort()
-    assert.strictEqual(await waiting.then(() => "answered", () => "gone"), "gone")
+    await leave()
     await Kit.eventually("none waits", () => areWaiting(0))
   })
 })
 
-describe("a counter of the gateway", () => {
+describe("counters", () => {
   it.each([
     "mcp_gateway_closed_sessions_total{backend=\"asking\",reason=\"process exited\"}",
     "mcp_gateway_garbage_lines_total{backend=\"asking\"}",
     "session_pool_close_timeouts_total{pool=\"gateway\"}"
-  ])("starts at 0, so the first event shows as an increase: %s", async (sample) => {
+  ])("start at 0, so that the first event is an increase: %s", async (sample) => {
     assert.strictEqual(value(await scrape(), sample), 0)
   })
 })
@@ -117,14 +125,14 @@ const faultsOf = (query: string): ReadonlyArray<string> => {
   })
   if (names.length === 0) faults.push("no metric")
   for (const name of names) if (known[name] === undefined) faults.push(`there is no metric ${name}`)
-  // What Prometheus itself adds.
+  // Prometheus adds the last three.
   const labels = new Set([...names.flatMap((name) => known[name]?.labels ?? []), "le", "instance", "job"])
   const used = [
     ...[...query.matchAll(/\{([^}]*)\}/g)].flatMap(([, inside = ""]) => [...inside.matchAll(/(\w+)\s*[=!]/g)]),
     ...[...query.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, inside = ""]) => [...inside.matchAll(/(\w+)/g)])
   ].map(([, label = ""]) => label)
   for (const label of used) if (!labels.has(label)) faults.push(`none of them has the label ${label}`)
-  // A counter only ever grows: it says something by its rate.
+  // A counter only grows, so a query needs its rate.
   for (const [, name = "", next = ""] of query.matchAll(/\b(\w+_(?:total|bucket))(?:\{[^}]*\})?(.?)/g)) {
     if (next !== "[") faults.push(`${name} without a range`)
   }
@@ -134,7 +142,7 @@ const faultsOf = (query: string): ReadonlyArray<string> => {
 describe("the dashboard", () => {
   const dashboard: Document = JSON.parse(read("deploy/dashboard.json"))
 
-  it("asks for metrics and labels that exist", () => {
+  it("queries metrics and labels that exist", () => {
     const targets: ReadonlyArray<Document> = dashboard.panels.flatMap(({ targets }: Document) => targets)
     assert.isAtLeast(targets.length, 20)
     for (const { expr, legendFormat } of targets) {
@@ -145,7 +153,7 @@ describe("the dashboard", () => {
     }
   })
 
-  it("shows every metric, and no panel lies on another", () => {
+  it("shows every metric, and no two panels overlap", () => {
     const text = JSON.stringify(dashboard.panels)
     for (const name of Object.keys({ ...ofGateway, ...ofPool })) assert.include(text, name)
     const taken = new Set<string>()
@@ -162,7 +170,7 @@ describe("the dashboard", () => {
 })
 
 describe("the alerts", () => {
-  it("ask for metrics and labels that exist, and each says what to do", () => {
+  it("query metrics and labels that exist, and each has a description", () => {
     const { groups }: Document = Yaml.parse(read("deploy/alerts.yaml"))
     const rules = groups.flatMap(({ rules }: Document) => rules)
     assert.isAtLeast(rules.length, 10)

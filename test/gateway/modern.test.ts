@@ -1,5 +1,5 @@
-/** Revision 2026-07-28 at the gateway's door, in front of a legacy stdio server: what is answered how. */
-import { assert, beforeAll, describe, it } from "@effect/vitest"
+/** Requests of revision 2026-07-28 to a legacy stdio server. */
+import { assert, describe, it } from "@effect/vitest"
 import * as Modern from "../../src/gateway/protocol/Modern.ts"
 import * as RequestHeaders from "../../src/gateway/protocol/RequestHeaders.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -7,19 +7,12 @@ import { asking, body, callTool, request, send, textOf, toolText } from "../kit/
 import * as Serving from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 
-let clock: StillClock.StillClock
-let [origin, url] = ["", ""]
+const clock = await StillClock.make()
 /** A gateway on `clock`. */
-let timed: { readonly origin: string; readonly url: string }
-beforeAll(async () => {
-  clock = await StillClock.make()
-  timed = await Serving.gateway({ backends: { asking: asking() } }, clock)
-  const gateway = await Serving.gateway({ backends: { asking: asking() } })
-  origin = gateway.origin
-  url = gateway.url
-})
+const timed = await Serving.gateway({ backends: { asking: asking() } }, clock)
+const { origin, url } = await Serving.gateway({ backends: { asking: asking() } })
 
-/** Posts a text or a message with these headers; one that is `undefined` is left out. */
+/** Posts a text or a message with these headers, except those that are `undefined`. */
 const post = (message: object | string, headers: Record<string, string | undefined>) =>
   fetch(url, {
     method: "POST",
@@ -34,8 +27,9 @@ const refusal = async (message: object, headers: Record<string, string | undefin
   const { error, id } = await response.json()
   return { answer: [response.status, error?.code, id], error }
 }
-describe("a request of revision 2026-07-28", () => {
-  it("is told from those of earlier revisions by its own content, on the same URL", async () => {
+
+describe("requests of revision 2026-07-28", () => {
+  it("recognises a modern request by its content, on the same URL as legacy requests", async () => {
     const session = await Kit.open(url)
     assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
     assert.strictEqual(await toolText(url, "count"), "1")
@@ -43,7 +37,7 @@ describe("a request of revision 2026-07-28", () => {
     assert.strictEqual(await toolText(url, "count"), "2")
   })
 
-  it("without the required keys of _meta is refused with -32602 and 400, under its id", async () => {
+  it("refuses a request without the required keys of _meta with -32602 and 400, under its id", async () => {
     const whole = body("tools/list", {}, { id: "x" })
     const headers = RequestHeaders.headersOf("tools/list", {})
     const changes = [
@@ -61,7 +55,7 @@ describe("a request of revision 2026-07-28", () => {
     }
   })
 
-  it("whose headers say something else than its body is refused with -32020 and 400", async () => {
+  it("refuses a request whose headers differ from its body with -32020 and 400", async () => {
     const right = RequestHeaders.headersOf("tools/call", { name: "count" })
     const message = body("tools/call", { name: "count" }, {})
     const changes = [
@@ -81,28 +75,24 @@ describe("a request of revision 2026-07-28", () => {
     }
   })
 
-  it("whose name is no string does not pass for the one in the header, and of two names one is passed on", async () => {
+  it("refuses a name that is no string, and forwards one of two names", async () => {
     const headers = RequestHeaders.headersOf("tools/call", { name: "count" })
-    assert.deepStrictEqual((await refusal(body("tools/call", { name: ["count"] }, {}), headers)).answer.slice(0, 2), [
-      400,
-      -32020
-    ])
+    const { answer } = await refusal(body("tools/call", { name: ["count"] }, {}), headers)
+    assert.deepStrictEqual(answer.slice(0, 2), [400, -32020])
     const twice = JSON.stringify(body("tools/call", { name: "raw" }, {}))
       .replace("\"name\":\"raw\"", "\"name\":\"pid\",\"name\":\"raw\"")
     const response = await post(twice, RequestHeaders.headersOf("tools/call", { name: "raw" }))
     assert.lengthOf((await response.json()).result.content[0].text.split("\"name\":\""), 2)
   })
 
-  it("under an id that no double holds is answered under it", async () => {
+  it("answers under the id of the request, also if the id has more digits than a double holds", async () => {
     const message = JSON.stringify(body("tools/call", { name: "count" }, {}))
-    const response = await post(
-      message.replace("\"id\":1,", "\"id\":12345678901234567890,"),
-      RequestHeaders.headersOf("tools/call", { name: "count" })
-    )
+    const headers = RequestHeaders.headersOf("tools/call", { name: "count" })
+    const response = await post(message.replace("\"id\":1,", "\"id\":12345678901234567890,"), headers)
     assert.include(await response.text(), "\"id\":12345678901234567890,")
   })
 
-  it("may have its name encoded in the header, and must if it is no plain ASCII", async () => {
+  it("accepts a name that is encoded in the header, as a name beyond plain ASCII must be", async () => {
     for (const name of ["ü", " count", "=?base64?Y291bnQ=?=", "line\nbreak"]) {
       const headers = RequestHeaders.headersOf("tools/call", { name })
       assert.match(String(headers["mcp-name"]), /^=\?base64\?.*\?=$/)
@@ -113,8 +103,8 @@ describe("a request of revision 2026-07-28", () => {
     assert.strictEqual((await callTool(url, "count", {}, { headers: encoded })).status, 200)
   })
 
-  it("of a revision that is not spoken here is told which ones are", async () => {
-    // It may say what it can do in another way.
+  it("refuses a request of an unsupported revision, and lists the supported ones", async () => {
+    // Another revision may declare capabilities in another way.
     const meta = { [Modern.metaKeys.protocolVersion]: "2099-01-01", [Modern.metaKeys.clientCapabilities]: undefined }
     const message = body("tools/list", {}, { meta })
     const headers = { ...RequestHeaders.headersOf("tools/list", {}), "mcp-protocol-version": "2099-01-01" }
@@ -123,14 +113,14 @@ describe("a request of revision 2026-07-28", () => {
     assert.deepStrictEqual(error.data, { supported: ["2026-07-28"], requested: "2099-01-01" })
   })
 
-  it("for what this revision has no longer, or the back end never had, is refused with -32601 and 404", async () => {
+  it("refuses methods that the revision removed or the back end lacks with -32601 and 404", async () => {
     for (const method of ["initialize", "ping", "logging/setLevel", "resources/subscribe", "prompts/list"]) {
       const said = await request(url, method, {}, { id: 7 })
       assert.deepStrictEqual([said.status, said.last.error.code, said.last.id], [404, -32601, 7], method)
     }
   })
 
-  it("is a notification without consequences: 202", async () => {
+  it("answers a cancellation by notification with 202, and does not cancel the call", async () => {
     const pid = Number(await toolText(url, "pid", { client: "holder" }))
     const call = toolText(url, "untilSignal", { id: 1, client: "holder" })
     await Kit.untilRunning(origin, pid)
@@ -141,7 +131,7 @@ describe("a request of revision 2026-07-28", () => {
     assert.strictEqual(await call, "released")
   })
 
-  it("server/discover tells what the server said in its handshake, without tasks", async () => {
+  it("answers server/discover from the server's handshake, without tasks", async () => {
     const { last, status } = await request(url, "server/discover", {})
     assert.strictEqual(status, 200)
     assert.deepStrictEqual(last.result, {
@@ -155,11 +145,11 @@ describe("a request of revision 2026-07-28", () => {
     })
   })
 
-  it("gets results that say what they are, whose they are and how long they hold; numbers as they came", async () => {
+  it("adds type, server and lifetime to results, and keeps their numbers as they came", async () => {
     const list = await request(url, "tools/list", {})
     assert.deepStrictEqual(list.last.result, {
       tools: [],
-      // What no double holds is read so; it came as it was.
+      // `JSON.parse` rounds it. The text below has all digits.
       big: 12345678901234567000,
       resultType: "complete",
       ttlMs: 0,
@@ -172,7 +162,7 @@ describe("a request of revision 2026-07-28", () => {
     assert.notInclude(odd, "ttlMs")
   })
 
-  it("reaches the server under an id of the gateway's, without the keys of this hop, with all others", async () => {
+  it("forwards a request under an id of the gateway, without the _meta keys of this hop and with all others", async () => {
     const meta = { "progressToken": "mine", "traceparent": "00-1-2-01", "example.com/x": { deep: [1] } }
     const said = await callTool(url, "raw", { a: 1 }, { id: "client", meta })
     assert.strictEqual(said.last.id, "client")
@@ -185,7 +175,7 @@ describe("a request of revision 2026-07-28", () => {
     })
   })
 
-  it("gets errors in this revision's codes", async () => {
+  it("translates error codes to those of the revision", async () => {
     const missing = await callTool(url, "missing")
     assert.deepStrictEqual(missing.last.error, { message: "no such resource", data: { uri: "x" }, code: -32602 })
     const reserved = await callTool(url, "reserved")
@@ -193,13 +183,13 @@ describe("a request of revision 2026-07-28", () => {
     assert.deepStrictEqual([missing.status, reserved.status], [200, 200])
   })
 
-  it("is told how its process ended, and the next one meets another", async () => {
+  it("answers a call whose process crashes with the exit code, and serves the next call with a new process", async () => {
     const crashed = await callTool(url, "crash")
     assert.match(crashed.last.error.message, /exit code 7/)
     assert.strictEqual(await toolText(url, "count"), "1")
   })
 
-  it("hears of its own progress under its own token, whatever tokens others use at the same time", async () => {
+  it("sends each call its own progress under its own token, also when concurrent calls use the same token", async () => {
     const calls = await Promise.all(
       ["same", "same", 1, undefined].map((progressToken) =>
         callTool(url, "progress", {}, { id: 1, meta: progressToken === undefined ? {} : { progressToken } })
@@ -212,7 +202,7 @@ describe("a request of revision 2026-07-28", () => {
     assert.deepStrictEqual(heard, [steps("same"), steps("same"), steps(1), []])
   })
 
-  it("hears log messages at the level that it asked for, and none without one", async () => {
+  it("sends log messages of the level that a call asks for, and none without a level", async () => {
     const heard = async (level: string | undefined) => {
       const meta = level === undefined ? {} : { [Modern.metaKeys.logLevel]: level }
       const { messages } = await callTool(url, "log", {}, { meta })
@@ -224,37 +214,31 @@ describe("a request of revision 2026-07-28", () => {
     )
   })
 
-  it("whose client goes is cancelled", async () => {
+  it("cancels a call whose client disconnects", async () => {
     const options = { client: "leaver" }
     const pid = await toolText(url, "pid", options)
-    const aborter = new AbortController()
-    const call = toolText(url, "never", { ...options, signal: aborter.signal })
-    const left = call.then(() => "answered", () => "gone")
+    const leave = Serving.leaving((signal) => toolText(url, "never", { ...options, signal }))
     await Kit.untilRunning(origin, Number(pid))
-    aborter.abort()
-    assert.strictEqual(await left, "gone")
-    await Kit.eventually(
-      "the cancellation is heard",
-      async () => /notifications\/cancelled \d/.test(await toolText(url, "heard", options))
-    )
-    // Nobody had asked anything, so the process goes on.
+    await leave()
+    const isCancelled = async () => /notifications\/cancelled \d/.test(await toolText(url, "heard", options))
+    await Kit.eventually("the server has the cancellation", isCancelled)
+    // The server had asked its client nothing, so its process goes on.
     assert.strictEqual(await toolText(url, "pid", options), pid)
   })
 
-  it("that takes too long is cancelled and told so", async () => {
+  it("cancels a call that exceeds requestTimeout, and answers it with an error", async () => {
     // Without capabilities the call shares its process with the others, so the process lives on.
-    const options = {}
-    const pid = Number(await toolText(timed.url, "pid", options))
-    const call = callTool(timed.url, "never", {}, options)
+    const pid = Number(await toolText(timed.url, "pid"))
+    const call = callTool(timed.url, "never")
     await Kit.untilRunning(timed.origin, pid)
     await clock.pass("5 minutes")
     const { error } = (await call).last
     assert.match(error.message, /no answer within 5m/)
     assert.strictEqual(error.code, -32603)
-    assert.match(await toolText(timed.url, "heard", options), /notifications\/cancelled \d/)
+    assert.match(await toolText(timed.url, "heard"), /notifications\/cancelled \d/)
   })
 
-  it("that falls silent in the middle of its stream ends as well, whatever comments the stream gets", async () => {
+  it("ends a call whose stream is silent for requestTimeout, although the stream has heartbeats", async () => {
     const params = { name: "stall", arguments: {} }
     const response = await send(timed.url, "tools/call", params, { meta: { progressToken: 1 } })
     const events: Array<string> = []
@@ -274,8 +258,8 @@ describe("a request of revision 2026-07-28", () => {
   })
 })
 
-describe("the probe for the era", () => {
-  it("is left out where the setting says what the back end speaks", async () => {
+describe("probe for the era", () => {
+  it("is skipped when the back end has the setting era", async () => {
     const known = await Serving.gateway({ backends: { asking: { ...asking("--silent"), era: "legacy" } } })
     assert.strictEqual(await toolText(known.url, "heard"), "[\"initialize\",\"notifications/initialized\"]")
   })

@@ -1,28 +1,19 @@
-/** What operators do to a running gateway: check, reload, stop, kill, trace. */
+/** The command for operators: --check, reload, stop and telemetry. */
 import { writeFileSync } from "node:fs"
-import { join } from "node:path"
-import { assert, beforeAll, describe, it } from "vitest"
+import { afterAll, assert, describe, it } from "vitest"
 import * as Collector from "../kit/gateway/collector.ts"
 import { runInProcess } from "../kit/gateway/command.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 
-const directory = Serving.directory()
-
-const write = (name: string, content: unknown): string => {
-  const file = join(directory, name)
-  writeFileSync(file, typeof content === "string" ? content : JSON.stringify(content))
-  return file
-}
-
-/** Opens a session; its id, and the processes of its back end. */
+/** Opens a session. Returns its id and the processes of its back end. */
 const open = async (url: string) => {
   const session = await Kit.open(url)
   const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(url, session, "pids"))
   return { session, pids: pids.filter((pid) => pid > 0) }
 }
 
-/** The end of the flags: a counter with these arguments. */
+/** Flags that serve a counter with these arguments. */
 const counter = (...more: ReadonlyArray<string>) => {
   const { args, command } = Kit.counter(...more)
   return ["--", command, ...args]
@@ -30,8 +21,8 @@ const counter = (...more: ReadonlyArray<string>) => {
 
 const gone = (pids: ReadonlyArray<number>) => Kit.eventually("no process is left", () => !pids.some(Kit.alive))
 
-const said = (gateway: Kit.Run, words: string) =>
-  Kit.eventually(`it says ${words}`, () => gateway.output().includes(words))
+const printed = (gateway: Kit.Run, words: string) =>
+  Kit.eventually(`it prints ${words}`, () => gateway.output().includes(words))
 
 describe("--check", () => {
   const two = Kit.counter()
@@ -39,17 +30,17 @@ describe("--check", () => {
     ["The configuration is valid. Back ends: one, two", 0, { one: two, two: { url: "https://example.org/mcp" } }],
     ["one: there is no program \"no-such-program\"", 1, { one: { command: "no-such-program" }, two }],
     ["mcpServers.one.command: must not be empty", 1, { one: { command: "" } }]
-  ])("says %s with exit code %i, and starts nothing", async (words, exit, mcpServers) => {
-    const finished = await runInProcess(["--check", "--config", write("check.json", { mcpServers })])
+  ])("prints %s with exit code %i, and starts nothing", async (words, exit, mcpServers) => {
+    const finished = await runInProcess(["--check", "--config", Serving.file("check.json", { mcpServers })])
     assert.strictEqual(finished.exit, exit)
     assert.include(finished.output, words)
     assert.notMatch(finished.output, /http:|two:/)
   })
 })
 
-describe("a gateway of a file", async () => {
+describe("a gateway with a configuration file", async () => {
   const { args: [fixture = ""] = [] } = Kit.counter()
-  const file = write("sources.json", {
+  const file = Serving.file("sources.json", {
     mcpServers: {
       plain: { command: "${NODE}", args: ["${MISSING:-" + fixture + "}"] },
       own: { ...Kit.counter(), maxInFlight: 1 }
@@ -82,7 +73,7 @@ describe("a gateway of a file", async () => {
     }
   )
 
-  it("answers HEAD wherever it answers GET", async () => {
+  it("answers HEAD on the routes with GET", async () => {
     for (const path of ["/", "/health", "/ready"]) {
       assert.strictEqual((await fetch(new URL(path, url), { method: "HEAD" })).status, 200)
     }
@@ -91,22 +82,20 @@ describe("a gateway of a file", async () => {
 
 describe("SIGHUP", () => {
   const entry = (mark: string) => ({ ...Kit.counter(), env: { MARK: mark } })
-  const serve = (mcpServers: object) => write("reload.json", { mcpServers })
+  const file = Serving.file("reload.json", { mcpServers: { kept: entry("1") } })
+  const serve = (mcpServers: object) => writeFileSync(file, JSON.stringify({ mcpServers }))
   // The tests share one gateway and run in this order.
-  let gateway: Kit.Run
-  let url: string
-  beforeAll(() => {
-    gateway = Kit.run(["--port", "0", "--config", serve({ kept: entry("1") })])
-    return () => {
-      gateway.child.kill("SIGTERM")
-      return gateway.exit
-    }
+  const gateway = Kit.run(["--port", "0", "--config", file])
+  afterAll(() => {
+    gateway.child.kill("SIGTERM")
+    return gateway.exit
   })
+  let url: string
   const at = (name: string) => new URL(`/mcp/${name}`, url).href
   const reload = () => gateway.child.kill("SIGHUP")
 
-  it("does not end a gateway that is starting, and the next one reloads it", async () => {
-    // Node takes some 50 milliseconds to reach the first line of the command; until then it dies of the signal.
+  it("does not end a gateway that is starting, and a second one reloads it", async () => {
+    // Node needs 50 ms to reach the first line of the command. Until then the signal ends it.
     const hangUp = 1
     await Kit.eventually("it listens for SIGHUP", () => Kit.catches(gateway.child.pid ?? 0, hangUp))
     reload()
@@ -116,11 +105,11 @@ describe("SIGHUP", () => {
     await Kit.eventually("the file is read again", async () => (await Kit.initialize(at("changed"))).status !== 404)
   })
 
-  it("ends the sessions of changed and removed entries, keeps the others, and keeps all for a wrong file", async () => {
+  it("ends the sessions of changed and removed entries, and no sessions if the file is wrong", async () => {
     const [kept, changed, removed] = [await open(at("kept")), await open(at("changed")), await open(at("removed"))]
     serve({ kept: entry("1"), changed: entry("2"), added: entry("1") })
     reload()
-    await said(gateway, "session closed: the configuration of the back end has changed")
+    await printed(gateway, "session closed: the configuration of the back end has changed")
     await gone([...changed.pids, ...removed.pids])
     assert.include(gateway.output(), "\"message\":\"reloaded\"")
     assert.isTrue(kept.pids.every(Kit.alive))
@@ -130,12 +119,12 @@ describe("SIGHUP", () => {
     const seen = JSON.parse(await Kit.toolText(at("changed"), await Kit.open(at("changed")), "environment"))
     assert.strictEqual(seen.env.MARK, "2")
     assert.strictEqual(await Kit.toolText(at("added"), await Kit.open(at("added")), "count"), "1")
-    write("reload.json", "{")
+    writeFileSync(file, "{")
     reload()
-    await said(gateway, "Not reloaded")
+    await printed(gateway, "Not reloaded")
     serve({ kept: entry("1"), typo: { command: "no-such-program" } })
     reload()
-    await said(gateway, "typo: there is no program")
+    await printed(gateway, "typo: there is no program")
     assert.strictEqual(await Kit.toolText(at("kept"), kept.session, "count"), "2")
   })
 
@@ -149,31 +138,31 @@ describe("SIGHUP", () => {
   })
 })
 
-describe("a gateway", () => {
-  it("serves on and stops in order when the reader of stdout and stderr has gone", async () => {
+describe("end of the command", () => {
+  it("stops in order after the readers of stdout and stderr have closed them", async () => {
     const { child, exit, url } = await Serving.command(["--close-grace", "100 millis", ...counter("--stubborn")])
     child.stdout?.destroy()
     child.stderr?.destroy()
-    // Each is logged to stdout; the signal is answered on stderr.
+    // The gateway logs each session to stdout, and answers the signal on stderr.
     const sessions = [await open(url), await open(url)]
     child.kill("SIGTERM")
     assert.strictEqual(await exit, 0)
     assert.isFalse(sessions.flatMap(({ pids }) => pids).some(Kit.alive))
   })
 
-  it("that an exception ends leaves no process", async () => {
-    const throwing = "data:text/javascript,process.on('SIGUSR2', () => { throw new Error('nobody catches it') })"
+  it("leaves no process after an uncaught exception", async () => {
+    const throwing = "data:text/javascript,process.on('SIGUSR2', () => { throw new Error('an uncaught error') })"
     const gateway = await Serving.command(counter("--stubborn"), { NODE_OPTIONS: `--import "${throwing}"` })
     const { pids } = await open(gateway.url)
     gateway.child.kill("SIGUSR2")
     assert.strictEqual(await gateway.exit, 1)
-    assert.include(gateway.output(), "nobody catches it")
+    assert.include(gateway.output(), "an uncaught error")
     await gone(pids)
   })
 })
 
-describe("a signal to stop", () => {
-  it("that arrives twice at once, as npm hands it on, lets running requests end and leaves no process", async () => {
+describe("SIGINT and SIGTERM", () => {
+  it("let running requests end and leave no process, also if both come at once, as from npm", async () => {
     const flags = ["--drain-timeout", "1 minute", "--close-grace", "100 millis", ...counter("--grandchild")]
     const { child, exit, output, url } = await Serving.command(flags)
     const { pids, session } = await open(url)
@@ -186,15 +175,15 @@ describe("a signal to stop", () => {
     assert.strictEqual((await Kit.initialize(url)).status, 503)
     Kit.kill(pids[0] ?? 0, "SIGUSR2")
     assert.include(await running.text(), "\"released\"")
-    // The GET stream does not keep it.
+    // A GET stream does not delay the stop.
     await stream.text()
     assert.strictEqual(await exit, 0)
     assert.isFalse(pids.some(Kit.alive))
     assert.include(output(), "session opened")
   })
 
-  it("answers a running request with an error after drainTimeout, and refuses a session that is starting", async () => {
-    const file = write("drain.json", {
+  it("fail a running request after drainTimeout, and a session that is starting", async () => {
+    const file = Serving.file("drain.json", {
       mcpServers: { counter: Kit.counter(), starting: { command: "sleep", args: ["100"], spares: 0 } }
     })
     const settings = ["--drain-timeout", "200 millis", "--close-grace", "100 millis", "--config", file]
@@ -203,10 +192,8 @@ describe("a signal to stop", () => {
     const running = Kit.post(url, session, Kit.toolCall("endless", "never"))
     const before = Kit.children(child.pid ?? 0).length
     const opening = Kit.initialize(`${origin}/mcp/starting`)
-    await Kit.eventually(
-      "the request runs, and the process starts",
-      async () => await Kit.inFlight(origin) === 1 && Kit.children(child.pid ?? 0).length > before
-    )
+    const started = async () => await Kit.inFlight(origin) === 1 && Kit.children(child.pid ?? 0).length > before
+    await Kit.eventually("the request runs, and the process starts", started)
     child.kill("SIGTERM")
     const answer = await Kit.answerOf(await running)
     assert.deepStrictEqual([answer.id, answer.error.message], ["endless", "the gateway is shutting down"])
@@ -215,7 +202,7 @@ describe("a signal to stop", () => {
     assert.deepStrictEqual([refused.status, id, error.message], [503, 0, "The gateway is shutting down"])
   })
 
-  it("ends everything at once when it is sent again, as the first one's line says", async () => {
+  it("stop the gateway at once when sent again, as the output of the first one says", async () => {
     const flags = ["--drain-timeout", "1 minute", "--close-grace", "1 minute", ...counter("--stubborn", "--grandchild")]
     const gateway = await Serving.command(flags)
     const { child, origin, url } = gateway
@@ -223,12 +210,12 @@ describe("a signal to stop", () => {
     const running = Kit.post(url, session, Kit.toolCall(1, "never")).catch(() => undefined)
     await Kit.eventually("the request runs", async () => await Kit.inFlight(origin) === 1)
     child.kill("SIGINT")
-    await said(gateway, "Stopping")
+    await printed(gateway, "Stopping")
     assert.match(
       gateway.output(),
       /^Stopping: running requests have up to 60 seconds \(drainTimeout\)\. Send the signal again to stop at once\.$/m
     )
-    // The first second's count as one.
+    // Signals of the first second count as one.
     await Kit.eventually("it has ended", () => !child.kill("SIGINT"))
     assert.strictEqual(await gateway.exit, 130)
     await running
@@ -237,14 +224,14 @@ describe("a signal to stop", () => {
 })
 
 describe("telemetry", () => {
-  it("with a variable that is not valid is refused, and told which", async () => {
+  it("refuses to start with an invalid OTEL_ variable, without a stack trace", async () => {
     const gateway = Kit.run(["--port", "0", ...counter()], { OTEL_EXPORTER_OTLP_ENDPOINT: "nonsense" })
     assert.strictEqual(await gateway.exit, 1)
     assert.include(gateway.output(), "A variable of OpenTelemetry (OTEL_…) is not valid")
     assert.notMatch(gateway.output(), /because of a bug| {4}at file:/)
   })
 
-  it("goes to the collector: a span per request and launch, without ids or keys", async () => {
+  it("sends the collector a span per request and launch, without whole ids or keys", async () => {
     const collector = await Collector.start()
     const gateway = await Serving.command(counter(), {
       OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
@@ -260,7 +247,7 @@ describe("telemetry", () => {
     await gateway.exit
     const traces = collector.bodies("/v1/traces").join()
     for (const name of ["\"name\":\"POST\"", "tools/call", "SessionPool.launch"]) assert.include(traces, name)
-    // By the semantic conventions for MCP.
+    // The semantic conventions for MCP define these names.
     const attributes = Object.fromEntries(
       [...traces.matchAll(/\{"key":"((?:mcp|jsonrpc|gen_ai)[\w.]*)","value":\{"stringValue":"([^"]*)"\}\}/g)]
         .map(([, key = "", value = ""]) => [key, value])
@@ -280,6 +267,5 @@ describe("telemetry", () => {
     const all = collector.bodies().join()
     assert.notInclude(all, session)
     assert.notInclude(all, "a-secret-key-0123")
-    collector.stop()
   })
 })

@@ -1,6 +1,6 @@
 /** The page, in a real Chromium driven by playwright-core. */
 import { mkdirSync } from "node:fs"
-import type { Browser, BrowserContextOptions, Page } from "playwright-core"
+import type { Page } from "playwright-core"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Chromium from "../kit/browser.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -12,34 +12,30 @@ const artifacts = new URL("../artifacts/", import.meta.url).pathname
 const desktop = { width: 1280, height: 800 }
 const phone = { width: 360, height: 740 }
 
-let browser: Browser
-let gateway: Kit.Running
-let url: string
-beforeAll(async () => {
-  mkdirSync(artifacts, { recursive: true })
-  browser = await Chromium.launch()
-  gateway = await Serving.gateway({ backends: { counter: Kit.counter(), broken: Kit.counter("--fail-start") } })
-  url = `${gateway.origin}/mcp/counter`
-})
-afterAll(() => browser?.close())
+mkdirSync(artifacts, { recursive: true })
+const browser = await Chromium.launch()
+afterAll(() => browser.close())
+const backends = { counter: Kit.counter(), broken: Kit.counter("--fail-start") }
+const gateway = await Serving.gateway({ backends })
+const url = `${gateway.origin}/mcp/counter`
 
 describe("the page", () => {
   const faults: Array<string> = []
 
-  /** Opens the page, and notes whatever goes wrong in it or leaves for elsewhere. */
-  const open = async (options: BrowserContextOptions = {}, at = gateway): Promise<Page> => {
-    const context = await browser.newContext({ viewport: desktop, ...options })
+  /** Opens the page. Records its errors, and its requests to other origins, in `faults`. */
+  const open = async (at = gateway.origin): Promise<Page> => {
+    const context = await browser.newContext({ viewport: desktop })
     const page = await context.newPage()
     page.on("pageerror", (error) => faults.push(String(error)))
     page.on("console", (message) => message.type() === "error" && faults.push(message.text()))
     page.on("request", (request) => {
-      if (!request.url().startsWith(at.origin) && !request.url().startsWith("data:")) faults.push(request.url())
+      if (!request.url().startsWith(at) && !request.url().startsWith("data:")) faults.push(request.url())
     })
-    await page.goto(`${at.origin}/`)
+    await page.goto(`${at}/`)
     return page
   }
 
-  /** The browser itself reports answers and losses that a test provokes. */
+  /** Removes the faults that a test causes on purpose. */
   const expected = (pattern: RegExp) => {
     const others = faults.filter((fault) => !pattern.test(fault))
     faults.splice(0, faults.length, ...others)
@@ -54,7 +50,7 @@ describe("the page", () => {
     await page.getByText(`Session ${session.slice(0, 8)} has ended.`).waitFor()
   }
 
-  it("shows what runs; a session is ended with the mouse, and it and its process go", async () => {
+  it("shows the live sessions, and ends one with its process by mouse", async () => {
     const [session, other] = [await Kit.open(url), await Kit.open(url)]
     const pid = await Kit.pidOf(url, session)
     const page = await open()
@@ -71,7 +67,7 @@ describe("the page", () => {
     await close(page)
   })
 
-  it("can be used with the keyboard alone: Escape keeps a session, Enter ends it, and the focus is always seen", async () => {
+  it("works by keyboard alone: Escape keeps a session, Enter ends it, and the focus is visible", async () => {
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
     const page = await open()
@@ -98,7 +94,7 @@ describe("the page", () => {
     await close(page)
   })
 
-  it("shows a client's name as text, whatever it is", async () => {
+  it("shows HTML in a client's name as text", async () => {
     const name = "<img src=x onerror=\"document.title='owned'\">"
     const body = Kit.initializeBody.replace("\"raw\"", JSON.stringify(name))
     const response = await Kit.post(url, "", body)
@@ -124,7 +120,7 @@ describe("the page", () => {
 
     for (const colorScheme of ["light", "dark"] as const) {
       for (const [width, viewport] of [["desktop", desktop], ["phone", phone]] as const) {
-        it(`is readable on a ${width} when ${colorScheme}: nothing to scroll sideways, contrast of 4.5 at least`, async () => {
+        it(`fits a ${width} without horizontal scrolling when ${colorScheme}, with a contrast of 4.5 or more`, async () => {
           await page.setViewportSize(viewport)
           await page.emulateMedia({ colorScheme })
           await row(page, session).waitFor()
@@ -147,10 +143,10 @@ describe("the page", () => {
     }
   })
 
-  it("asks for the operator's key where there is one, says when it was wrong, and then shows the sessions", async () => {
+  it("asks for the operator's key, reports a wrong one, and shows the sessions with the right one", async () => {
     const settings = { keys: ["client-key"], adminKeys: ["operator-key"] }
     const guarded = await Serving.gateway({ backends: { counter: Kit.counter() }, ...settings })
-    const page = await open({}, guarded)
+    const page = await open(guarded.origin)
     const field = page.getByLabel("Key", { exact: true })
     await field.fill("wrong")
     await page.keyboard.press("Enter")
@@ -164,11 +160,11 @@ describe("the page", () => {
     expected(/401/)
   })
 
-  it("works behind a proxy that has the gateway at a path of its own, with and without a slash at its end", async () => {
+  it("works behind a proxy under a path, with and without a slash at its end", async () => {
     const origin = await PrefixProxy.start(gateway.origin, "/tools")
     const session = await Kit.open(`${origin}/tools/mcp/counter`)
     for (const path of ["/tools", "/tools/"]) {
-      const page = await open({}, { ...gateway, origin: `${origin}/tools` })
+      const page = await open(`${origin}/tools`)
       await page.goto(`${origin}${path}`)
       await row(page, session).waitFor()
       await page.getByText(`${origin}/tools/mcp/counter`, { exact: true }).waitFor()
@@ -177,7 +173,7 @@ describe("the page", () => {
     }
   })
 
-  it("says when the gateway is gone, and goes on when it is back", async () => {
+  it("reports a lost connection to the gateway, and reconnects", async () => {
     const page = await open()
     // Fakes the page's clock, so the test can skip the wait before the next try.
     await page.clock.install()
@@ -195,7 +191,7 @@ describe("the page", () => {
     expected(/ERR_INTERNET_DISCONNECTED|ERR_FAILED/)
   })
 
-  it("says of a session that it is listening, idle, or how many requests it runs", async () => {
+  it("shows whether a session is listening, and how many requests it runs", async () => {
     const [listening, calling] = [await Kit.open(url), await Kit.open(url)]
     const stream = await Kit.listen(url, listening)
     const call = Kit.post(url, calling, Kit.toolCall(1, "held"))
@@ -209,70 +205,48 @@ describe("the page", () => {
     await stream.body?.cancel()
   })
 
-  it("has asked nothing of any other place and reported no error in all of this", () => {
+  it("has sent no request elsewhere and reported no error in the tests above", () => {
     assert.deepStrictEqual(faults, [])
   })
 })
 
-describe("the page of a gateway with much to see", () => {
-  const now = Date.UTC(2026, 0, 1)
-  const zeros = (...names: ReadonlyArray<string>) => Object.fromEntries(names.map((name) => [name, 0]))
-  const backend = (name: string, state: string, sessions = 0) => ({
-    ...zeros("spares", "asleep", "parked", "launches", "launchFailures", "requests", "errors"),
-    name,
-    kind: "stdio",
-    state,
-    sessions,
-    lastFailure: state === "ok" ? null : "exit code 3",
-    retryInSeconds: null
-  })
-  const session = (id: number, idleSeconds: number, more: object = {}) => ({
-    ...zeros("ageSeconds", "requests", "errors", "inFlight", "streams", "memoryBytes", "cpuSeconds"),
-    id,
-    backend: "busy",
-    session: `session${id}`,
-    client: "editor 1.0.0",
-    state: "idle",
-    idleSeconds,
-    pid: 1,
-    ...more
-  })
-  const point = (secondsAgo: number, p50Ms: number | null) => ({
-    ...zeros("sessions", "requests", "errors", "launches", "closes"),
-    at: now - secondsAgo * 1000,
-    p50Ms,
-    p95Ms: p50Ms
-  })
-  const snapshot = (sessions: ReadonlyArray<object>, history: ReadonlyArray<object> = []) => ({
-    ...zeros("launches", "launchFailures"),
-    now,
-    draining: false,
-    needsKey: false,
-    closes: {},
-    sessions,
-    history,
-    backends: [backend("unused", "not started"), backend("busy", "ok", sessions.length), backend("broken", "failing")]
-  })
+describe("layout of the page", async () => {
+  const { origin, url } = await Serving.gateway({ backends: { counter: Kit.counter() } })
+  await Kit.open(url)
+  await Kit.eventually("there is history", async () => (await Serving.overview(origin)).history.length > 0)
+  const real = await Serving.overview(origin)
+  const { now } = real
+  const backend = (name: string, state: string, sessions = 0) => ({ ...real.backends[0], name, state, sessions })
+  const session = (id: number, idleSeconds: number, more: object = {}) => {
+    const own = { id, backend: "busy", session: `session${id}`, state: "idle", idleSeconds }
+    return { ...real.sessions[0], ...own, ...more }
+  }
+  const point = (secondsAgo: number, p50Ms: number | null) => {
+    const at = now - secondsAgo * 1000
+    return { ...real.history[0], at, p50Ms, p95Ms: p50Ms }
+  }
+  const snapshot = (sessions: ReadonlyArray<object>, history: ReadonlyArray<object> = []) => {
+    const failing = { ...backend("broken", "failing"), lastFailure: "exit code 3" }
+    const backends = [backend("unused", "not started"), backend("busy", "ok", sessions.length), failing]
+    return { ...real, sessions, history, backends }
+  }
 
-  let page: Page
-  beforeAll(async () => {
-    const body = await (await fetch(gateway.origin)).text()
-    page = await browser.newPage({ viewport: phone })
-    // No request of the page reaches the gateway: it shows only what the test sends.
-    await page.route("**/*", (route) => route.fulfill({ contentType: "text/html", body }))
-    await page.goto(gateway.origin)
-  })
+  const body = await (await fetch(origin)).text()
+  const page = await browser.newPage({ viewport: phone })
+  // No request of the page reaches the gateway: the page shows only the data of the test.
+  await page.route("**/*", (route) => route.fulfill({ contentType: "text/html", body }))
+  await page.goto(origin)
   const show = (value: object) => page.evaluate(`show(${JSON.stringify(value)})`)
   const shown = () => page.locator("tbody tr td:first-child").allInnerTexts()
 
-  it("has what fails first, then what is used, and the newest use first in it", async () => {
+  it("lists failing back ends first, then used ones, and their latest sessions first", async () => {
     await show(snapshot([session(1, 60), session(2, 5), session(3, 0, { inFlight: 2, state: "active" })]))
     assert.deepStrictEqual(await page.locator("h2[id^=backend]").allInnerTexts(), ["broken", "busy", "unused"])
     assert.deepStrictEqual(await shown(), ["session3", "session2", "session1"])
     assert.deepStrictEqual(await page.locator(".badge").allInnerTexts(), ["failing", "ok", "not started"])
   })
 
-  it("moves no row while somebody points at one or has the focus there", async () => {
+  it("moves no row while a row has the focus", async () => {
     await show(snapshot([session(1, 60), session(2, 5)]))
     await page.getByRole("button", { name: "End session session1" }).focus()
     await show(snapshot([session(1, 0), session(2, 5), session(4, 0)]))
@@ -294,7 +268,7 @@ describe("the page of a gateway with much to see", () => {
     assert.lengthOf(await shown(), 8)
   })
 
-  it("has charts with an axis of time, a highest value, and gaps where nothing was measured", async () => {
+  it("draws charts with a time axis, a highest value, and gaps without measurements", async () => {
     await show(snapshot([], [point(40, 30), point(30, 20), point(20, null), point(10, 45), point(0, 45)]))
     const chart = page.locator("figure", { hasText: "Latency" })
     assert.deepStrictEqual(await chart.locator(".scale").allInnerTexts(), ["60 ms", "5 min ago\nnow"])
@@ -309,7 +283,7 @@ describe("the page of a gateway with much to see", () => {
   })
 })
 
-/** Texts whose contrast with their ground is below 4.5 (WCAG 2.2, 1.4.3); runs in the page. */
+/** Texts whose contrast with their ground is below 4.5 (WCAG 2.2, 1.4.3). Runs in the page. */
 const contrastFaults = (): ReadonlyArray<string> => {
   const canvas = document.createElement("canvas").getContext("2d")
   const rgb = (color: string): ReadonlyArray<number> => {

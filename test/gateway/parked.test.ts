@@ -1,15 +1,15 @@
-/** Calls whose server asks for input: parked until their client comes back, and whatever a client may come back with. */
-import { assert, beforeAll, describe, it } from "@effect/vitest"
+/** Parked calls: calls that wait for the answer of their client to a question of their server. */
+import { assert, describe, it } from "@effect/vitest"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import type { Options, Said } from "../kit/gateway/modern.ts"
-import { answers, asking, callTool, everything as capabilities, light, textOf } from "../kit/gateway/modern.ts"
+import { answers, asking, callTool, everything as capabilities, light, retry, textOf } from "../kit/gateway/modern.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 import { shortOrLong } from "../kit/long.ts"
 
-/** What the back end `noting` has heard. */
+/** The file in which the back end `noting` writes what it receives. */
 const notes = join(Serving.directory(), "heard")
 
 type More = Options & { readonly again?: object }
@@ -23,40 +23,30 @@ const clientOf = (url: string, options: More = { capabilities }) => {
   }
 }
 const questionsOf = ({ last }: Said): ReadonlyArray<unknown> => Object.values(last.result.inputRequests)
-/** The answer to the only question of a call. */
-const answer = ({ last: { result } }: Said, value: object) => ({
-  requestState: result.requestState,
-  inputResponses: Object.fromEntries(Object.keys(result.inputRequests).map((key) => [key, value]))
-})
 const isAsked = (said: Said) => assert.strictEqual(said.last.result.resultType, "input_required")
 const isRefused = (said: Said, code: number, message = /./) => {
   assert.deepStrictEqual([said.status, said.last.error.code], [400, code])
   assert.match(said.last.error.message, message)
 }
 
-let origin = ""
-/** A client with a key, of a gateway with keys. */
-let one: ReturnType<typeof clientOf>
-let two: ReturnType<typeof clientOf>
+const { url } = await Serving.gateway({ backends: { asking: asking() }, keys: ["one", "two"], maxSessions: 50 })
+const [one, two] = [clientOf(url, { capabilities, key: "one" }), clientOf(url, { capabilities, key: "two" })]
 /** Has no keys, so `/sessions` is readable without one. */
-let keyless = ""
-beforeAll(async () => {
-  origin = (await Serving.gateway({ backends: { asking: asking() }, keys: ["one", "two"], maxSessions: 50 })).origin
-  one = clientOf(`${origin}/mcp/asking`, { capabilities, key: "one" })
-  two = clientOf(`${origin}/mcp/asking`, { capabilities, key: "two" })
-  const backends = {
+const { origin: keyless } = await Serving.gateway({
+  backends: {
     asking: asking(),
     fresh: asking(),
-    short: { ...asking(), parkedTimeToLive: "50 millis" as const },
+    short: { ...asking(), parkedTimeToLive: "50 millis" },
     noting: asking("--note", notes),
     narrow: { ...asking(), maxInFlight: 2 },
     few: { ...light, maxLanes: 2 }
-  }
-  keyless = (await Serving.gateway({ backends, acquireTimeout: "1 hour" })).origin
+  },
+  acquireTimeout: "1 hour"
 })
 const keylessOf = (backend: string, more: More = {}) => clientOf(`${keyless}/mcp/${backend}`, { capabilities, ...more })
-describe("a call whose server asks its client", () => {
-  it("goes on in the very process that has asked, with the client's answer", async () => {
+
+describe("parked calls", () => {
+  it("go on in the process that asked, with the client's answer", async () => {
     const pid = await one.pid()
     const asked = await one.call("ask")
     assert.strictEqual(asked.status, 200)
@@ -76,7 +66,7 @@ describe("a call whose server asks its client", () => {
     assert.strictEqual(await one.pid(), pid)
   })
 
-  it("brings all that is asked at once, and as many rounds as it takes, each with a state of its own", async () => {
+  it("pass on all concurrent questions, and any number of rounds, each with a new state", async () => {
     const both = await one.call("twice")
     assert.lengthOf(questionsOf(both), 2)
     assert.strictEqual(await one.text("twice", {}, { again: answers(both, "a", "b") }), "a and b")
@@ -89,17 +79,15 @@ describe("a call whose server asks its client", () => {
     assert.deepStrictEqual([textOf(said), states.size], ["1,2,3,4", 4])
   })
 
-  it("is asked again for what its client has left out, and is not harmed by what nobody asked for", async () => {
+  it("ask again for a missing answer, and ignore an answer without a question", async () => {
     const { inputResponses, requestState } = answers(await one.call("twice"), "a", "b")
-    const [first = ["", {}], second = ["", {}]] = Object.entries(inputResponses)
-    const half = await one.call("twice", {}, {
-      again: { requestState, inputResponses: { [first[0]]: first[1], x: {} } }
-    })
-    assert.deepStrictEqual(Object.keys(half.last.result.inputRequests), [second[0]])
-    assert.strictEqual(await one.text("twice", {}, { again: answer(half, second[1]) }), "a and b")
+    const [[first, a] = ["", {}], [second, b] = ["", {}]] = Object.entries(inputResponses)
+    const half = await one.call("twice", {}, { again: { requestState, inputResponses: { [first]: a, x: {} } } })
+    assert.deepStrictEqual(Object.keys(half.last.result.inputRequests), [second])
+    assert.strictEqual(await one.text("twice", {}, { again: retry(half, () => b) }), "a and b")
   })
 
-  it("stays parked when what its client sends is no object of objects", async () => {
+  it("stay parked when the client's answers are no object of objects", async () => {
     const asked = await one.call("ask")
     const { requestState } = answers(asked)
     for (const inputResponses of [null, 5, [], { x: 5 }, { x: null }]) {
@@ -108,25 +96,17 @@ describe("a call whose server asks its client", () => {
     assert.strictEqual(await one.text("ask", {}, { again: answers(asked, "still") }), "answered still")
   })
 
-  it("takes answers that come before the question, under the name that its server gives it", async () => {
+  it("take answers that come before the question, under the server's name of the question", async () => {
     const known = { action: "accept", content: { answer: "known" } }
     const fixed = { again: { inputResponses: { fixed: known } } }
     assert.strictEqual(await one.text("ask", { id: "fixed" }, fixed), "answered known")
-    // A name of the gateway's may be that of another question.
+    // The gateway gives the same name to different questions.
     const asked = await one.call("ask", {}, { again: { inputResponses: { "elicitation-1": known } } })
     isAsked(asked)
     assert.strictEqual(await one.text("ask", {}, { again: answers(asked) }), "answered yes")
   })
 
-  it.each([
-    { name: "sample", result: { model: "m" } },
-    { name: "roots", result: { roots: [] } }
-  ])("brings what the client says to $name", async ({ name, result }) => {
-    const again = answer(await one.call(name), result)
-    assert.deepStrictEqual(JSON.parse(await one.text(name, {}, { again })), result)
-  })
-
-  it("is answered as JSON, however long its client has thought", async () => {
+  it("are answered as JSON, also when the client's answer took longer than streamAfter", async () => {
     const clock = AheadClock.make()
     const { url } = await Serving.gateway({ backends: { asking: asking() } }, clock)
     const { call } = clientOf(url)
@@ -136,7 +116,7 @@ describe("a call whose server asks its client", () => {
     assert.deepStrictEqual([said.headers.get("content-type"), textOf(said)], ["application/json", "answered yes"])
   })
 
-  it("gets its result with the next request when its server no longer wants to know", async () => {
+  it("return the result with the retry when the server withdraws its question", async () => {
     const client = keylessOf("asking", { client: "giveUp" })
     const pid = await client.pid()
     const asked = await client.call("giveUp")
@@ -146,7 +126,7 @@ describe("a call whose server asks its client", () => {
     assert.strictEqual(await client.text("giveUp", {}, { again: answers(asked) }), "gave up")
   })
 
-  it("is made again when its server wants that after a visit to a page", async () => {
+  it("run again when the server asks for that after an elicitation by URL", async () => {
     const asked = await one.call("page")
     const params = { mode: "url", url: "https://example.com/x", message: "Sign in" }
     assert.deepStrictEqual(questionsOf(asked), [{ method: "elicitation/create", params }])
@@ -155,19 +135,23 @@ describe("a call whose server asks its client", () => {
 
   it.each([
     { name: "ask", requiredCapabilities: { elicitation: { form: {} } } },
-    { name: "sample", requiredCapabilities: { sampling: {} } },
-    { name: "roots", requiredCapabilities: { roots: {} } },
+    { name: "sample", requiredCapabilities: { sampling: {} }, result: { model: "m" } },
+    { name: "roots", requiredCapabilities: { roots: {} }, result: { roots: [] } },
     { name: "page", requiredCapabilities: { elicitation: { url: {} } } }
   ])(
-    "is refused with -32021 when its client has not declared what $name takes",
-    async ({ name, requiredCapabilities }) => {
+    "deliver the answer to $name, or are refused with -32021 if the client lacks the capability",
+    async ({ name, requiredCapabilities, result }) => {
+      if (result !== undefined) {
+        const again = retry(await one.call(name), () => result)
+        assert.deepStrictEqual(JSON.parse(await one.text(name, {}, { again })), result)
+      }
       const said = await one.call(name, {}, { capabilities: {} })
       isRefused(said, -32021)
       assert.deepStrictEqual(said.last.error.data, { requiredCapabilities })
     }
   )
 
-  it("leaves its process as good as before when it was refused for want of a capability", async () => {
+  it("keep their process when they are refused for a missing capability", async () => {
     const forms = keylessOf("asking", { client: "forms", capabilities: { elicitation: { form: {} } } })
     const pid = await forms.pid()
     isRefused(await forms.call("page"), -32021)
@@ -175,28 +159,26 @@ describe("a call whose server asks its client", () => {
     assert.strictEqual(await forms.pid(), pid)
   })
 
-  it("ends with an error when its server sends what makes no sense, and the gateway goes on", async () => {
+  it("end with an error when the server sends an invalid question, and the gateway goes on", async () => {
     assert.strictEqual((await one.call("odd")).last.error.code, -32603)
     assert.strictEqual(await one.text("ask", {}, { again: answers(await one.call("ask")) }), "answered yes")
   })
 
-  it("leaves no question unanswered when it is over", async () => {
+  it("answer the server's open question when they end", async () => {
     assert.strictEqual(await one.text("hasty"), "hasty")
-    await Kit.eventually(
-      "the server hears that",
-      async () => (await one.text("heard")).includes("hasty The call of this request has ended")
-    )
+    const answered = async () => (await one.text("heard")).includes("hasty The call of this request has ended")
+    await Kit.eventually("the server has the answer", answered)
   })
 
-  it("may be asked under an id that no double holds, and refuses what the revision has no request for", async () => {
-    const again = answer(await one.call("bigId"), { roots: [] })
+  it("accept a question whose id has more digits than a double holds, and refuse a request that the revision lacks", async () => {
+    const again = retry(await one.call("bigId"), () => ({ roots: [] }))
     assert.strictEqual(await one.text("bigId", {}, { again }), "heard")
     assert.strictEqual(await one.text("strange"), "Method not found")
   })
 })
 
-describe("a state", () => {
-  it("is good once", async () => {
+describe("the state of a parked call", () => {
+  it("is valid once", async () => {
     const again = answers(await one.call("ask"))
     const said = await Promise.all([one.call("ask", {}, { again }), one.call("ask", {}, { again })])
     assert.deepStrictEqual(said.map(({ status }) => status).toSorted(), [200, 400])
@@ -204,7 +186,7 @@ describe("a state", () => {
     isRefused(late, -32602, /was used before, or its call has ended; make the call again/)
   })
 
-  it("is refused when it was changed in any place, cut or made up, and the call goes on", async () => {
+  it("is refused when it was changed, cut or made up, and the call goes on", async () => {
     const { inputResponses, requestState } = answers(await one.call("ask"))
     const send = (requestState: string) => one.call("ask", {}, { again: { inputResponses, requestState } })
     for (const at of [0, 5, 20, 60, requestState.length - 1]) {
@@ -218,13 +200,13 @@ describe("a state", () => {
     assert.strictEqual(textOf(await send(requestState)), "answered yes")
   })
 
-  it("of another key's call is refused, and the call goes on for its owner", async () => {
+  it("is refused with another key, and the call goes on for its owner", async () => {
     const again = answers(await one.call("ask"))
     isRefused(await two.call("ask", {}, { again }), -32602, /belongs to another key/)
     assert.strictEqual(await one.text("ask", {}, { again }), "answered yes")
   })
 
-  it("of another request is refused: another tool, other arguments; their order does not matter", async () => {
+  it("is refused for another tool or other arguments, but their order does not matter", async () => {
     const again = answers(await one.call("ask", { a: 1, b: { c: 2, d: 3 } }))
     for (const name of ["twice", "ask"]) {
       isRefused(await one.call(name, {}, { again }), -32602, /belongs to another request/)
@@ -232,7 +214,7 @@ describe("a state", () => {
     assert.strictEqual(await one.text("ask", { b: { d: 3, c: 2 }, a: 1 }, { again }), "answered yes")
   })
 
-  it("of another gateway is refused; if both have the same key, as one whose call is not here", async () => {
+  it("is refused by another gateway, as unknown or, with the same stateKey, as ended", async () => {
     const settings = { backends: { asking: light }, stateKey: "0123456789abcdef0123456789abcdef" }
     const [first, second] = [await Serving.gateway(settings), await Serving.gateway(settings)]
     const again = answers(await clientOf(first.url).call("ask"))
@@ -240,7 +222,7 @@ describe("a state", () => {
     isRefused(await one.call("ask", {}, { again }), -32602, /did not make it/)
   })
 
-  it("that came too late is refused, and its call and the process were ended", async () => {
+  it("is refused after parkedTimeToLive, which has ended the call and its process", async () => {
     const short = keylessOf("short")
     const pid = await short.pid()
     const again = answers(await short.call("ask"))
@@ -250,21 +232,19 @@ describe("a state", () => {
   })
 })
 
-describe("a server's question that cannot be attributed", () => {
-  it("does not come, because the next call after a cancelled one meets a new process", async () => {
+describe("questions of unknown calls", () => {
+  it("are avoided: the call after a cancelled one gets a new process", async () => {
     const fresh = keylessOf("fresh")
     const pid = await fresh.pid()
-    const aborter = new AbortController()
-    const left = fresh.call("never", {}, { signal: aborter.signal }).then(() => "answered", () => "gone")
+    const leave = Serving.leaving((signal) => fresh.call("never", {}, { signal }))
     await Kit.untilRunning(keyless, pid)
-    aborter.abort()
-    assert.strictEqual(await left, "gone")
+    await leave()
     await Kit.eventually("its process is gone", () => !Kit.alive(pid))
     isAsked(await fresh.call("ask"))
     assert.notStrictEqual(await fresh.pid(), pid)
   })
 
-  it("is answered with an error while nothing runs, and not kept for the next call", async () => {
+  it("are answered with an error while no call runs, and not kept for the next call", async () => {
     const noting = keylessOf("noting")
     const pid = await noting.pid()
     assert.strictEqual(await noting.text("later"), "later")
@@ -274,8 +254,8 @@ describe("a server's question that cannot be attributed", () => {
   })
 })
 
-describe("the limit of", () => {
-  it("a caller's lanes makes the next call wait, at most for acquireTimeout", async () => {
+describe("limits of parked calls", () => {
+  it("make a call wait for a lane of its caller, at most for acquireTimeout", async () => {
     const backends = { few: { ...light, maxLanes: 2 } }
     const hasty = clientOf((await Serving.gateway({ backends, acquireTimeout: "50 millis" })).url)
     for (let i = 0; i < 2; i++) await hasty.call("ask")
@@ -288,15 +268,13 @@ describe("the limit of", () => {
     const again = answers(await few.call("ask"))
     await few.call("ask")
     const waiting = few.call("count")
-    await Kit.eventually("it waits", async () => {
-      const metrics = await (await fetch(`${keyless}/metrics`)).text()
-      return metrics.includes("mcp_gateway_waiting_calls{resource=\"lane\"} 1\n")
-    })
+    const isWaiting = "mcp_gateway_waiting_calls{resource=\"lane\"} 1\n"
+    await Kit.eventually("it waits", async () => (await Serving.scrape(keyless)).includes(isWaiting))
     await few.call("ask", {}, { again })
     assert.strictEqual((await waiting).status, 200)
   })
 
-  it("parked calls, in all and for each key, refuses one more", async () => {
+  it("refuse a call beyond maxParked and maxParkedPerKey", async () => {
     const limits = { keys: ["one", "two"], maxParked: 3, maxParkedPerKey: 2 }
     const { url } = await Serving.gateway({ backends: { light }, ...limits })
     const results: Array<Said> = []
@@ -308,7 +286,7 @@ describe("the limit of", () => {
     assert.match(results[4]?.last.error.message, /^3 calls already wait for input/)
   })
 
-  it("parked calls does not count one whose process has died", async () => {
+  it("do not count a parked call whose process has died", async () => {
     const own = await Serving.gateway({ backends: { light }, maxParked: 1, parkedTimeToLive: "Infinity" })
     const { call } = clientOf(own.url)
     await call("ask")
@@ -317,7 +295,7 @@ describe("the limit of", () => {
     await Kit.eventually("another call is parked", async () => (await call("ask")).status === 200)
   })
 
-  it("requests of one client at once refuses one more with 429", async () => {
+  it("refuse a request beyond maxInFlight with 429", async () => {
     const narrow = keylessOf("narrow", { capabilities: {} })
     const pid = await narrow.pid()
     const calls = [1, 2, 3].map(() => narrow.call("untilSignal"))
@@ -328,8 +306,8 @@ describe("the limit of", () => {
   })
 })
 
-describe("a gateway with parked calls", () => {
-  it("keeps many at once, lets each go on in its own process, and leaves none in the end", async () => {
+describe("a gateway with many parked calls", () => {
+  it("resumes each parked call in its own process, and leaves no process after its stop", async () => {
     const count = shortOrLong(50, 1000)
     const { stop, url } = await Serving.gateway({
       backends: { light: { ...light, maxLanes: 1000, maxInFlight: 1000, era: "legacy" } },
@@ -354,7 +332,7 @@ describe("a gateway with parked calls", () => {
     assert.deepStrictEqual([...pids].filter((pid) => Kit.alive(Number(pid))), [])
   }, 180_000)
 
-  it("cancels them at once when it stops, and leaves no process and no port", async () => {
+  it("cancels parked calls when it stops, and leaves no process and no port", async () => {
     // A stop that waited for the client would exceed the test's time-out.
     const { origin, stop, url } = await Serving.gateway({ backends: { asking: asking() }, drainTimeout: "1 hour" })
     const client = clientOf(url)

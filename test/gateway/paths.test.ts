@@ -1,4 +1,4 @@
-/** The paths that are served, and what is said at others. */
+/** Paths of the gateway, and its answers at other paths. */
 import { assert, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serve from "../kit/gateway/serving.ts"
@@ -7,7 +7,7 @@ const { origin } = await Serve.command([])
 const keyed = await Serve.command([], { GATEWAY_KEYS: "a-key-for-clients" })
 
 describe("paths", () => {
-  it("serve a back end at a URL that ends in /mcp, with the sessions that it has at the other", async () => {
+  it("serve a back end at both of its URLs and, as the only one, at /mcp, with the same sessions", async () => {
     const session = await Kit.open(`${origin}/counter-server/mcp`)
     for (const [i, path] of ["/counter-server/mcp", "/mcp/counter-server", "/mcp", "/mcp/"].entries()) {
       assert.strictEqual(await Kit.toolText(`${origin}${path}`, session, "count"), String(i + 1))
@@ -15,7 +15,7 @@ describe("paths", () => {
     assert.strictEqual((await Kit.initialize(`${origin}/other/mcp`)).status, 404)
   })
 
-  it("are taken literally: another way to write one, or one that could lead elsewhere, is 404", async () => {
+  it("are compared literally: another spelling of a path gets 404", async () => {
     const operators = ["//sessions", "/Sessions", "/%73essions", "/sessions/", "/sessions;a", "//sessions/events"]
       .concat(["/sessions//events", "/METRICS", "//metrics", "/%6detrics", "/Health", "//ready", "//", "/%ff"])
     const mcp = ["//mcp", "/MCP", "/%6dcp", "//mcp/counter-server", "/mcp//counter-server", "/mcp/Counter-Server"]
@@ -30,19 +30,15 @@ describe("paths", () => {
     }
     const { error } = await (await fetch(`${origin}/Sessions`)).json()
     assert.strictEqual(error, "Not found. Did you mean /sessions? Write it exactly so: paths are case-sensitive.")
-    // A query changes nothing.
+    // A query is ignored.
     assert.strictEqual((await fetch(`${origin}/sessions?a=//b`)).status, 200)
   })
 
-  it("where clients look for OAuth say that there is none, and what to do instead", async () => {
-    const places = [
-      "oauth-protected-resource",
-      "oauth-protected-resource/mcp/counter-server",
-      "oauth-authorization-server"
-    ]
-      .concat("openid-configuration").map((place) => `/.well-known/${place}`)
-      .concat("/mcp/counter-server/.well-known/openid-configuration", "/register")
-    for (const path of places) {
+  it("answer a request for OAuth metadata with 404 and how to authenticate instead", async () => {
+    const resource = "/.well-known/oauth-protected-resource"
+    const places = [resource, `${resource}/mcp/counter-server`, "/.well-known/oauth-authorization-server"]
+    const openId = ["", "/mcp/counter-server"].map((path) => `${path}/.well-known/openid-configuration`)
+    for (const path of [...places, ...openId, "/register"]) {
       for (const [at, instead] of [[origin, "asks for no key"], [keyed.origin, "Authorization: Bearer KEY"]] as const) {
         const response = await fetch(`${at}${path}`, { method: path === "/register" ? "POST" : "GET" })
         const told = [path, response.status, response.headers.get("content-type")]
@@ -52,7 +48,7 @@ describe("paths", () => {
     }
   })
 
-  it("that need a key say in WWW-Authenticate how to send one", async () => {
+  it("answer a request without a key with WWW-Authenticate, which says how to send the key", async () => {
     for (const path of ["/mcp", "/mcp/counter-server", "/counter-server/mcp"]) {
       const { headers, status } = await Kit.initialize(`${keyed.origin}${path}`)
       assert.deepStrictEqual([status, headers.get("www-authenticate")], [

@@ -1,5 +1,5 @@
-/** How it is found out which revisions a stdio server speaks, and who is served in which way. */
-import { assert, beforeAll, describe, it } from "@effect/vitest"
+/** Recognition of the revisions that a stdio server supports. */
+import { assert, describe, it } from "@effect/vitest"
 import { existsSync } from "node:fs"
 import { join } from "node:path"
 import * as Eras from "../kit/gateway/eras.ts"
@@ -7,27 +7,19 @@ import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 
-const odd = (kind: string, ...args: ReadonlyArray<string>) => ({
-  command: process.execPath,
-  args: [new URL("../fixtures/era-server.ts", import.meta.url).pathname, kind, ...args]
+/** Each test has its own back end, because the gateway remembers the era of a back end. */
+const { origin } = await Serving.gateway({
+  backends: {
+    dies: Eras.odd("dies"),
+    refuses: Eras.odd("refuses"),
+    modernFirst: Eras.modernStdio("dual"),
+    legacyFirst: Eras.modernStdio("dual"),
+    modern: { ...Eras.modernStdio("dual"), era: "modern" },
+    legacy: { ...Eras.modernStdio(), era: "legacy" },
+    versions: Eras.odd("modern")
+  }
 })
-
-/** A back end for each test: what is known of one is not known of another. */
-const backends = {
-  dies: odd("dies"),
-  refuses: odd("refuses"),
-  modernFirst: Eras.modernStdio("dual"),
-  legacyFirst: Eras.modernStdio("dual"),
-  modern: { ...Eras.modernStdio("dual"), era: "modern" },
-  legacy: { ...Eras.modernStdio(), era: "legacy" },
-  versions: odd("modern")
-} as const
-
-let origin = ""
-const urlOf = (backend: keyof typeof backends) => `${origin}/mcp/${backend}`
-beforeAll(async () => {
-  origin = (await Serving.gateway({ backends })).origin
-})
+const urlOf = (backend: string) => `${origin}/mcp/${backend}`
 
 /** Clients of both eras, connected at the same time, list the tools of a server that has none. */
 const serveBoth = async (url: string) => {
@@ -35,25 +27,25 @@ const serveBoth = async (url: string) => {
   for (const { client } of clients) assert.deepStrictEqual((await client.listTools()).tools, [])
 }
 
-describe("a stdio server of earlier revisions", () => {
-  it("that dies when it is asked, is served to both, and asked no more", async () => {
+describe("a legacy stdio server", () => {
+  it("is served to clients of both eras if it exits at the probe, and is probed once", async () => {
     const url = urlOf("dies")
     await serveBoth(url)
     const second = await Eras.modern(url, { roots: {} })
     assert.strictEqual(second.client.getServerVersion()?.name, "dies")
   })
 
-  it("that is silent when it is asked, is served to both", async () => {
+  it("is served to clients of both eras if it does not answer the probe", async () => {
     const asked = join(Serving.directory(), "asked")
     const clock = await StillClock.make()
-    const { url } = await Serving.gateway({ backends: { it: odd("silent", asked) } }, clock)
+    const { url } = await Serving.gateway({ backends: { it: Eras.odd("silent", asked) } }, clock)
     const served = serveBoth(url)
     await Kit.eventually("it is asked", () => existsSync(asked))
     await clock.pass("5 seconds")
     await served
   })
 
-  it("that refuses initialize is not taken for a modern one: the client reads its refusal", async () => {
+  it("is not taken for a modern one if it refuses initialize: the client gets the refusal", async () => {
     const before = Kit.descendants(process.pid)
     for (let i = 0; i < 2; i++) {
       const { error } = await (await Kit.initialize(urlOf("refuses"))).json()
@@ -63,14 +55,14 @@ describe("a stdio server of earlier revisions", () => {
   })
 })
 
-describe("a stdio server of both", () => {
+describe("a stdio server of both eras", () => {
   it.each(["modern", "legacy"])(
-    "is served to legacy clients in its own legacy way when a %s one came first",
+    "serves legacy clients without translation when a %s client came first",
     async (first) => {
       const url = urlOf(first === "modern" ? "modernFirst" : "legacyFirst")
       if (first === "modern") await Eras.modern(url)
       const { call, client } = await Eras.legacy(url)
-      // In its own way nothing is added to what the client says.
+      // A translated request would have the modern keys.
       assert.notProperty(JSON.parse(await call("whoami")).envelope ?? {}, "io.modelcontextprotocol/protocolVersion")
       assert.strictEqual(client.getServerVersion()?.name, "modern")
     }
@@ -78,12 +70,12 @@ describe("a stdio server of both", () => {
 })
 
 describe("the setting era", () => {
-  it("modern: legacy clients get a face at once", async () => {
+  it("lets legacy clients use a back end of era modern without a probe", async () => {
     const { call } = await Eras.legacy(urlOf("modern"))
     assert.property(JSON.parse(await call("whoami")).envelope, "io.modelcontextprotocol/protocolVersion")
   })
 
-  it("legacy: a modern server's refusal is the client's to read", async () => {
+  it("passes on the refusal of a modern server to a client if the era is legacy", async () => {
     assert.strictEqual((await (await Kit.initialize(urlOf("legacy"))).json()).error.code, -32022)
   })
 })
@@ -98,19 +90,16 @@ describe("a modern stdio server", () => {
     assert.strictEqual((await response.json()).result.protocolVersion, given)
   })
 
-  it("that ends takes the sessions with it, and leaves nothing behind", async () => {
-    const own = await Kit.start({ backends: { it: Eras.modernStdio() } })
-    const url = `${own.origin}/mcp/it`
+  it("ends its session when it exits, and leaves no process", async () => {
+    const { stop, url } = await Serving.gateway({ backends: { it: Eras.modernStdio() } })
     const before = Kit.descendants(process.pid)
     const legacy = await Eras.legacy(url)
     assert.include(await legacy.call("crash").then(String, String), "exit code 7")
-    await Kit.eventually(
-      "the session is unknown",
-      async () => (await legacy.call("echo").then(String, String)).includes("Session not found")
-    )
+    const isUnknown = async () => (await legacy.call("echo").then(String, String)).includes("Session not found")
+    await Kit.eventually("the session is unknown", isUnknown)
     const again = await Eras.legacy(url)
     assert.strictEqual(await again.call("echo", { message: "again" }), "again")
-    await own.stop()
+    await stop()
     assert.deepStrictEqual(Kit.descendants(process.pid).filter((pid) => !before.includes(pid)), [])
   })
 })

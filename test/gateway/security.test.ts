@@ -1,4 +1,4 @@
-/** Who may come in: each test tries to get in, or to get something out. */
+/** Security: keys, origins, hosts, floods, slow clients and secrets. */
 import { Effect } from "effect"
 import { readFileSync } from "node:fs"
 import { get } from "node:https"
@@ -25,7 +25,7 @@ describe("a gateway with keys", async () => {
   const keys = { keys: [ours, theirs], adminKeys: [operators] }
   const { origin, url } = await Serve.gateway({ backends, ...keys, maxSessions: 6 })
 
-  it("lets nobody in without a key, with a wrong one, a part of one, or in another form: 401, and says what to show", async () => {
+  it("answers 401 with WWW-Authenticate to a request without a key, or with a wrong, partial or misplaced one", async () => {
     const wrong = ["wrong", ours.slice(0, -1), `${ours}x`, "", operators].map(key)
     const forms = [ours, `Basic ${ours}`, "Bearer"].map((authorization) => ({ authorization }))
     const elsewhere = [{}, { "x-api-key": ours }, { cookie: `authorization=Bearer ${ours}` }]
@@ -41,7 +41,7 @@ describe("a gateway with keys", async () => {
     }
   })
 
-  it("has no session for another key, whatever is asked of it and however its random id is written", async () => {
+  it("answers 404 to every request for a session of another key, and for every variant of its id", async () => {
     const session = await open(url, ours)
     const statuses = [
       await Kit.post(url, session, call, key(theirs)),
@@ -60,9 +60,9 @@ describe("a gateway with keys", async () => {
     assert.strictEqual((await Kit.answerOf(await Kit.post(url, session, call, key(ours)))).result.content[0].text, "1")
   })
 
-  it("counts whoever tries keys, at the operator's routes too: an alert asks for it", async () => {
+  it("counts each wrong key for the alert, also on the operator's routes", async () => {
     const refused = async () => {
-      const metrics = await (await fetch(`${origin}/metrics`, { headers: key(operators) })).text()
+      const metrics = await Serve.scrape(origin, key(operators))
       return Number(/^mcp_gateway_refusals_total\{status="401"\} (\d+)$/m.exec(metrics)?.[1])
     }
     const before = await refused()
@@ -70,7 +70,7 @@ describe("a gateway with keys", async () => {
     assert.strictEqual(await refused(), before + 3)
   })
 
-  it("gives a key half of the sessions by default, and makes room among its own, never among another's", async () => {
+  it("limits a key to half of the sessions by default, and evicts only sessions of the same key", async () => {
     const mine = await open(url, theirs)
     for (let i = 0; i < 4; i++) assert.match(await open(url, ours), uuid)
     const { sessions } = await Serve.overview(origin, key(operators))
@@ -78,7 +78,7 @@ describe("a gateway with keys", async () => {
     assert.strictEqual((await Kit.post(url, mine, call, key(theirs))).status, 200)
   })
 
-  it("has operator's routes that need the operator's key, and no route tells a key or a whole session id", async () => {
+  it("requires the operator's key on the operator's routes, and shows no key or whole session id on any route", async () => {
     const session = await open(url, ours)
     await Kit.post(url, session, call, key(ours))
     const routes = { "/sessions": "GET", "/sessions/events": "GET", "/metrics": "GET", "/sessions/1": "DELETE" }
@@ -97,7 +97,7 @@ describe("a gateway with keys", async () => {
     }
   })
 
-  it("tells its operator's routes to nobody if there is no operator's key", async () => {
+  it("answers 403 on the operator's routes without an operator's key in the settings", async () => {
     const { origin } = await Serve.gateway({ backends, keys: [ours] })
     for (const path of ["/sessions", "/metrics", "/sessions/events"]) {
       assert.strictEqual((await fetch(`${origin}${path}`, { headers: key(ours) })).status, 403)
@@ -105,7 +105,7 @@ describe("a gateway with keys", async () => {
   })
 })
 
-it("a program's gateway is refused what only the command carries out: keys in a file, TLS and replicas", () => {
+it("a gateway in a program refuses the settings of the command: a file of keys, TLS and replicas", () => {
   const ofCommand = { keysFile: "keys.txt", tlsCert: "cert.pem", tlsKey: "key.pem", cluster: true }
   const { faults } = Effect.runSync(Effect.flip(Gateway.config({ backends, ...ofCommand })))
   assert.deepStrictEqual(faults, [
@@ -116,7 +116,7 @@ it("a program's gateway is refused what only the command carries out: keys in a 
   ])
 })
 
-describe("from a browser", async () => {
+describe("requests of a browser", async () => {
   const app = "https://app.example.com"
   const { origin, url } = await Serve.gateway({ backends, allowedOrigins: [app], allowedHosts: ["mcp.example.com"] })
   const wanted = { method: "POST", headers: "content-type,mcp-session-id,authorization" }
@@ -124,7 +124,7 @@ describe("from a browser", async () => {
   const preflight = (origin: string) =>
     fetch(url, { method: "OPTIONS", headers: { origin, ...Object.fromEntries(asked) } })
 
-  it("a foreign Origin or a rebinding Host is 403 on every route", async () => {
+  it("are refused with 403 on every route for a foreign Origin or Host", async () => {
     const gets = ["/mcp/counter", "/", "/sessions", "/sessions/events", "/metrics", "/health", "/ready"]
     const routes = { POST: ["/mcp"], DELETE: ["/mcp", "/sessions/1"], GET: gets }
     const origins = ["https://evil.example", "null", "http://127.0.0.1.evil.example"]
@@ -140,7 +140,7 @@ describe("from a browser", async () => {
     }
   })
 
-  it("a page of this machine, and a listed origin and host, may come in; another one gets no CORS header", async () => {
+  it("are allowed from this machine and from listed origins and hosts, and other origins get no CORS header", async () => {
     const near = { host: "localhost:8420", origin: "http://localhost:3000" }
     assert.strictEqual((await Serve.ask(origin, "/mcp", near)).status, 200)
     assert.strictEqual((await Serve.ask(origin, "/mcp", { host: "mcp.example.com:443" })).status, 200)
@@ -155,7 +155,7 @@ describe("from a browser", async () => {
 })
 
 describe("floods and slow clients", () => {
-  it("a flood of sessions ends at the limit of the back end: 503 with Retry-After, and no process more", async () => {
+  it("a flood of sessions beyond the back end's limit gets 503 with Retry-After, and no further process", async () => {
     const { origin, url } = await Serve.gateway({ backends, maxSessionsPerBackend: 4 })
     const responses = await Promise.all(Array.from({ length: 12 }, () => Kit.initialize(url)))
     const told = responses.map(({ headers, status }) => `${status} ${headers.has("retry-after")}`).toSorted()
@@ -165,7 +165,7 @@ describe("floods and slow clients", () => {
     assert.match(await Kit.open(url), uuid)
   })
 
-  it("a session whose client listens is never the one that makes room", async () => {
+  it("a session with a GET stream is not evicted", async () => {
     const { url } = await Serve.gateway({ backends, maxSessions: 2 })
     const [listening, idle] = [await Kit.open(url), await Kit.open(url)]
     await Kit.listen(url, listening)
@@ -175,9 +175,11 @@ describe("floods and slow clients", () => {
   })
 
   const health = "GET /health HTTP/1.1\r\nHost: localhost\r\n"
+  const post = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" +
+    "Accept: application/json, text/event-stream\r\n"
   const exchange = (connection: Raw.RawConnection, ...parts: ReadonlyArray<string>) =>
     connection.exchange(parts.map((part) => Buffer.from(part)))
-  /** The status of what the command's server answers to a client that sends this and then nothing. */
+  /** The status of the command's answer to a client that sends only this. */
   const statusOf = async (port: number, sent: string) => (await exchange(await Raw.open(port), sent))?.status
 
   it("too large a header is refused with 431 by the command", async () => {
@@ -185,41 +187,29 @@ describe("floods and slow clients", () => {
     assert.strictEqual(await statusOf(port, `${health}X-Big: ${"x".repeat(4096)}\r\n\r\n`), 431)
   })
 
-  it("an offered upgrade is passed over, and its connection serves the next request", async () => {
+  it("an offered upgrade is ignored, and its connection serves the next request", async () => {
     const { port } = await Serve.command([])
-    for (
-      const offer of [
-        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n",
-        "Connection: Upgrade\r\nUpgrade: websocket\r\n"
-      ]
-    ) {
+    for (const offer of ["Upgrade, HTTP2-Settings\r\nUpgrade: h2c", "Upgrade\r\nUpgrade: websocket"]) {
       const connection = await Raw.open(port)
-      const head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n" +
-        `Accept: application/json, text/event-stream\r\n${offer}\r\n`
+      const head = `${post}Content-Length: 2\r\nConnection: ${offer}\r\n\r\n`
       assert.strictEqual((await exchange(connection, `${head}{`, "}"))?.status, 400)
       assert.strictEqual((await exchange(connection, `${health}\r\n`))?.status, 200)
       connection.socket.destroy()
     }
   })
 
-  // The second one bounds the header too, and Node wants whole milliseconds.
-  const timeouts = [["--headers-timeout", "300 millis", "--body-timeout", "600 millis"], [
-    "--body-timeout",
-    "500500 micros"
-  ]]
-  for (const flags of timeouts) {
-    it(`a client that sends its header or its body too slowly is cut off with 408: ${flags.join(" ")}`, async () => {
-      const { port } = await Serve.command(flags)
-      const head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" +
-        "Accept: application/json, text/event-stream\r\n"
-      const slow = [`${head}X-Slow: `, `${head}Content-Length: 500\r\n\r\n{"jsonrpc"`]
+  // Alone, --body-timeout also bounds the header. Node takes whole milliseconds only.
+  for (const flags of ["--headers-timeout=300 millis --body-timeout=600 millis", "--body-timeout=500500 micros"]) {
+    it(`a client that sends its header or its body too slowly is disconnected with 408: ${flags}`, async () => {
+      const { port } = await Serve.command(flags.split(/ (?=--)/))
+      const slow = [`${post}X-Slow: `, `${post}Content-Length: 500\r\n\r\n{"jsonrpc"`]
       assert.deepStrictEqual(await Promise.all(slow.map((sent) => statusOf(port, sent))), [408, 408])
     })
   }
 })
 
-describe("what could hold a secret", () => {
-  it("is told and listed with the values of the environment hidden, the longest first, and credentials of any kind", async () => {
+describe("secrets", () => {
+  it("are masked in errors and lists: values of the environment, the longest first, and credentials", async () => {
     const lines = {
       "abcdefgh abcdef short production": "*** *** short production",
       "Authorization: Bearer abc.def-123456": "Authorization: ***",
@@ -239,7 +229,7 @@ describe("what could hold a secret", () => {
     }
   })
 
-  it("is not in the log of a hostile client and a hostile back end, which stays one line a record", async () => {
+  it("are not in the log of a hostile client and a hostile back end, and each record stays one line", async () => {
     const { output, url } = await Serve.command([], { GATEWAY_KEYS: ours })
     const session = await open(url, ours)
     const evil = "evil\n{\"level\":\"INFO\",\"message\":\"forged\"}\u001b[2J"

@@ -1,10 +1,9 @@
-/** One process per client session, gone with it. */
+/** Sessions: one process per session of a client. */
 import { Client } from "@modelcontextprotocol/sdk/client/index.js"
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
-import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serve from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
@@ -15,15 +14,8 @@ const { origin } = await Serve.gateway({
 })
 const url = `${origin}/mcp/counter`
 
-describe("a session", () => {
-  it("has messages that belong to no request on its GET stream", async () => {
-    const { call, client, heard } = await Eras.legacy(url)
-    await call("announce")
-    await Kit.eventually("the notification arrives", () => heard.changes.includes("tools"))
-    await client.close()
-  })
-
-  it("counts for itself, whatever others do with the same ids", async () => {
+describe("sessions", () => {
+  it("have their own process each, also if they use the same request ids", async () => {
     const numbers = Array.from({ length: 20 }, (_, i) => i + 1)
     await Promise.all(Array.from({ length: shortOrLong(4, 10) }, async () => {
       const session = await Kit.open(url)
@@ -36,7 +28,7 @@ describe("a session", () => {
     }))
   })
 
-  it("forwards a message as it came: unknown fields, _meta, unicode, big numbers and white space", async () => {
+  it("forward a message as it came: unknown fields, _meta, unicode, big numbers and white space", async () => {
     const message = "{ \"jsonrpc\":\"2.0\",\t\"id\":\"ü\\n\u2028\", \"method\":\"tools/call\",\r\n \"params\":" +
       "{\"name\":\"raw\",\"big\":12345678901234567890.10,\"_meta\":{\"x/y\":null}}, \"extra\":[1e400,\"\u{1F600}\"]}"
     const { id, result } = await Kit.answerOf(await Kit.post(url, await Kit.open(url), message))
@@ -50,7 +42,7 @@ describe("a session", () => {
     big: ["pickyLines", "10000 bytes"]
   } as const
   for (const [tool, [backend, reason]] of Object.entries(failures)) {
-    it(`tells every pending request why its process failed, and is unknown from then on: ${reason}`, async () => {
+    it(`answer every pending request with why the process failed, and are unknown afterwards: ${reason}`, async () => {
       const at = `${origin}/mcp/${backend}`
       const session = await Kit.open(at)
       const waiting = Kit.post(at, session, Kit.toolCall("waiting", "never"))
@@ -66,29 +58,29 @@ describe("a session", () => {
     })
   }
 
-  it("goes on with a request whose client has gone", async () => {
+  it("continue a request whose client disconnects", async () => {
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
-    // It has begun when its first progress is here.
+    // The request runs once its first progress arrives.
     await Serve.firstEvents(await Kit.post(url, session, Kit.toolCall("cut", "untilSignal")), 1)
     const again = () => Serve.statusOf(url, session, Kit.toolCall("cut", "count"))
     const streams = async () => (await Kit.sessionOn(origin, pid))?.streams
     await Kit.eventually("the gateway knows that its client is gone", async () => await streams() === 0)
     assert.strictEqual(await again(), 400)
     Kit.kill(pid, "SIGUSR2")
-    await Kit.eventually("it is answered, so its id is free", async () => await again() === 200)
+    await Kit.eventually("it is answered, which frees its id", async () => await again() === 200)
   })
 })
 
 describe("DELETE", () => {
-  it("ends a GET stream of its session after its answer, not while it waits for the end", async () => {
+  it("ends a GET stream of its session after its own answer, not while the process ends", async () => {
     const ended: Array<() => void> = []
     const upstream = await Serve.upstream((response, { id }, { method }) => {
       if (method === "DELETE") return ended.push(() => response.writeHead(204).end())
       if (method === "GET") return response.writeHead(200, { "content-type": "text/event-stream" }).write(": \n\n")
       Serve.initialized(response, id)
     })
-    // Its process goes when the test lets the grace pass.
+    // The process exits when the test lets closeGrace pass.
     const clock = await StillClock.make()
     const backends = { http: { url: upstream, era: "legacy" }, stubborn: Kit.counter("--stubborn") } as const
     const still = await Serve.gateway({ backends }, clock)
@@ -103,14 +95,14 @@ describe("DELETE", () => {
       // A second DELETE changes nothing.
       assert.strictEqual((await Serve.remove(url, session)).status, 404)
       assert.deepStrictEqual([backend, listening.done, status], [backend, false, 0])
-      if (backend === "http") await Kit.eventually("it has heard of it", () => ended.length > 0)
+      if (backend === "http") await Kit.eventually("the upstream has the DELETE", () => ended.length > 0)
       for (const end of ended) end()
       assert.strictEqual(await clock.passUntilSettled("DELETE is answered", deleted), 204)
       await Kit.eventually("the stream ends", () => listening.done)
     }
   })
 
-  it("is answered with 503, a body, Retry-After and close if the gateway stops before the process is gone", async () => {
+  it("is answered with 503, a body, Retry-After and close if the gateway stops before the process exits", async () => {
     const backends = { stubborn: Kit.counter("--stubborn") }
     const { origin, stop, url } = await Serve.gateway({ backends, closeGrace: "2 seconds" }, await StillClock.make())
     const deleting = Serve.remove(url, await Kit.open(url))
@@ -123,17 +115,14 @@ describe("DELETE", () => {
     await stopped
   })
 
-  it("of the official client reports no error, though the process is slow to leave", async () => {
+  it("causes no error in the official client while the process is slow to exit", async () => {
     const backends = { stubborn: Kit.counter("--stubborn") }
     const { origin, url } = await Serve.gateway({ backends, closeGrace: "500 millis" })
     const client = new Client({ name: "test", version: "1.0.0" })
-    const often = {
-      initialReconnectionDelay: 100,
-      maxReconnectionDelay: 100,
-      reconnectionDelayGrowFactor: 1,
-      maxRetries: 2
-    }
-    const transport = new StreamableHTTPClientTransport(new URL(url), { reconnectionOptions: often })
+    const delays = { initialReconnectionDelay: 100, maxReconnectionDelay: 100, reconnectionDelayGrowFactor: 1 }
+    const transport = new StreamableHTTPClientTransport(new URL(url), {
+      reconnectionOptions: { ...delays, maxRetries: 2 }
+    })
     const errors: Array<string> = []
     // The client has no other way to report them.
     // oxlint-disable-next-line unicorn/prefer-add-event-listener
@@ -147,7 +136,7 @@ describe("DELETE", () => {
   })
 })
 
-describe("a session that does not start", () => {
+describe("failed starts", () => {
   const failures = [
     [Kit.counter("--fail-start"), /exit code 3.*cannot open the database/s],
     [{ command: "no-such-command" }, /"no-such-command" could not be started \(ENOENT\): install the program/],
@@ -155,7 +144,7 @@ describe("a session that does not start", () => {
     [{ command: "/etc/passwd" }, /could not be started \(EACCES\): the gateway's user may not run it/]
   ] as const
   for (const [broken, reason] of failures) {
-    it(`is told as 502 with the reason: ${reason}`, async () => {
+    it(`are answered with 502 and the reason: ${reason}`, async () => {
       const { url } = await Serve.gateway({ backends: { broken } })
       const response = await Kit.initialize(url)
       const { error, id } = await response.json()
@@ -164,17 +153,16 @@ describe("a session that does not start", () => {
     })
   }
 
-  it("because its client has gone leaves no process behind", async () => {
+  it("leave no process when the client disconnects", async () => {
     const file = join(Serve.directory(), "pid")
     const { url } = await Serve.gateway({ backends: { slow: Kit.counter("--slow-start", file) } })
-    const gone = new AbortController()
-    const init = { method: "POST", headers: Kit.headers, body: Kit.initializeBody, signal: gone.signal }
-    const opening = fetch(url, init).then(() => "answered", () => "aborted")
+    const leave = Serve.leaving((signal) =>
+      fetch(url, { method: "POST", headers: Kit.headers, body: Kit.initializeBody, signal })
+    )
     const pid = () => existsSync(file) ? Number(readFileSync(file, "utf8")) : 0
     await Kit.eventually("the process has read initialize", () => pid() > 0)
     assert.isTrue(Kit.alive(pid()))
-    gone.abort()
-    assert.strictEqual(await opening, "aborted")
+    await leave()
     await Kit.eventually("the process is gone", () => !Kit.alive(pid()))
   })
 })

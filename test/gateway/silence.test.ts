@@ -1,31 +1,34 @@
-/** Requests whose answer is long in coming: neither their client nor a proxy may take the silence for the end. */
+/** Requests with a late answer: heartbeats keep the connections of clients and proxies open. */
 import { rmSync, writeFileSync } from "node:fs"
 import type { ServerResponse } from "node:http"
 import { join } from "node:path"
 import { assert, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { send } from "../kit/gateway/modern.ts"
+import { event, json, stream } from "../kit/gateway/scripted.ts"
 import * as Serve from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 
 const directory = Serve.directory()
-/** While it exists, the processes of `gated` do not read. */
+/** While this file exists, the processes of `gated` do not start. */
 const gate = join(directory, "gate")
 /** The requests that the HTTP servers have not answered. */
 const held: Array<{ readonly id: unknown; readonly response: ServerResponse }> = []
-const answer = (id: unknown, result: object) => JSON.stringify({ jsonrpc: "2.0", id, result })
-const discovered = { resultType: "complete", supportedVersions: ["2026-07-28"], capabilities: { tools: {} } }
+const discovered = {
+  resultType: "complete",
+  supportedVersions: ["2026-07-28"],
+  capabilities: { tools: {} },
+  ttlMs: 0,
+  cacheScope: "private"
+}
 
 /** A server on Streamable HTTP: at `/modern` of revision 2026-07-28, else of an earlier one. */
 const upstream = await Serve.upstream((response, { id, method }, request) => {
   if (method === "initialize" && request.url !== "/modern") return Serve.initialized(response, id)
-  if (method === "server/discover") {
-    const result = { ...discovered, ttlMs: 0, cacheScope: "private" }
-    return response.writeHead(200, Serve.json).end(answer(id, result))
-  }
+  if (method === "server/discover") return json(response, { id, result: discovered })
   if (request.method !== "POST") return response.writeHead(request.method === "GET" ? 405 : 204).end()
   if (method !== undefined && id === undefined) return response.writeHead(202).end()
-  if (method === "stream") response.writeHead(200, { "content-type": "text/event-stream" }).flushHeaders()
+  if (method === "stream") stream(response).flushHeaders()
   held.push({ id, response })
 })
 const clock = await StillClock.make()
@@ -48,27 +51,27 @@ const { origin } = await Serve.gateway({
 }, clock)
 const at = (backend: string) => `${origin}/mcp/${backend}`
 
-/** The response to a request, whose time has to pass. */
+/** Passes time until a request has a response. */
 const headerOf = (sent: Promise<Response>, step: `${number} seconds` = "1 seconds") =>
   clock.passUntilSettled("there is a response", sent, step)
 
-/** Answers what the HTTP servers hold. */
+/** Answers the requests that the HTTP servers hold. */
 const respond = async (answerTo: (response: ServerResponse, id: unknown) => void) => {
   await Kit.eventually("the server has it", () => held.length > 0)
   for (const { id, response } of held.splice(0)) answerTo(response, id)
 }
 
-/** A request that gets no answer until it is released; `release` gives what its answer must hold. */
+/** A request without an answer until `release`, which returns a text that the answer must include. */
 interface Silent {
   readonly sent: Promise<Response>
-  readonly release: () => Promise<string>
+  readonly release: () => Promise<string> | string
 }
 
 const releaseHeld = async () => {
   await respond((response, id) => {
-    const text = answer(id, { late: true })
-    if (response.headersSent) response.end(`data: ${text}\n\n`)
-    else response.writeHead(200, Serve.json).end(text)
+    const message = { id, result: { late: true } }
+    if (response.headersSent) response.end(event(message))
+    else json(response, message)
   })
   return "late"
 }
@@ -94,7 +97,7 @@ const wakes = async (): Promise<Silent> => {
     return sessions.every(({ backend }) => backend !== "gated")
   }, "15 seconds")
   writeFileSync(gate, "")
-  const release = async () => {
+  const release = () => {
     rmSync(gate)
     return "raw"
   }
@@ -109,7 +112,7 @@ const newest = { "mcp-protocol-version": "2025-11-25" }
 
 const kinds: Record<string, () => Promise<Silent>> = {
   "a call of a process": () => onProcess(silent),
-  "the same in revision 2025-11-25": () => onProcess(silent, newest),
+  "a call of a process in revision 2025-11-25": () => onProcess(silent, newest),
   "a batch": () => onProcess(`[${silent}]`),
   "a call of a session that wakes": wakes,
   "a call of an HTTP back end": () => onHttp("http", message("anything")),
@@ -129,9 +132,9 @@ const kinds: Record<string, () => Promise<Silent>> = {
   })
 }
 
-describe("a request whose answer is long in coming", () => {
+describe("a request with a late answer", () => {
   for (const [kind, start] of Object.entries(kinds)) {
-    it(`sends something every 15 seconds, so that no proxy gives it up: ${kind}`, async () => {
+    it(`has a heartbeat every 15 seconds: ${kind}`, async () => {
       const { release, sent } = await start()
       const response = await headerOf(sent)
       assert.deepStrictEqual([response.status, response.headers.get("content-type")], [200, "text/event-stream"])
@@ -151,16 +154,16 @@ describe("a request whose answer is long in coming", () => {
     })
   }
 
-  it("is no stream early if it is initialize or server/discover", async () => {
+  it("gets no early stream if it is initialize or server/discover", async () => {
     const starting = [Kit.initialize(at("mute")), send(at("mute"), "server/discover", {})]
     for (const sent of starting) assert.strictEqual((await headerOf(sent, "15 seconds")).status, 502)
   })
 })
 
-describe("a stream that silence has opened", () => {
+describe("a stream opened after streamAfter", () => {
   const url = at("counter")
 
-  it("is resumed from its first event by a client of 2025-11-25 that was cut off, and has the answer", async () => {
+  it("can be resumed from its first event by a client of 2025-11-25, and then has the answer", async () => {
     const session = await Kit.open(url)
     const response = await headerOf(Kit.post(url, session, silent, newest))
     const [first] = await Serve.firstEvents(response, 1)
@@ -175,7 +178,7 @@ describe("a stream that silence has opened", () => {
     assert.deepStrictEqual([id, result.content[0].text], [1, "spoken"])
   })
 
-  it("ends with an error when the process dies, and when the session is deleted", async () => {
+  it("ends with an error when the process dies or the session is deleted", async () => {
     const ends = {
       "exit code 7": async (session: string) => (await Kit.post(url, session, Kit.toolCall(2, "crash"))).text(),
       "deleted": (session: string) => Serve.remove(url, session)
@@ -198,7 +201,7 @@ describe("a stream that silence has opened", () => {
     "a broken connection": (response) => response.destroy()
   }
   for (const [what, refuse] of Object.entries(refusals)) {
-    it(`ends with an error for its request when the HTTP back end answers late with ${what}`, async () => {
+    it(`ends with an error when the HTTP back end answers late with ${what}`, async () => {
       const ofLegacyClient = async () => Kit.post(at("http"), await Kit.open(at("http")), message("anything", 9))
       for (const sent of [ofLegacyClient, () => ofModernClient("modern", "any", 9)]) {
         const response = await headerOf(sent())

@@ -1,10 +1,11 @@
-/** Spare processes on a test clock: their end, their replacement and failed starts. */
+/** Spare processes on a test clock: ends, replacements and failed starts. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect } from "effect"
 import { TestClock } from "effect/testing"
 import * as Spares from "../../src/gateway/transports/Spares.ts"
 import type { Transport } from "../../src/gateway/transports/Transport.ts"
 import { BackendFailed } from "../../src/gateway/transports/Transport.ts"
+import * as Told from "../kit/gateway/told.ts"
 
 const failure = new BackendFailed({ reason: "over", stderr: "" })
 
@@ -20,15 +21,7 @@ const make = Effect.fnUntraced(function*({ broken = 0 } = {}) {
   const start = Effect.acquireRelease(
     Effect.suspend(() => {
       if (++tries <= broken) return failure
-      const process: Transport = {
-        pid: undefined,
-        attach: () => Effect.void,
-        offer: () => true,
-        send: () => Effect.void,
-        ended: Deferred.makeUnsafe(),
-        failed: () => failure
-      }
-      const entry: Started = { process, closes: 0 }
+      const entry: Started = { process: Told.make().transport, closes: 0 }
       started.push(entry)
       return Effect.succeed(entry)
     }),
@@ -40,8 +33,8 @@ const make = Effect.fnUntraced(function*({ broken = 0 } = {}) {
   return { spares, started, tries: () => tries }
 })
 
-describe("a spare process", () => {
-  it.effect("that ends unused is closed at once, and replaced after 10 seconds, not sooner", () =>
+describe("spare processes", () => {
+  it.effect("close a spare that ends unused at once, and replace it after 10 seconds", () =>
     Effect.gen(function*() {
       const { spares, started } = yield* make()
       assert.strictEqual(spares.size(), 1)
@@ -53,7 +46,7 @@ describe("a spare process", () => {
       assert.strictEqual(yield* spares.take, started[1]?.process)
     }))
 
-  it.effect("that has ended is not taken, and is closed once", () =>
+  it.effect("never give away a spare that has ended, and close it once", () =>
     Effect.gen(function*() {
       const { spares, started } = yield* make()
       Deferred.doneUnsafe(started[0]?.process.ended ?? assert.fail("none"), Effect.succeed(failure))
@@ -62,7 +55,7 @@ describe("a spare process", () => {
       assert.deepStrictEqual([spares.size(), started.map(({ closes }) => closes)], [1, [1, 1, 0]])
     }))
 
-  it.effect("that is taken is replaced after 100 milliseconds, not sooner", () =>
+  it.effect("replace a taken spare after 100 milliseconds", () =>
     Effect.gen(function*() {
       const { spares, started } = yield* make()
       yield* spares.take
@@ -72,7 +65,7 @@ describe("a spare process", () => {
       assert.deepStrictEqual([spares.size(), started.map(({ closes }) => closes)], [1, [0, 0]])
     }))
 
-  it.effect("that does not start is tried again every 10 seconds", () =>
+  it.effect("try a failed start again every 10 seconds", () =>
     Effect.gen(function*() {
       const { spares, tries } = yield* make({ broken: 2 })
       yield* TestClock.adjust("19 seconds")

@@ -1,4 +1,4 @@
-/** Clients that leave their event stream unread. */
+/** Clients that do not read their event stream. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Logger, Stream } from "effect"
 import { TestClock } from "effect/testing"
@@ -28,7 +28,7 @@ describe("stallTimeout", () => {
       assert.isTrue(later.state.disconnected)
     }).pipe(Effect.provide(Logger.layer([]))))
 
-  it.effect("disconnects a client that reads only the first heartbeat, after one to one and a half times the time", () =>
+  it.effect("disconnects a client that reads only the first heartbeat, after 1 to 1.5 times stallTimeout", () =>
     Effect.gen(function*() {
       const bodies = new Set<EventStreamBody.OpenBody>()
       const { open: { disconnect }, state } = unread()

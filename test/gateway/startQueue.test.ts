@@ -1,4 +1,4 @@
-/** The order in which processes start: few at once, and the keys of clients take turns. */
+/** The queue of starts: few processes start at once, and the keys of clients take turns. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Exit, Fiber, Scope } from "effect"
 import { existsSync, readFileSync } from "node:fs"
@@ -11,8 +11,8 @@ import * as StillClock from "../kit/gateway/stillClock.ts"
 
 const max = StartQueue.maxAtOnce
 
-describe("the queue of starts", () => {
-  /** A queue, and what has had its turn so far. */
+describe("queue of starts", () => {
+  /** A full queue, and the principals that had a turn since. */
   const make = Effect.gen(function*() {
     const queue = yield* StartQueue.make
     const begun: Array<string> = []
@@ -29,23 +29,14 @@ describe("the queue of starts", () => {
     return { begun, begin, busy }
   })
 
-  it.effect("lets the next one start when one of those before has started", () =>
-    Effect.gen(function*() {
-      const { begin, begun, busy } = yield* make
-      yield* begin("next")
-      assert.deepStrictEqual(begun, [])
-      yield* busy[0]?.end ?? Effect.void
-      yield* Effect.yieldNow
-      assert.deepStrictEqual(begun, ["next"])
-    }))
-
-  it.effect("loses no turn with one that gives up while it waits", () =>
+  it.effect("starts the next process when one before it has started, and loses no turn with an interrupted one", () =>
     Effect.gen(function*() {
       const { begin, begun, busy } = yield* make
       const impatient = yield* begin("impatient")
       yield* Fiber.interrupt(impatient.fiber)
       yield* impatient.end
       yield* begin("next")
+      assert.deepStrictEqual(begun, [])
       yield* busy[0]?.end ?? Effect.void
       yield* Effect.yieldNow
       assert.deepStrictEqual(begun, ["next"])
@@ -53,7 +44,7 @@ describe("the queue of starts", () => {
 })
 
 describe("processes that start together", () => {
-  it.live("are spawned in different turns of the event loop, so that all else goes on between two", () =>
+  it.live("are spawned in different turns of the event loop, so that other work runs in between", () =>
     Effect.gen(function*() {
       let turns = 0
       const count = () => {
@@ -76,7 +67,7 @@ describe("sessions that start together", () => {
   const directory = Serving.directory()
   const started = (file: string) =>
     existsSync(join(directory, file)) ? readFileSync(join(directory, file), "utf8").trim().split("\n") : []
-  /** A server that notes that it has been started, and answers nothing. */
+  /** A server that writes its name to a file when it starts, and answers nothing. */
   const hung = (file: string, name: string) => ({
     command: "sh",
     args: ["-c", `echo ${name} >> ${join(directory, file)}; exec cat >/dev/null`]
@@ -86,7 +77,7 @@ describe("sessions that start together", () => {
   const launches = async ({ origin }: Kit.Running): Promise<number> =>
     (await Serving.overview(origin, Kit.bearer("operators"))).backends.reduce((sum, each) => sum + each.launches, 0)
 
-  it("are started a few at once, and one of another key does not wait for all of them", async () => {
+  it("start a few at once, and a session of another key does not wait for all of them", async () => {
     const clock = await StillClock.make()
     const gateway = await Serving.gateway({
       backends: { many: hung("fair", "many"), one: hung("fair", "one") },
@@ -106,7 +97,7 @@ describe("sessions that start together", () => {
     await Promise.all(answers)
   })
 
-  it("have their startTimeout from their own turn on, and wait as long for it at most", async () => {
+  it("have startTimeout from their turn on, and wait for it for at most the same time", async () => {
     const clock = await StillClock.make()
     const gateway = await Serving.gateway({
       backends: { hung: hung("late", "x") },

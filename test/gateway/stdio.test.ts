@@ -1,10 +1,9 @@
-/** The messages of a process: none lost, none overtaken, and nobody waits for a process that is gone. */
-import { Clock, Context, Deferred, Duration, Effect, Exit, Logger, Scope } from "effect"
+/** Messages of a stdio process: none is lost or out of order, and no message waits for a process that has exited. */
+import { Clock, Deferred, Duration, Effect, Exit, Logger, Scope } from "effect"
 import { afterEach, assert, beforeEach, describe, it } from "vitest"
 import * as Bridge from "../../src/gateway/conversation/Bridge.ts"
 import * as ClientRecord from "../../src/gateway/conversation/ClientRecord.ts"
 import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
-import * as GatewayMetrics from "../../src/gateway/telemetry/GatewayMetrics.ts"
 import * as StdioProcess from "../../src/gateway/transports/StdioProcess.ts"
 import type { Receiver, Transport } from "../../src/gateway/transports/Transport.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -12,7 +11,7 @@ import * as Serving from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 import * as Told from "../kit/gateway/told.ts"
 
-describe("one process", () => {
+describe("messages of a stdio process", () => {
   let scope: Scope.Closeable
   beforeEach(() => {
     scope = Scope.makeUnsafe()
@@ -56,8 +55,8 @@ describe("one process", () => {
     return { seen, receive, garbage: () => {}, room }
   }
 
-  it("hands on every line in order before it tells of the end, also where the receiver had no room meanwhile", async () => {
-    // More than a chunk and less than the pipe holds: it has exited while its lines wait.
+  it("arrive in order before the news of the exit, also if the receiver has no room at times", async () => {
+    // More than a chunk and less than the pipe holds, so the process exits while its lines wait.
     const { close, transport } = await startOnClock("seq", "-f", format, "1", "3000")
     const gone = Kit.eventually("it is gone", () => !Kit.alive(transport.pid ?? 0))
       // The exit event reaches the gateway a moment later.
@@ -69,18 +68,18 @@ describe("one process", () => {
     assert.deepStrictEqual(to.seen, oneTo(3000))
   })
 
-  it("a receiver that is slow and goes on has every line before the news of the end, which waits longer for it", async () => {
+  it("all reach a slow receiver before the news of the exit", async () => {
     const { close, time, transport } = await startOnClock("seq", "-f", format, "1", "10")
     const to = receiver(Effect.sleep("100 millis"), (count) => count % 2 === 0)
     await attach(transport, to)
     await Kit.eventually("it is gone", () => to.seen.length === 1 && !Kit.alive(transport.pid ?? 0))
-    // The five waits take longer than the gateway waits for a receiver that stands still.
+    // The five waits together are longer than the gateway waits for a receiver without progress.
     assert.include(await time.passUntilSettled("it is told", end(transport)), "exit code 0")
     assert.lengthOf(to.seen, 10)
     await close()
   })
 
-  it("a child of its own that talks on for ever does not put off the news of its end for ever", async () => {
+  it("do not delay the news of the exit when a child of the process writes without end", async () => {
     const { close, time, transport } = await startOnClock("sh", "-c", "(while :; do echo more; done) & exec seq 1 3")
     let said = Promise.withResolvers<void>()
     await attach(transport, { ...receiver(Effect.void), garbage: () => said.resolve() })
@@ -96,7 +95,7 @@ describe("one process", () => {
     await close()
   })
 
-  it("a receiver that never has room again does not delay the news of its end, and holds up what is written afterwards", async () => {
+  it("do not delay the news of the exit when the receiver never has room again, and later ones wait", async () => {
     const child = `(while kill -0 $$; do :; done; exec ${seq(100_000)}) 2>/dev/null & exec ${seq(10)}`
     const transport = await start("sh", "-c", child)
     const to = receiver(Effect.never, (count) => count < 5)
@@ -106,7 +105,7 @@ describe("one process", () => {
   })
 
   for (const at of [1, 3]) {
-    it(`a receiver that throws ${at === 1 ? "at once" : "after a wait"} fails this session and nothing else`, async () => {
+    it(`fail their session when the receiver throws ${at === 1 ? "at once" : "after a wait"}`, async () => {
       const { close, time, transport } = await startOnClock("sh", "-c", `${seq(10)}; exec sleep 1000`)
       const to = receiver(Effect.sleep("10 millis"), (count) => {
         if (count === at) throw new Error("a defect of the receiver")
@@ -121,7 +120,7 @@ describe("one process", () => {
     })
   }
 
-  it("writes that wait end with their process: none is left when its scope is closed", async () => {
+  it("end with the scope of the process while they wait for its stdin", async () => {
     const transport = await start("sleep", "1000")
     const message = JsonRpc.notification("notifications/x", { filler: "x".repeat(100_000) })
     const writes = Array.from({ length: 40 }, () => Effect.runFork(transport.send(message)))
@@ -132,27 +131,15 @@ describe("one process", () => {
     assert.isTrue(writes.every((fiber) => Exit.isSuccess(fiber.pollUnsafe() ?? Exit.fail("left"))))
   })
 
-  it("exits after its answer: a client that reads slowly gets its progress without a gap or a jump, and the answer", async () => {
+  it("all reach a slow client after the exit, progress in order and then the answer", async () => {
     const { args, command } = Kit.counter()
     const process = StdioProcess.start({ command, args, env: {}, cwd: undefined }, {}, limits, (text) => text)
+    const record = ClientRecord.make(Told.requestOf(Kit.initializeBody))
     const bridge = await Effect.runPromise(
-      Bridge.make(
-        process,
-        ClientRecord.make(Told.requestOf(Kit.initializeBody)),
-        {
-          requestTimeout: Duration.infinity,
-          streamAfter: Duration.infinity,
-          streamLostTimeToLive: Duration.infinity,
-          maxInFlight: 10,
-          replay: { maxEvents: 20, maxBytes: 1_000_000 }
-        },
-        GatewayMetrics.make("test", Context.empty(), GatewayMetrics.recent())
-      ).pipe(Scope.provide(scope))
+      Scope.provide(Bridge.make(process, record, Told.patient(20), Told.metrics), scope)
     )
-    const call = Told.requestOf(Kit.toolCall(1, "lastWords", { count: 40, size: 3000 }))
-    const running = bridge.request(call, Effect.void)
-    if (running._tag !== "Running") return assert.fail("not taken")
-    const reader = await Effect.runPromise(running.reply)
+    const { reply } = Told.request(bridge, 1, "lastWords", { count: 40, size: 3000 })
+    const reader = await Effect.runPromise(reply)
     if (reader._tag !== "Events") return assert.fail("no stream")
     const seen: Array<string> = []
     const takeOnce = Effect.map(reader.take, (events) => {
@@ -161,15 +148,15 @@ describe("one process", () => {
         seen.push(params === undefined ? result?.content[0].text ?? text : String(params.progress))
       }
     })
-    // It exits while most of this waits in the pipe and in the gateway.
+    // The process exits while most of its messages wait in the pipe and in the gateway.
     await Kit.eventually("it is gone", () => !Kit.alive(bridge.activity().pid ?? 0))
     await Effect.runPromise(Effect.ignore(Effect.forever(Effect.andThen(takeOnce, Effect.sleep("5 millis")))))
     assert.deepStrictEqual(seen, [...Array.from({ length: 40 }, (_, i) => String(i + 1)), "last words"])
   })
 })
 
-describe("a session", () => {
-  it("whose back end closes its stdin and lives on is told so and ended", async () => {
+describe("sessions with a process that stops reading", () => {
+  it("end with the reason when the process closes its stdin and lives on", async () => {
     const script = "read l; exec 0<&-; echo '{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{}}'; exec sleep 1000"
     const clock = await StillClock.make()
     const backends = { closed: { command: "sh", args: ["-c", script] } }
@@ -181,12 +168,12 @@ describe("a session", () => {
     assert.strictEqual(await Serving.statusOf(url, session, Kit.toolCall(2, "count")), 404)
   })
 
-  it("whose process does not read for a while is written to later, everything once and in order", async () => {
+  it("send waiting messages once and in order when the process reads again", async () => {
     const { origin, url } = await Serving.gateway({ backends: { counter: Kit.counter() } })
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
     const napping = await Kit.post(url, session, Kit.toolCall("nap", "nap"))
-    // One body, so that it is known which comes first.
+    // One body fixes the order.
     const ids = Array.from({ length: 60 }, (_, i) => `call ${i}`)
     const filler = "x".repeat(50_000)
     const batch = ids.flatMap((id, i) => [
@@ -194,10 +181,8 @@ describe("a session", () => {
       ...(i % 3 === 0 ? [`{"jsonrpc":"2.0","method":"notifications/n${i}","params":{"filler":"${filler}"}}`] : [])
     ])
     const answers = Kit.post(url, session, `[${batch.join()}]`)
-    await Kit.eventually(
-      "as much is on its way as there is room for",
-      async () => Number((await Kit.sessionOn(origin, pid))?.inFlight) > 3
-    )
+    const isFull = async () => Number((await Kit.sessionOn(origin, pid))?.inFlight) > 3
+    await Kit.eventually("the pipe is full", isFull)
     Kit.kill(pid, "SIGUSR2")
     await (await answers).text()
     assert.include(await napping.text(), "\"released\"")

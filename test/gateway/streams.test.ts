@@ -1,4 +1,4 @@
-/** Event streams: each message on exactly one, resumed after a cut, alive while silent, given up when nobody reads. */
+/** Event streams: delivery, resumption, heartbeats, and clients that stop reading or lose their streams. */
 import { connect } from "node:net"
 import { assert, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -10,14 +10,15 @@ const backends = { counter: Kit.counter() }
 const { origin, url } = await Serve.gateway({ backends, heartbeat: "50 millis", maxInFlight: 3 })
 const clock = await StillClock.make()
 const defaults = await Serve.gateway({ backends }, clock)
+/** No request or silent client times out. */
 const patience = { requestTimeout: "Infinity", stallTimeout: "Infinity", idleTimeToLive: "1 day" } as const
 const patient = await Serve.gateway({ backends, ...patience }, clock)
 
 const resume = (url: string, session: string, after: Kit.Event | undefined, headers = {}) =>
   Kit.listen(url, session, { ...headers, "last-event-id": after?.id ?? "" })
 
-describe("the stream of a request", () => {
-  it("that is cut again and again resumes after the last event that arrived, and nothing comes twice", async () => {
+describe("streams of requests", () => {
+  it("resume after the last event that arrived, each time they are cut, without duplicates", async () => {
     const session = await Kit.open(url)
     const events: Array<Kit.Event> = []
     for (const count of [2, 1, 3, 99]) {
@@ -36,12 +37,12 @@ describe("the stream of a request", () => {
   })
 
   for (const version of ["2025-06-18", "2025-11-25"]) {
-    it(`of revision ${version} is resumed with what was missed when it is finished; without anything missed it is 204`, async () => {
+    it(`resume in revision ${version} after their end with the missed events, or with 204 if there are none`, async () => {
       const session = await Kit.open(url)
       const headers = { "mcp-protocol-version": version }
       const response = await Kit.post(url, session, Kit.toolCall(1, "progress"), headers)
       const events = await Serve.firstEvents(response, Infinity)
-      // From 2025-11-25 on a stream begins with an empty event, so that it can be resumed from the start.
+      // Since 2025-11-25, a stream begins with an empty event, from which a client can resume.
       const start = version === "2025-11-25" ? [""] : []
       const methods = events.map(({ data }) => data && (JSON.parse(data).method ?? "answer"))
       assert.deepStrictEqual(methods, [...start, "notifications/progress", "answer"])
@@ -50,7 +51,7 @@ describe("the stream of a request", () => {
       assert.strictEqual(missed.at(-1).id, 1)
       const spent = await resume(url, session, events.at(-1), headers)
       assert.deepStrictEqual([spent.status, await spent.text()], [204, ""])
-      // As much as is kept takes the place of the call's events.
+      // As many events as the buffer holds replace those of the call.
       await Kit.toolText(url, session, "flood", { count: 1000 })
       // Its answer comes after the flood.
       await Kit.toolText(url, session, "count")
@@ -58,7 +59,7 @@ describe("the stream of a request", () => {
     })
   }
 
-  it("ends for the earlier of two clients that resume it", async () => {
+  it("end for the earlier of two clients that resume the same one", async () => {
     const { url } = defaults
     const session = await Kit.open(url)
     const [response] = await Promise.all([
@@ -73,7 +74,7 @@ describe("the stream of a request", () => {
     assert.strictEqual((await Kit.answerOf(later)).id, 1)
   })
 
-  it("brings a slow client many times the messages that the buffer holds, none lost", async () => {
+  it("deliver many times the messages that the buffer holds to a slow client, without loss", async () => {
     const session = await Kit.open(url)
     // The buffer holds 1,000.
     const count = shortOrLong(4000, 20_000)
@@ -86,7 +87,7 @@ describe("the stream of a request", () => {
     assert.isDefined(messages.at(-1).result)
   })
 
-  it("brings messages of 3 MB whole, as JSON does", async () => {
+  it("deliver messages of 3 MB, as a JSON body does", async () => {
     const session = await Kit.open(url)
     const size = 3_000_000
     assert.lengthOf(await Kit.toolText(url, session, "big", { size }), size)
@@ -95,8 +96,8 @@ describe("the stream of a request", () => {
   })
 })
 
-describe("a GET stream", () => {
-  it("begins with the messages that belong to no request and waited for it, each once, the newest if they are too many", async () => {
+describe("GET streams", () => {
+  it("begin with the newest waiting messages that belong to no request, each once", async () => {
     const { url } = await Serve.gateway({ backends, replayEvents: 3 })
     const session = await Kit.open(url)
     for (const [count, expected] of [[2, "1 2 "], [1, "1 "], [5, "3 4 5 "]] as const) {
@@ -106,7 +107,7 @@ describe("a GET stream", () => {
     }
   })
 
-  it("replays nothing for an event id that the session has not sent", async () => {
+  it("replay nothing for an event id that the session has not sent", async () => {
     const session = await Kit.open(url)
     await Kit.toolText(url, session, "flood", { count: 1 })
     const [first] = await Serve.firstEvents(await Kit.listen(url, session), 1)
@@ -122,7 +123,7 @@ describe("a GET stream", () => {
     }
   })
 
-  it("has each message alone, however many there are of it", async () => {
+  it("deliver each message on one of them, have heartbeats, and are limited in number", async () => {
     const session = await Kit.open(url)
     const streams = await Promise.all([0, 1, 2].map(() => Kit.listen(url, session)))
     const come = streams.map(Serve.reading)
@@ -130,17 +131,15 @@ describe("a GET stream", () => {
     const seen = () => come.flatMap(({ text }) => Serve.messagesIn(text)).map(({ params }) => parseInt(params.data))
     await Kit.eventually("all have come", () => seen().length >= 50)
     assert.deepStrictEqual(seen().toSorted((a, b) => a - b), Array.from({ length: 50 }, (_, i) => i + 1))
-    // As many as a session may have.
+    // `maxInFlight` limits them too.
     assert.strictEqual((await Kit.listen(url, session)).status, 429)
-    await Kit.eventually(
-      "heartbeats while it is silent",
-      () => come.every(({ text }) => text.split(": \n\n").length > 3)
-    )
+    const haveHeartbeats = () => come.every(({ text }) => text.split(": \n\n").length > 3)
+    await Kit.eventually("heartbeats while it is silent", haveHeartbeats)
   })
 })
 
-describe("the requests of a session", () => {
-  it("are different if their ids are of different JSON types; beyond those that may run they are 429", async () => {
+describe("requests of a session", () => {
+  it("differ if their ids have different JSON types, and beyond maxInFlight they are refused with 429", async () => {
     const session = await Kit.open(url)
     const ids = [1, "1", 2]
     const running = ids.map((id) => Kit.post(url, session, Kit.toolCall(id, "held")))
@@ -154,7 +153,7 @@ describe("the requests of a session", () => {
     assert.strictEqual(await Kit.toolText(url, session, "count"), "1")
   })
 
-  it("have 5 minutes, again after each progress; then they get an error, the process a cancellation, and a late answer goes nowhere", async () => {
+  it("fail 5 minutes after the last progress, are cancelled at the process, and a late answer is ignored", async () => {
     const { url } = defaults
     const session = await Kit.open(url)
     const late = Kit.post(url, session, Kit.toolCall("mine", "late"))
@@ -171,15 +170,15 @@ describe("the requests of a session", () => {
     assert.deepStrictEqual([id, error.code], ["mine", -32001])
     await clock.pass("301 seconds")
     await Kit.eventually("its time is over", () => last().error?.code === -32001)
-    // The process answers `late` as soon as it hears of the cancellation, and so before it reports it.
+    // The process answers `late` at the cancellation, so before it reports the cancellation.
     await Kit.notify(url, session, "notifications/report")
     const [heard] = await Serve.firstEvents(await Kit.listen(url, session), 1)
     assert.includeMembers(JSON.parse(heard?.data ?? "").params?.data, ["cancelled mine", "cancelled 1"])
   })
 })
 
-describe("a session whose process reads nothing", () => {
-  /** A gateway and a session with a process that has stopped, and whose pipe is full. */
+describe("sessions whose process does not read", () => {
+  /** A session whose process is stopped and whose pipe is full. */
   const start = async () => {
     const { origin, url } = await Serve.gateway({ backends, closeGrace: "20 millis" })
     const session = await Kit.open(url)
@@ -192,7 +191,7 @@ describe("a session whose process reads nothing", () => {
     return { url, session, pid, is, large }
   }
 
-  it("ends at DELETE, whatever waits for its process, and is in use until then", async () => {
+  it("end at DELETE while a message waits for the process, and are active until then", async () => {
     for (const inBatch of [false, true]) {
       const { is, large, pid, session, url } = await start()
       const late = Kit.post(url, session, inBatch ? `[${large}]` : large)
@@ -204,21 +203,18 @@ describe("a session whose process reads nothing", () => {
     }
   })
 
-  it("delivers later what a client sent that has gone meanwhile", async () => {
+  it("deliver a message later, also if its client has disconnected", async () => {
     const { is, pid, session, url } = await start()
-    const stop = new AbortController()
-    const late = Kit.post(url, session, Serve.notification("late"), {}, stop.signal)
-      .then(({ status }) => `answered ${status}`, () => "gone")
+    const leave = Serve.leaving((signal) => Kit.post(url, session, Serve.notification("late"), {}, signal))
     await is("active")
-    stop.abort()
-    assert.strictEqual(await late, "gone")
+    await leave()
     await is("idle")
     process.kill(pid, "SIGCONT")
     assert.include(await Kit.toolText(url, session, "heard"), "notifications/late")
   })
 })
 
-it("a client that stops reading without closing is cut off, and its session lives on", async () => {
+it("a client that stops reading is disconnected after stallTimeout, and its session lives on", async () => {
   const { origin, url } = await Serve.gateway({ backends, stallTimeout: "300 millis", heartbeat: "100 millis" })
   const session = await Kit.open(url)
   const socket = connect(Number(new URL(url).port), "127.0.0.1").on("error", () => undefined)
@@ -239,9 +235,9 @@ it("a client that stops reading without closing is cut off, and its session live
 const hasStreams = (origin: string, pid: number, count: number) =>
   Kit.eventually(`it has ${count} streams`, async () => (await Kit.sessionOn(origin, pid))?.streams === count)
 
-it("a silent client has the idle time of 30 minutes; 15 minutes if its GET stream broke off and it has not spoken since", async () => {
+it("a silent session ends after 30 minutes, or 15 minutes if its GET stream broke off and no message came since", async () => {
   const { origin, url } = defaults
-  /** A session whose client had a GET stream, which broke off. */
+  /** Opens a session whose GET stream breaks off. */
   const openAndLose = async () => {
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
@@ -263,10 +259,10 @@ it("a silent client has the idle time of 30 minutes; 15 minutes if its GET strea
   assert.strictEqual(await Kit.toolText(url, speaking.session, "count"), "2")
 })
 
-describe("a client that waits for a long answer, silent otherwise,", () => {
+describe("a session with a running call that has lost its GET stream", () => {
   const { origin, url } = patient
 
-  /** Runs a call whose answer is a stream already, beside a GET stream. */
+  /** Starts a call that is answered with a stream, and opens a GET stream. */
   const startCall = async () => {
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
@@ -292,7 +288,7 @@ describe("a client that waits for a long answer, silent otherwise,", () => {
     return { pid, response, lose, answer, isGoneIn15Minutes }
   }
 
-  it("is gone 15 minutes after that, if it has lost its streams before, in any order", async () => {
+  it("ends 15 minutes after the answer if the stream of the call is lost too, in any order", async () => {
     for (const [first, last] of [["call", "get"], ["get", "call"]] as const) {
       const { answer, isGoneIn15Minutes, lose } = await startCall()
       await lose(first, 1)
@@ -303,7 +299,7 @@ describe("a client that waits for a long answer, silent otherwise,", () => {
     }
   })
 
-  it("is gone 15 minutes after it has read that, if it has lost its GET stream before", async () => {
+  it("ends 15 minutes after the client has read the answer on the stream of the call", async () => {
     const { answer, isGoneIn15Minutes, lose, pid, response } = await startCall()
     await lose("get", 1)
     await answer()

@@ -1,6 +1,6 @@
 /**
- * The one listen of a legacy session, in what no test over HTTP can time. `faceOdd.test.ts` tests that changes are told once, that
- * refusals leave the other subscriptions alone, and that lost listens are reopened.
+ * The listen of a legacy session: cases that tests over HTTP cannot time. `faceOdd.test.ts` tests that each change is reported once,
+ * that a refused subscription leaves the others alone, and that lost listens are reopened.
  */
 import { assert, beforeEach, describe, it } from "@effect/vitest"
 import * as Subscriptions from "../../src/gateway/transports/Subscriptions.ts"
@@ -28,11 +28,11 @@ const add = (...uris: ReadonlyArray<string>) =>
   uris.forEach((uri) => subscriptions.add(uri, (refused) => log.push(`${uri}: ${refused ?? "agreed"}`)))
 const agree = (number: number, ...uris: ReadonlyArray<string>) =>
   subscriptions.acknowledged(number, { resourceSubscriptions: uris })
-/** Compares what was done since the last comparison. */
+/** Compares the log since the last comparison. */
 const done = (...expected: ReadonlyArray<string>) => assert.deepStrictEqual(log.splice(0), expected)
 
 describe("the listen of a legacy session", () => {
-  it("is not opened when there is nothing to hear of, or for a server that knows no listens", () => {
+  it("is not opened without subscriptions, or again for a server without the method", () => {
     subscriptions.start([])
     done()
     subscriptions.start(["tools"])
@@ -41,7 +41,7 @@ describe("the listen of a legacy session", () => {
     done("open 1 true")
   })
 
-  it("is cancelled when the server has agreed to the next one, which all waiting resources share", () => {
+  it("is cancelled when the server agrees to the next one, which all waiting resources share", () => {
     add("a", "b", "c", "b")
     done("open 1 a")
     agree(1, "a")
@@ -53,17 +53,6 @@ describe("the listen of a legacy session", () => {
     done("cancel 1", "a: agreed")
   })
 
-  it("tells of a change once, whichever of two listens reports it first", () => {
-    add("a")
-    agree(1, "a")
-    add("b")
-    assert.isFalse(subscriptions.hears(2, "a"), "before it has begun")
-    agree(2, "a", "b")
-    assert.deepStrictEqual([1, 2, 2, 1].map((listen) => subscriptions.hears(listen, "a")), [true, false, true, false])
-    elapse()
-    assert.deepStrictEqual([1, 2].map((listen) => subscriptions.hears(listen, "a")), [false, true])
-  })
-
   it("refuses a resource that the server does not report", () => {
     add("a")
     agree(1, "a")
@@ -73,7 +62,7 @@ describe("the listen of a legacy session", () => {
     assert.isTrue(subscriptions.hears(2, "a"))
   })
 
-  it("is reopened after ever longer waits when it is lost, and tells what may have been missed", () => {
+  it("is reopened after increasing waits when it is lost, and reports possible missed changes", () => {
     subscriptions.start(["tools"])
     add("a")
     agree(1)
@@ -90,7 +79,7 @@ describe("the listen of a legacy session", () => {
     done("tell tools/list_changed ", "tell resources/updated a")
   })
 
-  it("ends with its last resource, which is refused if nobody wants it any more", () => {
+  it("ends with its last resource, and refuses a resource that the client has unsubscribed from meanwhile", () => {
     add("a")
     subscriptions.remove("a")
     assert.strictEqual(log.at(-1), "a: the client unsubscribed in the meantime")

@@ -1,7 +1,5 @@
-/** A gateway on a free port of this machine, and the ways to talk to it. */
+/** A gateway on a free port, requests to it, and processes. */
 import { NodeHttpServer } from "@effect/platform-node"
-import { Client } from "@modelcontextprotocol/sdk/client/index.js"
-import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js"
 import { Clock, Context, Effect, Exit, Layer, Logger, Scheduler, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import type { ChildProcess } from "node:child_process"
@@ -53,7 +51,7 @@ export const start = async (
   return {
     origin: `http://127.0.0.1:${port}`,
     stop: () => {
-      // As the command does at a signal.
+      // The command stops in the same way at a signal.
       const stopped = run(Effect.andThen(gateway.drain, Scope.close(scope, Exit.void)))
       return clock !== undefined && "scheduler" in clock
         ? clock.passUntilSettled("the gateway has stopped", stopped)
@@ -76,22 +74,6 @@ export const portOf = (server: Server): number => {
   return typeof address === "object" && address !== null ? address.port : 0
 }
 
-/** The official client, connected. */
-export const connect = async (url: string): Promise<Client> => {
-  const client = new Client({ name: "test", version: "1.0.0" }, {
-    capabilities: { sampling: {}, elicitation: {}, roots: {} }
-  })
-  await client.connect(new StreamableHTTPClientTransport(new URL(url)))
-  return client
-}
-
-/** The text of a tool's result. */
-export const call = async (client: Client, name: string, args: Record<string, unknown> = {}): Promise<string> => {
-  const { content } = await client.callTool({ name, arguments: args })
-  const [first] = Array.isArray(content) ? content : []
-  return String(first?.text)
-}
-
 export const initializeBody = JSON.stringify({
   jsonrpc: "2.0",
   id: 0,
@@ -101,7 +83,7 @@ export const initializeBody = JSON.stringify({
 
 export const headers = { "content-type": "application/json", "accept": "application/json, text/event-stream" }
 
-/** Opens a session without the official client; its id. */
+/** Opens a session. Returns its id. */
 export const open = async (url: string, capabilities: object = {}, extra = {}): Promise<string> => {
   const body = initializeBody.replace("\"capabilities\":{}", `"capabilities":${JSON.stringify(capabilities)}`)
   const response = await initialize(url, extra, body)
@@ -109,7 +91,7 @@ export const open = async (url: string, capabilities: object = {}, extra = {}): 
   return String(response.headers.get("mcp-session-id"))
 }
 
-/** Asks for a session. */
+/** Asks for a session, without reading the answer. */
 export const initialize = (url: string, extra: Record<string, string> = {}, body = initializeBody) =>
   fetch(url, { method: "POST", headers: { ...headers, ...extra }, body })
 
@@ -133,7 +115,7 @@ export const post = (
   signal: AbortSignal | null = null
 ) => keep(fetch(url, { method: "POST", headers: { ...headers, "mcp-session-id": session, ...extra }, body, signal }))
 
-/** A call of a tool; with a progress token, which is the id. */
+/** The JSON of a tool call. Its progress token is its id. */
 export const toolCall = (id: string | number, name: string, args: Record<string, unknown> = {}): string =>
   JSON.stringify({
     jsonrpc: "2.0",
@@ -154,13 +136,13 @@ export const release = async (url: string, session: string, requestId: string | 
   for (let i = 0; i < steps; i++) await notify(url, session, "notifications/release", { requestId })
 }
 
-/** The answer in a response, which is JSON or the last event of a stream. */
+/** The answer in a response: its JSON, or the last event of its stream. */
 export const answerOf = async (response: Response) => {
   const body = await response.text()
   return JSON.parse(body.startsWith("{") ? body : body.trimEnd().split("\n").at(-1)?.replace("data: ", "") ?? "")
 }
 
-/** Calls a tool of the counter in a session; the text of its result. */
+/** Calls a tool in a session. Returns the text of its result. */
 export const toolText = async (url: string, session: string, name: string, args = {}): Promise<string> => {
   const { result } = await answerOf(await post(url, session, toolCall(`${name} ${Math.random()}`, name, args)))
   return result.content[0].text
@@ -174,7 +156,7 @@ export interface Event {
   readonly data: string
 }
 
-/** Opens an event stream and hands its events to `onEvent`, which ends the reading by answering true. */
+/** Reads the events of a response until `onEvent` returns true. */
 export const readEvents = async (
   response: Response,
   onEvent: (event: Event, comments: number) => boolean
@@ -204,7 +186,7 @@ export const listen = (url: string, session: string, extra: Record<string, strin
     ...(signal === undefined ? {} : { signal })
   }))
 
-/** What the kernel says of a process; `undefined` when it is gone. */
+/** The fields of `/proc/PID/stat`, from the state on. `undefined` if there is no such process. */
 const stat = (pid: number): ReadonlyArray<string> | undefined => {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, "utf8")
@@ -214,24 +196,24 @@ const stat = (pid: number): ReadonlyArray<string> | undefined => {
   }
 }
 
-/** Whether a process exists and is no zombie. */
+/** True if a process exists and is no zombie. */
 export const alive = (pid: number): boolean => {
   const [state = "X"] = stat(pid) ?? []
   return !["Z", "X"].includes(state)
 }
 
-/** Whether a process listens for a signal, by its number. */
+/** True if a process handles a signal, by its number. */
 export const catches = (pid: number, signal: number): boolean => {
   const caught = /^SigCgt:\s*(\w+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? "0"
   return ((BigInt(`0x${caught}`) >> BigInt(signal - 1)) & 1n) === 1n
 }
 
-/** Sends a signal to a process that may be gone already. */
+/** Sends a signal to a process if it exists. */
 export const kill = (pid: number, signal: NodeJS.Signals): void => {
   if (pid > 1 && alive(pid)) process.kill(pid, signal)
 }
 
-/** Waits until a condition holds, and fails if it does not within a time, which is less than most tests may take. */
+/** Waits until a condition holds. Fails after some seconds, before the time-out of most tests. */
 export const eventually = async (
   what: string,
   condition: () => boolean | Promise<boolean>,
@@ -258,30 +240,33 @@ export const standstill = async (value: () => number) => {
   })
 }
 
-/** The live session on a process, as `/sessions` lists it. */
-export const sessionOn = async (
-  origin: string,
-  pid: number
-): Promise<{ readonly state: string; readonly inFlight: number; readonly streams: number } | undefined> => {
-  const { sessions } = await (await fetch(`${origin}/sessions`)).json()
-  return sessions.find((session: { readonly pid: number }) => session.pid === pid)
+interface Session {
+  readonly pid: number
+  readonly state: string
+  readonly inFlight: number
+  readonly streams: number
 }
 
-/** Waits until so many requests run in the session on a process. */
+const sessionsOf = async (origin: string): Promise<ReadonlyArray<Session>> =>
+  (await (await fetch(`${origin}/sessions`)).json()).sessions
+
+/** The live session on a process, as `/sessions` lists it. */
+export const sessionOn = async (origin: string, pid: number): Promise<Session | undefined> =>
+  (await sessionsOf(origin)).find((session) => session.pid === pid)
+
+/** Waits until `count` requests run in the session on a process. */
 export const untilRunning = (origin: string, pid: number, count = 1): Promise<void> =>
   eventually(`${count} requests run`, async () => (await sessionOn(origin, pid))?.inFlight === count)
 
-/** How many requests run in a gateway's sessions. */
-export const inFlight = async (origin: string): Promise<number> => {
-  const { sessions } = await (await fetch(`${origin}/sessions`)).json()
-  return sessions.reduce((sum: number, session: { readonly inFlight: number }) => sum + session.inFlight, 0)
-}
+/** The number of running requests in all sessions of a gateway. */
+export const inFlight = async (origin: string): Promise<number> =>
+  (await sessionsOf(origin)).reduce((sum, { inFlight }) => sum + inFlight, 0)
 
 /** The ids of a process's children. */
 export const children = (pid: number): ReadonlyArray<number> =>
   readdirSync("/proc").filter((name) => /^\d+$/.test(name) && parent(Number(name)) === pid).map(Number)
 
-/** Theirs too, and so on. */
+/** The ids of all descendants of a process. */
 export const descendants = (pid: number): ReadonlyArray<number> =>
   children(pid).flatMap((child) => [child, ...descendants(child)])
 
@@ -311,7 +296,7 @@ export const follow = (child: ChildProcess): Run => {
   return { child, output: () => output, exit: new Promise((resolve) => child.on("close", resolve)) }
 }
 
-/** Runs the gateway's command; with a limit, it gets no more file descriptors than that. */
+/** Runs the gateway's command, with at most `descriptors` file descriptors. */
 export const run = (args: ReadonlyArray<string>, env: Record<string, string> = {}, descriptors?: number): Run => {
   const command = [process.execPath, main, ...args]
   const limited = ["sh", "-c", `ulimit -n ${descriptors}; exec "$0" "$@"`, ...command]
@@ -332,17 +317,14 @@ export const runServers = async (mcpServers: object, args: ReadonlyArray<string>
   return { ...gateway, url }
 }
 
-/** The first line of a log that no test may cause: a defect, an error or a stack trace. */
+/** The first line of a log with a defect, an error or a stack trace. */
 export const wrongIn = (output: string): string | undefined =>
   /.*(A request failed with a defect|"level":"(ERROR|FATAL)"|[Uu]nhandled|Warning:|\n {4}at ).*/.exec(output)?.[0]
     .slice(0, 1000)
 
-/** The first URL that the command says it listens on. */
+/** The first URL that the command prints. */
 export const urlOf = async (gateway: Run): Promise<string> => {
-  await eventually(
-    `the gateway says where it listens: ${gateway.output()}`,
-    () => /https?:\S+/.test(gateway.output()),
-    80
-  )
-  return /https?:\S+/.exec(gateway.output())?.[0] ?? ""
+  const url = () => /https?:\S+/.exec(gateway.output())?.[0]
+  await eventually(`the gateway says where it listens: ${gateway.output()}`, () => url() !== undefined, 80)
+  return url() ?? ""
 }

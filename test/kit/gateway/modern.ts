@@ -1,7 +1,8 @@
-/** A client of revision 2026-07-28 by hand: each request complete in itself. */
+/** A client of revision 2026-07-28 without a library. */
 import * as Modern from "../../../src/gateway/protocol/Modern.ts"
 import * as RequestHeaders from "../../../src/gateway/protocol/RequestHeaders.ts"
 import { headers } from "./gateway.ts"
+import { messagesIn } from "./serving.ts"
 
 const fixture = (name: string) => new URL(`../../fixtures/${name}`, import.meta.url).pathname
 /** A legacy server whose tools ask their client. */
@@ -15,13 +16,13 @@ export const light = { command: "sh", args: [fixture("asking.sh")] }
 export interface Said {
   readonly status: number
   readonly headers: Headers
-  /** Everything that came, in order: one message, or the events of a stream. */
+  /** All messages, in order: one, or those of a stream. */
   readonly messages: ReadonlyArray<Message>
   /** The last of them. */
   readonly last: Message
 }
 
-// Whatever a server may say.
+// Any message.
 // oxlint-disable-next-line typescript/no-explicit-any
 type Message = any
 
@@ -65,16 +66,11 @@ export const send = (url: string, method: string, params: object, options: Optio
     ...(options.signal === undefined ? {} : { signal: options.signal })
   })
 
-/** Sends a request and reads all that is said to it. */
+/** Sends a request and reads the whole response. */
 export const request = async (url: string, method: string, params: object, options: Options = {}): Promise<Said> => {
   const response = await send(url, method, params, options)
   const text = await response.text()
-  const isStream = response.headers.get("content-type") === "text/event-stream"
-  const messages: ReadonlyArray<Message> = isStream
-    ? text.split("\n").flatMap((line) => line.startsWith("data: ") ? [JSON.parse(line.slice(6))] : [])
-    : text === ""
-    ? []
-    : [JSON.parse(text)]
+  const messages: ReadonlyArray<Message> = text.startsWith("{") ? [JSON.parse(text)] : messagesIn(text)
   return { status: response.status, headers: response.headers, messages, last: messages.at(-1) }
 }
 
@@ -84,17 +80,16 @@ export const callTool = (url: string, name: string, args: object = {}, options: 
 /** The text of a tool's result. */
 export const textOf = (said: Said): string => said.last.result?.content?.[0]?.text
 
-/** Calls a tool; the text of its result. */
+/** Calls a tool. Returns the text of its result. */
 export const toolText = async (url: string, name: string, options: Options = {}): Promise<string> =>
   textOf(await callTool(url, name, {}, options))
 
-/** What a client sends again to a call that asked: its answers by key. */
-export const answers = (said: Said, ...texts: ReadonlyArray<string>) => ({
-  requestState: said.last.result.requestState,
-  inputResponses: Object.fromEntries(
-    Object.keys(said.last.result.inputRequests).map((
-      key,
-      i
-    ) => [key, { action: "accept", content: { answer: texts[i] ?? "yes" } }])
-  )
+/** The same, with texts as answers to forms. "yes" is the answer to a form without a text. */
+export const answers = (said: Said, ...texts: ReadonlyArray<string>) =>
+  retry(said, (i) => ({ action: "accept", content: { answer: texts[i] ?? "yes" } }))
+
+/** The parameters with which a client retries a call that asked, with its answer to each question. */
+export const retry = ({ last: { result } }: Said, answerTo: (question: number) => object) => ({
+  requestState: result.requestState,
+  inputResponses: Object.fromEntries(Object.keys(result.inputRequests).map((key, i) => [key, answerTo(i)]))
 })

@@ -3,7 +3,7 @@ import { createServer, request } from "node:http"
 import { onTestFinished } from "vitest"
 import * as Kit from "./gateway.ts"
 
-/** Returns the origin. `headersOf` makes the headers that the gateway gets of those that came. */
+/** Returns the origin. `headersOf` returns headers to add to those of the client. */
 export const start = async (
   target: string,
   prefix: string,

@@ -1,4 +1,4 @@
-/** HTTP/1.1 on a socket, for what no client library would send: any bytes out, and what comes back, to the letter. */
+/** HTTP/1.1 on a socket, for requests that no client library sends: any bytes out, and the exact bytes of the response. */
 import type { Socket } from "node:net"
 import { connect } from "node:net"
 
@@ -11,7 +11,7 @@ export interface RawResponse {
 export interface Expectations {
   /** An answer to HEAD has no body. */
   readonly head?: boolean
-  /** Of an event stream that does not end: its header and first bytes are enough. */
+  /** Return after the header and the first bytes of an endless event stream. */
   readonly firstBytes?: boolean
   /** Half-close the connection after the request. */
   readonly end?: boolean
@@ -19,15 +19,15 @@ export interface Expectations {
 
 export interface RawConnection {
   readonly socket: Socket
-  /** Whether another request may be sent on it. */
+  /** True if another request can be sent. */
   readonly usable: () => boolean
-  /** Bytes that came and belong to no response that was asked for. */
+  /** Bytes that belong to no response. */
   readonly surplus: () => string
-  /** Sends the parts, each in a write of its own; the response, or `undefined` if the connection ends without one. */
+  /** Sends each part in its own write. Returns the response, or `undefined` if the connection ends without one. */
   readonly exchange: (parts: ReadonlyArray<Buffer>, expect?: Expectations) => Promise<RawResponse | undefined>
 }
 
-/** Longest that an answer may take. It is a bound for lost ones, no measure. */
+/** The longest wait for an answer, in milliseconds. */
 const patience = 20_000
 
 export const open = async (port: number): Promise<RawConnection> => {
@@ -37,16 +37,14 @@ export const open = async (port: number): Promise<RawConnection> => {
   let closed = false
   let last = false
   let changed = () => {}
+  const close = () => {
+    closed = true
+    changed()
+  }
   socket.on("data", (chunk) => {
     received = Buffer.concat([received, chunk])
     changed()
-  }).on("error", () => undefined).on("end", () => {
-    closed = true
-    changed()
-  }).on("close", () => {
-    closed = true
-    changed()
-  })
+  }).on("error", () => undefined).on("end", close).on("close", close)
   await new Promise((resolve) => socket.once("connect", resolve).once("close", resolve))
 
   const exchange: RawConnection["exchange"] = async (parts, expect = {}) => {
@@ -77,7 +75,7 @@ export const open = async (port: number): Promise<RawConnection> => {
   }
   return {
     socket,
-    // Not after a pause: the server may be about to close it.
+    // After a pause the server may be about to close the connection.
     usable: () => !closed && !last && socket.writable && received.length === 0 && Date.now() - usedAt < 1000,
     surplus: () => received.toString("latin1"),
     exchange
@@ -86,11 +84,11 @@ export const open = async (port: number): Promise<RawConnection> => {
 
 interface Taken {
   readonly response: RawResponse
-  /** Of the bytes that it is made of. */
+  /** The number of its bytes. */
   readonly length: number
 }
 
-/** The first response in some bytes, interim ones skipped; `undefined` if it is not complete. */
+/** The first response in some bytes, without interim ones. `undefined` if it is incomplete. */
 const take = (bytes: Buffer, closed: boolean, expect: Expectations): Taken | undefined => {
   const headEnd = bytes.indexOf("\r\n\r\n")
   if (headEnd < 0) return undefined
@@ -116,9 +114,8 @@ const take = (bytes: Buffer, closed: boolean, expect: Expectations): Taken | und
   if (expect.head === true || status === 204 || status === 101) return made("", 0)
   const length = headers.get("content-length")
   if (length !== undefined) {
-    return body.length < Number(length)
-      ? undefined
-      : made(body.subarray(0, Number(length)).toString("utf8"), Number(length))
+    const whole = body.subarray(0, Number(length))
+    return whole.length < Number(length) ? undefined : made(whole.toString("utf8"), whole.length)
   }
   if (headers.get("transfer-encoding") === "chunked") {
     if (expect.firstBytes === true && body.length > 0) return made(body.toString("utf8"), body.length)

@@ -10,7 +10,7 @@ import type { Transport } from "../../../src/gateway/transports/Transport.ts"
 import * as Kit from "./gateway.ts"
 import * as Serving from "./serving.ts"
 
-// Whatever is said.
+// Any message.
 // oxlint-disable-next-line typescript/no-explicit-any
 type Json = any
 
@@ -18,16 +18,17 @@ interface Seen {
   readonly method: string
   readonly headers: IncomingMessage["headers"]
   readonly message: Json
+  readonly body: string
   closed: boolean
 }
 
-type Answer = (response: ServerResponse, message: Json, headers: IncomingMessage["headers"]) => void
+export type Answer = (response: ServerResponse, message: Json, headers: IncomingMessage["headers"]) => unknown
 
 export const json = (response: ServerResponse, message: object, status = 200, headers = {}) =>
   response.writeHead(status, { "content-type": "application/json", ...headers })
     .end(JSON.stringify({ jsonrpc: "2.0", ...message }))
 
-export const stream = (response: ServerResponse, ...events: ReadonlyArray<string>) => {
+export const stream = (response: ServerResponse, ...events: ReadonlyArray<string>): ServerResponse => {
   response.writeHead(200, { "content-type": "text/event-stream" })
   for (const event of events) response.write(event)
   return response
@@ -36,28 +37,44 @@ export const stream = (response: ServerResponse, ...events: ReadonlyArray<string
 export const event = (message: object, id?: string) =>
   `${id === undefined ? "" : `id: ${id}\n`}data: ${JSON.stringify({ jsonrpc: "2.0", ...message })}\n\n`
 
+const accepted: Answer = (response) => response.writeHead(202).end()
+
+/** An HTTP server that records its requests, and answers them by the method of the message, or else by that of HTTP. */
+export const upstream = async (answers: () => Record<string, Answer>, otherwise = accepted) => {
+  const seen: Array<Seen> = []
+  const origin = await Serving.upstream((response, message, { headers, method = "" }, body) => {
+    const entry: Seen = { method, headers, message, body, closed: false }
+    seen.push(entry)
+    response.on("close", () => {
+      entry.closed = true
+    })
+    const answer = answers()[message.method ?? method] ?? otherwise
+    answer(response, message, headers)
+  })
+  return { url: `${origin}/mcp`, seen }
+}
+
 const legacy: Record<string, Answer> = {
   initialize: (response, { id }) =>
     json(response, { id, result: { protocolVersion: "2025-06-18", capabilities: {} } }, 200, {
       "mcp-session-id": "s-1"
     }),
-  "notifications/initialized": (response) => response.writeHead(202).end(),
   GET: (response) => response.writeHead(405).end(),
   DELETE: (response) => response.writeHead(204).end()
 }
 
 const meta = { [Modern.metaKeys.protocolVersion]: Modern.version, [Modern.metaKeys.clientCapabilities]: {} }
 
-/** Both, for the tests of a file; anew for each test, but for the server's port. */
+/** Both, for the tests of a file. Each test gets a new state, but the port of the server stays. */
 export class Scripted {
   seen: Array<Seen> = []
-  /** What the server does with a request: by the method of its message, else by that of HTTP; else 202. */
+  /** How the server answers a request: by the method of its message, or else by that of HTTP. By default 202. */
   answers: Record<string, Answer> = {}
-  /** The messages of the server, parsed from the texts that came. */
+  /** The messages of the server, parsed from `texts`. */
   messages: Array<Json> = []
   /** The texts of these messages. */
   texts: Array<string> = []
-  /** The texts that were no messages. */
+  /** The texts that are no messages. */
   garbage: Array<string> = []
   room = true
   waiting: Array<() => void> = []
@@ -67,11 +84,12 @@ export class Scripted {
 
   constructor() {
     beforeAll(async () => {
-      const origin = await Serving.upstream((response, message, request) => this.#serve(request, response, message))
-      this.url = `${origin}/mcp`
+      const { seen, url } = await upstream(() => this.answers)
+      this.seen = seen
+      this.url = url
     })
     beforeEach(async () => {
-      this.seen = []
+      this.seen.length = 0
       this.messages = []
       this.texts = []
       this.garbage = []
@@ -81,17 +99,6 @@ export class Scripted {
       await this.renew(this.url)
     })
     afterEach(() => this.close())
-  }
-
-  #serve(request: IncomingMessage, response: ServerResponse, message: Json) {
-    const entry: Seen = { method: request.method ?? "", headers: request.headers, message, closed: false }
-    this.seen.push(entry)
-    response.on("close", () => {
-      entry.closed = true
-    })
-    const answer = this.answers[message.method ?? entry.method]
-    if (answer === undefined) response.writeHead(202).end()
-    else answer(response, message, request.headers)
   }
 
   /** Replaces the transport. Its time-outs run on `clock`. */
@@ -159,7 +166,7 @@ export class Scripted {
     await Kit.eventually("the stream is asked for", () => this.seen.some(({ method }) => method === "GET"))
   }
 
-  /** Why it has ended. */
+  /** The reason for the end of the transport. */
   async ended(): Promise<string> {
     const failure = await Effect.runPromise(Effect.timeoutOption(Deferred.await(this.transport.ended), "25 seconds"))
     return Option.match(failure, { onNone: () => "it has not", onSome: ({ message }) => message })

@@ -1,10 +1,10 @@
-/** Gateways, commands, servers and folders that go with the test that made them, or with the file when no test runs yet. */
+/** Gateways, commands, servers and folders. They end with the test that made them, or else with the file. */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import type { IncomingMessage, ServerResponse } from "node:http"
 import { createServer, request } from "node:http"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { afterAll, expect, onTestFinished } from "vitest"
+import { afterAll, assert, expect, onTestFinished } from "vitest"
 import * as Kit from "./gateway.ts"
 
 const atEnd = (end: () => unknown): void => {
@@ -32,7 +32,7 @@ export const command = async (flags: ReadonlyArray<string>, environment: Record<
   return { ...run, url, origin: new URL(url).origin, port: Number(new URL(url).port) }
 }
 
-// Whatever was sent.
+// Any message.
 // oxlint-disable-next-line typescript/no-explicit-any
 type Json = any
 
@@ -74,19 +74,19 @@ export const file = (name: string, content: unknown): string => {
   return path
 }
 
-/** What `/sessions` says. */
+/** The JSON of `/sessions`. */
 export const overview = async (origin: string, headers: Record<string, string> = {}): Promise<{
   readonly sessions: ReadonlyArray<Json>
   readonly backends: ReadonlyArray<Json>
   readonly closes: Record<string, number>
+  readonly history: ReadonlyArray<Json>
+  readonly now: number
 }> => (await fetch(`${origin}/sessions`, { headers })).json()
 
 export const remove = (url: string, session: string, headers = {}): Promise<Response> =>
   fetch(url, { method: "DELETE", headers: { "mcp-session-id": session, ...headers } })
 
-/**
- * Sends a request. Unlike `fetch`, takes any path as it is, and any `Host`. Cuts the answer off when it has `words`.
- */
+/** Sends a request. Unlike `fetch`, accepts any path and any `Host`. Stops reading when the answer includes `words`. */
 export const ask = async (
   origin: string,
   path: string,
@@ -121,14 +121,14 @@ export const messagesIn = (text: string): ReadonlyArray<Json> =>
 
 export const messagesOf = async (response: Response): Promise<ReadonlyArray<Json>> => messagesIn(await response.text())
 
-/** The first events of a response, after which its connection is cut. */
+/** The first events of a response. Then closes its connection. */
 export const firstEvents = async (response: Response, count: number): Promise<ReadonlyArray<Kit.Event>> => {
   const events: Array<Kit.Event> = []
   await Kit.readEvents(response, (event) => events.push(event) === count)
   return events
 }
 
-/** What has come of a response so far. */
+/** Reads a response. `text` is the part that has arrived, and `done` is true after its end. */
 export const reading = (response: Response) => {
   const state = { text: "", done: false }
   const decoder = new TextDecoder()
@@ -139,3 +139,27 @@ export const reading = (response: Response) => {
   void read().catch(() => undefined)
   return state
 }
+
+/** Sends a request. The function that it returns aborts it, and fails if it was answered. */
+export const leaving = (send: (signal: AbortSignal) => Promise<unknown>): () => Promise<void> => {
+  const aborter = new AbortController()
+  const ended = send(aborter.signal).then(() => "answered", () => "aborted")
+  return async () => {
+    aborter.abort()
+    assert.strictEqual(await ended, "aborted")
+  }
+}
+
+/** The data of all events of a response. `atFirst` runs when the first one has come. */
+export const allEvents = async (response: Response, atFirst: () => void): Promise<ReadonlyArray<string>> => {
+  const events: Array<string> = []
+  await Kit.readEvents(response, ({ data }) => {
+    if (events.push(data) === 1) atFirst()
+    return false
+  })
+  return events
+}
+
+/** The text of `/metrics`. */
+export const scrape = async (origin: string, headers: Record<string, string> = {}): Promise<string> =>
+  (await fetch(`${origin}/metrics`, { headers })).text()

@@ -1,5 +1,5 @@
-/** A session or a lane on a server that says what the test tells it to: without a process, and in the test's own time. */
-import { Context, Deferred, Effect } from "effect"
+/** A session on a scripted server: without a process, and on the clock of the test. */
+import { Context, Deferred, Duration, Effect } from "effect"
 import * as Bridge from "../../../src/gateway/conversation/Bridge.ts"
 import type { Limits } from "../../../src/gateway/conversation/BridgeRequests.ts"
 import * as ClientRecord from "../../../src/gateway/conversation/ClientRecord.ts"
@@ -11,25 +11,36 @@ import * as Kit from "./gateway.ts"
 
 export const metrics = GatewayMetrics.make("test", Context.empty(), GatewayMetrics.recent())
 
-const nobody = () => {
-  throw new Error("nobody listens")
+/** Limits without time-outs. `maxEvents` are held for clients that resume. */
+export const patient = (maxEvents: number, maxBytes = 1_000_000): Limits => ({
+  requestTimeout: Duration.infinity,
+  streamAfter: Duration.infinity,
+  streamLostTimeToLive: Duration.infinity,
+  maxInFlight: 10,
+  replay: { maxEvents, maxBytes }
+})
+
+const unattached = () => {
+  throw new Error("no receiver is attached")
 }
 
-/** The request that a text is. */
+/** Parses a request. */
 export const requestOf = (text: string): JsonRpc.Request => {
   const message = JsonRpc.read(text)
   if (message?._tag !== "Request") throw new Error(`no request: ${text}`)
   return message
 }
 
-/** A server that answers `initialize`, and else says what it is told to. */
+/** A server that answers `initialize`, and sends other messages by `say`. */
 export const make = () => {
   const state: { receiver: Receiver | undefined } = { receiver: undefined }
-  /** What it was told, by its id or, without one, its method. */
+  /** The messages that it received, by id or, without one, by method. */
   const heard: Array<string | number> = []
-  /** Says something; whether it may say more. */
+  /** Sends a message to the gateway. False if the gateway has no room for more. */
   const say = (message: object) =>
-    state.receiver === undefined ? nobody() : deliver(state.receiver, JSON.stringify({ jsonrpc: "2.0", ...message }))
+    state.receiver === undefined
+      ? unattached()
+      : deliver(state.receiver, JSON.stringify({ jsonrpc: "2.0", ...message }))
   const offer = ({ text }: JsonRpc.Message) => {
     const { id, method } = JSON.parse(text)
     heard.push(id ?? method)
@@ -47,7 +58,7 @@ export const make = () => {
     ended: Deferred.makeUnsafe(),
     failed: (reason) => new BackendFailed({ reason, stderr: "" })
   }
-  const room = Effect.suspend(() => state.receiver?.room ?? nobody())
+  const room = Effect.suspend(() => state.receiver?.room ?? unattached())
   const progress = (progressToken: string | number, size = 0) => (progress: number) =>
     say({ method: "notifications/progress", params: { progressToken, progress, message: "x".repeat(size) } })
   return { transport, heard, say, room, progress }
@@ -66,8 +77,8 @@ export const open = Effect.fnUntraced(function*(
 })
 
 /** A call of its client, with a progress token, which is the id. */
-export const request = (bridge: Pick<Bridge.Bridge, "request">, id: number) => {
-  const taken = bridge.request(requestOf(Kit.toolCall(id, "anything")), Effect.void)
+export const request = (bridge: Pick<Bridge.Bridge, "request">, id: number, tool = "anything", args = {}) => {
+  const taken = bridge.request(requestOf(Kit.toolCall(id, tool, args)), Effect.void)
   if (taken._tag !== "Running") throw new Error(`not taken on: ${taken._tag}`)
   return taken
 }
