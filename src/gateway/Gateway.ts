@@ -24,7 +24,7 @@
 //
 // A single module of `@effect/platform-node`: the whole package loads Redis, WebSocket and undici clients (20 MiB, 0.2 seconds).
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
-import { Context, Deferred, Duration, Effect, FileSystem, Layer, Option, Schedule } from "effect"
+import { Context, Deferred, Duration, Effect, FileSystem, Layer, Schedule } from "effect"
 import type { HttpRouter } from "effect/http"
 import * as SessionPool from "../SessionPool.ts"
 import { ClientAuthenticator } from "./auth/Authenticator.ts"
@@ -393,15 +393,11 @@ export const layerConfig = (
       // The ways in. Another one is a file in `fronts/`, and its name here.
       const fronts = [StreamableHttp.make({ settings, hosts, clients, fs })]
       yield* Effect.forEach(fronts, (front) => front.serve(broker), { discard: true })
-      const listed = yield* AdminRoutes.add(sessions, parked, settings, hosts, operators, draining, placement)
+      const listed = yield* AdminRoutes.add(serving, hosts, operators)
       yield* placement.serve({
         carryOut: (carried) => Broker.carryOut(serving, carried),
-        sessions: listed.sessions,
-        endNumber: (number) =>
-          Effect.flatMap(
-            sessions.endNumber(number),
-            Option.match({ onNone: () => Effect.succeed(false), onSome: (gone) => Effect.as(gone, true) })
-          ),
+        sessions: listed,
+        endNumber: sessions.endNumber,
         endPinned: sessions.vacate(
           (id) => id.startsWith(`${placement.replica}-`),
           Endings.replicaLost

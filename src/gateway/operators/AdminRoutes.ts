@@ -1,6 +1,6 @@
 /** The operators' routes: the page, the sessions, metrics and health. */
 import type { Scope } from "effect"
-import { Deferred, Effect, FileSystem, Option, Ref, Schedule, Stream } from "effect"
+import { Clock, Deferred, Effect, FileSystem, Option, Ref, Schedule, Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
 import { HttpRouter, HttpServerResponse } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
@@ -9,11 +9,8 @@ import type { Authenticator, Challenge } from "../auth/Authenticator.ts"
 import { open } from "../auth/Authenticator.ts"
 import type { Hosts } from "../auth/Hosts.ts"
 import { complete, isLiteral } from "../auth/Routes.ts"
-import type * as Parked from "../conversation/Parked.ts"
 import * as Cooldown from "../sessions/Cooldown.ts"
-import type { Placement } from "../sessions/Placement.ts"
-import type { Sessions } from "../sessions/Sessions.ts"
-import type * as Settings from "../settings/Settings.ts"
+import type { Serving } from "../sessions/Serving.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import * as Overview from "./Overview.ts"
 
@@ -29,49 +26,38 @@ const pageHeaders = {
   "cache-control": "no-cache"
 }
 
-/** Adds the operators' routes to the router. */
-export const add = Effect.fnUntraced(function*(
-  sessions: Sessions,
-  parked: Parked.Parked,
-  settings: Settings.GatewaySettings,
-  hosts: Hosts,
-  operators: Authenticator,
-  draining: Deferred.Deferred<void>,
-  placement: Placement
-) {
+/** Adds the operators' routes to the router. Returns the sessions of this replica, as `/sessions` lists them. */
+export const add = Effect.fnUntraced(function*(serving: Serving, hosts: Hosts, operators: Authenticator) {
   const router = yield* HttpRouter.HttpRouter
   const fs = yield* FileSystem.FileSystem
   // Read once, so a gateway that runs out of file handles can still serve the page.
   const text = yield* Effect.orDie(fs.readFileString(page))
-  const { measure, snapshot } = yield* Overview.make(sessions, parked, settings, draining)
-  const { replica } = placement
+  const { measure, snapshot } = yield* Overview.make(serving)
+  const { replica, sessionsElsewhere } = serving.placement
   // With several replicas, a session's entry names its replica, and its id begins with it.
   const named = <A extends { readonly id: number }>(session: A) =>
     replica === "" ? session : { ...session, id: `${replica}:${session.id}`, replica }
-  const here = Effect.map(snapshot, (value) => value.sessions.map(named))
   const everywhere = Effect.zipWith(
     snapshot,
-    placement.sessionsElsewhere,
+    sessionsElsewhere,
     (value, others) => ({ ...value, sessions: [...value.sessions.map(named), ...others] }),
     { concurrent: true }
   )
-  const events = yield* live(everywhere, draining)
-  const add = (authenticator: Authenticator) =>
-  (
+  const events = yield* live(everywhere, serving.draining)
+  const add = (
     method: "GET" | "DELETE",
     path: `/${string}`,
+    authenticator: Authenticator,
     handler: Effect.Effect<HttpServerResponse.HttpServerResponse, never, HttpRouter.RouteContext | Scope.Scope>
   ) => router.add(method, path, guard(hosts, authenticator, path, handler), { uninterruptible: true })
-  const forEveryone = add(open)
-  const forOperators = add(operators)
-  yield* forEveryone("GET", "/", Effect.succeed(pageOf(text)))
-  yield* forOperators("GET", "/sessions", Effect.map(everywhere, (value) => json(value)))
-  yield* forOperators("GET", "/sessions/events", Effect.succeed(events))
-  yield* forOperators("DELETE", "/sessions/:id", end(sessions, placement))
-  yield* forOperators("GET", "/metrics", Effect.andThen(measure, scraped))
-  yield* forEveryone("GET", "/health", health(sessions))
-  yield* forEveryone("GET", "/ready", ready(sessions, draining, placement))
-  return { sessions: here }
+  yield* add("GET", "/", open, Effect.succeed(pageOf(text)))
+  yield* add("GET", "/sessions", operators, Effect.map(everywhere, (value) => json(value)))
+  yield* add("GET", "/sessions/events", operators, Effect.succeed(events))
+  yield* add("DELETE", "/sessions/:id", operators, end(serving))
+  yield* add("GET", "/metrics", operators, Effect.andThen(measure, scraped))
+  yield* add("GET", "/health", open, health(serving))
+  yield* add("GET", "/ready", open, ready(serving))
+  return Effect.map(snapshot, (value) => value.sessions.map(named))
 })
 
 /** Runs the handler if the path is written literally, and the host, the origin and the caller are accepted. */
@@ -113,17 +99,13 @@ const live = Effect.fnUntraced(function*(snapshot: Effect.Effect<unknown>, drain
 })
 
 /** Ends a session. `id` is its number, or `replica:number` for a session of another replica. */
-const end = Effect.fnUntraced(function*(sessions: Sessions, placement: Placement) {
+const end = Effect.fnUntraced(function*({ placement, sessions }: Serving) {
   const { id = "" } = yield* HttpRouter.params
   const [, replica = placement.replica, number] = /^(?:(\w+):)?(\d+)$/.exec(id) ?? []
-  if (replica !== placement.replica) {
-    const ended = yield* placement.endElsewhere(replica, Number(number))
-    return ended ? HttpServerResponse.empty({ status: 204 }) : json({ error: "No live session has this id" }, 404)
-  }
-  const gone = yield* sessions.endNumber(Number(number))
-  if (Option.isNone(gone)) return json({ error: "No live session has this id" }, 404)
-  yield* Effect.timeoutOption(gone.value, "10 seconds")
-  return HttpServerResponse.empty({ status: 204 })
+  const ended = yield* replica === placement.replica
+    ? sessions.endNumber(Number(number))
+    : placement.endElsewhere(replica, Number(number))
+  return ended ? HttpServerResponse.empty({ status: 204 }) : json({ error: "No live session has this id" }, 404)
 })
 
 const scraped = Effect.map(
@@ -135,11 +117,11 @@ const scraped = Effect.map(
  * Liveness: always 200. It reports the states of the back ends, but a restart of the gateway would not repair a back
  * end that does not start.
  */
-const health = (sessions: Sessions) =>
+const health = ({ sessions }: Serving) =>
   Effect.map(backendStates(sessions), (backends) => json({ status: "ok", backends }))
 
 /** Readiness: 200 while the gateway takes new sessions. */
-const ready = (sessions: Sessions, draining: Deferred.Deferred<void>, placement: Placement) =>
+const ready = ({ draining, placement, sessions }: Serving) =>
   Effect.zipWith(backendStates(sessions), placement.status, (backends, replica) => {
     const cluster = Option.getOrUndefined(replica)
     // Only a back end that cools down counts as not starting. A failing one starts again at the next request, and a
@@ -151,14 +133,11 @@ const ready = (sessions: Sessions, draining: Deferred.Deferred<void>, placement:
     return status === "ready" ? json(value) : json(value, 503, { "retry-after": "10" })
   })
 
-const backendStates = Effect.fnUntraced(function*(sessions: Sessions) {
-  const now = yield* Effect.clockWith((clock) => clock.currentTimeMillis)
-  const states: Record<string, GatewayMetrics.BackendState> = {}
-  for (const { backend, cooldown } of sessions.running().values()) {
-    states[backend.name] = Cooldown.stateOf(yield* Ref.get(cooldown), now)
-  }
-  return states
-})
+const backendStates = (sessions: Serving["sessions"]) =>
+  Effect.map(Clock.currentTimeMillis, (now) =>
+    Object.fromEntries(
+      Array.from(sessions.running(), ([name, { cooldown }]) => [name, Cooldown.stateOf(Ref.getUnsafe(cooldown), now)])
+    ))
 
 const json = (value: unknown, status = 200, headers: Record<string, string> = {}) =>
   HttpServerResponse.text(JSON.stringify(value), {

@@ -44,7 +44,7 @@ export const make = Effect.fnUntraced(function*(
   const scope = yield* Effect.scope
   const makeSleepers = yield* Sleepers.MakeSleepers
   const client = yield* HttpClient.HttpClient
-  const recent = GatewayMetrics.recent()
+  const totals = GatewayMetrics.totals()
   const starts = yield* StartQueue.make
   const running = new Map<string, RunningBackend.RunningBackend>()
   return {
@@ -64,12 +64,12 @@ export const make = Effect.fnUntraced(function*(
     sleepers: yield* makeSleepers(settings, lost, (name) => running.get(name)?.entryText()),
     /** Why sessions end. */
     endings: Endings.make(),
-    recent,
+    totals,
     /** Starts serving a back end, in place of an earlier one of the same name. */
     run: (backend: Backend) =>
       Effect.map(
         Effect.provideService(
-          RunningBackend.make(backend, environment, scope, recent, starts),
+          RunningBackend.make(backend, environment, scope, totals, starts),
           HttpClient.HttpClient,
           client
         ),

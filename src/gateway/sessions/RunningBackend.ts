@@ -55,12 +55,12 @@ export const make = Effect.fnUntraced(function*(
   backend: Backend,
   environment: Readonly<Record<string, string | undefined>>,
   scope: Scope.Scope,
-  recent: GatewayMetrics.Recent,
+  totals: GatewayMetrics.Totals,
   starts: StartQueue.StartQueue
 ) {
   const own = yield* Scope.fork(scope)
   const counts = { launches: 0, launchFailures: 0, requests: 0, errors: 0 }
-  const metrics = GatewayMetrics.make(backend.name, yield* Effect.context<never>(), recent)
+  const metrics = GatewayMetrics.make(backend.name, yield* Effect.context<never>(), totals)
   const { mask, settings, target } = backend
   const open = Effect.provideService(
     target.open({ settings, mask, environment }),
@@ -93,7 +93,7 @@ export const make = Effect.fnUntraced(function*(
     count: (what) =>
       Effect.sync(() => {
         counts[what]++
-        recent[what]++
+        totals[what]++
       }),
     handshake: undefined,
     era: undefined,

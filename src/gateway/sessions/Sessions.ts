@@ -85,7 +85,10 @@ export const make = Effect.fnUntraced(function*(
      * gone.
      */
     end: (key: Key) => endKey(state, key, Endings.deleted),
-    /** Ends the live session with this number in the pool, as `end` does. */
+    /**
+     * Ends the live session with this number in the pool. Waits until its process is gone, for 10 seconds at most. False if there
+     * is no such session.
+     */
     endNumber: (number: number) => endNumber(state, number),
     /**
      * Ends every running request with an error that says why, and ends the streams. The sessions themselves end with the
@@ -115,7 +118,7 @@ export const make = Effect.fnUntraced(function*(
       })),
     /** The number of calls of modern clients that wait for a lane. */
     waitingForLane: callers.waiting,
-    recent: registry.recent,
+    totals: registry.totals,
     /** The number of closed sessions, by reason. */
     closes: registry.endings.counts
   }
@@ -397,9 +400,9 @@ const vacate = ({ connections, endings, pool }: State, isOf: (id: string) => boo
 const endNumber = Effect.fnUntraced(function*(state: State, number: number) {
   const entries = yield* SessionPool.entries(state.pool)
   const entry = entries.find(({ id }) => id === number)
-  return entry === undefined
-    ? Option.none()
-    : yield* endKey(state, entry.key, Endings.byOperator)
+  const gone = entry === undefined ? Option.none() : yield* endKey(state, entry.key, Endings.byOperator)
+  if (Option.isSome(gone)) yield* Effect.timeoutOption(gone.value, "10 seconds")
+  return Option.isSome(gone)
 })
 
 /**

@@ -1,11 +1,11 @@
 /**
- * The metrics of the gateway, most with the attribute `backend`; and the figures of the last seconds, for the page.
+ * The metrics of the gateway, most with the attribute `backend`; and counts for the page.
  *
  * To add a gauge of a back end, add a line to `gauges` and to `look` of `operators/Overview`, a row to the table of metrics in
  * `README.md`, and a panel to `deploy/dashboard.json`. `test/gateway/metrics.test.ts` compares these two with the exported metrics.
  */
 import type { Context } from "effect"
-import { Effect, Metric } from "effect"
+import { Effect, Metric, Struct } from "effect"
 
 /** Why sessions end. */
 export const endReasons = [
@@ -95,22 +95,22 @@ export interface RequestMetrics {
   readonly garbage: () => void
 }
 
-/** Counts since the last sample for the page's charts. */
-export interface Recent {
+/** Counts since the start, for the page. */
+export interface Totals {
   requests: number
   errors: number
   launches: number
   launchFailures: number
-  /** The durations of the first requests, at most `keptDurations`. */
-  millis: Array<number>
+  /** The durations of requests since the last sample, at most `keptDurations`. */
+  readonly millis: Array<number>
 }
 
 const keptDurations = 10_000
 
-export const recent = (): Recent => ({ requests: 0, errors: 0, launches: 0, launchFailures: 0, millis: [] })
+export const totals = (): Totals => ({ requests: 0, errors: 0, launches: 0, launchFailures: 0, millis: [] })
 
 /** The metrics of one back end. */
-export const make = (backend: string, registry: Context.Context<never>, recent: Recent): RequestMetrics => {
+export const make = (backend: string, registry: Context.Context<never>, totals: Totals): RequestMetrics => {
   const garbageLines = Metric.withAttributes(garbage, { backend })
   // Makes the series at 0. The increase from 0 to 1 would not show in Prometheus if a series appeared with 1.
   garbageLines.valueUnsafe(registry)
@@ -128,25 +128,21 @@ export const make = (backend: string, registry: Context.Context<never>, recent: 
       if (metrics === undefined) byMethod.set(method, metrics = forMethod(method))
       metrics[outcome].updateUnsafe(1, registry)
       metrics.duration.updateUnsafe(millis / 1000, registry)
-      recent.requests++
-      if (outcome === "error") recent.errors++
-      if (recent.millis.length < keptDurations) recent.millis.push(millis)
+      totals.requests++
+      if (outcome === "error") totals.errors++
+      if (totals.millis.length < keptDurations) totals.millis.push(millis)
     },
     garbage: () => garbageLines.updateUnsafe(1, registry)
   }
 }
 
-/** The values of the gauges of one back end. */
-export type Figures = Readonly<Record<keyof typeof gauges, number>>
-
 /** Sets the gauges of one back end. Without values, for a removed back end, to zero: a gauge cannot be unset. */
 export const setBackend = Effect.fnUntraced(function*(
   backend: string,
-  values?: { readonly figures: Figures; readonly state: BackendState }
+  values?: Readonly<Record<keyof typeof gauges, number>> & { readonly state: BackendState }
 ) {
-  for (const [name, metric] of Object.entries(gauges)) {
-    // `figures` has the same names as `gauges`.
-    yield* Metric.update(Metric.withAttributes(metric, { backend }), values?.figures[name as keyof Figures] ?? 0)
+  for (const name of Struct.keys(gauges)) {
+    yield* Metric.update(Metric.withAttributes(gauges[name], { backend }), values?.[name] ?? 0)
   }
   for (const each of backendStates) {
     yield* Metric.update(Metric.withAttributes(state, { backend, state: each }), each === values?.state ? 1 : 0)

@@ -9,7 +9,7 @@ import { BackendFailed, deliver } from "../../../src/gateway/transports/Transpor
 import type { Receiver, Transport } from "../../../src/gateway/transports/Transport.ts"
 import * as Kit from "./gateway.ts"
 
-export const metrics = GatewayMetrics.make("test", Context.empty(), GatewayMetrics.recent())
+export const metrics = GatewayMetrics.make("test", Context.empty(), GatewayMetrics.totals())
 
 /** Limits without time-outs. `maxEvents` are held for clients that resume. */
 export const patient = (maxEvents: number, maxBytes = 1_000_000): Limits => ({
