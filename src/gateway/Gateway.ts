@@ -24,7 +24,8 @@
 //
 // A single module of `@effect/platform-node`: the whole package loads Redis, WebSocket and undici clients (20 MiB, 0.2 seconds).
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
-import { Context, Deferred, Duration, Effect, FileSystem, Layer, Schedule } from "effect"
+import type { FileSystem } from "effect"
+import { Context, Deferred, Duration, Effect, Layer, Schedule } from "effect"
 import type { HttpRouter } from "effect/http"
 import * as SessionPool from "../SessionPool.ts"
 import { ClientAuthenticator } from "./auth/Authenticator.ts"
@@ -389,9 +390,8 @@ export const layerConfig = (
       const parked = yield* Parked.make(settings, seal, placement.replica)
       const serving: Serving = { sessions, settings, parked, draining, ends: new Map(), placement }
       const broker = Broker.make(serving)
-      const fs = yield* FileSystem.FileSystem
       // The ways in. Another one is a file in `fronts/`, and its name here.
-      const fronts = [StreamableHttp.make({ settings, hosts, clients, fs })]
+      const fronts = [StreamableHttp.make({ settings, hosts, clients })]
       yield* Effect.forEach(fronts, (front) => front.serve(broker), { discard: true })
       const listed = yield* AdminRoutes.add(serving, hosts, operators)
       yield* placement.serve({

@@ -2,10 +2,11 @@
  * Detects requests from processes of the gateway's own user on this machine. Linux lists the user of each socket in
  * `/proc/net/tcp`. On other systems no request counts as the own user's.
  */
-import type { FileSystem } from "effect"
-import { Clock, Deferred, Duration, Effect, Predicate } from "effect"
+import { Effect, Predicate } from "effect"
 import type { HttpServerRequest } from "effect/http"
+import { readFile } from "node:fs/promises"
 import { Socket } from "node:net"
+import { setTimeout } from "node:timers/promises"
 import * as Hosts from "./Hosts.ts"
 
 /** The `node:net` socket that a request arrived on, if there is one. */
@@ -37,32 +38,24 @@ export const usersOf = (table: string): Users => {
  */
 const isLoopback = (address: string): boolean => /^((0{16}FFFF0000)?[\dA-F]{6}7F|0{24}01000000)$/.test(address)
 
-/** The table is read at most once in this time, because a read with thousands of connections takes milliseconds of CPU. */
-const interval = Duration.millis(100)
+const readTable = (): Promise<string> =>
+  Promise.all(["/proc/net/tcp", "/proc/net/tcp6"].map((path) => readFile(path, "utf8").catch(() => "")))
+    .then((tables) => tables.join("\n"))
+
+/** In milliseconds. The table is read once in this time at most, because a read with thousands of connections takes milliseconds of CPU. */
+const interval = 100
 
 /** The next read, which has not begun. All callers that ask before it begins share it. The whole process has one. */
-let next: Deferred.Deferred<Users> | undefined
-let lastReadAt = Number.NEGATIVE_INFINITY
+let next: Promise<Users> | undefined
+let lastReadAt = -interval
 
 /** A read of the table that begins after the call, so it has every connection that is open at the call. */
-export const readUsers = (fs: FileSystem.FileSystem): Effect.Effect<Users> =>
-  Effect.uninterruptibleMask((restore) => {
-    if (next !== undefined) return restore(Deferred.await(next))
-    const users = next = Deferred.makeUnsafe<Users>()
-    const file = (path: string) => Effect.orElseSucceed(fs.readFileString(path), () => "")
-    const read = Effect.gen(function*() {
-      const left = lastReadAt + Duration.toMillis(interval) - (yield* Clock.currentTimeMillis)
-      // Not longer than the interval, because the clock may step back.
-      yield* Effect.sleep(Math.min(Math.max(0, left), Duration.toMillis(interval)))
-      next = undefined
-      lastReadAt = yield* Clock.currentTimeMillis
-      return usersOf(`${yield* file("/proc/net/tcp")}\n${yield* file("/proc/net/tcp6")}`)
-    })
-    // Several gateways of one process may have clocks of their own, but share this read. So it waits by the system's clock.
-    const timed = Effect.provideService(read, Clock.Clock, Clock.Clock.defaultValue())
-    // In a fiber of its own, because the other callers still wait when this one is interrupted.
-    return Effect.andThen(Effect.forkDetach(Deferred.into(timed, users)), restore(Deferred.await(users)))
-  })
+export const readUsers = (read = readTable): Promise<Users> =>
+  next ??= setTimeout(Math.max(0, lastReadAt + interval - performance.now())).then(() => {
+    next = undefined
+    lastReadAt = performance.now()
+    return read()
+  }).then(usersOf)
 
 /** The results by socket. The whole process shares them, because the owner of a socket never changes. */
 const known = new WeakMap<Socket, boolean>()
@@ -71,20 +64,21 @@ const known = new WeakMap<Socket, boolean>()
 export const relayed = ["forwarded", "x-forwarded-for", "x-real-ip", "via", "cf-connecting-ip"]
 
 /** True if a request comes from a process of the gateway's own user. Reads the tables once for each connection. */
-export const isOwnUser = Effect.fnUntraced(function*(
-  fs: FileSystem.FileSystem,
+export const isOwnUser = (
   request: Pick<HttpServerRequest.HttpServerRequest, "headers" | "source">
-) {
+): Effect.Effect<boolean> => {
   // A proxy of the same user may forward requests of other users.
-  if (relayed.some((name) => request.headers[name] !== undefined)) return false
+  if (relayed.some((name) => request.headers[name] !== undefined)) return Effect.succeed(false)
   const socket = socketOf(request)
   const from = (socket?.remoteAddress ?? "").replace(/^::ffff:/, "")
-  if (socket?.remotePort === undefined || socket.localPort === undefined || !Hosts.isLoopback(from)) return false
+  if (socket === undefined || !Hosts.isLoopback(from)) return Effect.succeed(false)
   const before = known.get(socket)
-  if (before !== undefined) return before
-  // The client's socket: its local port is the remote port here.
-  const user = (yield* readUsers(fs)).get(`${socket.remotePort}:${socket.localPort}`)
-  const own = user !== undefined && user === process.getuid?.()
-  known.set(socket, own)
-  return own
-})
+  if (before !== undefined) return Effect.succeed(before)
+  return Effect.map(Effect.promise(() => readUsers()), (users) => {
+    // The client's socket: its local port is the remote port here.
+    const ports = `${socket.remotePort}:${socket.localPort}`
+    const own = users.has(ports) && users.get(ports) === process.getuid?.()
+    known.set(socket, own)
+    return own
+  })
+}

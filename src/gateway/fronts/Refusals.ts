@@ -1,10 +1,8 @@
 /** Refused requests on HTTP: the status and the headers for each refusal. */
 import { Effect } from "effect"
-import type { HttpServerResponse } from "effect/http"
-import { HttpServerRespondable } from "effect/http"
+import { HttpServerResponse } from "effect/http"
 import { jsonResponse } from "../auth/Routes.ts"
-import type { Reason } from "../conversation/Exchange.ts"
-import type { Refusal } from "../conversation/Exchange.ts"
+import type { Reason, Refusal } from "../conversation/Exchange.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 
@@ -16,49 +14,30 @@ const statuses: Readonly<Record<Reason, number>> = {
   "unavailable": 503
 }
 
-/** A request that HTTP itself refuses, such as one with a wrong `Accept`. */
-export class HttpRefusal implements HttpServerRespondable.Respondable {
-  readonly _tag = "HttpRefusal"
-  readonly error: JsonRpc.Response
-  readonly status: number
-  readonly headers: Record<string, string>
-  constructor(status: number, error: JsonRpc.Response, headers: Record<string, string> = {}) {
-    this.status = status
-    this.error = error
-    this.headers = headers
-  }
-
-  [HttpServerRespondable.symbol]() {
-    return Effect.succeed(jsonResponse(this.error.text, this.status, this.headers))
-  }
-}
-
 export interface RefusalOptions {
   readonly id?: JsonRpc.Id
   readonly code?: number
   readonly headers?: Record<string, string>
 }
 
+/** Fails with the response to a request that HTTP itself refuses, such as one with a wrong `Accept`. */
 export const refuse = (
   status: number,
   message: string,
-  options: RefusalOptions = {}
-): Effect.Effect<never, HttpRefusal> => {
-  const { code = JsonRpc.codes.gateway, headers, id = null } = options
-  return Effect.fail(new HttpRefusal(status, JsonRpc.error(id, code, message), headers))
-}
+  { code = JsonRpc.codes.gateway, headers, id = null }: RefusalOptions = {}
+): Effect.Effect<never, HttpServerResponse.HttpServerResponse> =>
+  Effect.fail(jsonResponse(JsonRpc.error(id, code, message).text, status, headers))
 
 /** The response to a refused request. Counts it. */
-export const responseTo = (refusal: Refusal | HttpRefusal): Effect.Effect<HttpServerResponse.HttpServerResponse> => {
-  const { error, headers, status } = refusal._tag === "HttpRefusal" ? refusal : asHttp(refusal)
-  return Effect.as(GatewayMetrics.refused(status), jsonResponse(error.text, status, headers))
+export const responseTo = (
+  refusal: Refusal | HttpServerResponse.HttpServerResponse
+): Effect.Effect<HttpServerResponse.HttpServerResponse> => {
+  const response = HttpServerResponse.isHttpServerResponse(refusal) ? refusal : responseOf(refusal)
+  return Effect.as(GatewayMetrics.refused(response.status), response)
 }
 
-const asHttp = ({ error, reason, retryAfter }: Refusal) => ({
-  error,
-  status: statuses[reason],
-  headers: retryAfter === undefined ? {} : { "retry-after": String(retryAfter) }
-})
+const responseOf = ({ error, reason, retryAfter }: Refusal) =>
+  jsonResponse(error.text, statuses[reason], retryAfter === undefined ? {} : { "retry-after": String(retryAfter) })
 
 /** The response with a request's answer. `reason` decides the status; without a reason it is 200. */
 export const answerResponse = (text: string, reason: Reason | undefined): HttpServerResponse.HttpServerResponse =>

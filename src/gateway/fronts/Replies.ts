@@ -3,7 +3,6 @@
  * that ends with the answer. A request without an answer after `streamAfter` gets its stream with heartbeats then, so that neither its
  * client nor a proxy times out.
  */
-import type { FileSystem } from "effect"
 import type { Scope } from "effect"
 import { Cause, Effect, Fiber, Option, Result, Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
@@ -24,7 +23,6 @@ const primingVersion = "2025-11-25"
 export interface Web {
   readonly broker: Broker
   readonly settings: Settings.GatewaySettings
-  readonly fs: FileSystem.FileSystem
   /** The event streams that are open. */
   readonly bodies: Set<EventStreamBody.OpenBody>
 }

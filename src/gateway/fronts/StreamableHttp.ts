@@ -6,7 +6,7 @@
  * of a call from 240 to 160 µs. They removed a dozen generators, gave the lease's scope no parent, and create a refusal only when it is
  * needed.
  */
-import type { FileSystem, Scope } from "effect"
+import type { Scope } from "effect"
 import { ByteSize, Cause, Effect, Option } from "effect"
 import type { HttpServerRequest, HttpServerResponse } from "effect/http"
 import { HttpIncomingMessage, HttpMiddleware, HttpRouter } from "effect/http"
@@ -26,7 +26,6 @@ import type * as Settings from "../settings/Settings.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import type { Front } from "./Front.ts"
 import * as Paths from "./Paths.ts"
-import type { HttpRefusal } from "./Refusals.ts"
 import { refuse, responseTo } from "./Refusals.ts"
 import type { Asking, Web } from "./Replies.ts"
 import * as Replies from "./Replies.ts"
@@ -35,21 +34,22 @@ import * as Replies from "./Replies.ts"
 const batchVersion = "2025-03-26"
 
 type Request = HttpServerRequest.HttpServerRequest
-type Responding = Effect.Effect<HttpServerResponse.HttpServerResponse, Refusal | HttpRefusal, Scope.Scope>
+type Response = HttpServerResponse.HttpServerResponse
+/** Fails with a refusal of the broker, or with the response to a request that HTTP itself refuses. */
+type Responding<R = Scope.Scope> = Effect.Effect<Response, Refusal | Response, R>
 
 /** What the front needs besides the broker. */
 export interface Options {
   readonly settings: Settings.GatewaySettings
   readonly hosts: Hosts
   readonly clients: Authenticator
-  readonly fs: FileSystem.FileSystem
 }
 
-export const make = ({ clients, fs, hosts, settings }: Options): Front<HttpRouter.HttpRouter> => ({
+export const make = ({ clients, hosts, settings }: Options): Front<HttpRouter.HttpRouter> => ({
   name: "Streamable HTTP",
   serve: Effect.fnUntraced(function*(broker) {
     const router = yield* HttpRouter.HttpRouter
-    const web: Web = { broker, settings, fs, bodies: new Set() }
+    const web: Web = { broker, settings, bodies: new Set() }
     yield* Effect.forkScoped(EventStreamBody.watch(web.bodies, settings.stallTimeout))
     const cors = HttpMiddleware.cors({
       allowedOrigins: hosts.isListedOrigin,
@@ -70,9 +70,7 @@ export const make = ({ clients, fs, hosts, settings }: Options): Front<HttpRoute
 })
 
 /** Turns refusals and defects into responses. Only an interruption still fails. */
-const always = <R>(
-  handler: Effect.Effect<HttpServerResponse.HttpServerResponse, Refusal | HttpRefusal, R>
-): Effect.Effect<HttpServerResponse.HttpServerResponse, never, R> =>
+const always = <R>(handler: Responding<R>): Effect.Effect<Response, never, R> =>
   handler.pipe(
     Effect.catch(responseTo),
     Effect.catchCause((cause) =>
@@ -117,7 +115,7 @@ const dispatch = (web: Web, request: Request, named: string | undefined, princip
   const backend = named ?? (backends.length === 1 ? backends[0] : undefined)
   if (backend === undefined || !backends.includes(backend)) return unknownBackend(web.broker)
   const version = request.headers["mcp-protocol-version"]
-  const known = Effect.suspend(() => PeerOwner.isOwnUser(web.fs, request))
+  const known = Effect.suspend(() => PeerOwner.isOwnUser(request))
   const asking: Asking = { request, client: { backend, principal, known }, version }
   // `post` checks the revision together with the body.
   if (request.method !== "POST" && !isLegacy(version)) return refuse(400, unsupported)
@@ -166,7 +164,7 @@ const listen = (web: Web, asking: Asking): Responding => {
 const end = (web: Web, asking: Asking): Responding =>
   Effect.flatMap(sessionOf(asking.request), (session) => Replies.toDelete(web, asking, session))
 
-const sessionOf = ({ headers }: Request): Effect.Effect<string, HttpRefusal> => {
+const sessionOf = ({ headers }: Request): Effect.Effect<string, Response> => {
   const id = headers["mcp-session-id"]
   return id
     ? Effect.succeed(id)
@@ -259,25 +257,20 @@ const modern = (web: Web, asking: Asking, message: JsonRpc.Message): Responding 
 // ---------------------------------------------------------------------------
 
 /** Follows OpenTelemetry's semantic conventions for MCP. Leaves out URIs and arguments, because they may be secret. */
-const annotate = ({ client, version }: Asking, message: JsonRpc.Message, session: string | undefined) =>
-  Effect.annotateCurrentSpan({
-    "mcp_gateway.backend": client.backend,
-    "mcp.method.name": message._tag === "Response" ? "response" : short(message.method),
-    ...(version === undefined ? {} : { "mcp.protocol.version": short(version) }),
-    ...(session === undefined ? {} : { "mcp.session.id": Masking.shortId(session) }),
-    ...(message._tag === "Request" ? requestAttributes(message) : {})
-  })
-
-const requestAttributes = ({ id, method, params }: JsonRpc.Request): Record<string, string> => {
-  const attributes: Record<string, string> = {
-    "jsonrpc.request.id": short(typeof id === "string" ? id : JsonRpc.idKey(id))
+const annotate = ({ client, version }: Asking, message: JsonRpc.Message, session: string | undefined) => {
+  const method = message._tag === "Response" ? "response" : short(message.method)
+  const attributes: Record<string, string> = { "mcp_gateway.backend": client.backend, "mcp.method.name": method }
+  if (version !== undefined) attributes["mcp.protocol.version"] = short(version)
+  if (session !== undefined) attributes["mcp.session.id"] = Masking.shortId(session)
+  if (message._tag === "Request") {
+    const { id, params } = message
+    attributes["jsonrpc.request.id"] = short(typeof id === "string" ? id : JsonRpc.idKey(id))
+    if (method === "tools/call") attributes["gen_ai.operation.name"] = "execute_tool"
+    const name = Json.field(params, "name")
+    if (typeof name === "string" && method === "tools/call") attributes["gen_ai.tool.name"] = short(name)
+    if (typeof name === "string" && method === "prompts/get") attributes["gen_ai.prompt.name"] = short(name)
   }
-  const given = Json.field(params, "name")
-  const name = typeof given === "string" ? short(given) : undefined
-  if (method === "tools/call") attributes["gen_ai.operation.name"] = "execute_tool"
-  if (method === "tools/call" && name !== undefined) attributes["gen_ai.tool.name"] = name
-  if (method === "prompts/get" && name !== undefined) attributes["gen_ai.prompt.name"] = name
-  return attributes
+  return Effect.annotateCurrentSpan(attributes)
 }
 
 /** Cuts a client's text, so that a span stays small. */
