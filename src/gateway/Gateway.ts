@@ -313,8 +313,7 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
     const fault = (path: string, message: string) => {
       faults.push(`${path}: ${message}`)
     }
-    const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
-    const settings = Settings.decode(tables, { ...options }, Settings.defaults(tables), fault)
+    const settings = Settings.decode(Settings.all, { ...options }, fault)
     for (const [name, instead] of ofTheCommand) if (settings[name]) fault(name, `only the command has it; ${instead}`)
     const kinds = { ...Kinds.transports, ...options.transports }
     const backends = Backends.check(Backends.given("backends.", options.backends), settings, fault, kinds)

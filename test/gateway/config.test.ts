@@ -15,10 +15,10 @@ const load = (mcpServers: unknown, gateway: unknown = {}, environment: Record<st
   loadText(JSON.stringify({ mcpServers, gateway }), { environment })
 
 const valid = (read: ReturnType<typeof load>): Config.Loaded =>
-  read instanceof Config.InvalidConfig ? assert.fail(read.message) : read
+  read instanceof Backends.InvalidGatewayOptions ? assert.fail(read.message) : read
 
 const faults = (read: ReturnType<typeof load>): ReadonlyArray<string> =>
-  read instanceof Config.InvalidConfig ? read.faults : []
+  read instanceof Backends.InvalidGatewayOptions ? read.faults : []
 
 const servers = { a: { command: "run" } }
 
@@ -240,7 +240,7 @@ describe("a setting", () => {
     for (const value of bad) {
       const [fault = "", ...others] = faults(load(servers, { [name]: value }))
       assert.deepStrictEqual([fault.split(" must be ")[0], others], [`gateway.${name}:`, []], String(value))
-      assert.include(fault, Settings.all[name]?.allowed ?? "none")
+      assert.include(fault, new Map(Object.entries(Settings.all)).get(name)?.allowed ?? "none")
     }
   })
 

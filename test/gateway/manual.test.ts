@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process"
 import { afterAll, assert, describe, it } from "vitest"
 import * as Config from "../../src/gateway/app/Config.ts"
 import * as PeerOwner from "../../src/gateway/auth/PeerOwner.ts"
+import * as Backends from "../../src/gateway/transports/Backends.ts"
 import * as Documents from "../kit/documents.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import { callTool, textOf } from "../kit/gateway/modern.ts"
@@ -62,7 +63,7 @@ describe("the gateway's manual", () => {
   it("shows a configuration file that loads", () => {
     const file = { name: "servers.json", text: Documents.block(manual, "json", "\"gateway\"") }
     const read = Config.load({ flags: {}, environment: { SEARCH_KEY: "a", REMOTE_KEY: "b" }, file, entries: {} })
-    const names = read instanceof Config.InvalidConfig ? [] : [...read.backends.keys()]
+    const names = read instanceof Backends.InvalidGatewayOptions ? [] : [...read.backends.keys()]
     assert.deepStrictEqual(names, ["files", "search", "remote"])
   })
 })

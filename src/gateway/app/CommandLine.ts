@@ -21,11 +21,10 @@ import * as Gateway from "../Gateway.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import { version } from "../protocol/version.ts"
 import * as Settings from "../settings/Settings.ts"
-import type * as Backends from "../transports/Backends.ts"
+import * as Backends from "../transports/Backends.ts"
 import * as ProcessGroup from "../transports/ProcessGroup.ts"
 import * as Banner from "./Banner.ts"
 import * as CommandOutput from "./CommandOutput.ts"
-import * as Config from "./Config.ts"
 import type { Input } from "./Loading.ts"
 import { load, UsageError } from "./Loading.ts"
 import * as Signals from "./Signals.ts"
@@ -189,7 +188,7 @@ const run = Effect.fnUntraced(function*(input: Input) {
   const { backends, settings } = config
   const names = [...backends.keys()]
   const missing = missingPrograms(backends, input.command.length > 0 ? afterDashes : inFile)
-  if (missing.length > 0 && input.check) return yield* new Config.InvalidConfig({ faults: missing })
+  if (missing.length > 0 && input.check) return yield* new Backends.InvalidGatewayOptions({ faults: missing })
   // A missing command after `--` is a mistake of the user. A missing program of a file may be installed later, by a container's
   // start script, so it is only a warning.
   if (missing.length > 0 && input.command.length > 0) return yield* new UsageError({ message: missing.join("\n") })
@@ -259,7 +258,7 @@ const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
 
 /** Runs the command. Prints a wrong configuration with the next step. */
 const orTell = (input: Input) =>
-  Effect.catchTag(run(input), "InvalidConfig", ({ message }) =>
+  Effect.catchTag(run(input), "InvalidGatewayOptions", ({ message }) =>
     CommandOutput.fail(
       input.check
         ? `${message}\nCorrect it and try again.`

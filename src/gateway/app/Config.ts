@@ -3,7 +3,7 @@
  * `mcpServers` JSON that MCP clients use, plus an optional `gateway` object. One fault refuses the whole configuration; the
  * error lists every fault with its place and what is allowed there.
  */
-import { Predicate, Schema } from "effect"
+import { Predicate, Record } from "effect"
 import type { GatewayConfig } from "../sessions/Registry.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
@@ -19,18 +19,9 @@ export interface Loaded extends GatewayConfig {
   readonly warnings: ReadonlyArray<string>
 }
 
-/** The configuration is wrong. Each fault has its place and what is allowed there. */
-export class InvalidConfig extends Schema.TaggedError<InvalidConfig>()("InvalidConfig", {
-  faults: Schema.Array(Schema.String)
-}) {
-  override get message(): string {
-    return ["The configuration is not valid:", ...this.faults.map((fault) => `  ${fault}`)].join("\n")
-  }
-}
-
 export interface Sources {
   /** The settings from the command line, by name. */
-  readonly flags: Readonly<Record<string, unknown>>
+  readonly flags: Values
   readonly environment: Variables.Environment
   /** The name and text of the configuration file. */
   readonly file: { readonly name: string; readonly text: string } | undefined
@@ -38,59 +29,48 @@ export interface Sources {
   readonly entries: Readonly<Record<string, Backends.Entry>>
 }
 
-/** Where faults and warnings go. */
-interface Report {
-  readonly fault: Fault
+type Values = Readonly<Record<string, unknown>>
+
+/** What the functions that read the file share. */
+interface Reading extends Variables.Reading {
   readonly warn: (text: string) => void
 }
 
 /** Merges the sources and checks the result. */
-export const load = ({ entries, environment, file, flags }: Sources): Loaded | InvalidConfig => {
+export const load = (
+  { entries, environment, file, flags }: Sources
+): Loaded | Backends.InvalidGatewayOptions => {
   const faults = new Map<string, string>()
   const warnings: Array<string> = []
-  const report: Report = {
-    // A value with a fault in it cannot be judged, so a fault of the whole value would only repeat that.
-    fault: (path, message) => {
-      const isTold = [...faults.keys()].some((told) =>
-        told === path || told.startsWith(`${path}.`) || told.startsWith(`${path}[`)
-      )
-      if (!isTold) faults.set(path, message)
-    },
-    warn: (text) => warnings.push(text)
+  // A value with a fault in it cannot be judged, so a fault of the whole value would only repeat that.
+  const fault: Fault = (path, message) => {
+    const isTold = [...faults.keys()].some((told) =>
+      told === path || told.startsWith(`${path}.`) || told.startsWith(`${path}[`)
+    )
+    if (!isTold) faults.set(path, message)
   }
-  const root = file === undefined ? {} : readRoot(file, report)
-  unknownVariables(environment, file?.text ?? "", report)
-  const secrets: Array<string> = []
+  const reading: Reading = { environment, secrets: [], fault, warn: (text) => warnings.push(text) }
+  const root = file === undefined ? {} : readRoot(file, reading)
+  unknownVariables(file?.text ?? "", reading)
   const own = record(root?.["gateway"] ?? {})
-  if (own === undefined) report.fault("gateway", "must be an object")
-  const written = readSettings("gateway", own ?? {}, Object.keys(Settings.all), environment, secrets, report.fault)
-  const settings = settingsOf(written, environment, flags, report.fault)
-  const served = file === undefined || root === undefined ? [] : readServers(root, environment, secrets, report)
-  const backends = Backends.check([...Backends.given("", entries), ...served], settings, report.fault)
+  if (own === undefined) fault("gateway", "must be an object")
+  const written = readSettings("gateway", own ?? {}, Object.keys(Settings.all), [], reading)
+  const settings = settingsOf(written, environment, flags, fault)
+  const served = readServers(record(root?.["mcpServers"]), reading)
+  const backends = Backends.check([...Backends.given("", entries), ...served], settings, fault)
   return faults.size > 0
-    ? new InvalidConfig({ faults: Array.from(faults, ([path, message]) => `${path}: ${message}`) })
+    ? new Backends.InvalidGatewayOptions({ faults: Array.from(faults, ([path, message]) => `${path}: ${message}`) })
     : { backends, settings, warnings }
 }
 
 /** The settings for all servers. The environment overrides the file, and the command line overrides both. */
-const settingsOf = (
-  file: Sources["flags"],
-  environment: Variables.Environment,
-  flags: Sources["flags"],
-  fault: Fault
-): Settings.GatewaySettings => {
-  const tables = { ...Settings.backendSettings, ...Settings.gatewaySettings }
-  const variables = Object.fromEntries(Object.keys(tables).map((name) => [name, variable(environment, name)]))
-  const layers = [
-    { input: file, path: (name: string) => `gateway.${name}` },
-    { input: variables, path: Settings.variableName },
-    { input: flags, path: (name: string) => `--${Settings.flagName(name)}` }
-  ]
-  return layers.reduce(
-    (settings, { input, path }) =>
-      Settings.decode(tables, input, settings, (name, message) => fault(path(name), message)),
-    Settings.defaults(tables)
-  )
+const settingsOf = (file: Values, environment: Variables.Environment, flags: Values, fault: Fault) => {
+  const decode = (input: Values, path: (name: string) => string, base?: Settings.GatewaySettings) =>
+    Settings.decode(Settings.all, input, (name, message) => fault(path(name), message), base)
+  const variables = Record.map(Settings.all, (_, name) => variable(environment, name))
+  const ofFile = decode(file, (name) => `gateway.${name}`)
+  const ofEnvironment = decode(variables, Settings.variableName, ofFile)
+  return decode(flags, (name) => `--${Settings.flagName(name)}`, ofEnvironment)
 }
 
 /** The variable of a setting. An empty one counts as unset, but not for keys and TLS, which would then protect nothing. */
@@ -103,118 +83,97 @@ const variable = (environment: Variables.Environment, name: string): string | un
 const rootNames = ["mcpServers", "gateway"]
 
 /** Reads a file. Other names at its top are allowed, unless one probably stands for a missing name of the gateway. */
-const readRoot = (file: { readonly name: string; readonly text: string }, { fault, warn }: Report) => {
+const readRoot = (file: { readonly name: string; readonly text: string }, { fault, warn }: Reading) => {
   const read = ConfigFile.read(file.name, file.text, fault)
   if (read === undefined) return undefined
   const root = record(read)
   if (root === undefined) return void fault(file.name, "the file must be a JSON object")
   const missing = rootNames.filter((name) => !(name in root))
-  const others = Object.keys(root).filter((name) => !rootNames.includes(name))
-  const misnamed = others.flatMap((name) => {
-    const meant = Names.meantBy(name, missing)
-    return meant === undefined ? [] : [{ name, meant }]
-  })
-  for (const { meant, name } of misnamed) fault(Masking.printable(name), `unknown; did you mean ${meant}?`)
-  if (record(root["mcpServers"]) === undefined && !misnamed.some(({ meant }) => meant === "mcpServers")) {
+  const others = Map.groupBy(
+    Object.keys(root).filter((name) => !rootNames.includes(name)),
+    (name) => Names.meantBy(name, missing)
+  )
+  for (const meant of missing) {
+    for (const name of others.get(meant) ?? []) fault(Masking.printable(name), `unknown; did you mean ${meant}?`)
+  }
+  if (record(root["mcpServers"]) === undefined && !others.has("mcpServers")) {
     fault("mcpServers", "must be an object of back ends by name")
   }
-  const unread = others.filter((name) => !misnamed.some((each) => each.name === name))
-    .map((name) => `"${Masking.printable(name)}"`)
-  if (unread.length > 0) {
+  const unread = others.get(undefined)?.map((name) => `"${Masking.printable(name)}"`)
+  if (unread !== undefined) {
     warn(`${file.name}: the gateway does not read ${unread.join(", ")}; settings belong in "gateway"`)
   }
   return root
 }
 
 /** Reads the entries of a file that are not disabled. */
-const readServers = (
-  root: Readonly<Record<string, unknown>>,
-  environment: Variables.Environment,
-  secrets: ReadonlyArray<string>,
-  report: Report
-): ReadonlyArray<Backends.Unchecked> => {
-  const servers = record(root["mcpServers"])
+const readServers = (servers: Values | undefined, reading: Reading): ReadonlyArray<Backends.Unchecked> => {
   if (servers === undefined) return []
   const served = Object.entries(servers).filter(([, value]) => record(value)?.["disabled"] !== true)
-  if (served.length === 0) report.fault("mcpServers", "must have at least one back end that is not disabled")
+  if (served.length === 0) reading.fault("mcpServers", "must have at least one back end that is not disabled")
   const names = new Set(served.map(([given]) => given).filter(Backends.isName))
   return served.flatMap(([given, written]) => {
     const path = `mcpServers.${Masking.printable(given)}`
     const name = Backends.isName(given) ? given : CommandName.urlSafe(given)
     if (name !== given && names.has(name)) {
-      report.fault(path, `needs another name: another server already has "${name}" in its URL`)
+      reading.fault(path, `needs another name: another server already has "${name}" in its URL`)
     } else if (name !== given && name !== "") {
-      report.warn(`${path}: served at /mcp/${name}, because ${Backends.allowedName}`)
+      reading.warn(`${path}: served at /mcp/${name}, because ${Backends.allowedName}`)
     }
     names.add(name)
-    const own = [...secrets]
-    const entry = readEntry(path, written, environment, own, report)
-    return entry === undefined ? [] : [{ path, name, entry, secrets: own, written }]
+    const secrets = [...reading.secrets]
+    const entry = readEntry(path, written, { ...reading, secrets })
+    return entry === undefined ? [] : [{ path, name, entry, secrets, written }]
   })
 }
 
 /** Reads an entry as far as all kinds have it in common. `Backends.check` does the rest. */
-const readEntry = (
-  path: string,
-  written: unknown,
-  environment: Variables.Environment,
-  secrets: Array<string>,
-  { fault, warn }: Report
-) => {
+const readEntry = (path: string, written: unknown, reading: Reading) => {
   const entry = record(written)
-  if (entry === undefined) return void fault(path, "must be an object")
-  for (const name of Object.keys(entry).filter((name) => Names.ofClients.includes(name))) {
-    warn(`${path}.${name}: the gateway does not read it`)
-  }
-  const { disabled = false, ...read } = Object.fromEntries(
-    Object.entries(entry).filter(([name]) => !Names.ofClients.includes(name))
-  )
-  if (typeof disabled !== "boolean") fault(`${path}.disabled`, "must be true or false")
+  if (entry === undefined) return void reading.fault(path, "must be an object")
+  const { disabled = false, ...read } = entry
+  if (typeof disabled !== "boolean") reading.fault(`${path}.disabled`, "must be true or false")
   const allowed = [...Backends.namesOf(read), ...Object.keys(Settings.backendSettings)]
-  return readSettings(path, read, allowed, environment, secrets, fault)
+  return readSettings(path, read, allowed, Names.ofClients, reading)
 }
+
+const settingByName = new Map<string, Settings.Setting<unknown, unknown>>(Object.entries(Settings.all))
 
 /** Replaces variables. Reports unknown names, and durations that are bare numbers and so do not tell their unit. */
 const readSettings = (
   path: string,
-  written: Readonly<Record<string, unknown>>,
+  written: Values,
   allowed: ReadonlyArray<string>,
-  environment: Variables.Environment,
-  secrets: Array<string>,
-  fault: Fault
-): Readonly<Record<string, unknown>> => {
-  const known = Object.entries(written).filter(([name]) => allowed.includes(name))
-  for (const name of Object.keys(written).filter((name) => !allowed.includes(name))) {
-    const meant = Names.meantBy(name, allowed)
-    const next = meant === undefined ? `allowed are ${allowed.join(", ")}` : `did you mean ${meant}?`
-    fault(`${path}.${Masking.printable(name)}`, `unknown; ${next}`)
+  ignored: ReadonlyArray<string>,
+  reading: Reading
+): Values => {
+  const read: Record<string, unknown> = {}
+  for (const [name, value] of Object.entries(written)) {
+    const at = `${path}.${Masking.printable(name)}`
+    const setting = settingByName.get(name)
+    if (ignored.includes(name)) reading.warn(`${at}: the gateway does not read it`)
+    else if (!allowed.includes(name)) {
+      reading.fault(at, Names.unknown(name, allowed, `allowed are ${allowed.join(", ")}`))
+    } else if (setting?.kind === "duration" && typeof value !== "string") {
+      reading.fault(at, Settings.mustBe(setting, value))
+    } else read[name] = Variables.expand(at, value, reading)
   }
-  for (const [name, value] of known) {
-    const setting = Object.hasOwn(Settings.all, name) ? Settings.all[name] : undefined
-    if (setting?.kind === "duration" && typeof value !== "string") {
-      fault(`${path}.${name}`, Settings.mustBe(setting, value))
-    }
-  }
-  return Object.fromEntries(
-    known.map(([name, value]) => [name, Variables.expand(`${path}.${name}`, value, environment, secrets, fault)])
-  )
+  return read
 }
 
 /** Variables that Kubernetes sets for a service, here for one whose name begins with `gateway`. */
 const ofService = /_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP|SCTP)/
 
 /** Warns of `GATEWAY_` variables that are no settings. They may be another program's, so they are not faults. */
-const unknownVariables = (environment: Variables.Environment, file: string, { warn }: Report): void => {
+const unknownVariables = (file: string, { environment, warn }: Reading): void => {
   const known = Object.keys(Settings.all).map(Settings.variableName)
   const ofFile = Variables.namesIn(file)
   for (const name of Object.keys(environment)) {
     if (!name.startsWith(Settings.variableName("")) || known.includes(name)) continue
     if (ofFile.includes(name) || ofService.test(name)) continue
-    const meant = Names.meantBy(name, known)
-    const next = meant === undefined ? "--help lists the variables of the gateway" : `did you mean ${meant}?`
-    warn(`${Masking.printable(name)}: unknown; ${next}`)
+    const unknown = Names.unknown(name, known, "--help lists the variables of the gateway")
+    warn(`${Masking.printable(name)}: ${unknown}`)
   }
 }
 
-const record = (value: unknown): { readonly [name: string]: unknown } | undefined =>
-  Predicate.isObject(value) ? value : undefined
+const record = (value: unknown): Values | undefined => Predicate.isObject(value) ? value : undefined

@@ -6,7 +6,7 @@ import { resolve } from "node:path"
 import { createSecureContext } from "node:tls"
 import * as Hosts from "../auth/Hosts.ts"
 import * as Settings from "../settings/Settings.ts"
-import type * as Backends from "../transports/Backends.ts"
+import * as Backends from "../transports/Backends.ts"
 import * as CommandName from "./CommandName.ts"
 import * as Config from "./Config.ts"
 
@@ -67,7 +67,7 @@ export const load = Effect.fnUntraced(function*(input: Input) {
     file: file === undefined ? undefined : { name: file, text: yield* readText(file, "The configuration") },
     entries: served
   })
-  if (loaded instanceof Config.InvalidConfig) return yield* loaded
+  if (loaded instanceof Backends.InvalidGatewayOptions) return yield* loaded
   const { backends, settings, warnings } = loaded
   const named = { keys: keysOf(settings), tls: tlsOf(settings), cluster: clusterOptions(settings) }
   const read = yield* Effect.all(named, { mode: "result" })

@@ -24,6 +24,12 @@ export const meantBy = (name: string, known: ReadonlyArray<string>): string | un
   return nearest !== undefined && nearest.distance <= Math.min(2, name.length / 3) ? nearest.each : undefined
 }
 
+/** The fault of an unknown name: the name that was probably meant, or else what to do. */
+export const unknown = (name: string, known: ReadonlyArray<string>, otherwise: string): string => {
+  const meant = meantBy(name, known)
+  return `unknown; ${meant === undefined ? otherwise : `did you mean ${meant}?`}`
+}
+
 /** Makes `max-sessions`, `MAX_SESSIONS` and `maxSessions` equal. */
 const letters = (name: string): string => name.toLowerCase().replace(/[-_]/g, "")
 

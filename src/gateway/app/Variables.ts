@@ -1,5 +1,5 @@
 /** Replaces variables in the values of a configuration file: `${NAME}`, `${NAME:-default}`, and `${env:NAME}` of other clients. */
-import { Predicate } from "effect"
+import { Predicate, Record } from "effect"
 import * as Masking from "../settings/Masking.ts"
 import type { Fault } from "../transports/Kinds.ts"
 
@@ -12,23 +12,21 @@ const reference = /\$\{(?:(?:env:)?([A-Za-z_]\w*)(?::-([^}]*))?|([A-Za-z_]\w*):[
 export const namesIn = (text: string): ReadonlyArray<string> =>
   Array.from(text.matchAll(reference), ([, name]) => name ?? "")
 
-/** Replaces the variables in every text of a value. Adds their values to `secrets`. */
-export const expand = (
-  path: string,
-  value: unknown,
-  environment: Environment,
-  secrets: Array<string>,
-  fault: Fault
-): unknown => {
-  if (Array.isArray(value)) {
-    return value.map((item, i) => expand(`${path}[${i}]`, item, environment, secrets, fault))
-  }
+export interface Reading {
+  readonly environment: Environment
+  /** Gets the value of every variable that is replaced. Messages hide these values. */
+  readonly secrets: Array<string>
+  readonly fault: Fault
+}
+
+/** Replaces the variables in every text of a value. */
+export const expand = (path: string, value: unknown, reading: Reading): unknown => {
+  const { environment, fault, secrets } = reading
+  if (Array.isArray(value)) return value.map((item, i) => expand(`${path}[${i}]`, item, reading))
   if (Predicate.isObject(value)) {
-    return Object.fromEntries(
-      Object.entries(value).map(([name, item]) => [
-        name,
-        expand(`${path}.${Masking.printable(name)}`, item, environment, secrets, fault)
-      ])
+    return Record.map(
+      value,
+      (item: unknown, name: string) => expand(`${path}.${Masking.printable(name)}`, item, reading)
     )
   }
   if (typeof value !== "string") return value

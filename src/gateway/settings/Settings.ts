@@ -6,10 +6,10 @@
  * `idleTimeToLive` in a file. A new one is a line in `backendSettings` (each back end may have its own) or in
  * `gatewaySettings`, and a row in the table of `src/gateway/README.md`, which a test compares with this one.
  */
-import { ByteSize, Duration, Option, Predicate, Struct } from "effect"
+import { ByteSize, Duration, Option, Predicate, Record, Struct } from "effect"
 
 export interface Setting<out A, out Input> {
-  readonly kind: "duration" | "count" | "bytes" | "flag" | "list" | "text" | "choice" | "secret"
+  readonly kind: "duration" | "count" | "bytes" | "flag" | "list" | "text" | "choice"
   readonly default: A
   /** The default as a person would write it. Empty if there is none. */
   readonly shown: string
@@ -46,25 +46,23 @@ const unitsOfTime = `units: ${[...units].map(([short, long]) => `${long} or ${sh
 
 /** Turns `5m` into `5 minutes`. Any text that is not a number with a unit stays unchanged. */
 const spellOut = (text: string): string =>
-  text.replace(/^\s*(-?\d+(?:\.\d+)?)\s*([a-z]+)\s*$/, (_, number, unit) => `${number} ${units.get(unit) ?? unit}`)
+  text.replace(/^\s*infinity\s*$/i, "Infinity")
+    .replace(/^\s*(-?\d+(?:\.\d+)?)\s*([a-z]+)\s*$/, (_, number, unit) => `${number} ${units.get(unit) ?? unit}`)
 
 const duration = (fallback: Duration.Input, description: string, minimum: "positive" | "zero" = "positive") =>
   setting<Duration.Duration, Duration.Input>(
     "duration",
     Duration.fromInputUnsafe(fallback),
     description,
-    minimum === "zero"
-      ? `a duration, such as "30 minutes", "0s" or "infinity" (${unitsOfTime})`
-      : `a duration greater than zero, such as "30 minutes", "5m" or "infinity" (${unitsOfTime})`,
-    (input) => {
-      if (typeof input === "string" && input.trim().toLowerCase() === "infinity") return Option.some(Duration.infinity)
-      // `fromInput` fails for a value of another type.
-      const read = Duration.fromInput((typeof input === "string" ? spellOut(input) : input) as Duration.Input)
-      return Option.filter(
-        read,
+    `a duration${
+      minimum === "zero" ? "" : " greater than zero"
+    }, such as "30 minutes", "5m" or "infinity" (${unitsOfTime})`,
+    (input) =>
+      Option.filter(
+        // `fromInput` fails for a value of another type.
+        Duration.fromInput((typeof input === "string" ? spellOut(input) : input) as Duration.Input),
         (value) => minimum === "zero" ? !Duration.isNegative(value) : Duration.isPositive(value)
-      )
-    },
+      ),
     String(fallback)
   )
 
@@ -130,28 +128,19 @@ const hostName = /^(\[[\da-f:.]+\]|[^\s/\\:@*?#[\]]+)$/i
 /** An origin by RFC 6454, section 6.2. A sandboxed frame sends `null`. A slash at the end is accepted too. */
 const webOrigin = /^(null|[a-z][a-z\d+.-]*:\/\/[^\s/@*?#]+\/?)$/i
 
-/** A setting whose value is a string that passes `isAllowed`. */
-const string =
-  (kind: "text" | "secret", allowed: string, isAllowed: (text: string) => boolean) =>
-  (fallback: string, description: string) =>
-    setting<string>(
-      kind,
-      fallback,
-      description,
-      allowed,
-      (input) => typeof input === "string" && isAllowed(input) ? Option.some(input) : Option.none()
-    )
+/** A setting whose value is a string that matches `pattern`. */
+const text = (fallback: string, description: string, allowed = "a string", pattern = /^/) =>
+  setting<string>(
+    "text",
+    fallback,
+    description,
+    allowed,
+    (input) => typeof input === "string" && pattern.test(input) ? Option.some(input) : Option.none()
+  )
 
-const text = string("text", "a string", () => true)
-const address = string("text", "an address or a host name", (text) => /^[^\s/]+$/.test(text))
 /** A file of keys or certificates. An empty path is refused: the gateway would serve without that protection, unnoticed. */
-const file = string(
-  "text",
-  "the path of a file, and not empty; leave the setting out if there is no file",
-  (text) => text !== ""
-)
-/** A secret of at least 32 characters, the length of a 128-bit key in hexadecimal. */
-const secretText = string("secret", "a secret of at least 32 characters", (text) => text.length >= 32)
+const file = (description: string) =>
+  text("", description, "the path of a file, and not empty; leave the setting out if there is no file", /[^]/)
 
 const choice = <A extends string>(choices: ReadonlyArray<A>, fallback: A, description: string): Setting<A, A> => ({
   ...setting<A>(
@@ -186,13 +175,13 @@ export const backendSettings = {
 
 /** Settings of the gateway as a whole. */
 export const gatewaySettings = {
-  host: address("127.0.0.1", "The address to listen on"),
+  host: text("127.0.0.1", "The address to listen on", "an address or a host name", /^[^\s/]+$/),
   port: count(8420, "The port to listen on; 0 takes a free one", 0, 65535),
   insecure: flag("Allow an address that other machines reach without any key"),
-  tlsCert: file("", "PEM file of the certificate; serves HTTPS, together with --tls-key"),
-  tlsKey: file("", "PEM file of the private key"),
+  tlsCert: file("PEM file of the certificate; serves HTTPS, together with --tls-key"),
+  tlsKey: file("PEM file of the private key"),
   keys: list("Clients must send one of these as a bearer token", "keys, none of them empty"),
-  keysFile: file("", "File of further keys for clients, one a line"),
+  keysFile: file("File of further keys for clients, one a line"),
   adminKeys: list("Operators' keys, for the page, /sessions and /metrics", "keys, none of them empty"),
   allowedHosts: list(
     "Further host names, without port, that clients may use in the URL",
@@ -213,7 +202,13 @@ export const gatewaySettings = {
   },
   maxParked: count(1000, "Most calls at once that wait for their client's input"),
   maxParkedPerKey: count(100, "Most calls at once of one key that wait for their client's input"),
-  stateKey: secretText("", "Seals requestState; without it a random key that ends with the process"),
+  // 32 characters are the length of a 128-bit key in hexadecimal.
+  stateKey: text(
+    "",
+    "Seals requestState; without it a random key that ends with the process",
+    "a secret of at least 32 characters",
+    /^[^]{32}/
+  ),
   shareWithoutKeys: flag("Without keys, modern clients of all users and machines may share processes"),
   maxAsleep: count(100_000, "Most sleeping sessions; when full, the oldest is ended"),
   asleepTimeToLive: duration("24 hours", "A sleeping session ends after this"),
@@ -242,6 +237,7 @@ export const gatewaySettings = {
 export const sessionsPerKey = ({ keys, maxSessions, maxSessionsPerKey }: GatewaySettings): number =>
   maxSessionsPerKey < Infinity || keys.length < 2 ? maxSessionsPerKey : Math.ceil(maxSessions / 2)
 
+type Table = Readonly<Record<string, Setting<unknown, unknown>>>
 type Values<T> = { readonly [K in keyof T]: T[K] extends Setting<infer A, unknown> ? A : never }
 type Inputs<T> = {
   readonly [K in keyof T]?: T[K] extends Setting<unknown, infer Input> ? Input | undefined : never
@@ -260,7 +256,7 @@ export const firstSilence = (
 ): Duration.Duration => Duration.min(streamAfter, heartbeat)
 
 /** All settings by name. */
-export const all: Readonly<Record<string, Setting<unknown, unknown>>> = { ...backendSettings, ...gatewaySettings }
+export const all = { ...backendSettings, ...gatewaySettings }
 
 /** Settings that hold secrets. None is a flag, because everyone on the machine can read a command line. */
 export const secret: ReadonlyArray<string> = ["keys", "adminKeys", "stateKey"]
@@ -280,40 +276,31 @@ export const mustBe = ({ allowed, decode, kind }: Setting<unknown, unknown>, giv
   return isDuration ? `must be ${allowed}; it needs a unit, such as "seconds"` : `must be ${allowed}`
 }
 
-/** Decodes the settings of `table` that `input` has, over `base`. Reports each fault through `fault`. */
-export const decode = <T extends Readonly<Record<string, Setting<unknown, unknown>>>>(
+/**
+ * Decodes the settings of `table`. The value of a setting that `input` does not have is that of `base`, or its default. Reports each
+ * fault through `fault`.
+ */
+export const decode = <T extends Table>(
   table: T,
   input: Readonly<Record<string, unknown>>,
-  base: Values<T>,
-  fault: (name: string, message: string) => void
+  fault: (name: string, message: string) => void,
+  base?: Values<T>
 ): Values<T> => {
-  const values: Record<string, unknown> = { ...base }
-  for (const [name, setting] of Object.entries(table)) {
+  const valueOf = (setting: Setting<unknown, unknown>, name: keyof T & string) => {
     const given = input[name]
-    if (given === undefined) continue
+    const otherwise = base?.[name] ?? setting.default
+    if (given === undefined) return otherwise
     const value = setting.decode(given)
-    if (Option.isSome(value)) values[name] = value.value
-    else fault(name, mustBe(setting, given))
+    if (Option.isNone(value)) fault(name, mustBe(setting, given))
+    return Option.getOrElse(value, () => otherwise)
   }
-  // Each value comes from `base` or from the decoder of its own name.
-  return values as Values<T>
+  // Each value comes from `base` or from the setting of its own name.
+  return Record.map(table, valueOf) as Values<T>
 }
-
-export const defaults = <T extends Readonly<Record<string, Setting<unknown, unknown>>>>(table: T): Values<T> =>
-  // Each value is the default of its own name.
-  Object.fromEntries(Object.entries(table).map(([name, setting]) => [name, setting.default])) as Values<T>
 
 /** The properties of an object that are not `undefined`. */
 export const given = (input: object): Readonly<Record<string, unknown>> =>
   Object.fromEntries(Object.entries(input).filter(([, value]) => Predicate.isNotUndefined(value)))
-
-/** Picks the values of the settings that `table` has. */
-export const pick = <T extends Readonly<Record<string, Setting<unknown, unknown>>>>(
-  table: T,
-  values: Values<T>
-): Values<T> =>
-  // Each value keeps its name.
-  Object.fromEntries(Object.entries(values).filter(([name]) => name in table)) as Values<T>
 
 /** The names of the settings of the gateway as a whole whose values differ. */
 export const differing = (a: GatewaySettings, b: GatewaySettings): ReadonlyArray<string> =>

@@ -75,7 +75,7 @@ export class InvalidGatewayOptions extends Schema.TaggedError<InvalidGatewayOpti
   faults: Schema.Array(Schema.String)
 }) {
   override get message(): string {
-    return ["The gateway's options are not valid:", ...this.faults.map((fault) => `  ${fault}`)].join("\n")
+    return ["The configuration is not valid:", ...this.faults.map((fault) => `  ${fault}`)].join("\n")
   }
 }
 
@@ -136,8 +136,8 @@ const checkOne = (
   const own = Settings.decode(
     Settings.backendSettings,
     { ...entry },
-    Settings.pick(Settings.backendSettings, base),
-    (key, message) => fault(`${path}.${key}`, message)
+    (key, message) => fault(`${path}.${key}`, message),
+    base
   )
   const [found, another] = kindsOf(entry, kinds)
   if (found === undefined || another !== undefined) {

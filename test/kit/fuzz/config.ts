@@ -2,6 +2,7 @@
 import { Option } from "effect"
 import * as Config from "../../../src/gateway/app/Config.ts"
 import * as Settings from "../../../src/gateway/settings/Settings.ts"
+import * as Backends from "../../../src/gateway/transports/Backends.ts"
 import { transports } from "../../../src/gateway/transports/Kinds.ts"
 import type { Random } from "../random.ts"
 import * as Random_ from "../random.ts"
@@ -18,7 +19,7 @@ const values: ReadonlyArray<unknown> = [1, 0, -1, 4096, 1e300, true, null, {}, [
 
 /** The values that each setting takes in a file, where a duration has a unit. */
 const fitting = new Map(
-  Object.entries(Settings.all).map(([name, { decode, kind }]) => [
+  Object.entries<Settings.Setting<unknown, unknown>>(Settings.all).map(([name, { decode, kind }]) => [
     name,
     values.filter((value) => Option.isSome(decode(value)) && (kind !== "duration" || typeof value === "string"))
   ])
@@ -76,7 +77,7 @@ export const run = (seed: number, from: number, count: number) => {
     try {
       const file = { name: "file.json", text }
       const read = Config.load({ flags: {}, environment: { SET: secret }, file, entries: {} })
-      const isValid = !(read instanceof Config.InvalidConfig)
+      const isValid = !(read instanceof Backends.InvalidGatewayOptions)
       const messages = isValid ? read.warnings : read.faults
       if (isValid) valid++
       else if (messages.length === 0) fail("it is refused without a fault")
