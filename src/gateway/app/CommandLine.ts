@@ -25,8 +25,8 @@ import * as Backends from "../transports/Backends.ts"
 import * as ProcessGroup from "../transports/ProcessGroup.ts"
 import * as Banner from "./Banner.ts"
 import * as CommandOutput from "./CommandOutput.ts"
-import type { Input } from "./Loading.ts"
-import { load, UsageError } from "./Loading.ts"
+import type { Input, Loaded } from "./Loading.ts"
+import { load, refuse } from "./Loading.ts"
 import * as Signals from "./Signals.ts"
 
 // -----------------------------------------------------------------------------
@@ -52,21 +52,18 @@ const command = Argument.String("command").pipe(
 
 /** A flag for every setting that is not a secret. */
 const settingFlags: Readonly<Record<string, Flag.Flag<Option.Option<unknown>>>> = Object.fromEntries(
-  Object.entries(Settings.all)
+  Object.entries<Settings.Setting<unknown, unknown>>(Settings.all)
     .filter(([name]) => !Settings.secret.includes(name))
     .map(([name, setting]) => {
-      const flag: Flag.Flag<unknown> = setting.kind === "flag"
-        ? Flag.Boolean(Settings.flagName(name))
-        : setting.choices !== undefined
-        ? Flag.Literals(Settings.flagName(name), setting.choices)
-        : Flag.withMetavar(Flag.String(Settings.flagName(name)), setting.kind)
-      return [name, Flag.optional(Flag.withDescription(flag, description(name, setting)))]
+      const fallback = setting.shown === "" ? "" : `default: ${setting.shown}; `
+      const description = `${setting.description} (${fallback}${Settings.variableName(name)})`
+      return [name, Flag.optional(Flag.withDescription(flagOf(Settings.flagName(name), setting), description))]
     })
 )
 
-function description(name: string, setting: Settings.Setting<unknown, unknown>): string {
-  const fallback = setting.shown === "" ? "" : `default: ${setting.shown}; `
-  return `${setting.description} (${fallback}${Settings.variableName(name)})`
+function flagOf(name: string, { choices, kind }: Settings.Setting<unknown, unknown>): Flag.Flag<unknown> {
+  if (kind === "flag") return Flag.Boolean(name)
+  return choices === undefined ? Flag.withMetavar(Flag.String(name), kind) : Flag.Literals(name, choices)
 }
 
 // -----------------------------------------------------------------------------
@@ -121,8 +118,8 @@ const reloads = (
     Effect.gen(function*() {
       // Several pending signals cause one reload.
       yield* Queue.takeAll(hangUps)
-      const { config: next, warnings } = yield* load(input)
-      for (const warning of [...warnings, ...missingPrograms(next.backends, inFile)]) yield* Effect.logWarning(warning)
+      const { config: next, missing, warnings } = yield* load(input)
+      for (const warning of [...warnings, ...missing]) yield* Effect.logWarning(warning)
       const differing = Settings.differing(settings, next.settings)
       if (differing.length > 0) {
         yield* Effect.logWarning(`These changed settings need a restart: ${differing.join(", ")}`)
@@ -134,17 +131,6 @@ const reloads = (
       Effect.catchCause((cause) => Effect.logError("A reload failed unexpectedly", cause))
     )
   )
-
-/** Where the arguments of a program belong, for a user who wrote them into its name. */
-const inFile = "arguments belong in \"args\""
-const afterDashes = "write its arguments after it, without quotes around them all: -- PROGRAM ARG…"
-
-/** The back ends that cannot be reached from this machine, each with what to do. */
-const missingPrograms = (backends: Backends.Backends, separate: string): ReadonlyArray<string> =>
-  [...backends.values()].flatMap(({ mask, name, target }) => {
-    const missing = target.missing(mask, separate)
-    return missing === undefined ? [] : [`${name}: ${missing}`]
-  })
 
 const otherHost = "Give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all its addresses."
 
@@ -161,10 +147,10 @@ const toListen: Readonly<Record<string, string>> = {
 const loadCluster = Effect.tryPromise({
   try: () => import("../cluster/Cluster.ts"),
   catch: (cause) =>
-    new UsageError({
-      message: `The code of --cluster cannot be loaded (${String(cause)}). Is @effect/sql-pg installed beside the ` +
-        "gateway? Run npm install @effect/sql-pg"
-    })
+    refuse(
+      `The code of --cluster cannot be loaded (${String(cause)}). Is @effect/sql-pg installed beside the gateway? ` +
+        "Run npm install @effect/sql-pg"
+    )
 })
 
 /**
@@ -184,59 +170,46 @@ const elsewhere = ({ keys }: Settings.GatewaySettings) =>
 const run = Effect.fnUntraced(function*(input: Input) {
   // Listens before the configuration is read: the file may change before the server is up.
   const hangUps = yield* Signals.of("SIGHUP")
-  const { cluster, config, tls, warnings } = yield* load(input)
-  const { backends, settings } = config
-  const names = [...backends.keys()]
-  const missing = missingPrograms(backends, input.command.length > 0 ? afterDashes : inFile)
-  if (missing.length > 0 && input.check) return yield* new Backends.InvalidGatewayOptions({ faults: missing })
-  // A missing command after `--` is a mistake of the user. A missing program of a file may be installed later, by a container's
-  // start script, so it is only a warning.
-  if (missing.length > 0 && input.command.length > 0) return yield* new UsageError({ message: missing.join("\n") })
-  if (input.check) {
-    const valid = `The configuration is valid. Back ends: ${names.join(", ")}`
-    return yield* Console.log([valid, ...warnings.map((warning) => `Warning: ${warning}`)].join("\n"))
+  const loaded = yield* load(input)
+  const { config: { backends }, missing, warnings } = loaded
+  // A missing program of a file may be installed later, by a container's start script, so it is only a warning.
+  if (missing.length > 0 && (input.check || input.command.length > 0)) {
+    return yield* new Backends.InvalidGatewayOptions({ faults: missing })
   }
-  const alone = Gateway.layerConfig(config, process.env)
-  const gateway = cluster === undefined ? alone : Layer.provide(alone, (yield* loadCluster).layer(cluster))
-  const app = Layer.provideMerge(
-    HttpRouter.serve(Layer.merge(gateway, elsewhere(settings)), { disableLogger: true, disableListenLog: true }),
-    serverLayer(settings, tls)
-  )
-  // Detached from the server's scope, so that a second signal still works while that scope closes.
-  yield* Effect.forkDetach(Effect.scoped(Signals.hurry(settings.drainTimeout)))
-  return yield* Effect.scoped(Effect.gen(function*() {
-    const services = yield* Layer.build(app)
+  if (!input.check) return yield* serve(input, loaded, hangUps)
+  const valid = `The configuration is valid. Back ends: ${[...backends.keys()].join(", ")}`
+  yield* Console.log([valid, ...warnings.map((warning) => `Warning: ${warning}`)].join("\n"))
+}, Effect.scoped)
+
+const serve = Effect.fnUntraced(
+  function*(input: Input, loaded: Loaded, hangUps: Queue.Dequeue<NodeJS.Signals>) {
+    const { cluster, config, missing, tls, warnings } = loaded
+    const { settings } = config
+    const alone = Gateway.layerConfig(config, process.env)
+    const gateway = cluster === undefined ? alone : Layer.provide(alone, (yield* loadCluster).layer(cluster))
+    const app = Layer.provideMerge(
+      HttpRouter.serve(Layer.merge(gateway, elsewhere(settings)), { disableLogger: true, disableListenLog: true }),
+      serverLayer(settings, tls)
+    )
+    // Detached from the server's scope, so that a second signal still works while that scope closes.
+    yield* Effect.forkDetach(Effect.scoped(Signals.hurry(settings.drainTimeout)))
+    const services = yield* Effect.catchTag(Layer.build(app), "ServeError", ({ cause }) =>
+      refuse(
+        `Cannot listen on ${settings.host}:${settings.port} (${String(cause)}). ` +
+          (toListen[ProcessGroup.codeOf(cause)] ?? "")
+      ))
     const running = Context.get(services, Gateway.Gateway)
     const { address } = Context.get(services, HttpServer.HttpServer)
     const bound = address._tag === "UnixPathAddress" ? settings.port : address.port
-    yield* Console.log(
-      Banner.make(names, Banner.origin(settings, tls === undefined ? "http" : "https", bound), settings)
-    )
+    const origin = Banner.origin(settings, tls === undefined ? "http" : "https", bound)
+    yield* Console.log(Banner.make([...config.backends.keys()], origin, settings))
     for (const warning of [...warnings, ...missing]) yield* Effect.logWarning(warning)
     yield* Effect.forkScoped(reloads(hangUps, input, settings, running))
     return yield* Effect.onInterrupt(Effect.never, () => running.drain)
-  })).pipe(
-    Effect.catchTags({
-      ServeError: ({ cause }) =>
-        new UsageError({
-          message: `Cannot listen on ${settings.host}:${settings.port} (${String(cause)}). ` +
-            (toListen[ProcessGroup.codeOf(cause)] ?? "")
-        }),
-      SqlError: (error) =>
-        new UsageError({
-          message: `The database cannot be used (${String(error.reason.cause)}). Does it run? Is DATABASE_URL right ` +
-            "(postgresql://user:password@host:5432/database)? May its user create tables?"
-        }),
-      SocketServerError: (error) =>
-        new UsageError({
-          message: `Cannot listen for the other replicas (${String(error.reason.cause)}). Is the port taken? If ` +
-            "--replica-address is not an address of this machine, set --replica-listen 0.0.0.0:PORT too."
-        })
-    }),
-    Effect.catchTag("CannotJoin", ({ message }) => new UsageError({ message })),
-    Effect.provide(telemetry)
-  )
-}, Effect.scoped)
+  },
+  Effect.scoped,
+  (serving) => Effect.provide(serving, telemetry)
+)
 
 /** Exports traces, metrics and logs if `OTEL_EXPORTER_OTLP_ENDPOINT` is set. Other `OTEL_…` variables say how. */
 const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
@@ -256,14 +229,27 @@ const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
     ])
   )
 
-/** Runs the command. Prints a wrong configuration with the next step. */
-const orTell = (input: Input) =>
-  Effect.catchTag(run(input), "InvalidGatewayOptions", ({ message }) =>
-    CommandOutput.fail(
-      input.check
-        ? `${message}\nCorrect it and try again.`
-        : `${message}\nNothing was started. Correct it and try again; --check tests it without starting.`
-    ))
+/** Runs the command. A fault that its user can correct ends it with what to do. */
+const orTell = (input: Input) => {
+  const next = input.check
+    ? "Correct it and try again."
+    : "Nothing was started. Correct it and try again; --check tests it without starting."
+  return Effect.catchTags(run(input), {
+    UsageError: ({ message }) => CommandOutput.fail(message),
+    CannotJoin: ({ message }) => CommandOutput.fail(message),
+    InvalidGatewayOptions: ({ message }) => CommandOutput.fail(`${message}\n${next}`),
+    SqlError: ({ reason }) =>
+      CommandOutput.fail(
+        `The database cannot be used (${String(reason.cause)}). Does it run? Is DATABASE_URL right ` +
+          "(postgresql://user:password@host:5432/database)? May its user create tables?"
+      ),
+    SocketServerError: ({ reason }) =>
+      CommandOutput.fail(
+        `Cannot listen for the other replicas (${String(reason.cause)}). Is the port taken? If ` +
+          "--replica-address is not an address of this machine, set --replica-listen 0.0.0.0:PORT too."
+      )
+  })
+}
 
 const main = Command.make("effect-session-pool", { config, check, name, command, settings: settingFlags }, orTell).pipe(
   Command.withDescription(
@@ -293,7 +279,6 @@ const main = Command.make("effect-session-pool", { config, check, name, command,
 /** Runs the command with these arguments. The command has failed if the effect fails or `process.exitCode` is not 0. */
 export const runWith = (args: ReadonlyArray<string>) =>
   Command.runWith(main, { version })(args).pipe(
-    Effect.catchTag("UsageError", (error) => CommandOutput.fail(error.message)),
     Effect.catchDefect((defect) =>
       CommandOutput.fail(
         // `Otlp.layerFromConfig` dies with a `ConfigError` if a variable is wrong.

@@ -1,5 +1,5 @@
 /** Loads the configuration of the command from its flags, the environment, and the files that these name. */
-import { Duration, Effect, FileSystem, Option, Record, Redacted, Result, Schema } from "effect"
+import { Data, Duration, Effect, FileSystem, Option, Record, Redacted, Result } from "effect"
 import { createRequire } from "node:module"
 import { isIPv6 } from "node:net"
 import { resolve } from "node:path"
@@ -11,7 +11,7 @@ import * as CommandName from "./CommandName.ts"
 import * as Config from "./Config.ts"
 
 /** A mistake that the user of the command can correct. The command prints its message without a stack. */
-export class UsageError extends Schema.TaggedError<UsageError>()("UsageError", { message: Schema.String }) {}
+export class UsageError extends Data.TaggedError("UsageError")<{ readonly message: string }> {}
 
 const embedded: Option.Option<Backends.StdioEntry> = Option.map(
   Option.liftThrowable(() =>
@@ -28,7 +28,7 @@ export interface Input {
   readonly settings: Readonly<Record<string, Option.Option<unknown>>>
 }
 
-const refuse = (message: string) => new UsageError({ message })
+export const refuse = (message: string) => new UsageError({ message })
 
 /** The back ends that come without a file: that of the command after `--`, or the embedded default. Empty with `--config`. */
 const entries = Effect.fnUntraced(function*({ command, config, name }: Input) {
@@ -57,6 +57,8 @@ const readText = (file: string, what: string) =>
     }
   )
 
+export type Loaded = Effect.Success<ReturnType<typeof load>>
+
 /** Reads and checks the whole configuration. Reports independent faults together. */
 export const load = Effect.fnUntraced(function*(input: Input) {
   const served = yield* entries(input)
@@ -81,7 +83,12 @@ export const load = Effect.fnUntraced(function*(input: Input) {
     ...shortKeys("adminKeys", settings.adminKeys),
     ...(yield* readByOthers(settings.keysFile))
   ]
-  return { config, warnings: [...warnings, ...unreachable(settings), ...weak], tls, cluster }
+  // The back ends that cannot be reached from this machine, each with what to do.
+  const missing = [...backends.values()].flatMap(({ mask, name, target }) => {
+    const reason = target.missing(mask)
+    return reason === undefined ? [] : [`${name}: ${reason}`]
+  })
+  return { config, warnings: [...warnings, ...unreachable(settings), ...weak], missing, tls, cluster }
 })
 
 /** In characters. 16 random hexadecimal digits have 64 bits. */

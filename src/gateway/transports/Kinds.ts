@@ -53,7 +53,7 @@ export interface TransportDefinition<Entry> {
   /** The values of an entry that must not be shown. Default: none. */
   readonly secrets?: (entry: Entry) => ReadonlyArray<string>
   /** Says why no connection can be opened on this machine, for a warning of the command. */
-  readonly missing?: (entry: Entry, mask: (text: string) => string, separate: string) => string | undefined
+  readonly missing?: (entry: Entry, mask: (text: string) => string) => string | undefined
 }
 
 /** A checked entry. */
@@ -63,7 +63,7 @@ export interface Target {
   /** `make` of the kind. */
   readonly open: (context: TransportContext) => ReturnType<TransportDefinition<unknown>["make"]>
   /** `missing` of the kind. */
-  readonly missing: (mask: (text: string) => string, separate: string) => string | undefined
+  readonly missing: (mask: (text: string) => string) => string | undefined
 }
 
 /**
@@ -106,7 +106,7 @@ export const transport = <Entry>(definition: TransportDefinition<Entry>): Transp
       entry,
       secrets: definition.secrets?.(entry) ?? [],
       open: (context) => definition.make(entry, context),
-      missing: (mask, separate) => definition.missing?.(entry, mask, separate)
+      missing: (mask) => definition.missing?.(entry, mask)
     }
   }
 })

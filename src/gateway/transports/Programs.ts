@@ -23,14 +23,10 @@ export const find = (command: string, cwd: string | undefined, path = ""): strin
       .map((directory) => join(directory, command))
       .find(isProgram)
 
-/**
- * Why the program of an entry cannot be run, and what to do. `undefined` if it can. `separate` says where the arguments of a program
- * belong, for a user who wrote them into its name.
- */
+/** Why the program of an entry cannot be run, and what to do. `undefined` if it can. */
 export const missing = (
   { command, cwd, env }: Pick<ProcessGroup.Command, "command" | "cwd" | "env">,
-  mask: (text: string) => string,
-  separate: string
+  mask: (text: string) => string
 ): string | undefined => {
   if (cwd !== undefined && !isDirectory(cwd)) return `there is no directory "${mask(cwd)}"; correct its cwd`
   if (find(command, cwd, env["PATH"] ?? process.env["PATH"]) !== undefined) return undefined
@@ -42,7 +38,9 @@ export const missing = (
     return `"${shown}" may not be run: make it executable (chmod +x), or name its interpreter as the program`
   }
   if (isPath && isDirectory(path)) return `${none}: that is a directory`
-  if (/\s/.test(command.trim())) return `${none}; ${separate}`
+  if (/\s/.test(command.trim())) {
+    return `${none}; arguments belong in "args", or after -- PROGRAM, without quotes around them all`
+  }
   if (isPath) return `${none}; is its path right? A relative path starts at the program's working directory`
   return `${none} in the PATH. Install it, or give its whole path.`
 }
