@@ -82,8 +82,8 @@ describe("errors of the command", async () => {
     [["--host", "0x0", "--", process.execPath], "Other machines reach 0x0"],
     [["--host", "127.attacker.example"], "--insecure"],
     [["--tls-cert", "package.json", "--tls-key", "package.json"], "must be PEM"],
-    [["--tls-cert", empty, "--tls-key", blank], "The certificate ", "empty.pem is empty", "must be PEM"],
-    [["--check", "--tls-cert", cert, "--tls-key", empty], "The certificate's key ", "empty.pem is empty"],
+    [["--tls-cert", empty, "--tls-key", blank], "empty.pem and ", "one of them is empty", "must be PEM"],
+    [["--check", "--tls-cert", cert, "--tls-key", empty], "empty.pem cannot be used", "one of them is empty"],
     [["--host", "192.0.2.1", "--insecure"], "Cannot listen on 192.0.2.1", "Give --host an address"],
     [["--host", "nowhere.invalid", "--insecure"], "Cannot listen on nowhere.invalid"],
     [["--port", taken], `Cannot listen on 127.0.0.1:${taken}`, "Is another gateway running?"]
@@ -115,8 +115,8 @@ describe("errors of the command", async () => {
     await replica("[::]:8421", known, ["cannot reach ::"])
     await replica("0:8421", known, ["cannot reach 0."])
     await replica("8421", known, ["--replica-address must be host:port"])
-    await replica(address, known, ["must be at least 5 seconds"], "--shard-lock-expiration", "4 seconds")
-    await replica(address, known, ["must be finite"], "--shard-lock-expiration", "infinity")
+    await replica(address, known, ["must be a finite duration of at least 5 seconds"], "--shard-lock-expiration", "4 seconds")
+    await replica(address, known, ["must be a finite duration of at least 5 seconds"], "--shard-lock-expiration", "infinity")
     await replica(address, known, ["The database cannot be used (Error: connect ECONNREFUSED 127.0.0.1:1)"])
     await replica(address, noDatabase, ["The database cannot be used"])
   })

@@ -16,7 +16,8 @@ import type { Server } from "node:http"
 import { createServer } from "node:http"
 import { createServer as createTlsServer } from "node:https"
 import { inspect } from "node:util"
-import * as Paths from "../fronts/Paths.ts"
+import * as Keys from "../auth/Keys.ts"
+import { jsonResponse } from "../auth/Routes.ts"
 import * as Gateway from "../Gateway.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import { version } from "../protocol/version.ts"
@@ -155,17 +156,22 @@ const loadCluster = Effect.tryPromise({
 
 /**
  * Answers every unknown path with 404. Such paths are those of other gateways (`/sse`), those where clients look for OAuth, and
- * malformed ones (`/mcp/%ff`).
+ * malformed ones (`/mcp/%ff`). The body is an OAuth error, because clients show its description to their users. It names no back ends:
+ * `/mcp` does, after the access checks.
  */
-const elsewhere = ({ keys }: Settings.GatewaySettings) =>
-  HttpRouter.middleware((routed) =>
+const elsewhere = ({ keys }: Settings.GatewaySettings) => {
+  const instead = keys.length > 0 ? Keys.howToShowKey : "It asks for no key"
+  const error_description = "Not found. MCP is at /mcp/NAME, or at /mcp if the gateway has only one server. " +
+    `This gateway has no OAuth. ${instead}`
+  const nothingHere = jsonResponse(JSON.stringify({ error: "invalid_request", error_description }), 404)
+  return HttpRouter.middleware((routed) =>
     Effect.catchCause(routed, (cause) => {
       const error = Cause.squash(cause)
-      if (!HttpServerError.isHttpServerError(error) || error.reason._tag !== "RouteNotFound") {
-        return Effect.failCause(cause)
-      }
-      return Effect.succeed(Paths.nothingAt(error.reason.request.url, keys.length > 0))
+      return HttpServerError.isHttpServerError(error) && error.reason._tag === "RouteNotFound"
+        ? Effect.succeed(nothingHere)
+        : Effect.failCause(cause)
     }), { global: true })
+}
 
 const run = Effect.fnUntraced(function*(input: Input) {
   // Listens before the configuration is read: the file may change before the server is up.

@@ -1,5 +1,5 @@
 /** Loads the configuration of the command from its flags, the environment, and the files that these name. */
-import { Data, Duration, Effect, FileSystem, Option, Record, Redacted, Result } from "effect"
+import { Data, Effect, FileSystem, Option, Record, Redacted, Result } from "effect"
 import { createRequire } from "node:module"
 import { isIPv6 } from "node:net"
 import { resolve } from "node:path"
@@ -138,14 +138,6 @@ const keysOf = Effect.fnUntraced(function*({ host, insecure, keys, keysFile }: S
   return all
 })
 
-/** Reads a PEM file. Refuses an empty one, because Node ignores it and would serve without it. */
-const readPem = (file: string, what: string) =>
-  Effect.filterOrFail(
-    readText(file, what),
-    (text) => text.trim() !== "",
-    () => refuse(`${what} ${file} is empty, so no client could connect. It must be PEM.`)
-  )
-
 const tlsOf = Effect.fnUntraced(function*({ tlsCert, tlsKey }: Settings.GatewaySettings) {
   if (tlsCert === "" && tlsKey === "") return undefined
   if (tlsCert === "" || tlsKey === "") {
@@ -153,25 +145,23 @@ const tlsOf = Effect.fnUntraced(function*({ tlsCert, tlsKey }: Settings.GatewayS
     return yield* refuse(`TLS needs both a certificate and its key: give ${missing} FILE too.`)
   }
   const tls = {
-    cert: yield* readPem(tlsCert, "The certificate"),
-    key: yield* readPem(tlsKey, "The certificate's key")
+    cert: yield* readText(tlsCert, "The certificate"),
+    key: yield* readText(tlsKey, "The certificate's key")
   }
-  return yield* Effect.try({
-    try: () => {
-      createSecureContext(tls)
-      return tls
-    },
-    catch: (cause) =>
-      refuse(
-        `${tlsCert} and ${tlsKey} cannot be used for TLS (${String(cause)}). ` +
-          "Both must be PEM, and the key must belong to the certificate."
-      )
-  })
+  const unusable = (cause: unknown) =>
+    refuse(
+      `${tlsCert} and ${tlsKey} cannot be used for TLS (${String(cause)}). ` +
+        "Both must be PEM, and the key must belong to the certificate."
+    )
+  // Node ignores an empty text, and would serve without it.
+  for (const text of Object.values(tls)) if (text.trim() === "") return yield* unusable("one of them is empty")
+  yield* Effect.try({ try: () => createSecureContext(tls), catch: unusable })
+  return tls
 })
 
 /** The options of a replica. `undefined` without `--cluster`. */
 const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySettings) {
-  const { cluster, drainTimeout, leaveDelay, replicaAddress, replicaListen, shardLockExpiration, stateKey } = settings
+  const { cluster, replicaAddress, replicaListen, stateKey } = settings
   if (!cluster) return undefined
   const databaseUrl = process.env["DATABASE_URL"] ?? ""
   const needed = [
@@ -191,27 +181,9 @@ const clusterOptions = Effect.fnUntraced(function*(settings: Settings.GatewaySet
         `Give this replica's own address, and --replica-listen ${replicaAddress} to listen on every address.`
     )
   }
-  const expiration = Duration.toSeconds(shardLockExpiration)
-  if (expiration < leastLockExpiration || !Number.isFinite(expiration)) {
-    return yield* refuse(
-      `--shard-lock-expiration must be at least ${leastLockExpiration} seconds, because replicas check each other every ` +
-        "2 seconds. It must be finite, or no session would be taken over."
-    )
-  }
   const listen = replicaListen === "" ? address : yield* replicaAt("replicaListen", replicaListen)
-  return {
-    databaseUrl: Redacted.make(databaseUrl),
-    address,
-    listen,
-    stateKey,
-    shardLockExpiration,
-    leaveDelay,
-    drainTimeout
-  }
+  return { ...settings, databaseUrl: Redacted.make(databaseUrl), address, listen }
 })
-
-/** In seconds. A replica renews its lock three times within this, so each renewal has time for a slow database. */
-const leastLockExpiration = 5
 
 /** Parses a host and a port. An IPv6 address needs no brackets, because Kubernetes gives a pod's address without them. */
 export const replicaAt = (name: string, text: string) => {

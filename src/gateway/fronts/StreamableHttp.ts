@@ -25,10 +25,12 @@ import * as Masking from "../settings/Masking.ts"
 import type * as Settings from "../settings/Settings.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
 import type { Front } from "./Front.ts"
-import * as Paths from "./Paths.ts"
 import { refuse, responseTo } from "./Refusals.ts"
 import type { Asking, Web } from "./Replies.ts"
 import * as Replies from "./Replies.ts"
+
+/** The paths of MCP. The second form is for clients that recognise an MCP server by the end of its URL. */
+const paths = ["/mcp/:backend", "/:backend/mcp", "/mcp"] as const
 
 /** The last revision with batches. */
 const batchVersion = "2025-03-26"
@@ -59,7 +61,7 @@ export const make = ({ clients, hosts, settings }: Options): Front<HttpRouter.Ht
       maxAge: 600
     })
     for (const { handler, path } of clients.routes ?? []) yield* router.add("GET", path, handler)
-    for (const path of Paths.mcp) {
+    for (const path of paths) {
       const handler = (request: Request) => {
         const answered = complete(always(admit(web, hosts, clients, path, request)))
         return request.headers["origin"] === undefined ? answered : cors(answered)

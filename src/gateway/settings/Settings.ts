@@ -49,19 +49,32 @@ const spellOut = (text: string): string =>
   text.replace(/^\s*infinity\s*$/i, "Infinity")
     .replace(/^\s*(-?\d+(?:\.\d+)?)\s*([a-z]+)\s*$/, (_, number, unit) => `${number} ${units.get(unit) ?? unit}`)
 
-const duration = (fallback: Duration.Input, description: string, minimum: "positive" | "zero" = "positive") =>
+/** Ranges of durations. */
+const positive = {
+  allowed: "a duration greater than zero, such as \"30 minutes\", \"5m\" or \"infinity\"",
+  has: Duration.isPositive
+}
+const zeroOrMore = {
+  allowed: "a duration, such as \"30 minutes\", \"0s\" or \"infinity\"",
+  has: (duration: Duration.Duration) => !Duration.isNegative(duration)
+}
+/** A replica renews its lock three times within this, so each renewal has time for a slow database. Without an end, no session moves. */
+const lockTime = {
+  allowed: "a finite duration of at least 5 seconds, such as \"1 minute\" or \"35s\"",
+  has: (duration: Duration.Duration) => Duration.isFinite(duration) && Duration.toSeconds(duration) >= 5
+}
+
+const duration = (fallback: Duration.Input, description: string, range = positive) =>
   setting<Duration.Duration, Duration.Input>(
     "duration",
     Duration.fromInputUnsafe(fallback),
     description,
-    `a duration${
-      minimum === "zero" ? "" : " greater than zero"
-    }, such as "30 minutes", "5m" or "infinity" (${unitsOfTime})`,
+    `${range.allowed} (${unitsOfTime})`,
     (input) =>
       Option.filter(
         // `fromInput` fails for a value of another type.
         Duration.fromInput((typeof input === "string" ? spellOut(input) : input) as Duration.Input),
-        (value) => minimum === "zero" ? !Duration.isNegative(value) : Duration.isPositive(value)
+        range.has
       ),
     String(fallback)
   )
@@ -160,7 +173,7 @@ export const backendSettings = {
   requestTimeout: duration("5 minutes", "A request is cancelled after this; each progress message restarts the time"),
   startTimeout: duration("1 minute", "A back end must answer initialize within this"),
   writeTimeout: duration("30 seconds", "A session ends if its back end leaves a message unread for this"),
-  closeGrace: duration("2 seconds", "Wait between end of stdin, SIGTERM and SIGKILL when a process ends", "zero"),
+  closeGrace: duration("2 seconds", "Wait between end of stdin, SIGTERM and SIGKILL when a process ends", zeroOrMore),
   maxInFlight: count(100, "Requests of one session, or of one modern caller, that may run at once"),
   maxLineBytes: bytes(16 * mebi, "Longest message of a back end"),
   stderrLevel: choice(["debug", "info", "warn"], "debug", "Log level of the back end's stderr: debug, info or warn"),
@@ -212,7 +225,7 @@ export const gatewaySettings = {
   shareWithoutKeys: flag("Without keys, modern clients of all users and machines may share processes"),
   maxAsleep: count(100_000, "Most sleeping sessions; when full, the oldest is ended"),
   asleepTimeToLive: duration("24 hours", "A sleeping session ends after this"),
-  acquireTimeout: duration("5 seconds", "Longest wait of initialize when all sessions are in use", "zero"),
+  acquireTimeout: duration("5 seconds", "Longest wait of initialize when all sessions are in use", zeroOrMore),
   maxBodyBytes: bytes(4 * mebi, "Largest request body"),
   maxHeaderBytes: bytes(16 * 1024, "Largest request header"),
   headersTimeout: duration("10 seconds", "A client must send its whole header within this"),
@@ -225,12 +238,16 @@ export const gatewaySettings = {
   heartbeat: duration("15 seconds", "Interval of comments on a silent stream, so that no proxy cuts it"),
   stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
   cleanupInterval: duration("10 seconds", "Interval between searches for expired sessions"),
-  drainTimeout: duration("10 seconds", "Longest time for running requests when the gateway stops", "zero"),
+  drainTimeout: duration("10 seconds", "Longest time for running requests when the gateway stops", zeroOrMore),
   cluster: flag("Run as one of several replicas; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"),
   replicaAddress: text("", "host:port at which the other replicas, and only they, reach this one"),
   replicaListen: text("", "host:port to listen on for other replicas, if not --replica-address"),
-  shardLockExpiration: duration("35 seconds", "A silent replica's sessions are taken over after this; equal on all"),
-  leaveDelay: duration("3 seconds", "A stopping replica is not ready, but still serves, for this", "zero")
+  shardLockExpiration: duration(
+    "35 seconds",
+    "A silent replica's sessions are taken over after this; equal on all",
+    lockTime
+  ),
+  leaveDelay: duration("3 seconds", "A stopping replica is not ready, but still serves, for this", zeroOrMore)
 }
 
 /** Most sessions of one key. With two keys or more the default is half of `maxSessions`, so no key can take every place. */

@@ -29,29 +29,20 @@ export type EndReason = typeof endReasons[number]
 export const backendStates = ["not started", "ok", "failing", "cooling down"] as const
 export type BackendState = typeof backendStates[number]
 
-const requests = Metric.counter("mcp_gateway_requests_total", {
-  description: "Finished requests of clients, by method and outcome (ok, error)",
-  incremental: true
-})
+const counter = (name: string, description: string) =>
+  Metric.counter(`mcp_gateway_${name}_total`, { description, incremental: true })
+
+const gauge = (name: string, description: string) => Metric.gauge(`mcp_gateway_${name}`, { description })
+
+const requests = counter("requests", "Finished requests of clients, by method and outcome (ok, error)")
 const duration = Metric.histogram("mcp_gateway_request_duration_seconds", {
   description: "Duration of requests of clients, by method",
   attributes: { unit: "seconds" },
   boundaries: Metric.exponentialBoundaries({ start: 0.001, factor: 4, count: 10 })
 })
-const garbage = Metric.counter("mcp_gateway_garbage_lines_total", {
-  description: "Lines on a back end's stdout that were not JSON-RPC messages",
-  incremental: true
-})
-const closes = Metric.counter("mcp_gateway_closed_sessions_total", {
-  description: "Closed sessions, lanes of modern clients included, by reason",
-  incremental: true
-})
-const refusals = Metric.counter("mcp_gateway_refusals_total", {
-  description: "Refused HTTP requests, by status of the answer",
-  incremental: true
-})
-
-const gauge = (name: string, description: string) => Metric.gauge(`mcp_gateway_${name}`, { description })
+const garbage = counter("garbage_lines", "Lines on a back end's stdout that were not JSON-RPC messages")
+const closes = counter("closed_sessions", "Closed sessions, lanes of modern clients included, by reason")
+const refusals = counter("refusals", "Refused HTTP requests, by status of the answer")
 
 /** The gauges of each back end. */
 const gauges = {
@@ -136,25 +127,24 @@ export const make = (backend: string, registry: Context.Context<never>, totals: 
   }
 }
 
+const set = (metric: Metric.Gauge<number>, attributes: Record<string, string>, value: number) =>
+  Metric.update(Metric.withAttributes(metric, attributes), value)
+
 /** Sets the gauges of one back end. Without values, for a removed back end, to zero: a gauge cannot be unset. */
 export const setBackend = Effect.fnUntraced(function*(
   backend: string,
   values?: Readonly<Record<keyof typeof gauges, number>> & { readonly state: BackendState }
 ) {
-  for (const name of Struct.keys(gauges)) {
-    yield* Metric.update(Metric.withAttributes(gauges[name], { backend }), values?.[name] ?? 0)
-  }
-  for (const each of backendStates) {
-    yield* Metric.update(Metric.withAttributes(state, { backend, state: each }), each === values?.state ? 1 : 0)
-  }
+  for (const name of Struct.keys(gauges)) yield* set(gauges[name], { backend }, values?.[name] ?? 0)
+  for (const each of backendStates) yield* set(state, { backend, state: each }, each === values?.state ? 1 : 0)
 })
 
 /** Sets the gauges of the gateway as a whole. */
 export const setTotals = (totals: { readonly place: number; readonly lane: number; readonly maxSessions: number }) =>
   Effect.all([
-    Metric.update(Metric.withAttributes(waiting, { resource: "place" }), totals.place),
-    Metric.update(Metric.withAttributes(waiting, { resource: "lane" }), totals.lane),
-    Metric.update(maxSessions, totals.maxSessions)
+    set(waiting, { resource: "place" }, totals.place),
+    set(waiting, { resource: "lane" }, totals.lane),
+    set(maxSessions, {}, totals.maxSessions)
   ], { discard: true })
 
 /** Counts a closed session. */
