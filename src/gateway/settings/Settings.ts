@@ -23,24 +23,27 @@ export interface Setting<out A, out Input> {
   readonly Input: Input | undefined
 }
 
-const setting = <A, Input = A>(
+/** Makes a type of settings. A default, written as a person would write it, and a description make a setting of it. */
+const type = <A, Input = A>(
   kind: Setting<A, Input>["kind"],
-  fallback: A,
-  description: string,
   allowed: string,
-  decode: (input: unknown) => Option.Option<A>,
-  shown: string = String(fallback)
-): Setting<A, Input> => ({ kind, default: fallback, shown, description, allowed, decode, Input: undefined })
+  decode: (input: unknown) => Option.Option<A>
+) =>
+(fallback: Input, description: string): Setting<A, Input> => ({
+  kind,
+  allowed,
+  decode,
+  description,
+  shown: String(fallback),
+  // The default of a setting that is optional, such as an empty text, is not one of the allowed values.
+  default: Option.getOrElse(decode(fallback), () => fallback) as A,
+  Input: undefined
+})
 
 /** Short units of time, and the names that `Duration` has for them. */
-const units = new Map([
-  ["ms", "millis"],
-  ["s", "seconds"],
-  ["m", "minutes"],
-  ["h", "hours"],
-  ["d", "days"],
-  ["w", "weeks"]
-])
+const units = new Map(
+  Object.entries({ ms: "millis", s: "seconds", m: "minutes", h: "hours", d: "days", w: "weeks" })
+)
 
 const unitsOfTime = `units: ${[...units].map(([short, long]) => `${long} or ${short}`).join(", ")}`
 
@@ -49,41 +52,30 @@ const spellOut = (text: string): string =>
   text.replace(/^\s*infinity\s*$/i, "Infinity")
     .replace(/^\s*(-?\d+(?:\.\d+)?)\s*([a-z]+)\s*$/, (_, number, unit) => `${number} ${units.get(unit) ?? unit}`)
 
-/** Ranges of durations. */
-const positive = {
-  allowed: "a duration greater than zero, such as \"30 minutes\", \"5m\" or \"infinity\"",
-  has: Duration.isPositive
-}
-const zeroOrMore = {
-  allowed: "a duration, such as \"30 minutes\", \"0s\" or \"infinity\"",
-  has: (duration: Duration.Duration) => !Duration.isNegative(duration)
-}
+const durations = (allowed: string, isAllowed: (duration: Duration.Duration) => boolean) =>
+  type<Duration.Duration, Duration.Input>("duration", `${allowed} (${unitsOfTime})`, (input) =>
+    Option.filter(
+      // `fromInput` fails for a value of another type.
+      Duration.fromInput((typeof input === "string" ? spellOut(input) : input) as Duration.Input),
+      isAllowed
+    ))
+const duration = durations(
+  "a duration greater than zero, such as \"30 minutes\", \"5m\" or \"infinity\"",
+  Duration.isPositive
+)
+const durationOrZero = durations(
+  "a duration, such as \"30 minutes\", \"0s\" or \"infinity\"",
+  (duration) => !Duration.isNegative(duration)
+)
 /** A replica renews its lock three times within this, so each renewal has time for a slow database. Without an end, no session moves. */
-const lockTime = {
-  allowed: "a finite duration of at least 5 seconds, such as \"1 minute\" or \"35s\"",
-  has: (duration: Duration.Duration) => Duration.isFinite(duration) && Duration.toSeconds(duration) >= 5
-}
+const lockTime = durations(
+  "a finite duration of at least 5 seconds, such as \"1 minute\" or \"35s\"",
+  (duration) => Duration.isFinite(duration) && Duration.toSeconds(duration) >= 5
+)
 
-const duration = (fallback: Duration.Input, description: string, range = positive) =>
-  setting<Duration.Duration, Duration.Input>(
-    "duration",
-    Duration.fromInputUnsafe(fallback),
-    description,
-    `${range.allowed} (${unitsOfTime})`,
-    (input) =>
-      Option.filter(
-        // `fromInput` fails for a value of another type.
-        Duration.fromInput((typeof input === "string" ? spellOut(input) : input) as Duration.Input),
-        range.has
-      ),
-    String(fallback)
-  )
-
-const count = (fallback: number, description: string, minimum = 1, maximum = Infinity) =>
-  setting<number>(
+const integer = (minimum: number, maximum = Infinity) =>
+  type<number>(
     "count",
-    fallback,
-    description,
     maximum === Infinity ? `an integer of at least ${minimum}` : `an integer from ${minimum} to ${maximum}`,
     (input) => {
       const value = typeof input === "string" && /^\d+$/.test(input) ? Number(input) : input
@@ -92,25 +84,17 @@ const count = (fallback: number, description: string, minimum = 1, maximum = Inf
         : Option.none()
     }
   )
+const count = integer(1)
 
-const mebi = 1024 * 1024
-
-const bytes = (fallback: number, description: string) =>
-  setting<number, number | string>(
-    "bytes",
-    fallback,
-    description,
-    "a number of bytes of at least 1024, such as 4194304 or \"4 MiB\"",
-    (input) => {
-      if (typeof input !== "number" && typeof input !== "string") return Option.none()
-      const text = /^\d+$/.test(String(input)) ? `${input} B` : String(input)
-      return ByteSize.fromString(text).pipe(
-        Option.flatMap(ByteSize.toNumber),
-        Option.filter((value) => value >= 1024)
-      )
-    },
-    fallback % mebi === 0 ? `${fallback / mebi} MiB` : `${fallback / 1024} KiB`
-  )
+const bytes = type<number, number | string>(
+  "bytes",
+  "a number of bytes of at least 1024, such as 4194304 or \"4 MiB\"",
+  (input) => {
+    if (typeof input !== "number" && typeof input !== "string") return Option.none()
+    const size = ByteSize.fromString(/^\d+$/.test(String(input)) ? `${input} B` : String(input))
+    return Option.filter(Option.flatMap(size, ByteSize.toNumber), (value) => value >= 1024)
+  }
+)
 
 /** How people write `true` and `false`. */
 const booleans = new Map<unknown, boolean>([
@@ -118,53 +102,46 @@ const booleans = new Map<unknown, boolean>([
   ...[false, "false", "0", "no"].map((no) => [no, false] as const)
 ])
 
-const flag = (description: string) =>
-  setting<boolean>("flag", false, description, "true or false", (input) => Option.fromUndefinedOr(booleans.get(input)))
+const flag = type<boolean>("flag", "true or false", (input) => Option.fromUndefinedOr(booleans.get(input)))
 
-const list = (description: string, what = "strings", item: RegExp = /\S/) =>
-  setting<ReadonlyArray<string>>(
-    "list",
-    [],
-    description,
-    `an array of ${what} (or one string with commas between them)`,
-    (input) => {
-      const items: unknown = typeof input === "string" ? input.split(",") : input
-      return Array.isArray(items) && items.every((each) => typeof each === "string" && item.test(each.trim()))
-        // A header value never starts or ends with a blank, so a key with such a blank could never match.
-        ? Option.some(items.map((each: string) => each.trim()))
-        : Option.none()
-    }
-  )
+const list = (what: string, item: RegExp) =>
+  type<ReadonlyArray<string>>("list", `an array of ${what} (or one string with commas between them)`, (input) => {
+    const items: unknown = typeof input === "string" ? input.split(",") : input
+    return Array.isArray(items) && items.every((each) => typeof each === "string" && item.test(each.trim()))
+      // A header value never starts or ends with a blank, so a key with such a blank could never match.
+      ? Option.some(items.map((each: string) => each.trim()))
+      : Option.none()
+  })
+const keyList = list("keys, none of them empty", /\S/)
+/** Host names or IP addresses. An IPv6 address has brackets, as in a `Host` header. */
+const hostNames = list("host names without scheme and port", /^(\[[\da-f:.]+\]|[^\s/\\:@*?#[\]]+)$/i)
+/** Origins by RFC 6454, section 6.2. A sandboxed frame sends `null`. A slash at the end is accepted too. */
+const webOrigins = list(
+  "origins with their scheme, such as https://app.example.com, and without a path",
+  /^(null|[a-z][a-z\d+.-]*:\/\/[^\s/@*?#]+\/?)$/i
+)
 
-/** A host name or an IP address. An IPv6 address has brackets, as in a `Host` header. */
-const hostName = /^(\[[\da-f:.]+\]|[^\s/\\:@*?#[\]]+)$/i
-/** An origin by RFC 6454, section 6.2. A sandboxed frame sends `null`. A slash at the end is accepted too. */
-const webOrigin = /^(null|[a-z][a-z\d+.-]*:\/\/[^\s/@*?#]+\/?)$/i
-
-/** A setting whose value is a string that matches `pattern`. */
-const text = (fallback: string, description: string, allowed = "a string", pattern = /^/) =>
-  setting<string>(
+const texts = (allowed: string, pattern: RegExp) =>
+  type<string>(
     "text",
-    fallback,
-    description,
     allowed,
     (input) => typeof input === "string" && pattern.test(input) ? Option.some(input) : Option.none()
   )
-
+const text = texts("a string", /^/)
+const address = texts("an address or a host name", /^[^\s/]+$/)
 /** A file of keys or certificates. An empty path is refused: the gateway would serve without that protection, unnoticed. */
-const file = (description: string) =>
-  text("", description, "the path of a file, and not empty; leave the setting out if there is no file", /[^]/)
+const file = texts("the path of a file, and not empty; leave the setting out if there is no file", /[^]/)
+/** The length of a 128-bit key in hexadecimal. */
+const secretText = texts("a secret of at least 32 characters", /^[^]{32}/)
 
-const choice = <A extends string>(choices: ReadonlyArray<A>, fallback: A, description: string): Setting<A, A> => ({
-  ...setting<A>(
+const choice = <A extends string>(...choices: ReadonlyArray<A>) => {
+  const make = type<A>(
     "choice",
-    fallback,
-    description,
     choices.map((each) => `"${each}"`).join(" or "),
     (input) => Option.fromUndefinedOr(choices.find((each) => each === input))
-  ),
-  choices
-})
+  )
+  return (fallback: A, description: string): Setting<A, A> => ({ ...make(fallback, description), choices })
+}
 
 /** Settings of a session and its process. The entry of a back end may override each of them. */
 export const backendSettings = {
@@ -173,39 +150,31 @@ export const backendSettings = {
   requestTimeout: duration("5 minutes", "A request is cancelled after this; each progress message restarts the time"),
   startTimeout: duration("1 minute", "A back end must answer initialize within this"),
   writeTimeout: duration("30 seconds", "A session ends if its back end leaves a message unread for this"),
-  closeGrace: duration("2 seconds", "Wait between end of stdin, SIGTERM and SIGKILL when a process ends", zeroOrMore),
+  closeGrace: durationOrZero("2 seconds", "Wait between end of stdin, SIGTERM and SIGKILL when a process ends"),
   maxInFlight: count(100, "Requests of one session, or of one modern caller, that may run at once"),
-  maxLineBytes: bytes(16 * mebi, "Longest message of a back end"),
-  stderrLevel: choice(["debug", "info", "warn"], "debug", "Log level of the back end's stderr: debug, info or warn"),
+  maxLineBytes: bytes("16 MiB", "Longest message of a back end"),
+  stderrLevel: choice("debug", "info", "warn")("debug", "Log level of the back end's stderr: debug, info or warn"),
   replayEvents: count(1000, "Messages that a session keeps for a client that resumes a stream"),
-  replayBytes: bytes(4 * mebi, "Bytes that a session keeps for a client that resumes a stream"),
-  spares: count(0, "Processes started in advance for new sessions", 0),
-  stateless: flag("An idle session sleeps: its process ends, its id stays valid"),
-  era: choice(["auto", "legacy", "modern"], "auto", "Era of the back end: legacy, modern, or auto to ask it"),
+  replayBytes: bytes("4 MiB", "Bytes that a session keeps for a client that resumes a stream"),
+  spares: integer(0)(0, "Processes started in advance for new sessions"),
+  stateless: flag(false, "An idle session sleeps: its process ends, its id stays valid"),
+  era: choice("auto", "legacy", "modern")("auto", "Era of the back end: legacy, modern, or auto to ask it"),
   maxLanes: count(8, "Most processes of one modern caller"),
   parkedTimeToLive: duration("5 minutes", "A call that waits for its client's input is cancelled after this")
 }
 
 /** Settings of the gateway as a whole. */
 export const gatewaySettings = {
-  host: text("127.0.0.1", "The address to listen on", "an address or a host name", /^[^\s/]+$/),
-  port: count(8420, "The port to listen on; 0 takes a free one", 0, 65535),
-  insecure: flag("Allow an address that other machines reach without any key"),
-  tlsCert: file("PEM file of the certificate; serves HTTPS, together with --tls-key"),
-  tlsKey: file("PEM file of the private key"),
-  keys: list("Clients must send one of these as a bearer token", "keys, none of them empty"),
-  keysFile: file("File of further keys for clients, one a line"),
-  adminKeys: list("Operators' keys, for the page, /sessions and /metrics", "keys, none of them empty"),
-  allowedHosts: list(
-    "Further host names, without port, that clients may use in the URL",
-    "host names without scheme and port",
-    hostName
-  ),
-  allowedOrigins: list(
-    "Origins of web pages that may use the gateway, such as https://app.example.com",
-    "origins with their scheme, such as https://app.example.com, and without a path",
-    webOrigin
-  ),
+  host: address("127.0.0.1", "The address to listen on"),
+  port: integer(0, 65535)(8420, "The port to listen on; 0 takes a free one"),
+  insecure: flag(false, "Allow an address that other machines reach without any key"),
+  tlsCert: file("", "PEM file of the certificate; serves HTTPS, together with --tls-key"),
+  tlsKey: file("", "PEM file of the private key"),
+  keys: keyList([], "Clients must send one of these as a bearer token"),
+  keysFile: file("", "File of further keys for clients, one a line"),
+  adminKeys: keyList([], "Operators' keys, for the page, /sessions and /metrics"),
+  allowedHosts: hostNames([], "Further host names, without port, that clients may use in the URL"),
+  allowedOrigins: webOrigins([], "Origins of web pages that may use the gateway, such as https://app.example.com"),
   maxSessions: count(1000, "Most sessions at once; when full, the longest idle one is ended"),
   maxSessionsPerBackend: count(1000, "Most sessions of one back end; when full, new ones are refused"),
   // Infinity means unset; `sessionsPerKey` computes the default.
@@ -215,19 +184,13 @@ export const gatewaySettings = {
   },
   maxParked: count(1000, "Most calls at once that wait for their client's input"),
   maxParkedPerKey: count(100, "Most calls at once of one key that wait for their client's input"),
-  // 32 characters are the length of a 128-bit key in hexadecimal.
-  stateKey: text(
-    "",
-    "Seals requestState; without it a random key that ends with the process",
-    "a secret of at least 32 characters",
-    /^[^]{32}/
-  ),
-  shareWithoutKeys: flag("Without keys, modern clients of all users and machines may share processes"),
+  stateKey: secretText("", "Seals requestState; without it a random key that ends with the process"),
+  shareWithoutKeys: flag(false, "Without keys, modern clients of all users and machines may share processes"),
   maxAsleep: count(100_000, "Most sleeping sessions; when full, the oldest is ended"),
   asleepTimeToLive: duration("24 hours", "A sleeping session ends after this"),
-  acquireTimeout: duration("5 seconds", "Longest wait of initialize when all sessions are in use", zeroOrMore),
-  maxBodyBytes: bytes(4 * mebi, "Largest request body"),
-  maxHeaderBytes: bytes(16 * 1024, "Largest request header"),
+  acquireTimeout: durationOrZero("5 seconds", "Longest wait of initialize when all sessions are in use"),
+  maxBodyBytes: bytes("4 MiB", "Largest request body"),
+  maxHeaderBytes: bytes("16 KiB", "Largest request header"),
   headersTimeout: duration("10 seconds", "A client must send its whole header within this"),
   bodyTimeout: duration("1 minute", "A client must send its whole request within this"),
   keepAliveTimeout: duration(
@@ -238,16 +201,12 @@ export const gatewaySettings = {
   heartbeat: duration("15 seconds", "Interval of comments on a silent stream, so that no proxy cuts it"),
   stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
   cleanupInterval: duration("10 seconds", "Interval between searches for expired sessions"),
-  drainTimeout: duration("10 seconds", "Longest time for running requests when the gateway stops", zeroOrMore),
-  cluster: flag("Run as one of several replicas; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"),
+  drainTimeout: durationOrZero("10 seconds", "Longest time for running requests when the gateway stops"),
+  cluster: flag(false, "Run as one of several replicas; needs DATABASE_URL, GATEWAY_STATE_KEY and --replica-address"),
   replicaAddress: text("", "host:port at which the other replicas, and only they, reach this one"),
   replicaListen: text("", "host:port to listen on for other replicas, if not --replica-address"),
-  shardLockExpiration: duration(
-    "35 seconds",
-    "A silent replica's sessions are taken over after this; equal on all",
-    lockTime
-  ),
-  leaveDelay: duration("3 seconds", "A stopping replica is not ready, but still serves, for this", zeroOrMore)
+  shardLockExpiration: lockTime("35 seconds", "A silent replica's sessions are taken over after this; equal on all"),
+  leaveDelay: durationOrZero("3 seconds", "A stopping replica is not ready, but still serves, for this")
 }
 
 /** Most sessions of one key. With two keys or more the default is half of `maxSessions`, so no key can take every place. */
