@@ -18,10 +18,9 @@ export const ofClients: ReadonlyArray<string> = ["autoApprove", "alwaysAllow", "
 export const meantBy = (name: string, known: ReadonlyArray<string>): string | undefined => {
   const other = renamed.get(name)
   if (other !== undefined && known.includes(other)) return other
-  const [nearest] = known.map((each) => ({ each, distance: distance(letters(name), letters(each)) }))
-    .toSorted((a, b) => a.distance - b.distance)
   // Two slips would replace most of a short name.
-  return nearest !== undefined && nearest.distance <= Math.min(2, name.length / 3) ? nearest.each : undefined
+  return [0, 1, 2].filter((slips) => slips <= name.length / 3)
+    .flatMap((slips) => known.filter((each) => isNear(letters(name), letters(each), slips)))[0]
 }
 
 /** The fault of an unknown name: the name that was probably meant, or else what to do. */
@@ -33,16 +32,10 @@ export const unknown = (name: string, known: ReadonlyArray<string>, otherwise: s
 /** Makes `max-sessions`, `MAX_SESSIONS` and `maxSessions` equal. */
 const letters = (name: string): string => name.toLowerCase().replace(/[-_]/g, "")
 
-/** The Levenshtein distance: how many letters to add, remove or replace. */
-const distance = (a: string, b: string): number => {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (const letter of a) {
-    const next = [(row[0] ?? 0) + 1]
-    for (const [j, other] of [...b].entries()) {
-      const [diagonal = 0, above = 0, left = 0] = [row[j], row[j + 1], next[j]]
-      next.push(Math.min(above + 1, left + 1, diagonal + (letter === other ? 0 : 1)))
-    }
-    row = next
-  }
-  return row.at(-1) ?? 0
+/** True if the names differ in at most this many letters that are added, removed or replaced. */
+const isNear = (a: string, b: string, slips: number): boolean => {
+  if (a === b) return true
+  if (a[0] === b[0]) return isNear(a.slice(1), b.slice(1), slips)
+  const [restA, restB] = [a.slice(1), b.slice(1)]
+  return slips > 0 && (isNear(restA, b, slips - 1) || isNear(a, restB, slips - 1) || isNear(restA, restB, slips - 1))
 }

@@ -56,7 +56,7 @@ export interface Authenticator {
   readonly routes?: ReadonlyArray<AuthenticatorRoute> | undefined
 }
 
-/** Lets every request in, as nobody. */
+/** Accepts every request. All callers are then the same principal, whose id is empty. */
 export const open: Authenticator = { authenticate: () => Effect.succeed(Principal.nobody) }
 
 /**

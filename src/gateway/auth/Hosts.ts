@@ -1,6 +1,7 @@
 /** Checks the host and the origin of each request (MCP specification, basic/transports, "Security Warning"). */
 import type { Headers } from "effect/http"
 import { isIPv6 } from "node:net"
+import type * as Settings from "../settings/Settings.ts"
 import { Challenge } from "./Authenticator.ts"
 
 /** Host names of this machine, as URLs write them. The gateway always serves them. */
@@ -50,13 +51,7 @@ const spellingsOfOrigin = (origin: string): ReadonlyArray<string> => {
   return sent === "null" ? [written] : [written, sent]
 }
 
-export interface Options {
-  readonly host: string
-  /** `host:port`, or empty. */
-  readonly replicaAddress: string
-  readonly allowedHosts: ReadonlyArray<string>
-  readonly allowedOrigins: ReadonlyArray<string>
-}
+type Options = Pick<Settings.GatewaySettings, "allowedHosts" | "allowedOrigins" | "host" | "replicaAddress">
 
 export interface Hosts {
   /**

@@ -28,7 +28,7 @@ const oneOf = (keys: ReadonlyArray<string>, message: string): Authenticator => {
   }
 }
 
-/** The authenticator of clients. Without keys it lets everyone in. */
+/** The authenticator of clients. Without keys it accepts every request. */
 export const clients = (keys: ReadonlyArray<string>): Authenticator =>
   keys.length === 0 ? open : oneOf(keys, howToShowKey)
 
@@ -37,7 +37,7 @@ const noAdminKeys = new Challenge({
   message: "The gateway has keys for clients but none for operators; add one to the setting adminKeys"
 })
 
-/** The authenticator of operators. Without `adminKeys` it lets everyone in if `clients` does, and otherwise no one. */
+/** The authenticator of operators. Without `adminKeys` it accepts every request if `clients` does, and else refuses every request. */
 export const operators = (adminKeys: ReadonlyArray<string>, clients: Authenticator): Authenticator => {
   if (adminKeys.length > 0) {
     return oneOf(adminKeys, "Send one of the operators' keys (adminKeys) as Authorization: Bearer KEY")

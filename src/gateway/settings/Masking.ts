@@ -54,11 +54,10 @@ const partsOf = (secret: string): ReadonlyArray<string> => {
 }
 
 /** The password of a URL, as written and percent-decoded. */
-export const passwordsOf = (url: string): ReadonlyArray<string> =>
-  Option.match(Option.liftThrowable(() => new URL(url))(), {
-    onNone: () => [],
-    onSome: ({ password }) => [password, percentDecoded(password)]
-  })
+export const passwordsOf = (url: string): ReadonlyArray<string> => {
+  const password = URL.parse(url)?.password ?? ""
+  return [password, percentDecoded(password)]
+}
 
 const piecesOf = (text: string): ReadonlyArray<string> =>
   // A piece never ends within a run of backslashes. It would match the whole run, and the next piece would not match. A rest that
