@@ -8,8 +8,7 @@
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Cause, Config as EffectConfig, ConfigProvider, Console, Context, Duration, Effect, Layer, Queue } from "effect"
-import type { Option } from "effect"
-import { Argument, Command, Flag } from "effect/cli"
+import { Command } from "effect/cli"
 import { FetchHttpClient, HttpRouter, HttpServer, HttpServerError } from "effect/http"
 import { Otlp, OtlpSerialization } from "effect/observability"
 import type { Server } from "node:http"
@@ -26,50 +25,10 @@ import * as Backends from "../transports/Backends.ts"
 import * as ProcessGroup from "../transports/ProcessGroup.ts"
 import * as Banner from "./Banner.ts"
 import * as CommandOutput from "./CommandOutput.ts"
-import type { Input, Loaded } from "./Loading.ts"
+import * as Flags from "./Flags.ts"
+import type { Loaded } from "./Loading.ts"
 import { load, refuse } from "./Loading.ts"
 import * as Signals from "./Signals.ts"
-
-// -----------------------------------------------------------------------------
-// The command line
-// -----------------------------------------------------------------------------
-
-const config = Flag.Path("config", { typeName: "file" }).pipe(
-  Flag.withDescription("A file with the mcpServers JSON of MCP clients; SIGHUP reloads it"),
-  Flag.optional
-)
-const check = Flag.Boolean("check").pipe(
-  Flag.withDescription("Check the configuration, print its faults and exit"),
-  Flag.withDefault(false)
-)
-const name = Flag.String("name").pipe(
-  Flag.withDescription("The name of the server of -- COMMAND in its URL; default: guessed from the command"),
-  Flag.optional
-)
-const command = Argument.String("command").pipe(
-  Argument.withDescription("After --: the command of one stdio server and its arguments"),
-  Argument.variadic()
-)
-
-/** A flag for every setting that is not a secret. */
-const settingFlags: Readonly<Record<string, Flag.Flag<Option.Option<unknown>>>> = Object.fromEntries(
-  Object.entries<Settings.Setting<unknown, unknown>>(Settings.all)
-    .filter(([name]) => !Settings.secret.includes(name))
-    .map(([name, setting]) => {
-      const fallback = setting.shown === "" ? "" : `default: ${setting.shown}; `
-      const description = `${setting.description} (${fallback}${Settings.variableName(name)})`
-      return [name, Flag.optional(Flag.withDescription(flagOf(Settings.flagName(name), setting), description))]
-    })
-)
-
-function flagOf(name: string, { choices, kind }: Settings.Setting<unknown, unknown>): Flag.Flag<unknown> {
-  if (kind === "flag") return Flag.Boolean(name)
-  return choices === undefined ? Flag.withMetavar(Flag.String(name), kind) : Flag.Literals(name, choices)
-}
-
-// -----------------------------------------------------------------------------
-// Serving
-// -----------------------------------------------------------------------------
 
 const serverLayer = (settings: Settings.GatewaySettings, tls: { cert: string; key: string } | undefined) => {
   const { bodyTimeout, headersTimeout, host, keepAliveTimeout, maxHeaderBytes, port } = settings
@@ -111,7 +70,7 @@ export const answerWithoutRoutes = (server: Server): Server =>
 /** Loads the configuration again at each SIGHUP. */
 const reloads = (
   hangUps: Queue.Dequeue<NodeJS.Signals>,
-  input: Input,
+  input: Flags.Input,
   settings: Settings.GatewaySettings,
   gateway: Gateway.Gateway["Service"]
 ) =>
@@ -173,7 +132,7 @@ const elsewhere = ({ keys }: Settings.GatewaySettings) => {
     }), { global: true })
 }
 
-const run = Effect.fnUntraced(function*(input: Input) {
+const run = Effect.fnUntraced(function*(input: Flags.Input) {
   // Listens before the configuration is read: the file may change before the server is up.
   const hangUps = yield* Signals.of("SIGHUP")
   const loaded = yield* load(input)
@@ -188,7 +147,7 @@ const run = Effect.fnUntraced(function*(input: Input) {
 }, Effect.scoped)
 
 const serve = Effect.fnUntraced(
-  function*(input: Input, loaded: Loaded, hangUps: Queue.Dequeue<NodeJS.Signals>) {
+  function*(input: Flags.Input, loaded: Loaded, hangUps: Queue.Dequeue<NodeJS.Signals>) {
     const { cluster, config, missing, tls, warnings } = loaded
     const { settings } = config
     const alone = Gateway.layerConfig(config, process.env)
@@ -224,19 +183,16 @@ const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
     Layer.provide([
       FetchHttpClient.layer,
       OtlpSerialization.layerJson,
-      ConfigProvider.layer(ConfigProvider.fromEnv({
-        env: {
-          OTEL_TRACES_EXPORTER: "otlp",
-          OTEL_METRICS_EXPORTER: "otlp",
-          OTEL_LOGS_EXPORTER: "otlp",
-          ...process.env
-        }
+      ConfigProvider.layerAdd(ConfigProvider.fromUnknown({
+        OTEL_TRACES_EXPORTER: "otlp",
+        OTEL_METRICS_EXPORTER: "otlp",
+        OTEL_LOGS_EXPORTER: "otlp"
       }))
     ])
   )
 
 /** Runs the command. A fault that its user can correct ends it with what to do. */
-const orTell = (input: Input) => {
+const orTell = (input: Flags.Input) => {
   const next = input.check
     ? "Correct it and try again."
     : "Nothing was started. Correct it and try again; --check tests it without starting."
@@ -257,7 +213,7 @@ const orTell = (input: Input) => {
   })
 }
 
-const main = Command.make("effect-session-pool", { config, check, name, command, settings: settingFlags }, orTell).pipe(
+const main = Command.make("effect-session-pool", Flags.all, orTell).pipe(
   Command.withDescription(
     "Serves MCP servers on Streamable HTTP, one process per client session. A setting is a flag, the environment variable " +
       "behind it, or a line of the file. Keys have no flag: set GATEWAY_KEYS, GATEWAY_ADMIN_KEYS and GATEWAY_STATE_KEY. " +

@@ -9,6 +9,7 @@ import * as Settings from "../settings/Settings.ts"
 import * as Backends from "../transports/Backends.ts"
 import * as CommandName from "./CommandName.ts"
 import * as Config from "./Config.ts"
+import type { Input } from "./Flags.ts"
 
 /** A mistake that the user of the command can correct. The command prints its message without a stack. */
 export class UsageError extends Data.TaggedError("UsageError")<{ readonly message: string }> {}
@@ -19,14 +20,6 @@ const embedded: Option.Option<Backends.StdioEntry> = Option.map(
   )(),
   (path) => ({ command: process.execPath, args: [path, "stdio"] })
 )
-
-export interface Input {
-  readonly config: Option.Option<string>
-  readonly check: boolean
-  readonly name: Option.Option<string>
-  readonly command: ReadonlyArray<string>
-  readonly settings: Readonly<Record<string, Option.Option<unknown>>>
-}
 
 export const refuse = (message: string) => new UsageError({ message })
 

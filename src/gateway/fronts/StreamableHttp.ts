@@ -127,7 +127,7 @@ const dispatch = (web: Web, request: Request, named: string | undefined, princip
     case "GET":
       return listen(web, asking)
     case "DELETE":
-      return end(web, asking)
+      return Effect.flatMap(sessionOf(request), (session) => Replies.toDelete(web, asking, session))
     default:
       return refuse(405, "Use POST, GET or DELETE", { headers: { allow: "GET, POST, DELETE" } })
   }
@@ -151,7 +151,7 @@ const accepts = ({ headers }: Request, type: string): boolean =>
   })
 
 // ---------------------------------------------------------------------------
-// GET and DELETE
+// GET
 // ---------------------------------------------------------------------------
 
 /** Opens the stream of messages that belong to no request, or resumes another stream. */
@@ -161,10 +161,6 @@ const listen = (web: Web, asking: Asking): Responding => {
   const from = request.headers["last-event-id"]
   return Effect.flatMap(sessionOf(request), (session) => Replies.toListener(web, asking, session, from))
 }
-
-/** Ends the session. Its GET streams end after the response. */
-const end = (web: Web, asking: Asking): Responding =>
-  Effect.flatMap(sessionOf(asking.request), (session) => Replies.toDelete(web, asking, session))
 
 const sessionOf = ({ headers }: Request): Effect.Effect<string, Response> => {
   const id = headers["mcp-session-id"]
