@@ -8,7 +8,7 @@
 // The folders, from the command down. An import points to a folder further down.
 //
 //   app/           the command: its flags, files and signals
-//   fronts/        how clients come in: Streamable HTTP, for clients with a session (LegacyRoutes) and without (ModernRoutes)
+//   fronts/        how clients come in: Streamable HTTP, for clients with a session and without
 //   operators/     the page, /sessions, health and metrics
 //   auth/          who may come in: hosts and origins, authenticators, principals
 //   cluster/       several replicas that share their sessions; Cluster.ts describes the folder
@@ -308,18 +308,12 @@ const ofTheCommand = [
  * @since 0.1.0
  */
 export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Backends.InvalidGatewayOptions> =>
-  Effect.suspend(() => {
-    const faults: Array<string> = []
-    const fault = (path: string, message: string) => {
-      faults.push(`${path}: ${message}`)
-    }
+  Backends.validated((fault) => {
     const settings = Settings.decode(Settings.all, { ...options }, fault)
     for (const [name, instead] of ofTheCommand) if (settings[name]) fault(name, `only the command has it; ${instead}`)
     const kinds = { ...Kinds.transports, ...options.transports }
     const backends = Backends.check(Backends.given("backends.", options.backends), settings, fault, kinds)
-    return faults.length > 0
-      ? Effect.fail(new Backends.InvalidGatewayOptions({ faults }))
-      : Effect.succeed({ backends, settings })
+    return { backends, settings }
   })
 
 /**

@@ -9,7 +9,10 @@ import * as Settings from "../../src/gateway/settings/Settings.ts"
 import * as Backends from "../../src/gateway/transports/Backends.ts"
 
 const loadText = (text: string, more: Partial<Config.Sources> = {}) =>
-  Config.load({ flags: {}, environment: {}, file: { name: "file.json", text }, entries: {}, ...more })
+  Effect.runSync(Effect.catch(
+    Config.load({ flags: {}, environment: {}, file: { name: "file.json", text }, entries: {}, ...more }),
+    Effect.succeed
+  ))
 
 const load = (mcpServers: unknown, gateway: unknown = {}, environment: Record<string, string> = {}) =>
   loadText(JSON.stringify({ mcpServers, gateway }), { environment })

@@ -115,8 +115,20 @@ describe("errors of the command", async () => {
     await replica("[::]:8421", known, ["cannot reach ::"])
     await replica("0:8421", known, ["cannot reach 0."])
     await replica("8421", known, ["--replica-address must be host:port"])
-    await replica(address, known, ["must be a finite duration of at least 5 seconds"], "--shard-lock-expiration", "4 seconds")
-    await replica(address, known, ["must be a finite duration of at least 5 seconds"], "--shard-lock-expiration", "infinity")
+    await replica(
+      address,
+      known,
+      ["must be a finite duration of at least 5 seconds"],
+      "--shard-lock-expiration",
+      "4 seconds"
+    )
+    await replica(
+      address,
+      known,
+      ["must be a finite duration of at least 5 seconds"],
+      "--shard-lock-expiration",
+      "infinity"
+    )
     await replica(address, known, ["The database cannot be used (Error: connect ECONNREFUSED 127.0.0.1:1)"])
     await replica(address, noDatabase, ["The database cannot be used"])
   })

@@ -3,6 +3,7 @@
  * `mcpServers` JSON that MCP clients use, plus an optional `gateway` object. One fault refuses the whole configuration; the
  * error lists every fault with its place and what is allowed there.
  */
+import type { Effect } from "effect"
 import { Predicate, Record } from "effect"
 import type { GatewayConfig } from "../sessions/Registry.ts"
 import * as Masking from "../settings/Masking.ts"
@@ -39,29 +40,20 @@ interface Reading extends Variables.Reading {
 /** Merges the sources and checks the result. */
 export const load = (
   { entries, environment, file, flags }: Sources
-): Loaded | Backends.InvalidGatewayOptions => {
-  const faults = new Map<string, string>()
-  const warnings: Array<string> = []
-  // A value with a fault in it cannot be judged, so a fault of the whole value would only repeat that.
-  const fault: Fault = (path, message) => {
-    const isTold = [...faults.keys()].some((told) =>
-      told === path || told.startsWith(`${path}.`) || told.startsWith(`${path}[`)
-    )
-    if (!isTold) faults.set(path, message)
-  }
-  const reading: Reading = { environment, secrets: [], fault, warn: (text) => warnings.push(text) }
-  const root = file === undefined ? {} : readRoot(file, reading)
-  unknownVariables(file?.text ?? "", reading)
-  const own = record(root?.["gateway"] ?? {})
-  if (own === undefined) fault("gateway", "must be an object")
-  const written = readSettings("gateway", own ?? {}, Object.keys(Settings.all), [], reading)
-  const settings = settingsOf(written, environment, flags, fault)
-  const served = readServers(record(root?.["mcpServers"]), reading)
-  const backends = Backends.check([...Backends.given("", entries), ...served], settings, fault)
-  return faults.size > 0
-    ? new Backends.InvalidGatewayOptions({ faults: Array.from(faults, ([path, message]) => `${path}: ${message}`) })
-    : { backends, settings, warnings }
-}
+): Effect.Effect<Loaded, Backends.InvalidGatewayOptions> =>
+  Backends.validated((fault) => {
+    const warnings: Array<string> = []
+    const reading: Reading = { environment, secrets: [], fault, warn: (text) => warnings.push(text) }
+    const root = file === undefined ? {} : readRoot(file, reading)
+    unknownVariables(file?.text ?? "", reading)
+    const own = record(root?.["gateway"] ?? {})
+    if (own === undefined) fault("gateway", "must be an object")
+    const written = readSettings("gateway", own ?? {}, Object.keys(Settings.all), [], reading)
+    const settings = settingsOf(written, environment, flags, fault)
+    const served = readServers(record(root?.["mcpServers"]), reading)
+    const backends = Backends.check([...Backends.given("", entries), ...served], settings, fault)
+    return { backends, settings, warnings }
+  })
 
 /** The settings for all servers. The environment overrides the file, and the command line overrides both. */
 const settingsOf = (file: Values, environment: Variables.Environment, flags: Values, fault: Fault) => {

@@ -6,7 +6,7 @@ import { resolve } from "node:path"
 import { createSecureContext } from "node:tls"
 import * as Hosts from "../auth/Hosts.ts"
 import * as Settings from "../settings/Settings.ts"
-import * as Backends from "../transports/Backends.ts"
+import type * as Backends from "../transports/Backends.ts"
 import * as CommandName from "./CommandName.ts"
 import * as Config from "./Config.ts"
 import type { Input } from "./Flags.ts"
@@ -56,14 +56,12 @@ export type Loaded = Effect.Success<ReturnType<typeof load>>
 export const load = Effect.fnUntraced(function*(input: Input) {
   const served = yield* entries(input)
   const file = Option.getOrUndefined(input.config)
-  const loaded = Config.load({
+  const { backends, settings, warnings } = yield* Config.load({
     flags: Record.map(input.settings, Option.getOrUndefined),
     environment: process.env,
     file: file === undefined ? undefined : { name: file, text: yield* readText(file, "The configuration") },
     entries: served
   })
-  if (loaded instanceof Backends.InvalidGatewayOptions) return yield* loaded
-  const { backends, settings, warnings } = loaded
   const named = { keys: keysOf(settings), tls: tlsOf(settings), cluster: clusterOptions(settings) }
   const read = yield* Effect.all(named, { mode: "result" })
   const results: ReadonlyArray<Result.Result<unknown, UsageError>> = Object.values(read)

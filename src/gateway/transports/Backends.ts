@@ -1,5 +1,5 @@
 /** The back ends of a gateway: checks each entry and merges it with the settings of the gateway. */
-import { Predicate, Schema } from "effect"
+import { Effect, Predicate, Schema } from "effect"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
 import * as Kinds from "./Kinds.ts"
@@ -78,6 +78,24 @@ export class InvalidGatewayOptions extends Schema.TaggedError<InvalidGatewayOpti
     return ["The configuration is not valid:", ...this.faults.map((fault) => `  ${fault}`)].join("\n")
   }
 }
+
+/** Runs a check that reports faults. Fails with every fault, if there is one. */
+export const validated = <A>(check: (fault: Kinds.Fault) => A): Effect.Effect<A, InvalidGatewayOptions> =>
+  Effect.suspend(() => {
+    const faults = new Map<string, string>()
+    const value = check((path, message) => {
+      // A value with a fault in it cannot be judged, so a fault of the whole value would only repeat that.
+      const isTold = [...faults.keys()].some((told) =>
+        told === path || told.startsWith(`${path}.`) || told.startsWith(`${path}[`)
+      )
+      if (!isTold) faults.set(path, message)
+    })
+    return faults.size === 0
+      ? Effect.succeed(value)
+      : Effect.fail(
+        new InvalidGatewayOptions({ faults: Array.from(faults, ([path, message]) => `${path}: ${message}`) })
+      )
+  })
 
 /** Names that are safe in a path, a session key and a log line. */
 export const isName = (name: string): boolean => /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(name)
