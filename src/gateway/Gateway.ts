@@ -19,7 +19,7 @@
 //   settings/      every setting
 //   protocol/      JSON-RPC, and the revisions of MCP
 //
-// At SIGTERM or Ctrl-C, NodeRuntime interrupts `run` in app/CommandLine.ts, which runs `drain` (below). Then the layer's scope ends
+// At SIGTERM or Ctrl-C, NodeRuntime interrupts `serve` in app/CommandLine.ts, which runs `drain` (below). Then the layer's scope ends
 // the processes. Meanwhile `Signals.hurry` waits for a second signal.
 //
 // A single module of `@effect/platform-node`: the whole package loads Redis, WebSocket and undici clients (20 MiB, 0.2 seconds).
@@ -401,7 +401,7 @@ export const layerConfig = (
         until: ({ active, launching }) => active + launching + placement.forwarded() === 0,
         schedule: Schedule.spaced("50 millis")
       })
-      // At a signal, `run` in CommandLine.ts runs this. It runs again at the end of the layer, and is then a no-op.
+      // At a signal, `serve` in CommandLine.ts runs this. It runs again at the end of the layer, and is then a no-op.
       const drain = Effect.gen(function*() {
         // For `leaveDelay`, `/ready` answers 503 and everything is still served, so balancers notice.
         yield* placement.announceEnd
