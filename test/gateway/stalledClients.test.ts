@@ -5,12 +5,14 @@ import { TestClock } from "effect/testing"
 import * as EventStreamBody from "../../src/gateway/fronts/EventStreamBody.ts"
 
 describe("stallTimeout", () => {
+  const times = { stallTimeout: Duration.seconds(30), heartbeat: Duration.hours(1) }
   /** A body whose chunk is unread since the start, and whether its client has been disconnected. */
   const unread = (disconnect: Effect.Effect<void> = Effect.void) => {
     const state = { disconnected: false }
     const open: EventStreamBody.OpenBody = {
       disconnect: Effect.andThen(Effect.sync(() => (state.disconnected = true)), disconnect),
-      writtenAt: 0
+      since: 0,
+      beat: undefined
     }
     return { open, state }
   }
@@ -19,7 +21,7 @@ describe("stallTimeout", () => {
     Effect.gen(function*() {
       const clients = [unread(Effect.die("cannot be disconnected")), unread()]
       const bodies = new Set(clients.map(({ open }) => open))
-      yield* Effect.forkChild(EventStreamBody.watch(bodies, Duration.seconds(30)))
+      yield* Effect.forkChild(EventStreamBody.watch(bodies, times))
       yield* TestClock.adjust("30 seconds")
       assert.deepStrictEqual(clients.map(({ state }) => state.disconnected), [true, true])
       const later = unread()
@@ -32,8 +34,8 @@ describe("stallTimeout", () => {
     Effect.gen(function*() {
       const bodies = new Set<EventStreamBody.OpenBody>()
       const { open: { disconnect }, state } = unread()
-      yield* Effect.forkChild(EventStreamBody.watch(bodies, Duration.seconds(30)))
-      const stream = EventStreamBody.silence(Effect.never, { heartbeat: Duration.hours(1), bodies, disconnect })
+      yield* Effect.forkChild(EventStreamBody.watch(bodies, times))
+      const stream = EventStreamBody.silence(Effect.never, { bodies, disconnect })
       const pull = yield* Stream.toPull(stream)
       yield* TestClock.adjust("7 seconds")
       assert.strictEqual(new TextDecoder().decode((yield* pull)[0]), ": \n\n")

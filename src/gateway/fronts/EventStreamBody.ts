@@ -1,26 +1,28 @@
 /** Writes event streams to clients: server-sent events and heartbeats. Disconnects clients that do not read. */
-import { Cause, Clock, Duration, Effect, Fiber, Option, Stream } from "effect"
+import type { Fiber } from "effect"
+import { Cause, Clock, Duration, Effect, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import { Sse } from "effect/encoding"
 import type { HttpServerRequest } from "effect/http"
 import { HttpServerResponse } from "effect/http"
 import * as PeerOwner from "../auth/PeerOwner.ts"
 import type { Event, Events } from "../conversation/Exchange.ts"
+import type { GatewaySettings } from "../settings/Settings.ts"
 
 export interface Options {
-  /** A silent stream sends a comment this often. */
-  readonly heartbeat: Duration.Duration
   /** The open bodies, which `watch` checks. A body adds itself while it is open. */
   readonly bodies: Set<OpenBody>
   /** Destroys the client's connection. */
   readonly disconnect: Effect.Effect<void>
 }
 
-/** A body that is being sent. */
+/** A body that is being sent. It waits either for events, or for its client to read the chunk that it wrote last. */
 export interface OpenBody {
   readonly disconnect: Effect.Effect<void>
-  /** When the body wrote the chunk that the client has not read yet. Undefined if the client has read everything. */
-  writtenAt: number | undefined
+  /** When the wait began. */
+  since: number
+  /** Sends a heartbeat. Undefined if the body does not wait for events. */
+  beat: (() => void) | undefined
 }
 
 /** Milliseconds that a client should wait before it reconnects. */
@@ -39,11 +41,11 @@ const chunk = (events: ReadonlyArray<Event>): Uint8Array => encoder.encode(event
 /** An event with an id and without data (revision 2025-11-25), so that a client can resume from the start. */
 const priming = (id: string): Uint8Array => encoder.encode(`id: ${id}\nretry: ${retry}\ndata: \n\n`)
 
-/** Takes the next chunks of an event stream. Fails with `Done` at its end. */
-type Take = Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>
-
 /** Waits one microtask, so that a burst of the back end becomes one chunk. */
 const arrived = Effect.callback<void>((resume) => queueMicrotask(() => resume(Effect.void)))
+
+/** Takes the next chunks. Fails with `Done` at the end. */
+type Take = Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>
 
 /** The events as chunks, after the priming event if `prime` is set. Events that arrive together are one chunk. */
 const chunksOf = ({ start, take }: Events, prime: boolean): Take => {
@@ -60,17 +62,25 @@ const chunksOf = ({ start, take }: Events, prime: boolean): Take => {
   })
 }
 
+type Times = Pick<GatewaySettings, "heartbeat" | "stallTimeout">
+
 /**
- * Disconnects the clients of open bodies that leave data unread for `stallTimeout`: after one to one and a half times that.
- * One fiber checks all bodies, instead of a fiber with a timer for each.
+ * Sends heartbeats on open bodies that are silent, and disconnects clients that leave data unread: after one to one and a half times
+ * `stallTimeout`. One fiber checks all bodies, instead of a fiber with a timer for each.
  */
-export const watch = Effect.fnUntraced(function*(bodies: ReadonlySet<OpenBody>, stallTimeout: Duration.Duration) {
+export const watch = Effect.fnUntraced(function*(bodies: ReadonlySet<OpenBody>, times: Times) {
   const clock = yield* Clock.Clock
-  const check = Effect.fnUntraced(function*({ disconnect, writtenAt }: OpenBody) {
-    if (writtenAt === undefined) return
-    if (clock.currentTimeMillisUnsafe() - writtenAt < Duration.toMillis(stallTimeout)) return
+  const [heartbeat, stallTimeout] = [Duration.toMillis(times.heartbeat), Duration.toMillis(times.stallTimeout)]
+  const interval = Math.min(heartbeat / 4, stallTimeout / 2)
+  const check = Effect.fnUntraced(function*({ beat, disconnect, since }: OpenBody) {
+    const waited = clock.currentTimeMillisUnsafe() - since
+    // The next check would be too late for this heartbeat.
+    if (beat !== undefined) return waited + interval > heartbeat ? beat() : undefined
+    if (waited < stallTimeout) return
     yield* Effect.logWarning(
-      `A client did not read its event stream for ${Duration.format(stallTimeout)}; the gateway closed its connection`
+      `A client did not read its event stream for ${
+        Duration.format(times.stallTimeout)
+      }; the gateway closed its connection`
     )
     yield* disconnect
   })
@@ -81,58 +91,55 @@ export const watch = Effect.fnUntraced(function*(bodies: ReadonlySet<OpenBody>, 
       (defect) => Effect.logError("A check of an open event stream failed", Cause.die(defect))
     )
   const round = Effect.suspend(() => Effect.forEach([...bodies], guarded, { discard: true }))
-  return yield* Effect.forever(Effect.andThen(Effect.sleep(Duration.divideUnsafe(stallTimeout, 2)), round))
+  return yield* Effect.forever(Effect.andThen(Effect.sleep(interval), round))
 })
 
-/**
- * The body of a response: the events, with heartbeats in between. Each `take` runs in a fiber of its own, because a heartbeat that
- * interrupted it would lose the events that it has taken. While `ready()` is true, `take` does not wait and needs no fiber and no timer.
- */
+/** The body of a response: the events, with heartbeats in between. */
 export const make = (events: Events, prime: boolean, options: Options): Stream.Stream<Uint8Array> =>
-  body(chunksOf(events, prime), events.ready, options)
+  body(chunksOf(events, prime), events.ready ?? never, options)
 
 /** A body of heartbeats only, until an effect completes. */
 export const silence = (until: Effect.Effect<unknown>, options: Options): Stream.Stream<Uint8Array> =>
-  body(Effect.andThen(until, Cause.done()), () => false, options)
+  body(Effect.andThen(until, Cause.done()), never, options)
 
-const body = (take: Take, ready: () => boolean, { bodies, disconnect, heartbeat }: Options) =>
+const never = () => false
+
+/**
+ * While `ready()` is true, `take` does not wait. Otherwise it runs in a fiber of its own, because a heartbeat that interrupted it would lose
+ * the events that it has taken.
+ */
+const body = (take: Take, ready: () => boolean, { bodies, disconnect }: Options) =>
   Stream.scoped(Stream.fromPull(Effect.gen(function*() {
     const clock = yield* Clock.Clock
     const scope = yield* Effect.scope
-    const own: OpenBody = { disconnect, writtenAt: undefined }
-    // The first comment comes at once, because Node sends the response's header with the first bytes.
-    let pause = Duration.zero
-    let coming: Fiber.Fiber<NonEmptyReadonlyArray<Uint8Array>, Cause.Done> | undefined
+    const own: OpenBody = { disconnect, since: clock.currentTimeMillisUnsafe(), beat: undefined }
+    yield* Effect.acquireRelease(Effect.sync(() => bodies.add(own)), () => Effect.sync(() => bodies.delete(own)))
+    let isNew = true
+    let taking: Fiber.Fiber<NonEmptyReadonlyArray<Uint8Array>, Cause.Done> | undefined
+    const begun = Effect.forkIn(take, scope, { startImmediately: true })
+    /** The chunks that a fiber has taken, or a heartbeat meanwhile. The first comes at once: with it, Node sends the response's header. */
+    const next = (fiber: NonNullable<typeof taking>): Take => {
+      const exit = fiber.pollUnsafe()
+      taking = exit === undefined ? fiber : undefined
+      if (exit !== undefined) return exit
+      return isNew ? Effect.succeed([comment]) : Effect.callback((resume) => {
+        const stop = fiber.addObserver(() => resume(next(fiber)))
+        own.beat = () => {
+          stop()
+          resume(Effect.succeed([comment]))
+        }
+      })
+    }
     const written = (chunks: NonEmptyReadonlyArray<Uint8Array>) => {
-      pause = heartbeat
-      own.writtenAt = clock.currentTimeMillisUnsafe()
+      isNew = false
+      own.since = clock.currentTimeMillisUnsafe()
+      own.beat = undefined
       return chunks
     }
-    const begun = Effect.suspend(() =>
-      coming === undefined
-        ? Effect.tap(Effect.forkIn(take, scope, { startImmediately: true }), (fiber) =>
-          Effect.sync(() => {
-            coming = fiber
-          }))
-        : Effect.succeed(coming)
-    )
-    const waited: Take = Effect.flatMap(begun, (fiber) =>
-      Effect.flatMap(
-        fiber.pollUnsafe() === undefined
-          ? Effect.timeoutOption(Fiber.join(fiber), pause)
-          : Effect.asSome(Fiber.join(fiber)),
-        Option.match({
-          onNone: () => Effect.succeed([comment] as const),
-          onSome: (chunks) => {
-            coming = undefined
-            return Effect.succeed(chunks)
-          }
-        })
-      ))
-    yield* Effect.acquireRelease(Effect.sync(() => bodies.add(own)), () => Effect.sync(() => bodies.delete(own)))
     return Effect.suspend(() => {
-      own.writtenAt = undefined
-      return Effect.map(coming === undefined && ready() ? take : waited, written)
+      own.since = clock.currentTimeMillisUnsafe()
+      if (taking !== undefined) return Effect.map(next(taking), written)
+      return Effect.map(ready() ? take : Effect.flatMap(begun, next), written)
     })
   })))
 

@@ -94,10 +94,13 @@ const answered = (web: Web, asking: Asking, ask: Ask, ids: ReadonlyArray<JsonRpc
     return Effect.map(Effect.flatMap(asked, replyOf), (reply) => responseOf(web, asking, reply, accepted))
   }
   return Effect.flatMap(Effect.forkScoped(asked, { startImmediately: true }), (fiber) => {
-    const reply = Effect.flatMap(Fiber.join(fiber), replyOf)
-    return fiber.pollUnsafe() === undefined
-      ? orEarly(web, asking, reply, ids)
-      : Effect.map(reply, (reply) => responseOf(web, asking, reply, EventStreamBody.unanswered))
+    const exchange = fiber.pollUnsafe()
+    return exchange === undefined
+      ? orEarly(web, asking, Effect.flatMap(Fiber.join(fiber), replyOf), ids)
+      : Effect.map(
+        Effect.flatMap(exchange, replyOf),
+        (reply) => responseOf(web, asking, reply, EventStreamBody.unanswered)
+      )
   })
 }
 
@@ -152,8 +155,7 @@ const bodyOf = (web: Web, asking: Asking, reply: Reply): Stream.Stream<Uint8Arra
   }
 }
 
-const optionsOf = ({ bodies, settings }: Web, { request }: Asking): EventStreamBody.Options => ({
+const optionsOf = ({ bodies }: Web, { request }: Asking): EventStreamBody.Options => ({
   bodies,
-  heartbeat: settings.heartbeat,
   disconnect: EventStreamBody.disconnectOf(request)
 })

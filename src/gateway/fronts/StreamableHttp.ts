@@ -52,7 +52,7 @@ export const make = ({ clients, hosts, settings }: Options): Front<HttpRouter.Ht
   serve: Effect.fnUntraced(function*(broker) {
     const router = yield* HttpRouter.HttpRouter
     const web: Web = { broker, settings, bodies: new Set() }
-    yield* Effect.forkScoped(EventStreamBody.watch(web.bodies, settings.stallTimeout))
+    yield* Effect.forkScoped(EventStreamBody.watch(web.bodies, settings))
     const cors = HttpMiddleware.cors({
       allowedOrigins: hosts.isListedOrigin,
       allowedMethods: ["GET", "POST", "DELETE"],
