@@ -32,7 +32,7 @@ describe("back pressure of one session", () => {
       return reader
     }),
     "a GET stream": Effect.fnUntraced(function*(bridge: Bridge.Bridge) {
-      const listening = yield* bridge.listen(undefined)
+      const listening = bridge.requests.listen(undefined)
       return streamOf(listening === "TooMany" ? assert.fail() : listening.reply)
     })
   }

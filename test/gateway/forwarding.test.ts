@@ -73,7 +73,7 @@ const call: Ask = { _tag: "Call", request: request("c") }
 const listen: Ask = { _tag: "Listen", session: "s", from: undefined }
 
 const exchange = (reply: Reply): Exchange => ({ reply: Effect.succeed(reply) })
-const streaming = (take: Take): Exchange => exchange({ _tag: "Events", start: "e0", take, ready: () => false })
+const streaming = (take: Take): Exchange => exchange({ _tag: "Events", start: "e0", take })
 
 /** How its events are taken. */
 const takeOf = ({ reply }: Exchange) =>

@@ -30,6 +30,18 @@ describe("the folders of the gateway", () => {
     assert.isAbove(files.flatMap(importsOf).length, 200)
   })
 
+  it("no files import each other in a circle", () => {
+    const cleared = new Set<string>()
+    const circles = (path: ReadonlyArray<string>, file: string): ReadonlyArray<string> => {
+      if (path.includes(file)) return [[...path, file].join(" > ")]
+      if (cleared.has(file)) return []
+      const found = importsOf(file).flatMap((imported) => circles([...path, file], imported))
+      cleared.add(file)
+      return found
+    }
+    assert.deepStrictEqual(files.flatMap((file) => circles([], file)), [])
+  })
+
   it("only the fronts, the operators and authentication know of HTTP requests to the gateway", () => {
     const below = floors.slice(floors.indexOf("cluster"))
     const wrong = files.filter((file) => below.includes(dirname(file)) && /\bHttpServer|HttpRouter/.test(text(file)))

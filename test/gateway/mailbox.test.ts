@@ -6,7 +6,7 @@ import type { Reader } from "../../src/gateway/conversation/Mailbox.ts"
 import { Mailboxes } from "../../src/gateway/conversation/Mailbox.ts"
 
 /** Mailboxes of texts for at most 4 events and 100 characters. */
-const resumable = () => new Mailboxes<string>({ maxEvents: 4, maxBytes: 100 }, ({ length }) => length, "p")
+const resumable = () => new Mailboxes<string>({ maxEvents: 4, maxBytes: 100 }, "p")
 
 /** The values that a reader takes next. */
 const taken = ({ take }: Reader<string>): Effect.Effect<ReadonlyArray<string>, Cause.Done> =>
@@ -17,7 +17,7 @@ describe("mailboxes", () => {
     Effect.gen(function*() {
       const mailboxes = resumable()
       const mailbox = mailboxes.open()
-      mailboxes.push(mailbox, "x".repeat(60))
+      mailboxes.push(mailbox, "x".repeat(60), 60)
       const reader = mailboxes.read(mailbox)
       const { start } = reader
       yield* reader.take
@@ -35,7 +35,7 @@ describe("mailboxes", () => {
       const mailboxes = resumable()
       const mailbox = mailboxes.open()
       const waiting = yield* Effect.forkChild(taken(mailboxes.read(mailbox)), { startImmediately: true })
-      for (const value of ["a", "b", "c"]) mailboxes.push(mailbox, value)
+      for (const value of ["a", "b", "c"]) mailboxes.push(mailbox, value, value.length)
       assert.deepStrictEqual(yield* Fiber.join(waiting), ["a", "b", "c"])
     }))
 
@@ -44,7 +44,7 @@ describe("mailboxes", () => {
       const mailboxes = resumable()
       const mailbox = mailboxes.open()
       const first = mailboxes.read(mailbox)
-      for (const value of ["1", "2", "3"]) mailboxes.push(mailbox, value)
+      for (const value of ["1", "2", "3"]) mailboxes.push(mailbox, value, value.length)
       const ids = (yield* first.take).map(({ id }) => id)
       first.close()
       const from = (id: string) => {
@@ -52,7 +52,7 @@ describe("mailboxes", () => {
         return place === undefined ? Effect.succeed([]) : taken(mailboxes.read(place.mailbox, place.sequence))
       }
       assert.deepStrictEqual(yield* from(ids[0] ?? ""), ["2", "3"])
-      for (const value of ["4", "5", "6"]) mailboxes.push(mailboxes.open(), value)
+      for (const value of ["4", "5", "6"]) mailboxes.push(mailboxes.open(), value, value.length)
       assert.deepStrictEqual(yield* from(ids[0] ?? ""), ["3"])
       assert.isUndefined(mailboxes.find((ids[0] ?? "").replace("p", "other")))
     }))

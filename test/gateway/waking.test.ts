@@ -172,7 +172,7 @@ describe("a session that has moved to another replica", () => {
       const served = yield* fork(Effect.scoped(Effect.flatMap(
         sessions.lease(key),
         (connection) =>
-          Effect.repeat(Effect.sync(() => connection.request(message, Effect.void)._tag), {
+          Effect.repeat(Effect.sync(() => connection.requests.request(message, Effect.void)._tag), {
             until: (tag) => tag === "Over",
             schedule
           })

@@ -108,7 +108,7 @@ const streamed = (
         ? Effect.flatMap(Effect.forkIn(next, scope, { startImmediately: true }), joined)
         : joined(asking)
     )
-    const reply = Effect.succeed({ _tag: "Events" as const, start, take, ready: () => isOver })
+    const reply = Effect.succeed({ _tag: "Events" as const, start, take })
     return Effect.acquireRelease(
       Effect.succeed({ session, reply }),
       () =>

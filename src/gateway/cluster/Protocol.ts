@@ -42,7 +42,7 @@ const Refused = Schema.Struct({
   error: Response,
   retryAfter: Schema.UndefinedOr(Schema.Number)
 }).pipe(Schema.decodeTo(Schema.instanceOf(Exchange.Refusal), {
-  decode: SchemaGetter.transform(({ error, reason, retryAfter }) => new Exchange.Refusal(reason, error, retryAfter)),
+  decode: SchemaGetter.transform((refused) => new Exchange.Refusal(refused)),
   encode: SchemaGetter.transform(({ error, reason, retryAfter }) => ({ error, reason, retryAfter }))
 }))
 

@@ -3,12 +3,12 @@
  * `initialize`. From then on `BridgeRequests` routes the messages between the two.
  */
 import type { Scope } from "effect"
-import { Deferred, Effect } from "effect"
+import { Effect } from "effect"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
 import type { BackendFailed, Transport } from "../transports/Transport.ts"
 import { BridgeRequests } from "./BridgeRequests.ts"
-import type { Limits, Listening, Taken } from "./BridgeRequests.ts"
+import type { Limits } from "./BridgeRequests.ts"
 import type * as ClientRecord from "./ClientRecord.ts"
 import * as InFlight from "./InFlight.ts"
 import * as PooledConnection from "./PooledConnection.ts"
@@ -18,12 +18,7 @@ export interface Bridge extends PooledConnection.PooledConnection {
   readonly record: ClientRecord.ClientRecord
   /** The server's answer to the client's `initialize`. */
   readonly answer: JsonRpc.Response
-  /** Registers a request and sends it to the process. `release` runs once, when the request is answered or fails. */
-  readonly request: (message: JsonRpc.Request, release: Effect.Effect<void>) => Taken
-  /** Sends a notification or a response to the process at once. The effect that it returns waits until the process has read the message. */
-  readonly send: (message: JsonRpc.Message) => Effect.Effect<void>
-  /** Opens the stream of messages that belong to no request, or resumes the stream that `from` names. */
-  readonly listen: (from: string | undefined) => Effect.Effect<Listening | "TooMany">
+  readonly requests: BridgeRequests
 }
 
 /**
@@ -39,16 +34,7 @@ export const make = Effect.fnUntraced(function*<R>(
   const gone = yield* PooledConnection.gone
   const process = yield* start
   const requests = new BridgeRequests(process, yield* InFlight.background, record, limits, metrics)
-  const end = (reason: string) => Effect.sync(() => requests.end(reason, false))
-  yield* process.attach({
-    receive: (message, request) => requests.receive(message, request),
-    garbage: (text) => requests.garbage(text),
-    room: requests.room
-  })
-  yield* Effect.addFinalizer(() => end("the session has ended"))
-  yield* Effect.forkScoped(
-    Effect.map(Deferred.await(process.ended), ({ forgotten, message }) => requests.end(message, forgotten === true))
-  )
+  yield* PooledConnection.attach(process, requests)
   const answer = yield* shakeHands(process, requests, record)
   return {
     _tag: "Bridge",
@@ -56,11 +42,9 @@ export const make = Effect.fnUntraced(function*<R>(
     gone,
     answer,
     record,
-    request: (message, release) => requests.request(message, release),
-    send: (message) => requests.send(message),
-    listen: (from) => Effect.sync(() => requests.listen(from)),
+    requests,
     activity: () => ({ pid: process.pid, client: record.client, ...requests.activity() }),
-    end
+    end: (reason) => Effect.sync(() => requests.end(reason))
   }
 })
 

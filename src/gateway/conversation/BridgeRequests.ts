@@ -8,16 +8,16 @@
  * - any other message: the request, if only one is running; else the standalone stream, if the client reads it; else the oldest
  *   request, or the standalone stream if no request is running.
  */
-import { Deferred, Effect } from "effect"
+import { Deferred, Effect, Fiber } from "effect"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
 import { BackendFailed } from "../transports/Transport.ts"
 import type { Transport } from "../transports/Transport.ts"
 import * as ClientRecord from "./ClientRecord.ts"
-import type { Answer, Events, Reply } from "./Exchange.ts"
+import type { Events, Reply } from "./Exchange.ts"
 import { nothing } from "./Exchange.ts"
-import type { Background, Entry, Timeouts } from "./InFlight.ts"
+import type { Background, Entry, Figures, Timeouts } from "./InFlight.ts"
 import { InFlight } from "./InFlight.ts"
 import type { Reader } from "./Mailbox.ts"
 import type * as PooledConnection from "./PooledConnection.ts"
@@ -67,7 +67,7 @@ interface Pending extends Entry {
   unheard: boolean
 }
 
-export class BridgeRequests {
+export class BridgeRequests implements PooledConnection.Requests {
   readonly #process: Transport
   readonly #background: Background
   readonly #record: ClientRecord.ClientRecord
@@ -84,7 +84,6 @@ export class BridgeRequests {
    * session open.
    */
   readonly #ended = Deferred.makeUnsafe<void>()
-  #requests = 0
   #garbage = 0
 
   constructor(
@@ -101,7 +100,11 @@ export class BridgeRequests {
     this.#metrics = metrics
     this.#streams = new SessionStreams(background, limits, {
       isBusy: () => this.#over !== undefined || this.#inFlight.size > 0,
-      endLost: (reason) => this.#endLost(reason)
+      endLost: (reason) => {
+        const failure = new BackendFailed({ reason, stderr: "", ended: "client gone" })
+        Deferred.doneUnsafe(process.ended, Effect.succeed(failure))
+        this.end(reason)
+      }
     })
     this.#inFlight = new InFlight(background, metrics, limits, {
       stream: (entry) => {
@@ -111,21 +114,18 @@ export class BridgeRequests {
     })
   }
 
-  /** Completes when there is room for more messages of the process. */
-  get room(): Effect.Effect<void> {
-    return this.#streams.room()
+  activity(): Figures & Pick<PooledConnection.Activity, "streams"> {
+    return { streams: this.#streams.readers(), ...this.#inFlight.figures() }
   }
 
-  activity(): Pick<PooledConnection.Activity, "inFlight" | "streams" | "requests" | "errors"> {
-    const { errors, size } = this.#inFlight
-    return { inFlight: size, streams: this.#streams.readers(), requests: this.#requests, errors }
-  }
-
-  /** Ends the session: every request gets an error, every stream ends. `forgotten`: an HTTP back end no longer knows the session. */
-  end(reason: string, forgotten: boolean): void {
+  /** Ends the session: every request gets an error, every stream ends. `cause` is set if the process has failed. */
+  end(reason: string, cause?: BackendFailed): void {
     if (this.#over !== undefined) return
     this.#over = reason
-    for (const entry of this.#inFlight.entries()) this.#fail(entry, JsonRpc.codes.gateway, reason, forgotten)
+    const forgotten = cause?.forgotten === true
+    for (const entry of this.#inFlight.entries()) {
+      this.#settle(entry, JsonRpc.error(entry.request.id, JsonRpc.codes.gateway, reason), forgotten)
+    }
     this.#streams.endAll()
     Deferred.doneUnsafe(this.#ended, Effect.void)
   }
@@ -139,7 +139,6 @@ export class BridgeRequests {
     if (this.#over !== undefined) return { _tag: "Over" }
     if (this.#pending.has(JsonRpc.idKey(request.id))) return { _tag: "DuplicateId" }
     if (this.#inFlight.size >= this.#limits.maxInFlight && !this.#endOneCancelled()) return { _tag: "TooMany" }
-    this.#requests++
     this.#heard(request)
     const entry = this.#take(request, release, false)
     // If the process does not read, the write waits in a fiber of its own, because the client may disconnect.
@@ -147,9 +146,11 @@ export class BridgeRequests {
     let reader: Reader<string> | undefined
     return {
       _tag: "Running",
-      reply: Effect.map(Deferred.await(entry.first), (first) => {
+      reply: Effect.map(Deferred.await(entry.first), (first): Reply => {
         if (first === undefined) return nothing
-        if ("response" in first) return answerOf(first.response, first.forgotten)
+        if ("response" in first) {
+          return { _tag: "Answer", text: first.response.text, reason: first.forgotten ? "unknown" : undefined }
+        }
         reader = this.#streams.read(first.stream)
         return eventsOf(reader)
       }),
@@ -165,10 +166,9 @@ export class BridgeRequests {
     this.#heard(message)
     this.#cancel(JsonRpc.cancelledId(message))
     if (this.#process.offer(message)) return Effect.void
-    const written = Deferred.makeUnsafe<void>()
     // The write has a fiber of its own, as in `request`: the caller may be interrupted.
-    this.#background.run(Effect.andThen(this.#process.send(message), Deferred.succeed(written, undefined)))
-    return Effect.raceFirst(Deferred.await(written), Deferred.await(this.#ended))
+    const writing = this.#background.run(this.#process.send(message))
+    return Effect.raceFirst(Effect.asVoid(Fiber.await(writing)), Deferred.await(this.#ended))
   }
 
   /** Marks a request as cancelled. It keeps its place until the process answers it, for at most `cancelGrace`. */
@@ -218,7 +218,7 @@ export class BridgeRequests {
     const entry: Pending = {
       request,
       method: request.method,
-      times: this.#inFlight.times(isOwn),
+      ...this.#inFlight.times(isOwn),
       release,
       first: Deferred.makeUnsafe(),
       cancelled: false,
@@ -226,7 +226,7 @@ export class BridgeRequests {
       unheard: isOwn
     }
     this.#pending.set(JsonRpc.idKey(request.id), entry)
-    this.#inFlight.add(entry)
+    this.#inFlight.add(entry, isOwn)
     return entry
   }
 
@@ -234,7 +234,9 @@ export class BridgeRequests {
   // From the process
   // ---------------------------------------------------------------------------
 
-  /** Takes one message. False if there is no room for more. */
+  /** Completes when there is room for more messages of the process. */
+  readonly room: Effect.Effect<void> = Effect.suspend(() => this.#streams.room())
+
   receive(message: JsonRpc.Message, request?: JsonRpc.Id): boolean {
     this.#route(message, request)
     return !this.#streams.congested()
@@ -256,10 +258,13 @@ export class BridgeRequests {
       if (entry !== undefined) this.#settle(entry, message)
       return
     }
-    const entry = this.#owner(message, request)
+    const progressed = this.#progressed(message)
+    const entry = progressed ?? this.#owner(message, request)
     // Clients forget a progress token when they cancel.
     if (entry?.cancelled === true && message.method === "notifications/progress") return
-    this.#streams.push(entry === undefined ? this.#streams.standalone() : this.#streamOf(entry), message.text)
+    if (progressed !== undefined) this.#inFlight.progressed(progressed)
+    const stream = entry === undefined || entry.unheard ? this.#streams.standalone() : this.#streamOf(entry)
+    this.#streams.push(stream, message.text, message.text.length)
   }
 
   /** The stream of a request, opened if there is none. The answer then comes on this stream. */
@@ -270,18 +275,17 @@ export class BridgeRequests {
     return stream
   }
 
-  /** The request that a message of the process belongs to. A cancelled request is the last choice. */
+  /** The request whose progress a message reports. */
+  #progressed(message: JsonRpc.Message): Pending | undefined {
+    if (message._tag !== "Notification" || message.method !== "notifications/progress") return undefined
+    const { progressToken = null } = message
+    return this.#inFlight.entries().find(({ request }) =>
+      request.progressToken !== undefined && JsonRpc.isSameId(request.progressToken, progressToken)
+    )
+  }
+
+  /** The request that any other message of the process belongs to. A cancelled request is the last choice. */
   #owner(message: JsonRpc.Message, request: JsonRpc.Id | undefined): Pending | undefined {
-    if (message._tag === "Notification" && message.method === "notifications/progress") {
-      const { progressToken = null } = message
-      for (const entry of this.#inFlight.entries()) {
-        const token = entry.request.progressToken
-        if (token !== undefined && JsonRpc.isSameId(token, progressToken)) {
-          if (!entry.cancelled) this.#inFlight.progressed(entry)
-          return entry.unheard ? undefined : entry
-        }
-      }
-    }
     const told = request === undefined ? undefined : this.#pending.get(JsonRpc.idKey(request))
     if (told !== undefined && !told.unheard) return told
     if (this.#streams.isStandaloneRead() && (this.#inFlight.size > 1 || concernsSession(message))) return undefined
@@ -296,15 +300,11 @@ export class BridgeRequests {
     if (stream === undefined) {
       Deferred.doneUnsafe(first, Effect.succeed(response === undefined ? undefined : { response, forgotten }))
     } else {
-      if (response !== undefined) this.#streams.push(stream, response.text)
+      if (response !== undefined) this.#streams.push(stream, response.text, response.text.length)
       this.#streams.end(stream)
     }
     this.#streams.connectedUntilNow()
     this.#inFlight.end(entry, response?.failed === true)
-  }
-
-  #fail(entry: Pending, code: number, reason: string, forgotten = false): void {
-    this.#settle(entry, JsonRpc.error(entry.request.id, code, reason), forgotten)
   }
 
   // ---------------------------------------------------------------------------
@@ -313,22 +313,11 @@ export class BridgeRequests {
 
   #timeOut(entry: Pending, reason: string): void {
     if (entry.cancelled) return this.#settle(entry, undefined)
-    this.#fail(entry, JsonRpc.codes.timeout, reason)
-    this.#background.run(this.#process.send(JsonRpc.cancellation(entry.request.id, reason)))
-  }
-
-  #endLost(reason: string): void {
-    const failure = new BackendFailed({ reason, stderr: "", ended: "client gone" })
-    Deferred.doneUnsafe(this.#process.ended, Effect.succeed(failure))
-    this.end(reason, false)
+    const { id } = entry.request
+    this.#settle(entry, JsonRpc.error(id, JsonRpc.codes.timeout, reason))
+    this.#background.run(this.#process.send(JsonRpc.cancellation(id, reason)))
   }
 }
-
-const answerOf = ({ text }: JsonRpc.Response, forgotten: boolean): Answer => ({
-  _tag: "Answer",
-  text,
-  reason: forgotten ? "unknown" : undefined
-})
 
 const eventsOf = ({ ready, start, take }: Reader<string>): Events => ({
   _tag: "Events",

@@ -1,5 +1,6 @@
 /** The replies to a client, and the reasons why a message is refused. A front translates them, such as to HTTP responses. */
 import type { Cause, Effect } from "effect"
+import { Data } from "effect"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 
 /** Why a message gets an error. A front translates it, such as to an HTTP status. */
@@ -16,19 +17,13 @@ export type Reason =
   | "unavailable"
 
 /** A message that was not carried out. */
-export class Refusal {
-  readonly _tag = "Refusal"
+export class Refusal extends Data.TaggedClass("Refusal")<{
   readonly reason: Reason
   /** The error for the client. */
   readonly error: JsonRpc.Response
   /** When to try again, in seconds. */
   readonly retryAfter: number | undefined
-  constructor(reason: Reason, error: JsonRpc.Response, retryAfter?: number) {
-    this.reason = reason
-    this.error = error
-    this.retryAfter = retryAfter
-  }
-}
+}> {}
 
 export interface RefusalOptions {
   readonly id?: JsonRpc.Id | undefined
@@ -40,7 +35,7 @@ export interface RefusalOptions {
 /** Makes a refusal. Default code: the gateway's own (-32000). */
 export const refusal = (reason: Reason, message: string, options: RefusalOptions = {}): Refusal => {
   const { code = JsonRpc.codes.gateway, data, id = null, retryAfter } = options
-  return new Refusal(reason, JsonRpc.error(id, code, message, data), retryAfter)
+  return new Refusal({ reason, error: JsonRpc.error(id, code, message, data), retryAfter })
 }
 
 /** A message for the client. */
@@ -65,8 +60,8 @@ export interface Events {
   /** The id of the point before the first event, if a client can resume from it. */
   readonly start?: string | undefined
   readonly take: Take
-  /** True if `take` would not wait. */
-  readonly ready: () => boolean
+  /** True if `take` would not wait. Without it, any `take` may wait. */
+  readonly ready?: () => boolean
 }
 
 /** Nothing follows: a notification was accepted, a request was cancelled, or a stream is over. */

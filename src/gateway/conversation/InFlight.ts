@@ -6,11 +6,12 @@ import type { Scope } from "effect"
 import { Clock, Duration, Effect, Fiber } from "effect"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
 import * as Overdue from "./Overdue.ts"
+import type { Activity } from "./PooledConnection.ts"
 
 /** How a connection's synchronous code starts effects and reads the time. */
 export interface Background {
   /** Starts an effect. */
-  readonly run: (effect: Effect.Effect<unknown>) => void
+  readonly run: (effect: Effect.Effect<unknown>) => Fiber.Fiber<unknown>
   /** Starts an effect that ends with the connection. */
   readonly fork: (effect: Effect.Effect<unknown>) => Fiber.Fiber<unknown>
   readonly now: () => number
@@ -34,21 +35,16 @@ export interface Timeouts {
   readonly streamAfter: Duration.Duration
 }
 
-/** The deadlines of a request, in milliseconds. Infinity: none. */
-export interface Times {
-  readonly startedAt: number
-  /** When the request gets a stream. */
-  streamAt: number
-  /** When the request times out. */
-  dueAt: number
-}
-
 /** A request in flight. */
 export interface Entry {
   readonly method: string
-  readonly times: Times
   /** Runs once, when the request is over. */
   readonly release: Effect.Effect<void>
+  readonly startedAt: number
+  /** When the request gets a stream, in milliseconds. Infinity: never. */
+  streamAt: number
+  /** When the request times out, in milliseconds. Infinity: never. */
+  dueAt: number
 }
 
 /** Called for each request that reaches a deadline. */
@@ -57,6 +53,9 @@ export interface Due<A> {
   readonly stream: (entry: A) => void
   readonly timeOut: (entry: A, reason: string) => void
 }
+
+/** The figures of a connection's requests. */
+export type Figures = Pick<Activity, "inFlight" | "requests" | "errors">
 
 const never = Number.POSITIVE_INFINITY
 
@@ -67,6 +66,7 @@ export class InFlight<A extends Entry> {
   readonly #requestTimeout: number
   readonly #streamAfter: number
   readonly #startTimer: () => void
+  #requests = 0
   #errors = 0
 
   constructor(background: Background, metrics: RequestMetrics, { requestTimeout, streamAfter }: Timeouts, due: Due<A>) {
@@ -75,21 +75,19 @@ export class InFlight<A extends Entry> {
     this.#requestTimeout = Duration.toMillis(requestTimeout)
     this.#streamAfter = Duration.toMillis(streamAfter)
     const reason = `no answer within ${Duration.format(requestTimeout)}; the gateway has cancelled the request`
-    this.#startTimer = Overdue.make({
-      interval: Overdue.interval(1000, this.#requestTimeout, this.#streamAfter),
-      look: () => this.#look(due, reason),
-      isNeeded: () => this.#entries.size > 0,
-      fork: background.fork
-    })
+    this.#startTimer = Overdue.make(
+      Overdue.interval(1000, this.#requestTimeout, this.#streamAfter),
+      () => this.#look(due, reason),
+      background.fork
+    )
   }
 
   get size(): number {
     return this.#entries.size
   }
 
-  /** How many requests ended with an error. */
-  get errors(): number {
-    return this.#errors
+  figures(): Figures {
+    return { inFlight: this.size, requests: this.#requests, errors: this.#errors }
   }
 
   /** The requests, the oldest first. */
@@ -97,60 +95,63 @@ export class InFlight<A extends Entry> {
     return [...this.#entries]
   }
 
-  /** Times that start now. A request with `isEndless` has no timeout. */
-  times(isEndless: boolean): Times {
+  /** The times of a request that starts now. A request with `isEndless` has no timeout. */
+  times(isEndless: boolean): Pick<Entry, "startedAt" | "streamAt" | "dueAt"> {
     const startedAt = this.#background.now()
     const dueAt = isEndless ? never : startedAt + this.#requestTimeout
     return { startedAt, streamAt: startedAt + this.#streamAfter, dueAt }
   }
 
-  add(entry: A): void {
+  /** Adds a request. `isOwn`: the gateway's own, which does not count. */
+  add(entry: A, isOwn = false): void {
+    if (!isOwn) this.#requests++
     this.#entries.add(entry)
     this.#startTimer()
   }
 
   /** Stops the times of a request, until `restart`. */
-  stop({ times }: A): void {
-    times.streamAt = never
-    times.dueAt = never
+  stop(entry: A): void {
+    entry.streamAt = never
+    entry.dueAt = never
   }
 
   /** Starts the times of a stopped request again. */
-  restart({ times }: A): void {
+  restart(entry: A): void {
     const { dueAt, streamAt } = this.times(false)
-    times.streamAt = streamAt
-    times.dueAt = dueAt
+    entry.streamAt = streamAt
+    entry.dueAt = dueAt
   }
 
   /** Restarts the timeout of a request, unless it is stopped or endless. */
-  progressed({ times }: A): void {
-    if (times.dueAt < never) times.dueAt = this.#background.now() + this.#requestTimeout
+  progressed(entry: A): void {
+    if (entry.dueAt < never) entry.dueAt = this.#background.now() + this.#requestTimeout
   }
 
   /** Lets a request end within these milliseconds, without a stream. */
-  endWithin({ times }: A, millis: number): void {
-    times.streamAt = never
-    times.dueAt = Math.min(times.dueAt, this.#background.now() + millis)
+  endWithin(entry: A, millis: number): void {
+    entry.streamAt = never
+    entry.dueAt = Math.min(entry.dueAt, this.#background.now() + millis)
   }
 
   /** Removes a request that is over. Call it once. */
   end(entry: A, failed: boolean): void {
     this.#entries.delete(entry)
     if (failed) this.#errors++
-    const { method, release, times } = entry
-    this.#metrics.request(method, failed ? "error" : "ok", this.#background.now() - times.startedAt)
+    const { method, release, startedAt } = entry
+    this.#metrics.request(method, failed ? "error" : "ok", this.#background.now() - startedAt)
     this.#background.run(release)
   }
 
-  #look(due: Due<A>, reason: string): void {
+  /** Ends what is due. False if no request is left. */
+  #look(due: Due<A>, reason: string): boolean {
     const now = this.#background.now()
     for (const entry of this.#entries) {
-      const { times } = entry
-      if (now >= times.dueAt) due.timeOut(entry, reason)
-      else if (now >= times.streamAt) {
-        times.streamAt = never
+      if (now >= entry.dueAt) due.timeOut(entry, reason)
+      else if (now >= entry.streamAt) {
+        entry.streamAt = never
         due.stream(entry)
       }
     }
+    return this.size > 0
   }
 }

@@ -8,26 +8,58 @@
  * question that the server asks by itself, such as for the roots at its start, looks like one of the running call. So that call's client
  * answers it.
  */
-import { Effect } from "effect"
+import { Deferred, Effect } from "effect"
 import * as Dialect from "../protocol/Dialect.ts"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import * as RequestHeaders from "../protocol/RequestHeaders.ts"
 import type { RequestMetrics } from "../telemetry/GatewayMetrics.ts"
-import type { Background, Entry } from "./InFlight.ts"
+import type { BackendFailed, Transport } from "../transports/Transport.ts"
+import type { Handshake } from "./Handshake.ts"
+import type { Background, Entry, Figures, Timeouts } from "./InFlight.ts"
 import { InFlight } from "./InFlight.ts"
-import type { Handshake, Options, RunningCall } from "./Lane.ts"
 import type * as Mailbox from "./Mailbox.ts"
 import { Mailboxes } from "./Mailbox.ts"
+import type { Requests } from "./PooledConnection.ts"
+import type { InputRequest } from "./Questions.ts"
 import { Questions } from "./Questions.ts"
 
-/** The way to the server. */
-export interface Writer {
-  /** Sends one message, after all earlier ones. */
-  readonly write: (message: JsonRpc.Message) => void
-  /** True if the server leaves so many messages unread that the gateway should not read from it. */
-  readonly isBehind: () => boolean
+export interface Options extends Timeouts {
+  readonly limits: Mailbox.Limits
+  readonly changed: (change: Change) => void
+  /** Called when the server gave a call no answer, with the reason. */
+  readonly unanswered: (reason: string) => void
+  readonly paramHeaders: RequestHeaders.ParamHeaders
+}
+
+/** A change that the server reports and that belongs to no call. */
+export interface Change {
+  readonly method: string
+  readonly uri: string | undefined
+  readonly params: unknown
+}
+
+/** A call on a lane, until it is over. */
+export interface RunningCall {
+  /** The client's newest request for this call. */
+  readonly call: () => Modern.Call
+  /**
+   * Reads the events of the call, in place of an earlier reader. The first `take` waits at most for `streamAfter`. The last event is
+   * `Ended`.
+   */
+  readonly read: () => Mailbox.Reader<Queued>
+  /** The questions that are not answered yet. */
+  readonly inputRequests: () => ReadonlyArray<InputRequest>
+  /** Parks the call: without a reader, its notifications are kept only within limits. */
+  readonly park: () => void
+  /** Continues the call for another request of the client, which carries answers by key. */
+  readonly resume: (call: Modern.Call) => void
+  /** Ends the call with this result, and tells the server why. No-op once the call is over. */
+  readonly complete: (result: Json.JsonObject, reason: string) => void
+  /** Ends the call, and tells the server why. No-op once the call is over. */
+  readonly cancel: (reason: string) => void
+  readonly isOver: () => boolean
 }
 
 type Kind = "progress" | "log" | "subscription" | "other"
@@ -47,8 +79,6 @@ export type Queued =
     readonly kind: Kind
     readonly method: string
     readonly params: unknown
-    /** Characters of the message. */
-    readonly size: number
   }
   | Ended
 
@@ -72,98 +102,96 @@ interface LaneCall extends Entry {
 
 /** Milliseconds to wait for further questions, so that the client gets them together. */
 const gather = 20
+/** If a server leaves more messages than this unread, the gateway stops reading from it. */
+const maxUnread = 1000
 
-export class LaneCalls {
-  readonly #writer: Writer
-  readonly #background: Background
-  readonly #options: Options
-  readonly #inFlight: InFlight<LaneCall>
-  /** The calls that the server has not answered, by number. */
-  readonly #unanswered = new Map<number, LaneCall>()
-  /** The gateway's own requests, by number. */
-  readonly #own = new Map<number, (answer: JsonRpc.Response) => void>()
-  readonly #mailboxes: Mailboxes<Queued>
-  #handshake: Handshake | undefined
-  /** The value before the handshake does not matter, because there are no calls. */
-  #dialect: Dialect.Dialect = Dialect.modern
-  /** The log level that the gateway has set at the server. */
-  #level: string | undefined
-  /** The error of every call once the lane has ended. */
-  #over: Ended | undefined
-  #isSpoilt = false
-  #lastNumber = 0
-  #requests = 0
-
-  constructor(writer: Writer, background: Background, options: Options, metrics: RequestMetrics) {
-    this.#writer = writer
-    this.#background = background
-    this.#options = options
-    this.#mailboxes = new Mailboxes(options.limits, (event) => event._tag === "Notification" ? event.size : 0)
-    this.#inFlight = new InFlight(background, metrics, options, {
-      stream: ({ mailbox }) => this.#mailboxes.push(mailbox, { _tag: "StreamDue" }),
-      timeOut: (call, reason) => this.#abort(call, failure(reason), reason)
-    })
-  }
-
-  /** Ends the handshake. From now on there may be calls. */
-  begin(handshake: Handshake): void {
-    this.#handshake = handshake
-    this.#dialect = handshake.era === "modern" ? Dialect.modern : Dialect.legacy
-  }
-
-  activity(): { readonly inFlight: number; readonly requests: number; readonly errors: number } {
-    return { inFlight: this.#inFlight.size, requests: this.#requests, errors: this.#inFlight.errors }
-  }
-
+export class LaneCalls implements Requests {
+  /** Completes when the lane takes no further calls: it has ended, or is about to. */
+  readonly retired = Deferred.makeUnsafe<void>()
   /**
    * True if the lane must not be used again. A call that held the lane exclusively was cancelled, and the server has not answered it: later
    * messages of the server may still belong to it.
    */
-  isSpoilt(): boolean {
-    return this.#isSpoilt
+  isSpoilt = false
+  /** Set once the handshake is done. Before that, there are no calls. */
+  handshake: Handshake | undefined
+  readonly #server: Transport
+  readonly #background: Background
+  readonly #options: Options
+  readonly #metrics: RequestMetrics
+  readonly #inFlight: InFlight<LaneCall>
+  /** The calls that the server has not answered, by number. */
+  readonly #unanswered = new Map<number, LaneCall>()
+  /** The answers to the gateway's own requests, by number. */
+  readonly #own = new Map<number, Deferred.Deferred<JsonRpc.Response>>()
+  readonly #mailboxes: Mailboxes<Queued>
+  /** The log level that the gateway has set at the server. */
+  #level: string | undefined
+  /** The error of every call once the lane has ended. */
+  #over: Ended | undefined
+  #lastNumber = 0
+  /** The number of messages that wait for the server to read. */
+  #unread = 0
+
+  constructor(server: Transport, background: Background, options: Options, metrics: RequestMetrics) {
+    this.#server = server
+    this.#background = background
+    this.#options = options
+    this.#metrics = metrics
+    this.#mailboxes = new Mailboxes(options.limits)
+    this.#inFlight = new InFlight(background, metrics, options, {
+      stream: ({ mailbox }) => this.#mailboxes.push(mailbox, { _tag: "StreamDue" }, 0),
+      timeOut: (call, reason) => this.#abort(call, failure(reason), reason)
+    })
   }
 
-  get over(): boolean {
-    return this.#over !== undefined
+  get #dialect(): Dialect.Dialect {
+    return this.handshake?.era === "legacy" ? Dialect.legacy : Dialect.modern
   }
 
-  readonly #isFull = (): boolean => this.#writer.isBehind() || this.#mailboxes.congested()
-
-  /** Waits until there is room for more messages of the server. */
-  get room(): Effect.Effect<void> {
-    return this.#mailboxes.room(this.#isFull)
+  activity(): Figures {
+    return this.#inFlight.figures()
   }
 
-  /** Wakes the waiters for room if there is some. Call it when the server has read a message. */
-  announceRoom(): void {
-    this.#mailboxes.announceRoom()
-  }
-
-  /** Ends all calls. `isOfBackend`: because the back end failed. */
-  end(reason: string, isOfBackend = false): void {
+  /** Ends all calls. `cause` is set if the server has failed. */
+  end(reason: string, cause?: BackendFailed): void {
     if (this.#over !== undefined) return
-    this.#over = { ...failure(reason), isOfBackend }
+    this.#over = { ...failure(reason), isOfBackend: cause !== undefined }
     for (const call of this.#inFlight.entries()) this.#settle(call, this.#over)
-    for (const resume of this.#own.values()) resume(JsonRpc.error(null, JsonRpc.codes.internal, reason))
-    this.#own.clear()
+    for (const answer of this.#own.values()) {
+      Deferred.doneUnsafe(answer, Effect.succeed(JsonRpc.failure(null, this.#over.value)))
+    }
+    Deferred.doneUnsafe(this.retired, Effect.void)
   }
 
   /** Sends a request of the gateway's own, and returns the answer. */
   request(method: string, params: unknown): Effect.Effect<JsonRpc.Response> {
-    return Effect.callback((resume) => {
-      if (this.#over !== undefined) {
-        return resume(Effect.succeed(JsonRpc.failure(null, this.#over.value)))
-      }
-      const number = this.#ask(method, params, (answer) => resume(Effect.succeed(answer)))
-      return Effect.sync(() => this.#own.delete(number))
+    return Effect.suspend(() => {
+      if (this.#over !== undefined) return Effect.succeed(JsonRpc.failure(null, this.#over.value))
+      const number = ++this.#lastNumber
+      const answer = Deferred.makeUnsafe<JsonRpc.Response>()
+      this.#own.set(number, answer)
+      this.#write(JsonRpc.request(number, method, params))
+      return Effect.ensuring(Deferred.await(answer), Effect.sync(() => this.#own.delete(number)))
     })
   }
 
-  #ask(method: string, params: unknown, answered: (answer: JsonRpc.Response) => void): number {
-    const number = ++this.#lastNumber
-    this.#own.set(number, answered)
-    this.#writer.write(JsonRpc.request(number, method, params))
-    return number
+  /** Sends a request of the gateway's own. The answer does not matter. */
+  command(method: string, params: unknown): void {
+    this.#background.run(this.request(method, params))
+  }
+
+  /** Sends a message to the server, after all earlier ones. */
+  #write(message: JsonRpc.Message): void {
+    if (this.#server.offer(message)) return
+    this.#unread++
+    this.#background.run(Effect.ensuring(
+      this.#server.send(message),
+      Effect.sync(() => {
+        this.#unread--
+        this.#mailboxes.announceRoom()
+      })
+    ))
   }
 
   // ---------------------------------------------------------------------------
@@ -172,12 +200,11 @@ export class LaneCalls {
 
   /** Sends a call to the server. `release` runs once, when the call is over. */
   call(current: Modern.Call, exclusive: boolean, release: Effect.Effect<void>): RunningCall {
-    this.#requests++
     const { method } = current.request
     const call: LaneCall = {
       current,
       method,
-      times: this.#inFlight.times(method === "subscriptions/listen"),
+      ...this.#inFlight.times(method === "subscriptions/listen"),
       exclusive,
       release,
       number: 0,
@@ -213,14 +240,14 @@ export class LaneCalls {
   #send(call: LaneCall): void {
     const { current } = call
     const level = current.logLevel
-    const canLog = this.#dialect.isStateful && this.#handshake?.capabilities["logging"] !== undefined
+    const canLog = this.#dialect.isStateful && this.handshake?.capabilities["logging"] !== undefined
     if (level !== undefined && level !== this.#level && canLog) {
       this.#level = level
-      this.#ask("logging/setLevel", { level }, () => undefined)
+      this.command("logging/setLevel", { level })
     }
     call.number = ++this.#lastNumber
     this.#unanswered.set(call.number, call)
-    this.#writer.write(JsonRpc.request(call.number, call.method, this.#dialect.params(current, call.number)))
+    this.#write(JsonRpc.request(call.number, call.method, this.#dialect.params(current, call.number)))
   }
 
   /** Sends the client's answers to the server. */
@@ -228,7 +255,7 @@ export class LaneCalls {
     const answers = call.questions.answer(responses)
     const visits = answers.filter(({ id }) => id === undefined)
     for (const { id, response } of answers) {
-      if (id !== undefined) this.#writer.write(JsonRpc.result(id, response))
+      if (id !== undefined) this.#write(JsonRpc.result(id, response))
     }
     if (visits.length === 0) return
     // A client that declines to visit a page declines the whole call.
@@ -241,48 +268,50 @@ export class LaneCalls {
   #abort(call: LaneCall, end: Ended, reason: string): void {
     if (call.mailbox.ended) return
     if (this.#unanswered.has(call.number)) {
-      this.#writer.write(JsonRpc.cancellation(call.number, reason))
-      if (call.exclusive && this.#dialect.isStateful) this.#isSpoilt = true
+      this.#write(JsonRpc.cancellation(call.number, reason))
+      if (call.exclusive && this.#dialect.isStateful) this.isSpoilt = true
     }
     this.#settle(call, end)
   }
 
   #settle(call: LaneCall, end: Ended): void {
     if (call.mailbox.ended) return
-    this.#mailboxes.push(call.mailbox, end)
+    this.#mailboxes.push(call.mailbox, end, 0)
     this.#mailboxes.end(call.mailbox)
     for (const id of call.questions.clear()) {
       if (this.#over === undefined) this.#refuse(id, "The call of this request has ended")
     }
     this.#unanswered.delete(call.number)
     this.#inFlight.end(call, end.member === "error")
-    this.announceRoom()
+    this.#mailboxes.announceRoom()
   }
 
   // ---------------------------------------------------------------------------
   // From the server
   // ---------------------------------------------------------------------------
 
-  /** Handles one message of the server, as `Receiver.receive` does. */
   receive(message: JsonRpc.Message, request?: JsonRpc.Id): boolean {
-    switch (message._tag) {
-      case "Response":
-        this.#answered(message)
-        break
-      case "Request":
-        this.#asked(message, request)
-        break
-      case "Notification":
-        this.#heard(message, request)
-    }
+    if (message._tag === "Response") this.#answered(message)
+    else if (message._tag === "Request") this.#asked(message, request)
+    else this.#heard(message, request)
     return !this.#isFull()
   }
 
+  garbage(): void {
+    this.#metrics.garbage()
+  }
+
+  /** Waits until there is room for more messages of the server. */
+  readonly room: Effect.Effect<void> = Effect.suspend(() => this.#mailboxes.room(this.#isFull))
+
+  /** True if the server leaves messages unread, or clients leave events. */
+  readonly #isFull = (): boolean => this.#unread > maxUnread || this.#mailboxes.congested()
+
   /** Passes an event to the client of a call, and restarts the timeout of the call. */
-  #tell(call: LaneCall | undefined, event: Queued): void {
+  #tell(call: LaneCall | undefined, event: Queued, size = 0): void {
     if (call === undefined || call.mailbox.ended) return
     this.#inFlight.progressed(call)
-    this.#mailboxes.push(call.mailbox, event)
+    this.#mailboxes.push(call.mailbox, event, size)
   }
 
   /**
@@ -291,7 +320,7 @@ export class LaneCalls {
    */
   #owner(request: JsonRpc.Id | undefined): LaneCall | undefined {
     const named = this.#unanswered.get(Json.numberOf(request))
-    if (named !== undefined || this.#isSpoilt) return named
+    if (named !== undefined || this.isSpoilt) return named
     const calls = this.#inFlight.entries()
     return calls.find(({ exclusive }) => exclusive) ?? (calls.length === 1 ? calls[0] : undefined)
   }
@@ -301,15 +330,12 @@ export class LaneCalls {
     // The gateway's ids are numbers.
     const number = Json.numberOf(id)
     const own = this.#own.get(number)
-    if (own !== undefined) {
-      this.#own.delete(number)
-      return own(answer)
-    }
+    if (own !== undefined) return void Deferred.doneUnsafe(own, Effect.succeed(answer))
     const call = this.#unanswered.get(number)
     if (call === undefined) return
     if (!failed) {
       if (call.method === "tools/list") RequestHeaders.note(this.#options.paramHeaders, answer)
-      return this.#settle(call, ended("result", this.#dialect.result(call.method, result, this.#handshake?.serverInfo)))
+      return this.#settle(call, ended("result", this.#dialect.result(call.method, result, this.handshake?.serverInfo)))
     }
     if (this.#dialect.isStateful && JsonRpc.codeOf(error) === Modern.urlElicitationRequired) {
       return this.#sentToPages(call, error)
@@ -332,11 +358,11 @@ export class LaneCalls {
   }
 
   #refuse(id: JsonRpc.Id, message: string, code: number = JsonRpc.codes.internal): void {
-    this.#writer.write(JsonRpc.error(id, code, message))
+    this.#write(JsonRpc.error(id, code, message))
   }
 
   #asked({ id, method, params }: JsonRpc.Request, request: JsonRpc.Id | undefined): void {
-    if (method === "ping") return this.#writer.write(JsonRpc.result(id, {}))
+    if (method === "ping") return this.#write(JsonRpc.result(id, {}))
     if (!this.#dialect.isStateful || !Modern.inputMethods.includes(method)) {
       return this.#refuse(id, "Method not found", JsonRpc.codes.methodNotFound)
     }
@@ -375,31 +401,29 @@ export class LaneCalls {
   }
 
   #heard({ method, params, progressToken, text }: JsonRpc.Notification, request: JsonRpc.Id | undefined): void {
-    const queued = (kind: Kind): Queued => ({
-      _tag: "Notification",
-      kind,
-      method,
-      params,
-      size: text.length
-    })
-    if (method === "notifications/progress") {
-      return this.#tell(this.#unanswered.get(Number(Json.textOf(progressToken))), queued("progress"))
-    }
-    if (method === "notifications/message") return this.#tell(this.#owner(request), queued("log"))
+    const tell = (call: LaneCall | undefined, kind: Kind) =>
+      this.#tell(call, { _tag: "Notification", kind, method, params }, text.length)
+    if (method === "notifications/progress") return tell(this.#numbered(progressToken), "progress")
+    if (method === "notifications/message") return tell(this.#owner(request), "log")
     if (method === "notifications/cancelled") {
       const taken = Json.field(params, "requestId")
       return this.#inFlight.entries().forEach(({ questions }) => questions.takeBack(taken))
     }
     const subscription = Json.at(params, "_meta", Modern.metaKeys.subscriptionId)
     if (!this.#dialect.isStateful && subscription !== undefined) {
-      this.#tell(this.#unanswered.get(Number(Json.textOf(subscription))), queued("subscription"))
+      tell(this.#numbered(subscription), "subscription")
     } else if (method.endsWith("/list_changed") || method === "notifications/resources/updated") {
       const uri = Json.field(params, "uri")
       this.#options.changed({ method, uri: typeof uri === "string" ? uri : undefined, params })
     } else {
       // A notification of an extension.
-      this.#tell(this.#unanswered.get(Json.numberOf(request)), queued("other"))
+      tell(this.#unanswered.get(Json.numberOf(request)), "other")
     }
+  }
+
+  /** The call with a number that a server may have made a string. */
+  #numbered(number: unknown): LaneCall | undefined {
+    return this.#unanswered.get(Number(Json.textOf(number)))
   }
 }
 

@@ -5,7 +5,7 @@
  * HTTP, "Resumability and Redelivery"). An event that an open reader has yet to take is never dropped. Instead, `congested` makes the reader
  * of the back end wait. Other events are dropped, the oldest first, to make room for newer ones.
  */
-import { Cause, Effect } from "effect"
+import { Cause, Deferred, Effect, Latch } from "effect"
 
 /** The most events of all mailboxes that are held, and their characters. */
 export interface Limits {
@@ -53,7 +53,8 @@ export class Mailbox<A> {
   /** True if no further events come. */
   ended = false
   reader: Reader<A> | undefined = undefined
-  wake: (() => void) | undefined = undefined
+  /** Completes when the reader, which waits, can go on. */
+  news: Deferred.Deferred<void> | undefined = undefined
   constructor(number: number) {
     this.number = number
   }
@@ -62,9 +63,11 @@ export class Mailbox<A> {
 /** A take stops after this many characters, so that a slow connection holds few events. */
 const batch = 64 * 1024
 
+/** Waits one microtask, so that a reader takes a burst of the back end at once. */
+const arrived = Effect.callback<void>((resume) => queueMicrotask(() => resume(Effect.void)))
+
 export class Mailboxes<A> {
   readonly #limits: Limits
-  readonly #sizeOf: (value: A) => number
   readonly #prefix: string | undefined
   readonly #mailboxes = new Map<number, Mailbox<A>>()
   /** The mailboxes that have a reader. */
@@ -73,15 +76,15 @@ export class Mailboxes<A> {
   readonly #held = new Set<Held<A>>()
   #bytes = 0
   #lastNumber = 0
-  readonly #waitingForRoom = new Set<() => void>()
+  /** Closed while fibers wait for room. */
+  readonly #mayHaveRoom = Latch.makeUnsafe()
 
   /**
    * The event ids of resumable mailboxes begin with `prefix`, which differs between the processes of a session. Without a prefix, events are
    * dropped when they are taken.
    */
-  constructor(limits: Limits, sizeOf: (value: A) => number, prefix?: string) {
+  constructor(limits: Limits, prefix?: string) {
     this.#limits = limits
-    this.#sizeOf = sizeOf
     this.#prefix = prefix
   }
 
@@ -96,22 +99,22 @@ export class Mailboxes<A> {
     return this.#read.size
   }
 
-  push(mailbox: Mailbox<A>, value: A): void {
-    const size = this.#sizeOf(value)
+  /** Adds an event of `size` characters. */
+  push(mailbox: Mailbox<A>, value: A, size: number): void {
     const event = { mailbox, sequence: ++mailbox.sequence, value, size }
     mailbox.events.push(event)
     mailbox.unread += size
     this.#held.add(event)
     this.#bytes += size
     this.#trim()
-    mailbox.wake?.()
+    wake(mailbox)
   }
 
   /** Ends a mailbox: no further events come. */
   end(mailbox: Mailbox<A>): void {
     mailbox.ended = true
     this.#forgetIfSpent(mailbox)
-    mailbox.wake?.()
+    wake(mailbox)
   }
 
   endAll(): void {
@@ -143,35 +146,26 @@ export class Mailboxes<A> {
 
   /** Reads a mailbox from the event after `sequence`. By default from the first event that no reader took. */
   read(mailbox: Mailbox<A>, sequence: number = mailbox.delivered): Reader<A> {
-    const wakeEarlier = mailbox.wake
     // Dropped events are lost. The reader starts at the oldest event that is held.
     mailbox.delivered = Math.max(sequence, mailbox.sequence - mailbox.events.length)
     mailbox.unread = this.#unreadOf(mailbox).reduce((sum, { size }) => sum + size, 0)
     const isCurrent = () => mailbox.reader === reader
     const isDone = () => !isCurrent() || (mailbox.ended && mailbox.sequence === mailbox.delivered)
     const ready = () => isDone() || mailbox.sequence > mailbox.delivered
-    const wait = Effect.callback<void>((resume) => {
-      if (ready()) return resume(Effect.void)
-      const wake = () => {
-        mailbox.wake = undefined
-        // Waits one microtask, so that the reader takes a burst of the back end at once.
-        queueMicrotask(() => resume(Effect.void))
-      }
-      mailbox.wake = wake
-      return Effect.sync(() => {
-        if (mailbox.wake === wake) mailbox.wake = undefined
-      })
+    const take: Reader<A>["take"] = Effect.suspend(() => {
+      if (isDone()) return Cause.done()
+      if (ready()) return Effect.succeed(this.#take(mailbox))
+      const news = mailbox.news = Deferred.makeUnsafe<void>()
+      return Effect.andThen(Effect.andThen(Deferred.await(news), arrived), take)
     })
-    const take = Effect.suspend(() => isDone() ? Cause.done() : Effect.succeed(this.#take(mailbox)))
     const reader: Reader<A> = {
       start: this.#eventId(mailbox, sequence),
+      take,
       ready,
       isDone,
-      take: Effect.suspend(() => ready() ? take : Effect.andThen(wait, take)),
       close: () => {
         if (!isCurrent()) return
         mailbox.reader = undefined
-        mailbox.wake = undefined
         this.#read.delete(mailbox)
         this.#forgetIfSpent(mailbox)
         this.announceRoom()
@@ -179,8 +173,8 @@ export class Mailboxes<A> {
     }
     mailbox.reader = reader
     this.#read.add(mailbox)
-    mailbox.wake = undefined
-    wakeEarlier?.()
+    // Ends the earlier reader.
+    wake(mailbox)
     return reader
   }
 
@@ -197,21 +191,15 @@ export class Mailboxes<A> {
 
   /** Waits until `isFull` is false. Asks again whenever readers have caught up or closed, and at `announceRoom`. */
   room(isFull: () => boolean = () => this.congested()): Effect.Effect<void> {
-    return Effect.callback((resume) => {
-      if (!isFull()) return resume(Effect.void)
-      const waiter = () => {
-        if (isFull()) return
-        this.#waitingForRoom.delete(waiter)
-        resume(Effect.void)
-      }
-      this.#waitingForRoom.add(waiter)
-      return Effect.sync(() => this.#waitingForRoom.delete(waiter))
+    return Effect.suspend(() => {
+      if (!isFull()) return Effect.void
+      this.#mayHaveRoom.closeUnsafe()
+      return Effect.andThen(this.#mayHaveRoom.await, this.room(isFull))
     })
   }
 
   announceRoom(): void {
-    // A resumed fiber may fill the room at once and wait again. This loop then also calls its new waiter, which stays: the room is full.
-    for (const waiter of this.#waitingForRoom) waiter()
+    this.#mayHaveRoom.openUnsafe()
   }
 
   #eventId(mailbox: Mailbox<A>, sequence: number): string {
@@ -270,4 +258,9 @@ export class Mailboxes<A> {
       this.#mailboxes.delete(mailbox.number)
     }
   }
+}
+
+/** Lets the reader that waits go on. */
+const wake = ({ news }: Mailbox<unknown>): void => {
+  if (news !== undefined) Deferred.doneUnsafe(news, Effect.void)
 }

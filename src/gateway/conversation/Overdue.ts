@@ -1,34 +1,21 @@
 /**
- * One timer per session for everything in it that can time out. It runs only while it is needed: the timers of a
- * thousand idle sessions would wake the process a thousand times a second.
+ * One timer per connection for everything in it that can time out. It runs only while it is needed: the timers of a thousand idle sessions
+ * would wake the process a thousand times a second.
  */
 import { Effect } from "effect"
 
-export interface Overdue {
-  /** How often to look, in milliseconds. */
-  readonly interval: number
-  /** Ends everything that is overdue. Synchronous, so no message comes in between. */
-  readonly look: () => void
-  /** True if there is anything that can time out. */
-  readonly isNeeded: () => boolean
-  /** Starts an effect that ends with the session. */
-  readonly fork: (effect: Effect.Effect<unknown>) => unknown
-}
-
 /**
- * Returns a function that starts the timer if it is needed and not running. Call it after you add something that can
- * time out.
+ * Returns a function that starts the timer unless it runs. Each `interval` milliseconds the timer calls `look`, which ends everything that is
+ * overdue. The timer stops if `look` returns false, because nothing is left that can time out.
  */
-export const make = ({ fork, interval, isNeeded, look }: Overdue): () => void => {
+export const make = (interval: number, look: () => boolean, fork: (timer: Effect.Effect<unknown>) => unknown) => {
   let runs = false
-  const timer = Effect.repeat(Effect.andThen(Effect.sleep(interval), Effect.sync(look)), {
-    while: () => {
-      runs = isNeeded()
-      return runs
-    }
+  const looked = Effect.sync(() => {
+    runs = look()
   })
-  return () => {
-    if (runs || !isNeeded()) return
+  const timer = Effect.repeat(Effect.delay(looked, interval), { while: () => runs })
+  return (): void => {
+    if (runs) return
     runs = true
     fork(timer)
   }

@@ -6,12 +6,12 @@
  * so it is valid only for that retry. It is valid once: the retry removes the call from here.
  */
 import type { Fiber } from "effect"
-import { Duration, Effect, Option } from "effect"
+import { Duration, Effect, Option, Result } from "effect"
 import { randomUUID } from "node:crypto"
 import type * as RequestState from "../protocol/RequestState.ts"
 import type { Background } from "./InFlight.ts"
 import { background } from "./InFlight.ts"
-import type { RunningCall } from "./Lane.ts"
+import type { RunningCall } from "./LaneCalls.ts"
 
 /** The owner of a parked call, and the request that it is for. */
 export interface Owner {
@@ -33,14 +33,6 @@ export interface Limits {
   readonly maxParkedPerKey: number
 }
 
-type ParkResult =
-  | { readonly _tag: "Parked"; readonly requestState: string }
-  | { readonly _tag: "TooMany"; readonly limit: number }
-
-type TakeResult =
-  | { readonly _tag: "Taken"; readonly call: RunningCall }
-  | { readonly _tag: "Refused"; readonly reason: string }
-
 export class Parked {
   readonly #limits: Limits
   readonly #seal: RequestState.Seal
@@ -57,15 +49,15 @@ export class Parked {
   }
 
   /**
-   * Parks a call. Returns the state that its client has to send back, or the limit that was reached. Synchronous, so a call always belongs
+   * Parks a call. Returns the state that its client has to send back; if that fails, the limit that was reached. Synchronous, so a call always belongs
    * either to its client's exchange or to the parked calls.
    */
-  park(call: RunningCall, owner: Owner, timeToLive: Duration.Duration): ParkResult {
+  park(call: RunningCall, owner: Owner, timeToLive: Duration.Duration): Result.Result<string, number> {
     const { maxParked, maxParkedPerKey } = this.#limits
     for (const [id, entry] of this.#entries) if (entry.call.isOver()) this.#drop(id, "its client has not come back")
     const own = [...this.#entries.values()].filter((entry) => entry.owner.principal === owner.principal)
-    if (own.length >= maxParkedPerKey) return { _tag: "TooMany", limit: maxParkedPerKey }
-    if (this.#entries.size >= maxParked) return { _tag: "TooMany", limit: maxParked }
+    if (own.length >= maxParkedPerKey) return Result.fail(maxParkedPerKey)
+    if (this.#entries.size >= maxParked) return Result.fail(maxParked)
     const id = randomUUID()
     const expire = Effect.sync(() => this.#drop(id, `the client sent no input within ${Duration.format(timeToLive)}`))
     const timer = this.#background.fork(Effect.delay(expire, timeToLive))
@@ -73,16 +65,17 @@ export class Parked {
     call.park()
     const expires = expiry(this.#background.now(), timeToLive)
     const replica = this.#replica === "" ? {} : { replica: this.#replica }
-    return { _tag: "Parked", requestState: this.#seal.seal({ call: id, ...owner, expires, ...replica }) }
+    return Result.succeed(this.#seal.seal({ call: id, ...owner, expires, ...replica }))
   }
 
-  /** Removes the call that a state names and returns it, or the reason why the state is refused. */
-  take(requestState: string, owner: Owner): TakeResult {
+  /** Removes the call that a state names and returns it; if that fails, the reason why the state is refused. */
+  take(requestState: string, owner: Owner): Result.Result<RunningCall, string> {
     const state = Option.getOrUndefined(this.#seal.open(requestState))
+    if (state === undefined) return Result.fail("this gateway did not make it, or it was changed")
     const wrong = fault(state, owner, this.#background.now())
-    if (wrong !== undefined) return { _tag: "Refused", reason: wrong }
-    const entry = state === undefined ? undefined : this.#remove(state.call)
-    return entry === undefined ? { _tag: "Refused", reason: spent } : { _tag: "Taken", call: entry.call }
+    if (wrong !== undefined) return Result.fail(wrong)
+    const call = this.#remove(state.call)?.call
+    return call === undefined ? Result.fail(spent) : Result.succeed(call)
   }
 
   /** The replica where a state's call is parked, if the state says so. */
@@ -126,8 +119,7 @@ const expiry = (now: number, timeToLive: Duration.Duration): number =>
   Math.min(now + Duration.toMillis(timeToLive), Number.MAX_SAFE_INTEGER)
 
 /** Why a state is not valid for this request. `undefined` if it is. */
-const fault = (state: RequestState.State | undefined, owner: Owner, now: number): string | undefined => {
-  if (state === undefined) return "this gateway did not make it, or it was changed"
+const fault = (state: RequestState.State, owner: Owner, now: number): string | undefined => {
   if (state.principal !== owner.principal) return "it belongs to another key"
   if (state.backend !== owner.backend || state.digest !== owner.digest) return "it belongs to another request"
   return state.expires <= now ? "it has expired; make the call again" : undefined

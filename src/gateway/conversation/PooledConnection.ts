@@ -5,7 +5,7 @@
 import type { Scope } from "effect"
 import { Data, Deferred, Effect } from "effect"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
-import type { BackendFailed, Transport } from "../transports/Transport.ts"
+import type { BackendFailed, Receiver, Transport } from "../transports/Transport.ts"
 import type { ClientRecord } from "./ClientRecord.ts"
 
 /** The back end answered the handshake with an error. The client gets it as the answer to its `initialize`. */
@@ -40,6 +40,21 @@ export const gone: Effect.Effect<Deferred.Deferred<void>, never, Scope.Scope> = 
   Deferred.make<void>(),
   (gone) => Deferred.succeed(gone, undefined)
 )
+
+/** The requests of a connection, which receive the messages of its server. */
+export interface Requests extends Receiver {
+  /** Ends all of them. `cause` is set if the server has failed. */
+  readonly end: (reason: string, cause?: BackendFailed) => void
+}
+
+/** Connects requests to their server. They end with the server, or with the scope. */
+export const attach = Effect.fnUntraced(function*(server: Transport, requests: Requests) {
+  yield* server.attach(requests)
+  yield* Effect.addFinalizer(() => Effect.sync(() => requests.end("the session has ended")))
+  yield* Effect.forkScoped(
+    Effect.map(Deferred.await(server.ended), (failure) => requests.end(failure.message, failure))
+  )
+})
 
 /** The answer to a request of the handshake. Fails if the server ended before it answered. */
 export const answerOf = (

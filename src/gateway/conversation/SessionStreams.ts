@@ -39,22 +39,20 @@ export class SessionStreams extends Mailboxes<string> {
   #lostSince: number | undefined
 
   constructor(background: Background, { maxInFlight, replay, streamLostTimeToLive }: Limits, session: Session) {
-    super(replay, ({ length }) => length, randomBytes(4).toString("hex"))
+    super(replay, randomBytes(4).toString("hex"))
     this.#background = background
     this.#maxReaders = maxInFlight
     const lostAfter = Duration.toMillis(streamLostTimeToLive)
     const reason = `the client's GET stream broke off, and the client sent nothing for ${
       Duration.format(streamLostTimeToLive)
     }`
-    this.#startLostTimer = Overdue.make({
-      interval: Overdue.interval(60_000, lostAfter),
-      look: () => {
-        if (this.#lostSince === undefined || this.readers() > 0 || session.isBusy()) return
-        if (background.now() - this.#lostSince >= lostAfter) session.endLost(reason)
-      },
-      isNeeded: () => this.#lostSince !== undefined,
-      fork: background.fork
-    })
+    const look = () => {
+      if (this.#lostSince === undefined) return false
+      const isBusy = this.readers() > 0 || session.isBusy()
+      if (!isBusy && background.now() - this.#lostSince >= lostAfter) session.endLost(reason)
+      return true
+    }
+    this.#startLostTimer = Overdue.make(Overdue.interval(60_000, lostAfter), look, background.fork)
   }
 
   isStandaloneRead(): boolean {

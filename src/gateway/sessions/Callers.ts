@@ -10,7 +10,7 @@
 import type { Scope } from "effect"
 import { Deferred, Effect, Exit } from "effect"
 import { createHash, randomUUID } from "node:crypto"
-import type { Change } from "../conversation/Lane.ts"
+import type { Change } from "../conversation/LaneCalls.ts"
 import * as Json from "../protocol/Json.ts"
 import * as Modern from "../protocol/Modern.ts"
 import { Key } from "./Key.ts"

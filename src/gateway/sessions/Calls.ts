@@ -9,8 +9,8 @@
 import { Cause, Deferred, Effect, Exit, Result, Scope } from "effect"
 import type { Answer, Event, Exchange, Refusal, Reply, Take } from "../conversation/Exchange.ts"
 import { refusal } from "../conversation/Exchange.ts"
-import type { Handshake, RunningCall } from "../conversation/Lane.ts"
-import type { Queued } from "../conversation/LaneCalls.ts"
+import type { Handshake } from "../conversation/Handshake.ts"
+import type { Queued, RunningCall } from "../conversation/LaneCalls.ts"
 import type * as Mailbox from "../conversation/Mailbox.ts"
 import type * as Parked from "../conversation/Parked.ts"
 import * as Json from "../protocol/Json.ts"
@@ -75,7 +75,7 @@ const begin = (serving: Serving, client: Client, call: Modern.Call): Carrying =>
     const leased = Effect.flatMap(callerOf(serving, client, call), (caller) => serving.sessions.lane(caller, exclusive))
     return Effect.flatMap(
       Effect.onError(restore(Scope.provide(leased, leaseScope)), () => release),
-      ({ lane }) => attach(serving, client, lane.call(call, exclusive, release))
+      ({ lane }) => attach(serving, client, lane.calls.call(call, exclusive, release))
     ).pipe(Effect.mapError(refused(call)))
   })
 
@@ -84,12 +84,12 @@ const retry = (serving: Serving, client: Client, call: Modern.Call): Carrying =>
   Effect.uninterruptible(Effect.flatMap(
     Effect.sync(() => serving.parked.take(call.requestState ?? "", ownerOf(client, call))),
     (taken) => {
-      if (taken._tag === "Refused") {
-        const message = `Invalid params: requestState is not valid here: ${taken.reason}`
+      if (Result.isFailure(taken)) {
+        const message = `Invalid params: requestState is not valid here: ${taken.failure}`
         return Effect.fail(refusal("invalid", message, { id: call.request.id, code: JsonRpc.codes.invalidParams }))
       }
-      taken.call.resume(call)
-      return attach(serving, client, taken.call)
+      taken.success.resume(call)
+      return attach(serving, client, taken.success)
     }
   ))
 
@@ -155,7 +155,7 @@ const replyOf = (attached: Attached, first: Step): Reply => {
       return answer === undefined ? events : [...events, answer]
     })
   })
-  return { _tag: "Events", take, ready: () => false }
+  return { _tag: "Events", take }
 }
 
 /** The next step of a call. Has neither events nor an answer if the client must get a stream now. */
@@ -245,16 +245,16 @@ const park = ({ client, running, serving }: Attached): Effect.Effect<Answer> => 
   if (Deferred.isDoneUnsafe(serving.draining)) return Effect.succeed(refused("the gateway is shutting down"))
   const { parkedTimeToLive } = serving.sessions.running().get(client.backend)?.backend.settings ?? serving.settings
   return Effect.sync(() => {
-    const result = serving.parked.park(running, ownerOf(client, call), parkedTimeToLive)
-    if (result._tag === "TooMany") {
+    const parked = serving.parked.park(running, ownerOf(client, call), parkedTimeToLive)
+    if (Result.isFailure(parked)) {
       return refused(
-        `${result.limit} calls already wait for input, which is the limit; answer one of them, or try again later`
+        `${parked.failure} calls already wait for input, which is the limit; answer one of them, or try again later`
       )
     }
     const inputRequests = Object.fromEntries(
       running.inputRequests().map(({ key, method, params }) => [key, { method, params }])
     )
-    const required = { resultType: "input_required", inputRequests, requestState: result.requestState }
+    const required = { resultType: "input_required", inputRequests, requestState: parked.success }
     return { _tag: "Answer", text: JsonRpc.result(id, required).text }
   })
 }
@@ -314,14 +314,14 @@ const listen = Effect.fnUntraced(function*(serving: Serving, client: Client, cal
   }
   const { lane, profile } = yield* leaseFirst(serving, client, call)
   if (lane.handshake.era === "modern") {
-    const running = lane.call(call, false, Effect.void)
+    const running = lane.calls.call(call, false, Effect.void)
     const exchange = yield* attach(serving, client, running)
     const over = Effect.sync(() => running.complete(Listening.completed(id), "the gateway is shutting down"))
     yield* Effect.forkScoped(Effect.andThen(Deferred.await(serving.draining), over))
     return exchange
   }
   const take = yield* Listening.take(lane, profile, id, filter, serving.draining)
-  const reply: Reply = { _tag: "Events", take, ready: () => false }
+  const reply: Reply = { _tag: "Events", take }
   const exchange: Exchange = { reply: Effect.succeed(reply) }
   return exchange
 })

@@ -2,7 +2,9 @@
 import type { Scope } from "effect"
 import { Cause, Deferred, Effect, Latch } from "effect"
 import type { Take } from "../conversation/Exchange.ts"
-import type { Change, Handshake, Lane } from "../conversation/Lane.ts"
+import type { Handshake } from "../conversation/Handshake.ts"
+import type { Lane } from "../conversation/Lane.ts"
+import type { Change } from "../conversation/LaneCalls.ts"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
@@ -78,7 +80,7 @@ export const take = Effect.fnUntraced(function*(
   const next = Effect.raceAllFirst([
     Effect.as(changed.await, "Changed" as const),
     Effect.as(Deferred.await(draining), "Draining" as const),
-    Effect.as(Deferred.await(lane.retired), "Ended" as const)
+    Effect.as(Deferred.await(lane.calls.retired), "Ended" as const)
   ])
   return events(id, { ...wanted, resources }, next, () => {
     const news = [...changes.values()]

@@ -3,7 +3,9 @@ import { Duration, Effect, Exit, FiberHandle, Ref, Result, Scope } from "effect"
 import { HttpClient } from "effect/http"
 import * as Bridge from "../conversation/Bridge.ts"
 import type * as ClientRecord from "../conversation/ClientRecord.ts"
+import type { Handshake } from "../conversation/Handshake.ts"
 import * as Lane from "../conversation/Lane.ts"
+import type { Change } from "../conversation/LaneCalls.ts"
 import type { InitializeRefused } from "../conversation/PooledConnection.ts"
 import type { Era } from "../protocol/Dialect.ts"
 import type * as Modern from "../protocol/Modern.ts"
@@ -36,7 +38,7 @@ export interface RunningBackend {
   /** Counts a start or a failed start, for this back end and for the gateway. */
   readonly count: (what: "launches" | "launchFailures") => Effect.Effect<void>
   /** The newest handshake of the gateway with a process of it. `undefined` before the first one. */
-  handshake: Lane.Handshake | undefined
+  handshake: Handshake | undefined
   /** The detected era for modern clients. `undefined` if it is not known yet or may have changed. */
   era: Era | undefined
   /** Whether it refuses legacy clients but is a modern server, so that legacy clients need a `LegacyFace`. */
@@ -149,7 +151,7 @@ export const startLane = (
   target: RunningBackend,
   client: Modern.Client,
   streamAfter: Duration.Duration,
-  changed: (change: Lane.Change) => void,
+  changed: (change: Change) => void,
   got: Got
 ) => {
   const { backend, metrics } = target

@@ -116,7 +116,7 @@ const begin = (
       // A client that disconnects while its session wakes stops waiting, which cancels the launch if no other caller waits.
       Effect.onError(restore(Scope.provide(lease(serving, key, id), leaseScope)), () => release),
       (connection) => {
-        const taken = connection.request(message, release)
+        const taken = connection.requests.request(message, release)
         return taken._tag === "Running"
           ? Effect.succeed(taken)
           : Effect.andThen(release, Effect.fail(refusedRequest(taken, id)))
@@ -145,7 +145,7 @@ const handOver = (
   message: JsonRpc.Message,
   restore: Restore
 ): Effect.Effect<Effect.Effect<void>, Refusal, Scope.Scope> =>
-  Effect.flatMap(restore(lease(serving, key)), (connection) => Effect.sync(() => connection.send(message)))
+  Effect.flatMap(restore(lease(serving, key)), (connection) => Effect.sync(() => connection.requests.send(message)))
 
 /** Hands several messages over. All answers come on one stream. */
 const sendAll = Effect.fnUntraced(function*(serving: Serving, key: Key, messages: ReadonlyArray<JsonRpc.Message>) {
@@ -180,7 +180,7 @@ const sendAll = Effect.fnUntraced(function*(serving: Serving, key: Key, messages
   const streams = [...running.map(streamOf), Stream.fromIterable(errors)]
   // A queue, because a front may interrupt a take that waits, which would end the streams.
   const queue = yield* Stream.toQueue(Stream.mergeAll(streams, { concurrency: "unbounded" }), { capacity: 1 })
-  const events: Reply = { _tag: "Events", take: Queue.takeAll(queue), ready: () => false }
+  const events: Reply = { _tag: "Events", take: Queue.takeAll(queue) }
   const first = Effect.timeoutOption(Effect.exit(Queue.peek(queue)), Settings.firstSilence(serving.settings))
   const isOver = Option.match({ onNone: () => false, onSome: Exit.isFailure })
   const exchange: Exchange = { reply: Effect.map(first, (first) => isOver(first) ? nothing : events) }
@@ -217,7 +217,7 @@ export const listen = Effect.fnUntraced(function*(serving: Serving, key: Key, fr
   const leaseScope = yield* Effect.acquireRelease(Scope.make(), (scope) => Scope.close(scope, Exit.void))
   const connection = yield* Scope.provide(lease(serving, key), leaseScope)
   const listening = yield* Effect.acquireRelease(
-    connection.listen(from),
+    Effect.sync(() => connection.requests.listen(from)),
     (listening) => Effect.sync(() => listening !== "TooMany" && listening.close())
   ).pipe(Scope.provide(leaseScope))
   if (listening === "TooMany") {

@@ -302,9 +302,9 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
     if (!isRetired) return Effect.void
     // The note comes before `Closed`, because the lane closes only when its lease ends.
     state.endings.note(lease.id, Endings.cancelled)
-    return Deferred.succeed(lane.retired, undefined)
+    return Deferred.succeed(lane.calls.retired, undefined)
   })
-  yield* Effect.addFinalizer(() => lane.isSpoilt() ? retire : Effect.void)
+  yield* Effect.addFinalizer(() => lane.calls.isSpoilt ? retire : Effect.void)
   return { lane, profile }
 })
 

@@ -77,8 +77,8 @@ export const open = Effect.fnUntraced(function*(
 })
 
 /** A call of its client, with a progress token, which is the id. */
-export const request = (bridge: Pick<Bridge.Bridge, "request">, id: number, tool = "anything", args = {}) => {
-  const taken = bridge.request(requestOf(Kit.toolCall(id, tool, args)), Effect.void)
+export const request = (bridge: Pick<Bridge.Bridge, "requests">, id: number, tool = "anything", args = {}) => {
+  const taken = bridge.requests.request(requestOf(Kit.toolCall(id, tool, args)), Effect.void)
   if (taken._tag !== "Running") throw new Error(`not taken on: ${taken._tag}`)
   return taken
 }
