@@ -103,6 +103,14 @@ const parseAny = Option.liftThrowable((text: string): unknown => mayLose.test(te
 
 export const stringify = (value: unknown): string => JSON.stringify(value)
 
+/** JSON with the members of all objects sorted by name, so that equal values have equal texts. */
+export const canonical = (value: unknown): string =>
+  JSON.stringify(
+    value,
+    (_, each: unknown) =>
+      isObject(each) ? Object.fromEntries(Object.entries(each).toSorted(([a], [b]) => a < b ? -1 : 1)) : each
+  )
+
 /** A number, or the double that is nearest to a raw value. `NaN` for every other value. */
 export const numberOf = (value: unknown): number =>
   typeof value === "number" ? value : isRaw(value) ? Number(stringify(value)) : Number.NaN

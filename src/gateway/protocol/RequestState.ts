@@ -4,6 +4,7 @@
  */
 import { Option, Schema } from "effect"
 import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomBytes } from "node:crypto"
+import * as Json from "./Json.ts"
 
 /** The content of a state. */
 const State = Schema.Struct({
@@ -65,11 +66,4 @@ export const make = (secret: string | undefined): Seal => {
 
 /** A digest of a request's method and arguments. The order of members does not matter. */
 export const digest = (method: string, params: unknown): string =>
-  createHash("sha256").update(JSON.stringify(sorted([method, params]))).digest("base64url")
-
-/** The same value with the members of all objects sorted by name, so that equal values have equal texts. */
-const sorted = (value: unknown): unknown => {
-  if (Array.isArray(value)) return value.map(sorted)
-  if (typeof value !== "object" || value === null) return value
-  return Object.entries(value).toSorted(([a], [b]) => a < b ? -1 : 1).map(([name, each]) => [name, sorted(each)])
-}
+  createHash("sha256").update(Json.canonical([method, params])).digest("base64url")

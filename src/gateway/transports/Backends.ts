@@ -1,5 +1,6 @@
 /** The back ends of a gateway: checks each entry and merges it with the settings of the gateway. */
 import { Effect, Predicate, Schema } from "effect"
+import * as Json from "../protocol/Json.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
 import * as Kinds from "./Kinds.ts"
@@ -123,13 +124,6 @@ export const given = (prefix: string, entries: Readonly<Record<string, Entry>>):
     written: entry
   }))
 
-/** JSON with sorted keys, so that the order of keys in a file does not matter. */
-const canonical = (entry: unknown): string =>
-  JSON.stringify(entry, (_, value: unknown) =>
-    Predicate.isObject(value)
-      ? Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => a < b ? -1 : 1))
-      : value)
-
 type KindsByName = Readonly<Record<string, Kinds.TransportKind>>
 
 /** Checks entries and merges each with the settings of the gateway. Reports each fault, and leaves out entries with one. */
@@ -180,7 +174,7 @@ const checkOne = (
     settings,
     mask: Masking.make([...secrets, ...target.secrets]),
     fingerprint: JSON.stringify([kind, target.entry, settings]),
-    entryText: () => canonical(written)
+    entryText: () => Json.canonical(written)
   }
 }
 
