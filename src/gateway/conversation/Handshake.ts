@@ -42,7 +42,7 @@ export const make = Effect.fnUntraced(function*(
   { client, era, probeTimeout }: Options
 ) {
   const clientInfo = client.info ?? ownInfo
-  const capabilities = Modern.legacyCapabilities(client.capabilities)
+  const { capabilities } = client
   const ask = (method: string, params: unknown) => PooledConnection.answerOf(server, request(method, params))
   if (era !== "legacy") {
     const probe = ask("server/discover", { _meta: Modern.ownMeta(clientInfo, capabilities) })

@@ -5,21 +5,20 @@ import * as Json from "./Json.ts"
 /** The id of a request: a string, a number, or (in errors only) null. An object is a number that a double cannot hold (`Json.ts`). */
 export type Id = string | number | object | null
 
-export interface Request {
-  readonly _tag: "Request"
-  readonly id: Id
+interface Call {
   readonly method: string
   readonly params: unknown
   readonly progressToken: Id | undefined
   readonly text: string
 }
 
-export interface Notification {
+export interface Request extends Call {
+  readonly _tag: "Request"
+  readonly id: Id
+}
+
+export interface Notification extends Call {
   readonly _tag: "Notification"
-  readonly method: string
-  readonly params: unknown
-  readonly progressToken: Id | undefined
-  readonly text: string
 }
 
 /** A result, or an error if `failed`. */
@@ -113,24 +112,16 @@ export const notification = (method: string, params?: unknown): Notification => 
   text: Json.stringify({ jsonrpc: "2.0", method, params })
 })
 
-export const result = (id: Id, result: unknown): Response => ({
-  _tag: "Response",
-  id,
-  failed: false,
-  result,
-  error: undefined,
-  text: Json.stringify({ jsonrpc: "2.0", id, result })
-})
+export const result = (id: Id, result: unknown): Response => {
+  const text = Json.stringify({ jsonrpc: "2.0", id, result })
+  return { _tag: "Response", id, failed: false, result, error: undefined, text }
+}
 
 /** An error with these members. */
-export const failure = (id: Id, error: unknown): Response => ({
-  _tag: "Response",
-  id,
-  failed: true,
-  result: undefined,
-  error,
-  text: Json.stringify({ jsonrpc: "2.0", id, error })
-})
+export const failure = (id: Id, error: unknown): Response => {
+  const text = Json.stringify({ jsonrpc: "2.0", id, error })
+  return { _tag: "Response", id, failed: true, result: undefined, error, text }
+}
 
 export const error = (id: Id, code: number, message: string, data?: unknown): Response =>
   failure(id, { code, message, data })

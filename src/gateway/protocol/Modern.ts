@@ -3,7 +3,7 @@
  * stateless: each request names its client and the client's capabilities. "Modern" and "legacy" are the specification's
  * own names of the eras.
  */
-import { Result } from "effect"
+import { Predicate, Result } from "effect"
 import * as Json from "./Json.ts"
 import * as JsonRpc from "./JsonRpc.ts"
 
@@ -31,20 +31,13 @@ export const codes = {
 /** Levels of log messages, the least severe first (RFC 5424, section 6.2.1). */
 export const logLevels = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
 
-/** The requests that a client can answer, and the extensions that it supports. */
-export interface Capabilities {
-  readonly roots: boolean
-  readonly sampling: { readonly tools: boolean; readonly context: boolean } | undefined
-  readonly elicitation: { readonly form: boolean; readonly url: boolean } | undefined
-  readonly extensions: Json.JsonObject | undefined
-}
-
 /** A client, as it describes itself. */
 export interface Client {
   /** `undefined` if the client does not describe itself. */
   readonly info: Json.JsonObject | undefined
   readonly name: string | undefined
-  readonly capabilities: Capabilities
+  /** See `capabilitiesOf`. */
+  readonly capabilities: Json.JsonObject
 }
 
 /** A request of this revision that has been checked. */
@@ -81,15 +74,8 @@ export const isModern = (message: JsonRpc.Message, headers: Headers): boolean =>
 export const read = (request: JsonRpc.Request): Result.Result<Call, Fault> => {
   const fault = faultOf(request)
   if (fault !== undefined) return Result.fail(fault)
+  const { inputResponses, requestState } = Json.objectOf(request.params)
   const meta = metaOf(request.params)
-  const state = Json.field(request.params, "requestState")
-  if (state !== undefined && typeof state !== "string") {
-    return Result.fail(invalid("params.requestState must be a string"))
-  }
-  const responses = Json.field(request.params, "inputResponses")
-  if (responses !== undefined && !(Json.isObject(responses) && Object.values(responses).every(Json.isObject))) {
-    return Result.fail(invalid("params.inputResponses must be an object of objects"))
-  }
   const info = Json.field(meta, metaKeys.clientInfo)
   const level = Json.field(meta, metaKeys.logLevel)
   return Result.succeed({
@@ -100,14 +86,12 @@ export const read = (request: JsonRpc.Request): Result.Result<Call, Fault> => {
       capabilities: capabilitiesOf(Json.field(meta, metaKeys.clientCapabilities))
     },
     logLevel: typeof level === "string" ? level : undefined,
-    requestState: state,
-    inputResponses: responses
+    requestState: typeof requestState === "string" ? requestState : undefined,
+    inputResponses: Json.isObject(inputResponses) ? inputResponses : undefined
   })
 }
 
 const metaOf = (params: unknown): unknown => Json.field(params, "_meta")
-
-const isInfo = (value: unknown): boolean => typeof Json.field(value, "name") === "string"
 
 const invalid = (message: string): Fault => ({
   reason: "invalid",
@@ -122,39 +106,45 @@ export const versionFault = ({ params }: JsonRpc.Request): Fault | undefined =>
     : invalid(`params._meta: ${metaKeys.protocolVersion} must be a string, such as "${version}"`)
 
 /**
- * The fault of a request's revision, method or `_meta`. The revision is checked before the rest of `_meta`. A client of a later revision may
- * have another `_meta`, and must learn which revisions are supported.
+ * The fault of a request. The revision is checked first. A client of a later revision may have another `_meta`, and must learn which
+ * revisions are supported.
  */
 const faultOf = (request: JsonRpc.Request): Fault | undefined => {
-  const meta = metaOf(request.params)
-  const requested = Json.field(meta, metaKeys.protocolVersion)
+  const { method, params } = request
   const unnamed = versionFault(request)
   if (unnamed !== undefined) return unnamed
+  const requested = Json.field(metaOf(params), metaKeys.protocolVersion)
   if (requested !== version) {
     const message = `Unsupported protocol version; supported: ${supportedVersions.join(", ")}`
-    return {
-      reason: "invalid",
-      code: codes.unsupportedVersion,
-      message,
-      data: { supported: supportedVersions, requested }
-    }
+    const data = { supported: supportedVersions, requested }
+    return { reason: "invalid", code: codes.unsupportedVersion, message, data }
   }
-  if (removedMethods.includes(request.method)) {
-    const message = `Method not found: revision ${version} has no ${request.method}`
+  if (removedMethods.includes(method)) {
+    const message = `Method not found: revision ${version} has no ${method}`
     return { reason: "unknown", code: JsonRpc.codes.methodNotFound, message }
   }
-  if (!Json.isObject(Json.field(meta, metaKeys.clientCapabilities))) {
-    return invalid(`params._meta: ${metaKeys.clientCapabilities} must be an object`)
-  }
-  const info = Json.field(meta, metaKeys.clientInfo)
-  if (info !== undefined && !isInfo(info)) {
-    return invalid(`params._meta: ${metaKeys.clientInfo} must be an object with a name`)
-  }
-  const level = Json.field(meta, metaKeys.logLevel)
-  return level !== undefined && !(typeof level === "string" && logLevels.includes(level))
-    ? invalid(`params._meta: ${metaKeys.logLevel} must be one of ${logLevels.join(", ")}`)
-    : undefined
+  const wrong = members.find(({ isValid, path }) => !isValid(Json.at(params, ...path)))
+  return wrong && invalid(`params.${wrong.path.join(": ")} must be ${wrong.allowed}`)
 }
+
+const isInfo = (value: unknown): boolean => typeof Json.field(value, "name") === "string"
+
+const areObjects = (value: unknown): boolean => Json.isObject(value) && Object.values(value).every(Json.isObject)
+
+const optional = (isValid: (value: unknown) => boolean) => (value: unknown) => value === undefined || isValid(value)
+
+/** The members of a request's parameters that are checked. */
+const members = [
+  { path: ["_meta", metaKeys.clientCapabilities], isValid: Json.isObject, allowed: "an object" },
+  { path: ["_meta", metaKeys.clientInfo], isValid: optional(isInfo), allowed: "an object with a name" },
+  {
+    path: ["_meta", metaKeys.logLevel],
+    isValid: optional((level) => logLevels.some((each) => each === level)),
+    allowed: `one of ${logLevels.join(", ")}`
+  },
+  { path: ["requestState"], isValid: optional(Predicate.isString), allowed: "a string" },
+  { path: ["inputResponses"], isValid: optional(areObjects), allowed: "an object of objects" }
+]
 
 /** The name and the version of a client, from its `clientInfo`. */
 export const nameOf = (info: unknown): string | undefined => {
@@ -163,53 +153,52 @@ export const nameOf = (info: unknown): string | undefined => {
   return `${name} ${typeof version === "string" ? version : ""}`.trim().slice(0, 100)
 }
 
-/** The capabilities that a client declares. */
-export const capabilitiesOf = (given: unknown): Capabilities => {
+/** The declared capabilities that matter to servers: the questions that the client can answer, and its extensions. */
+export const capabilitiesOf = (given: unknown): Json.JsonObject => {
   const { elicitation, extensions, roots, sampling } = Json.objectOf(given)
-  const url = Json.field(elicitation, "url") !== undefined
+  const ifObject = (value: unknown) => Json.isObject(value) ? value : undefined
+  // Elicitation without a mode means forms (client/elicitation, "Capabilities").
+  const forms = Json.field(elicitation, "url") === undefined ? { form: {} } : {}
   return {
-    roots: Json.isObject(roots),
-    sampling: Json.isObject(sampling)
-      ? { tools: Json.field(sampling, "tools") !== undefined, context: Json.field(sampling, "context") !== undefined }
-      : undefined,
-    // Elicitation without a mode means forms (client/elicitation, "Capabilities").
-    elicitation: Json.isObject(elicitation)
-      ? { form: Json.field(elicitation, "form") !== undefined || !url, url }
-      : undefined,
-    extensions: Json.isObject(extensions) ? extensions : undefined
+    // The gateway passes on no notification of changed roots.
+    roots: ifObject(roots) && {},
+    sampling: ifObject(sampling),
+    elicitation: ifObject(elicitation) && { ...forms, ...Json.objectOf(elicitation) },
+    extensions: ifObject(extensions)
   }
 }
 
 /** True if a server can ask the client for anything. */
-export const canBeAsked = ({ elicitation, roots, sampling }: Capabilities): boolean =>
-  roots || sampling !== undefined || elicitation !== undefined
-
-/** The capabilities of a client, for a legacy `initialize`. */
-export const legacyCapabilities = ({ elicitation, extensions, roots, sampling }: Capabilities): Json.JsonObject => {
-  const modes = (given: Readonly<Record<string, boolean>> | undefined) =>
-    given && Object.fromEntries(Object.entries(given).flatMap(([name, has]) => has ? [[name, {}]] : []))
-  return { roots: roots ? {} : undefined, sampling: modes(sampling), elicitation: modes(elicitation), extensions }
-}
+export const canBeAsked = ({ elicitation, roots, sampling }: Json.JsonObject): boolean =>
+  [elicitation, roots, sampling].some(Predicate.isNotUndefined)
 
 /** The capabilities that a client would need to be asked this, and lacks. In the form of the specification. */
-export const missing = (capabilities: Capabilities, method: string, params: unknown): object | undefined => {
-  const { elicitation, roots, sampling } = capabilities
+export const missing = (
+  capabilities: Json.JsonObject,
+  method: string,
+  params: unknown
+): Json.JsonObject | undefined => {
+  const needed = neededFor(method, params)
+  return covers(capabilities, needed) ? undefined : needed
+}
+
+const neededFor = (method: string, params: unknown): Json.JsonObject => {
   switch (method) {
     case "roots/list":
-      return roots ? undefined : { roots: {} }
-    case "sampling/createMessage": {
-      const tools = Json.field(params, "tools") !== undefined
-      if (sampling === undefined || (tools && !sampling.tools)) return { sampling: tools ? { tools: {} } : {} }
-      return undefined
-    }
-    case "elicitation/create": {
-      const mode = Json.field(params, "mode") === "url" ? "url" : "form"
-      return elicitation?.[mode] === true ? undefined : { elicitation: { [mode]: {} } }
-    }
+      return { roots: {} }
+    case "sampling/createMessage":
+      return { sampling: Json.field(params, "tools") === undefined ? {} : { tools: {} } }
     default:
-      return {}
+      return { elicitation: Json.field(params, "mode") === "url" ? { url: {} } : { form: {} } }
   }
 }
+
+/** True if a value has all members of another, and their members. */
+const covers = (value: unknown, needed: Json.JsonObject): boolean =>
+  Object.entries(needed).every(([name, inner]) => {
+    const has = Json.field(value, name)
+    return has !== undefined && covers(has, Json.objectOf(inner))
+  })
 
 /** The requests of a server that the gateway passes to the client as input requests. */
 export const inputMethods: ReadonlyArray<string> = ["elicitation/create", "sampling/createMessage", "roots/list"]

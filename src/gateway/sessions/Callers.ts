@@ -12,7 +12,7 @@ import { Deferred, Effect, Exit } from "effect"
 import { createHash, randomUUID } from "node:crypto"
 import type { Change } from "../conversation/LaneCalls.ts"
 import * as Json from "../protocol/Json.ts"
-import * as Modern from "../protocol/Modern.ts"
+import type * as Modern from "../protocol/Modern.ts"
 import { Key } from "./Key.ts"
 
 /** A caller of a back end. */
@@ -71,7 +71,7 @@ export const isOfLoner = ({ id }: Key): boolean => id.startsWith(loner)
 export const identify = ({ backend, client, known, principal }: Caller): string =>
   known
     ? createHash("sha256")
-      .update(Json.stringify([backend, principal, client.info, Modern.legacyCapabilities(client.capabilities)]))
+      .update(Json.stringify([backend, principal, client.info, client.capabilities]))
       .digest("hex").slice(0, 32)
     : `${loner}${randomUUID()}`
 

@@ -126,7 +126,7 @@ class Face {
   #meta(own: unknown): Json.JsonObject {
     return {
       ...Modern.withoutHopKeys(own),
-      ...Modern.ownMeta(this.#who.info, this.#who.declared),
+      ...Modern.ownMeta(this.#who.info, this.#who.capabilities),
       [Modern.metaKeys.logLevel]: this.#level
     }
   }

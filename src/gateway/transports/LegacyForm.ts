@@ -15,21 +15,18 @@ import * as Subscriptions from "./Subscriptions.ts"
 /** The client's info and capabilities, which each request to the server must repeat. */
 export interface Client {
   readonly info: unknown
-  /** The capabilities, as a server of revision 2026-07-28 reads them. */
-  readonly declared: Json.JsonObject
-  readonly capabilities: Modern.Capabilities
+  readonly capabilities: Json.JsonObject
 }
 
-export const unknownClient: Client = { info: {}, declared: {}, capabilities: Modern.capabilitiesOf({}) }
+export const unknownClient: Client = { info: {}, capabilities: {} }
 
 /** Reads the client's info and capabilities from its `initialize`. */
 export const clientOf = ({ params }: JsonRpc.Request): Client => {
   const given = Json.objectOf(Json.field(params, "capabilities"))
   return {
     info: Json.field(params, "clientInfo") ?? unnamed,
-    // In revision 2026-07-28 tasks are an extension with another form, and there is no notification of changed roots.
-    declared: { ...given, tasks: undefined, roots: given["roots"] ? {} : given["roots"] },
-    capabilities: Modern.capabilitiesOf(given)
+    // In revision 2026-07-28 tasks are an extension with another form.
+    capabilities: { ...given, ...Modern.capabilitiesOf(given), tasks: undefined }
   }
 }
 
