@@ -140,7 +140,10 @@ describe("failed starts", () => {
   const failures = [
     [Kit.counter("--fail-start"), /exit code 3.*cannot open the database/s],
     [{ command: "no-such-command" }, /"no-such-command" could not be started \(ENOENT\): install the program/],
-    [{ command: "/no/such/command" }, /"\/no\/such\/command" could not be started \(ENOENT\): is its path right\?/],
+    [
+      { command: "/no/such/command" },
+      /"\/no\/such\/command" could not be started \(ENOENT\): install the program, or correct its path/
+    ],
     [{ command: "/etc/passwd" }, /could not be started \(EACCES\): the gateway's user may not run it/]
   ] as const
   for (const [broken, reason] of failures) {

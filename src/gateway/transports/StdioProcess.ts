@@ -6,8 +6,8 @@
  * wrappers (`npx`, `sh -c`) leave no process behind.
  */
 import type { Context, Scope } from "effect"
-import { Cause, Deferred, Duration, Effect, Fiber, Latch, Result } from "effect"
-import type { Readable, Writable } from "node:stream"
+import { Cause, Deferred, Duration, Effect, Fiber, Latch, Record, Result } from "effect"
+import type { Readable } from "node:stream"
 import { finished } from "node:stream"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { BackendSettings } from "../settings/Settings.ts"
@@ -20,19 +20,7 @@ import { BackendFailed, deliver } from "./Transport.ts"
 type Limits = Pick<BackendSettings, "closeGrace" | "maxLineBytes" | "stderrLevel" | "writeTimeout">
 
 /** The variables of the gateway that a child gets. None of them is a key. */
-const safeNames = ["PATH", "HOME", "LANG", "TMPDIR", "USER", "LOGNAME", "SHELL", "TZ", "TERM"]
-
-/** The safe part of an environment, with the entry's own variables on top. */
-export const childEnvironment = (
-  environment: Readonly<Record<string, string | undefined>>,
-  own: Readonly<Record<string, string>>
-): Record<string, string> => {
-  const safe: Record<string, string> = {}
-  for (const [name, value] of Object.entries(environment)) {
-    if (value !== undefined && (safeNames.includes(name) || name.startsWith("LC_"))) safe[name] = value
-  }
-  return { ...safe, ...own }
-}
+const safeNames = /^(PATH|HOME|LANG|LC_.*|TMPDIR|USER|LOGNAME|SHELL|TZ|TERM)$/
 
 /** Starts the process, which lives until the scope closes. It gets the safe part of `environment`, the gateway's environment. */
 export const start = Effect.fnUntraced(function*(
@@ -41,44 +29,38 @@ export const start = Effect.fnUntraced(function*(
   limits: Limits,
   mask: (text: string) => string
 ): Effect.fn.Return<Transport, BackendFailed, Scope.Scope> {
-  const shown = mask(command.command)
   const ended = Deferred.makeUnsafe<BackendFailed>()
   const stderr = Stderr.make(mask, limits.stderrLevel)
-  const failed = (reason: string, how?: BackendFailed["ended"]) =>
-    new BackendFailed({ reason, stderr: stderr.text(), ended: how })
-  const env = childEnvironment(environment, command.env)
+  const failed = (reason: string, more: Pick<BackendFailed, "ended" | "shortage"> = {}) =>
+    new BackendFailed({ reason, stderr: stderr.text(), ...more })
+  const safe = Record.filter(environment, (value, name): value is string => value !== undefined && safeNames.test(name))
   const group = yield* Effect.mapError(
-    ProcessGroup.start({ ...command, env }, limits.closeGrace),
+    ProcessGroup.start({ ...command, env: { ...safe, ...command.env } }, limits.closeGrace),
     (code) => {
-      const what = `the back end "${shown}" could not be started`
+      const what = `the back end "${mask(command.command)}" could not be started`
       return ProcessGroup.shortages.includes(code)
-        ? new BackendFailed({
-          reason: `${what}: the gateway is short of handles or memory (${code})`,
-          stderr: "",
-          shortage: true
-        })
-        : failed(`${what} (${code})${remedy(command.command, code)}`)
+        ? failed(`${what}: the gateway is short of handles or memory (${code})`, { shortage: true })
+        : failed(`${what} (${code})${remedies[code] ?? ""}`)
     }
   )
   group.stderr.on("data", stderr.push).once("end", stderr.end)
   const scope = yield* Effect.scope
   const run = Effect.runForkWith(yield* Effect.context<never>())
-  const fork = (effect: Effect.Effect<unknown>) => void Fiber.runIn(run(effect), scope)
-  const fail = (reason: string, how?: BackendFailed["ended"]) =>
-    Deferred.doneUnsafe(ended, Effect.succeed(failed(reason, how)))
-  const output = reader(group.stdout, limits.maxLineBytes, {
-    fork,
-    tooLong: () => fail(`the back end sent a line of more than ${limits.maxLineBytes} bytes`),
-    broken: (defect) => {
-      fork(Effect.logError("The gateway could not handle a line of a back end, so its session ends", Cause.die(defect)))
-      fail("the gateway could not handle a line of the back end")
-    }
-  })
+  const fork: Fork = (effect) => void Fiber.runIn(run(effect), scope)
+  const fail: Fail = (reason, how) => Deferred.doneUnsafe(ended, Effect.succeed(failed(reason, { ended: how })))
+  const output = reader(group.stdout, limits.maxLineBytes, fork, fail)
   watchEnd(group, output, fork, fail)
   const unread = Effect.sync(() =>
     fail(`the back end has not read its stdin for ${Duration.format(limits.writeTimeout)}`)
   )
-  const { offer, wait } = writer(group.stdin)
+  const { stdin } = group
+  const offer = (line: string): boolean => {
+    if (stdin.writableNeedDrain) return false
+    stdin.write(line)
+    return true
+  }
+  /** Completes when the process has read the line, or has closed its stdin. */
+  const written = (line: string) => Effect.callback<void>((resume) => void stdin.write(line, () => resume(Effect.void)))
   return {
     pid: group.pid,
     ended,
@@ -96,20 +78,28 @@ export const start = Effect.fnUntraced(function*(
     send: (message) =>
       Effect.suspend(() => {
         const line = JsonRpc.toLine(message)
-        return offer(line) ? Effect.void : Effect.raceFirst(wait(line), Deferred.await(ended)).pipe(
-          Effect.timeoutOrElse({ duration: limits.writeTimeout, orElse: () => unread }),
-          Effect.asVoid
-        )
+        return offer(line)
+          ? Effect.void
+          : Effect.timeoutOrElse(written(line), { duration: limits.writeTimeout, orElse: () => unread })
       })
   }
 })
+
+type Fork = (effect: Effect.Effect<unknown>) => void
+type Fail = (reason: string, how?: BackendFailed["ended"]) => void
+
+/** Advice about a system error at the start of a command. */
+const remedies: Readonly<Record<string, string>> = {
+  ENOENT: ": install the program, or correct its path; its interpreter and its `cwd` must exist too",
+  EACCES: ": the gateway's user may not run it; make a script executable, or name its interpreter as the program"
+}
 
 /** Calls `fail` when the process ends, or when it closes a pipe and lives on. */
 const watchEnd = (
   group: ProcessGroup.ProcessGroup,
   output: Pick<ReturnType<typeof reader>, "delivered" | "moved">,
-  fork: (effect: Effect.Effect<unknown>) => void,
-  fail: (reason: string, how?: BackendFailed["ended"]) => void
+  fork: Fork,
+  fail: Fail
 ) => {
   // A live process that has closed a pipe can no longer answer. An ending process closes its pipes some time before its exit, and
   // how it ended is the better reason, so this waits for the exit first. A closed stdin shows only at the next write.
@@ -147,97 +137,57 @@ const standstill = Effect.fnUntraced(function*(count: () => number) {
 const closed = (pipe: Readable): Effect.Effect<void> =>
   Effect.callback((resume) => Effect.sync(finished(pipe, { writable: false }, () => resume(Effect.void))))
 
-/** Writes lines in the order of their arrival. Lines that wait for the process to read come before new ones. */
-const writer = (stdin: Writable) => {
-  const waiting = new Set<() => void>()
-  const writeWaiting = () => {
-    for (const write of waiting) {
-      if (stdin.writableNeedDrain) return
-      waiting.delete(write)
-      write()
-    }
-  }
-  // A closed stdin ignores what is written and never needs to drain, so `close` releases all waiters.
-  stdin.on("drain", writeWaiting).once("close", writeWaiting)
-  return {
-    offer: (line: string): boolean => {
-      if (waiting.size > 0 || stdin.writableNeedDrain) return false
-      stdin.write(line)
-      return true
-    },
-    wait: (line: string) =>
-      Effect.callback<void>((resume) => {
-        const write = () => {
-          stdin.write(line)
-          resume(Effect.void)
-        }
-        waiting.add(write)
-        return Effect.sync(() => waiting.delete(write))
-      })
-  }
-}
-
-/** How `reader` reports trouble. */
-interface Trouble {
-  readonly fork: (effect: Effect.Effect<unknown>) => void
-  readonly tooLong: () => void
-  /** Called when the receiver throws. */
-  readonly broken: (defect: unknown) => void
-}
-
 /**
  * Delivers lines in order, and pauses stdout while the receiver has no room. Lines may still arrive during a pause, because Node
  * resumes a process's stdout at its exit. They queue behind those that wait.
  */
-const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong }: Trouble) => {
+const reader = (stdout: Readable, maxLineBytes: number, fork: Fork, fail: Fail) => {
   const split = Lines.make(maxLineBytes)
   const waiting: Array<string> = []
-  let hasRoom = true
   const delivered = Latch.makeUnsafe(true)
+  let hasRoom = true
   /** Chunks received plus lines delivered. */
   let moved = 0
 
   const attach = (to: Receiver) => {
-    const deliverAll = () => {
-      for (let line = waiting.shift(); line !== undefined; line = waiting.shift()) {
+    const deliverWaiting = () => {
+      while (hasRoom) {
+        const line = waiting.shift()
+        if (line === undefined) return
         moved++
-        if (!deliver(to, line)) return pause()
+        hasRoom = deliver(to, line)
+        if (!hasRoom) fork(Effect.andThen(to.room, goOn))
       }
-      delivered.openUnsafe()
-      stdout.resume()
     }
-    const pause = () => {
-      hasRoom = false
-      stdout.pause()
-      if (waiting.length > 0) delivered.closeUnsafe()
-      fork(Effect.andThen(to.room, goOn))
+    const advance = () => {
+      const result = Result.try(deliverWaiting)
+      if (Result.isFailure(result)) {
+        // Drops the waiting lines too, because a line before them is lost.
+        waiting.length = 0
+        const cause = Cause.die(result.failure)
+        fork(Effect.logError("The gateway could not handle a line of a back end, so its session ends", cause))
+        giveUp("the gateway could not handle a line of the back end")
+      }
+      if (hasRoom) stdout.resume()
+      else stdout.pause()
+      if (waiting.length === 0) delivered.openUnsafe()
+      else delivered.closeUnsafe()
     }
     const goOn = Effect.sync(() => {
       hasRoom = true
-      guarded(deliverAll)
+      advance()
     })
     const take = (chunk: Uint8Array) => {
       moved++
       const lines = split(chunk)
-      if (lines === "TooLong") {
-        forget()
-        return tooLong()
-      }
+      if (lines === "TooLong") return giveUp(`the back end sent a line of more than ${maxLineBytes} bytes`)
       waiting.push(...lines)
-      if (hasRoom) return guarded(deliverAll)
-      stdout.pause()
-      if (waiting.length > 0) delivered.closeUnsafe()
+      advance()
     }
     /** Discards all further output. */
-    const forget = () => void stdout.off("data", take).resume()
-    const guarded = (step: () => void) => {
-      const result = Result.try(step)
-      if (Result.isSuccess(result)) return
-      // Drops the waiting lines too, because a line before them is lost.
-      waiting.length = 0
-      delivered.openUnsafe()
-      forget()
-      broken(result.failure)
+    const giveUp = (reason: string) => {
+      stdout.off("data", take).resume()
+      fail(reason)
     }
     // Until now the pipe has held the output of the process, so a spare loses none.
     stdout.on("data", take)
@@ -248,19 +198,5 @@ const reader = (stdout: Readable, maxLineBytes: number, { broken, fork, tooLong 
     delivered: delivered.await,
     /** Grows while output arrives or is delivered. */
     moved: () => moved
-  }
-}
-
-/** What to do about a system error at the start of a command. */
-const remedy = (command: string, code: string): string => {
-  switch (code) {
-    case "ENOENT":
-      return command.includes("/")
-        ? ": is its path right? Its interpreter and its `cwd` must exist too"
-        : ": install the program, or give its whole path; its `cwd` must exist too"
-    case "EACCES":
-      return ": the gateway's user may not run it; make a script executable, or name its interpreter as the program"
-    default:
-      return ""
   }
 }
