@@ -135,7 +135,7 @@ const type = <const Names extends ReadonlyArray<string>>(names: Names, message: 
 
 /** Headers that the gateway sets itself. */
 const ownHeaders = ["host", "content-length", "content-type", "accept", "connection", "transfer-encoding"]
-  .concat(["mcp-session-id", "mcp-protocol-version", "last-event-id"])
+  .concat(["mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name", "last-event-id"])
 
 export const transports = {
   stdio: transport({

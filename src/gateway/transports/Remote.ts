@@ -1,9 +1,10 @@
 /** Sends requests to an MCP server on Streamable HTTP, and reads the responses. */
 import type { Scope } from "effect"
-import { Duration, Effect, Option, Schema, Stream } from "effect"
+import { ByteSize, Data, Effect, Predicate, Stream } from "effect"
 import { Sse } from "effect/encoding"
 import type { HttpClientResponse } from "effect/http"
-import { HttpClient, HttpClientRequest, HttpTraceContext } from "effect/http"
+import { Headers, HttpBody, HttpClient, HttpClientRequest, HttpIncomingMessage, HttpTraceContext } from "effect/http"
+import type * as Modern from "../protocol/Modern.ts"
 import { percentDecoded } from "../settings/Masking.ts"
 import * as ProcessGroup from "./ProcessGroup.ts"
 import { BackendFailed } from "./Transport.ts"
@@ -14,19 +15,15 @@ export interface Target {
   readonly headers: Readonly<Record<string, string>>
 }
 
-export type Headers = Readonly<Record<string, string | undefined>>
-
 export type Response = HttpClientResponse.HttpClientResponse
 
 export interface Remote {
-  /** Sends a request. Succeeds with the response once its header has arrived. The end of the scope aborts the request. */
+  /** Sends a request; a header of the server's entry wins over one in `headers`. Succeeds with the response once its header has arrived. The end of the scope aborts the request. */
   readonly send: (
     method: "POST" | "GET" | "DELETE",
-    headers: Headers,
+    headers: Modern.Headers,
     body?: string
   ) => Effect.Effect<Response, BackendFailed, Scope.Scope>
-  /** The names of the headers from the server's entry, in lower case. */
-  readonly given: ReadonlySet<string>
   /** Makes a failure of the server, with the secrets of its entry masked. */
   readonly failed: (reason: string) => BackendFailed
 }
@@ -41,14 +38,12 @@ export const make = Effect.fnUntraced(function*(target: Target, mask: (text: str
   const address = mask(new URL(url).host)
   const remote: Remote = {
     failed,
-    given: new Set(Object.keys(headers).map((name) => name.toLowerCase())),
     send: (method, own, body) => {
       const accept = method === "GET" ? "text/event-stream" : "application/json, text/event-stream"
-      const given = Object.entries({ ...headers, accept, ...own })
-      const request = HttpClientRequest.make(method)(url).pipe(
-        HttpClientRequest.setHeaders(Object.fromEntries(given.filter(([, value]) => value !== undefined))),
-        body === undefined ? (same) => same : HttpClientRequest.bodyText(body, "application/json")
-      )
+      const request = HttpClientRequest.make(method)(url, {
+        headers: Headers.setAll(Headers.fromInput({ accept, ...own }), headers),
+        body: body === undefined ? HttpBody.empty : HttpBody.text(body, "application/json")
+      })
       // Makes its own span. The span of `HttpClient` has the whole URL and all headers, which may hold secrets.
       const attributes = { "http.request.method": method, "server.address": address }
       return Effect.useSpan(`http.client ${method}`, { kind: "client", attributes }, (span) => {
@@ -79,76 +74,48 @@ const withoutCredentials = (target: Target): Target => {
   return { url: url.href, headers: { ...target.headers, authorization } }
 }
 
-/** Whether a status says that the server refuses the gateway's credentials, not the client's request. */
-export const isRefusal = (status: number): boolean => status === 401 || status === 403
-
-export const refusal = (status: number): string =>
-  `the back end refused the gateway's credentials (status ${status}); check the headers of its entry`
-
-/** Whether a status tells nothing about the era of a server: the server is unavailable, or refuses the gateway. */
-export const isNoVerdict = (status: number): boolean =>
-  status < 400 || status >= 500 || isRefusal(status) || status === 408 || status === 429
-
 export const isEventStream = ({ headers }: Response): boolean =>
   (headers["content-type"] ?? "").startsWith("text/event-stream")
 
-/** One event of a response's stream. */
-export interface Event {
-  readonly id: string | undefined
-  readonly data: string
-  /** How long to wait before the stream is reopened, in milliseconds. `undefined` if the server has not said. */
-  readonly retry: number | undefined
-}
-
-/** A response ended early, or has a message of more than `maxLineBytes`. */
-export class ResponseFailed extends Schema.TaggedError<ResponseFailed>()("ResponseFailed", {
-  /** The limit in bytes, if a message exceeds it. Otherwise the response ended early. */
-  limit: Schema.optionalKey(Schema.Number)
-}) {
+/** A response has a message of more than `maxLineBytes`. */
+export class MessageTooLong extends Data.TaggedError("MessageTooLong")<{ readonly limit: number }> {
   override get message(): string {
-    return this.limit === undefined
-      ? "the back end's answer ended early"
-      : `the back end sent a message of more than ${this.limit} bytes, the limit of the setting maxLineBytes`
+    return `the back end sent a message of more than ${this.limit} bytes, the limit of the setting maxLineBytes`
   }
 }
 
+const endedEarly = () => new BackendFailed({ reason: "the back end's answer ended early", stderr: "" })
+
 /** The events of a response's stream. */
-export const events = (response: Response, limit: number): Stream.Stream<Event, ResponseFailed> => {
-  let parsed: Array<Event> = []
-  let retry: number | undefined
-  const parser = Sse.makeParser((event) => {
-    if (event._tag === "Retry") retry = Duration.toMillis(event.duration)
-    else parsed.push({ id: event.id, data: event.data, retry })
-  }, { maxEventSize: limit })
+export const events = (
+  response: Response,
+  limit: number
+): Stream.Stream<Sse.AnyEvent, BackendFailed | MessageTooLong> => {
+  let parsed: Array<Sse.AnyEvent> = []
+  const parser = Sse.makeParser((event) => void parsed.push(event), { maxEventSize: limit })
   return response.stream.pipe(
-    Stream.mapError(() => new ResponseFailed({})),
+    Stream.mapError(endedEarly),
     Stream.decodeText(),
     Stream.mapEffect((text) => {
       const error = parser.feed(text)
       const events = parsed
       parsed = []
       // The parser applies `maxEventSize` only to incomplete events, so this checks complete ones.
-      const isTooLong = error !== undefined || events.some(({ data }) => data.length > limit)
-      return isTooLong ? new ResponseFailed({ limit }) : Effect.succeed(events)
+      const isTooLong = error !== undefined ||
+        events.some((event) => event._tag === "Event" && event.data.length > limit)
+      return isTooLong ? new MessageTooLong({ limit }) : Effect.succeed(events)
     }),
     Stream.flattenIterable
   )
 }
 
 /** The message of a response. Reads an event stream to its end, and takes its last message. */
-export const textOf = (response: Response, limit: number): Effect.Effect<string, ResponseFailed> => {
-  if (isEventStream(response)) {
-    const last = Stream.runLast(events(response, limit))
-    return Effect.map(last, Option.match({ onNone: () => "", onSome: ({ data }) => data }))
-  }
-  return Effect.suspend(() => {
-    const parts: Array<Uint8Array> = []
-    let length = 0
-    const read = Stream.runForEach(Stream.mapError(response.stream, () => new ResponseFailed({})), (part) => {
-      parts.push(part)
-      length += part.length
-      return length > limit ? new ResponseFailed({ limit }) : Effect.void
-    })
-    return Effect.map(read, () => Buffer.concat(parts).toString())
-  })
-}
+export const textOf = (response: Response, limit: number): Effect.Effect<string, BackendFailed | MessageTooLong> =>
+  isEventStream(response)
+    ? Stream.runFold(events(response, limit), () => "", (last, event) => event._tag === "Event" ? event.data : last)
+    : response.text.pipe(
+      Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(limit)),
+      Effect.mapError(({ cause }) =>
+        Predicate.isTagged(cause, "MaxBytesError") ? new MessageTooLong({ limit }) : endedEarly()
+      )
+    )
