@@ -7,7 +7,7 @@
  * a legacy request. Then it repeats the call with the answers (basic/patterns/mrtr in the specification).
  */
 import type { Scope } from "effect"
-import { Deferred, Effect, Fiber } from "effect"
+import { Effect, Fiber } from "effect"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
@@ -20,25 +20,47 @@ const maxRounds = 32
 /** The wait before a call is repeated if the server asked only for the repetition, in milliseconds. */
 const pause = 250
 
-/** A client's request without an answer. It is in flight to the server, or waits for input. */
+/** A client's request without an answer. */
 interface Call {
   readonly id: JsonRpc.Id
   readonly method: string
   /** The parameters, as the client sent them. */
   readonly params: Json.JsonObject
-  /** The id of the request that is in flight to the server for this call. */
-  number: number | undefined
   rounds: number
-  /** The input that the call waits for. */
-  input: Input | undefined
+  /** Cancels the request to the server, or the questions to the client, that the call waits for. */
+  stop: (reason: string) => void
 }
 
-interface Input {
-  /** The server's state, if it gave one. */
-  readonly requestState: unknown
-  readonly responses: Map<string, unknown>
-  /** The questions that the client has not answered, by the id of the client's request. */
-  readonly open: Map<string, LegacyForm.Question>
+/** The requests to one end of the conversation that have no answer yet. */
+class Asked {
+  readonly #send: (message: JsonRpc.Message) => void
+  readonly #waiting = new Map<number, (answer: JsonRpc.Response) => void>()
+  #last = 0
+
+  constructor(send: (message: JsonRpc.Message) => void) {
+    this.#send = send
+  }
+
+  /** Sends a request and returns its number. */
+  ask(method: string, params: Json.JsonObject, answered: (answer: JsonRpc.Response) => void): number {
+    const number = ++this.#last
+    this.#waiting.set(number, answered)
+    this.#send(JsonRpc.request(number, method, params))
+    return number
+  }
+
+  /** Takes the answer to a request. */
+  answered(answer: JsonRpc.Response): void {
+    const number = Json.numberOf(answer.id)
+    const answered = this.#waiting.get(number)
+    this.#waiting.delete(number)
+    answered?.(answer)
+  }
+
+  /** Cancels a request. A no-op once it has its answer. */
+  cancel(number: number, reason: string): void {
+    if (this.#waiting.delete(number)) this.#send(JsonRpc.cancellation(number, reason))
+  }
 }
 
 export const make = Effect.fnUntraced(function*<R>(
@@ -51,12 +73,7 @@ export const make = Effect.fnUntraced(function*<R>(
     (message) => {
       if (!server.offer(message)) run(server.send(message))
     },
-    (millis, what) => {
-      const unlessEnded = Effect.sync(() => {
-        if (!Deferred.isDoneUnsafe(server.ended)) what()
-      })
-      Fiber.runIn(run(Effect.delay(unlessEnded, millis)), scope)
-    }
+    (millis, what) => void Fiber.runIn(run(Effect.delay(Effect.sync(what), millis)), scope)
   )
   return {
     pid: server.pid,
@@ -85,24 +102,23 @@ class Face {
   client: Receiver | undefined
   readonly #toServer: (message: JsonRpc.Message) => void
   readonly #later: (millis: number, what: () => void) => void
+  readonly #server: Asked
+  readonly #questions = new Asked((message) => this.#toClient(message))
   readonly #subscriptions: Subscriptions
   /** The calls without an answer, by the client's id. */
   readonly #calls = new Map<string, Call>()
-  /** The client's `initialize`, until the server answers `server/discover`. */
-  #discovering: { readonly number: number; readonly id: JsonRpc.Id; readonly version: string } | undefined
   #who = LegacyForm.unknownClient
   #abilities = LegacyForm.noAbilities
   #level: string | undefined
   #roomy = true
-  #lastNumber = 0
-  #lastInput = 0
 
   constructor(toServer: (message: JsonRpc.Message) => void, later: (millis: number, what: () => void) => void) {
     this.#toServer = toServer
     this.#later = later
+    this.#server = new Asked(toServer)
     this.#subscriptions = new Subscriptions({
-      open: (notifications) => this.#request("subscriptions/listen", { _meta: this.#meta({}), notifications }),
-      cancel: (number) => toServer(JsonRpc.cancellation(number, "the session's subscriptions have changed")),
+      open: (notifications) => this.#listen(notifications),
+      cancel: (number) => this.#server.cancel(number, "the session's subscriptions have changed"),
       tell: (method, params) => this.#toClient(JsonRpc.notification(method, params)),
       after: later
     })
@@ -114,12 +130,6 @@ class Face {
 
   #refuse(id: JsonRpc.Id, code: number, message: string): void {
     this.#toClient(JsonRpc.error(id, code, message))
-  }
-
-  #request(method: string, params: Json.JsonObject): number {
-    const number = ++this.#lastNumber
-    this.#toServer(JsonRpc.request(number, method, params))
-    return number
   }
 
   /** The `_meta` of a request to the server: the gateway's own keys, and all other keys that the client has set. */
@@ -141,7 +151,7 @@ class Face {
       case "Request":
         return this.#requested(message)
       case "Response":
-        return this.#answered(message)
+        return this.#questions.answered(message)
       case "Notification":
         this.#cancelled(JsonRpc.cancelledId(message))
         if (message.method === "notifications/initialized") this.#subscriptions.start(this.#abilities.lists)
@@ -164,13 +174,9 @@ class Face {
     }
     if (Modern.removedMethods.includes(method)) return this.#unknownMethod(id)
     if (!Json.isObject(params)) return this.#invalid(id, "must be an object")
-    const call: Call = { id, method, params, number: undefined, rounds: 0, input: undefined }
+    const call: Call = { id, method, params, rounds: 0, stop: () => {} }
     this.#calls.set(JsonRpc.idKey(id), call)
     this.#begin(call, {})
-  }
-
-  #callWith(matches: (call: Call) => boolean): Call | undefined {
-    return [...this.#calls.values()].find(matches)
   }
 
   #unknownMethod(id: JsonRpc.Id): void {
@@ -210,15 +216,14 @@ class Face {
 
   /** Sends a call to the server. `again` holds the input that the server asked for, if this repeats the call. */
   #begin(call: Call, again: Json.JsonObject): void {
-    call.input = undefined
-    call.number = this.#request(call.method, { ...call.params, ...again, _meta: this.#meta(call.params["_meta"]) })
+    const params = { ...call.params, ...again, _meta: this.#meta(call.params["_meta"]) }
+    const number = this.#server.ask(call.method, params, (answer) => this.#settled(call, answer))
+    call.stop = (reason) => this.#server.cancel(number, reason)
   }
 
-  /** Abandons a call: cancels its request to the server, or its questions to the client. */
   #drop(call: Call, reason: string): void {
     this.#calls.delete(JsonRpc.idKey(call.id))
-    if (call.number !== undefined) this.#toServer(JsonRpc.cancellation(call.number, reason))
-    for (const question of call.input?.open.keys() ?? []) this.#toClient(JsonRpc.cancellation(question, reason))
+    call.stop(reason)
   }
 
   #fail(call: Call, message: string): void {
@@ -232,18 +237,18 @@ class Face {
 
   #initialize(message: JsonRpc.Request): void {
     this.#who = LegacyForm.clientOf(message)
-    const number = this.#request("server/discover", { _meta: this.#meta({}) })
-    this.#discovering = { number, id: message.id, version: LegacyForm.versionFor(message) }
+    this.#server.ask("server/discover", { _meta: this.#meta({}) }, (answer) => this.#discovered(message, answer))
   }
 
-  #discovered({ error, failed, result }: JsonRpc.Response, id: JsonRpc.Id, version: string): void {
+  #discovered(initialize: JsonRpc.Request, { error, failed, result }: JsonRpc.Response): void {
+    const { id } = initialize
     if (failed) return this.#toClient(JsonRpc.failure(id, error))
     const found = LegacyForm.abilitiesOf(result)
     if (found === undefined) {
       return this.#refuse(id, JsonRpc.codes.internal, `The back end does not speak revision ${Modern.version}`)
     }
     this.#abilities = found
-    this.#toClient(JsonRpc.result(id, LegacyForm.initializeResult(result, version)))
+    this.#toClient(JsonRpc.result(id, LegacyForm.initializeResult(result, LegacyForm.versionFor(initialize))))
   }
 
   // ---------------------------------------------------------------------------
@@ -255,7 +260,7 @@ class Face {
     this.#roomy = true
     switch (message._tag) {
       case "Response":
-        this.#settled(message)
+        this.#server.answered(message)
         break
       case "Notification":
         this.#heard(message)
@@ -271,21 +276,7 @@ class Face {
     return this.#roomy
   }
 
-  #settled(message: JsonRpc.Response): void {
-    const { error, failed, result } = message
-    const number = Json.numberOf(message.id)
-    if (number === this.#discovering?.number) {
-      const { id, version } = this.#discovering
-      this.#discovering = undefined
-      return this.#discovered(message, id, version)
-    }
-    if (this.#subscriptions.owns(number)) {
-      const why = Json.textOf(Json.field(error, "message") ?? "the server ended the stream")
-      return this.#subscriptions.ended(number, why, JsonRpc.codeOf(error) !== JsonRpc.codes.methodNotFound)
-    }
-    const call = this.#callWith((call) => call.number === number)
-    if (call === undefined) return
-    call.number = undefined
+  #settled(call: Call, { error, failed, result }: JsonRpc.Response): void {
     const type = Json.field(result, "resultType") ?? "complete"
     if (!failed && type === "input_required") return this.#ask(call, result)
     this.#calls.delete(JsonRpc.idKey(call.id))
@@ -297,14 +288,20 @@ class Face {
     this.#toClient(JsonRpc.result(call.id, LegacyForm.legacyResult(call.method, result)))
   }
 
+  /** Opens a listen and returns its number. */
+  #listen(notifications: Json.JsonObject): number {
+    const number = this.#server.ask("subscriptions/listen", { _meta: this.#meta({}), notifications }, ({ error }) => {
+      const why = Json.textOf(Json.field(error, "message") ?? streamEnded)
+      this.#subscriptions.ended(number, why, JsonRpc.codeOf(error) !== JsonRpc.codes.methodNotFound)
+    })
+    return number
+  }
+
   #heard(message: JsonRpc.Notification): void {
     const { method, params } = message
     if (method === "notifications/cancelled") {
-      return this.#subscriptions.ended(
-        Number(Json.textOf(Json.field(params, "requestId"))),
-        "the server ended the stream",
-        true
-      )
+      const number = Number(Json.textOf(Json.field(params, "requestId")))
+      return this.#server.answered(JsonRpc.error(number, JsonRpc.codes.internal, streamEnded))
     }
     const subscription = Json.at(params, "_meta", Modern.metaKeys.subscriptionId)
     if (subscription === undefined) return this.#toClient(message)
@@ -333,24 +330,22 @@ class Face {
     }
     const wrong = questions.flatMap((question) => LegacyForm.unaskable(this.#who, question) ?? [])
     if (wrong[0] !== undefined) return this.#fail(call, wrong[0])
-    const open = new Map(questions.map((question) => [`input-${++this.#lastInput}`, question]))
-    call.input = { requestState, responses: new Map(), open }
-    // The client may answer at once, so all questions are recorded before the first one is sent.
-    for (const [id, { method, params }] of open) this.#toClient(JsonRpc.request(id, method, params))
-  }
-
-  #answered({ error, failed, id, result }: JsonRpc.Response): void {
-    const name = Json.textOf(id)
-    const call = this.#callWith(({ input }) => input?.open.has(name) === true)
-    const question = call?.input?.open.get(name)
-    if (call?.input === undefined || question === undefined) return
-    const { open, requestState, responses } = call.input
-    open.delete(name)
-    if (failed && question.method !== "elicitation/create") {
-      return this.#fail(call, `the client could not answer ${question.method}: ${Json.stringify(error)}`)
-    }
-    // An error means that the client could not show the form. The answer is `cancel`, because the user did not decline.
-    responses.set(question.key, failed ? { action: "cancel" } : result)
-    if (open.size === 0) this.#begin(call, { inputResponses: Object.fromEntries(responses), requestState })
+    const responses = new Map<string, unknown>()
+    const numbers = questions.map(({ key, method, params }) =>
+      this.#questions.ask(method, params, ({ error, failed, result }) => {
+        if (failed && method !== "elicitation/create") {
+          return this.#fail(call, `the client could not answer ${method}: ${Json.stringify(error)}`)
+        }
+        // An error means that the client could not show the form. The answer is `cancel`, because the user did not decline.
+        responses.set(key, failed ? { action: "cancel" } : result)
+        if (responses.size === questions.length) {
+          this.#begin(call, { inputResponses: Object.fromEntries(responses), requestState })
+        }
+      })
+    )
+    call.stop = (reason) => numbers.forEach((number) => this.#questions.cancel(number, reason))
   }
 }
+
+/** The reason for the end of a listen, if the server gives none. */
+const streamEnded = "the server ended the stream"

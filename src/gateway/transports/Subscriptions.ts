@@ -42,9 +42,8 @@ const longestPause = 30_000
 
 export class Subscriptions {
   readonly #connection: Connection
-  readonly #uris = new Set<string>()
-  /** The subscriptions that the server has not acknowledged. */
-  readonly #waiting = new Map<string, Array<Done>>()
+  /** The resources, each with those that wait for the server's acknowledgement. */
+  readonly #uris = new Map<string, Array<Done>>()
   #lists: ReadonlyArray<List> = []
   /** The active listen, the one that will replace it, and the one that it has replaced. */
   #current: Listen | undefined
@@ -68,12 +67,10 @@ export class Subscriptions {
 
   /** Subscribes to a resource. */
   add(uri: string, done: Done): void {
-    const waiters = this.#waiting.get(uri)
-    if (waiters !== undefined) return void waiters.push(done)
-    if (this.#uris.has(uri)) return done(undefined)
+    const waiters = this.#uris.get(uri)
+    if (waiters !== undefined) return waiters.length > 0 ? void waiters.push(done) : done(undefined)
     if (this.#uris.size >= maxUris) return done(`a session may subscribe to at most ${maxUris} resources`)
-    this.#uris.add(uri)
-    this.#waiting.set(uri, [done])
+    this.#uris.set(uri, [done])
     this.#refresh()
   }
 
@@ -82,19 +79,14 @@ export class Subscriptions {
     if ([this.#current, this.#next].some((listen) => listen?.uris.includes(uri))) this.#refresh()
   }
 
-  /** Whether a number belongs to one of the listens. */
-  owns(number: number): boolean {
-    return [this.#current, this.#next, this.#old].some((listen) => listen?.number === number)
-  }
-
   /** Records that the server has acknowledged a listen. `honoured` is the filter that the server accepted. */
   acknowledged(number: number, honoured: unknown): void {
     const begun = this.#next
     if (begun?.number !== number) return
     this.#retire()
     if (this.#current !== undefined) {
-      const retiring = this.#old = { ...this.#current, told: new Map() }
-      this.#connection.after(linger, () => this.#old === retiring && this.#retire())
+      const old = this.#old = { ...this.#current, told: new Map() }
+      this.#connection.after(linger, () => this.#old === old && this.#retire())
     }
     this.#current = begun
     this.#next = undefined
@@ -112,8 +104,7 @@ export class Subscriptions {
   /** Records that the server reported a change on a listen. Returns whether the client should hear of it. */
   hears(number: number, change: string): boolean {
     const isOld = number === this.#old?.number
-    const listen = isOld ? this.#old : this.#current
-    const other = isOld ? this.#current : this.#old
+    const [listen, other] = isOld ? [this.#old, this.#current] : [this.#current, this.#old]
     if (listen?.number !== number) return false
     if (other === undefined) return true
     const count = (listen.told.get(change) ?? 0) + 1
@@ -123,18 +114,16 @@ export class Subscriptions {
 
   /** Records that the server ended or refused a listen. `again` says whether to try again later. */
   ended(number: number, why: string, again: boolean): void {
-    if (number === this.#old?.number) this.#old = undefined
-    else if (number === this.#current?.number) {
+    if (number === this.#current?.number) {
       this.#current = undefined
       this.#lost = true
       if (this.#next === undefined) this.#retry()
     } else if (number === this.#next?.number) {
-      const refused = this.#next.uris.filter((uri) => this.#waiting.has(uri))
+      const { uris } = this.#next
       this.#next = undefined
-      for (const uri of refused) this.#settle(uri, why)
-      const isLeft = this.#current === undefined && this.#uris.size > 0
-      if (this.#changed || (refused.length > 0 && isLeft)) this.#refresh()
-      else if (this.#current === undefined && again) this.#retry()
+      for (const uri of uris.filter((uri) => this.#uris.get(uri)?.length)) this.#settle(uri, why)
+      if (this.#changed) this.#refresh()
+      else if (again && this.#current === undefined) this.#retry()
     }
   }
 
@@ -147,7 +136,7 @@ export class Subscriptions {
       this.#current = undefined
       return
     }
-    const uris = [...this.#uris]
+    const uris = [...this.#uris.keys()]
     const filter = {
       ...Object.fromEntries(this.#lists.map((list) => [`${list}ListChanged`, true])),
       resourceSubscriptions: uris.length > 0 ? uris : undefined
@@ -160,9 +149,9 @@ export class Subscriptions {
     this.#old = undefined
   }
 
+  /** Tells the waiters of a resource that it is subscribed to, or why it is not. */
   #settle(uri: string, refused: string | undefined): void {
-    const waiters = this.#waiting.get(uri) ?? []
-    this.#waiting.delete(uri)
+    const waiters = this.#uris.get(uri)?.splice(0) ?? []
     if (refused !== undefined) this.#uris.delete(uri)
     for (const done of waiters) done(refused)
   }
