@@ -33,7 +33,7 @@ const processEntry = Schema.Struct({
 /** The arguments and variables of the only back end, which is a process. */
 const processOf = (read: ReturnType<typeof load>) => {
   const [backend = assert.fail()] = valid(read).backends.values()
-  return { ...backend, ...Schema.decodeUnknownSync(processEntry)(backend.target.entry) }
+  return { ...backend, ...Schema.decodeUnknownSync(processEntry)(backend.entry) }
 }
 
 describe("a configuration file", () => {

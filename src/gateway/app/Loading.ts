@@ -75,8 +75,8 @@ export const load = Effect.fnUntraced(function*(input: Input) {
     ...(yield* readByOthers(settings.keysFile))
   ]
   // The back ends that cannot be reached from this machine, each with what to do.
-  const missing = [...backends.values()].flatMap(({ mask, name, target }) => {
-    const reason = target.missing(mask)
+  const missing = [...backends.values()].flatMap(({ entry, mask, name, transport }) => {
+    const reason = transport.missing?.(entry, mask)
     return reason === undefined ? [] : [`${name}: ${reason}`]
   })
   return { config, warnings: [...warnings, ...unreachable(settings), ...weak], missing, tls, cluster }

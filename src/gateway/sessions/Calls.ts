@@ -106,7 +106,7 @@ const needsOwnLane = (
   const isAsked = Modern.mayRequireInput.includes(request.method) && Modern.canBeAsked(client.capabilities)
   if (RunningBackend.knownEra(target) !== "modern") return logLevel !== undefined || isAsked
   // A modern HTTP server sends the log messages of a call in the call's own response.
-  return logLevel !== undefined && target?.backend.startsServer !== false
+  return logLevel !== undefined && target?.backend.transport.startsServer !== false
 }
 
 // ---------------------------------------------------------------------------

@@ -63,9 +63,9 @@ export const make = Effect.fnUntraced(function*(
   const own = yield* Scope.fork(scope)
   const counts = { launches: 0, launchFailures: 0, requests: 0, errors: 0 }
   const metrics = GatewayMetrics.make(backend.name, yield* Effect.context<never>(), totals)
-  const { mask, settings, target } = backend
+  const { entry, mask, settings, transport } = backend
   const open = Effect.provideService(
-    target.open({ settings, mask, environment }),
+    transport.make(entry, { settings, mask, environment }),
     HttpClient.HttpClient,
     yield* HttpClient.HttpClient
   )
@@ -78,7 +78,7 @@ export const make = Effect.fnUntraced(function*(
       request: (method, outcome, millis) => {
         counts.requests++
         if (outcome === "error") counts.errors++
-        else if (!backend.startsServer) recovered(cooldown)
+        else if (!backend.transport.startsServer) recovered(cooldown)
         metrics.request(method, outcome, millis)
       }
     },
@@ -124,7 +124,7 @@ export const gatewayPrincipal = "gateway"
  * The turn ends with the scope.
  */
 export const turn = ({ backend, spares, starts }: RunningBackend, principal: string) => {
-  if (!backend.startsServer || spares.size() > 0) return Effect.void
+  if (!backend.transport.startsServer || spares.size() > 0) return Effect.void
   const { startTimeout } = backend.settings
   const waited = Duration.format(startTimeout)
   return Effect.timeoutOrElse(starts.turn(principal), {
@@ -160,7 +160,7 @@ export const startLane = (
       client,
       era: known,
       // All lanes reach the same server, and a modern server keeps no state for a connection. So one handshake holds for all lanes.
-      handshake: !backend.startsServer && target.handshake?.era === "modern" && known === "modern"
+      handshake: !backend.transport.startsServer && target.handshake?.era === "modern" && known === "modern"
         ? target.handshake
         : undefined,
       probeTimeout,
@@ -174,7 +174,7 @@ export const startLane = (
   const known = knownEra(target)
   const started = start(known)
   // A failure of a server that runs by itself means that it cannot be reached, which says nothing about its era.
-  const isUnsure = known === undefined && backend.startsServer
+  const isUnsure = known === undefined && backend.transport.startsServer
   const opened = isUnsure
     ? Effect.catchTags(started, {
       BackendFailed: (error) => error.shortage === true ? Effect.fail(error) : start("legacy"),
@@ -230,7 +230,7 @@ export const startSession = (
     if (Result.isSuccess(opened)) return Effect.succeed(opened.success)
     const error = opened.failure
     // A server that runs by itself may refuse `initialize` without a JSON-RPC error, such as by an HTTP status.
-    if (error._tag !== "InitializeRefused" && backend.startsServer) return Effect.fail(error)
+    if (error._tag !== "InitializeRefused" && backend.transport.startsServer) return Effect.fail(error)
     // A server that took long to refuse may take as long again to start.
     const duration = Duration.sum(Duration.millis(probeTimeout), Duration.times(took, 2))
     return Effect.catch(

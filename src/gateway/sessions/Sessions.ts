@@ -183,7 +183,7 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
 /** Forgets the era of a server that runs by itself after a connection has ended. The next connection detects it again. */
 const doubt = ({ running }: Registry.Registry, key: Key) => {
   const target = running.get(key.backend)
-  return target?.backend.startsServer === false ? RunningBackend.forget(target) : Effect.void
+  return target?.backend.transport.startsServer === false ? RunningBackend.forget(target) : Effect.void
 }
 
 /** Notes why the live session under a key, if there is one, is about to end. */

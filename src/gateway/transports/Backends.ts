@@ -1,5 +1,5 @@
 /** The back ends of a gateway: checks each entry and merges it with the settings of the gateway. */
-import { Effect, Predicate, Schema } from "effect"
+import { Effect, Option, Schema } from "effect"
 import * as Json from "../protocol/Json.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
@@ -57,9 +57,9 @@ export interface Backend {
   readonly name: string
   /** The name of its kind. */
   readonly kind: string
-  /** See `Kinds.TransportDefinition`. */
-  readonly startsServer: boolean
-  readonly target: Kinds.Target
+  readonly transport: Kinds.TransportKind
+  /** The decoded entry of that kind. */
+  readonly entry: unknown
   readonly settings: Settings.BackendSettings
   /** Hides values of the entry that may be secret. */
   readonly mask: (text: string) => string
@@ -156,24 +156,24 @@ const checkOne = (
     const names = Object.values(kinds).map(({ recognisedBy }) => recognisedBy)
     return void fault(path, `must have a ${names.join(" or a ")}${another === undefined ? "" : ", and only one"}`)
   }
-  const [kind, { read, recognisedBy, startsServer }] = found
-  const fixed = startsServer ? {} : ofStartedServers
+  const [kind, transport] = found
+  const fixed = transport.startsServer ? {} : ofStartedServers
   for (const [setting, value] of Object.entries(fixed)) {
     if (setting in entry && Settings.given(own)[setting] !== value) {
-      fault(`${path}.${setting}`, `is not for a back end with a ${recognisedBy}; remove it`)
+      fault(`${path}.${setting}`, `is not for a back end with a ${transport.recognisedBy}; remove it`)
     }
   }
-  const target = read(path, entry, fault)
-  if (target === undefined) return undefined
+  const decoded = Kinds.decode(transport, path, entry, fault)
+  if (Option.isNone(decoded)) return undefined
   const settings = { ...own, ...fixed }
   return {
     name,
     kind,
-    startsServer,
-    target,
+    transport,
+    entry: decoded.value,
     settings,
-    mask: Masking.make([...secrets, ...target.secrets]),
-    fingerprint: JSON.stringify([kind, target.entry, settings]),
+    mask: Masking.make([...secrets, ...transport.secrets?.(decoded.value) ?? []]),
+    fingerprint: JSON.stringify([kind, decoded.value, settings]),
     entryText: () => Json.canonical(written)
   }
 }
@@ -189,5 +189,5 @@ const kindsOf = (entry: object, kinds: KindsByName) =>
 export const namesOf = (entry: object): ReadonlyArray<string> => {
   const found = kindsOf(entry, Kinds.transports)
   const possible = found.length === 1 ? found : Object.entries(Kinds.transports)
-  return [...new Set(possible.flatMap(([, { names }]) => names))]
+  return [...new Set(possible.flatMap(([, { entry }]) => Object.keys(entry.fields)))]
 }

@@ -3,7 +3,7 @@
  * `transports`, or of the option `transports` of a program. The file, the options of a program and their faults follow from it.
  */
 import type { Scope } from "effect"
-import { Effect, Result, Schema, SchemaIssue } from "effect"
+import { Effect, type Option, Result, Schema, SchemaIssue } from "effect"
 import type { HttpClient } from "effect/http"
 import * as Masking from "../settings/Masking.ts"
 import type { BackendSettings } from "../settings/Settings.ts"
@@ -45,25 +45,16 @@ export interface TransportDefinition<Entry> {
    * session can start again. Otherwise the server runs by itself: it may be unreachable, and another server may replace it.
    */
   readonly startsServer: boolean
+  // Methods, so that TypeScript takes a definition for any entry as a `TransportKind`. A kind gets only entries that its own `entry` decoded.
   /** Opens a connection, which lives until the scope closes. */
-  readonly make: (
+  make(
     entry: Entry,
     context: TransportContext
-  ) => Effect.Effect<Transport, BackendFailed, Scope.Scope | HttpClient.HttpClient>
+  ): Effect.Effect<Transport, BackendFailed, Scope.Scope | HttpClient.HttpClient>
   /** The values of an entry that must not be shown. Default: none. */
-  readonly secrets?: (entry: Entry) => ReadonlyArray<string>
+  secrets?(entry: Entry): ReadonlyArray<string>
   /** Says why no connection can be opened on this machine, for a warning of the command. */
-  readonly missing?: (entry: Entry, mask: (text: string) => string) => string | undefined
-}
-
-/** A checked entry. */
-export interface Target {
-  readonly entry: unknown
-  readonly secrets: ReadonlyArray<string>
-  /** `make` of the kind. */
-  readonly open: (context: TransportContext) => ReturnType<TransportDefinition<unknown>["make"]>
-  /** `missing` of the kind. */
-  readonly missing: (mask: (text: string) => string) => string | undefined
+  missing?(entry: Entry, mask: (text: string) => string): string | undefined
 }
 
 /**
@@ -72,18 +63,7 @@ export interface Target {
  * @category models
  * @since 0.1.0
  */
-export interface TransportKind {
-  readonly recognisedBy: string
-  readonly startsServer: boolean
-  /** The names that an entry may have, besides settings. */
-  readonly names: ReadonlyArray<string>
-  /**
-   * Decodes an entry. Reports every fault, and then returns `undefined`.
-   *
-   * @internal
-   */
-  readonly read: (path: string, input: unknown, fault: Fault) => Target | undefined
-}
+export interface TransportKind extends TransportDefinition<unknown> {}
 
 /**
  * Makes a kind of back ends, for the option `transports`.
@@ -91,25 +71,16 @@ export interface TransportKind {
  * @category constructors
  * @since 0.1.0
  */
-export const transport = <Entry>(definition: TransportDefinition<Entry>): TransportKind => ({
-  recognisedBy: definition.recognisedBy,
-  startsServer: definition.startsServer,
-  names: Object.keys(definition.entry.fields),
-  read: (path, input, fault) => {
-    const decoded = Schema.decodeUnknownResult(definition.entry)(input, { errors: "all" })
-    if (Result.isFailure(decoded)) {
-      for (const issue of issuesOf(decoded.failure.issue).issues) fault(`${path}${pathText(issue.path)}`, issue.message)
-      return undefined
-    }
-    const entry = decoded.success
-    return {
-      entry,
-      secrets: definition.secrets?.(entry) ?? [],
-      open: (context) => definition.make(entry, context),
-      missing: (mask) => definition.missing?.(entry, mask)
-    }
+export const transport = <Entry>(definition: TransportDefinition<Entry>): TransportKind => definition
+
+/** Decodes an entry. Reports every fault at its path. */
+export const decode = (kind: TransportKind, path: string, input: unknown, fault: Fault): Option.Option<unknown> => {
+  const decoded = Schema.decodeUnknownResult(kind.entry)(input, { errors: "all" })
+  if (Result.isFailure(decoded)) {
+    for (const issue of issuesOf(decoded.failure.issue).issues) fault(`${path}${pathText(issue.path)}`, issue.message)
   }
-})
+  return Result.getSuccess(decoded)
+}
 
 const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
 

@@ -25,7 +25,7 @@ export const find = (command: string, cwd: string | undefined, path = ""): strin
 
 /** Why the program of an entry cannot be run, and what to do. `undefined` if it can. */
 export const missing = (
-  { command, cwd, env }: Pick<ProcessGroup.Command, "command" | "cwd" | "env">,
+  { command, cwd, env }: ProcessGroup.Command,
   mask: (text: string) => string
 ): string | undefined => {
   if (cwd !== undefined && !isDirectory(cwd)) return `there is no directory "${mask(cwd)}"; correct its cwd`

@@ -41,7 +41,7 @@ const members = (random: Random, known: ReadonlyArray<string>): object =>
 const server = (random: Random): unknown => {
   if (random.chance(0.05)) return random.pick(values)
   const kind = random.pick(Object.values(transports))
-  const properties = random.chance(0.2) ? members(random, kind.names) : {}
+  const properties = random.chance(0.2) ? members(random, Object.keys(kind.entry.fields)) : {}
   return {
     ...members(random, Object.keys(Settings.backendSettings)),
     ...properties,
