@@ -22,7 +22,6 @@ import { InFlight } from "./InFlight.ts"
 import type * as Mailbox from "./Mailbox.ts"
 import { Mailboxes } from "./Mailbox.ts"
 import type { Requests } from "./PooledConnection.ts"
-import type { InputRequest } from "./Questions.ts"
 import { Questions } from "./Questions.ts"
 
 export interface Options extends Timeouts {
@@ -50,7 +49,7 @@ export interface RunningCall {
    */
   readonly read: () => Mailbox.Reader<Queued>
   /** The questions that are not answered yet. */
-  readonly inputRequests: () => ReadonlyArray<InputRequest>
+  readonly inputRequests: () => ReadonlyArray<Modern.InputRequest>
   /** Parks the call: without a reader, its notifications are kept only within limits. */
   readonly park: () => void
   /** Continues the call for another request of the client, which carries answers by key. */

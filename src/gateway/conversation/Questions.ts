@@ -3,13 +3,6 @@ import * as Json from "../protocol/Json.ts"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 
-/** A question of a server for a call's client. */
-export interface InputRequest {
-  readonly key: string
-  readonly method: string
-  readonly params: unknown
-}
-
 /** The client's answer to a question. */
 export interface Answered {
   /** The server's id of the question. `undefined` if the answer is to send the call again. */
@@ -18,7 +11,7 @@ export interface Answered {
 }
 
 export class Questions {
-  readonly #open = new Map<string, { readonly id: JsonRpc.Id | undefined; readonly request: InputRequest }>()
+  readonly #open = new Map<string, { readonly id: JsonRpc.Id | undefined; readonly request: Modern.InputRequest }>()
   /** The number of questions that came without a name. */
   #unnamed = 0
 
@@ -26,7 +19,7 @@ export class Questions {
     return this.#open.size
   }
 
-  requests(): ReadonlyArray<InputRequest> {
+  requests(): ReadonlyArray<Modern.InputRequest> {
     return [...this.#open.values()].map(({ request }) => request)
   }
 

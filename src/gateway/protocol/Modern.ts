@@ -51,6 +51,13 @@ export interface Call {
   readonly inputResponses: Json.JsonObject | undefined
 }
 
+/** A question of a server for a call's client. */
+export interface InputRequest {
+  readonly key: string
+  readonly method: string
+  readonly params: Json.JsonObject
+}
+
 /** Why a request is refused. */
 export interface Fault {
   readonly reason: "invalid" | "unknown"

@@ -12,7 +12,7 @@ import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import * as LegacyForm from "./LegacyForm.ts"
-import { Subscriptions } from "./Subscriptions.ts"
+import { lists, Subscriptions } from "./Subscriptions.ts"
 import type { BackendFailed, Receiver, Transport } from "./Transport.ts"
 
 /** How often the server may ask for input during one call. */
@@ -107,8 +107,9 @@ class Face {
   readonly #subscriptions: Subscriptions
   /** The calls without an answer, by the client's id. */
   readonly #calls = new Map<string, Call>()
-  #who = LegacyForm.unknownClient
-  #abilities = LegacyForm.noAbilities
+  #who: Pick<Modern.Client, "info" | "capabilities"> = { info: {}, capabilities: {} }
+  /** The capabilities of the server. */
+  #can: unknown
   #level: string | undefined
   #roomy = true
 
@@ -154,7 +155,9 @@ class Face {
         return this.#questions.answered(message)
       case "Notification":
         this.#cancelled(JsonRpc.cancelledId(message))
-        if (message.method === "notifications/initialized") this.#subscriptions.start(this.#abilities.lists)
+        if (message.method === "notifications/initialized") {
+          this.#subscriptions.start(lists.filter((list) => Json.at(this.#can, list, "listChanged") === true))
+        }
         // A server of revision 2026-07-28 knows no other notifications of a client.
     }
   }
@@ -188,7 +191,7 @@ class Face {
   }
 
   #setLevel(id: JsonRpc.Id, wanted: unknown): void {
-    if (!this.#abilities.logging) return this.#unknownMethod(id)
+    if (Json.field(this.#can, "logging") === undefined) return this.#unknownMethod(id)
     if (typeof wanted !== "string" || !Modern.logLevels.includes(wanted)) {
       return this.#invalid(id, `level must be one of ${Modern.logLevels.join(", ")}`)
     }
@@ -197,7 +200,7 @@ class Face {
   }
 
   #subscribe(id: JsonRpc.Id, wanted: boolean, uri: unknown): void {
-    if (!this.#abilities.subscribe) return this.#unknownMethod(id)
+    if (Json.at(this.#can, "resources", "subscribe") !== true) return this.#unknownMethod(id)
     if (typeof uri !== "string") return this.#invalid(id, "uri must be a string")
     if (!wanted) {
       this.#subscriptions.remove(uri)
@@ -243,11 +246,10 @@ class Face {
   #discovered(initialize: JsonRpc.Request, { error, failed, result }: JsonRpc.Response): void {
     const { id } = initialize
     if (failed) return this.#toClient(JsonRpc.failure(id, error))
-    const found = LegacyForm.abilitiesOf(result)
-    if (found === undefined) {
+    if (!LegacyForm.speaksModern(result)) {
       return this.#refuse(id, JsonRpc.codes.internal, `The back end does not speak revision ${Modern.version}`)
     }
-    this.#abilities = found
+    this.#can = Json.field(result, "capabilities")
     this.#toClient(JsonRpc.result(id, LegacyForm.initializeResult(result, LegacyForm.versionFor(initialize))))
   }
 

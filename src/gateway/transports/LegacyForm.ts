@@ -6,25 +6,19 @@ import { randomUUID } from "node:crypto"
 import * as Json from "../protocol/Json.ts"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
-import * as Subscriptions from "./Subscriptions.ts"
 
 // ---------------------------------------------------------------------------
 // The handshake
 // ---------------------------------------------------------------------------
 
 /** The client's info and capabilities, which each request to the server must repeat. */
-export interface Client {
-  readonly info: unknown
-  readonly capabilities: Json.JsonObject
-}
-
-export const unknownClient: Client = { info: {}, capabilities: {} }
+type Client = Pick<Modern.Client, "info" | "capabilities">
 
 /** Reads the client's info and capabilities from its `initialize`. */
 export const clientOf = ({ params }: JsonRpc.Request): Client => {
   const given = Json.objectOf(Json.field(params, "capabilities"))
   return {
-    info: Json.field(params, "clientInfo") ?? unnamed,
+    info: { ...unnamed, ...Json.objectOf(Json.field(params, "clientInfo")) },
     // In revision 2026-07-28 tasks are an extension with another form.
     capabilities: { ...given, ...Modern.capabilitiesOf(given), tasks: undefined }
   }
@@ -39,26 +33,10 @@ export const versionFor = ({ params }: JsonRpc.Request): string => {
 const newestLegacy = "2025-11-25"
 const unnamed = { name: "unknown", version: "0" }
 
-/** The capabilities of a server that `LegacyFace` needs. */
-export interface Abilities {
-  readonly logging: boolean
-  readonly subscribe: boolean
-  /** The lists whose changes the server reports. */
-  readonly lists: ReadonlyArray<Subscriptions.List>
-}
-
-export const noAbilities: Abilities = { logging: false, subscribe: false, lists: [] }
-
-/** Reads the result of `server/discover`. `undefined` if the server does not speak revision 2026-07-28. */
-export const abilitiesOf = (result: unknown): Abilities | undefined => {
+/** Whether a result of `server/discover` names revision 2026-07-28. */
+export const speaksModern = (result: unknown): boolean => {
   const versions = Json.field(result, "supportedVersions")
-  if (!Array.isArray(versions) || !versions.includes(Modern.version)) return undefined
-  const can = Json.field(result, "capabilities")
-  return {
-    logging: Json.isObject(Json.field(can, "logging")),
-    subscribe: Json.at(can, "resources", "subscribe") === true,
-    lists: Subscriptions.lists.filter((list) => Json.at(can, list, "listChanged") === true)
-  }
+  return Array.isArray(versions) && versions.includes(Modern.version)
 }
 
 /** Makes the result of a client's `initialize` from the result of `server/discover`. */
@@ -73,15 +51,8 @@ export const initializeResult = (result: unknown, protocolVersion: string): Json
 // Questions
 // ---------------------------------------------------------------------------
 
-/** A question of the server to the client. */
-export interface Question {
-  readonly key: string
-  readonly method: string
-  readonly params: Json.JsonObject
-}
-
 /** The questions in a result of the type `input_required`. */
-export const questionsOf = (result: unknown): ReadonlyArray<Question> =>
+export const questionsOf = (result: unknown): ReadonlyArray<Modern.InputRequest> =>
   Object.entries(Json.objectOf(Json.field(result, "inputRequests"))).map(([key, request]) => {
     const method = Json.textOf(Json.field(request, "method"))
     const params = Modern.withoutHop(Json.field(request, "params"))
@@ -91,7 +62,7 @@ export const questionsOf = (result: unknown): ReadonlyArray<Question> =>
   })
 
 /** Why the client cannot be asked this question. `undefined` if it can. */
-export const unaskable = ({ capabilities }: Client, { method, params }: Question): string | undefined => {
+export const unaskable = ({ capabilities }: Client, { method, params }: Modern.InputRequest): string | undefined => {
   if (!Modern.inputMethods.includes(method)) return `the server asked for unknown input: ${JSON.stringify(method)}`
   const missing = Modern.missing(capabilities, method, params)
   return missing === undefined
