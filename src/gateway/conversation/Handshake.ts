@@ -64,10 +64,11 @@ const resultOf = (answer: JsonRpc.Response): Effect.Effect<unknown, PooledConnec
   answer.failed ? Effect.fail(new PooledConnection.InitializeRefused({ answer })) : Effect.succeed(answer.result)
 
 const handshakeOf = (era: Dialect.Era, result: unknown, serverInfo: unknown): Handshake => {
-  const capabilities = Json.field(result, "capabilities")
+  const capabilities = Json.objectOf(Json.field(result, "capabilities"))
   return {
     era,
-    capabilities: era === "modern" ? Json.objectOf(capabilities) : Modern.serverCapabilities(capabilities),
+    // In revision 2026-07-28 tasks are an extension with another form.
+    capabilities: era === "modern" ? capabilities : { ...capabilities, tasks: undefined },
     serverInfo,
     instructions: Json.field(result, "instructions")
   }

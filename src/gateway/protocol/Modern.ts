@@ -264,15 +264,6 @@ const firstReserved = -32099
 /** The code of the error with which a server of 2025-11-25 first sends a client to a web page. */
 export const urlElicitationRequired = -32042
 
-/**
- * The capabilities of a legacy server in the form of this revision. Without tasks, which are an extension here and have
- * another form.
- */
-export const serverCapabilities = (capabilities: unknown): Json.JsonObject => ({
-  ...Json.objectOf(capabilities),
-  tasks: undefined
-})
-
 /** The parameters of a subscription's notification, with the subscription's id, as its client knows it. */
 export const tagged = (params: unknown, id: JsonRpc.Id): Json.JsonObject => ({
   ...Json.objectOf(params),

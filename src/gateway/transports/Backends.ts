@@ -1,5 +1,5 @@
 /** The back ends of a gateway: checks each entry and merges it with the settings of the gateway. */
-import { Effect, Option, Schema } from "effect"
+import { Effect, Schema } from "effect"
 import * as Json from "../protocol/Json.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
@@ -132,50 +132,44 @@ export const check = (
   base: Settings.BackendSettings,
   fault: Kinds.Fault,
   kinds: KindsByName = Kinds.transports
-): Backends =>
-  new Map(entries.flatMap((entry) => {
-    const backend = checkOne(entry, base, fault, kinds)
-    return backend === undefined ? [] : [[entry.name, backend]]
-  }))
-
-const checkOne = (
-  { entry, name, path, secrets, written }: Unchecked,
-  base: Settings.BackendSettings,
-  fault: Kinds.Fault,
-  kinds: KindsByName
-): Backend | undefined => {
-  if (!isName(name)) fault(path, allowedName)
-  const own = Settings.decode(
-    Settings.backendSettings,
-    { ...entry },
-    (key, message) => fault(`${path}.${key}`, message),
-    base
-  )
-  const [found, another] = kindsOf(entry, kinds)
-  if (found === undefined || another !== undefined) {
-    const names = Object.values(kinds).map(({ recognisedBy }) => recognisedBy)
-    return void fault(path, `must have a ${names.join(" or a ")}${another === undefined ? "" : ", and only one"}`)
-  }
-  const [kind, transport] = found
-  const fixed = transport.startsServer ? {} : ofStartedServers
-  for (const [setting, value] of Object.entries(fixed)) {
-    if (setting in entry && Settings.given(own)[setting] !== value) {
-      fault(`${path}.${setting}`, `is not for a back end with a ${transport.recognisedBy}; remove it`)
+): Backends => {
+  const backends = new Map<string, Backend>()
+  for (const { entry, name, path, secrets, written } of entries) {
+    if (!isName(name)) fault(path, allowedName)
+    const own = Settings.decode(
+      Settings.backendSettings,
+      { ...entry },
+      (key, message) => fault(`${path}.${key}`, message),
+      base
+    )
+    const [found, another] = kindsOf(entry, kinds)
+    if (found === undefined || another !== undefined) {
+      const names = Object.values(kinds).map(({ recognisedBy }) => recognisedBy)
+      fault(path, `must have a ${names.join(" or a ")}${another === undefined ? "" : ", and only one"}`)
+      continue
     }
+    const [kind, transport] = found
+    const fixed = transport.startsServer ? {} : ofStartedServers
+    for (const [setting, value] of Object.entries(fixed)) {
+      if (setting in entry && Settings.given(own)[setting] !== value) {
+        fault(`${path}.${setting}`, `is not for a back end with a ${transport.recognisedBy}; remove it`)
+      }
+    }
+    const decoded = Kinds.decode(transport, path, entry, fault)
+    if (decoded === undefined) continue
+    const settings = { ...own, ...fixed }
+    backends.set(name, {
+      name,
+      kind,
+      transport,
+      entry: decoded,
+      settings,
+      mask: Masking.make([...secrets, ...transport.secrets?.(decoded) ?? []]),
+      fingerprint: JSON.stringify([kind, decoded, settings]),
+      entryText: () => Json.canonical(written)
+    })
   }
-  const decoded = Kinds.decode(transport, path, entry, fault)
-  if (Option.isNone(decoded)) return undefined
-  const settings = { ...own, ...fixed }
-  return {
-    name,
-    kind,
-    transport,
-    entry: decoded.value,
-    settings,
-    mask: Masking.make([...secrets, ...transport.secrets?.(decoded.value) ?? []]),
-    fingerprint: JSON.stringify([kind, decoded.value, settings]),
-    entryText: () => Json.canonical(written)
-  }
+  return backends
 }
 
 /** The settings that only a server that the gateway starts can have, and their values for other servers. */

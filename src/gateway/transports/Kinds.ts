@@ -3,7 +3,7 @@
  * `transports`, or of the option `transports` of a program. The file, the options of a program and their faults follow from it.
  */
 import type { Scope } from "effect"
-import { Effect, type Option, Result, Schema, SchemaIssue } from "effect"
+import { Effect, Result, Schema, SchemaIssue } from "effect"
 import type { HttpClient } from "effect/http"
 import * as Masking from "../settings/Masking.ts"
 import type { BackendSettings } from "../settings/Settings.ts"
@@ -73,13 +73,13 @@ export interface TransportKind extends TransportDefinition<unknown> {}
  */
 export const transport = <Entry>(definition: TransportDefinition<Entry>): TransportKind => definition
 
-/** Decodes an entry. Reports every fault at its path. */
-export const decode = (kind: TransportKind, path: string, input: unknown, fault: Fault): Option.Option<unknown> => {
+/** Decodes an entry. Reports every fault at its path, and then returns `undefined`. */
+export const decode = (kind: TransportKind, path: string, input: unknown, fault: Fault): unknown => {
   const decoded = Schema.decodeUnknownResult(kind.entry)(input, { errors: "all" })
   if (Result.isFailure(decoded)) {
     for (const issue of issuesOf(decoded.failure.issue).issues) fault(`${path}${pathText(issue.path)}`, issue.message)
   }
-  return Result.getSuccess(decoded)
+  return Result.getOrUndefined(decoded)
 }
 
 const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()

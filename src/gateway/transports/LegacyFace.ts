@@ -246,7 +246,7 @@ class Face {
   #discovered(initialize: JsonRpc.Request, { error, failed, result }: JsonRpc.Response): void {
     const { id } = initialize
     if (failed) return this.#toClient(JsonRpc.failure(id, error))
-    if (!LegacyForm.speaksModern(result)) {
+    if (!LegacyForm.isSupported(result)) {
       return this.#refuse(id, JsonRpc.codes.internal, `The back end does not speak revision ${Modern.version}`)
     }
     this.#can = Json.field(result, "capabilities")

@@ -34,7 +34,7 @@ const newestLegacy = "2025-11-25"
 const unnamed = { name: "unknown", version: "0" }
 
 /** Whether a result of `server/discover` names revision 2026-07-28. */
-export const speaksModern = (result: unknown): boolean => {
+export const isSupported = (result: unknown): boolean => {
   const versions = Json.field(result, "supportedVersions")
   return Array.isArray(versions) && versions.includes(Modern.version)
 }

@@ -1,12 +1,12 @@
 /** Splits a byte stream into lines of UTF-8 with a bounded length. A chunk may end anywhere, even within a character. */
 
-/** Takes the next chunk and returns the lines that it completes. Returns `"TooLong"` once a line exceeds the bound. */
-export type LineSplitter = (chunk: Uint8Array) => ReadonlyArray<string> | "TooLong"
-
 const newline = 0x0a
 
-/** Makes a splitter for lines of at most `maxBytes` bytes. Leaves out blank lines. */
-export const make = (maxBytes: number): LineSplitter => {
+/**
+ * Makes a splitter for lines of at most `maxBytes` bytes. It takes the next chunk and returns the lines that the chunk completes, but
+ * no blank ones. It returns `"TooLong"` once a line exceeds the bound.
+ */
+export const make = (maxBytes: number): (chunk: Uint8Array) => ReadonlyArray<string> | "TooLong" => {
   const decoder = new TextDecoder()
   /** The parts of the line that is not complete, and their length. Joined before they are decoded, so no character is cut in two. */
   let parts: Array<Uint8Array> = []

@@ -16,12 +16,9 @@ export interface Command {
   readonly cwd: string | undefined
 }
 
-export interface ProcessGroup {
+export interface ProcessGroup extends Pick<ChildProcessWithoutNullStreams, "stdin" | "stdout" | "stderr"> {
   /** The id of the process, which is also the id of its group. */
   readonly pid: number
-  readonly stdin: ChildProcessWithoutNullStreams["stdin"]
-  readonly stdout: ChildProcessWithoutNullStreams["stdout"]
-  readonly stderr: ChildProcessWithoutNullStreams["stderr"]
   /** Completes with how the process ended: "with exit code 1", "by signal SIGKILL". Its children may live on. */
   readonly exit: Deferred.Deferred<string>
 }

@@ -1,5 +1,4 @@
 /** Sends requests to an MCP server on Streamable HTTP, and reads the responses. */
-import type { Scope } from "effect"
 import { ByteSize, Data, Effect, Predicate, Stream } from "effect"
 import { Sse } from "effect/encoding"
 import type { HttpClientResponse } from "effect/http"
@@ -17,16 +16,8 @@ export interface Target {
 
 export type Response = HttpClientResponse.HttpClientResponse
 
-export interface Remote {
-  /** Sends a request; a header of the server's entry wins over one in `headers`. Succeeds with the response once its header has arrived. The end of the scope aborts the request. */
-  readonly send: (
-    method: "POST" | "GET" | "DELETE",
-    headers: Modern.Headers,
-    body?: string
-  ) => Effect.Effect<Response, BackendFailed, Scope.Scope>
-  /** Makes a failure of the server, with the secrets of its entry masked. */
-  readonly failed: (reason: string) => BackendFailed
-}
+/** Sends requests to one server. */
+export type Remote = Effect.Success<ReturnType<typeof make>>
 
 /** How long the gateway waits for a server to accept a cancellation or the end of its session. No client waits for these. */
 export const closeTimeout = "5 seconds"
@@ -36,9 +27,14 @@ export const make = Effect.fnUntraced(function*(target: Target, mask: (text: str
   const { headers, url } = withoutCredentials(target)
   const failed = (reason: string) => new BackendFailed({ reason: mask(reason), stderr: "" })
   const address = mask(new URL(url).host)
-  const remote: Remote = {
+  return {
+    /** Makes a failure of the server, with the secrets of its entry masked. */
     failed,
-    send: (method, own, body) => {
+    /**
+     * Sends a request; a header of the server's entry wins over one in `own`. Succeeds with the response once its header has arrived.
+     * The end of the scope aborts the request.
+     */
+    send: (method: "POST" | "GET" | "DELETE", own: Modern.Headers, body?: string) => {
       const accept = method === "GET" ? "text/event-stream" : "application/json, text/event-stream"
       const request = HttpClientRequest.make(method)(url, {
         headers: Headers.setAll(Headers.fromInput({ accept, ...own }), headers),
@@ -56,7 +52,6 @@ export const make = Effect.fnUntraced(function*(target: Target, mask: (text: str
       })
     }
   }
-  return remote
 })
 
 /** Names the error by its code only, because its text may repeat the URL. */

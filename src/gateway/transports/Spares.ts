@@ -2,11 +2,7 @@
 import { Deferred, Effect, Exit, Schedule, Scope, Semaphore } from "effect"
 import type { BackendFailed, Transport } from "./Transport.ts"
 
-export interface Spares {
-  /** Takes a spare process, or starts one if none is ready. The process ends with the scope. */
-  readonly take: Effect.Effect<Transport, BackendFailed, Scope.Scope>
-  readonly size: () => number
-}
+export type Spares = Effect.Success<ReturnType<typeof make>>
 
 /**
  * The wait after a spare was taken before another one starts. A start blocks the event loop for some milliseconds and occupies a
@@ -74,6 +70,7 @@ export const make = Effect.fnUntraced(function*(
   })
   for (let kept = 0; kept < count; kept++) yield* Effect.forkScoped(Effect.forever(keepOne))
 
+  /** Takes a spare process, or starts one if none is ready. The process ends with the scope. */
   const take = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
     const spare = [...ready].find(({ process }) => !Deferred.isDoneUnsafe(process.ended))
     if (spare === undefined) return yield* restore(start)
@@ -83,6 +80,5 @@ export const make = Effect.fnUntraced(function*(
     return spare.process
   }))
 
-  const spares: Spares = { take, size: () => ready.size }
-  return spares
+  return { take, size: () => ready.size }
 })

@@ -7,16 +7,6 @@ import { Effect, LogLevel } from "effect"
 import * as Masking from "../settings/Masking.ts"
 import type { BackendSettings } from "../settings/Settings.ts"
 
-export interface Stderr {
-  readonly push: (chunk: Uint8Array) => void
-  /** Ends the stderr. The last line may lack a line break. */
-  readonly end: () => void
-  /** The first and the last lines, and the number of lines left out between them. */
-  readonly text: () => string
-  /** Logs all lines from now on, and those that came before, in fibers that `fork` starts. */
-  readonly logWith: (fork: (effect: Effect.Effect<unknown>) => void) => void
-}
-
 const levels = { debug: "Debug", info: "Info", warn: "Warn" } as const
 
 /** Length of the kept beginning, and of the kept end, in characters. */
@@ -28,7 +18,7 @@ const rawLength = lineLength + Masking.longest
 /** Most lines of one process that are logged per second. Further lines are only counted. */
 const linesASecond = 20
 
-export const make = (mask: (text: string) => string, level: BackendSettings["stderrLevel"]): Stderr => {
+export const make = (mask: (text: string) => string, level: BackendSettings["stderrLevel"]) => {
   const decoder = new TextDecoder()
   const head: Array<string> = []
   const tail: Array<string> = []
@@ -90,16 +80,19 @@ export const make = (mask: (text: string) => string, level: BackendSettings["std
     log()
   }
   return {
-    push: (chunk) => push(decoder.decode(chunk, { stream: true })),
-    end: () => push("\n"),
-    text: () =>
+    push: (chunk: Uint8Array): void => push(decoder.decode(chunk, { stream: true })),
+    /** Ends the stderr. The last line may lack a line break. */
+    end: (): void => push("\n"),
+    /** The first and the last lines, and the number of lines left out between them. */
+    text: (): string =>
       [
         ...head,
         ...leftOut === 0 ? [] : [`[${leftOut} lines left out]`],
         ...tail,
         ...rest.trim() === "" ? [] : [rest]
       ].map(shown).join("\n").trim(),
-    logWith: (by) => {
+    /** Logs all lines from now on, and those that came before, in fibers that `by` starts. */
+    logWith: (by: (effect: Effect.Effect<unknown>) => void): void => {
       fork = by
       log()
     }
