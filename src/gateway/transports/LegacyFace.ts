@@ -269,11 +269,7 @@ class Face {
         break
       case "Request":
         // Servers of revision 2026-07-28 send no requests.
-        this.#toServer(
-          message.method === "ping"
-            ? JsonRpc.result(message.id, {})
-            : JsonRpc.error(message.id, JsonRpc.codes.methodNotFound, "Method not found")
-        )
+        this.#toServer(JsonRpc.error(message.id, JsonRpc.codes.methodNotFound, "Method not found"))
     }
     return this.#roomy
   }

@@ -54,18 +54,18 @@ export const start = Effect.fnUntraced(function*(
     fail(`the back end has not read its stdin for ${Duration.format(limits.writeTimeout)}`)
   )
   const { stdin } = group
-  const offer = (line: string): boolean => {
-    if (stdin.writableNeedDrain) return false
-    stdin.write(line)
-    return true
-  }
-  /** Completes when the process has read the line, or has closed its stdin. */
-  const written = (line: string) => Effect.callback<void>((resume) => void stdin.write(line, () => resume(Effect.void)))
+  /** Completes when the process has read the message, or has closed its stdin. */
+  const written = (message: JsonRpc.Message) =>
+    Effect.callback<void>((resume) => void stdin.write(JsonRpc.toLine(message), () => resume(Effect.void)))
   return {
     pid: group.pid,
     ended,
     failed: (reason) => failed(reason),
-    offer: (message) => offer(JsonRpc.toLine(message)),
+    offer: (message) => {
+      if (stdin.writableNeedDrain) return false
+      stdin.write(JsonRpc.toLine(message))
+      return true
+    },
     attach: (to) =>
       Effect.contextWith((context: Context.Context<never>) =>
         Effect.sync(() => {
@@ -75,13 +75,7 @@ export const start = Effect.fnUntraced(function*(
           output.attach(to)
         })
       ),
-    send: (message) =>
-      Effect.suspend(() => {
-        const line = JsonRpc.toLine(message)
-        return offer(line)
-          ? Effect.void
-          : Effect.timeoutOrElse(written(line), { duration: limits.writeTimeout, orElse: () => unread })
-      })
+    send: (message) => Effect.timeoutOrElse(written(message), { duration: limits.writeTimeout, orElse: () => unread })
   }
 })
 
