@@ -68,11 +68,11 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
   const memory = yield* Sleepers.make({ maxAsleep: 100, asleepTimeToLive: Duration.hours(1) })
   const sleepers: Sleepers.Sleepers = {
     ...memory,
-    find: (key) =>
+    take: (key) =>
       Effect.suspend(() => {
         state.asked++
         return Effect.tap(
-          Effect.andThen(database.finding, memory.find(key)),
+          Effect.andThen(database.finding, memory.take(key)),
           (found) => Effect.sync(() => Option.isSome(found) && state.awake.add(key.text))
         )
       }),

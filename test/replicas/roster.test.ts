@@ -80,35 +80,6 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica
       assert.strictEqual((yield* Effect.flip(enter("one:1", 35, other)))._tag, "CannotJoin")
     }))
 
-  it.effect("joins others of a version that knew nothing of keys, in the table that those have made", () =>
-    Effect.gen(function*() {
-      const sql = yield* SqlClient.SqlClient
-      yield* sql`DROP TABLE effect_session_pool_replicas`
-      yield* sql`
-        CREATE TABLE effect_session_pool_replicas (
-          address TEXT PRIMARY KEY,
-          incarnation TEXT NOT NULL,
-          lock_seconds DOUBLE PRECISION NOT NULL,
-          seen_at TIMESTAMPTZ NOT NULL
-        )
-      `
-      const old = sql`
-        INSERT INTO effect_session_pool_replicas (address, incarnation, lock_seconds, seen_at)
-        VALUES ('old:1', 'x', 35, NOW()) ON CONFLICT (address) DO UPDATE SET seen_at = NOW()
-      `
-      yield* old
-      yield* Roster.migrate
-      yield* Roster.migrate
-      yield* enter("one:1", 35)
-      // It goes on saying so by its own statement.
-      yield* old
-      assert.deepStrictEqual(yield* addresses, ["old:1", "one:1"])
-      assert.strictEqual(
-        (yield* Effect.flip(enter("two:1", 35, "another key, which nobody else has")))._tag,
-        "CannotJoin"
-      )
-    }))
-
   it.effect("may have another time when the others have gone, by themselves or a lock's time ago; or for itself alone", () =>
     Effect.gen(function*() {
       yield* clear

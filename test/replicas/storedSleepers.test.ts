@@ -7,6 +7,7 @@ import { assert, describe, layer } from "@effect/vitest"
 import { Clock, Context, Duration, Effect, Fiber, Layer, Option, Redacted, Schedule } from "effect"
 import type { Statement } from "effect/sql"
 import { SqlClient } from "effect/sql"
+import * as SleeperTable from "../../src/gateway/cluster/SleeperTable.ts"
 import * as StoredSleepers from "../../src/gateway/cluster/StoredSleepers.ts"
 import * as ClientRecord from "../../src/gateway/conversation/ClientRecord.ts"
 import * as Json from "../../src/gateway/protocol/Json.ts"
@@ -34,8 +35,10 @@ const database = Layer.effect(
     Postgres.make,
     (postgres) =>
       Effect.scoped(
-        Effect.flatMap(clientOf(postgres), (sql) =>
-          Effect.provideService(StoredSleepers.migrate, SqlClient.SqlClient, sql))
+        Effect.flatMap(
+          clientOf(postgres),
+          (sql) => Effect.provideService(SleeperTable.migrate, SqlClient.SqlClient, sql)
+        )
       )
   )
 )
@@ -196,7 +199,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         level(record, "error")
         yield* here.rest(key, record)
         assert.deepStrictEqual([...yield* here.keys], [])
-        const found = Option.getOrThrow(yield* there.find(key))
+        const found = Option.getOrThrow(yield* there.take(key))
         assert.deepStrictEqual({ ...found, changed: record.changed }, record)
         assert.deepStrictEqual([...found.subscriptions.keys()], ["b", "a"])
         assert.deepStrictEqual([...yield* there.keys], [key])
@@ -213,14 +216,14 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         })
         const [kept, changed, removed] = [yield* asleep, yield* asleep, yield* asleep]
         assert.notInclude((yield* rowOf(here.sql, kept))?.record, "hunter2")
-        assert.isTrue(Option.isSome(yield* there.find(kept)))
+        assert.isTrue(Option.isSome(yield* there.take(kept)))
         there.entries.set("backend", "{}")
-        assert.isTrue(Option.isSome(yield* there.find(kept)), "whoever is awake is the reload's to end")
-        assert.isTrue(Option.isNone(yield* there.find(changed)))
+        assert.isTrue(Option.isSome(yield* there.take(kept)), "whoever is awake is the reload's to end")
+        assert.isTrue(Option.isNone(yield* there.take(changed)))
         there.entries.delete("backend")
-        assert.isTrue(Option.isNone(yield* there.find(removed)))
+        assert.isTrue(Option.isNone(yield* there.take(removed)))
         // For ever: nobody is to be asked by a server that it does not know.
-        assert.isTrue(Option.isNone(yield* here.find(changed)))
+        assert.isTrue(Option.isNone(yield* here.take(changed)))
         assert.deepStrictEqual([yield* rowOf(here.sql, changed), yield* rowOf(here.sql, removed)], [
           undefined,
           undefined
@@ -235,7 +238,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         here.entries.set("backend", "{}")
         level(record, "error")
         yield* here.rest(key, record)
-        assert.isTrue(Option.isNone(yield* here.find(key)))
+        assert.isTrue(Option.isNone(yield* here.take(key)))
       }))
 
     it.effect("that is woken while its old process still ends is awake until the new one rests, and keeps what it says", () =>
@@ -243,14 +246,14 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
         yield* here.enter(key, record)
-        const woken = Option.getOrThrow(yield* here.find(key))
+        const woken = Option.getOrThrow(yield* here.take(key))
         yield* here.rest(key, record)
         assert.deepStrictEqual([...yield* here.keys], [key])
         level(woken, "debug")
         yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
         yield* here.rest(key, woken)
         assert.deepStrictEqual([...yield* here.keys], [])
-        assert.strictEqual(levelOf(yield* there.find(key)), "debug")
+        assert.strictEqual(levelOf(yield* there.take(key)), "debug")
       }))
 
     it.effect("is asked for without being taken from its owner, and not found after its time to live", () =>
@@ -258,7 +261,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
         assert.isFalse(yield* here.has(key))
-        assert.isTrue(Option.isNone(yield* here.find(key)))
+        assert.isTrue(Option.isNone(yield* here.take(key)))
         yield* here.enter(key, record)
         assert.deepStrictEqual([yield* here.has(key), yield* there.has(key)], [true, true])
         yield* here.rest(key, record)
@@ -267,7 +270,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual([...yield* there.keys], [])
         yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = NOW() WHERE key = ${key.text}`
         assert.isFalse(yield* there.has(key))
-        assert.isTrue(Option.isNone(yield* here.find(key)))
+        assert.isTrue(Option.isNone(yield* here.take(key)))
       }))
 
     it.effect("is read once while it is awake, and changes of it are written by themselves", () =>
@@ -276,9 +279,9 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const { key, record } = session()
         yield* there.enter(key, record)
         yield* there.rest(key, record)
-        const woken = yield* here.find(key)
+        const woken = yield* here.take(key)
         assert.strictEqual((yield* rowOf(here.sql, key))?.generation, 2)
-        assert.strictEqual(Option.getOrThrow(yield* here.find(key)), Option.getOrThrow(woken))
+        assert.strictEqual(Option.getOrThrow(yield* here.take(key)), Option.getOrThrow(woken))
         assert.strictEqual((yield* rowOf(here.sql, key))?.generation, 2)
         level(Option.getOrThrow(woken), "debug")
         const row = yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
@@ -290,7 +293,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
         yield* here.enter(key, record)
-        const taken = Option.getOrThrow(yield* there.find(key))
+        const taken = Option.getOrThrow(yield* there.take(key))
         level(taken, "by the new owner")
         yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("new owner") === true)
         level(record, "by the former owner")
@@ -302,7 +305,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.rest(key, record)
         assert.deepStrictEqual(there.lost, [])
         yield* there.rest(key, taken)
-        assert.strictEqual(levelOf(yield* here.find(key)), "by the new owner")
+        assert.strictEqual(levelOf(yield* here.take(key)), "by the new owner")
       }))
 
     it.effect("that another replica has taken over ends at its former owner too when that changes nothing", () =>
@@ -310,7 +313,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const [here, there] = [yield* replica({ asleepTimeToLive: Duration.seconds(3) }), yield* replica()]
         const { key, record } = session()
         yield* here.enter(key, record)
-        yield* there.find(key)
+        yield* there.take(key)
         yield* until("the former owner knows", Effect.sync(() => here.lost), (lost) => lost.length > 0)
         assert.deepStrictEqual([here.lost, there.lost], [[key], []])
       }))
@@ -320,11 +323,11 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
         yield* here.enter(key, record)
-        const taken = Option.getOrThrow(yield* there.find(key))
+        const taken = Option.getOrThrow(yield* there.take(key))
         yield* here.rest(key, record)
         level(taken, "debug")
         yield* there.rest(key, taken)
-        assert.strictEqual(levelOf(yield* here.find(key)), "debug")
+        assert.strictEqual(levelOf(yield* here.take(key)), "debug")
       }))
 
     it.effect("is kept while it is awake, and forgotten when it has slept for too long", () =>
@@ -345,11 +348,11 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         )
         yield* removalIsDue(here.sql)
         const there = yield* replica()
-        assert.isTrue(Option.isNone(yield* there.find(asleep.key)))
+        assert.isTrue(Option.isNone(yield* there.take(asleep.key)))
         yield* until("its row is removed", rowOf(there.sql, asleep.key), (row) => row === undefined)
         yield* here.rest(awake.key, awake.record)
         assert.deepStrictEqual(here.lost, [])
-        assert.isTrue(Option.isSome(yield* there.find(awake.key)))
+        assert.isTrue(Option.isSome(yield* there.take(awake.key)))
       }))
 
     it.effect("that was removed at one replica ends at the one where it is awake", () =>
@@ -360,7 +363,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* there.remove(key)
         level(record, "debug")
         yield* until("it has ended", Effect.sync(() => here.lost), (lost) => lost.length > 0)
-        assert.isTrue(Option.isNone(yield* here.find(key)))
+        assert.isTrue(Option.isNone(yield* here.take(key)))
       }))
 
     it.effect("that two requests wake at once is woken once, and keeps what it says afterwards", () =>
@@ -369,12 +372,12 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const { key, record } = session()
         yield* there.enter(key, record)
         yield* there.rest(key, record)
-        const [first, second] = yield* Effect.all([here.find(key), here.find(key)], { concurrency: "unbounded" })
+        const [first, second] = yield* Effect.all([here.take(key), here.take(key)], { concurrency: "unbounded" })
         assert.strictEqual(Option.getOrUndefined(first), Option.getOrUndefined(second))
         const woken = Option.getOrThrow(first)
         level(woken, "debug")
         yield* here.rest(key, woken)
-        assert.strictEqual(levelOf(yield* there.find(key)), "debug")
+        assert.strictEqual(levelOf(yield* there.take(key)), "debug")
       }))
 
     it.effect("that is called while it goes to sleep is read anew, and keeps what it says afterwards", () =>
@@ -385,7 +388,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const [resting, waking] = yield* whileLocked(Effect.gen(function*() {
           const resting = yield* Effect.forkDetach(here.rest(key, record))
           yield* waitsForLock(here)
-          const waking = yield* Effect.forkDetach(here.find(key), { startImmediately: true })
+          const waking = yield* Effect.forkDetach(here.take(key), { startImmediately: true })
           return [resting, waking] as const
         }))
         yield* Fiber.join(resting)
@@ -393,7 +396,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         level(woken, "debug")
         yield* here.rest(key, woken)
         assert.deepStrictEqual([...yield* here.keys], [])
-        assert.strictEqual(levelOf(yield* here.find(key)), "debug")
+        assert.strictEqual(levelOf(yield* here.take(key)), "debug")
       }))
 
     it.effect("that is removed while it is being written stays removed", () =>
@@ -409,7 +412,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* Fiber.join(entering)
         yield* Fiber.join(removing)
         assert.isUndefined(yield* rowOf(here.sql, key))
-        assert.isTrue(Option.isNone(yield* here.find(key)))
+        assert.isTrue(Option.isNone(yield* here.take(key)))
       }))
   })
 
@@ -437,7 +440,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const told = [
           yield* asked(entry, (here) => here.enter(key, record)),
           yield* asked("SELECT 1", (here) => here.has(key)),
-          yield* asked("SELECT generation", (here) => here.find(key)),
+          yield* asked("SELECT generation", (here) => here.take(key)),
           yield* asked("SET record = $1", (here) => here.remove(key))
         ]
         assert.deepStrictEqual(told, [
@@ -479,9 +482,9 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.enter(key, record)
         yield* here.rest(key, record)
         here.holding.holdFrom("SET generation =")
-        assert.strictEqual((yield* Effect.flip(here.givenUp(here.find(key))))._tag, "RecordsUnreachable")
+        assert.strictEqual((yield* Effect.flip(here.givenUp(here.take(key))))._tag, "RecordsUnreachable")
         assert.strictEqual(here.holding.held(), 1)
-        const woken = Option.getOrThrow(yield* here.find(key))
+        const woken = Option.getOrThrow(yield* here.take(key))
         yield* here.holding.release
         level(woken, "debug")
         const row = yield* here.later("it is written", rowOf(here.sql, key), (row) =>
@@ -494,7 +497,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const here = yield* held
         const { key, record } = session()
         yield* here.enter(key, record)
-        here.holding.holdFrom("SET record = $1")
+        here.holding.holdFrom("logging/setLevel")
         level(record, "info")
         yield* here.later("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
         level(record, "debug")
@@ -513,7 +516,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const here = yield* held
         const { key, record } = session()
         yield* here.enter(key, record)
-        here.holding.holdFrom("SET record = $1")
+        here.holding.holdFrom("logging/setLevel")
         level(record, "info")
         yield* here.later("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
         yield* here.pass("3 seconds")
@@ -537,7 +540,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.holding.release
         for (const each of [here, there]) {
           assert.isFalse(yield* each.has(key))
-          assert.isTrue(Option.isNone(yield* each.find(key)))
+          assert.isTrue(Option.isNone(yield* each.take(key)))
         }
       }))
 
@@ -553,7 +556,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* there.remove(key)
         yield* here.holding.release
         assert.isFalse(yield* there.has(key))
-        assert.isTrue(Option.isNone(yield* there.find(key)))
+        assert.isTrue(Option.isNone(yield* there.take(key)))
       }))
   })
 
@@ -584,22 +587,6 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
-  describe("a table that an earlier version has made", () => {
-    it.effect("keeps its sessions, which wake and are written as all are", () =>
-      Effect.gen(function*() {
-        const here = yield* replica()
-        const { key, record } = session()
-        yield* here.enter(key, record)
-        yield* here.rest(key, record)
-        yield* here.sql`ALTER TABLE effect_session_pool_sessions DROP COLUMN revision`
-        for (let i = 0; i < 2; i++) yield* Effect.provideService(StoredSleepers.migrate, SqlClient.SqlClient, here.sql)
-        const woken = Option.getOrThrow(yield* here.find(key))
-        level(woken, "debug")
-        yield* here.rest(key, woken)
-        assert.include((yield* rowOf(here.sql, key))?.record, "debug")
-      }))
-  })
-
   describe("what makes the table anew at each start", () => {
     it.effect("waits for nobody who reads all of it, as a backup does, and has nobody wait", () =>
       Effect.gen(function*() {
@@ -616,9 +603,9 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
           () => Effect.orDie(reader.executeRaw("COMMIT", []))
         )
         const starting = yield* Effect.forkChild(
-          Effect.provideService(StoredSleepers.migrate, SqlClient.SqlClient, here.sql)
+          Effect.provideService(SleeperTable.migrate, SqlClient.SqlClient, here.sql)
         )
-        assert.isTrue(Option.isSome(yield* here.find(key)))
+        assert.isTrue(Option.isSome(yield* here.take(key)))
         // While the other one still reads.
         yield* Fiber.join(starting)
       }).pipe(Effect.scoped))
@@ -636,7 +623,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* here.enter(opened.key, opened.record)
         for (const { record } of [opened, rested]) level(record, "debug")
         yield* here.rest(rested.key, rested.record)
-        assert.strictEqual((yield* Effect.flip(here.find(rested.key)))._tag, "RecordsUnreachable")
+        assert.strictEqual((yield* Effect.flip(here.take(rested.key)))._tag, "RecordsUnreachable")
         for (const { key } of [removed, removedAsleep]) {
           yield* here.remove(key)
           assert.isFalse(yield* here.has(key), "known without the database")
@@ -644,13 +631,13 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual([...yield* here.keys], [opened.key])
         yield* start
         // At once, before the replica writes it by itself.
-        const found = yield* until("it wakes", Effect.option(here.find(rested.key)), Option.isSome)
+        const found = yield* until("it wakes", Effect.option(here.take(rested.key)), Option.isSome)
         assert.strictEqual(levelOf(Option.flatten(found)), "debug")
         const row = yield* until("it is stored", rowOf(here.sql, opened.key), (row) => row !== undefined)
         assert.include(row?.record, "debug")
         for (const { key } of [removed, removedAsleep]) {
           yield* until("its row is removed", rowOf(here.sql, key), (row) => row === undefined)
-          assert.isTrue(Option.isNone(yield* there.find(key)))
+          assert.isTrue(Option.isNone(yield* there.take(key)))
         }
         assert.deepStrictEqual(here.lost, [])
       }))
@@ -662,7 +649,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         const { key, record } = session()
         yield* here.enter(key, record)
         yield* stop
-        assert.strictEqual(Option.getOrUndefined(yield* here.find(key)), record)
+        assert.strictEqual(Option.getOrUndefined(yield* here.take(key)), record)
         yield* start
         yield* until(
           "its time can be taken away",
@@ -731,7 +718,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         level(record, "debug")
         yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
         assert.deepStrictEqual(here.lost, [])
-        assert.strictEqual(Option.getOrUndefined(yield* here.find(key)), record)
+        assert.strictEqual(Option.getOrUndefined(yield* here.take(key)), record)
       }))
   })
 

@@ -14,7 +14,7 @@
  * - `Homes` asks the engine which replica has a shared id, and remembers the answer.
  * - `Membership` knows the replicas, and until when this replica safely holds its locks. Its `refresh` releases shards during an outage of
  *   the database.
- * - `StoredSleepers` stores the sessions of stateless back ends, asleep and awake.
+ * - `StoredSleepers` stores the sessions of stateless back ends, asleep and awake. `SleeperTable` has its statements.
  * - `Roster` refuses a replica with another lock expiration or another key, and notices when two replicas have the same address.
  * - `Patience` abandons a statement without waiting for its end.
  *
@@ -24,7 +24,7 @@
  * - A movable session is served only by the replica that has the engine's entity of its id, and only while that replica safely holds the
  *   lock of its shard (`Hosting.enter`).
  * - The replica releases the lock only after the session's process has ended (`vacate` in `Hosting`, `Membership.keepWhile`).
- * - The database refuses a write of a former owner (the generation in `StoredSleepers`).
+ * - The database refuses a write of a former owner (the generation in `SleeperTable`).
  *
  * To add a message between replicas, add:
  *
@@ -61,6 +61,7 @@ import * as Protocol from "./Protocol.ts"
 import * as ReplicaName from "./ReplicaName.ts"
 import * as ReplicaTls from "./ReplicaTls.ts"
 import * as Roster from "./Roster.ts"
+import * as SleeperTable from "./SleeperTable.ts"
 import * as StoredSleepers from "./StoredSleepers.ts"
 
 export interface Options {
@@ -143,7 +144,7 @@ const server = (address: ReplicaTls.Address, key: ReplicaTls.Key, hosting: Hosti
 /**
  * Creates the tables and enters this replica into the roster, under `MigrationLock`: one replica at a time.
  *
- * All table names begin with `Membership.prefix`. The engine has `_runners`, `_locks` and `_runner_migrations`; `StoredSleepers` has
+ * All table names begin with `Membership.prefix`. The engine has `_runners`, `_locks` and `_runner_migrations`; `SleeperTable` has
  * `_sessions` and `_upkeep`; `Roster` has `_replicas`.
  */
 const enter = (options: Options) =>
@@ -152,7 +153,7 @@ const enter = (options: Options) =>
     const connection = yield* sql.reserve
     yield* MigrationLock.take(connection)
     // First, because it fails with a readable error if the database user may not create tables. The engine's migrations would die.
-    yield* StoredSleepers.migrate
+    yield* SleeperTable.migrate
     yield* Roster.migrate
     yield* Layer.build(SqlRunnerStorage.layerMigrations({ prefix: Membership.prefix }))
     return yield* Roster.enter({

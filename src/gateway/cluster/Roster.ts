@@ -22,19 +22,19 @@ const unequalKeys = (other: string) =>
   `The replica at ${other} runs with another GATEWAY_STATE_KEY than this one: each would refuse the messages of the ` +
   "other. Give all the same; to change it, stop all of them first."
 
-export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
-  Effect.all([
+export const migrate = Effect.flatMap(
+  SqlClient.SqlClient,
+  (sql) =>
     sql`
       CREATE TABLE IF NOT EXISTS ${sql(table)} (
         address TEXT PRIMARY KEY,
         incarnation TEXT NOT NULL,
         lock_seconds DOUBLE PRECISION NOT NULL,
+        key_mark TEXT NOT NULL,
         seen_at TIMESTAMPTZ NOT NULL
       )
-    `,
-    // Added in a later version. Older replicas leave the column empty, and their keys are not compared.
-    sql`ALTER TABLE ${sql(table)} ADD COLUMN IF NOT EXISTS key_mark TEXT`
-  ], { discard: true }))
+    `
+)
 
 /** A mark of the key: equal for equal keys, and no help to find the key. */
 const markOf = (stateKey: string): string =>

@@ -94,7 +94,7 @@ export const labelOf = ({ id, lane }: Key): string => Masking.shortId(lane === u
 const wake = (sleepers: Sleepers.Sleepers, key: Key) =>
   Effect.map(
     Effect.acquireRelease(
-      sleepers.find(key),
+      sleepers.take(key),
       (found) => Option.isSome(found) ? rest(sleepers, key, found.value) : Effect.void
     ),
     Option.getOrUndefined

@@ -338,8 +338,8 @@ const forget = (state: State, key: Key) =>
   Effect.gen(function*() {
     const { sleepers } = state
     if (!isStateless(state, key) && !(yield* sleepers.isKnown(key))) return false
-    const found = yield* Effect.result(sleepers.find(key))
-    // The database did not answer `find`. The removal continues in the background, so the caller does not wait for the
+    const found = yield* Effect.result(sleepers.take(key))
+    // The database did not answer `take`. The removal continues in the background, so the caller does not wait for the
     // database again.
     if (Result.isFailure(found)) {
       yield* Effect.forkDetach(sleepers.remove(key), { startImmediately: true })

@@ -9,13 +9,13 @@ import * as GatewayErrors from "./GatewayErrors.ts"
 import type { Key } from "./Key.ts"
 
 export interface Sleepers {
-  /** True if the session has a record. `find` decides whether it may wake. */
+  /** True if the session has a record. `take` decides whether it may wake. */
   readonly has: (key: Key) => Effect.Effect<boolean, GatewayErrors.NotNow>
   /**
    * Takes over a session, to wake it or to end it, and returns its record. The session then counts as awake here until
    * `rest` or `remove`.
    */
-  readonly find: (key: Key) => Effect.Effect<Option.Option<ClientRecord.ClientRecord>, GatewayErrors.NotNow>
+  readonly take: (key: Key) => Effect.Effect<Option.Option<ClientRecord.ClientRecord>, GatewayErrors.NotNow>
   /** Adds the record of a session that was opened. */
   readonly enter: (key: Key, record: ClientRecord.ClientRecord) => Effect.Effect<void>
   /** Puts a session to sleep, after its process is gone. */
@@ -42,7 +42,7 @@ export const make = Effect.fnUntraced(function*({ asleepTimeToLive, maxAsleep }:
   })
   const sleepers: Sleepers = {
     has: (key) => Effect.map(Cache.getSuccess(cache, key), Option.isSome),
-    find: (key) => Cache.getSuccess(cache, key),
+    take: (key) => Cache.getSuccess(cache, key),
     enter: (key, record) => Cache.set(cache, key, record),
     rest: (key, record) => Cache.set(cache, key, record),
     remove: (key) => Cache.invalidate(cache, key),

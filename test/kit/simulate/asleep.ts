@@ -3,6 +3,7 @@ import { PgClient } from "@effect/sql-pg"
 import { Context, Duration, Effect, Layer } from "effect"
 import { SqlClient } from "effect/sql"
 import { TestClock } from "effect/testing"
+import * as SleeperTable from "../../../src/gateway/cluster/SleeperTable.ts"
 import * as StoredSleepers from "../../../src/gateway/cluster/StoredSleepers.ts"
 import { session } from "./counting.ts"
 import type { Database, Statement } from "./database.ts"
@@ -31,7 +32,7 @@ export const measure = (database: Database, rows: number) =>
     yield* TestClock.setTime(Date.now())
     const pool = yield* Layer.build(Layer.fresh(PgClient.layer({ url: database.url, maxConnections: 5 })))
     const sql = Context.get(pool, SqlClient.SqlClient)
-    yield* Effect.provideContext(StoredSleepers.migrate, pool)
+    yield* Effect.provideContext(SleeperTable.migrate, pool)
     yield* sql`TRUNCATE ${sql(table)}`
     const open = StoredSleepers.make(sql, "key")(limits, () => Effect.void, () => "entry")
     const sleepers = yield* open
@@ -53,7 +54,7 @@ export const measure = (database: Database, rows: number) =>
     yield* database.reset
     const keepMicros = yield* database.cpuOf(Effect.andThen(TestClock.adjust("1 minute"), sent(database, "keep")))
     const restMicros = yield* costOf(sleepers.rest)
-    const takeMicros = yield* costOf(sleepers.find)
+    const takeMicros = yield* costOf(sleepers.take)
     const enterMicros = yield* costOf((_, record) => sleepers.enter(session()[0], record))
     yield* database.query(`VACUUM ${table}`)
     // New sleepers have no session awake, and at once ask whether an upkeep is due.

@@ -6,7 +6,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import { readdirSync, readFileSync } from "node:fs"
 import * as Postgres from "../cluster/postgres.ts"
 
-/** The statements of the engine's storage, of `Roster` and of `StoredSleepers`. */
+/** The statements of the engine's storage, of `Roster` and of `SleeperTable`. */
 const texts = {
   register: /^INSERT INTO \S*_runners/,
   list: /^SELECT runner, healthy FROM/,
@@ -14,9 +14,9 @@ const texts = {
   acquire: /^INSERT INTO \S*_locks|^SELECT shard_id FROM \S*_locks/,
   locks: /^WITH locked AS .* UPDATE \S*_locks"? SET acquired_at/,
   roster: /^UPDATE \S*_replicas"? SET seen_at/,
-  enter: /^INSERT INTO \S*_sessions/,
+  /** Enters a session or puts it to sleep. */
+  write: /^INSERT INTO \S*_sessions/,
   take: /^UPDATE \S*_sessions"? SET generation/,
-  rest: /^UPDATE \S*_sessions"? SET record/,
   keep: /^UPDATE \S*_sessions"? SET expires_at/,
   due: /^INSERT INTO \S*_upkeep/,
   expire: /^DELETE FROM \S*_sessions"? AS asleep USING \(SELECT key, expires_at FROM \S+ WHERE expires_at/,

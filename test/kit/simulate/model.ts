@@ -48,9 +48,8 @@ export const rates = (replicas: number, { all, awake }: Sessions) => {
     // Every replica asks whether an upkeep is due, and one of them does it.
     due: { calls: replicas / upkeepSeconds, rows: 1 / upkeepSeconds },
     count: each(1 / upkeepSeconds),
-    enter: each(all / life),
     take: each(awake / stay),
-    rest: each(awake / stay)
+    write: each(all / life + awake / stay)
   } satisfies Partial<Record<Statement, Rate>>
 }
 
@@ -58,13 +57,13 @@ export type Measured = Storage.Figures & Engine.Figures
 
 /** The rows of the printed table, for a cluster of a size that was measured. */
 export const loads = (replicas: number, sessions: Sessions, measured: Measured, asleep: Asleep.Figures) => {
-  const { count, enter, heartbeat, keep, list, locks, rest, roster, take } = rates(replicas, sessions)
+  const { count, heartbeat, keep, list, locks, roster, take, write } = rates(replicas, sessions)
   const keepCores = keep.rows * asleep.keepMicros / 1e6
   const micros = list.calls * measured.listMicros +
     locks.calls * measured.refreshMicros +
     (heartbeat.calls - locks.calls + roster.calls) * measured.heartbeatMicros +
     count.calls * asleep.countMicros * sessions.all / asleep.rows +
-    enter.calls * asleep.enterMicros + take.calls * asleep.takeMicros + rest.calls * asleep.restMicros
+    take.calls * (asleep.takeMicros + asleep.restMicros) + (write.calls - take.calls) * asleep.enterMicros
   return {
     "connections to PostgreSQL": replicas * connectionsPerReplica,
     "busy cores of PostgreSQL": keepCores + micros / 1e6,
