@@ -348,9 +348,9 @@ describe("the other replicas", () => {
       assert.isFalse(yield* membership.isThere(second))
     }))
 
-  const portsOf = ({ runners }: Membership.Known) => runners.map(([{ address }]) => address.port)
+  const portsOf = ({ replicas }: Membership.Known) => [...replicas.values()].map(([{ address }]) => address.port)
   const { ended, nothingKnown } = Membership
-  const listed = (known: Membership.Known, now: number, ...runners: Membership.Known["runners"]) =>
+  const listed = (known: Membership.Known, now: number, ...runners: ReadonlyArray<Membership.Listed>) =>
     Membership.listed(runners, now, expiration, nameOf(one))(known)
 
   it("stay anew through a second outage that follows the first", () => {

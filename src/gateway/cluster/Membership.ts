@@ -10,11 +10,15 @@
  *   again.
  * - After an outage of the database, the replicas of the last list stay listed until each has had time to report again.
  */
+import type { Cause } from "effect"
 import { Clock, Context, Deferred, Duration, Effect, Exit, Layer, Schedule } from "effect"
 import type { Runner, RunnerAddress, ShardId } from "effect/cluster"
 import { RunnerStorage, ShardingConfig, SqlRunnerStorage } from "effect/cluster"
 import * as Patience from "./Patience.ts"
 import * as ReplicaName from "./ReplicaName.ts"
+
+/** A replica in the engine's list. */
+export type Listed = readonly [runner: Runner.Runner, healthy: boolean]
 
 /** What a replica knows about its locks and about the other replicas. All times are from `steady`, in milliseconds. */
 export interface Known {
@@ -28,10 +32,8 @@ export interface Known {
   readonly listedAt: number | undefined
   /** When this replica was first in the list. */
   readonly joinedAt: number | undefined
-  /** The last list of replicas. */
-  readonly runners: ReadonlyArray<readonly [runner: Runner.Runner, healthy: boolean]>
-  /** The addresses of that list by the replicas' names. */
-  readonly addresses: ReadonlyMap<string, RunnerAddress.RunnerAddress>
+  /** The last list of replicas, by their names. */
+  readonly replicas: ReadonlyMap<string, Listed>
   /** True once another replica has taken this replica's address, and with it its locks. */
   readonly isReplaced: boolean
   /** When a statement to the database last ended, with success or not. */
@@ -52,8 +54,7 @@ export const nothingKnown: Known = {
   backAt: undefined,
   listedAt: undefined,
   joinedAt: undefined,
-  runners: [],
-  addresses: new Map(),
+  replicas: new Map(),
   isReplaced: false,
   triedAt: undefined,
   isGivenUp: false
@@ -92,17 +93,13 @@ const outageSettling = 2 / 3
 
 /** Notes the newest list of replicas. After an outage, adds those of the previous list, until `outageSettling` has passed. */
 export const listed =
-  (runners: Known["runners"], now: number, expiration: number, self: string) => (known: Known): Known => {
+  (runners: ReadonlyArray<Listed>, now: number, expiration: number, self: string) => (known: Known): Known => {
     const isSettling = known.backAt !== undefined && now < known.backAt + expiration * outageSettling
-    const present = addressesOf(runners)
-    const missing = isSettling ? known.runners.filter(([{ address }]) => !present.has(ReplicaName.of(address))) : []
-    const addresses = new Map([...present, ...addressesOf(missing)])
-    const joinedAt = known.joinedAt ?? (addresses.has(self) ? now : undefined)
-    return { ...known, runners: [...runners, ...missing], addresses, listedAt: now, joinedAt }
+    const present = runners.map((listed): [string, Listed] => [ReplicaName.of(listed[0].address), listed])
+    const replicas = new Map([...isSettling ? known.replicas : [], ...present])
+    const joinedAt = known.joinedAt ?? (replicas.has(self) ? now : undefined)
+    return { ...known, replicas, listedAt: now, joinedAt }
   }
-
-const addressesOf = (runners: Known["runners"]) =>
-  new Map(runners.map(([{ address }]) => [ReplicaName.of(address), address]))
 
 /** How long a replica that leaves waits for one release: for the database, and for the sessions and lanes of the shard. */
 const leavePatience = "3 seconds"
@@ -167,8 +164,8 @@ const steady = (clock: Clock.Clock) => {
 const tell = (self: string, before: Known, after: Known): Effect.Effect<void> => {
   const logs: Array<Effect.Effect<void>> = []
   const tellOf = (them: Known, others: Known, change: string) => {
-    for (const [name, { host, port }] of them.addresses) {
-      if (name === self || others.addresses.has(name)) continue
+    for (const [name, [{ address: { host, port } }]] of them.replicas) {
+      if (name === self || others.replicas.has(name)) continue
       logs.push(Effect.logInfo(`replica ${name} at ${host}:${port} has ${change}`))
     }
   }
@@ -184,155 +181,183 @@ const tell = (self: string, before: Known, after: Known): Effect.Effect<void> =>
   return Effect.all(logs, { discard: true })
 }
 
-/** Makes the wrapped storage and the service. One function, because both share `known`. */
-const make = Effect.gen(function*() {
-  const config = yield* ShardingConfig.ShardingConfig
-  const storage = yield* RunnerStorage.RunnerStorage
-  let known = nothingKnown
-  const now = steady(yield* Clock.Clock)
-  const expiration = Duration.toMillis(Duration.fromInputUnsafe(config.shardLockExpiration))
+/** What the wrapped storage and the service share. */
+class State {
+  known = nothingKnown
+  /** Whether sessions or lanes live in a shard, or in any. */
+  isOccupied: (shard?: ShardId.ShardId) => boolean = () => false
+  /** The shards to release. `acquire` removes a shard that it takes again, so that a late release does not delete the new lock. */
+  readonly releasing = new Set<string>()
+  readonly self: string
+  readonly now: () => number
+  readonly expiration: number
   /** How often the engine refreshes its locks (its `effectiveInterval`). */
-  const interval = Math.min(
-    Duration.toMillis(Duration.fromInputUnsafe(config.shardLockRefreshInterval)),
-    expiration / 3
-  )
-  // Shorter than the engine's own time-out, after which the engine would release every shard.
-  const patience = interval / 2
+  readonly interval: number
+  /** How long a statement may take. Shorter than the engine's own time-out, after which the engine would release every shard. */
+  readonly patience: number
+
+  constructor(config: ShardingConfig.ShardingConfig["Service"], clock: Clock.Clock) {
+    const millis = (duration: Duration.Input) => Duration.toMillis(Duration.fromInputUnsafe(duration))
+    this.self = ReplicaName.here(config)
+    this.now = steady(clock)
+    this.expiration = millis(config.shardLockExpiration)
+    this.interval = Math.min(millis(config.shardLockRefreshInterval), this.expiration / 3)
+    this.patience = this.interval / 2
+  }
+
+  /** For how many milliseconds this replica still holds its locks for certain. */
+  safeFor(): number {
+    return heldUntil(this.known, this.expiration) - this.now()
+  }
 
   /** Changes `known`, and logs the change. */
-  const change = (f: (known: Known) => Known) =>
-    Effect.suspend(() => {
-      const before = known
-      known = f(before)
-      return tell(self, before, known)
+  change(f: (known: Known) => Known): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const before = this.known
+      this.known = f(before)
+      return tell(this.self, before, this.known)
     })
+  }
 
   /** Runs a statement, and notes that the database answered or did not. */
-  const noted = <A, E>(asked: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-    Effect.onExit(asked, (exit) => change(ended(now(), expiration, Exit.isSuccess(exit))))
-
-  const self = ReplicaName.here(config)
+  noted<A, E>(asked: Effect.Effect<A, E>): Effect.Effect<A, E> {
+    return Effect.onExit(asked, (exit) => this.change(ended(this.now(), this.expiration, Exit.isSuccess(exit))))
+  }
 
   /** Skips a statement once another replica has this address: the rows of the address are the other replica's. */
-  const unlessReplaced = <A, E>(asked: Effect.Effect<A, E>, otherwise: A): Effect.Effect<A, E> =>
-    Effect.suspend(() => known.isReplaced ? Effect.succeed(otherwise) : asked)
+  unlessReplaced<A, E>(asked: Effect.Effect<A, E>, otherwise: A): Effect.Effect<A, E> {
+    return Effect.suspend(() => this.known.isReplaced ? Effect.succeed(otherwise) : asked)
+  }
 
+  /** Fails if a statement takes too long. Does not wait for the end of the statement then. */
+  inTime<A, E>(asked: Effect.Effect<A, E>): Effect.Effect<A, E | Cause.TimeoutError> {
+    return Effect.timeout(Patience.unawaited(asked), this.patience)
+  }
+}
+
+type Storage = RunnerStorage.RunnerStorage["Service"]
+
+/** The engine's storage, with the three changes. */
+const wrap = (storage: Storage, state: State): Storage => ({
+  ...storage,
+  ...releases(storage, state),
+  getRunners: Effect.flatMap(state.noted(storage.getRunners), (runners) =>
+    Effect.map(
+      state.change(listed(runners, state.now(), state.expiration, state.self)),
+      () => [...state.known.replicas.values()]
+    )),
+  acquire: (address, shards) =>
+    Effect.suspend(() => {
+      const askedAt = state.now()
+      return Effect.tap(state.unlessReplaced(state.noted(storage.acquire(address, shards)), []), (taken) => {
+        for (const shard of taken) state.releasing.delete(shard.toString())
+        // Further locks confirm no earlier lock.
+        return state.change((known) => ({ ...known, confirmedAt: known.confirmedAt ?? askedAt }))
+      })
+    }),
+  refresh: (address, shards) =>
+    Effect.suspend(() => {
+      const all = [...shards]
+      const askedAt = state.now()
+      const refreshed = state.inTime(storage.refresh(address, all)).pipe(
+        (asked) => state.noted(asked),
+        Effect.tap(() => state.change((known) => ({ ...known, confirmedAt: askedAt })))
+      )
+      return Effect.orElseSucceed(
+        state.unlessReplaced(refreshed, []),
+        // The refresh failed. If the locks are not safe until the next one, release all shards now, while that is still safe.
+        () => state.safeFor() > state.interval ? all : []
+      )
+    })
+})
+
+/** The releases of the engine's storage, each after the sessions and lanes of its shard have ended. */
+const releases = (storage: Storage, state: State): Pick<Storage, "release" | "releaseAll" | "unregister"> => {
   /**
    * Completes when this replica leaves. From then on, a release waits for at most `leavePatience`: this replica takes no lock again, and a
    * lock that is not released expires. Before that, a release must not be abandoned: it could take effect after the lock was taken again.
    */
-  const leaving = yield* Deferred.make<void>()
+  const leaving = Deferred.makeUnsafe<void>()
   const isLeaving = () => Deferred.isDoneUnsafe(leaving)
-  const inTime = <E>(asked: Effect.Effect<void, E>): Effect.Effect<void> =>
+  const bounded = <E>(asked: Effect.Effect<void, E>): Effect.Effect<void> =>
     Effect.raceFirst(
       Effect.ignore(Patience.unawaited(asked)),
       Effect.andThen(Deferred.await(leaving), Effect.sleep(leavePatience))
     )
-
-  /** The shards to release. `acquire` removes a shard that it takes again, so that a late release does not delete the new lock. */
-  const releasing = new Set<string>()
-  let isOccupied: (shard?: ShardId.ShardId) => boolean = () => false
-  /** Runs a release after the sessions and lanes of the shard have ended, or after `occupiedTimeout`. */
-  const whenFree = <E>(released: Effect.Effect<void, E>, shard?: ShardId.ShardId): Effect.Effect<void, E> =>
-    Effect.sync(() => isOccupied(shard)).pipe(
-      Effect.repeat({ while: (occupied) => occupied, schedule: Schedule.spaced(occupiedInterval) }),
-      Effect.timeoutOrElse({
-        duration: occupiedTimeout,
-        orElse: () =>
-          Effect.logWarning(
-            `A process has not ended for ${occupiedTimeout}; the lock of its shard is released, so end it by hand`
-          )
-      }),
-      Effect.andThen(released)
-    )
-
-  const wrapped = RunnerStorage.RunnerStorage.of({
-    ...storage,
-    getRunners: Effect.flatMap(
-      noted(storage.getRunners),
-      (runners) => Effect.map(change(listed(runners, now(), expiration, self)), () => [...known.runners])
-    ),
-    acquire: (address, shards) =>
-      Effect.suspend(() => {
-        const askedAt = now()
-        return Effect.tap(unlessReplaced(noted(storage.acquire(address, shards)), []), (taken) => {
-          for (const shard of taken) releasing.delete(shard.toString())
-          // Further locks confirm no earlier lock.
-          return change((known) => ({ ...known, confirmedAt: known.confirmedAt ?? askedAt }))
-        })
-      }),
-    refresh: (address, shards) =>
-      Effect.suspend(() => {
-        const all = [...shards]
-        const askedAt = now()
-        const refreshed = Patience.unawaited(storage.refresh(address, all)).pipe(
-          Effect.timeout(patience),
-          noted,
-          Effect.tap(() => change((known) => ({ ...known, confirmedAt: askedAt })))
-        )
-        return Effect.orElseSucceed(
-          unlessReplaced(refreshed, []),
-          // The refresh failed. If the locks are not safe until the next one, release all shards now, while that is still safe.
-          () => now() + interval < heldUntil(known, expiration) ? all : []
-        )
-      }),
+  return {
     // Retries here once a second. The engine would retry at once, and log each of hundreds of shards.
     release: (address, shard) =>
       Effect.suspend(() => {
         const key = shard.toString()
-        releasing.add(key)
-        const released = Effect.suspend(() => releasing.has(key) ? storage.release(address, shard) : Effect.void)
-        return inTime(whenFree(
-          Effect.retry(unlessReplaced(released, undefined), {
-            schedule: Schedule.spaced("1 second"),
-            while: () => !isLeaving()
-          }),
-          shard
-        ))
+        state.releasing.add(key)
+        const released = Effect.suspend(() => state.releasing.has(key) ? storage.release(address, shard) : Effect.void)
+        const retried = Effect.retry(state.unlessReplaced(released, undefined), {
+          schedule: Schedule.spaced("1 second"),
+          while: () => !isLeaving()
+        })
+        return bounded(Effect.andThen(untilFree(state, shard), retried))
       }),
     releaseAll: (address) =>
       Effect.suspend(() => {
-        const released = unlessReplaced(storage.releaseAll(address), undefined)
+        const released = state.unlessReplaced(storage.releaseAll(address), undefined)
         // The engine calls this at the end, or when it has lost all its locks. In the second case there is no lock to keep.
-        return isLeaving() ? inTime(whenFree(released)) : released
+        return isLeaving() ? bounded(Effect.andThen(untilFree(state), released)) : released
       }),
     // When the engine ends, it calls this first.
     unregister: (address) =>
       Effect.suspend(() => {
         Deferred.doneUnsafe(leaving, Effect.void)
-        return inTime(unlessReplaced(storage.unregister(address), undefined))
+        return bounded(state.unlessReplaced(storage.unregister(address), undefined))
       })
-  })
+  }
+}
 
-  const membership = Membership.of({
-    known: () => known,
-    keepWhile: (occupied) => {
-      isOccupied = occupied
+/** Waits until the sessions and lanes of a shard have ended, or of all shards. Waits for at most `occupiedTimeout`. */
+const untilFree = (state: State, shard?: ShardId.ShardId): Effect.Effect<void> =>
+  Effect.sync(() => state.isOccupied(shard)).pipe(
+    Effect.repeat({ while: (occupied) => occupied, schedule: Schedule.spaced(occupiedInterval) }),
+    Effect.timeoutOrElse({
+      duration: occupiedTimeout,
+      orElse: () =>
+        Effect.logWarning(
+          `A process has not ended for ${occupiedTimeout}; the lock of its shard is released, so end it by hand`
+        )
+    }),
+    Effect.asVoid
+  )
+
+const serviceOf = (state: State, list: Storage["getRunners"]) =>
+  Membership.of({
+    known: () => state.known,
+    keepWhile: (isOccupied) => {
+      state.isOccupied = isOccupied
     },
-    replace: change((known) => ({ ...known, isReplaced: true })),
-    isGivenUp: () => hasStoodStill(known, now(), expiration),
-    beginAnew: change((known) => ({ ...known, triedAt: now(), isGivenUp: false })),
-    now,
-    safeFor: () => heldUntil(known, expiration) - now(),
-    others: () => [...known.addresses.keys()].filter((each) => each !== self),
-    addressOf: (replica) => known.addresses.get(replica),
+    replace: state.change((known) => ({ ...known, isReplaced: true })),
+    isGivenUp: () => hasStoodStill(state.known, state.now(), state.expiration),
+    beginAnew: state.change((known) => ({ ...known, triedAt: state.now(), isGivenUp: false })),
+    now: state.now,
+    safeFor: () => state.safeFor(),
+    others: () => [...state.known.replicas.keys()].filter((each) => each !== state.self),
+    addressOf: (replica) => state.known.replicas.get(replica)?.[0].address,
     isThere: (replica) =>
       Effect.suspend(() => {
-        const isListed = () => replica !== self && known.addresses.has(replica)
-        const isFresh = known.listedAt !== undefined && now() - known.listedAt < freshness
+        const { listedAt } = state.known
+        const isListed = () => replica !== state.self && state.known.replicas.has(replica)
+        const isFresh = listedAt !== undefined && state.now() - listedAt < freshness
         if (isFresh || isListed()) return Effect.succeed(isListed())
-        return Patience.unawaited(wrapped.getRunners).pipe(
-          Effect.timeout(patience),
-          Effect.map(isListed),
-          Effect.orElseSucceed(() => undefined)
-        )
+        return state.inTime(list).pipe(Effect.map(isListed), Effect.orElseSucceed(() => undefined))
       })
   })
-  return Context.make(Membership, membership).pipe(Context.add(RunnerStorage.RunnerStorage, wrapped))
-})
 
 /** The membership and the wrapped storage, over any storage. */
-export const layerOver = Layer.effectContext(make)
+export const layerOver = Layer.effectContext(Effect.gen(function*() {
+  const storage = yield* RunnerStorage.RunnerStorage
+  const state = new State(yield* ShardingConfig.ShardingConfig, yield* Clock.Clock)
+  const wrapped = wrap(storage, state)
+  return Context.make(Membership, serviceOf(state, wrapped.getRunners)).pipe(
+    Context.add(RunnerStorage.RunnerStorage, wrapped)
+  )
+}))
 
 /** The membership and the wrapped storage, over the engine's storage in PostgreSQL. */
 export const layer = layerOver.pipe(

@@ -7,12 +7,12 @@ import type * as Membership from "../../../src/gateway/cluster/Membership.ts"
 export interface State {
   /** `slow`: it answers after four seconds; `silent`: never; `stuck`: nor to the cancellation, for which one waits five seconds. */
   mood: "well" | "slow" | "away" | "silent" | "stuck"
-  runners: Membership.Known["runners"]
+  runners: ReadonlyArray<Membership.Listed>
   /** The shards that others have. */
   readonly lost: Set<string>
 }
 
-export const make = Effect.fnUntraced(function*(runners: Membership.Known["runners"]) {
+export const make = Effect.fnUntraced(function*(runners: ReadonlyArray<Membership.Listed>) {
   const state: State = { mood: "well", runners, lost: new Set() }
   const calls: Array<string> = []
   const asked = <A>(name: string, answer: () => A): Effect.Effect<A, ClusterError.PersistenceError> =>

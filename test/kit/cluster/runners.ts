@@ -3,7 +3,7 @@ import { Runner, RunnerAddress } from "effect/cluster"
 import type * as Membership from "../../../src/gateway/cluster/Membership.ts"
 import * as ReplicaName from "../../../src/gateway/cluster/ReplicaName.ts"
 
-export type Listed = Membership.Known["runners"][number]
+export type Listed = Membership.Listed
 
 const runner = (port: number) =>
   new Runner.Runner({ address: RunnerAddress.make("127.0.0.1", port), groups: ["default"], weight: 1 })
