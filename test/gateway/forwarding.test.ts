@@ -35,11 +35,7 @@ const engine = Sharding.layer.pipe(
 
 /** Another replica behind a cable. `forward` has it carry something out. */
 const start = Effect.fnUntraced(function*(carryOut: Host["carryOut"]) {
-  const hosting = yield* Hosting.make({
-    replica: "other",
-    isGivenUp: () => false,
-    safeFor: () => 60_000
-  })
+  const hosting = yield* Hosting.make("other", { isGivenUp: () => false, now: () => 0, safeFor: () => 60_000 })
   const unused = Effect.die("not asked in this test")
   const host = { carryOut, sessions: unused, endNumber: () => unused, endPinned: unused, vacate: () => unused }
   yield* Effect.provideContext(hosting.serve(host), yield* Layer.build(engine))
@@ -48,7 +44,7 @@ const start = Effect.fnUntraced(function*(carryOut: Host["carryOut"]) {
     RpcServer.layer(Protocol.Peers, {
       disableTracing: true,
       disableFatalDefects: true,
-      onDisconnect: hosting.disconnected
+      onDisconnect: (client) => hosting.disconnected(client)
     }).pipe(
       Layer.provide([Protocol.Peers.toLayer(hosting.handlers), RpcServer.layerProtocolSocketServer]),
       Layer.provide(ReplicaTls.layerServer({ host: "127.0.0.1", port: behind }, key))

@@ -49,11 +49,7 @@ const make = Effect.fnUntraced(function*(movingTimeout: Duration.Duration) {
     Layer.provideMerge(config)
   ))
   const known = Context.get(services, Membership.Membership)
-  const hosting = yield* Hosting.make({
-    replica: ReplicaName.of(address),
-    isGivenUp: known.isGivenUp,
-    safeFor: known.safeFor
-  })
+  const hosting = yield* Hosting.make(ReplicaName.of(address), known)
   const placement = yield* Effect.provideContext(
     ClusterPlacement.make({
       hosting,

@@ -133,7 +133,7 @@ const server = (address: ReplicaTls.Address, key: ReplicaTls.Key, hosting: Hosti
   RpcServer.layer(Runners.Rpcs.merge(Protocol.Peers), {
     disableTracing: true,
     disableFatalDefects: true,
-    onDisconnect: hosting.disconnected
+    onDisconnect: (client) => hosting.disconnected(client)
   }).pipe(
     Layer.provide([RunnerServer.layerHandlers, Protocol.Peers.toLayer(hosting.handlers)]),
     Layer.provide(RpcServer.layerProtocolSocketServer),
@@ -185,12 +185,8 @@ const entered = (options: Options, entry: Roster.Entry) =>
     const shardingScope = yield* Scope.fork(scope)
     const key = ReplicaTls.keyOf(options.stateKey)
     const services = yield* Layer.buildWithScope(sharding(key), shardingScope)
-    const { isGivenUp, safeFor } = membership
-    const hosting = yield* Hosting.make({
-      replica: ReplicaName.here(yield* ShardingConfig.ShardingConfig),
-      isGivenUp,
-      safeFor
-    })
+    const replica = ReplicaName.here(yield* ShardingConfig.ShardingConfig)
+    const hosting = yield* Hosting.make(replica, membership)
     yield* Effect.provideContext(Layer.buildWithScope(server(options.listen, key, hosting), serverScope), services)
     const placement = yield* ClusterPlacement.make({
       hosting,

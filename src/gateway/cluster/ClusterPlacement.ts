@@ -170,7 +170,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       Effect.catchCause(() => Effect.succeed([]))
     )
 
-  membership.keepWhile(hosting.isOccupied)
+  membership.keepWhile((shard) => hosting.isOccupied(shard))
   yield* Effect.forkScoped(tellOfShards(sharding, config.shardsPerGroup))
 
   const placement: Placement = {
@@ -207,8 +207,8 @@ export const make = Effect.fnUntraced(function*(options: Options) {
         : Effect.suspend(() => atReplica(place.replica, carried()))
     },
     forwarded: () => forwarded,
-    occupy: hosting.occupy,
-    mayOccupy: hosting.mayOccupy,
+    occupy: (id) => hosting.occupy(id),
+    mayOccupy: (id) => hosting.mayOccupy(id),
     serve: (host) =>
       Effect.andThen(
         Effect.provideService(hosting.serve(host), Sharding.Sharding, sharding),
@@ -230,9 +230,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     }),
     leave: Effect.suspend(() => {
       if (hasLeft) return Effect.void
-      // Waits for the requests that entered before `stopServing`.
-      return Effect.timeoutOption(hosting.served, leaveTimeout).pipe(
-        Effect.andThen(hosting.handOver),
+      return hosting.handOver(leaveTimeout).pipe(
         Effect.andThen(options.disengage),
         Effect.tap(() => Effect.sync(() => (hasLeft = true)))
       )

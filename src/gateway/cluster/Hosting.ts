@@ -3,13 +3,15 @@
  *
  * A resident is a shared id whose entity the engine runs here. Its session or lane lives here until the engine ends the entity (`vacate`).
  */
-import { Cause, Clock, Deferred, Effect, Exit, Layer, Schedule, Scope, Tracer } from "effect"
+import type { Duration } from "effect"
+import { Cause, Deferred, Effect, Exit, Layer, Schedule, Scope, Tracer } from "effect"
 import type { ShardId, Sharding } from "effect/cluster"
 import { Entity } from "effect/cluster"
 import * as SessionEntity from "../../SessionEntity.ts"
-import type { Events } from "../conversation/Exchange.ts"
+import type { Events, Take } from "../conversation/Exchange.ts"
 import type { Carried, Host } from "../sessions/Placement.ts"
 import * as Placement from "../sessions/Placement.ts"
+import type * as Membership from "./Membership.ts"
 import * as Protocol from "./Protocol.ts"
 import * as StreamedExchanges from "./StreamedExchanges.ts"
 
@@ -24,15 +26,6 @@ const emptyTimeout = "10 seconds"
 /** How often `vacate` and `served` check whether requests have ended. */
 const pollInterval = "50 millis"
 
-export interface Options {
-  /** The name of this replica. */
-  readonly replica: string
-  /** Whether the others have given this replica up, see `Membership`. */
-  readonly isGivenUp: () => boolean
-  /** For how many milliseconds this replica still holds its locks for certain. */
-  readonly safeFor: () => number
-}
-
 /** A shared id that lives here. */
 interface Resident {
   readonly shard: string
@@ -43,216 +36,236 @@ interface Resident {
   vacating: boolean
 }
 
-export type Hosting = Effect.Success<ReturnType<typeof make>>
+/** Serves until its scope closes. `replica` is the name of this replica. */
+export const make = (
+  replica: string,
+  membership: Pick<Membership.Membership["Service"], "isGivenUp" | "now" | "safeFor">
+): Effect.Effect<Hosting, never, Scope.Scope> =>
+  Effect.map(Effect.scope, (scope) => new Hosting(replica, membership, scope))
 
-/** Makes the hosting. One function, because its parts share the residents and the host. Its result is listed at its end. */
-export const make = Effect.fnUntraced(function*({ isGivenUp, replica, safeFor }: Options) {
-  const scope = yield* Effect.scope
-  const clock = yield* Clock.Clock
-  const residents = new Map<string, Resident>()
+export class Hosting {
+  private readonly residents = new Map<string, Resident>()
   /** Running requests by shared id. Counts those of earlier residents too, for which `vacate` could not wait. */
-  const requests = makeCounts()
+  private readonly requests = new Counts()
   /** Those of `requests` that do more than listen. `vacate` waits for their end. */
-  const calls = makeCounts()
+  private readonly calls = new Counts()
   /** Sessions and lanes that have not ended here, by shard. Counts those too whose resident has left. */
-  const occupants = makeCounts()
-  const streamed = StreamedExchanges.make()
+  private readonly occupants = new Counts()
+  private readonly streamed = StreamedExchanges.make()
   /** Completes when this replica serves no movable session or lane any more. */
-  const leaving = Deferred.makeUnsafe<void>()
+  private readonly leaving = Deferred.makeUnsafe<void>()
   /** `undefined` before and after `serve`. */
-  let host: Host | undefined
+  private host: Host | undefined
   /** The wait for the requests of movable sessions and lanes has ended, so `vacate` waits no longer. */
-  let handsOver = false
+  private handsOver = false
+  private readonly replica: string
+  private readonly membership: Parameters<typeof make>[1]
+  private readonly scope: Scope.Scope
 
-  const mayServe = () => !Deferred.isDoneUnsafe(leaving) && safeFor() > 0
+  constructor(replica: string, membership: Parameters<typeof make>[1], scope: Scope.Scope) {
+    this.replica = replica
+    this.membership = membership
+    this.scope = scope
+  }
 
-  const enter = (id: string, carried: Carried): Effect.Effect<boolean, never, Scope.Scope> => {
-    const count = (change: number) => {
-      requests.add(id, change)
-      if (!Placement.onlyListens(carried)) calls.add(id, change)
-    }
-    return Effect.map(
+  /** Carries out what other replicas ask for, for as long as the scope is open. */
+  serve(host: Host): Effect.Effect<void, never, Scope.Scope | Sharding.Sharding> {
+    return Effect.andThen(
+      Layer.build(this.home(host)),
       Effect.acquireRelease(
-        Effect.suspend(() => {
-          const resident = residents.get(id)
-          if (!mayServe() || resident === undefined || resident.ending) return Effect.succeed(undefined)
-          count(1)
-          return Effect.as(resident.residency.hold, resident)
-        }),
-        (resident) => {
-          if (resident === undefined) return Effect.void
-          count(-1)
-          return resident.residency.release
-        }
-      ),
-      (resident) => resident !== undefined
+        Effect.sync(() => (this.host = host)),
+        () => Effect.sync(() => (this.host = undefined))
+      )
     )
+  }
+
+  /** The entities of the shared ids that live here. */
+  private home(host: Host) {
+    const { replica, residents } = this
+    const start = Effect.gen({ self: this }, function*() {
+      const { entityId: id, shardId } = yield* Entity.CurrentAddress
+      const residency = yield* SessionEntity.residency
+      const resident: Resident = { shard: shardId.toString(), residency, ending: false, vacating: false }
+      // The engine releases the lock of the shard only after this release has run.
+      yield* Effect.acquireRelease(
+        Effect.sync(() => residents.set(id, resident)),
+        () => this.vacate(id, resident, host)
+      )
+      return Protocol.Home.of({
+        Locate: () => Effect.suspend(() => this.mayServe() ? Effect.succeed(replica) : new Protocol.Moved())
+      })
+    })
+    return Protocol.Home.toLayer(start, {
+      concurrency: "unbounded",
+      mailboxCapacity: "unbounded",
+      disableFatalDefects: true,
+      maxIdleTime: emptyTimeout
+    })
   }
 
   /**
    * Ends the session or lane of a shared id, after its calls have ended or when the id cannot be kept any longer. Does not wait for
    * requests that only listen: such a stream does not end by itself, and all new calls wait meanwhile.
    */
-  const vacate = (id: string, resident: Resident, host: Host) =>
-    Effect.suspend(() => {
+  private vacate(id: string, resident: Resident, host: Host): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function*() {
+      const { membership, residents } = this
       resident.ending = true
-      const latest = clock.currentTimeMillisUnsafe() + finishTimeout
+      const latest = membership.now() + finishTimeout
       // A replica that hands over does not wait: the engine would wait no longer than `shardLockInterval`.
-      const isOver = Effect.sync(() =>
-        calls.of(id) === 0 || handsOver || safeFor() <= safety || clock.currentTimeMillisUnsafe() >= latest
+      yield* until(() =>
+        this.calls.of(id) === 0 || this.handsOver || membership.safeFor() <= safety || membership.now() >= latest
       )
-      return Effect.repeat(isOver, { until: (over) => over, schedule: Schedule.spaced(pollInterval) })
-    }).pipe(
-      Effect.andThen(Effect.suspend(() => {
-        // A newer resident has this id, so its session or lane must stay.
-        if (residents.get(id) !== resident) return Effect.void
-        resident.vacating = true
-        return Effect.asVoid(
-          Effect.timeoutOption(Effect.andThen(host.vacate(id), resident.residency.released), vacateTimeout)
-        )
-      })),
-      Effect.andThen(Effect.sync(() => residents.get(id) === resident && residents.delete(id)))
-    )
+      // Otherwise a newer resident has this id, so its session or lane must stay.
+      if (residents.get(id) !== resident) return
+      resident.vacating = true
+      yield* Effect.timeoutOption(Effect.andThen(host.vacate(id), resident.residency.released), vacateTimeout)
+      if (residents.get(id) === resident) residents.delete(id)
+    })
+  }
 
-  const home = (host: Host) =>
-    Protocol.Home.toLayer(
-      Effect.gen(function*() {
-        const { entityId: id, shardId } = yield* Entity.CurrentAddress
-        const resident: Resident = {
-          shard: shardId.toString(),
-          residency: yield* SessionEntity.residency,
-          ending: false,
-          vacating: false
-        }
-        // The engine releases the lock of the shard only after this release has run.
-        yield* Effect.acquireRelease(
-          Effect.sync(() => residents.set(id, resident)),
-          () => vacate(id, resident, host)
-        )
-        return Protocol.Home.of({
-          Locate: () => Effect.suspend(() => mayServe() ? Effect.succeed(replica) : new Protocol.Moved())
-        })
-      }),
-      { concurrency: "unbounded", mailboxCapacity: "unbounded", disableFatalDefects: true, maxIdleTime: emptyTimeout }
-    )
+  private mayServe(): boolean {
+    return !Deferred.isDoneUnsafe(this.leaving) && this.membership.safeFor() > 0
+  }
 
-  const admit: Effect.Effect<Host, Protocol.Moved> = Effect.suspend(() =>
-    host === undefined ? new Protocol.Moved() : Effect.succeed(host)
+  /** Whether a shared id lives here and may be served. If true, it may be served until the scope closes. */
+  enter(id: string, carried: Carried): Effect.Effect<boolean, never, Scope.Scope> {
+    const find = () => {
+      const resident = this.residents.get(id)
+      return this.mayServe() && resident?.ending === false ? resident : undefined
+    }
+    return hold(find, (_, change) => {
+      this.requests.add(id, change)
+      if (!Placement.onlyListens(carried)) this.calls.add(id, change)
+    })
+  }
+
+  /** Counts a session or lane under a shared id, and keeps the id here for the scope. A no-op if the id is not here. */
+  occupy(id: string): Effect.Effect<void, never, Scope.Scope> {
+    return Effect.asVoid(hold(() => this.residents.get(id), ({ shard }, change) => this.occupants.add(shard, change)))
+  }
+
+  /** Whether a session or lane lives in a shard; without a shard, in any. */
+  isOccupied(shard?: ShardId.ShardId): boolean {
+    return shard === undefined ? this.occupants.size() > 0 : this.occupants.of(shard.toString()) > 0
+  }
+
+  /**
+   * Whether a session or lane may start under an id. False while `vacate` ends the one before, and after that while one of its requests
+   * still runs, which could open a second connection.
+   */
+  mayOccupy(id: string): boolean {
+    const resident = this.residents.get(id)
+    return resident === undefined ? this.requests.of(id) === 0 : !resident.vacating
+  }
+
+  /** From now on, no request for a movable session or lane enters, and streams to clients of other replicas that only listen end. */
+  readonly stopServing = Effect.suspend(() => Effect.asVoid(Deferred.succeed(this.leaving, undefined)))
+
+  /** Waits for the requests of movable sessions and lanes. Then `vacate` waits for none, because the next owner may serve the id soon. */
+  handOver(timeout: Duration.Input): Effect.Effect<void> {
+    return Effect.map(Effect.timeoutOption(until(() => this.requests.size() === 0), timeout), () => {
+      this.handsOver = true
+    })
+  }
+
+  /** Abandons what is kept for a connection of another replica that has broken. */
+  disconnected(client: number): Effect.Effect<void> {
+    return this.streamed.disconnected(client)
+  }
+
+  private readonly admit: Effect.Effect<Host, Protocol.Moved> = Effect.suspend(() =>
+    this.host === undefined ? new Protocol.Moved() : Effect.succeed(this.host)
   )
 
   /** Carries something out, and waits for its reply. */
-  const carriedOut = Effect.fnUntraced(function*(
-    host: Host,
-    carried: Carried,
-    shared: string | undefined,
-    parent: typeof Protocol.Span.Type | undefined
-  ) {
-    const isHere = shared === undefined ? !isGivenUp() : yield* enter(shared, carried)
-    if (!isHere) return yield* new Protocol.Moved()
-    const replied = Effect.flatMap(
-      host.carryOut(carried),
-      ({ reply, session }) => Effect.map(reply, (reply) => ({ session, reply }))
+  private carryOut(host: Host, { parent, shared, ...carried }: Protocol.CarryOut) {
+    const isHere = shared === undefined
+      ? Effect.sync(() => !this.membership.isGivenUp())
+      : this.enter(shared, carried)
+    return Effect.filterOrFail(isHere, (isHere) => isHere, () => new Protocol.Moved()).pipe(
+      Effect.flatMap(() => host.carryOut(carried)),
+      Effect.flatMap(({ reply, session }) => Effect.map(reply, (reply) => ({ session, reply }))),
+      (replied) => traced(replied, carried, parent)
     )
-    return yield* traced(replied, carried, parent)
-  })
+  }
 
   /** The events of a reply. A client that only listens gets none after this replica begins to leave, so that it listens elsewhere. */
-  const eventsOf = ({ take }: Events, carried: Carried) =>
-    Placement.onlyListens(carried)
-      ? Effect.raceFirst(take, Effect.andThen(Deferred.await(leaving), Cause.done()))
+  private eventsOf({ take }: Events, carried: Carried): Take {
+    return Placement.onlyListens(carried)
+      ? Effect.raceFirst(take, Effect.andThen(Deferred.await(this.leaving), Cause.done()))
       : take
+  }
 
-  const handlers = Protocol.Peers.of({
-    CarryOut: ({ parent, shared, ...carried }, { client }) =>
+  /** The handlers of the messages of other replicas. */
+  readonly handlers = Protocol.Peers.of({
+    CarryOut: (asked, { client }) =>
       Effect.uninterruptibleMask((restore) =>
-        Effect.gen(function*() {
-          const host = yield* admit
+        Effect.gen({ self: this }, function*() {
+          const host = yield* this.admit
           // The scope of the exchange. It closes now if the exchange is whole, otherwise after its last event.
-          const own = yield* Scope.fork(scope)
-          const { reply, session } = yield* restore(carriedOut(host, carried, shared, parent)).pipe(
+          const own = yield* Scope.fork(this.scope)
+          const { reply, session } = yield* restore(this.carryOut(host, asked)).pipe(
             Scope.provide(own),
             Effect.onError(() => Scope.close(own, Exit.void))
           )
           if (reply._tag === "Events") {
-            const id = yield* streamed.keep(eventsOf(reply, carried), own, client.id)
+            const id = yield* this.streamed.keep(this.eventsOf(reply, asked), own, client.id)
             return { _tag: "Streamed" as const, session, id, start: reply.start }
           }
           yield* Scope.close(own, Exit.void)
           return { _tag: "Whole" as const, session, reply }
         })
       ),
-    Next: ({ id }) => streamed.next(id),
-    Abandon: ({ id }) => streamed.abandon(id),
-    Sessions: () => Effect.flatMap(admit, (host) => Effect.map(host.sessions, (sessions) => JSON.stringify(sessions))),
-    EndNumber: ({ number }) => Effect.flatMap(admit, (host) => host.endNumber(number))
+    Next: ({ id }) => this.streamed.next(id),
+    Abandon: ({ id }) => this.streamed.abandon(id),
+    Sessions: () =>
+      Effect.map(Effect.flatMap(this.admit, ({ sessions }) => sessions), (sessions) => JSON.stringify(sessions)),
+    EndNumber: ({ number }) => Effect.flatMap(this.admit, (host) => host.endNumber(number))
   })
+}
 
-  return {
-    /** The handlers of the messages of other replicas. */
-    handlers,
-    /** Call it when a connection of another replica has broken. */
-    disconnected: streamed.disconnected,
-    /** Serves for as long as the scope is open. */
-    serve: (served: Host): Effect.Effect<void, never, Scope.Scope | Sharding.Sharding> =>
-      Effect.andThen(
-        Layer.build(home(served)),
-        Effect.acquireRelease(
-          Effect.sync(() => (host = served)),
-          () => Effect.sync(() => (host = undefined))
-        )
-      ),
-    /** Whether a shared id lives here and may be served. If true, it may be served until the scope closes. */
-    enter,
-    /** Counts a session or lane under a shared id, and keeps the id here for the scope. A no-op if the id is not here. */
-    occupy: (id: string): Effect.Effect<void, never, Scope.Scope> =>
-      Effect.acquireRelease(
-        Effect.suspend(() => {
-          const resident = residents.get(id)
-          if (resident === undefined) return Effect.succeed(undefined)
-          occupants.add(resident.shard, 1)
-          return Effect.as(resident.residency.hold, resident)
-        }),
-        (resident) => {
-          if (resident === undefined) return Effect.void
-          occupants.add(resident.shard, -1)
-          return resident.residency.release
-        }
-      ),
-    /** Whether a session or lane lives in a shard; without a shard, in any. */
-    isOccupied: (shard?: ShardId.ShardId): boolean =>
-      shard === undefined ? occupants.size() > 0 : occupants.of(shard.toString()) > 0,
-    /**
-     * Whether a session or lane may start under an id. False while `vacate` ends the one before, and after that while one of its requests
-     * still runs, which could open a second connection.
-     */
-    mayOccupy: (id: string): boolean => {
-      const resident = residents.get(id)
-      return resident === undefined ? requests.of(id) === 0 : !resident.vacating
-    },
-    /** From now on, no request for a movable session or lane enters, and streams to clients of other replicas that only listen end. */
-    stopServing: Effect.asVoid(Deferred.succeed(leaving, undefined)),
-    /** From now on, `vacate` waits for no call, because the next owner may serve the id in some seconds. */
-    handOver: Effect.sync(() => (handsOver = true)),
-    /** Waits until no request of a movable session or lane runs here. */
-    served: Effect.asVoid(Effect.repeat(Effect.sync(requests.size), {
-      until: (size) => size === 0,
-      schedule: Schedule.spaced(pollInterval)
-    }))
-  }
-})
+/** Keeps a resident here for the scope, and counts its use. False if there is no resident. */
+const hold = (
+  find: () => Resident | undefined,
+  count: (resident: Resident, change: 1 | -1) => void
+): Effect.Effect<boolean, never, Scope.Scope> =>
+  Effect.map(
+    Effect.acquireRelease(
+      Effect.suspend(() => {
+        const resident = find()
+        if (resident === undefined) return Effect.succeed(resident)
+        count(resident, 1)
+        return Effect.as(resident.residency.hold, resident)
+      }),
+      (resident) => {
+        if (resident === undefined) return Effect.void
+        count(resident, -1)
+        return resident.residency.release
+      }
+    ),
+    (resident) => resident !== undefined
+  )
+
+const until = (holds: () => boolean): Effect.Effect<boolean> =>
+  Effect.repeat(Effect.sync(holds), { until: (isHeld) => isHeld, schedule: Schedule.spaced(pollInterval) })
 
 /** Counters by name. A counter at zero is removed. */
-const makeCounts = () => {
-  const counts = new Map<string, number>()
-  const of = (id: string) => counts.get(id) ?? 0
-  return {
-    of,
-    size: () => counts.size,
-    add: (id: string, change: number) => {
-      const count = of(id) + change
-      if (count === 0) counts.delete(id)
-      else counts.set(id, count)
-    }
+class Counts {
+  private readonly counts = new Map<string, number>()
+
+  of(id: string): number {
+    return this.counts.get(id) ?? 0
+  }
+
+  size(): number {
+    return this.counts.size
+  }
+
+  add(id: string, change: number): void {
+    const count = this.of(id) + change
+    if (count === 0) this.counts.delete(id)
+    else this.counts.set(id, count)
   }
 }
 

@@ -83,6 +83,8 @@ const CarryOut = Rpc.make("CarryOut", {
   error: Schema.Union([Moved, Refused])
 })
 
+export type CarryOut = Rpc.Payload<typeof CarryOut>
+
 /** Events of a streamed exchange. There may be none, even if it is not `done`. */
 export const Events = Schema.Struct({ events: Schema.Array(Schema.Struct(Event)), done: Schema.Boolean })
 
