@@ -1,6 +1,6 @@
 /** Where one of several replicas has asks carried out, on the engine itself. The test tells the database when to fail. */
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Logger, Option, Scope } from "effect"
+import { Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Option, Scope } from "effect"
 import {
   MessageStorage,
   Runner,
@@ -311,21 +311,6 @@ describe("a replica's part of what can move", () => {
       assert.deepStrictEqual(yield* givenBack(true), [shardsPerGroup, true])
       assert.deepStrictEqual(yield* givenBack(false), [shardsPerGroup - 1, false])
     }))
-
-  it.effect("is told of in the log once it has changed", () => {
-    const lines: Array<string> = []
-    const logger = Logger.make(({ message }) => void lines.push(String(message)))
-    const told = () => lines.filter((line) => line.includes("shards"))
-    return withReplica(Effect.fnUntraced(function*({ state }) {
-      assert.deepStrictEqual(told(), ["this replica has 30 of 30 shards, after 0"])
-      state.mood = "away"
-      yield* TestClock.adjust("1 minute")
-      assert.deepStrictEqual(told(), [
-        "this replica has 30 of 30 shards, after 0",
-        "this replica has 0 of 30 shards, after 30"
-      ])
-    })).pipe(Effect.provide(Logger.layer([logger])))
-  })
 })
 
 describe("a session that stays with its replica", () => {

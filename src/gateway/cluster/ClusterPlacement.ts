@@ -10,12 +10,12 @@
  */
 import type { Scope } from "effect"
 import { Duration, Effect, Option, Random, Schema } from "effect"
-import { EntityId, ShardId, Sharding, ShardingConfig } from "effect/cluster"
+import { EntityId, Sharding, ShardingConfig } from "effect/cluster"
 import { randomUUID } from "node:crypto"
 import type { Exchange, Refusal } from "../conversation/Exchange.ts"
 import { refusal } from "../conversation/Exchange.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import type { Ask } from "../sessions/Ask.ts"
+import type { Ask, Carrying } from "../sessions/Ask.ts"
 import type { Carried, Host, Placement, Status } from "../sessions/Placement.ts"
 import { here, isSessionId } from "../sessions/Placement.ts"
 import { retryAfter, unknownSession } from "../sessions/Refusals.ts"
@@ -27,9 +27,6 @@ import * as Membership from "./Membership.ts"
 import * as Protocol from "./Protocol.ts"
 import * as ReplicaName from "./ReplicaName.ts"
 import type * as ReplicaTls from "./ReplicaTls.ts"
-
-/** Carries something out. `E`: why it was not carried out, besides a refusal. */
-type Carrying<E = never> = Effect.Effect<Exchange, Refusal | E, Scope.Scope>
 
 export interface Options {
   /** How long load balancers get to notice that this replica is about to end. */
@@ -77,112 +74,78 @@ const withoutDatabase = (millis: number): string =>
   "This session cannot be served now: the replicas' database has not answered for " +
   `${Math.round(millis / 1000)} seconds. Try again in ${retryAfter} seconds.`
 
-/** Makes the placement. One function, because the members of the service share the values at its head. */
-export const make = Effect.fnUntraced(function*(options: Options) {
-  const { hosting } = options
-  const config = yield* ShardingConfig.ShardingConfig
-  const sharding = yield* Sharding.Sharding
-  const membership = yield* Membership.Membership
-  const links = yield* Links.make(membership.addressOf, options.key)
-  const replica = ReplicaName.here(config)
-  const homes = yield* Homes.make(replica)
-  const movingTimeout = Duration.toMillis(options.movingTimeout)
+/** What the parts of the placement share. */
+interface State {
+  readonly replica: string
+  readonly options: Options
+  readonly membership: Membership.Membership["Service"]
+  readonly sharding: Sharding.Sharding["Service"]
+  readonly links: Links.Links
+  readonly homes: Homes.Homes
   /** How long it takes until all others know of a replica that joined, in milliseconds. */
-  const joinSettling = 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval))
+  readonly joinSettling: number
   /** The end is announced, and new sessions open elsewhere. */
-  let isEnding = false
-  /** The movable sessions and lanes are handed over. */
-  let hasLeft = false
+  isEnding: boolean
+  /** The movable sessions and lanes are being handed over, or have been. */
+  leaves: boolean
   /** How many asks other replicas carry out, or are to carry out. */
-  let forwarded = 0
+  forwarded: number
+}
 
-  const hasJoined = () => {
-    const { joinedAt } = membership.known()
-    return joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + joinSettling
+export const make = Effect.fnUntraced(function*(options: Options) {
+  const config = yield* ShardingConfig.ShardingConfig
+  const membership = yield* Membership.Membership
+  const replica = ReplicaName.here(config)
+  const state: State = {
+    replica,
+    options,
+    membership,
+    sharding: yield* Sharding.Sharding,
+    links: yield* Links.make(membership.addressOf, options.key),
+    homes: yield* Homes.make(replica),
+    joinSettling: 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval)),
+    isEnding: false,
+    leaves: false,
+    forwarded: 0
   }
-
-  /** An id whose shard is here, if this replica has a shard. Then opening the session needs no other replica, which may be down. */
-  const ownId = Effect.sync(() => {
-    let id = randomUUID()
-    for (let i = 0; i < draws && !sharding.hasShardId(shardOf(id)); i++) id = randomUUID()
-    return id
-  })
-  const shardOf = (id: string) => sharding.getShardId(EntityId.make(id), shardGroup)
-
-  /** How long the database has not answered, in milliseconds, if this replica has stopped serving movable sessions because of it. */
-  const outage = () => {
-    const { lostAt } = membership.known()
-    return lostAt === undefined || membership.safeFor() > 0 ? undefined : membership.now() - lostAt
-  }
-
-  /** Retries something while it fails with `Moved` or `Unreachable`, for up to `patience` milliseconds. Then refuses it. */
-  const untilFound = (
-    ask: Ask,
-    patience: number,
-    attempt: (timeLeft: number) => Carrying<Protocol.Moved | Links.Unreachable>
-  ): Carrying =>
-    Effect.suspend(() => {
-      const since = membership.now()
-      const again = ({ _tag, message }: Protocol.Moved | Links.Unreachable) => {
-        const away = outage()
-        const waited = membership.now() - since
-        const isHopeless = away !== undefined && away > patience && waited >= outageTimeout
-        if (waited < patience && !isHopeless) return Effect.andThen(Effect.sleep(movingPause), once)
-        return unavailable(ask, _tag === "Unreachable" ? message : away === undefined ? moving : withoutDatabase(away))
-      }
-      const once: Carrying = Effect.suspend(() =>
-        Effect.catchTags(attempt(since + patience - membership.now()), { Moved: again, Unreachable: again })
-      )
-      const counted = Effect.acquireRelease(Effect.sync(() => forwarded++), () => Effect.sync(() => forwarded--))
-      return Effect.andThen(counted, once)
-    })
-
-  /** Has something carried out by the replica with a name, if that replica runs. */
-  const atReplica = (name: string, carried: Carried) =>
-    untilFound(carried.ask, reachTimeout, () =>
-      Effect.flatMap(membership.isThere(name), (isThere) =>
-        isThere === true
-          ? Forwarding.forward(links, name, carried)
-          : isThere === false
-          ? Effect.fail(goneRefusal(carried.ask))
-          : unavailable(carried.ask, unknownWhere)))
-
-  /** Has something carried out by the replica that has a shared id; with `here` if that is this replica. */
-  const atHome = (id: string, carried: Carried, here: Carrying) => {
-    const hereOr = <E>(elsewhere: Carrying<E>) =>
-      Effect.flatMap(hosting.enter(id, carried), (entered): Carrying<E> => entered ? here : elsewhere)
-    const at = (home: string) =>
-      home === replica
-        ? hereOr(Effect.fail(new Protocol.Moved()))
-        : Effect.tapError(Forwarding.forward(links, home, carried, id), () => homes.forget(id))
-    return hereOr(untilFound(carried.ask, movingTimeout, (timeLeft) =>
-      Effect.flatMap(
-        homes.of(id, Math.min(timeLeft, locateTimeout)),
-        Option.match({ onNone: () => unavailable(carried.ask, moving), onSome: at })
-      )))
-  }
-
-  /** The sessions of another replica. None if it does not answer. */
-  const sessionsOf = (name: string) =>
-    Effect.scoped(Effect.flatMap(links.to(name), (client) => client.Sessions())).pipe(
-      Effect.timeout(listTimeout),
-      Effect.flatMap(Schema.decodeEffect(Listed)),
-      Effect.catchCause(() => Effect.succeed([]))
-    )
-
+  const { hosting } = options
   membership.keepWhile((shard) => hosting.isOccupied(shard))
-  yield* Effect.forkScoped(tellOfShards(sharding, config.shardsPerGroup))
-
   const placement: Placement = {
     replica,
+    ...places(state),
+    ...othersOf(state),
+    ...ending(state),
+    at: (place, carried, here) => {
+      if (place._tag === "Shared") return Effect.suspend(() => atHome(state, place.id, carried(), here))
+      return place._tag === "Here" || place.replica === replica
+        ? here
+        : Effect.suspend(() => atReplica(state, place.replica, carried()))
+    },
+    forwarded: () => state.forwarded,
+    occupy: (id) => hosting.occupy(id),
+    mayOccupy: (id) => hosting.mayOccupy(id),
+    serve: (host) =>
+      Effect.andThen(
+        Effect.provideService(hosting.serve(host), Sharding.Sharding, state.sharding),
+        Effect.asVoid(Effect.forkScoped(endWhenGivenUp(membership, host)))
+      ),
+    status: Effect.sync(() => Option.some(statusOf(state)))
+  }
+  return placement
+})
+
+/** Where sessions live, and where new ones open. */
+const places = (state: State): Pick<Placement, "forNew" | "ofSession" | "ofCaller" | "ofReplica"> => {
+  const { membership, replica } = state
+  return {
     forNew: Effect.fnUntraced(function*(movable) {
-      if (isEnding || !hasJoined()) {
+      if (state.isEnding || !hasJoined(state)) {
         const others = membership.others()
         const other = others[yield* Random.nextIntBetween(0, others.length - 1)]
         if (other !== undefined) return { place: { _tag: "Replica", replica: other } }
       }
       if (!movable) return { place: here, id: `${replica}-${randomUUID()}` }
-      const id = yield* ownId
+      const id = ownId(state.sharding)
       return { place: { _tag: "Shared", id }, id }
     }),
     ofSession: (id) => {
@@ -199,82 +162,141 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       return isSessionId(id) ? Option.some({ _tag: "Shared", id }) : Option.none()
     },
     ofCaller: (id) => ({ _tag: "Shared", id }),
-    ofReplica: (name) => name === replica || !ReplicaName.isName(name) ? here : { _tag: "Replica", replica: name },
-    at: (place, carried, here) => {
-      if (place._tag === "Shared") return Effect.suspend(() => atHome(place.id, carried(), here))
-      return place._tag === "Here" || place.replica === replica
-        ? here
-        : Effect.suspend(() => atReplica(place.replica, carried()))
-    },
-    forwarded: () => forwarded,
-    occupy: (id) => hosting.occupy(id),
-    mayOccupy: (id) => hosting.mayOccupy(id),
-    serve: (host) =>
-      Effect.andThen(
-        Effect.provideService(hosting.serve(host), Sharding.Sharding, sharding),
-        Effect.asVoid(Effect.forkScoped(endWhenGivenUp(membership, host)))
-      ),
-    sessionsElsewhere: Effect.suspend(() =>
-      Effect.forEach(membership.others(), sessionsOf, { concurrency: "unbounded" })
+    ofReplica: (name) => name === replica || !ReplicaName.isName(name) ? here : { _tag: "Replica", replica: name }
+  }
+}
+
+/** An id whose shard is here, if this replica has a shard. Then opening the session needs no other replica, which may be down. */
+const ownId = (sharding: Sharding.Sharding["Service"]): string => {
+  let id = randomUUID()
+  const isHere = () => sharding.hasShardId(sharding.getShardId(EntityId.make(id), shardGroup))
+  for (let i = 0; i < draws && !isHere(); i++) id = randomUUID()
+  return id
+}
+
+const hasJoined = ({ joinSettling, membership }: State): boolean => {
+  const { joinedAt } = membership.known()
+  return joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + joinSettling
+}
+
+/** Has something carried out by the replica with a name, if that replica runs. */
+const atReplica = (state: State, name: string, carried: Carried): Carrying =>
+  untilFound(state, carried.ask, reachTimeout, () =>
+    Effect.flatMap(state.membership.isThere(name), (isThere) => {
+      if (isThere === undefined) return unavailable(carried.ask, unknownWhere)
+      return isThere ? Forwarding.forward(state.links, name, carried) : Effect.fail(goneRefusal(carried.ask))
+    }))
+
+/** Has something carried out by the replica that has a shared id; with `here` if that is this replica. */
+const atHome = (state: State, id: string, carried: Carried, here: Carrying): Carrying => {
+  const { homes, links, options: { hosting, movingTimeout }, replica } = state
+  const hereOr = <E>(elsewhere: Effect.Effect<Exchange, Refusal | E, Scope.Scope>) =>
+    Effect.flatMap(hosting.enter(id, carried), (entered) => entered ? here : elsewhere)
+  const at = (home: string) =>
+    home === replica
+      ? hereOr(Effect.fail(new Protocol.Moved()))
+      : Effect.tapError(Forwarding.forward(links, home, carried, id), () => homes.forget(id))
+  return hereOr(
+    untilFound(
+      state,
+      carried.ask,
+      Duration.toMillis(movingTimeout),
+      (timeLeft) => Effect.flatMap(homes.of(id, Math.min(timeLeft, locateTimeout)), at)
     )
-      .pipe(Effect.map((lists) => lists.flat())),
-    endElsewhere: (name, number) =>
-      Effect.scoped(Effect.flatMap(links.to(name), (client) => client.EndNumber({ number }))).pipe(
-        Effect.timeout(endTimeout),
-        Effect.catchCause(() => Effect.succeed(false))
-      ),
+  )
+}
+
+/** Retries something while it fails with `Moved` or `Unreachable`, for up to `patience` milliseconds. Then refuses it. */
+const untilFound = (
+  state: State,
+  ask: Ask,
+  patience: number,
+  attempt: (timeLeft: number) => Effect.Effect<Exchange, Refusal | Protocol.Moved | Links.Unreachable, Scope.Scope>
+): Carrying =>
+  Effect.suspend(() => {
+    const { membership } = state
+    const since = membership.now()
+    const again = ({ _tag, message }: Protocol.Moved | Links.Unreachable) => {
+      const away = outage(state)
+      const waited = membership.now() - since
+      const isHopeless = state.leaves || away !== undefined && away > patience && waited >= outageTimeout
+      if (waited < patience && !isHopeless) return Effect.andThen(Effect.sleep(movingPause), once)
+      return unavailable(ask, _tag === "Unreachable" ? message : away === undefined ? moving : withoutDatabase(away))
+    }
+    const once: Carrying = Effect.suspend(() =>
+      Effect.catchTags(attempt(since + patience - membership.now()), { Moved: again, Unreachable: again })
+    )
+    const counted = Effect.acquireRelease(Effect.sync(() => state.forwarded++), () =>
+      Effect.sync(() => state.forwarded--))
+    return Effect.andThen(counted, once)
+  })
+
+/** How long the database has not answered, in milliseconds, if this replica has stopped serving movable sessions because of it. */
+const outage = ({ membership }: State): number | undefined => {
+  const { lostAt } = membership.known()
+  return lostAt === undefined || membership.safeFor() > 0 ? undefined : membership.now() - lostAt
+}
+
+/** The sessions of the other replicas, for the operators. */
+const othersOf = ({ links, membership }: State): Pick<Placement, "sessionsElsewhere" | "endElsewhere"> => {
+  /** What a replica answers, or `otherwise` if it does not answer in time. */
+  const asked = <A>(
+    name: string,
+    ask: (client: Links.Client) => Effect.Effect<A, unknown>,
+    timeout: Duration.Input,
+    otherwise: A
+  ) =>
+    Effect.scoped(Effect.flatMap(links.to(name), ask)).pipe(
+      Effect.timeout(timeout),
+      Effect.catchCause(() => Effect.succeed(otherwise))
+    )
+  const sessionsOf = (name: string) =>
+    asked(name, (client) => Effect.flatMap(client.Sessions(), Schema.decodeEffect(Listed)), listTimeout, [])
+  return {
+    sessionsElsewhere: Effect.suspend(() =>
+      Effect.map(Effect.forEach(membership.others(), sessionsOf, { concurrency: "unbounded" }), (lists) => lists.flat())
+    ),
+    endElsewhere: (name, number) => asked(name, (client) => client.EndNumber({ number }), endTimeout, false)
+  }
+}
+
+/** The answer to `Sessions`. */
+const Listed = Schema.fromJsonString(Schema.Array(Schema.Record(Schema.String, Schema.Unknown)))
+
+/** The end of this replica. */
+const ending = (state: State): Pick<Placement, "announceEnd" | "leave"> => {
+  const { disengage, hosting, leaveDelay } = state.options
+  return {
     announceEnd: Effect.suspend(() => {
-      if (isEnding) return Effect.void
-      isEnding = true
-      return Effect.andThen(Effect.sleep(options.leaveDelay), hosting.stopServing)
+      if (state.isEnding) return Effect.void
+      state.isEnding = true
+      return Effect.andThen(Effect.sleep(leaveDelay), hosting.stopServing)
     }),
     leave: Effect.suspend(() => {
-      if (hasLeft) return Effect.void
-      return hosting.handOver(leaveTimeout).pipe(
-        Effect.andThen(options.disengage),
-        Effect.tap(() => Effect.sync(() => (hasLeft = true)))
-      )
-    }),
-    status: Effect.sync(() => {
-      const { isReplaced, lostAt } = membership.known()
-      const safeFor = Math.max(0, membership.safeFor())
-      const stateNow = () => {
-        if (isEnding) return "draining"
-        if (isReplaced) return "address taken"
-        if (!hasJoined()) return "joining"
-        return safeFor > 0 ? "ready" : "database unreachable"
-      }
-      const lost = lostAt === undefined ? {} : {
-        unreachableSeconds: Math.round((membership.now() - lostAt) / 1000),
-        safeForSeconds: Math.round(safeFor / 1000)
-      }
-      const status: Status = {
-        state: stateNow(),
-        replica,
-        database: lostAt === undefined ? "ok" : "unreachable",
-        ...lost,
-        others: membership.others()
-      }
-      return Option.some(status)
+      if (state.leaves) return Effect.void
+      state.leaves = true
+      return Effect.andThen(hosting.handOver(leaveTimeout), disengage)
     })
   }
-  return placement
-})
+}
 
-/** Logs how many shards are here, once the number has changed and stayed the same for a second. */
-const tellOfShards = Effect.fnUntraced(function*(sharding: Sharding.Sharding["Service"], count: number) {
-  const shards = Array.from({ length: count }, (_, i) => ShardId.make(shardGroup, i + 1))
-  let [told, last] = [0, 0]
-  return yield* Effect.forever(Effect.gen(function*() {
-    yield* Effect.sleep("1 second")
-    const here = shards.filter((shard) => sharding.hasShardId(shard)).length
-    if (here === last && here !== told) {
-      yield* Effect.logInfo(`this replica has ${here} of ${count} shards, after ${told}`)
-      told = here
-    }
-    last = here
-  }))
-})
+const statusOf = (state: State): Status => {
+  const { isEnding, membership, replica } = state
+  const { isReplaced, lostAt } = membership.known()
+  const safeFor = Math.max(0, membership.safeFor())
+  const stateNow = () => {
+    if (isEnding) return "draining"
+    if (isReplaced) return "address taken"
+    if (!hasJoined(state)) return "joining"
+    return safeFor > 0 ? "ready" : "database unreachable"
+  }
+  const lost = lostAt === undefined ? { database: "ok" as const } : {
+    database: "unreachable" as const,
+    unreachableSeconds: Math.round((membership.now() - lostAt) / 1000),
+    safeForSeconds: Math.round(safeFor / 1000)
+  }
+  return { state: stateNow(), replica, ...lost, others: membership.others() }
+}
 
 /** Ends the pinned sessions once the others have given this replica up, because they have told its clients that the sessions are gone. */
 const endWhenGivenUp = (membership: Membership.Membership["Service"], host: Host) =>
@@ -301,6 +323,3 @@ const goneRefusal = (ask: Ask): Refusal => {
       return unknownSession(Forwarding.idOf(ask))
   }
 }
-
-/** The answer to `Sessions`. */
-const Listed = Schema.fromJsonString(Schema.Array(Schema.Record(Schema.String, Schema.Unknown)))

@@ -1,10 +1,12 @@
 /** Tells which replica has a shared id. Remembers what the engine answered, and asks the engine for other ids. */
 import type { Duration } from "effect"
-import { Cause, Effect, Option } from "effect"
+import { Cause, Effect } from "effect"
 import * as Protocol from "./Protocol.ts"
 
 /** How many ids are remembered. Beyond that, the oldest entry is forgotten. */
 const limit = 10_000
+
+export type Homes = Effect.Success<ReturnType<typeof make>>
 
 /** `self`: the name of this replica. */
 export const make = Effect.fnUntraced(function*(self: string) {
@@ -19,25 +21,19 @@ export const make = Effect.fnUntraced(function*(self: string) {
   }
   return {
     /**
-     * The replica that has an id. `None` if the engine cannot tell, because this replica leaves. Waits up to `patience` while the shard
-     * moves, then fails with `Moved`. When a connection breaks, the engine sends the message again, which is harmless: `Locate` is
-     * idempotent.
+     * The replica that has an id. Waits up to `patience` while the shard moves, then fails with `Moved`. When a connection breaks, the
+     * engine sends the message again, which is harmless: `Locate` is idempotent.
      */
-    of: (id: string, patience: Duration.Input): Effect.Effect<Option.Option<string>, Protocol.Moved> =>
+    of: (id: string, patience: Duration.Input): Effect.Effect<string, Protocol.Moved> =>
       Effect.suspend(() => {
         const replica = known.get(id)
-        if (replica !== undefined) return Effect.succeedSome(replica)
+        if (replica !== undefined) return Effect.succeed(replica)
         return client(id).Locate().pipe(
-          Effect.timeoutOrElse({ duration: patience, orElse: () => new Protocol.Moved() }),
-          Effect.map((found) => {
-            remember(id, found)
-            return Option.some(found)
-          }),
+          Effect.timeout(patience),
+          Effect.tap((found) => Effect.sync(() => remember(id, found))),
           Effect.catchCause((cause) => {
-            const error = Option.getOrUndefined(Cause.findErrorOption(cause))
-            if (error?._tag === "EntityNotAssignedToRunner") return Effect.succeedNone
             // An entity that ends interrupts the requests that it cannot answer any more.
-            const isKnown = error !== undefined || Cause.hasInterruptsOnly(cause)
+            const isKnown = Cause.hasFails(cause) || Cause.hasInterruptsOnly(cause)
             const told = isKnown
               ? Effect.void
               : Effect.logWarning("A replica could not tell whether it has a shared id; the request is retried", cause)
