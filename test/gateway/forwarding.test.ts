@@ -87,8 +87,8 @@ const eventsOf = Effect.fnUntraced(function*(exchange: Exchange) {
   }
 })
 
-describe("an ask that another replica carries out", () => {
-  it.live("arrives as it was asked, for each kind of ask", () =>
+describe("asks to another replica", () => {
+  it.live("an ask of each kind arrives unchanged", () =>
     Effect.gen(function*() {
       const arrived: Array<Carried> = []
       const { forward } = yield* start((carried) => {
@@ -114,7 +114,7 @@ describe("an ask that another replica carries out", () => {
       assert.deepStrictEqual(arrived, asks.map(carried))
     }).pipe(Effect.scoped))
 
-  it.live("returns its answer and the session that it opened", () =>
+  it.live("an ask returns its answer and the session that it opened", () =>
     Effect.gen(function*() {
       const answer = { _tag: "Answer" as const, id: "e1", text: "{}", reason: "unknown" as const }
       const { forward } = yield* start(() => Effect.succeed({ session: "new", reply: Effect.succeed(answer) }))
@@ -122,7 +122,7 @@ describe("an ask that another replica carries out", () => {
       assert.deepStrictEqual([session, yield* reply], ["new", answer])
     }).pipe(Effect.scoped))
 
-  it.live("returns its refusal, whether the ask or the reply was refused", () =>
+  it.live("an ask returns its refusal, also if its reply is refused", () =>
     Effect.gen(function*() {
       const refused = refusal("too many", "Later", { id: 7, code: -1, data: { a: 1 }, retryAfter: 3 })
       for (const carryOut of [Effect.fail(refused), Effect.succeed({ reply: Effect.fail(refused) })]) {
@@ -134,7 +134,7 @@ describe("an ask that another replica carries out", () => {
       }
     }).pipe(Effect.scoped))
 
-  it.live("is refused with its id if the other replica fails with a defect", () =>
+  it.live("an ask is refused with its id if the other replica fails with a defect", () =>
     Effect.gen(function*() {
       const { forward } = yield* start(() => Effect.die("a bug"))
       for (const [ask, id, code] of [[send(request(7)), 7, -32000], [call, "c", -32603]] as const) {
@@ -145,13 +145,13 @@ describe("an ask that another replica carries out", () => {
       }
     }).pipe(Effect.scoped))
 
-  it.live("fails with Moved if the replica does not have its shared id", () =>
+  it.live("an ask fails with Moved if the other replica does not have its shared id", () =>
     Effect.gen(function*() {
       const { forward } = yield* start(() => Effect.die("not asked in this test"))
       assert.strictEqual((yield* Effect.flip(forward(call, "an id")))._tag, "Moved")
     }).pipe(Effect.scoped))
 
-  it.live("has a span below the span of its request", () =>
+  it.live("an ask has a span below the span of its request", () =>
     Effect.gen(function*() {
       const spans: Array<Tracer.Span> = []
       const tracer = Tracer.make({
@@ -173,7 +173,7 @@ describe("an ask that another replica carries out", () => {
 })
 
 describe("events from another replica", () => {
-  it.live("arrive in order, and the exchange there ends after the last one", () =>
+  it.live("events arrive in order, and the exchange ends at the other replica after the last one", () =>
     Effect.gen(function*() {
       const ended = yield* Deferred.make<void>()
       const lists = [[{ id: "e1", text: "1" }, { text: "2" }], [], [{ text: "3" }]]
@@ -187,7 +187,7 @@ describe("events from another replica", () => {
       yield* Deferred.await(ended)
     }).pipe(Effect.scoped))
 
-  it.live("are not lost when a take is interrupted, as heartbeats do", () =>
+  it.live("a take that is interrupted, as heartbeats do, loses no event", () =>
     Effect.gen(function*() {
       const more = yield* Deferred.make<void>()
       const waits = Effect.as(Deferred.await(more), [{ text: "1" }])
@@ -198,7 +198,7 @@ describe("events from another replica", () => {
       assert.deepStrictEqual(yield* take, [{ text: "1" }])
     }).pipe(Effect.scoped))
 
-  it.live("end at the other replica when their client goes, also while a take waits", () =>
+  it.live("an exchange ends at the other replica when its client goes, also while a take waits", () =>
     Effect.gen(function*() {
       for (const takes of [false, true]) {
         const ended = yield* Deferred.make<void>()
@@ -213,7 +213,7 @@ describe("events from another replica", () => {
       }
     }).pipe(Effect.scoped))
 
-  it.live("end for a client that only listens when the other replica begins to leave", () =>
+  it.live("a stream that only listens ends when the other replica begins to leave", () =>
     Effect.gen(function*() {
       const { forward, hosting } = yield* start(() => Effect.succeed(streaming(Effect.never)))
       const [listening, calling] = [yield* forward(listen), yield* forward(call)]
@@ -239,8 +239,8 @@ const eventsUntilCut = (ask: Ask, ...lists: ReadonlyArray<ReadonlyArray<JsonRpc.
     return (yield* eventsOf(forwarded)).map(({ text }) => text)
   }).pipe(Effect.scoped)
 
-describe("an exchange whose connection to the other replica breaks", () => {
-  it.live("ends with an error for its request", () =>
+describe("broken connections to another replica", () => {
+  it.live("an exchange whose connection breaks ends with an error for its request", () =>
     Effect.gen(function*() {
       for (const ask of [send(request("a")), { ...open, message: request("a") }]) {
         assert.deepStrictEqual(yield* eventsUntilCut(ask, [notification]), [notification.text, unknownOf("a")])
@@ -248,14 +248,14 @@ describe("an exchange whose connection to the other replica breaks", () => {
       assert.deepStrictEqual(yield* eventsUntilCut(call), [unknownOf("c", -32603)])
     }))
 
-  it.live("has no error for a request that has its answer already", () =>
+  it.live("a request that has its answer gets no error when the connection breaks", () =>
     Effect.gen(function*() {
       const answer = JsonRpc.result("a", {})
       const texts = [notification.text, answer.text]
       assert.deepStrictEqual(yield* eventsUntilCut(send(request("a")), [notification], [answer]), texts)
     }))
 
-  it.live("ends with an error for each request of a batch that has no answer", () =>
+  it.live("each request of a batch without an answer gets an error when the connection breaks", () =>
     Effect.gen(function*() {
       const batch = send(request("a"), request("b"), notification, request("c"))
       const answer = JsonRpc.result("b", {})
@@ -265,12 +265,12 @@ describe("an exchange whose connection to the other replica breaks", () => {
       }
     }))
 
-  it.live("just ends for a client that only listens", () =>
+  it.live("a stream that only listens just ends when the connection breaks", () =>
     Effect.gen(function*() {
       assert.deepStrictEqual(yield* eventsUntilCut(listen, [notification]), [notification.text])
     }))
 
-  it.live("is refused if no reply has come", () =>
+  it.live("an ask without a reply is refused when the connection breaks", () =>
     Effect.gen(function*() {
       const waiting = yield* Deferred.make<void>()
       const { cable, forward } = yield* start(() => Effect.andThen(Deferred.succeed(waiting, undefined), Effect.never))

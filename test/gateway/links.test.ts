@@ -65,7 +65,7 @@ const withReplica = <A, E>(
 ) => Effect.scoped(Effect.flatMap(startReplica, test)).pipe(Effect.provide(serialization))
 
 describe("links between replicas", () => {
-  it.live("share one connection to each replica, and open another one when it is gone", () =>
+  it.live("all messages to a replica share one connection, and a broken one is replaced", () =>
     withReplica(Effect.fnUntraced(function*({ cable, links, seen }) {
       const answers = yield* Effect.all([1, 2, 3].map((number) => ask(links, number)), { concurrency: "unbounded" })
       assert.deepStrictEqual([...answers, cable.total()], [true, true, true, 1])
@@ -75,7 +75,7 @@ describe("links between replicas", () => {
       assert.deepStrictEqual([seen.questions, cable.total()], [4, 2])
     })))
 
-  it.live("fail a question that is on its way when the connection breaks, and do not send it again", () =>
+  it.live("a message whose connection breaks fails, and is not sent again", () =>
     withReplica(Effect.fnUntraced(function*({ arrived, cable, links, seen }) {
       const waiting = yield* Effect.forkScoped(Effect.flip(ask(links, 0)))
       yield* arrived
@@ -87,7 +87,7 @@ describe("links between replicas", () => {
       yield* Effect.repeat(Effect.sync(() => seen.interrupted), { until: (count) => count === 1, schedule: pause })
     })))
 
-  it.live("say at once that a replica cannot be reached, and try again for the next question", () =>
+  it.live("a message to an unreachable replica fails at once, and the next message tries again", () =>
     withReplica(Effect.fnUntraced(function*({ cable, links, seen }) {
       cable.cut()
       assert.strictEqual((yield* Effect.flip(ask(links, 1)))._tag, "Unreachable")
@@ -97,7 +97,7 @@ describe("links between replicas", () => {
       assert.strictEqual(seen.questions, 1)
     })))
 
-  it.live("take a question back when the asker is interrupted, and keep the connection", () =>
+  it.live("an interrupted message is cancelled at the other replica, and the connection stays", () =>
     withReplica(Effect.fnUntraced(function*({ arrived, cable, links, seen }) {
       const waiting = yield* Effect.forkScoped(ask(links, 0))
       yield* arrived
@@ -120,8 +120,8 @@ const closedAfter = (port: number, bytes?: Uint8Array) =>
     })
   )
 
-describe("the port of the replicas", () => {
-  it.live("speaks TLS 1.3 with a peer that has the key", () =>
+describe("the port for other replicas", () => {
+  it.live("the port speaks TLS 1.3 with a peer that has the key", () =>
     withReplica(Effect.fnUntraced(function*({ port }) {
       const versions = yield* Effect.callback<ReadonlyArray<unknown>>((resume) => {
         const socket = connectTls({
@@ -139,7 +139,7 @@ describe("the port of the replicas", () => {
       assert.deepStrictEqual(versions, ["TLSv1.3", "TLS_AES_128_GCM_SHA256"])
     })))
 
-  it.live("reads no message of a replica with another key", () =>
+  it.live("the port reads no message of a replica with another key", () =>
     withReplica(Effect.fnUntraced(function*({ port, seen }) {
       const links = yield* Links.make(
         () => RunnerAddress.make("127.0.0.1", port),
@@ -149,7 +149,7 @@ describe("the port of the replicas", () => {
       assert.strictEqual(seen.questions, 0)
     })))
 
-  it.live("closes the connection of a stranger who sends anything but a handshake", () =>
+  it.live("the port closes a connection that sends anything but a handshake", () =>
     withReplica(Effect.fnUntraced(function*({ links, port, seen }) {
       for (const bytes of [new Uint8Array(1_000_000), new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n")]) {
         yield* closedAfter(port, bytes)
@@ -158,7 +158,7 @@ describe("the port of the replicas", () => {
       assert.strictEqual(seen.questions, 1)
     })))
 
-  it.live("closes a silent connection after five seconds, and serves replicas meanwhile", () =>
+  it.live("the port closes a silent connection after five seconds, and serves replicas meanwhile", () =>
     withReplica(Effect.fnUntraced(function*({ links, port }) {
       const strangers = Array.from({ length: 100 }, () => closedAfter(port))
       const closed = yield* Effect.forkScoped(Effect.all(strangers, { concurrency: "unbounded" }))

@@ -34,8 +34,8 @@ const make = Effect.gen(function*() {
   }
 })
 
-describe("a replica's locks", () => {
-  it.effect("are its own to act on from their acquisition on, and no longer than they are confirmed", () =>
+describe("the locks of a replica", () => {
+  it.effect("a lock counts as held from its acquisition until shortly before it may expire", () =>
     Effect.gen(function*() {
       const { membership, storage } = yield* make
       assert.isFalse(mayAct(membership))
@@ -51,7 +51,7 @@ describe("a replica's locks", () => {
       assert.isTrue(mayAct(membership))
     }))
 
-  it.effect("are not had without the database, and given up when another replica has taken them", () =>
+  it.effect("a lock is not acquired without the database, and is lost when another replica has taken it", () =>
     Effect.gen(function*() {
       const { calls, state, storage } = yield* make
       state.mood = "away"
@@ -62,7 +62,7 @@ describe("a replica's locks", () => {
       assert.deepStrictEqual(calls, ["acquire", "refresh"])
     }))
 
-  it.effect("are kept through an outage while they are safe until the next time, and given up while they still are", () =>
+  it.effect("locks are kept during an outage, and are released while they are still safe", () =>
     Effect.gen(function*() {
       const { membership, state, storage } = yield* make
       yield* storage.acquire(address, [shared, other])
@@ -77,7 +77,7 @@ describe("a replica's locks", () => {
       assert.isTrue(mayAct(membership))
     }))
 
-  it.effect("are given up in time too when the database says nothing at all", () =>
+  it.effect("locks are released in time when the database never answers", () =>
     Effect.gen(function*() {
       for (const mood of ["silent", "stuck"] as const) {
         const { membership, state, storage } = yield* make
@@ -96,7 +96,7 @@ describe("a replica's locks", () => {
       }
     }))
 
-  it.effect("count from when they were asked for, however late the answer is", () =>
+  it.effect("a lock counts from the time of its request, however late the answer comes", () =>
     Effect.gen(function*() {
       const { membership, state, storage } = yield* make
       const confirmedAt = () => membership.known().confirmedAt
@@ -111,7 +111,7 @@ describe("a replica's locks", () => {
       assert.strictEqual(confirmedAt(), 4000)
     }))
 
-  it.effect("are no longer its own in time when its clock is set back, nor after a sleep that only the clock tells of", () =>
+  it.effect("a lock ends in time when the clock is set back, and when it jumps forward after a sleep", () =>
     Effect.gen(function*() {
       const wall = { offset: 0 }
       const clock = yield* Clock.Clock
@@ -130,7 +130,7 @@ describe("a replica's locks", () => {
       }
     }))
 
-  it.effect("of an address that another replica has taken are left to that one, and nothing of it is removed", () =>
+  it.effect("a replica whose address another one has taken sends no statement about its locks", () =>
     Effect.gen(function*() {
       const { calls, membership, storage } = yield* make
       yield* storage.acquire(address, [shared])
@@ -144,7 +144,7 @@ describe("a replica's locks", () => {
       assert.deepStrictEqual(calls, ["acquire"])
     }))
 
-  it.effect("that cannot be given back are tried again every second, until they are", () =>
+  it.effect("a failed release is retried every second until it succeeds", () =>
     Effect.gen(function*() {
       const { calls, state, storage } = yield* make
       state.mood = "away"
@@ -158,8 +158,8 @@ describe("a replica's locks", () => {
     }))
 })
 
-describe("a replica that leaves", () => {
-  it.effect("waits no longer for a lock that it tried to give back before, or that the database says nothing of", () =>
+describe("the end of a replica", () => {
+  it.effect("a replica that leaves waits at most three seconds for a release that it has begun before", () =>
     Effect.gen(function*() {
       for (const mood of ["away", "silent"] as const) {
         const { state, storage } = yield* make
@@ -174,7 +174,7 @@ describe("a replica that leaves", () => {
       }
     }))
 
-  it.effect("waits three seconds at most for a database that says nothing, and not for one that fails", () =>
+  it.effect("a replica that leaves waits at most three seconds for a silent database, and not for one that fails", () =>
     Effect.gen(function*() {
       const { calls, state, storage } = yield* make
       yield* storage.acquire(address, [shared])
@@ -199,8 +199,8 @@ describe("a replica that leaves", () => {
     }))
 })
 
-describe("a lock under which something still lives", () => {
-  it.effect("is given back when that has ended, and the others at once", () =>
+describe("the locks of occupied shards", () => {
+  it.effect("the lock of an occupied shard is released when its session has ended, and other locks at once", () =>
     Effect.gen(function*() {
       const { calls, membership, storage } = yield* make
       const occupied = new Set([shared.toString()])
@@ -216,7 +216,7 @@ describe("a lock under which something still lives", () => {
       assert.deepStrictEqual(calls, ["release", "release"])
     }))
 
-  it.effect("is not given back when it has been taken anew meanwhile, nor is one that could not be before", () =>
+  it.effect("a release that waits or is retried does not delete a lock that was acquired again", () =>
     Effect.gen(function*() {
       for (const wait of ["occupied", "away"]) {
         const { calls, membership, state, storage } = yield* make
@@ -236,7 +236,7 @@ describe("a lock under which something still lives", () => {
       }
     }))
 
-  it.effect("is given back after five minutes all the same: its shard is to be served again", () =>
+  it.effect("the lock of an occupied shard is released after five minutes at the latest", () =>
     Effect.gen(function*() {
       const { calls, membership, storage } = yield* make
       membership.keepWhile(() => true)
@@ -248,7 +248,7 @@ describe("a lock under which something still lives", () => {
       assert.deepStrictEqual(calls, ["release"])
     }))
 
-  it.effect("is not given back by a replica that leaves, unless it has ended within three seconds: it expires", () =>
+  it.effect("a replica that leaves releases an occupied shard only if its session ends within three seconds", () =>
     Effect.gen(function*() {
       for (const lived of [2500, 3500]) {
         const { calls, membership, storage } = yield* make
@@ -267,10 +267,10 @@ describe("a lock under which something still lives", () => {
     }))
 })
 
-describe("the other replicas", () => {
+describe("the list of replicas", () => {
   const [second, third] = [nameOf(two), nameOf(three)]
 
-  it.effect("are those of the last list, without this one", () =>
+  it.effect("the other replicas are those of the last list, without this one", () =>
     Effect.gen(function*() {
       const { membership, state, storage } = yield* make
       assert.deepStrictEqual(membership.others(), [])
@@ -281,7 +281,7 @@ describe("the other replicas", () => {
       assert.deepStrictEqual(membership.others(), [third])
     }))
 
-  it.effect("are told of in the log as they come and go, and the database as it does", () =>
+  it.effect("the log has each replica that joins or leaves, and each outage of the database", () =>
     Effect.gen(function*() {
       const { state, storage } = yield* make
       const lines: Array<string> = []
@@ -306,7 +306,7 @@ describe("the other replicas", () => {
       ])
     }))
 
-  it.effect("are looked for anew for an unknown name, but not twice at once; without the database nobody can tell", () =>
+  it.effect("an unknown name lists the replicas again, but not twice within half a second, and is undecided without the database", () =>
     Effect.gen(function*() {
       const { calls, membership, state, storage } = yield* make
       yield* storage.getRunners
@@ -329,7 +329,7 @@ describe("the other replicas", () => {
       }
     }))
 
-  it.effect("stay through an outage until they have had the time to say that they live", () =>
+  it.effect("replicas stay listed after an outage until they have had time to report again", () =>
     Effect.gen(function*() {
       const { membership, state, storage } = yield* make
       yield* storage.getRunners
@@ -353,7 +353,7 @@ describe("the other replicas", () => {
   const listed = (known: Membership.Known, now: number, ...runners: ReadonlyArray<Membership.Listed>) =>
     Membership.listed(runners, now, expiration, nameOf(one))(known)
 
-  it("stay anew through a second outage that follows the first", () => {
+  it("replicas stay listed after a second outage that follows the first", () => {
     const outage = (known: Membership.Known, from: number, to: number) =>
       ended(to, expiration, true)(ended(from, expiration, false)(known))
     const first = outage(listed(nothingKnown, 0, one, two, three), 1000, 60_000)
@@ -361,7 +361,7 @@ describe("the other replicas", () => {
     assert.deepStrictEqual(portsOf(listed(second, 65_000, one)), [1, 2, 3])
   })
 
-  it("stay through any outages if they report as often as they should", () => {
+  it("replicas that report in time stay listed through any outages", () => {
     for (let seed = 1; seed <= 200; seed++) {
       const random = Random.make(seed)
       const interval = expiration / 3.5

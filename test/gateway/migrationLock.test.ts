@@ -21,8 +21,8 @@ const make = () => {
   }
 }
 
-describe("the lock of the tables", () => {
-  it.effect("is tried until it is free, which is told once, and given back with the scope", () => {
+describe("the migration lock", () => {
+  it.effect("a replica polls for the lock until it is free, logs the wait once, and releases the lock with the scope", () => {
     const lines: Array<string> = []
     const logger = Logger.make(({ message }) => void lines.push(String(message)))
     return Effect.gen(function*() {
@@ -39,7 +39,7 @@ describe("the lock of the tables", () => {
   })
 
   for (const lock of ["others", "silent"] as const) {
-    it.effect(`is given up after a minute (${lock}), with what to do`, () =>
+    it.effect(`a replica gives up after a minute, and its error says what to do (${lock})`, () =>
       Effect.gen(function*() {
         const connection = make()
         connection.state.lock = lock
@@ -52,7 +52,7 @@ describe("the lock of the tables", () => {
         assert.match(error.message, /for 1m .*pg_terminate_backend\(pid\) .*84202026$/)
       }))
 
-    it.effect(`is waited for no longer by who is interrupted (${lock})`, () =>
+    it.effect(`an interrupted replica stops waiting at once, and releases the lock (${lock})`, () =>
       Effect.gen(function*() {
         const connection = make()
         connection.state.lock = lock

@@ -119,8 +119,8 @@ const ask = ({ carried, placement }: Replica, ask: Ask = send) =>
     Effect.scoped
   )
 
-describe("a request for what can move, when the database is away,", () => {
-  it.effect("is carried out while the locks are safe", () =>
+describe("movable sessions during an outage of the database", () => {
+  it.effect("a request is carried out while the locks are safe", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       const { carried, state } = replica
       state.mood = "away"
@@ -131,7 +131,7 @@ describe("a request for what can move, when the database is away,", () => {
       assert.deepStrictEqual(carried, [send])
     })))
 
-  it.effect("then is refused within some seconds, and told since when it is away and when to try again; it is carried out when it is back", () =>
+  it.effect("a request is refused within seconds once the locks are not safe, and is carried out after the outage", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       const { carried, state } = replica
       state.mood = "away"
@@ -154,7 +154,7 @@ describe("a request for what can move, when the database is away,", () => {
       assert.deepStrictEqual(carried, [send])
     })))
 
-  it.effect("waits through an outage that is shorter than a move may take, and counts as forwarded meanwhile", () =>
+  it.effect("a request waits through an outage that is shorter than a move may take, and counts as forwarded meanwhile", () =>
     withReplica(
       Effect.fnUntraced(function*(replica) {
         const { carried, placement, state } = replica
@@ -174,7 +174,7 @@ describe("a request for what can move, when the database is away,", () => {
     ))
 })
 
-describe("a shared id that has to leave while a request for it goes on", () => {
+describe("shared ids that leave this replica", () => {
   /** One that holds the id until it is let go. */
   const asking = Effect.fnUntraced(function*(
     { placement }: Replica,
@@ -192,7 +192,7 @@ describe("a shared id that has to leave while a request for it goes on", () => {
     return asking
   })
 
-  it.effect("is no place for anything new once it is being vacated, until the request is over", () =>
+  it.effect("a vacated id may not be occupied until its last request has ended", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       const { placement, state, vacated } = replica
       const letGo = yield* Deferred.make<void>()
@@ -208,7 +208,7 @@ describe("a shared id that has to leave while a request for it goes on", () => {
       assert.isTrue(placement.mayOccupy(id))
     })))
 
-  it.effect("is vacated only when the request is over, if that is in time", () =>
+  it.effect("an id is vacated when its call has ended, if the call ends in time", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       const { placement, state, vacated } = replica
       const letGo = yield* Deferred.make<void>()
@@ -223,7 +223,7 @@ describe("a shared id that has to leave while a request for it goes on", () => {
       assert.deepStrictEqual(vacated, [{ id, mayOccupy: false }])
     })))
 
-  it.effect("is vacated at once where the requests only listen, and until these are over no place for anything new", () =>
+  it.effect("an id whose requests only listen is vacated at once, and may not be occupied until they have ended", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       const { placement, state, vacated } = replica
       const secondsUntilVacated = Effect.fnUntraced(function*(ask: Ask) {
@@ -251,7 +251,7 @@ describe("a shared id that has to leave while a request for it goes on", () => {
       for (const ask of listening) assert.isBelow(yield* secondsUntilVacated(ask), 12)
     })))
 
-  it.effect("is vacated at once by a replica that hands over: it has waited for its calls before", () =>
+  it.effect("a replica that hands over vacates an id at once, because it has waited for the calls before", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       const { placement, state, vacated } = replica
       const letGo = yield* Deferred.make<void>()
@@ -269,7 +269,7 @@ describe("a shared id that has to leave while a request for it goes on", () => {
       yield* Fiber.join(asked)
     })))
 
-  it.effect("may live here again when it has come back, though the request still goes on", () =>
+  it.effect("an id that has come back may be occupied, though a request from before still runs", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       const { placement, state } = replica
       const letGo = yield* Deferred.make<void>()
@@ -286,8 +286,8 @@ describe("a shared id that has to leave while a request for it goes on", () => {
     })))
 })
 
-describe("a replica's part of what can move", () => {
-  it.effect("is given back as a whole when it leaves, but for that in which a process has not ended: another one could start its own", () =>
+describe("shards of a replica that leaves", () => {
+  it.effect("a replica that leaves releases all its shards, except one whose process has not ended", () =>
     Effect.gen(function*() {
       const givenBack = Effect.fnUntraced(function*(isEnded: boolean) {
         const [scope, process] = [yield* Scope.make(), yield* Scope.make()]
@@ -313,10 +313,10 @@ describe("a replica's part of what can move", () => {
     }))
 })
 
-describe("a session that stays with its replica", () => {
+describe("pinned sessions", () => {
   const place = ({ name, placement }: Replica) => placement.ofSession(`${name}-${id}`)
 
-  it.effect("is there through an outage of the database, however long", () =>
+  it.effect("a pinned session survives an outage of the database of any length", () =>
     withReplica(Effect.fnUntraced(function*(replica) {
       for (const mood of ["away", "silent"] as const) {
         replica.state.mood = mood
@@ -331,7 +331,7 @@ describe("a session that stays with its replica", () => {
       assert.deepStrictEqual(replica.ended, [])
     })))
 
-  it.effect("is not there any more from the moment that its replica wakes which the others gave up, and is ended", () =>
+  it.effect("a replica that wakes after the others gave it up refuses its pinned sessions at once, and ends them", () =>
     Effect.gen(function*() {
       const clock = yield* Clock.Clock
       const asleep = { millis: 0 }
@@ -357,10 +357,10 @@ describe("a session that stays with its replica", () => {
     }))
 })
 
-describe("an ask for a replica that does not run any more", () => {
+describe("asks for a replica that has gone", () => {
   const gone = "r0123456789"
 
-  it.effect("is refused by its kind", () =>
+  it.effect("an ask for a gone replica is refused by its kind", () =>
     withReplica(Effect.fnUntraced(function*({ placement }) {
       const request = JsonRpc.request(7, "tools/call", {})
       const refusalOf = (ask: Ask) =>
@@ -386,7 +386,7 @@ describe("an ask for a replica that does not run any more", () => {
       assert.strictEqual(placement.forwarded(), 0)
     })))
 
-  it.effect("is refused for now while the database does not answer, because the replica may run", () =>
+  it.effect("an ask for an unlisted replica is refused for now while the database does not answer", () =>
     withReplica(Effect.fnUntraced(function*({ placement, state }) {
       state.mood = "away"
       yield* TestClock.adjust("5 seconds")

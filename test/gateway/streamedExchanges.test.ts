@@ -20,8 +20,8 @@ const keep = (kept: ReturnType<typeof StreamedExchanges.make>, take: Take, clien
     return { id: yield* kept.keep(take, scope, client), state }
   })
 
-describe("an exchange that another replica reads", () => {
-  it.effect("ends if no replica asks for its events within five seconds", () =>
+describe("streamed exchanges", () => {
+  it.effect("an exchange ends if no replica asks for its events within five seconds", () =>
     Effect.gen(function*() {
       const kept = StreamedExchanges.make()
       const { id, state } = yield* keep(kept, finite())
@@ -32,7 +32,7 @@ describe("an exchange that another replica reads", () => {
       assert.strictEqual((yield* Effect.flip(kept.next(id)))._tag, "Moved")
     }))
 
-  it.effect("waits for a slow reader without a limit after the first events", () =>
+  it.effect("an exchange waits for a slow reader without a limit after the first events", () =>
     Effect.gen(function*() {
       const kept = StreamedExchanges.make()
       const { id, state } = yield* keep(kept, finite())
@@ -42,7 +42,7 @@ describe("an exchange that another replica reads", () => {
       assert.deepStrictEqual(yield* kept.next(id), page("2"))
     }))
 
-  it.effect("ends when the connection of its reader breaks, and only then", () =>
+  it.effect("an exchange ends when the connection of its reader breaks, and others stay", () =>
     Effect.gen(function*() {
       const kept = StreamedExchanges.make()
       const [one, other] = [yield* keep(kept, endless(), 1), yield* keep(kept, endless(), 2)]
@@ -51,7 +51,7 @@ describe("an exchange that another replica reads", () => {
       assert.deepStrictEqual([one.state.over, other.state.over], [true, false])
     }))
 
-  it.effect("fails its reader and closes its scope if taking its events dies", () =>
+  it.effect("an exchange fails its reader and closes its scope if taking its events dies", () =>
     Effect.gen(function*() {
       const kept = StreamedExchanges.make()
       const { id, state } = yield* keep(kept, Takes.of([[{ text: "1" }]], Effect.die("broken")))

@@ -139,8 +139,8 @@ const asleep = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptio
 
 const fork = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })
 
-describe("a session that has moved to another replica", () => {
-  it.live("is not opened here when it moved while its process started, and leaves no process", () =>
+describe("sessions that move to another replica", () => {
+  it.live("a session that moves while its process starts is not opened here, and leaves no process", () =>
     Effect.gen(function*() {
       const { empty, hold, open, processes, release, sessions, state } = yield* make()
       yield* hold
@@ -153,7 +153,7 @@ describe("a session that has moved to another replica", () => {
       assert.deepStrictEqual([...yield* sessions.asleep], [])
     }))
 
-  it.live("is not woken here before it is back", () =>
+  it.live("a session that has moved wakes here only after it is back", () =>
     Effect.gen(function*() {
       const { lease, state } = yield* asleep()
       const { asked } = state
@@ -165,7 +165,7 @@ describe("a session that has moved to another replica", () => {
       assert.isAbove(state.asked, asked)
     }))
 
-  it.live("ends as soon as its process has started, whoever waits for it, and does not sleep here", () =>
+  it.live("a session that another replica takes over ends as soon as its process has started, and does not sleep here", () =>
     Effect.gen(function*() {
       const { empty, hold, launching, release, sessions, state } = yield* asleep()
       yield* hold
@@ -186,8 +186,8 @@ describe("a session that has moved to another replica", () => {
     }))
 })
 
-describe("a session that cannot be woken", () => {
-  it.live("takes no place and launches nothing when nobody has entered its id", () =>
+describe("sessions that cannot wake", () => {
+  it.live("an unknown session takes no place and launches nothing", () =>
     Effect.gen(function*() {
       const { lease, open, state, stats } = yield* make({ maxSessions: 1 })
       yield* open()
@@ -201,7 +201,7 @@ describe("a session that cannot be woken", () => {
       ["its back end", "BackendFull", { maxSessionsPerBackend: 1 }],
       ["the pool", "CapacityExceeded", { maxSessions: 1, acquireTimeout: "100 millis" }]
     ] as const
-  )("sleeps on when %s is full", ([_, tag, limit]) =>
+  )("a session sleeps on when %s is full", ([_, tag, limit]) =>
     Effect.gen(function*() {
       const { lease, open, sessions, sleepers, state } = yield* asleep(limit)
       assert.deepStrictEqual([...state.awake], [])
@@ -214,7 +214,7 @@ describe("a session that cannot be woken", () => {
       assert.isTrue(yield* sleepers.has(key))
     }).pipe(Effect.scoped))
 
-  it.live("sleeps on when its back end does not start or cools down", () =>
+  it.live("a session sleeps on when its back end does not start or cools down", () =>
     Effect.gen(function*() {
       const { lease, sessions, sleepers, state } = yield* make()
       // It was opened while its program was well.
@@ -227,7 +227,7 @@ describe("a session that cannot be woken", () => {
     }))
 })
 
-describe("while the database hangs", () => {
+describe("a hanging database", () => {
   /** Two sessions whose removal waits for `written`. */
   const two = Effect.gen(function*() {
     const made = yield* make()
@@ -240,7 +240,7 @@ describe("while the database hangs", () => {
     return { ...made, gone, written }
   })
 
-  it.live("a session that is deleted loses its process, and does not wake", () =>
+  it.live("a session that is deleted while the database hangs loses its process, and does not wake", () =>
     Effect.gen(function*() {
       const { empty, end, gone, lease, written } = yield* two
       const ending = yield* Effect.forkChild(Effect.all([end(id), end(other)], { concurrency: "unbounded" }))
@@ -252,7 +252,7 @@ describe("while the database hangs", () => {
       assert.isTrue((yield* Fiber.join(ending)).every(Option.isSome))
     }))
 
-  it.live("a session that cannot sleep is ended, or not opened, without waiting for the database", () =>
+  it.live("a session that cannot sleep is ended, or fails to open, without waiting for the database", () =>
     Effect.gen(function*() {
       const { database, end, open, state } = yield* make()
       database.finding = Effect.never
@@ -263,7 +263,7 @@ describe("while the database hangs", () => {
       assert.strictEqual(state.asked, 0)
     }))
 
-  it.live("a session that cannot be looked for is removed without waiting for the database", () =>
+  it.live("a session that cannot be taken is removed without waiting for the database", () =>
     Effect.gen(function*() {
       const { database, end, sleepers } = yield* make()
       yield* sleepers.rest(key, record)
@@ -273,7 +273,7 @@ describe("while the database hangs", () => {
       assert.isFalse(yield* sleepers.has(key))
     }))
 
-  it.live("a reload ends all sessions of a changed back end at once", () =>
+  it.live("a reload ends all sessions of a changed back end at once while the database hangs", () =>
     Effect.gen(function*() {
       const { gone, reload, written } = yield* two
       const reloading = yield* Effect.forkChild(reload({ command: "false", stateless: true }))
@@ -284,7 +284,7 @@ describe("while the database hangs", () => {
     }))
 })
 
-describe("an expired session before the cleanup", () => {
+describe("expired sessions before the cleanup", () => {
   const expired = Effect.gen(function*() {
     const made = yield* make({ idleTimeToLive: "50 millis", cleanupInterval: "1 hour" })
     yield* Effect.all([made.open(id), made.open(id, "stateful")])
@@ -292,7 +292,7 @@ describe("an expired session before the cleanup", () => {
     return made
   })
 
-  it.live("wakes if its back end is stateless, and is unknown otherwise", () =>
+  it.live("an expired session wakes if its back end is stateless, and is unknown otherwise", () =>
     Effect.gen(function*() {
       const { lease, stats } = yield* expired
       yield* lease()
@@ -300,7 +300,7 @@ describe("an expired session before the cleanup", () => {
       assert.strictEqual((yield* stats).launches, 3)
     }))
 
-  it.live("closes as idle when its client deletes it, and never wakes", () =>
+  it.live("an expired session closes as idle when its client deletes it, and never wakes", () =>
     Effect.gen(function*() {
       const { empty, end, lease, processes, stats } = yield* expired
       assert.lengthOf(processes(), 2)
@@ -310,7 +310,7 @@ describe("an expired session before the cleanup", () => {
       assert.strictEqual(yield* tagOf(lease()), "UnknownSession")
     }))
 
-  it.live("has no process any more when its id moves to another replica", () =>
+  it.live("an expired session has no process any more when its id moves to another replica", () =>
     Effect.gen(function*() {
       const { processes, sessions } = yield* expired
       const started = processes()
@@ -319,8 +319,8 @@ describe("an expired session before the cleanup", () => {
     }))
 })
 
-describe("a session that is deleted", () => {
-  it.live("while a call wakes it has no process afterwards", () =>
+describe("deleted sessions", () => {
+  it.live("a session that is deleted while a call wakes it has no process afterwards", () =>
     Effect.gen(function*() {
       const { database, empty, end, lease, stats } = yield* asleep()
       // The deletion finds it asleep, and still asks for it when the process of the next call has started.
@@ -336,7 +336,7 @@ describe("a session that is deleted", () => {
       assert.strictEqual(yield* tagOf(lease()), "UnknownSession")
     }))
 
-  it.live("while its process starts has no process when it is said to be gone, and does not wake", () =>
+  it.live("a session that is deleted while its process starts has no process when its end is reported, and does not wake", () =>
     Effect.gen(function*() {
       const { empty, end, hold, launching, lease, processes, release } = yield* asleep()
       yield* hold
@@ -353,8 +353,8 @@ describe("a session that is deleted", () => {
     }))
 })
 
-describe("a reload", () => {
-  it.live("while the process of a session starts does not enter the session among the sleepers", () =>
+describe("reloads", () => {
+  it.live("a reload while the process of a session starts keeps the session from the sleepers", () =>
     Effect.gen(function*() {
       const { empty, hold, launching, open, release, reload, sessions } = yield* make()
       yield* hold
@@ -368,14 +368,14 @@ describe("a reload", () => {
       assert.deepStrictEqual([...yield* sessions.asleep], [])
     }))
 
-  it.live("after which a back end is not stateless any more forgets its sleepers", () =>
+  it.live("a reload after which a back end is not stateless any more forgets its sleepers", () =>
     Effect.gen(function*() {
       const { reload, sessions } = yield* asleep()
       yield* reload(Counting.backend())
       assert.deepStrictEqual([...yield* sessions.asleep], [])
     }))
 
-  it.live("that says the same in other words ends nothing, and new sessions are entered with the new words", () =>
+  it.live("a reload that only spells an entry differently ends nothing, and new sessions are entered with the new text", () =>
     Effect.gen(function*() {
       const { entry, open, reload, state, stats } = yield* make()
       yield* open()

@@ -47,8 +47,8 @@ afterAll(() => cluster.stop())
 const counter = (replica: Replica) => `${replica.origin}/mcp/counter`
 const listOf = async (replica: Replica) => (await fetch(`${replica.origin}/sessions`)).json()
 
-describe("300 sessions with 50 calls each, through random replicas", () => {
-  it("count from 1 to 50 each, and none meets another", async () => {
+describe("random replicas", () => {
+  it("each of 300 sessions counts its own 50 calls through random replicas", async () => {
     const { origin } = cluster.balancer
     const sessions: Array<Counting.Session> = []
     const backends = ["/mcp/light", "/mcp/sleeping"]
@@ -99,8 +99,8 @@ describe("300 sessions with 50 calls each, through random replicas", () => {
   })
 })
 
-describe("a session of one replica, asked through another,", () => {
-  it("is on every replica's list, with the replica that it lives on", async () => {
+describe("sessions through other replicas", () => {
+  it("each replica lists the sessions of all replicas, with the replica of each", async () => {
     const sessions = await Promise.all(cluster.replicas.map(({ origin }) => Counting.open(origin, "/mcp/light")))
     const clients = sessions.map(({ name }) => `${name} 1.0.0`)
     const owners: Array<ReadonlyArray<string>> = []
@@ -116,7 +116,7 @@ describe("a session of one replica, asked through another,", () => {
     assert.deepStrictEqual(owners, owners.map(() => names))
   })
 
-  it("is ended by an operator of any replica", async () => {
+  it("an operator of any replica ends a session of another replica", async () => {
     const session = await Counting.open(two.origin, "/mcp/light")
     const pid = await Counting.call(one.origin, session)
     const row = async () =>
@@ -128,7 +128,7 @@ describe("a session of one replica, asked through another,", () => {
     assert.isFalse(pid._tag === "Counted" && Kit.alive(pid.pid))
   })
 
-  it("sends the stream of a silent call by way of any replica, and is resumed by way of another", async () => {
+  it("a client resumes the stream of a silent call through another replica", async () => {
     const version = { "mcp-protocol-version": "2025-11-25" }
     const session = await Kit.open(counter(one))
     for (const [asked, resumed] of [[one, two], [two, three], [three, one]] as const) {
@@ -142,7 +142,7 @@ describe("a session of one replica, asked through another,", () => {
     }
   })
 
-  it("is ended by its client's DELETE, and then is 404 at every replica, as is an unknown session", async () => {
+  it("every replica answers 404 after a DELETE through another replica, as for an unknown session", async () => {
     const session = await Kit.open(counter(one))
     const pid = await Kit.pidOf(counter(two), session)
     const ended = await fetch(counter(three), { method: "DELETE", headers: { "mcp-session-id": session } })
@@ -157,7 +157,7 @@ describe("a session of one replica, asked through another,", () => {
     }
   })
 
-  it("keeps a client's GET stream of one replica open until its process is gone, if a DELETE comes through another", async () => {
+  it("a GET stream through one replica ends when the process is gone after a DELETE through another", async () => {
     const stubborn = (replica: Replica) => `${replica.origin}/mcp/stubborn`
     const session = await Kit.open(stubborn(one))
     const pid = await Kit.pidOf(stubborn(one), session)
@@ -168,7 +168,7 @@ describe("a session of one replica, asked through another,", () => {
     assert.strictEqual((await ended).status, 204)
   })
 
-  it("tells of progress as it comes, the answer last", async () => {
+  it("progress arrives as it is sent, before the answer", async () => {
     const session = await Kit.open(counter(one))
     const [response] = await Promise.all([
       Kit.post(counter(two), session, Kit.toolCall(1, "held", { count: 4 })),
@@ -189,7 +189,7 @@ describe("a session of one replica, asked through another,", () => {
     assert.deepStrictEqual(seen, [1, 2, 3, 4, "held"])
   })
 
-  it("whose client does not read delays no other session on the same way, and has lost nothing when it reads on", async () => {
+  it("a client that does not read delays no other session between the same replicas, and later gets all its events", async () => {
     const count = 3000
     const folder = mkdtempSync(join(tmpdir(), "anywhere-"))
     const file = join(folder, "written")
@@ -210,7 +210,7 @@ describe("a session of one replica, asked through another,", () => {
     rmSync(folder, { recursive: true })
   })
 
-  it("is left alone by an initialize with its id, which opens a new session; so does one with the id of a replica that has gone", async () => {
+  it("an initialize with the id of a session or of a gone replica opens a new session, and leaves the old one alone", async () => {
     const session = await Kit.open(counter(one))
     const dead = session.replace(/^r./, (start) => start === "r0" ? "r1" : "r0")
     for (const backend of ["counter", "sleeping"]) {
@@ -224,7 +224,7 @@ describe("a session of one replica, asked through another,", () => {
     assert.deepStrictEqual(JSON.parse(await Kit.toolText(counter(two), session, "heard")), ["initialize"])
   })
 
-  it("hears of a cancellation that comes through a third, and the call ends without an answer", async () => {
+  it("a cancellation through a third replica reaches the process, and the call ends without an answer", async () => {
     const session = await Kit.open(counter(one))
     const never = Kit.post(counter(two), session, Kit.toolCall("a call", "never"))
     await Kit.eventually(
@@ -243,7 +243,7 @@ describe("a session of one replica, asked through another,", () => {
     await fetch(counter(three), { method: "DELETE", headers: { "mcp-session-id": session } })
   })
 
-  it("sends its own messages to a GET stream, which is resumed through another, none lost and none twice", async () => {
+  it("a GET stream that is resumed through another replica gets each message of the server once", async () => {
     const session = await Kit.open(counter(one))
     const events: Array<Kit.Event> = []
     /** Opens the stream, has the server say something if it is to, and reads some of it. */
@@ -267,8 +267,8 @@ describe("a session of one replica, asked through another,", () => {
   })
 })
 
-describe("a server that asks its client", () => {
-  it("is answered, whichever replicas the call, the question's answer and the next call come through", async () => {
+describe("questions of a server to its client", () => {
+  it("a client answers questions through random replicas", async () => {
     const url = `${cluster.balancer.origin}/mcp/asking`
     const clients = await Promise.all(["a", "b", "c", "d"].map((answer) => Eras.legacy(url, undefined, answer)))
     await Promise.all(clients.map(async ({ call, client, heard }, i) => {
@@ -288,7 +288,7 @@ describe("a server that asks its client", () => {
   const options = { capabilities: everything }
   const url = (replica: Replica) => `${replica.origin}/mcp/asking`
 
-  it("in a call of revision 2026-07-28 is answered by a retry at another replica, round by round", async () => {
+  it("a modern client answers each question of a call by a retry at another replica", async () => {
     let said = await callTool(url(one), "rounds", { times: 3 }, options)
     for (const [i, replica] of [two, three, one].entries()) {
       assert.strictEqual(said.last.result?.resultType, "input_required", JSON.stringify(said.last))
@@ -297,7 +297,7 @@ describe("a server that asks its client", () => {
     assert.strictEqual(textOf(said), "0,1,2")
   })
 
-  it("is not answered twice: a state that was used at one replica is refused at the others", async () => {
+  it("a request state that was used at one replica is refused at the others", async () => {
     const asked = await callTool(url(one), "ask", {}, options)
     const again = (replica: Replica) => callTool(url(replica), "ask", {}, { ...options, again: answers(asked, "x") })
     // At once: they race.
@@ -310,8 +310,8 @@ describe("a server that asks its client", () => {
   })
 })
 
-describe("a session that sleeps while the file of back ends is read again", () => {
-  it("is gone if its back end's entry has changed, and wakes anywhere if it has not", async () => {
+describe("reloads of the configuration", () => {
+  it("a sleeping session wakes anywhere if the entry of its back end is unchanged, and otherwise is gone", async () => {
     const before = { ...backends, changing: backends.sleeping }
     await cluster.reload(before)
     const open = async (path: string) => {

@@ -173,7 +173,7 @@ const assertUnnoticed = (sessions: ReadonlyArray<Counting.Session>, since: numbe
 /** One after the other within a cluster: tests inherit from `describe` that they run at once. */
 const after = { concurrent: false }
 
-describe.concurrent("a replica that", () => {
+describe.concurrent("a failing replica", () => {
   let on: Three
   beforeAll(async () => {
     on = await start()
@@ -182,7 +182,7 @@ describe.concurrent("a replica that", () => {
   afterAll(() => on.stop())
 
   it(
-    "is killed takes its pinned sessions along, each 404 in time; its stateless ones wake elsewhere; no other notices",
+    "a killed replica loses its pinned sessions (404), its stateless ones wake elsewhere, and no other session notices",
     after,
     async () => {
       const { cluster, notes, one, three, two } = on
@@ -219,7 +219,7 @@ describe.concurrent("a replica that", () => {
     }
   )
 
-  it("is frozen past its lock and woken serves none of its sessions beside their new owners", after, async () => {
+  it("a replica that wakes after its locks expired serves no session that has a new owner", after, async () => {
     const { notes, one, three, two } = on
     const [lost = none, ...others] = await spread(on)
     const running = on.call(both(...others), inTurn(two.origin, three.origin))
@@ -258,7 +258,7 @@ describe.concurrent("a replica that", () => {
   })
 })
 
-describe.concurrent("replicas that", () => {
+describe.concurrent("a failing network or database", () => {
   let on: Three
   beforeAll(async () => {
     on = await start()
@@ -267,7 +267,7 @@ describe.concurrent("replicas that", () => {
   afterAll(() => on.stop())
 
   it(
-    "cannot reach each other for 5 seconds, two of three, answer with clear errors at most, and lose no session",
+    "two replicas that cannot reach each other for 5 seconds lose no session, and answer at most with clear errors",
     after,
     async () => {
       const { notes, one, three, two } = on
@@ -298,7 +298,7 @@ describe.concurrent("replicas that", () => {
   )
 
   it(
-    "lose the database for 20 seconds go on with their sessions, say so, and need nobody's help afterwards",
+    "replicas without a database for 20 seconds keep their sessions, report the outage, and recover by themselves",
     after,
     async () => {
       const { cluster, notes, one, three, two } = on

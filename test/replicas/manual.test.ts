@@ -47,7 +47,7 @@ afterAll(async () => {
   rmSync(folder, { recursive: true })
 })
 
-describe.skipIf(!areInstalled("openssl"))("the two replicas of the manual", () => {
+describe.skipIf(!areInstalled("openssl"))("the cluster's manual", () => {
   const commands = Documents.block(manual, "sh", "--cluster").trimEnd().split("\n")
   /** Opens a session at one, and uses it at the other. */
   const asking = Documents.block(manual, "sh", "8430/mcp").trimEnd().split("\n")
@@ -63,44 +63,48 @@ describe.skipIf(!areInstalled("openssl"))("the two replicas of the manual", () =
     for (const port of ["8420", "8421", "8430", "8431"]) replaced.set(port, String(await stablePort()))
   })
 
-  it("serve each other's sessions, and leave nothing when they are stopped", async () => {
-    assert.lengthOf(commands, 6)
-    const [wait = "", ask = ""] = commands.at(-1)?.split("; ") ?? []
-    assert.strictEqual(wait, "sleep 10")
-    for (const command of commands.slice(0, -1)) type(here(command))
-    // How long it takes is not for a busy machine to say: as soon as the answer is what is promised, instead of later.
-    const promised = /"status":"ready".*"others":\["r[0-9a-f]{10}"\]/
-    await Kit.eventually("the second replica is ready and knows the first", () => {
-      type(here(ask))
-      return new Promise((resolve) => setTimeout(() => resolve(promised.test(output)), 250))
-    }, 60).catch((error: unknown) => {
-      throw new Error(output, { cause: error })
-    })
+  it(
+    "the commands of the manual start two replicas that serve each other's sessions, and stop both without a trace",
+    async () => {
+      assert.lengthOf(commands, 6)
+      const [wait = "", ask = ""] = commands.at(-1)?.split("; ") ?? []
+      assert.strictEqual(wait, "sleep 10")
+      for (const command of commands.slice(0, -1)) type(here(command))
+      // How long it takes is not for a busy machine to say: as soon as the answer is what is promised, instead of later.
+      const promised = /"status":"ready".*"others":\["r[0-9a-f]{10}"\]/
+      await Kit.eventually("the second replica is ready and knows the first", () => {
+        type(here(ask))
+        return new Promise((resolve) => setTimeout(() => resolve(promised.test(output)), 250))
+      }, 60).catch((error: unknown) => {
+        throw new Error(output, { cause: error })
+      })
 
-    assert.lengthOf(asking, 3)
-    for (const line of asking) type(here(line))
-    await Kit.eventually(
-      "a session that was opened at one lists its tools at the other",
-      () => /"id":2\b.*"name":"echo"|"name":"echo".*"id":2\b/.test(output),
-      60
-    ).catch((error: unknown) => {
-      throw new Error(output, { cause: error })
-    })
-    const at = (port: string) => here(`http://127.0.0.1:${port}/mcp/everything`)
-    const elsewhere = await Kit.open(at("8430"))
-    assert.include(await Kit.toolText(at("8420"), elsewhere, "echo", { message: "hither" }), "hither")
+      assert.lengthOf(asking, 3)
+      for (const line of asking) type(here(line))
+      await Kit.eventually(
+        "a session that was opened at one lists its tools at the other",
+        () => /"id":2\b.*"name":"echo"|"name":"echo".*"id":2\b/.test(output),
+        60
+      ).catch((error: unknown) => {
+        throw new Error(output, { cause: error })
+      })
+      const at = (port: string) => here(`http://127.0.0.1:${port}/mcp/everything`)
+      const elsewhere = await Kit.open(at("8430"))
+      assert.include(await Kit.toolText(at("8420"), elsewhere, "echo", { message: "hither" }), "hither")
 
-    assert.isAtLeast(processes().length, 4)
-    const stop = Documents.block(manual, "sh", "kill ").trim()
-    type(stop)
-    // As long as the files in `deploy/` give a replica to stop.
-    await Kit.eventually(`"${stop}" has stopped both`, () => processes().length === 0, 40).catch((error: unknown) => {
-      throw new Error(
-        `still running: ${
-          processes().map((pid) => readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ")).join("; ")
-        }\n${output}`,
-        { cause: error }
-      )
-    })
-  }, 120_000)
+      assert.isAtLeast(processes().length, 4)
+      const stop = Documents.block(manual, "sh", "kill ").trim()
+      type(stop)
+      // As long as the files in `deploy/` give a replica to stop.
+      await Kit.eventually(`"${stop}" has stopped both`, () => processes().length === 0, 40).catch((error: unknown) => {
+        throw new Error(
+          `still running: ${
+            processes().map((pid) => readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ")).join("; ")
+          }\n${output}`,
+          { cause: error }
+        )
+      })
+    },
+    120_000
+  )
 })

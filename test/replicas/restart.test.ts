@@ -27,8 +27,8 @@ afterAll(async () => {
   await cluster.stop().finally(() => rmSync(directory, { recursive: true }))
 })
 
-describe("a rolling restart under load", () => {
-  it("loses no request of a stateless session; of pinned ones only the restarted replica's end, each with a 404", async () => {
+describe("rolling restarts under load", () => {
+  it("a rolling restart loses no request of a stateless session, and ends each pinned session with one 404", async () => {
     const { origin } = cluster.balancer
     const moving = (await Promise.all(cluster.replicas.map((one) => Counting.openMany(one.origin, stateless, 6))))
       .flat()

@@ -50,8 +50,8 @@ const saysAgain = (clock: AheadClock.AheadClock, address: string) =>
 
 const clear = Effect.flatMap(SqlClient.SqlClient, (sql) => sql`DELETE FROM effect_session_pool_replicas`)
 
-layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica", (it) => {
-  it.effect("whose locks would live for another time than those of one that runs is refused, and told both", () =>
+layer(database, { timeout: "30 seconds", excludeTestServices: true })("the roster of replicas", (it) => {
+  it.effect("a replica with another lock expiration than a running one is refused, and the error has both values", () =>
     Effect.gen(function*() {
       yield* clear
       yield* enter("one:1", 35)
@@ -62,7 +62,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica
       yield* enter("two:1", 35)
     }))
 
-  it.effect("with another key than one that runs is refused and told whose it is; the database has neither key", () =>
+  it.effect("a replica with another key than a running one is refused, and the database has neither key", () =>
     Effect.gen(function*() {
       yield* clear
       const one = yield* enter("one:1", 35)
@@ -80,7 +80,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica
       assert.strictEqual((yield* Effect.flip(enter("one:1", 35, other)))._tag, "CannotJoin")
     }))
 
-  it.effect("may have another time when the others have gone, by themselves or a lock's time ago; or for itself alone", () =>
+  it.effect("a replica may have another lock expiration after the others have left or expired, or at the same address", () =>
     Effect.gen(function*() {
       yield* clear
       const one = yield* enter("one:1", 35)
@@ -92,7 +92,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica
       yield* enter("three:1", 30)
     }))
 
-  it.effect("is told when another one takes its address, and takes nothing of it away when it goes", () =>
+  it.effect("a replica learns that another one has taken its address, and leaves the row to that one", () =>
     Effect.gen(function*() {
       yield* clear
       const clock = AheadClock.make()
@@ -110,7 +110,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("a replica
       assert.isUndefined(notTold.pollUnsafe())
     }))
 
-  it.effect("is not taken for replaced when the database is away, or has lost its row", () =>
+  it.effect("a replica keeps its address when the database is away or has lost its row", () =>
     Effect.gen(function*() {
       const { start, stop } = yield* Database
       yield* clear

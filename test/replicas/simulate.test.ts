@@ -5,9 +5,9 @@ import * as Counting from "../kit/simulate/counting.ts"
 import * as Database from "../kit/simulate/database.ts"
 import * as Model from "../kit/simulate/model.ts"
 
-describe("two replicas and their PostgreSQL", () => {
+describe("the model of the simulation", () => {
   it.live(
-    "exchange the statements of the model, and no others",
+    "two replicas send the statements that the model computes, and no others",
     () =>
       Effect.gen(function*() {
         const database = yield* Database.make

@@ -11,7 +11,7 @@ import { stablePort } from "../kit/cluster/ports.ts"
 import * as Postgres from "../kit/cluster/postgres.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 
-/** Starts a replica that waits for the lock of the tables. `unlock` releases the lock. */
+/** Starts a replica that waits for the migration lock. `unlock` releases the lock. */
 const waiting = Effect.fnUntraced(function*(...args: ReadonlyArray<string>) {
   const { url } = yield* Postgres.make
   const sql = Context.get(yield* Layer.build(PgClient.layer({ url: Redacted.make(url) })), SqlClient.SqlClient)
@@ -28,8 +28,8 @@ const waiting = Effect.fnUntraced(function*(...args: ReadonlyArray<string>) {
   return { gateway, unlock: connection.executeRaw(`SELECT pg_advisory_unlock(${MigrationLock.lock})`, []) }
 })
 
-describe("a replica that waits for the lock of the tables", () => {
-  it.live("reloads its file once it is up, after a SIGHUP", () =>
+describe("the start of a replica", () => {
+  it.live("a replica that waits for the migration lock reloads its file after a SIGHUP", () =>
     Effect.gen(function*() {
       const folder = yield* Effect.acquireRelease(
         Effect.sync(() => mkdtempSync(join(tmpdir(), "start-"))),
@@ -60,7 +60,7 @@ describe("a replica that waits for the lock of the tables", () => {
       assert.strictEqual(yield* Effect.promise(() => gateway.exit), 0)
     }), 60_000)
 
-  it.live("ends at once after a SIGTERM", () =>
+  it.live("a replica that waits for the migration lock ends at once after a SIGTERM", () =>
     Effect.gen(function*() {
       const { gateway } = yield* waiting("--", "sleep", "1000")
       gateway.child.kill("SIGTERM")

@@ -184,10 +184,10 @@ const whileEntriesAreHeld = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     return yield* effect
   }))
 
-layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions that can sleep", (it) => {
+layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sleepers", (it) => {
   // At once: most of it is waiting.
-  describe.concurrent("a session", () => {
-    it.effect("goes to sleep, and wakes elsewhere with all that its client has said", () =>
+  describe.concurrent("owners of sessions", () => {
+    it.effect("a session wakes on another replica with everything that its client has set", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session("ada")
@@ -205,7 +205,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual([...yield* there.keys], [key])
       }))
 
-    it.effect("wakes only while its back end's entry says what it said when it was opened", () =>
+    it.effect("a session wakes only while its back end's entry is the same as when it was opened", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
         const asleep = Effect.gen(function*() {
@@ -230,7 +230,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         ])
       }))
 
-    it.effect("that was opened before a reload, and is written after it, has what its entry said then", () =>
+    it.effect("a session that is written after a reload keeps the mark of the entry with which it was opened", () =>
       Effect.gen(function*() {
         const here = yield* replica()
         const { key, record } = session()
@@ -241,7 +241,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.isTrue(Option.isNone(yield* here.take(key)))
       }))
 
-    it.effect("that is woken while its old process still ends is awake until the new one rests, and keeps what it says", () =>
+    it.effect("a session that wakes while its old process still ends stays awake until its new process rests", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
@@ -256,7 +256,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.strictEqual(levelOf(yield* there.take(key)), "debug")
       }))
 
-    it.effect("is asked for without being taken from its owner, and not found after its time to live", () =>
+    it.effect("`has` takes no session from its owner, and an expired session is unknown", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
@@ -273,7 +273,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.isTrue(Option.isNone(yield* here.take(key)))
       }))
 
-    it.effect("is read once while it is awake, and changes of it are written by themselves", () =>
+    it.effect("the row of an awake session is read once, and each change of its record is written", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
@@ -288,7 +288,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.strictEqual(row?.generation, 2)
       }))
 
-    it.effect("that another replica has taken over is changed by its former owner no more, and ends there", () =>
+    it.effect("a former owner cannot write a session that another replica took over, and ends it", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
@@ -308,7 +308,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.strictEqual(levelOf(yield* here.take(key)), "by the new owner")
       }))
 
-    it.effect("that another replica has taken over ends at its former owner too when that changes nothing", () =>
+    it.effect("a former owner ends a session that another replica took over also if it writes nothing", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica({ asleepTimeToLive: Duration.seconds(3) }), yield* replica()]
         const { key, record } = session()
@@ -318,7 +318,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual([here.lost, there.lost], [[key], []])
       }))
 
-    it.effect("that goes to sleep after another replica has woken it loses nothing that it says there", () =>
+    it.effect("a session that rests at its former owner keeps the record of its new owner", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
@@ -330,7 +330,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.strictEqual(levelOf(yield* here.take(key)), "debug")
       }))
 
-    it.effect("is kept while it is awake, and forgotten when it has slept for too long", () =>
+    it.effect("an awake session does not expire, and a sleeping one does", () =>
       Effect.gen(function*() {
         const here = yield* replica({ asleepTimeToLive: Duration.seconds(6) })
         const [awake, asleep] = [session(), session()]
@@ -355,7 +355,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.isTrue(Option.isSome(yield* there.take(awake.key)))
       }))
 
-    it.effect("that was removed at one replica ends at the one where it is awake", () =>
+    it.effect("a session that is removed at one replica ends at the replica where it is awake", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
@@ -366,7 +366,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.isTrue(Option.isNone(yield* here.take(key)))
       }))
 
-    it.effect("that two requests wake at once is woken once, and keeps what it says afterwards", () =>
+    it.effect("two requests at the same time wake a session once", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
@@ -380,7 +380,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.strictEqual(levelOf(yield* there.take(key)), "debug")
       }))
 
-    it.effect("that is called while it goes to sleep is read anew, and keeps what it says afterwards", () =>
+    it.effect("a request that arrives while a session goes to sleep wakes it again", () =>
       Effect.gen(function*() {
         const here = yield* replica()
         const { key, record } = session()
@@ -399,7 +399,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.strictEqual(levelOf(yield* here.take(key)), "debug")
       }))
 
-    it.effect("that is removed while it is being written stays removed", () =>
+    it.effect("a session that is removed during its first write stays removed", () =>
       Effect.gen(function*() {
         const here = yield* replica()
         const { key, record } = session("held")
@@ -416,8 +416,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
-  describe.concurrent("a database that says nothing", () => {
-    it.effect("is waited for no longer than three seconds, whatever is asked of it", () =>
+  describe.concurrent("a silent database", () => {
+    it.effect("each operation waits for a silent database for at most three seconds", () =>
       Effect.gen(function*() {
         const clock = AheadClock.make()
         const holding = yield* Holding.make((yield* Database).url)
@@ -453,7 +453,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
-  describe.concurrent("a statement that reaches the database after it was given up", () => {
+  describe.concurrent("late abandoned statements", () => {
     /** A replica whose statements can be kept back, on a clock that is put ahead until they are given up. */
     const held = Effect.gen(function*() {
       const clock = AheadClock.make()
@@ -475,7 +475,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       return { ...here, holding, givenUp, later, pass }
     })
 
-    it.effect("takes no session from the replica that has taken it since", () =>
+    it.effect("a late take does not take a session from its new owner", () =>
       Effect.gen(function*() {
         const here = yield* held
         const { key, record } = session()
@@ -492,7 +492,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual([row?.generation, here.lost], [2, []])
       }))
 
-    it.effect("writes nothing over what the session has said since", () =>
+    it.effect("a late write does not replace a newer record", () =>
       Effect.gen(function*() {
         const here = yield* held
         const { key, record } = session()
@@ -511,7 +511,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual(here.lost, [])
       }))
 
-    it.effect("and did what it was to do, of which nobody heard, is no sign that another replica has the session", () =>
+    it.effect("a late write that takes effect does not end its session", () =>
       Effect.gen(function*() {
         const here = yield* held
         const { key, record } = session()
@@ -528,7 +528,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual([here.lost, [...yield* here.keys]], [[], [key]])
       }))
 
-    it.effect("enters no session that has been removed since", () =>
+    it.effect("a late first write does not enter a session that was removed since", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* held, yield* replica()]
         const { key, record } = session()
@@ -544,7 +544,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         }
       }))
 
-    it.effect("enters no session again that has been entered since, has gone to sleep and was removed without being found", () =>
+    it.effect("a late first write does not enter a session that was entered, put to sleep and removed since", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* held, yield* replica()]
         const { key, record } = session()
@@ -560,8 +560,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
-  describe("a session that has been removed", () => {
-    it.effect("leaves a row that nobody finds, nobody keeps awake and the upkeep deletes after ten minutes; one that there never was leaves none", () =>
+  describe("rows of removed sessions", () => {
+    it.effect("a removed session leaves a row for ten minutes that never wakes, and an unknown session leaves none", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica({ asleepTimeToLive: Duration.seconds(3) }), yield* replica()]
         const [ended, unknown] = [session(), session()]
@@ -587,8 +587,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
-  describe("what makes the table anew at each start", () => {
-    it.effect("waits for nobody who reads all of it, as a backup does, and has nobody wait", () =>
+  describe("migrations", () => {
+    it.effect("a migration waits for no reader of the table, such as a backup, and delays no other statement", () =>
       Effect.gen(function*() {
         const here = yield* replica()
         const { key, record } = session()
@@ -611,8 +611,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }).pipe(Effect.scoped))
   })
 
-  describe("while the database is away, a session", () => {
-    it.effect("that is opened, goes to sleep or is removed is stored as such later", () =>
+  describe("outages of the database", () => {
+    it.effect("a session that is opened, put to sleep or removed during an outage is stored as such afterwards", () =>
       Effect.gen(function*() {
         const { start, stop } = yield* Database
         const [here, there] = [yield* replica(), yield* replica()]
@@ -642,7 +642,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual(here.lost, [])
       }))
 
-    it.effect("that is awake is found, and is awake afterwards", () =>
+    it.effect("an awake session is found during an outage, and is awake afterwards", () =>
       Effect.gen(function*() {
         const { start, stop } = yield* Database
         const here = yield* replica({ asleepTimeToLive: Duration.seconds(6) })
@@ -665,8 +665,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
-  describe("of removals while the database is away", () => {
-    it.effect("ten thousand are kept, the newest, and all of those of sessions that were awake here", () =>
+  describe("removals during an outage of the database", () => {
+    it.effect("the newest ten thousand removals, and all removals of sessions that were awake here, survive an outage", () =>
       Effect.gen(function*() {
         const state = { isAway: false }
         const here = yield* replica({}, (sql) =>
@@ -700,8 +700,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
-  describe("while the database is slow, a session", () => {
-    it.effect("that is being opened is entered in the end, and not lost", () =>
+  describe("locked tables", () => {
+    it.effect("a session that is opened while the table is locked is stored later", () =>
       Effect.gen(function*() {
         const clock = AheadClock.make()
         const here = yield* Effect.provideService(replica(), Clock.Clock, clock)
@@ -722,8 +722,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
-  describe("while something else has the row of one session locked", () => {
-    it.effect("what others say is written", () =>
+  describe("locked rows", () => {
+    it.effect("a locked row does not block the writes of other sessions", () =>
       Effect.gen(function*() {
         const clock = AheadClock.make()
         const here = yield* Effect.provideService(replica(), Clock.Clock, clock)
@@ -747,8 +747,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }).pipe(Effect.scoped))
   })
 
-  describe("of more sessions than may sleep", () => {
-    it.effect("none goes, and none stays, for the rows of those that have been removed", () =>
+  describe("the limit of sleeping sessions", () => {
+    it.effect("rows of removed sessions do not count towards the limit", () =>
       Effect.gen(function*() {
         const sql = yield* client
         yield* sql`DELETE FROM effect_session_pool_sessions`
@@ -762,7 +762,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         assert.deepStrictEqual(yield* countsOf(sql), { removed: 10, older: 2, newer: 10 })
       }))
 
-    it.effect("no more go than are beyond the limit, though all were called at the same time", () =>
+    it.effect("as many sessions are removed as exceed the limit, though all expire at the same time", () =>
       Effect.gen(function*() {
         const sql = yield* client
         yield* sql`DELETE FROM effect_session_pool_sessions`
@@ -780,8 +780,8 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
       }))
   })
 
-  describe("what is to be removed", () => {
-    it.effect("is removed by one replica, once a minute", () =>
+  describe("the removal of expired sessions", () => {
+    it.effect("one replica removes expired sessions, once a minute", () =>
       Effect.gen(function*() {
         const sql = yield* client
         yield* sql`DELETE FROM effect_session_pool_sessions`
@@ -828,7 +828,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("sessions 
         yield* removed("when the clock is right again")
       }))
 
-    it.effect("is found by the index, and none of those that stay is read", () =>
+    it.effect("a removal finds its rows by the index, and reads no others", () =>
       Effect.gen(function*() {
         const sql = yield* client
         yield* sql`DELETE FROM effect_session_pool_sessions`
