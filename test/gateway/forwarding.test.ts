@@ -33,9 +33,11 @@ const engine = Sharding.layer.pipe(
   Layer.provide([MessageStorage.layerNoop, RunnerStorage.layerMemory, ShardingConfig.layer()])
 )
 
+const membership = { isGivenUp: () => false, now: () => 0, safeFor: () => 60_000 }
+
 /** Another replica behind a cable. `forward` has it carry something out. */
 const start = Effect.fnUntraced(function*(carryOut: Host["carryOut"]) {
-  const hosting = yield* Hosting.make("other", { isGivenUp: () => false, now: () => 0, safeFor: () => 60_000 })
+  const hosting = new Hosting.Hosting("other", membership, yield* Effect.scope)
   const unused = Effect.die("not asked in this test")
   const host = { carryOut, sessions: unused, endNumber: () => unused, endPinned: unused, vacate: () => unused }
   yield* Effect.provideContext(hosting.serve(host), yield* Layer.build(engine))

@@ -17,7 +17,7 @@ const config = ShardingConfig.layer({
 const address = RunnerAddress.make("127.0.0.1", 1)
 const [shared, other] = [ShardId.make("default", 1), ShardId.make("default", 2)]
 
-const mayAct = ({ safeFor }: Membership.Membership["Service"]) => safeFor() > 0
+const mayAct = (membership: Membership.Knowledge) => membership.safeFor() > 0
 
 /** A replica's membership, over a storage that does as it is told. */
 const make = Effect.gen(function*() {
@@ -88,7 +88,7 @@ describe("the locks of a replica", () => {
         const first = yield* Effect.forkChild(storage.refresh(address, [shared]))
         yield* TestClock.adjust("5 seconds")
         assert.deepStrictEqual(first.pollUnsafe(), Exit.succeed([shared]), mood)
-        assert.strictEqual(membership.known().lostAt, at + 15_000)
+        assert.strictEqual(membership.known.lostAt, at + 15_000)
         yield* TestClock.adjust("5 seconds")
         const second = yield* Effect.forkChild(storage.refresh(address, [shared]))
         yield* TestClock.adjust("5 seconds")
@@ -99,7 +99,7 @@ describe("the locks of a replica", () => {
   it.effect("a lock counts from the time of its request, however late the answer comes", () =>
     Effect.gen(function*() {
       const { membership, state, storage } = yield* make
-      const confirmedAt = () => membership.known().confirmedAt
+      const confirmedAt = () => membership.known.confirmedAt
       state.mood = "slow"
       const acquiring = yield* Effect.forkChild(storage.acquire(address, [shared]))
       yield* TestClock.adjust("4 seconds")
@@ -204,7 +204,7 @@ describe("the locks of occupied shards", () => {
     Effect.gen(function*() {
       const { calls, membership, storage } = yield* make
       const occupied = new Set([shared.toString()])
-      membership.keepWhile((shard) => shard === undefined ? occupied.size > 0 : occupied.has(shard.toString()))
+      membership.isOccupied = (shard) => shard === undefined ? occupied.size > 0 : occupied.has(shard.toString())
       yield* storage.release(address, other)
       const releasing = yield* Effect.forkChild(storage.release(address, shared))
       yield* TestClock.adjust("1 minute")
@@ -221,7 +221,7 @@ describe("the locks of occupied shards", () => {
       for (const wait of ["occupied", "away"]) {
         const { calls, membership, state, storage } = yield* make
         let isOccupied = wait === "occupied"
-        membership.keepWhile(() => isOccupied)
+        membership.isOccupied = () => isOccupied
         if (wait === "away") state.mood = "away"
         const releasing = yield* Effect.forkChild(storage.release(address, shared))
         yield* TestClock.adjust("500 millis")
@@ -239,7 +239,7 @@ describe("the locks of occupied shards", () => {
   it.effect("the lock of an occupied shard is released after five minutes at the latest", () =>
     Effect.gen(function*() {
       const { calls, membership, storage } = yield* make
-      membership.keepWhile(() => true)
+      membership.isOccupied = () => true
       const releasing = yield* Effect.forkChild(storage.release(address, shared))
       yield* TestClock.adjust("299 seconds")
       assert.deepStrictEqual(calls, [])
@@ -253,7 +253,7 @@ describe("the locks of occupied shards", () => {
       for (const lived of [2500, 3500]) {
         const { calls, membership, storage } = yield* make
         let isOccupied = true
-        membership.keepWhile(() => isOccupied)
+        membership.isOccupied = () => isOccupied
         yield* storage.unregister(address)
         const releasing = yield* Effect.forkChild(
           Effect.all([storage.release(address, shared), storage.releaseAll(address)], { concurrency: "unbounded" })

@@ -49,7 +49,7 @@ const make = Effect.fnUntraced(function*(movingTimeout: Duration.Duration) {
     Layer.provideMerge(config)
   ))
   const known = Context.get(services, Membership.Membership)
-  const hosting = yield* Hosting.make(ReplicaName.of(address), known)
+  const hosting = new Hosting.Hosting(ReplicaName.of(address), known, yield* Effect.scope)
   const placement = yield* Effect.provideContext(
     ClusterPlacement.make({
       hosting,

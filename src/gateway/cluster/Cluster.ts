@@ -186,7 +186,7 @@ const entered = (options: Options, entry: Roster.Entry) =>
     const key = ReplicaTls.keyOf(options.stateKey)
     const services = yield* Layer.buildWithScope(sharding(key), shardingScope)
     const replica = ReplicaName.here(yield* ShardingConfig.ShardingConfig)
-    const hosting = yield* Hosting.make(replica, membership)
+    const hosting = new Hosting.Hosting(replica, membership, scope)
     yield* Effect.provideContext(Layer.buildWithScope(server(options.listen, key, hosting), serverScope), services)
     const placement = yield* ClusterPlacement.make({
       hosting,

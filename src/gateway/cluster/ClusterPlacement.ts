@@ -75,41 +75,35 @@ const withoutDatabase = (millis: number): string =>
   `${Math.round(millis / 1000)} seconds. Try again in ${retryAfter} seconds.`
 
 /** What the parts of the placement share. */
-interface State {
-  readonly replica: string
-  readonly options: Options
-  readonly membership: Membership.Membership["Service"]
-  readonly sharding: Sharding.Sharding["Service"]
-  readonly links: Links.Links
-  readonly homes: Homes.Homes
-  /** How long it takes until all others know of a replica that joined, in milliseconds. */
-  readonly joinSettling: number
-  /** The end is announced, and new sessions open elsewhere. */
-  isEnding: boolean
-  /** The movable sessions and lanes are being handed over, or have been. */
-  leaves: boolean
-  /** How many asks other replicas carry out, or are to carry out. */
-  forwarded: number
-}
+type State = Effect.Success<ReturnType<typeof makeState>>
 
-export const make = Effect.fnUntraced(function*(options: Options) {
+const makeState = Effect.fnUntraced(function*(options: Options) {
   const config = yield* ShardingConfig.ShardingConfig
   const membership = yield* Membership.Membership
   const replica = ReplicaName.here(config)
-  const state: State = {
-    replica,
+  return {
     options,
+    replica,
     membership,
     sharding: yield* Sharding.Sharding,
-    links: yield* Links.make(membership.addressOf, options.key),
+    links: yield* Links.make((name) => membership.addressOf(name), options.key),
     homes: yield* Homes.make(replica),
+    /** How long it takes until all others know of a replica that joined, in milliseconds. */
     joinSettling: 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval)),
+    /** The end is announced, and new sessions open elsewhere. */
     isEnding: false,
+    /** The movable sessions and lanes are being handed over, or have been. */
     leaves: false,
+    /** How many asks other replicas carry out, or are to carry out. */
     forwarded: 0
   }
+})
+
+export const make = Effect.fnUntraced(function*(options: Options) {
+  const state = yield* makeState(options)
+  const { membership, replica } = state
   const { hosting } = options
-  membership.keepWhile((shard) => hosting.isOccupied(shard))
+  membership.isOccupied = (shard) => hosting.isOccupied(shard)
   const placement: Placement = {
     replica,
     ...places(state),
@@ -175,7 +169,7 @@ const ownId = (sharding: Sharding.Sharding["Service"]): string => {
 }
 
 const hasJoined = ({ joinSettling, membership }: State): boolean => {
-  const { joinedAt } = membership.known()
+  const { joinedAt } = membership.known
   return joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + joinSettling
 }
 
@@ -233,7 +227,7 @@ const untilFound = (
 
 /** How long the database has not answered, in milliseconds, if this replica has stopped serving movable sessions because of it. */
 const outage = ({ membership }: State): number | undefined => {
-  const { lostAt } = membership.known()
+  const { lostAt } = membership.known
   return lostAt === undefined || membership.safeFor() > 0 ? undefined : membership.now() - lostAt
 }
 
@@ -282,7 +276,7 @@ const ending = (state: State): Pick<Placement, "announceEnd" | "leave"> => {
 
 const statusOf = (state: State): Status => {
   const { isEnding, membership, replica } = state
-  const { isReplaced, lostAt } = membership.known()
+  const { isReplaced, lostAt } = membership.known
   const safeFor = Math.max(0, membership.safeFor())
   const stateNow = () => {
     if (isEnding) return "draining"
@@ -299,7 +293,7 @@ const statusOf = (state: State): Status => {
 }
 
 /** Ends the pinned sessions once the others have given this replica up, because they have told its clients that the sessions are gone. */
-const endWhenGivenUp = (membership: Membership.Membership["Service"], host: Host) =>
+const endWhenGivenUp = (membership: Membership.Knowledge, host: Host) =>
   Effect.forever(Effect.gen(function*() {
     yield* Effect.sleep(givenUpInterval)
     if (!membership.isGivenUp()) return

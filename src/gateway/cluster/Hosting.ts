@@ -36,13 +36,6 @@ interface Resident {
   vacating: boolean
 }
 
-/** Serves until its scope closes. `replica` is the name of this replica. */
-export const make = (
-  replica: string,
-  membership: Pick<Membership.Membership["Service"], "isGivenUp" | "now" | "safeFor">
-): Effect.Effect<Hosting, never, Scope.Scope> =>
-  Effect.map(Effect.scope, (scope) => new Hosting(replica, membership, scope))
-
 export class Hosting {
   private readonly residents = new Map<string, Resident>()
   /** Running requests by shared id. Counts those of earlier residents too, for which `vacate` could not wait. */
@@ -59,10 +52,15 @@ export class Hosting {
   /** The wait for the requests of movable sessions and lanes has ended, so `vacate` waits no longer. */
   private handsOver = false
   private readonly replica: string
-  private readonly membership: Parameters<typeof make>[1]
+  private readonly membership: Pick<Membership.Knowledge, "isGivenUp" | "now" | "safeFor">
   private readonly scope: Scope.Scope
 
-  constructor(replica: string, membership: Parameters<typeof make>[1], scope: Scope.Scope) {
+  /** `replica`: the name of this replica. `scope`: that of the exchanges. */
+  constructor(
+    replica: string,
+    membership: Pick<Membership.Knowledge, "isGivenUp" | "now" | "safeFor">,
+    scope: Scope.Scope
+  ) {
     this.replica = replica
     this.membership = membership
     this.scope = scope

@@ -26,16 +26,7 @@ export class Unreachable extends Data.TaggedError("Unreachable")<{ readonly repl
 /** The client of a replica. If the connection breaks, a call fails with an `RpcClientError`, and its outcome is unknown. */
 export type Client = RpcClient.FromGroup<typeof Protocol.Peers, RpcClientError.RpcClientError>
 
-/** An open connection. `closed` completes when it breaks. */
-interface Link {
-  readonly client: Client
-  readonly closed: Deferred.Deferred<void>
-}
-
-export interface Links {
-  /** Leases the connection to a replica for the scope. */
-  readonly to: (replica: string) => Effect.Effect<Client, Unreachable, Scope.Scope>
-}
+export type Links = Effect.Success<ReturnType<typeof make>>
 
 /** How long a replica may leave a ping unanswered before its connection counts as broken. Long enough for a large body before the pong. */
 const pingTimeout = "10 seconds"
@@ -78,8 +69,9 @@ export const make = Effect.fnUntraced(
       closed: ({ closed }) => Deferred.await(closed),
       idleTimeToLive: "5 minutes"
     })
-    const links: Links = {
-      to: (replica) =>
+    return {
+      /** Leases the connection to a replica for the scope. */
+      to: (replica: string): Effect.Effect<Client, Unreachable, Scope.Scope> =>
         SessionPool.get(pool, replica).pipe(
           Effect.catch(() => new Unreachable({ replica })),
           // The connection broke before this caller sent anything.
@@ -88,11 +80,10 @@ export const make = Effect.fnUntraced(
           )
         )
     }
-    return links
   }
 )
 
-/** Opens a connection. It does not reconnect by itself; when it breaks, the pool opens another one. */
+/** Opens a connection. `closed` completes when it breaks. It does not reconnect by itself; when it breaks, the pool opens another one. */
 const open = Effect.fnUntraced(function*(replica: string, address: RunnerAddress.RunnerAddress, key: ReplicaTls.Key) {
   const opened = Deferred.makeUnsafe<void>()
   const closed = Deferred.makeUnsafe<void>()
@@ -113,6 +104,5 @@ const open = Effect.fnUntraced(function*(replica: string, address: RunnerAddress
     Deferred.await(opened),
     Effect.andThen(Deferred.await(closed), new Unreachable({ replica }))
   )
-  const link: Link = { client, closed }
-  return link
+  return { client, closed }
 })

@@ -117,27 +117,9 @@ const freshness = 500
 /** The prefix of all table names. */
 export const prefix = "effect_session_pool"
 
-export class Membership extends Context.Service<Membership, {
-  readonly known: () => Known
-  /** Sets the test whether sessions or lanes live in a shard, or in any. A release waits while it is true. */
-  readonly keepWhile: (isOccupied: (shard?: ShardId.ShardId) => boolean) => void
-  /** Gives up all locks, because another replica has taken this replica's address. */
-  readonly replace: Effect.Effect<void>
-  /** Whether the others have given this replica up, see `Known`. True until `beginAnew`. */
-  readonly isGivenUp: () => boolean
-  /** Call it when the pinned sessions have ended after the others gave this replica up. */
-  readonly beginAnew: Effect.Effect<void>
-  /** The time in milliseconds, from `steady`. All times in `Known` come from it. */
-  readonly now: () => number
-  /** For how many milliseconds this replica may still act as the owner of the shards that the engine counts as its own. */
-  readonly safeFor: () => number
-  /** The other replicas' names. */
-  readonly others: () => ReadonlyArray<string>
-  /** The address of the replica with a name, by the last list. */
-  readonly addressOf: (replica: string) => RunnerAddress.RunnerAddress | undefined
-  /** Whether a replica with this name runs. Lists again if the last list lacks it. `undefined` if the database does not answer. */
-  readonly isThere: (replica: string) => Effect.Effect<boolean | undefined>
-}>()("effect-session-pool/gateway/cluster/Membership") {}
+export class Membership extends Context.Service<Membership, Knowledge>()(
+  "effect-session-pool/gateway/cluster/Membership"
+) {}
 
 /**
  * A clock in milliseconds that never goes back, but jumps forward with the time of day.
@@ -181,33 +163,74 @@ const tell = (self: string, before: Known, after: Known): Effect.Effect<void> =>
   return Effect.all(logs, { discard: true })
 }
 
-/** What the wrapped storage and the service share. */
-class State {
+/** What this replica knows, and how long it may act on it. */
+export class Knowledge {
   known = nothingKnown
-  /** Whether sessions or lanes live in a shard, or in any. */
+  /** Whether sessions or lanes live in a shard, or in any. A release waits while it is true. */
   isOccupied: (shard?: ShardId.ShardId) => boolean = () => false
   /** The shards to release. `acquire` removes a shard that it takes again, so that a late release does not delete the new lock. */
   readonly releasing = new Set<string>()
-  readonly self: string
+  /** The time in milliseconds, from `steady`. All times in `Known` come from it. */
   readonly now: () => number
-  readonly expiration: number
   /** How often the engine refreshes its locks (its `effectiveInterval`). */
   readonly interval: number
-  /** How long a statement may take. Shorter than the engine's own time-out, after which the engine would release every shard. */
-  readonly patience: number
+  private readonly self: string
+  private readonly expiration: number
+  private readonly storage: Storage
 
-  constructor(config: ShardingConfig.ShardingConfig["Service"], clock: Clock.Clock) {
+  constructor(config: ShardingConfig.ShardingConfig["Service"], clock: Clock.Clock, storage: Storage) {
     const millis = (duration: Duration.Input) => Duration.toMillis(Duration.fromInputUnsafe(duration))
-    this.self = ReplicaName.here(config)
     this.now = steady(clock)
+    this.self = ReplicaName.here(config)
     this.expiration = millis(config.shardLockExpiration)
     this.interval = Math.min(millis(config.shardLockRefreshInterval), this.expiration / 3)
-    this.patience = this.interval / 2
+    this.storage = storage
   }
 
-  /** For how many milliseconds this replica still holds its locks for certain. */
+  /** For how many milliseconds this replica may still act as the owner of the shards that the engine counts as its own. */
   safeFor(): number {
     return heldUntil(this.known, this.expiration) - this.now()
+  }
+
+  /** Whether the others have given this replica up, see `Known`. True until `beginAnew`. */
+  isGivenUp(): boolean {
+    return hasStoodStill(this.known, this.now(), this.expiration)
+  }
+
+  /** The other replicas' names. */
+  others(): ReadonlyArray<string> {
+    return [...this.known.replicas.keys()].filter((each) => each !== this.self)
+  }
+
+  /** The address of the replica with a name, by the last list. */
+  addressOf(replica: string): RunnerAddress.RunnerAddress | undefined {
+    return this.known.replicas.get(replica)?.[0].address
+  }
+
+  /** Gives up all locks, because another replica has taken this replica's address. */
+  readonly replace = this.change((known) => ({ ...known, isReplaced: true }))
+
+  /** Run it when the pinned sessions have ended after the others gave this replica up. */
+  readonly beginAnew = this.change((known) => ({ ...known, triedAt: this.now(), isGivenUp: false }))
+
+  /** Lists the replicas. */
+  readonly list = Effect.suspend(() =>
+    Effect.flatMap(this.noted(this.storage.getRunners), (runners) =>
+      Effect.map(
+        this.change(listed(runners, this.now(), this.expiration, this.self)),
+        () => [...this.known.replicas.values()]
+      ))
+  )
+
+  /** Whether a replica with this name runs. Lists again if the last list lacks it. `undefined` if the database does not answer. */
+  isThere(replica: string): Effect.Effect<boolean | undefined> {
+    return Effect.suspend(() => {
+      const { listedAt } = this.known
+      const isListed = () => replica !== this.self && this.known.replicas.has(replica)
+      const isFresh = listedAt !== undefined && this.now() - listedAt < freshness
+      if (isFresh || isListed()) return Effect.succeed(isListed())
+      return this.inTime(this.list).pipe(Effect.map(isListed), Effect.orElseSucceed(() => undefined))
+    })
   }
 
   /** Changes `known`, and logs the change. */
@@ -229,23 +252,22 @@ class State {
     return Effect.suspend(() => this.known.isReplaced ? Effect.succeed(otherwise) : asked)
   }
 
-  /** Fails if a statement takes too long. Does not wait for the end of the statement then. */
+  /**
+   * Bounds a statement by a time shorter than the engine's own time-out, after which the engine would release every shard. Does not wait
+   * for the end of the statement then.
+   */
   inTime<A, E>(asked: Effect.Effect<A, E>): Effect.Effect<A, E | Cause.TimeoutError> {
-    return Effect.timeout(Patience.unawaited(asked), this.patience)
+    return Effect.timeout(Patience.unawaited(asked), this.interval / 2)
   }
 }
 
 type Storage = RunnerStorage.RunnerStorage["Service"]
 
 /** The engine's storage, with the three changes. */
-const wrap = (storage: Storage, state: State): Storage => ({
+const wrap = (storage: Storage, state: Knowledge): Storage => ({
   ...storage,
   ...releases(storage, state),
-  getRunners: Effect.flatMap(state.noted(storage.getRunners), (runners) =>
-    Effect.map(
-      state.change(listed(runners, state.now(), state.expiration, state.self)),
-      () => [...state.known.replicas.values()]
-    )),
+  getRunners: state.list,
   acquire: (address, shards) =>
     Effect.suspend(() => {
       const askedAt = state.now()
@@ -272,7 +294,7 @@ const wrap = (storage: Storage, state: State): Storage => ({
 })
 
 /** The releases of the engine's storage, each after the sessions and lanes of its shard have ended. */
-const releases = (storage: Storage, state: State): Pick<Storage, "release" | "releaseAll" | "unregister"> => {
+const releases = (storage: Storage, state: Knowledge): Pick<Storage, "release" | "releaseAll" | "unregister"> => {
   /**
    * Completes when this replica leaves. From then on, a release waits for at most `leavePatience`: this replica takes no lock again, and a
    * lock that is not released expires. Before that, a release must not be abandoned: it could take effect after the lock was taken again.
@@ -313,7 +335,7 @@ const releases = (storage: Storage, state: State): Pick<Storage, "release" | "re
 }
 
 /** Waits until the sessions and lanes of a shard have ended, or of all shards. Waits for at most `occupiedTimeout`. */
-const untilFree = (state: State, shard?: ShardId.ShardId): Effect.Effect<void> =>
+const untilFree = (state: Knowledge, shard?: ShardId.ShardId): Effect.Effect<void> =>
   Effect.sync(() => state.isOccupied(shard)).pipe(
     Effect.repeat({ while: (occupied) => occupied, schedule: Schedule.spaced(occupiedInterval) }),
     Effect.timeoutOrElse({
@@ -326,37 +348,11 @@ const untilFree = (state: State, shard?: ShardId.ShardId): Effect.Effect<void> =
     Effect.asVoid
   )
 
-const serviceOf = (state: State, list: Storage["getRunners"]) =>
-  Membership.of({
-    known: () => state.known,
-    keepWhile: (isOccupied) => {
-      state.isOccupied = isOccupied
-    },
-    replace: state.change((known) => ({ ...known, isReplaced: true })),
-    isGivenUp: () => hasStoodStill(state.known, state.now(), state.expiration),
-    beginAnew: state.change((known) => ({ ...known, triedAt: state.now(), isGivenUp: false })),
-    now: state.now,
-    safeFor: () => state.safeFor(),
-    others: () => [...state.known.replicas.keys()].filter((each) => each !== state.self),
-    addressOf: (replica) => state.known.replicas.get(replica)?.[0].address,
-    isThere: (replica) =>
-      Effect.suspend(() => {
-        const { listedAt } = state.known
-        const isListed = () => replica !== state.self && state.known.replicas.has(replica)
-        const isFresh = listedAt !== undefined && state.now() - listedAt < freshness
-        if (isFresh || isListed()) return Effect.succeed(isListed())
-        return state.inTime(list).pipe(Effect.map(isListed), Effect.orElseSucceed(() => undefined))
-      })
-  })
-
 /** The membership and the wrapped storage, over any storage. */
 export const layerOver = Layer.effectContext(Effect.gen(function*() {
   const storage = yield* RunnerStorage.RunnerStorage
-  const state = new State(yield* ShardingConfig.ShardingConfig, yield* Clock.Clock)
-  const wrapped = wrap(storage, state)
-  return Context.make(Membership, serviceOf(state, wrapped.getRunners)).pipe(
-    Context.add(RunnerStorage.RunnerStorage, wrapped)
-  )
+  const state = new Knowledge(yield* ShardingConfig.ShardingConfig, yield* Clock.Clock, storage)
+  return Context.make(Membership, state).pipe(Context.add(RunnerStorage.RunnerStorage, wrap(storage, state)))
 }))
 
 /** The membership and the wrapped storage, over the engine's storage in PostgreSQL. */

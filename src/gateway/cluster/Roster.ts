@@ -47,12 +47,7 @@ export interface Options {
 }
 
 /** The entry of this replica. */
-export interface Entry {
-  /** Refreshes the entry four times per lock expiration. Completes when another replica has taken this address. */
-  readonly untilTaken: Effect.Effect<void>
-  /** Removes the entry, unless another replica has taken this address. */
-  readonly remove: Effect.Effect<void>
-}
+export type Entry = Effect.Success<ReturnType<typeof enter>>
 
 /**
  * Enters this replica. Fails if a replica with other settings runs; takes the address from an earlier replica. Runs under `MigrationLock`,
@@ -91,14 +86,15 @@ export const enter = Effect.fnUntraced(function*({ address, shardLockExpiration,
     return (yield* sql`${insert} DO NOTHING RETURNING address`).length > 0
   })
   const interval = Duration.divideUnsafe(shardLockExpiration, 4)
-  const entry: Entry = {
+  return {
+    /** Refreshes the entry four times per lock expiration. Completes when another replica has taken this address. */
     untilTaken: refreshed.pipe(
       Effect.timeout(interval),
       Effect.orElseSucceed(() => true),
       Effect.repeat({ while: (isOurs) => isOurs, schedule: Schedule.spaced(interval) }),
       Effect.asVoid
     ),
+    /** Removes the entry, unless another replica has taken this address. */
     remove: Effect.ignore(Effect.timeout(sql`DELETE FROM ${sql(table)} WHERE ${isOurs}`, "2 seconds"))
   }
-  return entry
 })

@@ -42,15 +42,13 @@ export const migrate = Effect.flatMap(SqlClient.SqlClient, (sql) =>
 
 export interface Table {
   readonly sql: SqlClient.SqlClient
-  /** How long a row stays after it was written or extended, in seconds. */
-  readonly seconds: number
-  /** When a row that is written now expires. */
+  /** When a row that is written or extended now expires. */
   readonly expires: Statement.Fragment
 }
 
 export const make = (sql: SqlClient.SqlClient, timeToLive: Duration.Duration): Table => {
   const seconds = Math.ceil(Math.min(Duration.toSeconds(timeToLive), maxSeconds))
-  return { sql, seconds, expires: sql`NOW() + ${seconds} * INTERVAL '1 second'` }
+  return { sql, expires: sql`NOW() + ${seconds} * INTERVAL '1 second'` }
 }
 
 /** The record of a session, as it is to be stored. */

@@ -61,7 +61,7 @@ export const make = (sql: SqlClient.SqlClient, stateKey: string): Make =>
     }
     yield* Effect.forkScoped(Effect.repeat(Effect.ignore(writePending(state)), Schedule.spaced("1 second")))
     // At least three times per time to live, so that no replica removes a session that is awake here as expired.
-    const interval = Duration.min(upkeep, Duration.divideUnsafe(Duration.seconds(table.seconds), 3))
+    const interval = Duration.min(upkeep, Duration.divideUnsafe(asleepTimeToLive, 3))
     // Two fibers, so that a long removal does not delay the extension of the rows of this replica.
     for (const each of [keepAwake(state), SleeperTable.removeInTurn(table, maxAsleep)]) {
       const bounded = Effect.catch(
