@@ -144,7 +144,30 @@ const until = <A, E, R>(what: string, check: Effect.Effect<A, E, R>, holds: (val
     Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
   )
 
-/** Nobody can read or write sessions while this runs. */
+type Sleepers = Pick<Effect.Success<ReturnType<typeof replica>>, "enter" | "rest" | "take" | "lost" | "sql">
+
+/** Enters a session that no other test has. */
+const entered = (here: Sleepers, name?: string) => {
+  const made = session(name)
+  return Effect.as(here.enter(made.key, made.record), made)
+}
+
+/** Enters a session, and puts it to sleep. */
+const asleep = (here: Sleepers) => Effect.tap(entered(here), ({ key, record }) => here.rest(key, record))
+
+/** Wakes a session. */
+const wake = (here: Sleepers, key: Key) => Effect.map(here.take(key), Option.getOrThrow)
+
+const assertUnknown = (here: Sleepers, key: Key) =>
+  Effect.map(here.take(key), (found) => assert.isTrue(Option.isNone(found)))
+
+const untilWritten = (here: Sleepers, key: Key, text: string) =>
+  until(`${text} is written`, rowOf(here.sql, key), (row) => row?.record.includes(text) === true)
+
+const untilLost = (here: Sleepers) =>
+  until("the former owner knows", Effect.sync(() => here.lost), (lost) => lost.length > 0)
+
+/** No other statement reads or writes sessions while this runs. */
 const whileLocked = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.scoped(Effect.gen(function*() {
     const connection = yield* (yield* client).reserve
@@ -199,7 +222,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         level(record, "error")
         yield* here.rest(key, record)
         assert.deepStrictEqual([...yield* here.keys], [])
-        const found = Option.getOrThrow(yield* there.take(key))
+        const found = yield* wake(there, key)
         assert.deepStrictEqual({ ...found, changed: record.changed }, record)
         assert.deepStrictEqual([...found.subscriptions.keys()], ["b", "a"])
         assert.deepStrictEqual([...yield* there.keys], [key])
@@ -208,22 +231,20 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
     it.effect("a session wakes only while its back end's entry is the same as when it was opened", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
-        const asleep = Effect.gen(function*() {
-          const { key, record } = session()
-          yield* here.enter(key, record)
-          yield* here.rest(key, record)
-          return key
-        })
-        const [kept, changed, removed] = [yield* asleep, yield* asleep, yield* asleep]
+        const [{ key: kept }, { key: changed }, { key: removed }] = [
+          yield* asleep(here),
+          yield* asleep(here),
+          yield* asleep(here)
+        ]
         assert.notInclude((yield* rowOf(here.sql, kept))?.record, "hunter2")
         assert.isTrue(Option.isSome(yield* there.take(kept)))
         there.entries.set("backend", "{}")
-        assert.isTrue(Option.isSome(yield* there.take(kept)), "whoever is awake is the reload's to end")
-        assert.isTrue(Option.isNone(yield* there.take(changed)))
+        assert.isTrue(Option.isSome(yield* there.take(kept)), "the reload itself ends an awake session")
+        yield* assertUnknown(there, changed)
         there.entries.delete("backend")
-        assert.isTrue(Option.isNone(yield* there.take(removed)))
-        // For ever: nobody is to be asked by a server that it does not know.
-        assert.isTrue(Option.isNone(yield* here.take(changed)))
+        yield* assertUnknown(there, removed)
+        // The entry has changed back, but the session stays removed.
+        yield* assertUnknown(here, changed)
         assert.deepStrictEqual([yield* rowOf(here.sql, changed), yield* rowOf(here.sql, removed)], [
           undefined,
           undefined
@@ -233,24 +254,22 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
     it.effect("a session that is written after a reload keeps the mark of the entry with which it was opened", () =>
       Effect.gen(function*() {
         const here = yield* replica()
-        const { key, record } = session()
-        yield* here.enter(key, record)
+        const { key, record } = yield* entered(here)
         here.entries.set("backend", "{}")
         level(record, "error")
         yield* here.rest(key, record)
-        assert.isTrue(Option.isNone(yield* here.take(key)))
+        yield* assertUnknown(here, key)
       }))
 
     it.effect("a session that wakes while its old process still ends stays awake until its new process rests", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
-        const { key, record } = session()
-        yield* here.enter(key, record)
-        const woken = Option.getOrThrow(yield* here.take(key))
+        const { key, record } = yield* entered(here)
+        const woken = yield* wake(here, key)
         yield* here.rest(key, record)
         assert.deepStrictEqual([...yield* here.keys], [key])
         level(woken, "debug")
-        yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
+        yield* untilWritten(here, key, "debug")
         yield* here.rest(key, woken)
         assert.deepStrictEqual([...yield* here.keys], [])
         assert.strictEqual(levelOf(yield* there.take(key)), "debug")
@@ -261,7 +280,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         const [here, there] = [yield* replica(), yield* replica()]
         const { key, record } = session()
         assert.isFalse(yield* here.has(key))
-        assert.isTrue(Option.isNone(yield* here.take(key)))
+        yield* assertUnknown(here, key)
         yield* here.enter(key, record)
         assert.deepStrictEqual([yield* here.has(key), yield* there.has(key)], [true, true])
         yield* here.rest(key, record)
@@ -270,34 +289,31 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         assert.deepStrictEqual([...yield* there.keys], [])
         yield* here.sql`UPDATE effect_session_pool_sessions SET expires_at = NOW() WHERE key = ${key.text}`
         assert.isFalse(yield* there.has(key))
-        assert.isTrue(Option.isNone(yield* here.take(key)))
+        yield* assertUnknown(here, key)
       }))
 
     it.effect("the row of an awake session is read once, and each change of its record is written", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
-        const { key, record } = session()
-        yield* there.enter(key, record)
-        yield* there.rest(key, record)
+        const { key } = yield* asleep(there)
         const woken = yield* here.take(key)
         assert.strictEqual((yield* rowOf(here.sql, key))?.generation, 2)
-        assert.strictEqual(Option.getOrThrow(yield* here.take(key)), Option.getOrThrow(woken))
+        assert.strictEqual(yield* wake(here, key), Option.getOrThrow(woken))
         assert.strictEqual((yield* rowOf(here.sql, key))?.generation, 2)
         level(Option.getOrThrow(woken), "debug")
-        const row = yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
+        const row = yield* untilWritten(here, key, "debug")
         assert.strictEqual(row?.generation, 2)
       }))
 
     it.effect("a former owner cannot write a session that another replica took over, and ends it", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
-        const { key, record } = session()
-        yield* here.enter(key, record)
-        const taken = Option.getOrThrow(yield* there.take(key))
+        const { key, record } = yield* entered(here)
+        const taken = yield* wake(there, key)
         level(taken, "by the new owner")
-        yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("new owner") === true)
+        yield* untilWritten(here, key, "new owner")
         level(record, "by the former owner")
-        yield* until("the former owner knows", Effect.sync(() => here.lost), (lost) => lost.length > 0)
+        yield* untilLost(here)
         assert.deepStrictEqual(here.lost, [key])
         assert.deepStrictEqual([...yield* here.keys], [])
         // Its process ends, and the session would go to sleep.
@@ -311,19 +327,17 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
     it.effect("a former owner ends a session that another replica took over also if it writes nothing", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica({ asleepTimeToLive: Duration.seconds(3) }), yield* replica()]
-        const { key, record } = session()
-        yield* here.enter(key, record)
+        const { key } = yield* entered(here)
         yield* there.take(key)
-        yield* until("the former owner knows", Effect.sync(() => here.lost), (lost) => lost.length > 0)
+        yield* untilLost(here)
         assert.deepStrictEqual([here.lost, there.lost], [[key], []])
       }))
 
     it.effect("a session that rests at its former owner keeps the record of its new owner", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
-        const { key, record } = session()
-        yield* here.enter(key, record)
-        const taken = Option.getOrThrow(yield* there.take(key))
+        const { key, record } = yield* entered(here)
+        const taken = yield* wake(there, key)
         yield* here.rest(key, record)
         level(taken, "debug")
         yield* there.rest(key, taken)
@@ -348,7 +362,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         )
         yield* removalIsDue(here.sql)
         const there = yield* replica()
-        assert.isTrue(Option.isNone(yield* there.take(asleep.key)))
+        yield* assertUnknown(there, asleep.key)
         yield* until("its row is removed", rowOf(there.sql, asleep.key), (row) => row === undefined)
         yield* here.rest(awake.key, awake.record)
         assert.deepStrictEqual(here.lost, [])
@@ -358,20 +372,17 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
     it.effect("a session that is removed at one replica ends at the replica where it is awake", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
-        const { key, record } = session()
-        yield* here.enter(key, record)
+        const { key, record } = yield* entered(here)
         yield* there.remove(key)
         level(record, "debug")
-        yield* until("it has ended", Effect.sync(() => here.lost), (lost) => lost.length > 0)
-        assert.isTrue(Option.isNone(yield* here.take(key)))
+        yield* untilLost(here)
+        yield* assertUnknown(here, key)
       }))
 
     it.effect("two requests at the same time wake a session once", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]
-        const { key, record } = session()
-        yield* there.enter(key, record)
-        yield* there.rest(key, record)
+        const { key } = yield* asleep(there)
         const [first, second] = yield* Effect.all([here.take(key), here.take(key)], { concurrency: "unbounded" })
         assert.strictEqual(Option.getOrUndefined(first), Option.getOrUndefined(second))
         const woken = Option.getOrThrow(first)
@@ -383,8 +394,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
     it.effect("a request that arrives while a session goes to sleep wakes it again", () =>
       Effect.gen(function*() {
         const here = yield* replica()
-        const { key, record } = session()
-        yield* here.enter(key, record)
+        const { key, record } = yield* entered(here)
         const [resting, waking] = yield* whileLocked(Effect.gen(function*() {
           const resting = yield* Effect.forkDetach(here.rest(key, record))
           yield* waitsForLock(here)
@@ -412,7 +422,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         yield* Fiber.join(entering)
         yield* Fiber.join(removing)
         assert.isUndefined(yield* rowOf(here.sql, key))
-        assert.isTrue(Option.isNone(yield* here.take(key)))
+        yield* assertUnknown(here, key)
       }))
   })
 
@@ -478,13 +488,11 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
     it.effect("a late take does not take a session from its new owner", () =>
       Effect.gen(function*() {
         const here = yield* held
-        const { key, record } = session()
-        yield* here.enter(key, record)
-        yield* here.rest(key, record)
+        const { key } = yield* asleep(here)
         here.holding.holdFrom("SET generation =")
         assert.strictEqual((yield* Effect.flip(here.givenUp(here.take(key))))._tag, "RecordsUnreachable")
         assert.strictEqual(here.holding.held(), 1)
-        const woken = Option.getOrThrow(yield* here.take(key))
+        const woken = yield* wake(here, key)
         yield* here.holding.release
         level(woken, "debug")
         const row = yield* here.later("it is written", rowOf(here.sql, key), (row) =>
@@ -495,8 +503,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
     it.effect("a late write does not replace a newer record", () =>
       Effect.gen(function*() {
         const here = yield* held
-        const { key, record } = session()
-        yield* here.enter(key, record)
+        const { key, record } = yield* entered(here)
         here.holding.holdFrom("logging/setLevel")
         level(record, "info")
         yield* here.later("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
@@ -514,8 +521,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
     it.effect("a late write that takes effect does not end its session", () =>
       Effect.gen(function*() {
         const here = yield* held
-        const { key, record } = session()
-        yield* here.enter(key, record)
+        const { key, record } = yield* entered(here)
         here.holding.holdFrom("logging/setLevel")
         level(record, "info")
         yield* here.later("it is kept back", Effect.sync(here.holding.held), (held) => held === 1)
@@ -540,7 +546,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         yield* here.holding.release
         for (const each of [here, there]) {
           assert.isFalse(yield* each.has(key))
-          assert.isTrue(Option.isNone(yield* each.take(key)))
+          yield* assertUnknown(each, key)
         }
       }))
 
@@ -556,7 +562,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         yield* there.remove(key)
         yield* here.holding.release
         assert.isFalse(yield* there.has(key))
-        assert.isTrue(Option.isNone(yield* there.take(key)))
+        yield* assertUnknown(there, key)
       }))
   })
 
@@ -572,7 +578,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         const rows = ({ text }: Key) => here.sql`SELECT 1 FROM effect_session_pool_sessions WHERE key = ${text}`
         assert.lengthOf(yield* rows(ended.key), 1)
         assert.lengthOf(yield* rows(unknown.key), 0)
-        yield* until("its other owner knows", Effect.sync(() => here.lost), (lost) => lost.length > 0)
+        yield* untilLost(here)
         assert.isFalse(yield* here.has(ended.key))
         const isRemoved = Effect.andThen(
           removalIsDue(here.sql),
@@ -591,9 +597,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
     it.effect("a migration waits for no reader of the table, such as a backup, and delays no other statement", () =>
       Effect.gen(function*() {
         const here = yield* replica()
-        const { key, record } = session()
-        yield* here.enter(key, record)
-        yield* here.rest(key, record)
+        const { key } = yield* asleep(here)
         const reader = yield* (yield* client).reserve
         yield* Effect.acquireRelease(
           Effect.andThen(
@@ -637,7 +641,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         assert.include(row?.record, "debug")
         for (const { key } of [removed, removedAsleep]) {
           yield* until("its row is removed", rowOf(here.sql, key), (row) => row === undefined)
-          assert.isTrue(Option.isNone(yield* there.take(key)))
+          yield* assertUnknown(there, key)
         }
         assert.deepStrictEqual(here.lost, [])
       }))
@@ -646,8 +650,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
       Effect.gen(function*() {
         const { start, stop } = yield* Database
         const here = yield* replica({ asleepTimeToLive: Duration.seconds(6) })
-        const { key, record } = session()
-        yield* here.enter(key, record)
+        const { key, record } = yield* entered(here)
         yield* stop
         assert.strictEqual(Option.getOrUndefined(yield* here.take(key)), record)
         yield* start
@@ -716,7 +719,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         yield* Fiber.join(entering)
         yield* until("it is stored", rowOf(here.sql, key), (row) => row !== undefined)
         level(record, "debug")
-        yield* until("it is written", rowOf(here.sql, key), (row) => row?.record.includes("debug") === true)
+        yield* untilWritten(here, key, "debug")
         assert.deepStrictEqual(here.lost, [])
         assert.strictEqual(Option.getOrUndefined(yield* here.take(key)), record)
       }))
