@@ -242,34 +242,31 @@ const eventsUntilCut = (ask: Ask, ...lists: ReadonlyArray<ReadonlyArray<JsonRpc.
   }).pipe(Effect.scoped)
 
 describe("broken connections to another replica", () => {
-  it.live("an exchange whose connection breaks ends with an error for its request", () =>
+  const [answer, batch] = [JsonRpc.result("b", {}), send(request("a"), request("b"), notification, request("c"))]
+  it.live.each<[string, Ask, ReadonlyArray<ReadonlyArray<JsonRpc.Message>>, ReadonlyArray<string>]>([
+    ["an error for the request of a Send", send(request("a")), [[notification]], [notification.text, unknownOf("a")]],
+    ["an error for an initialize", open, [[notification]], [notification.text, unknownOf("o")]],
+    ["an error for a Call, with a code of its own", call, [], [unknownOf("c", -32603)]],
+    ["no error for an answered request", send(request("b")), [[notification], [answer]], [
+      notification.text,
+      answer.text
+    ]],
+    ["an error for each unanswered request of a batch", batch, [[answer], [notification]], [
+      answer.text,
+      notification.text,
+      unknownOf("a"),
+      unknownOf("c")
+    ]],
+    ["an error for each unanswered request of a batch whose messages come at once", batch, [[answer, notification]], [
+      answer.text,
+      notification.text,
+      unknownOf("a"),
+      unknownOf("c")
+    ]],
+    ["no error for a stream that only listens", listen, [[notification]], [notification.text]]
+  ])("a broken connection leads to %s", ([, ask, lists, texts]) =>
     Effect.gen(function*() {
-      for (const ask of [send(request("a")), { ...open, message: request("a") }]) {
-        assert.deepStrictEqual(yield* eventsUntilCut(ask, [notification]), [notification.text, unknownOf("a")])
-      }
-      assert.deepStrictEqual(yield* eventsUntilCut(call), [unknownOf("c", -32603)])
-    }))
-
-  it.live("a request that has its answer gets no error when the connection breaks", () =>
-    Effect.gen(function*() {
-      const answer = JsonRpc.result("a", {})
-      const texts = [notification.text, answer.text]
-      assert.deepStrictEqual(yield* eventsUntilCut(send(request("a")), [notification], [answer]), texts)
-    }))
-
-  it.live("each request of a batch without an answer gets an error when the connection breaks", () =>
-    Effect.gen(function*() {
-      const batch = send(request("a"), request("b"), notification, request("c"))
-      const answer = JsonRpc.result("b", {})
-      for (const lists of [[[answer], [notification]], [[answer, notification]]]) {
-        const texts = [answer.text, notification.text, unknownOf("a"), unknownOf("c")]
-        assert.deepStrictEqual(yield* eventsUntilCut(batch, ...lists), texts)
-      }
-    }))
-
-  it.live("a stream that only listens just ends when the connection breaks", () =>
-    Effect.gen(function*() {
-      assert.deepStrictEqual(yield* eventsUntilCut(listen, [notification]), [notification.text])
+      assert.deepStrictEqual(yield* eventsUntilCut(ask, ...lists), texts)
     }))
 
   it.live("an ask without a reply is refused when the connection breaks", () =>

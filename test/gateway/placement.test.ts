@@ -64,7 +64,7 @@ const make = Effect.fnUntraced(function*(movingTimeout: Duration.Duration) {
   const ended: Array<string> = []
   const vacated: Array<{ readonly id: string; readonly mayOccupy: boolean }> = []
   yield* placement.serve({
-    carryOut: () => Effect.die("nobody else asks"),
+    carryOut: () => Effect.die("no other replica asks"),
     sessions: Effect.succeed([]),
     endNumber: () => Effect.succeed(false),
     endPinned: Effect.sync(() => ended.push("pinned")),
@@ -336,7 +336,7 @@ describe("pinned sessions", () => {
       const clock = yield* Clock.Clock
       const asleep = { millis: 0 }
       const test = withReplica(Effect.fnUntraced(function*(replica) {
-        // It may have been missed, but nobody has given it up.
+        // Its locks are still safe, so the others have not given it up.
         asleep.millis += 20_000
         assert.isTrue(Option.isSome(place(replica)))
         yield* TestClock.adjust("12 seconds")

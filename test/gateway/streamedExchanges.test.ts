@@ -1,4 +1,4 @@
-/** Exchanges whose events another replica takes list by list: each ends, whatever becomes of the replica that asked. */
+/** Exchanges whose events another replica takes list by list. Each ends, also if that replica fails. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Scope } from "effect"
 import { TestClock } from "effect/testing"

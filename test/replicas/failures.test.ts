@@ -1,4 +1,4 @@
-/** Three replicas of which one fails, each in its way: what its sessions' clients see, and that nobody else sees anything. */
+/** Three replicas, of which some fail: what the clients of their sessions see. Clients of other sessions notice nothing. */
 import { Effect } from "effect"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -133,7 +133,7 @@ const firstGone = (sessions: ReadonlyArray<Counting.Session>) =>
       .map(({ _tag, at, millis }) => _tag === "Gone" ? at + millis : Infinity)
   )
 
-/** Nothing crossed, whatever else has happened. */
+/** No session got an answer of another one, and no two processes served the same session in turn. */
 const assertNoFaults = (notes: string, ...sessions: ReadonlyArray<Both>) => {
   assert.deepStrictEqual(
     sessions.flatMap((one) => [
@@ -202,7 +202,7 @@ describe.concurrent("a failing replica", () => {
       await running.stop()
       assert.isBelow(opened, firstGone(lost.pinned), "new sessions open before the lock of the killed one expires")
 
-      // What was on its way through the killed one is lost to whoever's it was; nothing later is.
+      // Only calls that were in flight through the killed replica are lost.
       assertUnnoticed(both(...others), at - 2000, gone)
       assertAll(both(...others), "Counted")
       assertNoFaults(notes, lost, ...others)
@@ -249,7 +249,7 @@ describe.concurrent("a failing replica", () => {
     assertNoFaults(notes, lost, ...others)
     const outcomes = lateCalls.flatMap(({ outcomes }) => outcomes)
     assert.deepStrictEqual(outcomes.filter(({ _tag }) => _tag === "Wrong"), [])
-    // A pinned session that was answered 404 is nobody's any more: none of its calls is carried out.
+    // No call of a pinned session is carried out after a 404.
     assert.deepStrictEqual(outcomes.slice(0, lost.pinned.length).filter(({ _tag }) => _tag === "Counted"), [])
 
     await Kit.eventually("the woken one is ready", async () => (await one.readiness()).http === 200)

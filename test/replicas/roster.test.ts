@@ -66,7 +66,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("the roste
     Effect.gen(function*() {
       yield* clear
       const one = yield* enter("one:1", 35)
-      const other = "another key, which nobody else has"
+      const other = "another key, which no other replica has"
       const error = yield* Effect.flip(enter("two:1", 35, other))
       assert.strictEqual(error._tag, "CannotJoin")
       assert.match(error.message, /The replica at one:1 runs with another GATEWAY_STATE_KEY.* stop all of them first/)

@@ -71,6 +71,18 @@ const replica = Effect.fnUntraced(function*(
   return { ...sleepers, lost, sql, entries, applicationName }
 })
 
+/** Calls `observe` with each statement of a replica. */
+const observing = (observe: (statement: Statement.Statement<unknown>) => void) => (sql: SqlClient.SqlClient) =>
+  new Proxy(sql, {
+    apply: (target, self, args) => {
+      const made: Statement.Fragment = Reflect.apply(target, self, args)
+      if (isStatement(made)) observe(made)
+      return made
+    }
+  })
+
+const isStatement = (made: Statement.Fragment): made is Statement.Statement<unknown> => "compile" in made
+
 /** The statement that enters a session. The upkeep's statement is an INSERT too, and may come at any time. */
 const entry = "INSERT INTO \"effect_session_pool_sessions\""
 
@@ -683,7 +695,7 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         const [first, ...made] = Array.from({ length: 20_000 }, () => session().key)
         state.isAway = true
         yield* here.remove(awake.key)
-        // Whoever makes an id up may say it twice.
+        // A client may send a made-up id twice.
         for (let i = 0; i < 2; i++) yield* here.remove(first ?? awake.key)
         yield* Effect.forEach(made.slice(0, 10_001), here.remove, { discard: true })
         yield* here.remove(asleep.key)
@@ -796,16 +808,12 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         const asked: Array<number> = []
         const start = () => {
           const i = asked.push(0) - 1
-          return replica(asleep, (sql) =>
-            new Proxy(sql, {
-              apply: (target, self, args) => {
-                const made: Statement.Fragment = Reflect.apply(target, self, args)
-                if (isStatement(made) && made.compile()[0].includes("effect_session_pool_upkeep")) {
-                  asked[i] = (asked[i] ?? 0) + 1
-                }
-                return made
-              }
-            }))
+          return replica(
+            asleep,
+            observing((statement) => {
+              if (statement.compile()[0].includes("effect_session_pool_upkeep")) asked[i] = (asked[i] ?? 0) + 1
+            })
+          )
         }
         const allAskAgain = Effect.suspend(() => {
           const before = [...asked]
@@ -838,14 +846,9 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         yield* manyAsleep(sql, "asleep", 20_000, 1000)
         yield* sql`ANALYZE effect_session_pool_sessions`
         const sent: Array<Statement.Statement<unknown>> = []
-        const observed = (sql: SqlClient.SqlClient) =>
-          new Proxy(sql, {
-            apply: (target, self, args) => {
-              const made: Statement.Fragment = Reflect.apply(target, self, args)
-              if (isStatement(made) && made.compile()[0].trim().startsWith("DELETE")) sent.push(made)
-              return made
-            }
-          })
+        const observed = observing((statement) => {
+          if (statement.compile()[0].trim().startsWith("DELETE")) sent.push(statement)
+        })
         yield* removalIsDue(sql)
         yield* replica({ maxAsleep: 19_990 }, observed)
         yield* until("they are removed", countsOf(sql), ({ asleep }) => asleep === 19_990)
@@ -859,5 +862,3 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
       }))
   })
 })
-
-const isStatement = (made: Statement.Fragment): made is Statement.Statement<unknown> => "compile" in made

@@ -23,7 +23,7 @@
  * - The id of a pinned session contains the name of its replica.
  * - A movable session is served only by the replica that has the engine's entity of its id, and only while that replica safely holds the
  *   lock of its shard (`Hosting.enter`).
- * - The replica releases the lock only after the session's process has ended (`vacate` in `Hosting`, `Membership.keepWhile`).
+ * - The replica releases the lock only after the session's process has ended (`vacate` in `Hosting`, `releases` in `Membership`).
  * - The database refuses a write of a former owner (the generation in `SleeperTable`).
  *
  * To add a message between replicas, add:

@@ -19,7 +19,7 @@ import * as StreamedExchanges from "./StreamedExchanges.ts"
 const finishTimeout = 15_000
 /** Waiting for calls stops this long before the lock of the shard may expire. In milliseconds. */
 const safety = 500
-/** How long `vacate` waits for a process to end. The lock of the shard stays until the process has ended (`Membership.keepWhile`). */
+/** How long `vacate` waits for a process to end. The lock of the shard stays until the process has ended (`releases` in `Membership`). */
 const vacateTimeout = "15 seconds"
 /** How long an id without a session or lane stays here. Short, because any client can ask for ids that do not exist. */
 const emptyTimeout = "10 seconds"

@@ -25,7 +25,7 @@ const Response = message((value): value is JsonRpc.Response => Predicate.isTagge
 // `read` returns nothing else.
 export const Message = message((value): value is JsonRpc.Message => value !== undefined)
 
-/** See `Ask` in `sessions/Broker.ts`. */
+/** See `Ask` in `sessions/Ask.ts`. */
 const Ask = Schema.Union([
   Schema.TaggedStruct("Open", { message: Request }),
   Schema.TaggedStruct("Send", { session: Schema.String, messages: Schema.Array(Message) }),

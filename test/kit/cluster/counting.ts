@@ -18,7 +18,7 @@ type Said =
   | { readonly _tag: "Later" }
   /** The call's own JSON-RPC error. */
   | { readonly _tag: "Failed"; readonly message: string }
-  /** No answer of a replica: nobody listens, or it broke off. */
+  /** No answer of a replica: it does not listen, or the connection broke. */
   | { readonly _tag: "Unreachable"; readonly message: string }
   /** What no client should ever see. */
   | { readonly _tag: "Wrong"; readonly message: string }

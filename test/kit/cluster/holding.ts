@@ -28,7 +28,7 @@ export const make = Effect.fnUntraced(function*(url: string) {
         kept = all
         held.push(() => {
           kept = undefined
-          // Whoever has given it up, and may still wait for the cancellation, hears nothing of it.
+          // The client may still wait for its cancellation, and must get no answer.
           near.destroy()
           for (const each of all) far.write(each)
           // PostgreSQL reads all of it before it sees the end.

@@ -98,7 +98,7 @@ export const make: Effect.Effect<Postgres, never, Scope.Scope> = Effect.gen(func
     const { child, exit } = server
     server = undefined
     child.kill("SIGINT")
-    // Whoever does not let go of a connection delays nothing for long.
+    // A client that keeps its connection delays the stop by at most ten seconds.
     const timer = setTimeout(() => child.kill("SIGQUIT"), 10_000)
     await exit
     clearTimeout(timer)

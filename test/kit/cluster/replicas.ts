@@ -34,7 +34,7 @@ export interface Replica {
   readonly stop: (signal?: NodeJS.Signals) => Promise<number | null>
   /** Sends a signal, and waits for nothing. */
   readonly signal: (signal: NodeJS.Signals) => void
-  /** What `/ready` says, with its status; 0 when nobody answers. */
+  /** What `/ready` says, with its status; 0 if the replica does not answer. */
   readonly readiness: () => Promise<Readiness>
   /** The end of what it has written since it was started last. */
   readonly tail: () => string
