@@ -60,17 +60,13 @@ export const nothingKnown: Known = {
   isGivenUp: false
 }
 
-/** Until when this replica holds its locks for certain. `-Infinity` if it holds none. */
-export const heldUntil = ({ confirmedAt, isReplaced }: Known, expiration: number): number =>
-  confirmedAt === undefined || isReplaced ? -Infinity : confirmedAt + expiration * (1 - margin)
-
 /**
  * Whether this replica stood still, for example frozen, until its locks expired and the others gave it up.
  *
  * An outage of the database is not a standstill: a replica then still sends a statement at least every 0.43 of the lock expiration. A
  * replica that was frozen until its locks expired has sent none for at least 2/3 of the expiration. The limit of 0.6 lies between the two.
  */
-export const hasStoodStill = ({ confirmedAt, isGivenUp, triedAt }: Known, now: number, expiration: number): boolean =>
+const hasStoodStill = ({ confirmedAt, isGivenUp, triedAt }: Known, now: number, expiration: number): boolean =>
   isGivenUp || (
     confirmedAt !== undefined && now > confirmedAt + expiration &&
     triedAt !== undefined && now > triedAt + 0.6 * expiration
@@ -189,7 +185,9 @@ export class Knowledge {
 
   /** For how many milliseconds this replica may still act as the owner of the shards that the engine counts as its own. */
   safeFor(): number {
-    return heldUntil(this.known, this.expiration) - this.now()
+    const { confirmedAt, isReplaced } = this.known
+    if (confirmedAt === undefined || isReplaced) return -Infinity
+    return confirmedAt + this.expiration * (1 - margin) - this.now()
   }
 
   /** Whether the others have given this replica up, see `Known`. True until `beginAnew`. */
