@@ -38,9 +38,9 @@ import * as RequestState from "./protocol/RequestState.ts"
 import * as Broker from "./sessions/Broker.ts"
 import * as Endings from "./sessions/Endings.ts"
 import * as Placement from "./sessions/Placement.ts"
-import type { GatewayConfig } from "./sessions/Registry.ts"
 import type { Serving } from "./sessions/Serving.ts"
 import * as SessionsModule from "./sessions/Sessions.ts"
+import type { GatewayConfig } from "./sessions/State.ts"
 import * as Settings from "./settings/Settings.ts"
 import * as Backends from "./transports/Backends.ts"
 import * as Kinds from "./transports/Kinds.ts"
@@ -84,7 +84,7 @@ export type {
    * @since 0.1.0
    */
   GatewayConfig
-} from "./sessions/Registry.ts"
+} from "./sessions/State.ts"
 
 export type {
   /**

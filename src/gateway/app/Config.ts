@@ -5,7 +5,7 @@
  */
 import type { Effect } from "effect"
 import { Predicate, Record } from "effect"
-import type { GatewayConfig } from "../sessions/Registry.ts"
+import type { GatewayConfig } from "../sessions/State.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
 import * as Backends from "../transports/Backends.ts"

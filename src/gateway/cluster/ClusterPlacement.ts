@@ -16,6 +16,7 @@ import type { Exchange, Refusal } from "../conversation/Exchange.ts"
 import { refusal } from "../conversation/Exchange.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { Ask, Carrying } from "../sessions/Ask.ts"
+import { idOf } from "../sessions/Ask.ts"
 import type { Carried, Host, Placement, Status } from "../sessions/Placement.ts"
 import { here, isSessionId } from "../sessions/Placement.ts"
 import { retryAfter, unknownSession } from "../sessions/Refusals.ts"
@@ -314,6 +315,6 @@ const goneRefusal = (ask: Ask): Refusal => {
     case "Call":
       return refusal("invalid", goneParked, { id: ask.request.id, code: JsonRpc.codes.invalidParams })
     default:
-      return unknownSession(Forwarding.idOf(ask))
+      return unknownSession(idOf(ask))
   }
 }

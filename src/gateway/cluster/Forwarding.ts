@@ -7,6 +7,7 @@ import type { Event, Exchange, Reason, Refusal, Take } from "../conversation/Exc
 import { refusal } from "../conversation/Exchange.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { Ask } from "../sessions/Ask.ts"
+import { idOf, requestsOf } from "../sessions/Ask.ts"
 import type { Carried } from "../sessions/Placement.ts"
 import { retryAfter } from "../sessions/Refusals.ts"
 import type { Client, Links, Unreachable } from "./Links.ts"
@@ -118,19 +119,8 @@ const streamed = (
     )
   })
 
-const requestsOf = (ask: Ask): ReadonlyArray<JsonRpc.Request> => {
-  if (ask._tag === "Send") return ask.messages.filter((message) => message._tag === "Request")
-  return ask._tag === "Open" ? [ask.message] : ask._tag === "Call" ? [ask.request] : []
-}
-
 /** The MCP specification of the later era reserves the range of the gateway's own code, so `internal` replaces it. */
 const codeFor = ({ _tag }: Ask): number => _tag === "Call" ? JsonRpc.codes.internal : JsonRpc.codes.gateway
-
-/** The id of the request of an ask, for its refusal. Several requests have none. */
-export const idOf = (ask: Ask): JsonRpc.Id | undefined => {
-  const [first, second] = requestsOf(ask)
-  return second === undefined ? first?.id : undefined
-}
 
 /** The refusal of an ask that another replica has not carried out. */
 export const refusalOf = (ask: Ask, reason: Reason, message: string): Refusal =>

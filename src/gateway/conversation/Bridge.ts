@@ -15,7 +15,6 @@ import * as PooledConnection from "./PooledConnection.ts"
 
 export interface Bridge extends PooledConnection.PooledConnection {
   readonly _tag: "Bridge"
-  readonly record: ClientRecord.ClientRecord
   /** The server's answer to the client's `initialize`. */
   readonly answer: JsonRpc.Response
   readonly requests: BridgeRequests
@@ -31,7 +30,6 @@ export const make = Effect.fnUntraced(function*<R>(
   limits: Limits,
   metrics: RequestMetrics
 ): Effect.fn.Return<Bridge, BackendFailed | PooledConnection.InitializeRefused, R | Scope.Scope> {
-  const gone = yield* PooledConnection.gone
   const process = yield* start
   const requests = new BridgeRequests(process, yield* InFlight.background, record, limits, metrics)
   yield* PooledConnection.attach(process, requests)
@@ -39,9 +37,7 @@ export const make = Effect.fnUntraced(function*<R>(
   return {
     _tag: "Bridge",
     ended: process.ended,
-    gone,
     answer,
-    record,
     requests,
     activity: () => ({ pid: process.pid, client: record.client, ...requests.activity() }),
     end: (reason) => Effect.sync(() => requests.end(reason))

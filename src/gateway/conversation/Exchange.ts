@@ -1,6 +1,6 @@
 /** The replies to a client, and the reasons why a message is refused. A front translates them, such as to HTTP responses. */
-import type { Cause, Effect } from "effect"
-import { Data } from "effect"
+import type { Cause } from "effect"
+import { Data, Effect } from "effect"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 
 /** Why a message gets an error. A front translates it, such as to an HTTP status. */
@@ -48,6 +48,16 @@ export interface Event {
 /** The next events, at least one. Waits if there are none. Fails with `Done` at the end. */
 export type Take = Effect.Effect<ReadonlyArray<Event>, Cause.Done>
 
+/** Takes `first` once, and then what `rest` takes. */
+export const startWith = (first: ReadonlyArray<Event>, rest: Take): Take => {
+  let isFirst = true
+  return Effect.suspend(() => {
+    if (!isFirst) return rest
+    isFirst = false
+    return Effect.succeed(first)
+  })
+}
+
 /** The answer to a request. `reason` is set if the front must also report the error itself, such as by an HTTP status. */
 export interface Answer extends Event {
   readonly _tag: "Answer"
@@ -83,3 +93,6 @@ export interface Exchange {
   /** The first reply. It comes within `streamAfter`: a request that is not answered by then gets `Events`. */
   readonly reply: Effect.Effect<Reply, Refusal>
 }
+
+/** An exchange with a reply that is there. */
+export const replyWith = (reply: Reply, session?: string): Exchange => ({ session, reply: Effect.succeed(reply) })

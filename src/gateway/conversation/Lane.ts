@@ -34,7 +34,6 @@ export const make = Effect.fnUntraced(function*<R>(
   options: Options,
   metrics: RequestMetrics
 ): Effect.fn.Return<Lane, BackendFailed | PooledConnection.InitializeRefused, R | Scope.Scope> {
-  const gone = yield* PooledConnection.gone
   const server = yield* start
   const calls = new LaneCalls.LaneCalls(server, yield* InFlight.background, options, metrics)
   yield* PooledConnection.attach(server, calls)
@@ -44,8 +43,6 @@ export const make = Effect.fnUntraced(function*<R>(
   return {
     _tag: "Lane",
     ended: server.ended,
-    gone,
-    record: undefined,
     handshake,
     calls,
     watchResources: yield* watcher(calls),

@@ -2,11 +2,9 @@
  * What all connections in the pool have in common: a legacy client's session on a back end (`Bridge`), and a lane of a
  * modern client (`Lane`).
  */
-import type { Scope } from "effect"
 import { Data, Deferred, Effect } from "effect"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { BackendFailed, Receiver, Transport } from "../transports/Transport.ts"
-import type { ClientRecord } from "./ClientRecord.ts"
 
 /** The back end answered the handshake with an error. The client gets it as the answer to its `initialize`. */
 export class InitializeRefused extends Data.TaggedError("InitializeRefused")<{ readonly answer: JsonRpc.Response }> {}
@@ -14,10 +12,6 @@ export class InitializeRefused extends Data.TaggedError("InitializeRefused")<{ r
 export interface PooledConnection {
   /** Completes with the reason when the connection ends by itself. The pool then retires it. */
   readonly ended: Deferred.Deferred<BackendFailed>
-  /** Completes when its process group, or the upstream's session, is gone and everything is released. */
-  readonly gone: Deferred.Deferred<void>
-  /** The record of the session's client. A lane has no client of its own. */
-  readonly record: ClientRecord | undefined
   readonly activity: () => Activity
   /** Ends the connection: every request gets an error, every stream ends. */
   readonly end: (reason: string) => Effect.Effect<void>
@@ -32,14 +26,6 @@ export interface Activity {
   readonly requests: number
   readonly errors: number
 }
-
-/**
- * Completes when the scope has closed. Add it to the scope before anything else, because finalizers run newest first.
- */
-export const gone: Effect.Effect<Deferred.Deferred<void>, never, Scope.Scope> = Effect.acquireRelease(
-  Deferred.make<void>(),
-  (gone) => Deferred.succeed(gone, undefined)
-)
 
 /** The requests of a connection, which receive the messages of its server. */
 export interface Requests extends Receiver {

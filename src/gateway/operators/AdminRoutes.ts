@@ -1,6 +1,6 @@
 /** The operators' routes: the page, the sessions, metrics and health. */
 import type { Scope } from "effect"
-import { Clock, Deferred, Effect, FileSystem, Option, Ref, Schedule, Stream } from "effect"
+import { Clock, Deferred, Effect, FileSystem, Option, Schedule, Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
 import { HttpRouter, HttpServerResponse } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
@@ -136,7 +136,7 @@ const ready = ({ draining, placement, sessions }: Serving) =>
 const backendStates = (sessions: Serving["sessions"]) =>
   Effect.map(Clock.currentTimeMillis, (now) =>
     Object.fromEntries(
-      Array.from(sessions.running(), ([name, { cooldown }]) => [name, Cooldown.stateOf(Ref.getUnsafe(cooldown), now)])
+      Array.from(sessions.running(), ([name, { cooldown }]) => [name, Cooldown.stateOf(cooldown, now)])
     ))
 
 const json = (value: unknown, status = 200, headers: Record<string, string> = {}) =>

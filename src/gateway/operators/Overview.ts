@@ -1,5 +1,5 @@
 /** The figures of the operators' page: the back ends, the live sessions, and the history of the last hour. */
-import { Clock, Deferred, Effect, FileSystem, Record, Ref, Schedule } from "effect"
+import { Clock, Deferred, Effect, FileSystem, Record, Schedule } from "effect"
 import * as SessionPool from "../../SessionPool.ts"
 import * as Cooldown from "../sessions/Cooldown.ts"
 import * as Launching from "../sessions/Launching.ts"
@@ -76,12 +76,12 @@ const look = Effect.fnUntraced(function*({ parked, sessions }: Serving) {
   const byBackend = Map.groupBy(live, ({ info }) => info.key.backend)
   const backends = new Map(Array.from(sessions.running(), ([name, { backend, cooldown, counts, spares }]) => {
     const own = byBackend.get(name) ?? []
-    const { lastFailure = null, until } = Ref.getUnsafe(cooldown)
+    const { lastFailure = null, until } = cooldown
     const view = {
       name,
       kind: backend.kind,
       url: `/mcp/${name}`,
-      state: Cooldown.stateOf(Ref.getUnsafe(cooldown), now),
+      state: Cooldown.stateOf(cooldown, now),
       retryInSeconds: now < until ? Math.ceil((until - now) / 1000) : null,
       lastFailure,
       sessions: own.length,

@@ -27,5 +27,17 @@ export type Ask =
   /** Makes a request of revision 2026-07-28, which has no sessions. */
   | { readonly _tag: "Call"; readonly request: JsonRpc.Request }
 
+/** The requests of an ask. */
+export const requestsOf = (ask: Ask): ReadonlyArray<JsonRpc.Request> => {
+  if (ask._tag === "Send") return ask.messages.filter((message) => message._tag === "Request")
+  return ask._tag === "Open" ? [ask.message] : ask._tag === "Call" ? [ask.request] : []
+}
+
+/** The id of the request of an ask, for its refusal. Several requests have none. */
+export const idOf = (ask: Ask): JsonRpc.Id | undefined => {
+  const [first, second] = requestsOf(ask)
+  return second === undefined ? first?.id : undefined
+}
+
 /** Carries out an ask. The exchange lives as long as the scope. */
 export type Carrying = Effect.Effect<Exchange, Refusal, Scope.Scope>

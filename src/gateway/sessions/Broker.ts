@@ -4,10 +4,10 @@
  */
 import { Deferred, Effect, Option } from "effect"
 import { refusal } from "../conversation/Exchange.ts"
-import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import type * as Modern from "../protocol/Modern.ts"
 import type * as RequestHeaders from "../protocol/RequestHeaders.ts"
 import type { Ask, Carrying, Client } from "./Ask.ts"
+import { idOf } from "./Ask.ts"
 import * as Callers from "./Callers.ts"
 import * as Calls from "./Calls.ts"
 import { Key } from "./Key.ts"
@@ -22,8 +22,8 @@ export interface Broker {
   /** The arguments that clients of a back end's tools repeat in headers. */
   readonly paramHeaders: (backend: string) => RequestHeaders.ParamHeaders
   /**
-   * Carries out what a client asks for. The effect waits until the server has the messages. The exchange lives as long as the scope: when
-   * the scope closes, a request of a session goes on without its client, and a call is cancelled.
+   * Carries out what a client asks for. The effect waits until the messages are on their way to the server. The exchange lives as long as
+   * the scope: when the scope closes, a request of a session goes on without its client, and a call is cancelled.
    */
   readonly ask: (client: Client, ask: Ask) => Carrying
   /** Completes when the gateway stops taking new work. Streams of clients that only listen then end. */
@@ -47,26 +47,41 @@ export const carryOut = (serving: Serving, carried: Placement.Carried): Carrying
 
 /** Carries out an ask where its session or caller lives. `carried` is set if another replica forwarded the ask to this one. */
 const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Carried | undefined): Carrying => {
-  const { placement } = serving
+  const { placement, sessions } = serving
+  const at = (place: Placement.Place, here: Carrying, opens?: string): Carrying => {
+    // `placeOf` returns a `Shared` place only for a caller that can be told from others.
+    const known = ask._tag === "Call" && place._tag === "Shared"
+    return placement.at(place, () => ({ ...client, known, ask, opens }), here)
+  }
   switch (ask._tag) {
-    case "Open":
-      return Effect.andThen(SessionAsks.checkInitialize(ask.message), open(serving, client, ask, carried))
+    case "Open": {
+      const openHere = (id: string) => SessionAsks.open(serving, keyOf(client, id), ask.message)
+      if (carried?.opens !== undefined) return openHere(carried.opens)
+      const movable = sessions.running().get(client.backend)?.backend.settings.stateless === true
+      return Effect.flatMap(placement.forNew(movable), ({ id, place }) => {
+        if (id !== undefined) return at(place, openHere(id), id)
+        // Without an id the place is another replica, so `here` never runs. A forwarded ask is not forwarded again.
+        return carried === undefined ? at(place, Effect.never) : Effect.fail(shuttingDown({ id: ask.message.id }))
+      })
+    }
     case "Call":
       return Effect.flatMap(Calls.read(serving, ask.request), (call) => {
         const here = Calls.call(serving, client, call)
         return carried !== undefined || placement.replica === ""
           ? here
-          : Effect.flatMap(placeOf(serving, client, call), (place) => at(serving, place, client, ask, here))
+          : Effect.flatMap(placeOf(serving, client, call), (place) => at(place, here))
       })
     default: {
-      const here = inSession(serving, new Key(client.backend, client.principal, ask.session), ask)
+      const here = inSession(serving, keyOf(client, ask.session), ask)
       if (carried !== undefined) return here
       const place = placement.ofSession(ask.session)
       // No session has an id of this form.
-      return Option.isSome(place) ? at(serving, place.value, client, ask, here) : Effect.fail(unknownSession(idOf(ask)))
+      return Option.isSome(place) ? at(place.value, here) : Effect.fail(unknownSession(idOf(ask)))
     }
   }
 }
+
+const keyOf = ({ backend, principal }: Client, session: string) => new Key(backend, principal, session)
 
 const inSession = (serving: Serving, key: Key, ask: Exclude<Ask, { _tag: "Open" | "Call" }>): Carrying => {
   switch (ask._tag) {
@@ -77,45 +92,6 @@ const inSession = (serving: Serving, key: Key, ask: Exclude<Ask, { _tag: "Open" 
     case "End":
       return SessionAsks.end(serving, key)
   }
-}
-
-/** The id of the single request in an ask. */
-const idOf = (ask: Ask): JsonRpc.Id | undefined => {
-  const [message] = ask._tag === "Send" && ask.messages.length === 1 ? ask.messages : []
-  return message?._tag === "Request" ? message.id : undefined
-}
-
-/** Opens a session at the place that `Placement.forNew` finds. */
-const open = (
-  serving: Serving,
-  client: Client,
-  ask: Ask & { readonly _tag: "Open" },
-  carried: Placement.Carried | undefined
-): Carrying => {
-  const { message } = ask
-  const openHere = (id: string) => SessionAsks.open(serving, new Key(client.backend, client.principal, id), message)
-  if (carried?.opens !== undefined) return openHere(carried.opens)
-  const movable = serving.sessions.running().get(client.backend)?.backend.settings.stateless === true
-  return Effect.flatMap(serving.placement.forNew(movable), ({ id, place }) => {
-    if (id !== undefined) return at(serving, place, client, ask, openHere(id), id)
-    // Without an id the place is another replica, so `here` never runs. A forwarded ask is not forwarded again.
-    return carried === undefined
-      ? at(serving, place, client, ask, Effect.never)
-      : Effect.fail(shuttingDown({ id: message.id }))
-  })
-}
-
-const at = (
-  { placement }: Serving,
-  place: Placement.Place,
-  { backend, principal }: Client,
-  ask: Ask,
-  here: Carrying,
-  opens?: string
-): Carrying => {
-  // `placeOf` returns a `Shared` place only for a caller that can be told from others.
-  const known = ask._tag === "Call" && place._tag === "Shared"
-  return placement.at(place, () => ({ backend, principal, known, ask, opens }), here)
 }
 
 /** The place of a call. A parked call stays where it was parked, wherever its caller's lanes live. */

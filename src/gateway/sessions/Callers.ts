@@ -7,7 +7,6 @@
  * call that may cause either holds a lane exclusively until it is over. All other calls share the lowest lane that is
  * not held exclusively. So calls that follow one another meet the same process and its state.
  */
-import type { Scope } from "effect"
 import { Deferred, Effect, Exit } from "effect"
 import { createHash, randomUUID } from "node:crypto"
 import type { Change } from "../conversation/LaneCalls.ts"
@@ -47,17 +46,6 @@ export interface Profile extends Caller {
   users: number
 }
 
-export interface Callers {
-  /** The caller's profile, which is kept for the scope. */
-  readonly enter: (caller: Caller) => Effect.Effect<Profile, never, Scope.Scope>
-  /** Claims a lane for the scope and returns its number. Waits while all lanes are taken. */
-  readonly claim: (profile: Profile, exclusive: boolean, max: number) => Effect.Effect<number, never, Scope.Scope>
-  /** The profile that a key of the pool belongs to, while the profile is in use. */
-  readonly find: (key: Key) => Profile | undefined
-  /** The number of calls that wait for a lane. */
-  readonly waiting: Effect.Effect<number>
-}
-
 /** The pool's key of a lane. */
 export const keyOf = ({ backend, id, principal }: Profile, lane: number): Key => new Key(backend, principal, id, lane)
 
@@ -75,11 +63,12 @@ export const identify = ({ backend, client, known, principal }: Caller): string 
       .digest("hex").slice(0, 32)
     : `${loner}${randomUUID()}`
 
-export const make = (): Callers => {
+export const make = () => {
   const profiles = new Map<string, Profile>()
 
   return {
-    enter: (caller) =>
+    /** The caller's profile, which is kept for the scope. */
+    enter: (caller: Caller) =>
       Effect.acquireRelease(
         Effect.sync(() => {
           const id = identify(caller)
@@ -101,7 +90,8 @@ export const make = (): Callers => {
             if (--profile.users === 0) profiles.delete(profile.id)
           })
       ),
-    claim: (profile, exclusive, max) =>
+    /** Claims a lane for the scope and returns its number. Waits while all lanes are taken. */
+    claim: (profile: Profile, exclusive: boolean, max: number) =>
       Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
         while (true) {
           const lane = claimNow(profile.lanes, exclusive, max)
@@ -113,7 +103,9 @@ export const make = (): Callers => {
           yield* Effect.ensuring(restore(Deferred.await(profile.freed)), Effect.sync(() => profile.waiting--))
         }
       })),
-    find: ({ id, lane }) => lane === undefined ? undefined : profiles.get(id),
+    /** The profile that a key of the pool belongs to, while the profile is in use. */
+    find: ({ id, lane }: Key) => lane === undefined ? undefined : profiles.get(id),
+    /** The number of calls that wait for a lane. */
     waiting: Effect.sync(() => [...profiles.values()].reduce((sum, { waiting }) => sum + waiting, 0))
   }
 }

@@ -6,9 +6,9 @@
  * once, when the call is over: answered, cancelled (disconnect, timeout, no retry in time, drain), or failed with its process. Parking does
  * not move the lease. In this revision a disconnect is a cancellation (basic/patterns/cancellation).
  */
-import { Cause, Deferred, Effect, Exit, Result, Scope } from "effect"
-import type { Answer, Event, Exchange, Refusal, Reply, Take } from "../conversation/Exchange.ts"
-import { refusal } from "../conversation/Exchange.ts"
+import { Cause, Deferred, Effect, Exit, Predicate, Result, Scope } from "effect"
+import type { Answer, Event, Exchange, Refusal, Reply } from "../conversation/Exchange.ts"
+import { refusal, replyWith, startWith } from "../conversation/Exchange.ts"
 import type { Handshake } from "../conversation/Handshake.ts"
 import type { Queued, RunningCall } from "../conversation/LaneCalls.ts"
 import type * as Mailbox from "../conversation/Mailbox.ts"
@@ -23,7 +23,7 @@ import * as Listening from "./Listening.ts"
 import { ofError, shuttingDown } from "./Refusals.ts"
 import * as RunningBackend from "./RunningBackend.ts"
 import type { Serving } from "./Serving.ts"
-import type { AcquireError, LeasedLane } from "./Sessions.ts"
+import type { AcquireError } from "./Sessions.ts"
 
 /** Clients may cache the answer to `server/discover` for this many milliseconds: a restarted back end can have changed. */
 const discoverTimeToLive = 60_000
@@ -119,74 +119,53 @@ interface Attached {
   readonly client: Client
   readonly running: RunningCall
   readonly reader: Mailbox.Reader<Queued>
-  /** True once the call is answered or parked. From then on the end of the exchange does not cancel it. */
-  detached: boolean
+  /** True once the call is parked. From then on the end of the exchange does not cancel it. */
+  parked: boolean
 }
 
-/** The next events for the client. `answer` ends them. */
-interface Step {
-  readonly events: ReadonlyArray<Event>
-  readonly answer: Answer | undefined
-}
+/** The next events for the client. An answer is the last one. Empty if the client must get a stream now. */
+type Step = ReadonlyArray<Event | Answer>
+
+const isAnswer = (event: Event | Answer | undefined): event is Answer => Predicate.isTagged(event, "Answer")
 
 /** Ties a call to its client's exchange: a client that disconnects before the answer cancels it. */
 const attach = (serving: Serving, client: Client, running: RunningCall): Effect.Effect<Exchange, never, Scope.Scope> =>
   Effect.uninterruptible(Effect.flatMap(Effect.scope, (scope) => {
-    const attached: Attached = { serving, client, running, reader: running.read(), detached: false }
+    const attached: Attached = { serving, client, running, reader: running.read(), parked: false }
     const leave = Effect.sync(() => {
-      if (!attached.detached) running.cancel("the client disconnected")
+      if (!attached.parked) running.cancel("the client disconnected")
       attached.reader.close()
     })
-    const reply = Effect.map(step(attached), (first) => replyOf(attached, first))
+    const reply = Effect.map(Effect.orDie(nextStep(attached)), (first): Reply => {
+      const [only] = first
+      if (first.length === 1 && isAnswer(only)) return only
+      return { _tag: "Events", take: startWith(first, nextStep(attached)) }
+    })
     // Not `acquireRelease`, for the reason that `SessionAsks` gives.
     return Effect.as(Scope.addFinalizer(scope, leave), { reply })
   }))
 
-const replyOf = (attached: Attached, first: Step): Reply => {
-  if (first.events.length === 0 && first.answer !== undefined) return first.answer
-  let next: Step | undefined = first
-  let over = false
-  const take: Take = Effect.suspend(() => {
-    if (over) return Cause.done()
-    const ready = next === undefined ? step(attached) : Effect.succeed(next)
-    next = undefined
-    return Effect.map(ready, ({ answer, events }) => {
-      over = answer !== undefined
-      return answer === undefined ? events : [...events, answer]
+/** Waits for the next step of a call. Fails with `Done` after the answer. */
+const nextStep = (attached: Attached): Effect.Effect<Step, Cause.Done> =>
+  Effect.suspend(() =>
+    attached.parked ? Cause.done() : Effect.flatMap(attached.reader.take, (queued) => {
+      const step = stepOf(attached, queued.map(({ value }) => value))
+      return step === undefined ? nextStep(attached) : Effect.succeed(step)
     })
-  })
-  return { _tag: "Events", take }
-}
-
-/** The next step of a call. Has neither events nor an answer if the client must get a stream now. */
-const step = (attached: Attached): Effect.Effect<Step> =>
-  Effect.flatMap(
-    // The last event of a call is its answer, so there is no `Done` before it.
-    Effect.orDie(attached.reader.take),
-    // Uninterruptible, because a disconnect between parking and detaching would cancel the parked call.
-    (queued) => Effect.uninterruptible(stepOf(attached, queued))
   )
 
-const stepOf = (attached: Attached, queued: ReadonlyArray<Mailbox.Numbered<Queued>>): Effect.Effect<Step> => {
+/** The step that a call's messages make. Parks the call if its server waits for input. `undefined` if nothing is for the client. */
+const stepOf = (attached: Attached, queued: ReadonlyArray<Queued>): Step | undefined => {
   const { running } = attached
   const call = running.call()
-  const events: Array<Event> = []
-  let answer: Answer | undefined
-  for (const { value } of queued) {
-    if (value._tag === "Ended") answer = answerOf(call, value)
-    else if (value._tag === "Notification") events.push(...notificationOf(call, value))
-  }
-  // The questions may have been answered or cancelled meanwhile.
-  const isAsked = answer === undefined && queued.some(({ value }) => value._tag === "InputRequired") &&
-    running.inputRequests().length > 0
-  return Effect.flatMap(isAsked ? park(attached) : Effect.succeed(answer), (answer) => {
-    if (answer !== undefined) attached.detached = true
-    const isStreamDue = queued.some(({ value }) => value._tag === "StreamDue")
-    // Nothing here is for the client, so this waits for the next events.
-    return answer === undefined && events.length === 0 && !isStreamDue
-      ? step(attached)
-      : Effect.succeed({ events, answer })
+  const step = queued.flatMap((message): Step => {
+    if (message._tag === "Ended") return [answerOf(call, message)]
+    return message._tag === "Notification" ? notificationOf(call, message) : []
   })
+  // The questions may have been answered or cancelled meanwhile.
+  const isAsked = queued.some(({ _tag }) => _tag === "InputRequired") && running.inputRequests().length > 0
+  if (isAsked && !isAnswer(step.at(-1))) step.push(park(attached))
+  return step.length > 0 || queued.some(({ _tag }) => _tag === "StreamDue") ? step : undefined
 }
 
 const answerOf = (
@@ -233,7 +212,8 @@ const notificationOf = (
 }
 
 /** Parks a call that waits for its client's input, and returns the answer for the client. `retry` resumes the call. */
-const park = ({ client, running, serving }: Attached): Effect.Effect<Answer> => {
+const park = (attached: Attached): Answer => {
+  const { client, running, serving } = attached
   const call = running.call()
   const { id } = call.request
   const refused = (message: string): Answer => {
@@ -242,21 +222,20 @@ const park = ({ client, running, serving }: Attached): Effect.Effect<Answer> => 
     return { _tag: "Answer", text, reason: "unavailable" }
   }
   // No client could come back to a call that is parked now.
-  if (Deferred.isDoneUnsafe(serving.draining)) return Effect.succeed(refused("the gateway is shutting down"))
+  if (Deferred.isDoneUnsafe(serving.draining)) return refused("the gateway is shutting down")
   const { parkedTimeToLive } = serving.sessions.running().get(client.backend)?.backend.settings ?? serving.settings
-  return Effect.sync(() => {
-    const parked = serving.parked.park(running, ownerOf(client, call), parkedTimeToLive)
-    if (Result.isFailure(parked)) {
-      return refused(
-        `${parked.failure} calls already wait for input, which is the limit; answer one of them, or try again later`
-      )
-    }
-    const inputRequests = Object.fromEntries(
-      running.inputRequests().map(({ key, method, params }) => [key, { method, params }])
+  const parked = serving.parked.park(running, ownerOf(client, call), parkedTimeToLive)
+  if (Result.isFailure(parked)) {
+    return refused(
+      `${parked.failure} calls already wait for input, which is the limit; answer one of them, or try again later`
     )
-    const required = { resultType: "input_required", inputRequests, requestState: parked.success }
-    return { _tag: "Answer", text: JsonRpc.result(id, required).text }
-  })
+  }
+  attached.parked = true
+  const inputRequests = Object.fromEntries(
+    running.inputRequests().map(({ key, method, params }) => [key, { method, params }])
+  )
+  const required = { resultType: "input_required", inputRequests, requestState: parked.success }
+  return { _tag: "Answer", text: JsonRpc.result(id, required).text }
 }
 
 /** The owner of a call and a digest of its request. Only the same request of the same client may continue the call. */
@@ -272,7 +251,7 @@ const ownerOf = ({ backend, principal }: Client, { request }: Modern.Call): Park
 const discover = (serving: Serving, client: Client, call: Modern.Call): Carrying =>
   Effect.map(handshakeOf(serving, client, call), (handshake) => {
     const { text } = JsonRpc.result(call.request.id, discovered(handshake))
-    return { reply: Effect.succeed({ _tag: "Answer", text }) }
+    return replyWith({ _tag: "Answer", text })
   })
 
 /** The back end's handshake. Starts a process if no process has done one yet. */
@@ -284,11 +263,7 @@ const handshakeOf = (serving: Serving, client: Client, call: Modern.Call): Effec
       : Effect.succeed(known)
   })
 
-const leaseFirst = (
-  serving: Serving,
-  client: Client,
-  call: Modern.Call
-): Effect.Effect<LeasedLane, Refusal, Scope.Scope> =>
+const leaseFirst = (serving: Serving, client: Client, call: Modern.Call) =>
   Effect.mapError(Effect.flatMap(callerOf(serving, client, call), serving.sessions.firstLane), refused(call))
 
 /** The answer to `server/discover`, from what a back end has said in its handshake. */
@@ -320,8 +295,6 @@ const listen = Effect.fnUntraced(function*(serving: Serving, client: Client, cal
     yield* Effect.forkScoped(Effect.andThen(Deferred.await(serving.draining), over))
     return exchange
   }
-  const take = yield* Listening.take(lane, profile, id, filter, serving.draining)
-  const reply: Reply = { _tag: "Events", take }
-  const exchange: Exchange = { reply: Effect.succeed(reply) }
-  return exchange
+  const take = yield* Listening.subscribe(lane, profile, id, filter, serving.draining)
+  return replyWith({ _tag: "Events", take })
 })

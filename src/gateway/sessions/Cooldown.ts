@@ -26,9 +26,8 @@ const tolerated = 3
 const shortest = 10_000
 const longest = 5 * 60_000
 
-const started: Cooldown = { ...initial, started: true }
-
-export const succeeded = (_: Cooldown): Cooldown => started
+/** The state after a start that succeeded. */
+export const succeeded: Cooldown = { ...initial, started: true }
 
 /** Records a failure for operators. It does not count toward the cool-down. */
 export const noted = (self: Cooldown, reason: string): Cooldown =>

@@ -55,30 +55,25 @@ export const ofPool = (reason: SessionPool.Reason, idleTimeToLive: Duration.Dura
   }
 }
 
-export interface Endings {
-  /**
-   * Notes why a session is about to end: by its number in the pool, or by the text of its key while its launch runs. Note
-   * only a session that will still emit `Closed`, because only `closed` removes the note.
-   */
-  readonly note: (session: number | string, ending: Ending) => void
-  /** Counts the end of a session and returns its ending, or `otherwise` if nothing was noted. */
-  readonly closed: (session: { readonly id: number; readonly key: Key }, otherwise: Ending) => Ending
-  /** The number of ends by reason, since the start. */
-  readonly counts: () => Readonly<Record<string, number>>
-}
+export type Endings = ReturnType<typeof make>
 
-export const make = (): Endings => {
-  const noted = new Map<number | string, Ending>()
+/** Notes are by key object: each session has been launched with its own. */
+export const make = () => {
+  const noted = new WeakMap<Key, Ending>()
   const counts = new Map<string, number>()
   return {
-    note: (session, ending) => void noted.set(session, ending),
-    closed: ({ id, key }, otherwise) => {
-      const name = noted.has(id) ? id : key.text
-      const ending = noted.get(name) ?? otherwise
-      noted.delete(name)
+    /** Notes why a session is about to end. Only the first note of a session counts. */
+    note: (key: Key, ending: Ending): void => {
+      if (!noted.has(key)) noted.set(key, ending)
+    },
+    noted: (key: Key): Ending | undefined => noted.get(key),
+    /** Counts the end of a session, and returns its ending: the one that was noted, or `otherwise`. */
+    closed: (key: Key, otherwise: Ending): Ending => {
+      const ending = noted.get(key) ?? otherwise
       counts.set(ending.reason, (counts.get(ending.reason) ?? 0) + 1)
       return ending
     },
-    counts: () => Object.fromEntries(counts)
+    /** The number of ends by reason, since the start. */
+    counts: (): Readonly<Record<string, number>> => Object.fromEntries(counts)
   }
 }

@@ -1,5 +1,6 @@
 /** The keys of the gateway's pool: who uses which back end. */
 import { Equal, Hash } from "effect"
+import type { ClientRecord } from "../conversation/ClientRecord.ts"
 
 /**
  * The key of a session, or of a lane of a modern caller. It contains the principal that opened the session, so for another principal the
@@ -13,14 +14,17 @@ export class Key implements Equal.Equal {
   readonly id: string
   /** The number of the lane; `undefined` for a session. */
   readonly lane: number | undefined
+  /** The record of the client that opens the session with this key. Not compared. */
+  readonly record: ClientRecord | undefined
   /** Equal for equal keys only. */
   readonly text: string
 
-  constructor(backend: string, principal: string, id: string, lane?: number) {
+  constructor(backend: string, principal: string, id: string, lane?: number, record?: ClientRecord) {
     this.backend = backend
     this.principal = principal
     this.id = id
     this.lane = lane
+    this.record = record
     this.text = JSON.stringify([backend, principal, id, lane])
   }
 

@@ -10,10 +10,11 @@
  *
  * A refusal by them leaves the record unchanged. Then `wake` takes the session over. If the launch fails after that,
  * `rest` puts the session back to sleep: its back end is unknown, cooling down or full, its back end does not start, or
- * a reload or a move came meanwhile.
+ * the session has moved meanwhile.
  */
-import { Clock, Duration, Effect, Exit, FiberHandle, Option, Ref, Result, Scope } from "effect"
+import { Clock, Duration, Effect, FiberHandle, Option, Result, Scope } from "effect"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
+import type { Change } from "../conversation/LaneCalls.ts"
 import type { InitializeRefused } from "../conversation/PooledConnection.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
@@ -23,67 +24,44 @@ import type * as Callers from "./Callers.ts"
 import * as Cooldown from "./Cooldown.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
 import type { Key } from "./Key.ts"
-import type { Connection } from "./Registry.ts"
-import type * as Registry from "./Registry.ts"
 import * as RunningBackend from "./RunningBackend.ts"
 import type * as Sleepers from "./Sleepers.ts"
+import * as State from "./State.ts"
 
 export const lookup = Effect.fnUntraced(function*(
-  registry: Registry.Registry,
+  state: State.State,
   key: Key
-): Effect.fn.Return<Connection, GatewayErrors.LaunchError, Scope.Scope> {
-  const { callers, connections, opening, placement, running, settings, sleepers } = registry
-  const name = key.backend
-  const target = running.get(name)
-  const profile = callers.find(key)
+): Effect.fn.Return<State.Connection, GatewayErrors.LaunchError, Scope.Scope> {
+  const { callers, endings, placement, running, settings, sleepers } = state
+  const held = yield* State.hold(state, key)
+  const target = running.get(key.backend)
   // The id counts as occupied here until the session's scope has closed.
-  const { id } = key
-  yield* placement.occupy(id)
-  if (!placement.mayOccupy(id)) return yield* GatewayErrors.sessionMoved()
-  const opened = opening.get(key.text)?.record
-  const client = profile ?? opened ?? (yield* wake(sleepers, key))
-  if (target === undefined || client === undefined) return yield* new GatewayErrors.UnknownSession()
-  const { backend, cooldown } = target
-  yield* unlessRefused(target, settings.maxSessionsPerBackend)
-  const before = yield* Ref.get(cooldown)
-  yield* countIn(target, settings.maxSessionsPerBackend)
-  let entered = false
+  yield* placement.occupy(key.id)
+  if (!placement.mayOccupy(key.id)) return yield* GatewayErrors.sessionMoved()
   // Finalizers run newest first: the process starts later, so it is gone when the session is put to sleep.
-  yield* Effect.addFinalizer(() => entered && opened !== undefined ? rest(sleepers, key, opened) : Effect.void)
-  yield* target.count("launches")
-  const own = yield* Scope.fork(yield* Effect.scope)
+  yield* Effect.addFinalizer(() => rest(sleepers, held))
+  const client = callers.find(key) ?? key.record ?? (yield* wake(sleepers, held))
+  if (target === undefined || client === undefined) return yield* new GatewayErrors.UnknownSession()
+  yield* countIn(target, settings.maxSessionsPerBackend)
+  const before = target.cooldown
+  target.count("launches")
   // Without a principal, each session counts as a principal of its own in the start queue.
   const turn = key.principal === "" ? key.text : key.principal
-  const connection = yield* start(target, turn, (got) => open(registry, target, key, client, got))
-    .pipe(
-      Scope.provide(own),
-      Effect.tap(() => Ref.update(cooldown, Cooldown.succeeded)),
-      Effect.tapError(() => target.count("launchFailures")),
-      Effect.tapErrorTag("InitializeRefused", () => Ref.update(cooldown, (state) => Cooldown.noted(state, refused))),
-      Effect.tapErrorTag("BackendFailed", (error) => countFailure(target, before, error)),
-      Effect.annotateLogs({ backend: name, session: labelOf(key) })
-    )
-  // The session was ended during its launch, and the caller that ended it waits for the end of the process. The pool
-  // reports a failed launch before it closes the scope, so the scope closes here first.
-  if (!("lanes" in client) && client.over) {
-    yield* Effect.uninterruptible(Scope.close(own, Exit.void))
-    return yield* new GatewayErrors.UnknownSession()
-  }
-  if (backend.settings.stateless && opened !== undefined) {
-    entered = true
-    yield* sleepers.enter(key, opened)
-  }
-  yield* Effect.acquireRelease(
-    Effect.suspend((): Effect.Effect<unknown, GatewayErrors.UnknownSession | GatewayErrors.NotNow> => {
-      // A reload or a move that came meanwhile did not see this connection, so the connection ends here. From now on
-      // both find it in `connections`. The checks and the `set` must stay in one synchronous step.
-      if (running.get(name) !== target) return new GatewayErrors.UnknownSession()
-      if (!placement.mayOccupy(id)) return GatewayErrors.sessionMoved()
-      connections.set(key.text, { key, connection })
-      return Effect.void
-    }),
-    () => Effect.sync(() => connections.get(key.text)?.connection === connection && connections.delete(key.text))
+  const connection = yield* start(target, turn, (take) => open(state, target, take, key, client)).pipe(
+    Effect.tapError((error) => countFailure(target, before, error)),
+    Effect.annotateLogs({ backend: key.backend, session: labelOf(key) })
   )
+  target.cooldown = Cooldown.succeeded
+  // The session was ended during its launch.
+  const ending = endings.noted(key)
+  if (ending !== undefined) {
+    return yield* ending.reason === "moved" ? GatewayErrors.sessionMoved() : new GatewayErrors.UnknownSession()
+  }
+  if (target.backend.settings.stateless && key.record !== undefined) {
+    held.record = key.record
+    yield* sleepers.enter(key, key.record)
+  }
+  held.connection = connection
   return connection
 })
 
@@ -91,74 +69,57 @@ export const lookup = Effect.fnUntraced(function*(
 export const labelOf = ({ id, lane }: Key): string => Masking.shortId(lane === undefined ? id : `lane${lane}-${id}`)
 
 /** Takes over a session that sleeps. It sleeps again when its launch fails or its process ends, for whatever reason. */
-const wake = (sleepers: Sleepers.Sleepers, key: Key) =>
-  Effect.map(
-    Effect.acquireRelease(
-      sleepers.take(key),
-      (found) => Option.isSome(found) ? rest(sleepers, key, found.value) : Effect.void
-    ),
-    Option.getOrUndefined
-  )
+const wake = (sleepers: Sleepers.Sleepers, held: State.Held) =>
+  Effect.uninterruptible(Effect.map(sleepers.take(held.key), (found) => (held.record = Option.getOrUndefined(found))))
 
 /** Puts a session to sleep, unless it has been ended. */
-const rest = (sleepers: Sleepers.Sleepers, key: Key, record: ClientRecord.ClientRecord) =>
-  Effect.suspend(() => record.over ? Effect.void : sleepers.rest(key, record))
+const rest = (sleepers: Sleepers.Sleepers, { key, record }: State.Held) =>
+  record === undefined || record.over ? Effect.void : sleepers.rest(key, record)
 
-/**
- * Fails if the back end cools down or is full. `Sessions` also calls it before it asks the pool, because the pool would
- * first evict an idle session.
- */
-export const unlessRefused = Effect.fnUntraced(function*(
-  { backend: { name }, cooldown, sessions }: RunningBackend.RunningBackend,
-  limit: number
-) {
-  const refusal = Cooldown.check(yield* Ref.get(cooldown), name, yield* Clock.currentTimeMillis)
-  if (refusal !== undefined) return yield* refusal
-  if ((yield* Ref.get(sessions)) >= limit) return yield* GatewayErrors.backendFull(name, limit)
-})
+/** Fails if the back end cools down or is full. `then` runs in the same step as the check. */
+export const unlessRefused = (target: RunningBackend.RunningBackend, limit: number, then: () => void = () => {}) =>
+  Effect.flatMap(Clock.currentTimeMillis, (now) => {
+    const { backend: { name }, cooldown, sessions } = target
+    const coolsDown = Cooldown.check(cooldown, name, now)
+    if (coolsDown !== undefined) return coolsDown
+    if (sessions >= limit) return GatewayErrors.backendFull(name, limit)
+    then()
+    return Effect.void
+  })
 
 /** Counts a session against its back end's limit, until it is closed. */
-const countIn = ({ backend, sessions }: RunningBackend.RunningBackend, limit: number) =>
+const countIn = (target: RunningBackend.RunningBackend, limit: number) =>
   Effect.acquireRelease(
-    Effect.flatMap(
-      Ref.modify(sessions, (count) => [count < limit, count < limit ? count + 1 : count]),
-      (admitted) => admitted ? Effect.void : GatewayErrors.backendFull(backend.name, limit)
-    ),
-    () => Ref.update(sessions, (count) => count - 1)
+    unlessRefused(target, limit, () => target.sessions++),
+    () => Effect.sync(() => target.sessions--)
   )
 
 /** Opens the connection for a key. */
 const open = (
-  { callers, settings }: Registry.Registry,
+  { callers, settings }: State.State,
   target: RunningBackend.RunningBackend,
+  take: RunningBackend.TakeTransport,
   key: Key,
-  client: Callers.Profile | ClientRecord.ClientRecord,
-  got: RunningBackend.Got
-): Opening =>
-  "lanes" in client
-    ? RunningBackend.startLane(
-      target,
-      client.client,
-      Settings.firstSilence(settings),
-      (change) => callers.find(key)?.listeners.forEach((listener) => listener(change)),
-      got
-    )
-    : RunningBackend.startSession(target, client, Settings.firstSilence(settings), got)
+  client: Callers.Profile | ClientRecord.ClientRecord
+): Opening => {
+  const streamAfter = Settings.firstSilence(settings)
+  if (!("lanes" in client)) return RunningBackend.startSession(target, take, client, streamAfter)
+  const changed = (change: Change) => callers.find(key)?.listeners.forEach((listener) => listener(change))
+  return RunningBackend.startLane(target, take, client.client, streamAfter, changed)
+}
 
-type Opening = Effect.Effect<Connection, BackendFailed | InitializeRefused, Scope.Scope>
+type Opening = Effect.Effect<State.Connection, BackendFailed | InitializeRefused, Scope.Scope>
 
 /** Waits for a turn, then opens the connection within `startTimeout`. Waiting for the turn does not count. */
 const start = (
   target: RunningBackend.RunningBackend,
   principal: string,
-  opening: (got: RunningBackend.Got) => Opening
+  opening: (take: RunningBackend.TakeTransport) => Opening
 ) => {
   const { startTimeout } = target.backend.settings
   let transport: Transport | undefined
-  const opened = opening((next) => {
-    transport = next
-  })
-  const inTime = Effect.timeoutOrElse(opened, {
+  const take = Effect.tap(target.spares.take, (taken) => Effect.sync(() => (transport = taken)))
+  const inTime = Effect.timeoutOrElse(opening(take), {
     duration: startTimeout,
     orElse: () => Effect.suspend(() => tooLate(startTimeout, transport))
   })
@@ -179,25 +140,20 @@ const whatMayHelp =
   " and wrote nothing on stderr. If it waits for an environment variable, add the variable to env in its entry: " +
   "it inherits only PATH, HOME and similar ones. If it needs longer, raise startTimeout"
 
-const refused = "the back end answered initialize with an error"
-
 /** Counts a client's failed start. From the third in a row on, runs `tryAlone`, one at a time. */
 const countFailure = (
   target: RunningBackend.RunningBackend,
   before: Cooldown.Cooldown,
-  { message, shortage }: BackendFailed
-) => {
-  if (shortage === true) return Effect.void
-  const counted = Ref.modify(target.cooldown, (state) => {
-    const next = Cooldown.failed(state, before, message)
-    return [next !== state && Cooldown.isSuspect(next) ? next : undefined, next]
-  })
-  return Effect.uninterruptible(
-    Effect.flatMap(counted, (suspect) =>
-      suspect === undefined
-        ? Effect.void
-        : FiberHandle.run(target.trial, tryAlone(target, suspect), { onlyIfMissing: true }))
-  )
+  error: BackendFailed | InitializeRefused
+): Effect.Effect<unknown> => {
+  const { cooldown } = target
+  target.count("launchFailures")
+  if (error._tag === "InitializeRefused") {
+    target.cooldown = Cooldown.noted(cooldown, "the back end answered initialize with an error")
+  } else if (error.shortage !== true) target.cooldown = Cooldown.failed(cooldown, before, error.message)
+  return target.cooldown.failures > cooldown.failures && Cooldown.isSuspect(target.cooldown)
+    ? FiberHandle.run(target.trial, tryAlone(target, target.cooldown), { onlyIfMissing: true })
+    : Effect.void
 }
 
 /**
@@ -210,18 +166,17 @@ const tryAlone = Effect.fnUntraced(function*(
   target: RunningBackend.RunningBackend,
   suspect: Cooldown.Cooldown
 ) {
-  const { cooldown } = target
   const client = ClientRecord.neutral()
   const tried = yield* Effect.result(
     start(
       target,
       RunningBackend.gatewayPrincipal,
-      (got) => RunningBackend.startSession(target, client, Duration.infinity, got)
+      (take) => RunningBackend.startSession(target, take, client, Duration.infinity)
     )
   )
   // A server that answers with an error has started.
   if (Result.isSuccess(tried) || tried.failure._tag === "InitializeRefused") {
-    yield* Ref.update(cooldown, Cooldown.succeeded)
+    target.cooldown = Cooldown.succeeded
     return yield* Effect.logWarning(
       `${suspect.failures} starts for clients failed in a row, but a start for the gateway itself succeeded; ` +
         `the back end stays in use. The last failure: ${suspect.lastFailure}`
@@ -230,10 +185,8 @@ const tryAlone = Effect.fnUntraced(function*(
   const { message, shortage } = tried.failure
   if (shortage === true) return
   const now = yield* Clock.currentTimeMillis
-  const { failures, until } = yield* Ref.updateAndGet(
-    cooldown,
-    (state) => Cooldown.confirmed(state, suspect, now, message)
-  )
+  target.cooldown = Cooldown.confirmed(target.cooldown, suspect, now, message)
+  const { failures, until } = target.cooldown
   if (until <= now) return
   const seconds = Math.ceil((until - now) / 1000)
   yield* Effect.logWarning(

@@ -1,7 +1,8 @@
 /** `subscriptions/listen` of a modern client in front of a legacy server (basic/patterns/subscriptions). */
-import type { Scope } from "effect"
-import { Cause, Deferred, Effect, Latch } from "effect"
-import type { Take } from "../conversation/Exchange.ts"
+import type { Cause, Scope } from "effect"
+import { Deferred, Effect, Queue } from "effect"
+import type { Event, Take } from "../conversation/Exchange.ts"
+import { startWith } from "../conversation/Exchange.ts"
 import type { Handshake } from "../conversation/Handshake.ts"
 import type { Lane } from "../conversation/Lane.ts"
 import type { Change } from "../conversation/LaneCalls.ts"
@@ -55,8 +56,8 @@ const concerns = ({ lists, resources }: Filter, { method, uri }: Change): boolea
     ? uri !== undefined && resources.includes(uri)
     : lists.some((kind) => method === `notifications/${kind}/list_changed`)
 
-/** The events of a client's stream, for the scope: the changes that the caller's lanes report. */
-export const take = Effect.fnUntraced(function*(
+/** Subscribes a client to the changes that the caller's lanes report, for the scope. Returns the events of its stream. */
+export const subscribe = Effect.fnUntraced(function*(
   lane: Lane,
   profile: Profile,
   id: JsonRpc.Id,
@@ -64,55 +65,35 @@ export const take = Effect.fnUntraced(function*(
   draining: Deferred.Deferred<void>
 ): Effect.fn.Return<Take, never, Scope.Scope> {
   const wanted = honour(filter, lane.handshake)
-  const changes = new Map<string, Change>()
-  const changed = Latch.makeUnsafe()
+  const notification = (method: string, params: unknown) => JsonRpc.notification(method, Modern.tagged(params, id))
+  const events = yield* Queue.make<Event, Cause.Done>()
+  /** The changes in the queue. Each covers later ones of the same list or resource. */
+  const queued = new Set<string>()
   const listener = (change: Change) => {
-    if (!concerns(wanted, change)) return
-    // Keeps only the newest change of each method and URI, because it covers the earlier ones.
-    changes.set(`${change.method} ${change.uri ?? ""}`, change)
-    changed.openUnsafe()
+    const name = `${change.method} ${change.uri ?? ""}`
+    if (!concerns(wanted, change) || queued.has(name)) return
+    queued.add(name)
+    Queue.offerUnsafe(events, notification(change.method, change.params))
   }
   yield* Effect.acquireRelease(
     Effect.sync(() => profile.listeners.add(listener)),
     () => Effect.sync(() => profile.listeners.delete(listener))
   )
   const resources = yield* lane.watchResources(wanted.resources)
-  const next = Effect.raceAllFirst([
-    Effect.as(changed.await, "Changed" as const),
-    Effect.as(Deferred.await(draining), "Draining" as const),
-    Effect.as(Deferred.await(lane.calls.retired), "Ended" as const)
-  ])
-  return events(id, { ...wanted, resources }, next, () => {
-    const news = [...changes.values()]
-    changes.clear()
-    changed.closeUnsafe()
-    return news
+  const notifications = encode({ ...wanted, resources })
+  const acknowledged = notification("notifications/subscriptions/acknowledged", { notifications })
+  // A stream that ends without an answer tells the client to subscribe again.
+  const ended = Effect.as(Deferred.await(lane.calls.retired), [])
+  const drained = Effect.as(Deferred.await(draining), [{ text: JsonRpc.result(id, completed(id)).text }])
+  yield* Effect.forkScoped(
+    Effect.flatMap(
+      Effect.raceFirst(drained, ended),
+      (last) => Effect.andThen(Queue.offerAll(events, last), Queue.end(events))
+    )
+  )
+  const changes = Effect.map(Queue.takeAll(events), (taken) => {
+    queued.clear()
+    return taken
   })
+  return startWith([acknowledged], changes)
 })
-
-const events = (
-  id: JsonRpc.Id,
-  honoured: Filter,
-  next: Effect.Effect<"Changed" | "Draining" | "Ended">,
-  news: () => ReadonlyArray<Change>
-): Take => {
-  const notification = (method: string, params: unknown) => JsonRpc.notification(method, Modern.tagged(params, id))
-  let state: "new" | "open" | "over" = "new"
-  return Effect.suspend((): Take => {
-    if (state === "over") return Cause.done()
-    if (state === "new") {
-      state = "open"
-      return Effect.succeed([
-        notification("notifications/subscriptions/acknowledged", { notifications: encode(honoured) })
-      ])
-    }
-    return Effect.flatMap(next, (what): Take => {
-      if (what === "Changed") return Effect.succeed(news().map(({ method, params }) => notification(method, params)))
-      state = "over"
-      // A stream that ends without an answer tells the client to subscribe again.
-      return what === "Ended"
-        ? Cause.done()
-        : Effect.succeed([{ text: JsonRpc.result(id, completed(id)).text }])
-    })
-  })
-}

@@ -38,14 +38,7 @@ const describe = (error: Exclude<AcquireError, UnknownSession>): readonly [Reaso
     case "InitializeRefused":
       return ["back end failed", "The back end answered the handshake (initialize or server/discover) with an error"]
     case "SessionPoolError":
-      switch (error.reason._tag) {
-        case "CapacityExceeded":
-          return ["unavailable", allInUse, retryAfter]
-        case "PoolClosed":
-          return ["unavailable", ending, retryAfter]
-        case "LookupTimeout":
-          return ["back end failed", error.message]
-      }
+      return ["unavailable", error.reason._tag === "CapacityExceeded" ? allInUse : ending, retryAfter]
     default:
       return ["unavailable", error.message, error.retryAfter ?? retryAfter]
   }

@@ -1,5 +1,5 @@
 /** A back end in use: the state that the gateway keeps about it, and how the gateway opens connections to it. */
-import { Duration, Effect, Exit, FiberHandle, Ref, Result, Scope } from "effect"
+import { Duration, Effect, Exit, FiberHandle, Result, Scope } from "effect"
 import { HttpClient } from "effect/http"
 import * as Bridge from "../conversation/Bridge.ts"
 import type * as ClientRecord from "../conversation/ClientRecord.ts"
@@ -15,7 +15,6 @@ import type { Backend } from "../transports/Backends.ts"
 import * as LegacyFace from "../transports/LegacyFace.ts"
 import * as Spares from "../transports/Spares.ts"
 import { BackendFailed } from "../transports/Transport.ts"
-import type { Transport } from "../transports/Transport.ts"
 import * as Cooldown from "./Cooldown.ts"
 import type * as StartQueue from "./StartQueue.ts"
 
@@ -25,18 +24,18 @@ export interface RunningBackend {
   /** The present text of its entry. A reload may change the text without changing the meaning. */
   entryText: Backend["entryText"]
   readonly metrics: GatewayMetrics.RequestMetrics
-  readonly cooldown: Ref.Ref<Cooldown.Cooldown>
+  cooldown: Cooldown.Cooldown
   /** The gateway's own start, which decides whether a suspect back end cools down (`Cooldown.ts`). */
   readonly trial: FiberHandle.FiberHandle
-  /** Sessions that exist and are not closed. */
-  readonly sessions: Ref.Ref<number>
+  /** The number of sessions and lanes that are not closed. */
+  sessions: number
   readonly spares: Spares.Spares
   readonly starts: StartQueue.StartQueue
   /** The scope of the spares and of the trial. */
   readonly scope: Scope.Closeable
   readonly counts: { launches: number; launchFailures: number; requests: number; errors: number }
   /** Counts a start or a failed start, for this back end and for the gateway. */
-  readonly count: (what: "launches" | "launchFailures") => Effect.Effect<void>
+  readonly count: (what: "launches" | "launchFailures") => void
   /** The newest handshake of the gateway with a process of it. `undefined` before the first one. */
   handshake: Handshake | undefined
   /** The detected era for modern clients. `undefined` if it is not known yet or may have changed. */
@@ -52,13 +51,20 @@ type Started = Effect.Effect<Bridge.Bridge, BackendFailed | InitializeRefused, S
 /** How long a server may take to answer `server/discover`, in milliseconds. A slower server counts as legacy. */
 const probeTimeout = 5000
 
-/** Starts to use a back end. Its processes live in `scope`. */
+/** What the back ends share. */
+export interface Shared {
+  readonly environment: Readonly<Record<string, string | undefined>>
+  /** The scope of the gateway. */
+  readonly scope: Scope.Scope
+  readonly totals: GatewayMetrics.Totals
+  readonly starts: StartQueue.StartQueue
+  readonly client: HttpClient.HttpClient
+}
+
+/** Starts to use a back end. */
 export const make = Effect.fnUntraced(function*(
   backend: Backend,
-  environment: Readonly<Record<string, string | undefined>>,
-  scope: Scope.Scope,
-  totals: GatewayMetrics.Totals,
-  starts: StartQueue.StartQueue
+  { client, environment, totals, scope, starts }: Shared
 ) {
   const own = yield* Scope.fork(scope)
   const counts = { launches: 0, launchFailures: 0, requests: 0, errors: 0 }
@@ -67,9 +73,8 @@ export const make = Effect.fnUntraced(function*(
   const open = Effect.provideService(
     transport.make(entry, { settings, mask, environment }),
     HttpClient.HttpClient,
-    yield* HttpClient.HttpClient
+    client
   )
-  const cooldown = yield* Ref.make(Cooldown.initial)
   const running: RunningBackend = {
     backend,
     entryText: backend.entryText,
@@ -78,13 +83,17 @@ export const make = Effect.fnUntraced(function*(
       request: (method, outcome, millis) => {
         counts.requests++
         if (outcome === "error") counts.errors++
-        else if (!backend.transport.startsServer) recovered(cooldown)
+        // The connections of a server that runs by itself stay when it fails. So an answer shows that it works again, too, and not only
+        // a start.
+        else if (!backend.transport.startsServer && running.cooldown.lastFailure !== undefined) {
+          running.cooldown = Cooldown.succeeded
+        }
         metrics.request(method, outcome, millis)
       }
     },
-    cooldown,
+    cooldown: Cooldown.initial,
     trial: yield* Scope.provide(FiberHandle.make(), own),
-    sessions: yield* Ref.make(0),
+    sessions: 0,
     starts,
     spares: yield* Spares.make(settings.spares, open, starts.turn(gatewayPrincipal)).pipe(
       Effect.annotateLogs({ backend: backend.name }),
@@ -92,11 +101,10 @@ export const make = Effect.fnUntraced(function*(
     ),
     scope: own,
     counts,
-    count: (what) =>
-      Effect.sync(() => {
-        counts[what]++
-        totals[what]++
-      }),
+    count: (what) => {
+      counts[what]++
+      totals[what]++
+    },
     handshake: undefined,
     era: undefined,
     faced: false,
@@ -105,16 +113,8 @@ export const make = Effect.fnUntraced(function*(
   return running
 })
 
-/**
- * Records that a server which runs by itself has answered a request. Its connections stay when it fails, so its starts alone do not show that
- * it works again.
- */
-const recovered = (cooldown: RunningBackend["cooldown"]) => {
-  if (Ref.getUnsafe(cooldown).lastFailure !== undefined) Effect.runSync(Ref.update(cooldown, Cooldown.succeeded))
-}
-
-/** Gets each transport of a connection that is being opened, so that a time-out can report the stderr of its process. */
-export type Got = (transport: Transport) => void
+/** Opens a transport to a back end, or takes a spare. */
+export type TakeTransport = Spares.Spares["take"]
 
 /** The principal of the gateway's own starts in the start queue. */
 export const gatewayPrincipal = "gateway"
@@ -138,10 +138,6 @@ export const turn = ({ backend, spares, starts }: RunningBackend, principal: str
   })
 }
 
-/** Opens a transport to a back end, or takes a spare. */
-const startTransport = ({ spares }: RunningBackend, got: Got) =>
-  Effect.tap(spares.take, (transport) => Effect.sync(() => got(transport)))
-
 /** The era of a back end, from its setting or detected. `undefined` if it is not known. */
 export const knownEra = (target: RunningBackend | undefined): Era | undefined =>
   target?.backend.settings.era === "auto" ? target.era : target?.backend.settings.era
@@ -149,14 +145,14 @@ export const knownEra = (target: RunningBackend | undefined): Era | undefined =>
 /** Opens the connection of a lane. If a process fails at `server/discover`, starts another one and treats it as a legacy server. */
 export const startLane = (
   target: RunningBackend,
+  take: TakeTransport,
   client: Modern.Client,
   streamAfter: Duration.Duration,
-  changed: (change: Change) => void,
-  got: Got
+  changed: (change: Change) => void
 ) => {
   const { backend, metrics } = target
   const start = (known: Era | undefined) =>
-    Lane.make(startTransport(target, got), {
+    Lane.make(take, {
       client,
       era: known,
       // All lanes reach the same server, and a modern server keeps no state for a connection. So one handshake holds for all lanes.
@@ -168,20 +164,20 @@ export const startLane = (
       requestTimeout: backend.settings.requestTimeout,
       streamAfter,
       changed,
-      unanswered: (reason) => Effect.runSync(Ref.update(target.cooldown, (state) => Cooldown.noted(state, reason))),
+      unanswered: (reason) => {
+        target.cooldown = Cooldown.noted(target.cooldown, reason)
+      },
       paramHeaders: target.paramHeaders
     }, metrics)
   const known = knownEra(target)
-  const started = start(known)
   // A failure of a server that runs by itself means that it cannot be reached, which says nothing about its era.
-  const isUnsure = known === undefined && backend.transport.startsServer
-  const opened = isUnsure
-    ? Effect.catchTags(started, {
+  const opened = known !== undefined || !backend.transport.startsServer ?
+    start(known) :
+    Effect.catchTags(start(known), {
       BackendFailed: (error) => error.shortage === true ? Effect.fail(error) : start("legacy"),
       // A modern server that starts slower than `probeTimeout` counted as legacy, and then refused the legacy handshake.
       InitializeRefused: () => start("modern")
     })
-    : started
   return opened.pipe(
     Effect.tap((lane) =>
       Effect.sync(() => {
@@ -206,14 +202,14 @@ export const forget = (target: RunningBackend) =>
  */
 export const startSession = (
   target: RunningBackend,
+  take: TakeTransport,
   record: ClientRecord.ClientRecord,
-  streamAfter: Duration.Duration,
-  got: Got
+  streamAfter: Duration.Duration
 ): Started => {
   const { backend, metrics } = target
   const { era, replayBytes, replayEvents } = backend.settings
   const limits = { ...backend.settings, streamAfter, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
-  const faced = Bridge.make(LegacyFace.make(startTransport(target, got)), record, limits, metrics).pipe(
+  const faced = Bridge.make(LegacyFace.make(take), record, limits, metrics).pipe(
     Effect.onExit((exit) =>
       Effect.sync(() => {
         target.faced = Exit.isSuccess(exit)
@@ -222,7 +218,7 @@ export const startSession = (
     )
   )
   if (era === "modern" || target.faced) return faced
-  const plain: Started = Bridge.make(startTransport(target, got), record, limits, metrics)
+  const plain: Started = Bridge.make(take, record, limits, metrics)
   if (knownEra(target) === "legacy") {
     return Effect.tapErrorTag(plain, "InitializeRefused", () => forget(target))
   }

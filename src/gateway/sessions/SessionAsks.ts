@@ -18,12 +18,12 @@ import {
   Scope,
   Stream
 } from "effect"
-import type { RunningRequest, Taken } from "../conversation/BridgeRequests.ts"
 import type { Event, Exchange, Refusal, Reply, Take } from "../conversation/Exchange.ts"
-import { nothing, refusal } from "../conversation/Exchange.ts"
+import { nothing, refusal, replyWith } from "../conversation/Exchange.ts"
 import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Settings from "../settings/Settings.ts"
+import type { Carrying } from "./Ask.ts"
 import type { Key } from "./Key.ts"
 import * as Launching from "./Launching.ts"
 import { ofError, retryAfter, shuttingDown, unknownSession } from "./Refusals.ts"
@@ -32,20 +32,14 @@ import type { Serving } from "./Serving.ts"
 /** Longest time that the end of a session waits for its process group to exit. */
 const endTimeout = "10 seconds"
 
-const replyWith = (reply: Reply, session?: string): Exchange => ({ session, reply: Effect.succeed(reply) })
-
-/** Refuses an `initialize` that servers drop without an answer, because its process would run until `startTimeout`. */
-export const checkInitialize = ({ id, params }: JsonRpc.Request): Effect.Effect<void, Refusal> =>
-  typeof Json.field(params, "protocolVersion") === "string" ? Effect.void : Effect.fail(
-    refusal("invalid", "The params of initialize must be an object with a protocolVersion, such as \"2025-11-25\"", {
-      id,
-      code: JsonRpc.codes.invalidParams
-    })
-  )
-
 /** Opens a session. The client's own `initialize` is the first message that the process gets. */
 export const open = Effect.fnUntraced(function*({ draining, sessions }: Serving, key: Key, message: JsonRpc.Request) {
-  const { id } = message
+  const { id, params } = message
+  // Servers drop such an `initialize` without an answer, so its process would run until `startTimeout`.
+  if (typeof Json.field(params, "protocolVersion") !== "string") {
+    const fault = "The params of initialize must be an object with a protocolVersion, such as \"2025-11-25\""
+    return yield* Effect.fail(refusal("invalid", fault, { id, code: JsonRpc.codes.invalidParams }))
+  }
   if (Deferred.isDoneUnsafe(draining)) return yield* Effect.fail(shuttingDown({ id }))
   const opened = yield* Effect.result(sessions.open(key, message))
   const annotations = { backend: key.backend, session: Launching.labelOf(key) }
@@ -69,43 +63,36 @@ export const open = Effect.fnUntraced(function*({ draining, sessions }: Serving,
 
 type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
-/** Hands messages over to the session, in order. */
-export const send = (
-  serving: Serving,
-  key: Key,
-  messages: ReadonlyArray<JsonRpc.Message>
-): Effect.Effect<Exchange, Refusal, Scope.Scope> => {
-  const [message] = messages
-  if (message === undefined || messages.length > 1) return sendAll(serving, key, messages)
-  return Effect.uninterruptibleMask((restore) =>
-    message._tag === "Request"
-      ? Effect.map(attached(begin(serving, key, message, restore)), ({ reply }): Exchange => ({ reply }))
-      // Once the process has the message, it stays delivered, even if the client disconnects.
-      : Effect.scoped(Effect.as(Effect.flatMap(handOver(serving, key, message, restore), restore), replyWith(nothing)))
-  )
+/** A message that the session has taken. */
+interface Taken {
+  readonly reply: Effect.Effect<Reply>
 }
 
-/** Ties a request to its client's exchange: when the scope closes, the client is gone. The request goes on. */
-const attached = (
-  running: Effect.Effect<RunningRequest, Refusal>
-): Effect.Effect<RunningRequest, Refusal, Scope.Scope> =>
-  Effect.flatMap(
-    Effect.scope,
-    // `Effect.acquireRelease` would provide its context to the release, which costs 16 µs a call.
-    (scope) => Effect.tap(running, ({ close }) => Scope.addFinalizer(scope, Effect.sync(close)))
+type Taking = Effect.Effect<Taken, Refusal, Scope.Scope>
+
+/** Hands messages over to the session, in order. */
+export const send = (serving: Serving, key: Key, messages: ReadonlyArray<JsonRpc.Message>): Carrying => {
+  const [message] = messages
+  return message === undefined || messages.length > 1
+    ? sendAll(serving, key, messages)
+    : Effect.uninterruptibleMask((restore) => sendOne(serving, key, message, restore))
+}
+
+/** Hands one message over. Run this uninterruptible; `restore` makes its waits interruptible. */
+const sendOne = (serving: Serving, key: Key, message: JsonRpc.Message, restore: Restore): Taking =>
+  message._tag === "Request" ? request(serving, key, message, restore) : Effect.map(
+    // The lease lasts as long as the exchange. Otherwise the session could expire before its process has read the message.
+    restore(lease(serving, key)),
+    // Once the process has the message, it stays delivered, even if the client disconnects.
+    (connection): Taken => ({ reply: Effect.as(connection.requests.send(message), nothing) })
   )
 
 /**
  * Leases the session until the request is answered, and sends the request to the process. The lease belongs to the request and not to the
- * client, so the exchange does not release it. Run this uninterruptible; `restore` makes its waits interruptible.
+ * client: when the scope closes, the client is gone, and the request goes on.
  */
-const begin = (
-  serving: Serving,
-  key: Key,
-  message: JsonRpc.Request,
-  restore: Restore
-): Effect.Effect<RunningRequest, Refusal> =>
-  Effect.suspend(() => {
+const request = (serving: Serving, key: Key, message: JsonRpc.Request, restore: Restore): Taking =>
+  Effect.flatMap(Effect.scope, (scope) => {
     const { id } = message
     if (Deferred.isDoneUnsafe(serving.draining)) return Effect.fail(over(serving, id))
     // Only `release` closes this scope: when the request is answered, at the latest when its session ends. The scope has no parent,
@@ -115,17 +102,18 @@ const begin = (
     return Effect.flatMap(
       // A client that disconnects while its session wakes stops waiting, which cancels the launch if no other caller waits.
       Effect.onError(restore(Scope.provide(lease(serving, key, id), leaseScope)), () => release),
-      (connection) => {
+      (connection): Effect.Effect<Taken, Refusal> => {
         const taken = connection.requests.request(message, release)
         return taken._tag === "Running"
-          ? Effect.succeed(taken)
-          : Effect.andThen(release, Effect.fail(refusedRequest(taken, id)))
+          // `Effect.acquireRelease` would provide its context to the release, which costs 16 µs a call.
+          ? Effect.as(Scope.addFinalizer(scope, Effect.sync(taken.close)), taken)
+          : Effect.andThen(release, Effect.fail(refusedRequest(taken._tag, id)))
       }
     )
   })
 
-const refusedRequest = (taken: Exclude<Taken, RunningRequest>, id: JsonRpc.Id): Refusal => {
-  switch (taken._tag) {
+const refusedRequest = (reason: "DuplicateId" | "TooMany" | "Over", id: JsonRpc.Id): Refusal => {
+  switch (reason) {
     case "DuplicateId":
       return refusal("invalid", "A request with this id is running in this session; use another id", {
         id,
@@ -138,44 +126,24 @@ const refusedRequest = (taken: Exclude<Taken, RunningRequest>, id: JsonRpc.Id): 
   }
 }
 
-/** Leases the session for the scope and sends it a message. The effect that it returns waits until the process has read the message. */
-const handOver = (
-  serving: Serving,
-  key: Key,
-  message: JsonRpc.Message,
-  restore: Restore
-): Effect.Effect<Effect.Effect<void>, Refusal, Scope.Scope> =>
-  Effect.flatMap(restore(lease(serving, key)), (connection) => Effect.sync(() => connection.requests.send(message)))
-
 /** Hands several messages over. All answers come on one stream. */
 const sendAll = Effect.fnUntraced(function*(serving: Serving, key: Key, messages: ReadonlyArray<JsonRpc.Message>) {
-  const running: Array<RunningRequest> = []
+  const running: Array<Taken> = []
+  const writes: Array<Taken> = []
   /** The errors of refused calls. All share one stream, because a batch may have thousands. */
   const errors: Array<Event> = []
-  const writes: Array<Effect.Effect<void>> = []
-  /** True once the process has a message of the batch, which it will carry out. */
-  let isTaken = false
-  const scope = yield* Effect.scope
-  const handing = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
-    for (const message of messages) {
+  yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+    for (const [index, message] of messages.entries()) {
       // From the first delivered message on, a disconnect interrupts nothing: the client has sent the whole batch.
-      const patiently: Restore = isTaken ? identity : restore
-      const given = yield* Effect.result(
-        message._tag === "Request"
-          ? Effect.map(
-            Scope.provide(attached(begin(serving, key, message, patiently)), scope),
-            (request) => void running.push(request)
-          )
-          : Effect.map(handOver(serving, key, message, patiently), (written) => void writes.push(written))
-      )
-      // Once a message of the batch runs, a failure does not refuse the whole batch, because the answers of running messages would be lost.
-      if (Result.isFailure(given) && !isTaken) return yield* Effect.fail(given.failure)
-      if (Result.isFailure(given) && message._tag === "Request") errors.push({ text: given.failure.error.text })
-      isTaken = true
+      const taken = yield* Effect.result(sendOne(serving, key, message, index === 0 ? restore : identity))
+      const isRequest = message._tag === "Request"
+      if (Result.isSuccess(taken)) (isRequest ? running : writes).push(taken.success)
+      // A later failure does not refuse the whole batch, because the answers of running messages would be lost.
+      else if (index === 0) return yield* Effect.fail(taken.failure)
+      else if (isRequest) errors.push({ text: taken.failure.error.text })
     }
   }))
-  // Notifications and responses lease the session until the process has read them. Otherwise the session could expire before.
-  yield* Effect.scoped(Effect.andThen(handing, Effect.suspend(() => Effect.all(writes, { discard: true }))))
+  yield* Effect.forEach(writes, ({ reply }) => reply, { discard: true })
   if (running.length + errors.length === 0) return replyWith(nothing)
   const streams = [...running.map(streamOf), Stream.fromIterable(errors)]
   // A queue, because a front may interrupt a take that waits, which would end the streams.
@@ -188,7 +156,7 @@ const sendAll = Effect.fnUntraced(function*(serving: Serving, key: Key, messages
 })
 
 /** What one call of a batch adds to the batch's stream. */
-const streamOf = ({ reply }: RunningRequest): Stream.Stream<Event> =>
+const streamOf = ({ reply }: Taken): Stream.Stream<Event> =>
   Stream.unwrap(Effect.map(reply, (reply): Stream.Stream<Event> => {
     switch (reply._tag) {
       case "Answer":
@@ -214,7 +182,7 @@ const nonEmpty = (take: Take): Pull.Pull<Arr.NonEmptyReadonlyArray<Event>> =>
  */
 export const listen = Effect.fnUntraced(function*(serving: Serving, key: Key, from: string | undefined) {
   if (Deferred.isDoneUnsafe(serving.draining)) return yield* Effect.fail(over(serving))
-  const leaseScope = yield* Effect.acquireRelease(Scope.make(), (scope) => Scope.close(scope, Exit.void))
+  const leaseScope = yield* Scope.fork(yield* Effect.scope)
   const connection = yield* Scope.provide(lease(serving, key), leaseScope)
   const listening = yield* Effect.acquireRelease(
     Effect.sync(() => connection.requests.listen(from)),

@@ -9,7 +9,6 @@
 import { Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
 import * as SessionPool from "../../SessionPool.ts"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
-import type * as Lane from "../conversation/Lane.ts"
 import type * as PooledConnection from "../conversation/PooledConnection.ts"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Settings from "../settings/Settings.ts"
@@ -18,19 +17,12 @@ import type { Backends } from "../transports/Backends.ts"
 import * as Callers from "./Callers.ts"
 import * as Endings from "./Endings.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
-import type { Key } from "./Key.ts"
+import { Key } from "./Key.ts"
 import * as Launching from "./Launching.ts"
-import * as Registry from "./Registry.ts"
-import type { Connection, GatewayConfig } from "./Registry.ts"
 import * as RunningBackend from "./RunningBackend.ts"
+import * as State from "./State.ts"
 
 export type AcquireError = GatewayErrors.LaunchError | SessionPool.SessionPoolError
-
-/** A leased lane, and the profile of its caller. */
-export interface LeasedLane {
-  readonly lane: Lane.Lane
-  readonly profile: Callers.Profile
-}
 
 export interface LiveSession {
   readonly info: SessionPool.Info<Key>
@@ -46,24 +38,23 @@ export interface Reloaded {
 
 export type Sessions = Effect.Success<ReturnType<typeof make>>
 
+type Pool = SessionPool.SessionPool<Key, State.Connection, GatewayErrors.LaunchError>
+
 /** The state that the functions of this file share. */
-interface State extends Registry.Registry {
-  readonly pool: SessionPool.SessionPool<Key, Connection, GatewayErrors.LaunchError>
-  /** Completes when the gateway ends. Callers that wait for a session then stop waiting. */
-  readonly ending: Deferred.Deferred<void>
+interface Pooled extends State.State {
+  readonly pool: Pool
 }
 
 export const make = Effect.fnUntraced(function*(
-  config: GatewayConfig,
+  config: State.GatewayConfig,
   environment: Readonly<Record<string, string | undefined>>
 ) {
-  const registry = yield* Registry.make(config, environment, (key) => lost(key))
-  for (const backend of config.backends.values()) yield* registry.run(backend)
-  const ending = yield* Deferred.make<void>()
-  const pool = yield* makePool(registry)
-  const state: State = { ...registry, pool, ending }
-  const { callers, connections, running } = registry
-  const lost = (key: Key) => Effect.uninterruptible(endConnection(state, key, Endings.takenOver))
+  const unpooled = yield* State.make(config, environment, (key) => lost(key))
+  for (const backend of config.backends.values()) yield* unpooled.run(backend)
+  const pool = yield* makePool(unpooled)
+  const state: Pooled = { ...unpooled, pool }
+  const { callers, endings, ending, held, running, sleepers, totals } = state
+  const lost = (key: Key) => Effect.uninterruptible(endHeld(state, key, Endings.takenOver))
   return {
     pool,
     /** The back ends by name. */
@@ -95,12 +86,12 @@ export const make = Effect.fnUntraced(function*(
      * gateway.
      */
     endRequests: (reason: string) =>
-      Effect.andThen(
-        Deferred.succeed(ending, undefined),
-        Effect.suspend(() =>
-          Effect.forEach([...connections.values()], ({ connection }) => connection.end(reason), { discard: true })
-        )
-      ),
+      Effect.suspend(() => {
+        const closed = new SessionPool.SessionPoolError({ reason: new SessionPool.PoolClosed() })
+        Deferred.doneUnsafe(ending, Effect.fail(closed))
+        const connections = [...held.values()].flatMap(({ connection }) => connection ?? [])
+        return Effect.forEach(connections, (connection) => connection.end(reason), { discard: true })
+      }),
     /**
      * Ends the sessions and lanes whose ids leave this replica, or puts the sessions to sleep. Completes when their
      * processes are gone.
@@ -109,18 +100,18 @@ export const make = Effect.fnUntraced(function*(
     /** Replaces the back ends. Ends the sessions of changed and removed ones. */
     reload: (backends: Backends) => reload(state, backends),
     /** The number of sessions that can wake, by back end. Includes live sessions of stateless back ends. */
-    asleep: Effect.map(registry.sleepers.keys, countByBackend),
+    asleep: Effect.map(sleepers.keys, countByBackend),
     /** The live sessions and their activity. */
     live: Effect.map(SessionPool.entries(pool), (entries) =>
       entries.flatMap((info): ReadonlyArray<LiveSession> => {
-        const live = connections.get(info.key.text)
-        return live === undefined ? [] : [{ info, activity: live.connection.activity() }]
+        const activity = held.get(info.key.text)?.connection?.activity()
+        return activity === undefined ? [] : [{ info, activity }]
       })),
     /** The number of calls of modern clients that wait for a lane. */
     waitingForLane: callers.waiting,
-    totals: registry.totals,
+    totals,
     /** The number of closed sessions, by reason. */
-    closes: registry.endings.counts
+    closes: endings.counts
   }
 })
 
@@ -130,15 +121,15 @@ const countByBackend = (keys: Iterable<Key>): ReadonlyMap<string, number> => {
   return counts
 }
 
-const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
-  const { connections, endings, running, settings } = registry
+const makePool = Effect.fnUntraced(function*(state: State.State) {
+  const { endings, running, settings } = state
   const idleTimeToLive = (key: Key) =>
     Callers.isOfLoner(key)
       ? Duration.zero
       : running.get(key.backend)?.backend.settings.idleTimeToLive ?? settings.idleTimeToLive
-  const pool: State["pool"] = yield* SessionPool.make({
+  const pool: Pool = yield* SessionPool.make({
     name: "gateway",
-    lookup: (key: Key) => Launching.lookup(registry, key),
+    lookup: (key: Key) => Launching.lookup(state, key),
     idleTimeToLive,
     cleanupInterval: settings.cleanupInterval,
     capacity: settings.maxSessions,
@@ -148,31 +139,22 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
     groupBy: ({ principal }) => principal === "" ? undefined : principal,
     groupCapacity: Settings.sessionsPerKey(settings),
     closed: (connection, key) =>
-      Effect.flatMap(
-        Deferred.await(connection.ended),
-        // A connection that has left the pool may still be in use while another connection is live under its key.
-        (failure) =>
-          connections.get(key.text)?.connection === connection
-            ? Effect.andThen(doubt(registry, key), note({ endings, pool }, key, Endings.ofFailure(failure)))
-            : Effect.void
-      )
+      Effect.flatMap(Deferred.await(connection.ended), (failure) => {
+        endings.note(key, Endings.ofFailure(failure))
+        const target = running.get(key.backend)
+        // Another server of the other era may have replaced this one. The next connection detects it again.
+        return target?.backend.transport.startsServer === false ? RunningBackend.forget(target) : Effect.void
+      })
   })
   yield* SessionPool.events(pool).pipe(
     Stream.runForEach((event) => {
-      if (event._tag !== "Closed" && event._tag !== "CloseTimedOut") return Effect.void
+      if (event._tag !== "Closed") return Effect.void
       const { backend } = event.key
-      const session = Launching.labelOf(event.key)
-      if (event._tag === "CloseTimedOut") {
-        const duration = Duration.format(Duration.millis(event.duration))
-        return Effect.logWarning(`a session did not close within ${duration}; its place is free again`).pipe(
-          Effect.annotateLogs({ backend, session })
-        )
-      }
-      const { reason, text } = endings.closed(event, Endings.ofPool(event.reason, idleTimeToLive(event.key)))
+      const { reason, text } = endings.closed(event.key, Endings.ofPool(event.reason, idleTimeToLive(event.key)))
       const told = Endings.isFault(reason) ? Effect.logWarning : Effect.logInfo
       return Effect.andThen(
         GatewayMetrics.closed(backend, reason),
-        Effect.annotateLogs(told(`session closed: ${text}`), { backend, session, reason })
+        Effect.annotateLogs(told(`session closed: ${text}`), { backend, session: Launching.labelOf(event.key), reason })
       )
     }),
     Effect.forkScoped
@@ -180,94 +162,49 @@ const makePool = Effect.fnUntraced(function*(registry: Registry.Registry) {
   return pool
 })
 
-/** Forgets the era of a server that runs by itself after a connection has ended. The next connection detects it again. */
-const doubt = ({ running }: Registry.Registry, key: Key) => {
+/** Leases a session or a lane for the scope. Launches it if there is none. Fails with `PoolClosed` when the gateway ends. */
+const leaseOrLaunch = Effect.fnUntraced(function*({ ending, pool, running, settings }: Pooled, key: Key) {
+  const lease = SessionPool.lease(pool, key)
+  if (Option.isSome(yield* SessionPool.info(pool, key))) return yield* lease
   const target = running.get(key.backend)
-  return target?.backend.transport.startsServer === false ? RunningBackend.forget(target) : Effect.void
-}
-
-/** Notes why the live session under a key, if there is one, is about to end. */
-const note = ({ endings, pool }: Pick<State, "endings" | "pool">, key: Key, ending: Endings.Ending) =>
-  Effect.map(SessionPool.info(pool, key), (info) => {
-    if (Option.isSome(info)) endings.note(info.value.id, ending)
-  })
-
-/** Waits for the start of a session. Fails with `PoolClosed` when the gateway ends. */
-const untilEnd = <A, E, R>(
-  { ending }: State,
-  start: Effect.Effect<A, E, R>
-): Effect.Effect<A, E | SessionPool.SessionPoolError, R> =>
-  Effect.raceFirst(
-    start,
-    // A function, because an error of each call would cost a stack trace each.
-    Effect.flatMap(
-      Deferred.await(ending),
-      () => new SessionPool.SessionPoolError({ reason: new SessionPool.PoolClosed() })
-    )
-  )
+  // Before the pool is asked, because the pool would first evict an idle session.
+  if (target !== undefined) yield* Launching.unlessRefused(target, settings.maxSessionsPerBackend)
+  return yield* Effect.raceFirst(lease, Deferred.await(ending))
+})
 
 // ---------------------------------------------------------------------------
 // Sessions of legacy clients
 // ---------------------------------------------------------------------------
 
-/**
- * Refuses a session or a lane that would need a process which its back end cannot have now. Called before the pool is
- * asked, because the pool would first evict an idle session.
- */
-const refuseBeforePool = Effect.fnUntraced(function*({ pool, running, settings }: State, key: Key) {
-  const target = running.get(key.backend)
-  if (target === undefined || Option.isSome(yield* SessionPool.info(pool, key))) return
-  yield* Launching.unlessRefused(target, settings.maxSessionsPerBackend)
-})
-
-const open = Effect.fnUntraced(function*(state: State, key: Key, message: JsonRpc.Request) {
-  const { opening, pool } = state
-  yield* refuseBeforePool(state, key)
-  const record = ClientRecord.make(message)
-  return yield* Effect.acquireUseRelease(
-    Effect.sync(() => opening.set(key.text, { key, record })),
-    () => untilEnd(state, Effect.scoped(SessionPool.get(pool, key))),
-    (_, exit) =>
-      Effect.andThen(
-        Effect.sync(() => {
-          opening.delete(key.text)
-          // The process of the failed launch may still be closing. Its finalizer (`Launching.rest`) must not put the
-          // session to sleep after `endKey` has removed the session.
-          if (Exit.isFailure(exit)) record.over = true
-        }),
-        // Ends a session whose client disconnected meanwhile, because no client would ever learn its id.
-        Exit.isSuccess(exit) ? Effect.void : endKey(state, key, Endings.abandoned)
-      )
+const open = (state: Pooled, { backend, id, principal }: Key, message: JsonRpc.Request) => {
+  const key = new Key(backend, principal, id, undefined, ClientRecord.make(message))
+  return Effect.onInterrupt(
+    Effect.scoped(leaseOrLaunch(state, key)),
+    // Ends a session whose client disconnected meanwhile, because no client would ever learn its id.
+    () => endKey(state, key, Endings.abandoned)
   )
-})
+}
 
 /** Narrows the type of a connection. The connection of a key without a lane number is a bridge. */
-const bridgeOf = (connection: Connection) =>
-  connection._tag === "Bridge" ? Effect.succeed(connection) : new GatewayErrors.UnknownSession()
+const bridgeOf = ({ value }: { readonly value: State.Connection }) =>
+  value._tag === "Bridge" ? Effect.succeed(value) : new GatewayErrors.UnknownSession()
 
-const isStateless = ({ running }: State, { backend }: Key): boolean =>
+const isStateless = ({ running }: Pooled, { backend }: Key): boolean =>
   running.get(backend)?.backend.settings.stateless === true
 
-const leaseOrWake = Effect.fnUntraced(function*(state: State, key: Key) {
-  const { pool, sleepers } = state
-  // An id without a record must take no place in the pool. A session with a record is woken by its launch
-  // (`Launching.wake`).
-  if (!isStateless(state, key) || !(yield* sleepers.has(key))) {
-    const awake = yield* SessionPool.getOption(pool, key)
-    return Option.isSome(awake) ? awake.value : yield* new GatewayErrors.UnknownSession()
-  }
-  const get = SessionPool.get(pool, key)
-  // A session that is awake needs no further check.
-  if (Option.isSome(yield* SessionPool.info(pool, key))) return yield* get
-  yield* refuseBeforePool(state, key)
-  return yield* untilEnd(state, get)
+const leaseOrWake = Effect.fnUntraced(function*(state: Pooled, key: Key) {
+  // A session with a record is woken by its launch (`Launching.wake`).
+  if (isStateless(state, key) && (yield* state.sleepers.has(key))) return yield* leaseOrLaunch(state, key)
+  // An id without a record must take no place in the pool.
+  const awake = yield* SessionPool.getOption(state.pool, key)
+  return Option.isSome(awake) ? awake : yield* new GatewayErrors.UnknownSession()
 })
 
 // ---------------------------------------------------------------------------
 // Lanes of modern clients
 // ---------------------------------------------------------------------------
 
-const lane = Effect.fnUntraced(function*(state: State, caller: Callers.Caller, exclusive: boolean) {
+const lane = Effect.fnUntraced(function*(state: Pooled, caller: Callers.Caller, exclusive: boolean) {
   const { callers, running, settings } = state
   const { backend } = caller
   const max = running.get(backend)?.backend.settings.maxLanes ?? 1
@@ -280,7 +217,7 @@ const lane = Effect.fnUntraced(function*(state: State, caller: Callers.Caller, e
 })
 
 /** A caller's profile, for the scope. Fails if the caller has more requests running than `maxInFlight` allows. */
-const enterAs = ({ callers, running, settings }: State, caller: Callers.Caller) =>
+const enterAs = ({ callers, running, settings }: Pooled, caller: Callers.Caller) =>
   Effect.flatMap(callers.enter(caller), (profile) => {
     const limit = running.get(caller.backend)?.backend.settings.maxInFlight ?? settings.maxInFlight
     return profile.users > limit
@@ -292,16 +229,14 @@ const enterAs = ({ callers, running, settings }: State, caller: Callers.Caller) 
  * The lane with this number, leased for the scope. Finalizers run newest first, so a spoilt lane is retired before its
  * lease and its number are given back.
  */
-const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Profile, number: number) {
-  const key = Callers.keyOf(profile, number)
-  yield* refuseBeforePool(state, key)
-  const lease = yield* untilEnd(state, SessionPool.lease(state.pool, key))
+const leaseLane = Effect.fnUntraced(function*(state: Pooled, profile: Callers.Profile, number: number) {
+  const lease = yield* leaseOrLaunch(state, Callers.keyOf(profile, number))
   const lane = lease.value
   if (lane._tag !== "Lane") return yield* new GatewayErrors.UnknownSession()
   const retire = Effect.flatMap(lease.invalidate, (isRetired) => {
     if (!isRetired) return Effect.void
     // The note comes before `Closed`, because the lane closes only when its lease ends.
-    state.endings.note(lease.id, Endings.cancelled)
+    state.endings.note(lease.key, Endings.cancelled)
     return Deferred.succeed(lane.calls.retired, undefined)
   })
   yield* Effect.addFinalizer(() => lane.calls.isSpoilt ? retire : Effect.void)
@@ -320,12 +255,12 @@ const leaseLane = Effect.fnUntraced(function*(state: State, profile: Callers.Pro
  * awake gets `record.over` before that, so it cannot sleep and wake again. A session that was asleep may have woken
  * meanwhile, so this looks for its connection a second time.
  */
-const endKey = (state: State, key: Key, ending: Endings.Ending) =>
+const endKey = (state: Pooled, key: Key, ending: Endings.Ending) =>
   Effect.uninterruptible(Effect.gen(function*() {
     const forgetting = yield* Effect.forkChild(forget(state, key), { startImmediately: true })
-    const found = yield* endConnection(state, key, ending)
+    const found = yield* endHeld(state, key, ending)
     const wasKept = yield* Fiber.join(forgetting)
-    const gone = Option.isSome(found) ? found : yield* endConnection(state, key, ending)
+    const gone = Option.isSome(found) ? found : yield* endHeld(state, key, ending)
     return Option.isSome(gone) || !wasKept ? gone : Option.some(Effect.void)
   }))
 
@@ -334,7 +269,7 @@ const endKey = (state: State, key: Key, ending: Endings.Ending) =>
  * Only sessions of stateless back ends have records, also those of back ends that were stateless before a reload. For
  * others it returns at once, because a database may take long to answer.
  */
-const forget = (state: State, key: Key) =>
+const forget = (state: Pooled, key: Key) =>
   Effect.gen(function*() {
     const { sleepers } = state
     if (!isStateless(state, key) && !(yield* sleepers.isKnown(key))) return false
@@ -352,52 +287,37 @@ const forget = (state: State, key: Key) =>
   })
 
 /**
- * Ends the connection of a session, even if the connection has left the pool and is still in use. `None` if the pool has
- * none; else an effect that waits until the connection is gone.
+ * Ends what is held under a key, even if it has left the pool and is still in use. `None` if the pool has none; else an
+ * effect that waits until it is gone.
  */
-const endConnection = Effect.fnUntraced(function*(state: State, key: Key, ending: Endings.Ending) {
-  const { connections, endings, pool } = state
-  const end = (connection: Connection) => {
-    if (connection.record !== undefined) connection.record.over = true
-    return connection.end(ending.text)
-  }
-  const isLive = Option.isSome(yield* SessionPool.info(pool, key))
-  yield* note(state, key, ending)
-  const present = connections.get(key.text)?.connection
-  if (present !== undefined) yield* end(present)
-  // An expired session is absent already, but the cleanup may not have closed it yet.
-  if (present !== undefined && !isLive) yield* SessionPool.sweep(pool)
-  // A launch may take long, so nothing here waits for it. A background fiber ends the session once it is launched.
-  // `Launching.lookup` ends a session whose record is `over`.
-  const ended = yield* Effect.forkDetach(
-    Effect.gen(function*() {
-      const found = yield* Effect.catch(SessionPool.getOption(pool, key), () => Effect.succeedNone)
-      if (Option.isNone(found)) return Effect.void
-      if (!isLive) endings.note(key.text, ending)
-      yield* end(found.value)
-      return Deferred.await(found.value.gone)
-    }).pipe(Effect.scoped),
-    { startImmediately: true }
-  )
-  return (yield* SessionPool.invalidate(pool, key)) ? Option.some(Effect.flatten(Fiber.join(ended))) : Option.none()
+const endHeld = Effect.fnUntraced(function*(state: Pooled, key: Key, ending: Endings.Ending) {
+  const held = state.held.get(key.text)
+  if (held === undefined) return Option.none()
+  if (held.record !== undefined) held.record.over = true
+  return (yield* retire(state, held, ending)) ? Option.some(Deferred.await(held.gone)) : Option.none()
 })
 
-const vacate = ({ connections, endings, pool }: State, isOf: (id: string) => boolean, ending: Endings.Ending) =>
-  Effect.gen(function*() {
-    const left = [...connections.values()].filter(({ key }) => isOf(key.id)).map(({ connection }) => connection)
-    // The keys do not include expired sessions, which hold their processes until the next sweep.
-    yield* SessionPool.sweep(pool)
-    const keys = (yield* SessionPool.keys(pool)).filter(({ id }) => isOf(id))
-    yield* Effect.forEach(
-      keys,
-      (key) => Effect.andThen(note({ endings, pool }, key, ending), SessionPool.invalidate(pool, key)),
-      { discard: true }
+/** Retires what is held. A launch ends when its process has started (`Launching.lookup`). False if the pool has none. */
+const retire = Effect.fnUntraced(function*({ endings, pool }: Pooled, held: State.Held, ending: Endings.Ending) {
+  const { connection, key } = held
+  // An expired session is absent from the pool already, but the cleanup may not have closed it yet.
+  if (connection !== undefined && Option.isNone(yield* SessionPool.info(pool, key))) yield* SessionPool.sweep(pool)
+  else endings.note(key, ending)
+  const isRetired = yield* SessionPool.invalidate(pool, key)
+  if (connection !== undefined) yield* connection.end(ending.text)
+  return isRetired
+})
+
+const vacate = (state: Pooled, isOf: (id: string) => boolean, ending: Endings.Ending) =>
+  Effect.suspend(() => {
+    const left = [...state.held.values()].filter(({ key }) => isOf(key.id))
+    return Effect.andThen(
+      Effect.forEach(left, (held) => retire(state, held, ending), { discard: true }),
+      Effect.forEach(left, ({ gone }) => Deferred.await(gone), { discard: true })
     )
-    yield* Effect.forEach(left, (connection) => connection.end(ending.text), { discard: true })
-    yield* Effect.forEach(left, ({ gone }) => Deferred.await(gone), { discard: true })
   })
 
-const endNumber = Effect.fnUntraced(function*(state: State, number: number) {
+const endNumber = Effect.fnUntraced(function*(state: Pooled, number: number) {
   const entries = yield* SessionPool.entries(state.pool)
   const entry = entries.find(({ id }) => id === number)
   const gone = entry === undefined ? Option.none() : yield* endKey(state, entry.key, Endings.byOperator)
@@ -411,8 +331,8 @@ const endNumber = Effect.fnUntraced(function*(state: State, number: number) {
  */
 const endedAtOnce = 1000
 
-const reload = Effect.fnUntraced(function*(state: State, backends: Backends): Effect.fn.Return<Reloaded> {
-  const { connections, opening, run, running, scope, sleepers } = state
+const reload = Effect.fnUntraced(function*(state: Pooled, backends: Backends): Effect.fn.Return<Reloaded> {
+  const { held, run, running, scope, sleepers } = state
   const isKept = ({ backend }: RunningBackend.RunningBackend) =>
     backends.get(backend.name)?.fingerprint === backend.fingerprint
   const replaced = [...running.values()].filter((target) => !isKept(target))
@@ -428,7 +348,7 @@ const reload = Effect.fnUntraced(function*(state: State, backends: Backends): Ef
     else target.entryText = backend.entryText
   }
   for (const old of replaced) yield* Effect.forkIn(Scope.close(old.scope, Exit.void), scope)
-  const here = [...connections.values(), ...opening.values()].map(({ key }) => key)
+  const here = [...held.values()].map(({ key }) => key)
   const keys = [...here, ...(yield* sleepers.keys)].filter(({ backend }) => gone.includes(backend))
   const affected = new Map(keys.map((key) => [key.text, key]))
   yield* Effect.forEach(affected.values(), (key) => endKey(state, key, Endings.reloaded), {
