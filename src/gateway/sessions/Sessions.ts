@@ -162,6 +162,12 @@ const makePool = Effect.fnUntraced(function*(state: State.State) {
   return pool
 })
 
+/**
+ * The equal key that the pool has, if any. `Equal` remembers each pair of objects that it compares, which costs a call up to 10 %. Not for
+ * a session that may be launched: the key that opened it has the record of that time.
+ */
+const pooledKey = ({ held }: State.State, key: Key): Key => held.get(key.text)?.key ?? key
+
 /** Leases a session or a lane for the scope. Launches it if there is none. Fails with `PoolClosed` when the gateway ends. */
 const leaseOrLaunch = Effect.fnUntraced(function*({ ending, pool, running, settings }: Pooled, key: Key) {
   const lease = SessionPool.lease(pool, key)
@@ -196,7 +202,7 @@ const leaseOrWake = Effect.fnUntraced(function*(state: Pooled, key: Key) {
   // A session with a record is woken by its launch (`Launching.wake`).
   if (isStateless(state, key) && (yield* state.sleepers.has(key))) return yield* leaseOrLaunch(state, key)
   // An id without a record must take no place in the pool.
-  const awake = yield* SessionPool.getOption(state.pool, key)
+  const awake = yield* SessionPool.getOption(state.pool, pooledKey(state, key))
   return Option.isSome(awake) ? awake : yield* new GatewayErrors.UnknownSession()
 })
 
@@ -230,7 +236,7 @@ const enterAs = ({ callers, running, settings }: Pooled, caller: Callers.Caller)
  * lease and its number are given back.
  */
 const leaseLane = Effect.fnUntraced(function*(state: Pooled, profile: Callers.Profile, number: number) {
-  const lease = yield* leaseOrLaunch(state, Callers.keyOf(profile, number))
+  const lease = yield* leaseOrLaunch(state, pooledKey(state, Callers.keyOf(profile, number)))
   const lane = lease.value
   if (lane._tag !== "Lane") return yield* new GatewayErrors.UnknownSession()
   const retire = Effect.flatMap(lease.invalidate, (isRetired) => {
