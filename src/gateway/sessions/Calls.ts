@@ -31,11 +31,11 @@ const discoverTimeToLive = 60_000
 /** Checks a request. */
 export const read = ({ draining }: Serving, request: JsonRpc.Request): Effect.Effect<Modern.Call, Refusal> => {
   const { id } = request
-  const read = Modern.read(request)
-  if (Result.isFailure(read)) return Effect.fail(faulty(id, read.failure))
+  const parsed = Modern.read(request)
+  if (Result.isFailure(parsed)) return Effect.fail(faulty(id, parsed.failure))
   return Deferred.isDoneUnsafe(draining)
     ? Effect.fail(shuttingDown({ id, code: JsonRpc.codes.internal }))
-    : Effect.succeed(read.success)
+    : Effect.succeed(parsed.success)
 }
 
 export const faulty = (id: JsonRpc.Id, { code, data, message, reason }: Modern.Fault): Refusal =>
@@ -216,17 +216,17 @@ const park = (attached: Attached): Answer => {
   const { client, running, serving } = attached
   const call = running.call()
   const { id } = call.request
-  const refused = (message: string): Answer => {
+  const cancelledWith = (message: string): Answer => {
     running.cancel(message)
     const { text } = JsonRpc.error(id, JsonRpc.codes.internal, message)
     return { _tag: "Answer", text, reason: "unavailable" }
   }
   // No client could come back to a call that is parked now.
-  if (Deferred.isDoneUnsafe(serving.draining)) return refused("the gateway is shutting down")
+  if (Deferred.isDoneUnsafe(serving.draining)) return cancelledWith("the gateway is shutting down")
   const { parkedTimeToLive } = serving.sessions.running().get(client.backend)?.backend.settings ?? serving.settings
   const parked = serving.parked.park(running, ownerOf(client, call), parkedTimeToLive)
   if (Result.isFailure(parked)) {
-    return refused(
+    return cancelledWith(
       `${parked.failure} calls already wait for input, which is the limit; answer one of them, or try again later`
     )
   }

@@ -57,7 +57,7 @@ export const ofPool = (reason: SessionPool.Reason, idleTimeToLive: Duration.Dura
 
 export type Endings = ReturnType<typeof make>
 
-/** Notes are by key object: each session has been launched with its own. */
+/** Keeps a note by the key object of a launch, so two launches under equal keys have separate notes. */
 export const make = () => {
   const noted = new WeakMap<Key, Ending>()
   const counts = new Map<string, number>()

@@ -8,9 +8,9 @@
  * - the session's id has moved to another replica while the request waited (`lookup`);
  * - the back end's entry has changed (`StoredSleepers`).
  *
- * A refusal by them leaves the record unchanged. Then `wake` takes the session over. If the launch fails after that,
- * `rest` puts the session back to sleep: its back end is unknown, cooling down or full, its back end does not start, or
- * the session has moved meanwhile.
+ * The first three leave the record unchanged, and the last removes it. Once `wake` has taken the session over, the launch
+ * can still fail: the back end is unknown, cooling down or full, or does not start, or the session must move (`vacate`).
+ * Then `rest` puts the session back to sleep.
  */
 import { Clock, Duration, Effect, FiberHandle, Option, Result, Scope } from "effect"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
@@ -76,7 +76,7 @@ const wake = (sleepers: Sleepers.Sleepers, held: State.Held) =>
 const rest = (sleepers: Sleepers.Sleepers, { key, record }: State.Held) =>
   record === undefined || record.over ? Effect.void : sleepers.rest(key, record)
 
-/** Fails if the back end cools down or is full. `then` runs in the same step as the check. */
+/** Fails if the back end cools down or is full. `then` runs in the same synchronous step, so no other launch comes between. */
 export const unlessRefused = (target: RunningBackend.RunningBackend, limit: number, then: () => void = () => {}) =>
   Effect.flatMap(Clock.currentTimeMillis, (now) => {
     const { backend: { name }, cooldown, sessions } = target

@@ -40,7 +40,7 @@ export interface RunningBackend {
   handshake: Handshake | undefined
   /** The detected era for modern clients. `undefined` if it is not known yet or may have changed. */
   era: Era | undefined
-  /** Whether it refuses legacy clients but is a modern server, so that legacy clients need a `LegacyFace`. */
+  /** True if it is a modern server that refuses legacy clients, so they need a `LegacyFace`. */
   faced: boolean
   readonly paramHeaders: RequestHeaders.ParamHeaders
 }
@@ -51,7 +51,7 @@ type Started = Effect.Effect<Bridge.Bridge, BackendFailed | InitializeRefused, S
 /** How long a server may take to answer `server/discover`, in milliseconds. A slower server counts as legacy. */
 const probeTimeout = 5000
 
-/** What the back ends share. */
+/** The state and the services that all back ends share. */
 export interface Shared {
   readonly environment: Readonly<Record<string, string | undefined>>
   /** The scope of the gateway. */
@@ -83,8 +83,8 @@ export const make = Effect.fnUntraced(function*(
       request: (method, outcome, millis) => {
         counts.requests++
         if (outcome === "error") counts.errors++
-        // The connections of a server that runs by itself stay when it fails. So an answer shows that it works again, too, and not only
-        // a start.
+        // A server that runs by itself keeps its connections through a failure. So an answer, and not only a new start, shows that it
+        // works again.
         else if (!backend.transport.startsServer && running.cooldown.lastFailure !== undefined) {
           running.cooldown = Cooldown.succeeded
         }
@@ -209,7 +209,7 @@ export const startSession = (
   const { backend, metrics } = target
   const { era, replayBytes, replayEvents } = backend.settings
   const limits = { ...backend.settings, streamAfter, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
-  const faced = Bridge.make(LegacyFace.make(take), record, limits, metrics).pipe(
+  const viaFace = Bridge.make(LegacyFace.make(take), record, limits, metrics).pipe(
     Effect.onExit((exit) =>
       Effect.sync(() => {
         target.faced = Exit.isSuccess(exit)
@@ -217,7 +217,7 @@ export const startSession = (
       })
     )
   )
-  if (era === "modern" || target.faced) return faced
+  if (era === "modern" || target.faced) return viaFace
   const plain: Started = Bridge.make(take, record, limits, metrics)
   if (knownEra(target) === "legacy") {
     return Effect.tapErrorTag(plain, "InitializeRefused", () => forget(target))
@@ -230,7 +230,7 @@ export const startSession = (
     // A server that took long to refuse may take as long again to start.
     const duration = Duration.sum(Duration.millis(probeTimeout), Duration.times(took, 2))
     return Effect.catch(
-      Effect.timeoutOrElse(attempt(faced), { duration, orElse: () => Effect.fail(error) }),
+      Effect.timeoutOrElse(attempt(viaFace), { duration, orElse: () => Effect.fail(error) }),
       () => Effect.fail(error)
     )
   })

@@ -208,7 +208,7 @@ export const listen = Effect.fnUntraced(function*(serving: Serving, key: Key, fr
 
 /** Ends the session. Completes when its process group has exited. */
 export const end = Effect.fnUntraced(function*({ ends, sessions }: Serving, key: Key) {
-  // Streams wait for the first of several.
+  // If several `End` asks run at once, the streams wait for the first one.
   if (!ends.has(key.text)) {
     yield* Effect.acquireRelease(
       Effect.sync(() => {

@@ -3,8 +3,7 @@
  * modern callers are in the same pool.
  *
  * `open` opens a session. `Launching` is the pool's lookup, which starts the session's process. `endKey` ends a session
- * before its time, whatever the reason. The process itself ends with the scope of its pooled connection
- * (`StdioProcess`).
+ * before it expires. The process ends with the scope of its pooled connection (`StdioProcess`).
  */
 import { Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
 import * as SessionPool from "../../SessionPool.ts"
@@ -142,7 +141,7 @@ const makePool = Effect.fnUntraced(function*(state: State.State) {
       Effect.flatMap(Deferred.await(connection.ended), (failure) => {
         endings.note(key, Endings.ofFailure(failure))
         const target = running.get(key.backend)
-        // Another server of the other era may have replaced this one. The next connection detects it again.
+        // A server of the other era may have replaced this one, so the next connection detects the era again.
         return target?.backend.transport.startsServer === false ? RunningBackend.forget(target) : Effect.void
       })
   })
@@ -151,10 +150,10 @@ const makePool = Effect.fnUntraced(function*(state: State.State) {
       if (event._tag !== "Closed") return Effect.void
       const { backend } = event.key
       const { reason, text } = endings.closed(event.key, Endings.ofPool(event.reason, idleTimeToLive(event.key)))
-      const told = Endings.isFault(reason) ? Effect.logWarning : Effect.logInfo
+      const log = Endings.isFault(reason) ? Effect.logWarning : Effect.logInfo
       return Effect.andThen(
         GatewayMetrics.closed(backend, reason),
-        Effect.annotateLogs(told(`session closed: ${text}`), { backend, session: Launching.labelOf(event.key), reason })
+        Effect.annotateLogs(log(`session closed: ${text}`), { backend, session: Launching.labelOf(event.key), reason })
       )
     }),
     Effect.forkScoped
@@ -163,8 +162,9 @@ const makePool = Effect.fnUntraced(function*(state: State.State) {
 })
 
 /**
- * The equal key that the pool has, if any. `Equal` remembers each pair of objects that it compares, which costs a call up to 10 %. Not for
- * a session that may be launched: the key that opened it has the record of that time.
+ * Returns the equal key with which the pool launched the session or lane, else `key` itself. `Equal` caches each pair of objects that it
+ * compares, which would cost a call up to 10 % more CPU. Not for a session that may be launched: its launch would use the `record` of the
+ * earlier key, instead of waking the session.
  */
 const pooledKey = ({ held }: State.State, key: Key): Key => held.get(key.text)?.key ?? key
 
@@ -199,7 +199,7 @@ const isStateless = ({ running }: Pooled, { backend }: Key): boolean =>
   running.get(backend)?.backend.settings.stateless === true
 
 const leaseOrWake = Effect.fnUntraced(function*(state: Pooled, key: Key) {
-  // A session with a record is woken by its launch (`Launching.wake`).
+  // The launch wakes a session that has a record (`Launching.wake`).
   if (isStateless(state, key) && (yield* state.sleepers.has(key))) return yield* leaseOrLaunch(state, key)
   // An id without a record must take no place in the pool.
   const awake = yield* SessionPool.getOption(state.pool, pooledKey(state, key))
@@ -257,9 +257,9 @@ const leaseLane = Effect.fnUntraced(function*(state: Pooled, profile: Callers.Pr
  * Ends a session, awake or asleep. `None` if there is no such session; else an effect that waits until its process is
  * gone.
  *
- * The process ends at once. Meanwhile `forget` removes the record, which may take long in a database. A session that is
- * awake gets `record.over` before that, so it cannot sleep and wake again. A session that was asleep may have woken
- * meanwhile, so this looks for its connection a second time.
+ * `forget` removes the record in a fiber of its own, because a database may be slow and the process must end at once.
+ * `endHeld` sets `record.over`, so an awake session does not go back to sleep. Another request may have woken a sleeping
+ * session before its record was removed, so `endHeld` then runs a second time.
  */
 const endKey = (state: Pooled, key: Key, ending: Endings.Ending) =>
   Effect.uninterruptible(Effect.gen(function*() {
@@ -293,8 +293,8 @@ const forget = (state: Pooled, key: Key) =>
   })
 
 /**
- * Ends what is held under a key, even if it has left the pool and is still in use. `None` if the pool has none; else an
- * effect that waits until it is gone.
+ * Ends the session or lane that is held under a key. If it has left the pool already, ends its requests only, and returns
+ * `None`. Otherwise returns an effect that waits until it is gone.
  */
 const endHeld = Effect.fnUntraced(function*(state: Pooled, key: Key, ending: Endings.Ending) {
   const held = state.held.get(key.text)
@@ -303,11 +303,12 @@ const endHeld = Effect.fnUntraced(function*(state: Pooled, key: Key, ending: End
   return (yield* retire(state, held, ending)) ? Option.some(Deferred.await(held.gone)) : Option.none()
 })
 
-/** Retires what is held. A launch ends when its process has started (`Launching.lookup`). False if the pool has none. */
+/** Retires a session or lane. A launch fails when its process has started (`Launching.lookup`). False if the pool does not have it. */
 const retire = Effect.fnUntraced(function*({ endings, pool }: Pooled, held: State.Held, ending: Endings.Ending) {
   const { connection, key } = held
-  // An expired session is absent from the pool already, but the cleanup may not have closed it yet.
-  if (connection !== undefined && Option.isNone(yield* SessionPool.info(pool, key))) yield* SessionPool.sweep(pool)
+  // A session that the pool does not find has expired or is retired already. The sweep closes an expired one, with the reason `idle`.
+  const isAbsent = connection !== undefined && Option.isNone(yield* SessionPool.info(pool, key))
+  if (isAbsent) yield* SessionPool.sweep(pool)
   else endings.note(key, ending)
   const isRetired = yield* SessionPool.invalidate(pool, key)
   if (connection !== undefined) yield* connection.end(ending.text)
@@ -316,10 +317,10 @@ const retire = Effect.fnUntraced(function*({ endings, pool }: Pooled, held: Stat
 
 const vacate = (state: Pooled, isOf: (id: string) => boolean, ending: Endings.Ending) =>
   Effect.suspend(() => {
-    const left = [...state.held.values()].filter(({ key }) => isOf(key.id))
+    const leaving = [...state.held.values()].filter(({ key }) => isOf(key.id))
     return Effect.andThen(
-      Effect.forEach(left, (held) => retire(state, held, ending), { discard: true }),
-      Effect.forEach(left, ({ gone }) => Deferred.await(gone), { discard: true })
+      Effect.forEach(leaving, (held) => retire(state, held, ending), { discard: true }),
+      Effect.forEach(leaving, ({ gone }) => Deferred.await(gone), { discard: true })
     )
   })
 

@@ -1,6 +1,6 @@
 /**
  * The state that the gateway keeps besides the pool of connections: the back ends that run, the sessions that sleep, the
- * modern callers, and what is held here.
+ * modern callers, and the sessions and lanes that are held.
  */
 import type { Scope } from "effect"
 import { Deferred, Effect } from "effect"
@@ -64,7 +64,7 @@ export const make = Effect.fnUntraced(function*(
     placement: yield* Placement.Placement,
     /** The back ends by name. */
     running,
-    /** The sessions and lanes that are held here, by the texts of their keys. The newest of each key. */
+    /** The sessions and lanes that are held, by the texts of their keys. A new launch replaces an earlier one that still ends. */
     held: new Map<string, Held>(),
     /** The modern clients that use lanes now. */
     callers: Callers.make(),
