@@ -9,7 +9,7 @@
  * - `ClusterPlacement` decides on which replica a session is opened, and finds it there. `ReplicaName` makes the names of replicas, with
  *   which ids and states begin.
  * - For an ask to another replica, `Protocol` defines the messages, `Links` keeps the connections, and `Forwarding` sends the ask.
- *   `Hosting` has it carried out on the other replica, and `StreamedExchanges` keeps its events there. `ReplicaTls` encrypts and
+ *   On the other replica, `Hosting` has the ask carried out, and `StreamedExchanges` keeps its events. `ReplicaTls` encrypts and
  *   authenticates the connections.
  * - `Homes` asks the engine which replica has a shared id, and remembers the answer.
  * - `Membership` knows the replicas, and until when this replica safely holds its locks. Its `refresh` releases shards during an outage of
@@ -178,9 +178,9 @@ const entered = (options: Options, entry: Roster.Entry) =>
         )
       )
     ))
-    // Three parts end one after the other. First the engine: while it hands over its shards, it needs the rest. Then the server: it
-    // answers a replica that does not know yet that the shards have moved with `Moved`, so that replica asks again elsewhere. Last
-    // everything else, with the scope.
+    // Three parts end one after the other. First the engine: while it hands over its shards, it needs the rest. Then the server: until
+    // the other replicas know of the new owners, it answers their asks with `Moved`, so they ask elsewhere. Last everything else, with
+    // the scope.
     const serverScope = yield* Scope.fork(scope)
     const shardingScope = yield* Scope.fork(scope)
     const key = ReplicaTls.keyOf(options.stateKey)

@@ -57,11 +57,11 @@ const givenUpInterval = "250 millis"
 const movingPause = "100 millis"
 /** How long a replica that leaves waits for the last requests of movable sessions and lanes. */
 export const leaveTimeout = Duration.seconds(5)
-/** How long the engine may take for one question which replica has an id. In milliseconds. */
+/** How long the engine may take to find the replica that has an id. In milliseconds. */
 const locateTimeout = 1000
 /**
- * How long a request waits if the database has not answered for longer than the request would wait. In milliseconds. Then a longer wait is
- * unlikely to help.
+ * How long a request waits during an outage of the database that has lasted longer than the request would wait. A longer wait is unlikely
+ * to help. In milliseconds.
  */
 const outageTimeout = 3000
 
@@ -91,9 +91,9 @@ const makeState = Effect.fnUntraced(function*(options: Options) {
     homes: yield* Homes.make(replica),
     /** How long it takes until all others know of a replica that joined, in milliseconds. */
     joinSettling: 2 * Duration.toMillis(Duration.fromInputUnsafe(config.refreshAssignmentsInterval)),
-    /** The end is announced, and new sessions open elsewhere. */
+    /** True once the end is announced. New sessions then open elsewhere. */
     isEnding: false,
-    /** The movable sessions and lanes are being handed over, or have been. */
+    /** True once the hand-over of the movable sessions and lanes has begun. */
     leaves: false,
     /** How many asks other replicas carry out, or are to carry out. */
     forwarded: 0
@@ -147,12 +147,9 @@ const places = (state: State): Pick<Placement, "forNew" | "ofSession" | "ofCalle
       const dash = id.indexOf("-")
       const name = id.slice(0, dash)
       if (ReplicaName.isName(name) && isSessionId(id.slice(dash + 1))) {
+        if (name !== replica) return Option.some({ _tag: "Replica", replica: name })
         // If the others have given this replica up, they have told clients that its pinned sessions are gone.
-        return name !== replica
-          ? Option.some({ _tag: "Replica", replica: name })
-          : membership.isGivenUp()
-          ? Option.none()
-          : Option.some(here)
+        return membership.isGivenUp() ? Option.none() : Option.some(here)
       }
       return isSessionId(id) ? Option.some({ _tag: "Shared", id }) : Option.none()
     },
@@ -174,7 +171,7 @@ const hasJoined = ({ joinSettling, membership }: State): boolean => {
   return joinedAt !== undefined && !membership.isGivenUp() && membership.now() >= joinedAt + joinSettling
 }
 
-/** Has something carried out by the replica with a name, if that replica runs. */
+/** Has an ask carried out by the replica with this name, if that replica runs. */
 const atReplica = (state: State, name: string, carried: Carried): Carrying =>
   untilFound(state, carried.ask, reachTimeout, () =>
     Effect.flatMap(state.membership.isThere(name), (isThere) => {
@@ -182,9 +179,10 @@ const atReplica = (state: State, name: string, carried: Carried): Carrying =>
       return isThere ? Forwarding.forward(state.links, name, carried) : Effect.fail(goneRefusal(carried.ask))
     }))
 
-/** Has something carried out by the replica that has a shared id; with `here` if that is this replica. */
+/** Has an ask carried out by the replica that has a shared id. Runs `here` if that is this replica. */
 const atHome = (state: State, id: string, carried: Carried, here: Carrying): Carrying => {
   const { homes, links, options: { hosting, movingTimeout }, replica } = state
+  /** Runs `here` if the id lives on this replica. */
   const hereOr = <E>(elsewhere: Effect.Effect<Exchange, Refusal | E, Scope.Scope>) =>
     Effect.flatMap(hosting.enter(id, carried), (entered) => entered ? here : elsewhere)
   const at = (home: string) =>
@@ -201,7 +199,10 @@ const atHome = (state: State, id: string, carried: Carried, here: Carrying): Car
   )
 }
 
-/** Retries something while it fails with `Moved` or `Unreachable`, for up to `patience` milliseconds. Then refuses it. */
+/**
+ * Retries an ask while it fails with `Moved` or `Unreachable`, for up to `patience` milliseconds. Then refuses it. Refuses it earlier if
+ * this replica leaves, or in a long outage of the database (`outageTimeout`).
+ */
 const untilFound = (
   state: State,
   ask: Ask,
@@ -212,11 +213,13 @@ const untilFound = (
     const { membership } = state
     const since = membership.now()
     const again = ({ _tag, message }: Protocol.Moved | Links.Unreachable) => {
-      const away = outage(state)
+      const outageMillis = outage(state)
       const waited = membership.now() - since
-      const isHopeless = state.leaves || away !== undefined && away > patience && waited >= outageTimeout
+      const isLongOutage = outageMillis !== undefined && outageMillis > patience
+      const isHopeless = state.leaves || isLongOutage && waited >= outageTimeout
       if (waited < patience && !isHopeless) return Effect.andThen(Effect.sleep(movingPause), once)
-      return unavailable(ask, _tag === "Unreachable" ? message : away === undefined ? moving : withoutDatabase(away))
+      if (_tag === "Unreachable") return unavailable(ask, message)
+      return unavailable(ask, outageMillis === undefined ? moving : withoutDatabase(outageMillis))
     }
     const once: Carrying = Effect.suspend(() =>
       Effect.catchTags(attempt(since + patience - membership.now()), { Moved: again, Unreachable: again })
@@ -307,7 +310,7 @@ const endWhenGivenUp = (membership: Membership.Knowledge, host: Host) =>
 
 const unavailable = (ask: Ask, message: string) => Effect.fail(Forwarding.refusalOf(ask, "unavailable", message))
 
-/** The refusal of something that is to be carried out by a replica that does not run any more. */
+/** The refusal of an ask whose replica no longer runs. */
 const goneRefusal = (ask: Ask): Refusal => {
   switch (ask._tag) {
     case "Open":

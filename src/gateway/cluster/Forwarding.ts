@@ -1,4 +1,4 @@
-/** Has other replicas carry out what clients ask for, and passes the events on as they arrive. */
+/** Forwards the asks of clients to other replicas, and passes the events on as they arrive. */
 import { Cause, Effect, Exit, Fiber, Option, Result, Tracer } from "effect"
 import type { Scope } from "effect"
 import type { RpcClientError } from "effect/rpc"
@@ -21,8 +21,8 @@ const outcomeUnknown =
   "The connection to the replica of this session broke; the gateway cannot tell whether the request was carried out"
 
 /**
- * Has a replica carry something out. With `shared`, the replica does so only if it has that shared id. `Moved` and `Unreachable` mean that
- * it was not carried out.
+ * Has another replica carry out an ask. With `shared`, that replica carries it out only if it has that shared id. `Moved` and
+ * `Unreachable` mean that the ask was not carried out.
  */
 export const forward = (
   links: Links,
@@ -89,7 +89,7 @@ const streamed = (
       return errors.length === 0 ? Cause.done() : Effect.succeed(errors.map(({ text }) => ({ text })))
     })
     const next = client.Next({ id })
-    /** The `Next` that runs. It has a fiber of its own: an interrupted `take` loses no event, because the following one joins it. */
+    /** The `Next` that runs. It has a fiber of its own: an interrupted `take` loses no event, because the next `take` joins the fiber. */
     let asking: Fiber.Fiber<typeof Protocol.Events.Type, unknown> | undefined
     const joined = (fiber: NonNullable<typeof asking>): Take => {
       asking = fiber

@@ -176,7 +176,7 @@ export class Hosting {
     this.host === undefined ? new Protocol.Moved() : Effect.succeed(this.host)
   )
 
-  /** Carries something out, and waits for its reply. */
+  /** Carries out an ask of another replica, and waits for its reply. Fails with `Moved` if this replica must not serve the session. */
   private carryOut(host: Host, { parent, shared, ...carried }: Protocol.CarryOut) {
     const isHere = shared === undefined
       ? Effect.sync(() => !this.membership.isGivenUp())

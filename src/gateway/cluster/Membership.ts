@@ -125,7 +125,9 @@ export class Membership extends Context.Service<Membership, Knowledge>()(
  */
 const steady = (clock: Clock.Clock) => {
   const monotonic = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
+  /** The time of day minus the monotonic time, when they were last compared. */
   let seen = clock.currentTimeMillisUnsafe() - monotonic()
+  /** What the result adds to the monotonic time. Grows with each jump forward, and never shrinks. */
   let offset = seen
   return () => {
     const time = monotonic()

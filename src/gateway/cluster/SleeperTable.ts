@@ -79,7 +79,7 @@ export const write = ({ expires, sql }: Table, due: Saved | Removed): Effect.Eff
     WHERE key = ${text} AND record <> ${removedRecord} RETURNING key
   `
   if (generation === undefined) return Effect.map(removed, isAny)
-  // A removal inserts a row, marked as removed, so that an abandoned statement that enters the session late cannot enter it again.
+  // A removal inserts a row if there is none. Otherwise an abandoned statement could arrive late and enter the session again.
   const values = due.record === undefined
     ? sql`${text}, ${removedRecord}, ${last}, ${last}, ${expiresRemoved}`
     : sql`${text}, ${textOf(due)}, ${generation}, ${due.revision}, ${expires}`
@@ -94,10 +94,11 @@ export const write = ({ expires, sql }: Table, due: Saved | Removed): Effect.Eff
 
 const isAny = (rows: ReadonlyArray<unknown>): boolean => rows.length > 0
 
-const isAsleep = (sql: SqlClient.SqlClient) => sql`expires_at > NOW() AND record <> ${removedRecord}`
+/** True for a session that can wake: neither expired nor removed. */
+const canWake = (sql: SqlClient.SqlClient) => sql`expires_at > NOW() AND record <> ${removedRecord}`
 
 export const has = ({ sql }: Table, { text }: Key): Effect.Effect<boolean, SqlError.SqlError> =>
-  Effect.map(sql`SELECT 1 FROM ${sql(table)} WHERE key = ${text} AND ${isAsleep(sql)}`, isAny)
+  Effect.map(sql`SELECT 1 FROM ${sql(table)} WHERE key = ${text} AND ${canWake(sql)}`, isAny)
 
 /**
  * Takes a session over: raises the generation of its row. Updates the row only if it still has the generation that was read. So an
@@ -110,13 +111,13 @@ export const take: (
   function*({ expires, sql }, { text }) {
     while (true) {
       const [read] = yield* sql<{ readonly generation: number }>`
-        SELECT generation FROM ${sql(table)} WHERE key = ${text} AND ${isAsleep(sql)}
+        SELECT generation FROM ${sql(table)} WHERE key = ${text} AND ${canWake(sql)}
       `
       if (read === undefined) return undefined
       const generation = read.generation + 1
       const [taken] = yield* sql<{ readonly record: string }>`
         UPDATE ${sql(table)} SET generation = ${generation}, revision = 0, expires_at = ${expires}
-        WHERE key = ${text} AND generation = ${read.generation} AND ${isAsleep(sql)} RETURNING record
+        WHERE key = ${text} AND generation = ${read.generation} AND ${canWake(sql)} RETURNING record
       `
       if (taken !== undefined) return { generation, ...revive(yield* Schema.decodeEffect(Kept)(taken.record)) }
     }

@@ -106,6 +106,7 @@ const sleepersOf = (state: State): Sleepers => {
       }),
     remove: (key) =>
       Effect.suspend(() => {
+        // A session with a due write may not have a row yet. Its removal must insert one, so it needs a generation.
         const generation = owned.get(key.text)?.generation ??
           (wasHere(pending.get(key.text)) ? SleeperTable.last : undefined)
         owned.delete(key.text)
@@ -155,7 +156,7 @@ const save = ({ pending }: State, awake: Owned) => {
   pending.set(awake.key.text, { ...awake })
 }
 
-/** Makes a removal due, for which see `Removed`. */
+/** Makes a removal due. `SleeperTable.Removed` explains `generation`. */
 const dueRemoval = ({ pending }: State, key: Key, generation: number | undefined) => {
   // Delete first, so that the removal is the newest entry, also if an earlier one is due.
   pending.delete(key.text)
@@ -203,6 +204,7 @@ const inTurn = <A, E>({ turns }: State, { text }: Key, effect: Effect.Effect<A, 
   Effect.scoped(Effect.flatMap(RcMap.get(turns, text), (turn) => turn.withPermit(Patience.unawaited(effect))))
 
 const writeInTime = (state: State, key: Key) => Effect.timeout(inTurn(state, key, write(state, key)), patience)
+/** Runs the due write of a session now. If that fails, `writePending` retries it. */
 const writeSoon = (state: State, key: Key) => Effect.ignore(writeInTime(state, key))
 
 /**
