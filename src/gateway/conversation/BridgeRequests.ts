@@ -51,7 +51,10 @@ export interface Listening {
   readonly close: () => void
 }
 
-/** What a request gets first: its answer, a stream that ends with the answer, or nothing, because its client has cancelled it. */
+/**
+ * What a request gets first: its answer, a stream that ends with the answer, or nothing, because its client has cancelled it.
+ * `forgotten`: the back end no longer knows the session.
+ */
 type First =
   | { readonly response: JsonRpc.Response; readonly forgotten: boolean }
   | { readonly stream: Stream }
@@ -64,7 +67,7 @@ interface Pending extends Entry {
   cancelled: boolean
   stream: Stream | undefined
   /** True if no client waits for the request: its client has disconnected, or the gateway itself sent it. */
-  unheard: boolean
+  unawaited: boolean
 }
 
 export class BridgeRequests implements PooledConnection.Requests {
@@ -108,7 +111,7 @@ export class BridgeRequests implements PooledConnection.Requests {
     })
     this.#inFlight = new InFlight(background, metrics, limits, {
       stream: (entry) => {
-        if (!entry.unheard) this.#streamOf(entry)
+        if (!entry.unawaited) this.#streamOf(entry)
       },
       timeOut: (entry, reason) => this.#timeOut(entry, reason)
     })
@@ -155,7 +158,7 @@ export class BridgeRequests implements PooledConnection.Requests {
         return eventsOf(reader)
       }),
       close: () => {
-        entry.unheard = reader === undefined
+        entry.unawaited = reader === undefined
         reader?.close()
       }
     }
@@ -208,6 +211,7 @@ export class BridgeRequests implements PooledConnection.Requests {
     })
   }
 
+  /** Notes that the client shows life, and records its message if a new process would need it. */
   #heard(message: JsonRpc.Message | undefined): void {
     this.#streams.heard()
     if (message !== undefined) ClientRecord.note(this.#record, message)
@@ -223,7 +227,7 @@ export class BridgeRequests implements PooledConnection.Requests {
       first: Deferred.makeUnsafe(),
       cancelled: false,
       stream: undefined,
-      unheard: isOwn
+      unawaited: isOwn
     }
     this.#pending.set(JsonRpc.idKey(request.id), entry)
     this.#inFlight.add(entry, isOwn)
@@ -263,7 +267,7 @@ export class BridgeRequests implements PooledConnection.Requests {
     // Clients forget a progress token when they cancel.
     if (entry?.cancelled === true && message.method === "notifications/progress") return
     if (progressed !== undefined) this.#inFlight.progressed(progressed)
-    const stream = entry === undefined || entry.unheard ? this.#streams.standalone() : this.#streamOf(entry)
+    const stream = entry === undefined || entry.unawaited ? this.#streams.standalone() : this.#streamOf(entry)
     this.#streams.push(stream, message.text, message.text.length)
   }
 
@@ -287,10 +291,10 @@ export class BridgeRequests implements PooledConnection.Requests {
   /** The request that any other message of the process belongs to. A cancelled request is the last choice. */
   #owner(message: JsonRpc.Message, request: JsonRpc.Id | undefined): Pending | undefined {
     const told = request === undefined ? undefined : this.#pending.get(JsonRpc.idKey(request))
-    if (told !== undefined && !told.unheard) return told
+    if (told !== undefined && !told.unawaited) return told
     if (this.#streams.isStandaloneRead() && (this.#inFlight.size > 1 || concernsSession(message))) return undefined
-    const heard = this.#inFlight.entries().filter(({ unheard }) => !unheard)
-    return heard.find(({ cancelled }) => !cancelled) ?? heard[0]
+    const awaited = this.#inFlight.entries().filter(({ unawaited }) => !unawaited)
+    return awaited.find(({ cancelled }) => !cancelled) ?? awaited[0]
   }
 
   /** Ends a request. Without a response the client gets nothing, because it has cancelled the request. */

@@ -95,7 +95,7 @@ export class InFlight<A extends Entry> {
     return [...this.#entries]
   }
 
-  /** The times of a request that starts now. A request with `isEndless` has no timeout. */
+  /** The start and the deadlines of a request that starts now. A request with `isEndless` has no timeout. */
   times(isEndless: boolean): Pick<Entry, "startedAt" | "streamAt" | "dueAt"> {
     const startedAt = this.#background.now()
     const dueAt = isEndless ? never : startedAt + this.#requestTimeout
@@ -109,20 +109,20 @@ export class InFlight<A extends Entry> {
     this.#startTimer()
   }
 
-  /** Stops the times of a request, until `restart`. */
+  /** Suspends the deadlines of a request, until `restart`. */
   stop(entry: A): void {
     entry.streamAt = never
     entry.dueAt = never
   }
 
-  /** Starts the times of a stopped request again. */
+  /** Sets the deadlines of a suspended request anew. */
   restart(entry: A): void {
     const { dueAt, streamAt } = this.times(false)
     entry.streamAt = streamAt
     entry.dueAt = dueAt
   }
 
-  /** Restarts the timeout of a request, unless it is stopped or endless. */
+  /** Restarts the timeout of a request, unless it is suspended or endless. */
   progressed(entry: A): void {
     if (entry.dueAt < never) entry.dueAt = this.#background.now() + this.#requestTimeout
   }
@@ -142,7 +142,7 @@ export class InFlight<A extends Entry> {
     this.#background.run(release)
   }
 
-  /** Ends what is due. False if no request is left. */
+  /** Times out the requests that are due, and starts the streams that are due. False if no request is left. */
   #look(due: Due<A>, reason: string): boolean {
     const now = this.#background.now()
     for (const entry of this.#entries) {

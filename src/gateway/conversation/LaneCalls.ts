@@ -252,6 +252,7 @@ export class LaneCalls implements Requests {
   /** Sends the client's answers to the server. */
   #reply(call: LaneCall, responses: Json.JsonObject): void {
     const answers = call.questions.answer(responses)
+    /** The answers to `#sentToPages`: such a question has no id. */
     const visits = answers.filter(({ id }) => id === undefined)
     for (const { id, response } of answers) {
       if (id !== undefined) this.#write(JsonRpc.result(id, response))
@@ -392,6 +393,7 @@ export class LaneCalls implements Requests {
     ))
   }
 
+  /** Ends a call, because the server needs a capability that the call's client lacks. */
   #lacks(call: LaneCall, requiredCapabilities: object): void {
     const message =
       "The server needs a client capability that the request does not declare; see data.requiredCapabilities"
@@ -420,7 +422,7 @@ export class LaneCalls implements Requests {
     }
   }
 
-  /** The call with a number that a server may have made a string. */
+  /** The call with this number. A server may return the number as a string. */
   #numbered(number: unknown): LaneCall | undefined {
     return this.#unanswered.get(Number(Json.textOf(number)))
   }

@@ -2,12 +2,12 @@
  * The mailboxes of one connection: events that wait for their readers. All mailboxes share one limit.
  *
  * Resumable mailboxes hold their events for a while after they were taken, so that a client whose connection broke can resume (Streamable
- * HTTP, "Resumability and Redelivery"). An event that an open reader has yet to take is never dropped. Instead, `congested` makes the reader
- * of the back end wait. Other events are dropped, the oldest first, to make room for newer ones.
+ * HTTP, "Resumability and Redelivery"). An event that an open reader has yet to take is never dropped. Instead, while `congested` is true,
+ * the gateway reads nothing from the back end. Other events are dropped, the oldest first, to make room for newer ones.
  */
 import { Cause, Deferred, Effect, Latch } from "effect"
 
-/** The most events of all mailboxes that are held, and their characters. */
+/** How many events of all mailboxes are held at most, and how many characters. */
 export interface Limits {
   readonly maxEvents: number
   readonly maxBytes: number
@@ -27,7 +27,7 @@ export interface Reader<A> {
   readonly take: Effect.Effect<ReadonlyArray<Numbered<A>>, Cause.Done>
   /** True if `take` would not wait. */
   readonly ready: () => boolean
-  /** True if `take` would fail with `Done`: the reader has taken everything, or a newer one reads. */
+  /** True if `take` would fail with `Done`: the reader has taken everything and no more comes, or a newer reader reads. */
   readonly isDone: () => boolean
   /** Stops reading. Later events wait for the next reader. */
   readonly close: () => void
@@ -53,7 +53,7 @@ export class Mailbox<A> {
   /** True if no further events come. */
   ended = false
   reader: Reader<A> | undefined = undefined
-  /** Completes when the reader, which waits, can go on. */
+  /** Completes when the waiting reader can continue. */
   news: Deferred.Deferred<void> | undefined = undefined
   constructor(number: number) {
     this.number = number
@@ -260,7 +260,7 @@ export class Mailboxes<A> {
   }
 }
 
-/** Lets the reader that waits go on. */
+/** Wakes the reader, if it waits. */
 const wake = ({ news }: Mailbox<unknown>): void => {
   if (news !== undefined) Deferred.doneUnsafe(news, Effect.void)
 }

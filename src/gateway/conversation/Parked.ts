@@ -49,8 +49,8 @@ export class Parked {
   }
 
   /**
-   * Parks a call. Returns the state that its client has to send back; if that fails, the limit that was reached. Synchronous, so a call always belongs
-   * either to its client's exchange or to the parked calls.
+   * Parks a call. Succeeds with the state that its client has to send back, or fails with the limit that was reached. Synchronous, so a
+   * call always belongs either to its client's exchange or to the parked calls.
    */
   park(call: RunningCall, owner: Owner, timeToLive: Duration.Duration): Result.Result<string, number> {
     const { maxParked, maxParkedPerKey } = this.#limits
@@ -68,7 +68,7 @@ export class Parked {
     return Result.succeed(this.#seal.seal({ call: id, ...owner, expires, ...replica }))
   }
 
-  /** Removes the call that a state names and returns it; if that fails, the reason why the state is refused. */
+  /** Removes the call that a state names. Succeeds with the call, or fails with the reason why the state is refused. */
   take(requestState: string, owner: Owner): Result.Result<RunningCall, string> {
     const state = Option.getOrUndefined(this.#seal.open(requestState))
     if (state === undefined) return Result.fail("this gateway did not make it, or it was changed")
