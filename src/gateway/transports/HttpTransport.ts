@@ -246,7 +246,7 @@ const refused = (server: Server, post: Post, status: number, error: unknown) => 
   if (isProbe && (status < 400 || status >= 500 || status === 408 || status === 429)) return failed
   if (isRefusal) return isProbe || !server.established ? failed : unanswered(server, post, reason)
   if (Json.isObject(error)) return answer(server, JsonRpc.failure(id, error))
-  // A modern server answers a call with a JSON-RPC error, so a server of an earlier revision may have replaced it.
+  // A modern server would answer a call with a JSON-RPC error. So a server of an earlier revision may have replaced it.
   return post.modern && !isProbe && unlikeModern.includes(status) ? failed : unanswered(server, post, reason)
 }
 
@@ -298,8 +298,8 @@ const stream = Effect.fnUntraced(function*(server: Server, post: Post, response:
   // Revision 2026-07-28 has no way to resume a stream.
   while (!post.modern && !isOver() && progress.lastId !== undefined) {
     yield* Effect.sleep(progress.retry)
-    const refused = yield* Effect.raceFirst(listen(server, progress, id), overdue)
-    if (refused !== undefined) break
+    const refusal = yield* Effect.raceFirst(listen(server, progress, id), overdue)
+    if (refusal !== undefined) break
   }
   if (!isOver()) yield* unanswered(server, post, "the back end's answer ended early")
 })
@@ -334,10 +334,10 @@ const standalone = Effect.fnUntraced(function*(server: Server) {
   })
   let opened = false
   while (!Deferred.isDoneUnsafe(server.ended)) {
-    const refused = yield* listened
+    const refusal = yield* listened
     // A server that had a stream and now refuses one was restarted.
-    if (refused === 400 && opened && server.session.id !== undefined) yield* forgotten(server)
-    if (refused !== undefined) return
+    if (refusal === 400 && opened && server.session.id !== undefined) yield* forgotten(server)
+    if (refusal !== undefined) return
     opened = true
     yield* pause
   }

@@ -111,6 +111,7 @@ class Face {
   /** The capabilities of the server. */
   #can: unknown
   #level: string | undefined
+  /** False once the client has no room for more messages. `fromServer` sets it anew. */
   #roomy = true
 
   constructor(toServer: (message: JsonRpc.Message) => void, later: (millis: number, what: () => void) => void) {

@@ -28,7 +28,9 @@ export const make = (mask: (text: string) => string, level: BackendSettings["std
   /** The last line, which has no line break yet. */
   let rest = ""
   const unlogged: Array<string> = []
+  /** Lines beyond `linesASecond`. */
   let unloggedMore = 0
+  /** True while `eachSecond` runs. */
   let logs = false
   let fork: ((effect: Effect.Effect<unknown>) => void) | undefined
 
