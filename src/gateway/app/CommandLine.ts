@@ -191,7 +191,7 @@ const telemetry = process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] === undefined
     ])
   )
 
-/** Runs the command. A fault that its user can correct ends it with what to do. */
+/** Runs the command. Prints a fault that the user can correct, and what to do next. */
 const orTell = (input: Flags.Input) => {
   const next = input.check
     ? "Correct it and try again."

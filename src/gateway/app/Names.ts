@@ -1,6 +1,6 @@
-/** Names in a file that the gateway does not know: what was probably meant, and which belong to other programs. */
+/** Names that the gateway does not know: the name that was probably meant, and the names that only MCP clients read. */
 
-/** What MCP clients call the gateway's names. People copy their files from one program to the next. */
+/** Names of MCP clients, and the gateway's names for the same. People copy files from one program to the next. */
 const renamed = new Map([
   ["servers", "mcpServers"],
   ["context_servers", "mcpServers"],
@@ -18,7 +18,7 @@ export const ofClients: ReadonlyArray<string> = ["autoApprove", "alwaysAllow", "
 export const meantBy = (name: string, known: ReadonlyArray<string>): string | undefined => {
   const other = renamed.get(name)
   if (other !== undefined && known.includes(other)) return other
-  // Two slips would replace most of a short name.
+  // In a short name, two added, removed or replaced letters would leave too little.
   return [0, 1, 2].filter((slips) => slips <= name.length / 3)
     .flatMap((slips) => known.filter((each) => isNear(letters(name), letters(each), slips)))[0]
 }

@@ -114,10 +114,15 @@ const body = (take: Take, ready: () => boolean, { bodies, disconnect }: Options)
     const scope = yield* Effect.scope
     const own: OpenBody = { disconnect, since: clock.currentTimeMillisUnsafe(), beat: undefined }
     yield* Effect.acquireRelease(Effect.sync(() => bodies.add(own)), () => Effect.sync(() => bodies.delete(own)))
+    /** True until the first chunk. */
     let isNew = true
+    /** The fiber of a `take` that has not completed. Undefined while there is none. */
     let taking: Fiber.Fiber<NonEmptyReadonlyArray<Uint8Array>, Cause.Done> | undefined
-    const begun = Effect.forkIn(take, scope, { startImmediately: true })
-    /** The chunks that a fiber has taken, or a heartbeat meanwhile. The first comes at once: with it, Node sends the response's header. */
+    const startTaking = Effect.forkIn(take, scope, { startImmediately: true })
+    /**
+     * The chunks of `fiber`, or a heartbeat if `watch` asks for one first. The first heartbeat comes at once, because Node sends the
+     * response's header with the first chunk.
+     */
     const next = (fiber: NonNullable<typeof taking>): Take => {
       const exit = fiber.pollUnsafe()
       taking = exit === undefined ? fiber : undefined
@@ -139,7 +144,7 @@ const body = (take: Take, ready: () => boolean, { bodies, disconnect }: Options)
     return Effect.suspend(() => {
       own.since = clock.currentTimeMillisUnsafe()
       if (taking !== undefined) return Effect.map(next(taking), written)
-      return Effect.map(ready() ? take : Effect.flatMap(begun, next), written)
+      return Effect.map(ready() ? take : Effect.flatMap(startTaking, next), written)
     })
   })))
 

@@ -85,8 +85,8 @@ export const toDelete = ({ broker }: Web, { client }: Asking, session: string): 
   Effect.as(broker.ask(client, { _tag: "End", session }), noContent)
 
 /**
- * Asks the broker, and responds with its reply. `ids` are the requests that wait for an answer. If the broker has the exchange at once, the
- * broker bounds the wait for the reply. Otherwise, such as while a session wakes, `orEarly` does.
+ * Asks the broker, and responds with its reply. `ids` are the requests that get an early stream if the reply takes long. If the exchange is
+ * there at once, the broker bounds the wait for the reply. Otherwise, such as while a session wakes, `orEarly` does.
  */
 const answered = (web: Web, asking: Asking, ask: Ask, ids: ReadonlyArray<JsonRpc.Id>): Responding => {
   const asked = web.broker.ask(asking.client, ask)

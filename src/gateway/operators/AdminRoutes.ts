@@ -34,7 +34,7 @@ export const add = Effect.fnUntraced(function*(serving: Serving, hosts: Hosts, o
   const text = yield* Effect.orDie(fs.readFileString(page))
   const { measure, snapshot } = yield* Overview.make(serving)
   const { replica, sessionsElsewhere } = serving.placement
-  // With several replicas, a session's entry names its replica, and its id begins with it.
+  // With several replicas, a session's entry names its replica, and its id begins with that name.
   const named = <A extends { readonly id: number }>(session: A) =>
     replica === "" ? session : { ...session, id: `${replica}:${session.id}`, replica }
   const everywhere = Effect.zipWith(
