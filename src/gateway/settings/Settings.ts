@@ -3,7 +3,7 @@
  * configuration file and `--help` all derive from these tables.
  *
  * `idleTimeToLive` is `--idle-time-to-live` on the command line, `GATEWAY_IDLE_TIME_TO_LIVE` in the environment and
- * `idleTimeToLive` in a file. A new one is a line in `backendSettings` (each back end may have its own) or in
+ * `idleTimeToLive` in a file. A new setting is a line in `backendSettings` (each back end may have its own) or in
  * `gatewaySettings`, and a row in the table of `src/gateway/README.md`, which a test compares with this one.
  */
 import { ByteSize, Duration, Option, Predicate, Record, Struct } from "effect"
@@ -23,7 +23,7 @@ export interface Setting<out A, out Input> {
   readonly Input: Input | undefined
 }
 
-/** Makes a type of settings. A default, written as a person would write it, and a description make a setting of it. */
+/** Makes the constructor of one type of settings. It takes the default, as a person would write it, and the description. */
 const type = <A, Input = A>(
   kind: Setting<A, Input>["kind"],
   allowed: string,
@@ -67,7 +67,7 @@ const durationOrZero = durations(
   "a duration, such as \"30 minutes\", \"0s\" or \"infinity\"",
   (duration) => !Duration.isNegative(duration)
 )
-/** A replica renews its lock three times within this, so each renewal has time for a slow database. Without an end, no session moves. */
+/** A replica renews its lock at least three times within this, and a slow database needs time. Never infinite: no session would move. */
 const lockTime = durations(
   "a finite duration of at least 5 seconds, such as \"1 minute\" or \"35s\"",
   (duration) => Duration.isFinite(duration) && Duration.toSeconds(duration) >= 5
@@ -198,7 +198,7 @@ export const gatewaySettings = {
     "An unused connection is closed after this; a balancer must close it earlier"
   ),
   streamAfter: duration("5 seconds", "A request unanswered by then gets an event stream; at most heartbeat"),
-  heartbeat: duration("15 seconds", "Interval of comments on a silent stream, so that no proxy cuts it"),
+  heartbeat: duration("15 seconds", "A silent stream gets a comment at least this often, so that no proxy cuts it"),
   stallTimeout: duration("30 seconds", "A client that does not read its stream for this is disconnected"),
   cleanupInterval: duration("10 seconds", "Interval between searches for expired sessions"),
   drainTimeout: durationOrZero("10 seconds", "Longest time for running requests when the gateway stops"),
