@@ -165,7 +165,8 @@ const stepOf = (attached: Attached, queued: ReadonlyArray<Queued>): Step | undef
   // The questions may have been answered or cancelled meanwhile.
   const isAsked = queued.some(({ _tag }) => _tag === "InputRequired") && running.inputRequests().length > 0
   if (isAsked && !isAnswer(step.at(-1))) step.push(park(attached))
-  return step.length > 0 || queued.some(({ _tag }) => _tag === "StreamDue") ? step : undefined
+  const isStreamDue = queued.some(({ _tag }) => _tag === "StreamDue")
+  return step.length > 0 || isStreamDue ? step : undefined
 }
 
 const answerOf = (

@@ -237,14 +237,14 @@ const refused = (server: Server, post: Post, status: number, error: unknown) => 
   const { id, method } = post.request
   const isProbe = method === "server/discover"
   // The server refuses the gateway's credentials, not the client's request.
-  const isRefusal = status === 401 || status === 403
-  const reason = isRefusal
+  const isUnauthorized = status === 401 || status === 403
+  const reason = isUnauthorized
     ? `the back end refused the gateway's credentials (status ${status}); check the headers of its entry`
     : `the back end answered ${method} with status ${status}`
   const failed = end(server, server.remote.failed(reason))
   // These statuses tell nothing about the era of the server, so the connection ends without a verdict.
   if (isProbe && (status < 400 || status >= 500 || status === 408 || status === 429)) return failed
-  if (isRefusal) return isProbe || !server.established ? failed : unanswered(server, post, reason)
+  if (isUnauthorized) return isProbe || !server.established ? failed : unanswered(server, post, reason)
   if (Json.isObject(error)) return answer(server, JsonRpc.failure(id, error))
   // A modern server would answer a call with a JSON-RPC error. So a server of an earlier revision may have replaced it.
   return post.modern && !isProbe && unlikeModern.includes(status) ? failed : unanswered(server, post, reason)

@@ -45,7 +45,8 @@ export interface TransportDefinition<Entry> {
    * session can start again. Otherwise the server runs by itself: it may be unreachable, and another server may replace it.
    */
   readonly startsServer: boolean
-  // Methods, so that TypeScript takes a definition for any entry as a `TransportKind`. A kind gets only entries that its own `entry` decoded.
+  // Methods, so that TypeScript takes a definition for any entry as a `TransportKind`. A kind gets only entries that its own `entry`
+  // decoded.
   /** Opens a connection, which lives until the scope closes. */
   make(
     entry: Entry,
@@ -108,6 +109,13 @@ const type = <const Names extends ReadonlyArray<string>>(names: Names, message: 
 const ownHeaders = ["host", "content-length", "content-type", "accept", "connection", "transfer-encoding"]
   .concat(["mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name", "last-event-id"])
 
+/** What is wrong with a header of an entry. `undefined` if nothing is. */
+const headerFault = (name: string, value: string): string | undefined => {
+  if (!/^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/.test(name)) return "is not the name of a header"
+  if (ownHeaders.includes(name.toLowerCase())) return "must not be given: the gateway sets it itself"
+  return /^[\t\x20-\x7e\x80-\xff]*$/.test(value) ? undefined : "must not contain line breaks or control characters"
+}
+
 export const transports = {
   stdio: transport({
     recognisedBy: "command",
@@ -134,15 +142,7 @@ export const transports = {
           /^https?:$/.test(URL.parse(url)?.protocol ?? "") ? undefined : "must be an http: or https: URL"
         )
       ),
-      headers: texts((name, value) =>
-        !/^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/.test(name)
-          ? "is not the name of a header"
-          : ownHeaders.includes(name.toLowerCase())
-          ? "must not be given: the gateway sets it itself"
-          : /^[\t\x20-\x7e\x80-\xff]*$/.test(value)
-          ? undefined
-          : "must not contain line breaks or control characters"
-      ).pipe(Schema.withDecodingDefaultKey(Effect.succeed({}))),
+      headers: texts(headerFault).pipe(Schema.withDecodingDefaultKey(Effect.succeed({}))),
       type: type(
         ["http", "streamable-http", "streamableHttp", "streamable_http"],
         "must be \"http\" for a url; the gateway does not support HTTP with SSE (2024-11-05): give the URL for Streamable HTTP"
