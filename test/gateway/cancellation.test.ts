@@ -4,7 +4,7 @@ import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/
 import { createRequire } from "node:module"
 import { assert, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
-import { send } from "../kit/gateway/modern.ts"
+import { asking, everything, send, toolText } from "../kit/gateway/modern.ts"
 import * as Serve from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 
@@ -218,5 +218,19 @@ describe("cancellation", () => {
       assert.deepStrictEqual(new Set(await Promise.all(calls)), new Set(["gone"]))
       await runs(0, origin)
     }
+  })
+
+  it("a modern client's next call gets a new process while the process of its cancelled call still ends", async () => {
+    const { args, command } = asking()
+    const slow = { command: "sh", args: ["-c", `trap '' TERM; ${[command, ...args].join(" ")}; sleep 60`] }
+    const { origin, url } = await Serve.gateway({ backends: { slow: { ...slow, closeGrace: "2 seconds" } } })
+    // A call that may be asked has the lane to itself.
+    const options = { capabilities: everything }
+    const pid = await toolText(url, "pid", options)
+    const leave = Serve.leaving((signal) => send(url, "tools/call", { name: "never" }, { ...options, signal }))
+    await runs(1, origin)
+    await leave()
+    await Kit.eventually("its session has ended", async () => (await Serve.overview(origin)).sessions.length === 0)
+    assert.notInclude([undefined, pid], await toolText(url, "pid", options))
   })
 })

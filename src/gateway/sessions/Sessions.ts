@@ -161,13 +161,6 @@ const makePool = Effect.fnUntraced(function*(state: State.State) {
   return pool
 })
 
-/**
- * Returns the equal key with which the pool launched the session or lane, else `key` itself. `Equal` caches each pair of objects that it
- * compares, which would cost a call up to 10 % more CPU. Not for a session that may be launched: its launch would use the `record` of the
- * earlier key, instead of waking the session.
- */
-const pooledKey = ({ held }: State.State, key: Key): Key => held.get(key.text)?.key ?? key
-
 /** Leases a session or a lane for the scope. Launches it if there is none. Fails with `PoolClosed` when the gateway ends. */
 const leaseOrLaunch = Effect.fnUntraced(function*({ ending, pool, running, settings }: Pooled, key: Key) {
   const lease = SessionPool.lease(pool, key)
@@ -202,7 +195,8 @@ const leaseOrWake = Effect.fnUntraced(function*(state: Pooled, key: Key) {
   // The launch wakes a session that has a record (`Launching.wake`).
   if (isStateless(state, key) && (yield* state.sleepers.has(key))) return yield* leaseOrLaunch(state, key)
   // An id without a record must take no place in the pool.
-  const awake = yield* SessionPool.getOption(state.pool, pooledKey(state, key))
+  // With the pool's own key: `Equal` caches each pair of objects that it compares, which would cost a call up to 10 % more CPU.
+  const awake = yield* SessionPool.getOption(state.pool, state.held.get(key.text)?.key ?? key)
   return Option.isSome(awake) ? awake : yield* new GatewayErrors.UnknownSession()
 })
 
@@ -236,7 +230,7 @@ const enterAs = ({ callers, running, settings }: Pooled, caller: Callers.Caller)
  * lease and its number are given back.
  */
 const leaseLane = Effect.fnUntraced(function*(state: Pooled, profile: Callers.Profile, number: number) {
-  const lease = yield* leaseOrLaunch(state, pooledKey(state, Callers.keyOf(profile, number)))
+  const lease = yield* leaseOrLaunch(state, Callers.keyOf(profile, number))
   const lane = lease.value
   if (lane._tag !== "Lane") return yield* new GatewayErrors.UnknownSession()
   const retire = Effect.flatMap(lease.invalidate, (isRetired) => {
