@@ -6,8 +6,6 @@ import * as Protocol from "./Protocol.ts"
 /** How many ids are remembered. Beyond that, the oldest entry is forgotten. */
 const limit = 10_000
 
-export type Homes = Effect.Success<ReturnType<typeof make>>
-
 /** `self`: the name of this replica. */
 export const make = Effect.fnUntraced(function*(self: string) {
   const client = yield* Protocol.Home.client

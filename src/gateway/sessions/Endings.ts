@@ -55,8 +55,6 @@ export const ofPool = (reason: SessionPool.Reason, idleTimeToLive: Duration.Dura
   }
 }
 
-export type Endings = ReturnType<typeof make>
-
 /** Keeps a note by the key object of a launch, so two launches under equal keys have separate notes. */
 export const make = () => {
   const noted = new WeakMap<Key, Ending>()
