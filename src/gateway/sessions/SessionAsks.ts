@@ -132,11 +132,17 @@ const sendAll = Effect.fnUntraced(function*(serving: Serving, key: Key, messages
   const writes: Array<Taken> = []
   /** The errors of refused calls. All share one stream, because a batch may have thousands. */
   const errors: Array<Event> = []
+  const scope = yield* Effect.scope
+  // A client may leave the answers unread, so the leases of notifications and responses end before the exchange.
+  const writing = yield* Scope.fork(scope)
   yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
     for (const [index, message] of messages.entries()) {
       // From the first delivered message on, a disconnect interrupts nothing: the client has sent the whole batch.
-      const taken = yield* Effect.result(sendOne(serving, key, message, index === 0 ? restore : identity))
       const isRequest = message._tag === "Request"
+      const taken = yield* sendOne(serving, key, message, index === 0 ? restore : identity).pipe(
+        Scope.provide(isRequest ? scope : writing),
+        Effect.result
+      )
       if (Result.isSuccess(taken)) (isRequest ? running : writes).push(taken.success)
       // A later failure does not refuse the whole batch, because the answers of running messages would be lost.
       else if (index === 0) return yield* Effect.fail(taken.failure)
@@ -144,6 +150,7 @@ const sendAll = Effect.fnUntraced(function*(serving: Serving, key: Key, messages
     }
   }))
   yield* Effect.forEach(writes, ({ reply }) => reply, { discard: true })
+  yield* Scope.close(writing, Exit.void)
   if (running.length + errors.length === 0) return replyWith(nothing)
   const streams = [...running.map(streamOf), Stream.fromIterable(errors)]
   // A queue, because a front may interrupt a take that waits, which would end the streams.
