@@ -1,5 +1,4 @@
 /** Batches of revision 2025-03-26. */
-import { connect } from "node:net"
 import { assert, describe, it } from "vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serve from "../kit/gateway/serving.ts"
@@ -123,17 +122,11 @@ describe("batches of clients that disconnect", () => {
   })
 
   it("a client that leaves the answers to a batch unread keeps no process of an ended session", async () => {
-    const { url } = await Serve.gateway({ ...options, maxInFlight: 10, stallTimeout: "1 hour" })
+    const { origin, url } = await Serve.gateway({ ...options, maxInFlight: 10, stallTimeout: "1 hour" })
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
     const big = Array.from({ length: 10 }, (_, id) => Kit.toolCall(id, "big", { size: 2_000_000 }))
-    const body = `[${[note, ...big].join()}]`
-    const { host, hostname, origin, pathname, port } = new URL(url)
-    const headers = { ...Kit.headers, host, "mcp-session-id": session, "content-length": String(body.length) }
-    const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`)
-    const socket = connect(Number(port), hostname)
-    socket.write([`POST ${pathname} HTTP/1.1`, ...lines, "", body].join("\r\n"))
-    await new Promise((resolve) => socket.once("readable", resolve))
+    const socket = await Serve.unread(url, session, "POST", `[${[note, ...big].join()}]`)
     await Kit.eventually("all are answered", async () => (await Kit.inFlight(origin)) === 0)
     assert.strictEqual((await Serve.remove(url, session)).status, 204)
     assert.isFalse(Kit.alive(pid))

@@ -102,6 +102,18 @@ describe("DELETE", () => {
     }
   })
 
+  it("ends the process of a session whose client leaves its GET stream unread", async () => {
+    const { origin, url } = await Serve.gateway({ backends: { counter: Kit.counter() }, stallTimeout: "1 hour" })
+    const session = await Kit.open(url)
+    const pid = await Kit.pidOf(url, session)
+    const socket = await Serve.unread(url, session, "GET")
+    await Kit.eventually("it listens", async () => (await Kit.sessionOn(origin, pid))?.streams === 1)
+    await Kit.toolText(url, session, "flood", { count: 300, size: 100_000 })
+    assert.strictEqual((await Serve.remove(url, session)).status, 204)
+    assert.isFalse(Kit.alive(pid))
+    socket.destroy()
+  })
+
   it("is answered with 503, a body, Retry-After and close if the gateway stops before the process exits", async () => {
     const backends = { stubborn: Kit.counter("--stubborn") }
     const { origin, stop, url } = await Serve.gateway({ backends, closeGrace: "2 seconds" }, await StillClock.make())

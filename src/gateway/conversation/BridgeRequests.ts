@@ -83,10 +83,10 @@ export class BridgeRequests implements PooledConnection.Requests {
   /** Why the session has ended. Undefined until then. */
   #over: string | undefined
   /**
-   * Completes when the session ends. A caller that waits for the process to read then stops waiting, because its lease would keep the
-   * session open.
+   * Completes when the session ends. A caller that waits for the process to read, or for its client, then ends its lease, which would
+   * keep the session open.
    */
-  readonly #ended = Deferred.makeUnsafe<void>()
+  readonly ended = Deferred.makeUnsafe<void>()
   #garbage = 0
 
   constructor(
@@ -130,7 +130,7 @@ export class BridgeRequests implements PooledConnection.Requests {
       this.#settle(entry, JsonRpc.error(entry.request.id, JsonRpc.codes.gateway, reason), forgotten)
     }
     this.#streams.endAll()
-    Deferred.doneUnsafe(this.#ended, Effect.void)
+    Deferred.doneUnsafe(this.ended, Effect.void)
   }
 
   // ---------------------------------------------------------------------------
@@ -171,7 +171,7 @@ export class BridgeRequests implements PooledConnection.Requests {
     if (this.#process.offer(message)) return Effect.void
     // The write has a fiber of its own, as in `request`: the caller may be interrupted.
     const writing = this.#background.run(this.#process.send(message))
-    return Effect.raceFirst(Effect.asVoid(Fiber.await(writing)), Deferred.await(this.#ended))
+    return Effect.raceFirst(Effect.asVoid(Fiber.await(writing)), Deferred.await(this.ended))
   }
 
   /** Marks a request as cancelled. It keeps its place until the process answers it, for at most `cancelGrace`. */

@@ -183,8 +183,8 @@ const nonEmpty = (take: Take): Pull.Pull<Arr.NonEmptyReadonlyArray<Event>> =>
 // ---------------------------------------------------------------------------
 
 /**
- * Opens the stream of messages that belong to no request, or resumes another stream. Leases the session until the last event. If the client
- * is ending the session, the stream stays open until that `End` is answered. Otherwise the official client reconnects in between, gets 404
+ * Opens the stream of messages that belong to no request, or resumes another stream. Leases the session until it ends. If the client is
+ * ending the session, the stream stays open until that `End` is answered. Otherwise the official client reconnects in between, gets 404
  * and reports an error.
  */
 export const listen = Effect.fnUntraced(function*(serving: Serving, key: Key, from: string | undefined) {
@@ -194,21 +194,21 @@ export const listen = Effect.fnUntraced(function*(serving: Serving, key: Key, fr
   const listening = yield* Effect.acquireRelease(
     Effect.sync(() => connection.requests.listen(from)),
     (listening) => Effect.sync(() => listening !== "TooMany" && listening.close())
-  ).pipe(Scope.provide(leaseScope))
+  )
   if (listening === "TooMany") {
     const message = "Too many streams of this session are open; close one, or try again later"
     return yield* Effect.fail(refusal("too many", message, { retryAfter }))
   }
   const { reply } = listening
   if (reply._tag !== "Events") return replyWith(reply)
-  // The end of the session waits for leases, so this releases its lease first.
-  const ended = Effect.andThen(
-    Scope.close(leaseScope, Exit.void),
-    Effect.suspend(() => {
-      const end = serving.ends.get(key.text)
-      return end === undefined ? Effect.void : Deferred.await(end)
-    })
+  // The end of the session waits for leases, and the client may leave the last events unread.
+  yield* Effect.forkScoped(
+    Effect.andThen(Deferred.await(connection.requests.ended), Scope.close(leaseScope, Exit.void))
   )
+  const ended = Effect.suspend(() => {
+    const end = serving.ends.get(key.text)
+    return end === undefined ? Effect.void : Deferred.await(end)
+  })
   const take = Pull.catchDone(reply.take, () => Effect.andThen(ended, Cause.done()))
   return replyWith({ ...reply, take })
 })

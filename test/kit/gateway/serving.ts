@@ -2,6 +2,8 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import type { IncomingMessage, ServerResponse } from "node:http"
 import { createServer, request } from "node:http"
+import type { Socket } from "node:net"
+import { connect } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, expect, onTestFinished } from "vitest"
@@ -148,6 +150,17 @@ export const leaving = (send: (signal: AbortSignal) => Promise<unknown>): () => 
     aborter.abort()
     assert.strictEqual(await ended, "aborted")
   }
+}
+
+/** Sends a request, and reads nothing of its response. Returns when the response has begun. */
+export const unread = async (url: string, session: string, method: "GET" | "POST", body = ""): Promise<Socket> => {
+  const { host, hostname, pathname, port } = new URL(url)
+  const headers = { ...Kit.headers, host, "mcp-session-id": session, "content-length": `${body.length}` }
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`)
+  const socket = connect(Number(port), hostname)
+  socket.write([`${method} ${pathname} HTTP/1.1`, ...lines, "", body].join("\r\n"))
+  await new Promise((resolve) => socket.once("readable", resolve))
+  return socket
 }
 
 /** The data of all events of a response. `atFirst` runs when the first one has come. */
