@@ -123,6 +123,10 @@ describe("shared processes", () => {
     assert.strictEqual(await count("two"), "1")
     assert.strictEqual(await count("one", { client: "another" }), "1")
     assert.strictEqual(await count("one", { capabilities: { roots: {} } }), "1")
+    // The order of members tells no callers apart.
+    const orders = [{ form: {}, url: {} }, { url: {}, form: {} }]
+    const counts = orders.map((elicitation) => () => count("one", { capabilities: { elicitation } }))
+    assert.deepStrictEqual([await counts[0]?.(), await counts[1]?.()], ["1", "2"])
     assert.deepStrictEqual([await count("one"), await count("two")], ["3", "2"])
   })
 

@@ -59,7 +59,7 @@ export const isOfLoner = ({ id }: Key): boolean => id.startsWith(loner)
 export const identify = ({ backend, client, known, principal }: Caller): string =>
   known
     ? createHash("sha256")
-      .update(Json.stringify([backend, principal, client.info, client.capabilities]))
+      .update(Json.canonical([backend, principal, client.info, client.capabilities]))
       .digest("hex").slice(0, 32)
     : `${loner}${randomUUID()}`
 
