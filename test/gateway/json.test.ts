@@ -36,6 +36,22 @@ describe("numbers that a double cannot hold", () => {
     assert.deepStrictEqual(parsed("[0,-1,1.5,1234567890123456,9007199254740991]"), exact)
   })
 
+  it("refuses a number as the name of a member", () => {
+    for (const text of ["{1e400:1}", "{\"a\":{12345678901234567890:1}}"]) assert.isTrue(Option.isNone(Json.parse(text)))
+  })
+
+  it("reads 4 MB of short numbers in half a second", () => {
+    const filled = (part: string, end: string) => `[${part.repeat(4 * 1024 * 1024 / part.length)}${end}]`
+    for (const text of [filled("0", ""), filled("1e1", ""), filled("1e1,", "1e999"), filled("0,", "1e999")]) {
+      const seconds = [0, 1, 2].map(() => {
+        const before = process.cpuUsage()
+        Json.parse(text)
+        return process.cpuUsage(before).user / 1e6
+      })
+      assert.isBelow(Math.min(...seconds), 0.5, text.slice(0, 20))
+    }
+  })
+
   it("leaves digits in strings as they are", () => {
     const text = "{\"12345678901234567890\":\"12345678901234567890\",\"e\":\"1e400\"}"
     assert.strictEqual(Json.stringify(parsed(text)), text)
