@@ -131,6 +131,25 @@ describe("messages of a stdio process", () => {
     assert.isTrue(writes.every((fiber) => Exit.isSuccess(fiber.pollUnsafe() ?? Exit.fail("left"))))
   })
 
+  it("do not wait any longer once the process has ended for the gateway, although it holds its stdin open", async () => {
+    const { close, time, transport } = await startOnClock("sh", "-c", "exec >&-; exec sleep 1000")
+    await attach(transport, receiver(Effect.void))
+    let isSent = false
+    const sent = Effect.runPromise(
+      Effect.provideService(
+        transport.send(JsonRpc.notification("notifications/x", { filler: "x".repeat(500_000) })),
+        Clock.Clock,
+        time
+      )
+    ).then(() => isSent = true)
+    assert.include(await time.passUntilSettled("it is told", end(transport)), "closed its stdout")
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    const wasSent = isSent
+    await close()
+    await sent
+    assert.isTrue(wasSent)
+  })
+
   it("all reach a slow client after the exit, progress in order and then the answer", async () => {
     const { args, command } = Kit.counter()
     const process = StdioProcess.start({ command, args, env: {}, cwd: undefined }, {}, limits, (text) => text)

@@ -75,7 +75,11 @@ export const start = Effect.fnUntraced(function*(
           output.attach(to)
         })
       ),
-    send: (message) => Effect.timeoutOrElse(written(message), { duration: limits.writeTimeout, orElse: () => unread })
+    send: (message) =>
+      Effect.raceFirst(written(message), Deferred.await(ended)).pipe(
+        Effect.timeoutOrElse({ duration: limits.writeTimeout, orElse: () => unread }),
+        Effect.asVoid
+      )
   }
 })
 
