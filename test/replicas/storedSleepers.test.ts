@@ -345,6 +345,18 @@ layer(database, { timeout: "30 seconds", excludeTestServices: true })("stored sl
         assert.deepStrictEqual([here.lost, there.lost], [[key], []])
       }))
 
+    it.effect("a session that rests at its former owner stays ended if its row is gone already", () =>
+      Effect.gen(function*() {
+        const [here, there] = [yield* replica(), yield* replica()]
+        const { key, record } = yield* entered(here)
+        yield* wake(there, key)
+        yield* there.remove(key)
+        // Ten minutes later the row of a removed session is gone.
+        yield* there.sql`DELETE FROM effect_session_pool_sessions WHERE key = ${key.text}`
+        yield* here.rest(key, record)
+        assert.isFalse(yield* there.has(key))
+      }))
+
     it.effect("a session that rests at its former owner keeps the record of its new owner", () =>
       Effect.gen(function*() {
         const [here, there] = [yield* replica(), yield* replica()]

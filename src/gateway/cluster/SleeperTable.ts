@@ -60,6 +60,8 @@ export interface Saved {
   readonly revision: number
   /** The mark of its back end's entry when the session was opened. */
   readonly mark: string | undefined
+  /** Whether the session has had a row. If the row is gone, the session has ended elsewhere, and must not come back. */
+  readonly row: { existed: boolean }
 }
 
 /** The removal of a session. A newer generation stays. Without a generation, the session was not awake here: any row is removed. */
@@ -79,6 +81,15 @@ export const write = ({ expires, sql }: Table, due: Saved | Removed): Effect.Eff
     WHERE key = ${text} AND record <> ${removedRecord} RETURNING key
   `
   if (generation === undefined) return Effect.map(removed, isAny)
+  if (due.record !== undefined && due.row.existed) {
+    const updated = sql`
+      UPDATE ${sql(table)} SET record = ${
+      textOf(due)
+    }, generation = ${generation}, revision = ${due.revision}, expires_at = ${expires}
+      WHERE key = ${text} AND (generation, revision) <= (${generation}, ${due.revision}) RETURNING key
+    `
+    return Effect.map(updated, isAny)
+  }
   // A removal inserts a row if there is none. Otherwise an abandoned statement could arrive late and enter the session again.
   const values = due.record === undefined
     ? sql`${text}, ${removedRecord}, ${last}, ${last}, ${expiresRemoved}`

@@ -90,7 +90,15 @@ const sleepersOf = (state: State): Sleepers => {
       }),
     enter: (key, record) =>
       Effect.suspend(() => {
-        const awake = { key, holders: 1, record, generation: 1, revision: 0, mark: markOf(key) }
+        const awake = {
+          key,
+          holders: 1,
+          record,
+          generation: 1,
+          revision: 0,
+          mark: markOf(key),
+          row: { existed: false }
+        }
         own(state, awake)
         save(state, awake)
         return writeSoon(state, key)
@@ -139,7 +147,7 @@ const wake = Effect.fnUntraced(function*(state: State, key: Key) {
     yield* write(state, key)
     return Option.none()
   }
-  own(state, { ...taken, key, holders: 1, revision: 0 })
+  own(state, { ...taken, key, holders: 1, revision: 0, row: { existed: true } })
   return Option.some(taken.record)
 })
 
@@ -182,7 +190,11 @@ const write = (state: State, key: Key) =>
     if (due === undefined) return Effect.void
     return Effect.map(SleeperTable.write(table, due), (isWritten) => {
       if (pending.get(key.text) === due) pending.delete(key.text)
-      if (isWritten || due.record === undefined) return
+      if (due.record === undefined) return
+      if (isWritten) {
+        due.row.existed = true
+        return
+      }
       if (owned.get(key.text)?.generation === due.generation) disown(state, key)
     })
   })
