@@ -312,7 +312,7 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
     const settings = Settings.decode(Settings.all, { ...options }, fault)
     for (const [name, instead] of ofTheCommand) if (settings[name]) fault(name, `only the command has it; ${instead}`)
     const kinds = { ...Kinds.transports, ...options.transports }
-    const backends = Backends.check(Backends.given("backends.", options.backends), settings, fault, kinds)
+    const backends = Backends.check(Backends.given("backends", options.backends), settings, fault, kinds)
     return { backends, settings }
   })
 

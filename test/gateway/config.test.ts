@@ -312,12 +312,21 @@ describe("the options of a program", () => {
     }
   })
 
+  it("tells the fault of a server although the name of another begins with its name and a dot", () => {
+    assert.deepStrictEqual(faults(load({ "a.b": { command: 1, env: { "K.L": 2, K: 3 } }, a: {} })), [
+      "mcpServers[\"a.b\"].command: must be a string: the program to run",
+      "mcpServers[\"a.b\"].env[\"K.L\"]: must be a string",
+      "mcpServers[\"a.b\"].env.K: must be a string",
+      "mcpServers.a: must have a command or a url"
+    ])
+  })
+
   it("refuses the options of a program with every fault, each on one line", () => {
     const backends = { "a\n\u001b[2J\u007f\u202e": { command: "x" }, b: { command: "", maxInFlight: 0 } }
     const { faults } = Effect.runSync(Effect.flip(Gateway.config({ backends, maxSessions: 0 })))
     assert.deepStrictEqual(faults, [
       "maxSessions: must be an integer of at least 1",
-      `backends.a\\n\\u001b[2J\\u007f\\u202e: ${Backends.allowedName}`,
+      `backends["a\\n\\u001b[2J\\u007f\\u202e"]: ${Backends.allowedName}`,
       "backends.b.maxInFlight: must be an integer of at least 1",
       "backends.b.command: must not be empty"
     ])

@@ -105,7 +105,7 @@ const readServers = (servers: Values | undefined, reading: Reading): ReadonlyArr
   if (served.length === 0) reading.fault("mcpServers", "must have at least one back end that is not disabled")
   const names = new Set(served.map(([given]) => given).filter(Backends.isName))
   return served.flatMap(([given, written]) => {
-    const path = `mcpServers.${Masking.printable(given)}`
+    const path = `mcpServers${Masking.member(given)}`
     const name = Backends.isName(given) ? given : CommandName.urlSafe(given)
     if (name !== given && names.has(name)) {
       reading.fault(path, `needs another name: another server already has "${name}" in its URL`)
@@ -141,7 +141,7 @@ const readSettings = (
 ): Values => {
   const read: Record<string, unknown> = {}
   for (const [name, value] of Object.entries(written)) {
-    const at = `${path}.${Masking.printable(name)}`
+    const at = `${path}${Masking.member(name)}`
     const setting = settingByName.get(name)
     if (ignored.includes(name)) reading.warn(`${at}: the gateway does not read it`)
     else if (!allowed.includes(name)) {

@@ -35,7 +35,8 @@ const repeats = (node: Jsonc.Node, path: string): ReadonlyArray<{ readonly path:
   return (node.children ?? []).flatMap((child) => {
     const [name, value] = child.children ?? []
     if (child.type !== "property" || name === undefined || value === undefined) return repeats(child, path)
-    const at = [path, Masking.printable(String(name.value))].filter((part) => part !== "").join(".")
+    const given = String(name.value)
+    const at = path === "" ? Masking.printable(given) : `${path}${Masking.member(given)}`
     const again = names.has(name.value) ? [{ path: at, offset: name.offset }] : []
     names.add(name.value)
     return [...again, ...repeats(value, at)]

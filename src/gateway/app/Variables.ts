@@ -26,7 +26,7 @@ export const expand = (path: string, value: unknown, reading: Reading): unknown 
   if (Predicate.isObject(value)) {
     return Record.map(
       value,
-      (item: unknown, name: string) => expand(`${path}.${Masking.printable(name)}`, item, reading)
+      (item: unknown, name: string) => expand(`${path}${Masking.member(name)}`, item, reading)
     )
   }
   if (typeof value !== "string") return value

@@ -133,5 +133,8 @@ export const printable = (text: string): string =>
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`
   )
 
+/** The name of a member as a part of a path in messages: `.name`, or `["na.me"]`, so that paths of different members differ. */
+export const member = (name: string): string => /[.[]/.test(name) ? `["${printable(name)}"]` : `.${printable(name)}`
+
 /** The first characters of a session's id, without the replica's name: enough to tell sessions apart, too few to use one. */
 export const shortId = (id: string): string => id.replace(/^r[0-9a-f]{10}-/, "").slice(0, 8)

@@ -117,7 +117,7 @@ export interface Unchecked {
 /** The entries of a program, or of the command line. */
 export const given = (prefix: string, entries: Readonly<Record<string, Entry>>): ReadonlyArray<Unchecked> =>
   Object.entries(entries).map(([name, entry]) => ({
-    path: `${prefix}${Masking.printable(name)}`,
+    path: prefix === "" ? Masking.printable(name) : `${prefix}${Masking.member(name)}`,
     name,
     entry: Settings.given(entry),
     secrets: [],

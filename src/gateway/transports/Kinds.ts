@@ -87,7 +87,7 @@ const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
 
 const pathText = (path: ReturnType<typeof issuesOf>["issues"][number]["path"] = []): string =>
   path.map((part) => typeof part === "object" ? part.key : part)
-    .map((key) => typeof key === "number" ? `[${key}]` : `.${Masking.printable(String(key))}`).join("")
+    .map((key) => typeof key === "number" ? `[${key}]` : Masking.member(String(key))).join("")
 
 const text = (message = "must be a string") => Schema.String.annotate({ message })
 
