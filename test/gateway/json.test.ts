@@ -1,6 +1,6 @@
 /** JSON values that keep the numbers a double cannot hold. */
 import { assert, describe, it } from "@effect/vitest"
-import { Option } from "effect"
+import { Duration, Option } from "effect"
 import * as Json from "../../src/gateway/protocol/Json.ts"
 import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
 import * as Modern from "../../src/gateway/protocol/Modern.ts"
@@ -91,6 +91,13 @@ describe("numbers that a double cannot hold", () => {
 })
 
 describe("JSON texts", () => {
+  it("are canonical with their members sorted, at any depth and whatever the members hold", () => {
+    const text = "{\"b\":[{\"d\":1,\"c\":12345678901234567890}],\"a\":null}"
+    assert.strictEqual(Json.canonical(parsed(text)), "{\"a\":null,\"b\":[{\"c\":12345678901234567890,\"d\":1}]}")
+    const entry = { wait: Duration.nanos(5n), command: "x", cwd: undefined }
+    assert.strictEqual(Json.canonical(entry), Json.stringify({ command: "x", wait: Duration.nanos(5n) }))
+  })
+
   it("takes the last member of a name that an object has twice", () => {
     assert.strictEqual(Json.field(parsed("{\"a\":1,\"\\u0061\":2}"), "a"), 2)
   })
