@@ -5,7 +5,6 @@ import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Serving from "../kit/gateway/serving.ts"
-import { shortOrLong } from "../kit/long.ts"
 
 const directory = realpathSync(Serving.directory())
 const remote = await Eras.startHttp(Eras.official("everything"), ["streamableHttp"])
@@ -54,7 +53,7 @@ describe.each(Object.entries(clients))("%s", (name, connect) => {
     })
 
     it("serves calls with progress in concurrent sessions", async () => {
-      const count = shortOrLong(3, 10)
+      const count = 10
       const results = await Promise.all(Array.from({ length: count }, async (_, i) => {
         const { call, client, heard } = await open(backend)
         const echo = await call("echo", { message: `session ${i}` })
