@@ -18,7 +18,10 @@ const artifacts = `${root}test/artifacts/examples/`
 
 /** All sources and manuals with `ts` blocks. */
 const sources = [
-  ...globSync(["src/**/*.{ts,md}", "test/**/README.md"], { cwd: root, exclude: ["**/node_modules/**"] }),
+  ...globSync(["src/**/*.{ts,md}", "test/**/README.md"], {
+    cwd: root,
+    exclude: ["**/node_modules/**", "test/artifacts/**"]
+  }),
   "README.md"
 ]
   .filter((file) => /^(?: \* )?```ts\n/m.test(readFileSync(`${root}${file}`, "utf8")))
