@@ -126,7 +126,7 @@ const sleepersOf = (state: State): Sleepers => {
   }
 }
 
-/** The record of a session that is awake here, which then has one more holder. */
+/** Counts one more holder of a session that is awake here, and returns the session's record. */
 const hold = ({ owned }: State, { text }: Key): ClientRecord.ClientRecord | undefined => {
   const awake = owned.get(text)
   if (awake !== undefined) awake.holders++

@@ -55,7 +55,7 @@ export interface Heard {
   readonly progress: Array<number>
   readonly logs: Array<unknown>
   readonly changes: Array<string>
-  /** What the client has reported to `onerror`. */
+  /** The errors that the client passed to its `onerror`. */
   readonly errors: Array<unknown>
 }
 
