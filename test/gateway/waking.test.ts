@@ -32,9 +32,14 @@ const tagOf = <A>(effect: Effect.Effect<A, { readonly _tag: string }>) =>
 
 /** A gateway's sessions on a placement and on a store of sleepers that the test controls. */
 const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions> = {}) {
-  /** What it takes the database to find a session, and to remove one. */
-  const database: { finding: Effect.Effect<void, GatewayErrors.NotNow>; removing: Effect.Effect<void> } = {
+  /** What it takes the database to find a session, to enter one, and to remove one. */
+  const database: {
+    finding: Effect.Effect<void, GatewayErrors.NotNow>
+    entering: Effect.Effect<void>
+    removing: Effect.Effect<void>
+  } = {
     finding: Effect.void,
+    entering: Effect.void,
     removing: Effect.void
   }
   const state = {
@@ -78,7 +83,7 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
       }),
     enter: (key, record) => {
       state.awake.add(key.text)
-      return memory.enter(key, record)
+      return Effect.andThen(memory.enter(key, record), database.entering)
     },
     rest: (key, record) => {
       state.awake.delete(key.text)
@@ -358,6 +363,20 @@ describe("reloads", () => {
       yield* reload({ command: "false", stateless: true })
       assert.isUndefined(opening.pollUnsafe())
       yield* release
+      assert.strictEqual(yield* tagOf(Fiber.join(opening)), "UnknownSession")
+      yield* empty
+      assert.deepStrictEqual([...yield* sessions.asleep], [])
+    }))
+
+  it.live("a reload while the record of a new session is written refuses the session, which does not sleep", () =>
+    Effect.gen(function*() {
+      const { database, empty, open, reload, sessions } = yield* make()
+      const [writing, written] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      database.entering = Effect.andThen(Deferred.succeed(writing, undefined), Deferred.await(written))
+      const opening = yield* fork(open())
+      yield* Deferred.await(writing)
+      yield* reload({ command: "false", stateless: true })
+      yield* Deferred.succeed(written, undefined)
       assert.strictEqual(yield* tagOf(Fiber.join(opening)), "UnknownSession")
       yield* empty
       assert.deepStrictEqual([...yield* sessions.asleep], [])

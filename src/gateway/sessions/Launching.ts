@@ -32,7 +32,7 @@ export const lookup = Effect.fnUntraced(function*(
   state: State.State,
   key: Key
 ): Effect.fn.Return<State.Connection, GatewayErrors.LaunchError, Scope.Scope> {
-  const { callers, endings, placement, running, settings, sleepers } = state
+  const { callers, placement, running, settings, sleepers } = state
   const held = yield* State.hold(state, key)
   const target = running.get(key.backend)
   // The id counts as occupied here until the session's scope has closed.
@@ -52,18 +52,23 @@ export const lookup = Effect.fnUntraced(function*(
     Effect.annotateLogs({ backend: key.backend, session: labelOf(key) })
   )
   target.cooldown = Cooldown.succeeded
-  // The session was ended during its launch.
-  const ending = endings.noted(key)
-  if (ending !== undefined) {
-    return yield* ending.reason === "moved" ? GatewayErrors.sessionMoved() : new GatewayErrors.UnknownSession()
-  }
+  yield* unlessEnded(state, key)
   if (target.backend.settings.stateless && key.record !== undefined) {
     held.record = key.record
     yield* sleepers.enter(key, key.record)
+    yield* unlessEnded(state, key)
   }
   held.connection = connection
   return connection
 })
+
+/** Fails if the session or lane was ended during its launch. */
+const unlessEnded = ({ endings }: State.State, key: Key) =>
+  Effect.suspend((): Effect.Effect<void, GatewayErrors.NotNow | GatewayErrors.UnknownSession> => {
+    const ending = endings.noted(key)
+    if (ending === undefined) return Effect.void
+    return ending.reason === "moved" ? GatewayErrors.sessionMoved() : new GatewayErrors.UnknownSession()
+  })
 
 /** The name of a session or a lane in logs and on the page. Too short to use the session. */
 export const labelOf = ({ id, lane }: Key): string => Masking.shortId(lane === undefined ? id : `lane${lane}-${id}`)
