@@ -42,7 +42,7 @@ const longestPause = 30_000
 
 export class Subscriptions {
   readonly #connection: Connection
-  /** The resources, each with those that wait for the server's acknowledgement. */
+  /** The subscribed resources. Each has the callbacks that wait for the server's acknowledgement: none once it has come. */
   readonly #uris = new Map<string, Array<Done>>()
   #lists: ReadonlyArray<List> = []
   /** The active listen, the one that will replace it, and the one that it has replaced. */
