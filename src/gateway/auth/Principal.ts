@@ -8,6 +8,10 @@
 export interface Principal {
   /** Callers with the same id are the same caller. The id is never shown to clients. Empty for callers that cannot be told apart. */
   readonly id: string
+  /** The name that operators see in logs and on the page. Never a secret. Default: the first characters of the id. */
+  readonly name?: string | undefined
+  /** When its credentials expire, in milliseconds since 1970. The streams of its requests end then. Default: never. */
+  readonly expiresAt?: number | undefined
   /** What the authenticator knows of the caller, such as the claims of a JWT. */
   readonly claims: Readonly<Record<string, unknown>>
 }
