@@ -95,7 +95,7 @@ describe("both eras on one URL", () => {
   it("refuses a request that names a lane as its session with 404", async () => {
     const pid = await pidOf()
     const client = { info: { name: "raw", version: "1" }, name: undefined, capabilities: Modern.capabilitiesOf({}) }
-    const lane = `lane0-${Callers.identify({ backend: "asking", principal: "", known: true, client })}`
+    const lane = `lane0-${Callers.identify({ backend: "asking", principal: { id: "" }, known: true, client })}`
     for (const method of ["GET", "DELETE", "POST"]) {
       const call = { body: Kit.toolCall(1, "count") }
       const { status } = await Serving.ask(origin, "/mcp/asking", { "mcp-session-id": lane }, method, call)
@@ -179,7 +179,7 @@ describe("shared processes", () => {
     const twice = `${table}\n   5: 0200007F:C350 0100007F:1F90 01 0:0 0:0 0 1000 0 6 1`
     assert.isUndefined(PeerOwner.usersOf(twice).get("50000:8080"))
     const client = { info: {}, name: undefined, capabilities: Modern.capabilitiesOf({}) }
-    const loner = { backend: "asking", principal: "", known: false, client }
+    const loner = { backend: "asking", principal: { id: "" }, known: false, client }
     assert.notStrictEqual(Callers.identify(loner), Callers.identify(loner))
     const options = { client: "own" }
     const first = Number(await toolText(url, "count", options))

@@ -61,7 +61,13 @@ const start = Effect.fnUntraced(function*(carryOut: Host["carryOut"]) {
   return { cable, hosting, forward }
 }, (effect) => Effect.provide(effect, RpcSerialization.layerSchemaBinary()))
 
-const carried = (ask: Ask): Carried => ({ backend: "a", principal: "ada", known: true, opens: undefined, ask })
+const carried = (ask: Ask): Carried => ({
+  backend: "a",
+  principal: { id: "ada", name: "Ada" },
+  known: true,
+  opens: undefined,
+  ask
+})
 
 const request = (id: JsonRpc.Id) => JsonRpc.request(id, "tools/call", { name: "count" })
 const notification = JsonRpc.notification("notifications/message", { data: "\"id\":\"b\"" })

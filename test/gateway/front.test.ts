@@ -9,7 +9,7 @@ import * as JsonRpc from "../../src/gateway/protocol/JsonRpc.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Told from "../kit/gateway/told.ts"
 
-const client = { backend: "counter", principal: "", known: Effect.succeed(true) }
+const client = { backend: "counter", principal: { id: "" }, known: Effect.succeed(true) }
 
 /** Sends an array of lines to one session, and collects the answers. */
 const arrayFront = (lines: ReadonlyArray<string>, said: Array<string>): Front => ({

@@ -14,7 +14,7 @@ describe("lanes", () => {
         const random = Random.make(seed)
         const max = 1 + random.below(4)
         const callers = Callers.make()
-        const profile = yield* callers.enter({ backend: "one", principal: "", known: true, client })
+        const profile = yield* callers.enter({ backend: "one", principal: { id: "" }, known: true, client })
         const held: Array<{ readonly lane: number; readonly exclusive: boolean; readonly scope: Scope.Closeable }> = []
         for (let i = 0; i < 60; i++) {
           if (random.chance(0.6)) {

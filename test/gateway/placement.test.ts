@@ -97,7 +97,7 @@ const id = "00000000-0000-4000-8000-000000000000"
 const send: Ask = { _tag: "Send", session: id, messages: [JsonRpc.request(7, "ping", {})] }
 const carriedOf = (ask: Ask): Placement.Carried => ({
   backend: "a",
-  principal: "",
+  principal: { id: "" },
   known: false,
   opens: undefined,
   ask

@@ -19,7 +19,7 @@ import * as Serving from "../kit/gateway/serving.ts"
 import * as Told from "../kit/gateway/told.ts"
 
 const message = Told.requestOf(Kit.initializeBody)
-const [name, principal, id] = ["sleeping", "", "00000000-0000-4000-8000-000000000000"]
+const [name, principal, id] = ["sleeping", { id: "" }, "00000000-0000-4000-8000-000000000000"]
 const other = "00000000-0000-4000-8000-000000000001"
 const keyOf = (of = id, backend = name) => new Key(backend, principal, of)
 const key = keyOf()

@@ -91,7 +91,7 @@ let made = 0
 const session = (name = "one") => {
   const initialize = JsonRpc.request(1, "initialize", { clientInfo: { name, version: "1" } })
   return {
-    key: new Key("backend", "ada", `session-${made++}`),
+    key: new Key("backend", { id: "ada" }, `session-${made++}`),
     record: ClientRecord.make(initialize)
   }
 }

@@ -29,11 +29,12 @@ export const forward = (
   replica: string,
   carried: Carried,
   shared?: string
-): Effect.Effect<Exchange, Refusal | Protocol.Moved | Unreachable, Scope.Scope> =>
-  Effect.flatMap(
+): Effect.Effect<Exchange, Refusal | Protocol.Moved | Unreachable, Scope.Scope> => {
+  const { principal } = carried
+  return Effect.flatMap(
     Effect.all([links.to(replica), spanToSend]),
     ([client, parent]) =>
-      client.CarryOut({ ...carried, shared, parent }).pipe(
+      client.CarryOut({ ...carried, principal: principal.id, principalName: principal.name, shared, parent }).pipe(
         Effect.flatMap((answer) =>
           answer._tag === "Whole"
             ? Effect.succeed({ session: answer.session, reply: Effect.succeed(answer.reply) })
@@ -42,6 +43,7 @@ export const forward = (
         Effect.catchCause((cause) => failed(carried.ask, cause))
       )
   )
+}
 
 /** The current span, so that the other replica's span is its child. None for Effect's own tracer, which exports nothing. */
 const spanToSend = Effect.flatMap(

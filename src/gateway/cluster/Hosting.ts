@@ -177,7 +177,8 @@ export class Hosting {
   )
 
   /** Carries out an ask of another replica, and waits for its reply. Fails with `Moved` if this replica must not serve the session. */
-  private carryOut(host: Host, { parent, shared, ...carried }: Protocol.CarryOut) {
+  private carryOut(host: Host, { parent, principal: id, principalName: name, shared, ...asked }: Protocol.CarryOut) {
+    const carried: Carried = { ...asked, principal: { id, name } }
     const isHere = shared === undefined
       ? Effect.sync(() => !this.membership.isGivenUp())
       : this.enter(shared, carried)
@@ -189,7 +190,7 @@ export class Hosting {
   }
 
   /** The events of a reply. A client that only listens gets none after this replica begins to leave, so that it listens elsewhere. */
-  private eventsOf({ take }: Events, carried: Carried): Take {
+  private eventsOf({ take }: Events, carried: Pick<Carried, "ask">): Take {
     return Placement.onlyListens(carried)
       ? Effect.raceFirst(take, Effect.andThen(Deferred.await(this.leaving), Cause.done()))
       : take

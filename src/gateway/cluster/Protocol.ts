@@ -73,7 +73,9 @@ const CarryOut = Rpc.make("CarryOut", {
     /** The shared id of the session or lane, if it is movable. */
     shared: Schema.optional(Schema.String),
     backend: Schema.String,
+    /** The id of the principal. */
     principal: Schema.String,
+    principalName: Schema.optional(Schema.String),
     known: Schema.Boolean,
     ask: Ask,
     opens: Schema.UndefinedOr(Schema.String),

@@ -13,6 +13,7 @@ import { HttpIncomingMessage, HttpMiddleware, HttpRouter } from "effect/http"
 import type { Authenticator, Challenge } from "../auth/Authenticator.ts"
 import type { Hosts } from "../auth/Hosts.ts"
 import * as PeerOwner from "../auth/PeerOwner.ts"
+import type { Principal } from "../auth/Principal.ts"
 import { complete, isLiteral, jsonResponse } from "../auth/Routes.ts"
 import type { Refusal } from "../conversation/Exchange.ts"
 import * as Json from "../protocol/Json.ts"
@@ -94,12 +95,12 @@ const admit = (web: Web, hosts: Hosts, clients: Authenticator, path: string, req
   const refusal = hosts.refusal(request.headers)
   if (refusal !== undefined) return turnAway(refusal)
   const client = Effect.catch(clients.authenticate(request), turnAway)
-  return Effect.flatMap(client, ({ id }) =>
+  return Effect.flatMap(client, (principal) =>
     Effect.flatMap(HttpRouter.params, ({ backend }) => {
       const written = path.replace(":backend", backend ?? "")
       // Some clients end the URL with a slash.
       return isLiteral(written, request.url) || isLiteral(`${written}/`, request.url)
-        ? dispatch(web, request, backend, id)
+        ? dispatch(web, request, backend, principal)
         : unknownBackend(web.broker)
     }))
 }
@@ -112,7 +113,7 @@ const unknownBackend = (broker: Broker) =>
     `This path names no back end; MCP is at: ${broker.backends().map((name) => `/mcp/${name}`).join(", ")}`
   )
 
-const dispatch = (web: Web, request: Request, named: string | undefined, principal: string): Responding => {
+const dispatch = (web: Web, request: Request, named: string | undefined, principal: Principal): Responding => {
   const backends = web.broker.backends()
   const backend = named ?? (backends.length === 1 ? backends[0] : undefined)
   if (backend === undefined || !backends.includes(backend)) return unknownBackend(web.broker)

@@ -2,12 +2,12 @@
 import type { Effect, Scope } from "effect"
 import type { Exchange, Refusal } from "../conversation/Exchange.ts"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
+import type { Identity } from "./Identity.ts"
 
 /** A client of one back end. */
 export interface Client {
   readonly backend: string
-  /** The id of its principal; "" if the gateway asks for no keys. */
-  readonly principal: string
+  readonly principal: Identity
   /**
    * Whether the client can be told from others. Read only for calls without a session: clients that cannot be told apart share no process.
    */

@@ -12,13 +12,13 @@ import { createHash, randomUUID } from "node:crypto"
 import type { Change } from "../conversation/LaneCalls.ts"
 import * as Json from "../protocol/Json.ts"
 import type * as Modern from "../protocol/Modern.ts"
+import type { Identity } from "./Identity.ts"
 import { Key } from "./Key.ts"
 
 /** A caller of a back end. */
 export interface Caller {
   readonly backend: string
-  /** The id of the principal; "" if the gateway asks for no keys. */
-  readonly principal: string
+  readonly principal: Identity
   /** True if the caller can be told from others. */
   readonly known: boolean
   readonly client: Modern.Client
@@ -59,7 +59,7 @@ export const isOfLoner = ({ id }: Key): boolean => id.startsWith(loner)
 export const identify = ({ backend, client, known, principal }: Caller): string =>
   known
     ? createHash("sha256")
-      .update(Json.canonical([backend, principal, client.info, client.capabilities]))
+      .update(Json.canonical([backend, principal.id, client.info, client.capabilities]))
       .digest("hex").slice(0, 32)
     : `${loner}${randomUUID()}`
 

@@ -59,7 +59,7 @@ export const call = (serving: Serving, client: Client, call: Modern.Call): Carry
 
 export const callerOf = ({ settings }: Serving, { backend, known, principal }: Client, { client }: Modern.Call) =>
   Effect.map(
-    principal !== "" || settings.shareWithoutKeys ? Effect.succeed(true) : known,
+    principal.id !== "" || settings.shareWithoutKeys ? Effect.succeed(true) : known,
     (known): Callers.Caller => ({ backend, principal, known, client })
   )
 
@@ -242,7 +242,7 @@ const park = (attached: Attached): Answer => {
 /** The owner of a call and a digest of its request. Only the same request of the same client may continue the call. */
 const ownerOf = ({ backend, principal }: Client, { request }: Modern.Call): Parked.Owner => {
   const params = { ...Json.objectOf(request.params), _meta: null, inputResponses: null, requestState: null }
-  return { backend, principal, digest: RequestState.digest(request.method, params) }
+  return { backend, principal: principal.id, digest: RequestState.digest(request.method, params) }
 }
 
 // ---------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 /** The keys of the gateway's pool: who uses which back end. */
 import { Equal, Hash } from "effect"
 import type { ClientRecord } from "../conversation/ClientRecord.ts"
+import type { Identity } from "./Identity.ts"
 
 /**
  * The key of a session, or of a lane of a modern caller. It contains the principal that opened the session, so for another principal the
@@ -8,8 +9,8 @@ import type { ClientRecord } from "../conversation/ClientRecord.ts"
  */
 export class Key implements Equal.Equal {
   readonly backend: string
-  /** The id of the principal; "" if the gateway asks for no keys. */
-  readonly principal: string
+  /** Only its id is compared. */
+  readonly principal: Identity
   /** The id of the session, or of the caller, which all lanes of the caller share. */
   readonly id: string
   /** The number of the lane; `undefined` for a session. */
@@ -19,13 +20,13 @@ export class Key implements Equal.Equal {
   /** Equal for equal keys only. */
   readonly text: string
 
-  constructor(backend: string, principal: string, id: string, lane?: number, record?: ClientRecord) {
+  constructor(backend: string, principal: Identity, id: string, lane?: number, record?: ClientRecord) {
     this.backend = backend
     this.principal = principal
     this.id = id
     this.lane = lane
     this.record = record
-    this.text = JSON.stringify([backend, principal, id, lane])
+    this.text = JSON.stringify([backend, principal.id, id, lane])
   }
 
   [Equal.symbol](that: unknown): boolean {

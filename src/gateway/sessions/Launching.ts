@@ -46,7 +46,7 @@ export const lookup = Effect.fnUntraced(function*(
   const before = target.cooldown
   target.count("launches")
   // Without a principal, each session counts as a principal of its own in the start queue.
-  const turn = key.principal === "" ? key.text : key.principal
+  const turn = key.principal.id === "" ? key.text : key.principal.id
   const connection = yield* start(target, turn, (take) => open(state, target, take, key, client)).pipe(
     Effect.tapError((error) => countFailure(target, before, error)),
     Effect.annotateLogs({ backend: key.backend, session: labelOf(key) })

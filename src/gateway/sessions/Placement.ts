@@ -20,6 +20,7 @@ import type { Scope } from "effect"
 import { Context, Effect, Option } from "effect"
 import { randomUUID } from "node:crypto"
 import type { Ask, Carrying } from "./Ask.ts"
+import type { Identity } from "./Identity.ts"
 
 /**
  * Where a session or a caller lives. `Replica`: at the replica of this name, while that runs. `Shared`: at the replica that owns the id's
@@ -35,7 +36,7 @@ export const here: Place = { _tag: "Here" }
 /** What a client asks for, when another replica is to carry it out. */
 export interface Carried {
   readonly backend: string
-  readonly principal: string
+  readonly principal: Identity
   /** True if its client can be told from others, see `Callers`. */
   readonly known: boolean
   readonly ask: Ask
@@ -44,7 +45,7 @@ export interface Carried {
 }
 
 /** True if the client only listens: the answer is a stream that does not end by itself. */
-export const onlyListens = ({ ask }: Carried): boolean =>
+export const onlyListens = ({ ask }: Pick<Carried, "ask">): boolean =>
   ask._tag === "Listen" || ask._tag === "Call" && ask.request.method === "subscriptions/listen"
 
 /** What a replica does at the request of other replicas. */

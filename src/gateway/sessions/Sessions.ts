@@ -135,7 +135,7 @@ const makePool = Effect.fnUntraced(function*(state: State.State) {
     acquireTimeout: settings.acquireTimeout,
     // No limit here, because each back end has its own `startTimeout`.
     lookupTimeout: Duration.infinity,
-    groupBy: ({ principal }) => principal === "" ? undefined : principal,
+    groupBy: ({ principal }) => principal.id === "" ? undefined : principal.id,
     groupCapacity: Settings.sessionsPerKey(settings),
     closed: (connection, key) =>
       Effect.flatMap(Deferred.await(connection.ended), (failure) => {

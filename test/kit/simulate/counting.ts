@@ -67,7 +67,7 @@ const shares = (database: Database) =>
 export const session = (): readonly [Key, ClientRecord.ClientRecord] => {
   const record = ClientRecord.make(Told.requestOf(initializeBody))
   record.initialized = JsonRpc.notification("notifications/initialized")
-  return [new Key("everything", "", randomUUID()), record]
+  return [new Key("everything", { id: "" }, randomUUID()), record]
 }
 
 /** Counts the statements of replicas for some seconds. The first replica has `awake` sessions. */
