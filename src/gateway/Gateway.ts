@@ -373,9 +373,12 @@ export const layerConfig = (
     Gateway,
     Effect.gen(function*() {
       const { settings } = config
-      const sessions = yield* SessionsModule.make(config, environment)
+      const authenticator = yield* ClientAuthenticator
+      const hasSeveralCallers = authenticator !== undefined || settings.keys.length > 1
+      const sessionsPerCaller = Settings.sessionsPerKey(settings, hasSeveralCallers)
+      const sessions = yield* SessionsModule.make(config, environment, sessionsPerCaller)
       const hosts = Hosts.make(settings)
-      const clients = (yield* ClientAuthenticator) ?? Keys.clients(settings.keys)
+      const clients = authenticator ?? Keys.clients(settings.keys)
       const operators = Keys.operators(settings.adminKeys, clients)
       const draining = yield* Deferred.make<void>()
       const seal = RequestState.make(settings.stateKey === "" ? undefined : settings.stateKey)

@@ -17,7 +17,7 @@ const byHeader: Gateway.Authenticator = {
 }
 
 describe("a custom authenticator", async () => {
-  const options = { backends: { a: Kit.counter() }, maxSessionsPerKey: 2 }
+  const options = { backends: { a: Kit.counter() }, maxSessions: 4 }
   const { origin, url } = await Serving.gateway(options, undefined, byHeader)
 
   const open = (user: string) => Kit.open(url, {}, { "x-user": user })
@@ -37,7 +37,7 @@ describe("a custom authenticator", async () => {
     assert.strictEqual(answer.result.content[0].text, "1")
   })
 
-  it("limits the sessions of each principal even without keys in the settings", async () => {
+  it("limits each principal to half of maxSessions even without keys in the settings", async () => {
     const [first, other] = [await open("grace"), await open("alan")]
     for (const session of [await open("grace"), await open("grace")]) {
       assert.strictEqual((await count("grace", session)).status, 200)

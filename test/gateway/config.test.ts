@@ -278,11 +278,13 @@ describe("a setting", () => {
     }
   })
 
-  it("gives each of several keys half of the sessions, unless maxSessionsPerKey is set", () => {
-    const limitOf = (input: Partial<Gateway.GatewayOptions>) =>
-      Settings.sessionsPerKey(Effect.runSync(Gateway.config({ backends: servers, maxSessions: 7, ...input })).settings)
-    const inputs = [{ keys: ["a", "b"] }, { keys: ["a"] }, {}, { keys: ["a", "b"], maxSessionsPerKey: 7 }]
-    assert.deepStrictEqual(inputs.map(limitOf), [4, Infinity, Infinity, 7])
+  it("gives each of several callers half of the sessions, unless maxSessionsPerKey is set", () => {
+    const limitOf = (input: Partial<Gateway.GatewayOptions>, hasSeveralCallers: boolean) => {
+      const { settings } = Effect.runSync(Gateway.config({ backends: servers, maxSessions: 7, ...input }))
+      return Settings.sessionsPerKey(settings, hasSeveralCallers)
+    }
+    assert.deepStrictEqual([limitOf({}, true), limitOf({}, false)], [4, Infinity])
+    assert.deepStrictEqual([true, false].map((several) => limitOf({ maxSessionsPerKey: 6 }, several)), [6, 6])
   })
 })
 

@@ -1,4 +1,5 @@
 /** The command for operators: --check, reload, stop and telemetry. */
+import { createHash } from "node:crypto"
 import { writeFileSync } from "node:fs"
 import { afterAll, assert, describe, it } from "vitest"
 import * as Collector from "../kit/gateway/collector.ts"
@@ -247,9 +248,9 @@ describe("telemetry", () => {
     await gateway.exit
     const traces = collector.bodies("/v1/traces").join()
     for (const name of ["\"name\":\"POST\"", "tools/call", "SessionPool.launch"]) assert.include(traces, name)
-    // The semantic conventions for MCP define these names.
+    // The semantic conventions of OpenTelemetry define these names.
     const attributes = Object.fromEntries(
-      [...traces.matchAll(/\{"key":"((?:mcp|jsonrpc|gen_ai)[\w.]*)","value":\{"stringValue":"([^"]*)"\}\}/g)]
+      [...traces.matchAll(/\{"key":"((?:mcp|jsonrpc|gen_ai|enduser)[\w.]*)","value":\{"stringValue":"([^"]*)"\}\}/g)]
         .map(([, key = "", value = ""]) => [key, value])
     )
     assert.deepStrictEqual(attributes, {
@@ -259,7 +260,8 @@ describe("telemetry", () => {
       "mcp.protocol.version": "2025-06-18",
       "jsonrpc.request.id": "1",
       "gen_ai.operation.name": "execute_tool",
-      "gen_ai.tool.name": "count"
+      "gen_ai.tool.name": "count",
+      "enduser.id": createHash("sha256").update("a-secret-key-0123").digest("hex").slice(0, 8)
     })
     const metrics = collector.bodies("/v1/metrics").join()
     assert.include(metrics, "\"name\":\"mcp_gateway_live_sessions\"")

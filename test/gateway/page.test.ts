@@ -124,10 +124,7 @@ describe("the page", () => {
           await page.setViewportSize(viewport)
           await page.emulateMedia({ colorScheme })
           await row(page, session).waitFor()
-          const sideways = await page.evaluate(() =>
-            document.documentElement.scrollWidth - document.documentElement.clientWidth
-          )
-          assert.strictEqual(sideways, 0)
+          assert.strictEqual(await page.evaluate(sideways), 0)
           const display = await row(page, session).evaluate((node) => getComputedStyle(node).display)
           assert.strictEqual(display, width === "desktop" ? "table-row" : "flex")
           const poor = await page.evaluate(contrastFaults)
@@ -268,6 +265,24 @@ describe("layout of the page", async () => {
     assert.lengthOf(await shown(), 8)
   })
 
+  it("shows the caller of each session once one is known, also on a phone, and wraps a long name", async () => {
+    const busy = page.locator("section", { hasText: "Sessions of busy" })
+    await show(snapshot([session(1, 60)]))
+    assert.isTrue(await busy.locator("th:nth-child(3)").evaluate(isHidden))
+    const callers = [{ principal: "Ada <b>" }, { principal: "a".repeat(64) }, {}]
+    await show(snapshot(callers.map((caller, i) => session(i, i, caller))))
+    const cells = busy.locator("tbody td:nth-child(3)")
+    assert.deepStrictEqual(await cells.allInnerTexts(), ["Ada <b>", "a".repeat(64), ""])
+    const labels = await cells.evaluateAll((nodes) => nodes.map((node) => getComputedStyle(node, "::before").content))
+    assert.deepStrictEqual(labels.map((label) => label.includes("Caller")), [true, true, false])
+    for (const size of [phone, desktop]) {
+      await page.setViewportSize(size)
+      assert.isFalse(await busy.locator("td:nth-child(3)").first().evaluate(isHidden))
+      assert.strictEqual(await page.evaluate(sideways), 0)
+    }
+    await page.setViewportSize(phone)
+  })
+
   it("draws charts with a time axis, a highest value, and gaps without measurements", async () => {
     await show(snapshot([], [point(40, 30), point(30, 20), point(20, null), point(10, 45), point(0, 45)]))
     const chart = page.locator("figure", { hasText: "Latency" })
@@ -282,6 +297,11 @@ describe("layout of the page", async () => {
     assert.strictEqual(await page.locator("#hour-title").innerText(), "The last hour")
   })
 })
+
+/** How far the page scrolls sideways. Runs in the page. */
+const sideways = () => document.documentElement.scrollWidth - document.documentElement.clientWidth
+
+const isHidden = (node: Element): boolean => getComputedStyle(node).display === "none"
 
 /** Texts whose contrast with their ground is below 4.5 (WCAG 2.2, 1.4.3). Runs in the page. */
 const contrastFaults = (): ReadonlyArray<string> => {

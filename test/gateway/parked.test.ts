@@ -200,9 +200,9 @@ describe("the state of a parked call", () => {
     assert.strictEqual(textOf(await send(requestState)), "answered yes")
   })
 
-  it("is refused with another key, and the call goes on for its owner", async () => {
+  it("is refused for another caller, and the call goes on for its owner", async () => {
     const again = answers(await one.call("ask"))
-    isRefused(await two.call("ask", {}, { again }), -32602, /belongs to another key/)
+    isRefused(await two.call("ask", {}, { again }), -32602, /belongs to another caller/)
     assert.strictEqual(await one.text("ask", {}, { again }), "answered yes")
   })
 

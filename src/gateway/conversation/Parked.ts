@@ -120,7 +120,7 @@ const expiry = (now: number, timeToLive: Duration.Duration): number =>
 
 /** Why a state is not valid for this request. `undefined` if it is. */
 const fault = (state: RequestState.State, owner: Owner, now: number): string | undefined => {
-  if (state.principal !== owner.principal) return "it belongs to another key"
+  if (state.principal !== owner.principal) return "it belongs to another caller"
   if (state.backend !== owner.backend || state.digest !== owner.digest) return "it belongs to another request"
   return state.expires <= now ? "it has expired; make the call again" : undefined
 }

@@ -22,6 +22,7 @@ import * as Modern from "../protocol/Modern.ts"
 import * as RequestHeaders from "../protocol/RequestHeaders.ts"
 import type { Broker } from "../sessions/Broker.ts"
 import * as Calls from "../sessions/Calls.ts"
+import * as Identity from "../sessions/Identity.ts"
 import * as Masking from "../settings/Masking.ts"
 import type * as Settings from "../settings/Settings.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
@@ -261,6 +262,8 @@ const annotate = ({ client, version }: Asking, message: JsonRpc.Message, session
   const attributes: Record<string, string> = { "mcp_gateway.backend": client.backend, "mcp.method.name": method }
   if (version !== undefined) attributes["mcp.protocol.version"] = short(version)
   if (session !== undefined) attributes["mcp.session.id"] = Masking.shortId(session)
+  const principal = Identity.labelOf(client.principal)
+  if (principal !== undefined) attributes["enduser.id"] = principal
   if (message._tag === "Request") {
     const { id, params } = message
     attributes["jsonrpc.request.id"] = short(typeof id === "string" ? id : JsonRpc.idKey(id))

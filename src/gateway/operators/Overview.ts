@@ -2,6 +2,7 @@
 import { Clock, Deferred, Effect, FileSystem, Record, Schedule } from "effect"
 import * as SessionPool from "../../SessionPool.ts"
 import * as Cooldown from "../sessions/Cooldown.ts"
+import * as Identity from "../sessions/Identity.ts"
 import * as Launching from "../sessions/Launching.ts"
 import type { Serving } from "../sessions/Serving.ts"
 import type { LiveSession } from "../sessions/Sessions.ts"
@@ -107,6 +108,7 @@ const sessionView = (
   backend: info.key.backend,
   session: Launching.labelOf(info.key),
   client: activity.client ?? null,
+  principal: Identity.labelOf(info.key.principal) ?? null,
   state: info.state,
   ageSeconds: (now - info.openedAt) / 1000,
   // A session whose client only listens counts as idle, too.

@@ -274,7 +274,7 @@ const discovered = ({ capabilities, instructions, serverInfo }: Handshake) => ({
   capabilities,
   instructions,
   ttlMs: discoverTimeToLive,
-  // Clients with another key may get other answers.
+  // Other callers may get other answers.
   cacheScope: "private",
   _meta: serverInfo === undefined ? undefined : { [Modern.metaKeys.serverInfo]: serverInfo }
 })

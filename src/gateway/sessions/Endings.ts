@@ -46,7 +46,7 @@ export const ofPool = (reason: SessionPool.Reason, idleTimeToLive: Duration.Dura
     case "Evicted":
       return {
         reason: "evicted",
-        text: "another session needed its place: maxSessions or maxSessionsPerKey was reached"
+        text: "another session needed its place: maxSessions, or the caller's maxSessionsPerKey, was reached"
       }
     case "PoolClosed":
       return { reason: "shutdown", text: "the gateway is shutting down" }

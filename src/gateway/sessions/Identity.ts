@@ -17,3 +17,9 @@ export const labelOf = ({ id, name }: Identity): string | undefined => {
   if (name) return Masking.printable(name.slice(0, longest))
   return id === "" ? undefined : Masking.printable(id.slice(0, 8))
 }
+
+/** The annotation of logs about a caller. Empty if callers cannot be told apart. */
+export const annotation = (identity: Identity): { readonly principal?: string } => {
+  const principal = labelOf(identity)
+  return principal === undefined ? {} : { principal }
+}

@@ -23,6 +23,7 @@ import type { Transport } from "../transports/Transport.ts"
 import type * as Callers from "./Callers.ts"
 import * as Cooldown from "./Cooldown.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
+import * as Identity from "./Identity.ts"
 import type { Key } from "./Key.ts"
 import * as RunningBackend from "./RunningBackend.ts"
 import type * as Sleepers from "./Sleepers.ts"
@@ -49,7 +50,7 @@ export const lookup = Effect.fnUntraced(function*(
   const turn = key.principal.id === "" ? key.text : key.principal.id
   const connection = yield* start(target, turn, (take) => open(state, target, take, key, client)).pipe(
     Effect.tapError((error) => countFailure(target, before, error)),
-    Effect.annotateLogs({ backend: key.backend, session: labelOf(key) })
+    Effect.annotateLogs(annotationsOf(key))
   )
   target.cooldown = Cooldown.succeeded
   yield* unlessEnded(state, key)
@@ -72,6 +73,13 @@ const unlessEnded = ({ endings }: State.State, key: Key) =>
 
 /** The name of a session or a lane in logs and on the page. Too short to use the session. */
 export const labelOf = ({ id, lane }: Key): string => Masking.shortId(lane === undefined ? id : `lane${lane}-${id}`)
+
+/** What logs about a session or a lane say of it. */
+export const annotationsOf = (key: Key) => ({
+  backend: key.backend,
+  session: labelOf(key),
+  ...Identity.annotation(key.principal)
+})
 
 /** Takes over a session that sleeps. It sleeps again when its launch fails or its process ends, for whatever reason. */
 const wake = (sleepers: Sleepers.Sleepers, held: State.Held) =>

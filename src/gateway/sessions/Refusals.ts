@@ -44,5 +44,6 @@ const describe = (error: Exclude<AcquireError, UnknownSession>): readonly [Reaso
   }
 }
 
-const allInUse = "All sessions that maxSessions or maxSessionsPerKey allows are in use; try again later"
+const allInUse =
+  "All sessions that maxSessions, or maxSessionsPerKey for one caller, allows are in use; try again later"
 const ending = "The gateway is shutting down"

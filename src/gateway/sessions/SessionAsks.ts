@@ -24,6 +24,7 @@ import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Settings from "../settings/Settings.ts"
 import type { Carrying } from "./Ask.ts"
+import * as Identity from "./Identity.ts"
 import type { Key } from "./Key.ts"
 import * as Launching from "./Launching.ts"
 import { ofError, retryAfter, shuttingDown, unknownSession } from "./Refusals.ts"
@@ -42,9 +43,8 @@ export const open = Effect.fnUntraced(function*({ draining, sessions }: Serving,
   }
   if (Deferred.isDoneUnsafe(draining)) return yield* Effect.fail(shuttingDown({ id }))
   const opened = yield* Effect.result(sessions.open(key, message))
-  const annotations = { backend: key.backend, session: Launching.labelOf(key) }
   if (Result.isSuccess(opened)) {
-    yield* Effect.annotateLogs(Effect.logInfo("session opened"), annotations)
+    yield* Effect.annotateLogs(Effect.logInfo("session opened"), Launching.annotationsOf(key))
     return replyWith({ _tag: "Answer", text: opened.success.answer.text }, key.id)
   }
   // The back end itself refused, so the client gets its answer.
@@ -52,7 +52,7 @@ export const open = Effect.fnUntraced(function*({ draining, sessions }: Serving,
     return replyWith({ _tag: "Answer", text: opened.failure.answer.text })
   }
   yield* Effect.logWarning(`No session was opened: ${opened.failure.message}`).pipe(
-    Effect.annotateLogs({ backend: key.backend })
+    Effect.annotateLogs({ backend: key.backend, ...Identity.annotation(key.principal) })
   )
   return yield* Effect.fail(ofError(opened.failure, id))
 })

@@ -10,7 +10,6 @@ import * as SessionPool from "../../SessionPool.ts"
 import * as ClientRecord from "../conversation/ClientRecord.ts"
 import type * as PooledConnection from "../conversation/PooledConnection.ts"
 import type * as JsonRpc from "../protocol/JsonRpc.ts"
-import * as Settings from "../settings/Settings.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import type { Backends } from "../transports/Backends.ts"
 import * as Callers from "./Callers.ts"
@@ -46,11 +45,13 @@ interface Pooled extends State.State {
 
 export const make = Effect.fnUntraced(function*(
   config: State.GatewayConfig,
-  environment: Readonly<Record<string, string | undefined>>
+  environment: Readonly<Record<string, string | undefined>>,
+  /** The most sessions of one caller. */
+  sessionsPerCaller: number
 ) {
   const unpooled = yield* State.make(config, environment, (key) => lost(key))
   for (const backend of config.backends.values()) yield* unpooled.run(backend)
-  const pool = yield* makePool(unpooled)
+  const pool = yield* makePool(unpooled, sessionsPerCaller)
   const state: Pooled = { ...unpooled, pool }
   const { callers, endings, ending, held, running, sleepers, totals } = state
   const lost = (key: Key) => Effect.uninterruptible(endHeld(state, key, Endings.takenOver))
@@ -120,7 +121,7 @@ const countByBackend = (keys: Iterable<Key>): ReadonlyMap<string, number> => {
   return counts
 }
 
-const makePool = Effect.fnUntraced(function*(state: State.State) {
+const makePool = Effect.fnUntraced(function*(state: State.State, sessionsPerCaller: number) {
   const { endings, running, settings } = state
   const idleTimeToLive = (key: Key) =>
     Callers.isOfLoner(key)
@@ -136,7 +137,7 @@ const makePool = Effect.fnUntraced(function*(state: State.State) {
     // No limit here, because each back end has its own `startTimeout`.
     lookupTimeout: Duration.infinity,
     groupBy: ({ principal }) => principal.id === "" ? undefined : principal.id,
-    groupCapacity: Settings.sessionsPerKey(settings),
+    groupCapacity: sessionsPerCaller,
     closed: (connection, key) =>
       Effect.flatMap(Deferred.await(connection.ended), (failure) => {
         endings.note(key, Endings.ofFailure(failure))
@@ -148,12 +149,11 @@ const makePool = Effect.fnUntraced(function*(state: State.State) {
   yield* SessionPool.events(pool).pipe(
     Stream.runForEach((event) => {
       if (event._tag !== "Closed") return Effect.void
-      const { backend } = event.key
       const { reason, text } = endings.closed(event.key, Endings.ofPool(event.reason, idleTimeToLive(event.key)))
       const log = Endings.isFault(reason) ? Effect.logWarning : Effect.logInfo
       return Effect.andThen(
-        GatewayMetrics.closed(backend, reason),
-        Effect.annotateLogs(log(`session closed: ${text}`), { backend, session: Launching.labelOf(event.key), reason })
+        GatewayMetrics.closed(event.key.backend, reason),
+        Effect.annotateLogs(log(`session closed: ${text}`), { ...Launching.annotationsOf(event.key), reason })
       )
     }),
     Effect.forkScoped

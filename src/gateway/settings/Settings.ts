@@ -179,11 +179,11 @@ export const gatewaySettings = {
   maxSessionsPerBackend: count(1000, "Most sessions of one back end; when full, new ones are refused"),
   // Infinity means unset; `sessionsPerKey` computes the default.
   maxSessionsPerKey: {
-    ...count(Infinity, "Most sessions of one key; when full, its longest idle one is ended"),
-    shown: "half of maxSessions if there are several keys"
+    ...count(Infinity, "Most sessions of one caller; when full, its longest idle one is ended"),
+    shown: "half of maxSessions if there may be several callers"
   },
   maxParked: count(1000, "Most calls at once that wait for their client's input"),
-  maxParkedPerKey: count(100, "Most calls at once of one key that wait for their client's input"),
+  maxParkedPerKey: count(100, "Most calls at once of one caller that wait for its input"),
   stateKey: secretText("", "Seals requestState; without it a random key that ends with the process"),
   shareWithoutKeys: flag(false, "Without keys, modern clients of all users and machines may share processes"),
   maxAsleep: count(100_000, "Most sleeping sessions; when full, the oldest is ended"),
@@ -209,9 +209,11 @@ export const gatewaySettings = {
   leaveDelay: durationOrZero("3 seconds", "A stopping replica is not ready, but still serves, for this")
 }
 
-/** Most sessions of one key. With two keys or more the default is half of `maxSessions`, so no key can take every place. */
-export const sessionsPerKey = ({ keys, maxSessions, maxSessionsPerKey }: GatewaySettings): number =>
-  maxSessionsPerKey < Infinity || keys.length < 2 ? maxSessionsPerKey : Math.ceil(maxSessions / 2)
+/** Most sessions of one caller. With several callers the default is half of `maxSessions`, so no caller can take every place. */
+export const sessionsPerKey = (
+  { maxSessions, maxSessionsPerKey }: GatewaySettings,
+  hasSeveralCallers: boolean
+): number => maxSessionsPerKey < Infinity || !hasSeveralCallers ? maxSessionsPerKey : Math.ceil(maxSessions / 2)
 
 type Table = Readonly<Record<string, Setting<unknown, unknown>>>
 type Values<T> = { readonly [K in keyof T]: T[K] extends Setting<infer A, unknown> ? A : never }
