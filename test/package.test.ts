@@ -29,7 +29,7 @@ describe("the package", () => {
     assert.isTrue(loaded.some((url) => url.endsWith("/src/internal/transitions.ts")))
     assert.deepStrictEqual(
       loaded.filter((url) =>
-        url.startsWith("node:") || /\/src\/gateway\/|@effect\/platform-node|\/jsonc-parser\//.test(url)
+        url.startsWith("node:") || /\/src\/gateway\/|@effect\/platform-node|\/(jose|jsonc-parser)\//.test(url)
       ),
       []
     )
@@ -79,7 +79,7 @@ describe("the package", () => {
     }
   })
 
-  it("effect is a peer, the platform and the database optional ones, and the gateway's parser of files is all that is installed with it", () => {
+  it("effect is a peer, the platform and the database optional ones, and only the gateway's parser of files and its library for tokens are installed with it", () => {
     assert.deepStrictEqual(Object.keys(manifest.peerDependencies), [
       "@effect/platform-node",
       "@effect/sql-pg",
@@ -89,7 +89,7 @@ describe("the package", () => {
       "@effect/platform-node": { optional: true },
       "@effect/sql-pg": { optional: true }
     })
-    assert.deepStrictEqual(Object.keys(manifest.dependencies), ["jsonc-parser"])
+    assert.deepStrictEqual(Object.keys(manifest.dependencies), ["jose", "jsonc-parser"])
     assert.isFalse(manifest.sideEffects)
     assert.strictEqual(manifest.engines.node, ">=22.19")
   })

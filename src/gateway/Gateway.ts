@@ -10,7 +10,7 @@
 //   app/           the command: its flags, files and signals
 //   fronts/        how clients come in: Streamable HTTP, for clients with a session and without
 //   operators/     the page, /sessions, health and metrics
-//   auth/          who may come in: hosts and origins, authenticators, principals
+//   auth/          who may come in: hosts and origins, principals, and authenticators: keys, access tokens
 //   cluster/       several replicas that share their sessions; Cluster.ts describes the folder
 //   sessions/      how sessions start, sleep and end; the keys of the pool; Placement: the replica that carries out a request
 //   conversation/  the messages of one session (Bridge) and of one lane of a modern client (Lane)
@@ -29,6 +29,8 @@ import { Context, Deferred, Duration, Effect, Layer, Schedule } from "effect"
 import type { HttpRouter } from "effect/http"
 import * as SessionPool from "../SessionPool.ts"
 import { ClientAuthenticator } from "./auth/Authenticator.ts"
+import * as Checks from "./auth/Checks.ts"
+import * as Clients from "./auth/Clients.ts"
 import * as Hosts from "./auth/Hosts.ts"
 import * as Keys from "./auth/Keys.ts"
 import * as Parked from "./conversation/Parked.ts"
@@ -309,10 +311,15 @@ const ofTheCommand = [
  */
 export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Backends.InvalidGatewayOptions> =>
   Backends.validated((fault) => {
-    const settings = Settings.decode(Settings.all, { ...options }, fault)
+    const settings = Settings.decode(
+      Settings.all,
+      Settings.flat(options),
+      (name, message) => fault(Settings.writtenName(name), message)
+    )
     for (const [name, instead] of ofTheCommand) if (settings[name]) fault(name, `only the command has it; ${instead}`)
     const kinds = { ...Kinds.transports, ...options.transports }
     const backends = Backends.check(Backends.given("backends", options.backends), settings, fault, kinds)
+    Checks.check(settings, backends, fault)
     return { backends, settings }
   })
 
@@ -374,18 +381,18 @@ export const layerConfig = (
     Effect.gen(function*() {
       const { settings } = config
       const authenticator = yield* ClientAuthenticator
-      const hasSeveralCallers = authenticator !== undefined || settings.keys.length > 1
+      const hasSeveralCallers = authenticator !== undefined || Settings.hasSeveralCallers(settings)
       const sessionsPerCaller = Settings.sessionsPerKey(settings, hasSeveralCallers)
       const sessions = yield* SessionsModule.make(config, environment, sessionsPerCaller)
       const hosts = Hosts.make(settings)
-      const clients = authenticator ?? Keys.clients(settings.keys)
-      const operators = Keys.operators(settings.adminKeys, clients)
       const draining = yield* Deferred.make<void>()
       const seal = RequestState.make(settings.stateKey === "" ? undefined : settings.stateKey)
       const placement = yield* Placement.Placement
       const parked = yield* Parked.make(settings, seal, placement.replica)
       const serving: Serving = { sessions, settings, parked, draining, ends: new Map(), placement }
       const broker = Broker.make(serving)
+      const clients = authenticator ?? (yield* Clients.make(settings, broker.scopes))
+      const operators = Keys.operators(settings.adminKeys, clients)
       // The ways in. Another one is a file in `fronts/`, and its name here.
       const fronts = [StreamableHttp.make({ settings, hosts, clients })]
       yield* Effect.forEach(fronts, (front) => front.serve(broker), { discard: true })

@@ -29,10 +29,19 @@ describe("the banner", () => {
     }
   })
 
-  it("says that the page needs GATEWAY_ADMIN_KEYS if clients need keys and operators have none", () => {
-    const watch = (keys: ReadonlyArray<string>, adminKeys: ReadonlyArray<string>) =>
-      /Watch it: .*/.exec(Banner.make(["a"], "http://127.0.0.1:1", { keys, adminKeys }))?.[0]
+  const bannerOf = (keys: ReadonlyArray<string>, adminKeys: ReadonlyArray<string>, authIssuer = "") =>
+    Banner.make(["a"], "http://127.0.0.1:1", { keys, adminKeys, authIssuer })
+  const issuer = "https://auth.example.com"
+
+  it("shows a client with a key only if clients have no other way in", () => {
+    const shown = [bannerOf(["k"], []), bannerOf([], []), bannerOf([], [], issuer), bannerOf(["k"], [], issuer)]
+    assert.deepStrictEqual(shown.map((banner) => banner.includes("Authorization: Bearer")), [true, false, false, false])
+  })
+
+  it("says that the page needs GATEWAY_ADMIN_KEYS if clients are authenticated and operators have no keys", () => {
+    const watch = (...args: Parameters<typeof bannerOf>) => /Watch it: .*/.exec(bannerOf(...args))?.[0]
     assert.match(watch(["k"], []) ?? "", /set GATEWAY_ADMIN_KEYS to open it/)
+    assert.match(watch([], [], issuer) ?? "", /set GATEWAY_ADMIN_KEYS to open it/)
     for (const [keys, adminKeys] of [[[], []], [["k"], ["a"]]] as const) {
       assert.strictEqual(watch(keys, adminKeys), "Watch it: http://127.0.0.1:1/")
     }

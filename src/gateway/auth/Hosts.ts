@@ -25,6 +25,12 @@ const ownAddresses = /^(127\.|\[::1\]$|\[::ffff:7f..:)/
 export const isLoopback = (host: string): boolean =>
   host.toLowerCase() === "localhost" || ownAddresses.test(addressOf(host) ?? "")
 
+/** True if no other machine can read or change a request to the URL. */
+export const isProtected = (url: string): boolean => {
+  const { hostname, protocol } = URL.parse(url) ?? { hostname: "", protocol: "" }
+  return protocol === "https:" || (protocol === "http:" && isLoopback(hostname.replace(/^\[|\]$/g, "")))
+}
+
 /** True for an address that means every interface: a server can listen there, but no client can connect to it. */
 export const isEveryAddress = (host: string): boolean =>
   ["0.0.0.0", "[::]", "[::ffff:0:0]"].includes(addressOf(host) ?? "")

@@ -1,3 +1,5 @@
+import { createHash } from "node:crypto"
+
 /**
  * The caller that an authenticator recognised. A session belongs to the principal that opened it. For every other principal it does
  * not exist.
@@ -18,3 +20,7 @@ export interface Principal {
 
 /** The principal of every caller, if the gateway does not ask who is calling. */
 export const nobody: Principal = { id: "", claims: {} }
+
+/** An id: a digest of texts that together identify the caller. */
+export const idOf = (...parts: ReadonlyArray<string>): string =>
+  createHash("sha256").update(parts.join("\0")).digest("hex").slice(0, 32)

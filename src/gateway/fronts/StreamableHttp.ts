@@ -10,7 +10,7 @@ import type { Scope } from "effect"
 import { ByteSize, Cause, Effect, Option } from "effect"
 import type { HttpServerRequest, HttpServerResponse } from "effect/http"
 import { HttpIncomingMessage, HttpMiddleware, HttpRouter } from "effect/http"
-import type { Authenticator, Challenge } from "../auth/Authenticator.ts"
+import type { Authenticator, AuthenticatorRoute, Challenge } from "../auth/Authenticator.ts"
 import type { Hosts } from "../auth/Hosts.ts"
 import * as PeerOwner from "../auth/PeerOwner.ts"
 import type { Principal } from "../auth/Principal.ts"
@@ -41,6 +41,8 @@ type Request = HttpServerRequest.HttpServerRequest
 type Response = HttpServerResponse.HttpServerResponse
 /** Fails with a refusal of the broker, or with the response to a request that HTTP itself refuses. */
 type Responding<R = Scope.Scope> = Effect.Effect<Response, Refusal | Response, R>
+/** What the handler of a route may use. */
+type Routed = HttpRouter.RouteContext | HttpServerRequest.HttpServerRequest | Scope.Scope
 
 /** What the front needs besides the broker. */
 export interface Options {
@@ -62,14 +64,17 @@ export const make = ({ clients, hosts, settings }: Options): Front<HttpRouter.Ht
       exposedHeaders: ["Mcp-Session-Id", "Retry-After", "WWW-Authenticate"],
       maxAge: 600
     })
-    for (const { handler, path } of clients.routes ?? []) yield* router.add("GET", path, handler)
-    for (const path of paths) {
+    const add = (path: HttpRouter.PathInput, responding: (request: Request) => Responding<Routed>) => {
       const handler = (request: Request) => {
-        const answered = complete(always(admit(web, hosts, clients, path, request)))
+        const answered = complete(always(responding(request)))
         return request.headers["origin"] === undefined ? answered : cors(answered)
       }
-      yield* router.add("*", path, handler, { uninterruptible: true })
+      return router.add("*", path, handler, { uninterruptible: true })
     }
+    for (const { handler, path } of clients.routes ?? []) {
+      yield* add(path, (request) => ofAuthenticator(hosts, handler, request))
+    }
+    for (const path of paths) yield* add(path, (request) => admit(web, hosts, clients, path, request))
   })
 })
 
@@ -95,15 +100,29 @@ const always = <R>(handler: Responding<R>): Effect.Effect<Response, never, R> =>
 const admit = (web: Web, hosts: Hosts, clients: Authenticator, path: string, request: Request) => {
   const refusal = hosts.refusal(request.headers)
   if (refusal !== undefined) return turnAway(refusal)
-  const client = Effect.catch(clients.authenticate(request), turnAway)
-  return Effect.flatMap(client, (principal) =>
-    Effect.flatMap(HttpRouter.params, ({ backend }) => {
-      const written = path.replace(":backend", backend ?? "")
+  return Effect.flatMap(HttpRouter.params, ({ backend: named }) => {
+    const backend = web.broker.backendAt(named)
+    return Effect.flatMap(Effect.catch(clients.authenticate(request, backend), turnAway), (principal) => {
+      const written = path.replace(":backend", named ?? "")
       // Some clients end the URL with a slash.
-      return isLiteral(written, request.url) || isLiteral(`${written}/`, request.url)
+      return backend !== undefined && (isLiteral(written, request.url) || isLiteral(`${written}/`, request.url))
         ? dispatch(web, request, backend, principal)
         : unknownBackend(web.broker)
-    }))
+    })
+  })
+}
+
+/** Answers at a route of the authenticator. */
+const ofAuthenticator = (
+  hosts: Hosts,
+  handler: AuthenticatorRoute["handler"],
+  request: Request
+): Responding<HttpServerRequest.HttpServerRequest> => {
+  const refusal = hosts.refusal(request.headers)
+  if (refusal !== undefined) return turnAway(refusal)
+  return request.method === "GET" || request.method === "HEAD"
+    ? handler
+    : refuse(405, "Use GET", { headers: { allow: "GET, HEAD" } })
 }
 
 const turnAway = ({ headers, message, status }: Challenge) => refuse(status, message, { headers })
@@ -114,10 +133,7 @@ const unknownBackend = (broker: Broker) =>
     `This path names no back end; MCP is at: ${broker.backends().map((name) => `/mcp/${name}`).join(", ")}`
   )
 
-const dispatch = (web: Web, request: Request, named: string | undefined, principal: Principal): Responding => {
-  const backends = web.broker.backends()
-  const backend = named ?? (backends.length === 1 ? backends[0] : undefined)
-  if (backend === undefined || !backends.includes(backend)) return unknownBackend(web.broker)
+const dispatch = (web: Web, request: Request, backend: string, principal: Principal): Responding => {
   const version = request.headers["mcp-protocol-version"]
   const known = Effect.suspend(() => PeerOwner.isOwnUser(request))
   const asking: Asking = { request, client: { backend, principal, known }, version }

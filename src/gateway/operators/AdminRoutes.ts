@@ -74,7 +74,7 @@ const guard = <R>(
   }
   const refusal = hosts.refusal(request.headers)
   if (refusal !== undefined) return refused(refusal)
-  return complete(Effect.catch(Effect.andThen(authenticator.authenticate(request), handler), refused))
+  return complete(Effect.catch(Effect.andThen(authenticator.authenticate(request, undefined), handler), refused))
 }
 
 const refused = ({ headers, message, status }: Challenge) =>

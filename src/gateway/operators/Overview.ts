@@ -6,6 +6,7 @@ import * as Identity from "../sessions/Identity.ts"
 import * as Launching from "../sessions/Launching.ts"
 import type { Serving } from "../sessions/Serving.ts"
 import type { LiveSession } from "../sessions/Sessions.ts"
+import * as Settings from "../settings/Settings.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import * as ProcessStats from "./ProcessStats.ts"
 
@@ -55,7 +56,7 @@ export const make = Effect.fnUntraced(function*(serving: Serving) {
     return {
       now,
       draining: Deferred.isDoneUnsafe(draining),
-      needsKey: settings.keys.length > 0,
+      needsKey: Settings.needsKey(settings),
       backends: [...backends.values()],
       sessions: live.map((session) => sessionView(session, usage, now)),
       launches,

@@ -19,6 +19,10 @@ import * as SessionAsks from "./SessionAsks.ts"
 export interface Broker {
   /** The names of the back ends. */
   readonly backends: () => ReadonlyArray<string>
+  /** The back end that a path names. A path without a name means the only back end, if there is only one. */
+  readonly backendAt: (named: string | undefined) => string | undefined
+  /** The further scopes that a token needs for that back end. */
+  readonly scopes: (named: string | undefined) => ReadonlyArray<string>
   /** The arguments that clients of a back end's tools repeat in headers. */
   readonly paramHeaders: (backend: string) => RequestHeaders.ParamHeaders
   /**
@@ -30,12 +34,21 @@ export interface Broker {
   readonly draining: Effect.Effect<void>
 }
 
-export const make = (serving: Serving): Broker => ({
-  backends: () => [...serving.sessions.running().keys()],
-  paramHeaders: (backend) => serving.sessions.running().get(backend)?.paramHeaders ?? new Map(),
-  ask: (client, ask) => askAt(serving, client, ask, undefined),
-  draining: Deferred.await(serving.draining)
-})
+export const make = (serving: Serving): Broker => {
+  const { running } = serving.sessions
+  const backendAt = (named: string | undefined) => {
+    const [first, another] = running().keys()
+    return named === undefined ? (another === undefined ? first : undefined) : running().has(named) ? named : undefined
+  }
+  return {
+    backends: () => [...running().keys()],
+    backendAt,
+    scopes: (named) => running().get(backendAt(named) ?? "")?.backend.settings.scopes ?? [],
+    paramHeaders: (backend) => running().get(backend)?.paramHeaders ?? new Map(),
+    ask: (client, ask) => askAt(serving, client, ask, undefined),
+    draining: Deferred.await(serving.draining)
+  }
+}
 
 /** Carries out an ask that another replica forwarded. */
 export const carryOut = (serving: Serving, carried: Placement.Carried): Carrying => {

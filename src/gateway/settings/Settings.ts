@@ -67,6 +67,11 @@ const durationOrZero = durations(
   "a duration, such as \"30 minutes\", \"0s\" or \"infinity\"",
   (duration) => !Duration.isNegative(duration)
 )
+/** The tolerance of clocks. A long one would keep expired tokens alive. */
+const shortTime = durations(
+  "a duration of at most 5 minutes, such as \"5 seconds\" or \"0s\"",
+  (duration) => !Duration.isNegative(duration) && Duration.toMinutes(duration) <= 5
+)
 /** A replica renews its lock at least three times within this, and a slow database needs time. Never infinite: no session would move. */
 const lockTime = durations(
   "a finite duration of at least 5 seconds, such as \"1 minute\" or \"35s\"",
@@ -112,7 +117,8 @@ const list = (what: string, item: RegExp) =>
       ? Option.some(items.map((each: string) => each.trim()))
       : Option.none()
   })
-const keyList = list("keys, none of them empty", /\S/)
+/** Keys, each alone or behind a name and a colon. A name without a key is refused. */
+const keyList = list("keys, none of them empty, each alone or as name:key", /^(?![\w.-]{1,64}:\s*$)\S/)
 /** Host names or IP addresses. An IPv6 address has brackets, as in a `Host` header. */
 const hostNames = list("host names without scheme and port", /^(\[[\da-f:.]+\]|[^\s/\\:@*?#[\]]+)$/i)
 /** Origins by RFC 6454, section 6.2. A sandboxed frame sends `null`. A slash at the end is accepted too. */
@@ -120,6 +126,14 @@ const webOrigins = list(
   "origins with their scheme, such as https://app.example.com, and without a path",
   /^(null|[a-z][a-z\d+.-]*:\/\/[^\s/@*?#]+\/?)$/i
 )
+
+const audiences = list("audiences without blanks, such as https://mcp.example.com", /^\S+$/)
+/** Scope tokens by RFC 6749, section 3.3. */
+const scopeList = list("scopes without blanks, quotes and backslashes", /^[!#-[\]-~]+$/)
+/** `none` and HMAC are not among them: a client that knows the public keys could make such a token. */
+const publicKeyAlgorithms = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
+  .concat("EdDSA", "Ed25519")
+const algorithms = list(`any of ${publicKeyAlgorithms.join(", ")}`, new RegExp(`^(${publicKeyAlgorithms.join("|")})$`))
 
 const texts = (allowed: string, pattern: RegExp) =>
   type<string>(
@@ -131,6 +145,17 @@ const text = texts("a string", /^/)
 const address = texts("an address or a host name", /^[^\s/]+$/)
 /** A file of keys or certificates. An empty path is refused: the gateway would serve without that protection, unnoticed. */
 const file = texts("the path of a file, and not empty; leave the setting out if there is no file", /[^]/)
+const secretOfOthers = texts("a secret, and not empty", /\S/)
+const name = texts("a name, and not empty", /\S/)
+/** The URL of an authorization server. On plain HTTP to another machine, everyone on the way could make tokens. */
+const issuer = texts(
+  "an https: URL without a query, such as https://auth.example.com (http: only on this machine)",
+  /^(https:\/\/|http:\/\/(localhost|127\.\d+\.\d+\.\d+|\[::1\])(?=[:/]|$))[^\s?#@"\\]+$/
+)
+const baseUrl = texts(
+  "an http: or https: URL without a query, such as https://mcp.example.com",
+  /^https?:\/\/[^\s?#@"\\]+$/
+)
 /** The length of a 128-bit key in hexadecimal. */
 const secretText = texts("a secret of at least 32 characters", /^[^]{32}/)
 
@@ -160,8 +185,34 @@ export const backendSettings = {
   stateless: flag(false, "An idle session sleeps: its process ends, its id stays valid"),
   era: choice("auto", "legacy", "modern")("auto", "Era of the back end: legacy, modern, or auto to ask it"),
   maxLanes: count(8, "Most processes of one modern caller"),
-  parkedTimeToLive: duration("5 minutes", "A call that waits for its client's input is cancelled after this")
+  parkedTimeToLive: duration("5 minutes", "A call that waits for its client's input is cancelled after this"),
+  scopes: scopeList([], "Further scopes that a token needs to use this back end")
 }
+
+/**
+ * Settings of OAuth. A file and a program write them in an object `auth`: `auth.issuer`. Elsewhere their names begin with `auth`:
+ * `authIssuer`, `--auth-issuer`, `GATEWAY_AUTH_ISSUER`.
+ */
+export const authSettings = {
+  issuer: issuer("", "Accept access tokens of this authorization server"),
+  audience: audiences([], "A token must name one of these in aud; default: the URL that the client uses"),
+  scopes: scopeList([], "Scopes that every token needs"),
+  algorithms: {
+    ...algorithms(publicKeyAlgorithms, "Accepted signatures of tokens"),
+    shown: "every one with a public key"
+  },
+  clockTolerance: shortTime("5 seconds", "Tokens are accepted this long before nbf and after exp"),
+  clientId: name("", "The gateway's own name at the authorization server, to ask about opaque tokens"),
+  clientSecret: secretOfOthers("", "The secret of authClientId")
+}
+
+type Flat<T> = { readonly [K in keyof T & string as `auth${Capitalize<K>}`]: T[K] }
+
+/** The name outside the object `auth`: `authIssuer` for `issuer`. */
+const authName = (name: string): string => `auth${name.slice(0, 1).toUpperCase()}${name.slice(1)}`
+
+// `authName` makes the names of the type.
+const flatAuthSettings = Record.mapKeys(authSettings, authName) as Flat<typeof authSettings>
 
 /** Settings of the gateway as a whole. */
 export const gatewaySettings = {
@@ -170,8 +221,10 @@ export const gatewaySettings = {
   insecure: flag(false, "Allow an address that other machines reach without any key"),
   tlsCert: file("", "PEM file of the certificate; serves HTTPS, together with --tls-key"),
   tlsKey: file("", "PEM file of the private key"),
-  keys: keyList([], "Clients must send one of these as a bearer token"),
+  keys: keyList([], "Clients show one of these; name:key gives a key a name"),
   keysFile: file("", "File of further keys for clients, one a line"),
+  publicUrl: baseUrl("", "URL at which clients reach the gateway, without /mcp; default: from the request's Host"),
+  ...flatAuthSettings,
   adminKeys: keyList([], "Operators' keys, for the page, /sessions and /metrics"),
   allowedHosts: hostNames([], "Further host names, without port, that clients may use in the URL"),
   allowedOrigins: webOrigins([], "Origins of web pages that may use the gateway, such as https://app.example.com"),
@@ -209,6 +262,18 @@ export const gatewaySettings = {
   leaveDelay: durationOrZero("3 seconds", "A stopping replica is not ready, but still serves, for this")
 }
 
+/** True if clients must say who they are. */
+export const isAuthenticated = ({ authIssuer, keys }: Pick<GatewaySettings, "authIssuer" | "keys">): boolean =>
+  keys.length > 0 || authIssuer !== ""
+
+/** True if there may be several callers. */
+export const hasSeveralCallers = ({ authIssuer, keys }: GatewaySettings): boolean =>
+  keys.length > 1 || authIssuer !== ""
+
+/** True if clients need a key. With an authorization server they get a token by themselves. */
+export const needsKey = ({ authIssuer, keys }: Pick<GatewaySettings, "authIssuer" | "keys">): boolean =>
+  keys.length > 0 && authIssuer === ""
+
 /** Most sessions of one caller. With several callers the default is half of `maxSessions`, so no caller can take every place. */
 export const sessionsPerKey = (
   { maxSessions, maxSessionsPerKey }: GatewaySettings,
@@ -225,8 +290,29 @@ export type BackendSettings = Values<typeof backendSettings>
 export type GatewaySettings = BackendSettings & Values<typeof gatewaySettings>
 /** The settings of a back end, as a program gives them. */
 export interface BackendInput extends Inputs<typeof backendSettings> {}
+/** The settings of OAuth, as a program gives them. */
+export interface AuthInput extends Inputs<typeof authSettings> {}
 /** All settings, as a program gives them. */
-export interface GatewayInput extends Inputs<typeof backendSettings>, Inputs<typeof gatewaySettings> {}
+export interface GatewayInput
+  extends BackendInput, Inputs<Omit<typeof gatewaySettings, keyof typeof flatAuthSettings>>
+{
+  /** Accept the access tokens of an OAuth authorization server. */
+  readonly auth?: AuthInput | undefined
+}
+
+/** The settings of a program or a file, with those of the object `auth` under their names outside it. */
+export const flat = (
+  { auth, ...others }: { readonly auth?: object | undefined }
+): Readonly<Record<string, unknown>> => ({
+  ...others,
+  ...Record.mapKeys({ ...auth }, authName)
+})
+
+/** The name of a setting as a program or a file writes it: `auth.issuer` for `authIssuer`. */
+export const writtenName = (name: string): string => {
+  const nested = Object.keys(authSettings).find((each) => authName(each) === name)
+  return nested === undefined ? name : `auth.${nested}`
+}
 
 /** How long a response may be silent before its first byte. */
 export const firstSilence = (
@@ -237,9 +323,10 @@ export const firstSilence = (
 export const all = { ...backendSettings, ...gatewaySettings }
 
 /** Settings that hold secrets. None is a flag, because everyone on the machine can read a command line. */
-export const secret: ReadonlyArray<string> = ["keys", "adminKeys", "stateKey"]
+export const secret: ReadonlyArray<string> = ["keys", "adminKeys", "stateKey", "authClientSecret"]
 /** Settings whose empty value is a fault. Read as unset, it would leave the gateway unprotected. */
 export const protecting: ReadonlyArray<string> = [...secret, "keysFile", "tlsCert", "tlsKey"]
+  .concat("authIssuer", "authScopes", "scopes")
 
 export const flagName = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 export const variableName = (name: string): string =>

@@ -19,7 +19,9 @@ const values: ReadonlyArray<unknown> = [1, 0, -1, 4096, 1e300, true, null, {}, [
 
 /** The values that each setting takes in a file, where a duration has a unit. */
 const fitting = new Map(
-  Object.entries<Settings.Setting<unknown, unknown>>(Settings.all).map(([name, { decode, kind }]) => [
+  Object.entries<Settings.Setting<unknown, unknown>>({ ...Settings.authSettings, ...Settings.all }).map((
+    [name, { decode, kind }]
+  ) => [
     name,
     values.filter((value) => Option.isSome(decode(value)) && (kind !== "duration" || typeof value === "string"))
   ])
@@ -59,7 +61,10 @@ export const make = (seed: number, index: number): string => {
   const names = ["one", "two", ...random.chance(0.05) ? [random.pick(strangeNames)] : []]
   const text = JSON.stringify({
     mcpServers: Object.fromEntries(names.map((name) => [name, server(random)])),
-    gateway: members(random, Object.keys(Settings.all))
+    gateway: {
+      ...members(random, Object.keys(Settings.all).filter((name) => Settings.writtenName(name) === name)),
+      ...random.chance(0.1) ? { auth: members(random, Object.keys(Settings.authSettings)) } : {}
+    }
   })
   return random.chance(0.2) ? damaged(random, Buffer.from(text)).toString("utf8") : text
 }

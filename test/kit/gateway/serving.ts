@@ -9,7 +9,8 @@ import { join } from "node:path"
 import { afterAll, assert, expect, onTestFinished } from "vitest"
 import * as Kit from "./gateway.ts"
 
-const atEnd = (end: () => unknown): void => {
+/** Runs at the end of the test, or else of the file. */
+export const atEnd = (end: () => unknown): void => {
   if (expect.getState().currentTestName === undefined) afterAll(async () => void await end())
   else onTestFinished(async () => void await end())
 }

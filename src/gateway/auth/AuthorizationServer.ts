@@ -1,0 +1,154 @@
+/** Asks an OAuth authorization server: for its endpoints (RFC 8414, OpenID Connect Discovery), its keys, and the meaning of tokens. */
+import { ByteSize, Cache, Data, Effect, Exit, Option, Result, Schema, Semaphore } from "effect"
+import { HttpClient, HttpClientRequest, HttpIncomingMessage } from "effect/http"
+import * as Jose from "jose"
+import type * as Settings from "../settings/Settings.ts"
+import * as Hosts from "./Hosts.ts"
+
+/** The authorization server gives no usable answer. The reason has no secret. */
+export class Unavailable extends Data.TaggedError("Unavailable")<{ readonly reason: string }> {}
+
+/** The token is not one of the authorization server. The reason completes the sentence "The access token …". */
+export class InvalidToken extends Data.TaggedError("InvalidToken")<{ readonly reason: string }> {}
+
+/** The claims of a token: the payload of a JWT, or the answer of the introspection endpoint. */
+export type Claims = Readonly<Record<string, unknown>>
+
+/** Bounds a request to the authorization server, so a slow server or a huge answer costs little. */
+const limits = { time: "5 seconds", size: ByteSize.mebibytes(1) } as const
+/** Most tokens that the gateway asks about at once. */
+const maxIntrospections = 16
+
+const Metadata = Schema.fromJsonString(Schema.Struct({
+  issuer: Schema.String,
+  jwks_uri: Schema.optionalKey(Schema.String),
+  introspection_endpoint: Schema.optionalKey(Schema.String)
+}))
+
+const decodeClaims = Schema.decodeUnknownOption(Schema.fromJsonString(Schema.Record(Schema.String, Schema.Unknown)))
+const decodeMetadata = Schema.decodeUnknownOption(Metadata)
+
+/** The addresses at which a server of this issuer may publish its metadata, the preferred one first. */
+const metadataUrls = (issuer: string): ReadonlyArray<string> => {
+  const { origin, pathname } = new URL(issuer)
+  const path = pathname.replace(/\/$/, "")
+  const inserted = ["oauth-authorization-server", "openid-configuration"]
+    .map((name) => `${origin}/.well-known/${name}${path}`)
+  return path === "" ? inserted : [...inserted, `${origin}${path}/.well-known/openid-configuration`]
+}
+
+/** Errors of `jose` that are the token's fault. Every other error is an outage. */
+const faultsOfToken: ReadonlyArray<unknown> = [
+  Jose.errors.JWSInvalid.code,
+  Jose.errors.JWSSignatureVerificationFailed.code,
+  Jose.errors.JOSEAlgNotAllowed.code,
+  Jose.errors.JOSENotSupported.code,
+  Jose.errors.JWKSNoMatchingKey.code,
+  Jose.errors.JWKSMultipleMatchingKeys.code
+]
+
+/** The header of a JWT. None for any other token. */
+const headerOf = Option.liftThrowable(Jose.decodeProtectedHeader)
+
+type Options = Pick<
+  Settings.GatewaySettings,
+  "authIssuer" | "authAlgorithms" | "authClientId" | "authClientSecret"
+>
+
+/** Returns a function from a token to its claims. It checks the signature only; `ResourceServer` checks the claims. */
+export const make = Effect.fnUntraced(function*(settings: Options) {
+  const { authAlgorithms, authClientId, authClientSecret, authIssuer } = settings
+  const client = HttpClient.withScope(yield* HttpClient.HttpClient)
+
+  const send = (request: HttpClientRequest.HttpClientRequest) => {
+    const failed = (reason: string) => new Unavailable({ reason: `${request.url} ${reason}` })
+    return client.execute(request).pipe(
+      Effect.flatMap((response) => Effect.map(response.text, (text) => ({ status: response.status, text }))),
+      Effect.scoped,
+      Effect.provideService(HttpIncomingMessage.MaxBodySize, limits.size),
+      // The span of a request would have its headers.
+      Effect.provideService(HttpClient.TracerDisabledWhen, () => true),
+      Effect.mapError(({ reason }) => failed(`failed (${reason._tag})`)),
+      Effect.timeoutOrElse({ duration: limits.time, orElse: () => failed(`gave no answer in ${limits.time}`) })
+    )
+  }
+
+  const metadataAt = Effect.fnUntraced(function*(url: string) {
+    const { status, text } = yield* send(HttpClientRequest.get(url))
+    const decoded = decodeMetadata(text)
+    if (status !== 200 || Option.isNone(decoded)) {
+      return yield* new Unavailable({ reason: `${url} has no metadata (status ${status})` })
+    }
+    const { introspection_endpoint, issuer, jwks_uri } = decoded.value
+    if (issuer !== authIssuer) return yield* new Unavailable({ reason: `${url} has another issuer` })
+    const unsafe = [jwks_uri, introspection_endpoint].find((each) => each !== undefined && !Hosts.isProtected(each))
+    if (unsafe !== undefined) return yield* new Unavailable({ reason: `${url} names a URL that is not https` })
+    return { introspection: introspection_endpoint, keys: jwks_uri === undefined ? undefined : keysAt(jwks_uri) }
+  })
+
+  const keysAt = (url: string) =>
+    Jose.createRemoteJWKSet(new URL(url), {
+      [Jose.customFetch]: (url, { headers }) =>
+        Effect.runPromise(send(HttpClientRequest.get(url, { headers })))
+          .then(({ status, text }) => new Response(text, { status }))
+    })
+
+  /** Asks at all addresses at once, so that one that hangs does not delay the others. */
+  const discover = Effect.gen(function*() {
+    const asked = yield* Effect.forEach(metadataUrls(authIssuer), (url) => Effect.result(metadataAt(url)), {
+      concurrency: "unbounded"
+    })
+    const reasons = asked.flatMap((each) => Result.isFailure(each) ? [each.failure.reason] : [])
+    return asked.find(Result.isSuccess)?.success ?? (yield* new Unavailable({ reason: reasons.join("; ") }))
+  })
+  // Holds one entry. An outage is remembered for a second, so that a flood of tokens asks only once.
+  const discovered = yield* Cache.makeWith((_: "metadata") => discover, {
+    capacity: 1,
+    timeToLive: (exit) => Exit.isSuccess(exit) ? "1 hour" : "1 second"
+  })
+
+  const verify = (token: string, keys: Jose.RemoteJWKSet) =>
+    Effect.flatMap(
+      Effect.tryPromise({
+        try: () => Jose.compactVerify(token, keys, { algorithms: [...authAlgorithms] }),
+        catch: (error) => {
+          if (error instanceof Unavailable) return error
+          return error instanceof Jose.errors.JOSEError && faultsOfToken.includes(error.code)
+            ? new InvalidToken({ reason: "has no valid signature" })
+            : new Unavailable({ reason: `the keys of ${authIssuer} cannot be used (${String(error)})` })
+        }
+      }),
+      ({ payload }) => {
+        const claims = decodeClaims(new TextDecoder().decode(payload))
+        return Option.isSome(claims) ? Effect.succeed(claims.value) : new InvalidToken({ reason: "has no claims" })
+      }
+    )
+
+  const introspections = yield* Semaphore.make(maxIntrospections)
+  const introspect = Effect.fnUntraced(function*(token: string, url: string) {
+    const [user, password] = [authClientId, authClientSecret].map(encodeURIComponent)
+    const request = HttpClientRequest.post(url).pipe(
+      HttpClientRequest.basicAuth(user ?? "", password ?? ""),
+      HttpClientRequest.acceptJson,
+      HttpClientRequest.bodyUrlParams({ token, token_type_hint: "access_token" })
+    )
+    const { status, text } = yield* send(request)
+    const claims = decodeClaims(text)
+    if (status !== 200 || Option.isNone(claims)) {
+      return yield* new Unavailable({ reason: `${url} did not tell what a token means (status ${status})` })
+    }
+    // The server answers for itself, so `iss` is optional.
+    return claims.value["active"] === true
+      ? { iss: authIssuer, ...claims.value }
+      : yield* new InvalidToken({ reason: "is not active" })
+  }, (asking) => Effect.timeoutOrElse(introspections.withPermit(asking), { duration: limits.time, orElse: busy }))
+  const busy = () => new Unavailable({ reason: `more than ${maxIntrospections} tokens are being asked about` })
+
+  return (token: string) =>
+    Effect.flatMap(Cache.get(discovered, "metadata"), ({ introspection, keys }) => {
+      if (keys !== undefined && Option.isSome(headerOf(token))) return verify(token, keys)
+      return introspection !== undefined && authClientId !== ""
+        ? introspect(token, introspection)
+        : Effect.fail(new InvalidToken({ reason: "is not a JWT, and the gateway has no authClientId to ask about it" }))
+    })
+})

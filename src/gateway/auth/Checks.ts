@@ -1,0 +1,26 @@
+/** Faults of settings that belong together: each value is allowed, but not without another one. */
+import type * as Settings from "../settings/Settings.ts"
+import type { Backends } from "../transports/Backends.ts"
+import type { Fault } from "../transports/Kinds.ts"
+import * as Hosts from "./Hosts.ts"
+
+/** Reports settings of authentication that would protect nothing, or less than they seem to. */
+export const check = (settings: Settings.GatewaySettings, backends: Backends, fault: Fault): void => {
+  const { allowedHosts, authAudience, authClientId, authClientSecret, authIssuer, host, publicUrl } = settings
+  if (authIssuer === "") {
+    const withScopes = [...backends.values()].filter((backend) => backend.settings.scopes.length > 0)
+    const isUnused = authClientId !== "" || authAudience.length > 0 || settings.authScopes.length > 0
+    if (withScopes.length > 0 || isUnused) {
+      fault("auth.issuer", "is missing: scopes and audiences are those of its tokens")
+    }
+  } else if (publicUrl === "" && authAudience.length === 0 && (!Hosts.isLoopback(host) || allowedHosts.length > 0)) {
+    fault(
+      "auth",
+      "needs publicUrl (such as https://mcp.example.com) or auth.audience, because clients reach the gateway under several " +
+        "names: a client that chooses the name would choose the audience of its token"
+    )
+  }
+  if ((authClientId === "") !== (authClientSecret === "")) {
+    fault("auth", "needs both or none of clientId and clientSecret")
+  }
+}
