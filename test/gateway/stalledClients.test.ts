@@ -7,12 +7,13 @@ import * as EventStreamBody from "../../src/gateway/fronts/EventStreamBody.ts"
 describe("stallTimeout", () => {
   const times = { stallTimeout: Duration.seconds(30), heartbeat: Duration.hours(1) }
   /** A body whose chunk is unread since the start, and whether its client has been disconnected. */
-  const unread = (disconnect: Effect.Effect<void> = Effect.void) => {
+  const unread = (disconnect: Effect.Effect<void> = Effect.void, expiresAt = Infinity) => {
     const state = { disconnected: false }
     const open: EventStreamBody.OpenBody = {
       disconnect: Effect.andThen(Effect.sync(() => (state.disconnected = true)), disconnect),
+      expiresAt,
       since: 0,
-      beat: undefined
+      resume: undefined
     }
     return { open, state }
   }
@@ -30,12 +31,22 @@ describe("stallTimeout", () => {
       assert.isTrue(later.state.disconnected)
     }).pipe(Effect.provide(Logger.layer([]))))
 
+  it.effect("does not wait for a client whose credentials have expired", () =>
+    Effect.gen(function*() {
+      const { open, state } = unread(Effect.void, 10_000)
+      yield* Effect.forkChild(EventStreamBody.watch(new Set([open]), times))
+      yield* TestClock.adjust("9 seconds")
+      assert.isFalse(state.disconnected)
+      yield* TestClock.adjust("6 seconds")
+      assert.isTrue(state.disconnected)
+    }))
+
   it.effect("disconnects a client that reads only the first heartbeat, after 1 to 1.5 times stallTimeout", () =>
     Effect.gen(function*() {
       const bodies = new Set<EventStreamBody.OpenBody>()
       const { open: { disconnect }, state } = unread()
       yield* Effect.forkChild(EventStreamBody.watch(bodies, times))
-      const stream = EventStreamBody.silence(Effect.never, { bodies, disconnect })
+      const stream = EventStreamBody.silence(Effect.never, { bodies, disconnect, expiresAt: Infinity })
       const pull = yield* Stream.toPull(stream)
       yield* TestClock.adjust("7 seconds")
       assert.strictEqual(new TextDecoder().decode((yield* pull)[0]), ": \n\n")

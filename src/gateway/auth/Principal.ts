@@ -12,7 +12,7 @@ export interface Principal {
   readonly id: string
   /** The name that operators see in logs and on the page. Never a secret. Default: the first characters of the id. */
   readonly name?: string | undefined
-  /** When its credentials expire, in milliseconds since 1970. The streams of its requests end then. Default: never. */
+  /** When its credentials expire, in milliseconds since 1970. The event streams of its requests end within 5 seconds. Default: never. */
   readonly expiresAt?: number | undefined
   /** What the authenticator knows of the caller, such as the claims of a JWT. */
   readonly claims: Readonly<Record<string, unknown>>

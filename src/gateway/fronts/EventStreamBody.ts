@@ -1,4 +1,7 @@
-/** Writes event streams to clients: server-sent events and heartbeats. Disconnects clients that do not read. */
+/**
+ * Writes event streams to clients: server-sent events and heartbeats. Ends the streams of clients whose credentials expire, and
+ * disconnects clients that do not read.
+ */
 import type { Fiber } from "effect"
 import { Cause, Clock, Duration, Effect, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
@@ -14,22 +17,28 @@ export interface Options {
   readonly bodies: Set<OpenBody>
   /** Destroys the client's connection. */
   readonly disconnect: Effect.Effect<void>
+  /** When the client's credentials expire, in milliseconds since 1970. */
+  readonly expiresAt: number
 }
 
 /** A body that is being sent. It waits either for events, or for its client to read the chunk that it wrote last. */
 export interface OpenBody {
   readonly disconnect: Effect.Effect<void>
+  readonly expiresAt: number
   /** When the wait began. */
   since: number
-  /** Sends a heartbeat. Undefined if the body does not wait for events. */
-  beat: (() => void) | undefined
+  /** Continues with a heartbeat or the end instead of events. Undefined if the body does not wait for events. */
+  resume: ((instead: Take) => void) | undefined
 }
 
 /** Milliseconds that a client should wait before it reconnects. */
 const retry = 1000
 
 const encoder = new TextEncoder()
-const comment = encoder.encode(": \n\n")
+const heartbeatNow: Take = Effect.succeed([encoder.encode(": \n\n")])
+
+/** The longest time between two checks of a body, so that it ends within 5 seconds after `expiresAt`. In milliseconds. */
+const longestInterval = 3000
 
 /** Line ends in valid JSON are white space only, so a space can stand for each. */
 const format = ({ id, text }: Event): string =>
@@ -65,17 +74,22 @@ const chunksOf = ({ start, take }: Events, prime: boolean): Take => {
 type Times = Pick<GatewaySettings, "heartbeat" | "stallTimeout">
 
 /**
- * Sends heartbeats on open bodies that are silent, and disconnects clients that leave data unread: after one to one and a half times
- * `stallTimeout`. One fiber checks all bodies, instead of a fiber with a timer for each.
+ * Sends heartbeats on open bodies that are silent, ends bodies at `expiresAt`, and disconnects clients that leave data unread: after one
+ * to one and a half times `stallTimeout`. One fiber checks all bodies, instead of a fiber with a timer for each.
  */
 export const watch = Effect.fnUntraced(function*(bodies: ReadonlySet<OpenBody>, times: Times) {
   const clock = yield* Clock.Clock
   const [heartbeat, stallTimeout] = [Duration.toMillis(times.heartbeat), Duration.toMillis(times.stallTimeout)]
-  const interval = Math.min(heartbeat / 4, stallTimeout / 2)
-  const check = Effect.fnUntraced(function*({ beat, disconnect, since }: OpenBody) {
-    const waited = clock.currentTimeMillisUnsafe() - since
-    // The next check would be too late for this heartbeat.
-    if (beat !== undefined) return waited + interval > heartbeat ? beat() : undefined
+  const interval = Math.min(heartbeat / 4, stallTimeout / 2, longestInterval)
+  const check = Effect.fnUntraced(function*({ disconnect, expiresAt, resume, since }: OpenBody) {
+    const now = clock.currentTimeMillisUnsafe()
+    const waited = now - since
+    if (resume !== undefined) {
+      if (now >= expiresAt) return resume(Cause.done())
+      // The next check would be too late for this heartbeat.
+      return waited + interval > heartbeat ? resume(heartbeatNow) : undefined
+    }
+    if (now >= expiresAt) return yield* disconnect
     if (waited < stallTimeout) return
     yield* Effect.logWarning(
       `A client did not read its event stream for ${
@@ -108,11 +122,11 @@ const never = () => false
  * While `ready()` is true, `take` does not wait. Otherwise it runs in a fiber of its own, because a heartbeat that interrupted it would lose
  * the events that it has taken.
  */
-const body = (take: Take, ready: () => boolean, { bodies, disconnect }: Options) =>
+const body = (take: Take, ready: () => boolean, { bodies, disconnect, expiresAt }: Options) =>
   Stream.scoped(Stream.fromPull(Effect.gen(function*() {
     const clock = yield* Clock.Clock
     const scope = yield* Effect.scope
-    const own: OpenBody = { disconnect, since: clock.currentTimeMillisUnsafe(), beat: undefined }
+    const own: OpenBody = { disconnect, expiresAt, since: clock.currentTimeMillisUnsafe(), resume: undefined }
     yield* Effect.acquireRelease(Effect.sync(() => bodies.add(own)), () => Effect.sync(() => bodies.delete(own)))
     /** True until the first chunk. */
     let isNew = true
@@ -120,29 +134,30 @@ const body = (take: Take, ready: () => boolean, { bodies, disconnect }: Options)
     let taking: Fiber.Fiber<NonEmptyReadonlyArray<Uint8Array>, Cause.Done> | undefined
     const startTaking = Effect.forkIn(take, scope, { startImmediately: true })
     /**
-     * The chunks of `fiber`, or a heartbeat if `watch` asks for one first. The first heartbeat comes at once, because Node sends the
-     * response's header with the first chunk.
+     * The chunks of `fiber`, or what `watch` sends instead. The first heartbeat comes at once, because Node sends the response's header
+     * with the first chunk.
      */
     const next = (fiber: NonNullable<typeof taking>): Take => {
       const exit = fiber.pollUnsafe()
       taking = exit === undefined ? fiber : undefined
       if (exit !== undefined) return exit
-      return isNew ? Effect.succeed([comment]) : Effect.callback((resume) => {
+      return isNew ? heartbeatNow : Effect.callback((resume) => {
         const stop = fiber.addObserver(() => resume(next(fiber)))
-        own.beat = () => {
+        own.resume = (instead) => {
           stop()
-          resume(Effect.succeed([comment]))
+          resume(instead)
         }
       })
     }
     const written = (chunks: NonEmptyReadonlyArray<Uint8Array>) => {
       isNew = false
       own.since = clock.currentTimeMillisUnsafe()
-      own.beat = undefined
+      own.resume = undefined
       return chunks
     }
     return Effect.suspend(() => {
       own.since = clock.currentTimeMillisUnsafe()
+      if (own.since >= expiresAt) return Cause.done()
       if (taking !== undefined) return Effect.map(next(taking), written)
       return Effect.map(ready() ? take : Effect.flatMap(startTaking, next), written)
     })

@@ -31,6 +31,8 @@ export interface Web {
 export interface Asking {
   readonly request: HttpServerRequest.HttpServerRequest
   readonly client: Client
+  /** When the client's credentials expire, in milliseconds since 1970. Its event streams end then. Undefined if never. */
+  readonly expiresAt: number | undefined
   /** The revision in the header `MCP-Protocol-Version`. */
   readonly version: string | undefined
 }
@@ -113,12 +115,14 @@ const orEarly = Effect.fnUntraced(
     const fiber = yield* Effect.forkScoped(Effect.catchDefect(reply, defective))
     const soon = yield* Effect.timeoutOption(Fiber.join(fiber), Settings.firstSilence(web.settings))
     if (Option.isSome(soon)) return responseOf(web, asking, soon.value, EventStreamBody.unanswered)
-    const rest = Effect.map(Effect.result(Fiber.join(fiber)), (result) => {
+    const late = Effect.map(Effect.result(Fiber.join(fiber)), (result) => {
       if (Result.isSuccess(result)) return bodyOf(web, asking, result.success)
       // The status is sent already, so each request gets the error of the refusal.
       const { error } = result.failure.error
       return EventStreamBody.only(ids.map((id) => ({ text: JsonRpc.failure(id, error).text })))
     })
+    // Without a reply, the silence has ended because the client's credentials have expired.
+    const rest = Effect.suspend(() => fiber.pollUnsafe() === undefined ? Effect.succeed(Stream.empty) : late)
     const silence = EventStreamBody.silence(Fiber.await(fiber), optionsOf(web, asking))
     return EventStreamBody.response(Stream.concat(silence, Stream.unwrap(rest)))
   }
@@ -155,7 +159,8 @@ const bodyOf = (web: Web, asking: Asking, reply: Reply): Stream.Stream<Uint8Arra
   }
 }
 
-const optionsOf = ({ bodies }: Web, { request }: Asking): EventStreamBody.Options => ({
+const optionsOf = ({ bodies }: Web, { expiresAt = Infinity, request }: Asking): EventStreamBody.Options => ({
   bodies,
+  expiresAt,
   disconnect: EventStreamBody.disconnectOf(request)
 })

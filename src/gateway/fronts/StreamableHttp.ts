@@ -136,7 +136,7 @@ const unknownBackend = (broker: Broker) =>
 const dispatch = (web: Web, request: Request, backend: string, principal: Principal): Responding => {
   const version = request.headers["mcp-protocol-version"]
   const known = Effect.suspend(() => PeerOwner.isOwnUser(request))
-  const asking: Asking = { request, client: { backend, principal, known }, version }
+  const asking: Asking = { request, client: { backend, principal, known }, expiresAt: principal.expiresAt, version }
   // `post` checks the revision together with the body.
   if (request.method !== "POST" && !isLegacy(version)) return refuse(400, unsupported)
   switch (request.method) {
