@@ -136,7 +136,10 @@ const unknownBackend = (broker: Broker) =>
 const dispatch = (web: Web, request: Request, backend: string, principal: Principal): Responding => {
   const version = request.headers["mcp-protocol-version"]
   const known = Effect.suspend(() => PeerOwner.isOwnUser(request))
-  const asking: Asking = { request, client: { backend, principal, known }, expiresAt: principal.expiresAt, version }
+  const { expiresAt, id, name } = principal
+  // Without the claims, because the keys of sessions keep it, also of those that sleep.
+  const identity: Identity.Identity = { id, name }
+  const asking: Asking = { request, client: { backend, principal: identity, known }, expiresAt, version }
   // `post` checks the revision together with the body.
   if (request.method !== "POST" && !isLegacy(version)) return refuse(400, unsupported)
   switch (request.method) {
