@@ -1,18 +1,14 @@
 /** The page, in a real Chromium driven by playwright-core. */
-import { mkdirSync } from "node:fs"
 import type { Page } from "playwright-core"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
 import * as Chromium from "../kit/browser.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as PrefixProxy from "../kit/gateway/prefixProxy.ts"
 import * as Serving from "../kit/gateway/serving.ts"
-import { shortOrLong } from "../kit/long.ts"
 
-const artifacts = new URL("../artifacts/", import.meta.url).pathname
 const desktop = { width: 1280, height: 800 }
 const phone = { width: 360, height: 740 }
 
-mkdirSync(artifacts, { recursive: true })
 const browser = await Chromium.launch()
 afterAll(() => browser.close())
 const backends = { counter: Kit.counter(), broken: Kit.counter("--fail-start") }
@@ -132,9 +128,6 @@ describe("the page", () => {
           const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor)
           const [red = 0] = ground.match(/\d+/g)?.map(Number) ?? []
           assert.strictEqual(red < 128, colorScheme === "dark")
-          if (shortOrLong(false, true)) {
-            await page.screenshot({ path: `${artifacts}page-${width}-${colorScheme}.png`, fullPage: true })
-          }
         })
       }
     }

@@ -7,7 +7,6 @@ import * as Kit from "../kit/gateway/gateway.ts"
 import type { Options, Said } from "../kit/gateway/modern.ts"
 import { answers, asking, callTool, everything as capabilities, light, retry, textOf } from "../kit/gateway/modern.ts"
 import * as Serving from "../kit/gateway/serving.ts"
-import { shortOrLong } from "../kit/long.ts"
 
 /** The file in which the back end `noting` writes what it receives. */
 const notes = join(Serving.directory(), "heard")
@@ -306,32 +305,7 @@ describe("limits of parked calls", () => {
   })
 })
 
-describe("a gateway with many parked calls", () => {
-  it("resumes each parked call in its own process, and leaves no process after its stop", async () => {
-    const count = shortOrLong(50, 1000)
-    const { stop, url } = await Serving.gateway({
-      backends: { light: { ...light, maxLanes: 1000, maxInFlight: 1000, era: "legacy" } },
-      maxSessions: 1100,
-      maxSessionsPerBackend: 1100,
-      maxParkedPerKey: 1000,
-      acquireTimeout: "2 minutes",
-      startTimeout: "2 minutes"
-    })
-    const { call, text } = clientOf(url)
-    const parked: Array<Said> = []
-    const next = [...Array(count).keys()]
-    const work = async () => {
-      for (let i = next.shift(); i !== undefined; i = next.shift()) parked[i] = await call("ask", { i })
-    }
-    await Promise.all([...Array(20)].map(work))
-    parked.forEach(isAsked)
-    const pids = new Set<string>()
-    for (const [i, asked] of parked.entries()) pids.add(await text("ask", { i }, { again: answers(asked) }))
-    assert.strictEqual(pids.size, count)
-    await stop()
-    assert.deepStrictEqual([...pids].filter((pid) => Kit.alive(Number(pid))), [])
-  }, 180_000)
-
+describe("a gateway with parked calls", () => {
   it("cancels parked calls when it stops, and leaves no process and no port", async () => {
     // A stop that waited for the client would exceed the test's time-out.
     const { origin, stop, url } = await Serving.gateway({ backends: { asking: asking() }, drainTimeout: "1 hour" })
