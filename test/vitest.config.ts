@@ -22,13 +22,19 @@ const exclude = [
   ...excludeWithout("PostgreSQL (root also needs the user nobody)", findPostgres(), "PG_BIN", "test/replicas/*.test.ts")
 ]
 
-// A time-out only ends a hang, so both are long: the machine may be busy with other things.
-const shared = { testTimeout: 60_000, hookTimeout: 120_000, exclude }
+const shared = {
+  // A time-out only ends a hang, so both are long: the machine may be busy with other things.
+  testTimeout: 60_000,
+  hookTimeout: 120_000,
+  // A worker keeps the modules that it has loaded: to load Effect anew for each file takes a second of CPU time.
+  isolate: false,
+  // One more than the cores of a small machine, because many tests wait for processes.
+  maxWorkers: 3,
+  exclude
+}
 
 const core = {
   ...shared,
-  // Two workers: these tests are CPU-bound.
-  maxWorkers: 2,
   // The examples import the package by its name, as a user does; here that is its source.
   alias: {
     "effect-session-pool/cluster": `${root}src/SessionEntity.ts`,
@@ -36,9 +42,7 @@ const core = {
   }
 }
 
-/**
- * Files that import `kit/long.ts`, found by their text in these two folders. `long` reruns all of their tests with `LONG=1`.
- */
+/** Files that import `kit/long.ts`, found by their text in these two folders. `long` reruns all of their tests with `LONG=1`. */
 const sized = ["test", "test/gateway"].flatMap((folder) =>
   readdirSync(`${root}${folder}`).filter((name) => name.endsWith(".test.ts")).map((name) => `${folder}/${name}`)
 ).filter((file) => readFileSync(`${root}${file}`, "utf8").includes("kit/long.ts"))
@@ -48,8 +52,7 @@ export default defineConfig({
     root,
     // The command is started again and again: compiled once, a start takes 0.8 seconds instead of 1.2.
     env: { NODE_COMPILE_CACHE: `${root}node_modules/.cache/compiled` },
-    // `npm test` runs `core` and `gateway`, `npm run test:long` the others. Groups run one after the other, so gateway tests do not
-    // compete with CPU-bound ones.
+    // `npm test` runs `core` and `gateway`, `npm run test:long` the others.
     projects: [
       {
         test: {
@@ -57,41 +60,12 @@ export default defineConfig({
           name: "core",
           include: ["test/*.test.ts", "test/internal/*.test.ts", "src/examples/*.test.ts"],
           exclude: ["test/variants.test.ts"],
-          typecheck: { enabled: true, include: ["test/*.test-d.ts"], tsconfig: `${root}tsconfig.json` },
-          sequence: { groupOrder: 1 }
+          typecheck: { enabled: true, include: ["test/*.test-d.ts"], tsconfig: `${root}test/tsconfig.types.json` }
         }
       },
-      {
-        test: {
-          ...shared,
-          name: "gateway",
-          // Half of the time they wait.
-          maxWorkers: 3,
-          include: ["test/gateway/*.test.ts"],
-          sequence: { groupOrder: 2 }
-        }
-      },
-      {
-        test: {
-          ...core,
-          name: "long",
-          // Most of the time goes into the CPU-bound files of the core.
-          maxWorkers: 2,
-          env: { LONG: "1" },
-          include: [...sized, "test/variants.test.ts"],
-          sequence: { groupOrder: 3 }
-        }
-      },
-      {
-        test: {
-          ...shared,
-          name: "replicas",
-          // Each file runs several gateways and a database.
-          maxWorkers: 1,
-          include: ["test/replicas/*.test.ts"],
-          sequence: { groupOrder: 4 }
-        }
-      }
+      { test: { ...shared, name: "gateway", include: ["test/gateway/*.test.ts"] } },
+      { test: { ...core, name: "long", env: { LONG: "1" }, include: [...sized, "test/variants.test.ts"] } },
+      { test: { ...shared, name: "replicas", include: ["test/replicas/*.test.ts"] } }
     ]
   }
 })

@@ -4,9 +4,8 @@ import * as Kit from "../kit/gateway/gateway.ts"
 import * as Modern from "../kit/gateway/modern.ts"
 import * as Serve from "../kit/gateway/serving.ts"
 
-const era = new URL("../fixtures/era-server.ts", import.meta.url).pathname
 const { origin } = await Serve.gateway({
-  backends: { legacy: Kit.counter(), modern: { command: process.execPath, args: [era] } },
+  backends: { legacy: Kit.counter(), modern: Kit.node("era-server.ts") },
   requestTimeout: "Infinity"
 })
 const url = `${origin}/mcp/legacy`

@@ -6,8 +6,7 @@ import * as Serving from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
 
 const clock = await StillClock.make()
-const fixture = new URL("../fixtures/era-server.ts", import.meta.url).pathname
-const backends = { odd: { command: process.execPath, args: [fixture] }, official: Eras.modernStdio() }
+const backends = { odd: Eras.odd(), official: Eras.modernStdio() }
 const { origin } = await Serving.gateway({ backends }, clock)
 const [odd, official] = [`${origin}/mcp/odd`, `${origin}/mcp/official`]
 

@@ -8,22 +8,17 @@ import type { Cluster, Replica } from "../kit/cluster/replicas.ts"
 import * as Replicas from "../kit/cluster/replicas.ts"
 import * as Eras from "../kit/gateway/eras.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
-import { answers, callTool, everything, textOf } from "../kit/gateway/modern.ts"
+import { answers, asking, callTool, everything, textOf } from "../kit/gateway/modern.ts"
 import * as Random from "../kit/random.ts"
 
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 })
-
-const asking = {
-  command: process.execPath,
-  args: [new URL("../fixtures/asking-server.ts", import.meta.url).pathname]
-}
 
 const backends = {
   light: Counting.backend(),
   sleeping: { ...Counting.backend(), stateless: true },
   counter: Kit.counter(),
   stubborn: { ...Kit.counter("--stubborn"), closeGrace: "500 millis" },
-  asking
+  asking: asking()
 }
 
 let cluster: Cluster

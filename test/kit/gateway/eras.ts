@@ -16,21 +16,16 @@ import { spawn } from "node:child_process"
 import { createRequire } from "node:module"
 import * as Kit from "./gateway.ts"
 
-/** The path of a program in `test/fixtures`. A full path stays as it is. */
-const fixture = (name: string) => new URL(name, new URL("../../fixtures/", import.meta.url)).pathname
-
-const node = (...args: ReadonlyArray<string>) => ({ command: process.execPath, args })
-
-export const modernStdio = (...args: ReadonlyArray<string>) => node(fixture("modern-server.ts"), ...args)
+export const modernStdio = (...args: ReadonlyArray<string>) => Kit.node("modern-server.ts", ...args)
 
 /** A server of `era-server.ts`, which differs from an official server as its arguments say. */
-export const odd = (...args: ReadonlyArray<string>) => node(fixture("era-server.ts"), ...args)
+export const odd = (...args: ReadonlyArray<string>) => Kit.node("era-server.ts", ...args)
 
 /** The program of an official server. */
 export const official = (name: string): string =>
   createRequire(import.meta.url).resolve(`@modelcontextprotocol/server-${name}/dist/index.js`)
 
-export const officialStdio = (name: string, ...args: ReadonlyArray<string>) => node(official(name), ...args)
+export const officialStdio = (name: string, ...args: ReadonlyArray<string>) => Kit.node(official(name), ...args)
 
 export interface HttpServer {
   readonly url: string
@@ -41,7 +36,7 @@ export interface HttpServer {
 export const startHttp = async (program: string, args: ReadonlyArray<string>, port?: number): Promise<HttpServer> => {
   const own = port ?? await Kit.freePort()
   const url = `http://127.0.0.1:${own}/mcp`
-  const child = spawn(process.execPath, [fixture(program), ...args], {
+  const child = spawn(process.execPath, [Kit.fixture(program), ...args], {
     env: { ...process.env, PORT: String(own) },
     stdio: "ignore"
   })

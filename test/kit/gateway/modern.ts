@@ -1,15 +1,11 @@
 /** A client of revision 2026-07-28 without a library. */
 import * as Modern from "../../../src/gateway/protocol/Modern.ts"
 import * as RequestHeaders from "../../../src/gateway/protocol/RequestHeaders.ts"
-import { headers } from "./gateway.ts"
+import { fixture, headers, node } from "./gateway.ts"
 import { messagesIn } from "./serving.ts"
 
-const fixture = (name: string) => new URL(`../../fixtures/${name}`, import.meta.url).pathname
 /** A legacy server whose tools ask their client. */
-export const asking = (...args: ReadonlyArray<string>) => ({
-  command: process.execPath,
-  args: [fixture("asking-server.ts"), ...args]
-})
+export const asking = (...args: ReadonlyArray<string>) => node("asking-server.ts", ...args)
 /** The same in a shell, for many processes. */
 export const light = { command: "sh", args: [fixture("asking.sh")] }
 

@@ -6,12 +6,12 @@ import type { Socket } from "node:net"
 import { connect } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { afterAll, assert, expect, onTestFinished } from "vitest"
+import { afterAll, assert, onTestFinished, TestRunner } from "vitest"
 import * as Kit from "./gateway.ts"
 
 /** Runs at the end of the test, or else of the file. */
 export const atEnd = (end: () => unknown): void => {
-  if (expect.getState().currentTestName === undefined) afterAll(async () => void await end())
+  if (TestRunner.getCurrentTest() === undefined) afterAll(async () => void await end())
   else onTestFinished(async () => void await end())
 }
 
