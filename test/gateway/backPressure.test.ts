@@ -70,7 +70,7 @@ describe("back pressure of one session", () => {
 })
 
 describe("back pressure over HTTP", () => {
-  const [count, size] = [1000, 100_000]
+  const [count, size] = [600, 100_000]
   const clients = {
     legacy: async (url: string, args: Record<string, unknown>) =>
       Kit.post(url, await Kit.open(url), Kit.toolCall(1, "pour", args)),

@@ -24,17 +24,6 @@ const answerOn = (socket: Socket) =>
   })
 
 describe("the command line", () => {
-  it("-- COMMAND serves that command, and SIGINT leaves no process", async () => {
-    const flags = ["--close-grace", "100 millis", "--", process.execPath, fixture, "--grandchild"]
-    const { child, exit, url } = await Serving.command(flags)
-    assert.match(url, /\/mcp\/counter-server$/)
-    const pids: ReadonlyArray<number> = JSON.parse(await Kit.toolText(url, await Kit.open(url), "pids"))
-    assert.isTrue(pids.every(Kit.alive))
-    child.kill("SIGINT")
-    await exit
-    assert.isFalse(pids.some(Kit.alive))
-  })
-
   it("--name NAME names the server of -- COMMAND", async () => {
     const { exit, output } = await runInProcess(["--check", "--name", "mine", "--", process.execPath, fixture])
     assert.deepStrictEqual([exit, output], [0, "The configuration is valid. Back ends: mine\n"])
@@ -81,12 +70,10 @@ describe("the command line", () => {
     for (const path of paths) assert.include(output, `  ${path}`)
   })
 
-  it("exits with 1 for an unknown flag and for a wrong file", async () => {
-    const file = Serving.file("unknown-setting.json", { mcpServers: {}, gateway: { unknownSetting: true } })
-    const cases = [["--frob", "--port", "0"], ["--config", file, "--port", "0"]].map((args) => run(args))
-    assert.deepStrictEqual(await Promise.all(cases.map(({ exit }) => exit)), [1, 1])
-    const named = cases.map(({ output }) => /frob|gateway\.unknownSetting:/.exec(output())?.[0])
-    assert.deepStrictEqual(named, ["frob", "gateway.unknownSetting:"])
+  it("exits with 1 for an unknown flag", async () => {
+    const { exit, output } = run(["--frob", "--port", "0"])
+    assert.strictEqual(await exit, 1)
+    assert.include(output(), "frob")
   })
 
   it("prints what to install if its platform is missing, and shows any other error as it is", () => {

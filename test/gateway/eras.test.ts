@@ -247,9 +247,9 @@ describe("subscriptions/listen", () => {
     await ended()
     assert.lengthOf(heard(), 1)
 
-    const own = await Serving.command(["--", asking.command, ...asking.args])
+    const own = await Serving.gateway({ backends: { asking }, drainTimeout: "1 minute" })
     const other = await open({}, { id: 5 }, own.url)
-    own.child.kill("SIGTERM")
+    await own.stop()
     await other.ended()
     const result = { resultType: "complete", _meta: { [Modern.metaKeys.subscriptionId]: 5 } }
     assert.deepStrictEqual(other.heard().at(-1), { jsonrpc: "2.0", id: 5, result })

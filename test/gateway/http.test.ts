@@ -154,12 +154,9 @@ describe("sessions over HTTP", () => {
 })
 
 describe("the command's HTTP server", () => {
-  it("announces a keep-alive of 75 seconds, or the one that is set", async () => {
-    for (const [flags, seconds] of [[[], 75], [["--keep-alive-timeout", "7 seconds"], 7]] as const) {
-      const { origin } = await Serve.command(flags)
-      const { headers } = await fetch(`${origin}/health`)
-      assert.strictEqual(headers.get("keep-alive"), `timeout=${seconds}`)
-    }
+  it("announces the keep-alive that is set for the command", async () => {
+    const { origin } = await Serve.command(["--keep-alive-timeout", "7 seconds"])
+    assert.strictEqual((await fetch(`${origin}/health`)).headers.get("keep-alive"), "timeout=7")
   })
 
   it("answers with 503 while no route is installed", async () => {

@@ -182,13 +182,9 @@ describe("floods and slow clients", () => {
   /** The status of the command's answer to a client that sends only this. */
   const statusOf = async (port: number, sent: string) => (await exchange(await Raw.open(port), sent))?.status
 
-  it("too large a header is refused with 431 by the command", async () => {
+  it("the command refuses too large a header with 431, and ignores an offered upgrade of a connection", async () => {
     const { port } = await Serve.command(["--max-header-bytes", "2048"])
     assert.strictEqual(await statusOf(port, `${health}X-Big: ${"x".repeat(4096)}\r\n\r\n`), 431)
-  })
-
-  it("an offered upgrade is ignored, and its connection serves the next request", async () => {
-    const { port } = await Serve.command([])
     for (const offer of ["Upgrade, HTTP2-Settings\r\nUpgrade: h2c", "Upgrade\r\nUpgrade: websocket"]) {
       const connection = await Raw.open(port)
       const head = `${post}Content-Length: 2\r\nConnection: ${offer}\r\n\r\n`

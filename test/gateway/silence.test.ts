@@ -224,11 +224,11 @@ describe("a stream opened after streamAfter", () => {
   })
 
   it("ends with an error when the gateway stops", async () => {
-    const { child, exit, url } = await Serve.command(["--stream-after", "100 millis", "--drain-timeout", "0 seconds"])
+    const { stop, url } = await Serve.gateway({ backends: { counter: Kit.counter() }, streamAfter: "100 millis" })
     const response = await Kit.post(url, await Kit.open(url), silent)
     assert.strictEqual(response.headers.get("content-type"), "text/event-stream")
-    child.kill("SIGTERM")
+    const stopping = stop()
     assert.include((await Kit.answerOf(response)).error.message, "shutting down")
-    assert.strictEqual(await exit, 0)
+    await stopping
   })
 })

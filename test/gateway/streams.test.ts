@@ -262,12 +262,11 @@ describe("a session with a running call that has lost its GET stream", () => {
   const { origin, url } = patient
 
   /** Starts a call that is answered with a stream, and opens a GET stream. */
-  const startCall = async () => {
+  const startCall = async (size: number) => {
     const session = await Kit.open(url)
     const pid = await Kit.pidOf(url, session)
     const aborters = { call: new AbortController(), get: new AbortController() }
-    // More than the buffers of the kernel hold.
-    const call = Kit.toolCall(1, "untilSignal", { size: 12_000_000 })
+    const call = Kit.toolCall(1, "untilSignal", { size })
     const response = await Kit.post(url, session, call, {}, aborters.call.signal)
     await Kit.listen(url, session, {}, aborters.get.signal)
     const lose = async (stream: "call" | "get", left: number) => {
@@ -289,7 +288,7 @@ describe("a session with a running call that has lost its GET stream", () => {
 
   it("ends 15 minutes after the answer if the stream of the call is lost too, in any order", async () => {
     for (const [first, last] of [["call", "get"], ["get", "call"]] as const) {
-      const { answer, isGoneIn15Minutes, lose } = await startCall()
+      const { answer, isGoneIn15Minutes, lose } = await startCall(10)
       await lose(first, 1)
       await lose(last, 0)
       await clock.pass("1 hour")
@@ -299,7 +298,8 @@ describe("a session with a running call that has lost its GET stream", () => {
   })
 
   it("ends 15 minutes after the client has read the answer on the stream of the call", async () => {
-    const { answer, isGoneIn15Minutes, lose, pid, response } = await startCall()
+    // More than the buffers of the kernel hold.
+    const { answer, isGoneIn15Minutes, lose, pid, response } = await startCall(12_000_000)
     await lose("get", 1)
     await answer()
     await clock.pass("1 hour")
