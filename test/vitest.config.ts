@@ -52,7 +52,8 @@ export default defineConfig({
     root,
     // The command is started again and again: compiled once, a start takes 0.8 seconds instead of 1.2.
     env: { NODE_COMPILE_CACHE: `${root}node_modules/.cache/compiled` },
-    // `npm test` runs `core` and `gateway`, `npm run test:long` the others.
+    // `npm test` runs `core` and `gateway`, `npm run test:long` the others. `replicas` runs after all others, so that no test takes the
+    // CPU time of gateways that must renew their locks in time.
     projects: [
       {
         test: {
@@ -65,7 +66,16 @@ export default defineConfig({
       },
       { test: { ...shared, name: "gateway", include: ["test/gateway/*.test.ts"] } },
       { test: { ...core, name: "long", env: { LONG: "1" }, include: [...sized, "test/variants.test.ts"] } },
-      { test: { ...shared, name: "replicas", include: ["test/replicas/*.test.ts"] } }
+      {
+        test: {
+          ...shared,
+          name: "replicas",
+          // Each file runs several gateways and a database.
+          maxWorkers: 1,
+          include: ["test/replicas/*.test.ts"],
+          sequence: { groupOrder: 1 }
+        }
+      }
     ]
   }
 })

@@ -164,7 +164,7 @@ export interface Traffic {
 }
 
 /** Each session calls again and again, one call after the other, at what `pick` says, until it is gone or all are stopped. */
-export const traffic = (sessions: ReadonlyArray<Session>, pick: () => string, pauseMillis = 100): Traffic => {
+export const traffic = (sessions: ReadonlyArray<Session>, pick: () => string, pauseMillis = 200): Traffic => {
   const stop = new AbortController()
   const running = sessions.map(async (session) => {
     while (!stop.signal.aborted) {
