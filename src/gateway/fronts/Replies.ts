@@ -10,7 +10,7 @@ import { HttpServerResponse } from "effect/http"
 import type { Exchange, Refusal, Reply } from "../conversation/Exchange.ts"
 import { refusal } from "../conversation/Exchange.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
-import type { Ask, Client } from "../sessions/Ask.ts"
+import type { Ask, Carrying, Client } from "../sessions/Ask.ts"
 import type { Broker } from "../sessions/Broker.ts"
 import * as Settings from "../settings/Settings.ts"
 import * as EventStreamBody from "./EventStreamBody.ts"
@@ -92,17 +92,15 @@ export const toDelete = ({ broker }: Web, { client }: Asking, session: string): 
  */
 const answered = (web: Web, asking: Asking, ask: Ask, ids: ReadonlyArray<JsonRpc.Id>): Responding => {
   const asked = web.broker.ask(asking.client, ask)
-  if (ids.length === 0) {
-    return Effect.map(Effect.flatMap(asked, replyOf), (reply) => responseOf(web, asking, reply, accepted))
-  }
+  const otherwise = ids.length === 0 ? accepted : EventStreamBody.unanswered
+  const respond = (asked: Carrying) =>
+    Effect.map(Effect.flatMap(asked, replyOf), (reply) => responseOf(web, asking, reply, otherwise))
+  if (ids.length === 0 || !web.broker.mayWait(asking.client, ask)) return respond(asked)
   return Effect.flatMap(Effect.forkScoped(asked, { startImmediately: true }), (fiber) => {
     const exchange = fiber.pollUnsafe()
     return exchange === undefined
       ? orEarly(web, asking, Effect.flatMap(Fiber.join(fiber), replyOf), ids)
-      : Effect.map(
-        Effect.flatMap(exchange, replyOf),
-        (reply) => responseOf(web, asking, reply, EventStreamBody.unanswered)
-      )
+      : respond(exchange)
   })
 }
 

@@ -30,6 +30,8 @@ export interface Broker {
    * the scope: when the scope closes, a request of a session goes on without its client, and a call is cancelled.
    */
   readonly ask: (client: Client, ask: Ask) => Carrying
+  /** False if `ask` completes at once. Otherwise it may wait, such as for a session that wakes, or for another replica. */
+  readonly mayWait: (client: Client, ask: Ask) => boolean
   /** Completes when the gateway stops taking new work. Streams of clients that only listen then end. */
   readonly draining: Effect.Effect<void>
 }
@@ -46,6 +48,9 @@ export const make = (serving: Serving): Broker => {
     scopes: (named) => running().get(backendAt(named) ?? "")?.backend.settings.scopes ?? [],
     paramHeaders: (backend) => running().get(backend)?.paramHeaders ?? new Map(),
     ask: (client, ask) => askAt(serving, client, ask, undefined),
+    mayWait: ({ backend }, ask) =>
+      ask._tag !== "Send" || ask.messages.length > 1 || serving.placement.replica !== "" ||
+      isStateless(serving, backend),
     draining: Deferred.await(serving.draining)
   }
 }
@@ -60,7 +65,7 @@ export const carryOut = (serving: Serving, carried: Placement.Carried): Carrying
 
 /** Carries out an ask where its session or caller lives. `carried` is set if another replica forwarded the ask to this one. */
 const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Carried | undefined): Carrying => {
-  const { placement, sessions } = serving
+  const { placement } = serving
   const at = (place: Placement.Place, here: Carrying, opens?: string): Carrying => {
     // `placeOf` returns a `Shared` place only for a caller that can be told from others.
     const known = ask._tag === "Call" && place._tag === "Shared"
@@ -70,8 +75,7 @@ const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Ca
     case "Open": {
       const openHere = (id: string) => SessionAsks.open(serving, keyOf(client, id), ask.message)
       if (carried?.opens !== undefined) return openHere(carried.opens)
-      const movable = sessions.running().get(client.backend)?.backend.settings.stateless === true
-      return Effect.flatMap(placement.forNew(movable), ({ id, place }) => {
+      return Effect.flatMap(placement.forNew(isStateless(serving, client.backend)), ({ id, place }) => {
         if (id !== undefined) return at(place, openHere(id), id)
         // Without an id the place is another replica, so `here` never runs. A forwarded ask is not forwarded again.
         return carried === undefined ? at(place, Effect.never) : Effect.fail(shuttingDown({ id: ask.message.id }))
@@ -93,6 +97,9 @@ const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Ca
     }
   }
 }
+
+const isStateless = ({ sessions }: Serving, backend: string): boolean =>
+  sessions.running().get(backend)?.backend.settings.stateless === true
 
 const keyOf = ({ backend, principal }: Client, session: string) => new Key(backend, principal, session)
 
