@@ -79,7 +79,7 @@ export class BridgeRequests implements PooledConnection.Requests {
   readonly #streams: SessionStreams
   readonly #inFlight: InFlight<Pending>
   /** The requests in flight by the keys of their ids. */
-  readonly #pending = new Map<string, Pending>()
+  readonly #pending = new Map<JsonRpc.IdKey, Pending>()
   /** Why the session has ended. Undefined until then. */
   #over: string | undefined
   /**

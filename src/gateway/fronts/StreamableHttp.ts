@@ -285,7 +285,7 @@ const annotate = ({ client, version }: Asking, message: JsonRpc.Message, session
   if (principal !== undefined) attributes["enduser.id"] = principal
   if (message._tag === "Request") {
     const { id, params } = message
-    attributes["jsonrpc.request.id"] = short(typeof id === "string" ? id : JsonRpc.idKey(id))
+    attributes["jsonrpc.request.id"] = short(String(JsonRpc.idKey(id)))
     if (method === "tools/call") attributes["gen_ai.operation.name"] = "execute_tool"
     const name = Json.field(params, "name")
     if (typeof name === "string" && method === "tools/call") attributes["gen_ai.tool.name"] = short(name)

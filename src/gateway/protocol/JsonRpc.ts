@@ -84,8 +84,10 @@ const idField = (value: unknown, name: string): Id | undefined => {
   return isId(id) ? id : undefined
 }
 
-/** A map key for an id. Ids of different JSON types have different keys: 1 is not "1". A long number counts as the double that servers read. */
-export const idKey = (id: Id): string => Json.stringify(Json.isRaw(id) ? Json.numberOf(id) : id)
+/** A map key for an id. A long number counts as the double that servers read. */
+export const idKey = (id: Id): IdKey => typeof id === "object" && id !== null ? Json.numberOf(id) : id
+
+export type IdKey = string | number | null
 
 export const isSameId = (a: Id, b: Id): boolean => a === b || (typeof a === "object" && idKey(a) === idKey(b))
 

@@ -31,7 +31,7 @@ interface Server {
   /** The session of an earlier revision, if there is one. */
   readonly session: { id: string | undefined; version: string | undefined }
   /** The requests in flight, by id. */
-  readonly posts: Map<string, { readonly post: Post; readonly fiber: Fiber.Fiber<void> }>
+  readonly posts: Map<JsonRpc.IdKey, { readonly post: Post; readonly fiber: Fiber.Fiber<void> }>
   readonly paramHeaders: RequestHeaders.ParamHeaders
   /** Runs an effect in a fiber that ends with the scope. */
   readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
@@ -258,7 +258,7 @@ const maxPages = 20
 
 /** Learns from `tools/list` which arguments a call must repeat in headers. */
 const listTools = Effect.fnUntraced(function*(server: Server, call: JsonRpc.Request) {
-  const id = `tools of ${JsonRpc.idKey(call.id)}`
+  const id = `tools of ${Json.stringify(call.id)}`
   let cursor: unknown
   let pages = 0
   do {

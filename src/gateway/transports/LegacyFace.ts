@@ -106,7 +106,7 @@ class Face {
   readonly #questions = new Asked((message) => this.#toClient(message))
   readonly #subscriptions: Subscriptions
   /** The calls without an answer, by the client's id. */
-  readonly #calls = new Map<string, Call>()
+  readonly #calls = new Map<JsonRpc.IdKey, Call>()
   #who: Pick<Modern.Client, "info" | "capabilities"> = { info: {}, capabilities: {} }
   /** The capabilities of the server. */
   #can: unknown
