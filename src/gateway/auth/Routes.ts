@@ -16,7 +16,7 @@ export const isLiteral = (path: string, url: string): boolean => {
 export const jsonResponse = (
   text: string,
   status: number,
-  headers: Record<string, string> = {}
+  headers?: Record<string, string>
 ): HttpServerResponse.HttpServerResponse =>
   HttpServerResponse.text(text, { status, contentType: "application/json", headers })
 

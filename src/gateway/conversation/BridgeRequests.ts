@@ -220,9 +220,9 @@ export class BridgeRequests implements PooledConnection.Requests {
   /** `isOwn`: the gateway's own request, which `startTimeout` bounds. */
   #take(request: JsonRpc.Request, release: Effect.Effect<void>, isOwn: boolean): Pending {
     const entry: Pending = {
+      ...this.#inFlight.times(isOwn),
       request,
       method: request.method,
-      ...this.#inFlight.times(isOwn),
       release,
       first: Deferred.makeUnsafe(),
       cancelled: false,
