@@ -10,7 +10,7 @@
 //   app/           the command: its flags, files and signals
 //   fronts/        how clients come in: Streamable HTTP, for clients with a session and without
 //   operators/     the page, /sessions, health and metrics
-//   auth/          who may come in: hosts and origins, principals, and authenticators: keys, access tokens
+//   auth/          who may come in: hosts and origins, principals, and authenticators: keys, access tokens, a proxy
 //   cluster/       several replicas that share their sessions; Cluster.ts describes the folder
 //   sessions/      how sessions start, sleep and end; the keys of the pool; Placement: the replica that carries out a request
 //   conversation/  the messages of one session (Bridge) and of one lane of a modern client (Lane)

@@ -30,7 +30,7 @@ describe("the banner", () => {
   })
 
   const bannerOf = (keys: ReadonlyArray<string>, adminKeys: ReadonlyArray<string>, authIssuer = "") =>
-    Banner.make(["a"], "http://127.0.0.1:1", { keys, adminKeys, authIssuer })
+    Banner.make(["a"], "http://127.0.0.1:1", { keys, adminKeys, authIssuer, proxyHeader: "" })
   const issuer = "https://auth.example.com"
 
   it("shows a client with a key only if clients have no other way in", () => {

@@ -236,7 +236,13 @@ describe("a setting", () => {
     ["host", ["::1", "localhost"], ["", "http://127.0.0.1", "127.0.0.1 "]],
     ["allowedHosts", ["mcp.example.com, [2001:db8::1],10.0.0.7"], [["a:8443"], "https://a", "*", "*.a", "a b", [5]]],
     ["allowedOrigins", [origins], ["a", "*", "https://a/b", "https://*.a"]],
-    ["keysFile", ["k"], ["", "${NONE:-}", 1]]
+    ["keysFile", ["k"], ["", "${NONE:-}", 1]],
+    ["publicUrl", ["https://mcp.example.com", "http://10.0.0.7:8420/tools/"], [
+      "mcp.example.com",
+      "https://a b",
+      "https://a?b"
+    ]],
+    ["keys", [["ada:k", ":k", "a b:"]], [["ada:"], "a,ada: "]]
   ]
   it.each(cases)("the setting %s has its allowed values only", (name, good, bad) => {
     for (const value of good) assert.deepStrictEqual(faults(load(servers, { [name]: value })), [], String(value))
@@ -245,6 +251,73 @@ describe("a setting", () => {
       assert.deepStrictEqual([fault.split(" must be ")[0], others], [`gateway.${name}:`, []], String(value))
       assert.include(fault, new Map(Object.entries(Settings.all)).get(name)?.allowed ?? "none")
     }
+  })
+
+  const issuer = "https://auth.example.com/"
+  const authCases: typeof cases = [
+    ["issuer", [issuer, "http://localhost:1/a", "http://[::1]"], [
+      "",
+      "auth",
+      "http://auth.example.com",
+      "https://",
+      "https://a:99999",
+      `${issuer}?a`
+    ]],
+    ["audience", [["https://mcp.example.com", "api"], "a,b"], ["", "a b", [""], [1]]],
+    ["scopes", [["mcp:read", "a"], "a, b"], ["", "a b", ["\"a\""], ["a\\b"]]],
+    ["algorithms", [["ES256"], "RS256,EdDSA"], ["none", "HS256", ["ES256", "HS512"], ""]],
+    ["clockTolerance", ["0s", "5 minutes"], ["6 minutes", "infinity", 5]]
+  ]
+  it.each(authCases)("the setting auth.%s has its allowed values only", (name, good, bad) => {
+    const read = (value: unknown) => faults(load(servers, { auth: { issuer, [name]: value } }))
+    for (const value of good) assert.deepStrictEqual(read(value), [], String(value))
+    for (const value of bad) {
+      const [fault = "", ...others] = read(value)
+      assert.deepStrictEqual([fault.split(" must be ")[0], others], [`gateway.auth.${name}:`, []], String(value))
+    }
+  })
+
+  it("the settings of OAuth are in an object of the file or program, and elsewhere their names begin with auth", () => {
+    const auth = { issuer: "${ISSUER}", clientId: "gateway", audience: ["a"] }
+    const environment = { ISSUER: issuer, GATEWAY_AUTH_CLIENT_SECRET: "secret", GATEWAY_AUTH_AUDIENCE: "b" }
+    const { settings } = valid(load(servers, { auth }, environment))
+    assert.deepStrictEqual(
+      [settings.authIssuer, settings.authClientId, settings.authClientSecret, settings.authAudience],
+      [issuer, "gateway", "secret", ["b"]]
+    )
+    const program = Effect.runSync(Gateway.config({ backends: servers, auth: { issuer, scopes: ["mcp"] } }))
+    assert.deepStrictEqual([program.settings.authIssuer, program.settings.authScopes], [issuer, ["mcp"]])
+    assert.deepStrictEqual(faults(load(servers, { auth: [] })), ["gateway.auth: must be an object"])
+    const [flat = "", nested = ""] = faults(load(servers, { authIssuer: issuer, auth: { isuer: issuer } }))
+    assert.match(flat, /^gateway\.authIssuer: unknown; allowed are .*, auth$/)
+    assert.strictEqual(nested, "gateway.auth.isuer: unknown; did you mean issuer?")
+  })
+
+  const proxyHeader = "X-Forwarded-User"
+  const needsName =
+    "gateway.auth: needs publicUrl (such as https://mcp.example.com) or auth.audience, because clients reach"
+  const pairs: ReadonlyArray<readonly [gateway: object, ...faults: ReadonlyArray<string>]> = [
+    [{ scopes: ["a"] }, "gateway.auth.issuer: is missing: scopes and audiences are those of its tokens"],
+    [{ auth: { scopes: ["a"] } }, "gateway.auth.issuer: is missing: scopes and audiences are those of its tokens"],
+    [{ auth: { issuer, clientId: "a" } }, "gateway.auth.clientSecret: is missing: auth.clientId needs it"],
+    [{ auth: { issuer, clientSecret: "a" } }, "gateway.auth.clientId: is missing: auth.clientSecret needs it"],
+    [{ proxyHeader }, "gateway.trustedProxies: is missing: proxyHeader needs it"],
+    [{ trustedProxies: ["::1"] }, "gateway.proxyHeader: is missing: trustedProxies needs it"],
+    [{ auth: { issuer }, allowedHosts: ["mcp.example.com"] }, needsName],
+    [{ auth: { issuer }, host: "0.0.0.0" }, needsName],
+    [{ auth: { issuer, audience: ["a"] }, host: "0.0.0.0" }],
+    [{ auth: { issuer }, publicUrl: "https://mcp.example.com", host: "0.0.0.0" }],
+    ...["10.0.0.1", "10.0.0.0/8", "::1", "fd00::/8"].map((network) =>
+      [{ proxyHeader, trustedProxies: [network] }] as const
+    ),
+    ...["10.0.0", "10.0.0.0/33", "fd00::/129", "proxy", "fe80::1%lo", "::1/", "10.0.0.1/8/8"].map((network) =>
+      [{ proxyHeader, trustedProxies: [network] }, "gateway.trustedProxies: must be an array of IP addresses"] as const
+    )
+  ]
+  it.each(pairs)("settings of authentication that need each other are both given: %j", (gateway, ...told) => {
+    const found = faults(load(servers, gateway))
+    assert.strictEqual(found.length, told.length, found.join())
+    for (const [i, fault] of told.entries()) assert.include(found[i] ?? "", String(fault))
   })
 
   it("the items of keys and allowedHosts have no blanks around them", () => {
@@ -270,7 +343,7 @@ describe("a setting", () => {
   })
 
   const protecting = ["keys", "adminKeys", "stateKey", "keysFile", "tlsCert", "tlsKey"]
-    .concat("authIssuer", "authScopes", "authClientSecret", "scopes")
+    .concat("authIssuer", "authScopes", "authClientSecret", "scopes", "trustedProxies", "proxyHeader")
   it("an empty variable is refused if its setting protects the gateway, and otherwise counts as unset", () => {
     for (const name of Object.keys(Settings.all)) {
       const variable = Settings.variableName(name)

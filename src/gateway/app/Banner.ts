@@ -14,7 +14,7 @@ export const origin = (
 export const make = (
   names: ReadonlyArray<string>,
   origin: string,
-  settings: Pick<Settings.GatewaySettings, "keys" | "adminKeys" | "authIssuer">
+  settings: Pick<Settings.GatewaySettings, "keys" | "adminKeys" | "authIssuer" | "proxyHeader">
 ): string => {
   const urls = names.map((name) => ({ name, url: `${origin}/mcp/${name}` }))
   const needsKey = Settings.needsKey(settings)

@@ -127,8 +127,8 @@ const keysOf = Effect.fnUntraced(function*(settings: Settings.GatewaySettings) {
   }
   if (!Hosts.isLoopback(host) && !Settings.isAuthenticated({ ...settings, keys: all }) && !insecure) {
     return yield* refuse(
-      `Other machines reach ${host}, and the gateway would serve them without a key. Set GATEWAY_KEYS, --keys-file or ` +
-        "--auth-issuer, listen on 127.0.0.1, or allow it with --insecure."
+      `Other machines reach ${host}, and the gateway would serve them without a key. Set GATEWAY_KEYS, --keys-file, ` +
+        "--auth-issuer or --proxy-header, listen on 127.0.0.1, or allow it with --insecure."
     )
   }
   return all

@@ -68,6 +68,9 @@ export interface Authenticator {
   readonly routes?: ReadonlyArray<AuthenticatorRoute> | undefined
 }
 
+/** Recognises the caller of a request, or returns `undefined`. */
+export type Recognise = (request: Pick<AuthenticatorRequest, "headers" | "source">) => Principal.Principal | undefined
+
 /** Accepts every request. All callers are then the same principal, whose id is empty. */
 export const open: Authenticator = { authenticate: () => Effect.succeed(Principal.nobody) }
 

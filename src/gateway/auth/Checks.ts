@@ -6,10 +6,11 @@ import * as Hosts from "./Hosts.ts"
 
 /** Reports settings of authentication that would protect nothing, or less than they seem to. */
 export const check = (settings: Settings.GatewaySettings, backends: Backends, fault: Fault): void => {
-  const { allowedHosts, authAudience, authClientId, authClientSecret, authIssuer, host, publicUrl } = settings
+  const { allowedHosts, host, proxyHeader, publicUrl, trustedProxies } = settings
+  const { authAudience, authClientId, authClientSecret, authIssuer, authScopes } = settings
   if (authIssuer === "") {
     const withScopes = [...backends.values()].filter((backend) => backend.settings.scopes.length > 0)
-    const isUnused = authClientId !== "" || authAudience.length > 0 || settings.authScopes.length > 0
+    const isUnused = authClientId !== "" || authAudience.length > 0 || authScopes.length > 0
     if (withScopes.length > 0 || isUnused) {
       fault("auth.issuer", "is missing: scopes and audiences are those of its tokens")
     }
@@ -20,7 +21,10 @@ export const check = (settings: Settings.GatewaySettings, backends: Backends, fa
         "names: a client that chooses the name would choose the audience of its token"
     )
   }
-  if ((authClientId === "") !== (authClientSecret === "")) {
-    fault("auth", "needs both or none of clientId and clientSecret")
+  const pair = (first: string, hasFirst: boolean, second: string, hasSecond: boolean) => {
+    if (hasFirst && !hasSecond) fault(second, `is missing: ${first} needs it`)
+    if (hasSecond && !hasFirst) fault(first, `is missing: ${second} needs it`)
   }
+  pair("proxyHeader", proxyHeader !== "", "trustedProxies", trustedProxies.length > 0)
+  pair("auth.clientId", authClientId !== "", "auth.clientSecret", authClientSecret !== "")
 }

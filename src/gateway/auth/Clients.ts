@@ -1,30 +1,32 @@
-/** The authenticator of clients, from the settings: keys and access tokens. */
+/** The authenticator of clients, from the settings: a trusted proxy, keys, access tokens. */
 import { Effect } from "effect"
-import type * as Settings from "../settings/Settings.ts"
+import * as Settings from "../settings/Settings.ts"
 import type { Authenticator } from "./Authenticator.ts"
 import { open } from "./Authenticator.ts"
 import * as Keys from "./Keys.ts"
 import * as ResourceServer from "./ResourceServer.ts"
+import * as TrustedProxy from "./TrustedProxy.ts"
 
-export type Options = ResourceServer.Options & Pick<Settings.GatewaySettings, "keys">
+const howToUseProxy = "Send the request through the proxy that authenticates callers"
 
-/** Makes the authenticator. Without keys and an authorization server it accepts every request. `scopesOf` is that of `ResourceServer.make`. */
+/** Makes the authenticator. Without such settings it accepts every request. `scopesOf` is that of `ResourceServer.make`. */
 export const make = Effect.fnUntraced(function*(
-  settings: Options,
+  settings: Settings.GatewaySettings,
   scopesOf: (named: string | undefined) => ReadonlyArray<string>
 ) {
+  if (!Settings.isAuthenticated(settings)) return open
   const { authIssuer, keys } = settings
-  if (keys.length === 0 && authIssuer === "") return open
-  const byKey = Keys.recogniser(keys)
-  const refused = Effect.fail(Keys.keyChallenge(Keys.howToShowKey))
+  const recognisers = [TrustedProxy.recogniser(settings), Keys.recogniser(keys)]
+  const refused = Effect.fail(Keys.challenge(keys.length > 0 ? Keys.howToShowKey : howToUseProxy))
   const others: Authenticator = authIssuer === ""
     ? { authenticate: () => refused }
     : yield* ResourceServer.make(settings, scopesOf)
-  return {
-    ...others,
-    authenticate: (request, backend) => {
-      const known = byKey(request.headers)
-      return known === undefined ? others.authenticate(request, backend) : Effect.succeed(known)
+  const authenticate: Authenticator["authenticate"] = (request, backend) => {
+    for (const recognise of recognisers) {
+      const caller = recognise(request)
+      if (caller !== undefined) return Effect.succeed(caller)
     }
-  } satisfies Authenticator
+    return others.authenticate(request, backend)
+  }
+  return { ...others, authenticate }
 })

@@ -2,7 +2,7 @@
 import { Effect } from "effect"
 import type { Headers } from "effect/http"
 import { createHash, timingSafeEqual } from "node:crypto"
-import type { Authenticator } from "./Authenticator.ts"
+import type { Authenticator, Recognise } from "./Authenticator.ts"
 import { Challenge, open } from "./Authenticator.ts"
 import type { Principal } from "./Principal.ts"
 import { idOf } from "./Principal.ts"
@@ -19,16 +19,13 @@ export const bearerOf = (headers: Headers.Headers): string | undefined =>
 
 const digest = (text: string): Buffer => createHash("sha256").update(text).digest()
 
-/** Recognises the caller of a request by its headers. */
-export type Recognise = (headers: Headers.Headers) => Principal | undefined
-
 /** Recognises callers that show one of the keys. A principal's id is a digest of the key's name, so it survives another key. */
 export const recogniser = (keys: ReadonlyArray<string>): Recognise => {
   const known = keys.map(parse).map(({ name, value }) => {
     const principal: Principal = { id: name === undefined ? idOf(value) : idOf("key", name), name, claims: {} }
     return { hash: digest(value), principal }
   })
-  return (headers) => {
+  return ({ headers }) => {
     let found: Principal | undefined
     for (const shown of [bearerOf(headers), headers["x-api-key"]]) {
       const hash = digest(shown ?? "")
@@ -41,7 +38,7 @@ export const recogniser = (keys: ReadonlyArray<string>): Recognise => {
 
 export const howToShowKey = "Send one of the gateway's keys as Authorization: Bearer KEY or as X-API-Key: KEY"
 
-export const keyChallenge = (message: string): Challenge =>
+export const challenge = (message: string): Challenge =>
   new Challenge({
     status: 401,
     message,
@@ -57,8 +54,8 @@ const noAdminKeys = new Challenge({
 export const operators = (adminKeys: ReadonlyArray<string>, clients: Authenticator): Authenticator => {
   if (adminKeys.length === 0) return clients === open ? open : { authenticate: () => Effect.fail(noAdminKeys) }
   const recognise = recogniser(adminKeys)
-  const challenge = keyChallenge("Send one of the operators' keys (adminKeys) as Authorization: Bearer KEY")
+  const refused = challenge("Send one of the operators' keys (adminKeys) as Authorization: Bearer KEY")
   return {
-    authenticate: ({ headers }) => Effect.fromNullishOr(recognise(headers)).pipe(Effect.mapError(() => challenge))
+    authenticate: (request) => Effect.fromNullishOr(recognise(request)).pipe(Effect.mapError(() => refused))
   }
 }

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto"
+import * as Masking from "../settings/Masking.ts"
 
 /**
  * The caller that an authenticator recognised. A session belongs to the principal that opened it. For every other principal it does
@@ -20,6 +21,9 @@ export interface Principal {
 
 /** The principal of every caller, if the gateway does not ask who is calling. */
 export const nobody: Principal = { id: "", claims: {} }
+
+/** A name for operators: short, and without control characters. */
+export const nameOf = (text: string): string => Masking.plain(text).slice(0, 64)
 
 /** An id: a digest of texts that together identify the caller. */
 export const idOf = (...parts: ReadonlyArray<string>): string =>

@@ -2,7 +2,6 @@
 import { Cache, Clock, Duration, Effect, Exit } from "effect"
 import { HttpServerRequest } from "effect/http"
 import { TLSSocket } from "node:tls"
-import * as Masking from "../settings/Masking.ts"
 import type * as Settings from "../settings/Settings.ts"
 import type { Authenticator, AuthenticatorRequest, AuthenticatorRoute } from "./Authenticator.ts"
 import { Challenge } from "./Authenticator.ts"
@@ -11,7 +10,7 @@ import * as AuthorizationServer from "./AuthorizationServer.ts"
 import { bearerOf } from "./Keys.ts"
 import * as PeerOwner from "./PeerOwner.ts"
 import type { Principal } from "./Principal.ts"
-import { idOf } from "./Principal.ts"
+import { idOf, nameOf } from "./Principal.ts"
 import { jsonResponse } from "./Routes.ts"
 
 /** The path of the metadata of a resource (RFC 9728). The path of the resource follows. */
@@ -31,9 +30,6 @@ const remembered = { time: "30 seconds", most: 1000 } as const
 
 /** After a warning about the authorization server the gateway logs none for this long, in milliseconds. */
 const quietTime = 10_000
-
-/** Longest name of a principal. */
-const maxNameLength = 64
 
 export type Options =
   & Parameters<typeof AuthorizationServer.make>[0]
@@ -172,7 +168,7 @@ const principalOf = (claims: Claims, { authClockTolerance, authIssuer }: Options
   return {
     // Without the token, so that the sessions of a caller survive a renewed token.
     id: isText(sub) ? idOf("sub", authIssuer, sub) : idOf("client_id", authIssuer, String(client_id)),
-    name: Masking.plain(name).slice(0, maxNameLength),
+    name: nameOf(name),
     expiresAt: (Number(exp) + Duration.toSeconds(authClockTolerance)) * 1000,
     claims
   }

@@ -7,6 +7,7 @@
  * `gatewaySettings`, and a row in the table of `src/gateway/README.md`, which a test compares with this one.
  */
 import { ByteSize, Duration, Option, Predicate, Record, Struct } from "effect"
+import { isIPv4, isIPv6 } from "node:net"
 
 export interface Setting<out A, out Input> {
   readonly kind: "duration" | "count" | "bytes" | "flag" | "list" | "text" | "choice"
@@ -109,7 +110,7 @@ const booleans = new Map<unknown, boolean>([
 
 const flag = type<boolean>("flag", "true or false", (input) => Option.fromUndefinedOr(booleans.get(input)))
 
-const list = (what: string, item: RegExp) =>
+const list = (what: string, item: Pick<RegExp, "test">) =>
   type<ReadonlyArray<string>>("list", `an array of ${what} (or one string with commas between them)`, (input) => {
     const items: unknown = typeof input === "string" ? input.split(",") : input
     return Array.isArray(items) && items.every((each) => typeof each === "string" && item.test(each.trim()))
@@ -127,6 +128,12 @@ const webOrigins = list(
   /^(null|[a-z][a-z\d+.-]*:\/\/[^\s/@*?#]+\/?)$/i
 )
 
+/** An IP address, or one with the length of its prefix. */
+const isNetwork = (text: string): boolean => {
+  const [, address = "", prefix = "0"] = /^([\da-f.:]+)(?:\/(\d{1,3}))?$/i.exec(text) ?? []
+  return Number(prefix) <= (isIPv6(address) ? 128 : isIPv4(address) ? 32 : -1)
+}
+const networks = list("IP addresses or networks, such as 10.0.0.7 or 10.0.0.0/8", { test: isNetwork })
 const audiences = list("audiences without blanks, such as https://mcp.example.com", /^\S+$/)
 /** Scope tokens by RFC 6749, section 3.3. */
 const scopeList = list("scopes without blanks, quotes and backslashes", /^[!#-[\]-~]+$/)
@@ -135,7 +142,7 @@ const publicKeyAlgorithms = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512
   .concat("EdDSA", "Ed25519")
 const algorithms = list(`any of ${publicKeyAlgorithms.join(", ")}`, new RegExp(`^(${publicKeyAlgorithms.join("|")})$`))
 
-const texts = (allowed: string, pattern: RegExp) =>
+const texts = (allowed: string, pattern: Pick<RegExp, "test">) =>
   type<string>(
     "text",
     allowed,
@@ -145,17 +152,18 @@ const text = texts("a string", /^/)
 const address = texts("an address or a host name", /^[^\s/]+$/)
 /** A file of keys or certificates. An empty path is refused: the gateway would serve without that protection, unnoticed. */
 const file = texts("the path of a file, and not empty; leave the setting out if there is no file", /[^]/)
+const headerName = texts("the name of a header, such as X-Forwarded-User", /^[\w!#$%&'*+.^`|~-]+$/)
 const secretOfOthers = texts("a secret, and not empty", /\S/)
 const name = texts("a name, and not empty", /\S/)
+/** URLs without credentials, query and fragment. Quotes and backslashes would end a quoted text in a header. */
+const urls = (allowed: string, scheme: RegExp) =>
+  texts(allowed, { test: (text) => /^[^\s?#@"\\]*$/.test(text) && scheme.test(text) && URL.canParse(text) })
 /** The URL of an authorization server. On plain HTTP to another machine, everyone on the way could make tokens. */
-const issuer = texts(
+const issuer = urls(
   "an https: URL without a query, such as https://auth.example.com (http: only on this machine)",
-  /^(https:\/\/|http:\/\/(localhost|127\.\d+\.\d+\.\d+|\[::1\])(?=[:/]|$))[^\s?#@"\\]+$/
+  /^(https:\/\/|http:\/\/(localhost|127\.\d+\.\d+\.\d+|\[::1\])([:/]|$))/
 )
-const baseUrl = texts(
-  "an http: or https: URL without a query, such as https://mcp.example.com",
-  /^https?:\/\/[^\s?#@"\\]+$/
-)
+const baseUrl = urls("an http: or https: URL without a query, such as https://mcp.example.com", /^https?:\/\//)
 /** The length of a 128-bit key in hexadecimal. */
 const secretText = texts("a secret of at least 32 characters", /^[^]{32}/)
 
@@ -223,6 +231,8 @@ export const gatewaySettings = {
   tlsKey: file("", "PEM file of the private key"),
   keys: keyList([], "Clients show one of these; name:key gives a key a name"),
   keysFile: file("", "File of further keys for clients, one a line"),
+  trustedProxies: networks([], "Proxies that authenticate callers, by address or network"),
+  proxyHeader: headerName("", "The header in which these proxies name the caller, such as X-Forwarded-User"),
   publicUrl: baseUrl("", "URL at which clients reach the gateway, without /mcp; default: from the request's Host"),
   ...flatAuthSettings,
   adminKeys: keyList([], "Operators' keys, for the page, /sessions and /metrics"),
@@ -262,17 +272,18 @@ export const gatewaySettings = {
   leaveDelay: durationOrZero("3 seconds", "A stopping replica is not ready, but still serves, for this")
 }
 
+type Authentication = Pick<GatewaySettings, "authIssuer" | "keys" | "proxyHeader">
+
 /** True if clients must say who they are. */
-export const isAuthenticated = ({ authIssuer, keys }: Pick<GatewaySettings, "authIssuer" | "keys">): boolean =>
-  keys.length > 0 || authIssuer !== ""
+export const isAuthenticated = ({ authIssuer, keys, proxyHeader }: Authentication): boolean =>
+  keys.length > 0 || authIssuer !== "" || proxyHeader !== ""
 
 /** True if there may be several callers. */
-export const hasSeveralCallers = ({ authIssuer, keys }: GatewaySettings): boolean =>
-  keys.length > 1 || authIssuer !== ""
+export const hasSeveralCallers = ({ authIssuer, keys, proxyHeader }: Authentication): boolean =>
+  keys.length > 1 || authIssuer !== "" || proxyHeader !== ""
 
 /** True if clients need a key. With an authorization server they get a token by themselves. */
-export const needsKey = ({ authIssuer, keys }: Pick<GatewaySettings, "authIssuer" | "keys">): boolean =>
-  keys.length > 0 && authIssuer === ""
+export const needsKey = ({ authIssuer, keys }: Authentication): boolean => keys.length > 0 && authIssuer === ""
 
 /** Most sessions of one caller. With several callers the default is half of `maxSessions`, so no caller can take every place. */
 export const sessionsPerKey = (
@@ -326,7 +337,7 @@ export const all = { ...backendSettings, ...gatewaySettings }
 export const secret: ReadonlyArray<string> = ["keys", "adminKeys", "stateKey", "authClientSecret"]
 /** Settings whose empty value is a fault. Read as unset, it would leave the gateway unprotected. */
 export const protecting: ReadonlyArray<string> = [...secret, "keysFile", "tlsCert", "tlsKey"]
-  .concat("authIssuer", "authScopes", "scopes")
+  .concat("authIssuer", "authScopes", "scopes", "trustedProxies", "proxyHeader")
 
 export const flagName = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 export const variableName = (name: string): string =>
