@@ -60,12 +60,20 @@ describe("the gateway's manual", () => {
     assert.include(toolsIn(run(arrays, modern)), "echo")
   })
 
-  it("shows a configuration file that loads", () => {
-    const file = { name: "servers.json", text: Documents.block(manual, "json", "\"gateway\"") }
+  const loadFile = (words: string) => {
+    const file = { name: "servers.json", text: Documents.block(manual, "json", words) }
     const environment = { SEARCH_KEY: "a", REMOTE_KEY: "b" }
-    const { backends } = Effect.runSync(Config.load({ flags: {}, environment, file, entries: {} }))
-    const names = [...backends.keys()]
-    assert.deepStrictEqual(names, ["files", "search", "remote"])
+    return Effect.runSync(Config.load({ flags: {}, environment, file, entries: {} }))
+  }
+
+  it("shows a configuration file that loads", () => {
+    assert.deepStrictEqual([...loadFile("idleTimeToLive").backends.keys()], ["files", "search", "remote"])
+  })
+
+  it("shows a configuration file with an authorization server that loads", () => {
+    const { backends, settings } = loadFile("issuer")
+    assert.strictEqual(settings.authIssuer, "https://auth.example.com")
+    assert.deepStrictEqual(backends.get("files")?.settings.scopes, ["files"])
   })
 })
 

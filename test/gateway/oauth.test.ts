@@ -6,8 +6,10 @@ import * as Serving from "../kit/gateway/serving.ts"
 
 const wellKnown = "/.well-known/oauth-protected-resource"
 
-const statusOf = async (url: string, token: string): Promise<number> =>
-  (await Kit.initialize(url, Kit.bearer(token))).status
+/** Asks without starting a process: the gateway answers 406 to a caller that it accepts. */
+const ask = (url: string, token: string) => fetch(url, { headers: { ...Kit.bearer(token), accept: "text/html" } })
+const accepted = 406
+const statusOf = async (url: string, token: string): Promise<number> => (await ask(url, token)).status
 
 describe("a gateway with an authorization server", async () => {
   const server = await AuthorizationServer.start("/tenant")
@@ -21,7 +23,7 @@ describe("a gateway with an authorization server", async () => {
   it("accepts a token for the URL of the back end, in each of its forms, or for the gateway as a whole", async () => {
     for (const path of ["/mcp", "/mcp/counter", "/counter/mcp"]) {
       for (const aud of [`${origin}${path}`, origin, `${origin}/`, ["https://other.example", origin]]) {
-        assert.strictEqual(await statusOf(`${origin}${path}`, await token({ aud })), 200, `${path} ${String(aud)}`)
+        assert.strictEqual(await statusOf(`${origin}${path}`, await token({ aud })), accepted, `${path} ${String(aud)}`)
       }
     }
   })
@@ -72,5 +74,149 @@ describe("a gateway with an authorization server", async () => {
     assert.strictEqual(answer.result.content[0].text, "1")
     const other = Kit.bearer(await token({ sub: "eve" }))
     assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "count"), other)).status, 404)
+  })
+
+  it("knows a client without a subject by its client_id, which is not the subject of the same name", async () => {
+    const session = await Kit.open(url, {}, Kit.bearer(await token({ sub: undefined, client_id: "robot" })))
+    const other = Kit.bearer(await token({ sub: "robot" }))
+    assert.strictEqual((await Kit.post(url, session, Kit.toolCall(1, "count"), other)).status, 404)
+  })
+
+  it("refuses an expired token although it has accepted it before", async () => {
+    const short = await token({ exp: Math.floor(Date.now() / 1000) - 3 })
+    assert.strictEqual(await statusOf(url, short), accepted)
+    // The tolerance of clocks is 5 seconds.
+    await Kit.eventually("the token has expired", async () => await statusOf(url, short) === 401)
+    assert.include(
+      (await ask(url, short)).headers.get("www-authenticate"),
+      "error_description=\"The access token has expired\""
+    )
+  })
+
+  it("asks for the keys once, however many tokens it verifies", () => {
+    assert.deepStrictEqual(server.asked.filter((path) => path === "/jwks"), ["/jwks"])
+  })
+})
+
+describe("scopes", async () => {
+  const server = await AuthorizationServer.start()
+  const key = "a-key-of-a-client-0123456789"
+  const { origin } = await Serving.gateway({
+    backends: { open: Kit.counter(), files: { ...Kit.counter(), scopes: ["files:read", "files:write"] } },
+    auth: { issuer: server.issuer, scopes: ["mcp"] },
+    keys: [key]
+  })
+  const url = `${origin}/mcp/files`
+  const token = (claims: Record<string, unknown>) => server.token({ aud: origin, ...claims })
+
+  it("a token without a back end's scopes gets 403 there, with every scope to ask for", async () => {
+    const few = await token({ scope: "mcp files:read other" })
+    assert.strictEqual(await statusOf(`${origin}/mcp/open`, few), accepted)
+    for (const path of ["/mcp/files", "/files/mcp"]) {
+      const { headers, status } = await ask(`${origin}${path}`, few)
+      assert.deepStrictEqual([status, headers.get("www-authenticate")], [
+        403,
+        "Bearer error=\"insufficient_scope\", error_description=\"The access token lacks the scope files:write\", " +
+        `scope="mcp files:read files:write", resource_metadata="${origin}${wellKnown}${path}"`
+      ])
+    }
+  })
+
+  it("scopes are read from scope and from scp, as a text or a list", async () => {
+    const all = ["mcp", "files:read", "files:write"]
+    for (const claims of [{ scope: all.join(" ") }, { scp: all }, { scp: all.join(" ") }]) {
+      assert.strictEqual(await statusOf(url, await token(claims)), accepted)
+    }
+    for (const claims of [{}, { scope: "mcp files:readx files:write" }, { scope: { mcp: 1 } }]) {
+      assert.strictEqual(await statusOf(url, await token(claims)), 403)
+    }
+  })
+
+  it("the metadata of a back end lists its scopes too, and that of the gateway does not", async () => {
+    const scopesAt = async (path: string) =>
+      (await (await fetch(`${origin}${wellKnown}${path}`)).json()).scopes_supported
+    assert.deepStrictEqual(await scopesAt("/mcp/files"), ["mcp", "files:read", "files:write"])
+    assert.deepStrictEqual(await scopesAt(""), ["mcp"])
+  })
+
+  it("a key needs no scopes", async () => {
+    assert.strictEqual(await statusOf(url, key), accepted)
+  })
+})
+
+describe("the URL of the gateway", async () => {
+  const server = await AuthorizationServer.start()
+
+  it("publicUrl stands in the metadata and the challenge, and is the audience", async () => {
+    const publicUrl = "https://example.com/tools"
+    const { origin, url } = await Serving.gateway({
+      backends: { counter: Kit.counter() },
+      auth: { issuer: server.issuer },
+      publicUrl: `${publicUrl}/`
+    })
+    const { resource } = await (await fetch(`${origin}${wellKnown}/mcp`)).json()
+    assert.strictEqual(resource, `${publicUrl}/mcp`)
+    const challenge = (await fetch(url)).headers.get("www-authenticate")
+    assert.strictEqual(challenge, `Bearer resource_metadata="${publicUrl}${wellKnown}/mcp"`)
+    for (const aud of [publicUrl, `${publicUrl}/mcp`]) {
+      assert.strictEqual(await statusOf(url, await server.token({ aud })), accepted)
+    }
+    for (const aud of [url, origin, "https://example.com"]) {
+      assert.strictEqual(await statusOf(url, await server.token({ aud })), 401)
+    }
+  })
+
+  it("auth.audience replaces the URL as the audience", async () => {
+    const { url } = await Serving.gateway({
+      backends: { counter: Kit.counter() },
+      auth: { issuer: server.issuer, audience: ["api://mcp"] }
+    })
+    assert.strictEqual(await statusOf(url, await server.token({ aud: ["other", "api://mcp"] })), accepted)
+    assert.strictEqual(await statusOf(url, await server.token({ aud: url })), 401)
+  })
+})
+
+describe("an opaque token", async () => {
+  const server = await AuthorizationServer.start()
+  const { origin, url } = await Serving.gateway({
+    backends: { counter: Kit.counter() },
+    auth: { issuer: server.issuer, scopes: ["mcp"], clientId: "gate way", clientSecret: "s3cr:t" }
+  })
+  const active = () => ({ active: true, sub: "ada", scope: "mcp", aud: origin, exp: Date.now() / 1000 + 60 })
+  const told: Array<readonly [string | undefined, string]> = []
+  const means = (claims: object) =>
+    server.answers.set("/introspect", (response, body, request) => {
+      told.push([request.headers.authorization, body])
+      AuthorizationServer.json(claims)(response, body, request)
+    })
+
+  it("is accepted if the authorization server says that it is active, and asked about once in 30 seconds", async () => {
+    means(active())
+    for (let i = 0; i < 3; i++) assert.strictEqual(await statusOf(url, "opaque"), accepted)
+    const credentials = Buffer.from("gate%20way:s3cr%3At").toString("base64")
+    assert.deepStrictEqual(told, [[`Basic ${credentials}`, "token=opaque&token_type_hint=access_token"]])
+  })
+
+  it("is refused if it is not active, has expired, or is for another server, issuer or scope", async () => {
+    const cases = [{ active: false }, { active: "true" }, { exp: 1 }, { aud: "https://other.example" }, {
+      iss: "https://a"
+    }]
+    for (const [i, claims] of [...cases, { exp: undefined }, { aud: undefined }].entries()) {
+      means({ ...active(), ...claims })
+      assert.strictEqual(await statusOf(url, `refused-${i}`), 401, JSON.stringify(claims))
+    }
+    means({ ...active(), scope: "other" })
+    assert.strictEqual(await statusOf(url, "scopeless"), 403)
+  })
+
+  it("gets 503 if the authorization server does not accept the gateway's own credentials", async () => {
+    server.answers.set("/introspect", (response) => void response.writeHead(401).end())
+    const { headers, status } = await ask(url, "unanswered")
+    assert.deepStrictEqual([status, headers.get("retry-after"), headers.get("www-authenticate")], [503, "5", null])
+  })
+
+  it("is refused without asking if the gateway has no client_id", async () => {
+    const { url } = await Serving.gateway({ backends: { counter: Kit.counter() }, auth: { issuer: server.issuer } })
+    assert.strictEqual(await statusOf(url, "opaque"), 401)
   })
 })

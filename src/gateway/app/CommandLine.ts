@@ -9,7 +9,7 @@ import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Cause, Config as EffectConfig, ConfigProvider, Console, Context, Duration, Effect, Layer, Queue } from "effect"
 import { Command } from "effect/cli"
-import { FetchHttpClient, HttpRouter, HttpServer, HttpServerError } from "effect/http"
+import { FetchHttpClient, HttpRouter, HttpServer, HttpServerError, UrlParams } from "effect/http"
 import { Otlp, OtlpSerialization } from "effect/observability"
 import type { Server } from "node:http"
 import { createServer } from "node:http"
@@ -152,10 +152,12 @@ const serve = Effect.fnUntraced(
     const { settings } = config
     const alone = Gateway.layerConfig(config, process.env)
     const gateway = cluster === undefined ? alone : Layer.provide(alone, (yield* loadCluster).layer(cluster))
+    // The gateway reads no query, and a client may put its token there by mistake. Spans get no value of it.
+    const withoutQueries = Layer.succeed(UrlParams.CurrentRedactedNames, [/./])
     const app = Layer.provideMerge(
       HttpRouter.serve(Layer.merge(gateway, elsewhere(settings)), { disableLogger: true, disableListenLog: true }),
       serverLayer(settings, tls)
-    )
+    ).pipe(Layer.provide(withoutQueries))
     // Detached from the server's scope, so that a second signal still works while that scope closes.
     yield* Effect.forkDetach(Effect.scoped(Signals.hurry(settings.drainTimeout)))
     const services = yield* Effect.catchTag(Layer.build(app), "ServeError", ({ cause }) =>
@@ -216,7 +218,8 @@ const orTell = (input: Flags.Input) => {
 const main = Command.make("effect-session-pool", Flags.all, orTell).pipe(
   Command.withDescription(
     "Serves MCP servers on Streamable HTTP, one process per client session. A setting is a flag, the environment variable " +
-      "behind it, or a line of the file. Keys have no flag: set GATEWAY_KEYS, GATEWAY_ADMIN_KEYS and GATEWAY_STATE_KEY. " +
+      "behind it, or a line of the file. Secrets have no flag: set GATEWAY_KEYS, GATEWAY_ADMIN_KEYS, GATEWAY_STATE_KEY and " +
+      "GATEWAY_AUTH_CLIENT_SECRET. " +
       "A duration is written as \"30 minutes\" or 30m, bytes as 4194304 or \"4 MiB\", a list with commas."
   ),
   Command.withExamples([

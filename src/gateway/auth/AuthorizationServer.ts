@@ -1,5 +1,7 @@
 /** Asks an OAuth authorization server: for its endpoints (RFC 8414, OpenID Connect Discovery), its keys, and the meaning of tokens. */
+import type { Scope } from "effect"
 import { ByteSize, Cache, Data, Effect, Exit, Option, Result, Schema, Semaphore } from "effect"
+import type { HttpClientError } from "effect/http"
 import { HttpClient, HttpClientRequest, HttpIncomingMessage } from "effect/http"
 import * as Jose from "jose"
 import type * as Settings from "../settings/Settings.ts"
@@ -16,8 +18,8 @@ export type Claims = Readonly<Record<string, unknown>>
 
 /** Bounds a request to the authorization server, so a slow server or a huge answer costs little. */
 const limits = { time: "5 seconds", size: ByteSize.mebibytes(1) } as const
-/** Most tokens that the gateway asks about at once. */
-const maxIntrospections = 16
+/** Most tokens that the gateway asks about at once, and the longest time for one, with the wait for its turn. */
+const introspections = { most: 16, time: "10 seconds" } as const
 
 const Metadata = Schema.fromJsonString(Schema.Struct({
   issuer: Schema.String,
@@ -55,12 +57,34 @@ type Options = Pick<
   "authIssuer" | "authAlgorithms" | "authClientId" | "authClientSecret"
 >
 
-/** Returns a function from a token to its claims. It checks the signature only; `ResourceServer` checks the claims. */
+/**
+ * Makes a function from a token to its claims. It verifies the signature of a JWT, and asks the server about any other token.
+ * `ResourceServer` checks the claims.
+ */
 export const make = Effect.fnUntraced(function*(settings: Options) {
-  const { authAlgorithms, authClientId, authClientSecret, authIssuer } = settings
-  const client = HttpClient.withScope(yield* HttpClient.HttpClient)
+  const { authAlgorithms, authClientId, authIssuer } = settings
+  const send = sendBy(HttpClient.withScope(yield* HttpClient.HttpClient))
+  // Holds one entry. An outage is remembered for a second, so that a flood of tokens asks only once.
+  const discovered = yield* Cache.makeWith((issuer: string) => discover(issuer, send), {
+    capacity: 1,
+    timeToLive: (exit) => Exit.isSuccess(exit) ? "1 hour" : "1 second"
+  })
+  const introspect = yield* introspectBy(settings, send)
+  return (token: string) =>
+    Effect.flatMap(Cache.get(discovered, authIssuer), ({ introspection, keys }) => {
+      if (keys !== undefined && Option.isSome(headerOf(token))) return verify(token, keys, authAlgorithms)
+      return introspection !== undefined && authClientId !== ""
+        ? introspect(token, introspection)
+        : Effect.fail(new InvalidToken({ reason: "is not a JWT, and the gateway has no authClientId to ask about it" }))
+    })
+})
 
-  const send = (request: HttpClientRequest.HttpClientRequest) => {
+type Send = ReturnType<typeof sendBy>
+
+/** Sends a request, and reads its answer. Both are bounded by `limits`. */
+const sendBy =
+  (client: HttpClient.HttpClient.With<HttpClientError.HttpClientError, Scope.Scope>) =>
+  (request: HttpClientRequest.HttpClientRequest) => {
     const failed = (reason: string) => new Unavailable({ reason: `${request.url} ${reason}` })
     return client.execute(request).pipe(
       Effect.flatMap((response) => Effect.map(response.text, (text) => ({ status: response.status, text }))),
@@ -73,62 +97,58 @@ export const make = Effect.fnUntraced(function*(settings: Options) {
     )
   }
 
-  const metadataAt = Effect.fnUntraced(function*(url: string) {
-    const { status, text } = yield* send(HttpClientRequest.get(url))
-    const decoded = decodeMetadata(text)
-    if (status !== 200 || Option.isNone(decoded)) {
-      return yield* new Unavailable({ reason: `${url} has no metadata (status ${status})` })
-    }
-    const { introspection_endpoint, issuer, jwks_uri } = decoded.value
-    if (issuer !== authIssuer) return yield* new Unavailable({ reason: `${url} has another issuer` })
-    const unsafe = [jwks_uri, introspection_endpoint].find((each) => each !== undefined && !Hosts.isProtected(each))
-    if (unsafe !== undefined) return yield* new Unavailable({ reason: `${url} names a URL that is not https` })
-    return { introspection: introspection_endpoint, keys: jwks_uri === undefined ? undefined : keysAt(jwks_uri) }
+/** Asks at all addresses at once, so that one that hangs does not delay the others. */
+const discover = Effect.fnUntraced(function*(issuer: string, send: Send) {
+  const asked = yield* Effect.forEach(metadataUrls(issuer), (url) => Effect.result(metadataAt(url, issuer, send)), {
+    concurrency: "unbounded"
+  })
+  const reasons = asked.flatMap((each) => Result.isFailure(each) ? [each.failure.reason] : [])
+  return asked.find(Result.isSuccess)?.success ?? (yield* new Unavailable({ reason: reasons.join("; ") }))
+})
+
+const metadataAt = Effect.fnUntraced(function*(url: string, issuer: string, send: Send) {
+  const { status, text } = yield* send(HttpClientRequest.get(url))
+  const decoded = decodeMetadata(text)
+  if (status !== 200 || Option.isNone(decoded)) {
+    return yield* new Unavailable({ reason: `${url} has no metadata (status ${status})` })
+  }
+  const { introspection_endpoint: introspection, issuer: named, jwks_uri } = decoded.value
+  if (named !== issuer) return yield* new Unavailable({ reason: `${url} has another issuer than authIssuer` })
+  const unsafe = [jwks_uri, introspection].find((each) => each !== undefined && !Hosts.isProtected(each))
+  if (unsafe !== undefined) return yield* new Unavailable({ reason: `${url} names a URL that is not https` })
+  return { introspection, keys: jwks_uri === undefined ? undefined : keysAt(jwks_uri, send) }
+})
+
+const keysAt = (url: string, send: Send): Jose.RemoteJWKSet =>
+  Jose.createRemoteJWKSet(new URL(url), {
+    [Jose.customFetch]: (url, { headers }) =>
+      Effect.runPromise(send(HttpClientRequest.get(url, { headers })))
+        .then(({ status, text }) => new Response(text, { status }))
   })
 
-  const keysAt = (url: string) =>
-    Jose.createRemoteJWKSet(new URL(url), {
-      [Jose.customFetch]: (url, { headers }) =>
-        Effect.runPromise(send(HttpClientRequest.get(url, { headers })))
-          .then(({ status, text }) => new Response(text, { status }))
-    })
-
-  /** Asks at all addresses at once, so that one that hangs does not delay the others. */
-  const discover = Effect.gen(function*() {
-    const asked = yield* Effect.forEach(metadataUrls(authIssuer), (url) => Effect.result(metadataAt(url)), {
-      concurrency: "unbounded"
-    })
-    const reasons = asked.flatMap((each) => Result.isFailure(each) ? [each.failure.reason] : [])
-    return asked.find(Result.isSuccess)?.success ?? (yield* new Unavailable({ reason: reasons.join("; ") }))
-  })
-  // Holds one entry. An outage is remembered for a second, so that a flood of tokens asks only once.
-  const discovered = yield* Cache.makeWith((_: "metadata") => discover, {
-    capacity: 1,
-    timeToLive: (exit) => Exit.isSuccess(exit) ? "1 hour" : "1 second"
-  })
-
-  const verify = (token: string, keys: Jose.RemoteJWKSet) =>
-    Effect.flatMap(
-      Effect.tryPromise({
-        try: () => Jose.compactVerify(token, keys, { algorithms: [...authAlgorithms] }),
-        catch: (error) => {
-          if (error instanceof Unavailable) return error
-          return error instanceof Jose.errors.JOSEError && faultsOfToken.includes(error.code)
-            ? new InvalidToken({ reason: "has no valid signature" })
-            : new Unavailable({ reason: `the keys of ${authIssuer} cannot be used (${String(error)})` })
-        }
-      }),
-      ({ payload }) => {
-        const claims = decodeClaims(new TextDecoder().decode(payload))
-        return Option.isSome(claims) ? Effect.succeed(claims.value) : new InvalidToken({ reason: "has no claims" })
+const verify = (token: string, keys: Jose.RemoteJWKSet, algorithms: ReadonlyArray<string>) =>
+  Effect.flatMap(
+    Effect.tryPromise({
+      try: () => Jose.compactVerify(token, keys, { algorithms: [...algorithms] }),
+      catch: (error) => {
+        if (error instanceof Unavailable) return error
+        return error instanceof Jose.errors.JOSEError && faultsOfToken.includes(error.code)
+          ? new InvalidToken({ reason: "has no valid signature" })
+          : new Unavailable({ reason: `its keys cannot be used (${String(error)})` })
       }
-    )
+    }),
+    ({ payload }) => {
+      const claims = decodeClaims(new TextDecoder().decode(payload))
+      return Option.isSome(claims) ? Effect.succeed(claims.value) : new InvalidToken({ reason: "has no claims" })
+    }
+  )
 
-  const introspections = yield* Semaphore.make(maxIntrospections)
-  const introspect = Effect.fnUntraced(function*(token: string, url: string) {
-    const [user, password] = [authClientId, authClientSecret].map(encodeURIComponent)
+const introspectBy = Effect.fnUntraced(function*({ authClientId, authClientSecret, authIssuer }: Options, send: Send) {
+  const turns = yield* Semaphore.make(introspections.most)
+  const busy = () => new Unavailable({ reason: `its answers about tokens take more than ${introspections.time}` })
+  return Effect.fnUntraced(function*(token: string, url: string) {
     const request = HttpClientRequest.post(url).pipe(
-      HttpClientRequest.basicAuth(user ?? "", password ?? ""),
+      HttpClientRequest.basicAuth(encodeURIComponent(authClientId), encodeURIComponent(authClientSecret)),
       HttpClientRequest.acceptJson,
       HttpClientRequest.bodyUrlParams({ token, token_type_hint: "access_token" })
     )
@@ -141,14 +161,5 @@ export const make = Effect.fnUntraced(function*(settings: Options) {
     return claims.value["active"] === true
       ? { iss: authIssuer, ...claims.value }
       : yield* new InvalidToken({ reason: "is not active" })
-  }, (asking) => Effect.timeoutOrElse(introspections.withPermit(asking), { duration: limits.time, orElse: busy }))
-  const busy = () => new Unavailable({ reason: `more than ${maxIntrospections} tokens are being asked about` })
-
-  return (token: string) =>
-    Effect.flatMap(Cache.get(discovered, "metadata"), ({ introspection, keys }) => {
-      if (keys !== undefined && Option.isSome(headerOf(token))) return verify(token, keys)
-      return introspection !== undefined && authClientId !== ""
-        ? introspect(token, introspection)
-        : Effect.fail(new InvalidToken({ reason: "is not a JWT, and the gateway has no authClientId to ask about it" }))
-    })
+  }, (asking) => Effect.timeoutOrElse(turns.withPermit(asking), { duration: introspections.time, orElse: busy }))
 })
