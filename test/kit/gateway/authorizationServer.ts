@@ -1,5 +1,5 @@
 /** An OAuth authorization server: metadata, keys, introspection, and tokens with any claims. */
-import type { CryptoKey } from "jose"
+import type { CryptoKey, JWTHeaderParameters } from "jose"
 import { exportJWK, generateKeyPair, SignJWT } from "jose"
 import type { IncomingMessage, ServerResponse } from "node:http"
 import { createServer } from "node:http"
@@ -17,7 +17,7 @@ export const silent: Answer = () => undefined
 
 export interface TokenOptions {
   readonly key?: CryptoKey | Uint8Array
-  readonly header?: { readonly alg: string; readonly kid?: string }
+  readonly header?: JWTHeaderParameters
 }
 
 /** Starts a server. `path` is the path of its issuer. */
