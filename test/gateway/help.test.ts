@@ -78,6 +78,9 @@ describe("errors of the command", async () => {
     [["--check", "--config", notExecutable], "help-mode.txt\" may not be run", "chmod +x", "name its interpreter"],
     [["--keys-file", "/no/keys", "--tls-cert", "x", "--cluster"], "/no/keys", "--tls-key FILE", "--cluster needs more"],
     [["--keys-file", Serving.file("no-keys.txt", "# none yet\n\n")], "holds no key"],
+    [["--keys-file", Serving.file("no-value.txt", "ada:\n")], "has a line with a name and no key"],
+    [["--auth-client-secret", "x"], "Set GATEWAY_AUTH_CLIENT_SECRET"],
+    [["--host", "0.0.0.0", "--auth-issuer", "https://auth.example.com"], "needs publicUrl", "auth.audience"],
     [["--host", "0.0.0.0", "--port", "0"], "--insecure"],
     [["--host", "0x0", "--", process.execPath], "Other machines reach 0x0"],
     [["--host", "127.attacker.example"], "--insecure"],
@@ -99,6 +102,14 @@ describe("errors of the command", async () => {
   }
   const rows = cases.map(([args, ...parts]) => ({ args, parts }))
   it.each(rows)("the command fails and prints what to do next: $args", ({ args, parts }) => fails(args, parts))
+
+  it.each([
+    ["--auth-issuer", "https://auth.example.com", "--public-url", "https://mcp.example.com"],
+    ["--proxy-header", "X-Forwarded-User", "--trusted-proxies", "10.0.0.7"]
+  ])("another way to authenticate clients replaces keys on all addresses: %s", async (...flags) => {
+    const checked = await printed(["--check", "--host", "0.0.0.0", ...flags, "--", process.execPath])
+    assert.include(checked, "The configuration is valid")
+  })
 
   it("a replica prints what it lacks, without the database's password", async () => {
     const known = {

@@ -1,4 +1,6 @@
 /** Access tokens of an OAuth authorization server. */
+import type { IncomingMessage } from "node:http"
+import { get } from "node:https"
 import { assert, describe, it } from "vitest"
 import * as AuthorizationServer from "../kit/gateway/authorizationServer.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -164,6 +166,21 @@ describe("the URL of the gateway", async () => {
     for (const aud of [url, origin, "https://example.com"]) {
       assert.strictEqual(await statusOf(url, await server.token({ aud })), 401)
     }
+  })
+
+  it("begins with https in the metadata of a gateway with TLS, and an unknown path names the authorization server", async () => {
+    const path = (name: string) => new URL(`../fixtures/tls/${name}.pem`, import.meta.url).pathname
+    const flags = ["--tls-cert", path("cert"), "--tls-key", path("key"), "--auth-issuer", server.issuer]
+    const { origin } = await Serving.command(flags)
+    const read = async (path: string) => {
+      const response = await new Promise<IncomingMessage>((resolve, reject) => {
+        get(`${origin}${path}`, { rejectUnauthorized: false }, resolve).on("error", reject)
+      })
+      return JSON.parse((await response.toArray()).join(""))
+    }
+    assert.strictEqual((await read(`${wellKnown}/mcp`)).resource, `${origin}/mcp`)
+    const { error_description } = await read("/.well-known/oauth-authorization-server")
+    assert.include(error_description, `Its authorization server is ${server.issuer}`)
   })
 
   it("auth.audience replaces the URL as the audience", async () => {
