@@ -90,7 +90,8 @@ describe("forged tokens", async () => {
     const flood = Array.from({ length: 30 }, (_, i) => token({}, { header: { alg: "ES256", kid: `unknown-${i}` } }))
     const answers = await Promise.all((await Promise.all(flood)).map((each) => ask(url, each)))
     assert.deepStrictEqual(new Set(answers.map(({ status }) => status)), new Set([401]))
-    assert.strictEqual(server.asked.filter((path) => path === "/jwks").length, 1)
+    // A second time if 30 seconds have passed since the first.
+    assert.isAtMost(server.asked.filter((path) => path === "/jwks").length, 2)
   })
 })
 
