@@ -209,7 +209,7 @@ export const authSettings = {
     ...algorithms(publicKeyAlgorithms, "Accepted signatures of tokens"),
     shown: "every one with a public key"
   },
-  clockTolerance: shortTime("5 seconds", "Tokens are accepted this long before nbf and after exp"),
+  clockTolerance: shortTime("2 seconds", "Tokens are accepted this long before nbf and after exp"),
   clientId: name("", "The gateway's own name at the authorization server, to ask about opaque tokens"),
   clientSecret: secretOfOthers("", "The secret of authClientId")
 }
