@@ -79,6 +79,23 @@ describe("the listen of a legacy session", () => {
     done("tell tools/list_changed ", "tell resources/updated a")
   })
 
+  it("is open only while it is heard, and then reports what may have changed meanwhile", () => {
+    subscriptions.setHeard(false)
+    subscriptions.start(["tools"])
+    add("a")
+    done("a: agreed")
+    subscriptions.setHeard(true)
+    done("open 1 true,a")
+    agree(1, "a")
+    done("tell tools/list_changed ", "tell resources/updated a")
+    add("b")
+    subscriptions.setHeard(false)
+    done("open 2 true,a,b", "cancel 1", "cancel 2", "b: agreed")
+    subscriptions.ended(1, "late", true)
+    elapse()
+    done()
+  })
+
   it("ends with its last resource, and refuses a resource that the client has unsubscribed from meanwhile", () => {
     add("a")
     subscriptions.remove("a")

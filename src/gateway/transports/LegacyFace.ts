@@ -63,9 +63,19 @@ class Asked {
   }
 }
 
+export interface LegacyFace extends Transport {
+  /** Runs while the client reads a GET stream. */
+  readonly listening: Effect.Effect<void, never, Scope.Scope>
+}
+
+/**
+ * `of`: the face of a server, or of the gateway's own lanes (`sessions/LightSession`). Lanes keep a call that waits for input until it is
+ * cancelled. A listen keeps a lane busy, so there is one only while `listening` runs.
+ */
 export const make = Effect.fnUntraced(function*<R>(
-  start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>
-): Effect.fn.Return<Transport, BackendFailed, R | Scope.Scope> {
+  start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>,
+  of: "server" | "lanes" = "server"
+): Effect.fn.Return<LegacyFace, BackendFailed, R | Scope.Scope> {
   const server = yield* start
   const scope = yield* Effect.scope
   const run = Effect.runForkWith(yield* Effect.context<never>())
@@ -73,7 +83,8 @@ export const make = Effect.fnUntraced(function*<R>(
     (message) => {
       if (!server.offer(message)) run(server.send(message))
     },
-    (millis, what) => void Fiber.runIn(run(Effect.delay(Effect.sync(what), millis)), scope)
+    (millis, what) => void Fiber.runIn(run(Effect.delay(Effect.sync(what), millis)), scope),
+    of === "lanes"
   )
   return {
     pid: server.pid,
@@ -92,7 +103,11 @@ export const make = Effect.fnUntraced(function*<R>(
       face.fromClient(message)
       return true
     },
-    send: (message) => Effect.sync(() => face.fromClient(message))
+    send: (message) => Effect.sync(() => face.fromClient(message)),
+    listening: Effect.acquireRelease(
+      Effect.sync(() => face.addListener(1)),
+      () => Effect.sync(() => face.addListener(-1))
+    )
   }
 })
 
@@ -113,8 +128,17 @@ class Face {
   #level: string | undefined
   /** False once the client has no room for more messages. `fromServer` sets it anew. */
   #roomy = true
+  readonly #isOfLanes: boolean
+  /** How many GET streams the client reads. The face of a server counts one more, so that there is always a listen. */
+  #listeners: number
 
-  constructor(toServer: (message: JsonRpc.Message) => void, later: (millis: number, what: () => void) => void) {
+  constructor(
+    toServer: (message: JsonRpc.Message) => void,
+    later: (millis: number, what: () => void) => void,
+    isOfLanes: boolean
+  ) {
+    this.#isOfLanes = isOfLanes
+    this.#listeners = isOfLanes ? 0 : 1
     this.#toServer = toServer
     this.#later = later
     this.#server = new Asked(toServer)
@@ -123,7 +147,15 @@ class Face {
       cancel: (number) => this.#server.cancel(number, "the session's subscriptions have changed"),
       tell: (method, params) => this.#toClient(JsonRpc.notification(method, params)),
       after: later
-    })
+    }, !isOfLanes)
+  }
+
+  /** Adds a listener, or removes one. */
+  addListener(change: 1 | -1): void {
+    const hadOne = this.#listeners > 0
+    this.#listeners += change
+    const hasOne = this.#listeners > 0
+    if (hasOne !== hadOne) this.#subscriptions.setHeard(hasOne)
   }
 
   #toClient(message: JsonRpc.Message): void {
@@ -275,9 +307,9 @@ class Face {
     return this.#roomy
   }
 
-  #settled(call: Call, { error, failed, result }: JsonRpc.Response): void {
+  #settled(call: Call, { error, failed, id, result }: JsonRpc.Response): void {
     const type = Json.field(result, "resultType") ?? "complete"
-    if (!failed && type === "input_required") return this.#ask(call, result)
+    if (!failed && type === "input_required") return this.#ask(call, id, result)
     this.#calls.delete(JsonRpc.idKey(call.id))
     if (failed) return this.#toClient(JsonRpc.failure(call.id, error))
     if (type !== "complete") {
@@ -316,8 +348,8 @@ class Face {
   // Input
   // ---------------------------------------------------------------------------
 
-  /** Asks the client for all input that a call needs before it can continue. */
-  #ask(call: Call, result: unknown): void {
+  /** Asks the client for all input that a call needs before it can continue. `id` is that of the request to the server. */
+  #ask(call: Call, id: JsonRpc.Id, result: unknown): void {
     if (++call.rounds > maxRounds) return this.#fail(call, `the server asked for input more than ${maxRounds} times`)
     const questions = LegacyForm.questionsOf(result)
     const requestState = Json.field(result, "requestState")
@@ -342,7 +374,10 @@ class Face {
         }
       })
     )
-    call.stop = (reason) => numbers.forEach((number) => this.#questions.cancel(number, reason))
+    call.stop = (reason) => {
+      numbers.forEach((number) => this.#questions.cancel(number, reason))
+      if (this.#isOfLanes) this.#toServer(JsonRpc.cancellation(id, reason))
+    }
   }
 }
 

@@ -45,18 +45,33 @@ export class Subscriptions {
   /** The subscribed resources. Each has the callbacks that wait for the server's acknowledgement: none once it has come. */
   readonly #uris = new Map<string, Array<Done>>()
   #lists: ReadonlyArray<List> = []
+  /** False while there must be no listen, because no client would hear of changes. */
+  #isHeard: boolean
   /** The active listen, the one that will replace it, and the one that it has replaced. */
   #current: Listen | undefined
   #next: Listen | undefined
   #old: Listen | undefined
   /** Whether the subscriptions have changed since `#next` was opened. */
   #changed = false
-  /** Whether a listen was lost, and perhaps changes with it. */
+  /** Whether the client may have missed changes since it subscribed: a listen was lost or ended, or has not begun. */
   #lost = false
   #failures = 0
 
-  constructor(connection: Connection) {
+  constructor(connection: Connection, isHeard = true) {
     this.#connection = connection
+    this.#isHeard = isHeard
+  }
+
+  /** Opens the listen, or ends it. While it is ended, every subscription is accepted. */
+  setHeard(isHeard: boolean): void {
+    this.#isHeard = isHeard
+    if (isHeard) return this.#refresh()
+    for (const listen of [this.#old, this.#current, this.#next]) {
+      if (listen !== undefined) this.#connection.cancel(listen.number)
+    }
+    this.#lost ||= this.#current !== undefined
+    this.#old = this.#current = this.#next = undefined
+    for (const waiters of this.#uris.values()) for (const done of waiters.splice(0)) done(undefined)
   }
 
   /** Subscribes to changes of these lists. */
@@ -70,6 +85,11 @@ export class Subscriptions {
     const waiters = this.#uris.get(uri)
     if (waiters !== undefined) return waiters.length > 0 ? void waiters.push(done) : done(undefined)
     if (this.#uris.size >= maxUris) return done(`a session may subscribe to at most ${maxUris} resources`)
+    if (!this.#isHeard) {
+      this.#uris.set(uri, [])
+      this.#lost = true
+      return done(undefined)
+    }
     this.#uris.set(uri, [done])
     this.#refresh()
   }
@@ -129,6 +149,7 @@ export class Subscriptions {
 
   /** Opens a listen for the present subscriptions, unless one is being opened. */
   #refresh(): void {
+    if (!this.#isHeard) return
     this.#changed = this.#next !== undefined
     if (this.#changed) return
     if (this.#uris.size === 0 && this.#lists.length === 0) {
