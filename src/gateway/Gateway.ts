@@ -27,7 +27,6 @@ import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import type { FileSystem } from "effect"
 import { Context, Deferred, Duration, Effect, Layer, Schedule } from "effect"
 import type { HttpRouter } from "effect/http"
-import * as SessionPool from "../SessionPool.ts"
 import { ClientAuthenticator } from "./auth/Authenticator.ts"
 import * as Checks from "./auth/Checks.ts"
 import * as Clients from "./auth/Clients.ts"
@@ -383,7 +382,9 @@ export const layerConfig = (
       const authenticator = yield* ClientAuthenticator
       const hasSeveralCallers = authenticator !== undefined || Settings.hasSeveralCallers(settings)
       const sessionsPerCaller = Settings.sessionsPerKey(settings, hasSeveralCallers)
-      const sessions = yield* SessionsModule.make(config, environment, sessionsPerCaller)
+      // Light sessions ask the broker, which needs the sessions. There are no sessions before there is a broker.
+      const ask: Broker.Broker["ask"] = (client, asked) => broker.ask(client, asked)
+      const sessions = yield* SessionsModule.make(config, environment, sessionsPerCaller, ask)
       const hosts = Hosts.make(settings)
       const draining = yield* Deferred.make<void>()
       const seal = RequestState.make(settings.stateKey === "" ? undefined : settings.stateKey)
@@ -407,8 +408,8 @@ export const layerConfig = (
         ),
         vacate: (id) => sessions.vacate((each) => each === id, Endings.movesOn)
       })
-      const atRest = Effect.repeat(SessionPool.stats(sessions.pool), {
-        until: ({ active, launching }) => active + launching + placement.forwarded() === 0,
+      const atRest = Effect.repeat(sessions.inUse, {
+        until: (inUse) => inUse + placement.forwarded() === 0,
         schedule: Schedule.spaced("50 millis")
       })
       // At a signal, `serve` in CommandLine.ts runs this. It runs again at the end of the layer, and is then a no-op.

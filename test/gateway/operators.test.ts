@@ -101,17 +101,19 @@ describe("SIGHUP", () => {
     await Kit.eventually("it listens for SIGHUP", () => Kit.catches(gateway.child.pid ?? 0, hangUp))
     reload()
     url = await Kit.urlOf(gateway)
-    serve({ kept: entry("1"), changed: entry("1"), removed: entry("1") })
+    serve({ kept: entry("1"), changed: entry("1"), removed: entry("1"), light: { ...entry("1"), sessions: "caller" } })
     reload()
     await Kit.eventually("the file is read again", async () => (await Kit.initialize(at("changed"))).status !== 404)
   })
 
   it("ends the sessions of changed and removed entries, and no sessions if the file is wrong", async () => {
     const [kept, changed, removed] = [await open(at("kept")), await open(at("changed")), await open(at("removed"))]
-    serve({ kept: entry("1"), changed: entry("2"), added: entry("1") })
+    const light = await open(at("light"))
+    serve({ kept: entry("1"), changed: entry("2"), added: entry("1"), light: entry("1") })
     reload()
     await printed(gateway, "session closed: the configuration of the back end has changed")
-    await gone([...changed.pids, ...removed.pids])
+    await gone([...changed.pids, ...removed.pids, ...light.pids])
+    assert.strictEqual((await Kit.post(at("light"), light.session, Kit.toolCall(1, "count"))).status, 404)
     assert.include(gateway.output(), "\"message\":\"reloaded\"")
     assert.isTrue(kept.pids.every(Kit.alive))
     assert.strictEqual(await Kit.toolText(at("kept"), kept.session, "count"), "1")

@@ -94,7 +94,7 @@ const make = Effect.fnUntraced(function*(options: Partial<Gateway.GatewayOptions
       return Effect.andThen(memory.remove(key), database.removing)
     }
   }
-  const sessions = yield* Sessions.make(config, process.env, Infinity).pipe(
+  const sessions = yield* Sessions.make(config, process.env, Infinity, () => Effect.never).pipe(
     Effect.provideService(Placement.Placement, { ...Placement.local, mayOccupy: () => state.mayOccupy }),
     Effect.provideService(Sleepers.MakeSleepers, (_, lost, entryTextOf) => {
       Object.assign(state, { entryTextOf, lost })

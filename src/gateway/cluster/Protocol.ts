@@ -77,6 +77,7 @@ const CarryOut = Rpc.make("CarryOut", {
     principal: Schema.String,
     principalName: Schema.optional(Schema.String),
     known: Schema.Boolean,
+    light: Schema.optional(Schema.Boolean),
     ask: Ask,
     opens: Schema.UndefinedOr(Schema.String),
     parent: Schema.optional(Span)

@@ -18,6 +18,8 @@ export interface Bridge extends PooledConnection.PooledConnection {
   /** The server's answer to the client's `initialize`. */
   readonly answer: JsonRpc.Response
   readonly requests: BridgeRequests
+  /** Runs for as long as the client reads a GET stream. */
+  readonly listening: Effect.Effect<void, never, Scope.Scope>
 }
 
 /**
@@ -39,6 +41,7 @@ export const make = Effect.fnUntraced(function*<R>(
     ended: process.ended,
     answer,
     requests,
+    listening: Effect.void,
     activity: () => ({ pid: process.pid, client: record.client, ...requests.activity() }),
     end: (reason) => Effect.sync(() => requests.end(reason))
   }

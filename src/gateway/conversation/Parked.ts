@@ -6,7 +6,7 @@
  * so it is valid only for that retry. It is valid once: the retry removes the call from here.
  */
 import type { Fiber } from "effect"
-import { Duration, Effect, Option, Result } from "effect"
+import { Deferred, Duration, Effect, Option, Result } from "effect"
 import { randomUUID } from "node:crypto"
 import type * as RequestState from "../protocol/RequestState.ts"
 import type { Background } from "./InFlight.ts"
@@ -22,10 +22,21 @@ export interface Owner {
   readonly digest: string
 }
 
+/** A call that has been parked. */
+export interface ParkedCall {
+  /** The state that its client has to send back. */
+  readonly requestState: string
+  /** Completes when the call is parked no longer: its client has come back, or the call was cancelled. */
+  readonly left: Effect.Effect<void>
+  /** Cancels the call. A no-op once it is parked no longer. */
+  readonly cancel: (reason: string) => void
+}
+
 interface Entry {
   readonly call: RunningCall
   readonly owner: Owner
   readonly timer: Fiber.Fiber<unknown>
+  readonly left: Deferred.Deferred<void>
 }
 
 export interface Limits {
@@ -49,10 +60,10 @@ export class Parked {
   }
 
   /**
-   * Parks a call. Succeeds with the state that its client has to send back, or fails with the limit that was reached. Synchronous, so a
-   * call always belongs either to its client's exchange or to the parked calls.
+   * Parks a call. Fails with the limit that was reached. Synchronous, so a call always belongs either to its client's exchange or to the
+   * parked calls.
    */
-  park(call: RunningCall, owner: Owner, timeToLive: Duration.Duration): Result.Result<string, number> {
+  park(call: RunningCall, owner: Owner, timeToLive: Duration.Duration): Result.Result<ParkedCall, number> {
     const { maxParked, maxParkedPerKey } = this.#limits
     for (const [id, entry] of this.#entries) if (entry.call.isOver()) this.#drop(id, "its client has not come back")
     const own = [...this.#entries.values()].filter((entry) => entry.owner.principal === owner.principal)
@@ -61,11 +72,16 @@ export class Parked {
     const id = randomUUID()
     const expire = Effect.sync(() => this.#drop(id, `the client sent no input within ${Duration.format(timeToLive)}`))
     const timer = this.#background.fork(Effect.delay(expire, timeToLive))
-    this.#entries.set(id, { call, owner, timer })
+    const left = Deferred.makeUnsafe<void>()
+    this.#entries.set(id, { call, owner, timer, left })
     call.park()
     const expires = expiry(this.#background.now(), timeToLive)
     const replica = this.#replica === "" ? {} : { replica: this.#replica }
-    return Result.succeed(this.#seal.seal({ call: id, ...owner, expires, ...replica }))
+    return Result.succeed({
+      requestState: this.#seal.seal({ call: id, ...owner, expires, ...replica }),
+      left: Deferred.await(left),
+      cancel: (reason) => this.#drop(id, reason)
+    })
   }
 
   /** Removes the call that a state names. Succeeds with the call, or fails with the reason why the state is refused. */
@@ -101,6 +117,7 @@ export class Parked {
     const entry = this.#entries.get(id)
     this.#entries.delete(id)
     entry?.timer.interruptUnsafe()
+    if (entry !== undefined) Deferred.doneUnsafe(entry.left, Effect.void)
     return entry
   }
 }

@@ -101,7 +101,7 @@ const live = Effect.fnUntraced(function*(snapshot: Effect.Effect<unknown>, drain
 /** Ends a session. `id` is its number, or `replica:number` for a session of another replica. */
 const end = Effect.fnUntraced(function*({ placement, sessions }: Serving) {
   const { id = "" } = yield* HttpRouter.params
-  const [, replica = placement.replica, number] = /^(?:(\w+):)?(\d+)$/.exec(id) ?? []
+  const [, replica = placement.replica, number] = /^(?:(\w+):)?(-?\d+)$/.exec(id) ?? []
   const ended = yield* replica === placement.replica
     ? sessions.endNumber(Number(number))
     : placement.endElsewhere(replica, Number(number))

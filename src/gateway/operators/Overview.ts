@@ -5,7 +5,7 @@ import * as Cooldown from "../sessions/Cooldown.ts"
 import * as Identity from "../sessions/Identity.ts"
 import * as Launching from "../sessions/Launching.ts"
 import type { Serving } from "../sessions/Serving.ts"
-import type { LiveSession } from "../sessions/Sessions.ts"
+import * as Sessions from "../sessions/Sessions.ts"
 import * as Settings from "../settings/Settings.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import * as ProcessStats from "./ProcessStats.ts"
@@ -77,7 +77,8 @@ const look = Effect.fnUntraced(function*({ parked, sessions }: Serving) {
   const asleep = yield* sessions.asleep
   const byBackend = Map.groupBy(live, ({ info }) => info.key.backend)
   const backends = new Map(Array.from(sessions.running(), ([name, { backend, cooldown, counts, spares }]) => {
-    const own = byBackend.get(name) ?? []
+    const all = byBackend.get(name) ?? []
+    const own = all.filter(({ info }) => !Sessions.isLight(info.key))
     const { lastFailure = null, until } = cooldown
     const view = {
       name,
@@ -87,6 +88,7 @@ const look = Effect.fnUntraced(function*({ parked, sessions }: Serving) {
       retryInSeconds: now < until ? Math.ceil((until - now) / 1000) : null,
       lastFailure,
       sessions: own.length,
+      light: all.length - own.length,
       inFlight: sum(own.map(({ activity }) => activity.inFlight)),
       asleep: Math.max(0, (asleep.get(name) ?? 0) - own.length),
       parked: parked.count(name),
@@ -100,7 +102,7 @@ const look = Effect.fnUntraced(function*({ parked, sessions }: Serving) {
 
 /** A session's entry. Its id is shortened, because the full id gives access to the session. */
 const sessionView = (
-  { activity, info }: LiveSession,
+  { activity, info }: Sessions.LiveSession,
   usage: ReadonlyMap<number, ProcessStats.Usage>,
   now: number
 ) => ({
@@ -110,6 +112,7 @@ const sessionView = (
   session: Launching.labelOf(info.key),
   client: activity.client ?? null,
   principal: Identity.labelOf(info.key.principal) ?? null,
+  light: Sessions.isLight(info.key),
   state: info.state,
   ageSeconds: (now - info.openedAt) / 1000,
   // A session whose client only listens counts as idle, too.

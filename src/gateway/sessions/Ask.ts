@@ -9,9 +9,12 @@ export interface Client {
   readonly backend: string
   readonly principal: Identity
   /**
-   * Whether the client can be told from others. Read only for calls without a session: clients that cannot be told apart share no process.
+   * Whether the client can be told from others. Clients that cannot be told apart share no process. Read only for calls without a session,
+   * and for new sessions of a back end that keeps sessions by caller.
    */
   readonly known: Effect.Effect<boolean>
+  /** True if a light session calls for its client. */
+  readonly light?: boolean | undefined
 }
 
 /** What a client asks for. */

@@ -57,30 +57,38 @@ export const make = (serving: Serving): Broker => {
 
 /** Carries out an ask that another replica forwarded. */
 export const carryOut = (serving: Serving, carried: Placement.Carried): Carrying => {
-  const { ask, backend, known, principal } = carried
+  const { ask, backend, known, light, principal } = carried
   return serving.sessions.running().has(backend)
-    ? askAt(serving, { backend, principal, known: Effect.succeed(known) }, ask, carried)
+    ? askAt(serving, { backend, principal, light, known: Effect.succeed(known) }, ask, carried)
     : Effect.fail(refusal("unknown", `This replica has no back end "${backend}"`))
 }
 
 /** Carries out an ask where its session or caller lives. `carried` is set if another replica forwarded the ask to this one. */
 const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Carried | undefined): Carrying => {
   const { placement } = serving
-  const at = (place: Placement.Place, here: Carrying, opens?: string): Carrying => {
-    // `placeOf` returns a `Shared` place only for a caller that can be told from others.
-    const known = ask._tag === "Call" && place._tag === "Shared"
-    return placement.at(place, () => ({ ...client, known, ask, opens }), here)
+  const at = (
+    place: Placement.Place,
+    here: Carrying,
+    opening: { readonly light?: boolean; readonly id?: string } = {}
+  ) => {
+    // `placeOf` returns a `Shared` place only for a caller that can be told from others. A light session's caller is one, too.
+    const known = opening.light ?? (ask._tag === "Call" && place._tag === "Shared")
+    return placement.at(place, () => ({ ...client, known, ask, opens: opening.id }), here)
   }
   switch (ask._tag) {
-    case "Open": {
-      const openHere = (id: string) => SessionAsks.open(serving, keyOf(client, id), ask.message)
-      if (carried?.opens !== undefined) return openHere(carried.opens)
-      return Effect.flatMap(placement.forNew(isStateless(serving, client.backend)), ({ id, place }) => {
-        if (id !== undefined) return at(place, openHere(id), id)
-        // Without an id the place is another replica, so `here` never runs. A forwarded ask is not forwarded again.
-        return carried === undefined ? at(place, Effect.never) : Effect.fail(shuttingDown({ id: ask.message.id }))
+    case "Open":
+      return Effect.flatMap(isLight(serving, client), (light) => {
+        const openHere = (id: string) => SessionAsks.open(serving, keyOf(client, id), ask.message, light)
+        if (carried?.opens !== undefined) return openHere(carried.opens)
+        const isMovable = !light && isStateless(serving, client.backend)
+        return Effect.flatMap(placement.forNew(isMovable), ({ id, place }) => {
+          if (id !== undefined) return at(place, openHere(id), { light, id })
+          // Without an id the place is another replica, so `here` never runs. A forwarded ask is not forwarded again.
+          return carried === undefined
+            ? at(place, Effect.never, { light })
+            : Effect.fail(shuttingDown({ id: ask.message.id }))
+        })
       })
-    }
     case "Call":
       return Effect.flatMap(Calls.read(serving, ask.request), (call) => {
         const here = Calls.call(serving, client, call)
@@ -97,6 +105,12 @@ const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Ca
     }
   }
 }
+
+/** True if a new session of a client is to be light: its back end keeps sessions by caller, and the client can be told from others. */
+const isLight = ({ sessions, settings }: Serving, client: Client): Effect.Effect<boolean> =>
+  sessions.running().get(client.backend)?.backend.settings.sessions === "caller"
+    ? Calls.isKnown(settings, client)
+    : Effect.succeed(false)
 
 const isStateless = ({ sessions }: Serving, backend: string): boolean =>
   sessions.running().get(backend)?.backend.settings.stateless === true

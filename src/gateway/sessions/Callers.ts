@@ -1,7 +1,8 @@
 /**
  * Modern clients as the pool sees them. They have no sessions, so a key of the pool names a caller and one of its
  * lanes. A caller is the back end, the principal, the client's own info and its capabilities. Callers that cannot be
- * told apart share nothing: each call has a process of its own, which ends with the call.
+ * told apart share nothing: each call has a process of its own, which ends with the call. All light sessions of one
+ * principal, client name and capabilities are one caller (`LightSession`).
  *
  * A lane is one process of a caller. A process does not say which call its questions and log messages belong to. So a
  * call that may cause either holds a lane exclusively until it is over. All other calls share the lowest lane that is
@@ -21,6 +22,8 @@ export interface Caller {
   readonly principal: Identity
   /** True if the caller can be told from others. */
   readonly known: boolean
+  /** True for light sessions. */
+  readonly light?: boolean | undefined
   readonly client: Modern.Client
 }
 
@@ -42,8 +45,10 @@ export interface Profile extends Caller {
   waiting: number
   /** Called with each change that the caller's lanes report. */
   readonly listeners: Set<(change: Change) => void>
-  /** The caller's requests that run, wait for a lane, or are parked. `maxInFlight` limits them. */
+  /** How many requests need the profile. */
   users: number
+  /** Those that run, wait for a lane, or are parked. `maxInFlight` limits them. */
+  requests: number
 }
 
 /** The pool's key of a lane. */
@@ -55,11 +60,16 @@ const loner = "once-"
 /** True for the key of a caller that cannot be told apart. No other call can use its lane. */
 export const isOfLoner = ({ id }: Key): boolean => id.startsWith(loner)
 
-/** The id of a caller. Callers with the same id share their lanes. */
-export const identify = ({ backend, client, known, principal }: Caller): string =>
+/** The id of a caller. Callers with the same id share their lanes. A light session's client may be updated, so its version does not count. */
+export const identify = ({ backend, client, known, light, principal }: Caller): string =>
   known
     ? createHash("sha256")
-      .update(Json.canonical([backend, principal.id, client.info, client.capabilities]))
+      .update(Json.canonical([
+        backend,
+        principal.id,
+        light === true ? Json.field(client.info, "name") : client.info,
+        client.capabilities
+      ]))
       .digest("hex").slice(0, 32)
     : `${loner}${randomUUID()}`
 
@@ -67,8 +77,8 @@ export const make = () => {
   const profiles = new Map<string, Profile>()
 
   return {
-    /** The caller's profile, which is kept for the scope. */
-    enter: (caller: Caller) =>
+    /** The caller's profile, which is kept for the scope. `counts` says whether the request counts against `maxInFlight`. */
+    enter: (caller: Caller, counts = true) =>
       Effect.acquireRelease(
         Effect.sync(() => {
           const id = identify(caller)
@@ -79,14 +89,17 @@ export const make = () => {
             freed: Deferred.makeUnsafe(),
             waiting: 0,
             listeners: new Set<(change: Change) => void>(),
-            users: 0
+            users: 0,
+            requests: 0
           }
           profiles.set(id, profile)
           profile.users++
+          profile.requests += Number(counts)
           return profile
         }),
         (profile) =>
           Effect.sync(() => {
+            profile.requests -= Number(counts)
             if (--profile.users === 0) profiles.delete(profile.id)
           })
       ),

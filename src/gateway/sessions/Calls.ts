@@ -6,7 +6,7 @@
  * once, when the call is over: answered, cancelled (disconnect, timeout, no retry in time, drain), or failed with its process. Parking does
  * not move the lease. In this revision a disconnect is a cancellation (basic/patterns/cancellation).
  */
-import { Cause, Deferred, Effect, Exit, Predicate, Result, Scope } from "effect"
+import { Cause, Deferred, Duration, Effect, Exit, Predicate, Result, Scope } from "effect"
 import type { Answer, Event, Exchange, Refusal, Reply } from "../conversation/Exchange.ts"
 import { refusal, replyWith, startWith } from "../conversation/Exchange.ts"
 import type { Handshake } from "../conversation/Handshake.ts"
@@ -17,6 +17,7 @@ import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Modern from "../protocol/Modern.ts"
 import * as RequestState from "../protocol/RequestState.ts"
+import type * as Settings from "../settings/Settings.ts"
 import type { Carrying, Client } from "./Ask.ts"
 import type * as Callers from "./Callers.ts"
 import * as Listening from "./Listening.ts"
@@ -57,11 +58,19 @@ export const call = (serving: Serving, client: Client, call: Modern.Call): Carry
   }
 }
 
-export const callerOf = ({ settings }: Serving, { backend, known, principal }: Client, { client }: Modern.Call) =>
-  Effect.map(
-    principal.id !== "" || settings.shareWithoutKeys ? Effect.succeed(true) : known,
-    (known): Callers.Caller => ({ backend, principal, known, client })
+export const callerOf = ({ settings }: Serving, asking: Client, { client }: Modern.Call) => {
+  const { backend, light, principal } = asking
+  return Effect.map(
+    isKnown(settings, asking),
+    (known): Callers.Caller => ({ backend, principal, known, light, client })
   )
+}
+
+/** Whether a client can be told from others. */
+export const isKnown = (
+  { shareWithoutKeys }: Pick<Settings.GatewaySettings, "shareWithoutKeys">,
+  { known, principal }: Client
+): Effect.Effect<boolean> => principal.id !== "" || shareWithoutKeys ? Effect.succeed(true) : known
 
 // ---------------------------------------------------------------------------
 // Calls
@@ -119,8 +128,11 @@ interface Attached {
   readonly client: Client
   readonly running: RunningCall
   readonly reader: Mailbox.Reader<Queued>
-  /** True once the call is parked. From then on the end of the exchange does not cancel it. */
-  parked: boolean
+  /**
+   * Set once the call is parked. From then on the end of the exchange does not cancel it. For a light session it does: the exchange goes on,
+   * because a question of a session must end with it.
+   */
+  parked: Parked.ParkedCall | undefined
 }
 
 /** The next events for the client. An answer is the last one. Empty if the client must get a stream now. */
@@ -131,9 +143,12 @@ const isAnswer = (event: Event | Answer | undefined): event is Answer => Predica
 /** Ties a call to its client's exchange: a client that disconnects before the answer cancels it. */
 const attach = (serving: Serving, client: Client, running: RunningCall): Effect.Effect<Exchange, never, Scope.Scope> =>
   Effect.uninterruptible(Effect.flatMap(Effect.scope, (scope) => {
-    const attached: Attached = { serving, client, running, reader: running.read(), parked: false }
+    const attached: Attached = { serving, client, running, reader: running.read(), parked: undefined }
     const leave = Effect.sync(() => {
-      if (!attached.parked) running.cancel("the client disconnected")
+      if (attached.parked === undefined) running.cancel("the client disconnected")
+      else if (client.light === true) {
+        attached.parked.cancel("the client has cancelled the request, or its session has ended")
+      }
       attached.reader.close()
     })
     const reply = Effect.map(Effect.orDie(nextStep(attached)), (first): Reply => {
@@ -147,12 +162,14 @@ const attach = (serving: Serving, client: Client, running: RunningCall): Effect.
 
 /** Waits for the next step of a call. Fails with `Done` after the answer. */
 const nextStep = (attached: Attached): Effect.Effect<Step, Cause.Done> =>
-  Effect.suspend(() =>
-    attached.parked ? Cause.done() : Effect.flatMap(attached.reader.take, (queued) => {
+  Effect.suspend(() => {
+    const { client, parked, reader } = attached
+    if (parked !== undefined) return Effect.andThen(client.light === true ? parked.left : Effect.void, Cause.done())
+    return Effect.flatMap(reader.take, (queued) => {
       const step = stepOf(attached, queued.map(({ value }) => value))
       return step === undefined ? nextStep(attached) : Effect.succeed(step)
     })
-  )
+  })
 
 /** The step that a call's messages make. Parks the call if its server waits for input. `undefined` if nothing is for the client. */
 const stepOf = (attached: Attached, queued: ReadonlyArray<Queued>): Step | undefined => {
@@ -212,8 +229,11 @@ const notificationOf = (
   }
 }
 
-/** Parks a call that waits for its client's input, and returns the answer for the client. `retry` resumes the call. */
-const park = (attached: Attached): Answer => {
+/**
+ * Parks a call that waits for its client's input, and returns the answer for the client. `retry` resumes the call. A light session gets an
+ * event, because its exchange goes on. There is no limit of time: the session's `requestTimeout` bounds the wait.
+ */
+const park = (attached: Attached): Answer | Event => {
   const { client, running, serving } = attached
   const call = running.call()
   const { id } = call.request
@@ -225,18 +245,20 @@ const park = (attached: Attached): Answer => {
   // No client could come back to a call that is parked now.
   if (Deferred.isDoneUnsafe(serving.draining)) return cancelledWith("the gateway is shutting down")
   const { parkedTimeToLive } = serving.sessions.running().get(client.backend)?.backend.settings ?? serving.settings
-  const parked = serving.parked.park(running, ownerOf(client, call), parkedTimeToLive)
+  const timeToLive = client.light === true ? Duration.infinity : parkedTimeToLive
+  const parked = serving.parked.park(running, ownerOf(client, call), timeToLive)
   if (Result.isFailure(parked)) {
     return cancelledWith(
       `${parked.failure} calls already wait for input, which is the limit; answer one of them, or try again later`
     )
   }
-  attached.parked = true
+  attached.parked = parked.success
   const inputRequests = Object.fromEntries(
     running.inputRequests().map(({ key, method, params }) => [key, { method, params }])
   )
-  const required = { resultType: "input_required", inputRequests, requestState: parked.success }
-  return { _tag: "Answer", text: JsonRpc.result(id, required).text }
+  const { requestState } = parked.success
+  const { text } = JsonRpc.result(id, { resultType: "input_required", inputRequests, requestState })
+  return client.light === true ? { text } : { _tag: "Answer", text }
 }
 
 /** The owner of a call and a digest of its request. Only the same request of the same client may continue the call. */

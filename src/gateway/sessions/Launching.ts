@@ -16,6 +16,7 @@ import { Clock, Duration, Effect, FiberHandle, Option, Result, Scope } from "eff
 import * as ClientRecord from "../conversation/ClientRecord.ts"
 import type { Change } from "../conversation/LaneCalls.ts"
 import type { InitializeRefused } from "../conversation/PooledConnection.ts"
+import type * as JsonRpc from "../protocol/JsonRpc.ts"
 import * as Masking from "../settings/Masking.ts"
 import * as Settings from "../settings/Settings.ts"
 import { BackendFailed } from "../transports/Transport.ts"
@@ -25,11 +26,32 @@ import * as Cooldown from "./Cooldown.ts"
 import * as GatewayErrors from "./GatewayErrors.ts"
 import * as Identity from "./Identity.ts"
 import type { Key } from "./Key.ts"
+import * as LightSession from "./LightSession.ts"
 import * as RunningBackend from "./RunningBackend.ts"
 import type * as Sleepers from "./Sleepers.ts"
 import * as State from "./State.ts"
 
-export const lookup = Effect.fnUntraced(function*(
+export const lookup = (
+  state: State.State,
+  key: Key
+): Effect.Effect<State.Connection, GatewayErrors.LaunchError, Scope.Scope> =>
+  key.record?.light === true ? openLight(state, key, key.record) : launch(state, key)
+
+/** Opens a light session. It starts no process, so the limits and the counts of launches do not concern it. */
+const openLight = Effect.fnUntraced(function*(state: State.State, key: Key, record: ClientRecord.ClientRecord) {
+  const held = yield* State.hold(state, key)
+  const target = state.running.get(key.backend)
+  if (target === undefined) return yield* new GatewayErrors.UnknownSession()
+  const client = { backend: key.backend, principal: key.principal, known: Effect.succeed(true), light: true }
+  const call = (request: JsonRpc.Request) => state.ask(client, { _tag: "Call", request })
+  const limits = RunningBackend.sessionLimits(target, Settings.firstSilence(state.settings))
+  const connection = yield* LightSession.make(call, record, limits)
+  yield* unlessEnded(state, key)
+  held.connection = connection
+  return connection
+})
+
+const launch = Effect.fnUntraced(function*(
   state: State.State,
   key: Key
 ): Effect.fn.Return<State.Connection, GatewayErrors.LaunchError, Scope.Scope> {

@@ -39,6 +39,8 @@ export interface Carried {
   readonly principal: Identity
   /** True if its client can be told from others, see `Callers`. */
   readonly known: boolean
+  /** See `Client`. */
+  readonly light?: boolean | undefined
   readonly ask: Ask
   /** The id of the session to open, if it is already chosen. */
   readonly opens: string | undefined

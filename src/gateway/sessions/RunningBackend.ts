@@ -207,8 +207,8 @@ export const startSession = (
   streamAfter: Duration.Duration
 ): Started => {
   const { backend, metrics } = target
-  const { era, replayBytes, replayEvents } = backend.settings
-  const limits = { ...backend.settings, streamAfter, replay: { maxBytes: replayBytes, maxEvents: replayEvents } }
+  const { era } = backend.settings
+  const limits = sessionLimits(target, streamAfter)
   const viaFace = Bridge.make(LegacyFace.make(take), record, limits, metrics).pipe(
     Effect.onExit((exit) =>
       Effect.sync(() => {
@@ -235,6 +235,13 @@ export const startSession = (
     )
   })
 }
+
+/** The limits of a session. */
+export const sessionLimits = ({ backend: { settings } }: RunningBackend, streamAfter: Duration.Duration) => ({
+  ...settings,
+  streamAfter,
+  replay: { maxBytes: settings.replayBytes, maxEvents: settings.replayEvents }
+})
 
 /** Runs `start` in a scope of its own. Closes that scope at once if `start` fails. */
 const attempt = <A, E, R>(start: Effect.Effect<A, E, R>): Effect.Effect<A, E, R | Scope.Scope> =>

@@ -34,7 +34,12 @@ import type { Serving } from "./Serving.ts"
 const endTimeout = "10 seconds"
 
 /** Opens a session. The client's own `initialize` is the first message that the process gets. */
-export const open = Effect.fnUntraced(function*({ draining, sessions }: Serving, key: Key, message: JsonRpc.Request) {
+export const open = Effect.fnUntraced(function*(
+  { draining, sessions }: Serving,
+  key: Key,
+  message: JsonRpc.Request,
+  light: boolean
+) {
   const { id, params } = message
   // Servers drop such an `initialize` without an answer, so its process would run until `startTimeout`.
   if (typeof Json.field(params, "protocolVersion") !== "string") {
@@ -42,7 +47,7 @@ export const open = Effect.fnUntraced(function*({ draining, sessions }: Serving,
     return yield* Effect.fail(refusal("invalid", fault, { id, code: JsonRpc.codes.invalidParams }))
   }
   if (Deferred.isDoneUnsafe(draining)) return yield* Effect.fail(shuttingDown({ id }))
-  const opened = yield* Effect.result(sessions.open(key, message))
+  const opened = yield* Effect.result(sessions.open(key, message, light))
   if (Result.isSuccess(opened)) {
     yield* Effect.annotateLogs(Effect.logInfo("session opened"), Launching.annotationsOf(key))
     return replyWith({ _tag: "Answer", text: opened.success.answer.text }, key.id)
@@ -201,6 +206,7 @@ export const listen = Effect.fnUntraced(function*(serving: Serving, key: Key, fr
   }
   const { reply } = listening
   if (reply._tag !== "Events") return replyWith(reply)
+  yield* connection.listening
   // The end of the session waits for leases, and the client may leave the last events unread.
   yield* Effect.forkScoped(
     Effect.andThen(Deferred.await(connection.requests.ended), Scope.close(leaseScope, Exit.void))

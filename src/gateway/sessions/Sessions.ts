@@ -40,19 +40,24 @@ type Pool = SessionPool.SessionPool<Key, State.Connection, GatewayErrors.LaunchE
 
 /** The state that the functions of this file share. */
 interface Pooled extends State.State {
+  /** The sessions and lanes that have a process, or a session on an HTTP back end. */
   readonly pool: Pool
+  /** The light sessions. They have a pool of their own, because they must not take the place of a process. */
+  readonly light: Pool
 }
 
 export const make = Effect.fnUntraced(function*(
   config: State.GatewayConfig,
   environment: Readonly<Record<string, string | undefined>>,
   /** The most sessions of one caller. */
-  sessionsPerCaller: number
+  sessionsPerCaller: number,
+  ask: State.State["ask"]
 ) {
-  const unpooled = yield* State.make(config, environment, (key) => lost(key))
+  const unpooled = yield* State.make(config, environment, ask, (key) => lost(key))
   for (const backend of config.backends.values()) yield* unpooled.run(backend)
-  const pool = yield* makePool(unpooled, sessionsPerCaller)
-  const state: Pooled = { ...unpooled, pool }
+  const pool = yield* makePool(unpooled, "gateway", sessionsPerCaller)
+  const light = yield* makePool(unpooled, "gateway-light", sessionsPerCaller)
+  const state: Pooled = { ...unpooled, pool, light }
   const { callers, endings, ending, held, running, sleepers, totals } = state
   const lost = (key: Key) => Effect.uninterruptible(endHeld(state, key, Endings.takenOver))
   return {
@@ -60,17 +65,18 @@ export const make = Effect.fnUntraced(function*(
     /** The back ends by name. */
     running: (): ReadonlyMap<string, RunningBackend.RunningBackend> => running,
     /** Opens a session with the client's `initialize`. */
-    open: (key: Key, initialize: JsonRpc.Request) => Effect.flatMap(open(state, key, initialize), bridgeOf),
+    open: (key: Key, initialize: JsonRpc.Request, light = false) =>
+      Effect.flatMap(open(state, key, initialize, light), bridgeOf),
     /** The connection of a session, leased for the scope. Wakes a session that sleeps. */
     lease: (key: Key) => Effect.flatMap(leaseOrWake(state, key), bridgeOf),
     /** A lane of a modern caller, leased for the scope. An exclusive call shares its lane with no other call. */
     lane: (caller: Callers.Caller, exclusive: boolean) => lane(state, caller, exclusive),
     /**
      * The first lane of a modern caller, leased for the scope, even if a call holds it exclusively. For clients that only
-     * listen, and for discovery.
+     * listen, and for discovery. One client may have many light sessions that do so, so theirs do not count as requests.
      */
     firstLane: (caller: Callers.Caller) =>
-      Effect.flatMap(enterAs(state, caller), (profile) => leaseLane(state, profile, 0)),
+      Effect.flatMap(enterAs(state, caller, caller.light !== true), (profile) => leaseLane(state, profile, 0)),
     /**
      * Ends a session, awake or asleep. `None` if there is no such session; else an effect that waits until its process is
      * gone.
@@ -101,8 +107,13 @@ export const make = Effect.fnUntraced(function*(
     reload: (backends: Backends) => reload(state, backends),
     /** The number of sessions that can wake, by back end. Includes live sessions of stateless back ends. */
     asleep: Effect.map(sleepers.keys, countByBackend),
+    /** The number of sessions and lanes that are in use or being opened. */
+    inUse: Effect.map(
+      Effect.all([SessionPool.stats(pool), SessionPool.stats(light)]),
+      (stats) => stats.reduce((sum, { active, launching }) => sum + active + launching, 0)
+    ),
     /** The live sessions and their activity. */
-    live: Effect.map(SessionPool.entries(pool), (entries) =>
+    live: Effect.map(entriesOf(state), (entries) =>
       entries.flatMap((info): ReadonlyArray<LiveSession> => {
         const activity = held.get(info.key.text)?.connection?.activity()
         return activity === undefined ? [] : [{ info, activity }]
@@ -121,14 +132,28 @@ const countByBackend = (keys: Iterable<Key>): ReadonlyMap<string, number> => {
   return counts
 }
 
-const makePool = Effect.fnUntraced(function*(state: State.State, sessionsPerCaller: number) {
+/** True for the key that opened a light session. The key of a later request does not tell. */
+export const isLight = ({ record }: Key): boolean => record?.light === true
+
+/** The pool of a session or lane, by the key that opened it. */
+const poolOf = ({ light, pool }: Pooled, key: Key): Pool => isLight(key) ? light : pool
+
+/** All live sessions and lanes. Each pool has numbers of its own, so those of light sessions become negative. */
+const entriesOf = ({ light, pool }: Pooled) =>
+  Effect.zipWith(
+    SessionPool.entries(pool),
+    SessionPool.entries(light),
+    (entries, lights) => [...entries, ...lights.map((info) => ({ ...info, id: -info.id }))]
+  )
+
+const makePool = Effect.fnUntraced(function*(state: State.State, name: string, sessionsPerCaller: number) {
   const { endings, running, settings } = state
   const idleTimeToLive = (key: Key) =>
     Callers.isOfLoner(key)
       ? Duration.zero
       : running.get(key.backend)?.backend.settings.idleTimeToLive ?? settings.idleTimeToLive
   const pool: Pool = yield* SessionPool.make({
-    name: "gateway",
+    name,
     lookup: (key: Key) => Launching.lookup(state, key),
     idleTimeToLive,
     cleanupInterval: settings.cleanupInterval,
@@ -162,12 +187,18 @@ const makePool = Effect.fnUntraced(function*(state: State.State, sessionsPerCall
 })
 
 /** Leases a session or a lane for the scope. Launches it if there is none. Fails with `PoolClosed` when the gateway ends. */
-const leaseOrLaunch = Effect.fnUntraced(function*({ ending, pool, running, settings }: Pooled, key: Key) {
+const leaseOrLaunch = Effect.fnUntraced(function*(state: Pooled, key: Key) {
+  const { ending, held, running, settings } = state
+  const pool = poolOf(state, key)
   const lease = SessionPool.lease(pool, key)
   if (Option.isSome(yield* SessionPool.info(pool, key))) return yield* lease
   const target = running.get(key.backend)
-  // Before the pool is asked, because the pool would first evict an idle session.
-  if (target !== undefined) yield* Launching.unlessRefused(target, settings.maxSessionsPerBackend)
+  const present = held.get(key.text)
+  const isLaunching = present !== undefined && present.connection === undefined
+  // Before the pool is asked, because the pool would first evict an idle session. A launch that runs counts already.
+  if (target !== undefined && !isLaunching && !isLight(key)) {
+    yield* Launching.unlessRefused(target, settings.maxSessionsPerBackend)
+  }
   return yield* Effect.raceFirst(lease, Deferred.await(ending))
 })
 
@@ -175,8 +206,8 @@ const leaseOrLaunch = Effect.fnUntraced(function*({ ending, pool, running, setti
 // Sessions of legacy clients
 // ---------------------------------------------------------------------------
 
-const open = (state: Pooled, { backend, id, principal }: Key, message: JsonRpc.Request) => {
-  const key = new Key(backend, principal, id, undefined, ClientRecord.make(message))
+const open = (state: Pooled, { backend, id, principal }: Key, message: JsonRpc.Request, light: boolean) => {
+  const key = new Key(backend, principal, id, undefined, ClientRecord.make(message, light))
   return Effect.onInterrupt(
     Effect.scoped(leaseOrLaunch(state, key)),
     // Ends a session whose client disconnected meanwhile, because no client would ever learn its id.
@@ -192,11 +223,14 @@ const isStateless = ({ running }: Pooled, { backend }: Key): boolean =>
   running.get(backend)?.backend.settings.stateless === true
 
 const leaseOrWake = Effect.fnUntraced(function*(state: Pooled, key: Key) {
+  // The pool's own key: `Equal` caches each pair of objects that it compares, which would cost a call up to 10 % more CPU.
+  const own = state.held.get(key.text)?.key ?? key
   // The launch wakes a session that has a record (`Launching.wake`).
-  if (isStateless(state, key) && (yield* state.sleepers.has(key))) return yield* leaseOrLaunch(state, key)
+  if (!isLight(own) && isStateless(state, key) && (yield* state.sleepers.has(key))) {
+    return yield* leaseOrLaunch(state, key)
+  }
   // An id without a record must take no place in the pool.
-  // With the pool's own key: `Equal` caches each pair of objects that it compares, which would cost a call up to 10 % more CPU.
-  const awake = yield* SessionPool.getOption(state.pool, state.held.get(key.text)?.key ?? key)
+  const awake = yield* SessionPool.getOption(poolOf(state, own), own)
   return Option.isSome(awake) ? awake : yield* new GatewayErrors.UnknownSession()
 })
 
@@ -217,10 +251,10 @@ const lane = Effect.fnUntraced(function*(state: Pooled, caller: Callers.Caller, 
 })
 
 /** A caller's profile, for the scope. Fails if the caller has more requests running than `maxInFlight` allows. */
-const enterAs = ({ callers, running, settings }: Pooled, caller: Callers.Caller) =>
-  Effect.flatMap(callers.enter(caller), (profile) => {
+const enterAs = ({ callers, running, settings }: Pooled, caller: Callers.Caller, counts = true) =>
+  Effect.flatMap(callers.enter(caller, counts), (profile) => {
     const limit = running.get(caller.backend)?.backend.settings.maxInFlight ?? settings.maxInFlight
-    return profile.users > limit
+    return profile.requests > limit
       ? GatewayErrors.tooManyCalls(caller.backend, limit)
       : Effect.succeed(profile)
   })
@@ -271,7 +305,8 @@ const endKey = (state: Pooled, key: Key, ending: Endings.Ending) =>
  */
 const forget = (state: Pooled, key: Key) =>
   Effect.gen(function*() {
-    const { sleepers } = state
+    const { held, sleepers } = state
+    if (isLight(held.get(key.text)?.key ?? key)) return false
     if (!isStateless(state, key) && !(yield* sleepers.isKnown(key))) return false
     const found = yield* Effect.result(sleepers.take(key))
     // The database did not answer `take`. The removal continues in the background, so the caller does not wait for the
@@ -298,8 +333,10 @@ const endHeld = Effect.fnUntraced(function*(state: Pooled, key: Key, ending: End
 })
 
 /** Retires a session or lane. A launch fails when its process has started (`Launching.lookup`). False if the pool does not have it. */
-const retire = Effect.fnUntraced(function*({ endings, pool }: Pooled, held: State.Held, ending: Endings.Ending) {
+const retire = Effect.fnUntraced(function*(state: Pooled, held: State.Held, ending: Endings.Ending) {
+  const { endings } = state
   const { connection, key } = held
+  const pool = poolOf(state, key)
   // A session that the pool does not find has expired or is retired already. The sweep closes an expired one, with the reason `idle`.
   const isAbsent = connection !== undefined && Option.isNone(yield* SessionPool.info(pool, key))
   if (isAbsent) yield* SessionPool.sweep(pool)
@@ -319,7 +356,7 @@ const vacate = (state: Pooled, isOf: (id: string) => boolean, ending: Endings.En
   })
 
 const endNumber = Effect.fnUntraced(function*(state: Pooled, number: number) {
-  const entries = yield* SessionPool.entries(state.pool)
+  const entries = yield* entriesOf(state)
   const entry = entries.find(({ id }) => id === number)
   const gone = entry === undefined ? Option.none() : yield* endKey(state, entry.key, Endings.byOperator)
   if (Option.isSome(gone)) yield* Effect.timeoutOption(gone.value, "10 seconds")

@@ -12,6 +12,7 @@ import type * as Lane from "../conversation/Lane.ts"
 import type * as Settings from "../settings/Settings.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import type { Backend, Backends } from "../transports/Backends.ts"
+import type { Ask, Carrying, Client } from "./Ask.ts"
 import * as Callers from "./Callers.ts"
 import * as Endings from "./Endings.ts"
 import type { Key } from "./Key.ts"
@@ -46,6 +47,8 @@ export type State = Effect.Success<ReturnType<typeof make>>
 export const make = Effect.fnUntraced(function*(
   { settings }: GatewayConfig,
   environment: Readonly<Record<string, string | undefined>>,
+  /** Asks the broker, for light sessions. */
+  ask: (client: Client, ask: Ask) => Carrying,
   /** Ends this replica's part of a session that another replica has taken over. */
   lost: (key: Key) => Effect.Effect<void>
 ) {
@@ -61,6 +64,7 @@ export const make = Effect.fnUntraced(function*(
   return {
     ...shared,
     settings,
+    ask,
     placement: yield* Placement.Placement,
     /** The back ends by name. */
     running,

@@ -190,6 +190,10 @@ export const backendSettings = {
   replayEvents: count(1000, "Messages that a session keeps for a client that resumes a stream"),
   replayBytes: bytes("4 MiB", "Bytes that a session keeps for a client that resumes a stream"),
   spares: integer(0)(0, "Processes started in advance for new sessions"),
+  sessions: choice("client", "caller")(
+    "client",
+    "Processes of a session: client, its own; caller, those of its caller"
+  ),
   stateless: flag(false, "An idle session sleeps: its process ends, its id stays valid"),
   era: choice("auto", "legacy", "modern")("auto", "Era of the back end: legacy, modern, or auto to ask it"),
   maxLanes: count(8, "Most processes of one modern caller"),

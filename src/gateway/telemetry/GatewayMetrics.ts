@@ -50,6 +50,7 @@ const gauges = {
     "live_sessions",
     "Sessions that have a process or a session on an HTTP back end, lanes of modern clients included"
   ),
+  light: gauge("light_sessions", "Sessions that are kept by caller, and use the processes of their caller"),
   inFlight: gauge("in_flight_requests", "Requests that the back end has not answered yet"),
   asleep: gauge("asleep_sessions", "Sessions of stateless back ends that have no process"),
   parked: gauge("parked_calls", "Calls that wait for their client's input"),
