@@ -18,7 +18,9 @@ const backends = {
   sleeping: { ...Counting.backend(), stateless: true },
   counter: Kit.counter(),
   stubborn: { ...Kit.counter("--stubborn"), closeGrace: "500 millis" },
-  asking: asking()
+  asking: asking(),
+  shared: { ...Kit.counter(), sessions: "caller" },
+  askingShared: { ...asking(), sessions: "caller" }
 }
 
 let cluster: Cluster
@@ -91,6 +93,45 @@ describe("random replicas", () => {
     }))
     assert.deepStrictEqual(new Set(ended), new Set([204]))
     assert.deepStrictEqual([...pids].filter(Kit.alive), [])
+  })
+})
+
+describe("sessions by caller on several replicas", () => {
+  it("60 fresh sessions on replicas in turn, with one call each, count from 1 to 60", async () => {
+    const counts: Array<string> = []
+    const urls = cluster.replicas.map(({ origin }) => `${origin}/mcp/shared`)
+    let turn = 0
+    const next = () => urls[turn++ % urls.length] ?? ""
+    // Two requests a session, so each replica opens sessions, and carries out calls of others' sessions.
+    for (let i = 0; i < 60; i++) {
+      const session = await Kit.open(next())
+      counts.push(await Kit.toolText(next(), session, "count"))
+    }
+    assert.deepStrictEqual(counts, Array.from({ length: 60 }, (_, i) => String(i + 1)))
+  })
+
+  it("a session is asked at its replica, wherever its caller's processes are, and its end ends the question", async () => {
+    const urls = cluster.replicas.map(({ origin }) => `${origin}/mcp/askingShared`)
+    const clients = await Promise.all(urls.map((url, i) => Eras.legacy(url, undefined, `answer ${i}`)))
+    const answered = await Promise.all(clients.map(({ call }) => call("rounds", { times: 2 })))
+    assert.deepStrictEqual(answered, clients.map((_, i) => `answer ${i},answer ${i}`))
+    await Promise.all(clients.map(({ client }) => client.close()))
+    const parked = async () => {
+      const lists = await Promise.all(cluster.replicas.map(listOf))
+      const rows = lists.flatMap(({ backends }) =>
+        backends.filter(({ name }: { name: string }) => name === "askingShared")
+      )
+      return rows.reduce((sum: number, row: { parked: number }) => sum + row.parked, 0)
+    }
+    const sessions = await Promise.all(urls.map((url) => Kit.open(url, { elicitation: {} })))
+    const [first = ""] = urls
+    const asked = await Promise.all(sessions.map((session) => Kit.post(first, session, Kit.toolCall(1, "ask"))))
+    await Kit.eventually("all are asked", async () => await parked() === 3)
+    for (const session of sessions) {
+      await (await fetch(first, { method: "DELETE", headers: { "mcp-session-id": session } })).text()
+    }
+    await Kit.eventually("no question is left", async () => await parked() === 0)
+    await Promise.all(asked.map((response) => response.body?.cancel()))
   })
 })
 
