@@ -53,7 +53,8 @@ describe("paths", () => {
       const { headers, status } = await Kit.initialize(`${keyed.origin}${path}`)
       assert.deepStrictEqual([status, headers.get("www-authenticate")], [
         401,
-        "Bearer realm=\"effect-session-pool\", error_description=\"Send one of the gateway's keys as Authorization: Bearer KEY\""
+        "Bearer realm=\"effect-session-pool\", error_description=\"" +
+        "Send one of the gateway's keys as Authorization: Bearer KEY or as X-API-Key: KEY\""
       ])
     }
   })
