@@ -130,6 +130,16 @@ export {
 
 export type {
   /**
+   * The settings of access tokens: `auth` in `GatewayOptions`.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  AuthInput
+} from "./settings/Settings.ts"
+
+export type {
+  /**
    * The caller that an authenticator recognised.
    *
    * @category models
