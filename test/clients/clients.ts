@@ -12,7 +12,8 @@ import { Effect, Exit, Scope } from "effect"
 import { McpClient, McpProtocol } from "effect/ai"
 import { FetchHttpClient } from "effect/http"
 import { spawn } from "node:child_process"
-import { readFileSync } from "node:fs"
+import { readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { Client as Client110 } from "sdk-1.10/client/index.js"
 import { StreamableHTTPClientTransport as Transport110 } from "sdk-1.10/client/streamableHttp.js"
@@ -33,6 +34,8 @@ export interface Connected {
 export interface Subject {
   readonly name: string
   readonly version: string
+  /** True if its gateway asks for a token of an authorization server. */
+  readonly logsIn?: true
   /** A client for the URL that keeps its own files, if it has any, in the folder `home`. */
   readonly connect: (url: string, home: string) => Promise<Connected>
 }
@@ -141,23 +144,30 @@ const inspector: Subject = {
   }
 }
 
-/** A bridge from stdio to HTTP, for clients on stdio; here the SDK's. */
-const mcpRemote: Subject = {
-  name: "mcp-remote (spoken to by SDK 1.32)",
+/**
+ * A bridge from stdio to HTTP, for clients on stdio; here the SDK's. It logs in with the program that `BROWSER` names, and keeps its
+ * tokens in its home.
+ */
+const mcpRemote = (more: { readonly logsIn?: true }): Subject => ({
+  name: `mcp-remote (spoken to by SDK 1.32)${more.logsIn ? ", OAuth" : ""}`,
   version: versionOf("mcp-remote"),
+  ...more,
   connect: async (url, home) => {
+    const browser = join(home, "browser")
+    const program = fileURLToPath(new URL("browser.ts", import.meta.url))
+    writeFileSync(browser, `#!/bin/sh\nexec "${process.execPath}" "${program}" "$1"\n`, { mode: 0o755 })
     const client = new Client132(clientInfo)
     await client.connect(
       new StdioClientTransport({
         command: process.execPath,
         args: [`${modules}mcp-remote/dist/proxy.js`, url, "--allow-http"],
-        env: { PATH: process.env["PATH"] ?? "", HOME: home },
+        env: { PATH: process.env["PATH"] ?? "", HOME: home, BROWSER: browser },
         stderr: "ignore"
       })
     )
     return official(client, (params, signal) => client.callTool(params, undefined, { signal }))
   }
-}
+})
 
 const aiSdk: Subject = {
   name: "@ai-sdk/mcp",
@@ -248,7 +258,8 @@ export const subjects: ReadonlyArray<Subject> = [
   client2("@modelcontextprotocol/client", "legacy"),
   client2("@modelcontextprotocol/client, 2026-07-28", { pin: "2026-07-28" }),
   inspector,
-  mcpRemote,
+  mcpRemote({}),
+  mcpRemote({ logsIn: true }),
   aiSdk,
   langChain,
   mastra,

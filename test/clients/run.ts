@@ -1,5 +1,5 @@
 /**
- * The MCP clients that people use, each as npm has it, through one gateway in front of the official "everything" server:
+ * The MCP clients that people use, each as npm has it, through a gateway in front of the official "everything" server:
  * `npm run clients [-- --silence 20] [--only @mastra/mcp]`. It prints what each of them did: lists the tools, calls one, waits for
  * a call that says nothing for 20 seconds, cancels a call and goes on, and is asked for a call after its session has ended.
  * Ends with 1 if any of that fails.
@@ -14,6 +14,7 @@ import { fileURLToPath } from "node:url"
 import { parseArgs } from "node:util"
 import { chosen } from "../bench/only.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
+import * as OidcProvider from "../kit/gateway/oidcProvider.ts"
 import { install } from "../kit/install.ts"
 import * as Progress from "../kit/progress.ts"
 import type { Connected, Subject } from "./clients.ts"
@@ -42,7 +43,16 @@ const mcpServers = Object.fromEntries(
   asked.map((subject) => [path(subject), { command: process.execPath, args: [everything] }])
 )
 writeFileSync(config, JSON.stringify({ mcpServers }))
-const gateway = Kit.run(["--port", "0", "--config", config])
+const adminKey = "the-key-of-the-operator"
+const authorizationServer = await OidcProvider.start()
+// A token expires while its client waits for the silent call, so the client must renew it.
+authorizationServer.lifetime = Math.ceil(silence / 2)
+/** The gateway of clients that log in, and that of the others. */
+const gateways = [["--auth-issuer", authorizationServer.issuer, "--auth-scopes", "mcp"], []].map((flags) =>
+  Kit.run(["--port", "0", "--config", config, ...flags], { GATEWAY_ADMIN_KEYS: adminKey })
+)
+
+const operator = { headers: Kit.bearer(adminKey) }
 
 interface Session {
   readonly id: string
@@ -84,7 +94,8 @@ const wait = (client: Connected, seconds: number, signal?: AbortSignal) =>
 const trial = (subject: Subject, origin: string) => {
   const url = `${origin}/mcp/${path(subject)}`
   const sessions = async (): Promise<ReadonlyArray<Session>> => {
-    const seen: { readonly sessions: ReadonlyArray<Session> } = await (await fetch(`${origin}/sessions`)).json()
+    const response = await fetch(`${origin}/sessions`, operator)
+    const seen: { readonly sessions: ReadonlyArray<Session> } = await response.json()
     return seen.sessions.filter(({ backend }) => backend === path(subject))
   }
   const running = async () => (await sessions()).some(({ inFlight }) => inFlight > 0)
@@ -128,7 +139,7 @@ const trial = (subject: Subject, origin: string) => {
   }
   const recover = async () => {
     const user = await connected()
-    for (const { id } of await sessions()) await fetch(`${origin}/sessions/${id}`, { method: "DELETE" })
+    for (const { id } of await sessions()) await fetch(`${origin}/sessions/${id}`, { ...operator, method: "DELETE" })
     let error = ""
     for (let failed = 0; failed < 3; failed++) {
       try {
@@ -161,11 +172,11 @@ process.on("unhandledRejection", (error) => process.stderr.write(`unhandled: ${t
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.exit(130))
 process.on("exit", () => rmSync(home, { recursive: true, force: true }))
 
-const { origin } = new URL(await Kit.urlOf(gateway))
+const [guarded = "", open = ""] = await Promise.all(gateways.map(async (run) => new URL(await Kit.urlOf(run)).origin))
 const rows: Array<Promise<ReadonlyArray<string>>> = []
 for (const subject of asked) {
   process.stderr.write(`${subject.name} ${subject.version}\n`)
-  const { begin, goOn } = trial(subject, origin)
+  const { begin, goOn } = trial(subject, subject.logsIn ? guarded : open)
   const first = await begin()
   rows.push(goOn().then((rest) => [...first, ...rest]))
 }
@@ -174,8 +185,9 @@ for (const row of rows) void row.then(() => Progress.step(`${++done} of ${rows.l
 Progress.step(`waits for ${rows.length} clients`)
 const table = await Promise.all(rows)
 Progress.clear()
-gateway.child.kill("SIGTERM")
-await gateway.exit
+for (const { child } of gateways) child.kill("SIGTERM")
+await Promise.all(gateways.map(({ exit }) => exit))
+await authorizationServer.stop()
 console.log(`Node ${process.version}, ${new Date().toISOString().slice(0, 10)}\n`)
 console.log(
   `| client | version | list | call | silent for ${silence} s | cancel, go on | call after the session's end |`
