@@ -71,9 +71,15 @@ describe("the gateway's manual", () => {
   })
 
   it("shows a configuration file with an authorization server that loads", () => {
-    const { backends, settings } = loadFile("issuer")
+    const { backends, settings } = loadFile("[\"files\"]")
     assert.strictEqual(settings.authIssuer, "https://auth.example.com")
     assert.deepStrictEqual(backends.get("files")?.settings.scopes, ["files"])
+  })
+
+  it("shows a configuration file for hosted clients that loads", () => {
+    const { backends, settings } = loadFile("my-mcp-server")
+    assert.deepStrictEqual(settings.authScopes, ["mcp"])
+    assert.strictEqual(backends.get("notes")?.settings.sessions, "caller")
   })
 })
 

@@ -1,6 +1,9 @@
 /** OAuth with a real authorization server, the official clients, and the habits of hosted clients. */
 import { assert, describe, it } from "@effect/vitest"
+import { execFile } from "node:child_process"
+import { promisify } from "node:util"
 import { afterAll } from "vitest"
+import * as Documents from "../kit/documents.ts"
 import * as AheadClock from "../kit/gateway/aheadClock.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
 import * as Hosted from "../kit/gateway/hostedClient.ts"
@@ -9,6 +12,7 @@ import { connect, connectModern, Credentials } from "../kit/gateway/oauthClient.
 import * as OidcProvider from "../kit/gateway/oidcProvider.ts"
 import * as Serving from "../kit/gateway/serving.ts"
 import * as StillClock from "../kit/gateway/stillClock.ts"
+import { pathWithCurl } from "../kit/programs.ts"
 
 const authorizationServer = async (...options: Parameters<typeof OidcProvider.start>) => {
   const server = await OidcProvider.start(...options)
@@ -21,6 +25,7 @@ const { origin } = await Serving.gateway({
   auth,
   backends: {
     counter: Kit.counter(),
+    shared: { ...Kit.counter(), sessions: "caller" },
     guarded: { ...Kit.counter(), scopes: ["admin"] },
     asking: asking()
   }
@@ -42,7 +47,7 @@ const count = async (client: Caller): Promise<string> => {
 const claimsOf = (token = ""): Record<string, unknown> =>
   JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString())
 
-/** How often the official client has asked for something of the authorization server. */
+/** The number of requests that the authorization server got for a path. */
 const asked = (path: string): number => server.requests.filter((each) => each === path).length
 
 describe("the official client's OAuth", () => {
@@ -118,21 +123,40 @@ describe("an expired token", () => {
     server.lifetime /= 2
   })
 
-  it("ends an open stream within 5 seconds, and a renewed token resumes the stream", async () => {
+  it("ends an open stream within 5 seconds, and a renewed token opens it again", async () => {
     const clock = await StillClock.make()
-    // Authorization servers count from 1970.
-    await clock.pass(Date.now())
+    // The clock of the authorization server is the machine's.
+    const now = Date.now()
+    await clock.pass(now)
     const { url } = await Serving.gateway({ auth, backends: { counter: Kit.counter() } }, clock)
-    const bearer = async (lifetime: number) => Kit.bearer(await server.token({ lifetime, resource: url }))
-    const short = await bearer(9)
-    const session = await Kit.open(url, {}, short)
-    const stream = await Kit.listen(url, session, short)
+    const token = await server.token({ lifetime: 9, resource: url })
+    const session = await Kit.open(url, {}, Kit.bearer(token))
+    const stream = await Kit.listen(url, session, Kit.bearer(token))
     assert.strictEqual(stream.status, 200)
-    await clock.pass("14 seconds")
+    await clock.pass(Number(claimsOf(token)["exp"]) * 1000 + 5000 - now)
     // Ends when the stream does.
     await stream.text()
-    assert.strictEqual((await Kit.listen(url, session, short)).status, 401)
-    assert.strictEqual((await Kit.listen(url, session, await bearer(60))).status, 200)
+    assert.strictEqual((await Kit.listen(url, session, Kit.bearer(token))).status, 401)
+    const renewed = await server.token({ lifetime: 600, resource: url })
+    assert.strictEqual((await Kit.listen(url, session, Kit.bearer(renewed))).status, 200)
+  })
+})
+
+describe("the manual", () => {
+  it("shows requests that lead from the gateway to its authorization server", async () => {
+    const [first = "", second = "", third = ""] = Documents.block("src/gateway/README.md", "sh", "resource/mcp/notes")
+      .replaceAll("https://mcp.example.com", origin).replaceAll("https://auth.example.com", server.issuer)
+      .replaceAll("notes", "counter").split("\n")
+    const run = async (line: string) => {
+      const environment = { ...process.env, PATH: pathWithCurl() }
+      return (await promisify(execFile)("bash", ["-c", line], { env: environment })).stdout
+    }
+    const refused = await run(first)
+    assert.include(refused, "HTTP/1.1 401 Unauthorized\r\n")
+    assert.include(refused, `resource_metadata="${second.split(" ").at(-1)}"`)
+    assert.deepStrictEqual(JSON.parse(await run(second)).authorization_servers, [server.issuer])
+    const { code_challenge_methods_supported, issuer } = JSON.parse(await run(third))
+    assert.deepStrictEqual([issuer, code_challenge_methods_supported], [server.issuer, ["S256"]])
   })
 })
 
@@ -161,7 +185,15 @@ describe("hosted clients, which open a session for each call", () => {
     return texts
   }
 
-  it("log in, and get a process for each call", async () => {
+  it.each([Hosted.claude, Hosted.chatGpt])(
+    "keep their state by account with sessions: caller ($name)",
+    async (hosted) => {
+      const [ada, eve] = await Promise.all([calls(hosted, "ada", "shared"), calls(hosted, "eve", "shared")])
+      assert.deepStrictEqual([ada, eve], [["1", "2", "3", "4"], ["1", "2", "3", "4"]])
+    }
+  )
+
+  it("lose their state with sessions: client", async () => {
     assert.deepStrictEqual(await calls(Hosted.claude, "ada", "counter"), ["1", "1", "1", "1"])
   })
 })
