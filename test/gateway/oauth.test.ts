@@ -178,6 +178,18 @@ describe("the URL of the gateway", async () => {
     }
   })
 
+  it.each([
+    ["https://Example.COM:443/", "https://example.com"],
+    ["https://例え.jp/tools", "https://xn--r8jz45g.jp/tools"]
+  ])("publicUrl %s is told as clients write it", async (publicUrl, normal) => {
+    const auth = { issuer: server.issuer }
+    const { url } = await Serving.gateway({ backends: { counter: Kit.counter() }, auth, publicUrl })
+    const { headers, status } = await ask(url, await server.token({ aud: "other" }))
+    assert.strictEqual(status, 401)
+    assert.include(headers.get("www-authenticate"), `resource_metadata="${normal}${wellKnown}/mcp"`)
+    assert.strictEqual(await statusOf(url, await server.token({ aud: `${normal}/mcp` })), accepted)
+  })
+
   it("begins with https in the metadata of a gateway with TLS, and an unknown path names the authorization server", async () => {
     const path = (name: string) => new URL(`../fixtures/tls/${name}.pem`, import.meta.url).pathname
     const flags = ["--tls-cert", path("cert"), "--tls-key", path("key"), "--auth-issuer", server.issuer]

@@ -86,6 +86,14 @@ describe("forged tokens", async () => {
     }
   })
 
+  it("a token for another port of this machine is refused, also if the request names that port", async () => {
+    const other = "localhost:9999"
+    const shown = { host: other, ...Kit.bearer(await token({ aud: `http://${other}/mcp` })) }
+    const { status, text } = await Serving.ask(url, "/mcp", shown, "GET")
+    assert.strictEqual(status, 401)
+    assert.include(text, `its aud must have http://localhost:${new URL(url).port} or`)
+  })
+
   it("a flood of unknown kids does not fetch the keys for each", async () => {
     const flood = Array.from({ length: 30 }, (_, i) => token({}, { header: { alg: "ES256", kid: `unknown-${i}` } }))
     const answers = await Promise.all((await Promise.all(flood)).map((each) => ask(url, each)))

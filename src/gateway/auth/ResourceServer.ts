@@ -123,15 +123,19 @@ const scopesNeeded = (
   further: ReadonlyArray<string>
 ) => [...new Set([...authScopes, ...further])]
 
-/** The URL of the gateway, as the client of the request knows it. */
+/** The URL of the gateway, as the client of the request knows it: in its normal form, which is ASCII. */
 const baseOf = (
   request: Pick<AuthenticatorRequest, "headers" | "source">,
-  { publicUrl }: Pick<Options, "publicUrl">
-) => {
-  if (publicUrl !== "") return publicUrl.replace(/\/+$/, "")
-  const scheme = PeerOwner.socketOf(request) instanceof TLSSocket ? "https" : "http"
-  // `Hosts` has checked that the gateway serves this host.
-  return `${scheme}://${request.headers["host"] ?? ""}`
+  { authAudience, publicUrl }: Pick<Options, "authAudience" | "publicUrl">
+): string => {
+  if (publicUrl !== "") return new URL(publicUrl).href.replace(/\/+$/, "")
+  const socket = PeerOwner.socketOf(request)
+  // `Hosts` has checked that the gateway serves this name.
+  const [, name = "", port = ""] = /^(.*?)(?::(\d+))?$/.exec(request.headers["host"] ?? "") ?? []
+  const url = new URL(`${socket instanceof TLSSocket ? "https" : "http"}://${name}`)
+  // A client that chose the port would choose the audience of its token: that of another server on this machine.
+  url.port = String((authAudience.length === 0 ? socket?.localPort : undefined) ?? port)
+  return url.origin
 }
 
 /** The header `WWW-Authenticate`. No value has a quote or a backslash: settings, a path and the gateway's own texts. */
