@@ -328,7 +328,7 @@ export const config = (options: GatewayOptions): Effect.Effect<GatewayConfig, Ba
     for (const [name, instead] of ofTheCommand) if (settings[name]) fault(name, `only the command has it; ${instead}`)
     const kinds = { ...Kinds.transports, ...options.transports }
     const backends = Backends.check(Backends.given("backends", options.backends), settings, fault, kinds)
-    Checks.check(settings, backends, fault)
+    Checks.check(settings, options.auth, backends, fault)
     return { backends, settings }
   })
 

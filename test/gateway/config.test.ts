@@ -263,7 +263,7 @@ describe("a setting", () => {
       "https://a:99999",
       `${issuer}?a`
     ]],
-    ["audience", [["https://mcp.example.com", "api"], "a,b"], ["", "a b", [""], [1]]],
+    ["audience", [["https://mcp.example.com", "api"], "a,b"], ["", "a b", [""], [1], ["a\"b"], ["größe"]]],
     ["scopes", [["mcp:read", "a"], "a, b"], ["", "a b", ["\"a\""], ["a\\b"]]],
     ["algorithms", [["ES256"], "RS256,EdDSA"], ["none", "HS256", ["ES256", "HS512"], ""]],
     ["clockTolerance", ["0s", "5 minutes"], ["6 minutes", "infinity", 5]]
@@ -287,6 +287,8 @@ describe("a setting", () => {
     )
     const program = Effect.runSync(Gateway.config({ backends: servers, auth: { issuer, scopes: ["mcp"] } }))
     assert.deepStrictEqual([program.settings.authIssuer, program.settings.authScopes], [issuer, ["mcp"]])
+    const unset = Effect.runSync(Effect.flip(Gateway.config({ backends: servers, auth: { issuer: undefined } })))
+    assert.deepStrictEqual(unset.faults, ["auth.issuer: is missing: without it, the gateway asks for no token"])
     assert.deepStrictEqual(faults(load(servers, { auth: [] })), ["gateway.auth: must be an object"])
     const [flat = "", nested = ""] = faults(load(servers, { authIssuer: issuer, auth: { isuer: issuer } }))
     assert.match(flat, /^gateway\.authIssuer: unknown; allowed are .*, auth$/)
@@ -297,8 +299,9 @@ describe("a setting", () => {
   const needsName =
     "gateway.auth: needs publicUrl (such as https://mcp.example.com) or auth.audience, because clients reach"
   const pairs: ReadonlyArray<readonly [gateway: object, ...faults: ReadonlyArray<string>]> = [
-    [{ scopes: ["a"] }, "gateway.auth.issuer: is missing: scopes and audiences are those of its tokens"],
-    [{ auth: { scopes: ["a"] } }, "gateway.auth.issuer: is missing: scopes and audiences are those of its tokens"],
+    [{ scopes: ["a"] }, "gateway.auth.issuer: is missing: without it, the gateway asks for no token"],
+    [{ auth: { scopes: ["a"] } }, "gateway.auth.issuer: is missing: without it, the gateway asks for no token"],
+    [{ auth: {} }, "gateway.auth.issuer: is missing: without it, the gateway asks for no token"],
     [{ auth: { issuer, clientId: "a" } }, "gateway.auth.clientSecret: is missing: auth.clientId needs it"],
     [{ auth: { issuer, clientSecret: "a" } }, "gateway.auth.clientId: is missing: auth.clientSecret needs it"],
     [{ proxyHeader }, "gateway.trustedProxies: is missing: proxyHeader needs it"],

@@ -51,7 +51,8 @@ export const load = (
     const settings = settingsOf(written, environment, flags, fault)
     const served = readServers(record(root?.["mcpServers"]), reading)
     const backends = Backends.check([...Backends.given("", entries), ...served], settings, fault)
-    Checks.check(settings, backends, (path, message) => fault(`gateway.${path}`, message))
+    const { auth } = record(root?.["gateway"]) ?? {}
+    Checks.check(settings, auth, backends, (path, message) => fault(`gateway.${path}`, message))
     return { backends, settings, warnings }
   })
 

@@ -1,18 +1,24 @@
 /** Faults of settings that belong together: each value is allowed, but not without another one. */
+import { Predicate } from "effect"
 import type * as Settings from "../settings/Settings.ts"
 import type { Backends } from "../transports/Backends.ts"
 import type { Fault } from "../transports/Kinds.ts"
 import * as Hosts from "./Hosts.ts"
 
-/** Reports settings of authentication that would protect nothing, or less than they seem to. */
-export const check = (settings: Settings.GatewaySettings, backends: Backends, fault: Fault): void => {
+/**
+ * Reports settings of authentication that would protect nothing, or less than they seem to. `auth` is the object `auth` of the file or the
+ * program.
+ */
+export const check = (settings: Settings.GatewaySettings, auth: unknown, backends: Backends, fault: Fault): void => {
   const { allowedHosts, host, proxyHeader, publicUrl, trustedProxies } = settings
   const { authAudience, authClientId, authClientSecret, authIssuer, authScopes } = settings
   if (authIssuer === "") {
     const withScopes = [...backends.values()].filter((backend) => backend.settings.scopes.length > 0)
     const isUnused = authClientId !== "" || authAudience.length > 0 || authScopes.length > 0
-    if (withScopes.length > 0 || isUnused) {
-      fault("auth.issuer", "is missing: scopes and audiences are those of its tokens")
+    // A program may write `auth: { issuer: process.env.ISSUER }`, and the variable may be unset.
+    const lacksIssuer = Predicate.isObject(auth) && auth["issuer"] === undefined
+    if (withScopes.length > 0 || isUnused || lacksIssuer) {
+      fault("auth.issuer", "is missing: without it, the gateway asks for no token")
     }
   } else if (publicUrl === "" && authAudience.length === 0 && (!Hosts.isLoopback(host) || allowedHosts.length > 0)) {
     fault(

@@ -134,9 +134,10 @@ const isNetwork = (text: string): boolean => {
   return Number(prefix) <= (isIPv6(address) ? 128 : isIPv4(address) ? 32 : -1)
 }
 const networks = list("IP addresses or networks, such as 10.0.0.7 or 10.0.0.0/8", { test: isNetwork })
-const audiences = list("audiences without blanks, such as https://mcp.example.com", /^\S+$/)
-/** Scope tokens by RFC 6749, section 3.3. */
-const scopeList = list("scopes without blanks, quotes and backslashes", /^[!#-[\]-~]+$/)
+/** Scope tokens by RFC 6749, section 3.3. They can stand in a quoted text of a header. */
+const scopeToken = /^[!#-[\]-~]+$/
+const scopeList = list("scopes without blanks, quotes and backslashes", scopeToken)
+const audiences = list("audiences in ASCII without blanks, quotes and backslashes", scopeToken)
 /** `none` and HMAC are not among them: a client that knows the public keys could make such a token. */
 const publicKeyAlgorithms = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
   .concat("EdDSA", "Ed25519")
