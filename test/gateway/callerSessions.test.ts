@@ -252,6 +252,47 @@ describe("a question to a session by caller", () => {
     assert.strictEqual(await parked("asking"), 0)
   })
 
+  it("ends at once when its server answers the call by itself, or when the process ends", async () => {
+    const session = await open(at("asking"), "withdrawn", { capabilities })
+    const pid = Number(await session.text("pid"))
+    for (
+      const [tool, signal, last] of [["giveUp", "SIGUSR2", /gave up/], ["ask", "SIGKILL", /signal SIGKILL/]] as const
+    ) {
+      const reading = Serving.reading(await session.call(tool))
+      await Kit.eventually("it asks", () => reading.text.includes("elicitation/create"))
+      Kit.kill(pid, signal)
+      await Kit.eventually("it has ended", () => reading.done)
+      const [question, withdrawn, answer] = Serving.messagesIn(reading.text)
+      assert.deepStrictEqual([withdrawn.method, withdrawn.params.requestId], ["notifications/cancelled", question.id])
+      assert.match(JSON.stringify(answer), last)
+    }
+    assert.strictEqual(await parked("asking"), 0)
+  })
+
+  it("ends when its call is cancelled just after the answer to the question", async () => {
+    const session = await open(at("asking"), "undecided", { capabilities })
+    const response = await session.call("rounds", 7)
+    const reading = Serving.reading(response)
+    await Kit.eventually("it asks", () => reading.text.includes("elicitation/create"))
+    const [{ id }] = Serving.messagesIn(reading.text)
+    const answer = JSON.stringify({ jsonrpc: "2.0", id, result: { action: "accept", content: { answer: "yes" } } })
+    await (await session.post(`[${answer},${Serving.notification("cancelled", { requestId: 7 })}]`)).text()
+    await Kit.eventually("no question is left", async () => await parked("asking") === 0)
+  })
+
+  it("ends the call at the server if it is the 33rd of a call", async () => {
+    const session = await open(at("asking"), "insistent", { capabilities })
+    const reading = Serving.reading(await session.call("rounds", 1, { times: 33 }))
+    for (let id = 1; id <= 32; id++) {
+      await Kit.eventually("it asks", () => Serving.messagesIn(reading.text).some((message) => message.id === id))
+      const result = { action: "accept", content: { answer: "again" } }
+      await (await session.post(JSON.stringify({ jsonrpc: "2.0", id, result }))).text()
+    }
+    await Kit.eventually("it has ended", () => reading.done)
+    assert.match(reading.text, /more than 32 times/)
+    await Kit.eventually("no question is left", async () => await parked("asking") === 0)
+  })
+
   it("waits longer than parkedTimeToLive", async () => {
     const answer = await ask(await open(at("hasty"), "slow", { capabilities }), 1)
     await new Promise((resolve) => setTimeout(resolve, 200))

@@ -56,7 +56,7 @@ export interface RunningCall {
   readonly resume: (call: Modern.Call) => void
   /** Ends the call with this result, and tells the server why. No-op once the call is over. */
   readonly complete: (result: Json.JsonObject, reason: string) => void
-  /** Ends the call, and tells the server why. No-op once the call is over. */
+  /** Ends the call, and tells the server why. Without a reader, drops its events. */
   readonly cancel: (reason: string) => void
   readonly isOver: () => boolean
 }
@@ -228,8 +228,7 @@ export class LaneCalls implements Requests {
       complete: (result, reason) => this.#abort(call, ended("result", result), reason),
       cancel: (reason) => {
         this.#abort(call, failure(reason), reason)
-        // No client reads the events.
-        this.#mailboxes.discard(call.mailbox)
+        if (call.mailbox.reader === undefined) this.#mailboxes.discard(call.mailbox)
       },
       isOver: () => call.mailbox.ended
     }

@@ -6,7 +6,7 @@
  * so it is valid only for that retry. It is valid once: the retry removes the call from here.
  */
 import type { Fiber } from "effect"
-import { Deferred, Duration, Effect, Option, Result } from "effect"
+import { Duration, Effect, Option, Result } from "effect"
 import { randomUUID } from "node:crypto"
 import type * as RequestState from "../protocol/RequestState.ts"
 import type { Background } from "./InFlight.ts"
@@ -26,8 +26,6 @@ export interface Owner {
 export interface ParkedCall {
   /** The state that its client has to send back. */
   readonly requestState: string
-  /** Completes when the call is parked no longer: its client has come back, or the call was cancelled. */
-  readonly left: Effect.Effect<void>
   /** Cancels the call. A no-op once it is parked no longer. */
   readonly cancel: (reason: string) => void
 }
@@ -36,7 +34,6 @@ interface Entry {
   readonly call: RunningCall
   readonly owner: Owner
   readonly timer: Fiber.Fiber<unknown>
-  readonly left: Deferred.Deferred<void>
 }
 
 export interface Limits {
@@ -72,14 +69,12 @@ export class Parked {
     const id = randomUUID()
     const expire = Effect.sync(() => this.#drop(id, `the client sent no input within ${Duration.format(timeToLive)}`))
     const timer = this.#background.fork(Effect.delay(expire, timeToLive))
-    const left = Deferred.makeUnsafe<void>()
-    this.#entries.set(id, { call, owner, timer, left })
+    this.#entries.set(id, { call, owner, timer })
     call.park()
     const expires = expiry(this.#background.now(), timeToLive)
     const replica = this.#replica === "" ? {} : { replica: this.#replica }
     return Result.succeed({
       requestState: this.#seal.seal({ call: id, ...owner, expires, ...replica }),
-      left: Deferred.await(left),
       cancel: (reason) => this.#drop(id, reason)
     })
   }
@@ -117,7 +112,6 @@ export class Parked {
     const entry = this.#entries.get(id)
     this.#entries.delete(id)
     entry?.timer.interruptUnsafe()
-    if (entry !== undefined) Deferred.doneUnsafe(entry.left, Effect.void)
     return entry
   }
 }

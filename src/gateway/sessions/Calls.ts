@@ -129,8 +129,8 @@ interface Attached {
   readonly running: RunningCall
   readonly reader: Mailbox.Reader<Queued>
   /**
-   * Set once the call is parked. From then on the end of the exchange does not cancel it. For a light session it does: the exchange goes on,
-   * because a question of a session must end with it.
+   * Set once the call is parked. Then the exchange ends, and its end does not cancel the call. The exchange of a light session goes on: the
+   * call may end before its client answers, and a question of a session must end with the session.
    */
   parked: Parked.ParkedCall | undefined
 }
@@ -145,11 +145,11 @@ const attach = (serving: Serving, client: Client, running: RunningCall): Effect.
   Effect.uninterruptible(Effect.flatMap(Effect.scope, (scope) => {
     const attached: Attached = { serving, client, running, reader: running.read(), parked: undefined }
     const leave = Effect.sync(() => {
+      attached.reader.close()
       if (attached.parked === undefined) running.cancel("the client disconnected")
       else if (client.light === true) {
         attached.parked.cancel("the client has cancelled the request, or its session has ended")
       }
-      attached.reader.close()
     })
     const reply = Effect.map(Effect.orDie(nextStep(attached)), (first): Reply => {
       const [only] = first
@@ -164,7 +164,7 @@ const attach = (serving: Serving, client: Client, running: RunningCall): Effect.
 const nextStep = (attached: Attached): Effect.Effect<Step, Cause.Done> =>
   Effect.suspend(() => {
     const { client, parked, reader } = attached
-    if (parked !== undefined) return Effect.andThen(client.light === true ? parked.left : Effect.void, Cause.done())
+    if (parked !== undefined && client.light !== true) return Cause.done()
     return Effect.flatMap(reader.take, (queued) => {
       const step = stepOf(attached, queued.map(({ value }) => value))
       return step === undefined ? nextStep(attached) : Effect.succeed(step)
@@ -181,7 +181,7 @@ const stepOf = (attached: Attached, queued: ReadonlyArray<Queued>): Step | undef
   })
   // The questions may have been answered or cancelled meanwhile.
   const isAsked = queued.some(({ _tag }) => _tag === "InputRequired") && running.inputRequests().length > 0
-  if (isAsked && !isAnswer(step.at(-1))) step.push(park(attached))
+  if (isAsked && attached.parked === undefined && !isAnswer(step.at(-1))) step.push(park(attached))
   const isStreamDue = queued.some(({ _tag }) => _tag === "StreamDue")
   return step.length > 0 || isStreamDue ? step : undefined
 }
@@ -238,6 +238,7 @@ const park = (attached: Attached): Answer | Event => {
   const call = running.call()
   const { id } = call.request
   const cancelledWith = (message: string): Answer => {
+    attached.reader.close()
     running.cancel(message)
     const { text } = JsonRpc.error(id, JsonRpc.codes.internal, message)
     return { _tag: "Answer", text, reason: "unavailable" }

@@ -46,11 +46,13 @@ const connect = Effect.fnUntraced(function*(call: MakeCall): Effect.fn.Return<Tr
 
   const pass = (events: ReadonlyArray<Pick<Event, "text">>) =>
     Effect.forEach(events, ({ text }) => deliver(receiver, text) ? Effect.void : receiver.room, { discard: true })
-  const passAll = ({ id }: JsonRpc.Request, reply: Reply) => {
+  const passAll = ({ id, method }: JsonRpc.Request, reply: Reply) => {
     if (reply._tag !== "Events") return pass(reply._tag === "Answer" ? [reply] : [])
-    // A listen may end without an answer. After any other answer, the error is ignored.
-    const over = JsonRpc.error(id, JsonRpc.codes.internal, "The stream has ended")
-    return Pull.catchDone(Effect.forever(Effect.flatMap(reply.take, pass)), () => pass([over]))
+    // A listen may end without an answer.
+    const last = method === "subscriptions/listen"
+      ? [JsonRpc.error(id, JsonRpc.codes.internal, "The stream has ended")]
+      : []
+    return Pull.catchDone(Effect.forever(Effect.flatMap(reply.take, pass)), () => pass(last))
   }
   const refuse = ({ method }: JsonRpc.Request, { error, reason }: Refusal) => {
     if (method !== "server/discover") return pass([error])

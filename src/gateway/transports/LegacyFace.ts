@@ -44,9 +44,14 @@ class Asked {
   /** Sends a request and returns its number. */
   ask(method: string, params: Json.JsonObject, answered: (answer: JsonRpc.Response) => void): number {
     const number = ++this.#last
-    this.#waiting.set(number, answered)
+    this.expect(number, answered)
     this.#send(JsonRpc.request(number, method, params))
     return number
+  }
+
+  /** Waits for an answer to a request, or for another one. */
+  expect(number: number, answered: (answer: JsonRpc.Response) => void): void {
+    this.#waiting.set(number, answered)
   }
 
   /** Takes the answer to a request. */
@@ -70,7 +75,7 @@ export interface LegacyFace extends Transport {
 
 /**
  * `of`: the face of a server, or of the gateway's own lanes (`sessions/LightSession`). Lanes keep a call that waits for input until it is
- * cancelled. A listen keeps a lane busy, so there is one only while `listening` runs.
+ * cancelled, and answer it again if it ends before. A listen keeps a lane busy, so there is one only while `listening` runs.
  */
 export const make = Effect.fnUntraced(function*<R>(
   start: Effect.Effect<Transport, BackendFailed, R | Scope.Scope>,
@@ -253,8 +258,16 @@ class Face {
   /** Sends a call to the server. `again` holds the input that the server asked for, if this repeats the call. */
   #begin(call: Call, again: Json.JsonObject): void {
     const params = { ...call.params, ...again, _meta: this.#meta(call.params["_meta"]) }
-    const number = this.#server.ask(call.method, params, (answer) => this.#settled(call, answer))
-    call.stop = (reason) => this.#server.cancel(number, reason)
+    const { stop } = call
+    const number = this.#server.ask(call.method, params, (answer) => {
+      stop("the client has sent the call again")
+      this.#settled(call, number, answer)
+    })
+    // Lanes have the input only once they have taken this request. Until then the call waits under its earlier number.
+    call.stop = (reason) => {
+      this.#server.cancel(number, reason)
+      stop(reason)
+    }
   }
 
   #drop(call: Call, reason: string): void {
@@ -307,9 +320,9 @@ class Face {
     return this.#roomy
   }
 
-  #settled(call: Call, { error, failed, id, result }: JsonRpc.Response): void {
+  #settled(call: Call, number: number, { error, failed, result }: JsonRpc.Response): void {
     const type = Json.field(result, "resultType") ?? "complete"
-    if (!failed && type === "input_required") return this.#ask(call, id, result)
+    if (!failed && type === "input_required") return this.#ask(call, number, result)
     this.#calls.delete(JsonRpc.idKey(call.id))
     if (failed) return this.#toClient(JsonRpc.failure(call.id, error))
     if (type !== "complete") {
@@ -348,8 +361,14 @@ class Face {
   // Input
   // ---------------------------------------------------------------------------
 
-  /** Asks the client for all input that a call needs before it can continue. `id` is that of the request to the server. */
-  #ask(call: Call, id: JsonRpc.Id, result: unknown): void {
+  /** Asks the client for all input that a call needs before it can continue. `number` is that of the request to the server. */
+  #ask(call: Call, number: number, result: unknown): void {
+    if (this.#isOfLanes) {
+      this.#server.expect(number, (answer) => {
+        call.stop("the call has ended")
+        this.#settled(call, number, answer)
+      })
+    }
     if (++call.rounds > maxRounds) return this.#fail(call, `the server asked for input more than ${maxRounds} times`)
     const questions = LegacyForm.questionsOf(result)
     const requestState = Json.field(result, "requestState")
@@ -374,9 +393,10 @@ class Face {
         }
       })
     )
+    const { stop } = call
     call.stop = (reason) => {
       numbers.forEach((number) => this.#questions.cancel(number, reason))
-      if (this.#isOfLanes) this.#toServer(JsonRpc.cancellation(id, reason))
+      stop(reason)
     }
   }
 }
