@@ -57,7 +57,8 @@ const start = Effect.fnUntraced(function*(carryOut: Host["carryOut"]) {
     ({ stop }) => Effect.promise(stop)
   )
   const links = yield* Links.make(() => RunnerAddress.make("127.0.0.1", port), key)
-  const forward = (ask: Ask, shared?: string) => Forwarding.forward(links, "other", carried(ask), shared)
+  const forward = (ask: Ask | Carried, shared?: string) =>
+    Forwarding.forward(links, "other", "ask" in ask ? ask : carried(ask), shared)
   return { cable, hosting, forward }
 }, (effect) => Effect.provide(effect, RpcSerialization.layerSchemaBinary()))
 
@@ -236,7 +237,7 @@ const unknown =
 const unknownOf = (id: string, code = -32000) => JsonRpc.error(id, code, unknown).text
 
 /** What a client gets for an ask that is answered with these messages, after which the connection breaks. */
-const eventsUntilCut = (ask: Ask, ...lists: ReadonlyArray<ReadonlyArray<JsonRpc.Message>>) =>
+const eventsUntilCut = (ask: Ask | Carried, ...lists: ReadonlyArray<ReadonlyArray<JsonRpc.Message>>) =>
   Effect.gen(function*() {
     const waiting = yield* Deferred.make<void>()
     const last: Take = Effect.andThen(Deferred.succeed(waiting, undefined), Effect.never)
@@ -249,10 +250,18 @@ const eventsUntilCut = (ask: Ask, ...lists: ReadonlyArray<ReadonlyArray<JsonRpc.
 
 describe("broken connections to another replica", () => {
   const [answer, batch] = [JsonRpc.result("b", {}), send(request("a"), request("b"), notification, request("c"))]
-  it.live.each<[string, Ask, ReadonlyArray<ReadonlyArray<JsonRpc.Message>>, ReadonlyArray<string>]>([
+  const asked = JsonRpc.result("c", { resultType: "input_required" })
+  it.live.each<[string, Ask | Carried, ReadonlyArray<ReadonlyArray<JsonRpc.Message>>, ReadonlyArray<string>]>([
     ["an error for the request of a Send", send(request("a")), [[notification]], [notification.text, unknownOf("a")]],
     ["an error for an initialize", open, [[notification]], [notification.text, unknownOf("o")]],
     ["an error for a Call, with a code of its own", call, [], [unknownOf("c", -32603)]],
+    ["no error for a Call that was answered with questions", call, [[asked]], [asked.text]],
+    ["an error for a Call of a light session, which goes on after questions", { ...carried(call), light: true }, [[
+      asked
+    ]], [
+      asked.text,
+      unknownOf("c", -32603)
+    ]],
     ["no error for an answered request", send(request("b")), [[notification], [answer]], [
       notification.text,
       answer.text

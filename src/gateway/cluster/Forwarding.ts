@@ -5,6 +5,7 @@ import type { RpcClientError } from "effect/rpc"
 import { Socket } from "effect/socket"
 import type { Event, Exchange, Reason, Refusal, Take } from "../conversation/Exchange.ts"
 import { refusal } from "../conversation/Exchange.ts"
+import * as Json from "../protocol/Json.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
 import type { Ask } from "../sessions/Ask.ts"
 import { idOf, requestsOf } from "../sessions/Ask.ts"
@@ -38,7 +39,7 @@ export const forward = (
         Effect.flatMap((answer) =>
           answer._tag === "Whole"
             ? Effect.succeed({ session: answer.session, reply: Effect.succeed(answer.reply) })
-            : streamed(answer, client, carried.ask)
+            : streamed(answer, client, carried)
         ),
         Effect.catchCause((cause) => failed(carried.ask, cause))
       )
@@ -75,14 +76,17 @@ const failed = (
 const streamed = (
   { id, session, start }: typeof Protocol.Streamed.Type,
   client: Client,
-  ask: Ask
+  { ask, light }: Carried
 ): Effect.Effect<Exchange, never, Scope.Scope> =>
   Effect.flatMap(Effect.scope, (scope) => {
     let isOver = false
     const unanswered = new Map(requestsOf(ask).map((request) => [JsonRpc.idKey(request.id), request.id]))
     const note = ({ text }: Event) => {
       const message = unanswered.size > 0 ? JsonRpc.read(text) : undefined
-      if (message?._tag === "Response") unanswered.delete(JsonRpc.idKey(message.id))
+      if (message?._tag !== "Response") return
+      // The call of a light session goes on while it waits for input.
+      const waits = light === true && Json.field(message.result, "resultType") === "input_required"
+      if (!waits) unanswered.delete(JsonRpc.idKey(message.id))
     }
     /** After the link broke: each request without an answer gets an error. */
     const lost: Take = Effect.suspend(() => {
