@@ -204,6 +204,19 @@ describe("sessions of one caller", () => {
     await Promise.all(running.map((response) => response.body?.cancel()))
   })
 
+  it("may together run maxInFlight calls, and get an error with status 200 for another one", async () => {
+    const all = await Promise.all([1, 2, 3].map(() => open(at("narrow"), "eager")))
+    const [one, two, three] = all
+    if (one === undefined || two === undefined || three === undefined) throw new Error("not three sessions")
+    const running = [one.call("never"), two.call("never")]
+    await Kit.eventually("two calls run", async () => (await backendOf("narrow")).inFlight === 2)
+    const refused = await three.call("pid")
+    assert.strictEqual(refused.status, 200)
+    assert.match((await Kit.answerOf(refused)).error.message, /limit of 2 running requests/)
+    await Promise.all(all.map((session) => session.end()))
+    await Promise.all(running.map(async (response) => (await response).text()))
+  })
+
   it("get an error for each running call when the process ends, and go on with a new process", async () => {
     const all = await Promise.all([1, 2, 3].map(() => open(at("counter"), "crashing")))
     const [one, two, three] = all
@@ -291,6 +304,16 @@ describe("a question to a session by caller", () => {
     await Kit.eventually("it has ended", () => reading.done)
     assert.match(reading.text, /more than 32 times/)
     await Kit.eventually("no question is left", async () => await parked("asking") === 0)
+  })
+
+  it("ends its call at once when the gateway shuts down", async () => {
+    const { stop, url } = await Serving.gateway({ backends: { asking }, drainTimeout: "60 seconds" })
+    const reading = Serving.reading(await (await open(url, "late", { capabilities })).call("ask"))
+    await Kit.eventually("it asks", () => reading.text.includes("elicitation/create"))
+    const stopped = stop()
+    await Kit.eventually("it has ended", () => reading.done)
+    assert.match(reading.text, /the gateway is shutting down/)
+    await stopped
   })
 
   it("waits longer than parkedTimeToLive", async () => {
