@@ -185,7 +185,7 @@ export const backendSettings = {
   startTimeout: duration("1 minute", "A back end must answer initialize within this"),
   writeTimeout: duration("30 seconds", "A session ends if its back end leaves a message unread for this"),
   closeGrace: durationOrZero("2 seconds", "Wait between end of stdin, SIGTERM and SIGKILL when a process ends"),
-  maxInFlight: count(100, "Requests of one session, or of one modern caller, that may run at once"),
+  maxInFlight: count(100, "Requests of one session, or of one modern client, that may run at once"),
   maxLineBytes: bytes("16 MiB", "Longest message of a back end"),
   stderrLevel: choice("debug", "info", "warn")("debug", "Log level of the back end's stderr: debug, info or warn"),
   replayEvents: count(1000, "Messages that a session keeps for a client that resumes a stream"),
@@ -193,11 +193,11 @@ export const backendSettings = {
   spares: integer(0)(0, "Processes started in advance for new sessions"),
   sessions: choice("client", "caller")(
     "client",
-    "Processes of a session: client, its own; caller, those of its caller"
+    "client: each session has its process; caller: sessions of one caller share"
   ),
   stateless: flag(false, "An idle session sleeps: its process ends, its id stays valid"),
   era: choice("auto", "legacy", "modern")("auto", "Era of the back end: legacy, modern, or auto to ask it"),
-  maxLanes: count(8, "Most processes of one modern caller"),
+  maxLanes: count(8, "Most processes of one modern client"),
   parkedTimeToLive: duration("5 minutes", "A call that waits for its client's input is cancelled after this"),
   scopes: scopeList([], "Further scopes that a token needs to use this back end")
 }
@@ -207,7 +207,7 @@ export const backendSettings = {
  * `authIssuer`, `--auth-issuer`, `GATEWAY_AUTH_ISSUER`.
  */
 export const authSettings = {
-  issuer: issuer("", "Accept access tokens of this authorization server"),
+  issuer: issuer("", "Accept access tokens of the authorization server with this URL"),
   audience: audiences([], "A token must name one of these in aud; default: the URL that the client uses"),
   scopes: scopeList([], "Scopes that every token needs"),
   algorithms: {
@@ -215,7 +215,7 @@ export const authSettings = {
     shown: "every one with a public key"
   },
   clockTolerance: shortTime("2 seconds", "Tokens are accepted this long before nbf and after exp"),
-  clientId: name("", "The gateway's own name at the authorization server, to ask about opaque tokens"),
+  clientId: name("", "The gateway's own client ID at the authorization server, to ask about opaque tokens"),
   clientSecret: secretOfOthers("", "The secret of authClientId")
 }
 
@@ -231,7 +231,7 @@ const flatAuthSettings = Record.mapKeys(authSettings, authName) as Flat<typeof a
 export const gatewaySettings = {
   host: address("127.0.0.1", "The address to listen on"),
   port: integer(0, 65535)(8420, "The port to listen on; 0 takes a free one"),
-  insecure: flag(false, "Allow an address that other machines reach without any key"),
+  insecure: flag(false, "Allow an address that other machines reach, without authentication"),
   tlsCert: file("", "PEM file of the certificate; serves HTTPS, together with --tls-key"),
   tlsKey: file("", "PEM file of the private key"),
   keys: keyList([], "Clients show one of these; name:key gives a key a name"),
