@@ -70,14 +70,9 @@ describe("the gateway's manual", () => {
     assert.deepStrictEqual([...loadFile("idleTimeToLive").backends.keys()], ["files", "search", "remote"])
   })
 
-  it("shows a configuration file with an authorization server that loads", () => {
-    const { backends, settings } = loadFile("[\"files\"]")
-    assert.strictEqual(settings.authIssuer, "https://auth.example.com")
-    assert.deepStrictEqual(backends.get("files")?.settings.scopes, ["files"])
-  })
-
   it("shows a configuration file for hosted clients that loads", () => {
     const { backends, settings } = loadFile("my-mcp-server")
+    assert.strictEqual(settings.authIssuer, "https://auth.example.com")
     assert.deepStrictEqual(settings.authScopes, ["mcp"])
     assert.strictEqual(backends.get("notes")?.settings.sessions, "caller")
   })
