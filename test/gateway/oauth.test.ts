@@ -267,8 +267,19 @@ describe("an opaque token", async () => {
     assert.deepStrictEqual([new Set(statuses), most], [new Set([accepted]), 16])
   })
 
-  it("is refused without asking if the gateway has no client_id", async () => {
-    const { url } = await Serving.gateway({ backends: { counter: Kit.counter() }, auth: { issuer: server.issuer } })
-    assert.strictEqual(await statusOf(url, "opaque"), 401)
+  it("is refused with what is missing if the gateway cannot ask about it", async () => {
+    const without = await AuthorizationServer.start()
+    const metadata = { ...without.metadata, introspection_endpoint: undefined }
+    without.answers.set("/.well-known/oauth-authorization-server", AuthorizationServer.json(metadata))
+    const cases = [
+      [{ issuer: server.issuer }, "without auth.clientId"],
+      [{ issuer: without.issuer, clientId: "a", clientSecret: "b" }, "without an introspection_endpoint of its server"]
+    ] as const
+    for (const [auth, lack] of cases) {
+      const { url } = await Serving.gateway({ backends: { counter: Kit.counter() }, auth })
+      const refused = await Kit.initialize(url, Kit.bearer("opaque"))
+      const message = `The access token is not a JWT, and the gateway cannot ask about it ${lack}`
+      assert.deepStrictEqual([refused.status, (await refused.json()).error.message], [401, message])
+    }
   })
 })

@@ -5,6 +5,7 @@ import * as Serve from "../kit/gateway/serving.ts"
 
 const { origin } = await Serve.command([])
 const keyed = await Serve.command([], { GATEWAY_KEYS: "a-key-for-clients" })
+const proxied = await Serve.command(["--trusted-proxies", "127.0.0.2", "--proxy-header", "X-Forwarded-User"])
 
 describe("paths", () => {
   it("serve a back end at both of its URLs and, as the only one, at /mcp, with the same sessions", async () => {
@@ -39,7 +40,8 @@ describe("paths", () => {
     const places = [resource, `${resource}/mcp/counter-server`, "/.well-known/oauth-authorization-server"]
     const openId = ["", "/mcp/counter-server"].map((path) => `${path}/.well-known/openid-configuration`)
     for (const path of [...places, ...openId, "/register"]) {
-      for (const [at, instead] of [[origin, "asks for no key"], [keyed.origin, "Authorization: Bearer KEY"]] as const) {
+      const ways = [[origin, "asks for no key"], [keyed.origin, "Bearer KEY"], [proxied.origin, "the proxy"]] as const
+      for (const [at, instead] of ways) {
         const response = await fetch(`${at}${path}`, { method: path === "/register" ? "POST" : "GET" })
         const told = [path, response.status, response.headers.get("content-type")]
         assert.deepStrictEqual(told, [path, 404, "application/json"])

@@ -15,7 +15,7 @@ import type { Server } from "node:http"
 import { createServer } from "node:http"
 import { createServer as createTlsServer } from "node:https"
 import { inspect } from "node:util"
-import * as Keys from "../auth/Keys.ts"
+import * as Clients from "../auth/Clients.ts"
 import { jsonResponse } from "../auth/Routes.ts"
 import * as Gateway from "../Gateway.ts"
 import * as JsonRpc from "../protocol/JsonRpc.ts"
@@ -118,10 +118,12 @@ const loadCluster = Effect.tryPromise({
  * malformed ones (`/mcp/%ff`). The body is an OAuth error, because clients show its description to their users. It names no back ends:
  * `/mcp` does, after the access checks.
  */
-const elsewhere = ({ authIssuer, keys }: Settings.GatewaySettings) => {
-  const withoutOAuth = keys.length > 0 ? Keys.howToShowKey : "It asks for no key"
-  const error_description = "Not found. MCP is at /mcp/NAME, or at /mcp if the gateway has only one server. " +
-    (authIssuer === "" ? `This gateway has no OAuth. ${withoutOAuth}` : `Its authorization server is ${authIssuer}`)
+const elsewhere = (settings: Settings.GatewaySettings) => {
+  const { authIssuer } = settings
+  const how = authIssuer === ""
+    ? `This gateway has no OAuth. ${Clients.howToAuthenticate(settings)}`
+    : `Its authorization server is ${authIssuer}`
+  const error_description = `Not found. MCP is at /mcp/NAME, or at /mcp if the gateway has only one server. ${how}`
   const nothingHere = jsonResponse(JSON.stringify({ error: "invalid_request", error_description }), 404)
   return HttpRouter.middleware((routed) =>
     Effect.catchCause(routed, (cause) => {

@@ -164,7 +164,9 @@ const readSettings = (
     const setting = settingByName.get(name)
     if (ignored.includes(name)) reading.warn(`${at}: the gateway does not read it`)
     else if (!allowed.includes(name)) {
-      reading.fault(at, Names.unknown(name, allowed, `allowed are ${allowed.join(", ")}`))
+      const nested = Settings.writtenName(name)
+      const otherwise = nested !== name && path === "gateway" ? `write ${nested}` : `allowed are ${allowed.join(", ")}`
+      reading.fault(at, Names.unknown(name, allowed, otherwise))
     } else if (setting?.kind === "duration" && typeof value !== "string") {
       reading.fault(at, Settings.mustBe(setting, value))
     } else read[name] = Variables.expand(at, value, reading)

@@ -73,9 +73,11 @@ export const make = Effect.fnUntraced(function*(settings: Options) {
   return (token: string) =>
     Effect.flatMap(Cache.get(discovered, authIssuer), ({ introspection, keys }) => {
       if (keys !== undefined && Option.isSome(headerOf(token))) return verify(token, keys, authAlgorithms)
-      return introspection !== undefined && authClientId !== ""
-        ? introspect(token, introspection)
-        : Effect.fail(new InvalidToken({ reason: "is not a JWT, and the gateway has no authClientId to ask about it" }))
+      if (introspection !== undefined && authClientId !== "") return introspect(token, introspection)
+      const lack = authClientId === "" ? "auth.clientId" : "an introspection_endpoint of its server"
+      return Effect.fail(
+        new InvalidToken({ reason: `is not a JWT, and the gateway cannot ask about it without ${lack}` })
+      )
     })
 })
 
@@ -113,7 +115,7 @@ const metadataAt = Effect.fnUntraced(function*(url: string, issuer: string, send
     return yield* new Unavailable({ reason: `${url} has no metadata (status ${status})` })
   }
   const { introspection_endpoint: introspection, issuer: named, jwks_uri } = decoded.value
-  if (named !== issuer) return yield* new Unavailable({ reason: `${url} has another issuer than authIssuer` })
+  if (named !== issuer) return yield* new Unavailable({ reason: `${url} has another issuer than auth.issuer` })
   const unsafe = [jwks_uri, introspection].find((each) => each !== undefined && !Hosts.isProtected(each))
   if (unsafe !== undefined) return yield* new Unavailable({ reason: `${url} names a URL that is not https` })
   return { introspection, keys: jwks_uri === undefined ? undefined : keysAt(jwks_uri, send) }

@@ -7,7 +7,13 @@ import * as Keys from "./Keys.ts"
 import * as ResourceServer from "./ResourceServer.ts"
 import * as TrustedProxy from "./TrustedProxy.ts"
 
-const howToUseProxy = "Send the request through the proxy that authenticates callers"
+/** What a client without an access token has to do. */
+export const howToAuthenticate = (settings: Settings.GatewaySettings): string => {
+  if (!Settings.isAuthenticated(settings)) return "It asks for no key"
+  return settings.keys.length > 0
+    ? Keys.howToShowKey
+    : "Send the request through the proxy that authenticates callers"
+}
 
 /** Makes the authenticator. Without such settings it accepts every request. `scopesOf` is that of `ResourceServer.make`. */
 export const make = Effect.fnUntraced(function*(
@@ -15,10 +21,9 @@ export const make = Effect.fnUntraced(function*(
   scopesOf: (named: string | undefined) => ReadonlyArray<string>
 ) {
   if (!Settings.isAuthenticated(settings)) return open
-  const { authIssuer, keys } = settings
-  const recognisers = [TrustedProxy.recogniser(settings), Keys.recogniser(keys)]
-  const refused = Effect.fail(Keys.challenge(keys.length > 0 ? Keys.howToShowKey : howToUseProxy))
-  const others: Authenticator = authIssuer === ""
+  const recognisers = [TrustedProxy.recogniser(settings), Keys.recogniser(settings.keys)]
+  const refused = Effect.fail(Keys.challenge(howToAuthenticate(settings)))
+  const others: Authenticator = settings.authIssuer === ""
     ? { authenticate: () => refused }
     : yield* ResourceServer.make(settings, scopesOf)
   const authenticate: Authenticator["authenticate"] = (request, backend) => {
