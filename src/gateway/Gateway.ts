@@ -391,7 +391,7 @@ export const layerConfig = (
       const { settings } = config
       const authenticator = yield* ClientAuthenticator
       const hasSeveralCallers = authenticator !== undefined || Settings.hasSeveralCallers(settings)
-      const sessionsPerCaller = Settings.sessionsPerKey(settings, hasSeveralCallers)
+      const sessionsPerCaller = Settings.sessionsPerCaller(settings, hasSeveralCallers)
       // Light sessions ask the broker, which needs the sessions. There are no sessions before there is a broker.
       const ask: Broker.Broker["ask"] = (client, asked) => broker.ask(client, asked)
       const sessions = yield* SessionsModule.make(config, environment, sessionsPerCaller, ask)

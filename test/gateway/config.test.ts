@@ -359,7 +359,7 @@ describe("a setting", () => {
   it("gives each of several callers half of the sessions, unless maxSessionsPerKey is set", () => {
     const limitOf = (input: Partial<Gateway.GatewayOptions>, hasSeveralCallers: boolean) => {
       const { settings } = Effect.runSync(Gateway.config({ backends: servers, maxSessions: 7, ...input }))
-      return Settings.sessionsPerKey(settings, hasSeveralCallers)
+      return Settings.sessionsPerCaller(settings, hasSeveralCallers)
     }
     assert.deepStrictEqual([limitOf({}, true), limitOf({}, false)], [4, Infinity])
     assert.deepStrictEqual([true, false].map((several) => limitOf({ maxSessionsPerKey: 6 }, several)), [6, 6])

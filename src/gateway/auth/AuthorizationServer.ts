@@ -18,7 +18,7 @@ export type Claims = Readonly<Record<string, unknown>>
 
 /** Bounds a request to the authorization server, so a slow server or a huge answer costs little. */
 const limits = { time: "5 seconds", size: ByteSize.mebibytes(1) } as const
-/** Most tokens that the gateway asks about at once, and the longest time for one, with the wait for its turn. */
+/** How many tokens the gateway asks about at once, and the longest time for a token, including the wait for its turn. */
 const introspections = { most: 16, time: "10 seconds" } as const
 
 const Metadata = Schema.fromJsonString(Schema.Struct({
@@ -63,13 +63,13 @@ type Options = Pick<
  */
 export const make = Effect.fnUntraced(function*(settings: Options) {
   const { authAlgorithms, authClientId, authIssuer } = settings
-  const send = sendBy(HttpClient.withScope(yield* HttpClient.HttpClient))
+  const send = sender(HttpClient.withScope(yield* HttpClient.HttpClient))
   // Holds one entry. An outage is remembered for a second, so that a flood of tokens asks only once.
   const discovered = yield* Cache.makeWith((issuer: string) => discover(issuer, send), {
     capacity: 1,
     timeToLive: (exit) => Exit.isSuccess(exit) ? "1 hour" : "1 second"
   })
-  const introspect = yield* introspectBy(settings, send)
+  const introspect = yield* introspector(settings, send)
   return (token: string) =>
     Effect.flatMap(Cache.get(discovered, authIssuer), ({ introspection, keys }) => {
       if (keys !== undefined && Option.isSome(headerOf(token))) return verify(token, keys, authAlgorithms)
@@ -81,10 +81,10 @@ export const make = Effect.fnUntraced(function*(settings: Options) {
     })
 })
 
-type Send = ReturnType<typeof sendBy>
+type Send = ReturnType<typeof sender>
 
-/** Sends a request, and reads its answer. Both are bounded by `limits`. */
-const sendBy =
+/** Makes a function that sends a request and reads its answer. Both are bounded by `limits`. */
+const sender =
   (client: HttpClient.HttpClient.With<HttpClientError.HttpClientError, Scope.Scope>) =>
   (request: HttpClientRequest.HttpClientRequest) => {
     const failed = (reason: string) => new Unavailable({ reason: `${request.url} ${reason}` })
@@ -145,7 +145,8 @@ const verify = (token: string, keys: Jose.RemoteJWKSet, algorithms: ReadonlyArra
     }
   )
 
-const introspectBy = Effect.fnUntraced(function*({ authClientId, authClientSecret, authIssuer }: Options, send: Send) {
+/** Makes a function from an opaque token to its claims, as the introspection endpoint tells them (RFC 7662). */
+const introspector = Effect.fnUntraced(function*({ authClientId, authClientSecret, authIssuer }: Options, send: Send) {
   const turns = yield* Semaphore.make(introspections.most)
   const busy = () => new Unavailable({ reason: `its answers about tokens take more than ${introspections.time}` })
   return Effect.fnUntraced(function*(token: string, url: string) {

@@ -15,7 +15,7 @@ export const howToAuthenticate = (settings: Settings.GatewaySettings): string =>
     : "Send the request through the proxy that authenticates callers"
 }
 
-/** Makes the authenticator. Without such settings it accepts every request. `scopesOf` is that of `ResourceServer.make`. */
+/** Makes the authenticator. It accepts every request if none of these is set. `ResourceServer.make` describes `scopesOf`. */
 export const make = Effect.fnUntraced(function*(
   settings: Settings.GatewaySettings,
   scopesOf: (named: string | undefined) => ReadonlyArray<string>
@@ -23,7 +23,7 @@ export const make = Effect.fnUntraced(function*(
   if (!Settings.isAuthenticated(settings)) return open
   const recognisers = [TrustedProxy.recogniser(settings), Keys.recogniser(settings.keys)]
   const refused = Effect.fail(Keys.challenge(howToAuthenticate(settings)))
-  const others: Authenticator = settings.authIssuer === ""
+  const byToken: Authenticator = settings.authIssuer === ""
     ? { authenticate: () => refused }
     : yield* ResourceServer.make(settings, scopesOf)
   const authenticate: Authenticator["authenticate"] = (request, backend) => {
@@ -31,7 +31,7 @@ export const make = Effect.fnUntraced(function*(
       const caller = recognise(request)
       if (caller !== undefined) return Effect.succeed(caller)
     }
-    return others.authenticate(request, backend)
+    return byToken.authenticate(request, backend)
   }
-  return { ...others, authenticate }
+  return { ...byToken, authenticate }
 })

@@ -245,7 +245,7 @@ export const gatewaySettings = {
   allowedOrigins: webOrigins([], "Origins of web pages that may use the gateway, such as https://app.example.com"),
   maxSessions: count(1000, "Most sessions at once; when full, the longest idle one is ended"),
   maxSessionsPerBackend: count(1000, "Most sessions of one back end; when full, new ones are refused"),
-  // Infinity means unset; `sessionsPerKey` computes the default.
+  // Infinity means unset; `sessionsPerCaller` computes the default.
   maxSessionsPerKey: {
     ...count(Infinity, "Most sessions of one caller; when full, its longest idle one is ended"),
     shown: "half of maxSessions if there may be several callers"
@@ -291,7 +291,7 @@ export const hasSeveralCallers = ({ authIssuer, keys, proxyHeader }: Authenticat
 export const needsKey = ({ authIssuer, keys }: Authentication): boolean => keys.length > 0 && authIssuer === ""
 
 /** Most sessions of one caller. With several callers the default is half of `maxSessions`, so no caller can take every place. */
-export const sessionsPerKey = (
+export const sessionsPerCaller = (
   { maxSessions, maxSessionsPerKey }: GatewaySettings,
   hasSeveralCallers: boolean
 ): number => maxSessionsPerKey < Infinity || !hasSeveralCallers ? maxSessionsPerKey : Math.ceil(maxSessions / 2)
@@ -316,7 +316,7 @@ export interface GatewayInput
   readonly auth?: AuthInput | undefined
 }
 
-/** The settings of a program or a file, with those of the object `auth` under their names outside it. */
+/** Moves the settings of a program or a file out of the object `auth`: `auth.issuer` becomes `authIssuer`. */
 export const flat = (
   { auth, ...others }: { readonly auth?: object | undefined }
 ): Readonly<Record<string, unknown>> => ({
