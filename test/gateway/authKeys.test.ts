@@ -22,20 +22,20 @@ describe("named keys", async () => {
     return response.status === 200 ? (await Kit.answerOf(response)).result.content[0].text : response.status
   }
 
-  it("let a session go on with another key of the same name, and hide it from every other name", async () => {
+  it("a session goes on with another key of the same name, and is hidden from every other name", async () => {
     const session = await Kit.open(url, {}, Kit.bearer(old))
     assert.strictEqual(await count(session, Kit.bearer(renewed)), "1")
     for (const key of [other, unnamed]) assert.strictEqual(await count(session, Kit.bearer(key)), 404)
   })
 
-  it("are shown to operators by their names, and never themselves", async () => {
+  it("operators see the name of a key, and never the key", async () => {
     await Kit.open(url, {}, Kit.bearer(other))
     const { sessions } = await Serving.overview(origin, Kit.bearer(admin))
     assert.include(sessions.map(({ principal }) => principal), "ada")
     for (const key of [unnamed, old, renewed, other]) assert.notInclude(JSON.stringify(sessions), key)
   })
 
-  it("are sent without their names, as a bearer token or as X-API-Key", async () => {
+  it("clients send a key without its name, as a bearer token or as X-API-Key", async () => {
     const headers = [Kit.bearer(other), { "x-api-key": other }, { ...Kit.bearer("wrong"), "x-api-key": other }]
     for (const each of headers) assert.strictEqual((await Kit.initialize(url, each)).status, 200)
     const wrong = [Kit.bearer(`ada:${other}`), Kit.bearer("ada"), { "x-api-key": `ada:${other}` }, { "x-api-key": "" }]

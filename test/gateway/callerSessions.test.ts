@@ -101,7 +101,7 @@ describe("sessions by caller", () => {
     assert.deepStrictEqual(await Promise.all([counts("one"), counts("two")]), [expected, expected])
   })
 
-  it("belong to a caller by the name and the capabilities of the client, whatever its version", async () => {
+  it("sessions share a process by the name and the capabilities of the client, whatever its version", async () => {
     const pidOf = async (name: string, more: More = {}) => (await open(at("asking"), name, more)).text("pid")
     const pid = await pidOf("kind")
     assert.strictEqual(await pidOf("kind", { version: "2" }), pid)
@@ -110,14 +110,14 @@ describe("sessions by caller", () => {
     assert.strictEqual(new Set([pid, modern, ...others]).size, 4)
   })
 
-  it("have processes of their own if their callers cannot be told apart", async () => {
+  it("a session has a process of its own if its caller cannot be told from others", async () => {
     const more = { headers: { "x-forwarded-for": "192.0.2.1" } }
     const [one, other] = [await open(at("counter"), "proxied", more), await open(at("counter"), "proxied", more)]
     const counts = [await one.text("count"), await one.text("count"), await other.text("count")]
     assert.deepStrictEqual(counts, ["1", "2", "1"])
   })
 
-  it("learn of the server from its handshake, and start no process if one runs", async () => {
+  it("initialize is answered from the handshake, and starts no process if one runs", async () => {
     const first = await open(at("asking"), "curious")
     const { launches } = await backendOf("asking")
     const second = await open(at("asking"), "curious")
@@ -135,14 +135,14 @@ describe("sessions by caller", () => {
     assert.strictEqual((await backendOf("asking")).launches, launches)
   })
 
-  it("are refused with the server's stderr if it does not start, which counts once", async () => {
+  it("initialize is refused with the server's stderr if the server does not start, which counts once", async () => {
     const { answer, status } = await open(at("broken"), "unlucky")
     assert.strictEqual(status, 502)
     assert.include(answer.error.message, "cannot open the database")
     assert.strictEqual((await backendOf("broken")).launchFailures, 1)
   })
 
-  it("do not sleep, and end when they are idle", async () => {
+  it("a session by caller does not sleep, and ends when it is idle", async () => {
     const session = await open(at("sleepy"), "sleepy")
     assert.strictEqual(await session.text("count"), "1")
     await Kit.eventually("it has ended", async () => (await backendOf("sleepy")).light === 0)
@@ -152,7 +152,7 @@ describe("sessions by caller", () => {
 })
 
 describe("sessions of one caller", () => {
-  it("may use the same ids and progress tokens at the same time", async () => {
+  it("two sessions of a caller may use the same ids and progress tokens at the same time", async () => {
     const [one, other] = await Promise.all([open(at("asking"), "twins"), open(at("asking"), "twins")])
     const answers = await Promise.all([one.call("progress"), other.call("progress"), other.call("pid", 2)])
     const [first = [], second = []] = await Promise.all(answers.map(Serving.messagesOf))
@@ -161,7 +161,7 @@ describe("sessions of one caller", () => {
     assert.strictEqual(await one.text("pid"), await other.text("pid"))
   })
 
-  it("have log levels of their own", async () => {
+  it("each session has a log level of its own", async () => {
     const clients = await Promise.all([Eras.legacy(at("asking"), {}), Eras.legacy(at("asking"), {})])
     const [loud, quiet] = clients
     await loud.client.setLoggingLevel("info")
@@ -171,7 +171,7 @@ describe("sessions of one caller", () => {
     await Promise.all(clients.map(({ client }) => client.close()))
   })
 
-  it("are asked only the questions of their own calls", async () => {
+  it("a session is asked only the questions of its own calls", async () => {
     const names = ["first", "second", "third"]
     const clients = await Promise.all(names.map((name) => Eras.legacy(at("asking"), undefined, name)))
     const rounds = clients.map(({ call }) => call("rounds", { times: 3 }))
@@ -186,7 +186,7 @@ describe("sessions of one caller", () => {
     await Promise.all(clients.map(({ client }) => client.close()))
   })
 
-  it("cancel only calls of their own, and a deleted one cancels only its own calls", async () => {
+  it("a session cancels only its own calls, also when it is deleted", async () => {
     const [one, other] = await Promise.all([open(at("asking"), "busy"), open(at("asking"), "busy")])
     const pid = Number(await one.text("pid"))
     const running = [await one.call("stall", 7), await one.call("stall", 8), await other.call("stall", 7)]
@@ -204,7 +204,7 @@ describe("sessions of one caller", () => {
     await Promise.all(running.map((response) => response.body?.cancel()))
   })
 
-  it("may together run maxInFlight calls, and get an error with status 200 for another one", async () => {
+  it("sessions of a caller may together run maxInFlight calls, and get an error with status 200 for another one", async () => {
     const all = await Promise.all([1, 2, 3].map(() => open(at("narrow"), "eager")))
     const [one, two, three] = all
     if (one === undefined || two === undefined || three === undefined) throw new Error("not three sessions")
@@ -217,7 +217,7 @@ describe("sessions of one caller", () => {
     await Promise.all(running.map(async (response) => (await response).text()))
   })
 
-  it("get an error for each running call when the process ends, and go on with a new process", async () => {
+  it("each running call gets an error when the process ends, and the sessions go on with a new process", async () => {
     const all = await Promise.all([1, 2, 3].map(() => open(at("counter"), "crashing")))
     const [one, two, three] = all
     if (one === undefined || two === undefined || three === undefined) throw new Error("not three sessions")
@@ -252,7 +252,7 @@ describe("a question to a session by caller", () => {
   }
   const parked = async (backend: string) => (await backendOf(backend)).parked
 
-  it("ends with its session or its call, and not with those of another session", async () => {
+  it("a question ends with its session or its call, and not with those of another session", async () => {
     const all = await Promise.all([1, 2, 3].map(() => open(at("asking"), "asked", { capabilities })))
     const answers = await Promise.all(all.map((session) => ask(session, 1)))
     const [cancelling, deleted] = all
@@ -265,7 +265,7 @@ describe("a question to a session by caller", () => {
     assert.strictEqual(await parked("asking"), 0)
   })
 
-  it("ends at once when its server answers the call by itself, or when the process ends", async () => {
+  it("a question ends at once when its server answers the call by itself, or when the process ends", async () => {
     const session = await open(at("asking"), "withdrawn", { capabilities })
     const pid = Number(await session.text("pid"))
     for (
@@ -282,7 +282,7 @@ describe("a question to a session by caller", () => {
     assert.strictEqual(await parked("asking"), 0)
   })
 
-  it("ends when its call is cancelled just after the answer to the question", async () => {
+  it("a question ends when its call is cancelled just after the answer to the question", async () => {
     const session = await open(at("asking"), "undecided", { capabilities })
     const response = await session.call("rounds", 7)
     const reading = Serving.reading(response)
@@ -293,7 +293,7 @@ describe("a question to a session by caller", () => {
     await Kit.eventually("no question is left", async () => await parked("asking") === 0)
   })
 
-  it("ends the call at the server if it is the 33rd of a call", async () => {
+  it("the 33rd question of a call ends the call at the server", async () => {
     const session = await open(at("asking"), "insistent", { capabilities })
     const reading = Serving.reading(await session.call("rounds", 1, { times: 33 }))
     for (let id = 1; id <= 32; id++) {
@@ -306,7 +306,7 @@ describe("a question to a session by caller", () => {
     await Kit.eventually("no question is left", async () => await parked("asking") === 0)
   })
 
-  it("ends its call at once when the gateway shuts down", async () => {
+  it("a question ends its call at once when the gateway shuts down", async () => {
     const { stop, url } = await Serving.gateway({ backends: { asking }, drainTimeout: "60 seconds" })
     const reading = Serving.reading(await (await open(url, "late", { capabilities })).call("ask"))
     await Kit.eventually("it asks", () => reading.text.includes("elicitation/create"))
@@ -316,7 +316,7 @@ describe("a question to a session by caller", () => {
     await stopped
   })
 
-  it("waits longer than parkedTimeToLive", async () => {
+  it("a question waits longer than parkedTimeToLive", async () => {
     const answer = await ask(await open(at("hasty"), "slow", { capabilities }), 1)
     await new Promise((resolve) => setTimeout(resolve, 200))
     assert.strictEqual(await answer("at last"), "answered at last")
@@ -324,7 +324,7 @@ describe("a question to a session by caller", () => {
 })
 
 describe("the GET stream of a session by caller", () => {
-  it("brings the changes that the session has subscribed to, and takes no place of a call", async () => {
+  it("a GET stream brings the changes that its session has subscribed to, and takes no place of a call", async () => {
     const url = at("narrow")
     const all = await Promise.all(["test://a", "test://b", "test://c"].map(async (uri) => {
       const session = await open(url, "listeners")
@@ -346,7 +346,7 @@ describe("the GET stream of a session by caller", () => {
     }
   })
 
-  it("keeps the caller's process, which ends when no session reads one and no call comes", async () => {
+  it("a GET stream keeps the caller's process, which ends when no session reads a stream and no call comes", async () => {
     const url = at("brief")
     const session = await open(url, "reader")
     await session.initialized()
@@ -371,7 +371,7 @@ describe("many sessions by caller", async () => {
   const { url } = await Serving.gateway({ backends: { counter }, keys: ["one", "two"], ...small })
   const [one, two] = ["one", "two"].map((key) => ({ headers: Kit.bearer(key) }))
 
-  it("take no place of a process: fresh ones that are never deleted go on, and no caller loses its state", async () => {
+  it("many sessions that are never deleted go on, take no place of a process, and no caller loses its state", async () => {
     assert.strictEqual(await (await open(url, "kept", two)).text("count"), "1")
     const total = shortOrLong(200, 2000)
     for (let i = 1; i <= total; i++) {
@@ -382,7 +382,7 @@ describe("many sessions by caller", async () => {
     assert.strictEqual(await (await open(url, "kept", two)).text("count"), "2")
   })
 
-  it("can all read a stream, and their calls still get a process", async () => {
+  it("many sessions read a stream each, and their calls still get a process", async () => {
     const all = await Promise.all(Array.from({ length: 20 }, () => open(url, "crowd", two)))
     const streams = await Promise.all(all.map(({ id }) => Kit.listen(url, id, two?.headers)))
     const counts = await Promise.all(all.map((session) => session.text("count")))
@@ -392,7 +392,7 @@ describe("many sessions by caller", async () => {
 })
 
 describe("an operator", () => {
-  it("sees sessions by caller beside the process that they share, and ends one of them alone", async () => {
+  it("an operator sees sessions by caller beside the process that they share, and ends one of them alone", async () => {
     const [one, other] = [await open(at("counter"), "seen"), await open(at("counter"), "seen")]
     assert.deepStrictEqual([await one.text("count"), await other.text("count")], ["1", "2"])
     const rows = (await Serving.overview(origin)).sessions.filter(({ client }) => client === "seen 1")

@@ -75,12 +75,12 @@ export type Recognise = (request: Pick<AuthenticatorRequest, "headers" | "source
 export const open: Authenticator = { authenticate: () => Effect.succeed(Principal.nobody) }
 
 /**
- * The authenticator of clients. Without one the gateway asks for the keys of the setting `keys`.
+ * The authenticator of clients. Without one the gateway uses the settings `trustedProxies`, `keys` and `auth`.
  *
  * **When to use**
  *
- * Use to authenticate clients in another way than by keys. The gateway ignores the setting `keys` then. The page, `/sessions` and
- * `/metrics` ask for `adminKeys`, and are closed without them.
+ * Use to authenticate clients in another way. The gateway then ignores those settings. The page, `/sessions` and `/metrics` ask for
+ * `adminKeys`, and are closed without them.
  *
  * @category services
  * @since 0.1.0

@@ -19,7 +19,7 @@ const wellKnown = "/.well-known/oauth-protected-resource"
 /** The paths of resources: the gateway as a whole, and each form of a back end's URL. */
 const resources = ["", "/mcp", "/mcp/:backend", "/:backend/mcp"] as const
 
-/** The path of a resource, and the name in it. The URL of no back end stands for the gateway as a whole. */
+/** The path of a resource, and the back end that it names. A URL of no back end stands for the gateway as a whole. */
 const resourceIn = (url: string): { readonly path: string; readonly named?: string | undefined } => {
   const [, path = "", first, last] = /^(\/mcp(?:\/([\w.-]+))?|\/([\w.-]+)\/mcp)\/?(?:\?|$)/.exec(url) ?? []
   return { path, named: first ?? last }
@@ -39,8 +39,8 @@ export type Options =
   >
 
 /**
- * Makes the authenticator. `scopesOf` returns the further scopes of a back end. Without a name it is the only back end, if there is only
- * one.
+ * Makes the authenticator. `scopesOf` returns the further scopes of the back end with that name. Without a name, it returns those of the
+ * only back end, and none if there are several.
  */
 export const make = Effect.fnUntraced(function*(
   settings: Options,

@@ -71,7 +71,8 @@ const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Ca
     here: Carrying,
     opening: { readonly light?: boolean; readonly id?: string } = {}
   ) => {
-    // `placeOf` returns a `Shared` place only for a caller that can be told from others. A light session's caller is one, too.
+    // The other replica cannot look at the client's process, so it is told whether the client is known. That matters only for light
+    // sessions, which are opened for known clients only, and for calls. `placeOf` returns a `Shared` place for known callers only.
     const known = opening.light ?? (ask._tag === "Call" && place._tag === "Shared")
     return placement.at(place, () => ({ ...client, known, ask, opens: opening.id }), here)
   }

@@ -45,9 +45,9 @@ export interface Profile extends Caller {
   waiting: number
   /** Called with each change that the caller's lanes report. */
   readonly listeners: Set<(change: Change) => void>
-  /** How many requests need the profile. */
+  /** How many requests and listeners use the profile. It is forgotten at 0. */
   users: number
-  /** Those that run, wait for a lane, or are parked. `maxInFlight` limits them. */
+  /** How many of them count against `maxInFlight`: requests that run, wait for a lane, or are parked. */
   requests: number
 }
 

@@ -1,4 +1,4 @@
-/** Who a client is. */
+/** The caller of a session or a call, as the sessions and the operators see it. */
 import * as Masking from "../settings/Masking.ts"
 
 /** The part of a principal that sessions go by. */

@@ -73,7 +73,7 @@ export const make = Effect.fnUntraced(function*(
     lane: (caller: Callers.Caller, exclusive: boolean) => lane(state, caller, exclusive),
     /**
      * The first lane of a modern caller, leased for the scope, even if a call holds it exclusively. For clients that only
-     * listen, and for discovery. One client may have many light sessions that do so, so theirs do not count as requests.
+     * listen, and for discovery. A caller may have many light sessions that listen, so theirs do not count against `maxInFlight`.
      */
     firstLane: (caller: Callers.Caller) =>
       Effect.flatMap(enterAs(state, caller, caller.light !== true), (profile) => leaseLane(state, profile, 0)),
@@ -132,7 +132,7 @@ const countByBackend = (keys: Iterable<Key>): ReadonlyMap<string, number> => {
   return counts
 }
 
-/** True for the key that opened a light session. The key of a later request does not tell. */
+/** True for the key that opened a light session, which `held` has. The key of a later request does not tell. */
 export const isLight = ({ record }: Key): boolean => record?.light === true
 
 /** The pool of a session or lane, by the key that opened it. */
