@@ -1,6 +1,9 @@
 /** Attacks on the check of access tokens: forged tokens, and authorization servers that hang, flood or lie. */
+import { Effect } from "effect"
+import { FetchHttpClient } from "effect/http"
 import { exportJWK, exportSPKI, generateKeyPair } from "jose"
 import { assert, describe, it } from "vitest"
+import { make } from "../../src/gateway/auth/AuthorizationServer.ts"
 import * as AuthorizationServer from "../kit/gateway/authorizationServer.ts"
 import * as Collector from "../kit/gateway/collector.ts"
 import * as Kit from "../kit/gateway/gateway.ts"
@@ -169,6 +172,14 @@ describe("an authorization server that fails", () => {
       const more = changed["issuer"] === "slash" ? { issuer: `${issuer}/` } : changed
       answers.set(metadataPath, AuthorizationServer.json({ ...metadata, ...more }))
     })
+  })
+
+  it("an issuer that differs in a slash is shown, so that the operator can copy it", async () => {
+    const { issuer } = await AuthorizationServer.start()
+    const settings = { authIssuer: `${issuer}/`, authAlgorithms: ["ES256"], authClientId: "", authClientSecret: "" }
+    const asked = Effect.flatMap(make(settings), (claimsOf) => claimsOf("a token"))
+    const error = await Effect.runPromise(Effect.flip(asked).pipe(Effect.provide(FetchHttpClient.layer)))
+    assert.include(error.reason, `names the issuer ${issuer}, which is not exactly auth.issuer`)
   })
 
   it("a server is used again after its outage, and found by OpenID Connect Discovery too", async () => {

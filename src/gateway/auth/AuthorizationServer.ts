@@ -4,6 +4,7 @@ import { ByteSize, Cache, Data, Effect, Exit, Option, Result, Schema, Semaphore 
 import type { HttpClientError } from "effect/http"
 import { HttpClient, HttpClientRequest, HttpIncomingMessage } from "effect/http"
 import * as Jose from "jose"
+import * as Masking from "../settings/Masking.ts"
 import type * as Settings from "../settings/Settings.ts"
 import * as Hosts from "./Hosts.ts"
 
@@ -20,6 +21,9 @@ export type Claims = Readonly<Record<string, unknown>>
 const limits = { time: "5 seconds", size: ByteSize.mebibytes(1) } as const
 /** How many tokens the gateway asks about at once, and the longest time for a token, including the wait for its turn. */
 const introspections = { most: 16, time: "10 seconds" } as const
+
+/** The longest issuer that the log shows, in characters. */
+const longestIssuer = 200
 
 const Metadata = Schema.fromJsonString(Schema.Struct({
   issuer: Schema.String,
@@ -115,7 +119,10 @@ const metadataAt = Effect.fnUntraced(function*(url: string, issuer: string, send
     return yield* new Unavailable({ reason: `${url} has no metadata (status ${status})` })
   }
   const { introspection_endpoint: introspection, issuer: named, jwks_uri } = decoded.value
-  if (named !== issuer) return yield* new Unavailable({ reason: `${url} has another issuer than auth.issuer` })
+  if (named !== issuer) {
+    const shown = Masking.printable(named.slice(0, longestIssuer))
+    return yield* new Unavailable({ reason: `${url} names the issuer ${shown}, which is not exactly auth.issuer` })
+  }
   const unsafe = [jwks_uri, introspection].find((each) => each !== undefined && !Hosts.isProtected(each))
   if (unsafe !== undefined) return yield* new Unavailable({ reason: `${url} names a URL that is not https` })
   return { introspection, keys: jwks_uri === undefined ? undefined : keysAt(jwks_uri, send) }
