@@ -255,13 +255,13 @@ describe("an opaque token", async () => {
   })
 
   it("is asked about together with at most 15 others", async () => {
-    let [running, most] = [0, 0]
+    const held: Array<() => void> = []
+    let most = 0
     server.answers.set("/introspect", (response, body, request) => {
-      most = Math.max(most, ++running)
-      setTimeout(() => {
-        running--
-        AuthorizationServer.json(active())(response, body, request)
-      }, 50)
+      held.push(() => AuthorizationServer.json(active())(response, body, request))
+      most = Math.max(most, held.length)
+      // Leaves time for a request too many.
+      if (most >= 16) setTimeout(() => held.splice(0).forEach((answer) => answer()), 50)
     })
     const statuses = await Promise.all(Array.from({ length: 40 }, (_, i) => statusOf(url, `flood-${i}`)))
     assert.deepStrictEqual([new Set(statuses), most], [new Set([accepted]), 16])
