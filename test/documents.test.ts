@@ -35,6 +35,7 @@ describe("the documents", () => {
       "README.md",
       "src/README.md",
       "src/gateway/README.md",
+      "src/gateway/REFERENCE.md",
       "src/gateway/cluster/README.md",
       "src/internal/README.md",
       "test/README.md",

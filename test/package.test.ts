@@ -60,10 +60,10 @@ describe("the package", () => {
     assert.include(manifest.scripts.build, "cpSync('src/gateway/assets', 'dist/gateway/assets'")
   })
 
-  it("the gateway's manual tells every setting with its default and its meaning", () => {
-    const manual = readFileSync(`${root}src/gateway/README.md`, "utf8")
+  it("the gateway's reference tells every setting with its default and its meaning", () => {
+    const reference = readFileSync(`${root}src/gateway/REFERENCE.md`, "utf8")
     for (const [name, { description, shown }] of Object.entries(Settings.all)) {
-      assert.include(manual, `| \`${name}\` | ${shown === "" ? "none" : shown} | ${description} |`)
+      assert.include(reference, `| \`${name}\` | ${shown === "" ? "none" : shown} | ${description} |`)
     }
   })
 

@@ -1,4 +1,4 @@
-/** The metrics of a gateway: the exported ones, the table in the manual, and the queries of the dashboard and the alerts. */
+/** The metrics of a gateway: the exported ones, the table in the reference, and the queries of the dashboard and the alerts. */
 import { Yaml } from "effect/encoding"
 import { assert, describe, it } from "vitest"
 import * as Documents from "../kit/documents.ts"
@@ -44,13 +44,13 @@ await Kit.eventually("the close is counted", async () => (await scrape()).includ
 const ofGateway = Metrics.exported(await scrape(), "mcp_gateway_")
 
 describe("the metrics of a gateway", () => {
-  it("match the manual's table exactly, with types and labels", async () => {
-    const manual = read("README.md")
+  it("match the table of the reference exactly, with types and labels", async () => {
+    const reference = read("REFERENCE.md")
     for (const [name, { labels, type }] of Object.entries(ofGateway)) {
       const shown = labels.length === 0 ? "none" : labels.map((label) => `\`${label}\``).join(", ")
-      assert.include(manual, `| \`${name}\` | ${type} | ${shown} | `)
+      assert.include(reference, `| \`${name}\` | ${type} | ${shown} | `)
     }
-    const rows = manual.split("\n").filter((line) => line.startsWith("| `mcp_gateway_"))
+    const rows = reference.split("\n").filter((line) => line.startsWith("| `mcp_gateway_"))
     assert.lengthOf(rows, Object.keys(ofGateway).length)
     for (const [name, metric] of Object.entries(Metrics.exported(await scrape(), "session_pool_"))) {
       assert.deepStrictEqual(metric, ofPool[name], name)

@@ -4,7 +4,7 @@
  *
  * `idleTimeToLive` is `--idle-time-to-live` on the command line, `GATEWAY_IDLE_TIME_TO_LIVE` in the environment and
  * `idleTimeToLive` in a file. A new setting is a line in `backendSettings` (each back end may have its own) or in
- * `gatewaySettings`, and a row in the table of `src/gateway/README.md`, which a test compares with this one.
+ * `gatewaySettings`, and a row in the table of `src/gateway/REFERENCE.md`, which a test compares with this one.
  */
 import { ByteSize, Duration, Option, Predicate, Record, Struct } from "effect"
 import { isIPv4, isIPv6 } from "node:net"

@@ -2,7 +2,7 @@
  * The metrics of the gateway, most with the attribute `backend`; and counts for the page.
  *
  * To add a gauge of a back end, add a line to `gauges` and to `look` of `operators/Overview`, a row to the table of metrics in
- * `README.md`, and a panel to `deploy/dashboard.json`. `test/gateway/metrics.test.ts` compares these two with the exported metrics.
+ * `REFERENCE.md`, and a panel to `deploy/dashboard.json`. `test/gateway/metrics.test.ts` compares these two with the exported metrics.
  */
 import type { Context } from "effect"
 import { Effect, Metric, Struct } from "effect"
