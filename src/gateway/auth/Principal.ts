@@ -1,5 +1,4 @@
 import { createHash } from "node:crypto"
-import * as Masking from "../settings/Masking.ts"
 
 /**
  * The caller that an authenticator recognised. A session belongs to the principal that opened it. For every other principal it does
@@ -11,7 +10,10 @@ import * as Masking from "../settings/Masking.ts"
 export interface Principal {
   /** Callers with the same id are the same caller. The id is never shown to clients. Empty for callers that cannot be told apart. */
   readonly id: string
-  /** The name that operators see in logs and on the page. Never a secret. Default: the first characters of the id. */
+  /**
+   * The name that operators see in logs and on the page, cut and with control characters escaped. Never a secret. Default: the first
+   * characters of the id.
+   */
   readonly name?: string | undefined
   /** When its credentials expire, in milliseconds since 1970. The event streams of its requests end within 5 seconds. Default: never. */
   readonly expiresAt?: number | undefined
@@ -21,9 +23,6 @@ export interface Principal {
 
 /** The principal of every caller, if the gateway does not ask who is calling. */
 export const nobody: Principal = { id: "", claims: {} }
-
-/** A name for operators: short, and without control characters. */
-export const nameOf = (text: string): string => Masking.plain(text).slice(0, 64)
 
 /** An id: a digest of texts that together identify the caller. */
 export const idOf = (...parts: ReadonlyArray<string>): string =>

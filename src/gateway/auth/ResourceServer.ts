@@ -10,7 +10,7 @@ import * as AuthorizationServer from "./AuthorizationServer.ts"
 import { bearerOf } from "./Keys.ts"
 import * as PeerOwner from "./PeerOwner.ts"
 import type { Principal } from "./Principal.ts"
-import { idOf, nameOf } from "./Principal.ts"
+import { idOf } from "./Principal.ts"
 import { jsonResponse } from "./Routes.ts"
 
 /** The path of the metadata of a resource (RFC 9728). The path of the resource follows. */
@@ -168,11 +168,10 @@ const scopesIn = ({ scope, scp }: Claims): ReadonlyArray<unknown> =>
 
 const principalOf = (claims: Claims, { authClockTolerance, authIssuer }: Options): Principal => {
   const { client_id, email, exp, preferred_username, sub } = claims
-  const name = [preferred_username, email, client_id, sub].find(isText) ?? ""
   return {
     // Without the token, so that the sessions of a caller survive a renewed token.
     id: isText(sub) ? idOf("sub", authIssuer, sub) : idOf("client_id", authIssuer, String(client_id)),
-    name: nameOf(name),
+    name: [preferred_username, email, client_id, sub].find(isText),
     expiresAt: (Number(exp) + Duration.toSeconds(authClockTolerance)) * 1000,
     claims
   }

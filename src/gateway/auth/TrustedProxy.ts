@@ -3,7 +3,7 @@ import { BlockList, isIPv6 } from "node:net"
 import type * as Settings from "../settings/Settings.ts"
 import type { Recognise } from "./Authenticator.ts"
 import * as PeerOwner from "./PeerOwner.ts"
-import { idOf, nameOf } from "./Principal.ts"
+import { idOf } from "./Principal.ts"
 
 export type Options = Pick<Settings.GatewaySettings, "proxyHeader" | "trustedProxies">
 
@@ -23,7 +23,7 @@ export const recogniser = ({ proxyHeader, trustedProxies }: Options): Recognise 
     // The address of the connection. The client may write any other, as in X-Forwarded-For. A link-local address has a zone.
     const from = PeerOwner.socketOf(request)?.remoteAddress?.replace(/^::ffff:(?=\d+\.)/, "").replace(/%.*/, "")
     return user !== "" && from !== undefined && proxies.check(from, familyOf(from))
-      ? { id: idOf("proxy", user), name: nameOf(user), claims: {} }
+      ? { id: idOf("proxy", user), name: user, claims: {} }
       : undefined
   }
 }

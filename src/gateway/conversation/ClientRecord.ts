@@ -11,8 +11,6 @@ export interface ClientRecord {
   readonly initialize: JsonRpc.Request
   /** The client's name and version, from its `clientInfo`. */
   readonly client: string | undefined
-  /** True for a light session (`sessions/LightSession.ts`). Light sessions do not sleep. */
-  readonly light: boolean
   initialized: JsonRpc.Notification | undefined
   /** The newest `logging/setLevel`. */
   level: JsonRpc.Request | undefined
@@ -27,10 +25,9 @@ export interface ClientRecord {
 /** More subscriptions than this are not remembered. */
 const maxSubscriptions = 1000
 
-export const make = (initialize: JsonRpc.Request, light = false): ClientRecord => ({
+export const make = (initialize: JsonRpc.Request): ClientRecord => ({
   initialize,
   client: Modern.nameOf(Json.field(initialize.params, "clientInfo")),
-  light,
   initialized: undefined,
   level: undefined,
   subscriptions: new Map(),

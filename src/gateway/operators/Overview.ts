@@ -5,7 +5,7 @@ import * as Cooldown from "../sessions/Cooldown.ts"
 import * as Identity from "../sessions/Identity.ts"
 import * as Launching from "../sessions/Launching.ts"
 import type { Serving } from "../sessions/Serving.ts"
-import * as Sessions from "../sessions/Sessions.ts"
+import type * as Sessions from "../sessions/Sessions.ts"
 import * as Settings from "../settings/Settings.ts"
 import * as GatewayMetrics from "../telemetry/GatewayMetrics.ts"
 import * as ProcessStats from "./ProcessStats.ts"
@@ -78,7 +78,7 @@ const look = Effect.fnUntraced(function*({ parked, sessions }: Serving) {
   const byBackend = Map.groupBy(live, ({ info }) => info.key.backend)
   const backends = new Map(Array.from(sessions.running(), ([name, { backend, cooldown, counts, spares }]) => {
     const all = byBackend.get(name) ?? []
-    const own = all.filter(({ info }) => !Sessions.isLight(info.key))
+    const own = all.filter(({ info }) => !info.key.isLight)
     const { lastFailure = null, until } = cooldown
     const view = {
       name,
@@ -112,7 +112,7 @@ const sessionView = (
   session: Launching.labelOf(info.key),
   client: activity.client ?? null,
   principal: Identity.labelOf(info.key.principal) ?? null,
-  light: Sessions.isLight(info.key),
+  light: info.key.isLight,
   state: info.state,
   ageSeconds: (now - info.openedAt) / 1000,
   // A session whose client only listens counts as idle, too.

@@ -10,7 +10,7 @@ import type { Ask, Carrying, Client } from "./Ask.ts"
 import { idOf } from "./Ask.ts"
 import * as Callers from "./Callers.ts"
 import * as Calls from "./Calls.ts"
-import { Key } from "./Key.ts"
+import { Key, lightId } from "./Key.ts"
 import * as Placement from "./Placement.ts"
 import { shuttingDown, unknownSession } from "./Refusals.ts"
 import type { Serving } from "./Serving.ts"
@@ -66,27 +66,23 @@ export const carryOut = (serving: Serving, carried: Placement.Carried): Carrying
 /** Carries out an ask where its session or caller lives. `carried` is set if another replica forwarded the ask to this one. */
 const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Carried | undefined): Carrying => {
   const { placement } = serving
-  const at = (
-    place: Placement.Place,
-    here: Carrying,
-    opening: { readonly light?: boolean; readonly id?: string } = {}
-  ) => {
-    // The other replica cannot look at the client's process, so it is told whether the client is known. That matters only for light
-    // sessions, which are opened for known clients only, and for calls. `placeOf` returns a `Shared` place for known callers only.
-    const known = opening.light ?? (ask._tag === "Call" && place._tag === "Shared")
-    return placement.at(place, () => ({ ...client, known, ask, opens: opening.id }), here)
-  }
+  /** The other replica cannot look at the client's process, so it is told whether the client is known. */
+  const at = (place: Placement.Place, here: Carrying, known = false, opens?: string) =>
+    placement.at(place, () => ({ ...client, known, ask, opens }), here)
   switch (ask._tag) {
     case "Open":
       return Effect.flatMap(isLight(serving, client), (light) => {
-        const openHere = (id: string) => SessionAsks.open(serving, keyOf(client, id), ask.message, light)
+        const openHere = (id: string) => SessionAsks.open(serving, keyOf(client, id), ask.message)
         if (carried?.opens !== undefined) return openHere(carried.opens)
         const isMovable = !light && isStateless(serving, client.backend)
-        return Effect.flatMap(placement.forNew(isMovable), ({ id, place }) => {
-          if (id !== undefined) return at(place, openHere(id), { light, id })
+        return Effect.flatMap(placement.forNew(isMovable), ({ id: given, place }) => {
+          if (given !== undefined) {
+            const id = light ? lightId(given) : given
+            return at(place, openHere(id), light, id)
+          }
           // Without an id the place is another replica, so `here` never runs. A forwarded ask is not forwarded again.
           return carried === undefined
-            ? at(place, Effect.never, { light })
+            ? at(place, Effect.never, light)
             : Effect.fail(shuttingDown({ id: ask.message.id }))
         })
       })
@@ -95,7 +91,8 @@ const askAt = (serving: Serving, client: Client, ask: Ask, carried: Placement.Ca
         const here = Calls.call(serving, client, call)
         return carried !== undefined || placement.replica === ""
           ? here
-          : Effect.flatMap(placeOf(serving, client, call), (place) => at(place, here))
+          // `placeOf` returns a `Shared` place for known callers only.
+          : Effect.flatMap(placeOf(serving, client, call), (place) => at(place, here, place._tag === "Shared"))
       })
     default: {
       const here = inSession(serving, keyOf(client, ask.session), ask)

@@ -3,6 +3,11 @@ import { Equal, Hash } from "effect"
 import type { ClientRecord } from "../conversation/ClientRecord.ts"
 import type { Identity } from "./Identity.ts"
 
+const lightSuffix = "-light"
+
+/** The id of a light session (`LightSession`). Its form tells every later request what kind of session it asks for. */
+export const lightId = (id: string): string => `${id}${lightSuffix}`
+
 /**
  * The key of a session, or of a lane of a modern caller. It contains the principal that opened the session, so for another principal the
  * session does not exist.
@@ -27,6 +32,11 @@ export class Key implements Equal.Equal {
     this.lane = lane
     this.record = record
     this.text = JSON.stringify([backend, principal.id, id, lane])
+  }
+
+  /** True for the key of a light session. */
+  get isLight(): boolean {
+    return this.id.endsWith(lightSuffix)
   }
 
   [Equal.symbol](that: unknown): boolean {

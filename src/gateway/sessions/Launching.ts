@@ -35,13 +35,15 @@ export const lookup = (
   state: State.State,
   key: Key
 ): Effect.Effect<State.Connection, GatewayErrors.LaunchError, Scope.Scope> =>
-  key.record?.light === true ? openLight(state, key, key.record) : launch(state, key)
+  key.isLight ? openLight(state, key) : launch(state, key)
 
 /** Opens a light session. It starts no process, so the limits and the counts of launches do not concern it. */
-const openLight = Effect.fnUntraced(function*(state: State.State, key: Key, record: ClientRecord.ClientRecord) {
+const openLight = Effect.fnUntraced(function*(state: State.State, key: Key) {
   const held = yield* State.hold(state, key)
   const target = state.running.get(key.backend)
-  if (target === undefined) return yield* new GatewayErrors.UnknownSession()
+  const { record } = key
+  // A light session never wakes, so only the key that opens it has a record.
+  if (target === undefined || record === undefined) return yield* new GatewayErrors.UnknownSession()
   const client = { backend: key.backend, principal: key.principal, known: Effect.succeed(true), light: true }
   const call = (request: JsonRpc.Request) => state.ask(client, { _tag: "Call", request })
   const limits = RunningBackend.sessionLimits(target, Settings.firstSilence(state.settings))

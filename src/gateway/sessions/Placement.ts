@@ -112,10 +112,10 @@ export interface Placement {
   readonly status: Effect.Effect<Option.Option<Status>>
 }
 
-const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
+const form = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(-light)?$/
 
 /** True if an id has the form of session ids of a gateway without replicas. */
-export const isSessionId = (id: string): boolean => uuid.test(id)
+export const isSessionId = (id: string): boolean => form.test(id)
 
 const always = <A>(value: A) => () => value
 

@@ -34,12 +34,7 @@ import type { Serving } from "./Serving.ts"
 const endTimeout = "10 seconds"
 
 /** Opens a session. The client's own `initialize` is the first message that the process gets. */
-export const open = Effect.fnUntraced(function*(
-  { draining, sessions }: Serving,
-  key: Key,
-  message: JsonRpc.Request,
-  light: boolean
-) {
+export const open = Effect.fnUntraced(function*({ draining, sessions }: Serving, key: Key, message: JsonRpc.Request) {
   const { id, params } = message
   // Servers drop such an `initialize` without an answer, so its process would run until `startTimeout`.
   if (typeof Json.field(params, "protocolVersion") !== "string") {
@@ -47,7 +42,7 @@ export const open = Effect.fnUntraced(function*(
     return yield* Effect.fail(refusal("invalid", fault, { id, code: JsonRpc.codes.invalidParams }))
   }
   if (Deferred.isDoneUnsafe(draining)) return yield* Effect.fail(shuttingDown({ id }))
-  const opened = yield* Effect.result(sessions.open(key, message, light))
+  const opened = yield* Effect.result(sessions.open(key, message))
   if (Result.isSuccess(opened)) {
     yield* Effect.annotateLogs(Effect.logInfo("session opened"), Launching.annotationsOf(key))
     return replyWith({ _tag: "Answer", text: opened.success.answer.text }, key.id)

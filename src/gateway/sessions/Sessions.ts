@@ -65,8 +65,7 @@ export const make = Effect.fnUntraced(function*(
     /** The back ends by name. */
     running: (): ReadonlyMap<string, RunningBackend.RunningBackend> => running,
     /** Opens a session with the client's `initialize`. */
-    open: (key: Key, initialize: JsonRpc.Request, light = false) =>
-      Effect.flatMap(open(state, key, initialize, light), bridgeOf),
+    open: (key: Key, initialize: JsonRpc.Request) => Effect.flatMap(open(state, key, initialize), bridgeOf),
     /** The connection of a session, leased for the scope. Wakes a session that sleeps. */
     lease: (key: Key) => Effect.flatMap(leaseOrWake(state, key), bridgeOf),
     /** A lane of a modern caller, leased for the scope. An exclusive call shares its lane with no other call. */
@@ -132,11 +131,7 @@ const countByBackend = (keys: Iterable<Key>): ReadonlyMap<string, number> => {
   return counts
 }
 
-/** True for the key that opened a light session, which `held` has. The key of a later request does not tell. */
-export const isLight = ({ record }: Key): boolean => record?.light === true
-
-/** The pool of a session or lane, by the key that opened it. */
-const poolOf = ({ light, pool }: Pooled, key: Key): Pool => isLight(key) ? light : pool
+const poolOf = ({ light, pool }: Pooled, key: Key): Pool => key.isLight ? light : pool
 
 /** All live sessions and lanes. Each pool has numbers of its own, so those of light sessions become negative. */
 const entriesOf = ({ light, pool }: Pooled) =>
@@ -196,7 +191,7 @@ const leaseOrLaunch = Effect.fnUntraced(function*(state: Pooled, key: Key) {
   const present = held.get(key.text)
   const isLaunching = present !== undefined && present.connection === undefined
   // Before the pool is asked, because the pool would first evict an idle session. A launch that runs counts already.
-  if (target !== undefined && !isLaunching && !isLight(key)) {
+  if (target !== undefined && !isLaunching && !key.isLight) {
     yield* Launching.unlessRefused(target, settings.maxSessionsPerBackend)
   }
   return yield* Effect.raceFirst(lease, Deferred.await(ending))
@@ -206,8 +201,8 @@ const leaseOrLaunch = Effect.fnUntraced(function*(state: Pooled, key: Key) {
 // Sessions of legacy clients
 // ---------------------------------------------------------------------------
 
-const open = (state: Pooled, { backend, id, principal }: Key, message: JsonRpc.Request, light: boolean) => {
-  const key = new Key(backend, principal, id, undefined, ClientRecord.make(message, light))
+const open = (state: Pooled, { backend, id, principal }: Key, message: JsonRpc.Request) => {
+  const key = new Key(backend, principal, id, undefined, ClientRecord.make(message))
   return Effect.onInterrupt(
     Effect.scoped(leaseOrLaunch(state, key)),
     // Ends a session whose client disconnected meanwhile, because no client would ever learn its id.
@@ -219,18 +214,16 @@ const open = (state: Pooled, { backend, id, principal }: Key, message: JsonRpc.R
 const bridgeOf = ({ value }: { readonly value: State.Connection }) =>
   value._tag === "Bridge" ? Effect.succeed(value) : new GatewayErrors.UnknownSession()
 
-const isStateless = ({ running }: Pooled, { backend }: Key): boolean =>
-  running.get(backend)?.backend.settings.stateless === true
+/** True if the session may sleep. Light sessions do not. */
+const isStateless = ({ running }: Pooled, { backend, isLight }: Key): boolean =>
+  !isLight && running.get(backend)?.backend.settings.stateless === true
 
 const leaseOrWake = Effect.fnUntraced(function*(state: Pooled, key: Key) {
-  // The pool's own key: `Equal` caches each pair of objects that it compares, which would cost a call up to 10 % more CPU.
-  const own = state.held.get(key.text)?.key ?? key
   // The launch wakes a session that has a record (`Launching.wake`).
-  if (!isLight(own) && isStateless(state, key) && (yield* state.sleepers.has(key))) {
-    return yield* leaseOrLaunch(state, key)
-  }
+  if (isStateless(state, key) && (yield* state.sleepers.has(key))) return yield* leaseOrLaunch(state, key)
   // An id without a record must take no place in the pool.
-  const awake = yield* SessionPool.getOption(poolOf(state, own), own)
+  // With the pool's own key: `Equal` caches each pair of objects that it compares, which would cost a call up to 10 % more CPU.
+  const awake = yield* SessionPool.getOption(poolOf(state, key), state.held.get(key.text)?.key ?? key)
   return Option.isSome(awake) ? awake : yield* new GatewayErrors.UnknownSession()
 })
 
@@ -305,8 +298,7 @@ const endKey = (state: Pooled, key: Key, ending: Endings.Ending) =>
  */
 const forget = (state: Pooled, key: Key) =>
   Effect.gen(function*() {
-    const { held, sleepers } = state
-    if (isLight(held.get(key.text)?.key ?? key)) return false
+    const { sleepers } = state
     if (!isStateless(state, key) && !(yield* sleepers.isKnown(key))) return false
     const found = yield* Effect.result(sleepers.take(key))
     // The database did not answer `take`. The removal continues in the background, so the caller does not wait for the
