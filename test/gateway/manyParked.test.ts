@@ -1,4 +1,4 @@
-/** Many parked calls at once: as many as a gateway has processes. */
+/** Many parked calls at once. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Kit from "../kit/gateway/gateway.ts"
 import type { Said } from "../kit/gateway/modern.ts"
@@ -8,12 +8,12 @@ import { shortOrLong } from "../kit/long.ts"
 
 describe("a gateway with many parked calls", () => {
   it("resumes each parked call in its own process, and leaves no process after its stop", async () => {
-    const count = shortOrLong(50, 1000)
+    const count = shortOrLong(50, 400)
     const { stop, url } = await Serving.gateway({
-      backends: { light: { ...light, maxLanes: 1000, maxInFlight: 1000, era: "legacy" } },
-      maxSessions: 1100,
-      maxSessionsPerBackend: 1100,
-      maxParkedPerKey: 1000,
+      backends: { light: { ...light, maxLanes: 400, maxInFlight: 400, era: "legacy" } },
+      maxSessions: 500,
+      maxSessionsPerBackend: 500,
+      maxParkedPerKey: 400,
       acquireTimeout: "2 minutes",
       startTimeout: "2 minutes"
     })

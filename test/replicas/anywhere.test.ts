@@ -45,7 +45,7 @@ const counter = (replica: Replica) => `${replica.origin}/mcp/counter`
 const listOf = async (replica: Replica) => (await fetch(`${replica.origin}/sessions`)).json()
 
 describe("random replicas", () => {
-  it("each of 120 sessions counts its own 30 calls through random replicas", async () => {
+  it("each of 60 sessions counts its own 30 calls through random replicas", async () => {
     const { origin } = cluster.balancer
     const sessions: Array<Counting.Session> = []
     const backends = ["/mcp/light", "/mcp/sleeping"]
@@ -56,7 +56,7 @@ describe("random replicas", () => {
     let opening = 0
     await workers(10, async () => {
       const i = opening++
-      if (i >= 120) return false
+      if (i >= 60) return false
       sessions.push(await Counting.open(origin, backends[i % 2] ?? ""))
       return true
     })
@@ -75,15 +75,15 @@ describe("random replicas", () => {
       return faults.length > 0 || JSON.stringify(counts) !== JSON.stringify(expected) ? [{ faults, counts }] : []
     })
     assert.deepStrictEqual(wrong.slice(0, 3), [])
-    assert.deepStrictEqual(Counting.tally(sessions), { Counted: 3_600 })
+    assert.deepStrictEqual(Counting.tally(sessions), { Counted: 1_800 })
     const pids = new Set(
       sessions.flatMap(({ outcomes }) => outcomes.flatMap((outcome) => outcome._tag === "Counted" ? [outcome.pid] : []))
     )
-    assert.strictEqual(pids.size, 120)
+    assert.strictEqual(pids.size, 60)
     // Each replica had its part, of the requests and of the sessions.
     for (const replica of cluster.replicas) {
-      assert.isAbove(cluster.balancer.requests.get(replica.origin) ?? 0, 900)
-      assert.isAbove(Kit.children(replica.pid()).filter((pid) => pids.has(pid)).length, 20)
+      assert.isAbove(cluster.balancer.requests.get(replica.origin) ?? 0, 400)
+      assert.isAbove(Kit.children(replica.pid()).filter((pid) => pids.has(pid)).length, 8)
     }
 
     const ended = await Promise.all(sessions.map(async ({ id, path }) => {
