@@ -10,7 +10,7 @@ import { shortOrLong } from "./kit/long.ts"
 describe("random cases", () => {
   for (const seed of [1, 2, 3, 4]) {
     it(`the random cases of seed ${seed} keep all promises`, async () => {
-      const { failure } = await Effect.runPromise(explore(shortOrLong(500, 1_500), seed))
+      const { failure } = await Effect.runPromise(explore(shortOrLong(250, 1_500), seed))
       assert.isUndefined(failure && report(failure))
     })
   }

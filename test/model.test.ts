@@ -5,7 +5,7 @@ import { explore } from "./kit/model/comparison.ts"
 
 describe("model", () => {
   it("the pool agrees with its model after every command of any sequence, for any options", async () => {
-    const { failure } = await Effect.runPromise(explore(1_000, 1))
+    const { failure } = await Effect.runPromise(explore(600, 1))
     assert.isUndefined(failure)
   })
 })

@@ -28,8 +28,8 @@ const shared = {
   hookTimeout: 120_000,
   // A worker keeps the modules that it has loaded: to load Effect anew for each file takes a second of CPU time.
   isolate: false,
-  // One more than the cores of a small machine, because many tests wait for processes.
-  maxWorkers: 3,
+  // Two more than the cores of a small machine, because many tests wait for processes.
+  maxWorkers: 4,
   exclude
 }
 
@@ -46,6 +46,8 @@ const core = {
 const sized = ["test", "test/gateway"].flatMap((folder) =>
   readdirSync(`${root}${folder}`).filter((name) => name.endsWith(".test.ts")).map((name) => `${folder}/${name}`)
 ).filter((file) => readFileSync(`${root}${file}`, "utf8").includes("kit/long.ts"))
+/** Files that only `npm run test:long` runs. */
+const onlyLong = ["test/schedules.test.ts", "test/variants.test.ts"]
 /** `npm run test:all` leaves out the short forms, because the long forms include them. */
 const left = process.env["ALL"] === "1" ? sized : []
 
@@ -62,12 +64,12 @@ export default defineConfig({
           ...core,
           name: "core",
           include: ["test/*.test.ts", "test/internal/*.test.ts", "src/examples/*.test.ts"],
-          exclude: ["test/variants.test.ts", ...left],
+          exclude: [...onlyLong, ...left],
           typecheck: { enabled: true, include: ["test/*.test-d.ts"], tsconfig: `${root}test/tsconfig.types.json` }
         }
       },
       { test: { ...shared, name: "gateway", include: ["test/gateway/*.test.ts"], exclude: [...exclude, ...left] } },
-      { test: { ...core, name: "long", env: { LONG: "1" }, include: [...sized, "test/variants.test.ts"] } },
+      { test: { ...core, name: "long", env: { LONG: "1" }, include: [...sized, ...onlyLong] } },
       {
         test: {
           ...shared,

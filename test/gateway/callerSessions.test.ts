@@ -84,9 +84,9 @@ const listen = async (url: string, session: string) => {
 
 describe("sessions by caller", () => {
   it("100 fresh sessions with one call each count from 1 to 100, apart from those of another principal", async () => {
-    const counts = async (key: string) => {
+    const counts = async (key: string, sessions: number) => {
       const all: Array<number> = []
-      for (let i = 0; i < 100; i++) {
+      for (let i = 0; i < sessions; i++) {
         const client = new Client({ name: "hosted", version: "1.0.0" })
         const options = { requestInit: { headers: Kit.bearer(key) } }
         await client.connect(new StreamableHTTPClientTransport(new URL(keyed.url), options))
@@ -97,7 +97,8 @@ describe("sessions by caller", () => {
       return all
     }
     const expected = Array.from({ length: 100 }, (_, i) => i + 1)
-    assert.deepStrictEqual(await Promise.all([counts("one"), counts("two")]), [expected, expected])
+    const counted = await Promise.all([counts("one", 100), counts("two", 30)])
+    assert.deepStrictEqual(counted, [expected, expected.slice(0, 30)])
   })
 
   it("sessions share a process by the name and the capabilities of the client, whatever its version", async () => {
@@ -372,7 +373,7 @@ describe("many sessions by caller", async () => {
 
   it("many sessions that are never deleted go on, take no place of a process, and no caller loses its state", async () => {
     assert.strictEqual(await (await open(url, "kept", two)).text("count"), "1")
-    for (let i = 1; i <= 120; i++) {
+    for (let i = 1; i <= 60; i++) {
       const session = await open(url, "restless", one)
       assert.strictEqual(session.status, 200)
       assert.strictEqual(await session.text("count"), String(i))
