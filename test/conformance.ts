@@ -94,7 +94,7 @@ try {
   const [direct, through] = [await freePort(), await freePort()]
   start([fixture, "http"], { PORT: String(direct) })
   // The suite gives some calls half a second; a process may need longer to start.
-  start([gateway, "--port", String(through), "--spares", "2", "--", process.execPath, fixture, "stdio"], {})
+  start([gateway, "--port", String(through), "--spares", "6", "--", process.execPath, fixture, "stdio"], {})
   await answers(`http://127.0.0.1:${direct}/mcp`)
   await answers(`http://127.0.0.1:${through}/health`)
   const results = [direct, through].map((port) =>
