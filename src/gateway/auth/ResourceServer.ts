@@ -25,7 +25,10 @@ const resourceIn = (url: string): { readonly path: string; readonly named?: stri
   return { path, named: first ?? last }
 }
 
-/** Verified claims are remembered for a while. Expiry, audience and scopes are checked at every request all the same. */
+/**
+ * The cache of verified claims. A hit saves the check of the signature, or the introspection. Every request checks expiry, audience and
+ * scopes.
+ */
 const remembered = { time: "30 seconds", most: 1000 } as const
 
 /** After a warning about the authorization server the gateway logs none for this long, in milliseconds. */

@@ -1,4 +1,4 @@
-/** Recognises callers whom a trusted proxy has authenticated. The proxy names the caller in a header. */
+/** Recognises a caller by the header in which a trusted proxy names it. */
 import { BlockList, isIPv6 } from "node:net"
 import type * as Settings from "../settings/Settings.ts"
 import type { Recognise } from "./Authenticator.ts"
@@ -9,7 +9,7 @@ export type Options = Pick<Settings.GatewaySettings, "proxyHeader" | "trustedPro
 
 const familyOf = (address: string) => isIPv6(address) ? "ipv6" : "ipv4"
 
-/** Recognises no caller of a connection from another address: its client has written the header itself. */
+/** Reads the header only on connections from the listed addresses. On any other connection, the client may have written it itself. */
 export const recogniser = ({ proxyHeader, trustedProxies }: Options): Recognise => {
   const proxies = new BlockList()
   for (const network of trustedProxies) {
